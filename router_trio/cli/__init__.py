@@ -1,0 +1,99 @@
+"""The `router-trio` command.
+
+Guarantees: results go to stdout, errors and logs to stderr; exit codes are those of `outcome`. What is heavy (trio,
+nats, OpenTelemetry, pydantic) is imported by the command that needs it, so that `--help` and `check` start fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from router_trio.cli import outcome
+from router_trio.cli.check import check
+from router_trio.cli.contract import contract
+from router_trio.cli.demo import demo
+from router_trio.cli.explain import explain
+from router_trio.cli.run import run
+from router_trio.cli.schema import schema
+from router_trio.errors import ConfigurationError, RouterError
+
+_ABOUT = """\
+Route messages between NATS subjects and JetStream streams, and never
+lose count.
+
+For example:
+
+    router-trio demo
+    router-trio check router.toml
+    router-trio run router.toml
+
+Exit codes: 0 done; 1 failed while running, or messages were left
+unsettled at shutdown; 2 wrong usage; 78 invalid configuration."""
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"router-trio {version('router-trio')}"
+    except PackageNotFoundError:
+        return "router-trio, not installed: running from its source tree"
+
+
+app = App(
+    name="router-trio",
+    help=_ABOUT,
+    version=_version,
+    # Plain text reads the same in a terminal, a pipe and a bug report, and costs less than panels.
+    help_formatter="plain",
+    help_format="plaintext",
+    default_parameter=Parameter(negative=""),
+    result_action="return_value",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+)
+for _command in (run, demo, check, explain, contract, schema):
+    app.command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, by default that of `sys.argv`, and return its exit code. Blocks until the command is done."""
+    try:
+        code = app(arguments)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _fail(f"{error}\nrouter-trio --help shows what there is.", outcome.WRONG_USAGE)
+    except outcome.UsageError as error:
+        return _fail(str(error), outcome.WRONG_USAGE)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return outcome.INVALID_CONFIGURATION
+    except RouterError as error:
+        return _fail(str(error), outcome.FAILED)
+    except BrokenPipeError:
+        _abandon_stdout()  # whoever read it has seen enough
+        return outcome.FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _abandon_stdout()
+        return _fail(f"can't write the output: {error.strerror}", outcome.FAILED)
+    except KeyboardInterrupt:
+        return outcome.INTERRUPTED
+    return code if isinstance(code, int) else outcome.DONE
+
+
+def _abandon_stdout() -> None:
+    # The interpreter flushes once more when it ends, and would complain again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"router-trio: error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,37 @@
+"""`router-trio check`: is this configuration right?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from router_trio.cli import outcome
+from router_trio.cli.configuration import load_with_handlers
+from router_trio.errors import ConfigurationError
+
+
+def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file.")], /) -> int:
+    """Validate a configuration without connecting.
+
+    Prints one line for each problem, FILE: key.path: what is wrong, and
+    exits with 78; or one line that all is well. Variables ROUTER_TRIO_...
+    are taken into account, and handlers are imported.
+
+    For example:
+
+        router-trio check router.toml
+    """
+    try:
+        settings = load_with_handlers(config)
+    except ConfigurationError as error:
+        print(error)
+        return outcome.INVALID_CONFIGURATION
+    connections, routes = len(settings.connections), len(settings.routes)
+    print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')})")
+    return outcome.DONE
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

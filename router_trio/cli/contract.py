@@ -1,0 +1,53 @@
+"""`router-trio contract`: what dashboards and alerts can rely on, from the code itself."""
+
+from __future__ import annotations
+
+import json as encoder
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from router_trio.cli import outcome
+
+
+def contract(*, json: Annotated[bool, Parameter(help="Print JSON.", show_default=False)] = False) -> int:
+    """List the metrics and the log codes of this version.
+
+    For example:
+
+        router-trio contract
+        router-trio contract --json
+    """
+    found = collect()
+    if json:
+        print(encoder.dumps(found, indent=2))
+    else:
+        print("\n".join(_lines(found)))
+    return outcome.DONE
+
+
+def collect() -> dict[str, list[dict[str, Any]]]:
+    """Return `metrics` (name, type, labels, help) and `logs` (code, level, help), read from the code."""
+    from router_trio.telemetry.logs import log_codes
+    from router_trio.telemetry.metrics import TABLE
+
+    metrics = [
+        {"name": metric.name, "type": metric.kind, "labels": list(metric.labels), "help": metric.help}
+        for metric in TABLE
+    ]
+    logs = [{"code": log.code, "level": log.level, "help": log.help} for log in log_codes()]
+    return {"metrics": metrics, "logs": logs}
+
+
+def _lines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    yield "METRICS"
+    width = max(len(metric["name"]) for metric in found["metrics"])
+    for metric in found["metrics"]:
+        yield f"{metric['name']:{width}}  {metric['type']:9}  {', '.join(metric['labels'])}"
+        yield f"    {metric['help']}"
+    yield ""
+    yield "LOG CODES"
+    width = max(len(log["code"]) for log in found["logs"])
+    for log in found["logs"]:
+        yield f"{log['code']:{width}}  {log['level']:5}  {log['help']}"

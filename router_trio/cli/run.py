@@ -1,0 +1,47 @@
+"""`router-trio run`: the router itself, until a signal ends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from router_trio.cli.configuration import load_with_handlers
+
+
+def run(
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file.")] = Path("router.toml"),
+    /,
+    *,
+    embedded_nats: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Use a nats-server of its own, and print its URL.",
+        ),
+    ] = False,
+) -> int:
+    """Route messages until a signal comes.
+
+    SIGINT or SIGTERM lets it drain within shutdown_timeout; a second one
+    cuts that short. Logs go to stderr. Exits with 1 if it failed, or if
+    messages were left unsettled.
+
+    --embedded-nats starts a nats-server with JetStream on a free loopback
+    port, with a temporary store. Every connection without servers uses it,
+    and it is stopped at the end.
+
+    For example:
+
+        router-trio run router.toml
+        router-trio run --embedded-nats
+    """
+    settings = load_with_handlers(config)
+    if not embedded_nats:
+        settings.require_servers()
+    import trio
+
+    from router_trio.cli.serving import serve
+
+    return trio.run(serve, settings, embedded_nats)

@@ -1,0 +1,20 @@
+"""`router-trio schema`: the form of a configuration, for editors and validators."""
+
+from __future__ import annotations
+
+import json
+
+from router_trio.cli import outcome
+
+
+def schema() -> int:
+    """Print the JSON Schema of the configuration.
+
+    For example:
+
+        router-trio schema > router.schema.json
+    """
+    from router_trio.settings import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return outcome.DONE

@@ -1,0 +1,52 @@
+"""What `router-trio run` does once it knows its settings.
+
+Guarantees: the first SIGINT or SIGTERM lets the router drain, a second one cuts that short; the embedded server, if
+there is one, outlives the router's drain and is gone afterwards, whatever happens.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import trio
+
+from router_trio.cli import outcome
+from router_trio.cli.signals import run_with_signals
+from router_trio.embedded import open_embedded_server
+from router_trio.live import Live
+from router_trio.router import Router
+from router_trio.settings import ServerURL, Settings
+
+
+async def serve(settings: Settings, embedded_nats: bool) -> int:
+    """Route until a signal comes, drain, and return the exit code. Raises `RouterError` if the router fails."""
+    stop, everything = trio.Event(), trio.CancelScope()
+
+    def on_signal(number: int) -> None:
+        if number > 1:
+            everything.cancel()
+        stop.set()
+
+    async def route() -> int:
+        live: Live | None = None
+        with everything:
+            async with AsyncExitStack() as stack:
+                used = settings
+                if embedded_nats:
+                    server = await stack.enter_async_context(open_embedded_server())
+                    print(server.url, flush=True)
+                    used = with_servers(settings, server.url)
+                async with Router(used, log=True).open() as live:
+                    await stop.wait()
+        return outcome.FAILED if live is None or live.unsettled else outcome.DONE
+
+    return await run_with_signals(route, on_signal)
+
+
+def with_servers(settings: Settings, url: str) -> Settings:
+    """Return settings in which every connection without servers uses the one at `url`."""
+    connections = {
+        name: connection if connection.servers else connection.model_copy(update={"servers": [ServerURL.parse(url)]})
+        for name, connection in settings.connections.items()
+    }
+    return settings.model_copy(update={"connections": connections})

@@ -1,0 +1,364 @@
+"""One named connection: connect, serve, lost, wait, again, for as long as the router lives.
+
+The supervisor decides with pure code (`backoff`) and keeps one session at a time, two only while it moves away from a
+server in lame duck mode. Everything that goes out passes the outbox, which outlives every link.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import trio
+
+from router_trio.backoff import Attempt, ReconnectPlan
+from router_trio.errors import AuthorizationError, CertificateError, ConnectionExhaustedError, LinkError
+from router_trio.events import (
+    ConnectionEstablished,
+    ConnectionFailed,
+    ConnectionLost,
+    ConnectionRestored,
+    Emit,
+    LameDuck,
+    ReconnectAttempt,
+    ReconnectExhausted,
+)
+from router_trio.link import Connect, Link
+from router_trio.outbox import Outbox
+from router_trio.session import Session, Source
+from router_trio.settings import ConnectionSettings
+from router_trio.states import CONNECTED, DISCONNECTED, RECONNECTING, ConnectionState
+
+HAND_OVER_WITHIN = 2.0
+"""Seconds in which what is in flight may still be confirmed on a link that is being left for another server."""
+
+EXPIRE_EVERY = 1.0
+
+
+class Connection:
+    """A named connection. `run` is its life; everything else is synchronous or only waits."""
+
+    def __init__(self, name: str, settings: ConnectionSettings, connect: Connect, emit: Emit) -> None:
+        self.name = name
+        self.settings = settings
+        self.state = ConnectionState(name)
+        self.state.fence_bound = 2 * settings.liveness_interval
+        self.outbox = Outbox(
+            name,
+            emit=emit,
+            clock=trio.current_time,
+            wake=self._wake,
+            fail_open=settings.fail_open,
+            max_operations=settings.max_pending_operations,
+            max_bytes=settings.max_pending_bytes,
+            on_full=settings.on_pending_full,
+            max_age=settings.pending_max_age,
+        )
+        self.inbox = b"_INBOX.%b" % secrets.token_hex(11).encode()
+        self.max_payload = 1024 * 1024
+        self.first_attempt_over = trio.Event()
+        self._connect = connect
+        self._emit = emit
+        self._sources: list[Source] = []
+        self._session: Session | None = None
+        self._lame_duck = trio.Event()
+        self._changed = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()
+        self._lost_at: float | None = None
+        self._plan = ReconnectPlan(
+            [str(server) for server in settings.servers],
+            attempts=settings.reconnect_attempts,
+            base=settings.reconnect_delay,
+            maximum=settings.max_reconnect_delay,
+            stable_after=settings.liveness_interval,
+        )
+
+    # --- for everybody ---
+
+    def attach(self, source: Source) -> None:
+        """Add a source that reads from every link of this connection. Before `run`."""
+        self._sources.append(source)
+
+    @property
+    def link(self) -> Link | None:
+        """The live link, or None."""
+        return self._session.link if self._session is not None else None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a live link."""
+        return self.outbox.connected
+
+    async def changed(self) -> None:
+        """Wait until the connection comes or goes."""
+        await self._changed.wait()
+
+    async def room(self) -> None:
+        """Wait while the queue is full and may empty, whatever empties it; or until there is nothing to wait for."""
+        while self.outbox.blocks:
+            await self._room.park()
+
+    async def idle(self) -> None:
+        """Wait until every accepted operation has its fate."""
+        while self.outbox.pending or self.outbox.in_flight:
+            await self._when_nothing_in_flight().wait()
+
+    def close_link(self) -> None:
+        """Close the live link; the supervisor will connect again."""
+        if self._session is not None:
+            self._session.end()
+
+    # --- the supervisor ---
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled.
+
+        Raises `ConnectionExhaustedError` if the settings say to stop, and `AuthorizationError` or `CertificateError`
+        if the first server that answers refuses: those are mistakes to mend, not outages to wait out.
+        """
+        async with trio.open_nursery() as nursery:
+            if self.settings.pending_max_age:
+                nursery.start_soon(self._expire)
+            while True:
+                session: Session | None = await self._establish(nursery)
+                while session is not None:
+                    session = await self._serve(session, nursery)
+
+    async def _establish(self, nursery: trio.Nursery) -> Session:
+        """Try until a server takes us."""
+        while True:
+            attempt = self._plan.next()
+            await trio.sleep(attempt.delay)
+            if self.first_attempt_over.is_set():
+                self._announce(attempt)
+            session = await self._dial(attempt.server, nursery)
+            if session.error is None:
+                return session
+            self._count_failure(attempt, session.error)
+            self.first_attempt_over.set()
+            if self._plan.exhausted:
+                self._exhausted(attempt.number)
+
+    async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
+        """One attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
+        session = Session(server, self.outbox, fenced=self._fenced, progress=self._room)
+        nursery.start_soon(self._run_session, session)
+        try:
+            await _either(session.connected, session.ended)
+        except BaseException:
+            session.end()
+            raise
+        if session.ended.is_set() and session.error is None:
+            session.error = LinkError("closed while connecting")
+        return session
+
+    async def _run_session(self, session: Session) -> None:
+        await session.run(
+            self._connect,
+            self.inbox,
+            self,
+            self._sources,
+            connect_timeout=self.settings.connect_timeout,
+            liveness_interval=self.settings.liveness_interval,
+        )
+
+    async def _serve(self, session: Session, nursery: trio.Nursery) -> Session | None:
+        """Live on this link until it dies (None), or until a link to another server takes over."""
+        if session.link is None:
+            # It died while the one before it was being left.
+            self._count_failure(Attempt(1, 0.0, session.server), session.error or LinkError("closed before its use"))
+            return None
+        self._up(session, session.link)
+        successor: Session | None = None
+        async with trio.open_nursery() as race:
+            race.start_soon(_cancel_when, session.ended, race.cancel_scope)
+            await self._lame_duck.wait()
+            successor = await self._find_successor(session, nursery)
+            race.cancel_scope.cancel()
+        if successor is None:
+            await session.ended.wait()
+            why = LinkError("closed by the router", reason="closed")
+        else:
+            await self._leave(session)
+            why = LinkError("moved to another server", reason="lame_duck")
+        self._down(session, session.error or why)
+        return successor
+
+    # --- coming and going ---
+
+    def _up(self, session: Session, link: Link) -> None:
+        now = trio.current_time()
+        self._session = session
+        self._lame_duck = trio.Event()
+        self._plan.connected(session.server)
+        self.max_payload = link.max_payload
+        state = self.state
+        attempts, state.attempts = state.attempts, 0
+        state.enter(CONNECTED, server=link.server)
+        state.last_error = None
+        state.fenced_at = session.fenced_at
+        if self._lost_at is None:
+            state.established += 1
+            self._emit(ConnectionEstablished(at=now, connection=self.name, server=link.server))
+        else:
+            state.restored += 1
+            self._emit(
+                ConnectionRestored(
+                    at=now,
+                    connection=self.name,
+                    server=link.server,
+                    outage_seconds=round(now - self._lost_at, 6),
+                    reconnect_attempts=attempts + 1,
+                )
+            )
+        self.outbox.link_up()
+        session.serve()
+        self._tell_changed()
+        self.first_attempt_over.set()
+
+    async def _leave(self, session: Session) -> None:
+        """Let what is in flight be confirmed before the link is closed; what isn't is sent again on the next one."""
+        session.leave()
+        with trio.move_on_after(HAND_OVER_WITHIN):
+            while self.outbox.in_flight and not session.ended.is_set():
+                await _either(session.ended, self._when_nothing_in_flight())
+        session.end()
+        await session.ended.wait()
+
+    def _down(self, session: Session, error: LinkError) -> None:
+        now = trio.current_time()
+        self._session = None
+        self._lost_at = now
+        self._plan.lost(now - session.connected_at)
+        self.outbox.link_down()
+        self.state.lost += 1
+        self.state.last_error = str(error)
+        self.state.enter(RECONNECTING)
+        self._emit(
+            ConnectionLost(
+                at=now,
+                connection=self.name,
+                server=session.server,
+                reason=error.reason,
+                detail=str(error),
+                pending_count=self.outbox.pending,
+            )
+        )
+        self._tell_changed()
+
+    def _when_nothing_in_flight(self) -> trio.Event:
+        empty = trio.Event()
+        self.outbox.when_nothing_in_flight(empty.set)
+        return empty
+
+    def _tell_changed(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+        self._room.unpark_all()
+
+    def _fenced(self, at: float) -> None:
+        self.state.fenced_at = at
+
+    def _wake(self) -> None:
+        if self._session is not None:
+            self._session.work.set()
+
+    # --- attempts ---
+
+    def _announce(self, attempt: Attempt) -> None:
+        self.state.reconnect_attempts += 1
+        self._emit(
+            ReconnectAttempt(
+                at=trio.current_time(),
+                connection=self.name,
+                server=attempt.server,
+                attempt=attempt.number,
+                max_attempts=self._plan.attempts_of_round,
+                delay_ms=round(attempt.delay * 1000),
+            )
+        )
+
+    def _count_failure(self, attempt: Attempt, error: LinkError) -> None:
+        state = self.state
+        state.failures += 1
+        state.attempts += 1
+        state.last_error = str(error)
+        if self.first_attempt_over.is_set():
+            state.reconnect_failures += 1
+        self._emit(
+            ConnectionFailed(
+                at=trio.current_time(),
+                connection=self.name,
+                server=attempt.server,
+                reason=error.reason,
+                detail=str(error),
+                attempt=attempt.number,
+                max_attempts=self._plan.attempts_of_round,
+            )
+        )
+        if isinstance(error, AuthorizationError | CertificateError) and not state.established:
+            raise error
+
+    def _exhausted(self, attempts: int) -> None:
+        action = self.settings.on_reconnect_exhausted
+        self.state.exhausted += 1
+        self._emit(
+            ReconnectExhausted(
+                at=trio.current_time(), connection=self.name, reconnect_attempts=attempts, action=action
+            )
+        )
+        if action == "stop":
+            self.state.enter(DISCONNECTED)
+            raise ConnectionExhaustedError(
+                f"connection {self.name!r}: {attempts} attempts failed, the last one: {self.state.last_error} "
+                '(on_reconnect_exhausted = "stop")'
+            )
+        self._plan.new_round()
+
+    async def _find_successor(self, session: Session, nursery: trio.Nursery) -> Session | None:
+        """Connect to another server while the old link still works. None if there is none, or none takes us."""
+        for number, server in enumerate(self._plan.elsewhere(session.server), 1):
+            attempt = Attempt(number, 0.0, server)
+            self._announce(attempt)
+            successor = await self._dial(server, nursery)
+            if successor.error is None:
+                return successor
+            self._count_failure(attempt, successor.error)
+        return None
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(min(EXPIRE_EVERY, self.settings.pending_max_age / 4))
+            self.outbox.expire()
+            self._room.unpark_all()
+
+    # --- what the link tells (see `link.LinkListener`) ---
+
+    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
+        self.outbox.acked(order, stream, sequence, duplicate)
+
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+        self.outbox.ack_refused(order, reason, detail, retriable)
+
+    def publish_denied(self, subject: bytes, detail: str) -> None:
+        self.outbox.publish_denied(subject, detail)
+
+    def lame_duck(self) -> None:
+        if self._session is not None and not self._lame_duck.is_set():
+            self._emit(LameDuck(at=trio.current_time(), connection=self.name, server=self._session.server))
+            self._lame_duck.set()
+
+    def discovered(self, servers: Sequence[str]) -> None:
+        self._plan.discovered(servers)
+
+
+async def _either(*events: trio.Event) -> None:
+    """Returns when one of the events has happened."""
+    async with trio.open_nursery() as race:
+        for event in events:
+            race.start_soon(_cancel_when, event, race.cancel_scope)
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

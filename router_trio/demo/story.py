@@ -1,0 +1,139 @@
+"""The story: traffic, a killed server, a restarted one, a drain, and the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from router_trio.demo.display import Display, Moment
+from router_trio.demo.tally import tally
+from router_trio.demo.traffic import STREAMS, Traffic, demo_settings
+from router_trio.demo.verdict import Verdict, judge
+from router_trio.embedded import EmbeddedServer, open_embedded_server
+from router_trio.events import ConnectionLost, ConnectionRestored, Event, RetryComplete, RetryPending
+from router_trio.live import Live
+from router_trio.nats.streams import add_streams, count_messages, stream_messages
+from router_trio.router import Router
+
+KILLED_AT = 0.35
+OUTAGE = 0.15
+LONGEST_OUTAGE = 3.0
+SETTLED_WITHIN = 20.0
+"""Seconds after the traffic's end in which everything must have its fate and have arrived."""
+_POLL_INTERVAL = 0.1
+
+
+class Story:
+    """One run of the demo. `duration` is the time of its traffic in seconds, at least `demo.SHORTEST`."""
+
+    def __init__(self, duration: float, display: Display) -> None:
+        self._duration = duration
+        self._display = display
+        self._began = 0.0
+        self._traffic = Traffic()
+
+    async def tell(self) -> bool:
+        """Play it, show it, and return whether nothing was lost.
+
+        Raises `RouterError`, such as `EmbeddedServerError` if there is no nats-server. Can be cancelled.
+        """
+        async with open_embedded_server() as server:
+            await add_streams(server.url, STREAMS)
+            live = await self._route(server)
+            self._display.say("the router is closed; now its server is asked what it holds")
+            verdict = await self._judge(server.url, live)
+        for line in verdict.lines:
+            self._display.say(line)
+        return verdict.good
+
+    async def _route(self, server: EmbeddedServer) -> Live:
+        self._began = trio.current_time()
+        self._display.say(f"nats-server with JetStream: {server.url}")
+        router = Router(demo_settings(server.url), observers=[self._observe])
+        async with router.open() as live:
+            if live.http_address is not None:
+                host, port = live.http_address
+                self._display.say(f"metrics: http://{host}:{port}/metrics")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._show, live)
+                nursery.start_soon(self._strike, server)
+                with trio.move_on_after(self._duration + SETTLED_WITHIN):
+                    await self._traffic.publish_for(live, self._duration)
+                    self._say("the traffic has ended, and every message has its fate")
+                    await self._arrived(server.url, live)
+                nursery.cancel_scope.cancel()
+        return live
+
+    async def _strike(self, server: EmbeddedServer) -> None:
+        await trio.sleep(KILLED_AT * self._duration)
+        self._say("the server is killed (SIGKILL); the traffic goes on")
+        await server.kill()
+        await trio.sleep(min(LONGEST_OUTAGE, OUTAGE * self._duration))
+        self._say("the server is started again")
+        await server.restart()
+
+    async def _arrived(self, url: str, live: Live) -> None:
+        """Wait until the route that reads a stream has caught up and nothing is on its way."""
+        orders = sum(map(len, self._traffic.expected["ARCHIVE"].values()))
+        while True:
+            if await count_messages(url, "ARCHIVE") >= orders and not _underway(live.ledger()):
+                return
+            await trio.sleep(_POLL_INTERVAL)
+
+    async def _judge(self, url: str, live: Live) -> Verdict:
+        traffic, tallies = self._traffic, {}
+        for name, sent in traffic.expected.items():
+            stored = await stream_messages(url, name)
+            tallies[name] = tally(sent, [(message.subject, json.loads(message.payload)["n"]) for message in stored])
+        return judge(traffic.published, traffic.fates, traffic.refused, tallies, live.ledger())
+
+    # --- telling ---
+
+    async def _show(self, live: Live) -> None:
+        while True:
+            book = live.ledger()["main"]
+            self._display.show(
+                Moment(
+                    elapsed=self._elapsed(),
+                    duration=self._duration,
+                    state=live.connections["main"].state.state,
+                    published=self._traffic.published.total(),
+                    pending=book["pending"],
+                    in_flight=book["in_flight"],
+                    settled=sum(book["settled"].values()),
+                )
+            )
+            await trio.sleep(self._display.interval)
+
+    def _observe(self, event: Event) -> None:
+        text = describe(event)
+        if text is not None:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        self._display.say(text, self._elapsed())
+
+    def _elapsed(self) -> float:
+        return trio.current_time() - self._began
+
+
+def describe(event: Event) -> str | None:
+    """What the demo says of an event, or None if it is no part of the story."""
+    match event:
+        case ConnectionLost():
+            return f"the connection is lost ({event.reason}); what is published now is kept"
+        case ConnectionRestored():
+            return f"connected again after {event.outage_seconds:.1f} s, {event.reconnect_attempts} attempts"
+        case RetryPending():
+            return f"{event.pending_count} messages were kept or unconfirmed; they go first, in order"
+        case RetryComplete():
+            return f"these are settled: {event.success_count} confirmed, {event.failed_count} failed"
+        case _:
+            return None
+
+
+def _underway(ledger: Mapping[str, Mapping[str, Any]]) -> int:
+    return sum(book["pending"] + book["in_flight"] for book in ledger.values())

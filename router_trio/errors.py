@@ -1,0 +1,130 @@
+"""Every error that router_trio raises on purpose.
+
+`RouterError` is the root. Its branches say who must act: whoever wrote the configuration, whoever runs the network
+and the servers, whoever published, whoever wrote a handler. Errors of other libraries are translated in the modules
+that call them and never reach a caller bare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class RouterError(Exception):
+    """The root of all errors of this package."""
+
+
+# --- the configuration is at fault ---
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a configuration: the key's path and what to do about it."""
+
+    path: str
+    message: str
+
+
+class ConfigurationError(RouterError):
+    """The configuration can't be used. Holds every problem found, not only the first.
+
+    `str()` gives one line a problem: `SOURCE: key.path: what is wrong`.
+    """
+
+    def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        lines = (": ".join(filter(None, (source, problem.path, problem.message))) for problem in problems)
+        super().__init__("\n".join(lines))
+
+
+class SubjectError(RouterError, ValueError):
+    """A subject or a subscription pattern is not valid."""
+
+
+class MappingError(RouterError, ValueError):
+    """A subject mapping can't be compiled, or a subject doesn't match its source."""
+
+
+# --- the network or a server is at fault ---
+
+
+class LinkError(RouterError):
+    """A connection attempt failed, or a live link died. `reason` is a short word, fit for a metric label."""
+
+    reason = "network"
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+
+
+class AuthorizationError(LinkError):
+    """The server refused the credentials. Trying again without changing something won't help."""
+
+    reason = "authorization"
+
+
+class CertificateError(LinkError):
+    """The server's TLS certificate is not trusted, or the server wants one of ours."""
+
+    reason = "certificate"
+
+
+class ProtocolError(LinkError):
+    """What came is not the NATS protocol. The link can't be used any further."""
+
+    reason = "protocol"
+
+
+class SourceError(RouterError):
+    """A route's subscription or consumer can't be had, or was lost. `reason` is fit for a metric label."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ConnectionExhaustedError(RouterError):
+    """A connection with `on_reconnect_exhausted = "stop"` used up the attempts of its round."""
+
+
+class ListenError(RouterError):
+    """The HTTP side can't listen where it was told to."""
+
+
+class EmbeddedServerError(RouterError):
+    """The embedded nats-server can't be found or doesn't come up."""
+
+
+# --- the publisher is at fault, or its message ---
+
+
+class PublishError(RouterError):
+    """A publish was refused, or failed. `reason` is a short word, fit for a metric label."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+# --- a handler is at fault ---
+
+
+class HandlerError(RouterError):
+    """A route's handler can't be imported, or gave something that is no message."""
+
+
+def innermost(group: BaseException, kind: type[BaseException] = Exception) -> BaseException:
+    """The one error that a group is about: its only leaf, or its first when all are of `kind`; else the group itself.
+
+    Nurseries wrap what their tasks raise into groups; callers of this package get the error bare.
+    """
+    if not isinstance(group, BaseExceptionGroup):
+        return group
+    leaves = [innermost(one, kind) for one in group.exceptions]
+    if len(leaves) == 1 or all(isinstance(leaf, kind) for leaf in leaves):
+        return leaves[0]
+    return group

@@ -1,0 +1,332 @@
+"""Everything that can happen, as frozen events: the one source of facts for logs, outage spans and tests.
+
+An event is emitted once, where the thing happens, by a call of an `Emit`. What can happen for every message carries a
+`count` and is marked `per_message`: listeners merge those. `at` is the emitter's monotonic clock in seconds.
+The docstring of each class is its help text in `router-trio contract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import Any, ClassVar
+
+
+class Level(IntEnum):
+    """Severity, ordered as in the standard library's logging."""
+
+    DEBUG = 10
+    INFO = 20
+    WARN = 30
+    ERROR = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The base of all events."""
+
+    code: ClassVar[str]
+    level: ClassVar[Level]
+    tag: ClassVar[str | None] = None
+    per_message: ClassVar[bool] = False
+    at: float
+
+    def details(self) -> Iterator[tuple[str, Any]]:
+        """Name and value of each field that is set, without the clock."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name != "at" and value is not None:
+                yield one.name, value
+
+
+Emit = Callable[[Event], None]
+
+
+# --- connections ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionEvent(Event):
+    """The base of what happens on one named connection."""
+
+    connection: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionEstablished(ConnectionEvent):
+    """First connect of the process."""
+
+    code = "NATS_CONNECTION_ESTABLISHED"
+    level = Level.INFO
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRestored(ConnectionEvent):
+    """Connected again after a loss; says how long the outage was."""
+
+    code = "NATS_CONNECTION_RESTORED"
+    level = Level.INFO
+    server: str
+    outage_seconds: float
+    reconnect_attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLost(ConnectionEvent):
+    """A live link died."""
+
+    code = "NATS_CONNECTION_LOST"
+    level = Level.ERROR
+    tag = "nats_connection_failure"
+    server: str
+    reason: str
+    detail: str
+    pending_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionFailed(ConnectionEvent):
+    """An attempt to connect failed."""
+
+    code = "NATS_CONNECTION_FAILED"
+    level = Level.WARN
+    server: str
+    reason: str
+    detail: str
+    attempt: int
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconnectAttempt(ConnectionEvent):
+    """An attempt to connect again starts, `delay_ms` after the last one ended."""
+
+    code = "NATS_RECONNECT_ATTEMPT"
+    level = Level.INFO
+    tag = "nats_reconnecting"
+    server: str
+    attempt: int
+    max_attempts: int
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconnectExhausted(ConnectionEvent):
+    """The round's attempts are used up; `action` says what happens now: keep_trying or stop."""
+
+    code = "NATS_RECONNECT_EXHAUSTED"
+    level = Level.ERROR
+    reconnect_attempts: int
+    action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LameDuck(ConnectionEvent):
+    """The server announced that it will shut down; the connection moves to another one."""
+
+    code = "NATS_LAME_DUCK"
+    level = Level.WARN
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPending(ConnectionEvent):
+    """The drain of what was kept while away, or was unconfirmed, starts after a reconnect."""
+
+    code = "NATS_RETRY_PENDING"
+    level = Level.INFO
+    pending_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryComplete(ConnectionEvent):
+    """The drain after a reconnect is done."""
+
+    code = "NATS_RETRY_COMPLETE"
+    level = Level.INFO
+    success_count: int
+    failed_count: int
+
+
+# --- operations on a connection ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationEvent(ConnectionEvent):
+    """The base of what can happen for every message."""
+
+    per_message = True
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishFailed(OperationEvent):
+    """A core publish was refused or failed while connected."""
+
+    code = "NATS_PUBLISH_ERROR"
+    level = Level.WARN
+    reason: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishWithAckFailed(OperationEvent):
+    """A JetStream publish was refused or failed while connected."""
+
+    code = "NATS_PUBLISH_WITH_ACK_ERROR"
+    level = Level.WARN
+    reason: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishQueued(OperationEvent):
+    """A core publish was accepted into the queue: not connected."""
+
+    code = "NATS_PUBLISH_QUEUED"
+    level = Level.WARN
+    pending_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishWithAckQueued(OperationEvent):
+    """A JetStream publish was accepted into the queue: not connected."""
+
+    code = "NATS_PUBLISH_WITH_ACK_QUEUED"
+    level = Level.WARN
+    pending_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishFailedOpen(OperationEvent):
+    """A publish was let go in fail-open mode."""
+
+    code = "NATS_PUBLISH_FAIL_OPEN"
+    level = Level.WARN
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueFull(OperationEvent):
+    """The queue is at its limit; `reason` says what that did: dropped the oldest, refused or blocked the newest."""
+
+    code = "NATS_QUEUE_FULL"
+    level = Level.WARN
+    reason: str
+    queue_size: int
+    max_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingDropped(OperationEvent):
+    """Queued messages were let go: `reason` is expired or shutdown."""
+
+    code = "NATS_PENDING_DROPPED"
+    level = Level.WARN
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckFailed(OperationEvent):
+    """The ack of a source message could not be sent; the stream will deliver it again."""
+
+    code = "NATS_ACK_ERROR"
+    level = Level.WARN
+    reason: str
+    route: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NakFailed(OperationEvent):
+    """The nak of a source message could not be sent; the stream will deliver it again after its ack wait."""
+
+    code = "NATS_NAK_ERROR"
+    level = Level.WARN
+    reason: str
+    route: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscribeFailed(OperationEvent):
+    """A route's subscription or consumer can't be had, or was lost; the route tries again."""
+
+    code = "NATS_SUBSCRIBE_ERROR"
+    level = Level.WARN
+    reason: str
+    detail: str
+    route: str | None = None
+
+
+# --- routes ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteEvent(Event):
+    """The base of what happens on one route."""
+
+    route: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteReady(RouteEvent):
+    """A route's subscription or consumer is alive."""
+
+    code = "ROUTE_READY"
+    level = Level.INFO
+    connection: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFailed(RouteEvent):
+    """A message could not be routed; `error_type` and `detail` are those of the handler, if it raised."""
+
+    code = "ROUTE_MESSAGE_FAILED"
+    level = Level.WARN
+    per_message = True
+    reason: str
+    count: int = 1
+    error_type: str | None = None
+    detail: str | None = None
+
+
+# --- the router ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterStarted(Event):
+    """Every first connection attempt is over and every subscription that could be made is alive."""
+
+    code = "ROUTER_STARTED"
+    level = Level.INFO
+    name: str
+    connections: int
+    routes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterDraining(Event):
+    """Shutdown: intake has stopped, what was accepted is being settled."""
+
+    code = "ROUTER_DRAINING"
+    level = Level.INFO
+    pending_count: int
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterStopped(Event):
+    """The end, with the ledger of every connection."""
+
+    code = "ROUTER_STOPPED"
+    level = Level.INFO
+    ledger: dict[str, Any] = field(hash=False)
+    unsettled: int
+
+
+def catalogue() -> tuple[type[Event], ...]:
+    """Every kind of event there is, by code."""
+    kinds = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, Event)]
+    return tuple(sorted((kind for kind in kinds if "code" in vars(kind)), key=lambda kind: kind.code))

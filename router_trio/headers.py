@@ -1,0 +1,169 @@
+"""NATS message headers: an immutable multi-value mapping and its wire form.
+
+The wire form is that of ADR-4: `NATS/1.0`, optionally a status and a description, then `Name: value` lines, then an
+empty line. Names are case-sensitive and may repeat; order is kept. Reading is lenient, since a server relays whatever
+a publisher sent; writing is strict.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Self
+
+from router_trio.errors import PublishError
+
+VERSION = b"NATS/1.0"
+END = b"\r\n\r\n"
+
+_NAME = re.compile(r"[!-9;-~]+")  # printable ASCII without space and colon (RFC 5322 field names, as ADR-4 says)
+_BREAKS = re.compile(r"[\r\n\0]")
+
+
+class Headers(Mapping[str, str]):
+    """Headers of a message: `headers["Name"]` is the first value, `headers.get_all("Name")` all of them.
+
+    Built from a mapping, from pairs, or from nothing; a value of a mapping may be a list of values.
+    """
+
+    __slots__ = ("_pairs",)
+
+    _pairs: tuple[tuple[str, str], ...]
+
+    def __init__(self, source: Mapping[str, str | list[str]] | Iterable[tuple[str, str]] | None = None) -> None:
+        pairs: list[tuple[str, str]] = []
+        if isinstance(source, Headers):
+            pairs.extend(source._pairs)
+        elif isinstance(source, Mapping):
+            for name, value in source.items():
+                pairs.extend((name, one) for one in ([value] if isinstance(value, str) else value))
+        elif source is not None:
+            pairs.extend((name, value) for name, value in source)
+        self._pairs = tuple(pairs)
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every name with its value, in order, repeated names included."""
+        return self._pairs
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of `name`, in order."""
+        return [value for key, value in self._pairs if key == name]
+
+    def set(self, name: str, value: str) -> Self:
+        """A copy in which `name` has this one value, in its old place or at the end."""
+        pairs: list[tuple[str, str]] = []
+        placed = False
+        for key, old in self._pairs:
+            if key != name:
+                pairs.append((key, old))
+            elif not placed:
+                pairs.append((name, value))
+                placed = True
+        if not placed:
+            pairs.append((name, value))
+        return type(self)(pairs)
+
+    def __getitem__(self, name: str) -> str:
+        for key, value in self._pairs:
+            if key == name:
+                return value
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._pairs))
+
+    def __len__(self) -> int:
+        return len(dict(self._pairs))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Headers):
+            return self._pairs == other._pairs
+        return Mapping.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        return hash(self._pairs)
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self._pairs)!r})"
+
+
+EMPTY = Headers()
+
+HeadersLike = Headers | Mapping[str, str | list[str]] | Iterable[tuple[str, str]] | None
+"""What may be given for headers."""
+
+
+def encode(headers: Headers) -> bytes:
+    """The wire form, or `b""` for no headers. Raises `PublishError` for a name or value that would break the frame."""
+    if not headers._pairs:
+        return b""
+    lines = [VERSION]
+    for name, value in headers._pairs:
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise _invalid(f"header {name!r}: names and values must be strings")
+        if not _NAME.fullmatch(name):
+            raise _invalid(f"header name {name!r} is not valid; use printable ASCII without spaces and colons")
+        if _BREAKS.search(value):
+            raise _invalid(f"header {name!r} has CR, LF or NUL in its value; remove them")
+        try:
+            lines.append(f"{name}: {value}".encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError as error:
+            raise _invalid(f"header {name!r} has an unpaired surrogate in its value; remove it") from error
+    return b"\r\n".join(lines) + END
+
+
+def _invalid(message: str) -> PublishError:
+    return PublishError(message, reason="invalid_header")
+
+
+def decode(block: bytes) -> Headers:
+    """Headers of a received block, whatever it holds: lines without a colon are skipped, odd bytes become escapes."""
+    if not block:
+        return EMPTY
+    pairs = []
+    for line in block.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            pairs.append((name.decode("utf-8", "surrogateescape"), value.strip().decode("utf-8", "surrogateescape")))
+    return Headers(pairs)
+
+
+def status(block: bytes) -> tuple[int, str]:
+    """Status code and description of the block's first line; `(0, "")` when it has none."""
+    first = block.split(b"\r\n", 1)[0][len(VERSION) :].split(None, 1)
+    if not first or not first[0].isdigit():
+        return 0, ""
+    return int(first[0][:6]), first[1].decode("utf-8", "replace") if len(first) > 1 else ""
+
+
+def find(block: bytes, name: bytes) -> bytes | None:
+    """The first value of `name` in a raw block, without decoding the rest."""
+    at = block.find(b"\r\n" + name + b":")
+    if at < 0:
+        return None
+    start = at + len(name) + 3
+    return block[start : _line_end(block, start)].strip()
+
+
+def replace(block: bytes, name: bytes, value: bytes) -> bytes:
+    """The raw block with `name` set to `value`: the first one replaced in place, or added at the end."""
+    if not block:
+        return VERSION + b"\r\n" + name + b": " + value + END
+    at = block.find(b"\r\n" + name + b":")
+    if at < 0:
+        body = block[:-2] if block.endswith(END) else block.rstrip(b"\r\n") + b"\r\n"
+        return body + name + b": " + value + END
+    return block[: at + 2] + name + b": " + value + (block[_line_end(block, at + 2) :] or END)
+
+
+def _line_end(block: bytes, start: int) -> int:
+    """Where the line ends; a server also relays a block whose last line has no end."""
+    end = block.find(b"\r\n", start)
+    return len(block) if end < 0 else end
+
+
+def without(block: bytes, prefix: bytes) -> bytes:
+    """The raw block without the headers whose lines start with `prefix`, in any case."""
+    first, *lines = block.removesuffix(END).split(b"\r\n")
+    unwanted = prefix.lower()
+    return b"\r\n".join([first, *(line for line in lines if not line.lower().startswith(unwanted))]) + END

@@ -1,0 +1,53 @@
+"""The ledger of one connection: what was accepted, and what became of it.
+
+`accepted` and `settled` are counted here, one place each. What is pending and in flight is *not* counted here: those
+are the lengths of the queue that holds them, so the sum `accepted = pending + in_flight + settled` is a real check of
+two independent books and not an identity.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from router_trio.message import FATES
+
+
+class Ledger:
+    """Plain counters; every method is synchronous and never fails."""
+
+    __slots__ = ("accepted", "settled")
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.settled: dict[str, int] = dict.fromkeys(FATES, 0)
+
+    def settle(self, fate: str, count: int = 1) -> None:
+        """Count `count` messages that met their final fate."""
+        self.settled[fate] += count
+
+    @property
+    def unsettled(self) -> int:
+        """How many accepted messages have no fate yet. Equals pending + in flight, or messages were lost track of."""
+        return self.accepted - sum(self.settled.values())
+
+
+class Counters:
+    """The per-operation counters of one connection, as plain numbers that a scrape reads.
+
+    `succeeded` and `failed` are keyed by operation (`publish`, `publish_with_ack`, `ack`, `nak`, `subscribe`), `failed`
+    also by reason.
+    """
+
+    __slots__ = ("dropped", "failed", "retried", "retry_failed", "retry_succeeded", "succeeded")
+
+    def __init__(self) -> None:
+        self.succeeded: Counter[str] = Counter()
+        self.failed: Counter[tuple[str, str]] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.retried = 0
+        self.retry_succeeded = 0
+        self.retry_failed = 0
+
+
+OPERATIONS = ("publish", "publish_with_ack", "ack", "nak", "subscribe")
+DROP_REASONS = ("queue_full", "expired", "shutdown")

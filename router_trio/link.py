@@ -1,0 +1,137 @@
+"""The port: what a live connection to a server can do, whoever provides it.
+
+The tasks above see only this. Real links are in `nats/`; the fake broker in `testing` and the fault injection are
+links too. A link is born connected and dies once: when it dies, the `async with` that opened it is cancelled and
+raises `LinkError`. Nothing on a link is ever retried by the link.
+
+Messages cross this port in batches, as raw tuples (`protocol.RawMessage`), never one call a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from router_trio.pending import Operation
+from router_trio.protocol import RawMessage
+
+Deliver = Callable[[list[RawMessage]], None]
+"""Takes a batch of received messages. Synchronous, must not raise; called from the link's reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An operation that a link did not write, and why. `retriable`: the same may succeed later."""
+
+    operation: Operation
+    reason: str
+    detail: str
+    retriable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit."""
+
+    stream: str
+    durable: str
+    filter_subject: str | None
+    ack_wait: float
+    max_deliver: int
+    max_ack_pending: int
+    start_sequence: int | None = None
+    stream_created: str | None = None
+    """If the durable has to be created again: where to start, and in which incarnation of the stream that counts."""
+
+
+class LinkListener(Protocol):
+    """Who is told what happens on a link. Every method is synchronous and must not raise."""
+
+    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
+        """A stream stored the JetStream publish with this number."""
+
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+        """A stream (or nobody: reason `no_responders`) answered the publish with this number with an error."""
+
+    def publish_denied(self, subject: bytes, detail: str) -> None:
+        """The server refused a publish to this subject (permissions). Comes before the next fence is answered."""
+
+    def lame_duck(self) -> None:
+        """The server announced that it will shut down."""
+
+    def discovered(self, servers: Sequence[str]) -> None:
+        """The server told of servers of its cluster, as `host:port`."""
+
+
+class Subscription(Protocol):
+    """A live subscription."""
+
+    def close(self) -> None:
+        """End it: nothing is delivered after this call. Does nothing on a dead link or when closed."""
+
+    async def drain(self) -> None:
+        """End it without a loss: returns when everything that the server sent before has been delivered."""
+
+
+class PullConsumer(Subscription, Protocol):
+    """A durable pull consumer that exists on the server, and the inbox that its messages come to."""
+
+    @property
+    def ack_wait(self) -> float:
+        """Seconds after which the server delivers an unacked message again."""
+
+    @property
+    def stream_created(self) -> str:
+        """When the stream was created: another value means that it is another stream of the same name."""
+
+    def pull(self, batch: int, expires: float) -> None:
+        """Ask for `batch` more messages, for at most `expires` seconds.
+
+        They come through `deliver`, and so do the statuses that end a request (`protocol.status_of`).
+        """
+
+
+class Link(Protocol):
+    """A live connection."""
+
+    @property
+    def server(self) -> str:
+        """Where it is connected to, without credentials."""
+
+    @property
+    def max_payload(self) -> int:
+        """The most bytes of headers and payload that the server takes."""
+
+    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+        """Write operations in order; returns when the socket has taken them. Those refused are not written."""
+
+    async def fence(self) -> None:
+        """Returns when the server has processed everything that was sent before this call."""
+
+    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> Subscription:
+        """Subscribe; returns when the server has it. Raises `SourceError` when the server refuses."""
+
+    async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
+        """Find the durable consumer, or create it. Raises `SourceError`: no such stream, another configuration, ..."""
+
+    def ack(self, reply: bytes) -> None:
+        """Ack a JetStream message. Raises `LinkError` if that can't be written."""
+
+    def nak(self, reply: bytes, delay: float) -> None:
+        """Nak a JetStream message: deliver it again after `delay` seconds. Raises `LinkError`."""
+
+    def in_progress(self, reply: bytes) -> None:
+        """Tell the server that a JetStream message is still being worked on: its ack wait starts anew."""
+
+
+class Connect(Protocol):
+    """Opens links for one named connection; credentials and TLS are its own business."""
+
+    def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AbstractAsyncContextManager[Link]:
+        """Connect to `server`. PubAcks of operation `n` are expected at the subject `inbox + b"." + n`.
+
+        Entering raises `LinkError` (or `AuthorizationError`, `CertificateError`) if it can't connect, and so does
+        leaving when the link died. The caller bounds the time with a cancel scope.
+        """

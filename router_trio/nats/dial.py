@@ -1,0 +1,109 @@
+"""TCP and TLS streams to a server, opened by Trio: resolving and connecting cancel at once.
+
+Errors of the operating system and of TLS are translated here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+import trio
+
+from router_trio.errors import CertificateError, LinkError
+from router_trio.settings import ConnectionSettings
+
+DEFAULT_PORT = 4222
+
+
+def address(server: str) -> tuple[str, int]:
+    """Host and port of a server URL or of a bare `host:port`."""
+    parts = urlsplit(server if "://" in server else f"nats://{server}")
+    return parts.hostname or "127.0.0.1", parts.port or DEFAULT_PORT
+
+
+def wants_tls(server: str, settings: ConnectionSettings) -> bool:
+    """Whether the configuration insists on TLS, whatever the server says."""
+    return server.startswith("tls://") or settings.tls_ca_file is not None or settings.tls_handshake_first
+
+
+async def open_stream(server: str) -> trio.SocketStream:
+    """Connect by TCP. Raises `LinkError`: reason `dns` or `network`. Can be cancelled at any point."""
+    host, port = address(server)
+    try:
+        return await trio.open_tcp_stream(host, port)
+    except (socket.gaierror, UnicodeError) as error:
+        # UnicodeError: a name that no resolver is asked for, with an empty or an endless label for instance.
+        detail = getattr(error, "strerror", None) or error
+        raise LinkError(
+            f"the name {host!r} can't be resolved: {detail}; check `servers` and the resolver", reason="dns"
+        ) from error
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise LinkError(f"can't connect to {host}:{port}: {detail}; is the server running there?") from error
+
+
+def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
+    """The client's TLS context: verified always, with the configured authority and certificate.
+
+    Raises `CertificateError` if a file can't be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.tls_cert_file is not None:
+            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    except OSError as error:
+        raise CertificateError(
+            f"tls_ca_file, tls_cert_file or tls_key_file can't be used: {error}; each must be a PEM file, and the key "
+            "that of the certificate"
+        ) from error
+    return context
+
+
+SecureStream = trio.SSLStream[trio.SocketStream]
+
+
+async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: str) -> SecureStream:
+    """Do the TLS handshake on a connected stream. Raises `CertificateError` or `LinkError`; blocks on the peer."""
+    # Servers end TLS connections as NATS does, by closing the socket: no close_notify is waited for or sent.
+    secured = trio.SSLStream(stream, context, server_hostname=hostname, https_compatible=True)
+    try:
+        await secured.do_handshake()
+    except trio.BrokenResourceError as error:
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise CertificateError(
+                f"the certificate of {hostname} is not trusted: {cause.verify_message}; set tls_ca_file to the "
+                "authority that signed it, or tls_hostname to the name it is for"
+            ) from error
+        if isinstance(cause, ssl.SSLError):
+            told = cause.reason or cause
+            raise refused_ours(error) or LinkError(
+                f"the TLS handshake with {hostname} failed: {told}", reason="tls"
+            ) from error
+        raise LinkError(f"{hostname} closed the connection in the TLS handshake", reason="tls") from error
+    return secured
+
+
+def refused_ours(error: trio.BrokenResourceError) -> CertificateError | None:
+    """The error, if the stream broke because the server wants a certificate of ours, or another one.
+
+    With TLS 1.3 that is heard only after the handshake.
+    """
+    cause = error.__cause__
+    told = str(cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
+    if "ALERT" not in told or not ("CERTIFICATE" in told or "UNKNOWN_CA" in told):
+        return None
+    return CertificateError(
+        f"the server wants another certificate of ours: {told}; set tls_cert_file and tls_key_file to one that its "
+        "authority signed"
+    )
+
+
+async def abandon(stream: trio.abc.AsyncResource) -> None:
+    """Close without waiting for anybody, also when cancelled."""
+    with contextlib.suppress(Exception), trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(stream)

@@ -1,0 +1,141 @@
+"""Durable pull consumers: found or created through nats-py's management API, fed over the wire.
+
+Errors of nats-py are translated here into `SourceError`, with what differs and how to mend it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import nats.errors
+import nats.js.errors
+import trio_asyncio
+from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
+
+from router_trio import protocol
+from router_trio.errors import SourceError
+from router_trio.link import ConsumerSpec, Subscription
+
+API_TIMEOUT = 5.0
+
+STREAM_NOT_FOUND = 10059
+"""Error code of the JetStream API; an absent consumer is 10014."""
+
+IDLE_HEARTBEAT = 5.0
+"""Seconds between signs of life of a pull request that has nothing to give."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundConsumer:
+    """A durable as it is on the server. `ack_wait` in seconds."""
+
+    ack_wait: float
+    stream_created: str
+
+
+class WirePullConsumer:
+    """A consumer whose messages come to an inbox on the wire. Made by `open_consumer` of a link."""
+
+    def __init__(
+        self,
+        spec: ConsumerSpec,
+        found: FoundConsumer,
+        inbox: bytes,
+        send: Callable[[bytes], None],
+        subscription: Subscription,
+    ) -> None:
+        self.ack_wait = found.ack_wait
+        self.stream_created = found.stream_created
+        self._request_subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
+        self._inbox = inbox
+        self._send = send
+        self._subscription = subscription
+
+    def pull(self, batch: int, expires: float) -> None:
+        """Ask for `batch` more messages, for at most `expires` seconds."""
+        request = {"batch": batch, "expires": int(expires * 1e9)}
+        if expires > 2 * IDLE_HEARTBEAT:
+            request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
+        self._send(protocol.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
+
+    def close(self) -> None:
+        """End the inbox. The consumer itself is durable and stays."""
+        self._subscription.close()
+
+    async def drain(self) -> None:
+        """End the inbox when what is under way has come."""
+        await self._subscription.drain()
+
+
+async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
+    """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
+    manager = client.jsm(timeout=API_TIMEOUT)
+    try:
+        stream = await trio_asyncio.aio_as_trio(manager.stream_info)(spec.stream)
+        created = str(stream.created)
+        try:
+            info = await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
+        except nats.js.errors.NotFoundError as missing:
+            if missing.err_code == STREAM_NOT_FOUND:
+                raise
+            config = _config(spec, resume=created == spec.stream_created)
+            info = await trio_asyncio.aio_as_trio(manager.add_consumer)(spec.stream, config)
+    except nats.js.errors.NotFoundError as error:
+        raise SourceError(
+            f"there is no stream {spec.stream!r}; create it, or mend `stream` of this route", reason="stream_not_found"
+        ) from error
+    except nats.js.errors.ServiceUnavailableError as error:
+        raise SourceError(
+            "JetStream is not enabled on this server or for this account, or has no leader now",
+            reason="jetstream_unavailable",
+        ) from error
+    except nats.errors.NoRespondersError as error:
+        raise SourceError(
+            "JetStream is not enabled on this server or for this account", reason="jetstream_unavailable"
+        ) from error
+    except TimeoutError as error:
+        raise SourceError(
+            f"no answer of the JetStream API within {API_TIMEOUT:g} s; may this user publish to $JS.API.>?",
+            reason="timeout",
+        ) from error
+    except nats.js.errors.APIError as error:
+        raise SourceError(f"JetStream refused the consumer: {error.description}", reason="consumer_refused") from error
+    _compare(spec, info)
+    return FoundConsumer(float(info.config.ack_wait or spec.ack_wait), created)
+
+
+def _config(spec: ConsumerSpec, *, resume: bool) -> ConsumerConfig:
+    start = spec.start_sequence if resume else None
+    return ConsumerConfig(
+        deliver_policy=DeliverPolicy.ALL if start is None else DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=start,
+        durable_name=spec.durable,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=spec.ack_wait,
+        max_deliver=spec.max_deliver,
+        max_ack_pending=spec.max_ack_pending,
+        filter_subject=spec.filter_subject,
+    )
+
+
+def _compare(spec: ConsumerSpec, info: ConsumerInfo) -> None:
+    """Refuse a durable that would not do what the route says; what only tunes it (waits, limits) may differ."""
+    config = info.config
+    differences = []
+    if config.deliver_subject:
+        differences.append("it is a push consumer, a pull consumer is needed")
+    if config.ack_policy not in (AckPolicy.EXPLICIT, None):
+        differences.append(f"its ack policy is {config.ack_policy}, explicit is needed")
+    has = [config.filter_subject] if config.filter_subject else list(getattr(config, "filter_subjects", None) or [])
+    wanted = [spec.filter_subject] if spec.filter_subject else []
+    if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
+        differences.append(f"its filter is {', '.join(has) or 'none'}, the route's is {', '.join(wanted) or 'none'}")
+    if differences:
+        raise SourceError(
+            f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
+            f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
+            reason="consumer_mismatch",
+        )

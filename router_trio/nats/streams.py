@@ -1,0 +1,103 @@
+"""Streams of a server, made and read from outside of any router: what the demo needs to check a router's work.
+
+Each function opens a nats-py client of its own, does its job, and closes it. Nothing here carries a router's messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import nats.errors
+import nats.js.errors
+import trio_asyncio
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from router_trio.errors import LinkError, SourceError
+
+T = TypeVar("T")
+
+_BATCH = 500
+_ANSWER_WITHIN = 5.0
+
+
+class StoredMessage(NamedTuple):
+    """A message as a stream holds it."""
+
+    sequence: int
+    subject: str
+    payload: bytes
+
+
+async def add_streams(url: str, streams: Mapping[str, Sequence[str]]) -> None:
+    """Create streams, each with the subjects that it keeps, on the server at `url`.
+
+    Raises `LinkError` if the server can't be reached, `SourceError` if it refuses a stream. Blocks for a few round
+    trips; can be cancelled, and then some streams may exist.
+    """
+
+    async def add(context: JetStreamContext) -> None:
+        for name, subjects in streams.items():
+            await context.add_stream(name=name, subjects=list(subjects))
+
+    await _with_client(url, add)
+
+
+async def count_messages(url: str, stream: str) -> int:
+    """Return how many messages the stream holds. Raises and blocks as `stream_messages` does."""
+
+    async def count(context: JetStreamContext) -> int:
+        messages: int = (await context.stream_info(stream)).state.messages
+        return messages
+
+    return await _with_client(url, count)
+
+
+async def stream_messages(url: str, stream: str) -> list[StoredMessage]:
+    """Return all messages that the stream holds at the start of the call, in order.
+
+    Raises `LinkError` if the server can't be reached, `SourceError` if there is no such stream or it stops answering.
+    Blocks until all are read; can be cancelled.
+    """
+
+    async def read(context: JetStreamContext) -> list[StoredMessage]:
+        found: list[StoredMessage] = []
+        expected = (await context.stream_info(stream)).state.messages
+        config = ConsumerConfig(ack_policy=AckPolicy.NONE)
+        subscription = await context.pull_subscribe("", stream=stream, config=config)
+        while len(found) < expected:
+            for message in await subscription.fetch(min(_BATCH, expected - len(found)), timeout=_ANSWER_WITHIN):
+                found.append(StoredMessage(message.metadata.sequence.stream, message.subject, message.data))
+        return found
+
+    return await _with_client(url, read)
+
+
+async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+    async def ignore(error: Exception) -> None:
+        """What matters is raised as well; without this nats-py prints a traceback."""
+
+    async def work() -> T:
+        client = Client()
+        try:
+            await client.connect(
+                url, error_cb=ignore, allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0
+            )
+            return await job(client.jetstream(timeout=_ANSWER_WITHIN))
+        finally:
+            await client.close()
+
+    failure: LinkError | SourceError
+    cause: Exception
+    async with trio_asyncio.open_loop():
+        # An error that leaves the loop would be wrapped in groups.
+        try:
+            result: T = await trio_asyncio.aio_as_trio(work)()
+            return result
+        except nats.js.errors.Error as error:
+            failure, cause = SourceError(f"JetStream at {url} refused: {error}", reason="jetstream"), error
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            failure, cause = LinkError(f"can't talk to the server at {url}: {error or type(error).__name__}"), error
+    raise failure from cause

@@ -1,0 +1,217 @@
+"""The wire: the one owner of a connected socket. One task reads, one writes; everything else only appends or waits.
+
+It parses frames in batches, gives messages of its own subscriptions to their takers, answers PING, keeps the order of
+PONGs for its fences, and hands what belongs to nats-py (frames of its subscriptions, INFO) on untouched. It dies by
+raising `LinkError` from `read` or `write`; it never revives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from router_trio import protocol
+from router_trio.errors import LinkError
+from router_trio.link import Deliver
+
+READ_SIZE = 256 * 1024
+
+FIRST_SID = 1_000_000
+"""nats-py numbers its own subscriptions from 1."""
+
+_DENIED = re.compile(rb"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
+_STATUS = b"NATS/1.0"
+_PRINTABLE = re.compile(rb"[ -~]+")
+_HARMLESS = (b"invalid subject", b"invalid publish subject", b"permissions violation")
+
+
+class Wire:
+    """Reads and writes one stream. `read` and `write` are to be run as tasks, each once."""
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        hand_on: Callable[[bytes], None],
+        informed: Callable[[bytes], None],
+        denied: Callable[[bytes, bytes, str], None],
+    ) -> None:
+        """`hand_on` gets bytes for nats-py, `informed` the JSON of an INFO,
+        `denied` the kind (`publish` or `subscription`), the subject and the server's words.
+        """
+        self._stream = stream
+        self.unread: bytes | bytearray = b""
+        """What was read from the stream already, behind the handshake."""
+        self._hand_on = hand_on
+        self._informed = informed
+        self._denied = denied
+        self._parser = protocol.FrameParser()
+        self._takers: dict[bytes, Deliver] = {}
+        self._next_sid = FIRST_SID
+        self._out: list[bytes] = []
+        self._queued = 0
+        self._written = 0
+        self._work = trio.Event()
+        self._progress = trio.lowlevel.ParkingLot()
+        self._pongs: deque[trio.Event | None] = deque()
+
+    # --- for everybody: append, wait ---
+
+    def send(self, data: bytes) -> None:
+        """Append bytes for the writer."""
+        self._out.append(data)
+        self._queued += len(data)
+        self._work.set()
+
+    async def flushed(self) -> None:
+        """Returns when the socket has taken everything that was appended before this call. Can be cancelled."""
+        target = self._queued
+        while self._written < target:
+            await self._progress.park()
+
+    async def fence(self) -> None:
+        """Returns when the server has processed everything that was appended before this call. Can be cancelled."""
+        answered = trio.Event()
+        self._pongs.append(answered)
+        self.send(protocol.PING)
+        await answered.wait()
+
+    def expect_foreign_pong(self) -> None:
+        """Somebody else has sent a PING: its PONG is not one of our fences."""
+        self._pongs.append(None)
+
+    def subscribe(self, subject: bytes, deliver: Deliver, queue: bytes = b"") -> bytes:
+        """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
+        self._next_sid += 1
+        sid = b"%d" % self._next_sid
+        self._parser.inboxes[sid] = []
+        self._takers[sid] = deliver
+        self.send(protocol.subscribe(subject, sid, queue))
+        return sid
+
+    def unsubscribe(self, sid: bytes) -> None:
+        """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
+        if self._takers.pop(sid, None) is not None:
+            self._parser.inboxes.pop(sid, None)
+            self.send(protocol.unsubscribe(sid))
+
+    async def drain(self, sid: bytes) -> None:
+        """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
+        if sid in self._takers:
+            self.send(protocol.unsubscribe(sid))
+            await self.fence()
+            self._takers.pop(sid, None)
+            self._parser.inboxes.pop(sid, None)
+
+    # --- the two tasks ---
+
+    async def write(self) -> None:
+        """Write what is appended, joined, for as long as the link lives. Raises `LinkError`."""
+        while True:
+            await self._work.wait()
+            data = b"".join(self._out)
+            self._out.clear()
+            self._work = trio.Event()
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise LinkError(f"the connection broke while writing: {_cause(error)}", reason="closed") from error
+            self._written += len(data)
+            self._progress.unpark_all()
+
+    async def read(self) -> None:
+        """Read and hand out, for as long as the link lives. Raises `LinkError`, or `ProtocolError` for garbage."""
+        data, self.unread = self.unread, b""
+        while True:
+            if data:
+                self._parser.feed(bytes(data))
+                self._hand_out()
+            try:
+                data = await self._stream.receive_some(READ_SIZE)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise LinkError(f"the connection broke while reading: {_cause(error)}", reason="closed") from error
+            if not data:
+                raise LinkError("the server closed the connection", reason="closed")
+
+    def _hand_out(self) -> None:
+        parser = self._parser
+        if parser.touched:
+            for sid in parser.touched:
+                batch = parser.inboxes.get(sid)
+                if batch:
+                    parser.inboxes[sid] = []
+                    self._takers[sid](batch)
+            parser.touched.clear()
+        if parser.foreign:
+            frames = [frame for frame in parser.foreign if _is_for_nats_py(frame)]
+            parser.foreign.clear()
+            if frames:
+                self._hand_on(b"".join(frames))
+        if parser.control:
+            lines = parser.control.copy()
+            parser.control.clear()
+            for line in lines:
+                self._control(line)
+
+    def _control(self, line: bytes) -> None:
+        word = line[:4].upper()
+        if word == b"PONG":
+            if not self._pongs:
+                return  # nobody has asked
+            answered = self._pongs.popleft()
+            if answered is not None:
+                answered.set()
+            else:
+                self._hand_on(line + b"\r\n")
+        elif word == b"PING":
+            self.send(protocol.PONG)
+        elif word == b"INFO":
+            self._informed(line[5:])
+            self._hand_on(line + b"\r\n")
+        elif word == b"-ERR":
+            self._error(line[5:].strip().strip(b"'"))
+
+    def _error(self, words: bytes) -> None:
+        told = words.decode("utf-8", "replace")
+        denied = _DENIED.match(words)
+        if denied is not None:
+            self._denied(denied[1].lower(), denied[2], told)
+        elif not words.lower().startswith(_HARMLESS):
+            raise LinkError(f"the server ended the connection: {told}", reason=_reason(words.lower()))
+
+
+def _is_for_nats_py(frame: bytes) -> bool:
+    """Whether nats-py should see a frame: a late message of a subscription that we ended is nobody's.
+
+    And what no JetStream API answers, but a server relays, would end nats-py's reader: a subject or a status that is no
+    UTF-8, a vertical tab in a subject, a header block without an end.
+    """
+    line, _, body = frame.partition(b"\r\n")
+    arguments = line.split(b" ")
+    if arguments[2].isdigit() and int(arguments[2]) > FIRST_SID:
+        return False
+    if not _PRINTABLE.fullmatch(line):
+        return False
+    block = body[: int(arguments[-2])] if arguments[0] == b"HMSG" else b""
+    return not block or (len(block) > len(_STATUS) and block.isascii())
+
+
+def _reason(words: bytes) -> str:
+    for known, reason in (
+        (b"stale connection", "stale"),
+        (b"slow consumer", "slow_consumer"),
+        (b"maximum payload", "too_large"),
+        (b"maximum connections", "max_connections"),
+        (b"auth", "authorization"),
+        (b"server shutdown", "server_shutdown"),
+    ):
+        if known in words:
+            return reason
+    return "server_error"
+
+
+def _cause(error: BaseException) -> str:
+    return str(error.__cause__ or error) or type(error).__name__

@@ -1,0 +1,259 @@
+"""The pending queue of one connection: the only way out for a message.
+
+An operation is *pending* from when it is accepted until it is written, *in flight* from then until it is confirmed,
+and gone once it has a fate. When the link dies, everything in flight goes back to the head, in the order of
+acceptance, and is sent again first. A core publish is confirmed by a fence, that is, by position: everything written
+before the fence. A JetStream publish is confirmed by its PubAck, that is, by its number.
+
+Pure and synchronous: no I/O, no clock of its own, no policy. Who decides what to do when it is full is `outbox`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from operator import attrgetter
+from typing import Protocol
+
+from router_trio.message import Fate
+
+
+class Owner(Protocol):
+    """Who is told the fate of an operation. Must not raise or block."""
+
+    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
+        """These operations of this owner met their final fate. Called exactly once for each operation."""
+
+
+class Operation:
+    """One accepted publish. `frame` is the whole protocol frame; `order` numbers acceptance on this connection.
+
+    `with_ack` says which confirmation it waits for. `clean` is false once it met a failure (accepted while not
+    connected), so that it is counted as failed or as succeeded, never as both.
+    """
+
+    __slots__ = (
+        "accepted_at",
+        "clean",
+        "first_written_at",
+        "frame",
+        "order",
+        "owner",
+        "refused_for",
+        "with_ack",
+        "written_at",
+    )
+
+    def __init__(
+        self, order: int, frame: bytes, *, with_ack: bool, owner: Owner | None, accepted_at: float, clean: bool
+    ) -> None:
+        self.order = order
+        self.frame = frame
+        self.with_ack = with_ack
+        self.owner = owner
+        self.accepted_at = accepted_at
+        self.clean = clean
+        self.first_written_at: float | None = None
+        self.refused_for: str | None = None
+        self.written_at = 0.0
+
+    @property
+    def subject(self) -> bytes:
+        """The subject that it is published to."""
+        return self.frame.split(b" ", 2)[1]
+
+
+_order = attrgetter("order")
+
+
+class PendingQueue:
+    """Holds operations between acceptance and confirmation."""
+
+    __slots__ = ("_fenced", "_fenced_written", "_unacked", "_waiting", "_waiting_bytes")
+
+    def __init__(self) -> None:
+        self._waiting: deque[Operation] = deque()
+        self._waiting_bytes = 0
+        self._fenced: deque[Operation] = deque()
+        self._fenced_written = 0
+        self._unacked: dict[int, Operation] = {}
+
+    # --- what there is ---
+
+    @property
+    def pending(self) -> int:
+        """Operations accepted and not written."""
+        return len(self._waiting)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the frames that are pending."""
+        return self._waiting_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """Operations written and not confirmed."""
+        return len(self._fenced) + len(self._unacked)
+
+    @property
+    def unfenced(self) -> int:
+        """Written core publishes that no fence has confirmed."""
+        return len(self._fenced)
+
+    def unfenced_before(self, mark: int) -> int:
+        """How many of them a fence behind `mark` would confirm."""
+        return max(0, mark - (self._fenced_written - len(self._fenced)))
+
+    @property
+    def unacked(self) -> int:
+        """Written JetStream publishes without a PubAck."""
+        return len(self._unacked)
+
+    @property
+    def oldest_accepted_at(self) -> float | None:
+        """When the head of the queue was accepted; None when nothing is pending."""
+        return self._waiting[0].accepted_at if self._waiting else None
+
+    # --- in, at the tail ---
+
+    def append(self, operation: Operation) -> None:
+        """Put a newly accepted operation at the tail."""
+        self._waiting.append(operation)
+        self._waiting_bytes += len(operation.frame)
+
+    # --- out, over the wire ---
+
+    def take(self, now: float, *, max_operations: int, max_bytes: int, max_unacked: int) -> list[Operation]:
+        """Move operations from the head into flight and return them: at least one if any may go."""
+        waiting, fenced = self._waiting, self._fenced
+        taken: list[Operation] = []
+        size = 0
+        room = max_unacked - len(self._unacked)
+        while waiting and len(taken) < max_operations and size < max_bytes:
+            operation = waiting[0]
+            if operation.with_ack:
+                if room <= 0:
+                    break
+                room -= 1
+                self._await_ack(operation, now)
+            else:
+                fenced.append(operation)
+                self._fenced_written += 1
+            waiting.popleft()
+            size += len(operation.frame)
+            taken.append(operation)
+        self._waiting_bytes -= size
+        return taken
+
+    def put_in_flight(self, operations: list[Operation], now: float) -> None:
+        """Put JetStream publishes that were taken out before straight into flight: they are about to be written."""
+        for operation in operations:
+            self._await_ack(operation, now)
+
+    def _await_ack(self, operation: Operation, now: float) -> None:
+        operation.written_at = now
+        if operation.first_written_at is None:
+            operation.first_written_at = now
+        self._unacked[operation.order] = operation
+
+    def mark(self) -> int:
+        """The position behind the last written core publish, for `confirm_fenced`."""
+        return self._fenced_written
+
+    def confirm_fenced(self, mark: int) -> list[Operation]:
+        """Take out the core publishes that were written before `mark` was read and are still in flight."""
+        fenced = self._fenced
+        count = mark - (self._fenced_written - len(fenced))
+        if count >= len(fenced):
+            self._fenced = deque()
+            return list(fenced)
+        return [fenced.popleft() for _ in range(count)]
+
+    def confirm_acked(self, order: int) -> Operation | None:
+        """Take out the JetStream publish with this number; None if it isn't in flight (late or doubled PubAck)."""
+        return self._unacked.pop(order, None)
+
+    # --- back, to the head ---
+
+    def requeue_all(self) -> int:
+        """The link died: everything in flight goes back to the head. Returns how many."""
+        back = [*self._fenced, *self._unacked.values()]
+        # What was written on this link is not forgotten: a mark that was read on it confirms nothing on the next one.
+        self._fenced.clear()
+        self._unacked.clear()
+        self.put_back(back)
+        # Also what had been put back while the link lived gets its whole time on the next one.
+        for operation in self._waiting:
+            operation.first_written_at = None
+        return len(back)
+
+    def put_back(self, operations: list[Operation]) -> None:
+        """Put operations that were taken out before back to the head, in the order of acceptance."""
+        if not operations:
+            return
+        back = sorted(operations, key=_order)
+        self._waiting_bytes += sum(len(o.frame) for o in back)
+        waiting = self._waiting
+        newest = back[-1].order
+        while waiting and waiting[0].order < newest:
+            back.append(waiting.popleft())
+        back.sort(key=_order)
+        waiting.extendleft(reversed(back))
+
+    # --- out, without being sent ---
+
+    def drop_oldest(self) -> Operation | None:
+        """Take out the head."""
+        if not self._waiting:
+            return None
+        operation = self._waiting.popleft()
+        self._waiting_bytes -= len(operation.frame)
+        return operation
+
+    def drop_older_than(self, accepted_at: float) -> list[Operation]:
+        """Take out from the head what was accepted before that time."""
+        dropped = []
+        while self._waiting and self._waiting[0].accepted_at < accepted_at:
+            dropped.append(self._waiting.popleft())
+        self._waiting_bytes -= sum(len(o.frame) for o in dropped)
+        return dropped
+
+    def withdraw(self, operation: Operation) -> bool:
+        """Take out one operation wherever it is. Returns whether it was here."""
+        if self._unacked.pop(operation.order, None) is not None:
+            return True
+        if operation in self._waiting:
+            self._waiting.remove(operation)
+            self._waiting_bytes -= len(operation.frame)
+            return True
+        # Leaving the middle of the fenced ones makes an older mark confirm one too few, never one too many: the next
+        # fence confirms it.
+        if operation in self._fenced:
+            self._fenced.remove(operation)
+            return True
+        return False
+
+    def find(self, order: int) -> Operation | None:
+        """The JetStream publish with this number, in flight or pending."""
+        return self._unacked.get(order) or next((o for o in self._waiting if o.order == order), None)
+
+    def older_is_pending(self, operation: Operation) -> bool:
+        """Whether a JetStream publish to the same subject that was accepted earlier is pending."""
+        for waiting in self._waiting:
+            if waiting.order > operation.order:
+                break
+            if waiting.with_ack and waiting.subject == operation.subject:
+                return True
+        return False
+
+    def find_in_flight(self, subject: bytes) -> Operation | None:
+        """The oldest operation in flight to that subject."""
+        found = [o for o in self._unacked.values() if o.subject == subject]
+        # These are in the order of acceptance: the first is the oldest, and a flood of refusals finds it early.
+        found.extend(islice((o for o in self._fenced if o.subject == subject), 1))
+        return min(found, key=_order, default=None)
+
+    def unacked_since(self, written_at: float) -> list[Operation]:
+        """JetStream publishes written at or before that time and still without a PubAck."""
+        return [o for o in self._unacked.values() if o.written_at <= written_at]

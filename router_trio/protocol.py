@@ -1,0 +1,196 @@
+"""The NATS client protocol, without I/O: frames out of bytes, bytes out of frames.
+
+Follows the client protocol of the NATS documentation. The parser is one pass over the receive buffer and makes no
+object a message but one tuple; whatever a handler may want of it is sliced out later. It treats subjects as bytes: a
+server relays subjects that are no UTF-8, and header blocks that are none.
+
+The part of a MSG or HMSG frame behind the subscription id is, to the letter, what a PUB or HPUB frame has behind its
+subject: `[reply] [header size] size CRLF headers payload CRLF`. That is the *tail* of a raw message, and forwarding is
+a new subject before an old tail.
+"""
+
+from __future__ import annotations
+
+from router_trio.errors import ProtocolError
+
+RawMessage = tuple[bytes, bytes, int, int, bytes]
+"""A received message: subject, reply (`b""` for none), header size, total size, tail."""
+
+MAX_CONTROL_LINE = 1024 * 1024
+"""A server's INFO of a large cluster is long; more than this is no NATS server."""
+
+MAX_MESSAGE = 64 * 1024 * 1024
+"""The server's own upper bound of `max_payload`."""
+
+
+class FrameParser:
+    """Turns received bytes into messages for known subscriptions, foreign frames and control lines.
+
+    After each `feed`: `inboxes[sid]` holds the messages that came for a subscription registered there (whoever
+    registers empties it), `touched` names the sids that got some, `foreign` holds whole frames of other subscriptions
+    as bytes, `control` the other lines (PING, PONG, INFO, -ERR, +OK) without CRLF, in order.
+    """
+
+    __slots__ = ("_buffer", "_needed", "control", "foreign", "inboxes", "touched")
+
+    def __init__(self) -> None:
+        self.inboxes: dict[bytes, list[RawMessage]] = {}
+        self.touched: list[bytes] = []
+        self.foreign: list[bytes] = []
+        self.control: list[bytes] = []
+        self._buffer: list[bytes] = []
+        self._needed = 0
+
+    def feed(self, data: bytes) -> None:
+        """Parse what came. Raises `ProtocolError` for what is no frame; what was parsed before it stays."""
+        if self._buffer:
+            self._buffer.append(data)
+            # A large message comes in many pieces: they are joined when it is whole, not at each piece.
+            self._needed -= len(data)
+            if self._needed > 0:
+                return
+            data = b"".join(self._buffer)
+            self._buffer.clear()
+        position = self._parse(data)
+        if position < len(data):
+            self._buffer.append(data[position:] if position else data)
+
+    def _parse(self, data: bytes) -> int:
+        inboxes = self.inboxes
+        find = data.find
+        length = len(data)
+        position = 0
+        self._needed = 0
+        sid_of_run: bytes | None = None
+        append = self.foreign.append  # rebound per run of one subscription; never called before it is
+        while True:
+            line_end = find(b"\r\n", position)
+            if line_end < 0:
+                if length - position > MAX_CONTROL_LINE:
+                    raise ProtocolError(f"a line of more than {MAX_CONTROL_LINE} bytes")
+                return position
+            kind = data[position : position + 4]
+            if kind == b"MSG ":
+                arguments = data[position + 4 : line_end].split(b" ")
+                try:
+                    if len(arguments) == 3:
+                        subject, sid, size_text = arguments
+                        reply = b""
+                        start = line_end - len(size_text)
+                    else:
+                        subject, sid, reply, size_text = arguments
+                        start = line_end - len(size_text) - len(reply) - 1
+                    size = int(size_text)
+                except ValueError:
+                    raise ProtocolError(f"malformed frame {data[position:line_end][:80]!r}") from None
+                header_size = 0
+            elif kind == b"HMSG":
+                arguments = data[position + 5 : line_end].split(b" ")
+                try:
+                    if len(arguments) == 4:
+                        subject, sid, header_text, size_text = arguments
+                        reply = b""
+                        start = line_end - len(size_text) - len(header_text) - 1
+                    else:
+                        subject, sid, reply, header_text, size_text = arguments
+                        start = line_end - len(size_text) - len(header_text) - len(reply) - 2
+                    size = int(size_text)
+                    header_size = int(header_text)
+                except ValueError:
+                    raise ProtocolError(f"malformed frame {data[position:line_end][:80]!r}") from None
+                # None is none: a server sends MSG then, and a tail with a header size of 0 would not be one of PUB.
+                if not 0 < header_size <= size:
+                    raise ProtocolError(f"header size {header_size} of a message of {size} bytes")
+            else:
+                self._control_line(data[position:line_end])
+                position = line_end + 2
+                continue
+            if not 0 <= size <= MAX_MESSAGE:
+                raise ProtocolError(f"a message of {size} bytes")
+            end = line_end + 4 + size
+            if end > length:
+                self._needed = end - length
+                return position
+            if data[end - 2 : end] != b"\r\n":
+                raise ProtocolError("a message that does not end where its size says")
+            if sid != sid_of_run:
+                inbox = inboxes.get(sid)
+                if inbox is None:
+                    self.foreign.append(data[position:end])
+                    position = end
+                    continue
+                sid_of_run = sid
+                append = inbox.append  # type: ignore[assignment]
+                if not inbox:
+                    self.touched.append(sid)
+            append((subject, reply, header_size, size, data[start:end]))  # type: ignore[arg-type]
+            position = end
+
+    def _control_line(self, line: bytes) -> None:
+        word = line[:4].upper()
+        if word in (b"PING", b"PONG", b"INFO", b"-ERR") or word[:3] == b"+OK":
+            self.control.append(line)
+        else:
+            raise ProtocolError(f"unknown frame {line[:80]!r}")
+
+
+# --- reading a raw message ---
+
+
+def header_block(raw: RawMessage) -> bytes:
+    """The raw header block, `b""` for none."""
+    _, _, header_size, size, tail = raw
+    end = len(tail) - 2 - size
+    return tail[end : end + header_size]
+
+
+def payload(raw: RawMessage) -> bytes:
+    """The payload."""
+    _, _, header_size, size, tail = raw
+    return tail[len(tail) - 2 - size + header_size : -2]
+
+
+def text(subject: bytes) -> str:
+    """A subject as a string; bytes that are no UTF-8 survive as surrogates, and `wire` gives them back."""
+    return subject.decode("utf-8", "surrogateescape")
+
+
+def wire(subject: str) -> bytes:
+    """A subject as bytes."""
+    return subject.encode("utf-8", "surrogateescape")
+
+
+# --- frames to send ---
+
+
+def publish_prefix(subject: bytes, *, with_headers: bool) -> bytes:
+    """The start of a frame that a tail completes."""
+    return (b"HPUB " if with_headers else b"PUB ") + subject + b" "
+
+
+def publish(subject: bytes, body: bytes, *, reply: bytes = b"", headers: bytes = b"") -> bytes:
+    """A PUB frame, or HPUB if there is a header block."""
+    if reply:
+        reply += b" "
+    if headers:
+        return b"HPUB %b %b%d %d\r\n%b%b\r\n" % (subject, reply, len(headers), len(headers) + len(body), headers, body)
+    return b"PUB %b %b%d\r\n%b\r\n" % (subject, reply, len(body), body)
+
+
+def published_size(frame: bytes) -> int:
+    """Headers and payload of a PUB or HPUB frame in bytes: what a server's `max_payload` bounds."""
+    return int(frame[: frame.index(b"\r\n")].rsplit(b" ", 1)[1])
+
+
+def subscribe(subject: bytes, sid: bytes, queue: bytes = b"") -> bytes:
+    """A SUB frame."""
+    return b"SUB %b %b%b\r\n" % (subject, queue + b" " if queue else b"", sid)
+
+
+def unsubscribe(sid: bytes) -> bytes:
+    """An UNSUB frame."""
+    return b"UNSUB %b\r\n" % sid
+
+
+PING = b"PING\r\n"
+PONG = b"PONG\r\n"

@@ -1,0 +1,241 @@
+"""The router: the nursery tree and the public face of the package.
+
+`Router.open()` is a lifetime: connections, routes and telemetry run inside it and nothing outlives it. Leaving it
+drains: intake stops, what is in hand is routed, what is accepted is settled, and a deadline bounds all of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+
+from router_trio.connection import Connection
+from router_trio.dispatch.core import CoreRoute
+from router_trio.dispatch.handlers import Handler, load_handler
+from router_trio.dispatch.outlet import Outlet
+from router_trio.dispatch.routing import Routing
+from router_trio.dispatch.stream import StreamRoute
+from router_trio.errors import innermost
+from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped
+from router_trio.link import Connect
+from router_trio.live import Live
+from router_trio.nats.link import Dialer
+from router_trio.routes import RoutePlan, compile_routes
+from router_trio.settings import ConnectionSettings, RouteSettings, Settings
+from router_trio.states import RouteState
+from router_trio.telemetry import Telemetry
+
+Route = CoreRoute | StreamRoute
+H = TypeVar("H", bound=Handler)
+
+ConnectFactory = Callable[[str, ConnectionSettings], Connect]
+"""Makes the `Connect` of a named connection: the real network, a fake broker, faults around either."""
+
+CLEAN_UP_WITHIN = 1.0
+"""Seconds for the last fence, in which acks that were just written reach their servers."""
+
+
+def real_network(name: str, settings: ConnectionSettings) -> Connect:
+    """Connect to NATS."""
+    return Dialer(settings, name)
+
+
+class Router:
+    """Routes messages by settings and by handlers.
+
+    `observers` are told every event; `log=True` also writes the log lines to stderr. `connect` is for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observers: Sequence[Emit] = (),
+        log: bool = False,
+        connect: ConnectFactory = real_network,
+    ) -> None:
+        self._settings = settings
+        self._observers = tuple(observers)
+        self._log = log
+        self._connect = connect
+        self._handlers: dict[str, Handler] = {}
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, with the routes that were added by `route`."""
+        return self._settings
+
+    def route(
+        self,
+        subject: str | None = None,
+        *,
+        to: str | dict[str, Any] | Sequence[str | dict[str, Any]],
+        name: str | None = None,
+        connection: str | None = None,
+        **source: Any,
+    ) -> Callable[[H], H]:
+        """Add a route through the decorated function, which is called with each message.
+
+        `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. `connection` is the
+        source's, and the default of the destinations'. `source` takes the other keys of `[routes.from]`: `queue`,
+        `stream`, `durable`, `filter`, ... The route is named like the function.
+
+        Raises `ConfigurationError` for anything that a configuration file would be refused for.
+        """
+        destinations = [to] if isinstance(to, str | dict) else list(to)
+
+        def add(handler: H) -> H:
+            self._add(handler, subject, destinations, name or handler.__name__, connection, source)
+            return handler
+
+        return add
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Live]:
+        """Run the router while this is entered.
+
+        Entering returns when the first attempt of each connection is over and every subscription that could be made
+        is alive: a server that is away is not waited for. Leaving drains within `shutdown_timeout`, also when
+        cancelled; what is left then is counted in `Live.unsettled`.
+
+        Raises `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP
+        address is taken, `ConnectionExhaustedError` if a connection gives up; errors of the body come out as they are.
+        """
+        self._settings.require_servers()
+        try:
+            async with _Run(self._settings, self._handlers, self._observers, self._log, self._connect).live() as live:
+                yield live
+        except BaseExceptionGroup as group:
+            raise innermost(group) from None
+
+    def _add(
+        self,
+        handler: Handler,
+        subject: str | None,
+        to: Sequence[str | dict[str, Any]],
+        name: str,
+        connection: str | None,
+        source: dict[str, Any],
+    ) -> None:
+        default = {} if connection is None else {"connection": connection}
+        destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
+        origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
+        route = {"name": name, "from": origin, "to": destinations}
+        known = self._settings
+        self._settings = Settings(
+            router=known.router,
+            telemetry=known.telemetry,
+            connections=known.connections,
+            routes=[*known.routes, route],
+            tests=known.tests,
+        )
+        self._handlers[name] = handler
+
+
+class _Run:
+    """One run of a router: its objects, and their lifetimes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        handlers: dict[str, Handler],
+        observers: Sequence[Emit],
+        log: bool,
+        connect: ConnectFactory,
+    ) -> None:
+        self._settings = settings
+        self._telemetry = Telemetry(settings, logs=log, listeners=observers)
+        self._emit = self._telemetry.emit
+        self._connections = {
+            name: Connection(name, one, connect(name, one), self._emit) for name, one in settings.connections.items()
+        }
+        plans = compile_routes(settings.routes, _load_handlers(settings.routes, handlers))
+        self._routes: list[Route] = [self._make(plan) for plan in plans]
+        self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
+
+    def _make(self, plan: RoutePlan) -> Route:
+        state = RouteState(plan.name, plan.connection, [destination.template for destination in plan.destinations])
+        outlets = [Outlet(destination, self._connections[destination.connection]) for destination in plan.destinations]
+        routing = Routing(plan, outlets, state, self._emit, self._telemetry.tracing)
+        connection = self._connections[plan.connection]
+        kind = CoreRoute if plan.stream is None else StreamRoute
+        route = kind(routing, connection, self._emit)
+        connection.attach(route)
+        return route
+
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[Live]:
+        """The nursery tree."""
+        live = self._live
+        async with self._telemetry.serve(live) as address, trio.open_nursery() as nursery:
+            live.http_address = address
+            for connection in self._connections.values():
+                nursery.start_soon(connection.run)
+            for route in self._routes:
+                nursery.start_soon(route.run)
+            drained = False
+            try:
+                await self._started()
+                yield live
+                drained = True  # cancelled from here on, it is cut short
+                await self._drain()
+            finally:
+                if not drained:
+                    # Cancelled, or the body failed: what was accepted still gets its chance, for a bounded time.
+                    with trio.CancelScope(shield=True):
+                        await self._drain()
+                self._stopped()
+                nursery.cancel_scope.cancel()
+
+    async def _started(self) -> None:
+        for connection in self._connections.values():
+            await connection.first_attempt_over.wait()
+        for route in self._routes:
+            if self._connections[route.state.connection].connected:
+                await route.first_try_over.wait()
+        self._emit(
+            RouterStarted(
+                at=trio.current_time(),
+                name=self._settings.router.name,
+                connections=len(self._connections),
+                routes=len(self._routes),
+            )
+        )
+
+    async def _drain(self) -> None:
+        """Stop intake, let routes finish, let every accepted operation meet its fate; within `shutdown_timeout`."""
+        timeout = self._settings.router.shutdown_timeout
+        pending = sum(connection.outbox.ledger.unsettled for connection in self._connections.values())
+        self._emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
+        for route in self._routes:
+            route.close_intake()
+        with trio.move_on_after(timeout):
+            for route in self._routes:
+                await route.idle()
+            for connection in self._connections.values():
+                await connection.idle()
+        self._abandon()
+        with trio.move_on_after(min(timeout, CLEAN_UP_WITHIN)):
+            for connection in self._connections.values():
+                if connection.link is not None:
+                    await connection.link.fence()
+
+    def _abandon(self) -> None:
+        for route in self._routes:
+            self._live.unsettled += route.abandon()
+
+    def _stopped(self) -> None:
+        self._abandon()
+        for connection in self._connections.values():
+            self._live.unsettled += connection.outbox.shut_down()
+        self._emit(
+            RouterStopped(at=trio.current_time(), ledger=self._live.ledger(), unsettled=self._live.unsettled)
+        )
+
+
+def _load_handlers(routes: Sequence[RouteSettings], given: dict[str, Handler]) -> dict[str, Handler]:
+    named = {route.name: load_handler(route.handler) for route in routes if route.handler is not None}
+    return {**named, **given}

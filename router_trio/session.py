@@ -1,0 +1,198 @@
+"""One link's life: born at connect, dies at loss, never revives.
+
+All tasks that need this link run in its nursery: the sender, the confirmer, the liveness fence, the sweeper, and one
+for each source that reads from it. When the link dies they are all gone before `run` returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from router_trio.errors import LinkError
+from router_trio.link import Connect, Link, LinkListener
+from router_trio.outbox import Outbox
+
+SWEEP_EVERY = 1.0
+
+SOURCES_FIRST_WITHIN = 1.0
+"""Seconds for which a new link's sources may hold up what is to be sent on it."""
+
+FENCE_EVERY = 0.75
+FENCE_PATIENCE = 0.5
+"""In liveness intervals. A fence is sent after 0.75 of silence and missed after 0.5; the second missed one ends the
+link, at most 1.75 intervals after the peer fell silent, which leaves a margin below two."""
+
+FENCES = 2
+
+
+class Source(Protocol):
+    """Something that reads from a connection: a route's subscription or consumer."""
+
+    async def serve(self, link: Link, tried: trio.Event) -> None:
+        """Read from this link until cancelled. Must not let errors of its own end the link.
+
+        Sets `tried` when it has subscribed, or could not: what was kept for this link is sent after that.
+        """
+
+
+class Session:
+    """A link from dial to death. `run` does all of it; the others look and wait."""
+
+    def __init__(
+        self, server: str, outbox: Outbox, *, fenced: Callable[[float], None], progress: trio.lowlevel.ParkingLot
+    ) -> None:
+        """`fenced` is told the time of each answered fence; who waits in `progress` is woken when there may be room."""
+        self.server = server
+        self.link: Link | None = None
+        self.error: LinkError | None = None
+        self.connected = trio.Event()
+        self.ended = trio.Event()
+        self.work = trio.Event()
+        self.fenced_at = 0.0
+        self.connected_at = 0.0
+        self._outbox = outbox
+        self._fenced = fenced
+        self._progress = progress
+        self._go = trio.Event()
+        self._scope = trio.CancelScope()
+        self._written = trio.Event()
+        self._leaving = False
+
+    async def run(
+        self,
+        connect: Connect,
+        inbox: bytes,
+        listener: LinkListener,
+        sources: Sequence[Source],
+        *,
+        connect_timeout: float,
+        liveness_interval: float,
+    ) -> None:
+        """Connect, then wait for `serve`, then live until the link dies or `end` is called. Raises nothing of it."""
+        deadline = trio.current_time() + connect_timeout
+        try:
+            with self._scope:
+                # One scope bounds the dial and then lives on: a nursery is opened in it and outlives the dial.
+                with trio.CancelScope(deadline=deadline) as dialling:
+                    async with connect(self.server, inbox, listener) as link:
+                        dialling.deadline = math.inf
+                        self.link = link
+                        self.connected_at = self.fenced_at = trio.current_time()
+                        self.connected.set()
+                        await self._go.wait()
+                        async with trio.open_nursery() as nursery:
+                            nursery.start_soon(self._watch, link, liveness_interval)
+                            nursery.start_soon(self._confirm, link)
+                            nursery.start_soon(self._sweep)
+                            await self._begin(link, sources, nursery)
+                            nursery.start_soon(self._send, link)
+                if dialling.cancelled_caught:
+                    self.error = LinkError(f"no connection within {connect_timeout:g} s", reason="timeout")
+        except LinkError as error:
+            self.error = error
+        except BaseExceptionGroup as group:
+            # A link that dies while the router is cancelled is no more of an error than one that dies at any time.
+            dead, other = group.split(LinkError)
+            self.error = None if dead is None else _first(dead)
+            if other is not None:
+                raise other from None
+        finally:
+            self.link = None
+            self.ended.set()
+
+    def serve(self) -> None:
+        """Let the tasks of the link begin."""
+        self._go.set()
+
+    def leave(self) -> None:
+        """Write nothing more on this link, and let what is in flight be confirmed. The next link takes the rest."""
+        self._leaving = True
+        self._outbox.hold_back()
+
+    def end(self) -> None:
+        """Close the link now."""
+        self._scope.cancel()
+
+    async def _begin(self, link: Link, sources: Sequence[Source], nursery: trio.Nursery) -> None:
+        """Subscribe before anything is sent: the kept publishes may be for routes of this very connection."""
+        tries = []
+        for source in sources:
+            tries.append(trio.Event())
+            nursery.start_soon(source.serve, link, tries[-1])
+        with trio.move_on_after(SOURCES_FIRST_WITHIN):
+            for tried in tries:
+                await tried.wait()
+
+    # --- the tasks ---
+
+    async def _send(self, link: Link) -> None:
+        """Pending queue to wire, in batches as large as what has gathered while the last one was written."""
+        outbox = self._outbox
+        while True:
+            batch = outbox.next_batch()
+            if not batch:
+                # What is due on a link that is being left is for the next one: it must not wake us for ever.
+                await self._wait_for_work(None if self._leaving else outbox.next_due())
+                continue
+            for refusal in await link.send(batch):
+                outbox.refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
+            self._written.set()
+            self._progress.unpark_all()
+
+    async def _wait_for_work(self, due: float | None) -> None:
+        with trio.CancelScope(deadline=math.inf if due is None else due):
+            await self.work.wait()
+        self.work = trio.Event()
+        # Some of what makes room writes nothing: a publish that failed, or was given up.
+        self._progress.unpark_all()
+
+    async def _confirm(self, link: Link) -> None:
+        """Fence behind fence while core publishes are unconfirmed: each confirms all that were written before it."""
+        outbox = self._outbox
+        while True:
+            if not outbox.unfenced:
+                await self._written.wait()
+                self._written = trio.Event()
+                continue
+            mark = outbox.mark()
+            await self._fence(link)
+            outbox.fenced(mark)
+            self.work.set()
+
+    async def _watch(self, link: Link, interval: float) -> None:
+        """The liveness fence: a peer that answers none of two is gone, whatever the socket says.
+
+        A missed fence is still waited for: on a slow link the answer to the first may come while the second is out.
+        """
+        async with trio.open_nursery() as waiting:
+            while True:
+                last = self.fenced_at
+                await trio.sleep_until(last + FENCE_EVERY * interval)
+                for _ in range(FENCES):
+                    if self.fenced_at == last:
+                        waiting.start_soon(self._fence, link)
+                        await trio.sleep(FENCE_PATIENCE * interval)
+                if self.fenced_at == last:
+                    silent = trio.current_time() - last
+                    raise LinkError(
+                        f"no answer to a fence for {silent:.1f} s: the link is half open", reason="liveness"
+                    )
+
+    async def _fence(self, link: Link) -> None:
+        await link.fence()
+        self.fenced_at = trio.current_time()
+        self._fenced(self.fenced_at)
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_EVERY)
+            self._outbox.sweep()
+
+
+def _first(group: BaseExceptionGroup[LinkError]) -> LinkError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,47 @@
+"""The configuration: read from TOML and the environment, or built in code; checked as a whole before anything runs.
+
+Importing this costs little more than pydantic itself, so that commands which only read a configuration start fast.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router_trio.settings.sections import (
+    ConnectionSettings,
+    DestinationSettings,
+    LogFormat,
+    LogLevel,
+    OnPendingFull,
+    OnReconnectExhausted,
+    RouterSettings,
+    RouteSettings,
+    SourceSettings,
+    TelemetrySettings,
+)
+from router_trio.settings.server_url import ServerURL
+from router_trio.settings.settings import Settings
+
+__all__ = [
+    "ConnectionSettings",
+    "DestinationSettings",
+    "LogFormat",
+    "LogLevel",
+    "OnPendingFull",
+    "OnReconnectExhausted",
+    "RouteSettings",
+    "RouterSettings",
+    "ServerURL",
+    "Settings",
+    "SourceSettings",
+    "TelemetrySettings",
+    "json_schema",
+]
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the configuration file: every key with its description, default and form."""
+    # Imported here, because only one command needs it.
+    from router_trio.settings.schema import file_schema
+
+    return file_schema()

@@ -1,0 +1,219 @@
+"""What must hold between the values of a configuration, beyond the type of each.
+
+Every check looks only at what it is given and skips what is absent: sections that pydantic refused arrive as None, so
+that one mistake doesn't hide the others. Nothing here connects anywhere; files are only looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from router_trio.errors import MappingError, Problem, SubjectError
+from router_trio.settings.loops import feeds_itself
+from router_trio.settings.problems import suggestion
+from router_trio.settings.sections import ConnectionSettings, DestinationSettings, RouteSettings, SourceSettings
+from router_trio.subjects import validate_pattern
+
+Connections = Mapping[str, ConnectionSettings | None]
+
+_ONLY_FOR_STREAMS = ("durable", "filter", "max_in_flight", "ack_wait", "max_deliver", "nak_delay")
+
+# A TOML key without quotes, so that key paths and environment variables can name every connection.
+_CONNECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
+# What nats-server refuses in the name of a stream or a consumer.
+_NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f.*>/\\]")
+_NOT_IN_QUEUES = re.compile(r"[\x00-\x20\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class RouteParts:
+    """A route, or what is usable of one."""
+
+    name: str | None
+    source: SourceSettings | None
+    to: Sequence[DestinationSettings | None]
+    handler: str | None
+
+    @classmethod
+    def of(cls, route: RouteSettings) -> RouteParts:
+        """Take a whole route apart."""
+        return cls(route.name, route.source, route.to, route.handler)
+
+
+def check(connections: Connections | None, routes: Sequence[RouteParts]) -> list[Problem]:
+    """Return everything that is wrong. `connections` is None when not even their names are known."""
+    problems: list[Problem] = []
+    if connections is not None:
+        problems += _check_connections(connections)
+    for index, route in enumerate(routes):
+        problems += _check_route(f"routes[{index}]", route, connections)
+    problems += _check_uniqueness(routes, connections or {})
+    return problems
+
+
+def resolve_connection(name: str, connections: Mapping[str, object]) -> str:
+    """Return the connection that a route means: by default the only one. Empty when that is unclear."""
+    if name or len(connections) != 1:
+        return name
+    return next(iter(connections))
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+
+def _check_connections(connections: Connections) -> Iterator[Problem]:
+    if not connections:
+        yield Problem(
+            "connections", "no connection is configured; add [connections.main] with servers = ['nats://127.0.0.1:4222']"
+        )
+    for name, connection in connections.items():
+        path = f"connections.{name}"
+        if not _CONNECTION_NAME.fullmatch(name) or "__" in name:
+            yield Problem(
+                path, "a connection's name has only letters, digits, '-' and single '_'; give it another name"
+            )
+        if connection is not None:
+            yield from _check_authentication(path, connection)
+            yield from _check_files(path, connection)
+
+
+def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
+    given = {
+        "credentials_file": connection.credentials_file,
+        "nkey_seed_file": connection.nkey_seed_file,
+        "token": connection.token,
+        "user": connection.user if connection.user is not None else connection.password,
+        "servers": next((url for url in connection.servers if url.has_credentials), None),
+    }
+    methods = [key for key, value in given.items() if value is not None]
+    for key in methods[1:]:
+        what = "the user part of a server's URL" if key == "servers" else key
+        yield Problem(f"{path}.{key}", f"{methods[0]} and {what} exclude each other; keep one way to authenticate")
+    if connection.user is not None and connection.password is None:
+        yield Problem(f"{path}.password", "missing; a user needs a password")
+    if connection.password is not None and connection.user is None:
+        yield Problem(f"{path}.user", "missing; a password needs a user")
+
+
+def _check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
+    for key in ("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file"):
+        file: Path | None = getattr(connection, key)
+        try:
+            if file is not None and not file.is_file():
+                yield Problem(f"{path}.{key}", f"there is no file {str(file)!r}; create it or correct the path")
+        except OSError as error:
+            yield Problem(f"{path}.{key}", f"{str(file)!r} can't be looked at ({error.strerror}); correct the path")
+    if connection.tls_cert_file is not None and connection.tls_key_file is None:
+        yield Problem(f"{path}.tls_key_file", "missing; tls_cert_file needs its private key")
+    if connection.tls_key_file is not None and connection.tls_cert_file is None:
+        yield Problem(f"{path}.tls_cert_file", "missing; tls_key_file needs its certificate")
+
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+
+
+def _check_route(path: str, route: RouteParts, connections: Connections | None) -> Iterator[Problem]:
+    if route.name is not None and not route.name.isprintable():
+        yield Problem(f"{path}.name", "has control characters; give it a name that can be printed")
+    if route.handler is not None and not _is_handler(route.handler):
+        yield Problem(f"{path}.handler", f"{route.handler!r} is not of the form 'package.module:function'")
+    source = route.source
+    pattern: str | None = None
+    if source is not None:
+        source_problems = list(_check_source(f"{path}.from", source))
+        yield from source_problems
+        yield from _check_connection(f"{path}.from.connection", source.connection, connections)
+        # A mapping from a source that is refused already would only repeat the complaint.
+        pattern = None if source_problems else source.pattern
+    for index, destination in enumerate(route.to):
+        if destination is None:
+            continue
+        where = f"{path}.to[{index}]"
+        yield from _check_connection(f"{where}.connection", destination.connection, connections)
+        if source is None or pattern is None:
+            continue
+        try:
+            source.mapping(destination.subject)
+        except (MappingError, SubjectError) as error:
+            yield Problem(f"{where}.subject", str(error))
+            continue
+        known: Mapping[str, object] = connections or {}
+        same = resolve_connection(source.connection, known) == resolve_connection(destination.connection, known)
+        # A stream may hold any subjects: without a filter there is nothing to compare.
+        if same and (source.subject or source.filter) and feeds_itself(pattern, destination.subject):
+            yield Problem(
+                f"{where}.subject",
+                f"{destination.subject!r} can match the route's own source {pattern!r} on the same connection, "
+                "so the route would feed itself; send to other subjects or narrow the source",
+            )
+
+
+def _check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
+    if source.subject is None and source.stream is None:
+        yield Problem(path, "names no source; give a subject, or a stream and a durable")
+    elif source.stream is None:
+        defaults = SourceSettings()
+        for key in _ONLY_FOR_STREAMS:
+            if getattr(source, key) != getattr(defaults, key):
+                yield Problem(f"{path}.{key}", "is only for a stream, and this source is a subject; remove it")
+    else:
+        for key in ("subject", "queue"):
+            if getattr(source, key) is not None:
+                cure = "remove it, or use 'filter'" if key == "subject" else "remove it"
+                yield Problem(f"{path}.{key}", f"can't be combined with a stream; {cure}")
+        if source.durable is None:
+            yield Problem(f"{path}.durable", "missing; name the durable consumer, it is created if absent")
+    for key in ("subject", "filter"):
+        subject: str | None = getattr(source, key)
+        if subject is not None:
+            try:
+                validate_pattern(subject, what=key)
+            except SubjectError as error:
+                yield Problem(f"{path}.{key}", str(error))
+    for key, refused in (("stream", _NOT_IN_NAMES), ("durable", _NOT_IN_NAMES), ("queue", _NOT_IN_QUEUES)):
+        name: str | None = getattr(source, key)
+        found = refused.search(name) if name else None
+        if found:
+            yield Problem(f"{path}.{key}", f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
+    if source.max_deliver == 0:
+        yield Problem(f"{path}.max_deliver", "0 would deliver nothing; write -1 for no limit, or at least 1")
+
+
+def _check_connection(path: str, name: str, connections: Connections | None) -> Iterator[Problem]:
+    # Without any connection there is one problem already, at `connections`.
+    if not connections:
+        return
+    if not resolve_connection(name, connections):
+        yield Problem(path, f"missing; there are several connections, name one of {', '.join(map(repr, connections))}")
+    elif name and name not in connections:
+        yield Problem(path, f"there is no connection {name!r}; {suggestion(name, connections)}")
+
+
+def _is_handler(text: str) -> bool:
+    module, _, function = text.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), *function.split(".")))
+
+
+def _check_uniqueness(routes: Sequence[RouteParts], connections: Connections) -> Iterator[Problem]:
+    names: dict[str, int] = {}
+    consumers: dict[tuple[str, str, str], int] = {}
+    for index, route in enumerate(routes):
+        if route.name is not None:
+            first = names.setdefault(route.name, index)
+            if first != index:
+                yield Problem(
+                    f"routes[{index}].name", f"{route.name!r} is the name of routes[{first}] already; choose another"
+                )
+        source = route.source
+        if source is not None and source.stream is not None and source.durable is not None:
+            connection = resolve_connection(source.connection, connections)
+            first = consumers.setdefault((connection, source.stream, source.durable), index)
+            if first != index:
+                yield Problem(
+                    f"routes[{index}].from.durable",
+                    f"routes[{first}] uses the consumer {source.durable!r} of stream {source.stream!r} already, "
+                    "and each would get only a part; choose another name",
+                )

@@ -1,0 +1,173 @@
+"""Environment variables over a configuration file.
+
+`ROUTER_TRIO_CONNECTIONS__MAIN__FAIL_OPEN=true` sets `fail_open` of `[connections.main]`: the prefix, then the keys,
+with `__` between them, in any case. A connection keeps the name that it has in the file; where that holds a `-`, the
+variable may have `_`. Entries of lists go by their number (`ROUTES__0__FROM__SUBJECT`). Lists and tables as a whole are
+JSON. A variable that means nothing is refused, since a typing error there would otherwise go unseen.
+
+pydantic-settings takes names apart and reads JSON; this module finds the place in the document. It is imported only
+when there are variables of our prefix, because pydantic-settings costs more time than all the rest of loading.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, get_origin
+
+from pydantic import BaseModel, create_model
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from router_trio.errors import Problem
+from router_trio.settings.load import PREFIX, Document, Location, is_model
+from router_trio.settings.problems import element_of, key_path, keys_of, nearest
+
+_DELIMITER = "__"
+# The text may be a secret, so it is not repeated.
+_NO_JSON = """is not JSON; write a list as ["a", "b"] and a table as {"key": "value"}"""
+
+
+class _Refused(Exception):
+    """A variable that can't be used, and why."""
+
+
+def overlay(document: Document, environ: Mapping[str, str], root: type[BaseModel]) -> None:
+    """Put every variable of our prefix into the document, shorter names first; note what has no place in it."""
+    source = _source(root)
+    in_file = _connection_names(document)
+    known = list(_spellings(document.data, root, ()))
+    variables = [(name, text) for name, text in environ.items() if name.upper().startswith(PREFIX)]
+    for variable, text in sorted(variables, key=lambda item: (item[0].count(_DELIMITER), item[0])):
+        try:
+            tree = _tree(source, variable, text)
+            locations = list(_lay_over(document.data, tree, root, ()))
+        except _Refused as refused:
+            document.problems.append(Problem(variable, str(refused) or _sets_nothing(variable, known)))
+        else:
+            document.variables.update((key_path(location), variable) for location in locations)
+    _check_new_connections(document, in_file, known)
+
+
+def _sets_nothing(variable: str, known: list[str]) -> str:
+    near = _nearest(variable, known)
+    if near == variable.upper():
+        return "has the wrong form; `router-trio schema` shows the form of each key"
+    return f"sets nothing; did you mean {near}?" if near else "sets nothing; `router-trio schema` shows all keys"
+
+
+def _nearest(variable: str, known: list[str]) -> str | None:
+    # All share the prefix: with it, everything would be alike.
+    near = nearest(variable[len(PREFIX) :], [name[len(PREFIX) :] for name in known])
+    return None if near is None else PREFIX + near
+
+
+def _source(root: type[BaseModel]) -> EnvSettingsSource:
+    fields: dict[str, Any] = {key: (info.annotation, None) for key, info in keys_of(root).items()}
+    model = create_model("Environment", __base__=BaseSettings, **fields)
+    return EnvSettingsSource(model, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter=_DELIMITER)
+
+
+def _tree(source: EnvSettingsSource, variable: str, text: str) -> dict[str, Any]:
+    """Return the nested tables that one variable stands for."""
+    # One at a time: otherwise an error couldn't name its variable.
+    source.env_vars = {variable.lower(): text}
+    try:
+        tree = source()
+    except ValueError:
+        raise _Refused(_NO_JSON) from None
+    if not tree:
+        raise _Refused
+    return tree
+
+
+def _lay_over(table: dict[str, Any], tree: dict[str, Any], model: type[BaseModel], at: Location) -> Iterator[Location]:
+    """Lay a tree over the table of a section; yield the locations that it set."""
+    keys = keys_of(model)
+    for word, value in tree.items():
+        key = word.lower()
+        # A key that doesn't exist goes in as well: the validation knows what to say about it.
+        annotation = keys[key].annotation if key in keys else Any
+        yield from _put(table, key, value, annotation, (*at, key))
+
+
+def _put(holder: Any, key: str | int, value: Any, annotation: Any, at: Location) -> Iterator[Location]:
+    """Set one entry of a table or list; tables are merged, all else is replaced."""
+    kind, element = get_origin(annotation), element_of(annotation)
+    if isinstance(value, str) and (is_model(annotation) or kind in (list, dict)):
+        # pydantic-settings doesn't look inside lists.
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise _Refused(_NO_JSON) from None
+    if not isinstance(value, dict) or annotation is Any:
+        holder[key] = value
+        yield at
+        return
+    if kind is not list and not (is_model(annotation) or kind is dict):
+        raise _Refused
+    if isinstance(holder, dict):
+        holder.setdefault(key, [] if kind is list else {})
+    below = holder[key]
+    if is_model(annotation) and isinstance(below, dict):
+        yield from _lay_over(below, value, annotation, at)
+    elif kind is dict and isinstance(below, dict):
+        for word, item in value.items():
+            name = _name(below, word)
+            yield from _put(below, name, item, element, (*at, name))
+    elif kind is list and isinstance(below, list):
+        for word, item in value.items():
+            number = _number(below, word, at)
+            yield from _put(below, number, item, element, (*at, number))
+    # Otherwise the file has something else here, which the validation will refuse.
+
+
+def _number(entries: list[Any], word: str, at: Location) -> int:
+    if not (word.isascii() and word.isdigit()):
+        raise _Refused
+    if int(word) >= len(entries):
+        raise _Refused(f"there is no {key_path((*at, int(word)))} in the file; entries are counted from 0")
+    return int(word)
+
+
+def _name(table: dict[str, Any], word: str) -> str:
+    """Return the name that a table has for a word of a variable; the word itself for a new one."""
+    if word in table:
+        return word
+    same = [name for name in table if name.lower().replace("-", "_") == word.lower().replace("-", "_")]
+    if len(same) > 1:
+        raise _Refused(f"could mean each of {', '.join(map(repr, same))}; set it in the file")
+    return same[0] if same else word
+
+
+def _connection_names(document: Document) -> set[str]:
+    connections = document.data.get("connections")
+    return set(connections) if isinstance(connections, dict) else set()
+
+
+def _check_new_connections(document: Document, in_file: set[str], known: list[str]) -> None:
+    """Refuse a connection that only the environment names, unless it is told its servers: it must be a mistake."""
+    for name in _connection_names(document) - in_file:
+        if "servers" in document.data["connections"][name]:
+            continue
+        del document.data["connections"][name]
+        path = f"connections.{name}"
+        for key, variable in list(document.variables.items()):
+            if key.startswith(f"{path}."):
+                del document.variables[key]
+                near = _nearest(variable, known)
+                cure = f"did you mean {near}?" if near else "add it there, or set its servers too"
+                document.problems.append(Problem(variable, f"the file has no connection {name!r}; {cure}"))
+
+
+def _spellings(value: Any, annotation: Any, at: tuple[str, ...]) -> Iterator[str]:
+    """Yield every variable that could set something in this document."""
+    element = element_of(annotation)
+    if is_model(annotation):
+        table = value if isinstance(value, dict) else {}
+        for key, info in keys_of(annotation).items():
+            yield from _spellings(table.get(key), info.annotation, (*at, key))
+    elif is_model(element) and isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _spellings(item, element, (*at, str(name)))
+    else:
+        yield PREFIX + _DELIMITER.join(at).upper()

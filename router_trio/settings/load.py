@@ -1,0 +1,134 @@
+"""From a file and the environment to plain data, ready to be validated.
+
+The file is TOML. Paths of other files in it are relative to the folder it lies in, so that a configuration can be
+moved as a whole; `~` is the home folder. The environment is looked at only for variables of our prefix, and the code
+that reads them is imported only when there are any.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from router_trio.errors import ConfigurationError, Problem
+from router_trio.settings.problems import element_of, key_path, keys_of
+from router_trio.units import DurationForm
+
+PREFIX = "ROUTER_TRIO_"
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(slots=True)
+class Document:
+    """The data of a configuration, what is wrong with it already, and which variable set which key."""
+
+    data: dict[str, Any]
+    problems: list[Problem] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def attribute(self, problem: Problem) -> Problem:
+        """Add the name of the variable that set the key, if one did."""
+        for path, variable in self.variables.items():
+            if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
+                return Problem(problem.path, f"{problem.message} (set by {variable})")
+        return problem
+
+
+def read_document(path: Path, environ: Mapping[str, str], root: type[BaseModel]) -> Document:
+    """Read the file and lay the environment over it.
+
+    Blocks for the time of reading one small file. Raises ConfigurationError if the file can't be read or is no TOML;
+    other problems are in the result, to be reported together with those of the validation.
+    """
+    document = Document(_read_toml(path))
+    for location, table, key, value, info in leaves(document.data, root):
+        if _is_duration(info) and isinstance(value, int | float) and not isinstance(value, bool):
+            document.problems.append(
+                Problem(key_path((*location, key)), f"has no unit; write '{value}s' for seconds or '{value}ms'")
+            )
+            # The validation would take it for seconds, as it does in code, and judge on from there.
+            del table[key]
+    if any(name.upper().startswith(PREFIX) for name in environ):
+        from router_trio.settings.environment import overlay
+
+        overlay(document, environ, root)
+    folder = path.resolve().parent
+    for _, table, key, value, info in leaves(document.data, root):
+        if _is_path(info) and isinstance(value, str) and value:
+            table[key] = str(folder / _at_home(value))
+    return document
+
+
+def leaves(
+    table: object, model: type[BaseModel], at: Location = ()
+) -> Iterator[tuple[Location, dict[str, Any], str, object, FieldInfo]]:
+    """Yield `(location of the table, the table, key, value, field)` for each known value that is no section."""
+    if not isinstance(table, dict):
+        return
+    for key, info in keys_of(model).items():
+        if key not in table:
+            continue
+        value = table[key]
+        annotation: Any = info.annotation
+        element = element_of(annotation)
+        if is_model(annotation):
+            yield from leaves(value, annotation, (*at, key))
+        elif is_model(element) and isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for name, item in items:
+                yield from leaves(item, element, (*at, key, name))
+        else:
+            yield at, table, key, value, info
+
+
+def is_model(annotation: Any) -> bool:
+    """Whether a field's annotation is a section."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_duration(info: FieldInfo) -> bool:
+    return any(isinstance(item, DurationForm) for item in info.metadata)
+
+
+def _is_path(info: FieldInfo) -> bool:
+    return info.annotation == Path | None
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # No home folder: the file won't exist, and that is reported with its whole path.
+        return Path(text)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    def refuse(message: str) -> ConfigurationError:
+        return ConfigurationError([Problem("", message)], str(path))
+
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise refuse("there is no such file; create it or correct the path") from None
+    except IsADirectoryError:
+        raise refuse("this is a folder; give the path of the file in it") from None
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        raise refuse(f"not UTF-8 at line {line}, column {column}; save the file as UTF-8") from None
+    except OSError as error:
+        raise refuse(f"can't be read ({error.strerror}); check the path and the permissions") from None
+    except ValueError as error:
+        raise refuse(f"can't be read ({error}); correct the path") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        lines = text.split("\n")
+        end = f"(at line {len(lines)}, column {len(lines[-1]) + 1})"
+        raise refuse(f"not valid TOML: {str(error).replace('(at end of document)', end)}") from None

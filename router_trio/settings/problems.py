@@ -1,0 +1,107 @@
+"""What is wrong with a configuration, in the words of whoever wrote it.
+
+pydantic reports by its own locations and wording. Here they become `Problem`s: the path of the key as it stands in the
+file, what is wrong, and the nearest right spelling. Values are never repeated from pydantic, they could be secrets.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+from router_trio.errors import Problem
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+_WORDING = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table of keys and values",
+    "model_type": "must be a table of keys and values",
+    "string_type": "must be text in quotes",
+    "list_type": "must be a list in brackets",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "path_type": "must be the path of a file, in quotes",
+    "missing": "missing, and has no default",
+    "string_too_short": "must not be empty",
+}
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a model under the keys that a file uses: `from`, not `source`."""
+    return {
+        field.validation_alias if isinstance(field.validation_alias, str) else name: field
+        for name, field in model.model_fields.items()
+    }
+
+
+def element_of(annotation: Any) -> Any:
+    """Return what a list or a dict field holds; None for other fields."""
+    return get_args(annotation)[-1] if get_origin(annotation) in (list, dict) else None
+
+
+def key_path(location: Iterable[str | int]) -> str:
+    """Return a location as a key path: `("routes", 0, "to")` gives `routes[0].to`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return `did you mean 'x'?` for the nearest known word, else the list of what there is."""
+    words = list(known)
+    near = nearest(word, words)
+    if near is not None:
+        return f"did you mean {near!r}?"
+    return f"there is: {', '.join(map(repr, words))}" if words else "there is none"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like this one, in whatever case; None if none is near."""
+    words = {w.lower(): w for w in known}
+    near = difflib.get_close_matches(word.lower(), words, n=1)
+    return words[near[0]] if near else None
+
+
+def problems_from(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Translate every error that pydantic found while it validated `model`."""
+    details = error.errors(include_url=False, include_input=False)
+    return [Problem(key_path(detail["loc"]), _explain(detail, model)) for detail in details]
+
+
+def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        *above, key = detail["loc"]
+        return f"unknown key; {suggestion(str(key), keys_of(_model_at(above, model)))}"
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "too_short":
+        return f"must have at least {context['min_length']} entry"
+    if kind in ("greater_than_equal", "less_than_equal"):
+        return f"must be at least {context['ge']}" if "ge" in context else f"must be at most {context['le']}"
+    return _WORDING.get(kind) or detail["msg"].replace("Input should be", "must be")
+
+
+def _model_at(location: Iterable[str | int], model: type[BaseModel]) -> type[BaseModel]:
+    """Follow a location down from a model, over lists and dicts, to the model that lies there."""
+    here: Any = model
+    for part in location:
+        here = element_of(here) or keys_of(here)[str(part)].annotation
+    found: type[BaseModel] = here
+    return found

@@ -1,0 +1,240 @@
+"""The sections of a configuration: their keys, types, defaults and descriptions.
+
+Sections are frozen and know the shape of each value. What concerns several values at once (does the connection exist,
+does the mapping compile) is in `checks`, and runs when a whole `Settings` is built.
+
+All durations are seconds inside the program, all sizes bytes. Passwords and tokens are `SecretStr`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from router_trio.errors import ConfigurationError
+from router_trio.mappings import Mapping
+from router_trio.settings.problems import problems_from
+from router_trio.settings.server_url import ServerURL
+from router_trio.units import Duration, PositiveDuration, PositiveSize
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+OnReconnectExhausted = Literal["keep_trying", "stop"]
+OnPendingFull = Literal["drop_oldest", "reject", "block"]
+
+
+class Section(BaseModel):
+    """The common rules: frozen, unknown keys refused, values never shown in errors.
+
+    Built in code, a section raises `ConfigurationError` with every problem. Both the key of the file and the name of
+    the attribute are accepted (`from` and `source`), and text as a file would have it (`"30s"`).
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        # Built on first use: a command that needs only the whole then doesn't pay for each part by itself.
+        defer_build=True,
+    )
+
+    def __init_subclass__(cls, *, init: bool = False, **options: Any) -> None:
+        # `init=False` tells type checkers not to invent a constructor from the fields: it would refuse "30s" for a
+        # float and a plain dict for a section, which validation is there to accept.
+        super().__init_subclass__(**options)
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(problems_from(error, type(self)), type(self).__name__) from None
+
+    # Without this pydantic would call the constructor above for nested sections too, and stop at their first error.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def _checked_listen(text: str) -> str:
+    _split_listen(text)
+    return text
+
+
+def _split_listen(text: str) -> tuple[str, int] | None:
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not host or (":" in host) != bracketed or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as '127.0.0.1:9001' or '[::1]:9001'; '' switches HTTP off")
+    return host, int(port)
+
+
+def _checked_endpoint(text: str) -> str:
+    if not text:
+        return text
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be an HTTP URL, such as 'http://localhost:4318'; '' switches the export off")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold credentials; put them into OTEL_EXPORTER_OTLP_HEADERS")
+    return text
+
+
+class RouterSettings(Section, init=False):
+    """`[router]`: the process as a whole."""
+
+    name: str = Field("router-trio", min_length=1, description="Name of this router; service.name in traces.")
+    shutdown_timeout: Duration = Field(
+        "10s", validate_default=True, description="How long a shutdown may drain before the rest is counted as lost."
+    )
+
+
+class TelemetrySettings(Section, init=False):
+    """`[telemetry]`: HTTP side, logs and traces."""
+
+    listen: Annotated[str, AfterValidator(_checked_listen)] = Field(
+        "127.0.0.1:9001",
+        description="HOST:PORT of /metrics, /healthz, /readyz and /status. Empty: no HTTP.",
+        examples=["127.0.0.1:9001", "[::1]:9001", ""],
+    )
+    log_level: LogLevel = Field("info", description="The least level that is logged.")
+    log_format: LogFormat = Field("json", description="One JSON object a line, or text for people at a console.")
+    otlp_endpoint: Annotated[str, AfterValidator(_checked_endpoint)] = Field(
+        "",
+        description="Base URL of an OTLP/HTTP collector. Empty: OTEL_EXPORTER_OTLP_ENDPOINT, or no traces.",
+        examples=["http://localhost:4318"],
+    )
+    trace_sample_ratio: float = Field(
+        0.01, ge=0, le=1, allow_inf_nan=False, description="Share of new traces that are sampled, from 0 to 1."
+    )
+
+    @property
+    def listen_address(self) -> tuple[str, int] | None:
+        """Host and port to listen on; None when HTTP is switched off."""
+        return _split_listen(self.listen)
+
+
+class ConnectionSettings(Section, init=False):
+    """`[connections.NAME]`: one connection to a NATS server or cluster."""
+
+    servers: list[ServerURL] = Field(
+        default=[],
+        description="Servers to try, as nats://, tls:// or bare host:port. Empty only for `run --embedded-nats`.",
+        examples=[["nats://127.0.0.1:4222"]],
+    )
+    credentials_file: Path | None = Field(None, description="File with a user's JWT and NKey seed (.creds).")
+    user: str | None = Field(None, min_length=1, description="User name; needs a password.")
+    password: SecretStr | None = Field(None, description="Password of the user.")
+    token: SecretStr | None = Field(None, min_length=1, description="Authentication token.")
+    nkey_seed_file: Path | None = Field(None, description="File with the seed of a user's NKey.")
+    tls_ca_file: Path | None = Field(
+        None, description="Certificates (PEM) of the authorities to trust, in place of the system's."
+    )
+    tls_cert_file: Path | None = Field(None, description="Certificate (PEM) that this client shows.")
+    tls_key_file: Path | None = Field(None, description="Private key (PEM) of tls_cert_file.")
+    tls_hostname: str | None = Field(
+        None, min_length=1, description="Name that the server's certificate must carry, in place of the URL's host."
+    )
+    tls_handshake_first: bool = Field(
+        False, description="Start TLS before the server speaks; the server must be set to the same."
+    )
+    connect_timeout: PositiveDuration = Field(
+        "2s", validate_default=True, description="Longest time of one attempt to connect, handshake included."
+    )
+    liveness_interval: PositiveDuration = Field(
+        "5s", validate_default=True, description="Time between two fences; two missed ones mean that the link is lost."
+    )
+    reconnect_attempts: int = Field(10, ge=1, description="Attempts of one round of reconnecting.")
+    reconnect_delay: PositiveDuration = Field(
+        "1s", validate_default=True, description="Base of the exponential backoff with full jitter."
+    )
+    max_reconnect_delay: PositiveDuration = Field(
+        "30s", validate_default=True, description="Longest delay between two attempts."
+    )
+    on_reconnect_exhausted: OnReconnectExhausted = Field(
+        "keep_trying",
+        description="After a round without success: keep trying at max_reconnect_delay, or stop the router.",
+    )
+    fail_open: bool = Field(False, description="While not connected, let publishes go instead of queueing them.")
+    max_pending_operations: int = Field(1000, ge=1, description="Most operations that wait to be sent.")
+    max_pending_bytes: PositiveSize = Field(
+        "64MiB", validate_default=True, description="Most bytes that wait to be sent."
+    )
+    on_pending_full: OnPendingFull = Field(
+        "drop_oldest", description="When the queue is full: drop its oldest, reject the new one, or wait for room."
+    )
+    pending_max_age: Duration = Field(
+        "0s", validate_default=True, description="Age at which a waiting operation is dropped; 0s: never."
+    )
+
+
+class SourceSettings(Section, init=False):
+    """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
+
+    connection: str = Field(
+        "", description="Name of the connection; may be left out when there is only one."
+    )
+    subject: str | None = Field(
+        None, description="Subject to subscribe to; wildcards * and > allowed.", examples=["orders.*.*"]
+    )
+    queue: str | None = Field(None, min_length=1, description="Queue group that shares the messages of the subject.")
+    stream: str | None = Field(None, min_length=1, description="Name of an existing JetStream stream.")
+    durable: str | None = Field(
+        None, min_length=1, description="Name of the durable consumer of the stream; created if absent."
+    )
+    filter: str | None = Field(None, description="Only messages of the stream whose subject matches.")
+    max_in_flight: int = Field(1024, ge=1, description="Most messages of the stream that are unacked at a time.")
+    ack_wait: PositiveDuration = Field(
+        "30s", validate_default=True, description="Time after which the stream delivers an unacked message again."
+    )
+    max_deliver: int = Field(-1, ge=-1, description="Most deliveries of one message of the stream; -1: no limit.")
+    nak_delay: Duration = Field(
+        "1s", validate_default=True, description="Base delay before a failed message of the stream comes again."
+    )
+
+    def mapping(self, destination: str) -> Mapping:
+        """The mapping from this source to a destination's subject. Raises MappingError or SubjectError."""
+        if self.subject or self.filter:
+            return Mapping.compile(self.pattern, destination)
+        return Mapping.compile_for_any(destination)
+
+    @property
+    def pattern(self) -> str:
+        """The subjects that can arrive: the subscription's, the filter's, or `>` for a whole stream."""
+        return self.subject or self.filter or ">"
+
+
+class DestinationSettings(Section, init=False):
+    """`[[routes.to]]`: where a route sends."""
+
+    connection: str = Field(
+        "", description="Name of the connection; may be left out when there is only one."
+    )
+    subject: str = Field(
+        description="Subject, or a mapping of the source's wildcards with the syntax of nats-server.",
+        examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
+    )
+    jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
+
+
+class RouteSettings(Section, init=False):
+    """`[[routes]]`: messages from one source to one or more destinations."""
+
+    name: str = Field(min_length=1, description="Name of the route, unique; a label in metrics.")
+    source: SourceSettings = Field(
+        validation_alias="from", serialization_alias="from", description="Where the messages come from."
+    )
+    to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, each to all of them.")
+    handler: str | None = Field(
+        None,
+        description="Function that is called with each message before it is sent, as package.module:function.",
+        examples=["orders.handlers:enrich"],
+    )

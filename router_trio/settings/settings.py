@@ -1,0 +1,148 @@
+"""A whole configuration, checked.
+
+A `Settings` that exists is one that can be used: every value has its type, every route's connections exist and its
+mappings compile. What is wrong is reported all at once, by the path of each key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+
+from router_trio.errors import ConfigurationError, Problem
+from router_trio.settings.checks import Connections, RouteParts, check, resolve_connection
+from router_trio.settings.load import read_document
+from router_trio.settings.problems import keys_of, problems_from
+from router_trio.settings.sections import (
+    ConnectionSettings,
+    DestinationSettings,
+    RouterSettings,
+    RouteSettings,
+    Section,
+    SourceSettings,
+    TelemetrySettings,
+)
+
+S = TypeVar("S", bound=Section)
+
+
+class Settings(Section, init=False):
+    """All settings of a router, from code or from a file.
+
+    In code, sections may be given as plain dicts with the keys and texts of the file:
+    `Settings(connections={"main": {"servers": ["nats://127.0.0.1:4222"], "reconnect_delay": "2s"}})`.
+    Relative paths in it are then relative to the working directory.
+
+    Raises ConfigurationError, with every problem that could be found.
+    """
+
+    router: RouterSettings = Field({}, validate_default=True, description="The process as a whole.")
+    telemetry: TelemetrySettings = Field(
+        {}, validate_default=True, description="HTTP side, logs and traces."
+    )
+    connections: dict[str, ConnectionSettings] = Field(
+        default={}, description="Connections to NATS, by name; at least one."
+    )
+    routes: list[RouteSettings] = Field(default=[], description="Where messages go, from where.")
+    tests: list[dict[str, Any]] = Field(
+        default=[], description="Examples that `router-trio test` runs: a message and what must become of it."
+    )
+
+    _source: str = PrivateAttr("settings")
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            BaseModel.__init__(self, **values)
+        except ValidationError as error:
+            problems = problems_from(error, type(self)) + check(*_usable_parts(values))
+            raise ConfigurationError(problems) from None
+        problems = check(self.connections, [RouteParts.of(route) for route in self.routes])
+        if problems:
+            raise ConfigurationError(problems)
+        # Frozen for everyone but this constructor.
+        object.__setattr__(self, "routes", [_with_connections(route, self.connections) for route in self.routes])
+
+    @classmethod
+    def load(cls, path: str | Path, *, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read a TOML file and lay the variables `ROUTER_TRIO_...` of `environ` (by default os.environ) over it.
+
+        Relative paths in it are relative to the file's folder. Blocks while it reads the file.
+
+        Raises ConfigurationError, with every problem that could be found.
+        """
+        document = read_document(Path(path), os.environ if environ is None else environ, cls)
+        problems = document.problems
+        try:
+            settings = cls(**document.data)
+        except ConfigurationError as error:
+            problems = problems + [document.attribute(problem) for problem in error.problems]
+        if problems:
+            raise ConfigurationError(problems, str(path))
+        settings._source = str(path)
+        return settings
+
+    def require_servers(self) -> None:
+        """Check that each connection knows its servers: needed to run without an embedded one.
+
+        Raises ConfigurationError.
+        """
+        cure = "missing; list the servers as ['nats://127.0.0.1:4222'], or run with --embedded-nats"
+        problems = [
+            Problem(f"connections.{name}.servers", cure)
+            for name, connection in self.connections.items()
+            if not connection.servers
+        ]
+        if problems:
+            raise ConfigurationError(problems, self._source)
+
+
+def _with_connections(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:
+    """Name the only connection wherever a route left it out."""
+
+    def named(end: Any) -> Any:
+        return end.model_copy(update={"connection": resolve_connection(end.connection, connections)})
+
+    return route.model_copy(update={"source": named(route.source), "to": [named(end) for end in route.to]})
+
+
+def _usable_parts(values: Mapping[str, Any]) -> tuple[Connections | None, list[RouteParts]]:
+    """Return what is usable of a configuration that as a whole is not."""
+    connections = values.get("connections", {})
+    routes = values.get("routes", [])
+    return (
+        {str(name): _usable(ConnectionSettings, raw) for name, raw in connections.items()}
+        if isinstance(connections, Mapping)
+        else None,
+        [_usable_route(route) for route in routes] if isinstance(routes, list | tuple) else [],
+    )
+
+
+def _usable_route(raw: Any) -> RouteParts:
+    if isinstance(raw, RouteSettings):
+        return RouteParts.of(raw)
+    if not isinstance(raw, Mapping):
+        return RouteParts(None, None, (), None)
+    name, handler, to = raw.get("name"), raw.get("handler"), raw.get("to")
+    return RouteParts(
+        name if isinstance(name, str) else None,
+        _usable(SourceSettings, raw.get("from", raw.get("source"))),
+        [_usable(DestinationSettings, end) for end in to] if isinstance(to, list | tuple) else (),
+        handler if isinstance(handler, str) else None,
+    )
+
+
+def _usable(model: type[S], raw: Any) -> S | None:
+    """Return the section without its unknown keys, or None if even then it is not valid."""
+    if isinstance(raw, model):
+        return raw
+    if not isinstance(raw, Mapping):
+        return None
+    known = keys_of(model).keys() | model.model_fields.keys()
+    try:
+        return model.model_validate({key: value for key, value in raw.items() if key in known})
+    except ValidationError:
+        return None

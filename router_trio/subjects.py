@@ -1,0 +1,239 @@
+"""Subjects and subscription patterns: what is valid, what matches what.
+
+A subject is a row of tokens with dots between them. A pattern may also hold wildcards: `*` stands for exactly one
+token, a last `>` for one or more. The rules are those of nats-server, with one addition: control characters and
+unpaired surrogates are refused as well. The server relays control characters, but `\\x0b` and `\\x0c` break the
+frame parser of other clients, so a router must not bring them into the world.
+
+Guarantees: everything here is pure and synchronous, and raises nothing but `SubjectError`. `matches`, `overlaps` and
+`SubjectTree` expect valid arguments; they don't check them again, because they are asked for every message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from router_trio.errors import SubjectError
+
+T = TypeVar("T")
+
+CONTROL = re.compile("[\x00-\x20\x7f]")
+"""One character that no subject may hold: a space, NUL or another ASCII control character."""
+
+WILDCARDS = frozenset({"*", ">"})
+
+
+def is_valid_subject(subject: str) -> bool:
+    """Whether one can publish to `subject`. Gives False where `validate_subject` raises."""
+    if (
+        not subject
+        or subject[0] == "."
+        or subject[-1] == "."
+        or ".." in subject
+        or CONTROL.search(subject) is not None
+        or not (subject.isascii() or _encodable(subject))
+    ):
+        return False
+    # A wildcard character inside a longer token is an ordinary character: only whole tokens count.
+    return not ("*" in subject or ">" in subject) or WILDCARDS.isdisjoint(subject.split("."))
+
+
+def validate_subject(subject: str, *, what: str = "subject") -> None:
+    """Check that one can publish to `subject`.
+
+    `what` names the subject in the error's text, such as "reply subject". The length is not limited here: that is
+    the server's `max_control_line`.
+
+    Raises SubjectError: an empty token, a wildcard token, whitespace, a control character or text that has no UTF-8.
+    """
+    if is_valid_subject(subject):
+        return
+    tokens = _checked_tokens(subject, what)
+    wildcard = next(token for token in tokens if token in WILDCARDS)
+    raise SubjectError(
+        f"{what} {subject!r} has the wildcard {wildcard!r}: one can subscribe to it but not publish to it; "
+        "replace the wildcard by a token"
+    )
+
+
+def validate_pattern(pattern: str, *, what: str = "subject") -> None:
+    """Check that one can subscribe to `pattern`. A plain subject is a pattern too.
+
+    nats-server takes `a*` and `>a` as ordinary tokens. Here they are refused, because whoever writes one expects it
+    to match more than itself.
+
+    Raises SubjectError: an empty token, `*` or `>` inside a longer token, `>` before the last token, whitespace, a
+    control character or text that has no UTF-8.
+    """
+    tokens = _checked_tokens(pattern, what)
+    for token in tokens:
+        if token not in WILDCARDS and ("*" in token or ">" in token):
+            raise SubjectError(
+                f"{what} {pattern!r} has a wildcard inside the token {token!r}: it would match only that very text; "
+                "let '*' or '>' stand alone between dots"
+            )
+    if ">" in tokens[:-1]:
+        raise SubjectError(
+            f"{what} {pattern!r} has '>' before its last token: end the subject there, or use '*' for one token"
+        )
+
+
+def is_wildcard(pattern: str) -> bool:
+    """Whether `pattern` holds a wildcard token and so can match more than one subject."""
+    return ("*" in pattern or ">" in pattern) and not WILDCARDS.isdisjoint(pattern.split("."))
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subscription to `pattern` gets what is published to `subject`. Both must be valid."""
+    if "*" not in pattern and ">" not in pattern:
+        return pattern == subject
+    return matches_tokens(pattern.split("."), subject.split("."))
+
+
+def matches_tokens(pattern: Sequence[str], subject: Sequence[str]) -> bool:
+    """`matches` for a pattern and a subject that are split into their tokens already."""
+    if pattern[-1] == ">":
+        if len(subject) < len(pattern):
+            return False
+        # zip() stops before the pattern's ">", which takes all that is left.
+        pattern = pattern[:-1]
+    elif len(subject) != len(pattern):
+        return False
+    # A plain loop: all() with a generator takes twice as long.
+    for ours, theirs in zip(pattern, subject, strict=False):  # noqa: SIM110
+        if ours != theirs and ours != "*":
+            return False
+    return True
+
+
+def overlaps(a: str, b: str) -> bool:
+    """Whether some subject matches both patterns. Both must be valid."""
+    ours, theirs = a.split("."), b.split(".")
+    for left, right in zip(ours, theirs, strict=False):
+        # ">" needs one token at least, and here the other side has one.
+        if left == ">" or right == ">":
+            return True
+        if left != right and left != "*" and right != "*":
+            return False
+    return len(ours) == len(theirs)
+
+
+class SubjectTree(Generic[T]):
+    """Finds the values whose pattern matches a subject.
+
+    The cost of a look-up grows with the subject's tokens and the number of values found, not with the number of
+    patterns. Answers are remembered for up to `cache_size` subjects, so that a subject seen before costs one
+    dictionary look-up however many wildcards there are.
+    """
+
+    def __init__(self, *, cache_size: int = 8192) -> None:
+        self._root: _Node[T] = _Node()
+        self._size = 0
+        # Two generations instead of one least-recently-used list: a full young generation becomes the old one, and
+        # what is asked again moves back. Subjects in use survive, and nothing is reordered on a hit.
+        self._generation_size = max(1, cache_size // 2)
+        self._young: dict[str, list[T]] = {}
+        self._old: dict[str, list[T]] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def insert(self, pattern: str, value: T) -> None:
+        """Add `value` under `pattern`. The same pattern may hold many values, and the same value many times.
+
+        Raises SubjectError if the pattern is not valid.
+        """
+        validate_pattern(pattern, what="pattern")
+        node = self._root
+        values: list[tuple[int, T]] | None = None
+        for token in pattern.split("."):
+            if token == ">":
+                values = node.rest
+            elif token == "*":
+                if node.any is None:
+                    node.any = _Node()
+                node = node.any
+            else:
+                node = node.children.setdefault(token, _Node())
+        (node.values if values is None else values).append((self._size, value))
+        self._size += 1
+        self._young.clear()
+        self._old.clear()
+
+    def match(self, subject: str) -> list[T]:
+        """The values of all patterns that match `subject`, in the order in which they were inserted.
+
+        The list is the caller's own. The subject must be valid.
+        """
+        found = self._young.get(subject)
+        if found is None:
+            found = self._old.get(subject)
+            if found is None:
+                found = self._search(subject.split("."))
+            if len(self._young) >= self._generation_size:
+                self._old, self._young = self._young, {}
+            self._young[subject] = found
+        return found.copy()
+
+    def _search(self, tokens: list[str]) -> list[T]:
+        found: list[tuple[int, T]] = []
+        level = [self._root]
+        for token in tokens:
+            below: list[_Node[T]] = []
+            for node in level:
+                found += node.rest
+                child = node.children.get(token)
+                if child is not None:
+                    below.append(child)
+                if node.any is not None:
+                    below.append(node.any)
+            level = below
+        for node in level:
+            found += node.values
+        return [value for _, value in sorted(found, key=lambda entry: entry[0])]
+
+
+class _Node(Generic[T]):
+    """One place in the tree. Wildcards have slots of their own, so that a token that is literally `*` finds none."""
+
+    __slots__ = ("any", "children", "rest", "values")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node[T]] = {}
+        self.any: _Node[T] | None = None
+        self.values: list[tuple[int, T]] = []
+        self.rest: list[tuple[int, T]] = []
+
+
+def _checked_tokens(subject: str, what: str) -> list[str]:
+    """Split a subject after the checks that subjects and patterns have in common."""
+    if not subject:
+        raise SubjectError(f"{what} is empty: give it at least one token")
+    tokens = subject.split(".")
+    if "" in tokens:
+        raise SubjectError(
+            f"{what} {subject!r} has an empty token: remove the dot at its start or end, or one of two in a row"
+        )
+    control = CONTROL.search(subject)
+    if control is not None:
+        name = "a space" if control[0] == " " else f"the control character {control[0]!r}"
+        raise SubjectError(
+            f"{what} {subject!r} has {name} at position {control.start()}: remove it, or use '-' or '_' instead"
+        )
+    if not _encodable(subject):
+        raise SubjectError(
+            f"{what} {subject!r} has an unpaired surrogate, which has no UTF-8: decode it from bytes with "
+            'errors="surrogateescape"'
+        )
+    return tokens
+
+
+def _encodable(subject: str) -> bool:
+    # Bytes that are no UTF-8 travel as surrogate escapes; every other surrogate can't be put on the wire.
+    try:
+        subject.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True

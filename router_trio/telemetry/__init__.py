@@ -1,0 +1,181 @@
+"""What people on call see of a router: logs, metrics, traces and the HTTP side, behind one object.
+
+Telemetry listens and never decides. An event goes to the outage spans, the log and the listeners of an embedding
+program; one that fails costs its own output and nothing else. Whatever is not switched on is not even imported: without
+an HTTP address and an OTLP endpoint neither OpenTelemetry nor Starlette nor Hypercorn is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from router_trio.events import Emit, Event
+from router_trio.telemetry.metrics import Sources
+from router_trio.telemetry.traces import Traces, traces_wanted
+from router_trio.telemetry.view import ConnectionView, RouterView
+from router_trio.tracing import NoTracing, Tracing
+
+if TYPE_CHECKING:
+    from router_trio.settings import Settings
+    from router_trio.telemetry.logs import Logs
+
+__all__ = ["ConnectionView", "RouterView", "Telemetry"]
+
+_logger = logging.getLogger("router_trio.telemetry")
+
+
+class Telemetry:
+    """The telemetry of one router, for one run.
+
+    Building it is cheap and starts nothing, so that connections can be given `emit` and `tracing` before the router
+    that they belong to is complete; lines logged before `serve` wait for it. `logs=False` keeps stderr clean for an
+    embedding program. `listeners` are told every event, after logs and traces, and must not block.
+    """
+
+    def __init__(self, settings: Settings, *, logs: bool = True, listeners: Sequence[Emit] = ()) -> None:
+        self._settings = settings.telemetry
+        self._address: tuple[str, int] | None = None
+        self._listeners = tuple(listeners)
+        self._failing: set[object] = set()
+        self._listener_errors = 0
+        self._traces: Traces | None = None
+        if traces_wanted(self._settings.otlp_endpoint):
+            self._traces = Traces(
+                service_name=settings.router.name,
+                endpoint=self._settings.otlp_endpoint,
+                sample_ratio=self._settings.trace_sample_ratio,
+            )
+        self._logs: Logs | None = None
+        if logs:
+            from router_trio.telemetry.logs import Logs
+
+            self._logs = Logs(level=self._settings.log_level, form=self._settings.log_format)
+
+    @property
+    def tracing(self) -> Tracing:
+        """What routing asks about each message. Active only inside of `serve`, with an endpoint."""
+        return self._traces if self._traces is not None else NoTracing()
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of the HTTP side; None outside of `serve`, or when it is switched off."""
+        return self._address
+
+    @property
+    def spans_dropped(self) -> int:
+        """Spans that were let go: too many at once, or the collector did not take them."""
+        return self._traces.dropped if self._traces is not None else 0
+
+    @property
+    def log_lines_dropped(self) -> int:
+        """Log lines that were let go because stderr did not take them."""
+        return self._logs.dropped if self._logs is not None else 0
+
+    def emit(self, event: Event) -> None:
+        """Tell everyone who listens. Never blocks and never raises."""
+        ids = None
+        if self._traces is not None and self._traces.outages is not None:
+            try:
+                ids = self._traces.outages.observe(event)
+            except Exception:
+                self._failed(self._traces)
+        if self._logs is not None:
+            try:
+                self._logs.write(event, ids)
+            except Exception:
+                self._failed(self._logs)
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                self._failed(listener)
+
+    @asynccontextmanager
+    async def serve(
+        self, view: RouterView, *, clock: Callable[[], float] = trio.current_time
+    ) -> AsyncIterator[tuple[str, int] | None]:
+        """Write logs, export spans and answer HTTP while this is entered; gives `address`.
+
+        `clock` is the one of the fences. Entering raises `ListenError`. Leaving, cancelled or not, gives open requests
+        one second, the collector two and stderr one.
+        """
+        failure: Exception | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                if self._logs is not None:
+                    await stack.enter_async_context(self._logs.running())
+                if self._traces is not None:
+                    await stack.enter_async_context(self._traces.running())
+                listeners = await self._listen(stack)
+                async with trio.open_nursery() as nursery:
+                    if self._logs is not None:
+                        nursery.start_soon(self._logs.flush_regularly)
+                    if listeners:
+                        await self._serve_http(stack, nursery, listeners, view, clock)
+                    try:
+                        yield self._address
+                    except Exception as error:
+                        failure = error
+                    finally:
+                        nursery.cancel_scope.cancel()
+        except BaseException as error:
+            if failure is None:
+                raise
+            raise BaseExceptionGroup("the program failed, and its telemetry was cut short", [failure, error]) from None
+        if failure is not None:
+            # Raised out here, since the nursery would put what is none of telemetry's business into a group.
+            raise failure
+
+    # --- inside ---
+
+    async def _listen(self, stack: AsyncExitStack) -> list[trio.SocketListener]:
+        listen = self._settings.listen_address
+        if listen is None:
+            return []
+        from router_trio.telemetry.http import address_of, open_listeners
+
+        listeners = await open_listeners(*listen)
+        for listener in listeners:
+            stack.callback(listener.socket.close)
+        self._address = address_of(listeners[0])
+        stack.callback(self._forget_address)
+        return listeners
+
+    async def _serve_http(
+        self,
+        stack: AsyncExitStack,
+        nursery: trio.Nursery,
+        listeners: Sequence[trio.SocketListener],
+        view: RouterView,
+        clock: Callable[[], float],
+    ) -> None:
+        from router_trio.telemetry.application import application
+        from router_trio.telemetry.http import serve_http
+        from router_trio.telemetry.page import MetricsPage
+
+        page = MetricsPage(self._sources(view))
+        stack.callback(page.close)
+        await nursery.start(serve_http, listeners, application(view, page, clock))
+
+    def _sources(self, view: RouterView) -> Sources:
+        return Sources(
+            view,
+            log_lines_dropped=lambda: self.log_lines_dropped,
+            spans_dropped=lambda: self.spans_dropped,
+            listener_errors=lambda: self._listener_errors,
+        )
+
+    def _forget_address(self) -> None:
+        self._address = None
+
+    def _failed(self, listener: object) -> None:
+        self._listener_errors += 1
+        # Once for each listener: one that fails on every event would drown what the others say.
+        if listener not in self._failing:
+            self._failing.add(listener)
+            _logger.exception("a listener of events failed: %r; further failures are only counted", listener)

@@ -1,0 +1,155 @@
+"""Serves the pages: Hypercorn's HTTP on Trio, behind listeners and limits of our own.
+
+Hypercorn's own `serve` shields every write from cancellation, so one client that stops reading would keep the router
+from ever ending. Here the streams are known: whatever is open a second after the end was asked for is closed under the
+handler that hangs on it. The same goes for a client that is slow all along, and for too many of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState
+from hypercorn.utils import wrap_app
+
+from router_trio.errors import ListenError
+
+GRACE_SECONDS = 1.0
+"""How long open requests may take after the end was asked for."""
+
+CONNECTION_SECONDS = 30.0
+"""Longest life of one connection, however busy. Scrapers that keep theirs open connect again."""
+
+IDLE_SECONDS = 5.0
+"""How long a connection may wait for its next request. Hypercorn keeps one that was closed by its client as long."""
+
+MAX_CONNECTIONS = 128
+MAX_HEADER_BYTES = 16 * 1024
+
+# Named, since Hypercorn would otherwise install a handler of its own that writes to stderr.
+_logger = logging.getLogger("hypercorn.error")
+
+
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Listen; port 0 takes a free one. Blocks for a name lookup.
+
+    Raises `ListenError`, naming the address and what to do.
+    """
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise ListenError(f"can't listen on {_address(host, port)}: {_cure(error)}") from error
+    if port == 0:
+        # Each address of a name got a free port of its own, and only one can be reported.
+        for listener in listeners[1:]:
+            await listener.aclose()
+        del listeners[1:]
+    return listeners
+
+
+def address_of(listener: trio.SocketListener) -> tuple[str, int]:
+    """Host and port that a listener really has."""
+    host, port = listener.socket.getsockname()[:2]
+    return host, port
+
+
+async def serve_http(
+    listeners: Sequence[trio.SocketListener],
+    app: ASGIFramework,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer requests on `listeners` until cancelled; closes them.
+
+    Cancelling stops intake at once and lets open requests end, for at most a second.
+    """
+    server = _Server(app)
+    async with trio.open_nursery() as nursery:
+        stopping = trio.Event()
+        try:
+            handlers = await nursery.start(server.keep_handlers, stopping)
+            task_status.started()
+            await trio.serve_listeners(server.handle, list(listeners), handler_nursery=handlers)
+        finally:
+            stopping.set()
+
+
+class _Server:
+    def __init__(self, app: ASGIFramework) -> None:
+        config = Config()
+        config.accesslog = None
+        config.errorlog = _logger
+        config.include_server_header = False
+        config.keep_alive_timeout = IDLE_SECONDS
+        config.read_timeout = int(IDLE_SECONDS)
+        config.h11_max_incomplete_size = MAX_HEADER_BYTES
+        config.h2_max_header_list_size = MAX_HEADER_BYTES
+        self._config = config
+        self._app = wrap_app(app, MAX_HEADER_BYTES, "asgi")
+        self._context = WorkerContext(None)
+        self._streams: set[trio.SocketStream] = set()
+        self._one_left = trio.Event()
+
+    async def handle(self, stream: trio.SocketStream) -> None:
+        """Serve one connection. Never raises: what a client sends must not reach the router."""
+        if len(self._streams) >= MAX_CONNECTIONS or self._context.terminated.is_set():
+            return
+        self._streams.add(stream)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_close_late, stream)
+                await TCPServer(self._app, self._config, self._context, ConnectionState({}), cast("Any", stream))
+                nursery.cancel_scope.cancel()
+        except* Exception as errors:
+            _logger.warning("a request failed: %s", errors.exceptions[0], exc_info=errors.exceptions[0])
+        finally:
+            self._streams.discard(stream)
+            self._one_left.set()
+
+    async def keep_handlers(
+        self, stopping: trio.Event, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Hold the nursery of the handlers: shielded, so that cancelling the router leaves them their grace."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as handlers:
+                task_status.started(handlers)
+                await stopping.wait()
+                await self._context.terminated.set()
+                handlers.cancel_scope.deadline = trio.current_time() + GRACE_SECONDS
+                handlers.start_soon(self._close_streams_at_the_end)
+
+    async def _close_streams_at_the_end(self) -> None:
+        try:
+            while self._streams:
+                self._one_left = trio.Event()
+                await self._one_left.wait()
+        finally:
+            for stream in self._streams:
+                stream.socket.close()
+
+
+async def _close_late(stream: trio.SocketStream) -> None:
+    await trio.sleep(CONNECTION_SECONDS)
+    await trio.aclose_forcefully(stream)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _cure(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "another process uses it; stop that one, or change telemetry.listen ('' switches HTTP off)"
+        case errno.EACCES | errno.EPERM:
+            return "not permitted; take a port above 1023 in telemetry.listen"
+        case errno.EADDRNOTAVAIL:
+            return "this machine does not have that address; change telemetry.listen"
+    return f"{error}; change telemetry.listen"

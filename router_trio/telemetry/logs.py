@@ -1,0 +1,213 @@
+"""Turns events into log lines: one JSON object a line, or text for a console.
+
+Logs are a listener: they say what the events say and decide nothing. What can happen for every message is merged to one
+line a second for each code and connection, with the number of what it stands for. Warnings of the libraries below take
+the same way, so that whoever reads stderr finds one format. No line holds a payload or a credential.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from router_trio.events import Event, Level, catalogue
+from router_trio.telemetry.merge import INTERVAL, Merged, Merger
+from router_trio.telemetry.redact import redact_all
+from router_trio.telemetry.sentences import sentence, shown
+from router_trio.telemetry.writer import LineWriter, write_to_stderr
+
+LIBRARY = "LIBRARY"
+LIBRARIES = ("nats", "hypercorn", "opentelemetry", "trio", "trio-asyncio", "asyncio", "router_trio")
+"""Loggers of the standard library's logging whose warnings become lines."""
+
+LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARN, "error": Level.ERROR}
+
+SpanIds = tuple[str, str]
+"""A trace id and a span id, in hexadecimal."""
+
+Render = Callable[[dict[str, Any]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class LogCode:
+    """One error code that a line can carry."""
+
+    code: str
+    level: str
+    help: str
+
+
+def log_codes() -> list[LogCode]:
+    """Every code, by name."""
+    codes = [
+        LogCode(kind.code, kind.level.name, " ".join((kind.__doc__ or "").split())) for kind in catalogue()
+    ]
+    codes.append(LogCode(LIBRARY, Level.WARN.name, "A warning or an error of a library, under its logger's name."))
+    return sorted(codes, key=lambda one: one.code)
+
+
+class Logs:
+    """The log of one router. `level` and `form` are those of the settings; `clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        *,
+        level: str = "info",
+        form: str = "json",
+        write: Callable[[bytes], object] = write_to_stderr,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._level = LEVELS[level]
+        self._render = _renderer(form)
+        self._writer = LineWriter(write)
+        self._events: Merger[tuple[Event, SpanIds | None]] = Merger(clock)
+        self._records: Merger[logging.LogRecord] = Merger(clock)
+        self._lock = threading.Lock()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were let go because stderr did not take them."""
+        return self._writer.dropped
+
+    def write(self, event: Event, ids: SpanIds | None = None) -> None:
+        """Log an event, at once or merged. `ids` are those of the span that it belongs to. Never blocks."""
+        if event.level < self._level:
+            return
+        if not event.per_message:
+            self._write_event(event, ids)
+            return
+        subject = getattr(event, "connection", None) or getattr(event, "route", None)
+        reason = getattr(event, "reason", None)
+        merged = self._events.offer((event.code, subject), (event, ids), getattr(event, "count", 1), reason)
+        if merged is not None:
+            self._write_merged(merged)
+
+    def flush(self, *, everything: bool = False) -> None:
+        """Log what was summed and is due, or `everything` that was summed."""
+        for merged in self._events.due(everything=everything):
+            self._write_merged(merged)
+        with self._lock:
+            records = self._records.due(everything=everything)
+        for record in records:
+            self._write_record(record)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write lines, and those of the libraries, while this is entered. Leaving flushes, within a second."""
+        async with self._writer.running():
+            try:
+                with self._libraries():
+                    yield
+            finally:
+                self.flush(everything=True)
+
+    async def flush_regularly(self) -> None:
+        """Flush what is due, again and again, until cancelled."""
+        while True:
+            await trio.sleep(INTERVAL / 2)
+            self.flush()
+
+    def library(self, record: logging.LogRecord) -> None:
+        """Log a record of the standard library's logging, merged by its text. Callable from any thread."""
+        if _level_of(record) < max(self._level, Level.WARN):
+            return
+        with self._lock:
+            merged = self._records.offer((record.name, str(record.msg)), record)
+        if merged is not None:
+            self._write_record(merged)
+
+    # --- inside ---
+
+    @contextmanager
+    def _libraries(self) -> Iterator[None]:
+        handler = _Handler(self)
+        loggers = [logging.getLogger(name) for name in LIBRARIES]
+        for logger in loggers:
+            logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+
+    def _write_event(self, event: Event, ids: SpanIds | None, **changes: Any) -> None:
+        line: dict[str, Any] = {"error_tag": event.tag} if event.tag else {}
+        line |= shown(event) | changes
+        if ids is not None:
+            line["trace_id"], line["span_id"] = ids
+        if "outage_seconds" in line:
+            line["outage_seconds"] = round(line["outage_seconds"], 3)
+        self._put(event.level, sentence(event), event.code, line)
+
+    def _write_merged(self, merged: Merged[tuple[Event, SpanIds | None]]) -> None:
+        event, ids = merged.latest
+        changes: dict[str, Any] = {"count": merged.count}
+        if len(merged.reasons) > 1:
+            changes["reasons"] = merged.reasons
+        self._write_event(event, ids, **changes)
+
+    def _write_record(self, merged: Merged[logging.LogRecord]) -> None:
+        record = merged.latest
+        line: dict[str, Any] = {"logger": record.name, "count": merged.count}
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            line["error_type"] = type(error).__qualname__
+            line["where"] = _where(error)
+        try:
+            text = record.getMessage()
+        except Exception:
+            text = str(record.msg)
+        self._put(_level_of(record), " ".join(text.split()), LIBRARY, line)
+
+    def _put(self, level: Level, message: str, code: str, line: dict[str, Any]) -> None:
+        self._writer.put(self._render(redact_all({"level": level.name, "event": message, "error_code": code, **line})))
+
+
+class _Handler(logging.Handler):
+    def __init__(self, logs: Logs) -> None:
+        super().__init__(logging.WARNING)
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._logs.library(record)
+        except Exception:
+            self.handleError(record)
+
+
+def _level_of(record: logging.LogRecord) -> Level:
+    return max((level for level in Level if level <= record.levelno), default=Level.DEBUG)
+
+
+def _where(error: BaseException) -> str | None:
+    """File and line that raised: a whole traceback may quote a payload in its last line."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return None
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+
+
+def _renderer(form: str) -> Render:
+    # Imported when logs are wanted: an embedding program may go without.
+    from structlog import dev, processors
+
+    stamp = processors.TimeStamper(fmt="iso", utc=True)
+    final: Any = processors.JSONRenderer() if form == "json" else dev.ConsoleRenderer(colors=False, event_key="message")
+    order = ("timestamp", "level", "message", "error_code")
+
+    def render(line: dict[str, Any]) -> str:
+        stamped: Any = stamp(None, "", {**line, "message": line["event"]})
+        del stamped["event"]
+        text: str = final(None, "", {**{key: stamped.pop(key) for key in order}, **stamped})
+        return text
+
+    return render

@@ -1,0 +1,323 @@
+"""The metrics, as one table: names, types, labels, help, and how each is read.
+
+The table is the only place that knows a metric. `/metrics` is registered from it and `router-trio contract` prints it,
+so neither can drift from the other. Reading is a walk over plain integers that the data plane counts anyway. Every
+series whose labels are known exists from the start, at zero: one that is born at one is invisible to `increase()`.
+A raw subject, a message id or an error text is never a label value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from router_trio.ledger import DROP_REASONS, OPERATIONS
+from router_trio.message import FATES
+from router_trio.states import RUNNING, Histogram, RouteState
+from router_trio.telemetry.view import ConnectionView, RouterView, package_version
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the numbers come from: the router, and telemetry's own counts of what it had to let go."""
+
+    view: RouterView
+    log_lines_dropped: Callable[[], int] = lambda: 0
+    spans_dropped: Callable[[], int] = lambda: 0
+    listener_errors: Callable[[], int] = lambda: 0
+
+
+Labels = tuple[str, ...]
+Numbers = Callable[[Sources], Iterable[tuple[Labels, float]]]
+Histograms = Callable[[Sources], Iterable[tuple[Labels, Histogram]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A counter or a gauge. `read` gives the label values, in the order of `labels`, with the number."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    labels: Labels
+    help: str
+    read: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramMetric:
+    """A histogram whose buckets are kept where the values are recorded."""
+
+    name: str
+    labels: Labels
+    help: str
+    read: Histograms
+    kind: Literal["histogram"] = "histogram"
+
+
+CONNECTION = ("connection",)
+ROUTE = ("connection", "route")
+
+PUBLISH_REASONS = ("not_connected", "permission_denied", "too_large")
+FAILURE_REASONS: Mapping[str, Labels] = {
+    "publish": PUBLISH_REASONS,
+    "publish_with_ack": (*PUBLISH_REASONS, "no_responders", "timeout"),
+    "ack": ("not_connected",),
+    "nak": ("not_connected",),
+    "subscribe": ("not_connected",),
+}
+"""Reasons of failed operations that are known beforehand; others appear when they happen first."""
+
+ROUTE_FAILURE_REASONS = (
+    "not_connected",
+    "handler_error",
+    "mapping",
+    "slow_consumer",
+    "queue_full",
+    "permission_denied",
+    "too_large",
+    "shutdown",
+)
+
+
+# --- readers ---
+
+
+def _connection(number: Callable[[ConnectionView], float]) -> Numbers:
+    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
+        return [((name,), number(one)) for name, one in sources.view.connections.items()]
+
+    return read
+
+
+def _connection_by(known: Labels, numbers: Callable[[ConnectionView], Mapping[str, int]]) -> Numbers:
+    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
+        for name, one in sources.view.connections.items():
+            found = numbers(one)
+            for value in dict.fromkeys((*known, *found)):
+                yield (name, value), found.get(value, 0)
+
+    return read
+
+
+def _route(number: Callable[[RouteState], float]) -> Numbers:
+    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
+        return [((route.connection, route.name), number(route)) for route in sources.view.routes]
+
+    return read
+
+
+def _route_by(known: Labels, numbers: Callable[[RouteState], Mapping[str, int]]) -> Numbers:
+    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
+        for route in sources.view.routes:
+            found = numbers(route)
+            for value in dict.fromkeys((*known, *found)):
+                yield (route.connection, route.name, value), found.get(value, 0)
+
+    return read
+
+
+def _process(number: Callable[[Sources], float]) -> Numbers:
+    return lambda sources: [((), number(sources))]
+
+
+def _failed(operation: str) -> Callable[[ConnectionView], Mapping[str, int]]:
+    def numbers(connection: ConnectionView) -> Mapping[str, int]:
+        failed = connection.outbox.counters.failed
+        return {reason: count for (kind, reason), count in failed.items() if kind == operation}
+
+    return numbers
+
+
+def _succeeded(operation: str) -> Callable[[ConnectionView], float]:
+    return lambda connection: connection.outbox.counters.succeeded[operation]
+
+
+def _pending_bytes(connection: ConnectionView) -> float:
+    outbox = connection.outbox
+    return outbox._queue.pending_bytes + outbox._lanes.held_bytes
+
+
+def _unbalanced(connection: ConnectionView) -> float:
+    outbox = connection.outbox
+    return outbox.ledger.unsettled - outbox.pending - outbox.in_flight
+
+
+def _durations(sources: Sources) -> Iterable[tuple[Labels, Histogram]]:
+    return [((route.connection, route.name), route.durations) for route in sources.view.routes]
+
+
+# --- rows ---
+
+
+def _gauge(name: str, text: str, number: Callable[[ConnectionView], float]) -> Metric:
+    return Metric(name, "gauge", CONNECTION, text, _connection(number))
+
+
+def _counter(name: str, text: str, number: Callable[[ConnectionView], float]) -> Metric:
+    return Metric(name, "counter", CONNECTION, text, _connection(number))
+
+
+def _operation(operation: str, text: str) -> tuple[Metric, Metric]:
+    return (
+        _counter(f"router_nats_{operation}_total", f"{text} that succeeded.", _succeeded(operation)),
+        Metric(
+            f"router_nats_{operation}_failures_total",
+            "counter",
+            (*CONNECTION, "reason"),
+            f"{text} that failed; not being connected counts as a failure, once for each.",
+            _connection_by(FAILURE_REASONS[operation], _failed(operation)),
+        ),
+    )
+
+
+_OPERATION_TEXTS = {
+    "publish": "Core publishes",
+    "publish_with_ack": "JetStream publishes",
+    "ack": "Acks of source messages",
+    "nak": "Naks of source messages",
+    "subscribe": "Subscriptions and consumers of routes",
+}
+
+_QUEUE = "router_nats_pending_operations"
+
+TABLE: tuple[Metric | HistogramMetric, ...] = (
+    _gauge(
+        "router_nats_connection_status",
+        "State of the connection: 0 disconnected, 0.5 reconnecting, 1 connected.",
+        lambda one: one.state.gauge,
+    ),
+    _gauge(f"{_QUEUE}_count", "Operations accepted and not yet written.", lambda one: one.outbox.pending),
+    _gauge(
+        "router_nats_in_flight_operations_count",
+        "Operations written and not yet confirmed.",
+        lambda one: one.outbox.in_flight,
+    ),
+    _gauge(f"{_QUEUE}_limit", "Most operations that may be pending.", lambda one: one.outbox.max_operations),
+    _gauge("router_nats_pending_bytes", "Bytes that are pending.", _pending_bytes),
+    _gauge("router_nats_pending_bytes_limit", "Most bytes that may be pending.", lambda one: one.outbox.max_bytes),
+    _gauge(
+        "router_ledger_unbalanced",
+        "Accepted - settled - pending - in flight. Always 0; anything else is a bug of the router.",
+        _unbalanced,
+    ),
+    _counter(
+        "router_nats_connection_established_total", "First connects of the process.", lambda one: one.state.established
+    ),
+    _counter("router_nats_connection_lost_total", "Live links that died.", lambda one: one.state.lost),
+    _counter("router_nats_connection_restored_total", "Connects after a loss.", lambda one: one.state.restored),
+    _counter(
+        "router_nats_connection_failures_total", "Attempts to connect that failed.", lambda one: one.state.failures
+    ),
+    _counter(
+        "router_nats_reconnect_attempts_total", "Attempts to connect again.", lambda one: one.state.reconnect_attempts
+    ),
+    _counter(
+        "router_nats_reconnect_failures_total",
+        "Attempts to connect again that failed.",
+        lambda one: one.state.reconnect_failures,
+    ),
+    _counter(
+        "router_nats_reconnection_exhausted_total",
+        "Rounds of reconnecting whose attempts were used up.",
+        lambda one: one.state.exhausted,
+    ),
+    *(row for operation in OPERATIONS for row in _operation(operation, _OPERATION_TEXTS[operation])),
+    _counter(
+        f"{_QUEUE}_retry_total", "Operations to send after a reconnect.", lambda one: one.outbox.counters.retried
+    ),
+    _counter(
+        f"{_QUEUE}_retry_success_total",
+        "Operations confirmed by the drain after a reconnect.",
+        lambda one: one.outbox.counters.retry_succeeded,
+    ),
+    _counter(
+        f"{_QUEUE}_retry_failed_total",
+        "Operations that the drain after a reconnect could not deliver.",
+        lambda one: one.outbox.counters.retry_failed,
+    ),
+    Metric(
+        f"{_QUEUE}_dropped_total",
+        "counter",
+        (*CONNECTION, "reason"),
+        "Pending operations that were let go.",
+        _connection_by(DROP_REASONS, lambda one: one.outbox.counters.dropped),
+    ),
+    _counter(
+        "router_nats_operations_accepted_total",
+        "Publishes that the ledger answers for.",
+        lambda one: one.outbox.ledger.accepted,
+    ),
+    Metric(
+        "router_nats_operations_settled_total",
+        "counter",
+        (*CONNECTION, "fate"),
+        "Accepted publishes that met their final fate.",
+        _connection_by(FATES, lambda one: one.outbox.ledger.settled),
+    ),
+    Metric(
+        "router_messages_received_total", "counter", ROUTE, "Messages received.", _route(lambda route: route.received)
+    ),
+    Metric(
+        "router_messages_routed_total",
+        "counter",
+        (*ROUTE, "destination"),
+        "Messages confirmed at a destination, by the template of its subject.",
+        _route_by((), lambda route: route.routed),
+    ),
+    Metric(
+        "router_messages_failed_total",
+        "counter",
+        (*ROUTE, "reason"),
+        "Messages that could not be routed.",
+        _route_by(ROUTE_FAILURE_REASONS, lambda route: route.failed),
+    ),
+    Metric(
+        "router_messages_dead_lettered_total",
+        "counter",
+        ROUTE,
+        "Messages given up and dead-lettered.",
+        _route(lambda route: route.dead_lettered),
+    ),
+    Metric(
+        "router_messages_filtered_total",
+        "counter",
+        ROUTE,
+        "Messages that a handler filtered out.",
+        _route(lambda route: route.filtered),
+    ),
+    Metric(
+        "router_route_running",
+        "gauge",
+        ROUTE,
+        "1 while the route's subscription or consumer is alive, else 0.",
+        _route(lambda route: float(route.state == RUNNING)),
+    ),
+    HistogramMetric(
+        "router_route_duration_seconds", ROUTE, "Time from receiving a message to settling it.", _durations
+    ),
+    Metric(
+        "router_log_lines_dropped_total",
+        "counter",
+        (),
+        "Log lines let go because stderr did not take them.",
+        _process(lambda sources: sources.log_lines_dropped()),
+    ),
+    Metric(
+        "router_spans_dropped_total",
+        "counter",
+        (),
+        "Spans let go because the collector did not take them.",
+        _process(lambda sources: sources.spans_dropped()),
+    ),
+    Metric(
+        "router_listener_errors_total",
+        "counter",
+        (),
+        "Events that a listener failed on.",
+        _process(lambda sources: sources.listener_errors()),
+    ),
+    Metric(
+        "router_info", "gauge", ("version",), "1, with the version.", lambda sources: [((package_version(),), 1.0)]
+    ),
+)

@@ -1,0 +1,150 @@
+"""Makes a trace of each outage, out of the events of its connection.
+
+A span `nats outage` lasts from the loss to the reconnect, with an event for each attempt; its child `drain` lasts while
+what was kept is sent. Outages are rare and are what people look for, so they are never sampled away. The ids of the
+span that an event belongs to go into its log line.
+"""
+
+from __future__ import annotations
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Tracer, set_span_in_context
+
+from router_trio.events import (
+    ConnectionEvent,
+    ConnectionFailed,
+    ConnectionLost,
+    ConnectionRestored,
+    Event,
+    ReconnectAttempt,
+    ReconnectExhausted,
+    RetryComplete,
+    RetryPending,
+)
+from router_trio.telemetry.redact import redact
+from router_trio.telemetry.spans import SYSTEM, fail
+
+OUTAGE = "nats outage"
+DRAIN = "drain"
+
+
+class Outages:
+    """The outages of all connections. Fed with every event, in order; needs no clock and never blocks."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._outages: dict[str, Span] = {}
+        self._drains: dict[str, Span] = {}
+        # The drain may begin before or after the outage has ended: its parent is remembered either way.
+        self._parents: dict[str, Context] = {}
+
+    def observe(self, event: Event) -> tuple[str, str] | None:
+        """Take note of an event. Returns the trace id and span id of the span that it belongs to, if there is one."""
+        if not isinstance(event, ConnectionEvent):
+            return None
+        before = self._current(event.connection)
+        match event:
+            case ConnectionLost():
+                self._lost(event)
+            case ReconnectAttempt() | ConnectionFailed() | ReconnectExhausted():
+                self._attempt(event)
+            case ConnectionRestored():
+                self._restored(event)
+            case RetryPending():
+                self._drain(event)
+            case RetryComplete():
+                self._drained(event)
+        span = self._current(event.connection) if before is None or isinstance(event, ConnectionLost) else before
+        return _ids(span) if span is not None else None
+
+    def close(self) -> None:
+        """End what is open: the router stops while a connection is away."""
+        for span in (*self._drains.values(), *self._outages.values()):
+            fail(span, "router_stopped", "the router stopped before it was over")
+            span.end()
+        self._outages.clear()
+        self._drains.clear()
+
+    # --- inside ---
+
+    def _current(self, connection: str) -> Span | None:
+        return self._outages.get(connection) or self._drains.get(connection)
+
+    def _lost(self, event: ConnectionLost) -> None:
+        for open_spans in (self._drains, self._outages):
+            interrupted = open_spans.pop(event.connection, None)
+            if interrupted is not None:
+                fail(interrupted, event.reason, "the connection was lost again")
+                interrupted.end()
+        span = self._tracer.start_span(
+            OUTAGE,
+            context=Context(),
+            kind=SpanKind.INTERNAL,
+            attributes={
+                SYSTEM[0]: SYSTEM[1],
+                "router.connection": event.connection,
+                "server.address": redact(event.server),
+                "router.outage.reason": event.reason,
+                "router.pending_count": event.pending_count,
+            },
+        )
+        self._outages[event.connection] = span
+        self._parents[event.connection] = set_span_in_context(span, Context())
+
+    def _attempt(self, event: ReconnectAttempt | ConnectionFailed | ReconnectExhausted) -> None:
+        span = self._outages.get(event.connection)
+        if span is None:
+            return
+        attributes = {name: value for name, value in event.details() if name not in ("connection", "detail")}
+        if "server" in attributes:
+            attributes["server.address"] = redact(attributes.pop("server"))
+        match event:
+            case ReconnectAttempt():
+                span.add_event("reconnect attempt", attributes)
+            case ConnectionFailed():
+                span.add_event("attempt failed", {**attributes, "detail": redact(event.detail)})
+            case ReconnectExhausted():
+                span.add_event("attempts exhausted", attributes)
+                if event.action == "stop":
+                    fail(span, "reconnect_exhausted", f"gave up after {event.reconnect_attempts} attempts")
+                    span.end()
+                    del self._outages[event.connection]
+
+    def _restored(self, event: ConnectionRestored) -> None:
+        span = self._outages.pop(event.connection, None)
+        if span is None:
+            return
+        span.set_attribute("router.outage.seconds", event.outage_seconds)
+        span.set_attribute("router.reconnect_attempts", event.reconnect_attempts)
+        span.end()
+
+    def _drain(self, event: RetryPending) -> None:
+        interrupted = self._drains.pop(event.connection, None)
+        if interrupted is not None:
+            fail(interrupted, "interrupted", "another drain began")
+            interrupted.end()
+        self._drains[event.connection] = self._tracer.start_span(
+            DRAIN,
+            context=self._parents.get(event.connection, Context()),
+            kind=SpanKind.INTERNAL,
+            attributes={
+                SYSTEM[0]: SYSTEM[1],
+                "router.connection": event.connection,
+                "router.pending_count": event.pending_count,
+            },
+        )
+
+    def _drained(self, event: RetryComplete) -> None:
+        span = self._drains.pop(event.connection, None)
+        if span is None:
+            return
+        span.set_attribute("router.success_count", event.success_count)
+        span.set_attribute("router.failed_count", event.failed_count)
+        if event.failed_count:
+            fail(span, "retry_failed", f"{event.failed_count} operations could not be delivered")
+        span.end()
+
+
+def _ids(span: Span) -> tuple[str, str]:
+    context = span.get_span_context()
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}"

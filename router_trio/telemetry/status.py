@@ -1,0 +1,87 @@
+"""What `/healthz`, `/readyz` and `/status` say, as plain values: pure functions of a router's state.
+
+Each answer is read in one go, without an await in between, so the ledger on a status page adds up.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from router_trio.states import ConnectionState, RouteState
+from router_trio.telemetry.redact import redact_all
+from router_trio.telemetry.view import ConnectionView, RouterView, package_version
+
+Answer = tuple[int, dict[str, Any]]
+"""An HTTP status and a JSON body."""
+
+
+def health(view: RouterView) -> Answer:
+    """200 while the process works; 503 when the router can't go on."""
+    return _answer([{"router": view.name, "reason": view.fatal}] if view.fatal is not None else [])
+
+
+def readiness(view: RouterView, now: float) -> Answer:
+    """200 only if every connection and every route would carry a message now. `now` is on the clock of the fences."""
+    reasons = []
+    if view.fatal is not None:
+        reasons.append({"router": view.name, "reason": view.fatal})
+    if not view.connections:
+        reasons.append({"router": view.name, "reason": "starting"})
+    for name, connection in view.connections.items():
+        why = connection.state.unready(now)
+        if why is not None:
+            reasons.append({"connection": name, "reason": why})
+    for route in view.routes:
+        if route.unready is not None:
+            reasons.append({"route": route.name, "reason": route.unready})
+    return _answer(reasons)
+
+
+def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
+    """The state, the counts and the ledger of everything."""
+    return {
+        "name": view.name,
+        "version": package_version(),
+        "uptime_seconds": round(uptime_seconds, 3),
+        "connections": {name: _connection(one.state, one) for name, one in view.connections.items()},
+        "routes": {route.name: _route(route) for route in view.routes},
+        "ledger": {name: _ledger(one) for name, one in view.connections.items()},
+    }
+
+
+def _answer(reasons: list[dict[str, str]]) -> Answer:
+    body = {"status": "unavailable" if reasons else "ok", "reasons": redact_all(reasons)}
+    return (503 if reasons else 200), body
+
+
+def _connection(state: ConnectionState, connection: ConnectionView) -> dict[str, Any]:
+    return {
+        "state": state.state,
+        "since": datetime.fromtimestamp(state.since, UTC).isoformat().replace("+00:00", "Z"),
+        "server": redact_all(state.server),
+        "attempts": state.attempts,
+        "pending": connection.outbox.pending,
+        "in_flight": connection.outbox.in_flight,
+        "last_error": redact_all(state.last_error),
+    }
+
+
+def _route(route: RouteState) -> dict[str, Any]:
+    return {
+        "state": route.state,
+        "received": route.received,
+        "routed": sum(route.routed.values()),
+        "failed": sum(route.failed.values()),
+        "dead_lettered": route.dead_lettered,
+    }
+
+
+def _ledger(connection: ConnectionView) -> dict[str, Any]:
+    outbox = connection.outbox
+    return {
+        "accepted": outbox.ledger.accepted,
+        "pending": outbox.pending,
+        "in_flight": outbox.in_flight,
+        "settled": dict(outbox.ledger.settled),
+    }

@@ -1,0 +1,182 @@
+"""Decides which messages are traced, and owns what exports their spans.
+
+Routing asks once a message. The answer costs a look at the raw `traceparent`, or one decrement where there is none;
+the SDK is called only for what is sampled. It is imported only when an endpoint is configured, by the settings or by
+OpenTelemetry's own variables, and export happens in a thread of the SDK. A collector that is down or slow costs
+spans, which are counted, and never a message; it delays the end by two seconds at most.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from math import inf, log, log1p
+from random import Random
+from typing import TYPE_CHECKING
+
+import trio
+
+from router_trio.protocol import RawMessage, header_block
+from router_trio.telemetry.traceparent import TraceParent, lookup, parse, says_unsampled
+from router_trio.telemetry.view import package_version
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from router_trio.telemetry.export import Pipeline
+    from router_trio.telemetry.outage import Outages
+    from router_trio.telemetry.spans import MessageSpans
+    from router_trio.tracing import MessageTrace
+
+SHUTDOWN_SECONDS = 2.0
+INTERRUPT_SECONDS = 1.5
+"""When the exporter is told to stop trying, so that its thread has ended when the time is over."""
+
+_TRACES_PATH = "/v1/traces"
+_ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+def traces_wanted(endpoint: str) -> bool:
+    """Whether there is anywhere to send spans to: the settings' endpoint or OpenTelemetry's variables."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    return bool(endpoint or any(os.environ.get(name) for name in _ENDPOINT_VARIABLES))
+
+
+def otlp_exporter(endpoint: str) -> SpanExporter:
+    """The OTLP/HTTP exporter for a base URL; for an empty one OpenTelemetry's variables decide."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    url = endpoint.rstrip("/")
+    if url and not url.endswith(_TRACES_PATH):
+        url += _TRACES_PATH
+    return OTLPSpanExporter(endpoint=url or None)
+
+
+class Traces:
+    """The `Tracing` of one router. Not active outside of `running`."""
+
+    def __init__(
+        self,
+        *,
+        service_name: str,
+        endpoint: str = "",
+        sample_ratio: float = 0.01,
+        exporter: Callable[[str], SpanExporter] = otlp_exporter,
+        random: Random | None = None,
+    ) -> None:
+        self._service_name = service_name
+        self._endpoint = endpoint
+        self._exporter = exporter
+        self._skip = _Skips(sample_ratio, random or Random())
+        self._pipeline: Pipeline | None = None
+        self._spans: MessageSpans | None = None
+        self.outages: Outages | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether spans are made: an endpoint is configured, and this is running."""
+        return self._spans is not None
+
+    @property
+    def dropped(self) -> int:
+        """Spans that were let go: too many at once, or the collector did not take them."""
+        return self._pipeline.dropped if self._pipeline is not None else 0
+
+    def begin(
+        self,
+        route: str,
+        template: str,
+        raw: RawMessage,
+        *,
+        stream: str | None = None,
+        sequence: int | None = None,
+        deliveries: int = 1,
+    ) -> MessageTrace | None:
+        """The trace of a message if it is sampled.
+
+        A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
+        caller does not record. Without one, `sample_ratio` of the messages begin a trace.
+        """
+        if self._spans is None:
+            return None
+        parent: TraceParent | None = None
+        value = lookup(header_block(raw)) if raw[2] else None
+        if value is not None:
+            if says_unsampled(value):
+                return None
+            parent = parse(value)
+            if parent is not None and not parent.sampled:
+                return None
+        if parent is None and not self._skip.over():
+            return None
+        return self._spans.begin(
+            route, template, raw[3] - raw[2], parent, stream=stream, sequence=sequence, deliveries=deliveries
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Make and export spans while this is entered. Leaving exports what is left, within two seconds."""
+        from router_trio.telemetry.export import Pipeline
+        from router_trio.telemetry.outage import Outages
+        from router_trio.telemetry.spans import MessageSpans
+
+        pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())
+        tracer = pipeline.provider.get_tracer("router_trio", package_version())
+        self._pipeline = pipeline
+        self._spans = MessageSpans(tracer)
+        self.outages = Outages(tracer)
+        try:
+            yield
+        finally:
+            self._spans = None
+            self.outages.close()
+            await _shut_down(pipeline)
+
+
+async def _shut_down(pipeline: Pipeline) -> None:
+    with trio.move_on_after(SHUTDOWN_SECONDS, shield=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_interrupt_later, pipeline)
+            await trio.to_thread.run_sync(
+                pipeline.provider.shutdown, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+            )
+            nursery.cancel_scope.cancel()
+    pipeline.interrupt()
+
+
+async def _interrupt_later(pipeline: Pipeline) -> None:
+    await trio.sleep(INTERRUPT_SECONDS)
+    pipeline.interrupt()
+
+
+class _Skips:
+    """Samples a share of what comes, at random, with one random number for each that is sampled.
+
+    The number of messages between two sampled ones is drawn beforehand, from the geometric distribution; that is the
+    same as tossing a coin for each.
+    """
+
+    __slots__ = ("_left", "_log_of_rest", "_random")
+
+    def __init__(self, ratio: float, random: Random) -> None:
+        self._random = random
+        if ratio <= 0:
+            self._log_of_rest = 0.0
+        else:
+            self._log_of_rest = -inf if ratio >= 1 else log1p(-ratio)
+        self._left = self._draw()
+
+    def over(self) -> bool:
+        """Whether this one is sampled."""
+        if self._left > 0:
+            self._left -= 1
+            return False
+        self._left = self._draw()
+        return True
+
+    def _draw(self) -> float:
+        if self._log_of_rest == 0.0:
+            return inf
+        return log(1 - self._random.random()) // self._log_of_rest

@@ -1,0 +1,98 @@
+"""Writes log lines from a thread, so that a stalled stderr never stalls the router.
+
+A pipe that nobody reads blocks the write that fills it, for as long as its reader likes. So lines go into a bounded
+buffer, a daemon thread writes them, and what finds the buffer full is counted and let go. The thread writes to the
+descriptor and not to `sys.stderr`: one that hangs in a buffered stream holds a lock that the interpreter needs to exit.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+MAX_LINES = 4096
+BATCH_LINES = 64
+FLUSH_SECONDS = 1.0
+
+
+class LineWriter:
+    """A bounded buffer of lines. Nothing is written before `running` is entered; lines before that wait."""
+
+    def __init__(self, write: Callable[[bytes], object], *, max_lines: int = MAX_LINES) -> None:
+        self._write = write
+        self._max_lines = max_lines
+        self._lines: deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._writing = 0
+        self._closed = False
+        self.dropped = 0
+
+    def put(self, line: str) -> None:
+        """Queue a line, without its end. Never blocks on the output; callable from any thread."""
+        encoded = line.encode("utf-8", "backslashreplace") + b"\n"
+        with self._changed:
+            if self._closed or len(self._lines) >= self._max_lines:
+                self.dropped += 1
+            else:
+                self._lines.append(encoded)
+                self._changed.notify()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write while this is entered. Leaving flushes, for at most `FLUSH_SECONDS`, also when cancelled."""
+        thread = threading.Thread(target=self._run, name="router_trio log writer", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify()
+            with trio.CancelScope(shield=True):
+                # A limiter of its own: the program's may be used up by threads that never end.
+                await trio.to_thread.run_sync(thread.join, FLUSH_SECONDS, limiter=trio.CapacityLimiter(1))
+            with self._changed:
+                self.dropped += len(self._lines) + self._writing
+                self._lines.clear()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._lines and not self._closed:
+                    self._changed.wait()
+                if not self._lines:
+                    return
+                batch = [self._lines.popleft() for _ in range(min(BATCH_LINES, len(self._lines)))]
+                self._writing = len(batch)
+            try:
+                self._write(b"".join(batch))
+                failed = 0
+            except OSError:
+                failed = len(batch)
+            with self._changed:
+                self._writing = 0
+                self.dropped += failed
+
+
+def write_to_stderr(data: bytes) -> None:
+    """Write everything to the process's stderr. Blocks as long as stderr does; raises `OSError` if it is gone."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        # A notebook or a test has put something else in its place.
+        if sys.stderr is not None:
+            sys.stderr.write(data.decode())
+        return
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])

@@ -1,0 +1,177 @@
+"""A durable pull consumer in memory, with explicit acks: who waits, what is delivered again and when.
+
+Synchronous, and the caller gives the time. Pull requests are served in the order in which they came, and what is due
+again goes before what is new. Follows nats-server in what each status says; the statuses end a request.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from router_trio.link import ConsumerSpec
+from router_trio.protocol import RawMessage
+from router_trio.subjects import matches
+from router_trio.testing.frames import raw, status
+from router_trio.testing.streams import Stream
+
+Receive = Callable[[RawMessage], None]
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    inbox: bytes
+    receive: Receive
+    remaining: int
+    deadline: float
+    heartbeat: float
+    next_beat: float
+
+
+@dataclass(slots=True)
+class _Unacked:
+    deliveries: int
+    due: float
+
+
+class Consumer:
+    """One durable consumer of one stream. A new one starts where its spec says, if that means this very stream."""
+
+    def __init__(self, spec: ConsumerSpec, stream: Stream) -> None:
+        resumes = spec.start_sequence is not None and spec.stream_created == stream.created
+        self.spec = spec
+        self.deleted = False
+        self._stream = stream
+        self._requests: deque[_Request] = deque()
+        self._matching: list[int] = []
+        self._next_to_scan = (spec.start_sequence or 1) if resumes else 1
+        self._position = 0
+        self._unacked: dict[int, _Unacked] = {}
+        # Never later than the earliest `due` among the unacked: spares a look at all of them at every poll.
+        self._earliest = inf
+        self._sequence = 0
+
+    @property
+    def stream_created(self) -> str:
+        """Which incarnation of its stream it belongs to."""
+        return self._stream.created
+
+    @property
+    def unacked(self) -> int:
+        """Messages that were delivered and wait for their ack."""
+        return len(self._unacked)
+
+    def pull(
+        self, inbox: bytes, receive: Receive, batch: int, now: float, *, expires: float, heartbeat: float = inf
+    ) -> None:
+        """Add a pull request, good for `expires` seconds, with a sign of life every `heartbeat` seconds if idle.
+
+        A deleted consumer answers like a server that has no such subject.
+        """
+        if self.deleted:
+            receive(status(inbox, "503"))
+        else:
+            self._requests.append(_Request(inbox, receive, batch, now + expires, heartbeat, now + heartbeat))
+
+    def withdraw(self, receive: Receive) -> None:
+        """Forget the pull requests of somebody who is gone."""
+        self._requests = deque(request for request in self._requests if request.receive != receive)
+
+    def ack(self, sequence: int) -> None:
+        """The message is done. One that isn't unacked is ignored, as a server does."""
+        self._unacked.pop(sequence, None)
+
+    def nak(self, sequence: int, due: float) -> None:
+        """Deliver the message again from that time on."""
+        if sequence in self._unacked:
+            self._postpone(self._unacked[sequence], due)
+
+    def extend(self, sequence: int, now: float) -> None:
+        """The ack wait of the message starts anew."""
+        self.nak(sequence, now + self.spec.ack_wait)
+
+    def delete(self) -> None:
+        """Nothing comes from here any more; whoever waits is told."""
+        self.deleted = True
+        for request in self._requests:
+            request.receive(status(request.inbox, "409 Consumer Deleted"))
+        self._requests.clear()
+
+    def poll(self, now: float) -> None:
+        """End the requests whose time is over, deliver what can be delivered, give signs of life."""
+        self._expire_requests(now)
+        self._look_at_stream()
+        due = self._due(now)
+        while self._requests and due:
+            self._deliver(due.popleft(), now)
+        while self._requests and self._position < len(self._matching) and self._has_room():
+            sequence = self._matching[self._position]
+            self._position += 1
+            self._deliver(sequence, now)
+        for request in self._requests:
+            if request.next_beat <= now:
+                request.next_beat = now + request.heartbeat
+                delivered = self._matching[self._position - 1] if self._position else 0
+                fields = f"Nats-Last-Consumer: {self._sequence}\r\nNats-Last-Stream: {delivered}\r\n"
+                request.receive(status(request.inbox, "100 Idle Heartbeat", fields))
+
+    def next_due(self) -> float:
+        """When `poll` may have something to do if nothing else happens before."""
+        if not self._requests:
+            return inf
+        return min(self._earliest, *(min(request.deadline, request.next_beat) for request in self._requests))
+
+    def _expire_requests(self, now: float) -> None:
+        if all(request.deadline > now for request in self._requests):
+            return
+        waiting, self._requests = self._requests, deque()
+        for request in waiting:
+            if request.deadline > now:
+                self._requests.append(request)
+            else:
+                fields = f"Nats-Pending-Messages: {request.remaining}\r\nNats-Pending-Bytes: 0\r\n"
+                request.receive(status(request.inbox, "408 Request Timeout", fields))
+
+    def _look_at_stream(self) -> None:
+        wanted = self.spec.filter_subject
+        for stored in self._stream.stored[self._next_to_scan - 1 :]:
+            if wanted is None or matches(wanted, stored.subject):
+                self._matching.append(stored.sequence)
+            self._next_to_scan = stored.sequence + 1
+
+    def _due(self, now: float) -> deque[int]:
+        if now < self._earliest:
+            return deque()
+        limit = self.spec.max_deliver if self.spec.max_deliver > 0 else inf
+        due = sorted((entry.due, sequence) for sequence, entry in self._unacked.items() if entry.due <= now)
+        for _, sequence in due:
+            if self._unacked[sequence].deliveries >= limit:
+                del self._unacked[sequence]
+        self._earliest = min((entry.due for entry in self._unacked.values()), default=inf)
+        return deque(sequence for _, sequence in due if sequence in self._unacked)
+
+    def _has_room(self) -> bool:
+        return self.spec.max_ack_pending <= 0 or len(self._unacked) < self.spec.max_ack_pending
+
+    def _postpone(self, entry: _Unacked, due: float) -> None:
+        entry.due = due
+        self._earliest = min(self._earliest, due)
+
+    def _deliver(self, sequence: int, now: float) -> None:
+        request = self._requests[0]
+        request.remaining -= 1
+        request.next_beat = now + request.heartbeat
+        if request.remaining <= 0:
+            self._requests.popleft()
+        entry = self._unacked.setdefault(sequence, _Unacked(0, inf))
+        entry.deliveries += 1
+        self._postpone(entry, now + self.spec.ack_wait)
+        self._sequence += 1
+        stored = self._stream.stored[sequence - 1]
+        reply = (
+            f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{entry.deliveries}.{sequence}.{self._sequence}"
+            f".{stored.timestamp}.{len(self._matching) - self._position}"
+        )
+        request.receive(raw(stored.publish.subject, reply.encode(), stored.publish.header, stored.publish.payload))

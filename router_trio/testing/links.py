@@ -1,0 +1,325 @@
+"""Fake links: queues to the server and from it, as sockets have buffers, and a task that hands out what came.
+
+The network moves what is in the queues at once unless it is paused; a link that dies loses both. Messages reach their
+takers in batches from the link's own task, as on a real link, and never from within a call of whoever published them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import TypeVar
+
+import trio
+
+from router_trio.errors import LinkError, ProtocolError, SourceError
+from router_trio.headers import status
+from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal
+from router_trio.pending import Operation
+from router_trio.protocol import RawMessage, header_block, payload, text
+from router_trio.testing.consumers import Consumer
+from router_trio.testing.frames import FrameError, Publish, parse
+from router_trio.testing.network import Network
+
+T = TypeVar("T")
+
+SOCKET_BUFFER = 256 * 1024
+"""Bytes that a paused network takes from a link before `send` blocks."""
+
+IDLE_HEARTBEAT = 5.0
+"""Seconds between the signs of life (status 100) of an idle pull request; one of at most two such times has none."""
+
+
+class FakeSubscription:
+    """See `link.Subscription`."""
+
+    def __init__(self, link: FakeLink, deliver: Deliver) -> None:
+        self.closed = False
+        self.deliver = deliver
+        self._link = link
+
+    def receive(self, message: RawMessage) -> None:
+        """For the server: send a message here."""
+        self._link.receive(self, message)
+
+    def close(self) -> None:
+        """See `link.Subscription.close`."""
+        if not self.closed:
+            self.closed = True
+            self._link.unsubscribe(self)
+
+    async def drain(self) -> None:
+        """See `link.Subscription.drain`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        if not self.closed:
+            await self._link.unsubscribed(self)
+            self.close()
+
+
+class FakePullConsumer(FakeSubscription):
+    """See `link.PullConsumer`."""
+
+    def __init__(self, link: FakeLink, deliver: Deliver, inbox: bytes) -> None:
+        super().__init__(link, deliver)
+        self.consumer: Consumer | None = None
+        self._inbox = inbox
+
+    @property
+    def ack_wait(self) -> float:
+        """See `link.PullConsumer.ack_wait`."""
+        return self._opened().spec.ack_wait
+
+    @property
+    def stream_created(self) -> str:
+        """See `link.PullConsumer.stream_created`."""
+        return self._opened().stream_created
+
+    def pull(self, batch: int, expires: float) -> None:
+        """See `link.PullConsumer.pull`. Does nothing on a dead link or when closed."""
+        consumer = self._opened()
+        heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
+        if not self.closed:
+            self._link.act(
+                lambda now: consumer.pull(self._inbox, self.receive, batch, now, expires=expires, heartbeat=heartbeat)
+            )
+
+    def _opened(self) -> Consumer:
+        assert self.consumer is not None, "whoever makes one sets it"
+        return self.consumer
+
+
+class FakeLink:
+    """See `link.Link`. Lives inside the context that `FakeBroker.connect` gives."""
+
+    def __init__(self, network: Network, server: str, inbox: bytes, listener: LinkListener) -> None:
+        self.server = server
+        self.max_payload = network.max_payload
+        self.scope = trio.CancelScope()
+        self.death: LinkError | None = None
+        self._network = network
+        self._listener = listener
+        self._inbox = inbox
+        self._inboxes = 0
+        self._out: deque[tuple[Callable[[float], object], int]] = deque()
+        self._out_bytes = 0
+        self._in: deque[tuple[FakeSubscription, RawMessage] | Callable[[], None]] = deque()
+        self._wake = trio.Event()
+        self._progress = trio.lowlevel.ParkingLot()
+        answers = FakeSubscription(self, self._answered)
+        self._subscriptions = [answers]
+        network.server.subscribe(text(inbox) + ".*", None, answers.receive)
+
+    # --- publishing ---
+
+    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+        """See `link.Link.send`. A frame that would make a server end the connection ends the link."""
+        self._check_alive()
+        refusals = []
+        for operation in operations:
+            try:
+                publish = parse(operation.frame)
+            except FrameError as error:
+                self.die(ProtocolError(f"the fake broker does not take a frame: {error}"))
+                break
+            if len(publish.header) + len(publish.payload) > self.max_payload:
+                detail = f"more than the server's max_payload of {self.max_payload} bytes"
+                refusals.append(Refusal(operation, "too_large", detail))
+            else:
+                self._enqueue(self._publishing(publish), len(operation.frame))
+        self._network.settle()
+        self.wake()
+        await trio.lowlevel.checkpoint()
+        while self._out_bytes > SOCKET_BUFFER:
+            await self._progress.park()
+        self._check_alive()
+        return refusals
+
+    async def fence(self) -> None:
+        """See `link.Link.fence`. Raises `LinkError` on a dead link, for who still waits outside of its context."""
+        await self._request(lambda _: None)
+
+    def _publishing(self, publish: Publish) -> Callable[[float], None]:
+        def arrive(now: float) -> None:
+            if self._network.server.may_publish(text(publish.subject)):
+                self._network.server.receive(publish, now)
+            else:
+                told = f'Permissions Violation for Publish to "{text(publish.subject)}"'
+                self._tell(lambda: self._listener.publish_denied(publish.subject, told))
+
+        return arrive
+
+    # --- receiving ---
+
+    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> FakeSubscription:
+        """See `link.Link.subscribe`."""
+        subscription = FakeSubscription(self, deliver)
+        await self._open(subscription, lambda: self._network.server.subscribe(subject, queue, subscription.receive))
+        return subscription
+
+    async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> FakePullConsumer:
+        """See `link.Link.open_consumer`."""
+        self._inboxes += 1
+        subscription = FakePullConsumer(self, deliver, b"%b-pull-%d" % (self._inbox, self._inboxes))
+        subscription.consumer = await self._open(subscription, lambda: self._network.server.open_consumer(spec))
+        return subscription
+
+    async def _open(self, subscription: FakeSubscription, ask: Callable[[], T | SourceError]) -> T:
+        self._subscriptions.append(subscription)
+        try:
+            answer = await self._request(lambda _: ask())
+            if isinstance(answer, SourceError):
+                raise answer
+        except BaseException:
+            subscription.close()
+            raise
+        return answer
+
+    def ack(self, reply: bytes) -> None:
+        """See `link.Link.ack`. Raises `ValueError` if that is no reply subject of a JetStream message."""
+        self._check_alive()
+        self.act(lambda _: self._network.server.ack(reply))
+
+    def nak(self, reply: bytes, delay: float) -> None:
+        """See `link.Link.nak`."""
+        self._check_alive()
+        self.act(lambda now: self._network.server.nak(reply, now + delay))
+
+    def in_progress(self, reply: bytes) -> None:
+        """See `link.Link.in_progress`."""
+        self._check_alive()
+        self.act(lambda now: self._network.server.in_progress(reply, now))
+
+    # --- to the server ---
+
+    def act(self, action: Callable[[float], object]) -> None:
+        """Have something done at the server when the network gets it there; nothing on a dead link."""
+        self._enqueue(action, 0)
+        self._network.settle()
+        self.wake()
+
+    def unsubscribe(self, subscription: FakeSubscription) -> None:
+        """For a subscription that is closed."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+        self.act(lambda _: self._network.server.unsubscribe(subscription.receive))
+
+    async def unsubscribed(self, subscription: FakeSubscription) -> None:
+        """For a subscription that is drained: the server's answer comes behind its last message."""
+        await self._request(lambda _: self._network.server.unsubscribe(subscription.receive))
+
+    def flush(self) -> None:
+        """See `network.Endpoint.flush`."""
+        now = trio.current_time()
+        while self._out:
+            action, size = self._out.popleft()
+            self._out_bytes -= size
+            action(now)
+        self._progress.unpark_all()
+
+    def _enqueue(self, action: Callable[[float], object], size: int) -> None:
+        if self.death is None:
+            self._out.append((action, size))
+            self._out_bytes += size
+
+    async def _request(self, question: Callable[[float], T]) -> T:
+        self._check_alive()
+        answers: list[T] = []
+
+        def arrive(now: float) -> None:
+            answer = question(now)
+            self._tell(lambda: answers.append(answer))
+
+        self.act(arrive)
+        while not answers:
+            await self._progress.park()
+            self._check_alive()
+        return answers[0]
+
+    # --- from the server ---
+
+    def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
+        """For a subscription: a message of the server is under way to it."""
+        if self.death is None:
+            self._in.append((subscription, message))
+            self.wake()
+
+    def announce_lame_duck(self) -> None:
+        """See `network.Endpoint.announce_lame_duck`."""
+        self._tell(self._listener.lame_duck)
+
+    def announce_servers(self, servers: list[str]) -> None:
+        """See `network.Endpoint.announce_servers`."""
+        self._tell(lambda: self._listener.discovered(servers))
+
+    def _tell(self, news: Callable[[], None]) -> None:
+        self._in.append(news)
+        self.wake()
+
+    def _answered(self, batch: list[RawMessage]) -> None:
+        for raw in batch:
+            order = int(raw[0].rpartition(b".")[2])
+            if status(header_block(raw))[0] == 503:
+                self._listener.ack_refused(order, "no_responders", "no stream takes this subject", True)
+                continue
+            answer = json.loads(payload(raw))
+            if "error" in answer:
+                self._listener.ack_refused(order, "limit", answer["error"]["description"], False)
+            else:
+                self._listener.acked(order, answer["stream"], answer["seq"], answer.get("duplicate", False))
+
+    # --- the task ---
+
+    async def run(self) -> None:
+        """Hand out what comes, and keep the time for the server, for as long as the link lives."""
+        while True:
+            self._wake = trio.Event()
+            self._network.settle()
+            self._hand_out()
+            with trio.move_on_at(self._network.next_due()):
+                await self._wake.wait()
+
+    def wake(self) -> None:
+        """See `network.Endpoint.wake`."""
+        self._wake.set()
+
+    def _hand_out(self) -> None:
+        batches: dict[FakeSubscription, list[RawMessage]] = {}
+        while self._in and self._network.flows():
+            item = self._in.popleft()
+            if isinstance(item, tuple):
+                batches.setdefault(item[0], []).append(item[1])
+            else:
+                _deliver(batches)
+                item()
+        _deliver(batches)
+        self._progress.unpark_all()
+
+    # --- the end ---
+
+    def die(self, error: LinkError) -> None:
+        """See `network.Endpoint.die`. The first error counts."""
+        if self.death is not None:
+            return
+        self.death = error
+        self._network.links.remove(self)
+        self._out.clear()
+        self._out_bytes = 0
+        self._in.clear()
+        for subscription in self._subscriptions:
+            subscription.closed = True
+            self._network.server.unsubscribe(subscription.receive)
+        self.scope.cancel()
+        self._progress.unpark_all()
+        self._network.wake()
+
+    def _check_alive(self) -> None:
+        if self.death is not None:
+            raise LinkError(f"the link to {self.server} is dead: {self.death}", reason=self.death.reason)
+
+
+def _deliver(batches: dict[FakeSubscription, list[RawMessage]]) -> None:
+    for subscription, batch in batches.items():
+        if not subscription.closed:
+            subscription.deliver(batch)
+    batches.clear()

@@ -1,0 +1,83 @@
+"""The network between the fake links and the fake server: brings over what was sent, unless it is paused."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Protocol
+
+import trio
+
+from router_trio.errors import LinkError
+from router_trio.testing.server import Server
+
+
+class Endpoint(Protocol):
+    """What the network sees of a link."""
+
+    server: str
+
+    def flush(self) -> None:
+        """Everything that was sent reaches the server."""
+
+    def wake(self) -> None:
+        """Something has changed that the link's task must look at."""
+
+    def announce_lame_duck(self) -> None:
+        """The server says that it will shut down."""
+
+    def announce_servers(self, servers: list[str]) -> None:
+        """The server says who else is in its cluster."""
+
+    def die(self, error: LinkError) -> None:
+        """The connection is gone."""
+
+
+class Network:
+    """Who is connected, and whether anything gets through."""
+
+    def __init__(self, server: Server, *, max_payload: int) -> None:
+        self.server = server
+        self.max_payload = max_payload
+        self.links: list[Endpoint] = []
+        self._paused_until = -inf
+        self._resumed = trio.Event()
+
+    def pause(self, until: float) -> None:
+        """Hold back everything in both directions until that time, or until `resume`."""
+        self._paused_until = until
+        self.wake()
+
+    def resume(self) -> None:
+        """Let what was held back go on."""
+        self._paused_until = -inf
+        self._resumed.set()
+        self._resumed = trio.Event()
+        self.wake()
+
+    def flows(self) -> bool:
+        """Whether anything gets through now."""
+        return trio.current_time() >= self._paused_until
+
+    async def until_it_flows(self) -> None:
+        """Returns when something gets through. Can be cancelled."""
+        await trio.lowlevel.checkpoint()
+        while not self.flows():
+            with trio.move_on_at(self._paused_until):
+                await self._resumed.wait()
+
+    def settle(self) -> None:
+        """Bring to the server what was sent, and let it do what is due."""
+        if self.flows():
+            for link in self.links.copy():
+                link.flush()
+        self.server.poll(trio.current_time())
+
+    def next_due(self) -> float:
+        """When `settle` has something to do if nothing else happens before."""
+        due = self.server.next_due()
+        return due if self.flows() else min(due, self._paused_until)
+
+    def wake(self) -> None:
+        """Let every link look at what has changed."""
+        for link in self.links:
+            link.wake()

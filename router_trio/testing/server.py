@@ -1,0 +1,190 @@
+"""The server behind the fake links: routes publishes to subscriptions, stores them in streams, feeds consumers.
+
+Synchronous, knows no links and no clock: whoever calls gives the time and the functions that take messages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+from router_trio.errors import SourceError
+from router_trio.headers import Headers, decode
+from router_trio.link import ConsumerSpec
+from router_trio.protocol import text
+from router_trio.subjects import matches
+from router_trio.testing.consumers import Consumer, Receive
+from router_trio.testing.frames import Publish, raw, status
+from router_trio.testing.streams import Stream
+
+
+class PublishedMessage(NamedTuple):
+    """A publish that the broker took from a link, for assertions."""
+
+    subject: str
+    headers: Headers
+    payload: bytes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Interest:
+    """One subscription as the server sees it."""
+
+    pattern: str
+    queue: str | None
+    receive: Receive
+
+
+class Server:
+    """Subscriptions, streams, consumers and permissions."""
+
+    def __init__(self) -> None:
+        self.published: list[PublishedMessage] = []
+        self.streams: dict[str, Stream] = {}
+        self.consumers: dict[tuple[str, str], Consumer] = {}
+        self.denied_publishes: list[str] = []
+        self.denied_subscriptions: list[str] = []
+        self._streams_created = 0
+        self._interests: list[Interest] = []
+        self._turns: Counter[str] = Counter()
+
+    # --- publish and subscribe ---
+
+    def may_publish(self, subject: str) -> bool:
+        """Whether permissions allow it."""
+        return not any(matches(pattern, subject) for pattern in self.denied_publishes)
+
+    def receive(self, publish: Publish, now: float) -> None:
+        """Take a publish from a link: it is recorded, and then routed."""
+        self.published.append(PublishedMessage(text(publish.subject), decode(publish.header), publish.payload))
+        self.publish(publish, now)
+
+    def publish(self, publish: Publish, now: float) -> None:
+        """Route to subscriptions, store in the stream that takes the subject, and answer at the reply subject."""
+        subject = text(publish.subject)
+        wanted = self._route(subject, publish)
+        stream = next((stream for stream in self.streams.values() if stream.takes(subject)), None)
+        if stream is not None:
+            pub_ack = stream.store(publish, now)
+            if publish.reply:
+                self._route(text(publish.reply), Publish(publish.reply, b"", b"", pub_ack))
+        elif publish.reply and not wanted:
+            for receive in self._receivers(text(publish.reply)):
+                receive(status(publish.reply, "503"))
+
+    def subscribe(self, pattern: str, queue: str | None, receive: Receive) -> Interest | SourceError:
+        """Add a subscription, or say why not."""
+        if any(matches(denied, pattern) for denied in self.denied_subscriptions):
+            return SourceError(f'Permissions Violation for Subscription to "{pattern}"', reason="permission_denied")
+        interest = Interest(pattern, queue, receive)
+        self._interests.append(interest)
+        return interest
+
+    def unsubscribe(self, receive: Receive) -> None:
+        """Forget the subscriptions and pull requests of this receiver."""
+        self._interests = [interest for interest in self._interests if interest.receive != receive]
+        for consumer in self.consumers.values():
+            consumer.withdraw(receive)
+
+    def _route(self, subject: str, publish: Publish) -> bool:
+        receivers = self._receivers(subject)
+        message = raw(*publish)
+        for receive in receivers:
+            receive(message)
+        return bool(receivers)
+
+    def _receivers(self, subject: str) -> list[Receive]:
+        receivers: list[Receive] = []
+        groups: dict[str, list[Receive]] = {}
+        for interest in self._interests:
+            if matches(interest.pattern, subject):
+                group = receivers if interest.queue is None else groups.setdefault(interest.queue, [])
+                group.append(interest.receive)
+        for queue, members in groups.items():
+            # In turn, where a real server draws lots: a test wants to know who comes next.
+            receivers.append(members[self._turns[queue] % len(members)])
+            self._turns[queue] += 1
+        return receivers
+
+    # --- streams and consumers ---
+
+    def add_stream(
+        self, name: str, subjects: Iterable[str], *, duplicate_window: float, max_messages: int | None
+    ) -> None:
+        """Create a stream. Raises `ValueError` if the name or a subject is taken, `SubjectError` for a bad subject."""
+        created = f"incarnation {self._streams_created + 1}"
+        stream = Stream(name, subjects, created=created, duplicate_window=duplicate_window, max_messages=max_messages)
+        if name in self.streams:
+            raise ValueError(f"there is a stream {name!r} already: delete it first, or use another name")
+        for other in self.streams.values():
+            if other.overlaps(stream):
+                raise ValueError(f"stream {name!r}: subjects overlap with those of stream {other.name!r}")
+        self.streams[name] = stream
+        self._streams_created += 1
+
+    def delete_stream(self, name: str) -> None:
+        """Delete a stream with its consumers. Raises `KeyError` if there is none."""
+        del self.streams[name]
+        for stream, durable in list(self.consumers):
+            if stream == name:
+                self.delete_consumer(stream, durable)
+
+    def open_consumer(self, spec: ConsumerSpec) -> Consumer | SourceError:
+        """Find the durable consumer or create it, or say why not."""
+        stream = self.streams.get(spec.stream)
+        if stream is None:
+            return SourceError(f"there is no stream {spec.stream!r}; create it first", reason="stream_not_found")
+        consumer = self.consumers.get((spec.stream, spec.durable))
+        if consumer is None:
+            consumer = self.consumers[spec.stream, spec.durable] = Consumer(spec, stream)
+        # As on a real link: waits and limits may differ, they tune a consumer; what it filters is what it is.
+        has, wanted = (one.filter_subject or ">" for one in (consumer.spec, spec))
+        if has != wanted:
+            return SourceError(
+                f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: its filter "
+                f"is {has}, the route's is {wanted}. Use another `durable`, or delete that consumer",
+                reason="consumer_mismatch",
+            )
+        return consumer
+
+    def delete_consumer(self, stream: str, durable: str) -> None:
+        """Delete a consumer; whoever waits for its messages is told. Raises `KeyError` if there is none."""
+        self.consumers.pop((stream, durable)).delete()
+
+    def ack(self, reply: bytes) -> None:
+        """The message with this reply subject is done."""
+        consumer, sequence = self._delivered(reply)
+        if consumer is not None:
+            consumer.ack(sequence)
+
+    def nak(self, reply: bytes, due: float) -> None:
+        """Deliver the message with this reply subject again, from that time on."""
+        consumer, sequence = self._delivered(reply)
+        if consumer is not None:
+            consumer.nak(sequence, due)
+
+    def in_progress(self, reply: bytes, now: float) -> None:
+        """The ack wait of the message with this reply subject starts anew."""
+        consumer, sequence = self._delivered(reply)
+        if consumer is not None:
+            consumer.extend(sequence, now)
+
+    def _delivered(self, reply: bytes) -> tuple[Consumer | None, int]:
+        words = reply.decode("ascii", "replace").split(".")
+        if len(words) != 9 or words[:2] != ["$JS", "ACK"]:
+            raise ValueError(f"{reply!r} is not the reply subject of a JetStream message: only those can be acked")
+        return self.consumers.get((words[2], words[3])), int(words[5])
+
+    # --- time ---
+
+    def poll(self, now: float) -> None:
+        """Do what is due: deliver to waiting pull requests, and end those whose time is over."""
+        for consumer in self.consumers.values():
+            consumer.poll(now)
+
+    def next_due(self) -> float:
+        """When `poll` has something to do if nothing else happens before; infinity for never."""
+        return min((consumer.next_due() for consumer in self.consumers.values()), default=inf)

@@ -1,0 +1,96 @@
+"""A stream in memory: stores, numbers, and drops what it has seen. The caller gives the time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from router_trio.headers import Headers, decode, find
+from router_trio.protocol import text
+from router_trio.subjects import matches, overlaps, validate_pattern
+from router_trio.testing.frames import Publish
+
+EPOCH = 1_700_000_000
+"""What the zero of Trio's clock is in Unix seconds: timestamps look like real ones, and no real time is read."""
+
+
+FULL = "maximum messages exceeded"
+"""What a stream that takes no more (discard policy `new`) answers."""
+
+
+class StoredMessage(NamedTuple):
+    """A message in a stream, for assertions."""
+
+    subject: str
+    headers: Headers
+    payload: bytes
+    sequence: int
+
+
+class Stored(NamedTuple):
+    """A message in a stream, as it came. `timestamp` is in nanoseconds since 1970."""
+
+    publish: Publish
+    subject: str
+    sequence: int
+    timestamp: int
+
+
+class Stream:
+    """One stream. It keeps all that it takes, so sequences start at 1 and have no gaps. When full it refuses."""
+
+    def __init__(
+        self, name: str, subjects: Iterable[str], *, created: str, duplicate_window: float, max_messages: int | None
+    ) -> None:
+        self.name = name
+        self.created = created
+        self.subjects = tuple(subjects)
+        self.stored: list[Stored] = []
+        for subject in self.subjects:
+            validate_pattern(subject, what=f"stream {name!r}: subject")
+        self._duplicate_window = duplicate_window
+        self._max_messages = max_messages
+        self._seen: dict[bytes, tuple[float, int]] = {}
+
+    def takes(self, subject: str) -> bool:
+        """Whether a publish to this subject is stored here."""
+        return any(matches(pattern, subject) for pattern in self.subjects)
+
+    def overlaps(self, other: Stream) -> bool:
+        """Whether some subject would go to both."""
+        return any(overlaps(ours, theirs) for ours in self.subjects for theirs in other.subjects)
+
+    def store(self, publish: Publish, now: float) -> bytes:
+        """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer."""
+        message_id = find(publish.header, b"Nats-Msg-Id")
+        if message_id is not None:
+            self._forget(now - self._duplicate_window)
+            if message_id in self._seen:
+                return self._pub_ack(self._seen[message_id][1], duplicate=True)
+        if self._max_messages is not None and len(self.stored) >= self._max_messages:
+            return json.dumps({"error": {"code": 503, "err_code": 10077, "description": FULL}}).encode()
+        sequence = len(self.stored) + 1
+        self.stored.append(Stored(publish, text(publish.subject), sequence, int((EPOCH + now) * 1e9)))
+        if message_id is not None:
+            self._seen[message_id] = (now, sequence)
+        return self._pub_ack(sequence, duplicate=False)
+
+    def messages(self) -> list[StoredMessage]:
+        """All that it holds, in order."""
+        return [
+            StoredMessage(stored.subject, decode(stored.publish.header), stored.publish.payload, stored.sequence)
+            for stored in self.stored
+        ]
+
+    def _forget(self, before: float) -> None:
+        # The oldest is first: a dictionary keeps the order of insertion, and nothing is inserted twice.
+        while self._seen:
+            oldest = next(iter(self._seen))
+            if self._seen[oldest][0] > before:
+                return
+            del self._seen[oldest]
+
+    def _pub_ack(self, sequence: int, *, duplicate: bool) -> bytes:
+        answer = {"stream": self.name, "seq": sequence} | ({"duplicate": True} if duplicate else {})
+        return json.dumps(answer).encode()

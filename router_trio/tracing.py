@@ -1,0 +1,67 @@
+"""The port for traces: what routing asks of whoever makes spans.
+
+Routing never calls an SDK for an unsampled message. `Tracing.begin` is asked once a message; it answers None for the
+many that aren't sampled, at the price of one look at the `traceparent`. The default answers None always.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from router_trio.message import Fate
+from router_trio.protocol import RawMessage
+
+
+class MessageTrace(Protocol):
+    """The spans of one sampled message: a CONSUMER span `process ROUTE` and a PRODUCER span for each destination."""
+
+    def send(self, destination: str, connection: str, size: int) -> bytes:
+        """Begin a span `send DESTINATION` (a template). Returns the `traceparent` value for the outgoing message."""
+
+    def sent(self, destination: str, fate: Fate) -> None:
+        """The send to this destination has its fate: ends its span."""
+
+    def failed(self, error_type: str, detail: str) -> None:
+        """The message failed in the router."""
+
+    def end(self) -> None:
+        """Every destination is settled: ends the `process` span. Also ends what is open. Called exactly once."""
+
+
+class Tracing(Protocol):
+    """Decides what is sampled and makes its spans."""
+
+    @property
+    def active(self) -> bool:
+        """Whether `begin` would ever answer something; asked once a batch."""
+
+    def begin(
+        self,
+        route: str,
+        template: str,
+        raw: RawMessage,
+        *,
+        stream: str | None = None,
+        sequence: int | None = None,
+        deliveries: int = 1,
+    ) -> MessageTrace | None:
+        """The trace of a message if it is sampled. `template` is the source's subject pattern, never a raw subject."""
+
+
+class NoTracing:
+    """Traces nothing."""
+
+    active = False
+
+    def begin(
+        self,
+        route: str,
+        template: str,
+        raw: RawMessage,
+        *,
+        stream: str | None = None,
+        sequence: int | None = None,
+        deliveries: int = 1,
+    ) -> MessageTrace | None:
+        """Nothing is sampled."""
+        return None

@@ -1,0 +1,73 @@
+"""Fixtures: real servers, a proxy in front of one, and a watch for what a test leaves behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from router_trio.embedded import HOST
+from tests.proxy import TcpProxy, tcp_proxy
+from tests.servers import NatsServer, nats_server
+
+_THREADS_END_WITHIN = 2.0
+_IDLE_TRIO_WORKER = "Trio thread"  # trio keeps idle workers for ten seconds; a busy one has the name of its job
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail, at teardown, a test that leaves a child process (also an unreaped one) or a thread."""
+    children, threads = _children(), set(threading.enumerate())
+    yield
+    left = sorted(_children() - children)
+    assert not left, f"child processes left behind: {left}"
+    deadline = time.monotonic() + _THREADS_END_WITHIN
+    while busy := [thread for thread in threading.enumerate() if thread not in threads and _is_ours(thread)]:
+        assert time.monotonic() < deadline, f"threads left behind: {busy}"
+        busy[0].join(0.01)  # one that was told to end may need a moment
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A nats-server with JetStream."""
+    async with nats_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def core_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A nats-server without JetStream."""
+    async with nats_server(tmp_path, jetstream=False) as running:
+        yield running
+
+
+@pytest.fixture
+async def proxy(server: NatsServer) -> AsyncIterator[TcpProxy]:
+    """A proxy in front of `server`."""
+    async with tcp_proxy(HOST, server.port) as running:
+        yield running
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    return not thread.name.startswith(_IDLE_TRIO_WORKER)
+
+
+def _children() -> set[int]:
+    if sys.platform != "linux":
+        return set()
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                # The name may hold spaces and brackets; the parent is the second word behind its last bracket.
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # it ended meanwhile
+            if parent == os.getpid():
+                found.add(int(entry.name))
+    return found

@@ -1,0 +1,741 @@
+"""What `router_trio.link` promises, held against the fake broker and against a real nats-server.
+
+Tests that let time pass take `clock`: the fake half runs on an autojump clock, the real half on the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from router_trio.errors import AuthorizationError, LinkError, SourceError
+from router_trio.headers import Headers, decode, encode, status
+from router_trio.link import ConsumerSpec, Link
+from router_trio.protocol import RawMessage, header_block, payload, publish
+from tests.contract.worlds import (
+    PASSWORD,
+    WITHIN,
+    WRONG_PASSWORD,
+    Recorder,
+    World,
+    link_of,
+    open_world,
+    operation,
+    operation_with_ack,
+)
+
+SPEC = ConsumerSpec("ORDERS", "router", None, ack_wait=1.0, max_deliver=-1, max_ack_pending=1000)
+
+
+@pytest.fixture(params=["fake", "real"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def clock(kind: str) -> trio.abc.Clock | None:
+    return trio.testing.MockClock(autojump_threshold=0) if kind == "fake" else None
+
+
+@pytest.fixture
+async def world(kind: str, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(kind, tmp_path) as opened:
+        yield opened
+
+
+# --- connecting and dying ---
+
+
+async def test_a_link_names_its_server_without_credentials_and_knows_its_limit(world: World) -> None:
+    async with link_of(world) as link:
+        host_and_port = world.server.rpartition("@")[2].removeprefix("nats://")
+        assert link.server == host_and_port
+        assert link.max_payload == 1024 * 1024
+
+
+async def test_refused_credentials_raise_an_authorization_error_without_the_password(world: World) -> None:
+    await world.refuse_credentials()
+    with pytest.raises(AuthorizationError) as caught:
+        async with link_of(world):
+            pytest.fail("entered with credentials that the server does not know")
+    assert caught.value.reason == "authorization"
+    assert PASSWORD not in str(caught.value)
+    assert WRONG_PASSWORD not in str(caught.value)
+
+
+async def test_connecting_to_a_dead_server_raises_a_link_error(world: World) -> None:
+    await world.die()
+    with pytest.raises(LinkError) as caught, trio.fail_after(WITHIN):
+        async with link_of(world):
+            pytest.fail("entered without a server")
+    assert type(caught.value) is LinkError
+    assert caught.value.reason == "network"
+
+
+async def test_the_death_of_a_link_cancels_its_body_and_raises_a_link_error_bare(world: World) -> None:
+    endings: list[BaseException] = []
+
+    async def body() -> None:
+        async with link_of(world):
+            try:
+                await world.die()
+                await trio.sleep_forever()
+            except BaseException as ending:
+                endings.append(ending)
+                raise
+
+    with pytest.raises(LinkError), trio.fail_after(WITHIN):
+        await body()
+    assert [type(ending) for ending in endings] == [trio.Cancelled]
+
+
+async def test_the_death_of_a_link_ends_the_tasks_of_its_body(world: World) -> None:
+    async def body() -> None:
+        async with link_of(world) as link, trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(trio.sleep_forever)
+            await link.fence()
+            await world.die()
+
+    with pytest.raises(LinkError), trio.fail_after(WITHIN):
+        await body()
+
+
+async def test_an_error_of_the_body_comes_through_bare(world: World) -> None:
+    mistake = ValueError("a mistake of the body")
+    with pytest.raises(ValueError, match="a mistake") as caught:
+        async with link_of(world):
+            raise mistake
+    assert caught.value is mistake
+
+
+async def test_cancelling_the_body_is_no_death(world: World) -> None:
+    with trio.CancelScope() as scope:
+        async with link_of(world):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_acks_on_a_dead_link_raise_a_link_error(world: World) -> None:
+    kept: list[Link] = []
+
+    async def body() -> None:
+        async with link_of(world) as link:
+            kept.append(link)
+            await world.die()
+            await trio.sleep_forever()
+
+    with pytest.raises(LinkError), trio.fail_after(WITHIN):
+        await body()
+    reply = b"$JS.ACK.ORDERS.router.1.1.1.1700000000000000000.0"
+    with pytest.raises(LinkError):
+        kept[0].ack(reply)
+    with pytest.raises(LinkError):
+        kept[0].nak(reply, 1.0)
+    with pytest.raises(LinkError):
+        kept[0].in_progress(reply)
+
+
+async def test_closing_a_subscription_of_a_dead_link_does_nothing(world: World) -> None:
+    subscriptions = []
+
+    async def body() -> None:
+        async with link_of(world) as link:
+            subscriptions.append(await link.subscribe("orders.*", Recorder()))
+            await world.die()
+            await trio.sleep_forever()
+
+    with pytest.raises(LinkError), trio.fail_after(WITHIN):
+        await body()
+    subscriptions[0].close()
+    subscriptions[0].close()
+
+
+async def test_the_listener_hears_of_a_lame_duck(world: World) -> None:
+    listener = Recorder()
+    async with link_of(world, listener):
+        await world.lame_duck()
+        await listener.until(lambda recorder: recorder.lame_ducks)
+
+
+# --- core ---
+
+
+async def test_everything_sent_before_a_fence_is_delivered_when_it_returns_and_in_order(world: World) -> None:
+    received = Recorder()
+    async with link_of(world) as link:
+        await link.subscribe("orders.*", received)
+        batch = [operation(n, b"orders.new", b"%d" % n) for n in range(500)]
+        assert await link.send(batch[:200]) == []
+        assert await link.send(batch[200:]) == []
+        await link.fence()
+        # A server answers on one socket in order, so what it sent to ourselves is here as well.
+        assert [payload(raw) for raw in received.messages] == [b"%d" % n for n in range(500)]
+
+
+async def test_messages_come_in_batches(world: World) -> None:
+    received = Recorder()
+    async with link_of(world) as link:
+        await link.subscribe("orders.*", received)
+        await link.send([operation(n, b"orders.new") for n in range(500)])
+        await link.fence()
+    assert len(received.messages) == 500
+    assert len(received.batches) < 50
+
+
+async def test_a_raw_message_is_what_the_protocol_module_says(world: World) -> None:
+    received = Recorder()
+    block = encode(Headers({"A": "1"}))
+    async with link_of(world) as link:
+        await link.subscribe("orders.*", received)
+        plain = operation(1, b"orders.plain", b"abc")
+        full = operation(2, b"orders.full", b"abc", headers=block)
+        asking = operation(3, b"orders.asking", b"abc", headers=block)
+        asking.frame = publish(b"orders.asking", b"abc", reply=b"answers.here", headers=block)
+        await link.send([plain, full, asking])
+        await link.fence()
+    head, size = len(block), len(block) + 3
+    assert received.messages == [
+        (b"orders.plain", b"", 0, 3, b"3\r\nabc\r\n"),
+        (b"orders.full", b"", head, size, b"%d %d\r\n%babc\r\n" % (head, size, block)),
+        (b"orders.asking", b"answers.here", head, size, b"answers.here %d %d\r\n%babc\r\n" % (head, size, block)),
+    ]
+
+
+async def test_headers_come_through_with_repeated_names_in_order(world: World) -> None:
+    received = Recorder()
+    headers = Headers([("X-Trace", "1"), ("Other", "Grüße"), ("X-Trace", "2")])
+    async with link_of(world) as link:
+        await link.subscribe("orders.*", received)
+        await link.send([operation(1, b"orders.new", b"body", headers=encode(headers))])
+        (raw,) = await received.until_delivered(1)
+    assert decode(header_block(raw)) == headers
+    assert payload(raw) == b"body"
+
+
+async def test_poison_is_delivered_byte_for_byte_and_harms_nobody(world: World) -> None:
+    received = Recorder()
+    async with link_of(world) as link:
+        await link.subscribe("poison.>", received)
+        poison = [
+            operation(1, b"poison.\xff\xfe", b"no UTF-8"),
+            operation(2, b"poison.\x0b\x0c", b"vertical"),
+            operation(3, b"poison.header", b"bare", headers=b"NATS/1.0"),
+            operation(4, b"poison.header", b"status", headers=b"NATS/1.0 \xff\xfe\r\n\r\n"),
+            operation(5, b"poison.none", b"good"),
+        ]
+        await link.send(poison)
+        await link.fence()
+        await link.fence()
+    assert [raw[0] for raw in received.messages] == [one.subject for one in poison]
+    assert header_block(received.messages[2]) == b"NATS/1.0"
+    assert [payload(raw) for raw in received.messages] == [b"no UTF-8", b"vertical", b"bare", b"status", b"good"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "taken"),
+    [
+        ("orders.7.new", [b"orders.7.new"]),
+        ("orders.*.new", [b"orders.7.new", b"orders.8.new"]),
+        ("orders.>", [b"orders.7.new", b"orders.7", b"orders.8.new"]),
+        ("*", [b"orders"]),
+    ],
+)
+async def test_wildcards_select(world: World, pattern: str, taken: list[bytes]) -> None:
+    received = Recorder()
+    async with link_of(world) as link:
+        await link.subscribe(pattern, received)
+        subjects = [b"orders.7.new", b"orders", b"orders.7", b"orders.8.new", b"other.7.new"]
+        await link.send([operation(n, subject) for n, subject in enumerate(subjects)])
+        await link.fence()
+    assert [raw[0] for raw in received.messages] == taken
+
+
+async def test_a_queue_group_shares_and_a_plain_subscription_gets_all(world: World) -> None:
+    first, second, all_of_it = Recorder(), Recorder(), Recorder()
+    async with link_of(world) as link:
+        await link.subscribe("orders.*", first, queue="routers")
+        await link.subscribe("orders.*", second, queue="routers")
+        await link.subscribe("orders.*", all_of_it)
+        await link.send([operation(n, b"orders.new", b"%d" % n) for n in range(200)])
+        await link.fence()
+    shares = [[int(payload(raw)) for raw in recorder.messages] for recorder in (first, second)]
+    assert all(shares)
+    assert sorted(shares[0] + shares[1]) == list(range(200))
+    assert len(all_of_it.messages) == 200
+
+
+async def test_a_subscription_gets_what_other_clients_publish(world: World) -> None:
+    received = Recorder()
+    async with link_of(world) as link:
+        await link.subscribe("orders.*", received)
+        await world.publish("orders.new", b"from elsewhere")
+        (raw,) = await received.until_delivered(1)
+    assert payload(raw) == b"from elsewhere"
+
+
+async def test_a_closed_subscription_gets_nothing_more(world: World) -> None:
+    closed, other = Recorder(), Recorder()
+    async with link_of(world) as link:
+        subscription = await link.subscribe("orders.*", closed)
+        await link.subscribe("orders.*", other)
+        await link.send([operation(1, b"orders.new")])
+        await link.fence()
+        subscription.close()
+        subscription.close()
+        await link.send([operation(2, b"orders.new")])
+        await link.fence()
+    assert (len(closed.messages), len(other.messages)) == (1, 2)
+
+
+async def test_a_drained_subscription_gets_all_that_was_sent_before_and_nothing_after(world: World) -> None:
+    drained, other = Recorder(), Recorder()
+    async with link_of(world) as link:
+        subscription = await link.subscribe("orders.*", drained)
+        await link.subscribe("orders.*", other)
+        await link.send([operation(n, b"orders.new", b"%d" % n) for n in range(300)])
+        await subscription.drain()
+        assert [payload(raw) for raw in drained.messages] == [b"%d" % n for n in range(300)]
+        await link.send([operation(300, b"orders.new")])
+        await link.fence()
+        await subscription.drain()
+        subscription.close()
+    assert (len(drained.messages), len(other.messages)) == (300, 301)
+
+
+# --- what is refused ---
+
+
+async def test_a_denied_publish_is_told_before_the_fence_and_the_others_go_through(world: World) -> None:
+    listener, received = Recorder(), Recorder()
+    async with link_of(world, listener) as link:
+        await link.subscribe("orders.*", received)
+        await link.send([operation(1, b"denied.a"), operation(2, b"orders.new"), operation(3, b"denied.b")])
+        await link.fence()
+        assert [subject for subject, _ in listener.denied] == [b"denied.a", b"denied.b"]
+        assert "denied.a" in listener.denied[0][1]
+        assert len(received.messages) == 1
+
+
+async def test_a_denied_subscription_raises_a_source_error_and_the_link_lives(world: World) -> None:
+    received = Recorder()
+    async with link_of(world) as link:
+        with pytest.raises(SourceError, match=r"secret\.plans") as caught:
+            await link.subscribe("secret.plans", Recorder())
+        assert caught.value.reason == "permission_denied"
+        await link.subscribe("orders.*", received)
+        await link.send([operation(1, b"orders.new")])
+        await link.fence()
+    assert len(received.messages) == 1
+
+
+async def test_what_is_too_large_is_refused_and_not_written(world: World) -> None:
+    received = Recorder()
+    block = encode(Headers({"A": "1"}))
+    async with link_of(world) as link:
+        await link.subscribe("orders.*", received)
+        limit = link.max_payload
+        fits = operation(1, b"orders.fits", bytes(limit))
+        fits_with_headers = operation(2, b"orders.fits", bytes(limit - len(block)), headers=block)
+        large = operation(3, b"orders.large", bytes(limit + 1))
+        large_by_headers = operation(4, b"orders.large", bytes(limit - len(block) + 1), headers=block)
+        refusals = await link.send([fits, large, large_by_headers, fits_with_headers])
+        await link.fence()
+    assert [refusal.operation for refusal in refusals] == [large, large_by_headers]
+    assert {(refusal.reason, refusal.retriable) for refusal in refusals} == {("too_large", False)}
+    assert str(limit) in refusals[0].detail
+    assert [raw[0] for raw in received.messages] == [b"orders.fits", b"orders.fits"]
+
+
+# --- JetStream, publishing ---
+
+
+async def test_pub_acks_reach_the_listener_with_stream_and_sequence(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    listener = Recorder()
+    async with link_of(world, listener) as link:
+        await link.send([operation_with_ack(n, b"orders.new", b"%d" % n) for n in range(41, 44)])
+        await listener.until(lambda recorder: len(recorder.acks) == 3)
+    assert listener.acks == {41: ("ORDERS", 1, False), 42: ("ORDERS", 2, False), 43: ("ORDERS", 3, False)}
+    assert await world.payloads("ORDERS") == [b"41", b"42", b"43"]
+
+
+async def test_a_message_id_seen_before_is_acked_as_a_duplicate_of_the_first(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    listener = Recorder()
+    headers = encode(Headers({"Nats-Msg-Id": "order-7"}))
+    async with link_of(world, listener) as link:
+        await link.send([operation_with_ack(1, b"orders.new", b"first", headers=headers)])
+        await link.send([operation_with_ack(2, b"orders.new", b"other")])
+        await link.send([operation_with_ack(3, b"orders.new", b"again", headers=headers)])
+        await listener.until(lambda recorder: len(recorder.acks) == 3)
+    assert listener.acks == {1: ("ORDERS", 1, False), 2: ("ORDERS", 2, False), 3: ("ORDERS", 1, True)}
+    assert await world.payloads("ORDERS") == [b"first", b"other"]
+
+
+async def test_a_core_publish_is_stored_too_and_gets_no_ack(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    listener = Recorder()
+    async with link_of(world, listener) as link:
+        await link.send([operation(1, b"orders.new", b"core")])
+        await link.send([operation_with_ack(2, b"orders.new", b"with ack")])
+        await listener.until(lambda recorder: recorder.acks)
+    assert listener.acks == {2: ("ORDERS", 2, False)}
+    assert await world.payloads("ORDERS") == [b"core", b"with ack"]
+
+
+async def test_no_stream_for_the_subject_is_no_responders_and_worth_another_try(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    listener = Recorder()
+    async with link_of(world, listener) as link:
+        await link.send([operation_with_ack(1, b"nobody.home"), operation_with_ack(2, b"orders.new")])
+        await listener.until(lambda recorder: recorder.acks and recorder.refusals)
+    assert listener.refusals == {1: ("no_responders", True)}
+    assert listener.acks == {2: ("ORDERS", 1, False)}
+
+
+async def test_a_full_stream_refuses_and_another_try_does_not_help(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"], max_messages=1)
+    listener = Recorder()
+    async with link_of(world, listener) as link:
+        await link.send([operation_with_ack(1, b"orders.new", b"in"), operation_with_ack(2, b"orders.new", b"out")])
+        await listener.until(lambda recorder: recorder.acks and recorder.refusals)
+    assert listener.refusals == {2: ("limit", False)}
+    assert await world.payloads("ORDERS") == [b"in"]
+
+
+# --- JetStream, consuming ---
+
+
+def sequences(raws: list[RawMessage]) -> list[int]:
+    """The stream's sequence of each, out of its ack subject."""
+    return [int(raw[1].split(b".")[5]) for raw in raws]
+
+
+def delivered(raw: RawMessage) -> int:
+    """How often it was delivered."""
+    return int(raw[1].split(b".")[4])
+
+
+async def test_a_pull_gets_a_batch_of_the_oldest_and_each_message_says_where_it_is_from(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(5):
+        await world.publish(f"orders.{n}", b"%d" % n)
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        assert consumer.ack_wait == 1.0
+        consumer.pull(3, 5.0)
+        first = await received.until_delivered(3)
+        assert [raw[0] for raw in first] == [b"orders.0", b"orders.1", b"orders.2"]
+        assert [payload(raw) for raw in first] == [b"0", b"1", b"2"]
+        consumer.pull(10, 5.0)
+        raws = await received.until_delivered(5)
+    for n, raw in enumerate(raws, 1):
+        words = raw[1].split(b".")
+        assert words[:7] == [b"$JS", b"ACK", b"ORDERS", b"router", b"1", b"%d" % n, b"%d" % n]
+        assert int(words[7]) > 1_600_000_000_000_000_000
+        assert words[8:] == [b"%d" % (5 - n)]
+
+
+async def test_a_pull_waits_for_what_is_published_later(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(2, 5.0)
+        await link.fence()
+        await link.send([operation(1, b"orders.a", b"a"), operation(2, b"orders.b", b"b")])
+        raws = await received.until_delivered(2)
+    assert [payload(raw) for raw in raws] == [b"a", b"b"]
+
+
+async def test_a_pull_that_expires_ends_with_status_408(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(3, 0.3)
+        message, ending = await received.until_delivered(2)
+    assert sequences([message]) == [1]
+    assert status(header_block(ending)) == (408, "Request Timeout")
+    assert ending[1] == payload(ending) == b""
+
+
+async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    await world.publish("orders.b")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(2, 5.0)
+        first = await received.until_delivered(2)
+        link.ack(first[0][1])
+        consumer.pull(2, 2.5)
+        again = (await received.until_delivered(3))[2]
+        assert sequences([again]) == [2]
+        assert delivered(again) == 2
+        link.ack(again[1])
+        ending = (await received.until_delivered(4))[3]
+    assert status(header_block(ending))[0] == 408
+
+
+async def test_a_nak_brings_a_message_again_after_its_delay(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
+        consumer.pull(3, 10.0)
+        first = (await received.until_delivered(1))[0]
+        asked_at = trio.current_time()
+        link.nak(first[1], 0.0)
+        second = (await received.until_delivered(2))[1]
+        link.nak(second[1], 0.5)
+        third = (await received.until_delivered(3))[2]
+        took = trio.current_time() - asked_at
+    assert [delivered(raw) for raw in (first, second, third)] == [1, 2, 3]
+    assert 0.5 <= took < 3.0
+
+
+async def test_in_progress_starts_the_ack_wait_anew(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(2, 30.0)
+        first = (await received.until_delivered(1))[0]
+        started_at = trio.current_time()
+        for _ in range(4):
+            await trio.sleep(0.5)
+            link.in_progress(first[1])
+        again = (await received.until_delivered(2))[1]
+        took = trio.current_time() - started_at
+    assert delivered(again) == 2
+    assert took >= 2.9  # half a second four times, then the ack wait
+
+
+async def test_max_deliver_ends_the_deliveries(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=0.3, max_deliver=2), received)
+        consumer.pull(3, 2.0)
+        *messages, ending = await received.until_delivered(3)
+    assert [delivered(raw) for raw in messages] == [1, 2]
+    assert status(header_block(ending))[0] == 408
+
+
+async def test_max_ack_pending_holds_back_until_something_is_acked(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(3):
+        await world.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0, max_ack_pending=2), received)
+        consumer.pull(3, 0.4)
+        *messages, ending = await received.until_delivered(3)
+        assert sequences(messages) == [1, 2]
+        assert status(header_block(ending))[0] == 408
+        consumer.pull(3, 5.0)
+        link.ack(messages[0][1])
+        third = (await received.until_delivered(4))[3]
+    assert sequences([third]) == [3]
+
+
+async def test_a_filter_selects(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for subject in ("orders.eu.1", "orders.us.1", "orders.eu.2"):
+        await world.publish(subject)
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, filter_subject="orders.eu.*"), received)
+        consumer.pull(2, 5.0)
+        raws = await received.until_delivered(2)
+    assert [raw[0] for raw in raws] == [b"orders.eu.1", b"orders.eu.2"]
+    assert [raw[1].split(b".")[8] for raw in raws] == [b"1", b"0"]
+
+
+async def test_a_durable_goes_on_where_the_last_link_left_off(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(4):
+        await world.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(2, 5.0)
+        for raw in await received.until_delivered(2):
+            link.ack(raw[1])
+        await link.fence()
+    later = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, later)
+        consumer.pull(2, 5.0)
+        raws = await later.until_delivered(2)
+    assert sequences(raws) == [3, 4]
+
+
+async def test_a_durable_that_exists_is_taken_with_its_own_ack_wait(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    async with link_of(world) as link:
+        first = await link.open_consumer(SPEC, Recorder())
+        second = await link.open_consumer(replace(SPEC, ack_wait=7.0), Recorder())
+    assert (first.ack_wait, second.ack_wait) == (1.0, 1.0)
+
+
+async def test_a_missing_stream_raises_a_source_error_that_names_it(world: World) -> None:
+    async with link_of(world) as link:
+        with pytest.raises(SourceError, match="ORDERS") as caught:
+            await link.open_consumer(SPEC, Recorder())
+        assert caught.value.reason == "stream_not_found"
+        await link.fence()
+
+
+async def test_a_durable_with_another_filter_raises_a_source_error_that_names_both(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    async with link_of(world) as link:
+        await link.open_consumer(replace(SPEC, filter_subject="orders.eu.*"), Recorder())
+        with pytest.raises(SourceError) as caught:
+            await link.open_consumer(replace(SPEC, filter_subject="orders.us.*"), Recorder())
+        assert caught.value.reason == "consumer_mismatch"
+        assert "router" in str(caught.value)
+        assert "orders.eu.*" in str(caught.value)
+        assert "orders.us.*" in str(caught.value)
+        await link.fence()
+
+
+async def test_who_pulls_hears_that_the_consumer_was_deleted(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(3, 5.0)
+        await link.fence()
+        await world.delete_consumer("ORDERS", "router")
+        (ending,) = await received.until_delivered(1)
+        assert status(header_block(ending)) == (409, "Consumer Deleted")
+        consumer.pull(3, 5.0)
+        nobody = (await received.until_delivered(2))[1]
+        assert status(header_block(nobody))[0] == 503
+
+
+async def test_who_pulls_hears_that_the_stream_was_deleted_and_publishes_find_nobody(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    listener, received = Recorder(), Recorder()
+    async with link_of(world, listener) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(3, 5.0)
+        await link.fence()
+        await world.delete_stream("ORDERS")
+        (ending,) = await received.until_delivered(1)
+        assert status(header_block(ending)) == (409, "Consumer Deleted")
+        await link.send([operation_with_ack(1, b"orders.new")])
+        await listener.until(lambda recorder: recorder.refusals)
+    assert listener.refusals == {1: ("no_responders", True)}
+
+
+async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    first, second = Recorder(), Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, first)
+        consumer.pull(5, 30.0)
+        await first.until_delivered(1)
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, second)
+        consumer.pull(5, 5.0)
+        (raw,) = await second.until_delivered(1)
+    assert sequences([raw]) == [1]
+    assert delivered(raw) == 2
+
+
+async def test_two_links_share_a_consumer_and_nothing_comes_twice(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    first, second = Recorder(), Recorder()
+    async with link_of(world) as one, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+        for link, received in ((one, first), (other, second)):
+            consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
+            consumer.pull(10, 5.0)
+            await link.fence()
+        await one.send([operation(n, b"orders.new") for n in range(20)])
+        await first.until_delivered(10)
+        await second.until_delivered(10)
+    assert sorted(sequences(first.messages + second.messages)) == list(range(1, 21))
+
+
+async def test_a_drained_consumer_leaves_nothing_undelivered_and_nothing_more_comes(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    drained, other = Recorder(), Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), drained)
+        consumer.pull(50, 30.0)
+        await link.send([operation(n, b"orders.new") for n in range(20)])
+        await drained.until_delivered(20)
+        await consumer.drain()
+        await link.send([operation(20, b"orders.new")])
+        successor = await link.open_consumer(replace(SPEC, ack_wait=30.0), other)
+        successor.pull(1, 5.0)
+        (raw,) = await other.until_delivered(1)
+    assert sequences(drained.messages) == list(range(1, 21))
+    assert sequences([raw]) == [21]
+
+
+async def test_a_durable_made_again_resumes_only_in_the_same_incarnation_of_its_stream(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(4):
+        await world.publish(f"orders.{n}")
+    lost, resumed, anew = Recorder(), Recorder(), Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, lost)
+        resuming = replace(SPEC, start_sequence=3, stream_created=consumer.stream_created)
+        await world.delete_consumer("ORDERS", "router")
+        consumer = await link.open_consumer(resuming, resumed)
+        assert consumer.stream_created == resuming.stream_created
+        consumer.pull(1, 5.0)
+        assert sequences(await resumed.until_delivered(1)) == [3]
+        await world.delete_stream("ORDERS")
+        await world.add_stream("ORDERS", ["orders.>"])
+        for n in range(4):
+            await world.publish(f"orders.{n}")
+        consumer = await link.open_consumer(resuming, anew)
+        assert consumer.stream_created != resuming.stream_created
+        consumer.pull(1, 5.0)
+        assert sequences(await anew.until_delivered(1)) == [1]
+
+
+async def test_an_idle_pull_gives_signs_of_life(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(3, 30.0)
+        (sign,) = await received.until_delivered(1, within=8.0)
+    assert status(header_block(sign)) == (100, "Idle Heartbeat")
+
+
+async def test_a_closed_consumer_takes_nothing_more_and_the_next_one_gets_it(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    closed, other = Recorder(), Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, closed)
+        consumer.pull(3, 30.0)
+        await link.fence()
+        consumer.close()
+        await link.fence()
+        successor = await link.open_consumer(SPEC, other)
+        successor.pull(1, 5.0)
+        await world.publish("orders.a")
+        (raw,) = await other.until_delivered(1)
+    assert closed.messages == []
+    assert sequences([raw]) == [1]

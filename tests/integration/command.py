@@ -1,0 +1,139 @@
+"""The `router-trio` command as a process: what it prints, what it logs, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "router_trio"]
+ENDS_WITHIN = 20.0
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Our own environment without any ROUTER_TRIO_ variable, and with this source tree to import from."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("ROUTER_TRIO_", "OTEL_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | dict(changes or {})
+
+
+def command(
+    *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, python: Sequence[str] = COMMAND
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. `python` replaces `python -m router_trio`."""
+    return subprocess.run(
+        [*python, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ENDS_WITHIN,
+        cwd=cwd,
+        env=environment(env),
+    )
+
+
+class RunningCommand:
+    """A command that runs."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+        self._text = {"stdout": bytearray(), "stderr": bytearray()}
+        self._reading = 2
+        self._more = trio.Event()
+
+    @property
+    def output(self) -> str:
+        """What came on stdout so far."""
+        return self._text["stdout"].decode("utf-8", "replace")
+
+    @property
+    def errors(self) -> str:
+        """What came on stderr so far."""
+        return self._text["stderr"].decode("utf-8", "replace")
+
+    def logged(self, code: str) -> list[dict[str, Any]]:
+        """The log lines with this code so far. Lines of stderr that are no JSON objects are left out."""
+        whole = self.errors.rpartition("\n")[0].splitlines()
+        lines = [json.loads(line) for line in whole if line.startswith("{")]
+        return [line for line in lines if line["error_code"] == code]
+
+    async def has_logged(self, code: str, **fields: Any) -> dict[str, Any]:
+        """Wait for a log line with this code and these fields. Raises `trio.TooSlowError`."""
+        with trio.fail_after(ENDS_WITHIN):
+            while True:
+                for line in self.logged(code):
+                    if fields.items() <= line.items():
+                        return line
+                await self._more_text()
+
+    async def has_printed(self, pattern: str) -> re.Match[str]:
+        """Wait for text on stdout. Raises `trio.TooSlowError`."""
+        with trio.fail_after(ENDS_WITHIN):
+            while (found := re.search(pattern, self.output)) is None:
+                await self._more_text()
+        return found
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait for the end and for all that it printed; return the exit code. Raises `trio.TooSlowError`."""
+        with trio.fail_after(ENDS_WITHIN):
+            code = await self._process.wait()
+            while self._reading:
+                await self._more.wait()
+        return code
+
+    async def read(self, stream: trio.abc.ReceiveStream, name: str) -> None:
+        """For `running`: keep what the stream brings."""
+        async for part in stream:
+            self._text[name] += part
+            self._tell()
+        self._reading -= 1
+        self._tell()
+
+    def _tell(self) -> None:
+        self._more.set()
+        self._more = trio.Event()
+
+    async def _more_text(self) -> None:
+        if not self._reading:
+            raise AssertionError(f"it ended without that: {self.output}\n{self.errors}")
+        await self._more.wait()
+
+
+@asynccontextmanager
+async def running(
+    *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, python: Sequence[str] = COMMAND
+) -> AsyncIterator[RunningCommand]:
+    """Run a command in the background; it is killed at the end if it still runs."""
+    process = await trio.lowlevel.open_process(
+        [*python, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env=environment(env),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    one = RunningCommand(process)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.read, process.stdout, "stdout")
+        nursery.start_soon(one.read, process.stderr, "stderr")
+        try:
+            yield one
+        finally:
+            with trio.CancelScope(shield=True):
+                if process.poll() is None:
+                    process.kill()
+                await process.wait()

@@ -1,0 +1,331 @@
+"""`router-trio run` and `demo` as processes, against real servers: what they do, and how they fail."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio.embedded import HOST
+from tests.certificates import Certificates, create_certificates
+from tests.integration.command import COMMAND, command, running
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import connect
+from tests.servers import NatsServer, nats_server
+
+Write = Callable[..., Path]
+
+ROUTE = """
+[[routes]]
+name = "orders"
+from = { connection = "main", subject = "orders.*" }
+to = [ { connection = "main", subject = "eu.{{wildcard(1)}}" } ]
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a configuration with one connection `main`, and `rest`."""
+
+    def write(*servers: str, connection: str = "", rest: str = ROUTE, telemetry: str = 'listen = ""') -> Path:
+        given = f"servers = {list(servers)}\n".replace("'", '"') if servers else ""
+        path = tmp_path / "router.toml"
+        path.write_text(
+            f'[router]\nshutdown_timeout = "5s"\n[telemetry]\n{telemetry}\n'
+            f"[connections.main]\n{given}{connection}\n{rest}"
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return create_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+# --- it routes, and ends when told ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_routes_until_a_signal_and_drains(
+    core_server: NatsServer, write: Write, number: signal.Signals
+) -> None:
+    config = write(core_server.url)
+    async with running("run", config, cwd=config.parent) as run, connect(core_server.url) as client:
+        await run.has_logged("ROUTER_STARTED")
+        arrived = await client.subscribe("eu.*")
+        await client.ping()
+        await client.publish("orders.7", b"hello")
+        message = await arrived.next()
+        assert (message.subject, message.payload) == ("eu.7", b"hello")
+        run.send(number)
+        assert await run.ended() == 0
+        (stopped,) = run.logged("ROUTER_STOPPED")
+        assert stopped["unsettled"] == 0
+        assert stopped["ledger"]["main"]["settled"]["fenced"] == 1
+        assert run.output == ""
+
+
+async def test_the_configuration_is_router_toml_unless_said_otherwise(core_server: NatsServer, write: Write) -> None:
+    config = write(core_server.url)
+    async with running("run", cwd=config.parent) as run:
+        await run.has_logged("ROUTER_STARTED")
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+async def test_an_embedded_server_is_printed_used_and_stopped(write: Write) -> None:
+    config = write()
+    async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
+        url = (await run.has_printed(r"^nats://127\.0\.0\.1:\d+\n"))[0].strip()
+        await run.has_logged("ROUTER_STARTED")
+        async with connect(url) as client:
+            assert client.info["jetstream"] is True
+            arrived = await client.subscribe("eu.*")
+            await client.ping()
+            await client.publish("orders.7", b"hello")
+            assert (await arrived.next()).subject == "eu.7"
+            # As Ctrl-C in a terminal does: the whole process group. The drain needs the server for a while yet.
+            run.send(signal.SIGINT)
+            assert await run.ended() == 0
+        assert run.logged("NATS_CONNECTION_LOST") == []
+    with pytest.raises(OSError, match="connect"):
+        await trio.open_tcp_stream(HOST, int(url.rpartition(":")[2]))
+
+
+async def test_an_embedded_server_is_for_connections_without_servers(core_server: NatsServer, write: Write) -> None:
+    other = f'[connections.other]\nservers = ["{core_server.url}"]\n'
+    config = write(rest=other + ROUTE.replace('to = [ { connection = "main"', 'to = [ { connection = "other"'))
+    async with running("run", config, "--embedded-nats", cwd=config.parent) as run, connect(core_server.url) as client:
+        url = (await run.has_printed(r"^nats://127\.0\.0\.1:\d+\n"))[0].strip()
+        await run.has_logged("ROUTER_STARTED")
+        arrived = await client.subscribe("eu.*")
+        await client.ping()
+        async with connect(url) as publisher:
+            await publisher.publish("orders.7", b"hello")
+            assert (await arrived.next()).subject == "eu.7"
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+def messages_that_wait(run_on: str, write: Write, shutdown_timeout: str) -> Path:
+    """A configuration whose destination is away: what is routed waits."""
+    with socket.socket() as nobody:
+        nobody.bind((HOST, 0))
+        away = f'[connections.away]\nservers = ["nats://{HOST}:{nobody.getsockname()[1]}"]\n'
+    config = write(run_on, rest=away + ROUTE.replace('to = [ { connection = "main"', 'to = [ { connection = "away"'))
+    text = config.read_text().replace('shutdown_timeout = "5s"', f'shutdown_timeout = "{shutdown_timeout}"')
+    config.write_text(text)
+    return config
+
+
+async def test_what_is_left_at_the_deadline_makes_the_exit_code_1(core_server: NatsServer, write: Write) -> None:
+    config = messages_that_wait(core_server.url, write, "300ms")
+    async with running("run", config, cwd=config.parent) as run, connect(core_server.url) as client:
+        await run.has_logged("ROUTER_STARTED")
+        await client.publish("orders.7", b"hello")
+        await run.has_logged("NATS_PUBLISH_QUEUED", connection="away")
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 1
+        (stopped,) = run.logged("ROUTER_STOPPED")
+        assert stopped["unsettled"] == 1
+        assert stopped["ledger"]["away"]["settled"]["dropped"] == 1
+
+
+async def test_a_second_signal_cuts_the_drain_short(core_server: NatsServer, write: Write) -> None:
+    config = messages_that_wait(core_server.url, write, "10m")
+    async with running("run", config, cwd=config.parent) as run, connect(core_server.url) as client:
+        await run.has_logged("ROUTER_STARTED")
+        await client.publish("orders.7", b"hello")
+        await run.has_logged("NATS_PUBLISH_QUEUED", connection="away")
+        run.send(signal.SIGTERM)
+        await run.has_logged("ROUTER_DRAINING")
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 1
+        (stopped,) = run.logged("ROUTER_STOPPED")
+        assert stopped["unsettled"] == 1
+
+
+# --- it does not start ---
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[connections.main\n", "router.toml: not valid TOML"),
+        ("[connections.main]\nserver = []\n", "router.toml: connections.main.server: unknown key; did you mean"),
+        ("[connections.main]\n", "router.toml: connections.main.servers: missing"),
+        (None, "router.toml: there is no such file"),
+    ],
+)
+def test_an_invalid_configuration(text: str | None, told: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "router.toml").write_text(text)
+    done = command("run", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(told)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_handler_that_can_not_be_imported(write: Write) -> None:
+    config = write("nats://127.0.0.1:4222", rest=ROUTE + 'handler = "nowhere:handle"\n')
+    done = command("run", config, cwd=config.parent)
+    assert done.returncode == 78
+    assert "routes[0].handler: " in done.stderr
+
+
+async def fails(config: Path, *more: str, python: Sequence[str] = COMMAND) -> str:
+    """Run it, expect that it fails by itself with exit code 1 and one clear line, and return that line."""
+    async with running("run", config, *more, cwd=config.parent, python=python) as run:
+        assert await run.ended() == 1
+    assert run.output == ""
+    assert "Traceback" not in run.errors
+    (line,) = [line for line in run.errors.splitlines() if line.startswith("router-trio: error: ")]
+    return line
+
+
+async def test_refused_credentials(tmp_path: Path, write: Write) -> None:
+    async with nats_server(tmp_path, config="authorization { user: router, password: right }\n") as server:
+        config = write(server.url, connection='user = "router"\npassword = "wrong-one"\n')
+        line = await fails(config)
+        assert "refused the credentials" in line
+        assert "check" in line
+        assert "wrong-one" not in line
+
+
+async def test_an_untrusted_certificate(tmp_path: Path, certificates: Certificates, write: Write) -> None:
+    async with nats_server(tmp_path, config=certificates.server_config()) as server:
+        address = server.url.replace("nats://", "tls://")
+        line = await fails(write(address, connection=f'tls_ca_file = "{certificates.other_ca}"\n'))
+        assert "certificate" in line
+        assert "tls_ca_file" in line
+
+
+async def test_a_busy_metrics_port(core_server: NatsServer, write: Write) -> None:
+    with socket.socket() as busy:
+        busy.bind((HOST, 0))
+        busy.listen()
+        address = f"{HOST}:{busy.getsockname()[1]}"
+        line = await fails(write(core_server.url, telemetry=f'listen = "{address}"'))
+    assert address in line
+    assert "listen" in line
+
+
+async def test_no_server_to_embed(write: Write) -> None:
+    without = (
+        "import sys\n"
+        "from router_trio import embedded\n"
+        "from router_trio.cli import main\n"
+        "embedded.metadata.files = lambda name: None\n"
+        "embedded.sysconfig.get_path = lambda name: '/nowhere'\n"
+        "embedded.shutil.which = lambda name: None\n"
+        "sys.executable = '/nowhere/python'\n"
+        "sys.exit(main())\n"
+    )
+    line = await fails(write(), "--embedded-nats", python=[sys.executable, "-c", without])
+    assert "pip install 'router-trio[embedded]'" in line
+
+
+async def test_a_connection_that_is_told_to_stop(write: Write) -> None:
+    with socket.socket() as nobody:
+        nobody.bind((HOST, 0))
+        port = nobody.getsockname()[1]
+        connection = 'on_reconnect_exhausted = "stop"\nreconnect_attempts = 2\nreconnect_delay = "10ms"\n'
+        line = await fails(write(f"nats://{HOST}:{port}", connection=connection))
+    assert "'main'" in line
+    assert "2 attempts failed" in line
+
+
+# --- it keeps running ---
+
+
+STREAM_ROUTE = """
+[[routes]]
+name = "archive"
+from = { connection = "main", stream = "ORDERS", durable = "router", filter = "kept.*" }
+to = [ { connection = "main", subject = "archive.{{wildcard(1)}}" } ]
+"""
+
+
+async def test_a_missing_stream_stops_only_its_route(server: NatsServer, write: Write) -> None:
+    config = write(server.url, rest=ROUTE + STREAM_ROUTE)
+    async with running("run", config, cwd=config.parent) as run, connect(server.url) as client:
+        await run.has_logged("ROUTER_STARTED")
+        told = await run.has_logged("NATS_SUBSCRIBE_ERROR", route="archive")
+        assert "there is no stream 'ORDERS'" in told["detail"]
+        arrived = await client.subscribe("eu.*")
+        await client.ping()
+        await client.publish("orders.7", b"hello")
+        assert (await arrived.next()).subject == "eu.7"
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+async def test_a_durable_with_another_configuration_is_told_with_the_difference(
+    server: NatsServer, write: Write
+) -> None:
+    config = write(server.url, rest=ROUTE + STREAM_ROUTE)
+    async with connect(server.url) as client:
+        jetstream = JetStream(client)
+        await jetstream.create_stream("ORDERS", ["kept.*"])
+        await jetstream.create_consumer("ORDERS", "router", filter_subject="kept.other", ack_policy="explicit")
+        async with running("run", config, cwd=config.parent) as run:
+            told = await run.has_logged("NATS_SUBSCRIBE_ERROR", route="archive")
+            assert "its filter is kept.other, the route's is kept.*" in told["detail"]
+            arrived = await client.subscribe("eu.*")
+            await run.has_logged("ROUTER_STARTED")
+            await client.publish("orders.7", b"hello")
+            assert (await arrived.next()).subject == "eu.7"
+            run.send(signal.SIGTERM)
+            assert await run.ended() == 0
+
+
+async def test_a_server_that_is_away_at_the_start_is_waited_for(core_server: NatsServer, write: Write) -> None:
+    config = write(core_server.url, connection='reconnect_delay = "20ms"\nmax_reconnect_delay = "50ms"\n')
+    await core_server.kill()
+    async with running("run", config, cwd=config.parent) as run:
+        await run.has_logged("ROUTER_STARTED")
+        await core_server.restart()
+        await run.has_logged("ROUTE_READY", route="orders")
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+# --- demo ---
+
+
+async def test_the_demo_loses_nothing(tmp_path: Path) -> None:
+    async with running("demo", "--duration", "4s", cwd=tmp_path) as demo:
+        metrics = (await demo.has_printed(r"metrics: (http://127\.0\.0\.1:\d+/metrics)"))[1]
+        page = await trio.to_thread.run_sync(lambda: urllib.request.urlopen(metrics, timeout=5).read())
+        assert b"router_nats_connection_status" in page
+        assert await demo.ended() == 0, demo.output
+    text = demo.output
+    assert demo.errors == ""
+    assert "the server is killed (SIGKILL)" in text
+    assert "the connection is lost" in text
+    assert "connected again after" in text
+    exact = re.search(r"orders \(stream to stream\) +(\d+) of (\d+) arrived, each once and in order", text)
+    assert exact is not None
+    assert exact[1] == exact[2] != "0"
+    assert "Nothing was lost." in text
+    assert "\x1b" not in text
+
+
+async def test_the_demo_can_be_interrupted(tmp_path: Path) -> None:
+    async with running("demo", "--duration", "1m", cwd=tmp_path) as demo:
+        url = (await demo.has_printed(r"nats-server with JetStream: nats://127\.0\.0\.1:(\d+)"))[1]
+        await demo.has_printed("metrics")
+        demo.send(signal.SIGINT)
+        assert await demo.ended() == 1
+    assert demo.errors == "router-trio: interrupted before the end: no verdict\n"
+    with pytest.raises(OSError, match="connect"):
+        await trio.open_tcp_stream(HOST, int(url))

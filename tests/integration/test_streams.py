@@ -1,0 +1,39 @@
+"""The few JetStream calls that the demo judges a router by."""
+
+from __future__ import annotations
+
+import pytest
+
+from router_trio.errors import LinkError, SourceError
+from router_trio.nats.streams import StoredMessage, add_streams, count_messages, stream_messages
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import connect
+from tests.servers import NatsServer
+
+
+async def test_streams_are_made_counted_and_read_in_order(server: NatsServer) -> None:
+    await add_streams(server.url, {"ORDERS": ["orders.*"], "EMPTY": ["empty"]})
+    sent = [(f"orders.{number % 3}", b"%d" % number) for number in range(1_203)]
+    async with connect(server.url) as client:
+        await JetStream(client).publish_many([(subject, payload, None) for subject, payload in sent])
+    assert await count_messages(server.url, "ORDERS") == len(sent)
+    assert await stream_messages(server.url, "ORDERS") == [
+        StoredMessage(number, subject, payload) for number, (subject, payload) in enumerate(sent, 1)
+    ]
+    assert await stream_messages(server.url, "EMPTY") == []
+
+
+async def test_a_refusal_comes_out_bare(server: NatsServer) -> None:
+    with pytest.raises(SourceError, match="stream not found"):
+        await stream_messages(server.url, "NONE")
+    await add_streams(server.url, {"ONE": ["a.*"]})
+    with pytest.raises(SourceError, match="subjects overlap"):
+        await add_streams(server.url, {"TWO": ["a.>"]})
+
+
+async def test_no_server_and_no_jetstream(core_server: NatsServer) -> None:
+    with pytest.raises((LinkError, SourceError), match=core_server.url):
+        await count_messages(core_server.url, "ORDERS")
+    await core_server.kill()
+    with pytest.raises(LinkError, match=f"can't talk to the server at {core_server.url}"):
+        await count_messages(core_server.url, "ORDERS")

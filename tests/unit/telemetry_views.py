@@ -1,0 +1,49 @@
+"""Routers as telemetry sees them, without a router: states and outboxes that tests set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from router_trio.events import Event
+from router_trio.outbox import Outbox
+from router_trio.states import ConnectionState, RouteState
+
+
+@dataclass
+class Connection:
+    """A `ConnectionView`."""
+
+    state: ConnectionState
+    outbox: Outbox
+
+
+@dataclass
+class View:
+    """A `RouterView`."""
+
+    name: str = "test-router"
+    connections: dict[str, Connection] = field(default_factory=dict)
+    routes: list[RouteState] = field(default_factory=list)
+    fatal: str | None = None
+    events: list[Event] = field(default_factory=list)
+
+
+def make_view(connections: Sequence[str] = ("main",), routes: Sequence[str] = ()) -> View:
+    """A view with connections and with routes from the first of them, each to `out.{{wildcard(1)}}` and `copy`."""
+    view = View()
+    for name in connections:
+        outbox = Outbox(
+            name,
+            emit=view.events.append,
+            clock=lambda: 0.0,
+            wake=lambda: None,
+            fail_open=False,
+            max_operations=10,
+            max_bytes=1000,
+            on_full="drop_oldest",
+            max_age=0.0,
+        )
+        view.connections[name] = Connection(ConnectionState(name), outbox)
+    view.routes = [RouteState(name, connections[0], ["out.{{wildcard(1)}}", "copy"]) for name in routes]
+    return view

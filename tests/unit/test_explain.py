@@ -1,0 +1,101 @@
+"""What `router-trio explain` says, without a process and without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router_trio.cli.explain import Explanation, explain_subject
+from router_trio.routes import compile_routes
+from router_trio.settings import Settings
+
+
+def explained(subject: str, *routes: dict[str, Any]) -> Explanation:
+    connections = {name: {"servers": ["nats://127.0.0.1:4222"]} for name in ("main", "other")}
+    settings = Settings(connections=connections, routes=list(routes))
+    return explain_subject(compile_routes(settings.routes), subject)
+
+
+def route(name: str, source: dict[str, Any], *to: str, **rest: Any) -> dict[str, Any]:
+    destinations = [{"connection": "other", "subject": subject} for subject in to]
+    return {"name": name, "from": {"connection": "main", **source}, "to": destinations, **rest}
+
+
+def test_json_has_every_matching_route_in_order_with_final_subjects() -> None:
+    found = explained(
+        "orders.7.created",
+        route("second", {"subject": "orders.*.created"}, "crm.{{wildcard(1)}}", "log.created"),
+        route("not", {"subject": "orders.*"}, "never.$1"),
+        route("first", {"subject": "orders.>"}, "all.>"),
+    )
+    assert found.as_json() == {
+        "subject": "orders.7.created",
+        "routes": [
+            {
+                "name": "second",
+                "destinations": [
+                    {"connection": "other", "subject": "crm.7"},
+                    {"connection": "other", "subject": "log.created"},
+                ],
+            },
+            {"name": "first", "destinations": [{"connection": "other", "subject": "all.7.created"}]},
+        ],
+    }
+
+
+def test_no_match_is_an_answer_that_names_what_would_match() -> None:
+    found = explained("nobody.asks", route("orders", {"subject": "orders.*", "queue": "workers"}, "eu.$1"))
+    assert found.as_json() == {"subject": "nobody.asks", "routes": []}
+    assert list(found.lines()) == [
+        "no route takes it; these routes take:",
+        "  orders: main: orders.*, queue group workers",
+    ]
+
+
+def test_no_routes_at_all() -> None:
+    found = explained("nobody.asks")
+    assert found.as_json() == {"subject": "nobody.asks", "routes": []}
+    assert list(found.lines()) == ["no route takes it: there are no routes"]
+
+
+def test_a_stream_without_filter_depends_on_what_the_stream_holds() -> None:
+    found = explained("a.b", route("archive", {"stream": "ORDERS", "durable": "router"}, "archive.>"))
+    assert list(found.lines()) == [
+        "route archive takes it from main: stream ORDERS, if stream ORDERS holds this subject",
+        "  -> other: archive.a.b (core publish)",
+    ]
+
+
+def test_a_stream_with_filter_takes_only_what_matches_it() -> None:
+    archive = route("archive", {"stream": "ORDERS", "durable": "router", "filter": "a.*"}, "archive.$1")
+    assert list(explained("a.b", archive).lines()) == [
+        "route archive takes it from main: stream ORDERS, filter a.*",
+        "  -> other: archive.b (core publish)",
+    ]
+    assert explained("b.b", archive).as_json()["routes"] == []
+
+
+def test_a_jetstream_destination_and_a_random_one_are_told_apart() -> None:
+    source = {"connection": "main", "subject": "a.*"}
+    to = [
+        {"connection": "other", "subject": "kept.$1", "jetstream": True},
+        {"connection": "other", "subject": "shard.{{random(1)}}"},
+    ]
+    assert list(explained("a.b", {"name": "r", "from": source, "to": to}).lines())[1:] == [
+        "  -> other: kept.b (JetStream, waits for the PubAck)",
+        "  -> other: shard.0 (core publish, drawn at random for each message)",
+    ]
+
+
+def test_a_handler_is_named_and_not_called() -> None:
+    found = explained("a.b", route("r", {"subject": "a.*"}, "c.$1", handler="no.such.module:function"))
+    assert "  handler no.such.module:function may change it or filter it out" in list(found.lines())
+    assert found.as_json()["routes"] == [{"name": "r", "destinations": [{"connection": "other", "subject": "c.b"}]}]
+
+
+def test_a_mapping_that_refuses_this_subject_is_shown_as_failing() -> None:
+    found = explained("a.--b", route("r", {"subject": "a.*"}, "c.{{split(1,-)}}.d", "fine"))
+    first, second = found.as_json()["routes"][0]["destinations"]
+    assert first["subject"] is None
+    assert "'c..b.d'" in first["error"]
+    assert second == {"connection": "other", "subject": "fine"}
+    assert list(found.lines())[1].startswith("  -> other: fails: subject 'a.--b' maps to 'c..b.d'")

@@ -1,0 +1,218 @@
+"""The metrics page: the contract's names, everything at zero from the start, and numbers that are read, not copied."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router_trio.protocol import publish
+from router_trio.states import CONNECTED, RECONNECTING
+from router_trio.telemetry.metrics import TABLE, Sources
+from router_trio.telemetry.page import MetricsPage
+from tests.unit.telemetry_views import View, make_view
+
+CONNECTION_GAUGES = {
+    "router_nats_connection_status",
+    "router_nats_pending_operations_count",
+    "router_nats_in_flight_operations_count",
+}
+CONNECTION_COUNTERS = {
+    "router_nats_connection_established_total",
+    "router_nats_connection_lost_total",
+    "router_nats_connection_restored_total",
+    "router_nats_connection_failures_total",
+    "router_nats_reconnect_attempts_total",
+    "router_nats_reconnect_failures_total",
+    "router_nats_reconnection_exhausted_total",
+    "router_nats_publish_total",
+    "router_nats_publish_with_ack_total",
+    "router_nats_ack_total",
+    "router_nats_nak_total",
+    "router_nats_subscribe_total",
+    "router_nats_pending_operations_retry_total",
+    "router_nats_pending_operations_retry_success_total",
+    "router_nats_pending_operations_retry_failed_total",
+    "router_nats_operations_accepted_total",
+}
+FAILURES = {
+    "router_nats_publish_failures_total",
+    "router_nats_publish_with_ack_failures_total",
+    "router_nats_ack_failures_total",
+    "router_nats_nak_failures_total",
+    "router_nats_subscribe_failures_total",
+}
+ROUTE_COUNTERS = {"router_messages_received_total", "router_messages_dead_lettered_total"}
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def view() -> View:
+    return make_view(["main", "edge"], ["eu", "us"])
+
+
+@pytest.fixture(params=["sdk", "sdk disabled"])
+def page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, view: View) -> Iterator[MetricsPage]:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true" if request.param == "sdk disabled" else "")
+    page = MetricsPage(Sources(view, log_lines_dropped=lambda: 3, spans_dropped=lambda: 4))
+    yield page
+    page.close()
+
+
+def scrape(page: MetricsPage) -> Samples:
+    found: Samples = {}
+    for family in text_string_to_metric_families(page.render().decode()):
+        for sample in family.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            assert key not in found, f"{key} twice on one page"
+            found[key] = sample.value
+    return found
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+def test_everything_of_a_connection_exists_at_zero(page: MetricsPage) -> None:
+    samples = scrape(page)
+    for connection in ("main", "edge"):
+        for name in CONNECTION_GAUGES | CONNECTION_COUNTERS:
+            assert value(samples, name, connection=connection) == 0
+        for name in FAILURES:
+            assert value(samples, name, connection=connection, reason="not_connected") == 0
+        for fate in ("fenced", "acked", "dropped", "failed", "failed_open"):
+            assert value(samples, "router_nats_operations_settled_total", connection=connection, fate=fate) == 0
+        for reason in ("queue_full", "expired", "shutdown"):
+            dropped = "router_nats_pending_operations_dropped_total"
+            assert value(samples, dropped, connection=connection, reason=reason) == 0
+
+
+def test_everything_of_a_route_exists_at_zero(page: MetricsPage) -> None:
+    samples = scrape(page)
+    for route in ("eu", "us"):
+        labels = {"connection": "main", "route": route}
+        for name in ROUTE_COUNTERS:
+            assert value(samples, name, **labels) == 0
+        for destination in ("out.{{wildcard(1)}}", "copy"):
+            assert value(samples, "router_messages_routed_total", **labels, destination=destination) == 0
+        assert value(samples, "router_messages_failed_total", **labels, reason="not_connected") == 0
+        assert value(samples, "router_route_duration_seconds_count", **labels) == 0
+        assert value(samples, "router_route_duration_seconds_sum", **labels) == 0
+        assert value(samples, "router_route_duration_seconds_bucket", **labels, le="+Inf") == 0
+
+
+def test_the_page_holds_exactly_the_table(page: MetricsPage) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(page.render().decode())}
+    expected = {metric.name.removesuffix("_total"): metric for metric in TABLE}
+    assert families.keys() == expected.keys()
+    for name, family in families.items():
+        assert family.type == expected[name].kind
+        assert family.documentation == expected[name].help
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le"} == set(expected[name].labels)
+
+
+def test_every_metric_of_a_connection_or_route_says_which(page: MetricsPage) -> None:
+    of_the_process = {"router_log_lines_dropped_total", "router_spans_dropped_total"}
+    of_the_process |= {"router_listener_errors_total", "router_info"}
+    assert {metric.name for metric in TABLE if "connection" not in metric.labels} == of_the_process
+    assert all(metric.name.startswith("router_") for metric in TABLE)
+    assert len({metric.name for metric in TABLE}) == len(TABLE)
+
+
+def test_numbers_are_read_when_scraped(page: MetricsPage, view: View) -> None:
+    scrape(page)
+    main = view.connections["main"]
+    main.state.enter(RECONNECTING)
+    view.connections["edge"].state.enter(CONNECTED)
+    main.state.lost = 2
+    main.outbox.counters.failed["ack", "no_such_thing"] = 5
+    main.outbox.counters.succeeded["publish"] = 7
+    eu = view.routes[0]
+    eu.received = 11
+    eu.routed["copy"] = 10
+    eu.durations.record(0.004, 9)
+    eu.durations.record(100.0)
+    samples = scrape(page)
+    assert value(samples, "router_nats_connection_status", connection="main") == 0.5
+    assert value(samples, "router_nats_connection_status", connection="edge") == 1
+    assert value(samples, "router_nats_connection_lost_total", connection="main") == 2
+    assert value(samples, "router_nats_ack_failures_total", connection="main", reason="no_such_thing") == 5
+    assert value(samples, "router_nats_publish_failures_total", connection="main", reason="not_connected") == 0
+    assert value(samples, "router_nats_publish_total", connection="main") == 7
+    labels = {"connection": "main", "route": "eu"}
+    assert value(samples, "router_messages_received_total", **labels) == 11
+    assert value(samples, "router_messages_routed_total", **labels, destination="copy") == 10
+    buckets = "router_route_duration_seconds_bucket"
+    assert value(samples, buckets, **labels, le="0.0025") == 0
+    assert value(samples, buckets, **labels, le="0.005") == 9
+    assert value(samples, buckets, **labels, le="60.0") == 9
+    assert value(samples, buckets, **labels, le="+Inf") == 10
+    assert value(samples, "router_route_duration_seconds_count", **labels) == 10
+    assert value(samples, "router_route_duration_seconds_sum", **labels) == pytest.approx(100.036)
+
+
+def test_the_ledger_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
+    outbox = view.connections["main"].outbox
+    for _ in range(12):
+        outbox.offer(publish(b"a.b", b"x"), with_ack=True)
+    outbox.link_up()
+    written = outbox.next_batch()
+    assert len(written) == 10
+    for operation in written[:9]:
+        outbox.acked(operation.order, "ORDERS", operation.order, False)
+    outbox.offer(publish(b"a.b", b"x"))
+    samples = scrape(page)
+    assert value(samples, "router_nats_operations_accepted_total", connection="main") == 13
+    assert value(samples, "router_nats_operations_settled_total", connection="main", fate="acked") == 9
+    assert value(samples, "router_nats_operations_settled_total", connection="main", fate="dropped") == 2
+    assert value(samples, "router_nats_pending_operations_count", connection="main") == 1
+    assert value(samples, "router_nats_in_flight_operations_count", connection="main") == 1
+    assert value(samples, "router_nats_pending_operations_limit", connection="main") == 10
+    assert value(samples, "router_nats_pending_bytes", connection="main") == len(publish(b"a.b", b"x"))
+    failures = "router_nats_publish_with_ack_failures_total"
+    assert value(samples, failures, connection="main", reason="not_connected") == 12
+    assert value(samples, "router_nats_pending_operations_retry_success_total", connection="main") == 9
+    assert value(samples, "router_ledger_unbalanced", connection="main") == 0
+    outbox.ledger.accepted += 1
+    assert value(scrape(page), "router_ledger_unbalanced", connection="main") == 1
+
+
+def test_what_telemetry_lets_go_is_counted(page: MetricsPage) -> None:
+    samples = scrape(page)
+    assert value(samples, "router_log_lines_dropped_total") == 3
+    assert value(samples, "router_spans_dropped_total") == 4
+
+
+def test_labels_with_quotes_and_backslashes_survive(page: MetricsPage, view: View) -> None:
+    view.routes[0].routed['odd "\\'] = 2
+    labels = {"connection": "main", "route": "eu", "destination": 'odd "\\'}
+    assert value(scrape(page), "router_messages_routed_total", **labels) == 2
+
+
+def test_more_series_than_the_limit_of_the_sdk(page: MetricsPage, view: View) -> None:
+    view.routes[0].routed.update({f"to.{number}": number for number in range(2500)})
+    labels = {"connection": "main", "route": "eu", "destination": "to.2499"}
+    assert value(scrape(page), "router_messages_routed_total", **labels) == 2499
+
+
+def test_scrapes_of_several_threads_do_not_mix(page: MetricsPage, view: View) -> None:
+    pages: list[bytes] = []
+    threads = [threading.Thread(target=lambda: pages.append(page.render())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert pages == [pages[0]] * 8
+
+
+def test_two_routers_in_one_process_do_not_meet(page: MetricsPage) -> None:
+    other = MetricsPage(Sources(make_view(["elsewhere"])))
+    try:
+        assert b"elsewhere" in other.render()
+        assert b"elsewhere" not in page.render()
+    finally:
+        other.close()

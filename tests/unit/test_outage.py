@@ -1,0 +1,235 @@
+"""Outage spans: one trace an outage, from the events of its connection, whatever their order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from router_trio.events import (
+    ConnectionEstablished,
+    ConnectionFailed,
+    ConnectionLost,
+    ConnectionRestored,
+    Event,
+    PublishQueued,
+    ReconnectAttempt,
+    ReconnectExhausted,
+    RetryComplete,
+    RetryPending,
+    RouterDraining,
+)
+from router_trio.telemetry.outage import Outages
+from router_trio.telemetry.traces import Traces
+
+SERVER = "nats://bob:s3cret@h:4222"
+
+
+class Recorded:
+    """Outages, and the spans that came of them once `recording` is left."""
+
+    def __init__(self, outages: Outages, exporter: InMemorySpanExporter) -> None:
+        self.outages = outages
+        self._exporter = exporter
+
+    def feed(self, *events: Event) -> list[tuple[str, str] | None]:
+        return [self.outages.observe(event) for event in events]
+
+    def spans(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+
+
+@asynccontextmanager
+async def recording() -> AsyncIterator[Recorded]:
+    exporter = InMemorySpanExporter()
+    # Never sampled by ratio: an outage is traced all the same.
+    traces = Traces(service_name="r", sample_ratio=0.0, exporter=lambda _: exporter)
+    async with traces.running():
+        assert traces.outages is not None
+        yield Recorded(traces.outages, exporter)
+
+
+def lost(connection: str = "main", pending: int = 3) -> Event:
+    return ConnectionLost(
+        at=1.0, connection=connection, server=SERVER, reason="closed", detail="EOF", pending_count=pending
+    )
+
+
+def attempt(number: int, connection: str = "main") -> Event:
+    return ReconnectAttempt(
+        at=2.0, connection=connection, server=SERVER, attempt=number, max_attempts=10, delay_ms=100 * number
+    )
+
+
+def failed(number: int) -> Event:
+    return ConnectionFailed(
+        at=2.0,
+        connection="main",
+        server=SERVER,
+        reason="network",
+        detail=f"refused by {SERVER}",
+        attempt=number,
+        max_attempts=10,
+    )
+
+
+def restored(connection: str = "main") -> Event:
+    return ConnectionRestored(
+        at=3.0, connection=connection, server=SERVER, outage_seconds=2.0, reconnect_attempts=2
+    )
+
+
+def pending(connection: str = "main") -> Event:
+    return RetryPending(at=3.0, connection=connection, pending_count=3)
+
+
+def complete(failures: int = 0) -> Event:
+    return RetryComplete(at=3.0, connection="main", success_count=3 - failures, failed_count=failures)
+
+
+QUEUED = PublishQueued(at=1.5, connection="main", pending_count=4)
+
+
+async def test_an_outage_with_its_attempts_and_its_drain() -> None:
+    async with recording() as recorded:
+        recorded.feed(lost(), attempt(1), failed(1), attempt(2), restored(), pending(), complete())
+    [outage] = recorded.spans("nats outage")
+    [drain] = recorded.spans("drain")
+    assert outage.parent is None
+    assert drain.parent is not None
+    assert drain.parent.span_id == outage.context.span_id
+    assert drain.context.trace_id == outage.context.trace_id
+    assert outage.status.status_code is StatusCode.UNSET
+    assert outage.attributes == {
+        "messaging.system": "nats",
+        "router.connection": "main",
+        "server.address": "nats://h:4222",
+        "router.outage.reason": "closed",
+        "router.pending_count": 3,
+        "router.outage.seconds": 2.0,
+        "router.reconnect_attempts": 2,
+    }
+    assert [event.name for event in outage.events] == ["reconnect attempt", "attempt failed", "reconnect attempt"]
+    assert outage.events[0].attributes == {
+        "server.address": "nats://h:4222",
+        "attempt": 1,
+        "max_attempts": 10,
+        "delay_ms": 100,
+    }
+    assert outage.events[1].attributes == {
+        "server.address": "nats://h:4222",
+        "reason": "network",
+        "attempt": 1,
+        "max_attempts": 10,
+        "detail": "refused by nats://h:4222",
+    }
+    assert drain.attributes == {
+        "messaging.system": "nats",
+        "router.connection": "main",
+        "router.pending_count": 3,
+        "router.success_count": 3,
+        "router.failed_count": 0,
+    }
+
+
+async def test_a_drain_that_begins_before_the_outage_is_over() -> None:
+    async with recording() as recorded:
+        recorded.feed(lost(), pending(), restored(), complete())
+    [outage], [drain] = recorded.spans("nats outage"), recorded.spans("drain")
+    assert drain.parent is not None
+    assert drain.parent.span_id == outage.context.span_id
+
+
+async def test_lines_of_the_connection_belong_to_the_outage() -> None:
+    async with recording() as recorded:
+        before, *during = recorded.feed(QUEUED, lost(), attempt(1), QUEUED, restored())
+        drained, more, done, after = recorded.feed(pending(), QUEUED, complete(), QUEUED)
+    [outage], [drain] = recorded.spans("nats outage"), recorded.spans("drain")
+    of_outage = f"{outage.context.trace_id:032x}", f"{outage.context.span_id:016x}"
+    of_drain = f"{drain.context.trace_id:032x}", f"{drain.context.span_id:016x}"
+    assert before is None
+    assert during == [of_outage] * 4
+    assert [drained, more, done] == [of_drain] * 3
+    assert after is None
+
+
+async def test_connections_do_not_mix() -> None:
+    async with recording() as recorded:
+        of_the_router = RouterDraining(at=1.0, pending_count=1, timeout_seconds=1.0)
+        main, edge, queued, other, draining = recorded.feed(
+            lost(), lost("edge"), QUEUED, attempt(1, "edge"), of_the_router
+        )
+        recorded.feed(restored(), restored("edge"))
+    assert main == queued
+    assert edge == other
+    assert main != edge
+    assert draining is None
+    assert len(recorded.spans("nats outage")) == 2
+
+
+async def test_a_second_loss_ends_the_drain_as_a_failure() -> None:
+    async with recording() as recorded:
+        recorded.feed(lost(), restored(), pending(), lost(), restored(), pending(), complete())
+    first, second = recorded.spans("nats outage")
+    interrupted, done = recorded.spans("drain")
+    assert first.context.trace_id != second.context.trace_id
+    assert interrupted.status.status_code is StatusCode.ERROR
+    assert interrupted.attributes is not None
+    assert interrupted.attributes["error.type"] == "closed"
+    assert interrupted.context.trace_id == first.context.trace_id
+    assert done.status.status_code is StatusCode.UNSET
+    assert done.context.trace_id == second.context.trace_id
+
+
+async def test_giving_up_ends_the_outage_as_a_failure() -> None:
+    async with recording() as recorded:
+        ids = recorded.feed(
+            lost(),
+            ReconnectExhausted(at=2.0, connection="main", reconnect_attempts=10, action="keep_trying"),
+            attempt(11),
+            ReconnectExhausted(at=3.0, connection="main", reconnect_attempts=10, action="stop"),
+        )
+    assert len(set(ids)) == 1
+    [outage] = recorded.spans("nats outage")
+    assert [event.name for event in outage.events] == ["attempts exhausted", "reconnect attempt", "attempts exhausted"]
+    assert outage.status.status_code is StatusCode.ERROR
+    assert outage.attributes is not None
+    assert outage.attributes["error.type"] == "reconnect_exhausted"
+
+
+async def test_the_end_of_the_router_ends_what_is_open() -> None:
+    async with recording() as recorded:
+        recorded.feed(lost(), lost("edge"), restored("edge"), pending("edge"))
+    [of_edge] = [s for s in recorded.spans("nats outage") if s.status.status_code is StatusCode.UNSET]
+    [of_main] = [s for s in recorded.spans("nats outage") if s.status.status_code is StatusCode.ERROR]
+    [drain] = recorded.spans("drain")
+    assert of_edge.context.trace_id == drain.context.trace_id
+    assert drain.status.status_code is StatusCode.ERROR
+    assert of_main.attributes is not None
+    assert of_main.attributes["error.type"] == "router_stopped"
+
+
+async def test_a_drain_with_failures_is_an_error() -> None:
+    async with recording() as recorded:
+        recorded.feed(lost(), restored(), pending(), complete(failures=2))
+    [drain] = recorded.spans("drain")
+    assert drain.status.status_code is StatusCode.ERROR
+    assert drain.attributes is not None
+    assert drain.attributes["router.failed_count"] == 2
+
+
+async def test_failures_without_an_outage_make_no_span() -> None:
+    async with recording() as recorded:
+        established = ConnectionEstablished(at=1.0, connection="main", server=SERVER)
+        assert recorded.feed(failed(1), attempt(1), established, restored(), complete()) == [None] * 5
+    assert recorded.spans("nats outage") == []
+
+
+async def test_what_was_kept_before_the_first_connect_is_drained_in_a_trace_of_its_own() -> None:
+    async with recording() as recorded:
+        recorded.feed(pending(), complete())
+    [drain] = recorded.spans("drain")
+    assert drain.parent is None

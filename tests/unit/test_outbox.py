@@ -1,0 +1,735 @@
+"""The outbox, case by case: what becomes of a publish in each state of the link, and what is counted and told of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from router_trio import outbox as outbox_module
+from router_trio import protocol
+from router_trio.errors import PublishError
+from router_trio.events import (
+    Event,
+    PendingDropped,
+    PublishFailed,
+    PublishFailedOpen,
+    PublishQueued,
+    PublishWithAckFailed,
+    PublishWithAckQueued,
+    QueueFull,
+    RetryComplete,
+    RetryPending,
+)
+from router_trio.ledger import Ledger
+from router_trio.message import FATES, FENCED, Fate
+from router_trio.outbox import ACK_BUDGET, MAX_UNFENCED, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER, Outbox
+from router_trio.pending import Operation
+
+
+class Desk:
+    """An outbox with a clock that is moved by hand, and all that it says."""
+
+    def __init__(self, **changes: Any) -> None:
+        options: dict[str, Any] = {
+            "fail_open": False,
+            "max_operations": 100,
+            "max_bytes": 1_000_000,
+            "on_full": "drop_oldest",
+            "max_age": 0.0,
+        }
+        self.now = 0.0
+        self.events: list[Event] = []
+        self.wakes = 0
+        self.told: dict[int, list[Fate]] = {}
+        self.outbox = Outbox(
+            "main", emit=self.events.append, clock=lambda: self.now, wake=self._wake, **(options | changes)
+        )
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
+        for operation in operations:
+            self.told.setdefault(operation.order, []).append(fate)
+
+    def offer(self, subject: bytes = b"a", *, with_ack: bool = False, size: int = 0, blocked: bool = False) -> str:
+        frame = protocol.publish(subject, b"x" * size)
+        return self.outbox.offer(frame, with_ack=with_ack, owner=self, blocked=blocked)
+
+    def batch(self) -> list[int]:
+        return [operation.order for operation in self.outbox.next_batch()]
+
+    def kinds(self) -> list[type[Event]]:
+        return [type(event) for event in self.events]
+
+    def books(self) -> tuple[int, int, int, dict[str, int]]:
+        """Accepted, pending, in flight, and settled by fate; checks that they add up."""
+        ledger = self.outbox.ledger
+        settled = {fate: count for fate, count in ledger.settled.items() if count}
+        books = (ledger.accepted, self.outbox.pending, self.outbox.in_flight, settled)
+        assert books[0] == books[1] + books[2] + sum(settled.values())
+        assert all(len(fates) == 1 for fates in self.told.values())
+        return books
+
+
+def connected(**changes: Any) -> Desk:
+    desk = Desk(**changes)
+    desk.outbox.link_up()
+    return desk
+
+
+# --- connected -------------------------------------------------------------------------------------------------------
+
+
+def test_a_core_publish_is_sent_and_fenced() -> None:
+    desk = connected()
+    assert desk.offer() == "sent"
+    assert desk.books() == (1, 1, 0, {})
+    assert desk.batch() == [1]
+    assert desk.books() == (1, 0, 1, {})
+    assert desk.batch() == []
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.books() == (1, 0, 0, {"fenced": 1})
+    assert desk.told == {1: [FENCED]}
+    assert desk.outbox.counters.succeeded == {"publish": 1}
+    assert desk.outbox.counters.failed == {}
+    assert desk.events == []
+
+
+def test_a_jetstream_publish_is_sent_and_acked() -> None:
+    desk = connected()
+    assert desk.offer(with_ack=True) == "sent"
+    assert desk.batch() == [1]
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.books() == (1, 0, 1, {}), "a fence says nothing of a stream"
+    desk.outbox.acked(1, "ORDERS", 7, True)
+    assert desk.told == {1: [Fate("acked", None, "ORDERS", 7, True)]}
+    assert desk.outbox.counters.succeeded == {"publish_with_ack": 1}
+
+
+def test_a_second_puback_and_a_foreign_one_are_ignored() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.offer()
+    desk.batch()
+    desk.outbox.acked(1, "S", 1, False)
+    for order in (1, 2, 99):
+        desk.outbox.acked(order, "S", 1, False)
+        desk.outbox.ack_refused(order, "no_responders", "nobody", False)
+    assert desk.books() == (2, 0, 1, {"acked": 1})
+
+
+def test_publishers_wake_whoever_writes() -> None:
+    desk = connected()
+    before = desk.wakes
+    desk.offer()
+    assert desk.wakes > before
+    before = desk.wakes
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    assert desk.wakes > before
+
+
+def test_a_full_queue_blocks_publishers_while_connected_under_every_policy() -> None:
+    for on_full in ("drop_oldest", "reject", "block"):
+        desk = connected(on_full=on_full, max_operations=1)
+        assert not desk.outbox.blocks
+        desk.offer()
+        assert desk.outbox.full
+        assert desk.outbox.blocks
+        desk.batch()
+        assert not desk.outbox.blocks
+
+
+def test_next_order_is_the_number_that_the_next_one_gets() -> None:
+    desk = connected()
+    for _ in range(3):
+        expected = desk.outbox.next_order
+        desk.offer()
+        assert desk.batch() == [expected]
+
+
+# --- a batch that the link has in hand -------------------------------------------------------------------------------
+
+
+def test_a_fence_that_overtakes_a_batch_in_hand_confirms_nothing_of_it() -> None:
+    desk = connected()
+    desk.offer()
+    desk.batch()
+    assert desk.outbox.unfenced == 0
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.books() == (1, 0, 1, {})
+    desk.batch()
+    assert desk.outbox.unfenced == 1
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.books() == (1, 0, 0, {"fenced": 1})
+
+
+def test_one_that_the_link_refuses_is_not_confirmed_by_a_fence_meanwhile() -> None:
+    desk = connected()
+    desk.offer()
+    desk.offer(size=100)
+    taken = desk.outbox.next_batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.refused(taken[1], "too_large", "more than max_payload")
+    desk.batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.told == {1: [FENCED], 2: [Fate("failed", "too_large")]}
+    assert desk.outbox.counters.succeeded == {"publish": 1}
+    assert desk.outbox.counters.failed == {("publish", "too_large"): 1}
+    assert desk.kinds() == [PublishFailed]
+
+
+# --- not connected ---------------------------------------------------------------------------------------------------
+
+
+def test_without_a_link_a_publish_is_queued_and_counted_as_failed_once() -> None:
+    desk = Desk()
+    assert desk.offer() == "queued"
+    assert desk.offer(with_ack=True) == "queued"
+    assert desk.outbox.counters.failed == {("publish", "not_connected"): 1, ("publish_with_ack", "not_connected"): 1}
+    assert desk.kinds() == [PublishQueued, PublishWithAckQueued]
+    desk.outbox.link_up()
+    assert desk.batch() == [1, 2]
+    desk.batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.acked(2, "S", 1, False)
+    assert desk.books() == (2, 0, 0, {"fenced": 1, "acked": 1})
+    assert desk.outbox.counters.succeeded == Counter(), "counted as failed, so not as succeeded too"
+    assert sum(desk.outbox.counters.failed.values()) == 2
+
+
+def test_while_a_drain_runs_new_publishes_queue_behind_it() -> None:
+    desk = Desk()
+    desk.offer()
+    desk.offer(with_ack=True)
+    desk.outbox.link_up()
+    assert desk.outbox.draining
+    assert desk.offer() == "queued"
+    assert desk.batch() == [1, 2, 3]
+    desk.batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.outbox.draining
+    desk.outbox.acked(2, "S", 1, False)
+    assert not desk.outbox.draining
+    assert desk.offer() == "sent"
+    counters = desk.outbox.counters
+    assert (counters.retried, counters.retry_succeeded, counters.retry_failed) == (2, 2, 0)
+    assert [e for e in desk.events if isinstance(e, RetryPending | RetryComplete)] == [
+        RetryPending(at=0.0, connection="main", pending_count=2),
+        RetryComplete(at=0.0, connection="main", success_count=2, failed_count=0),
+    ]
+
+
+def test_a_drain_that_an_outage_cuts_short_starts_again_with_what_is_left() -> None:
+    desk = Desk()
+    desk.offer(with_ack=True)
+    desk.offer(with_ack=True)
+    desk.outbox.link_up()
+    desk.batch()
+    desk.outbox.acked(1, "S", 1, False)
+    desk.outbox.link_down()
+    assert not desk.outbox.draining
+    desk.outbox.link_up()
+    desk.batch()
+    desk.outbox.ack_refused(2, "limit", "maximum messages exceeded", False)
+    counters = desk.outbox.counters
+    assert (counters.retried, counters.retry_succeeded, counters.retry_failed) == (3, 1, 1)
+    assert [e.pending_count for e in desk.events if isinstance(e, RetryPending)] == [2, 1]
+    assert [(e.success_count, e.failed_count) for e in desk.events if isinstance(e, RetryComplete)] == [(0, 1)]
+
+
+def test_what_was_in_flight_is_sent_again_first_and_in_order() -> None:
+    desk = connected()
+    for order in range(1, 5):
+        desk.offer(with_ack=order % 2 == 0)
+    assert desk.batch() == [1, 2, 3, 4]
+    desk.outbox.acked(2, "S", 1, False)
+    desk.outbox.link_down()
+    assert desk.books() == (4, 3, 0, {"acked": 1})
+    desk.offer()
+    desk.outbox.link_up()
+    assert desk.batch() == [1, 3, 4, 5]
+    desk.outbox.acked(4, "S", 2, False)
+    desk.batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.books() == (5, 0, 0, {"acked": 2, "fenced": 3})
+    assert desk.outbox.counters.succeeded == {"publish": 2, "publish_with_ack": 2}
+    assert desk.outbox.counters.failed == {("publish", "not_connected"): 1}
+
+
+def test_a_fence_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
+    desk = connected()
+    desk.offer()
+    desk.batch()
+    desk.batch()
+    mark = desk.outbox.mark()
+    desk.outbox.link_down()
+    desk.outbox.link_up()
+    desk.batch()
+    desk.batch()
+    desk.outbox.fenced(mark)
+    assert desk.books() == (1, 0, 1, {})
+
+
+# --- full ------------------------------------------------------------------------------------------------------------
+
+
+def test_drop_oldest_lets_go_of_the_oldest_and_tells_its_owner() -> None:
+    desk = Desk(max_operations=2)
+    for _ in range(3):
+        assert desk.offer() == "queued"
+    assert desk.told == {1: [Fate("dropped", "queue_full")]}
+    assert desk.books() == (3, 2, 0, {"dropped": 1})
+    assert desk.outbox.counters.dropped == {"queue_full": 1}
+    assert (
+        QueueFull(at=0.0, connection="main", reason="dropped_oldest", count=1, queue_size=2, max_size=2) in desk.events
+    )
+
+
+def test_drop_oldest_makes_room_for_the_bytes_of_the_new_one() -> None:
+    small = len(protocol.publish(b"a", b"x" * 10))
+    desk = Desk(max_bytes=3 * small)
+    for _ in range(3):
+        desk.offer(size=10)
+    desk.offer(size=30)
+    assert sorted(desk.told) == [1, 2], "no more than it takes"
+    assert desk.books() == (4, 2, 0, {"dropped": 2})
+
+
+def test_drop_oldest_takes_one_that_is_larger_than_the_queue_when_nothing_is_left_to_drop() -> None:
+    desk = Desk(max_bytes=100)
+    desk.offer(size=500)
+    desk.offer(size=500)
+    assert desk.books() == (2, 1, 0, {"dropped": 1})
+
+
+@pytest.mark.parametrize("on_full", ["reject", "block"])
+def test_without_room_a_publish_that_can_not_wait_is_refused_and_never_accepted(on_full: str) -> None:
+    desk = Desk(max_operations=1, on_full=on_full)
+    desk.offer()
+    with pytest.raises(PublishError, match=r"'main' is not connected and its queue is full \(1 of 1 operations\)") as e:
+        desk.offer(with_ack=True)
+    assert e.value.reason == "queue_full"
+    assert desk.books() == (1, 1, 0, {})
+    assert desk.outbox.counters.failed == {("publish", "not_connected"): 1, ("publish_with_ack", "not_connected"): 1}
+    assert desk.kinds() == [PublishQueued, QueueFull]
+    assert desk.outbox.blocks is (on_full == "block")
+
+
+def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
+    desk = Desk(max_operations=1, on_full="block")
+    desk.offer()
+    desk.outbox.blocked(True)
+    assert desk.outbox.counters.failed["publish_with_ack", "not_connected"] == 1
+    assert desk.events[-1] == QueueFull(at=0.0, connection="main", reason="blocked", queue_size=1, max_size=1)
+    desk.outbox.link_up()
+    desk.batch()
+    assert desk.offer(with_ack=True, blocked=True) == "queued"
+    desk.batch()
+    desk.outbox.acked(2, "S", 1, False)
+    assert desk.outbox.counters.failed["publish_with_ack", "not_connected"] == 1
+    assert desk.outbox.counters.succeeded["publish_with_ack"] == 0
+
+
+def test_frames_of_a_route_are_accepted_together() -> None:
+    desk = connected()
+    desk.outbox.offer_frames([protocol.publish(b"a", b"1"), protocol.publish(b"b", b"2")], desk)
+    assert desk.books() == (2, 2, 0, {})
+    assert desk.batch() == [1, 2]
+    desk.batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.told == {1: [FENCED], 2: [FENCED]}
+    assert desk.outbox.counters.succeeded == {"publish": 2}
+
+
+def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
+    desk = Desk(max_operations=2, on_full="reject")
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")] * 3, desk)
+    assert desk.told == {0: [Fate("failed", "queue_full")]}
+    assert desk.books() == (2, 2, 0, {})
+    assert desk.outbox.counters.failed == {("publish", "not_connected"): 3}
+
+
+def test_what_is_held_back_in_a_lane_counts_for_both_limits() -> None:
+    desk = connected(max_bytes=100)
+    desk.offer(size=200, with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    assert desk.outbox.full
+    desk = connected(max_operations=1)
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    assert desk.outbox.full
+
+
+# --- fail-open -------------------------------------------------------------------------------------------------------
+
+
+def test_fail_open_keeps_nothing_while_not_connected() -> None:
+    desk = Desk(fail_open=True)
+    assert desk.offer() == "failed_open"
+    assert desk.told == {1: [Fate("failed_open", "not_connected")]}
+    assert desk.books() == (1, 0, 0, {"failed_open": 1})
+    assert desk.outbox.counters.failed == {("publish", "not_connected"): 1}
+    assert desk.kinds() == [PublishFailedOpen]
+    assert not desk.outbox.blocks
+
+
+def test_fail_open_lets_go_of_what_a_dead_link_had() -> None:
+    desk = connected(fail_open=True)
+    desk.offer()
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.offer()
+    desk.outbox.link_down()
+    assert desk.books() == (3, 0, 0, {"failed_open": 3})
+    assert desk.outbox.counters.failed == {("publish", "not_connected"): 2, ("publish_with_ack", "not_connected"): 1}
+    assert desk.events == [PublishFailedOpen(at=0.0, connection="main", reason="not_connected", count=3)]
+
+
+def test_fail_open_lets_go_of_what_fails_while_connected() -> None:
+    desk = connected(fail_open=True)
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "limit", "maximum messages exceeded", False)
+    assert desk.told == {1: [Fate("failed_open", "limit")]}
+    assert desk.outbox.counters.failed == {("publish_with_ack", "limit"): 1}
+    assert desk.kinds() == [PublishWithAckFailed, PublishFailedOpen]
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_that_no_second_try_helps_fails_at_once() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "limit", "maximum messages exceeded", False)
+    assert desk.told == {1: [Fate("failed", "limit")]}
+    assert desk.outbox.counters.failed == {("publish_with_ack", "limit"): 1}
+    assert desk.kinds() == [PublishWithAckFailed]
+
+
+def test_a_stream_without_a_leader_holds_back_its_subject_in_order_and_nothing_else() -> None:
+    desk = connected()
+    for order in range(1, 4):
+        desk.offer(with_ack=True)
+        assert desk.batch() == [order]
+    for order in (1, 2, 3):
+        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+    assert desk.books() == (3, 3, 0, {})
+    desk.offer(with_ack=True)
+    desk.offer(b"other", with_ack=True)
+    desk.offer()
+    assert desk.batch() == [5, 6]
+    assert desk.batch() == []
+    assert desk.outbox.next_due() == RETRY_REFUSED_AFTER
+    desk.now = RETRY_REFUSED_AFTER
+    assert desk.batch() == [1]
+    assert desk.batch() == [], "one of a subject is tried at a time"
+    before = desk.wakes
+    desk.outbox.acked(1, "S", 1, False)
+    assert desk.wakes > before
+    assert desk.batch() == [2, 3, 4]
+
+
+def test_a_whole_batch_behind_a_refused_publish_does_not_hide_what_is_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outbox_module, "BATCH_OPERATIONS", 2)
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    for _ in range(5):
+        desk.offer(with_ack=True)
+    desk.offer(b"other")
+    assert desk.batch() == [7]
+
+
+def test_nobody_listens_for_as_long_as_the_budget_lasts() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    tries = 0
+    while not desk.told:
+        assert desk.batch() == [1]
+        tries += 1
+        desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+        desk.now += RETRY_REFUSED_AFTER
+    assert desk.now == pytest.approx(ACK_BUDGET + RETRY_REFUSED_AFTER)
+    assert tries == ACK_BUDGET / RETRY_REFUSED_AFTER + 1
+    assert desk.told == {1: [Fate("failed", "no_responders")]}
+
+
+def test_when_one_fails_the_next_one_of_its_subject_is_tried() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.ack_refused(2, "no_responders", "nobody", True)
+    desk.now = RETRY_REFUSED_AFTER
+    assert desk.batch() == [1]
+    assert desk.batch() == []
+    before = desk.wakes
+    assert desk.outbox.give_up(_find(desk, 1), "timeout", "its time is over")
+    assert desk.wakes > before
+    assert desk.batch() == [2]
+
+
+@pytest.mark.parametrize("where", ["held", "released"])
+def test_a_new_link_starts_a_new_budget(where: str) -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(2, "no_responders", "nobody", True)
+    if where == "released":
+        desk.outbox.acked(1, "S", 1, False)
+    desk.outbox.link_down()
+    desk.now = 2 * ACK_BUDGET
+    desk.outbox.link_up()
+    assert 2 in desk.batch()
+    desk.outbox.ack_refused(2, "no_responders", "nobody", True)
+    assert 2 not in desk.told, "it failed for the time of the outage"
+
+
+def test_a_link_that_will_not_write_a_publish_is_asked_again_within_its_budget() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    while not desk.told:
+        assert desk.batch() == [1]
+        desk.outbox.refused(_find(desk, 1), "fault", "injected", True)
+        desk.now += RETRY_REFUSED_AFTER
+        assert desk.now < 2 * ACK_BUDGET
+    assert desk.now > ACK_BUDGET
+    assert desk.told == {1: [Fate("failed", "fault")]}
+
+
+def test_a_core_publish_that_the_link_refuses_fails_even_if_a_later_try_might_not() -> None:
+    desk = connected()
+    desk.offer()
+    (taken,) = desk.outbox.next_batch()
+    desk.outbox.refused(taken, "fault", "injected", True)
+    desk.outbox.refused(taken, "fault", "injected", True)
+    assert desk.books() == (1, 0, 0, {"failed": 1})
+
+
+def test_a_denied_publish_fails_and_its_neighbours_are_fenced() -> None:
+    desk = connected()
+    desk.offer(b"a")
+    desk.offer(b"secret")
+    desk.offer(b"a")
+    desk.batch()
+    desk.batch()
+    mark = desk.outbox.mark()
+    desk.outbox.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.fenced(mark)
+    assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
+    assert desk.outbox.counters.succeeded == {"publish": 2}
+    assert desk.outbox.counters.failed == {("publish", "permission_denied"): 1}
+
+
+# --- without an answer -----------------------------------------------------------------------------------------------
+
+
+def test_a_publish_without_an_answer_is_sent_again_and_fails_at_the_end_of_its_budget() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    assert desk.batch() == [1]
+    desk.now = RESEND_UNACKED_AFTER - 0.1
+    desk.outbox.sweep()
+    assert desk.batch() == []
+    writes = 1
+    while not desk.told:
+        desk.now += 1.0
+        desk.outbox.sweep()
+        writes += len(desk.batch())
+        assert desk.now < 2 * ACK_BUDGET
+    assert writes == 6
+    assert desk.now >= ACK_BUDGET
+    assert desk.told == {1: [Fate("failed", "timeout")]}
+    assert desk.books() == (1, 0, 0, {"failed": 1})
+
+
+def test_a_late_puback_counts_also_when_its_publish_is_held_for_another_try() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.now = RESEND_UNACKED_AFTER
+    desk.outbox.sweep()
+    assert desk.books() == (2, 2, 0, {})
+    desk.outbox.acked(1, "S", 1, False)
+    assert desk.told == {1: [Fate("acked", None, "S", 1, False)]}
+    assert desk.batch() == [2], "the stream takes again"
+    desk.outbox.acked(2, "S", 2, False)
+    assert desk.books() == (2, 0, 0, {"acked": 2})
+
+
+def test_a_resend_does_not_overtake_an_older_one_that_was_released_and_waits() -> None:
+    """A leader dies with four publishes unanswered, the last a second younger than the others."""
+    desk = connected()
+    for _ in range(3):
+        desk.offer(with_ack=True)
+    assert desk.batch() == [1, 2, 3]
+    desk.now = 1.0
+    desk.offer(with_ack=True)
+    assert desk.batch() == [4]
+    desk.now = RESEND_UNACKED_AFTER
+    desk.outbox.sweep()
+    assert desk.batch() == [1]
+    desk.now = RESEND_UNACKED_AFTER + 1.0
+    desk.outbox.acked(1, "S", 1, False)
+    desk.outbox.sweep()
+    written = []
+    for _ in range(9):
+        batch = desk.batch()
+        written += batch
+        for order in batch:
+            desk.outbox.acked(order, "S", order, False)
+    assert written == [2, 3, 4]
+
+
+def test_room_under_the_bound_of_unconfirmed_core_publishes_wakes_whoever_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert MAX_UNFENCED > 1
+    monkeypatch.setattr(outbox_module, "MAX_UNFENCED", 1)
+    monkeypatch.setattr(outbox_module, "BATCH_OPERATIONS", 1)
+    desk = connected()
+    desk.offer()
+    desk.offer()
+    assert desk.batch() == [1]
+    assert desk.batch() == []
+    before = desk.wakes
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.wakes > before
+    assert desk.batch() == [2]
+
+
+# --- giving up -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["pending", "in flight", "held"])
+def test_give_up_fails_an_operation_wherever_it_is_and_once(where: str) -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    operation = _find(desk, 1)
+    if where != "pending":
+        desk.batch()
+    if where == "held":
+        desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    assert desk.outbox.give_up(operation, "timeout", "its time is over")
+    assert not desk.outbox.give_up(operation, "timeout", "its time is over")
+    desk.outbox.acked(1, "S", 1, False)
+    assert desk.told == {1: [Fate("failed", "timeout")]}
+    assert desk.books() == (1, 0, 0, {"failed": 1})
+    assert desk.outbox.find(1) is None
+    assert desk.outbox.next_due() is None
+
+
+def test_what_waited_too_long_is_dropped_also_while_connected() -> None:
+    desk = Desk(max_age=10.0)
+    desk.offer()
+    desk.now = 5.0
+    desk.offer()
+    desk.now = 10.0
+    desk.outbox.expire()
+    assert desk.told == {}, "as old as the limit is not older"
+    desk.now = 10.1
+    desk.outbox.expire()
+    assert desk.told == {1: [Fate("dropped", "expired")]}
+    desk.now = 15.1
+    desk.outbox.link_up()
+    assert desk.batch() == []
+    assert desk.told == {1: [Fate("dropped", "expired")], 2: [Fate("dropped", "expired")]}
+    assert desk.outbox.counters.dropped == {"expired": 2}
+    assert [e.count for e in desk.events if isinstance(e, PendingDropped)] == [1, 1]
+    assert [(e.success_count, e.failed_count) for e in desk.events if isinstance(e, RetryComplete)] == [(0, 1)]
+
+
+def test_without_a_limit_nothing_expires() -> None:
+    desk = Desk()
+    desk.offer()
+    desk.now = 1e9
+    desk.outbox.expire()
+    assert desk.books() == (1, 1, 0, {})
+
+
+def test_shutting_down_settles_everything_wherever_it_is() -> None:
+    desk = connected()
+    for _ in range(3):
+        desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.acked(3, "S", 1, False)
+    desk.offer()
+    assert desk.outbox.shut_down() == 3
+    assert desk.books() == (4, 0, 0, {"acked": 1, "dropped": 3})
+    assert desk.outbox.counters.dropped == {"shutdown": 3}
+    assert desk.outbox.shut_down() == 0
+    desk.outbox.acked(2, "S", 2, False)
+    assert desk.books() == (4, 0, 0, {"acked": 1, "dropped": 3})
+    assert desk.outbox.counters.failed == {}
+
+
+# --- leaving a link --------------------------------------------------------------------------------------------------
+
+
+def test_a_link_that_is_being_left_gets_nothing_more() -> None:
+    desk = connected()
+    desk.offer()
+    desk.batch()
+    desk.offer()
+    desk.outbox.hold_back()
+    assert desk.batch() == []
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.books() == (2, 1, 0, {"fenced": 1}), "what was written is still confirmed"
+    desk.outbox.link_down()
+    desk.outbox.link_up()
+    assert desk.batch() == [2]
+
+
+def test_everyone_who_waits_for_an_empty_flight_is_told_once() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.offer(with_ack=True)
+    desk.batch()
+    told: list[str] = []
+    desk.outbox.when_nothing_in_flight(lambda: told.append("first"))
+    desk.outbox.when_nothing_in_flight(lambda: told.append("second"))
+    desk.outbox.acked(1, "S", 1, False)
+    assert told == []
+    desk.outbox.ack_refused(2, "no_responders", "nobody", True)
+    assert told == ["first", "second"], "one that is held is not in flight"
+    desk.outbox.acked(2, "S", 1, False)
+    assert told == ["first", "second"]
+
+
+def test_refused_before_it_was_accepted_is_counted_and_not_in_the_ledger() -> None:
+    desk = connected()
+    desk.outbox.not_accepted(True, "too_large", "more than max_payload")
+    assert desk.books() == (0, 0, 0, {})
+    assert desk.outbox.counters.failed == {("publish_with_ack", "too_large"): 1}
+    assert desk.kinds() == [PublishWithAckFailed]
+
+
+def test_the_ledger_knows_every_fate_from_the_start() -> None:
+    ledger = Ledger()
+    assert ledger.settled == dict.fromkeys(FATES, 0)
+    ledger.accepted += 3
+    ledger.settle("acked")
+    ledger.settle("fenced", 1)
+    assert ledger.unsettled == 1
+
+
+def _find(desk: Desk, order: int) -> Operation:
+    found = desk.outbox.find(order)
+    assert found is not None
+    return found

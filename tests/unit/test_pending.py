@@ -1,0 +1,265 @@
+"""The pending queue: everything is in one place, leaves it once, and comes back where it was."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.pending import Operation, PendingQueue
+
+ALL = {"max_operations": 1000, "max_bytes": 1 << 30, "max_unacked": 1000}
+
+
+def operation(
+    order: int, *, with_ack: bool = False, subject: bytes = b"a", size: int = 0, at: float = 0.0
+) -> Operation:
+    frame = b"PUB %b %d\r\n%b\r\n" % (subject, size, b"x" * size)
+    return Operation(order, frame, with_ack=with_ack, owner=None, accepted_at=at, clean=True)
+
+
+def queue_of(*operations: Operation) -> PendingQueue:
+    queue = PendingQueue()
+    for one in operations:
+        queue.append(one)
+    return queue
+
+
+def orders(operations: list[Operation]) -> list[int]:
+    return [one.order for one in operations]
+
+
+def test_the_subject_is_that_of_the_frame() -> None:
+    assert operation(1, subject=b"a.\xff.b").subject == b"a.\xff.b"
+
+
+def test_an_empty_queue_has_nothing() -> None:
+    queue = PendingQueue()
+    assert (queue.pending, queue.pending_bytes, queue.in_flight, queue.unfenced, queue.unacked) == (0, 0, 0, 0, 0)
+    assert queue.oldest_accepted_at is None
+    assert queue.take(0.0, **ALL) == []
+    assert queue.drop_oldest() is None
+    assert queue.confirm_fenced(queue.mark()) == []
+    assert queue.requeue_all() == 0
+
+
+def times(one: Operation) -> tuple[float | None, float]:
+    return one.first_written_at, one.written_at
+
+
+# --- take ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_taken_is_in_flight_in_order_of_acceptance() -> None:
+    queue = queue_of(operation(1), operation(2, with_ack=True), operation(3))
+    assert orders(queue.take(0.0, **ALL)) == [1, 2, 3]
+    assert (queue.pending, queue.pending_bytes, queue.in_flight, queue.unfenced, queue.unacked) == (0, 0, 3, 2, 1)
+
+
+def test_take_stops_at_the_number_of_operations() -> None:
+    queue = queue_of(*(operation(order) for order in range(1, 6)))
+    assert orders(queue.take(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)) == [1, 2]
+    assert orders(queue.take(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)) == [3, 4]
+
+
+def test_take_gives_one_that_is_larger_than_a_batch() -> None:
+    queue = queue_of(operation(1, size=100), operation(2))
+    assert orders(queue.take(0.0, max_operations=9, max_bytes=1, max_unacked=9)) == [1]
+    assert queue.pending_bytes == len(operation(2).frame)
+
+
+def test_take_stops_at_the_first_that_needs_an_ack_when_there_is_no_room() -> None:
+    queue = queue_of(operation(1, with_ack=True), operation(2, with_ack=True), operation(3))
+    assert orders(queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [1]
+    # The core publish behind it doesn't overtake: order is acceptance.
+    assert queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1) == []
+    assert queue.confirm_acked(1) is not None
+    assert orders(queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [2, 3]
+
+
+def test_the_first_write_is_remembered_until_the_link_dies() -> None:
+    one = operation(1, with_ack=True)
+    queue = queue_of(one)
+    queue.take(5.0, **ALL)
+    queue.confirm_acked(1)
+    queue.put_in_flight([one], 9.0)
+    assert times(one) == (5.0, 9.0)
+    queue.requeue_all()
+    assert times(one) == (None, 9.0)
+    queue.take(11.0, **ALL)
+    assert times(one) == (11.0, 11.0)
+
+
+def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
+    one = operation(1, with_ack=True)
+    queue = queue_of(one)
+    queue.take(5.0, **ALL)
+    queue.confirm_acked(1)
+    queue.put_back([one])
+    assert times(one) == (5.0, 5.0)
+    queue.requeue_all()
+    assert times(one) == (None, 5.0)
+
+
+# --- confirm ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_fence_confirms_what_was_written_before_its_mark_and_only_core_publishes() -> None:
+    queue = queue_of(operation(1), operation(2, with_ack=True), operation(3), operation(4))
+    queue.take(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
+    mark = queue.mark()
+    queue.take(0.0, **ALL)
+    assert queue.unfenced_before(mark) == 2
+    assert orders(queue.confirm_fenced(mark)) == [1, 3]
+    assert queue.confirm_fenced(mark) == []
+    assert queue.unfenced == 1
+    assert queue.unacked == 1
+
+
+def test_fences_that_are_answered_out_of_order_confirm_each_operation_once() -> None:
+    queue = queue_of(operation(1), operation(2), operation(3))
+    marks = []
+    for _ in range(3):
+        queue.take(0.0, max_operations=1, max_bytes=1, max_unacked=0)
+        marks.append(queue.mark())
+    assert orders(queue.confirm_fenced(marks[1])) == [1, 2]
+    assert queue.confirm_fenced(marks[0]) == []
+    assert orders(queue.confirm_fenced(marks[2])) == [3]
+
+
+def test_a_mark_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
+    queue = queue_of(operation(1), operation(2))
+    queue.take(0.0, **ALL)
+    mark = queue.mark()
+    assert queue.requeue_all() == 2
+    queue.take(1.0, **ALL)
+    assert queue.unfenced_before(mark) == 0
+    assert queue.confirm_fenced(mark) == []
+    assert orders(queue.confirm_fenced(queue.mark())) == [1, 2]
+
+
+def test_one_that_leaves_the_middle_never_makes_a_fence_confirm_too_much() -> None:
+    before, after = operation(2), operation(4)
+    queue = queue_of(operation(1), before, operation(3), after)
+    queue.take(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
+    mark = queue.mark()
+    queue.take(0.0, **ALL)
+    assert queue.withdraw(before)
+    assert queue.unfenced_before(mark) == 2
+    assert queue.withdraw(after)
+    # One too few now; the next fence has it.
+    assert orders(queue.confirm_fenced(mark)) == [1]
+    assert orders(queue.confirm_fenced(queue.mark())) == [3]
+
+
+def test_a_puback_confirms_once() -> None:
+    queue = queue_of(operation(1, with_ack=True), operation(2))
+    queue.take(0.0, **ALL)
+    found = queue.confirm_acked(1)
+    assert found is not None
+    assert found.order == 1
+    assert queue.confirm_acked(1) is None
+    assert queue.confirm_acked(2) is None, "a core publish has no PubAck"
+
+
+# --- back ------------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_loss_everything_in_flight_is_sent_again_first_in_order_of_acceptance() -> None:
+    queue = queue_of(*(operation(order, with_ack=order % 2 == 0) for order in range(1, 8)))
+    size = queue.pending_bytes
+    queue.take(0.0, max_operations=5, max_bytes=1 << 30, max_unacked=9)
+    assert queue.requeue_all() == 5
+    assert queue.pending_bytes == size
+    assert orders(queue.take(0.0, **ALL)) == [1, 2, 3, 4, 5, 6, 7]
+
+
+@given(st.lists(st.sampled_from(["take", "put_back", "requeue", "ack", "fence"]), max_size=30), st.data())
+def test_whatever_comes_back_the_queue_stays_in_order_of_acceptance(steps: list[str], data: st.DataObject) -> None:
+    queue = queue_of(*(operation(order, with_ack=order % 3 != 0, size=order) for order in range(1, 20)))
+    out: dict[int, Operation] = {}
+    left = set(range(1, 20))
+    for step in steps:
+        if step == "take":
+            queue.take(0.0, max_operations=data.draw(st.integers(1, 6)), max_bytes=1 << 30, max_unacked=8)
+        elif step == "ack":
+            found = queue.confirm_acked(data.draw(st.integers(1, 19)))
+            if found is not None:
+                out[found.order] = found
+        elif step == "put_back":
+            chosen = data.draw(st.lists(st.sampled_from(sorted(out)), unique=True)) if out else []
+            queue.put_back([out.pop(order) for order in chosen])
+        elif step == "fence":
+            left -= set(orders(queue.confirm_fenced(queue.mark())))
+        else:
+            queue.requeue_all()
+        assert queue.pending + queue.in_flight + len(out) == len(left)
+    queue.put_back(list(out.values()))
+    queue.requeue_all()
+    assert queue.pending_bytes == sum(len(operation(order, size=order).frame) for order in left)
+    assert orders(queue.take(0.0, **ALL)) == sorted(left)
+    assert queue.pending_bytes == 0
+
+
+# --- out without being sent ------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_is_dropped_first() -> None:
+    queue = queue_of(operation(1, at=1.0), operation(2, at=2.0))
+    assert queue.oldest_accepted_at == 1.0
+    dropped = queue.drop_oldest()
+    assert dropped is not None
+    assert dropped.order == 1
+    assert queue.oldest_accepted_at == 2.0
+    assert queue.pending_bytes == len(operation(2).frame)
+
+
+def test_what_is_older_is_dropped_and_what_is_as_old_stays() -> None:
+    queue = queue_of(operation(1, at=1.0), operation(2, at=2.0), operation(3, at=3.0))
+    assert orders(queue.drop_older_than(2.0)) == [1]
+    assert queue.pending == 2
+    assert orders(queue.drop_older_than(float("inf"))) == [2, 3]
+    assert queue.pending_bytes == 0
+
+
+def test_withdraw_finds_an_operation_wherever_it_is_and_only_once() -> None:
+    unacked, fenced, waiting = operation(1, with_ack=True), operation(2), operation(3)
+    queue = queue_of(unacked, fenced, waiting)
+    queue.take(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)
+    for one in (unacked, fenced, waiting):
+        assert queue.withdraw(one)
+        assert not queue.withdraw(one)
+    assert (queue.pending, queue.pending_bytes, queue.in_flight) == (0, 0, 0)
+
+
+def test_the_oldest_in_flight_to_a_subject_is_found_among_both_kinds() -> None:
+    queue = queue_of(
+        operation(1, subject=b"b"),
+        operation(2, subject=b"a", with_ack=True),
+        operation(3, subject=b"a"),
+        operation(4, subject=b"a"),
+        operation(5, subject=b"c"),
+    )
+    queue.take(0.0, max_operations=4, max_bytes=1 << 30, max_unacked=9)
+    seen = []
+    while (found := queue.find_in_flight(b"a")) is not None:
+        seen.append(found.order)
+        assert queue.withdraw(found)
+    assert seen == [2, 3, 4]
+    assert queue.find_in_flight(b"c") is None, "it is pending, not in flight"
+
+
+def test_an_older_one_to_the_same_subject_is_seen_while_it_waits() -> None:
+    probe = operation(4, with_ack=True)
+    queue = queue_of(operation(1), operation(2, with_ack=True, subject=b"b"), operation(5, with_ack=True), operation(6))
+    assert not queue.older_is_pending(probe)
+    queue.put_back([operation(3, with_ack=True)])
+    assert queue.older_is_pending(probe)
+
+
+def test_what_has_waited_long_for_its_puback() -> None:
+    queue = queue_of(operation(1, with_ack=True), operation(2, with_ack=True), operation(3))
+    queue.take(1.0, max_operations=1, max_bytes=1 << 30, max_unacked=9)
+    queue.take(2.0, **ALL)
+    assert orders(queue.unacked_since(0.9)) == []
+    assert orders(queue.unacked_since(1.0)) == [1]
+    assert orders(queue.unacked_since(9.0)) == [1, 2]

@@ -1,0 +1,292 @@
+"""The codec: however bytes are cut, the same frames; whatever comes, frames or a `ProtocolError`; tails that fit."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from router_trio import headers, protocol
+from router_trio.errors import ProtocolError
+from router_trio.protocol import MAX_CONTROL_LINE, MAX_MESSAGE, FrameParser, RawMessage
+
+KNOWN = (b"1", b"27")
+
+# Everything that a server lets pass in a subject, also what is no UTF-8, no printable character or no NATS token.
+SUBJECTS = st.sampled_from(
+    [b"a", b"a.b.c", b"_INBOX.x.9", b"a\x0bb", b"a\x0c", b"\xff\xfe", "ü".encode(), b"0", b"MSG"]
+)
+REPLIES = st.sampled_from([b"", b"_INBOX.r", b"r\xff", b"5"])
+SIDS = st.sampled_from([*KNOWN, b"3", b"999"])
+BLOCKS = st.sampled_from(
+    [b"", b"NATS/1.0", b"NATS/1.0\r\n\r\n", b"NATS/1.0 \xff\xff\r\n\r\n", b"NATS/1.0 503\r\n\r\n", b"x", b"\r\n"]
+) | st.binary(max_size=20)
+BODIES = st.sampled_from([b"", b"x", b"\r\n", b"MSG a 1 2\r\nhi\r\n", b"PING\r\n", b"12\r\n\r\n"]) | st.binary(
+    max_size=40
+)
+CONTROL = st.sampled_from([b"PING", b"PONG", b"+OK", b'INFO {"a":1}', b"-ERR 'Permissions Violation'", b"ping"])
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A message as a server sends it."""
+
+    subject: bytes
+    sid: bytes
+    reply: bytes
+    block: bytes
+    body: bytes
+
+    def frame(self) -> bytes:
+        words = [self.subject, self.sid]
+        if self.reply:
+            words.append(self.reply)
+        if self.block:
+            words.append(b"%d" % len(self.block))
+        words.append(b"%d" % (len(self.block) + len(self.body)))
+        return b"%b %b\r\n%b%b\r\n" % (b"HMSG" if self.block else b"MSG", b" ".join(words), self.block, self.body)
+
+
+MESSAGES = st.builds(Delivered, SUBJECTS, SIDS, REPLIES, BLOCKS, BODIES)
+
+
+@dataclass
+class Parsed:
+    """Everything that a parser gave, the inboxes emptied after each feed."""
+
+    messages: dict[bytes, list[RawMessage]]
+    foreign: list[bytes]
+    control: list[bytes]
+    failed: bool
+
+
+def parse(pieces: list[bytes]) -> Parsed:
+    parser = FrameParser()
+    for sid in KNOWN:
+        parser.inboxes[sid] = []
+    parsed = Parsed({sid: [] for sid in KNOWN}, [], [], False)
+    for piece in pieces:
+        try:
+            parser.feed(piece)
+        except ProtocolError:
+            parsed.failed = True
+        assert sorted(parser.touched) == sorted(sid for sid in KNOWN if parser.inboxes[sid])
+        for sid in parser.touched:
+            parsed.messages[sid] += parser.inboxes[sid]
+            parser.inboxes[sid].clear()
+        parser.touched.clear()
+        if parsed.failed:
+            break
+    parsed.foreign = parser.foreign
+    parsed.control = parser.control
+    return parsed
+
+
+def cut(data: bytes, at: list[int]) -> list[bytes]:
+    places = [0, *sorted(place % (len(data) + 1) for place in at), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(places)]
+
+
+def read_published(frame: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Subject, reply, header block and body of a PUB or HPUB frame, read as a server does."""
+    line, rest = frame.split(b"\r\n", 1)
+    kind, *words = line.split(b" ")
+    assert kind in (b"PUB", b"HPUB")
+    size = int(words.pop())
+    header_size = int(words.pop()) if kind == b"HPUB" else 0
+    subject, reply = words if len(words) == 2 else (words[0], b"")
+    assert rest[size:] == b"\r\n"
+    return subject, reply, rest[:header_size], rest[header_size:size]
+
+
+# --- parsing ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(MESSAGES | CONTROL, max_size=12), st.lists(st.integers(0, 10_000), max_size=12))
+def test_any_cut_of_a_stream_gives_the_same_frames(sent: list[Delivered | bytes], at: list[int]) -> None:
+    data = b"".join(one + b"\r\n" if isinstance(one, bytes) else one.frame() for one in sent)
+    parsed = parse(cut(data, at))
+    assert not parsed.failed
+    assert parsed.control == [one for one in sent if isinstance(one, bytes)]
+    messages = [one for one in sent if isinstance(one, Delivered)]
+    assert parsed.foreign == [one.frame() for one in messages if one.sid not in KNOWN]
+    for sid in KNOWN:
+        expected = [one for one in messages if one.sid == sid]
+        assert len(parsed.messages[sid]) == len(expected)
+        for raw, one in zip(parsed.messages[sid], expected, strict=True):
+            assert raw[:4] == (one.subject, one.reply, len(one.block), len(one.block) + len(one.body))
+            assert protocol.header_block(raw) == one.block
+            assert protocol.payload(raw) == one.body
+
+
+@given(MESSAGES)
+def test_byte_by_byte(one: Delivered) -> None:
+    data = one.frame() + b"PING\r\n"
+    assert parse([bytes([byte]) for byte in data]) == parse([data])
+
+
+FRAGMENTS = (
+    st.sampled_from(
+        [b"MSG ", b"HMSG ", b"MSG", b"PING", b"PONG\r\n", b"-ERR ", b" ", b"\r\n", b"\r", b"\n", b"a", b"1"]
+    )
+    | st.sampled_from([b"5", b"0", b"-1", b"99999999999", b"\x00", b"\xff", b"4 2", b"12 5"])
+    | MESSAGES.map(Delivered.frame)
+    | st.binary(max_size=6)
+)
+
+
+@given(st.lists(FRAGMENTS, max_size=14).map(b"".join), st.lists(st.integers(0, 10_000), max_size=8))
+@example(b"HMSG\r\n", [])
+@example(b"MSG a 1 0\r\n\r\nMSG a 1 0\r\nxx", [3])
+def test_garbage_gives_an_error_or_frames_and_the_same_however_it_is_cut(data: bytes, at: list[int]) -> None:
+    assert parse(cut(data, at)) == parse([data])
+
+
+@given(st.binary(max_size=60))
+def test_a_line_that_is_no_frame_is_an_error(line: bytes) -> None:
+    line = line.replace(b"\r\n", b"")
+    assume(line[:4] not in (b"MSG ", b"HMSG"))
+    known = line[:4].upper() in (b"PING", b"PONG", b"INFO", b"-ERR") or line[:3] == b"+OK"
+    assert parse([line + b"\r\n"]).failed is not known
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n",
+        b"HELLO\r\n",
+        b"MSG\r\n",
+        b"MSG \r\n",
+        b"MSG a\r\n",
+        b"MSG a 1\r\n",
+        b"MSG a 1 x\r\n",
+        b"MSG a 1 r 2 3\r\n",
+        b"MSG a 1 -1\r\n",
+        b"MSG a 1 99999999999999999999\r\n",
+        b"MSG a 1 " + b"9" * 5000 + b"\r\n",
+        b"MSG a 1 2\r\nabc\r\n",
+        b"MSG a 1 2\r\na\r\nPING\r\n",
+        b"HMSG a 1 12\r\n",
+        b"HMSG a 1 5 4\r\nabcd\r\n",
+        b"HMSG a 1 -1 4\r\nabcd\r\n",
+        b"HMSG a 1 r x 4\r\nabcd\r\n",
+        b"HMSG a 1 1 r 2 3\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n",
+    ],
+)
+def test_what_is_no_frame_is_an_error(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        FrameParser().feed(data)
+
+
+def test_what_came_before_the_error_stays() -> None:
+    parser = FrameParser()
+    parser.inboxes[b"1"] = []
+    with pytest.raises(ProtocolError, match="unknown frame b'BOOM'"):
+        parser.feed(b"PING\r\nMSG a 1 2\r\nhi\r\nMSG a 9 0\r\n\r\nBOOM\r\n")
+    assert parser.control == [b"PING"]
+    assert parser.inboxes[b"1"] == [(b"a", b"", 0, 2, b"2\r\nhi\r\n")]
+    assert parser.touched == [b"1"]
+    assert parser.foreign == [b"MSG a 9 0\r\n\r\n"]
+
+
+def test_a_line_without_an_end_is_not_kept_without_bound() -> None:
+    parser = FrameParser()
+    piece = b"x" * (MAX_CONTROL_LINE // 4)
+    for _ in range(4):
+        parser.feed(piece)
+    with pytest.raises(ProtocolError, match="a line of more than"):
+        parser.feed(b"x")
+
+
+def test_a_message_of_more_than_any_server_allows_is_an_error_and_not_waited_for() -> None:
+    FrameParser().feed(b"MSG a 1 %d\r\n" % MAX_MESSAGE)
+    with pytest.raises(ProtocolError, match="a message of"):
+        FrameParser().feed(b"MSG a 1 %d\r\n" % (MAX_MESSAGE + 1))
+
+
+def test_a_large_message_in_many_pieces() -> None:
+    body = bytes(range(256)) * 1024
+    one = Delivered(b"a", b"1", b"r", b"NATS/1.0\r\n\r\n", body)
+    data = one.frame() * 3
+    pieces = [data[at : at + 4096] for at in range(0, len(data), 4096)]
+    parsed = parse(pieces)
+    assert [protocol.payload(raw) for raw in parsed.messages[b"1"]] == [body] * 3
+
+
+def test_an_inbox_that_is_not_emptied_is_named_once() -> None:
+    parser = FrameParser()
+    parser.inboxes[b"1"] = []
+    frame = b"MSG a 1 0\r\n\r\n"
+    parser.feed(frame * 2)
+    parser.feed(frame)
+    assert parser.touched == [b"1"]
+    assert len(parser.inboxes[b"1"]) == 3
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"MSG \xff\xfe.a 1 5\r\nhello\r\n",
+        b"MSG a\x0bb 1 5\r\nhello\r\n",
+        b"MSG a\x0cb 1 r 5\r\nhello\r\n",
+        b"HMSG a 1 8 13\r\nNATS/1.0hello\r\n",
+        b"HMSG a 1 r 12 17\r\nNATS/1.0\r\n\r\nhello\r\n",
+        b"HMSG a 1 16 21\r\nNATS/1.0 \xff\xfe\xfd\r\n\r\nhello\r\n",
+        b"HMSG a 1 18 23\r\nNATS/1.0\r\n\xff: \xfe\r\n\r\nhello\r\n",
+    ],
+)
+def test_frames_that_other_clients_die_of_are_frames(frame: bytes) -> None:
+    parsed = parse([frame])
+    assert not parsed.failed
+    (raw,) = parsed.messages[b"1"]
+    assert protocol.payload(raw) == b"hello"
+    assert protocol.wire(protocol.text(raw[0])) == raw[0]
+    block = protocol.header_block(raw)
+    assert headers.status(block) == (0, "")
+    assert headers.find(block, b"Nats-Msg-Id") is None
+    assert len(headers.decode(block).pairs()) == block.count(b":")
+
+
+# --- tails -----------------------------------------------------------------------------------------------------------
+
+
+@given(MESSAGES, SUBJECTS)
+def test_a_new_subject_before_an_old_tail_is_the_same_message(one: Delivered, subject: bytes) -> None:
+    one = Delivered(one.subject, b"1", one.reply, one.block, one.body)
+    (raw,) = parse([one.frame()]).messages[b"1"]
+    frame = protocol.publish_prefix(subject, with_headers=raw[2] > 0) + raw[4]
+    assert read_published(frame) == (subject, one.reply, one.block, one.body)
+    assert protocol.published_size(frame) == len(one.block) + len(one.body)
+    assert frame == protocol.publish(subject, one.body, reply=one.reply, headers=one.block)
+
+
+def test_a_header_size_of_none_is_refused_for_its_tail_would_read_as_a_reply() -> None:
+    with pytest.raises(ProtocolError, match="header size 0 of a message of 5 bytes"):
+        FrameParser().feed(b"HMSG a 1 0 5\r\nhello\r\n")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@given(SUBJECTS, REPLIES, BLOCKS, BODIES)
+def test_a_published_frame_reads_back(subject: bytes, reply: bytes, block: bytes, body: bytes) -> None:
+    frame = protocol.publish(subject, body, reply=reply, headers=block)
+    assert read_published(frame) == (subject, reply, block, body)
+    assert protocol.published_size(frame) == len(block) + len(body)
+
+
+@given(st.binary())
+def test_a_subject_survives_as_text(subject: bytes) -> None:
+    assert protocol.wire(protocol.text(subject)) == subject
+
+
+def test_the_other_frames() -> None:
+    assert protocol.subscribe(b"a.>", b"1") == b"SUB a.> 1\r\n"
+    assert protocol.subscribe(b"a.>", b"1", b"workers") == b"SUB a.> workers 1\r\n"
+    assert protocol.unsubscribe(b"1") == b"UNSUB 1\r\n"
+    assert protocol.PING == b"PING\r\n"
+    assert protocol.PONG == b"PONG\r\n"

@@ -1,0 +1,303 @@
+"""Subjects and patterns: what is valid, what matches, and that the tree finds exactly what matches."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.errors import RouterError, SubjectError
+from router_trio.subjects import (
+    SubjectTree,
+    is_valid_subject,
+    is_wildcard,
+    matches,
+    overlaps,
+    validate_pattern,
+    validate_subject,
+)
+
+# A small alphabet, so that random patterns and subjects meet often.
+TOKENS = st.sampled_from(["a", "b", "ab"])
+SUBJECTS = st.lists(TOKENS, min_size=1, max_size=5).map(".".join)
+PATTERNS = st.builds(
+    lambda tokens, rest: ".".join([*tokens, ">"] if rest else tokens),
+    st.lists(TOKENS | st.just("*"), min_size=1, max_size=4),
+    st.booleans(),
+) | st.just(">")
+
+
+def reference_matches(pattern: str, subject: str) -> bool:
+    """The definition, token by token, with nothing clever in it."""
+    return _reference(pattern.split("."), subject.split("."))
+
+
+def _reference(pattern: list[str], subject: list[str]) -> bool:
+    if not pattern or not subject:
+        return not pattern and not subject
+    if pattern[0] == ">":
+        return True
+    return pattern[0] in ("*", subject[0]) and _reference(pattern[1:], subject[1:])
+
+
+# --- validity --------------------------------------------------------------------------------------------------------
+
+INVALID_FOR_BOTH = [
+    ("", "empty: give it at least one token"),
+    (".", "empty token"),
+    ("a.", "empty token"),
+    (".a", "empty token"),
+    ("a..b", "empty token"),
+    ("a b", "a space at position 1"),
+    ("a.b\t", r"control character '\\t' at position 3"),
+    ("a\r\nPUB b", r"control character '\\r'"),
+    ("a\n", r"control character '\\n'"),
+    ("a\x00b", r"control character '\\x00'"),
+    ("a\x0bb", r"control character '\\x0b'"),
+    ("a\x1b", r"control character '\\x1b'"),
+    ("a\x7f", r"control character '\\x7f'"),
+    ("a.\ud800", "unpaired surrogate"),
+]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["a", "a.b.c", "$JS.API.INFO", "_INBOX.x.1", "größe.日本", "a*b.c>", "**", ">>", "a/b:c-d", "\udcc3.raw", "a\x80"],
+)
+def test_a_valid_subject_passes(subject: str) -> None:
+    validate_subject(subject)
+    assert is_valid_subject(subject)
+
+
+@pytest.mark.parametrize(("subject", "why"), INVALID_FOR_BOTH)
+def test_an_invalid_subject_is_refused_with_a_reason(subject: str, why: str) -> None:
+    with pytest.raises(SubjectError, match=why):
+        validate_subject(subject)
+    assert not is_valid_subject(subject)
+
+
+@pytest.mark.parametrize(("pattern", "why"), INVALID_FOR_BOTH)
+def test_an_invalid_pattern_is_refused_with_a_reason(pattern: str, why: str) -> None:
+    with pytest.raises(SubjectError, match=why):
+        validate_pattern(pattern)
+
+
+@pytest.mark.parametrize(("subject", "wildcard"), [("*", "*"), ("a.*.b", "*"), (">", ">"), ("a.>", ">"), (">.a", ">")])
+def test_one_cannot_publish_to_a_wildcard(subject: str, wildcard: str) -> None:
+    with pytest.raises(SubjectError, match=rf"the wildcard '\{wildcard}': one can subscribe to it but not publish"):
+        validate_subject(subject)
+    assert not is_valid_subject(subject)
+
+
+@pytest.mark.parametrize("pattern", ["a", "*", ">", "a.*", "*.*.c", "a.>", "*.>", "$JS.>"])
+def test_a_valid_pattern_passes(pattern: str) -> None:
+    validate_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("a*", r"wildcard inside the token 'a\*'"),
+        ("a.*b.c", r"wildcard inside the token '\*b'"),
+        ("a.b>", "wildcard inside the token 'b>'"),
+        ("**", "wildcard inside"),
+        (">.a", "'>' before its last token"),
+        ("a.>.b", "'>' before its last token"),
+        (">.>", "'>' before its last token"),
+    ],
+)
+def test_a_wildcard_must_stand_alone_and_the_full_one_last(pattern: str, why: str) -> None:
+    with pytest.raises(SubjectError, match=why):
+        validate_pattern(pattern)
+
+
+def test_the_error_names_what_was_checked_and_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match=r"^reply subject 'a b' has a space") as raised:
+        validate_subject("a b", what="reply subject")
+    assert isinstance(raised.value, RouterError)
+
+
+@given(st.text(alphabet="ab.*> \n\x7fä\ud800", max_size=8))
+def test_the_quick_check_agrees_with_the_one_that_explains(subject: str) -> None:
+    try:
+        validate_subject(subject)
+    except SubjectError:
+        assert not is_valid_subject(subject)
+    else:
+        assert is_valid_subject(subject)
+        assert all(token not in ("", "*", ">") for token in subject.split("."))
+
+
+# --- matching --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [
+        ("a.b", "a.b", True),
+        ("a.b", "a.c", False),
+        ("a.*", "a.b", True),
+        ("a.*", "a", False),
+        ("a.*", "a.b.c", False),
+        ("*", "a", True),
+        ("*.*", "a", False),
+        (">", "a", True),
+        (">", "a.b.c", True),
+        ("a.>", "a", False),
+        ("a.>", "a.b", True),
+        ("a.>", "a.b.c", True),
+        ("*.b.>", "a.b.c", True),
+        ("*.b.>", "a.c.c", False),
+        ("a*", "ab", False),
+        ("a.b", "a.*", False),
+        ("A", "a", False),
+    ],
+)
+def test_matches(pattern: str, subject: str, expected: bool) -> None:
+    assert matches(pattern, subject) is expected
+
+
+@given(PATTERNS, SUBJECTS)
+def test_matches_agrees_with_the_definition(pattern: str, subject: str) -> None:
+    assert matches(pattern, subject) is reference_matches(pattern, subject)
+
+
+@given(SUBJECTS)
+def test_a_subject_matches_itself_only(subject: str) -> None:
+    assert matches(subject, subject)
+    assert not matches(subject, f"{subject}.a")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ("a.b", "a.b", True),
+        ("a.b", "a.c", False),
+        ("a.*", "*.b", True),
+        ("a.*", "b.*", False),
+        ("a.>", "a", False),
+        ("a.>", "a.*", True),
+        ("a.>", "*.b.c", True),
+        ("*", "*.*", False),
+        (">", "*", True),
+        ("a.*.c", "a.b.>", True),
+        ("a.*.c", "a.b.d", False),
+    ],
+)
+def test_overlaps(a: str, b: str, expected: bool) -> None:
+    assert overlaps(a, b) is expected
+    assert overlaps(b, a) is expected
+
+
+@given(PATTERNS, PATTERNS, SUBJECTS)
+def test_patterns_that_share_a_subject_overlap(a: str, b: str, subject: str) -> None:
+    if matches(a, subject) and matches(b, subject):
+        assert overlaps(a, b)
+
+
+@given(PATTERNS, PATTERNS)
+def test_patterns_that_overlap_share_a_subject(a: str, b: str) -> None:
+    # The subject that both match, built from the more special token of each place.
+    length = max(len(a.split(".")), len(b.split(".")))
+    left, right = (_widened(pattern, length) for pattern in (a, b))
+    subject = ".".join("a" if x == y == "*" else y if x == "*" else x for x, y in zip(left, right, strict=False))
+    assert overlaps(a, b) is (matches(a, subject) and matches(b, subject))
+
+
+def _widened(pattern: str, length: int) -> list[str]:
+    tokens = pattern.split(".")
+    return tokens[:-1] + ["*"] * (length - len(tokens) + 1) if tokens[-1] == ">" else tokens
+
+
+@pytest.mark.parametrize(("pattern", "expected"), [("a.b", False), ("a*.b>", False), ("a.*", True), ("a.>", True)])
+def test_is_wildcard(pattern: str, expected: bool) -> None:
+    assert is_wildcard(pattern) is expected
+
+
+# --- the tree --------------------------------------------------------------------------------------------------------
+
+
+def tree_of(*patterns: str, cache_size: int = 8192) -> SubjectTree[str]:
+    tree: SubjectTree[str] = SubjectTree(cache_size=cache_size)
+    for pattern in patterns:
+        tree.insert(pattern, pattern)
+    return tree
+
+
+def test_the_tree_answers_in_insertion_order() -> None:
+    tree = tree_of(">", "a.b", "*.b", "a.*", "a.>", "b.>", "a.b")
+    assert tree.match("a.b") == [">", "a.b", "*.b", "a.*", "a.>", "a.b"]
+    assert tree.match("b") == [">"]
+    assert len(tree) == 7
+
+
+def test_an_empty_tree_matches_nothing() -> None:
+    assert SubjectTree[int]().match("a.b") == []
+
+
+def test_the_tree_keeps_the_same_value_twice() -> None:
+    tree: SubjectTree[int] = SubjectTree()
+    tree.insert("a", 1)
+    tree.insert("a", 1)
+    assert tree.match("a") == [1, 1]
+
+
+def test_the_tree_refuses_an_invalid_pattern_and_stays_as_it_was() -> None:
+    tree = tree_of("a.>")
+    with pytest.raises(SubjectError, match=r"pattern 'a\.>\.b'"):
+        tree.insert("a.>.b", "x")
+    assert tree.match("a.b") == ["a.>"]
+    assert len(tree) == 1
+
+
+def test_an_insert_is_seen_by_subjects_that_were_asked_before() -> None:
+    tree = tree_of("a.*")
+    assert tree.match("a.b") == ["a.*"]
+    assert tree.match("c") == []
+    tree.insert(">", ">")
+    assert tree.match("a.b") == ["a.*", ">"]
+    assert tree.match("c") == [">"]
+
+
+def test_the_answer_is_the_callers_own() -> None:
+    tree = tree_of("a")
+    tree.match("a").append("x")
+    assert tree.match("a") == ["a"]
+
+
+def test_a_subject_with_a_literal_star_finds_no_other_pattern() -> None:
+    assert tree_of("a.b", "a.*").match("a.*") == ["a.*"]
+
+
+@given(st.lists(PATTERNS | SUBJECTS, max_size=12), st.lists(SUBJECTS, max_size=12), st.integers(0, 4))
+def test_the_tree_agrees_with_matches(patterns: list[str], subjects: list[str], cache_size: int) -> None:
+    # A cache of a few entries turns over within one example; every subject is asked twice.
+    tree: SubjectTree[tuple[int, str]] = SubjectTree(cache_size=cache_size)
+    for entry in enumerate(patterns):
+        tree.insert(entry[1], entry)
+    for subject in subjects + subjects:
+        assert tree.match(subject) == [entry for entry in enumerate(patterns) if matches(entry[1], subject)]
+
+
+def test_the_cache_is_bounded() -> None:
+    tree = tree_of("*", cache_size=10)
+    for number in range(1000):
+        assert tree.match(str(number)) == ["*"]
+    assert len(tree._young) + len(tree._old) <= 10
+
+
+def test_a_subject_in_use_stays_cached_while_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tree_of("*", cache_size=10)
+    searched: list[str] = []
+    search = tree._search
+
+    def counting_search(tokens: list[str]) -> list[str]:
+        searched.append(".".join(tokens))
+        return search(tokens)
+
+    monkeypatch.setattr(tree, "_search", counting_search)
+    for number in range(100):
+        tree.match("hot")
+        tree.match(f"cold-{number}")
+    assert searched.count("hot") == 1
+    assert len(searched) == 101

@@ -1,0 +1,361 @@
+"""Traces: what is sampled, what the spans say, and what is let go when the collector is away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from router_trio.headers import Headers, encode
+from router_trio.message import FENCED, Fate
+from router_trio.protocol import FrameParser, RawMessage, publish
+from router_trio.telemetry.export import MAX_QUEUED
+from router_trio.telemetry.traceparent import parse, write
+from router_trio.telemetry.traces import Traces, traces_wanted
+from router_trio.tracing import MessageTrace, NoTracing, Tracing
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
+
+
+def received(payload: bytes = b"hello", headers: dict[str, str] | None = None) -> RawMessage:
+    """A message as the parser hands it out."""
+    parser = FrameParser()
+    inbox: list[RawMessage] = []
+    parser.inboxes[b"1"] = inbox
+    frame = publish(b"orders.7", payload, headers=encode(Headers(headers)))
+    word, subject, rest = frame.split(b" ", 2)
+    parser.feed((b"HMSG " if word == b"HPUB" else b"MSG ") + subject + b" 1 " + rest)
+    [raw] = inbox
+    return raw
+
+
+def carrying(traceparent: str, name: str = "traceparent") -> RawMessage:
+    return received(headers={"Other": "x", name: traceparent})
+
+
+class Recorded:
+    """Traces that export into a list, which is filled when `tracing` is left."""
+
+    def __init__(self, ratio: float = 1.0) -> None:
+        self._exporter = InMemorySpanExporter()
+        self.traces = Traces(
+            service_name="orders-router", sample_ratio=ratio, exporter=lambda _: self._exporter, random=Random(7)
+        )
+
+    def spans(self) -> dict[str, ReadableSpan]:
+        return {span.name: span for span in self._exporter.get_finished_spans()}
+
+
+@asynccontextmanager
+async def recording(ratio: float = 1.0) -> AsyncIterator[Recorded]:
+    recorded = Recorded(ratio)
+    async with recorded.traces.running():
+        yield recorded
+
+
+def begin(traces: Tracing, raw: RawMessage) -> MessageTrace:
+    trace = traces.begin("eu", "orders.*", raw, stream="ORDERS", sequence=12, deliveries=2)
+    assert trace is not None
+    return trace
+
+
+# --- what is sampled ---
+
+
+@pytest.mark.parametrize("flags", ["01", "03", "ff"])
+async def test_a_sampled_parent_is_followed(flags: str) -> None:
+    async with recording(ratio=0.0) as recorded:
+        begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-{flags}")).end()
+    span = recorded.spans()["process eu"]
+    assert f"{span.context.trace_id:032x}" == TRACE
+    assert span.parent is not None
+    assert f"{span.parent.span_id:016x}" == SPAN
+    assert span.parent.is_remote
+
+
+@pytest.mark.parametrize("flags", ["00", "02"])
+async def test_an_unsampled_parent_is_left_alone(flags: str) -> None:
+    async with recording() as recorded:
+        assert recorded.traces.begin("eu", "orders.*", carrying(f"00-{TRACE}-{SPAN}-{flags}")) is None
+    assert recorded.spans() == {}
+
+
+async def test_the_name_as_go_writes_it() -> None:
+    async with recording(ratio=0.0) as recorded:
+        begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-01", name="Traceparent")).end()
+    assert f"{recorded.spans()['process eu'].context.trace_id:032x}" == TRACE
+
+
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        "",
+        "x",
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-{SPAN}-01-more",
+        f"00-{TRACE}-{SPAN}-1",
+        f"00-{TRACE}-{SPAN}",
+    ],
+)
+async def test_an_invalid_parent_counts_as_none(invalid: str) -> None:
+    assert parse(invalid.encode()) is None
+    async with recording(ratio=1.0) as always:
+        begin(always.traces, carrying(invalid)).end()
+    assert always.spans()["process eu"].parent is None
+    async with recording(ratio=0.0) as never:
+        assert never.traces.begin("eu", "orders.*", carrying(invalid)) is None
+
+
+def test_a_later_version_may_say_more() -> None:
+    parent = parse(f"01-{TRACE}-{SPAN}-01-more".encode())
+    assert parent is not None
+    assert parent.sampled
+    assert write(*parent) == f"00-{TRACE}-{SPAN}-01".encode()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "least", "most"),
+    [(0.0, 0, 0), (1e-18, 0, 0), (0.01, 150, 250), (0.5, 9700, 10300), (1.0, 20000, 20000)],
+)
+async def test_the_share_of_new_traces(ratio: float, least: int, most: int) -> None:
+    async with recording(ratio=ratio) as recorded:
+        skips = recorded.traces._skip
+        assert least <= sum(skips.over() for _ in range(20_000)) <= most
+
+
+async def test_without_a_parent_the_ratio_decides() -> None:
+    async with recording(ratio=0.1) as recorded:
+        raw = received()
+        sampled = [trace for _ in range(1000) if (trace := recorded.traces.begin("eu", "orders.*", raw)) is not None]
+        for trace in sampled:
+            trace.end()
+    assert 60 < len(sampled) < 140
+    assert recorded.spans()["process eu"].parent is None
+
+
+async def test_nothing_is_sampled_outside_of_running() -> None:
+    recorded = Recorded()
+    raw = carrying(f"00-{TRACE}-{SPAN}-01")
+    assert not recorded.traces.active
+    assert recorded.traces.begin("eu", "orders.*", raw) is None
+    async with recorded.traces.running():
+        assert recorded.traces.active
+    assert not recorded.traces.active
+    assert recorded.traces.begin("eu", "orders.*", raw) is None
+
+
+def test_both_are_tracings() -> None:
+    tracings: list[Tracing] = [NoTracing(), Recorded().traces]
+    assert [tracing.active for tracing in tracings] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "environment", "wanted"),
+    [
+        ("", {}, False),
+        ("http://localhost:4318", {}, True),
+        ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, True),
+        ("", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:4318/v1/traces"}, True),
+        ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        ("http://localhost:4318", {"OTEL_SDK_DISABLED": "true"}, False),
+    ],
+)
+def test_traces_are_made_when_there_is_an_endpoint(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, environment: dict[str, str], wanted: bool
+) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert traces_wanted(endpoint) is wanted
+
+
+# --- what the spans say ---
+
+
+async def test_a_message_to_two_destinations() -> None:
+    async with recording() as recorded:
+        trace = begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-01"))
+        first = trace.send("eu.{{wildcard(1)}}", "edge", 5)
+        second = trace.send("archive", "core", 6)
+        trace.sent("archive", Fate("acked", stream="ARCHIVE", sequence=99, duplicate=True))
+        trace.sent("eu.{{wildcard(1)}}", FENCED)
+        trace.end()
+    spans = recorded.spans()
+    process, eu, archive = spans["process eu"], spans["send eu.{{wildcard(1)}}"], spans["send archive"]
+    assert process.kind is SpanKind.CONSUMER
+    assert process.attributes == {
+        "messaging.system": "nats",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": "orders.*",
+        "messaging.destination.template": "orders.*",
+        "messaging.message.body.size": 5,
+        "messaging.nats.stream": "ORDERS",
+        "messaging.nats.sequence": 12,
+        "messaging.nats.delivery_count": 2,
+        "router.route": "eu",
+    }
+    assert eu.kind is SpanKind.PRODUCER
+    assert eu.attributes == {
+        "messaging.system": "nats",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "send",
+        "messaging.destination.name": "eu.{{wildcard(1)}}",
+        "messaging.destination.template": "eu.{{wildcard(1)}}",
+        "messaging.message.body.size": 5,
+        "router.connection": "edge",
+        "router.fate": "fenced",
+    }
+    assert archive.attributes is not None
+    assert archive.attributes["messaging.nats.stream"] == "ARCHIVE"
+    assert archive.attributes["messaging.nats.sequence"] == 99
+    assert archive.attributes["messaging.nats.duplicate"] is True
+    for span, traceparent in ((eu, first), (archive, second)):
+        assert span.parent is not None
+        assert span.parent.span_id == process.context.span_id
+        assert traceparent == f"00-{TRACE}-{span.context.span_id:016x}-{int(span.context.trace_flags):02x}".encode()
+        assert span.status.status_code is StatusCode.UNSET
+    assert process.status.status_code is StatusCode.UNSET
+    assert process.resource.attributes["service.name"] == "orders-router"
+    assert process.end_time is not None
+    assert archive.end_time is not None
+    assert process.end_time >= archive.end_time
+
+
+async def test_a_core_message_has_no_stream() -> None:
+    async with recording() as recorded:
+        trace = recorded.traces.begin("eu", "orders.*", received())
+        assert trace is not None
+        trace.end()
+    attributes = recorded.spans()["process eu"].attributes
+    assert attributes is not None
+    assert not [name for name in attributes if name.startswith("messaging.nats")]
+
+
+@pytest.mark.parametrize(
+    ("fate", "error_type"),
+    [
+        (Fate("failed", "permission_denied"), "permission_denied"),
+        (Fate("dropped", "queue_full"), "queue_full"),
+        (Fate("failed_open"), "failed_open"),
+    ],
+)
+async def test_a_send_that_is_not_delivered_is_an_error(fate: Fate, error_type: str) -> None:
+    async with recording() as recorded:
+        trace = begin(recorded.traces, received())
+        trace.send("out", "main", 1)
+        trace.sent("out", fate)
+        trace.end()
+    for span in recorded.spans().values():
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.attributes is not None
+        assert span.attributes["error.type"] == error_type
+
+
+async def test_a_handler_that_raises_is_an_error_of_the_process_span() -> None:
+    async with recording() as recorded:
+        trace = begin(recorded.traces, received())
+        trace.failed("ValueError", "no such order")
+        trace.end()
+    span = recorded.spans()["process eu"]
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "no such order"
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "ValueError"
+
+
+async def test_the_end_ends_what_is_open() -> None:
+    async with recording() as recorded:
+        trace = begin(recorded.traces, received())
+        trace.send("out", "main", 1)
+        trace.sent("never sent", FENCED)
+        trace.end()
+    span = recorded.spans()["send out"]
+    assert span.end_time is not None
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "unsettled"
+
+
+async def test_several_sends_to_one_template_end_in_order() -> None:
+    async with recording() as recorded:
+        trace = begin(recorded.traces, received())
+        context = {trace.send("out", "main", size): size for size in (1, 2)}
+        assert len(context) == 2
+        trace.sent("out", FENCED)
+        trace.sent("out", Fate("failed", "timeout"))
+        trace.end()
+    ended = [span.attributes for span in recorded._exporter.get_finished_spans() if span.name == "send out"]
+    assert [(one["messaging.message.body.size"], one["router.fate"]) for one in ended if one is not None] == [
+        (1, "fenced"),
+        (2, "failed"),
+    ]
+
+
+# --- what is let go ---
+
+
+class StalledExporter(SpanExporter):
+    """Takes its first batch and answers only when it is told to, or shut down."""
+
+    def __init__(self, result: SpanExportResult) -> None:
+        self.entered, self.release = threading.Event(), threading.Event()
+        self._result = result
+        self.exported = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.entered.set()
+        assert self.release.wait(10)
+        self.exported += len(spans)
+        return self._result
+
+    def shutdown(self) -> None:
+        self.release.set()
+
+
+@pytest.mark.parametrize("result", list(SpanExportResult))
+async def test_dropped_spans_are_counted(result: SpanExportResult) -> None:
+    exporter = StalledExporter(result)
+    traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter)
+    total = MAX_QUEUED + 500
+    async with traces.running():
+        for _ in range(total):
+            begin(traces, received()).end()
+        assert traces.dropped == 500
+        exporter.release.set()
+    assert exporter.exported == MAX_QUEUED
+    assert traces.dropped == (500 if result is SpanExportResult.SUCCESS else total)
+
+
+async def test_an_exporter_that_raises_costs_spans_only() -> None:
+    class Broken(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            raise RuntimeError("broken")
+
+    traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: Broken())
+    async with traces.running():
+        begin(traces, received()).end()
+    assert traces.dropped == 1
+
+
+async def test_leaving_is_bounded_when_the_collector_hangs() -> None:
+    exporter = StalledExporter(SpanExportResult.SUCCESS)
+    traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter)
+    started = time.perf_counter()
+    async with traces.running():
+        begin(traces, received()).end()
+    assert 1.0 < time.perf_counter() - started < 2.5
+    assert exporter.release.is_set()
+    assert traces.dropped == 0
