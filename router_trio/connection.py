@@ -7,7 +7,7 @@ server in lame duck mode. Everything that goes out passes the outbox, which outl
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -63,6 +63,7 @@ class Connection:
         self._session: Session | None = None
         self._lame_duck = trio.Event()
         self._changed = trio.Event()
+        self._tell_of_changes: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
         self._lost_at: float | None = None
         self._plan = ReconnectPlan(
@@ -251,9 +252,15 @@ class Connection:
         self.outbox.when_nothing_in_flight(empty.set)
         return empty
 
+    def when_changed(self, tell: Callable[[], None]) -> None:
+        """Call `tell` each time that the connection comes or goes."""
+        self._tell_of_changes.append(tell)
+
     def _tell_changed(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+        for tell in self._tell_of_changes:
+            tell()
         self._room.unpark_all()
 
     def _fenced(self, at: float) -> None:

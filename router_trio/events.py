@@ -292,6 +292,39 @@ class MessageFailed(RouteEvent):
     detail: str | None = None
 
 
+# --- fault injection ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjectionEnabled(Event):
+    """This router takes faults on demand: it is a rehearsal. Never leave that on in production."""
+
+    code = "ROUTER_FAULT_INJECTION_ENABLED"
+    level = Level.WARN
+    page: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjected(Event):
+    """From now on a fault strikes this operation: `times` operations, or with 0 until it is cleared."""
+
+    code = "ROUTER_FAULT_INJECTED"
+    level = Level.WARN
+    operation: str
+    fault: str
+    probability: float
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultsCleared(Event):
+    """The fault of this operation was ended, or all of them."""
+
+    code = "ROUTER_FAULTS_CLEARED"
+    level = Level.WARN
+    operation: str
+
+
 # --- the router ---
 
 

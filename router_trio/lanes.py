@@ -46,6 +46,12 @@ class Lanes:
         """Whether there is any lane, also one whose only operation is under way."""
         return bool(self._lanes)
 
+    @property
+    def oldest_accepted_at(self) -> float | None:
+        """When the oldest held operation was accepted; None when nothing is held."""
+        held = (lane.oldest.accepted_at for lane in self._lanes.values() if lane.operations)
+        return min(held, default=None)
+
     def __contains__(self, subject: bytes) -> bool:
         return subject in self._lanes
 

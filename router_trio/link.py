@@ -46,6 +46,19 @@ class ConsumerSpec:
     """If the durable has to be created again: where to start, and in which incarnation of the stream that counts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a durable was when it was opened.
+
+    `deliveries` counts those so far. `unacked` are the stream sequences among which are all that were delivered and had
+    no ack; empty if nothing was, or too many to ask for each. `in_use`: somebody else seems to take from it too.
+    """
+
+    deliveries: int
+    unacked: range
+    in_use: bool
+
+
 class LinkListener(Protocol):
     """Who is told what happens on a link. Every method is synchronous and must not raise."""
 
@@ -85,6 +98,19 @@ class PullConsumer(Subscription, Protocol):
     @property
     def stream_created(self) -> str:
         """When the stream was created: another value means that it is another stream of the same name."""
+
+    @property
+    def progress(self) -> Progress:
+        """How far the consumer was when it was opened."""
+
+    async def again(self, sequences: Sequence[int]) -> None:
+        """Have these messages delivered again, in this order, before anything new, to pulls after this call.
+
+        At least one is named.
+
+        Those that have an ack, or were never delivered, are left alone. Returns when the server has taken note, or has
+        said nothing of it for a second: then they come again after their ack wait.
+        """
 
     def pull(self, batch: int, expires: float) -> None:
         """Ask for `batch` more messages, for at most `expires` seconds.

@@ -29,6 +29,7 @@ class Live:
         self.unsettled = 0
         """How many accepted messages had no confirmed fate at shutdown, and how many were received and never routed."""
         self._publishers = {name: Publisher(connection) for name, connection in connections.items()}
+        self._only = next(iter(self._publishers.values())) if len(connections) == 1 else None
 
     async def publish(
         self, subject: str, payload: bytes, headers: HeadersLike = None, connection: str | None = None
@@ -77,8 +78,8 @@ class Live:
         return status(self, trio.current_time() - self._opened_at)
 
     def _publisher(self, connection: str | None) -> Publisher:
-        if connection is None and len(self._publishers) == 1:
-            return next(iter(self._publishers.values()))
+        if connection is None and self._only is not None:
+            return self._only
         publisher = self._publishers.get(connection or "")
         if publisher is None:
             known = ", ".join(sorted(self._publishers))

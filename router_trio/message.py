@@ -1,19 +1,17 @@
 """The words that everyone uses: a message, and the fate of one that was accepted.
 
-Both are frozen. A `Message` is what handlers see; the data plane moves raw frames and builds one only when a handler
-or a span needs it.
+Both are immutable, and named tuples because those are the cheapest of such objects: a message is made for each call of
+a handler, a fate for each PubAck. The data plane itself moves raw frames.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 from router_trio.headers import EMPTY, Headers
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A message as a handler receives and returns it.
 
     `stream`, `sequence`, `deliveries` (1 for the first) and `timestamp` (Unix seconds, when the stream stored it) are
@@ -22,7 +20,7 @@ class Message:
 
     subject: str
     payload: bytes = b""
-    headers: Headers = field(default=EMPTY)
+    headers: Headers = EMPTY
     reply: str | None = None
     connection: str | None = None
     stream: str | None = None
@@ -30,18 +28,20 @@ class Message:
     deliveries: int = 1
     timestamp: float | None = None
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> Message:
         """A copy with some fields changed; `headers` may be any mapping. A changed `subject` wins over the route's.
 
         Raises `TypeError` for an unknown field.
         """
         if "headers" in changes:
             changes["headers"] = Headers(changes["headers"])
-        return replace(self, **changes)
+        try:
+            return self._replace(**changes)
+        except ValueError as error:
+            raise TypeError(f"a message has no such field: {error}; it has {', '.join(self._fields)}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(NamedTuple):
     """What finally became of an accepted message. Exactly one a message.
 
     `name` is one of `fenced` (the server received it, in order), `acked` (a stream stored it: `stream`, `sequence`,

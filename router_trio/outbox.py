@@ -1,32 +1,18 @@
-"""The outbox of one connection: decides what becomes of every publish, and keeps the books.
+"""The outbox of one connection: decides what becomes of every publish.
 
-Pending queue, ledger and counters meet here and nowhere else: an operation is accepted, queued, dropped, failed or
-confirmed by exactly one method, which counts it, tells its owner and emits its event. Synchronous and pure but for
-`emit`, `clock` and `wake`, which are given.
+Pending queue, lanes and books meet here and nowhere else: an operation is accepted, queued, dropped, failed or
+confirmed by exactly one method. Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
-from operator import attrgetter
 
+from router_trio.books import Books
 from router_trio.errors import PublishError
-from router_trio.events import (
-    Emit,
-    PendingDropped,
-    PublishFailed,
-    PublishFailedOpen,
-    PublishQueued,
-    PublishWithAckFailed,
-    PublishWithAckQueued,
-    QueueFull,
-    RetryComplete,
-    RetryPending,
-)
+from router_trio.events import Emit, QueueFull
 from router_trio.lanes import Lanes
-from router_trio.ledger import Counters, Ledger
-from router_trio.message import FENCED, Fate
+from router_trio.message import Fate
 from router_trio.pending import Operation, Owner, PendingQueue
 
 MAX_UNACKED = 4096
@@ -48,9 +34,6 @@ ACK_BUDGET = 30.0
 """Seconds on one live link after which an unconfirmed publish fails. A stream that elects a leader needs about 6."""
 
 
-_owner: Callable[[Operation], Owner | None] = attrgetter("owner")
-
-
 class Outbox:
     """All publishes of one connection, from acceptance to fate."""
 
@@ -68,8 +51,9 @@ class Outbox:
         max_age: float,
     ) -> None:
         self.connection = connection
-        self.ledger = Ledger()
-        self.counters = Counters()
+        self._books = Books(connection, emit=emit, clock=clock, fail_open=fail_open)
+        self.ledger = self._books.ledger
+        self.counters = self._books.counters
         self.connected = False
         self.max_operations = max_operations
         self.max_bytes = max_bytes
@@ -83,12 +67,9 @@ class Outbox:
         self._lanes = Lanes()
         self._order = 0
         self._held_back = False
+        self._closed = False
         self._when_nothing_in_flight: list[Callable[[], None]] = []
         self._sent = 0
-        self._drain_until = 0
-        self._drain_left = 0
-        self._drain_success = 0
-        self._drain_failed = 0
 
     # --- what there is ---
 
@@ -108,22 +89,34 @@ class Outbox:
         return self._queue.unfenced_before(self._sent)
 
     @property
+    def pending_bytes(self) -> int:
+        """Bytes of what is pending."""
+        return self._queue.pending_bytes + self._lanes.held_bytes
+
+    @property
+    def oldest_age(self) -> float:
+        """Seconds since the oldest pending operation was accepted; 0 when nothing is pending."""
+        times = (self._queue.oldest_accepted_at, self._lanes.oldest_accepted_at)
+        return max((self._clock() - time for time in times if time is not None), default=0.0)
+
+    @property
     def draining(self) -> bool:
         """Whether a drain after a reconnect is running."""
-        return self._drain_left > 0
+        return self._books.draining
 
     @property
     def full(self) -> bool:
         """Whether the queue is at its limit of operations or bytes."""
+        queue, lanes = self._queue, self._lanes
         return (
-            self.pending >= self.max_operations
-            or self._queue.pending_bytes + self._lanes.held_bytes >= self.max_bytes
+            queue.pending + len(lanes) >= self.max_operations
+            or queue.pending_bytes + lanes.held_bytes >= self.max_bytes
         )
 
     @property
     def blocks(self) -> bool:
         """Whether a publisher has to wait now: there is no room, and waiting may make some."""
-        return self.full and (self.connected or (self._on_full == "block" and not self.fail_open))
+        return (self.connected or (self._on_full == "block" and not self.fail_open)) and self.full
 
     @property
     def next_order(self) -> int:
@@ -138,73 +131,86 @@ class Outbox:
         `blocked` says that the caller waited for room while not connected: its failure is counted already. Raises
         `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks `blocks`.
         """
+        if self._closed:
+            raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
         now = self._clock()
-        if self.connected:
-            self._accept(
-                Operation(self._number(), frame, with_ack=with_ack, owner=owner, accepted_at=now, clean=not blocked)
+        connected = self.connected
+        if connected and not blocked:
+            self._order += 1
+            self.ledger.accepted += 1
+            self._queue.append(
+                Operation(self._order, frame, with_ack=with_ack, owner=owner, accepted_at=now, clean=True)
             )
             self._wake()
-            return "queued" if self._drain_left else "sent"
+            return "queued" if self._books.draining else "sent"
         if not blocked:
-            self.count_not_connected(with_ack)
-        operation = Operation(self._number(), frame, with_ack=with_ack, owner=owner, accepted_at=now, clean=False)
-        if self.fail_open:
+            self._books.not_connected(with_ack)
+        operation = Operation(
+            self._order + 1,
+            frame,
+            with_ack=with_ack,
+            owner=owner,
+            accepted_at=now,
+            clean=False,
+        )
+        if connected:
             self.ledger.accepted += 1
-            self._finish(operation, Fate("failed_open", "not_connected"))
-            self._emit(PublishFailedOpen(at=now, connection=self.connection, reason="not_connected"))
+        elif self.fail_open:
+            self._order += 1
+            self.ledger.accepted += 1
+            self._books.let_go([operation], "not_connected")
             return "failed_open"
-        self._make_room(len(frame), now)
-        self._accept(operation)
-        queued = PublishWithAckQueued if with_ack else PublishQueued
-        self._emit(queued(at=now, connection=self.connection, pending_count=self.pending))
-        return "queued"
+        else:
+            self._make_room(len(frame))
+            self._books.queued(with_ack, self.pending + 1)
+        self._order += 1
+        self._queue.append(operation)
+        self._wake()
+        return "sent" if connected and not self._books.draining else "queued"
 
     def offer_frames(self, frames: Sequence[bytes], owner: Owner) -> None:
-        """Accept core publishes of one owner, as `offer` does for each; one that is refused fails at its owner."""
-        if not self.connected:
-            for frame in frames:
-                try:
-                    self.offer(frame, owner=owner)
-                except PublishError as error:
-                    refused = Operation(0, frame, with_ack=False, owner=None, accepted_at=0.0, clean=False)
-                    owner.settle([refused], Fate("failed", error.reason))
+        """Accept core publishes of one owner, as `offer` does for each; one that is refused fails at its owner.
+
+        While connected they stay together: one operation, for as long as nothing happens to them.
+        """
+        if not frames:
             return
-        now = self._clock()
-        append = self._queue.append
-        order = self._order
+        if self.connected:
+            count = len(frames)
+            self._order += count
+            self.ledger.accepted += count
+            self._queue.append(
+                Operation(
+                    self._order,
+                    b"".join(frames),
+                    with_ack=False,
+                    owner=owner,
+                    accepted_at=self._clock(),
+                    clean=True,
+                    count=count,
+                )
+            )
+            self._wake()
+            return
         for frame in frames:
-            order += 1
-            append(Operation(order, frame, with_ack=False, owner=owner, accepted_at=now, clean=True))
-        self._order = order
-        self.ledger.accepted += len(frames)
-        self._wake()
+            try:
+                self.offer(frame, owner=owner)
+            except PublishError as error:
+                refused = Operation(0, frame, with_ack=False, owner=None, accepted_at=0.0, clean=False)
+                owner.settle([refused], Fate("failed", error.reason))
 
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""
-        self.count_not_connected(with_ack)
-        self._emit(
-            QueueFull(
-                at=self._clock(),
-                connection=self.connection,
-                reason="blocked",
-                queue_size=self.pending,
-                max_size=self.max_operations,
-            )
-        )
+        self._books.not_connected(with_ack)
+        self._tell_full("blocked")
 
     def not_accepted(self, with_ack: bool, reason: str, detail: str) -> None:
         """A publish was refused for what it is, before it was accepted."""
-        self.counters.failed[_kind(with_ack), reason] += 1
-        failed = PublishWithAckFailed if with_ack else PublishFailed
-        self._emit(failed(at=self._clock(), connection=self.connection, reason=reason, detail=detail))
+        self._books.not_accepted(with_ack, reason, detail)
 
     def find(self, order: int) -> Operation | None:
         """The JetStream publish with this number, if it has no fate yet."""
         return self._queue.find(order) or self._lanes.find(order)
-
-    def count_not_connected(self, with_ack: bool) -> None:
-        """Count the failure of an operation that met no connection: once for each, before its caller gets an answer."""
-        self.counters.failed[_kind(with_ack), "not_connected"] += 1
 
     # --- the life of the link ---
 
@@ -214,21 +220,18 @@ class Outbox:
         self._held_back = False
         kept = self.pending
         if kept:
-            self._drain_until = self._order
-            self._drain_left = kept
-            self._drain_success = self._drain_failed = 0
-            self.counters.retried += kept
-            self._emit(RetryPending(at=self._clock(), connection=self.connection, pending_count=kept))
+            self._books.drain_begins(kept, self._order)
         self._wake()
 
     def link_down(self) -> None:
         """The link is gone: everything unconfirmed returns to the head; in fail-open mode it is let go."""
         self.connected = False
-        self._drain_left = 0
+        self._books.drain_ends()
         self._queue.put_back(self._lanes.clear())
         self._queue.requeue_all()
         if self.fail_open:
-            self._let_go(Fate("failed_open", "not_connected"))
+            self._books.let_go(self._queue.drop_all(), "not_connected")
+            self._look_idle()
 
     def hold_back(self) -> None:
         """Write nothing more on this link: it is being left. The next one starts with what is pending."""
@@ -284,14 +287,7 @@ class Outbox:
             return
         if held_up:
             self._wake()
-        self.ledger.settle("fenced", len(confirmed))
-        self.counters.succeeded["publish"] += sum(operation.clean for operation in confirmed)
-        for owner, run in groupby(confirmed, _owner):
-            if owner is not None:
-                owner.settle(list(run), FENCED)
-        if self._drain_left:
-            for operation in confirmed:
-                self._drained(operation, success=True)
+        self._books.fenced(confirmed)
         self._look_idle()
 
     def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
@@ -307,7 +303,8 @@ class Outbox:
             self._lanes.withdraw(operation)
         if self._lanes:
             self._queue.put_back(self._lanes.settled(operation, accepted=True))
-        self._finish(operation, Fate("acked", None, stream, sequence, duplicate))
+        self._books.finish(operation, Fate("acked", None, stream, sequence, duplicate))
+        self._look_idle()
         self._wake()
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
@@ -326,9 +323,10 @@ class Outbox:
 
     def refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
         """The link did not write this operation, though it was taken."""
-        if self._queue.withdraw(operation):
-            self._hold_or_fail(operation, reason, detail, retriable and operation.with_ack)
-            self._wake()
+        for one in self._queue.remains(operation):
+            if self._queue.withdraw(one):
+                self._hold_or_fail(one, reason, detail, retriable and one.with_ack)
+        self._wake()
 
     # --- giving up ---
 
@@ -359,48 +357,52 @@ class Outbox:
     def expire(self) -> None:
         """Drop what has waited longer than `pending_max_age`."""
         if self._max_age:
-            self._drop(self._queue.drop_older_than(self._clock() - self._max_age), "expired")
+            self._books.drop(self._queue.drop_older_than(self._clock() - self._max_age), "expired")
+            self._look_idle()
 
     def shut_down(self) -> int:
         """The end: whatever has no fate yet is dropped, or was in flight and stays unconfirmed. Returns how many."""
         self.connected = False
+        self._closed = True
         self._queue.put_back(self._lanes.clear())
         self._queue.requeue_all()
-        left = self._queue.pending
-        self._let_go(Fate("dropped", "shutdown"))
+        left = self._books.drop(self._queue.drop_all(), "shutdown")
+        self._look_idle()
         return left
 
     # --- inside ---
 
-    def _number(self) -> int:
-        self._order += 1
-        return self._order
-
-    def _accept(self, operation: Operation) -> None:
-        self.ledger.accepted += 1
-        self._queue.append(operation)
-
-    def _make_room(self, size: int, now: float) -> None:
+    def _make_room(self, size: int) -> None:
         if not self.full:
             return
-        limits = {"queue_size": self.pending, "max_size": self.max_operations}
         if self._on_full != "drop_oldest":
-            self._emit(QueueFull(at=now, connection=self.connection, reason="rejected", **limits))
+            self._tell_full("rejected")
             raise PublishError(
                 f"connection {self.connection!r} is not connected and its queue is full "
                 f"({self.pending} of {self.max_operations} operations); raise max_pending_operations or "
                 "max_pending_bytes, or set on_pending_full to block or drop_oldest",
                 reason="queue_full",
             )
+        queue_size = self.pending
         dropped = []
         while self.full or self._queue.pending_bytes + size > self.max_bytes:
             oldest = self._queue.drop_oldest()
             if oldest is None:
                 break
             dropped.append(oldest)
-        for operation in dropped:
-            self._finish(operation, Fate("dropped", "queue_full"))
-        self._emit(QueueFull(at=now, connection=self.connection, reason="dropped_oldest", count=len(dropped), **limits))
+        self._tell_full("dropped_oldest", queue_size, self._books.drop(dropped, "queue_full"))
+
+    def _tell_full(self, reason: str, queue_size: int | None = None, count: int = 1) -> None:
+        self._emit(
+            QueueFull(
+                at=self._clock(),
+                connection=self.connection,
+                reason=reason,
+                queue_size=self.pending if queue_size is None else queue_size,
+                max_size=self.max_operations,
+                count=count,
+            )
+        )
 
     def _sort_into_lanes(self, batch: list[Operation]) -> list[Operation]:
         """Hold back what is behind a refused publish to the same subject; the rest goes on."""
@@ -417,61 +419,16 @@ class Outbox:
         now = self._clock()
         first = operation.first_written_at
         if retriable and (first is None or now - first < ACK_BUDGET):
+            operation.refused_for = reason
             self._lanes.hold(operation, now + RETRY_REFUSED_AFTER)
             self._look_idle()
         else:
             self._fail(operation, reason, detail)
 
     def _fail(self, operation: Operation, reason: str, detail: str) -> None:
-        now = self._clock()
         if self._lanes:
             self._queue.put_back(self._lanes.settled(operation, accepted=False))
-        if operation.clean:
-            self.counters.failed[_kind(operation.with_ack), reason] += 1
-            operation.clean = False
-        failed = PublishWithAckFailed if operation.with_ack else PublishFailed
-        self._emit(failed(at=now, connection=self.connection, reason=reason, detail=detail))
-        if self.fail_open:
-            self._emit(PublishFailedOpen(at=now, connection=self.connection, reason=reason))
-            self._finish(operation, Fate("failed_open", reason))
-        else:
-            self._finish(operation, Fate("failed", reason))
-
-    def _let_go(self, fate: Fate) -> None:
-        left = self._queue.drop_older_than(float("inf"))
-        if fate.name == "dropped":
-            self._drop(left, "shutdown")
-            return
-        for operation in left:
-            if operation.clean:
-                self.counters.failed[_kind(operation.with_ack), "not_connected"] += 1
-                operation.clean = False
-            self._finish(operation, fate)
-        if left:
-            self._emit(
-                PublishFailedOpen(at=self._clock(), connection=self.connection, reason="not_connected", count=len(left))
-            )
-
-    def _drop(self, operations: Sequence[Operation], reason: str) -> None:
-        if not operations:
-            return
-        for operation in operations:
-            self._finish(operation, Fate("dropped", reason))
-        self._emit(
-            PendingDropped(at=self._clock(), connection=self.connection, reason=reason, count=len(operations))
-        )
-
-    def _finish(self, operation: Operation, fate: Fate) -> None:
-        """The one place where a fate is counted and told, but for the fast path of `fenced`."""
-        self.ledger.settle(fate.name)
-        if fate.name == "dropped":
-            self.counters.dropped[fate.reason or ""] += 1
-        elif operation.clean:
-            self.counters.succeeded[_kind(operation.with_ack)] += 1
-        if self._drain_left:
-            self._drained(operation, success=fate.delivered)
-        if operation.owner is not None:
-            operation.owner.settle([operation], fate)
+        self._books.fail(operation, reason, detail)
         self._look_idle()
 
     def _look_idle(self) -> None:
@@ -479,27 +436,3 @@ class Outbox:
             waiting, self._when_nothing_in_flight = self._when_nothing_in_flight, []
             for tell in waiting:
                 tell()
-
-    def _drained(self, operation: Operation, *, success: bool) -> None:
-        if operation.order > self._drain_until or not self._drain_left:
-            return
-        self._drain_left -= 1
-        if success:
-            self._drain_success += 1
-            self.counters.retry_succeeded += 1
-        else:
-            self._drain_failed += 1
-            self.counters.retry_failed += 1
-        if not self._drain_left:
-            self._emit(
-                RetryComplete(
-                    at=self._clock(),
-                    connection=self.connection,
-                    success_count=self._drain_success,
-                    failed_count=self._drain_failed,
-                )
-            )
-
-
-def _kind(with_ack: bool) -> str:
-    return "publish_with_ack" if with_ack else "publish"

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
+from math import inf
 from operator import attrgetter
 from typing import Protocol
 
 from router_trio.message import Fate
+from router_trio.protocol import published_frames
 
 
 class Owner(Protocol):
@@ -29,6 +31,9 @@ class Owner(Protocol):
 class Operation:
     """One accepted publish. `frame` is the whole protocol frame; `order` numbers acceptance on this connection.
 
+    Core publishes of one owner that were accepted together may be one operation: `count` of them, their frames joined,
+    `order` the number of the last. `split` takes them apart.
+
     `with_ack` says which confirmation it waits for. `clean` is false once it met a failure (accepted while not
     connected), so that it is counted as failed or as succeeded, never as both.
     """
@@ -36,6 +41,7 @@ class Operation:
     __slots__ = (
         "accepted_at",
         "clean",
+        "count",
         "first_written_at",
         "frame",
         "order",
@@ -46,7 +52,15 @@ class Operation:
     )
 
     def __init__(
-        self, order: int, frame: bytes, *, with_ack: bool, owner: Owner | None, accepted_at: float, clean: bool
+        self,
+        order: int,
+        frame: bytes,
+        *,
+        with_ack: bool,
+        owner: Owner | None,
+        accepted_at: float,
+        clean: bool,
+        count: int = 1,
     ) -> None:
         self.order = order
         self.frame = frame
@@ -54,6 +68,7 @@ class Operation:
         self.owner = owner
         self.accepted_at = accepted_at
         self.clean = clean
+        self.count = count
         self.first_written_at: float | None = None
         self.refused_for: str | None = None
         self.written_at = 0.0
@@ -63,6 +78,23 @@ class Operation:
         """The subject that it is published to."""
         return self.frame.split(b" ", 2)[1]
 
+    def split(self) -> list[Operation]:
+        """One operation for each message."""
+        if self.count == 1:
+            return [self]
+        first = self.order - self.count + 1
+        return [
+            Operation(
+                first + index,
+                frame,
+                with_ack=False,
+                owner=self.owner,
+                accepted_at=self.accepted_at,
+                clean=self.clean,
+            )
+            for index, frame in enumerate(published_frames(self.frame))
+        ]
+
 
 _order = attrgetter("order")
 
@@ -70,12 +102,22 @@ _order = attrgetter("order")
 class PendingQueue:
     """Holds operations between acceptance and confirmation."""
 
-    __slots__ = ("_fenced", "_fenced_written", "_unacked", "_waiting", "_waiting_bytes")
+    __slots__ = (
+        "_fenced",
+        "_fenced_count",
+        "_fenced_written",
+        "_unacked",
+        "_waiting",
+        "_waiting_bytes",
+        "_waiting_count",
+    )
 
     def __init__(self) -> None:
         self._waiting: deque[Operation] = deque()
         self._waiting_bytes = 0
+        self._waiting_count = 0
         self._fenced: deque[Operation] = deque()
+        self._fenced_count = 0
         self._fenced_written = 0
         self._unacked: dict[int, Operation] = {}
 
@@ -84,7 +126,7 @@ class PendingQueue:
     @property
     def pending(self) -> int:
         """Operations accepted and not written."""
-        return len(self._waiting)
+        return self._waiting_count
 
     @property
     def pending_bytes(self) -> int:
@@ -94,16 +136,16 @@ class PendingQueue:
     @property
     def in_flight(self) -> int:
         """Operations written and not confirmed."""
-        return len(self._fenced) + len(self._unacked)
+        return self._fenced_count + len(self._unacked)
 
     @property
     def unfenced(self) -> int:
         """Written core publishes that no fence has confirmed."""
-        return len(self._fenced)
+        return self._fenced_count
 
     def unfenced_before(self, mark: int) -> int:
         """How many of them a fence behind `mark` would confirm."""
-        return max(0, mark - (self._fenced_written - len(self._fenced)))
+        return max(0, mark - (self._fenced_written - self._fenced_count))
 
     @property
     def unacked(self) -> int:
@@ -121,6 +163,7 @@ class PendingQueue:
         """Put a newly accepted operation at the tail."""
         self._waiting.append(operation)
         self._waiting_bytes += len(operation.frame)
+        self._waiting_count += operation.count
 
     # --- out, over the wire ---
 
@@ -128,9 +171,9 @@ class PendingQueue:
         """Move operations from the head into flight and return them: at least one if any may go."""
         waiting, fenced = self._waiting, self._fenced
         taken: list[Operation] = []
-        size = 0
+        size = count = 0
         room = max_unacked - len(self._unacked)
-        while waiting and len(taken) < max_operations and size < max_bytes:
+        while waiting and count < max_operations and size < max_bytes:
             operation = waiting[0]
             if operation.with_ack:
                 if room <= 0:
@@ -139,11 +182,14 @@ class PendingQueue:
                 self._await_ack(operation, now)
             else:
                 fenced.append(operation)
-                self._fenced_written += 1
+                self._fenced_written += operation.count
+                self._fenced_count += operation.count
             waiting.popleft()
             size += len(operation.frame)
+            count += operation.count
             taken.append(operation)
         self._waiting_bytes -= size
+        self._waiting_count -= count
         return taken
 
     def put_in_flight(self, operations: list[Operation], now: float) -> None:
@@ -164,11 +210,16 @@ class PendingQueue:
     def confirm_fenced(self, mark: int) -> list[Operation]:
         """Take out the core publishes that were written before `mark` was read and are still in flight."""
         fenced = self._fenced
-        count = mark - (self._fenced_written - len(fenced))
-        if count >= len(fenced):
-            self._fenced = deque()
+        count = self.unfenced_before(mark)
+        if count >= self._fenced_count:
+            self._fenced, self._fenced_count = deque(), 0
             return list(fenced)
-        return [fenced.popleft() for _ in range(count)]
+        confirmed = []
+        left = self._fenced_count - count
+        while self._fenced_count > left and self._fenced_count - fenced[0].count >= left:
+            confirmed.append(fenced.popleft())
+            self._fenced_count -= confirmed[-1].count
+        return confirmed
 
     def confirm_acked(self, order: int) -> Operation | None:
         """Take out the JetStream publish with this number; None if it isn't in flight (late or doubled PubAck)."""
@@ -178,15 +229,19 @@ class PendingQueue:
 
     def requeue_all(self) -> int:
         """The link died: everything in flight goes back to the head. Returns how many."""
-        back = [*self._fenced, *self._unacked.values()]
+        # Taken apart: what happens to them from now on happens to each by itself.
+        back = [one for operation in (*self._fenced, *self._waiting) for one in operation.split()]
+        back += self._unacked.values()
+        returned = self._fenced_count + len(self._unacked)
         # What was written on this link is not forgotten: a mark that was read on it confirms nothing on the next one.
         self._fenced.clear()
         self._unacked.clear()
+        self._waiting.clear()
+        self._fenced_count = self._waiting_bytes = self._waiting_count = 0
+        for operation in back:
+            operation.first_written_at = None  # each gets its whole time on the next link
         self.put_back(back)
-        # Also what had been put back while the link lived gets its whole time on the next one.
-        for operation in self._waiting:
-            operation.first_written_at = None
-        return len(back)
+        return returned
 
     def put_back(self, operations: list[Operation]) -> None:
         """Put operations that were taken out before back to the head, in the order of acceptance."""
@@ -194,6 +249,7 @@ class PendingQueue:
             return
         back = sorted(operations, key=_order)
         self._waiting_bytes += sum(len(o.frame) for o in back)
+        self._waiting_count += sum(o.count for o in back)
         waiting = self._waiting
         newest = back[-1].order
         while waiting and waiting[0].order < newest:
@@ -208,15 +264,19 @@ class PendingQueue:
         if not self._waiting:
             return None
         operation = self._waiting.popleft()
-        self._waiting_bytes -= len(operation.frame)
+        self._forget_waiting(operation)
         return operation
+
+    def drop_all(self) -> list[Operation]:
+        """Take out everything that is pending."""
+        return self.drop_older_than(inf)
 
     def drop_older_than(self, accepted_at: float) -> list[Operation]:
         """Take out from the head what was accepted before that time."""
         dropped = []
         while self._waiting and self._waiting[0].accepted_at < accepted_at:
             dropped.append(self._waiting.popleft())
-        self._waiting_bytes -= sum(len(o.frame) for o in dropped)
+            self._forget_waiting(dropped[-1])
         return dropped
 
     def withdraw(self, operation: Operation) -> bool:
@@ -225,14 +285,26 @@ class PendingQueue:
             return True
         if operation in self._waiting:
             self._waiting.remove(operation)
-            self._waiting_bytes -= len(operation.frame)
+            self._forget_waiting(operation)
             return True
         # Leaving the middle of the fenced ones makes an older mark confirm one too few, never one too many: the next
         # fence confirms it.
         if operation in self._fenced:
             self._fenced.remove(operation)
+            self._fenced_count -= operation.count
             return True
         return False
+
+    def remains(self, operation: Operation) -> list[Operation]:
+        """What is still here of an operation that may have been taken apart since it was taken."""
+        if operation.count == 1 or operation in self._fenced:
+            return [operation]
+        first = operation.order - operation.count + 1
+        return [one for one in (*self._waiting, *self._fenced) if first <= one.order <= operation.order]
+
+    def _forget_waiting(self, operation: Operation) -> None:
+        self._waiting_bytes -= len(operation.frame)
+        self._waiting_count -= operation.count
 
     def find(self, order: int) -> Operation | None:
         """The JetStream publish with this number, in flight or pending."""
@@ -249,6 +321,8 @@ class PendingQueue:
 
     def find_in_flight(self, subject: bytes) -> Operation | None:
         """The oldest operation in flight to that subject."""
+        if len(self._fenced) != self._fenced_count:
+            self._fenced = deque(one for operation in self._fenced for one in operation.split())
         found = [o for o in self._unacked.values() if o.subject == subject]
         # These are in the order of acceptance: the first is the oldest, and a flood of refusals finds it early.
         found.extend(islice((o for o in self._fenced if o.subject == subject), 1))

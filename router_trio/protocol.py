@@ -70,9 +70,9 @@ class FrameParser:
                     raise ProtocolError(f"a line of more than {MAX_CONTROL_LINE} bytes")
                 return position
             kind = data[position : position + 4]
-            if kind == b"MSG ":
-                arguments = data[position + 4 : line_end].split(b" ")
-                try:
+            try:
+                if kind == b"MSG ":
+                    arguments = data[position + 4 : line_end].split(b" ")
                     if len(arguments) == 3:
                         subject, sid, size_text = arguments
                         reply = b""
@@ -81,34 +81,29 @@ class FrameParser:
                         subject, sid, reply, size_text = arguments
                         start = line_end - len(size_text) - len(reply) - 1
                     size = int(size_text)
-                except ValueError:
-                    raise ProtocolError(f"malformed frame {data[position:line_end][:80]!r}") from None
-                header_size = 0
-            elif kind == b"HMSG":
-                arguments = data[position + 5 : line_end].split(b" ")
-                try:
+                    header_size = 0
+                elif kind == b"HMSG":
+                    arguments = data[position + 5 : line_end].split(b" ")
                     if len(arguments) == 4:
-                        subject, sid, header_text, size_text = arguments
-                        reply = b""
-                        start = line_end - len(size_text) - len(header_text) - 1
-                    else:
-                        subject, sid, reply, header_text, size_text = arguments
-                        start = line_end - len(size_text) - len(header_text) - len(reply) - 2
+                        arguments.insert(2, b"")
+                    subject, sid, reply, header_text, size_text = arguments
+                    start = line_end - len(size_text) - len(header_text) - 1
+                    if reply:
+                        start -= len(reply) + 1
                     size = int(size_text)
                     header_size = int(header_text)
-                except ValueError:
-                    raise ProtocolError(f"malformed frame {data[position:line_end][:80]!r}") from None
-                # None is none: a server sends MSG then, and a tail with a header size of 0 would not be one of PUB.
-                if not 0 < header_size <= size:
-                    raise ProtocolError(f"header size {header_size} of a message of {size} bytes")
-            else:
-                self._control_line(data[position:line_end])
-                position = line_end + 2
-                continue
-            if not 0 <= size <= MAX_MESSAGE:
-                raise ProtocolError(f"a message of {size} bytes")
+                    if not 0 < header_size <= size:
+                        raise ProtocolError(f"header size {header_size} of a message of {size} bytes")
+                else:
+                    self._control_line(data[position:line_end])
+                    position = line_end + 2
+                    continue
+            except ValueError:
+                raise ProtocolError(f"malformed frame {data[position:line_end][:80]!r}") from None
             end = line_end + 4 + size
-            if end > length:
+            if end > length or size < 0:
+                if not 0 <= size <= MAX_MESSAGE:
+                    raise ProtocolError(f"a message of {size} bytes")
                 self._needed = end - length
                 return position
             if data[end - 2 : end] != b"\r\n":
@@ -180,6 +175,18 @@ def publish(subject: bytes, body: bytes, *, reply: bytes = b"", headers: bytes =
 def published_size(frame: bytes) -> int:
     """Headers and payload of a PUB or HPUB frame in bytes: what a server's `max_payload` bounds."""
     return int(frame[: frame.index(b"\r\n")].rsplit(b" ", 1)[1])
+
+
+def published_frames(frames: bytes) -> list[bytes]:
+    """PUB and HPUB frames, taken apart again after they were joined."""
+    parts = []
+    start = 0
+    while start < len(frames):
+        line_end = frames.index(b"\r\n", start)
+        end = line_end + 4 + int(frames[frames.rindex(b" ", start, line_end) + 1 : line_end])
+        parts.append(frames[start:end])
+        start = end
+    return parts
 
 
 def subscribe(subject: bytes, sid: bytes, queue: bytes = b"") -> bytes:

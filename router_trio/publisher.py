@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import trio
 
 from router_trio import headers as header_codec
@@ -14,6 +16,9 @@ from router_trio.message import Fate
 from router_trio.receipt import Receipt
 from router_trio.subjects import validate_subject
 
+REMEMBERED_SUBJECTS = 4096
+"""Valid subjects whose check is not repeated."""
+
 
 class Publisher:
     """Publishes to one connection. See `Live.publish` and `Live.publish_with_ack` for the promises."""
@@ -21,12 +26,13 @@ class Publisher:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._outbox = connection.outbox
+        self._waiting: set[trio.Event] = set()
+        connection.when_changed(self._look)
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
         """A core publish."""
-        target, block, body = self._checked(subject, payload, headers, reserve=0)
+        target, block, body = self._checked(subject, payload, headers, with_ack=False)
         receipt = Receipt()
-        await trio.lowlevel.checkpoint_if_cancelled()
         blocked = await self._room(with_ack=False)
         # From here to the return nothing awaits: a caller that is cancelled knows that nothing was accepted.
         frame = protocol.publish(target, body, headers=block)
@@ -35,11 +41,8 @@ class Publisher:
 
     async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
         """A JetStream publish."""
-        target, block, body = self._checked(subject, payload, headers, reserve=64)
-        if header_codec.find(block, MESSAGE_ID) is None:
-            block = header_codec.replace(block, MESSAGE_ID, new_message_id())
+        target, block, body = self._checked(subject, payload, headers, with_ack=True)
         receipt = Receipt()
-        await trio.lowlevel.checkpoint_if_cancelled()
         blocked = await self._room(with_ack=True)
         order = self._outbox.next_order
         reply = b"%b.%d" % (self._connection.inbox, order)
@@ -49,26 +52,42 @@ class Publisher:
             await self._answer(receipt, order, timeout)
         return receipt
 
+    def _look(self) -> None:
+        """The link came or went: whoever waits for a PubAck looks again."""
+        for waiting in self._waiting:
+            waiting.set()
+
     async def _answer(self, receipt: Receipt, order: int, limit: float) -> None:
         """Wait for the PubAck, the end of the link or of the time. Cancelled, the message stays accepted."""
-        with trio.move_on_after(limit) as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_then_cancel, receipt.settled, nursery.cancel_scope)
-                nursery.start_soon(_then_cancel, self._connection.changed, nursery.cancel_scope)
+        answered = receipt.event()
+        self._waiting.add(answered)
+        try:
+            with trio.move_on_after(limit) as scope:
+                await answered.wait()
+        finally:
+            self._waiting.discard(answered)
         if receipt.fate is None and scope.cancelled_caught:
             operation = self._outbox.find(order)
             if operation is not None:
-                self._outbox.give_up(operation, "timeout", f"no PubAck within {limit:g} s")
+                # What it was refused for all the time says more than that the time is over.
+                reason = operation.refused_for or "timeout"
+                self._outbox.give_up(operation, reason, f"no PubAck within {limit:g} s")
         if receipt.fate is None:
             receipt.status = "queued"
             return
         fate = receipt.fate
-        receipt.status = "acked" if fate.name == "acked" else fate.name
+        receipt.status = fate.name
         if fate.name not in ("acked", "failed_open"):
             raise _failure(fate)
 
     async def _room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns whether the failure of not being connected was counted meanwhile."""
+        if self._connection.connected:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            # Nothing makes a publisher wait for room then, unless it is to block: it must not keep everybody else,
+            # the reconnect included, from running.
+            await trio.lowlevel.checkpoint()
         if not self._outbox.blocks:
             return False
         if self._connection.connected:
@@ -79,24 +98,17 @@ class Publisher:
         return True
 
     def _checked(
-        self, subject: str, payload: bytes, given: HeadersLike, *, reserve: int
+        self, subject: str, payload: bytes, given: HeadersLike, *, with_ack: bool
     ) -> tuple[bytes, bytes, bytes]:
-        """Subject, header block and payload, fit for a frame. `reserve` is kept for a header that is added."""
+        """Subject, header block and payload, fit for a frame. `with_ack` adds a `Nats-Msg-Id` if there is none."""
         connection = self._connection
-        kind = "publish_with_ack" if reserve else "publish"
         try:
-            try:
-                validate_subject(subject)
-                target = protocol.wire(subject)
-            except (SubjectError, UnicodeEncodeError) as error:
-                raise PublishError(str(error), reason="invalid_subject") from error
-            if not isinstance(payload, bytes | bytearray | memoryview):
-                raise PublishError(
-                    f"a payload is bytes, this one is {type(payload).__name__}; encode it", reason="invalid_payload"
-                )
-            body = bytes(payload)
-            block = header_codec.encode(Headers(given))
-            size = len(block) + len(body) + reserve
+            target = _target(subject)
+            body = payload if type(payload) is bytes else _body(payload)
+            block = b"" if given is None else header_codec.encode(_headers(given))
+            if with_ack and header_codec.find(block, MESSAGE_ID) is None:
+                block = header_codec.replace(block, MESSAGE_ID, new_message_id())
+            size = len(block) + len(body)
             if size > connection.max_payload:
                 raise PublishError(
                     f"{size} bytes with headers are more than the max_payload of {connection.max_payload} bytes of "
@@ -104,9 +116,34 @@ class Publisher:
                     reason="too_large",
                 )
         except PublishError as error:
-            self._outbox.not_accepted(kind == "publish_with_ack", error.reason, str(error))
+            self._outbox.not_accepted(with_ack, error.reason, str(error))
             raise
         return target, block, body
+
+
+@lru_cache(REMEMBERED_SUBJECTS)
+def _target(subject: str) -> bytes:
+    try:
+        validate_subject(subject)
+        return protocol.wire(subject)
+    except (SubjectError, UnicodeEncodeError) as error:
+        raise PublishError(str(error), reason="invalid_subject") from error
+
+
+def _body(payload: object) -> bytes:
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise PublishError(
+            f"a payload is bytes, this one is {type(payload).__name__}; encode it", reason="invalid_payload"
+        )
+    return bytes(payload)
+
+
+def _headers(given: HeadersLike) -> Headers:
+    try:
+        return Headers(given)
+    except (TypeError, ValueError) as error:
+        told = f"headers are a mapping of strings, or pairs of strings; this is {type(given).__name__}: {error}"
+        raise PublishError(told, reason="invalid_header") from error
 
 
 def _failure(fate: Fate) -> PublishError:
@@ -117,8 +154,3 @@ def _failure(fate: Fate) -> PublishError:
         "permission_denied": "the server does not let this user publish to that subject",
     }.get(reason, "the stream or the server refused it")
     return PublishError(f"{told} ({fate.name}: {reason})", reason=reason)
-
-
-async def _then_cancel(wait: object, scope: trio.CancelScope) -> None:
-    await wait()  # type: ignore[operator]
-    scope.cancel()

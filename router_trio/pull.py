@@ -64,11 +64,15 @@ class PullCredit:
             self.received(self.outstanding if unfilled is None else unfilled)
             return Reading(Verdict.ASK_AGAIN)
         self.forget()
-        if code == 409 and ("leadership" in words or "shutdown" in words or "maxwaiting" in words):
+        if code == 409 and ("leadership" in words or "shutdown" in words):
+            return Reading(Verdict.ASK_AGAIN)
+        if code == 409 and "maxrequestbatch" in words and self.window > 1:
+            self.window //= 2
             return Reading(Verdict.ASK_AGAIN)
         if code == 409 and "exceeded" in words:
-            self.window = max(1, self.window // 2)
-            return Reading(Verdict.ASK_AGAIN)
+            # Asking again at once would be refused again at once.
+            told = f"the server refuses to be asked for messages: {description}; raise that limit of the consumer"
+            return Reading(Verdict.REOPEN, "consumer_limit", told)
         if code == 409 and "deleted" in words:
             return Reading(Verdict.REOPEN, "consumer_deleted", "the consumer was deleted")
         if code == 503:

@@ -25,14 +25,17 @@ class Receipt:
 
     async def settled(self) -> Fate:
         """Wait for the final fate. Cancelling the wait changes nothing for the message."""
-        if self.fate is None:
-            if self._settled is None:
-                self._settled = trio.Event()
-            await self._settled.wait()
-            assert self.fate is not None
-        else:
+        if self.fate is not None:
             await trio.lowlevel.checkpoint()
+        while self.fate is None:
+            await self.event().wait()
         return self.fate
+
+    def event(self) -> trio.Event:
+        """Set when the fate is there. May be set before that: whoever waits for it then has to look again."""
+        if self._settled is None or self._settled.is_set():
+            self._settled = trio.Event()
+        return self._settled
 
     @property
     def stream(self) -> str | None:

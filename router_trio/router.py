@@ -7,8 +7,8 @@ drains: intake stops, what is in hand is routed, what is accepted is settled, an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -18,7 +18,7 @@ from router_trio.dispatch.handlers import Handler, load_handler
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.routing import Routing
 from router_trio.dispatch.stream import StreamRoute
-from router_trio.errors import innermost
+from router_trio.errors import LinkError, innermost
 from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped
 from router_trio.link import Connect
 from router_trio.live import Live
@@ -28,14 +28,25 @@ from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.states import RouteState
 from router_trio.telemetry import Telemetry
 
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
 Route = CoreRoute | StreamRoute
 H = TypeVar("H", bound=Handler)
 
 ConnectFactory = Callable[[str, ConnectionSettings], Connect]
 """Makes the `Connect` of a named connection: the real network, a fake broker, faults around either."""
 
+Pages = Callable[[Emit], "Sequence[BaseRoute]"]
+"""Makes pages for the HTTP side beside the router's own; may emit events."""
+
 CLEAN_UP_WITHIN = 1.0
 """Seconds for the last fence, in which acks that were just written reach their servers."""
+
+
+def no_pages(emit: Emit) -> Sequence[BaseRoute]:
+    """No pages but the router's own."""
+    return ()
 
 
 def real_network(name: str, settings: ConnectionSettings) -> Connect:
@@ -46,7 +57,8 @@ def real_network(name: str, settings: ConnectionSettings) -> Connect:
 class Router:
     """Routes messages by settings and by handlers.
 
-    `observers` are told every event; `log=True` also writes the log lines to stderr. `connect` is for tests.
+    `observers` are told every event; `log=True` also writes the log lines to stderr. `connect` is for tests and for
+    fault injection; `pages` are served beside the router's own.
     """
 
     def __init__(
@@ -56,11 +68,13 @@ class Router:
         observers: Sequence[Emit] = (),
         log: bool = False,
         connect: ConnectFactory = real_network,
+        pages: Pages = no_pages,
     ) -> None:
         self._settings = settings
         self._observers = tuple(observers)
         self._log = log
         self._connect = connect
+        self._pages = pages
         self._handlers: dict[str, Handler] = {}
 
     @property
@@ -106,7 +120,8 @@ class Router:
         """
         self._settings.require_servers()
         try:
-            async with _Run(self._settings, self._handlers, self._observers, self._log, self._connect).live() as live:
+            run = _Run(self._settings, self._handlers, self._observers, self._log, self._connect)
+            async with run.live(self._pages) as live:
                 yield live
         except BaseExceptionGroup as group:
             raise innermost(group) from None
@@ -155,6 +170,8 @@ class _Run:
         plans = compile_routes(settings.routes, _load_handlers(settings.routes, handlers))
         self._routes: list[Route] = [self._make(plan) for plan in plans]
         self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
+        self._sheltered = trio.CancelScope(shield=True)
+        self._draining = trio.CancelScope()
 
     def _make(self, plan: RoutePlan) -> Route:
         state = RouteState(plan.name, plan.connection, [destination.template for destination in plan.destinations])
@@ -167,15 +184,12 @@ class _Run:
         return route
 
     @asynccontextmanager
-    async def live(self) -> AsyncIterator[Live]:
+    async def live(self, pages: Pages) -> AsyncIterator[Live]:
         """The nursery tree."""
         live = self._live
-        async with self._telemetry.serve(live) as address, trio.open_nursery() as nursery:
+        async with self._telemetry.serve(live, pages=pages(self._emit)) as address, trio.open_nursery() as nursery:
             live.http_address = address
-            for connection in self._connections.values():
-                nursery.start_soon(connection.run)
-            for route in self._routes:
-                nursery.start_soon(route.run)
+            nursery.start_soon(self._work)
             drained = False
             try:
                 await self._started()
@@ -183,12 +197,28 @@ class _Run:
                 drained = True  # cancelled from here on, it is cut short
                 await self._drain()
             finally:
-                if not drained:
-                    # Cancelled, or the body failed: what was accepted still gets its chance, for a bounded time.
-                    with trio.CancelScope(shield=True):
-                        await self._drain()
-                self._stopped()
-                nursery.cancel_scope.cancel()
+                try:
+                    if not drained:
+                        # Cancelled, or the body failed: what was accepted still gets its chance, for a bounded time.
+                        with trio.CancelScope(shield=True):
+                            await self._drain()
+                    self._stopped()
+                finally:
+                    self._sheltered.cancel()
+                    nursery.cancel_scope.cancel()
+
+    async def _work(self) -> None:
+        """Connections and routes. What cancels the body of `open` must not end them: the drain needs them."""
+        try:
+            with self._sheltered:
+                async with trio.open_nursery() as nursery:
+                    for connection in self._connections.values():
+                        nursery.start_soon(connection.run)
+                    for route in self._routes:
+                        nursery.start_soon(route.run)
+        finally:
+            # One that failed took the others along: there is nobody left to wait for.
+            self._draining.cancel()
 
     async def _started(self) -> None:
         for connection in self._connections.values():
@@ -212,7 +242,8 @@ class _Run:
         self._emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
         for route in self._routes:
             route.close_intake()
-        with trio.move_on_after(timeout):
+        self._draining.deadline = trio.current_time() + timeout
+        with self._draining:
             for route in self._routes:
                 await route.idle()
             for connection in self._connections.values():
@@ -221,7 +252,8 @@ class _Run:
         with trio.move_on_after(min(timeout, CLEAN_UP_WITHIN)):
             for connection in self._connections.values():
                 if connection.link is not None:
-                    await connection.link.fence()
+                    with suppress(LinkError):  # it may die just now: what is not with its server is not acked
+                        await connection.link.fence()
 
     def _abandon(self) -> None:
         for route in self._routes:

@@ -1,12 +1,13 @@
 """A router under watch: what every test of a failure asks of it, in one place.
 
-**alive**: the router and its routes still work; **accounted**: the ledger adds up and every message has its fate;
-**visible**: the events that became log lines and counters, the status gauge during the fault and after it.
+**alive**: the router and its routes still work, nothing was restarted that should not be, no task is left;
+**accounted**: the ledger adds up and every message has its fate; **visible**: the events that became log lines and
+counters, the status gauge during the fault and after it. `assert_survived` asks all three.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +16,8 @@ import trio
 from router_trio import Live, Router, Settings
 from router_trio.events import Event
 from router_trio.states import CONNECTED, RUNNING
+from router_trio.telemetry.metrics import TABLE, Metric, Sources
+from tests.proxy import TcpProxy
 from tests.raw_jetstream import JetStream
 
 
@@ -42,6 +45,12 @@ class Watch:
         """The code of each event, in order."""
         return [event.code for event in self.events]
 
+    @property
+    def router(self) -> Live:
+        """The router that is open."""
+        assert self.live is not None
+        return self.live
+
     def of(self, code: str) -> list[Any]:
         """The events with this code."""
         return [event for event in self.events if event.code == code]
@@ -49,6 +58,17 @@ class Watch:
     def count(self, code: str) -> int:
         """How often this happened, merged events by their count."""
         return sum(getattr(event, "count", 1) for event in self.of(code))
+
+    def metric(self, name: str, **labels: str) -> float:
+        """What a scrape would show now: the sum of a counter's or gauge's series that have these labels."""
+        assert self.live is not None
+        row = next(row for row in TABLE if row.name == name)
+        assert isinstance(row, Metric)
+        total = 0.0
+        for values, number in row.read(Sources(self.live)):
+            if labels.items() <= dict(zip(row.labels, values, strict=True)).items():
+                total += number
+        return total
 
     async def until(self, code: str, times: int = 1, within: float = 20.0) -> Any:
         """The `times`-th event with this code; waits for it."""
@@ -64,14 +84,93 @@ async def watched(router: Router | Settings, watch: Watch | None = None, **optio
     watch = watch or Watch()
     if isinstance(router, Settings):
         router = Router(router, observers=[watch], **options)
+    others = router_tasks()
     async with router.open() as live:
         watch.live = live
         for name, connection in live.connections.items():
             watch.gauges.setdefault(name, [connection.state.gauge])
         yield watch
         assert_accounted(live)
+    assert others or router_tasks() == []
     assert_accounted(live)
     assert all(entry["pending"] == entry["in_flight"] == 0 for entry in live.ledger().values())
+
+
+async def cut_off(proxy: TcpProxy, watch: Watch) -> None:
+    """Reset a router's connections and refuse new ones; returns when it has noticed."""
+    losses = len(watch.of("NATS_CONNECTION_LOST"))
+    proxy.refuse()
+    proxy.reset()
+    await watch.until("NATS_CONNECTION_LOST", losses + 1)
+
+
+async def let_in(proxy: TcpProxy, watch: Watch) -> None:
+    """Accept connections again; returns when the router is connected."""
+    times = len(watch.of("NATS_CONNECTION_RESTORED"))
+    proxy.accept()
+    await watch.until("NATS_CONNECTION_RESTORED", times + 1)
+
+
+async def assert_survived(
+    watch: Watch, *, seen: Iterable[str] = (), losses: int | None = 1, connection: str = "main", within: float = 10.0
+) -> None:
+    """Alive, accounted and visible, after a fault on a connection that was connected when the watch began.
+
+    `seen` are codes that must have been emitted, each at the level of its class; `losses` is how often the link went
+    and came back (None: don't know): the gauge and the counters must say the same.
+    """
+    live = watch.live
+    assert live is not None
+    # Alive: connected, every route running, and none started more often than its link or an error of its own explains.
+    await assert_alive(live, within)
+    for route in live.routes:
+        state = live.connections[route.connection].state
+        errors = [event for event in watch.of("NATS_SUBSCRIBE_ERROR") if event.route == route.name]
+        starts = [event for event in watch.of("ROUTE_READY") if event.route == route.name]
+        assert 1 <= len(starts) <= state.established + state.restored + len(errors), f"{route.name} was restarted"
+    # Accounted: all that was accepted meets its fate, and the sum is right.
+    await until_settled(live, within)
+    assert_accounted(live)
+    assert watch.metric("router_ledger_unbalanced") == 0
+    # Visible: in the log, in the gauge, in the counters; and back to normal.
+    assert set(seen) <= set(watch.codes), f"not seen: {set(seen) - set(watch.codes)}"
+    assert watch.metric("router_nats_connection_status", connection=connection) == 1
+    assert watch.metric("router_nats_pending_operations_count", connection=connection) == 0
+    if losses is not None:
+        assert_losses_visible(watch, losses, connection)
+
+
+async def until_settled(live: Live, within: float = 10.0) -> None:
+    """Wait until everything that was accepted has its fate."""
+    await eventually(
+        lambda: all(entry["pending"] == entry["in_flight"] == 0 for entry in live.ledger().values()),
+        within,
+        live.ledger,
+    )
+
+
+def assert_losses_visible(watch: Watch, losses: int, connection: str = "main") -> None:
+    """The link went and came back that often, by the gauge, by the counters and by the log."""
+    assert watch.gauges[connection] == [1.0, *[0.5, 1.0] * losses]
+    for word, times in (("established", 1), ("lost", losses), ("restored", losses)):
+        assert watch.metric(f"router_nats_connection_{word}_total", connection=connection) == times, word
+        events = [e for e in watch.of(f"NATS_CONNECTION_{word.upper()}") if e.connection == connection]
+        assert len(events) == times, word
+
+
+def router_tasks() -> Sequence[str]:
+    """Names of the router's tasks that there are, in all of this run of Trio."""
+    found = []
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    open_tasks = [root]
+    while open_tasks:
+        task = open_tasks.pop()
+        for nursery in task.child_nurseries:
+            open_tasks.extend(nursery.child_tasks)
+        if task.name.startswith("router_trio."):
+            found.append(task.name)
+    return found
 
 
 def assert_accounted(live: Live) -> None:

@@ -21,6 +21,13 @@ def run(
             help="Use a nats-server of its own, and print its URL.",
         ),
     ] = False,
+    enable_fault_injection: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Take faults on demand at /faults. Not for production.",
+        ),
+    ] = False,
 ) -> int:
     """Route messages until a signal comes.
 
@@ -31,6 +38,10 @@ def run(
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,
     and it is stopped at the end.
+
+    --enable-fault-injection is for rehearsals: whoever reaches the HTTP
+    side can make this router fail, by POST to /faults, and end it by
+    DELETE. It is logged loudly.
 
     For example:
 
@@ -44,4 +55,4 @@ def run(
 
     from router_trio.cli.serving import serve
 
-    return trio.run(serve, settings, embedded_nats)
+    return trio.run(serve, settings, embedded_nats, enable_fault_injection)

@@ -7,6 +7,7 @@ there is one, outlives the router's drain and is gone afterwards, whatever happe
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 
 import trio
 
@@ -14,11 +15,11 @@ from router_trio.cli import outcome
 from router_trio.cli.signals import run_with_signals
 from router_trio.embedded import open_embedded_server
 from router_trio.live import Live
-from router_trio.router import Router
+from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
 
 
-async def serve(settings: Settings, embedded_nats: bool) -> int:
+async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool = False) -> int:
     """Route until a signal comes, drain, and return the exit code. Raises `RouterError` if the router fails."""
     stop, everything = trio.Event(), trio.CancelScope()
 
@@ -36,11 +37,23 @@ async def serve(settings: Settings, embedded_nats: bool) -> int:
                     server = await stack.enter_async_context(open_embedded_server())
                     print(server.url, flush=True)
                     used = with_servers(settings, server.url)
-                async with Router(used, log=True).open() as live:
+                router = with_faults(used) if fault_injection else Router(used, log=True)
+                async with router.open() as live:
                     await stop.wait()
         return outcome.FAILED if live is None or live.unsettled else outcome.DONE
 
     return await run_with_signals(route, on_signal)
+
+
+def with_faults(settings: Settings) -> Router:
+    """A router whose links meet the faults that are injected at `/faults`."""
+    from router_trio.cli.fault_pages import fault_pages
+    from router_trio.faults import Faults
+
+    faults = Faults()
+    return Router(
+        settings, log=True, connect=faults.around_factory(real_network), pages=partial(fault_pages, faults)
+    )
 
 
 def with_servers(settings: Settings, url: str) -> Settings:

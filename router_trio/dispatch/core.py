@@ -9,7 +9,7 @@ import trio
 
 from router_trio import protocol
 from router_trio.connection import Connection
-from router_trio.dispatch.delivery import BatchDelivery, Delivery
+from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
 from router_trio.dispatch.inbox import Inbox
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.retry import SourceRetry
@@ -31,20 +31,28 @@ class CoreRoute:
         self._inbox = Inbox(self._overflow)
         self._in_hand = 0
         self._closing = trio.Event()
+        self._intake_over = trio.Event()
+        self._intake_over.set()
+        self._scope = trio.CancelScope()
         self._retry = SourceRetry(routing.state, connection, emit)
         self.first_try_over = self._retry.first_try_over
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
         """See `session.Source`: subscribe, and again with growing delay if the server refuses."""
-        source = self.routing.plan.settings.source
-        assert source.subject is not None
         while not self._closing.is_set():
             try:
-                subscription = await link.subscribe(source.subject, self._received, queue=source.queue)
+                await self._receive(link, tried)
             except SourceError as error:
                 self._retry.tried(tried)
                 await self._retry.after(error)
-                continue
+
+    async def _receive(self, link: Link, tried: trio.Event) -> None:
+        """Receive until the intake is closed, and then what the server had sent before. Raises `SourceError`."""
+        source = self.routing.plan.settings.source
+        assert source.subject is not None
+        self._intake_over = trio.Event()
+        try:
+            subscription = await link.subscribe(source.subject, self._received, queue=source.queue)
             self._retry.succeeded()
             self._connection.outbox.counters.succeeded["subscribe"] += 1
             self.state.enter(RUNNING)
@@ -57,44 +65,63 @@ class CoreRoute:
                 )
             )
             self._retry.tried(tried)
-            try:
-                await self._closing.wait()
-                await subscription.drain()
-            finally:
-                self.state.enter("starting", "no subscription: the connection is away")
+            await self._closing.wait()
+            await subscription.drain()
+        finally:
+            self._intake_over.set()
+            self.state.enter("starting", "no subscription: the connection is away")
 
     def close_intake(self) -> None:
         """Receive nothing more; what came is still routed."""
         self._closing.set()
 
     async def idle(self) -> None:
-        """Wait until everything that came is with the destinations' outboxes."""
+        """Wait until nothing more comes, and everything that came is with the destinations' outboxes."""
+        await self._intake_over.wait()
         await self._inbox.empty()
 
     def abandon(self) -> int:
         """The end: how many messages were received and never routed. Counts them as failed."""
-        left = self._inbox.clear() + self._in_hand
-        self._in_hand = 0
-        if left:
+        self._scope.cancel()
+        left, self._in_hand = self._inbox.clear() + self._in_hand, 0
+        if left > 0:
             self.state.failed["shutdown"] += left
             self.routing.fail("shutdown", "received, and not routed before the shutdown", count=left)
         return left
 
     async def run(self) -> None:
-        """Route what arrives, until cancelled."""
+        """Route what arrives, until cancelled or abandoned."""
         routing = self.routing
         by_message = routing.plan.handler is not None
-        while True:
-            received_at, batch = await self._inbox.take()
-            self._in_hand = len(batch)
-            await routing.room()
-            if by_message or routing.tracing.active:
-                for raw in batch:
-                    await routing.route(raw, Delivery(self.state, received_at, None))
-                    self._in_hand -= 1
-            else:
-                self._forward(received_at, batch)
+        with self._scope:
+            while True:
+                received_at, batch = await self._inbox.take()
+                self._in_hand = len(batch)
+                await routing.room()
+                if by_message:
+                    for raw in batch:
+                        await routing.route(Delivery(self.state, raw, received_at))
+                        self._in_hand -= 1
+                elif routing.tracing.active:
+                    self._forward_traced(received_at, batch)
+                else:
+                    self._forward(received_at, batch)
                 self._in_hand = 0
+
+    def _forward_traced(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
+        """Forward a batch in which a few messages are sampled: what lies between two of them stays together."""
+        plain: list[protocol.RawMessage] = []
+        for raw in batch:
+            trace = self.routing.begin_trace(raw)
+            if trace is None:
+                plain.append(raw)
+                continue
+            self._forward(received_at, plain)
+            plain = []
+            delivery = Delivery(self.state, raw, received_at)
+            delivery.trace = trace
+            self.routing.forward(delivery)
+        self._forward(received_at, plain)
 
     def _forward(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
         delivery = BatchDelivery(self.state, received_at)
@@ -117,12 +144,12 @@ class CoreRoute:
         self.routing.fail("slow_consumer", "more came than the destinations took", count=count)
 
 
-def _forward_each(outlet: Outlet, leg: object, batch: list[protocol.RawMessage]) -> list[tuple[str, str]]:
+def _forward_each(outlet: Outlet, leg: BatchLeg, batch: list[protocol.RawMessage]) -> list[tuple[str, str]]:
     """Publish each message of a batch to a stream."""
     refused = []
     for raw in batch:
         try:
-            outlet.forward(raw, leg)  # type: ignore[arg-type]
+            outlet.forward(raw, leg, leg)
         except PublishError as error:
             refused.append((error.reason, str(error)))
         except MappingError as error:

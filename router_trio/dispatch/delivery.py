@@ -6,33 +6,68 @@ messages from a core subscription are followed by the batch (`BatchDelivery`): t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import trio
 
 from router_trio.message import Fate
-from router_trio.pending import Operation
+from router_trio.pending import Operation, Owner
+from router_trio.protocol import RawMessage
 from router_trio.states import RouteState
 from router_trio.tracing import MessageTrace
 
 
 class Delivery:
-    """Counts down the destinations of one message. `finished` is called once, when the last one is settled."""
+    """Counts down the destinations of one message."""
 
-    __slots__ = ("finished", "reason", "received_at", "remaining", "route", "trace")
+    __slots__ = ("raw", "reason", "received_at", "remaining", "route", "trace")
 
-    def __init__(self, route: RouteState, received_at: float, finished: Callable[[Delivery], None] | None) -> None:
+    def __init__(self, route: RouteState, raw: RawMessage, received_at: float) -> None:
         self.route = route
+        self.raw = raw
         self.received_at = received_at
-        self.finished = finished
         self.remaining = 1  # one for the routing itself, so that it can't finish while destinations are being added
         self.reason: str | None = None
         self.trace: MessageTrace | None = None
 
-    def leg(self, template: str) -> Leg:
+    @property
+    def reply(self) -> bytes:
+        """What a destination is to answer to, `b""` for nobody."""
+        return self.raw[1]
+
+    @property
+    def message_id(self) -> bytes | None:
+        """The id of its copies if it has none of its own; None if any new one will do."""
+        return None
+
+    def origin(self) -> dict[str, Any]:
+        """The fields of a `Message` that tell of the stream that it came from."""
+        return {}
+
+    def finished(self) -> None:
+        """Called once, when the last destination is settled."""
+
+    def leg(self, template: str) -> Owner:
         """The owner of one operation to the destination with this template."""
         self.remaining += 1
-        return Leg(self, template)
+        # Of a route with one destination the message itself is the owner: no object more for most messages.
+        return self if len(self.route.destinations) == 1 else Leg(self, template)
+
+    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
+        """See `pending.Owner`."""
+        for _ in operations:
+            self.settled(self.route.destinations[0], fate)
+
+    def settled(self, template: str, fate: Fate) -> None:
+        """An operation to the destination with this template has its fate."""
+        if fate.delivered:
+            self.route.routed[template] += 1
+        else:
+            self.fail(fate.reason or fate.name)
+        if self.trace is not None:
+            self.trace.sent(template, fate)
+        self.done()
 
     def fail(self, reason: str) -> None:
         """The message failed; the first reason stands."""
@@ -50,12 +85,11 @@ class Delivery:
             route.failed[self.reason] += 1
         if self.trace is not None:
             self.trace.end()
-        if self.finished is not None:
-            self.finished(self)
+        self.finished()
 
 
 class Leg:
-    """One destination of one message: the owner of its operation."""
+    """One of several destinations of one message: the owner of its operation."""
 
     __slots__ = ("_delivery", "_template")
 
@@ -65,14 +99,8 @@ class Leg:
 
     def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
         """See `pending.Owner`."""
-        delivery = self._delivery
-        if fate.delivered:
-            delivery.route.routed[self._template] += 1
-        else:
-            delivery.fail(fate.reason or fate.name)
-        if delivery.trace is not None:
-            delivery.trace.sent(self._template, fate)
-        delivery.done()
+        for _ in operations:
+            self._delivery.settled(self._template, fate)
 
 
 class BatchDelivery:
@@ -107,9 +135,12 @@ class BatchDelivery:
 
 
 class BatchLeg:
-    """One destination of a batch: the owner of its operations."""
+    """One destination of a batch: the owner of its operations, and what its messages have in common."""
 
     __slots__ = ("_batch", "_leg", "_template")
+
+    reply = b""
+    message_id = None
 
     def __init__(self, batch: BatchDelivery, template: str, leg: int) -> None:
         self._batch = batch
@@ -118,7 +149,7 @@ class BatchLeg:
 
     def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
         """See `pending.Owner`."""
-        self._batch.settle(self._leg, self._template, len(operations), fate)
+        self._batch.settle(self._leg, self._template, sum(operation.count for operation in operations), fate)
 
     def refuse(self, count: int, reason: str) -> None:
         """That many messages of the batch never became operations here."""

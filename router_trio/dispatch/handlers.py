@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from router_trio import headers, protocol
@@ -44,12 +44,29 @@ async def invoke(handler: Handler, message: Message) -> list[Message]:
     if answer is None:
         return []
     if isinstance(answer, Message):
+        _check(answer)
         return [answer]
-    if isinstance(answer, Iterable) and not isinstance(answer, str | bytes):
-        messages = list(answer)
-        if all(isinstance(one, Message) for one in messages):
-            return messages
-    raise HandlerError(f"a handler returns a Message, several, or None; this one returned {type(answer).__name__}")
+    if not isinstance(answer, Iterable) or isinstance(answer, _NOT_SEVERAL):
+        raise HandlerError(f"a handler returns a Message, several, or None; this one returned {type(answer).__name__}")
+    messages = list(answer)
+    for one in messages:
+        _check(one)
+    return messages
+
+
+_NOT_SEVERAL = (str, bytes, bytearray, memoryview, Mapping)
+
+
+def _check(message: object) -> None:
+    """Refuse what can't be sent, here where it can be said: the type checker of a handler may never have seen it."""
+    if not isinstance(message, Message):
+        raise HandlerError(f"a handler returns Message objects; there is {type(message).__name__} among these")
+    if not isinstance(message.payload, bytes):
+        raise HandlerError(f"the payload of a message is bytes, not {type(message.payload).__name__}; encode it")
+    if not isinstance(message.headers, headers.Headers):
+        raise HandlerError(f"the headers of a message are Headers, not {type(message.headers).__name__}")
+    if not isinstance(message.subject, str) or not isinstance(message.reply, str | None):
+        raise HandlerError("the subject and the reply of a message are strings; a message without reply has None")
 
 
 def as_message(raw: protocol.RawMessage, connection: str, **origin: Any) -> Message:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from itertools import count
+from typing import Protocol
 
 from router_trio import headers, protocol
 from router_trio.connection import Connection
@@ -32,6 +33,18 @@ def new_message_id() -> bytes:
     return b"%b-%d" % (_process, next(_numbers))
 
 
+class Origin(Protocol):
+    """What a message came with: who to answer to, and the id of its copies if it has none of its own."""
+
+    @property
+    def reply(self) -> bytes:
+        """The reply subject, `b""` for none."""
+
+    @property
+    def message_id(self) -> bytes | None:
+        """None if any new id will do."""
+
+
 class Outlet:
     """A destination and its connection."""
 
@@ -42,6 +55,7 @@ class Outlet:
         self.outbox = connection.outbox
         self._suffix = destination.id_suffix.encode()
         self._remembered: dict[bytes, bytes] = {}
+        self._prefixes: dict[bytes, bytes] = {}
 
     def subject_for(self, subject: bytes) -> bytes:
         """Where a message with this subject goes. Raises `MappingError`."""
@@ -60,67 +74,82 @@ class Outlet:
         Returns reason and detail of each message that has no subject here.
         """
         failed = []
-        frames = []
-        subject_for = self.subject_for
-        for raw in batch:
+        frames: list[bytes] = []
+        append = frames.append
+        prefixes = self._prefixes
+        limit = self.connection.max_payload
+        for subject, _, header_size, size, tail in batch:
             try:
-                target = subject_for(raw[0])
+                prefix = prefixes.get(subject) or self._prefix_for(subject)
             except MappingError as error:
                 failed.append(("mapping", str(error)))
                 continue
-            frames.append((b"HPUB " if raw[2] else b"PUB ") + target + b" " + raw[4])
+            if size > limit:
+                failed.append(("too_large", f"more than the max_payload of {limit} bytes"))
+            elif header_size:
+                append(b"H" + prefix + tail)
+            else:
+                append(prefix + tail)
         self.outbox.offer_frames(frames, owner)
         return failed
 
-    def forward(
-        self,
-        raw: protocol.RawMessage,
-        owner: Owner,
-        *,
-        message_id: bytes | None = None,
-        trace_parent: bytes | None = None,
-        with_reply: bool = False,
-    ) -> None:
-        """Publish one raw message to its mapped subject. Raises `MappingError`, or `PublishError` if refused.
+    def _prefix_for(self, subject: bytes) -> bytes:
+        prefix = b"PUB %b " % self.subject_for(subject)
+        if self.destination.mapping.deterministic:
+            if len(self._prefixes) >= MAX_REMEMBERED:
+                self._prefixes.clear()
+            self._prefixes[subject] = prefix
+        return prefix
 
-        `message_id` is used if the message has no `Nats-Msg-Id` of its own.
-        """
-        reply = raw[1] if with_reply else b""
-        self.send(
+    def forward(
+        self, raw: protocol.RawMessage, owner: Owner, origin: Origin, trace_parent: bytes | None = None
+    ) -> None:
+        """Publish one raw message to its mapped subject. Raises `MappingError`, or `PublishError` if refused."""
+        _, _, header_size, size, tail = raw
+        end = len(tail) - 2
+        start = end - size
+        self._send(
             self.subject_for(raw[0]),
-            protocol.header_block(raw),
-            protocol.payload(raw),
+            tail[start : start + header_size],
+            tail[start + header_size : end],
             owner,
-            message_id=message_id,
-            trace_parent=trace_parent,
-            reply=reply,
+            origin.message_id,
+            trace_parent,
+            origin.reply,
         )
 
     def forward_message(
-        self, message: Message, origin: Message, owner: Owner, *, message_id: bytes, trace_parent: bytes | None = None
+        self,
+        message: Message,
+        origin: Message,
+        raw: protocol.RawMessage,
+        owner: Owner,
+        *,
+        message_id: bytes | None,
+        trace_parent: bytes | None = None,
     ) -> None:
-        """Publish what a handler made of `origin`. Raises as `forward`, and `SubjectError` for a bad subject."""
+        """Publish what a handler made of `origin`, which came as `raw`. What it left alone is passed on as it came.
+
+        Raises as `forward`, and `SubjectError` for a bad subject.
+        """
         if message.subject != origin.subject:
             validate_subject(message.subject)
             target = protocol.wire(message.subject)
         else:
-            target = self.subject_for(protocol.wire(origin.subject))
-        reply = b""
-        if message.reply:
+            target = self.subject_for(raw[0])
+        if message.reply and message.reply != origin.reply:
             validate_subject(message.reply, what="reply subject")
-            reply = protocol.wire(message.reply)
-        block = headers.encode(message.headers)
-        self.send(
-            target, block, message.payload, owner, message_id=message_id, trace_parent=trace_parent, reply=reply
-        )
+        reply = protocol.wire(message.reply or "")
+        unchanged = message.headers is origin.headers
+        block = protocol.header_block(raw) if unchanged else headers.encode(message.headers)
+        self._send(target, block, message.payload, owner, message_id, trace_parent, reply)
 
-    def send(
+    def _send(
         self,
         target: bytes,
         block: bytes,
         body: bytes,
         owner: Owner,
-        *,
         message_id: bytes | None,
         trace_parent: bytes | None,
         reply: bytes,
@@ -132,20 +161,27 @@ class Outlet:
                 block = headers.without(block, b"traceparent:")
             block = headers.replace(block, b"traceparent", trace_parent)
         outbox = self.outbox
-        if not self.destination.jetstream:
-            frame = protocol.publish(target, body, reply=reply, headers=block)
-        else:
-            if EXPECTATIONS in block:
-                block = headers.without(block, EXPECTATIONS[2:])
-            own_id = headers.find(block, MESSAGE_ID) if block else None
-            if own_id is None or self._suffix:
-                block = headers.replace(block, MESSAGE_ID, (own_id or message_id or new_message_id()) + self._suffix)
+        with_ack = self.destination.jetstream
+        if with_ack:
+            block = self._identified(block, message_id)
             reply = b"%b.%d" % (self.connection.inbox, outbox.next_order)
-            frame = protocol.publish(target, body, reply=reply, headers=block)
         if len(block) + len(body) > self.connection.max_payload:
             raise PublishError(
                 f"{len(block) + len(body)} bytes with headers are more than the max_payload of "
                 f"{self.connection.max_payload} bytes of connection {self.connection.name!r}",
                 reason="too_large",
             )
-        outbox.offer(frame, with_ack=self.destination.jetstream, owner=owner)
+        outbox.offer(
+            protocol.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner
+        )
+
+    def _identified(self, block: bytes, message_id: bytes | None) -> bytes:
+        """The headers with the id by which a stream knows this copy, and without expectations meant for another one."""
+        if not block:
+            return b"NATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n" % (message_id or new_message_id(), self._suffix)
+        if EXPECTATIONS in block:
+            block = headers.without(block, EXPECTATIONS[2:])
+        own_id = headers.find(block, MESSAGE_ID)
+        if own_id is not None and not self._suffix:
+            return block
+        return headers.replace(block, MESSAGE_ID, (own_id or message_id or new_message_id()) + self._suffix)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import trio
 
 from router_trio import protocol
 from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.handlers import as_message, invoke
+from router_trio.dispatch.handlers import Handler, as_message, invoke
 from router_trio.dispatch.outlet import Outlet, new_message_id
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
 from router_trio.routes import RoutePlan
 from router_trio.states import RouteState
-from router_trio.tracing import Tracing
+from router_trio.tracing import MessageTrace, Tracing
 
 
 class Routing:
@@ -30,25 +29,29 @@ class Routing:
         self.state = state
         self.tracing = tracing
         self._emit = emit
-        self._connections = tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
+        self.connections = tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
 
     @property
     def waits_for(self) -> str | None:
         """The name of a destination's connection that is not there, or None."""
-        for connection in self._connections:
-            if not connection.connected:
-                return connection.name
-        return None
+        return next((connection.name for connection in self.connections if not connection.connected), None)
 
-    async def destinations_up(self) -> None:
-        """Wait until every destination is connected."""
-        for connection in self._connections:
-            while not connection.connected:
-                await connection.changed()
+    async def ready(self) -> None:
+        """Wait until every destination is connected and has room."""
+        while True:
+            for connection in self.connections:
+                if not connection.connected:
+                    await connection.changed()
+                    break
+                if connection.outbox.blocks:
+                    await connection.room()
+                    break
+            else:
+                return
 
     async def room(self) -> None:
         """Wait until every destination has room, or waiting would not make any."""
-        for connection in self._connections:
+        for connection in self.connections:
             if connection.outbox.blocks:
                 await connection.room()
 
@@ -65,71 +68,70 @@ class Routing:
             )
         )
 
-    async def route(
-        self, raw: protocol.RawMessage, delivery: Delivery, *, message_id: bytes | None = None, **origin: Any
-    ) -> None:
+    async def route(self, delivery: Delivery) -> None:
         """Take one message through the handler, if there is one, to every destination.
 
         Every error becomes the delivery's failure. Cancelled in a handler, nothing was sent.
         """
         if self.tracing.active:
-            delivery.trace = self.tracing.begin(
-                self.state.name,
-                self.plan.pattern,
-                raw,
-                stream=origin.get("stream"),
-                sequence=origin.get("sequence"),
-                deliveries=origin.get("deliveries", 1),
-            )
+            delivery.trace = self.begin_trace(delivery.raw, **delivery.origin())
         if self.plan.handler is None:
-            for outlet in self.outlets:
-                self._forward(raw, outlet, delivery, message_id, with_reply="stream" not in origin)
+            self.forward(delivery)
         else:
-            await self._handle(raw, delivery, message_id, origin)
+            await self._handle(self.plan.handler, delivery)
+            delivery.done()
+
+    def begin_trace(
+        self,
+        raw: protocol.RawMessage,
+        *,
+        stream: str | None = None,
+        sequence: int | None = None,
+        deliveries: int = 1,
+        timestamp: float | None = None,
+    ) -> MessageTrace | None:
+        """The trace of a message, if it is sampled."""
+        return self.tracing.begin(
+            self.state.name, self.plan.pattern, raw, stream=stream, sequence=sequence, deliveries=deliveries
+        )
+
+    def forward(self, delivery: Delivery) -> None:
+        """Take one message, as it is, to every destination."""
+        raw = delivery.raw
+        for outlet in self.outlets:
+            leg = delivery.leg(outlet.template)
+            trace_parent = None if delivery.trace is None else self._trace(outlet, delivery.trace, raw[3] - raw[2])
+            try:
+                outlet.forward(raw, leg, delivery, trace_parent)
+            except RouterError as error:
+                self._refused(error, delivery)
         delivery.done()
 
-    def _forward(
-        self, raw: protocol.RawMessage, outlet: Outlet, delivery: Delivery, message_id: bytes | None, with_reply: bool
-    ) -> None:
-        leg = delivery.leg(outlet.template)
+    async def _handle(self, handler: Handler, delivery: Delivery) -> None:
+        raw = delivery.raw
+        message = as_message(raw, self.plan.connection, **delivery.origin())
         try:
-            outlet.forward(
-                raw,
-                leg,
-                message_id=message_id,
-                trace_parent=self._trace(outlet, delivery, raw[3] - raw[2]),
-                with_reply=with_reply,
-            )
-        except RouterError as error:
-            self._refused(error, delivery)
-
-    async def _handle(
-        self, raw: protocol.RawMessage, delivery: Delivery, message_id: bytes | None, origin: dict[str, Any]
-    ) -> None:
-        assert self.plan.handler is not None
-        message = as_message(raw, self.plan.connection, **origin)
-        try:
-            answers = await invoke(self.plan.handler, message)
+            answers = await invoke(handler, message)
         except Exception as error:
             self._handler_failed(error, delivery)
             return
         if not answers:
             self.state.filtered += 1
-        base = message_id or new_message_id()
+            return
+        base = delivery.message_id or (new_message_id() if len(answers) > 1 else b"")
         for index, answer in enumerate(answers):
-            # Several answers to one message are several messages: each has an id of its own, the same on a redelivery.
-            own_id = base if index == 0 else b"%b.%d" % (base, index)
-            changed = answer if index == 0 else _without_own_id(answer, message)
+            own_id, changed = base, answer
+            if index:
+                # Several answers to one message are several messages: each has an id of its own, the same each time.
+                own_id = b"%b.%d" % (base, index)
+                changed = _without_own_id(answer, message)
             for outlet in self.outlets:
                 leg = delivery.leg(outlet.template)
+                trace_parent = (
+                    None if delivery.trace is None else self._trace(outlet, delivery.trace, len(answer.payload))
+                )
                 try:
-                    outlet.forward_message(
-                        changed,
-                        message,
-                        leg,
-                        message_id=own_id,
-                        trace_parent=self._trace(outlet, delivery, len(answer.payload)),
-                    )
+                    outlet.forward_message(changed, message, raw, leg, message_id=own_id, trace_parent=trace_parent)
                 except RouterError as error:
                     self._refused(error, delivery)
 
@@ -149,10 +151,8 @@ class Routing:
         self.fail(reason, str(error))
         delivery.done()
 
-    def _trace(self, outlet: Outlet, delivery: Delivery, size: int) -> bytes | None:
-        if delivery.trace is None:
-            return None
-        return delivery.trace.send(outlet.template, outlet.connection.name, size)
+    def _trace(self, outlet: Outlet, trace: MessageTrace, size: int) -> bytes:
+        return trace.send(outlet.template, outlet.connection.name, size)
 
 
 _REASONS: dict[type[RouterError], str] = {MappingError: "mapping", SubjectError: "invalid_subject"}

@@ -4,16 +4,17 @@ nats-py never owns the socket. While it connects, it drives the stream through `
 from asyncio to Trio; from then on what it writes is appended to the wire, and what the wire leaves for it arrives in
 `feed`. Its own pings and reconnects are off. One client lives in one trio-asyncio loop, and both die with the link.
 
-One private attribute is set: `Client._transport`. `Client._connect_to_server` keeps a transport that is already there
-(nats-py 2.16.0, the version that is pinned).
+Two private attributes are set (nats-py 2.16.0, the version that is pinned): `Client._transport`, because
+`Client._connect_to_server` keeps a transport that is already there, and `Client._resp_sub_prefix`, see `forget_inbox`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import nats.errors
@@ -22,7 +23,7 @@ import trio_asyncio
 from nats.aio.client import Client
 from nats.aio.transport import Transport
 
-from router_trio.errors import AuthorizationError, LinkError
+from router_trio.errors import AuthorizationError, LinkError, ProtocolError
 from router_trio.nats.credentials import login
 from router_trio.nats.dial import abandon, refused_ours, tls_context, upgrade, wants_tls
 from router_trio.settings import ConnectionSettings
@@ -32,11 +33,16 @@ NEVER = 10 * 365 * 24 * 3600
 
 PING = b"PING\r\n"
 
+WHEN_NEEDED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Stands for a context that is made when a server asks for TLS. Reading the system's authorities takes some 20 ms in
+which nothing else runs: too long for each of many connections that come back at once."""
+
 
 class BorrowedTransport(Transport):
     """nats-py's view of a stream that it doesn't own. Its methods follow `nats.aio.transport.Transport`."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, settings: ConnectionSettings) -> None:
+        self._settings = settings
         self.stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
         self.buffer = bytearray()
         self._informed: list[bytes] = []
@@ -70,6 +76,8 @@ class BorrowedTransport(Transport):
     async def connect_tls(self, uri: Any, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
         hostname = uri if isinstance(uri, str) else uri.hostname
         if not self.secured:
+            if ssl_context is WHEN_NEEDED:
+                ssl_context = tls_context(self._settings)
             self.stream = await trio_asyncio.trio_as_aio(upgrade)(self._plain, ssl_context, hostname)
 
     def write(self, payload: bytes) -> None:
@@ -85,13 +93,10 @@ class BorrowedTransport(Transport):
             self.write(one)
 
     async def drain(self) -> None:
-        if self._out:
-            data = b"".join(self._out)
-            self._out.clear()
-            await trio_asyncio.trio_as_aio(self._send_now)(data)
+        """What is written waits for `readline`: CONNECT and PING go together, before a server can hang up between."""
 
     async def readline(self) -> bytes:
-        line: bytes = await trio_asyncio.trio_as_aio(self._receive_line)()
+        line: bytes = await trio_asyncio.trio_as_aio(self._exchange)()
         return line
 
     async def read(self, buffer_size: int) -> bytes:
@@ -109,13 +114,14 @@ class BorrowedTransport(Transport):
     def __bool__(self) -> bool:
         return True
 
-    async def _send_now(self, data: bytes) -> None:
-        try:
-            await self.stream.send_all(data)
-        except trio.BrokenResourceError as error:
-            raise refused_ours(error) or LinkError(
-                "the server closed the connection in the handshake", reason="closed"
-            ) from error
+    async def _exchange(self) -> bytes:
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            # A server that has hung up may have said why before: that is still to be read.
+            with suppress(trio.BrokenResourceError):
+                await self.stream.send_all(data)
+        return await self._receive_line()
 
     async def _receive_line(self) -> bytes:
         while True:
@@ -127,6 +133,8 @@ class BorrowedTransport(Transport):
                 if line.startswith(b"INFO") and self._greeted:
                     self._informed.append(line)
                     continue
+                if not self._greeted:
+                    _check_greeting(line)
                 self._greeted = True
                 return line
             if len(self.buffer) > MAX_LINE:
@@ -151,7 +159,7 @@ async def open_client(
     Raises `LinkError`, `AuthorizationError` or `CertificateError`. Can be cancelled at any point. The caller bounds
     the time.
     """
-    transport = BorrowedTransport(stream)
+    transport = BorrowedTransport(stream, settings)
     try:
         async with trio_asyncio.open_loop() as loop:
             loop.set_exception_handler(lambda _loop, context: None)  # its tasks are watched: see `client_died`
@@ -160,7 +168,9 @@ async def open_client(
             try:
                 await trio_asyncio.aio_as_trio(client.connect)(**_options(server, settings, name))
             except (nats.errors.Error, OSError) as error:
-                raise _refused(error, server) from error
+                raise _refused(error) from error
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ProtocolError(f"what the server greets with can't be understood: {error}") from error
             if not client.is_connected:
                 raise LinkError("the server ended the handshake without an answer", reason="closed")
             if wants_tls(server, settings) and not transport.secured:
@@ -179,6 +189,18 @@ async def open_client(
         await abandon(transport.stream)
 
 
+def _check_greeting(line: bytes) -> None:
+    """Raise `ProtocolError`, or `LinkError` with what the server says, if it doesn't begin as a NATS server does."""
+    if line.startswith(b"-ERR"):
+        raise _refused(nats.errors.Error(line[4:].decode("utf-8", "replace").strip()))
+    try:
+        is_info = line.startswith(b"INFO ") and isinstance(json.loads(line[5:]), dict)
+    except (ValueError, RecursionError):
+        is_info = False
+    if not is_info:
+        raise ProtocolError(f"what answers there is no NATS server: it says {line[:40]!r}; check `servers`")
+
+
 async def client_died(client: Client) -> None:
     """Returns, by raising `LinkError`, when one of nats-py's tasks has ended, which it does silently."""
     tasks = [task for task in (client._reading_task, client._flusher_task) if task is not None]
@@ -187,6 +209,11 @@ async def client_died(client: Client) -> None:
         task.add_done_callback(lambda _task: died.set())
     await died.wait()
     raise LinkError("the control plane of the connection died", reason="control_plane")
+
+
+def forget_inbox(client: Client) -> None:
+    """Have nats-py subscribe to an inbox for its answers anew: the server refused the one that it thinks it has."""
+    client._resp_sub_prefix = None
 
 
 async def _ignore(error: Exception) -> None:
@@ -203,7 +230,7 @@ def _options(server: str, settings: ConnectionSettings, name: str) -> dict[str, 
         "reconnect_time_wait": 0,
         "connect_timeout": settings.connect_timeout,
         "ping_interval": NEVER,
-        "tls": tls_context(settings),
+        "tls": tls_context(settings) if wants_tls(server, settings) or settings.tls_cert_file else WHEN_NEEDED,
         "tls_handshake_first": settings.tls_handshake_first,
         **login(settings),
     }
@@ -212,9 +239,11 @@ def _options(server: str, settings: ConnectionSettings, name: str) -> dict[str, 
     return options
 
 
-def _refused(error: BaseException, server: str) -> LinkError:
+def _refused(error: BaseException) -> LinkError:
     told = str(error).removeprefix("nats: ").strip("'")
     words = told.lower()
+    if isinstance(error, TimeoutError) or "timeout" in words:
+        return LinkError("the server did not finish the handshake in time", reason="timeout")
     if "auth" in words or "credential" in words:
         return AuthorizationError(
             f"the server refused the credentials: {told}; check user and password, token, nkey_seed_file or "
@@ -222,6 +251,4 @@ def _refused(error: BaseException, server: str) -> LinkError:
         )
     if "maximum connections" in words:
         return LinkError(f"the server is full: {told}", reason="max_connections")
-    if isinstance(error, TimeoutError):
-        return LinkError("the server did not finish the handshake in time", reason="timeout")
     return LinkError(f"the handshake failed: {told or type(error).__name__}", reason="handshake")

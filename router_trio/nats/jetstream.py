@@ -5,24 +5,39 @@ Errors of nats-py are translated here into `SourceError`, with what differs and 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import nats.errors
 import nats.js.errors
+import trio
 import trio_asyncio
 from nats.aio.client import Client
+from nats.js import JetStreamManager
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
 from router_trio import protocol
 from router_trio.errors import SourceError
-from router_trio.link import ConsumerSpec, Subscription
+from router_trio.link import ConsumerSpec, Progress, Subscription
 
 API_TIMEOUT = 5.0
 
 STREAM_NOT_FOUND = 10059
 """Error code of the JetStream API; an absent consumer is 10014."""
+
+GHOSTS_END_WITHIN = 0.5
+GHOSTS_POLL = 0.05
+"""Seconds that the server gets to notice that our link before this one is dead, and to forget its pull requests."""
+
+STANDS_STILL_FOR = 0.2
+"""Seconds without a delivery or an ack after which nobody else seems to work on what a consumer has delivered."""
+
+MOST_ASKED_FOR_AGAIN = 65_536
+"""Sequences; a wider range, of a consumer whose filter takes few of many messages, is left to the ack wait."""
+
+NOTE_TAKEN_WITHIN = 1.0
 
 IDLE_HEARTBEAT = 5.0
 """Seconds between signs of life of a pull request that has nothing to give."""
@@ -34,6 +49,7 @@ class FoundConsumer:
 
     ack_wait: float
     stream_created: str
+    progress: Progress
 
 
 class WirePullConsumer:
@@ -44,11 +60,15 @@ class WirePullConsumer:
         spec: ConsumerSpec,
         found: FoundConsumer,
         inbox: bytes,
+        client: Client,
         send: Callable[[bytes], None],
         subscription: Subscription,
     ) -> None:
         self.ack_wait = found.ack_wait
         self.stream_created = found.stream_created
+        self.progress = found.progress
+        self._spec = spec
+        self._client = client
         self._request_subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
         self._inbox = inbox
         self._send = send
@@ -60,6 +80,27 @@ class WirePullConsumer:
         if expires > 2 * IDLE_HEARTBEAT:
             request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
         self._send(protocol.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
+
+    async def again(self, sequences: Sequence[int]) -> None:
+        """See `link.PullConsumer.again`."""
+        *most, last = (self._ack_subject(sequence) for sequence in sequences)
+        self._send(b"".join(protocol.publish(subject, b"-NAK") for subject in most))
+        # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
+        with contextlib.suppress(TimeoutError, nats.errors.Error):
+            await trio_asyncio.aio_as_trio(self._client.request)(protocol.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
+
+    def _ack_subject(self, sequence: int) -> bytes:
+        """Where a delivery of that message is answered: of its numbers the server reads only the sequence.
+
+        The number of the delivery has to be one that there was.
+        """
+        spec = self._spec
+        return b"$JS.ACK.%b.%b.1.%d.%d.0.0" % (
+            spec.stream.encode(),
+            spec.durable.encode(),
+            sequence,
+            self.progress.deliveries,
+        )
 
     def close(self) -> None:
         """End the inbox. The consumer itself is durable and stays."""
@@ -83,6 +124,7 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
                 raise
             config = _config(spec, resume=created == spec.stream_created)
             info = await trio_asyncio.aio_as_trio(manager.add_consumer)(spec.stream, config)
+        progress = await _progress(manager, spec, info)
     except nats.js.errors.NotFoundError as error:
         raise SourceError(
             f"there is no stream {spec.stream!r}; create it, or mend `stream` of this route", reason="stream_not_found"
@@ -98,13 +140,41 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
         ) from error
     except TimeoutError as error:
         raise SourceError(
-            f"no answer of the JetStream API within {API_TIMEOUT:g} s; may this user publish to $JS.API.>?",
+            f"no answer of the JetStream API within {API_TIMEOUT:g} s; may this user publish to $JS.API.> and "
+            "subscribe to _INBOX.>?",
             reason="timeout",
         ) from error
     except nats.js.errors.APIError as error:
         raise SourceError(f"JetStream refused the consumer: {error.description}", reason="consumer_refused") from error
     _compare(spec, info)
-    return FoundConsumer(float(info.config.ack_wait or spec.ack_wait), created)
+    return FoundConsumer(float(info.config.ack_wait or spec.ack_wait), created, progress)
+
+
+async def _progress(manager: JetStreamManager, spec: ConsumerSpec, info: ConsumerInfo) -> Progress:
+    """How far the consumer is once the server has forgotten the requests of a dead link, which it may still serve."""
+    with trio.move_on_after(GHOSTS_END_WITHIN):
+        while info.num_waiting:
+            await trio.sleep(GHOSTS_POLL)
+            info = await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
+    in_use = bool(info.num_waiting)
+    if spec.stream_created is None and info.num_ack_pending and not in_use:
+        # A process that is busy doesn't wait, but it acks. One that was there before us doesn't any more.
+        await trio.sleep(STANDS_STILL_FOR)
+        before, info = info, await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
+        in_use = bool(info.num_waiting) or _numbers(info) != _numbers(before)
+    deliveries, delivered, floor, unacked = _numbers(info)
+    found = range(floor + 1, delivered + 1) if unacked else range(0)
+    return Progress(deliveries, found if len(found) <= MOST_ASKED_FOR_AGAIN else range(0), in_use)
+
+
+def _numbers(info: ConsumerInfo) -> tuple[int, int, int, int]:
+    delivered, floor = info.delivered, info.ack_floor
+    return (
+        delivered.consumer_seq if delivered else 0,
+        delivered.stream_seq if delivered else 0,
+        floor.stream_seq if floor else 0,
+        info.num_ack_pending or 0,
+    )
 
 
 def _config(spec: ConsumerSpec, *, resume: bool) -> ConsumerConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -10,15 +11,18 @@ import trio
 from nats.aio.client import Client
 
 from router_trio import protocol
-from router_trio.errors import LinkError, SourceError, innermost
+from router_trio.errors import LinkError, ProtocolError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal
 from router_trio.nats import pubacks
-from router_trio.nats.control import BorrowedTransport, client_died, open_client
+from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, open_stream
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.wire import Wire
 from router_trio.pending import Operation
 from router_trio.settings import ConnectionSettings
+
+LISTEN_AGAIN_AFTER = 1.0
+"""Seconds from when the server refused us an inbox to when we ask for it again: the permission may have come back."""
 
 
 class Dialer:
@@ -64,6 +68,8 @@ class NatsLink:
         self._asked: Counter[bytes] = Counter()
         self._denied: dict[bytes, list[str]] = {}
         self._deaf: str | None = None
+        self._listen_at = 0.0
+        self._client_deaf = False
         self._inboxes = 0
         self._inbox = inbox
         self._host = "{}:{}".format(*address(server))
@@ -73,7 +79,7 @@ class NatsLink:
             transport.stream, hand_on=transport.feed, informed=self._informed, denied=self._was_denied
         )
         self.wire.unread = transport.hand_over(self.wire.send, self.wire.expect_foreign_pong)
-        self.wire.subscribe(inbox + b".*", self._answered)
+        self._answers = self.wire.subscribe(inbox + b".*", self._answered)
 
     @property
     def server(self) -> str:
@@ -87,19 +93,29 @@ class NatsLink:
         refusals: list[Refusal] = []
         limit = self.max_payload
         frames = []
+        if self._deaf is not None and any(one.with_ack for one in operations):
+            await self._listen_again()
         if self._deaf is not None:
             refusals = [Refusal(one, "permission_denied", self._deaf) for one in operations if one.with_ack]
             operations = [one for one in operations if not one.with_ack]
         for operation in operations:
             frame = operation.frame
-            # A frame is longer than what the server counts: only one that looks too large is measured.
-            if len(frame) > limit and protocol.published_size(frame) > limit:
+            # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
+            # joined were measured when they were accepted, on this link.
+            if len(frame) > limit and operation.count == 1 and protocol.published_size(frame) > limit:
                 refusals.append(Refusal(operation, "too_large", f"more than the server's max_payload of {limit} bytes"))
             else:
                 frames.append(frame)
         self.wire.send(b"".join(frames))
         await self.wire.flushed()
         return refusals
+
+    async def _listen_again(self) -> None:
+        if trio.current_time() >= self._listen_at:
+            self._deaf = None
+            self.wire.unsubscribe(self._answers)
+            self._answers = self.wire.subscribe(self._inbox + b".*", self._answered)
+            await self.wire.fence()
 
     async def fence(self) -> None:
         """See `link.Link.fence`."""
@@ -114,28 +130,33 @@ class NatsLink:
         self._asked[raw] += 1
         try:
             await self.wire.fence()
+            denied = self._denied.get(raw)
+            if denied:
+                told = denied.pop()
+                raise SourceError(
+                    f"the server refused the subscription to {subject!r}: {told}; give this user the permission",
+                    reason="permission_denied",
+                )
         except BaseException:
             self.wire.unsubscribe(sid)
             raise
         finally:
             self._asked[raw] -= 1
-            denied = self._denied.get(raw)
-        if denied:
-            told = denied.pop()
-            self.wire.unsubscribe(sid)
-            raise SourceError(
-                f"the server refused the subscription to {subject!r}: {told}; give this user the permission",
-                reason="permission_denied",
-            )
+            if not self._asked[raw]:
+                del self._asked[raw]
+                self._denied.pop(raw, None)
         return _Subscription(self.wire, sid)
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         """See `link.Link.open_consumer`."""
+        if self._client_deaf:
+            self._client_deaf = False
+            forget_inbox(self._client)
         found = await ensure_consumer(self._client, spec)
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(protocol.text(inbox), deliver)
-        return WirePullConsumer(spec, found, inbox, self.wire.send, subscription)
+        return WirePullConsumer(spec, found, inbox, self._client, self.wire.send, subscription)
 
     def ack(self, reply: bytes) -> None:
         """See `link.Link.ack`."""
@@ -165,21 +186,24 @@ class NatsLink:
             self._listener.publish_denied(subject, told)
         elif subject == self._inbox + b".*":
             self._deaf = f"no PubAck can be received: {told}; let this user subscribe to _INBOX.>"
+            self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
         elif self._asked[subject]:
             self._denied.setdefault(subject, []).append(told)
-        elif subject in self._subscribed:
+        elif self.wire.subscribed(subject):
             # Permissions were taken away. A link whose subscription is silently gone would look alive for ever.
             raise LinkError(f"the server ended a subscription: {told}", reason="permission_denied")
+        elif subject.startswith(b"_INBOX."):
+            self._client_deaf = True
 
     def _informed(self, text: bytes) -> None:
         try:
             info = json.loads(text)
-        except ValueError as error:
-            raise LinkError("the server sent an INFO that is no JSON", reason="protocol") from error
-        self.max_payload = int(info.get("max_payload", self.max_payload))
-        servers = info.get("connect_urls")
+            self.max_payload = int(info.get("max_payload", self.max_payload))
+            servers = [str(server) for server in info.get("connect_urls") or ()]
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ProtocolError("the server sent an INFO that is none") from error
         if servers:
-            self._listener.discovered([str(server) for server in servers])
+            self._listener.discovered(servers)
         if info.get("ldm"):
             self._listener.lame_duck()
 

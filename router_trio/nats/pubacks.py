@@ -12,7 +12,9 @@ import re
 from router_trio import headers, protocol
 from router_trio.link import LinkListener
 
-_STORED = re.compile(rb'\{"stream": ?"([^"\\]+)", ?"seq": ?(\d+)(, ?"duplicate": ?true)?(?:, ?"domain": ?"[^"\\]*")?\}')
+_STORED = re.compile(
+    rb'\{"stream": ?"([^"\\]+)", ?"seq": ?(\d{1,20})(, ?"duplicate": ?true)?(?:, ?"domain": ?"[^"\\]*")?\}'
+)
 
 _PASSING = frozenset({10005, 10006, 10007, 10008, 10009, 10167})
 """Error codes of nats-server that a later try may not meet: no peers, no leader, temporarily unavailable, too many
@@ -43,7 +45,7 @@ def read(raw: protocol.RawMessage, listener: LinkListener) -> None:
             return
         detail = str(error.get("description", "error"))
         status, error_code = int(error.get("code", 0)), int(error.get("err_code", 0))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         listener.ack_refused(order, "bad_answer", f"not a PubAck: {code} {description}".strip(), False)
         return
     listener.ack_refused(order, _reason(error_code, detail), detail, status == 429 or error_code in _PASSING)

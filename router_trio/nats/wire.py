@@ -50,6 +50,7 @@ class Wire:
         self._denied = denied
         self._parser = protocol.FrameParser()
         self._takers: dict[bytes, Deliver] = {}
+        self._subjects: dict[bytes, bytes] = {}
         self._next_sid = FIRST_SID
         self._out: list[bytes] = []
         self._queued = 0
@@ -89,22 +90,30 @@ class Wire:
         sid = b"%d" % self._next_sid
         self._parser.inboxes[sid] = []
         self._takers[sid] = deliver
+        self._subjects[sid] = subject
         self.send(protocol.subscribe(subject, sid, queue))
         return sid
 
     def unsubscribe(self, sid: bytes) -> None:
         """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
-        if self._takers.pop(sid, None) is not None:
-            self._parser.inboxes.pop(sid, None)
+        if sid in self._takers:
+            self._forget(sid)
             self.send(protocol.unsubscribe(sid))
+
+    def subscribed(self, subject: bytes) -> bool:
+        """Whether there is a subscription of ours to exactly this."""
+        return subject in self._subjects.values()
 
     async def drain(self, sid: bytes) -> None:
         """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
         if sid in self._takers:
             self.send(protocol.unsubscribe(sid))
             await self.fence()
-            self._takers.pop(sid, None)
-            self._parser.inboxes.pop(sid, None)
+            self._forget(sid)
+
+    def _forget(self, sid: bytes) -> None:
+        for known in (self._takers, self._subjects, self._parser.inboxes):
+            known.pop(sid, None)
 
     # --- the two tasks ---
 

@@ -21,6 +21,8 @@ from router_trio.telemetry.view import ConnectionView, RouterView
 from router_trio.tracing import NoTracing, Tracing
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from router_trio.settings import Settings
     from router_trio.telemetry.logs import Logs
 
@@ -97,12 +99,16 @@ class Telemetry:
 
     @asynccontextmanager
     async def serve(
-        self, view: RouterView, *, clock: Callable[[], float] = trio.current_time
+        self,
+        view: RouterView,
+        *,
+        clock: Callable[[], float] = trio.current_time,
+        pages: Sequence[BaseRoute] = (),
     ) -> AsyncIterator[tuple[str, int] | None]:
         """Write logs, export spans and answer HTTP while this is entered; gives `address`.
 
-        `clock` is the one of the fences. Entering raises `ListenError`. Leaving, cancelled or not, gives open requests
-        one second, the collector two and stderr one.
+        `clock` is the one of the fences; `pages` are served beside the router's own. Entering raises `ListenError`.
+        Leaving, cancelled or not, gives open requests one second, the collector two and stderr one.
         """
         failure: Exception | None = None
         try:
@@ -116,7 +122,7 @@ class Telemetry:
                     if self._logs is not None:
                         nursery.start_soon(self._logs.flush_regularly)
                     if listeners:
-                        await self._serve_http(stack, nursery, listeners, view, clock)
+                        await self._serve_http(stack, nursery, listeners, view, clock, pages)
                     try:
                         yield self._address
                     except Exception as error:
@@ -153,14 +159,18 @@ class Telemetry:
         listeners: Sequence[trio.SocketListener],
         view: RouterView,
         clock: Callable[[], float],
+        pages: Sequence[BaseRoute],
     ) -> None:
         from router_trio.telemetry.application import application
         from router_trio.telemetry.http import serve_http
+        from router_trio.telemetry.lag import measure_lag
         from router_trio.telemetry.page import MetricsPage
 
-        page = MetricsPage(self._sources(view))
+        sources = self._sources(view)
+        page = MetricsPage(sources)
         stack.callback(page.close)
-        await nursery.start(serve_http, listeners, application(view, page, clock))
+        nursery.start_soon(measure_lag, sources.loop_lags)
+        await nursery.start(serve_http, listeners, application(view, page, clock, pages))
 
     def _sources(self, view: RouterView) -> Sources:
         return Sources(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from router_trio.telemetry.page import CONTENT_TYPE, MetricsPage
 from router_trio.telemetry.status import health, readiness, status
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 _FRESH = {"cache-control": "no-store"}
 
 
-def application(view: RouterView, page: MetricsPage, clock: Callable[[], float]) -> ASGIFramework:
-    """`/metrics`, `/healthz`, `/readyz` and `/status` of a router. `clock` is the one of the fences, in seconds.
+def application(
+    view: RouterView, page: MetricsPage, clock: Callable[[], float], pages: Sequence[BaseRoute] = ()
+) -> ASGIFramework:
+    """`/metrics`, `/healthz`, `/readyz` and `/status` of a router, and `pages`. `clock` is the one of the fences.
 
-    No page awaits anything: each is rendered from plain values, in a few milliseconds.
+    No page of the router's own awaits anything: each is rendered from plain values, in a few milliseconds.
     """
     started_at = clock()
 
@@ -46,6 +48,7 @@ def application(view: RouterView, page: MetricsPage, clock: Callable[[], float])
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/status", status_page),
+        *pages,
     ]
     # Both follow ASGI; their type annotations of it do not match.
     return cast("ASGIFramework", Starlette(routes=routes))

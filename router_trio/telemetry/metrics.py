@@ -9,12 +9,13 @@ A raw subject, a message id or an error text is never a label value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from router_trio.ledger import DROP_REASONS, OPERATIONS
 from router_trio.message import FATES
 from router_trio.states import RUNNING, Histogram, RouteState
+from router_trio.telemetry.lag import LAG_BOUNDS
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
 
@@ -26,6 +27,7 @@ class Sources:
     log_lines_dropped: Callable[[], int] = lambda: 0
     spans_dropped: Callable[[], int] = lambda: 0
     listener_errors: Callable[[], int] = lambda: 0
+    loop_lags: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS))
 
 
 Labels = tuple[str, ...]
@@ -53,6 +55,16 @@ class HistogramMetric:
     help: str
     read: Histograms
     kind: Literal["histogram"] = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMetric:
+    """A metric of the process, without labels, that prometheus_client reads where there is a /proc."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: Labels = ()
 
 
 CONNECTION = ("connection",)
@@ -134,8 +146,11 @@ def _succeeded(operation: str) -> Callable[[ConnectionView], float]:
 
 
 def _pending_bytes(connection: ConnectionView) -> float:
-    outbox = connection.outbox
-    return outbox._queue.pending_bytes + outbox._lanes.held_bytes
+    return connection.outbox.pending_bytes
+
+
+def _oldest_age(connection: ConnectionView) -> float:
+    return connection.outbox.oldest_age
 
 
 def _unbalanced(connection: ConnectionView) -> float:
@@ -181,7 +196,7 @@ _OPERATION_TEXTS = {
 
 _QUEUE = "router_nats_pending_operations"
 
-TABLE: tuple[Metric | HistogramMetric, ...] = (
+TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     _gauge(
         "router_nats_connection_status",
         "State of the connection: 0 disconnected, 0.5 reconnecting, 1 connected.",
@@ -196,6 +211,11 @@ TABLE: tuple[Metric | HistogramMetric, ...] = (
     _gauge(f"{_QUEUE}_limit", "Most operations that may be pending.", lambda one: one.outbox.max_operations),
     _gauge("router_nats_pending_bytes", "Bytes that are pending.", _pending_bytes),
     _gauge("router_nats_pending_bytes_limit", "Most bytes that may be pending.", lambda one: one.outbox.max_bytes),
+    _gauge(
+        "router_nats_pending_oldest_age_seconds",
+        "Time since the oldest pending operation was accepted; 0 when nothing is pending.",
+        _oldest_age,
+    ),
     _gauge(
         "router_ledger_unbalanced",
         "Accepted - settled - pending - in flight. Always 0; anything else is a bug of the router.",
@@ -316,6 +336,20 @@ TABLE: tuple[Metric | HistogramMetric, ...] = (
         (),
         "Events that a listener failed on.",
         _process(lambda sources: sources.listener_errors()),
+    ),
+    HistogramMetric(
+        "router_event_loop_lag_seconds",
+        (),
+        "How late a task got its turn in the event loop, ten times a second.",
+        lambda sources: [((), sources.loop_lags)],
+    ),
+    ProcessMetric("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds."),
+    ProcessMetric("process_resident_memory_bytes", "gauge", "Resident memory size in bytes."),
+    ProcessMetric("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes."),
+    ProcessMetric("process_open_fds", "gauge", "Number of open file descriptors."),
+    ProcessMetric("process_max_fds", "gauge", "Maximum number of open file descriptors."),
+    ProcessMetric(
+        "process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds."
     ),
     Metric(
         "router_info", "gauge", ("version",), "1, with the version.", lambda sources: [((package_version(),), 1.0)]

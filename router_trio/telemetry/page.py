@@ -3,7 +3,8 @@
 Counters and gauges are observable instruments of a `MeterProvider` of its own (nothing global is touched); their
 callbacks read plain integers when scraped. The histogram is read straight from its buckets, by a collector on the same
 registry, since recording it through the SDK would cost the data plane microseconds a message. The same collector
-serves the whole table when `OTEL_SDK_DISABLED=true`: that variable switches traces off, not the page.
+serves the whole table when `OTEL_SDK_DISABLED=true`: that variable switches traces off, not the page. What the system
+knows of the process comes from prometheus_client's own collector.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter, ObservableGauge
 from opentelemetry.sdk.resources import Resource
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
@@ -54,6 +55,7 @@ class MetricsPage:
             meter = self._provider.get_meter("router_trio")
             for metric in numbers:
                 _register(meter, metric, sources)
+        ProcessCollector(registry=self._registry)
         self._registry.register(_DirectCollector(direct, sources))
 
     def render(self) -> bytes:

@@ -7,11 +7,11 @@ again goes before what is new. Follows nats-server in what each status says; the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from router_trio.link import ConsumerSpec
+from router_trio.link import ConsumerSpec, Progress
 from router_trio.protocol import RawMessage
 from router_trio.subjects import matches
 from router_trio.testing.frames import raw, status
@@ -63,6 +63,12 @@ class Consumer:
         """Messages that were delivered and wait for their ack."""
         return len(self._unacked)
 
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        unacked = range(min(self._unacked), max(self._unacked) + 1) if self._unacked else range(0)
+        return Progress(self._sequence, unacked, in_use=bool(self._requests))
+
     def pull(
         self, inbox: bytes, receive: Receive, batch: int, now: float, *, expires: float, heartbeat: float = inf
     ) -> None:
@@ -91,6 +97,11 @@ class Consumer:
     def extend(self, sequence: int, now: float) -> None:
         """The ack wait of the message starts anew."""
         self.nak(sequence, now + self.spec.ack_wait)
+
+    def again(self, sequences: Sequence[int], now: float) -> None:
+        """Deliver these again before anything new; those that aren't unacked are ignored."""
+        for sequence in sequences:
+            self.nak(sequence, now)
 
     def delete(self) -> None:
         """Nothing comes from here any more; whoever waits is told."""

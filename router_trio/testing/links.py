@@ -16,7 +16,7 @@ import trio
 
 from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.headers import status
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal
+from router_trio.link import ConsumerSpec, Deliver, LinkListener, Progress, Refusal
 from router_trio.pending import Operation
 from router_trio.protocol import RawMessage, header_block, payload, text
 from router_trio.testing.consumers import Consumer
@@ -63,6 +63,7 @@ class FakePullConsumer(FakeSubscription):
     def __init__(self, link: FakeLink, deliver: Deliver, inbox: bytes) -> None:
         super().__init__(link, deliver)
         self.consumer: Consumer | None = None
+        self.progress = Progress(0, range(0), in_use=False)
         self._inbox = inbox
 
     @property
@@ -83,6 +84,11 @@ class FakePullConsumer(FakeSubscription):
             self._link.act(
                 lambda now: consumer.pull(self._inbox, self.receive, batch, now, expires=expires, heartbeat=heartbeat)
             )
+
+    async def again(self, sequences: Sequence[int]) -> None:
+        """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        consumer = self._opened()
+        await self._link.request(lambda now: consumer.again(sequences, now))
 
     def _opened(self) -> Consumer:
         assert self.consumer is not None, "whoever makes one sets it"
@@ -116,7 +122,7 @@ class FakeLink:
         """See `link.Link.send`. A frame that would make a server end the connection ends the link."""
         self._check_alive()
         refusals = []
-        for operation in operations:
+        for operation in (one for joined in operations for one in joined.split()):
             try:
                 publish = parse(operation.frame)
             except FrameError as error:
@@ -137,7 +143,7 @@ class FakeLink:
 
     async def fence(self) -> None:
         """See `link.Link.fence`. Raises `LinkError` on a dead link, for who still waits outside of its context."""
-        await self._request(lambda _: None)
+        await self.request(lambda _: None)
 
     def _publishing(self, publish: Publish) -> Callable[[float], None]:
         def arrive(now: float) -> None:
@@ -161,13 +167,14 @@ class FakeLink:
         """See `link.Link.open_consumer`."""
         self._inboxes += 1
         subscription = FakePullConsumer(self, deliver, b"%b-pull-%d" % (self._inbox, self._inboxes))
-        subscription.consumer = await self._open(subscription, lambda: self._network.server.open_consumer(spec))
+        consumer = await self._open(subscription, lambda: self._network.server.open_consumer(spec))
+        subscription.consumer, subscription.progress = consumer, consumer.progress
         return subscription
 
     async def _open(self, subscription: FakeSubscription, ask: Callable[[], T | SourceError]) -> T:
         self._subscriptions.append(subscription)
         try:
-            answer = await self._request(lambda _: ask())
+            answer = await self.request(lambda _: ask())
             if isinstance(answer, SourceError):
                 raise answer
         except BaseException:
@@ -206,7 +213,7 @@ class FakeLink:
 
     async def unsubscribed(self, subscription: FakeSubscription) -> None:
         """For a subscription that is drained: the server's answer comes behind its last message."""
-        await self._request(lambda _: self._network.server.unsubscribe(subscription.receive))
+        await self.request(lambda _: self._network.server.unsubscribe(subscription.receive))
 
     def flush(self) -> None:
         """See `network.Endpoint.flush`."""
@@ -222,7 +229,8 @@ class FakeLink:
             self._out.append((action, size))
             self._out_bytes += size
 
-    async def _request(self, question: Callable[[float], T]) -> T:
+    async def request(self, question: Callable[[float], T]) -> T:
+        """Ask the server, and wait for what it answers. Raises `LinkError` if the link dies meanwhile."""
         self._check_alive()
         answers: list[T] = []
 

@@ -27,6 +27,7 @@ class View:
     routes: list[RouteState] = field(default_factory=list)
     fatal: str | None = None
     events: list[Event] = field(default_factory=list)
+    now: float = 0.0
 
 
 def make_view(connections: Sequence[str] = ("main",), routes: Sequence[str] = ()) -> View:
@@ -36,7 +37,7 @@ def make_view(connections: Sequence[str] = ("main",), routes: Sequence[str] = ()
         outbox = Outbox(
             name,
             emit=view.events.append,
-            clock=lambda: 0.0,
+            clock=lambda: view.now,
             wake=lambda: None,
             fail_open=False,
             max_operations=10,

@@ -216,6 +216,19 @@ def test_replacing_changes_one_value_and_nothing_else(pairs: list[tuple[str, str
     assert headers.find(block, name.encode()) == value.encode()
 
 
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (b"NATS/1.0\r\n\r\n", b"NATS/1.0\r\n\r\n"),
+        (b"NATS/1.0\r\nA: 1\r\n\r\n", b"NATS/1.0\r\nA: 1\r\n\r\n"),
+        (b"NATS/1.0\r\nNats-A: 1\r\nA: Nats-\r\nNats-B: 2\r\n\r\n", b"NATS/1.0\r\nA: Nats-\r\n\r\n"),
+        (b"NATS/1.0\r\nA: 1\r\nNats-A: 1", b"NATS/1.0\r\nA: 1\r\n\r\n"),
+    ],
+)
+def test_headers_of_one_family_are_taken_out(block: bytes, expected: bytes) -> None:
+    assert headers.without(block, b"Nats-") == expected
+
+
 @given(BLOCKS)
 def test_what_was_set_in_any_block_is_found_in_it(block: bytes) -> None:
     assert headers.find(headers.replace(block, b"Nats-Msg-Id", b"7"), b"Nats-Msg-Id") == b"7"

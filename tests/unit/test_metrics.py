@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router_trio.protocol import publish
 from router_trio.states import CONNECTED, RECONNECTING
-from router_trio.telemetry.metrics import TABLE, Sources
+from router_trio.telemetry.lag import LAG_BOUNDS
+from router_trio.telemetry.metrics import TABLE, ProcessMetric, Sources
 from router_trio.telemetry.page import MetricsPage
 from tests.unit.telemetry_views import View, make_view
 
@@ -106,7 +109,9 @@ def test_everything_of_a_route_exists_at_zero(page: MetricsPage) -> None:
 
 def test_the_page_holds_exactly_the_table(page: MetricsPage) -> None:
     families = {family.name: family for family in text_string_to_metric_families(page.render().decode())}
-    expected = {metric.name.removesuffix("_total"): metric for metric in TABLE}
+    has_proc = Path("/proc/self/stat").exists()
+    table = [metric for metric in TABLE if has_proc or not isinstance(metric, ProcessMetric)]
+    expected = {metric.name.removesuffix("_total"): metric for metric in table}
     assert families.keys() == expected.keys()
     for name, family in families.items():
         assert family.type == expected[name].kind
@@ -117,9 +122,10 @@ def test_the_page_holds_exactly_the_table(page: MetricsPage) -> None:
 
 def test_every_metric_of_a_connection_or_route_says_which(page: MetricsPage) -> None:
     of_the_process = {"router_log_lines_dropped_total", "router_spans_dropped_total"}
-    of_the_process |= {"router_listener_errors_total", "router_info"}
-    assert {metric.name for metric in TABLE if "connection" not in metric.labels} == of_the_process
-    assert all(metric.name.startswith("router_") for metric in TABLE)
+    of_the_process |= {"router_listener_errors_total", "router_event_loop_lag_seconds", "router_info"}
+    own = [metric for metric in TABLE if not isinstance(metric, ProcessMetric)]
+    assert {metric.name for metric in own if "connection" not in metric.labels} == of_the_process
+    assert all(metric.name.startswith("router_") for metric in own)
     assert len({metric.name for metric in TABLE}) == len(TABLE)
 
 
@@ -181,6 +187,50 @@ def test_the_ledger_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
     assert value(scrape(page), "router_ledger_unbalanced", connection="main") == 1
 
 
+def test_the_age_of_the_oldest_pending_operation(page: MetricsPage, view: View) -> None:
+    age = "router_nats_pending_oldest_age_seconds"
+    main = view.connections["main"]
+    assert value(scrape(page), age, connection="main") == 0
+    view.now = 100.0
+    main.outbox.offer(publish(b"a.b", b"x"))
+    view.now = 102.0
+    main.outbox.offer(publish(b"a.b", b"x"), with_ack=True)
+    view.now = 107.5
+    samples = scrape(page)
+    assert value(samples, age, connection="main") == 7.5
+    assert value(samples, age, connection="edge") == 0
+    main.outbox.link_up()
+    _, refused = main.outbox.next_batch()
+    assert value(scrape(page), age, connection="main") == 0
+    main.outbox.ack_refused(refused.order, "no_responders", "no stream", retriable=True)
+    assert main.outbox.pending == 1
+    assert value(scrape(page), age, connection="main") == 5.5
+
+
+def test_the_lag_of_the_event_loop(view: View) -> None:
+    sources = Sources(view)
+    page = MetricsPage(sources)
+    sources.loop_lags.record(0.003)
+    sources.loop_lags.record(60.0)
+    samples = scrape(page)
+    page.close()
+    lag = "router_event_loop_lag_seconds"
+    assert value(samples, f"{lag}_bucket", le="0.0025") == 0
+    assert value(samples, f"{lag}_bucket", le="0.005") == 1
+    assert value(samples, f"{lag}_bucket", le=str(LAG_BOUNDS[-1])) == 1
+    assert value(samples, f"{lag}_count") == 2
+    assert value(samples, f"{lag}_sum") == pytest.approx(60.003)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells of a process in /proc only")
+def test_the_process_is_this_one(page: MetricsPage) -> None:
+    samples = scrape(page)
+    assert value(samples, "process_resident_memory_bytes") > 10 * 1024 * 1024
+    assert value(samples, "process_cpu_seconds_total") > 0
+    assert 0 < value(samples, "process_open_fds") < value(samples, "process_max_fds")
+    assert 0 < time.time() - value(samples, "process_start_time_seconds") < 24 * 3600
+
+
 def test_what_telemetry_lets_go_is_counted(page: MetricsPage) -> None:
     samples = scrape(page)
     assert value(samples, "router_log_lines_dropped_total") == 3
@@ -206,7 +256,11 @@ def test_scrapes_of_several_threads_do_not_mix(page: MetricsPage, view: View) ->
         thread.start()
     for thread in threads:
         thread.join()
-    assert pages == [pages[0]] * 8
+    assert [_without_process(text) for text in pages] == [_without_process(pages[0])] * 8
+
+
+def _without_process(text: bytes) -> list[bytes]:
+    return [line for line in text.splitlines() if not line.startswith(b"process_")]
 
 
 def test_two_routers_in_one_process_do_not_meet(page: MetricsPage) -> None:

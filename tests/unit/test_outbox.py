@@ -52,15 +52,15 @@ class Desk:
         self.wakes += 1
 
     def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
-        for operation in operations:
-            self.told.setdefault(operation.order, []).append(fate)
+        for one in _single(operations):
+            self.told.setdefault(one.order, []).append(fate)
 
     def offer(self, subject: bytes = b"a", *, with_ack: bool = False, size: int = 0, blocked: bool = False) -> str:
         frame = protocol.publish(subject, b"x" * size)
         return self.outbox.offer(frame, with_ack=with_ack, owner=self, blocked=blocked)
 
     def batch(self) -> list[int]:
-        return [operation.order for operation in self.outbox.next_batch()]
+        return [one.order for one in _single(self.outbox.next_batch())]
 
     def kinds(self) -> list[type[Event]]:
         return [type(event) for event in self.events]
@@ -353,6 +353,60 @@ def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 3}
 
 
+def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fenced() -> None:
+    desk = connected()
+    desk.outbox.offer_frames([protocol.publish(subject, b"") for subject in (b"a", b"secret", b"a")], desk)
+    assert len(desk.outbox.next_batch()) == 1
+    desk.batch()
+    mark = desk.outbox.mark()
+    desk.outbox.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.fenced(mark)
+    assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
+    assert desk.books() == (3, 0, 0, {"fenced": 2, "failed": 1})
+
+
+@pytest.mark.parametrize("denied", [False, True])
+def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -> None:
+    desk = connected()
+    desk.outbox.offer_frames([protocol.publish(subject, b"") for subject in (b"a", b"secret", b"a")], desk)
+    (taken,) = desk.outbox.next_batch()
+    if denied:
+        desk.outbox.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.refused(taken, "fault", "injected")
+    desk.batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    reasons = ["fault", "permission_denied" if denied else "fault", "fault"]
+    assert desk.told == {order: [Fate("failed", reason)] for order, reason in enumerate(reasons, 1)}
+    assert desk.books() == (3, 0, 0, {"failed": 3})
+    assert sum(desk.outbox.counters.failed.values()) == 3
+
+
+def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
+    desk = connected(max_age=10.0)
+    for _ in range(2):
+        desk.outbox.offer_frames([protocol.publish(b"a", b"12"), protocol.publish(b"b", b"")], desk)
+    assert desk.batch() == [1, 2, 3, 4]
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")] * 2, desk)
+    desk.outbox.link_down()
+    assert desk.books() == (6, 6, 0, {})
+    assert desk.outbox.give_up(desk.outbox._queue._waiting[2], "timeout", "its time is over")
+    desk.outbox.link_up()
+    assert [one.order for one in desk.outbox.next_batch()] == [1, 2, 4, 5, 6]
+    desk.batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.books() == (6, 0, 0, {"failed": 1, "fenced": 5})
+
+
+def test_frames_that_stay_together_expire_together() -> None:
+    desk = connected(max_age=10.0)
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")] * 3, desk)
+    desk.now = 10.1
+    assert desk.batch() == []
+    assert desk.books() == (3, 0, 0, {"dropped": 3})
+    assert desk.outbox.counters.dropped == {"expired": 3}
+    assert [e.count for e in desk.events if isinstance(e, PendingDropped)] == [3]
+
+
 def test_what_is_held_back_in_a_lane_counts_for_both_limits() -> None:
     desk = connected(max_bytes=100)
     desk.offer(size=200, with_ack=True)
@@ -533,6 +587,19 @@ def test_a_denied_publish_fails_and_its_neighbours_are_fenced() -> None:
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 2}
     assert desk.outbox.counters.failed == {("publish", "permission_denied"): 1}
+
+
+def test_a_denied_publish_makes_room_and_wakes_whoever_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_UNACKED", 1)
+    desk = connected()
+    desk.offer(b"secret", with_ack=True)
+    desk.offer(with_ack=True)
+    assert desk.batch() == [1]
+    assert desk.batch() == []
+    before = desk.wakes
+    desk.outbox.publish_denied(b"secret", "Permissions Violation")
+    assert desk.wakes > before
+    assert desk.batch() == [2]
 
 
 # --- without an answer -----------------------------------------------------------------------------------------------
@@ -727,6 +794,10 @@ def test_the_ledger_knows_every_fate_from_the_start() -> None:
     ledger.settle("acked")
     ledger.settle("fenced", 1)
     assert ledger.unsettled == 1
+
+
+def _single(operations: Sequence[Operation]) -> list[Operation]:
+    return [one for operation in operations for one in operation.split()]
 
 
 def _find(desk: Desk, order: int) -> Operation:

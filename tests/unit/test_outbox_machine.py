@@ -39,8 +39,12 @@ from router_trio.pending import Operation
 
 SUBJECTS = st.sampled_from([b"a", b"b"])
 BODIES = st.sampled_from([b"", b"x" * 10, b"x" * 60])
-KINDS = st.sampled_from(["core", "core", "with ack", "with ack", "too large"])
+KINDS = st.sampled_from(["core", "core", "core", "with ack", "with ack", "with ack", "frames", "waited", "too large"])
 ANSWERS = st.sampled_from(["ack", "ack", "later", "later", "never", "silence", "denied"])
+OFFERS = st.lists(st.tuples(SUBJECTS, BODIES, KINDS), max_size=8)
+REFUSALS = st.sampled_from([None, None, None, False, True])
+ANSWERED = st.lists(ANSWERS, min_size=1, max_size=8)
+Turn = tuple[bool | None, list[str], bool]
 PICKS = st.integers(0, 1 << 16)
 STEPS = st.sampled_from([0.1, 0.25, 1.0, RESEND_UNACKED_AFTER, ACK_BUDGET])
 
@@ -136,6 +140,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.refused_before = 0
         self.queued = 0
         self.refused_frames = 0
+        self.most_frames = 1
         self.awake = True
         self.sleeps_until: float | None = None
         self.closed = False
@@ -163,8 +168,8 @@ class OutboxMachine(RuleBasedStateMachine):
     def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
         """The owner of everything."""
         assert operations
-        for operation in operations:
-            self._told(operation, fate)
+        for one in _single(operations):
+            self._told(one, fate)
 
     def _told(self, operation: Operation, fate: Fate) -> None:
         if operation.order == 0:
@@ -191,14 +196,14 @@ class OutboxMachine(RuleBasedStateMachine):
     def pick(self, orders: list[int], at: int) -> int:
         return orders[at % len(orders)]
 
-    def find(self, order: int) -> Operation:
-        """The operation itself, wherever the outbox keeps it."""
+    def find(self, order: int) -> Operation | None:
+        """The operation itself, wherever the outbox keeps it; None if it is one with others."""
         if self.publishes[order].with_ack:
             found = self.outbox.find(order)
             assert found is not None
             return found
         queue = self.outbox._queue
-        return next(o for o in (*queue._waiting, *queue._fenced) if o.order == order)
+        return next((o for o in (*queue._waiting, *queue._fenced) if o.order == order and o.count == 1), None)
 
     # --- publishers ---
 
@@ -239,19 +244,45 @@ class OutboxMachine(RuleBasedStateMachine):
             assert outbox.pending <= outbox.max_operations or not was_full
 
     @precondition(lambda self: not self.closed)
-    @rule(offers=st.lists(st.tuples(SUBJECTS, BODIES, KINDS), min_size=1, max_size=8))
+    @rule(
+        offers=OFFERS,
+        up=st.sampled_from([True, True, False]),
+        turns=st.lists(st.tuples(REFUSALS, ANSWERED, st.booleans()), max_size=4),
+        seconds=STEPS,
+        at=PICKS,
+    )
+    def traffic(
+        self, offers: list[tuple[bytes, bytes, str]], up: bool, turns: list[Turn], seconds: float, at: int
+    ) -> None:
+        """What is usual is one rule, so that what is unusual finds something to upset."""
+        self.publish(offers)
+        if up and not self.outbox.connected:
+            self.link_up()
+        if self.outbox.connected:
+            for refuse, answers, fence in turns:
+                self.send(refuse, at)
+                self.answers(answers)
+                if fence:
+                    self.fence_answered(at)
+        self.time_passes(seconds)
+
+    @precondition(lambda self: not self.closed)
+    @rule(offers=OFFERS)
     def publish(self, offers: list[tuple[bytes, bytes, str]]) -> None:
         for subject, body, kind in offers:
             if kind == "too large":
                 self.outbox.not_accepted(True, "too_large", "more than max_payload")
                 self.refused_before += 1
+            elif kind == "frames":
+                self.offer_frames([subject] * (len(body) // 10))
+            elif self.outbox.blocks or (kind == "waited" and self.waiters):
+                self.wait_for_room(subject, kind == "with ack")
             else:
                 self._offer(protocol.publish(subject, body), kind == "with ack")
 
-    @precondition(lambda self: not self.closed)
-    @rule(subjects=st.lists(SUBJECTS, max_size=6))
     def offer_frames(self, subjects: list[bytes]) -> None:
         outbox, connected = self.outbox, self.outbox.connected
+        self.most_frames = max(self.most_frames, len(subjects))
         frames = [protocol.publish(subject, b"frames") for subject in subjects]
         first = outbox.next_order
         for order, (subject, frame) in enumerate(zip(subjects, frames, strict=True), first):
@@ -271,8 +302,6 @@ class OutboxMachine(RuleBasedStateMachine):
         if not connected and not outbox.fail_open:
             self.queued += accepted
 
-    @precondition(lambda self: not self.closed and (self.waiters or self.outbox.blocks))
-    @rule(subject=SUBJECTS, with_ack=st.booleans())
     def wait_for_room(self, subject: bytes, with_ack: bool) -> None:
         """One more publisher waits, or the first that waits finds room."""
         if self.outbox.blocks:
@@ -291,7 +320,20 @@ class OutboxMachine(RuleBasedStateMachine):
             self.not_accepted_without_link[_kind(waiter.with_ack)] -= 1
 
     @precondition(lambda self: self.publishes)
-    @rule(at=PICKS)
+    @rule(what=st.sampled_from(["give up", "denied", "fence", "ack", "later", "never"]), at=PICKS, subject=SUBJECTS)
+    def out_of_turn(self, what: str, at: int, subject: bytes) -> None:
+        """What comes when nobody expects it: late, doubled, or for something that is somewhere else."""
+        if what == "give up":
+            self.give_up(at)
+        elif self.outbox.connected and what == "denied":
+            self.denied(subject)
+        elif self.outbox.connected and what == "fence":
+            self.fence_answered(at)
+        elif self.outbox.connected:
+            orders = sorted(o for o in self.written_on_link if self.publishes[o].with_ack)
+            if orders:
+                self.answer(self.pick(orders, at), what)
+
     def give_up(self, at: int) -> None:
         order = self.pick(list(self.publishes), at)
         publish = self.publishes[order]
@@ -302,14 +344,14 @@ class OutboxMachine(RuleBasedStateMachine):
             if had is None
             else Operation(order, b"PUB a ", with_ack=publish.with_ack, owner=self, accepted_at=0.0, clean=True)
         )
+        if operation is None:
+            return
         assert self.outbox.give_up(operation, "timeout", "the publisher's time is over") is (had is None)
         name = "failed_open" if self.outbox.fail_open else "failed"
         assert publish.fate == (had or Fate(name, "timeout"))
 
     # --- the link ---
 
-    @precondition(lambda self: not self.closed and not self.outbox.connected)
-    @rule()
     def link_up(self) -> None:
         kept = frozenset(p.order for p in self.pending())
         self.link += 1
@@ -333,8 +375,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.outbox.hold_back()
             assert self.outbox.next_batch() == []
             self.in_hand.clear()
-            if self.fences:
-                self.fence_answered(at)
+            self.fence_answered(at)
         self.flight.clear()
         self.drain = None
         self.outbox.link_down()
@@ -343,34 +384,41 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.outbox.in_flight == 0
         self.idle_calls += 1
 
-    @precondition(lambda self: self.outbox.connected)
-    @rule(refuse=st.sampled_from([None, None, False, True]), at=PICKS)
     def send(self, refuse: bool | None, at: int) -> None:
         """One turn of the sender; the link may refuse one operation of the batch, and a fence may overtake it."""
         batch = self._next_batch()
         self._fence()
         if batch and refuse is not None:
             refused = batch[at % len(batch)]
-            publish = self.publishes[refused.order]
-            self._not_written(refused)
-            self.outbox.refused(refused, "too_large", "more than max_payload", refuse)
+            if at % 3 == 0:
+                # What the server denied comes while the link has the batch in hand.
+                self.denied(self.publishes[refused.order].subject)
+            self._refuse(refused, refuse)
+
+    def _refuse(self, refused: Operation, retriable: bool) -> None:
+        alive = [p for p in (self.publishes[one.order] for one in refused.split()) if p.fate is None]
+        self.outbox.refused(refused, "fault", "injected", retriable)
+        for publish in alive:
+            if not publish.with_ack:
+                self.core_on_wire.remove(publish.order)
             if publish.fate is None:
-                assert refuse
+                assert retriable
                 assert publish.with_ack
-                self.flight.pop(refused.order)
+                del self.flight[publish.order]
             else:
-                assert publish.fate.reason == "too_large"
-                self._was_entitled_to_fail(publish, refuse)
+                assert publish.fate.reason == "fault"
+                self._was_entitled_to_fail(publish, retriable)
 
     def _next_batch(self) -> list[Operation]:
         due = self.sleeps_until is not None and self.sleeps_until <= self.now
         may_sleep, self.awake = not self.awake and not due, False
         batch = self.outbox.next_batch()
-        self.in_hand = {operation.order for operation in batch}
+        messages = _single(batch)
+        self.in_hand = {one.order for one in messages}
         assert not (batch and may_sleep), "there was something to write and nobody was woken"
         last: dict[bytes, int] = {}
-        for operation in batch:
-            order = operation.order
+        for one in messages:
+            order = one.order
             publish = self.publishes[order]
             assert publish.fate is None
             assert order not in self.flight, "written again while in flight"
@@ -392,18 +440,14 @@ class OutboxMachine(RuleBasedStateMachine):
             self.sleeps_until = self.outbox.next_due()
         return batch
 
-    def _not_written(self, operation: Operation) -> None:
-        if not operation.with_ack:
-            self.core_on_wire.remove(operation.order)
-
     def _fence(self) -> None:
         behind = frozenset(o for o in self.flight if not self.publishes[o].with_ack and o not in self.in_hand)
         self.fences.append(Fence(self.link, self.outbox.mark(), behind))
 
-    @precondition(lambda self: self.fences)
-    @rule(at=PICKS)
     def fence_answered(self, at: int) -> None:
         """Also one of a link that is long gone, and one that was overtaken by a later one."""
+        if not self.fences:
+            return
         fence = self.fences[-1 - at % len(self.fences)]
         in_flight = [o for o in self.flight if not self.publishes[o].with_ack]
         expected = sorted(fence.behind & set(in_flight)) if fence.link == self.link else []
@@ -413,31 +457,16 @@ class OutboxMachine(RuleBasedStateMachine):
         assert confirmed == expected[: len(confirmed)], "confirmed what was not written before the fence"
         assert len(expected) - len(confirmed) <= fence.taken_out_later
 
-    @precondition(lambda self: self.flight)
-    @rule(answers=st.lists(ANSWERS, min_size=1, max_size=8))
     def answers(self, answers: list[str]) -> None:
         """The streams answer what is in flight, from the oldest on."""
         orders = sorted(o for o in self.flight if self.publishes[o].with_ack)
         for order, answer in zip(orders, answers, strict=False):
             if answer == "denied":
-                self._denied(self.publishes[order].subject)
+                self.denied(self.publishes[order].subject)
             elif answer != "silence":
-                self._answer(order, answer)
+                self.answer(order, answer)
 
-    @precondition(lambda self: self.written_on_link and self.outbox.connected)
-    @rule(at=PICKS, answer=ANSWERS)
-    def late_answer(self, at: int, answer: str) -> None:
-        """An answer to anything that was ever written on this link: late, doubled, or in time."""
-        orders = sorted(o for o in self.written_on_link if self.publishes[o].with_ack)
-        if orders and answer in ("ack", "later", "never"):
-            self._answer(self.pick(orders, at), answer)
-
-    @precondition(lambda self: self.outbox.connected)
-    @rule(subject=SUBJECTS)
-    def denied(self, subject: bytes) -> None:
-        self._denied(subject)
-
-    def _answer(self, order: int, answer: str) -> None:
+    def answer(self, order: int, answer: str) -> None:
         publish, flew = self.publishes[order], order in self.flight
         had = publish.fate
         if answer == "ack":
@@ -455,7 +484,7 @@ class OutboxMachine(RuleBasedStateMachine):
             assert publish.fate == Fate("failed_open" if self.outbox.fail_open else "failed", "no_responders")
             self._was_entitled_to_fail(publish, answer == "later")
 
-    def _denied(self, subject: bytes) -> None:
+    def denied(self, subject: bytes) -> None:
         to_it = [o for o in self.flight if self.publishes[o].subject == subject]
         self.outbox.publish_denied(subject, "Permissions Violation")
         failed = [o for o in to_it if self.publishes[o].fate is not None]
@@ -468,7 +497,6 @@ class OutboxMachine(RuleBasedStateMachine):
 
     # --- time ---
 
-    @rule(seconds=STEPS)
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         if self.outbox.connected:
@@ -608,12 +636,17 @@ class OutboxMachine(RuleBasedStateMachine):
         size = sum(p.size for p in waiting)
         outbox = self.outbox
         assert outbox.full is (len(waiting) >= outbox.max_operations or size >= outbox.max_bytes)
-        # Each subject may have one probe on its way above the limit.
+        # The last one taken into a batch may be many that stay together; and each subject may have one probe above the
+        # limit on its way.
         core = sum(not self.publishes[o].with_ack for o in self.flight)
-        assert core < self.limits["MAX_UNFENCED"] + self.limits["BATCH_OPERATIONS"]
+        assert core < self.limits["MAX_UNFENCED"] + self.limits["BATCH_OPERATIONS"] + self.most_frames - 1
         assert len(self.flight) - core <= self.limits["MAX_UNACKED"] + 2
         if outbox.fail_open and not outbox.connected:
             assert (outbox.pending, outbox.in_flight) == (0, 0), "kept something in fail-open mode"
+
+
+def _single(operations: Sequence[Operation]) -> list[Operation]:
+    return [one for operation in operations for one in operation.split()]
 
 
 def _kind(with_ack: bool) -> str:
@@ -622,6 +655,6 @@ def _kind(with_ack: bool) -> str:
 
 TestOutbox = OutboxMachine.TestCase
 TestOutbox.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestOutbox = pytest.mark.timeout(120)(TestOutbox)

@@ -173,6 +173,18 @@ def test_after_a_loss_everything_in_flight_is_sent_again_first_in_order_of_accep
     assert orders(queue.take(0.0, **ALL)) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_what_comes_back_in_turns_is_merged_by_order_of_acceptance() -> None:
+    taken = [operation(order, with_ack=True) for order in range(1, 7)]
+    queue = queue_of(*taken)
+    queue.take(0.0, **ALL)
+    for one in taken:
+        queue.confirm_acked(one.order)
+    queue.put_back([taken[2], taken[3]])
+    queue.put_back([taken[4], taken[0]])
+    queue.put_back([])
+    assert orders(queue.take(0.0, **ALL)) == [1, 3, 4, 5]
+
+
 @given(st.lists(st.sampled_from(["take", "put_back", "requeue", "ack", "fence"]), max_size=30), st.data())
 def test_whatever_comes_back_the_queue_stays_in_order_of_acceptance(steps: list[str], data: st.DataObject) -> None:
     queue = queue_of(*(operation(order, with_ack=order % 3 != 0, size=order) for order in range(1, 20)))

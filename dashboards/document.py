@@ -1,0 +1,50 @@
+"""The page that shows the dashboards to a reader: made from them, so that it can't tell anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, RowPanel
+
+PATH = Path(__file__).parent.parent / "docs" / "dashboards.md"
+
+INTRODUCTION = """\
+# Dashboards
+
+<!-- Made by `python -m dashboards`. Change the code in dashboards/, not this page. -->
+
+Five Grafana dashboards (Grafana 11.6 or newer) over the metrics of the router. Import the JSON files from
+[`dashboards/`](../dashboards), or point Grafana's provisioning at that directory; then choose your Prometheus as the
+data source at the top. They adapt to any job and instance, and link to each other and to the runbooks of the alerts.
+
+The pictures show what the panels show for a real router: `python -m dashboards.render` runs it with traffic from a
+server `edge` to a server `core`, kills `core` for a while and `edge` for a moment, has a real Prometheus scrape it
+every second, and draws each panel from Prometheus' answers. It fails if a single panel has no data. The drawings are
+not made by Grafana, so details look different there; red dashed lines mark lost connections, as annotations do in
+Grafana.
+"""
+
+
+def page(boards: Mapping[str, Dashboard]) -> str:
+    """The text of the page."""
+    return "\n".join([INTRODUCTION, *(line for name, board in boards.items() for line in _board(name, board))])
+
+
+def _board(name: str, board: Dashboard) -> Iterator[str]:
+    title = (board.title or name).rpartition("/")[2].strip()
+    yield f"## {title}\n"
+    yield f"{board.description}\n"
+    yield f"![The dashboard {title}](img/dashboard-{name}.png)\n"
+    for number, panel in enumerate(board.panels or ()):
+        if isinstance(panel, RowPanel):
+            yield f"**{panel.title}**\n" if number == 0 else f"\n**{panel.title}**\n"
+        else:
+            yield from _panel(panel)
+    yield ""
+
+
+def _panel(panel: Panel) -> Iterator[str]:
+    alerts = [(link.title or "").rpartition(" ")[2] for link in panel.links or ()]
+    links = ", ".join(f"[{alert}](runbooks/{alert}.md)" for alert in alerts)
+    yield f"- *{panel.title}*: {panel.description}" + (f" Alerts: {links}." if links else "")

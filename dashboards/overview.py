@@ -1,0 +1,174 @@
+"""Overview: does it route, how much fails, how long does it take. The first look of whoever is on call."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from dashboards import frame
+from dashboards.panels import ALERT_IF_ANY, GREEN, ORANGE, RED, Panel, heat, lines, now, number, query, states
+from dashboards.queries import events, in_range, of_connection, of_process, of_route, quantile, rate, total
+
+RECEIVED = of_route("router_messages_received_total")
+ROUTED = of_route("router_messages_routed_total")
+FAILED = of_route("router_messages_failed_total")
+DURATION = of_route("router_route_duration_seconds_bucket")
+STATUS = of_connection("router_nats_connection_status")
+RUNNING = of_route("router_route_running")
+
+ROUTE_STATES = ((0, "not running", RED), (1, "running", GREEN))
+
+
+def overview() -> Dashboard:
+    """Build the dashboard."""
+    return frame.build(
+        "overview",
+        "Overview",
+        "Rate, errors and duration of the routes, with the state of everything in one line.",
+        [("At a glance", _glance()), ("Routes: rate, errors, duration", _routes()), ("Routes: state", _state())],
+        routes=True,
+    )
+
+
+def _glance() -> list[Panel]:
+    pending = of_connection("router_nats_pending_operations_count")
+    dropped = of_connection("router_nats_pending_operations_dropped_total")
+    unbalanced = of_connection("router_ledger_unbalanced")
+    return [
+        number(
+            "Routers",
+            "Routers that answer.",
+            "short",
+            query(f"count({of_process('router_info')})"),
+            ((0, RED), (1, GREEN)),
+            alerts=["RouterAbsent"],
+        ),
+        number(
+            "Connections down",
+            "Connections that are not connected at the moment, reconnecting ones included.",
+            "short",
+            query(f"count({STATUS} < 1) or vector(0)"),
+            ALERT_IF_ANY,
+            alerts=["RouterConnectionDown"],
+        ),
+        number(
+            "Routes not running",
+            "Routes whose subscription or consumer is not alive.",
+            "short",
+            query(f"count({RUNNING} == 0) or vector(0)"),
+            ALERT_IF_ANY,
+            alerts=["RouterRouteNotRunning"],
+        ),
+        number("Receiving", "Messages a second that all routes receive.", "mps", query(total(rate(RECEIVED)))),
+        number(
+            "Failed",
+            "Share of the received messages that could not be routed, in the time range. The budget is 0.1 %.",
+            "percentunit",
+            now(
+                f"clamp_max(sum(increase({FAILED}[$__range])) / (sum(increase({RECEIVED}[$__range])) > 0), 1)"
+                " or vector(0)"
+            ),
+            ((0, GREEN), (0.001, ORANGE), (0.0144, RED)),
+            alerts=["RouterErrorBudgetBurnFast", "RouterErrorBudgetBurnSlow"],
+        ),
+        number(
+            "Pending",
+            "Operations accepted and not yet written, over all connections.",
+            "short",
+            query(total(pending)),
+            alerts=["RouterPendingQueueHigh"],
+        ),
+        number(
+            "Dropped",
+            "Pending operations that were let go in the time range: these messages are lost. "
+            "Prometheus extrapolates a little; the ledger on the dashboard Delivery is exact.",
+            "locale",
+            now(total(in_range(dropped))),
+            ALERT_IF_ANY,
+            alerts=["RouterMessagesDropped"],
+        ),
+        number(
+            "Ledger off by",
+            "Accepted - settled - pending - in flight. Anything but 0 is a bug of the router.",
+            "short",
+            query(f"max(abs({unbalanced}))"),
+            ALERT_IF_ANY,
+            alerts=["RouterLedgerUnbalanced"],
+        ),
+    ]
+
+
+def _routes() -> list[Panel]:
+    ratio = f"clamp_max({total(rate(FAILED), 'route')} / {total(rate(RECEIVED), 'route')}, 1)"
+    return [
+        lines(
+            "Received",
+            "Messages that each route receives.",
+            "mps",
+            query(total(rate(RECEIVED), "route"), "{{route}}"),
+            alerts=["RouterRouteStalled"],
+        ),
+        lines(
+            "Routed",
+            "Messages that were confirmed at a destination, by the template of its subject. "
+            "One message to two destinations counts at both.",
+            "mps",
+            query(total(rate(ROUTED), "route", "destination"), "{{route}} to {{destination}}"),
+            alerts=["RouterRouteStalled"],
+        ),
+        lines(
+            "Failed, by reason",
+            "Messages that could not be routed. A message from a stream comes again after a failure.",
+            "mps",
+            query(total(rate(FAILED), "reason"), "{{reason}}"),
+            alerts=["RouterErrorBudgetBurnFast"],
+        ),
+        lines(
+            "Share that failed",
+            "Failed of received messages, by route; no value while nothing is received. The budget is 0.1 %.",
+            "percentunit",
+            query(ratio, "{{route}}"),
+            alerts=["RouterErrorBudgetBurnFast", "RouterErrorBudgetBurnSlow"],
+        ),
+        lines(
+            "Duration",
+            "From receiving a message to settling it. In an outage of the destination it contains the outage.",
+            "s",
+            query(quantile(0.5, DURATION, "route"), "{{route}} median"),
+            query(quantile(0.99, DURATION, "route"), "{{route}} 99 %"),
+        ),
+        heat(
+            "Duration, all of it",
+            "How many messages a second took how long; the stronger the colour, the more.",
+            "s",
+            query(total(rate(DURATION), "le"), "{{le}}"),
+        ),
+    ]
+
+
+def _state() -> list[Panel]:
+    filtered = of_route("router_messages_filtered_total")
+    dead = of_route("router_messages_dead_lettered_total")
+    return [
+        states(
+            "Routes running",
+            "Whether each route's subscription or consumer is alive. It is not while its connection is away.",
+            query(f"min by (instance, route) ({RUNNING})", "{{route}} {{instance}}"),
+            ROUTE_STATES,
+            alerts=["RouterRouteNotRunning"],
+        ).span(12),
+        lines(
+            "Filtered out",
+            "Messages that a handler left out on purpose.",
+            "mps",
+            query(total(rate(filtered), "route"), "{{route}}"),
+        ).span(6),
+        lines(
+            "Dead-lettered",
+            "Messages given up after their last delivery, as seen over the last few scrapes.",
+            "short",
+            query(total(events(dead), "route"), "{{route}}"),
+            alerts=["RouterMessagesDeadLettered"],
+        ).span(6),
+    ]
+
+

@@ -1,0 +1,149 @@
+"""What the pictures show: a router between two servers, one of which dies for a while, the other for a moment.
+
+The router is the command, in a process of its own, so that its memory, CPU and event loop are its own. The traffic
+comes from a second router, in this process. Every number of the dashboards moves: the queue towards `core` fills up,
+drops, drains; some messages are unusable, and are given up after their second delivery.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from router_trio import Router, Settings
+from router_trio.embedded import HOST, EmbeddedServer, open_embedded_server, reserve_port
+from router_trio.live import Live
+from router_trio.nats.streams import add_streams
+
+ROOT = Path(__file__).parents[2]
+READY_WITHIN = 15.0
+ROUND = 0.1
+"""Seconds between two rounds of traffic; a round is a few messages of each kind."""
+UNUSABLE_EVERY, CANCELLED_EVERY = 40, 5
+
+CONFIGURATION = """
+[router]
+name = "pictures"
+shutdown_timeout = "2s"
+[telemetry]
+listen = "{listen}"
+
+[connections.edge]
+servers = ["{edge}"]
+reconnect_delay = "300ms"
+max_reconnect_delay = "1s"
+[connections.core]
+servers = ["{core}"]
+reconnect_attempts = 6
+reconnect_delay = "500ms"
+max_reconnect_delay = "2s"
+max_pending_operations = 1000
+
+[[routes]]
+name = "orders"
+from = {{ connection = "edge", subject = "orders.*" }}
+to = [{{ connection = "core", subject = "archive.{{{{wildcard(1)}}}}", jetstream = true }}]
+[[routes]]
+name = "readings"
+from = {{ connection = "edge", subject = "readings.*" }}
+to = [{{ connection = "core", subject = "eu.readings.{{{{wildcard(1)}}}}" }}]
+[[routes]]
+name = "payments"
+from = {{ connection = "edge", stream = "PAYMENTS", durable = "router", nak_delay = "500ms", max_deliver = 2 }}
+to = [{{ connection = "core", subject = "audit.card", jetstream = true }}]
+handler = "router_trio.demo.traffic:audit"
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the router's metrics are, and the servers, to be killed and restarted."""
+
+    metrics: str
+    edge: EmbeddedServer
+    core: EmbeddedServer
+    live: Live
+
+
+@asynccontextmanager
+async def world(directory: Path) -> AsyncIterator[World]:
+    """Run servers, the router and the traffic's own connection; all are gone at the end.
+
+    Raises `RouterError` if a server does not come up, `trio.TooSlowError` if the router doesn't.
+    """
+    async with open_embedded_server() as edge, open_embedded_server() as core:
+        await add_streams(edge.url, {"PAYMENTS": ["payments.*"]})
+        await add_streams(core.url, {"ARCHIVE": ["archive.*"], "AUDIT": ["audit.*"]})
+        with reserve_port() as port:
+            listen = f"{HOST}:{port}"
+            path = directory / "router.toml"
+            path.write_text(CONFIGURATION.format(listen=listen, edge=edge.url, core=core.url), encoding="utf-8")
+            async with _router(path, directory / "router.log"), _traffic_router(edge.url).open() as live:
+                with trio.fail_after(READY_WITHIN):
+                    await _answers(port)
+                yield World(listen, edge, core, live)
+
+
+async def tell(world: World, seconds: float) -> None:
+    """Publish for that time, while `core` is away for a sixth of it and `edge` for a twentieth."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_publish, world.live)
+        await trio.sleep(seconds * 0.3)
+        await _outage(world.core, seconds / 6)
+        await trio.sleep(seconds * 0.25)
+        await _outage(world.edge, seconds / 20)
+        await trio.sleep(seconds * (1 - 0.3 - 1 / 6 - 0.25 - 1 / 20))
+        nursery.cancel_scope.cancel()
+
+
+async def _outage(server: EmbeddedServer, seconds: float) -> None:
+    await server.kill()
+    await trio.sleep(seconds)
+    await server.restart()
+
+
+async def _publish(live: Live) -> None:
+    for number in itertools.count(1):
+        for region in ("africa", "america", "asia", "europe"):
+            await live.publish(f"orders.{region}", json.dumps({"n": number}).encode())
+        for sensor in ("door", "gate", "roof", "yard", "hall", "lift"):
+            await live.publish(f"readings.{sensor}", json.dumps({"n": number}).encode())
+        payment = {"n": number, "cancelled": number % CANCELLED_EVERY == 0}
+        unusable = number % UNUSABLE_EVERY == 0
+        await live.publish("payments.card", b"unusable" if unusable else json.dumps(payment).encode())
+        await trio.sleep(ROUND)
+
+
+def _traffic_router(url: str) -> Router:
+    connection = {"servers": [url], "reconnect_delay": "300ms", "max_reconnect_delay": "1s"}
+    return Router(Settings(telemetry={"listen": ""}, connections={"edge": connection}, routes=[]))
+
+
+@asynccontextmanager
+async def _router(configuration: Path, log: Path) -> AsyncIterator[None]:
+    command = [sys.executable, "-m", "router_trio", "run", str(configuration)]
+    with log.open("wb") as stderr:
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stderr=stderr, cwd=ROOT)
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):  # bounded by the router's own shutdown_timeout
+                process.terminate()
+                await process.wait()
+
+
+async def _answers(port: int) -> None:
+    while True:
+        try:
+            async with await trio.open_tcp_stream(HOST, port):
+                return
+        except OSError:
+            await trio.sleep(0.05)

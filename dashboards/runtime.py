@@ -1,0 +1,159 @@
+"""Runtime: the process itself. Is its event loop on time, does it grow, does it lose any of its own telemetry."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from dashboards import frame
+from dashboards.panels import (
+    GREEN,
+    ORANGE,
+    RED,
+    Panel,
+    heat,
+    limited,
+    lines,
+    names,
+    now,
+    number,
+    query,
+)
+from dashboards.queries import events, in_range, of_process, quantile, rate, total
+
+INFO = of_process("router_info")
+STARTED = of_process("process_start_time_seconds")
+LAG = of_process("router_event_loop_lag_seconds_bucket")
+LATE = ((0.1, ORANGE), (1, RED))
+
+
+def runtime() -> Dashboard:
+    """Build the dashboard."""
+    return frame.build(
+        "runtime",
+        "Runtime",
+        "Event loop, memory, CPU and descriptors of each router, and what its telemetry had to let go.",
+        [("Process", _process()), ("Event loop", _loop()), ("Resources", _resources()), ("Telemetry", _telemetry())],
+    )
+
+
+def _process() -> list[Panel]:
+    lost = " + ".join(
+        total(in_range(of_process(f"router_{what}_total")))
+        for what in ("log_lines_dropped", "spans_dropped", "listener_errors")
+    )
+    return [
+        names(
+            "Version",
+            "Versions of the routers that answer.",
+            "none",
+            now(f"count by (version) ({INFO})", "{{version}}"),
+        ).span(6),
+        number(
+            "Up for",
+            "Age of the youngest process.",
+            "dtdurations",
+            now(f"min(time() - {STARTED})"),
+            alerts=["RouterAbsent"],
+        ).span(6),
+        number(
+            "Restarts",
+            "In the time range, of all chosen routers.",
+            "short",
+            now(f"sum(changes({STARTED}[$__range]))"),
+            ((0, GREEN), (1, ORANGE)),
+            alerts=["RouterAbsent"],
+        ).span(6),
+        number(
+            "Telemetry lost",
+            "Log lines and spans that were let go, and events that a listener failed on, in the time range.",
+            "short",
+            now(lost),
+            ((0, GREEN), (1, ORANGE)),
+            alerts=["RouterTelemetryDropped"],
+        ).span(6),
+    ]
+
+
+def _loop() -> list[Panel]:
+    return [
+        limited(
+            lines(
+                "Lag of the event loop",
+                "How late a task got its turn, measured ten times a second. A handler that computes for long without "
+                "awaiting, or a machine without CPU, makes everything late.",
+                "s",
+                query(quantile(0.5, LAG, "instance"), "{{instance}} median"),
+                query(quantile(0.99, LAG, "instance"), "{{instance}} 99 %"),
+            ),
+            *LATE,
+        ).span(12),
+        heat(
+            "Lag, all of it",
+            "How many of the ten measurements a second were how late; the stronger the colour, the more.",
+            "s",
+            query(total(rate(LAG), "le"), "{{le}}"),
+        ).span(12),
+    ]
+
+
+def _resources() -> list[Panel]:
+    opened, most = of_process("process_open_fds"), of_process("process_max_fds")
+    return [
+        lines(
+            "Memory",
+            "Resident memory of the process, pending messages included.",
+            "bytes",
+            query(of_process("process_resident_memory_bytes"), "{{instance}}"),
+        ).span(6),
+        limited(
+            lines(
+                "CPU",
+                "Share of one core. A router runs in one thread: near 100 % it is at its limit.",
+                "percentunit",
+                query(rate(of_process("process_cpu_seconds_total")), "{{instance}}"),
+            ),
+            (0.9, ORANGE),
+        ).span(6),
+        lines(
+            "File descriptors",
+            "Open descriptors: sockets, mostly. A line that only rises is a leak.",
+            "short",
+            query(opened, "{{instance}}"),
+        ).span(6),
+        number(
+            "Descriptors used",
+            "Share of the limit that the system allows.",
+            "percentunit",
+            query(f"max({opened} / {most})"),
+            ((0, GREEN), (0.7, ORANGE), (0.9, RED)),
+        )
+        .span(6)
+        .height(8),
+    ]
+
+
+def _telemetry() -> list[Panel]:
+    return [
+        lines(
+            "Spans dropped",
+            "The collector did not take them. Messages are not touched by that.",
+            "short",
+            query(events(of_process("router_spans_dropped_total")), "{{instance}}"),
+            alerts=["RouterTelemetryDropped"],
+        ),
+        lines(
+            "Log lines dropped",
+            "The reader of stderr did not keep up. Messages are not touched by that.",
+            "short",
+            query(events(of_process("router_log_lines_dropped_total")), "{{instance}}"),
+            alerts=["RouterTelemetryDropped"],
+        ),
+        lines(
+            "Listener errors",
+            "Events that a listener of an embedding program, the log or the traces failed on.",
+            "short",
+            query(events(of_process("router_listener_errors_total")), "{{instance}}"),
+        ),
+    ]
+
+

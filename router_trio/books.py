@@ -1,0 +1,165 @@
+"""The books of one connection: what was accepted, what became of it, and who is told.
+
+Every fate is given here and nowhere else: counted once in the ledger, once in the operation counters, told to the
+owner once, and said in an event. Decides nothing: who gets which fate is the outbox's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from router_trio.events import (
+    Emit,
+    PendingDropped,
+    PublishFailed,
+    PublishFailedOpen,
+    PublishQueued,
+    PublishWithAckFailed,
+    PublishWithAckQueued,
+    RetryComplete,
+    RetryPending,
+)
+from router_trio.ledger import Counters, Ledger
+from router_trio.message import FENCED, Fate
+from router_trio.pending import Operation, Owner
+
+_owner: Callable[[Operation], Owner | None] = attrgetter("owner")
+
+
+class Books:
+    """Ledger, counters and the progress of the drain after a reconnect."""
+
+    def __init__(self, connection: str, *, emit: Emit, clock: Callable[[], float], fail_open: bool) -> None:
+        self.ledger = Ledger()
+        self.counters = Counters()
+        self._connection = connection
+        self._emit = emit
+        self._clock = clock
+        self._fail_open = fail_open
+        self._drain_until = 0
+        self._drain_left = 0
+        self._drain_success = 0
+        self._drain_failed = 0
+
+    # --- before a fate ---
+
+    def not_accepted(self, with_ack: bool, reason: str, detail: str) -> None:
+        """A publish was refused for what it is, before it was accepted."""
+        self.counters.failed[_kind(with_ack), reason] += 1
+        self._tell_failure(with_ack, reason, detail)
+
+    def not_connected(self, with_ack: bool) -> None:
+        """An operation met no connection: counted once for each, before its caller gets an answer."""
+        self.counters.failed[_kind(with_ack), "not_connected"] += 1
+
+    def queued(self, with_ack: bool, pending: int) -> None:
+        """An operation was accepted while not connected."""
+        self.ledger.accepted += 1
+        event = PublishWithAckQueued if with_ack else PublishQueued
+        self._emit(event(at=self._clock(), connection=self._connection, pending_count=pending))
+
+    # --- the drain after a reconnect ---
+
+    @property
+    def draining(self) -> bool:
+        """Whether a drain after a reconnect is running."""
+        return self._drain_left > 0
+
+    def drain_begins(self, kept: int, until: int) -> None:
+        """The `kept` operations up to number `until` are sent first."""
+        self._drain_until = until
+        self._drain_left = kept
+        self._drain_success = self._drain_failed = 0
+        self.counters.retried += kept
+        self._emit(RetryPending(at=self._clock(), connection=self._connection, pending_count=kept))
+
+    def drain_ends(self) -> None:
+        """The link is gone: whatever is left of the drain is part of the next one."""
+        self._drain_left = 0
+
+    def _drained(self, operation: Operation, *, success: bool) -> None:
+        if not self._drain_left or operation.order > self._drain_until:
+            return
+        self._drain_left -= operation.count
+        if success:
+            self._drain_success += operation.count
+            self.counters.retry_succeeded += operation.count
+        else:
+            self._drain_failed += operation.count
+            self.counters.retry_failed += operation.count
+        if not self._drain_left:
+            self._emit(
+                RetryComplete(
+                    at=self._clock(),
+                    connection=self._connection,
+                    success_count=self._drain_success,
+                    failed_count=self._drain_failed,
+                )
+            )
+
+    # --- fates ---
+
+    def fenced(self, operations: Sequence[Operation]) -> None:
+        """A fence confirmed these."""
+        self.ledger.settle("fenced", sum(operation.count for operation in operations))
+        self.counters.succeeded["publish"] += sum(operation.count for operation in operations if operation.clean)
+        for owner, run in groupby(operations, _owner):
+            if owner is not None:
+                owner.settle(list(run), FENCED)
+        if self._drain_left:
+            for operation in operations:
+                self._drained(operation, success=True)
+
+    def finish(self, operation: Operation, fate: Fate) -> None:
+        """This operation has its fate."""
+        self.ledger.settle(fate.name, operation.count)
+        if fate.name == "dropped":
+            self.counters.dropped[fate.reason or ""] += operation.count
+        elif operation.clean:
+            self.counters.succeeded[_kind(operation.with_ack)] += operation.count
+        if self._drain_left:
+            self._drained(operation, success=fate.delivered)
+        if operation.owner is not None:
+            operation.owner.settle([operation], fate)
+
+    def fail(self, operation: Operation, reason: str, detail: str) -> None:
+        """This operation failed while connected: its fate is `failed`, or `failed_open` in that mode."""
+        self._count_failure(operation, reason)
+        self._tell_failure(operation.with_ack, reason, detail, operation.count)
+        if self._fail_open:
+            self.let_go([operation], reason)
+        else:
+            self.finish(operation, Fate("failed", reason))
+
+    def let_go(self, operations: Sequence[Operation], reason: str) -> None:
+        """These are let go in fail-open mode."""
+        for operation in operations:
+            self._count_failure(operation, reason)
+            self.finish(operation, Fate("failed_open", reason))
+        count = sum(operation.count for operation in operations)
+        if count:
+            self._emit(PublishFailedOpen(at=self._clock(), connection=self._connection, reason=reason, count=count))
+
+    def drop(self, operations: Sequence[Operation], reason: str) -> int:
+        """These are dropped, having waited too long or to the end. Returns how many messages that were."""
+        count = sum(operation.count for operation in operations)
+        for operation in operations:
+            self.finish(operation, Fate("dropped", reason))
+        if count and reason != "queue_full":  # that one is told by the queue that is full
+            self._emit(PendingDropped(at=self._clock(), connection=self._connection, reason=reason, count=count))
+        return count
+
+    def _count_failure(self, operation: Operation, reason: str) -> None:
+        if operation.clean:
+            self.counters.failed[_kind(operation.with_ack), reason] += operation.count
+            operation.clean = False
+
+    def _tell_failure(self, with_ack: bool, reason: str, detail: str, count: int = 1) -> None:
+        event = PublishWithAckFailed if with_ack else PublishFailed
+        self._emit(event(at=self._clock(), connection=self._connection, reason=reason, detail=detail, count=count))
+
+
+def _kind(with_ack: bool) -> str:
+    return "publish_with_ack" if with_ack else "publish"

@@ -1,0 +1,74 @@
+"""Acks and naks of one route: sent on the link that is there, and counted.
+
+The subject of an ack outlives the connection that its message came on. An ack that meets no link is owed, and paid on
+the next one; a nak is not: the message comes again all the same.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import trio
+
+from router_trio.connection import Connection
+from router_trio.errors import LinkError
+from router_trio.events import AckFailed, Emit, NakFailed
+from router_trio.link import Link
+
+
+class Acks:
+    """What a route answers to its stream. Every method is synchronous; none raises."""
+
+    def __init__(self, route: str, connection: Connection, emit: Emit) -> None:
+        self._route = route
+        self._connection = connection
+        self._counters = connection.outbox.counters
+        self._emit = emit
+        self._owed: list[bytes] = []
+
+    def ack(self, reply: bytes) -> None:
+        """The message with this reply subject is settled."""
+        try:
+            self._link().ack(reply)
+        except LinkError as error:
+            self._owed.append(reply)
+            self._failed("ack", AckFailed, error)
+        else:
+            self._counters.succeeded["ack"] += 1
+
+    def nak(self, reply: bytes, delay: float) -> None:
+        """The message with this reply subject is to come again after `delay` seconds."""
+        try:
+            self._link().nak(reply, delay)
+        except LinkError as error:
+            self._failed("nak", NakFailed, error)
+        else:
+            self._counters.succeeded["nak"] += 1
+
+    def pay(self, link: Link) -> None:
+        """Send the acks that are owed: they were counted, as failed, when they met no link.
+
+        Those that this link does not take either are for the next one: it is not for a route to end a link.
+        """
+        with suppress(LinkError):
+            while self._owed:
+                link.ack(self._owed[-1])
+                self._owed.pop()
+
+    def forget(self) -> None:
+        """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
+        self._owed.clear()
+
+    def _link(self) -> Link:
+        link = self._connection.link
+        if link is None:
+            raise LinkError("not connected", reason="not_connected")
+        return link
+
+    def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
+        self._counters.failed[operation, error.reason] += 1
+        self._emit(
+            event(
+                at=trio.current_time(), connection=self._connection.name, route=self._route, reason=error.reason
+            )
+        )

@@ -1,0 +1,104 @@
+"""Where a route stands in a stream: what is unsettled, what was settled lately, where a new consumer starts. Pure.
+
+The server keeps all this in the durable consumer. A durable that is deleted takes it along, and the one that replaces
+it is told by this where to start: behind what is settled, and never behind a message that isn't. A message that comes
+again though it is settled, because its ack was lost or because a new consumer starts before it, is known here.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+REMEMBERED = 65_536
+"""At least so many of the last settled messages are known; so many unsettled ones are told apart."""
+
+
+class Position:
+    """One route's place in one incarnation of a stream. `stream_created` names the incarnation, `""` for none yet.
+
+    `shared`: what was delivered before the first link was delivered to others.
+    """
+
+    __slots__ = (
+        "_doubt",
+        "_doubt_until",
+        "_highest",
+        "_next_delivery",
+        "_older",
+        "_recent",
+        "_shared",
+        "_unsettled",
+        "stream_created",
+    )
+
+    def __init__(self, stream_created: str = "", *, shared: bool = False) -> None:
+        self.stream_created = stream_created
+        self._unsettled: set[int] = set()
+        self._recent: set[int] = set()
+        self._older: set[int] = set()
+        self._highest = 0
+        self._next_delivery = 1
+        self._shared = shared
+        self._doubt: int | None = None
+        self._doubt_until = 0.0
+
+    @property
+    def start(self) -> int:
+        """The first message that a new consumer has to deliver: the oldest that may not be settled."""
+        oldest = min(self._unsettled, default=self._highest + 1)
+        return oldest if self._doubt is None else min(oldest, self._doubt)
+
+    def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool) -> bool:
+        """The consumer was found, with so many deliveries behind it. Whether those that are missing can be ours alone.
+
+        They can't if others took from the consumer as well: its deliveries on the link before this one were not all
+        ours, or there was no such link and the consumer is in use now. Asking for those again would only have them
+        delivered twice.
+        """
+        alone = not self._shared and (self._highest > 0 or not in_use)
+        self._shared = False
+        self._count(deliveries, now, patience)
+        return alone
+
+    def knows(self, sequence: int) -> bool:
+        """Whether that message came to this process, and is in hand, settled, or to come again."""
+        return sequence in self._unsettled or sequence in self._recent or sequence in self._older
+
+    def received(self, sequence: int, delivery: int, now: float, patience: float) -> bool:
+        """A message came, as the consumer's delivery of that number. Whether it is unsettled.
+
+        Deliveries that are missing went to a link that died, or to another process. They come again within `patience`
+        seconds if the consumer lives; until then a new one would have to start before them.
+        """
+        self._shared |= delivery > self._next_delivery
+        if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
+            # What is due again goes before what is new: a new message proves that the missing ones have come.
+            self._doubt = None
+        self._next_delivery += 1
+        self._highest = max(self._highest, sequence)
+        if sequence in self._recent or sequence in self._older:
+            return False
+        self._unsettled.add(sequence)
+        if len(self._unsettled) > REMEMBERED:
+            self._doubt, self._doubt_until = self.start, inf
+            self._unsettled.clear()
+        return True
+
+    def _count(self, deliveries: int, now: float, patience: float) -> bool:
+        """So many deliveries are behind. Whether all of them came here, or the consumer is a new one."""
+        complete = deliveries in (0, self._next_delivery - 1)
+        if not complete:
+            self._doubt, self._doubt_until = self.start, max(self._doubt_until, now + patience)
+        self._next_delivery = deliveries + 1
+        return complete
+
+    def settled(self, sequence: int) -> None:
+        """The message need not come again."""
+        self._unsettled.discard(sequence)
+        self._recent.add(sequence)
+        if len(self._recent) >= REMEMBERED:
+            self._older, self._recent = self._recent, set()
+
+    def given_up(self, sequence: int) -> None:
+        """The message will not come again from this consumer, though it failed."""
+        self._unsettled.discard(sequence)

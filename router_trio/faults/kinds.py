@@ -1,0 +1,66 @@
+"""The kinds of faults. Pure values: what each does to an operation is told here and done in `faults.link`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+ERROR = "error"
+TIMEOUT = "timeout"
+CLOSE_CONNECTION = "close_connection"
+DELAY = "delay"
+
+LONGEST = 3600.0
+"""Seconds. A fault that waits longer is a typing error."""
+
+_REASON = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to an operation that is struck. Made by `error`, `timeout`, `close_connection` and `delay`."""
+
+    kind: str
+    reason: str = ""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if self.kind == ERROR:
+            return f"error({self.reason})"
+        return f"{self.kind}({self.seconds:g} s)" if self.kind in (TIMEOUT, DELAY) else self.kind
+
+
+def error(reason: str = "injected") -> Fault:
+    """It fails at once, for this reason. A publish is not written.
+
+    The reason becomes a label of metrics. Raises `ValueError` unless it is a short word: lower case, digits, `_`.
+    """
+    if not _REASON.fullmatch(reason):
+        raise ValueError(f"the reason {reason!r} is no label: use up to 40 of a-z, 0-9 and _, a letter first")
+    return Fault(ERROR, reason=reason)
+
+
+def timeout(after: float) -> Fault:
+    """It fails for the reason `timeout`, `after` seconds later. A publish is not written.
+
+    A JetStream publish that times out holds up nothing else. A core publish has no answer of its own, so that what is
+    sent after its batch waits until its time is over. An ack or nak has no answer at all, and fails at once.
+    """
+    return Fault(TIMEOUT, reason="timeout", seconds=_checked(after))
+
+
+def close_connection() -> Fault:
+    """The link dies before the operation is done. What was sent before it is with the server."""
+    return Fault(CLOSE_CONNECTION, reason="closed")
+
+
+def delay(duration: float) -> Fault:
+    """It is done `duration` seconds later, and in order: what comes behind it waits as well."""
+    return Fault(DELAY, seconds=_checked(duration))
+
+
+def _checked(seconds: float) -> float:
+    if not math.isfinite(seconds) or not 0 <= seconds <= LONGEST:
+        raise ValueError(f"{seconds!r} is no time for a fault: use 0 to {LONGEST:g} seconds")
+    return float(seconds)

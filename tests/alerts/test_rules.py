@@ -1,0 +1,196 @@
+"""The alerts: each fires when it should and not otherwise, asks for what exists, and leads to a runbook.
+
+That a unit test of a rule proves something is tested as well: whatever is cut out of an alert, its tests must notice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.alerts.promql import TARGET, Series, mutants, template_labels
+from tests.alerts.tools import ROOT, RULE_TESTS, RULES, load, rules, run
+
+RUNBOOKS = ROOT / "docs" / "runbooks"
+RUNBOOK_URL = "https://github.com/router-trio/router-trio/blob/main/docs/runbooks/"
+ALERTS = {rule["alert"]: rule for rule in rules("alert")}
+EVERYDAY = "everyday"
+"""The test of all alerts together."""
+
+pytestmark = pytest.mark.timeout(300)
+"""promtool evaluates every rule four times a minute over hours: on a busy machine that takes a while."""
+
+
+@pytest.fixture(scope="module")
+def contract() -> Any:
+    """What the command says that it has."""
+    told = subprocess.run(
+        [sys.executable, "-m", "router_trio", "contract", "--json"], capture_output=True, check=True, cwd=ROOT
+    )
+    return json.loads(told.stdout)
+
+
+@pytest.fixture(scope="module")
+def series(contract: Any) -> Series:
+    """The router's metrics and what the recording rules make of them."""
+    known = Series(contract["metrics"])
+    for rule in rules("record"):
+        known.add(rule["record"], known.labels(rule["expr"]) | set(rule.get("labels", ())))
+    return known
+
+
+# --- they fire when they should ---
+
+
+def test_promtool_finds_no_fault() -> None:
+    checked = run("promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_alert_has_tests_of_its_own() -> None:
+    assert {path.stem for path in RULE_TESTS} == {*ALERTS, EVERYDAY}
+
+
+@pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
+def test_promtool_runs(path: Path) -> None:
+    tested = run("promtool", "test", "rules", path)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_whatever_is_cut_out_of_an_alert_is_missed(alert: str, tmp_path: Path) -> None:
+    rule = ALERTS[alert]
+    changed = [{**rule, "expr": expression} for expression in mutants(rule["expr"])]
+    changed.append({**rule, "expr": "vector(0) > 0"})
+    if "for" in rule:
+        changed.append({name: value for name, value in rule.items() if name != "for"})
+    for mutant in changed:
+        tested = run("promtool", "test", "rules", _test_of(alert, mutant, tmp_path))
+        # Not just any failure: an alert came that was not expected, or one that was did not.
+        noticed = "got:" in tested.stdout + tested.stderr
+        assert noticed, f"no test of {alert} notices this change:\n{yaml.safe_dump(mutant)}"
+    untouched = run("promtool", "test", "rules", _test_of(alert, rule, tmp_path))
+    assert untouched.returncode == 0, "it fails unchanged: " + untouched.stderr
+
+
+def _test_of(alert: str, rule: dict[str, Any], directory: Path) -> Path:
+    """The tests of an alert, of a rules file that holds this rule in its place and the recordings that it needs."""
+    groups = load(RULES)["groups"]
+    needed = _recordings(ALERTS[alert]["expr"])
+    for group in groups:
+        group["rules"] = [
+            rule if one.get("alert") == alert else one
+            for one in group["rules"]
+            if one.get("alert") == alert or one.get("record") in needed
+        ]
+    (directory / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
+    path = directory / "test.yml"
+    path.write_text(yaml.safe_dump({**load(ROOT / "tests/alerts/rules" / f"{alert}.yml"), "rule_files": ["rules.yml"]}))
+    return path
+
+
+def _recordings(expression: str) -> set[str]:
+    """The recordings that an expression asks for, and those that they ask for."""
+    needed: set[str] = set()
+    for rule in rules("record"):
+        if rule["record"] not in needed and _asks_for(rule["record"], expression):
+            needed |= {rule["record"]}.union(
+                *(_recordings(one["expr"]) for one in rules("record") if one["record"] == rule["record"])
+            )
+    return needed
+
+
+def _asks_for(name: str, expression: str) -> bool:
+    return re.search(rf"(?<![\w:]){re.escape(name)}(?![\w:])", expression) is not None
+
+
+# --- they ask for what exists ---
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_metrics_and_labels_exist(alert: str, series: Series) -> None:
+    rule = ALERTS[alert]
+    labels = series.labels(rule["expr"]) | set(rule["labels"])
+    for name, text in rule["annotations"].items():
+        assert template_labels(text) <= labels, f"{name} shows a label that the alert doesn't have"
+
+
+def test_every_recording_is_used() -> None:
+    """By an alert or by another recording."""
+    asked = " ".join(rule["expr"] for rule in (*rules("alert"), *rules("record")))
+    for name in {rule["record"] for rule in rules("record")}:
+        assert _asks_for(name, asked), f"nobody asks for {name}"
+
+
+@pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
+def test_the_tests_use_series_that_exist(path: Path, series: Series) -> None:
+    for group in load(path)["tests"]:
+        for given in group.get("input_series", ()):
+            labels = series.labels(given["series"])
+            assert set(re.findall(r'(\w+)="', given["series"])) == labels
+
+
+def test_an_ordinary_day_has_every_series_that_alerts_ask_for() -> None:
+    days = {group["name"]: group for group in load(ROOT / "tests/alerts/rules" / f"{EVERYDAY}.yml")["tests"]}
+    asked = set()
+    for rule in (*rules("alert"), *rules("record")):
+        asked |= set(re.findall(r"(?<![\w:])(?:router_\w+|up)(?![\w:(])", rule["expr"]))
+    for day in ("a healthy router", "an idle router", "an idle router with a past", "a restart"):
+        given = {one["series"].partition("{")[0] for one in days[day]["input_series"]}
+        assert asked <= given
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_log_codes_exist(alert: str, contract: Any) -> None:
+    codes = {log["code"] for log in contract["logs"]}
+    assert set(ALERTS[alert]["annotations"]["log_code"].split("|")) <= codes
+
+
+# --- they help ---
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_what_how_bad_and_where_to_read_on(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert set(rule["annotations"]) == {"summary", "description", "log_code", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"{RUNBOOK_URL}{alert}.md"
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_a_runbook_is_about_its_alert(alert: str, contract: Any, series: Series) -> None:
+    text = (RUNBOOKS / f"{alert}.md").read_text()
+    rule = ALERTS[alert]
+    assert text.startswith(f"# {alert}\n")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Symptoms", "Queries", "Cause", "Cure"]
+    assert f"**{rule['labels']['severity']}**" in text
+    for code in rule["annotations"]["log_code"].split("|"):
+        assert f"`{code}`" in text
+    for query in _queries(text):
+        series.labels(query)
+    known = {log["code"] for log in contract["logs"]}
+    assert set(re.findall(r"`((?:NATS|ROUTER|ROUTE)_[A-Z_]+)`", text)) <= known
+    assert set(re.findall(r"\]\((Router\w+)\.md\)", text)) <= set(ALERTS)
+
+
+def test_every_runbook_has_an_alert() -> None:
+    assert {path.stem for path in RUNBOOKS.glob("Router*.md")} == set(ALERTS)
+
+
+def _queries(text: str) -> list[str]:
+    """The PromQL of a runbook: one query a paragraph of its code blocks."""
+    blocks = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
+    assert blocks, "a runbook shows at least one query"
+    return [query for block in blocks for query in block.strip().split("\n\n")]
+
+
+def test_target_labels_stay_on_every_recording(series: Series) -> None:
+    for rule in rules("record"):
+        assert series.labels(rule["record"]) >= TARGET

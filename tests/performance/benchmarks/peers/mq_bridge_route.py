@@ -1,0 +1,36 @@
+"""mq-bridge, whose core is Rust: a route from `in.*`. It maps no subjects, so all goes to `out.0000`.
+
+`mq_bridge_route.py URL core|handler|stream`
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from mq_bridge import Message, Route  # type: ignore[import-not-found]
+
+BATCH = 128
+
+
+def shout(message: Message) -> Message:
+    """The payload in upper case."""
+    return message.with_payload(message.payload.upper())
+
+
+def main(url: str, workload: str) -> None:
+    """Route until the process is ended."""
+    source: dict[str, Any] = {"url": url, "subject": "in.*", "stream": "IN"}
+    target: dict[str, Any] = {"url": url, "subject": "out.0000", "stream": "OUT"}
+    if workload != "stream":
+        # A core subscription must be given a stream all the same; in subscriber mode it stands for nothing.
+        source |= {"no_jetstream": True, "subscriber_mode": True}
+        target |= {"no_jetstream": True}
+    route = Route.from_config({"input": {"nats": source}, "output": {"nats": target}, "batch_size": BATCH})
+    if workload == "handler":
+        route = route.with_handler(shout)
+    route.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

@@ -1,0 +1,77 @@
+"""nats-py on asyncio, used as its documentation shows: a callback that publishes, or fetch, publish_async and ack.
+
+`nats_py.py URL core|handler|stream [--uvloop] [--routes N] [--connections N] [--fetch N]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from importlib import import_module
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+
+async def core(url: str, with_handler: bool, routes: int, connections: int) -> None:
+    """`in.TOKEN` -> `out.TOKEN`, payload in upper case if there is a handler; several subscriptions or clients."""
+    for number in range(connections):
+        client = await nats.connect(url)
+
+        async def forward(message: Msg, client: Client = client) -> None:
+            payload = message.data.upper() if with_handler else message.data
+            await client.publish("out." + message.subject[3:], payload)
+
+        prefix = "in." if number == 0 else f"in{number}."
+        for subject in [f"{prefix}{route:04d}.*" for route in range(routes)] or [f"{prefix}*"]:
+            await client.subscribe(subject, cb=forward)
+        await client.flush()
+    await asyncio.Event().wait()
+
+
+async def stream(url: str, batch: int) -> None:
+    """Stream IN, durable `bench`, to a stream that keeps `out.*`: acked when the destination has acked."""
+    client = await nats.connect(url)
+    context = client.jetstream(publish_async_max_pending=4000)
+    subscription = await context.pull_subscribe_bind("bench", stream="IN")
+    while True:
+        try:
+            messages = await subscription.fetch(batch, timeout=5)
+        except TimeoutError:
+            continue
+        futures = [
+            await context.publish_async(
+                "out." + message.subject[3:],
+                message.data,
+                headers={"Nats-Msg-Id": str(message.metadata.sequence.stream)},
+            )
+            for message in messages
+        ]
+        await asyncio.gather(*futures)
+        for message in messages:
+            await message.ack()
+
+
+def main() -> None:
+    """Run what the arguments say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("kind")
+    parser.add_argument("--uvloop", action="store_true")
+    parser.add_argument("--routes", type=int, default=0)
+    parser.add_argument("--fetch", type=int, default=500)
+    parser.add_argument("--connections", type=int, default=1)
+    given = parser.parse_args()
+    if given.kind == "stream":
+        job = stream(given.url, given.fetch)
+    else:
+        job = core(given.url, given.kind == "handler", given.routes, given.connections)
+    if given.uvloop:
+        import_module("uvloop").run(job)
+    else:
+        asyncio.run(job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What a workload found: the turns of each contestant, and what they are to be compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tests.performance.benchmarks.measure import Turns
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the table. `scale` multiplies what was measured, `digits` are those behind the point."""
+
+    key: str
+    title: str
+    digits: int = 0
+    scale: float = 1.0
+
+
+RATE = Column("rate", "msg/s")
+COST = Column("cpu_us", "CPU us/msg", 2)
+LOST = Column("lost", "lost")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table. The first column is the one that ratios are made of; `against` names who it is compared with."""
+
+    name: str
+    title: str
+    text: str
+    columns: tuple[Column, ...]
+    turns: Mapping[str, Turns]
+    against: tuple[str, ...] = ("nats_py", "raw")
+    more_is_better: bool = True
+    taken: str = ""
+
+    def ratio(self, name: str, other: str) -> float:
+        """How many times as good `name` is as `other`."""
+        key = self.columns[0].key
+        mine, theirs = self.turns[name].median(key), self.turns[other].median(key)
+        return mine / theirs if self.more_is_better else theirs / mine
+
+    def as_json(self) -> dict[str, Any]:
+        """To keep between runs."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Section:
+        """What `as_json` gave."""
+        return cls(
+            stored["name"],
+            stored["title"],
+            stored["text"],
+            tuple(Column(**column) for column in stored["columns"]),
+            {name: Turns(**turns) for name, turns in stored["turns"].items()},
+            tuple(stored["against"]),
+            stored["more_is_better"],
+            stored["taken"],
+        )

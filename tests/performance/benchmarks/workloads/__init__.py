@@ -1,0 +1,28 @@
+"""The workloads, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from tests.performance.benchmarks.section import Section
+from tests.performance.benchmarks.setting import Setting
+from tests.performance.benchmarks.workloads.latency import latency
+from tests.performance.benchmarks.workloads.programs import drain, memory, publish, start
+from tests.performance.benchmarks.workloads.routing import core, handler, stream
+from tests.performance.benchmarks.workloads.scale import scale
+
+Workload = Callable[[Setting], Awaitable[list[Section]]]
+
+WORKLOADS: dict[str, Workload] = {
+    "core": core,
+    "handler": handler,
+    "stream": stream,
+    "latency": latency,
+    "publish": publish,
+    "drain": drain,
+    "scale": scale,
+    "memory": memory,
+    "start": start,
+}
+ESSENTIAL = ("core", "handler", "stream")
+"""What a quick run measures if it is not told what."""

@@ -1,0 +1,68 @@
+"""What a contestant adds to the time that a message takes, at a rate that every one of them can hold."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, STREAM, Contestant, Job, taking_part
+from tests.performance.benchmarks.measure import Figures, Turn, Turns, in_turns, routed
+from tests.performance.benchmarks.section import COST, LOST, Column, Section
+from tests.performance.benchmarks.setting import Setting
+from tests.performance.benchmarks.workloads.routing import CEILING
+
+RATE = 5_000
+NATS_PY_OPTIONS = ("--fetch", "50")
+"""A batch of 500 would take a tenth of a second to gather at this rate: nats-py is not to be slow for that."""
+COLUMNS = (
+    Column("p50", "p50 us"),
+    Column("p99", "p99 us"),
+    Column("p99.9", "p99.9 us"),
+    Column("added_p50", "added p50 us"),
+    Column("added_p99", "added p99 us"),
+    COST,
+    LOST,
+)
+
+
+async def latency(setting: Setting) -> list[Section]:
+    """Core and stream."""
+    sections = []
+    for kind, subject in ((CORE, "Core to core"), (STREAM, "Stream to stream")):
+        turns: dict[str, Turn] = {CEILING: partial(_turn, setting, None, kind)}
+        for contestant in taking_part(kind, essential=True):
+            turns[contestant.name] = partial(_turn, setting, contestant, kind)
+        if kind == CORE and not setting.quick:
+            turns["mq_bridge"] = partial(_turn, setting, CONTESTANTS["mq_bridge"], kind)
+        results = await in_turns(setting.rounds, turns, say=setting.say)
+        _add_what_was_added(results)
+        text = (
+            f"{RATE:,} messages a second, evenly spaced; from the time at which a message was due to its arrival. "
+            "`added` is what is left when the same percentile without a router is taken off."
+        )
+        title = f"Latency, {subject.lower()}, 128 B"
+        sections.append(Section(f"latency-{kind}", title, text, COLUMNS, results, more_is_better=False))
+    return sections
+
+
+async def _turn(setting: Setting, contestant: Contestant | None, kind: str) -> Figures:
+    spec = {
+        "job": "paced",
+        "url": setting.url,
+        "prefix": "in.",
+        "listen": "out.*" if contestant else "in.*",
+        "streams": kind == STREAM,
+        "payload": 128,
+        "rate": RATE,
+        "warm_up": 0.5,
+        "seconds": setting.seconds,
+    }
+    return await routed(spec, contestant, Job(setting.url, kind, setting.directory, options=NATS_PY_OPTIONS))
+
+
+def _add_what_was_added(results: dict[str, Turns]) -> None:
+    direct = results[CEILING]
+    for name, turns in results.items():
+        if name != CEILING:
+            for figures in turns.figures:
+                for percentile in ("p50", "p99"):
+                    figures[f"added_{percentile}"] = figures[percentile] - direct.median(percentile)

@@ -1,0 +1,94 @@
+"""Rates of routing: core to core, through a handler, and from stream to stream."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, HANDLED, STREAM, Contestant, Job, taking_part
+from tests.performance.benchmarks.measure import Figures, Turn, Turns, in_turns, routed
+from tests.performance.benchmarks.section import COST, LOST, RATE, Section
+from tests.performance.benchmarks.setting import Setting
+
+WINDOW_BYTES = 32 * 1024 * 1024
+"""Under way at most: less than what a server or a client holds before it drops."""
+TOKENS = 1000
+STREAM_MESSAGES = 100_000
+"""A second of a stream is expected to bring no more; what comes sooner ends the measurement."""
+SLOWER = {"nats_py": 25_000, "nats_py_uvloop": 35_000}
+"""The same for those who need less: filling a stream takes time as well."""
+CEILING = "(no router)"
+
+
+def closed_spec(setting: Setting, payload: int, **changes: Any) -> dict[str, Any]:
+    """What the load generator is told for a closed loop."""
+    return {
+        "job": "closed",
+        "url": setting.url,
+        "server_pid": setting.server_pid,
+        "prefix": "in.",
+        "listen": "out.*",
+        "tokens": TOKENS,
+        "payload": payload,
+        "window": max(8, min(CONTESTANTS["router_trio"].window, WINDOW_BYTES // payload)),
+        "warm_up": 0.5,
+        "seconds": setting.seconds,
+    } | changes
+
+
+async def core(setting: Setting) -> list[Section]:
+    """Core to core, small and larger messages."""
+    sections = []
+    for payload in (128,) if setting.quick else (128, 4096):
+        turns = await _closed(setting, CORE, payload)
+        text = "Core subscription to core publish, closed loop; `(no router)` is the ceiling of load and server."
+        sections.append(Section(f"core-{payload}", f"Core to core, {payload} B", text, (RATE, COST, LOST), turns))
+    return sections
+
+
+async def handler(setting: Setting) -> list[Section]:
+    """Core to core, each message through an `async def`."""
+    turns = await _closed(setting, HANDLED, 128)
+    text = "Every message goes through an `async def` that changes its payload."
+    return [Section("handler", "Python handler, 128 B", text, (RATE, COST, LOST), turns)]
+
+
+async def stream(setting: Setting) -> list[Section]:
+    """Stream to stream: PubAck of the destination, Msg-Id, ack of the source, both on file."""
+    turns: dict[str, Turn] = {}
+    for contestant in taking_part(STREAM, essential=setting.quick):
+        turns[contestant.name] = partial(stream_turn, setting, contestant)
+    results = await in_turns(setting.rounds, turns, say=setting.say)
+    text = "From one stream on file to another, with Msg-Id and PubAck; the source is acked after the PubAck."
+    return [Section("stream", "Stream to stream, 128 B", text, (RATE, COST, LOST), results)]
+
+
+async def stream_turn(setting: Setting, contestant: Contestant) -> Figures:
+    """One measurement from stream to stream."""
+    spec = {
+        "job": "stream",
+        "url": setting.url,
+        "server_pid": setting.server_pid,
+        "payload": 128,
+        "tokens": TOKENS,
+        "messages": round(SLOWER.get(contestant.name, STREAM_MESSAGES) * (setting.seconds + 1)),
+        "warm_up": 0.5,
+        "seconds": setting.seconds,
+    }
+    return await routed(spec, contestant, Job(setting.url, STREAM, setting.directory))
+
+
+async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, Turns]:
+    spec = closed_spec(setting, payload)
+    turns: dict[str, Turn] = {}
+    if kind == CORE:
+        direct = closed_spec(setting, payload, listen="in.*")
+        turns[CEILING] = partial(routed, direct, None, Job(setting.url, CORE, setting.directory))
+    for contestant in taking_part(kind, essential=setting.quick):
+        turns[contestant.name] = partial(
+            routed,
+            spec | {"window": min(spec["window"], contestant.window)},
+            contestant,
+            Job(setting.url, kind, setting.directory),
+        )
+    return await in_turns(setting.rounds, turns, say=setting.say)

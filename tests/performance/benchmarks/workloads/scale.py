@@ -1,0 +1,115 @@
+"""How figures change with what there is more of: routes, connections, bytes, traces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, Job
+from tests.performance.benchmarks.environment import PEERS
+from tests.performance.benchmarks.measure import Turn, in_turns, routed
+from tests.performance.benchmarks.section import COST, LOST, RATE, Column, Section
+from tests.performance.benchmarks.setting import Setting
+from tests.performance.benchmarks.workloads.routing import closed_spec
+
+ROUTES = (1, 10, 100, 1000)
+CONNECTIONS = (1, 10, 100)
+PAYLOADS = (16, 128, 1024, 16 * 1024, 256 * 1024, 1024 * 1024)
+RATIOS = (0.0, 0.01, 1.0)
+ROUNDS = 3
+"""Many points, fewer turns: here it is the course that tells, not the single figure."""
+
+
+async def scale(setting: Setting) -> list[Section]:
+    """All of them."""
+    return [await routes(setting), await connections(setting), *await payloads(setting), await sampling(setting)]
+
+
+async def routes(setting: Setting) -> Section:
+    """Wildcard routes, the load spread over all of them in turn: the worst case for whoever works in batches."""
+    turns: dict[str, Turn] = {}
+    for count in (1, 100) if setting.quick else ROUTES:
+        spec = closed_spec(setting, 128, routes=count, listen="out.>")
+        text = "".join(
+            f'[[routes]]\nname = "r{number}"\nfrom = {{ subject = "in.{number:04d}.*" }}\n'
+            f'to = [ {{ subject = "out.{number:04d}.{{{{wildcard(1)}}}}" }} ]\n'
+            for number in range(count)
+        )
+        job = Job(setting.url, CORE, setting.directory, routes=text, options=("--routes", str(count)))
+        for name in ("router_trio", "nats_py"):
+            turns[f"{name}, {count:,}"] = partial(routed, spec, CONTESTANTS[name], job)
+    results = await in_turns(ROUNDS, turns, say=setting.say)
+    told = "Routes with a wildcard each, 128 B; the messages go to one after the other."
+    return Section("routes", "Number of routes", told, (RATE, COST, LOST), results, against=("router_trio, 1",))
+
+
+async def connections(setting: Setting) -> Section:
+    """Connections that have nothing to do."""
+    turns: dict[str, Turn] = {}
+    for count in (1, 100) if setting.quick else CONNECTIONS:
+        text = "".join(f'[connections.c{number}]\nservers = ["{setting.url}"]\n' for number in range(1, count))
+        text += '[[routes]]\nname = "r"\nfrom = { connection = "main", subject = "in.*" }\n'
+        text += 'to = [ { connection = "main", subject = "out.{{wildcard(1)}}" } ]\n'
+        job = Job(setting.url, CORE, setting.directory, routes=text, options=("--connections", str(count)))
+        spec = {"job": "idle", "settle": 3.0, "seconds": 2 * setting.seconds, "url": setting.url}
+        spec |= {"server_pid": setting.server_pid}
+        for name in ("router_trio", "nats_py"):
+            turns[f"{name}, {count}"] = partial(routed, spec, CONTESTANTS[name], job)
+    results = await in_turns(2, turns, say=setting.say)
+    told = "Connected, and nothing to do; in per cent of one processor."
+    columns = (Column("idle_percent", "CPU %", 2), Column("resident_mb", "MB resident", 1))
+    return Section("connections", "Idle connections", told, columns, results, against=(), more_is_better=False)
+
+
+async def payloads(setting: Setting) -> list[Section]:
+    """From tiny to the server's usual limit."""
+    sections = []
+    for payload in (16, 1024 * 1024) if setting.quick else PAYLOADS:
+        spec = closed_spec(setting, payload)
+        job = Job(setting.url, CORE, setting.directory)
+        turns = {
+            name: partial(routed, spec, CONTESTANTS[name], job) for name in ("router_trio", "nats_py", "raw")
+        }
+        results = await in_turns(ROUNDS, turns, say=setting.say)
+        for one in results.values():
+            for figures in one.figures:
+                figures["mb_per_second"] = figures["rate"] * payload / 1e6
+        columns = (RATE, Column("mb_per_second", "MB/s", 1), COST, LOST)
+        sections.append(Section(f"payload-{payload}", f"Payload of {payload:,} B", "", columns, results))
+    return sections
+
+
+async def sampling(setting: Setting) -> Section:
+    """Traces, to a collector that takes all of them."""
+    async with _sink() as endpoint:
+        turns: dict[str, Turn] = {}
+        spec = closed_spec(setting, 128)
+        without = Job(setting.url, CORE, setting.directory)
+        turns["no endpoint"] = partial(routed, spec, CONTESTANTS["router_trio"], without)
+        for ratio in RATIOS:
+            telemetry = f'trace_sample_ratio = {ratio}\notlp_endpoint = "{endpoint}"'
+            job = Job(setting.url, CORE, setting.directory, telemetry=telemetry)
+            turns[f"{ratio:.0%} sampled"] = partial(routed, spec, CONTESTANTS["router_trio"], job)
+        results = await in_turns(ROUNDS, turns, say=setting.say)
+    told = "router_trio, core to core, 128 B, with a collector on the same machine that takes every span."
+    return Section("sampling", "Traces", told, (RATE, COST, LOST), results, against=("no endpoint",))
+
+
+@asynccontextmanager
+async def _sink() -> AsyncIterator[str]:
+    command = [sys.executable, str(PEERS / "otlp_sink.py")]
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
+        )
+        assert process.stdout is not None
+        port = int(await process.stdout.receive_some())
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()

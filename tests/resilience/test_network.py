@@ -1,0 +1,176 @@
+"""The kernel's own faults of a network: packets that are lost, late, or swallowed without a word.
+
+Each test runs in a network namespace of its own, with its server and its router, so that nothing outside of it notices.
+That needs root and Linux, and some faults need a queueing discipline that not every kernel has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio import Settings
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import connect
+from tests.resilience.chaos.load import payload, subject
+from tests.resilience.chaos.spy import numbers
+from tests.resilience.chaos.verdict import out_of_order
+from tests.servers import NatsServer, nats_server
+from tests.watch import assert_alive, eventually, settings, stream_route, until_stored, watched
+
+INTERVAL = 2.0
+"""Seconds of `liveness_interval`; large enough that its margin, an eighth of two, is more than a busy machine's lag."""
+
+MESSAGES = 2_000
+
+_CLONE_NEWNET = 0x40000000
+
+
+class Network:
+    """The loopback interface of a namespace, and what is done to its packets. Only one thing at a time."""
+
+    def netem(self, *faults: str) -> None:
+        """Loss, delay and the like, in tc's words. Skips the test on a kernel without netem."""
+        if not self._queue("netem", *faults):
+            pytest.skip("this kernel has no netem: `modprobe sch_netem`, or a kernel with CONFIG_NET_SCH_NETEM")
+
+    def congest(self) -> None:
+        """A narrow line with a short queue: what comes too fast is dropped."""
+        assert self._queue("tbf", "rate", "8mbit", "burst", "16kb", "limit", "24kb")
+
+    def partition(self) -> None:
+        """Nothing passes, nobody is told. The bucket is smaller than any packet."""
+        assert self._queue("tbf", "rate", "8bit", "burst", "10", "limit", "10")
+
+    def heal(self) -> None:
+        """As if nothing had been."""
+        _ip("tc", "qdisc", "del", "dev", "lo", "root")
+
+    def _queue(self, *discipline: str) -> bool:
+        return _ip("tc", "qdisc", "replace", "dev", "lo", "root", *discipline)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """A namespace for this thread, and so for every socket and process that the test makes."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("network namespaces need Linux and root")
+    if not (shutil.which("ip") and shutil.which("tc")):
+        pytest.skip("`ip` and `tc` are missing: apt-get install iproute2")
+    with _namespace():
+        assert _ip("ip", "link", "set", "lo", "up", "mtu", "1500")
+        yield Network()
+
+
+@pytest.fixture
+async def far_server(network: Network, tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A nats-server in the namespace."""
+    async with nats_server(tmp_path) as running:
+        yield running
+
+
+async def test_a_partition_that_drops_silently_is_found_within_two_liveness_intervals(
+    network: Network, far_server: NatsServer
+) -> None:
+    # The second connection has bytes under way when the packets stop, the first one is idle.
+    one = {"servers": [far_server.url], "liveness_interval": INTERVAL, "connect_timeout": 0.5}
+    config = Settings(telemetry={"listen": ""}, connections={"idle": one, "busy": one})
+    async with watched(config) as watch:
+        live = watch.live
+        assert live is not None
+        receipt = await live.publish("out", b"before", connection="busy")
+        assert (await receipt.settled()).name == "fenced"
+        partitioned_at = trio.current_time()
+        network.partition()
+        receipts = [await live.publish("out", b"x" * 100, connection="busy") for _ in range(100)]
+        await watch.until("NATS_CONNECTION_LOST", times=2)
+        silent = {event.connection: event.at - partitioned_at for event in watch.of("NATS_CONNECTION_LOST")}
+        print(f"\nfound after {silent}, liveness_interval {INTERVAL} s")
+        assert {event.reason for event in watch.of("NATS_CONNECTION_LOST")} == {"liveness"}
+        assert max(silent.values()) <= 2 * INTERVAL
+        assert {connection.state.gauge for connection in live.connections.values()} == {0.5}
+        await watch.until("NATS_CONNECTION_FAILED")
+        assert {event.reason for event in watch.of("NATS_CONNECTION_FAILED")} == {"timeout"}
+        network.heal()
+        await assert_alive(live)
+        with trio.fail_after(10):
+            assert {(await receipt.settled()).name for receipt in receipts} == {"fenced"}
+
+
+async def test_packets_lost_on_a_narrow_line_cost_no_message(network: Network, far_server: NatsServer) -> None:
+    await _fill(far_server)
+    network.congest()
+    await _route_all(network, far_server)
+
+
+async def test_packets_lost_at_random_cost_no_message(network: Network, far_server: NatsServer) -> None:
+    await _fill(far_server)
+    network.netem("loss", "5%", "delay", "5ms", "3ms")
+    await _route_all(network, far_server)
+
+
+async def test_a_long_way_costs_time_once_and_not_for_each_message(network: Network, far_server: NatsServer) -> None:
+    await _fill(far_server)
+    network.netem("delay", "50ms")
+    took = await _route_all(network, far_server)
+    round_trip = 0.1
+    assert took < MESSAGES * round_trip / 20
+
+
+async def _fill(server: NatsServer) -> None:
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("SINK", ["sink.*"])
+        await stream.publish_many(
+            [(subject("source", n), payload(n), [("Nats-Msg-Id", f"id-{n}")]) for n in range(MESSAGES)]
+        )
+
+
+async def _route_all(network: Network, server: NatsServer) -> float:
+    """Route everything, heal the network, and look at what came. Returns the seconds that it took."""
+    began = trio.current_time()
+    route = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*")
+    async with watched(settings(server.url, routes=[route], liveness_interval=INTERVAL)) as watch:
+        live = watch.live
+        assert live is not None
+        async with connect(server.url) as client:
+            await until_stored(JetStream(client), "SINK", MESSAGES)
+        took = trio.current_time() - began
+        await eventually(lambda: not live.ledger()["main"]["in_flight"], 20, live.ledger)
+        assert sum(live.routes[0].routed.values()) == MESSAGES
+        network.heal()
+        await assert_alive(live)
+    async with connect(server.url) as client:
+        stored = await JetStream(client).stream_messages("SINK")
+    arrived = [found for message in stored for found in numbers(message.payload)]
+    assert sorted(arrived) == list(range(MESSAGES))
+    assert out_of_order(range(MESSAGES), arrived) == []
+    return took
+
+
+@contextmanager
+def _namespace() -> Iterator[None]:
+    """Move this thread into a new network namespace, and back."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net", "rb") as home:
+        if libc.unshare(_CLONE_NEWNET):
+            pytest.skip(f"no new network namespace: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield
+        finally:
+            assert not libc.setns(home.fileno(), _CLONE_NEWNET), os.strerror(ctypes.get_errno())
+
+
+def _ip(*command: str) -> bool:
+    # Not a trio process: that would be started from a thread that is not in the namespace.
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,103 @@
+"""Many connections that lose the same server at the same moment: they come back, and not all at once."""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter, defaultdict
+
+import pytest
+import trio
+
+from router_trio import Settings
+from router_trio.backoff import FIRST_RETRY_WITHIN
+from tests.servers import NatsServer
+from tests.watch import Watch, eventually, watched
+
+BUCKET = 0.1
+"""Seconds."""
+
+ATTEMPTS = 3
+"""The server stays away until every connection has begun so many."""
+
+BAR = 50
+
+DESCRIPTORS_A_CONNECTION = 4
+
+
+@pytest.mark.parametrize(
+    ("connections", "base", "longest"),
+    [
+        (60, 0.5, 2.0),
+        pytest.param(500, 1.0, 5.0, marks=[pytest.mark.nightly, pytest.mark.timeout(180)]),
+    ],
+)
+async def test_connections_that_lose_one_server_come_back_spread_over_time(
+    server: NatsServer, connections: int, base: float, longest: float
+) -> None:
+    if connections * DESCRIPTORS_A_CONNECTION > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+        pytest.skip(f"{connections} connections need more descriptors than `ulimit -n` gives")
+    one = {
+        "servers": [server.url],
+        "reconnect_delay": base,
+        "max_reconnect_delay": longest,
+        "connect_timeout": 5.0,
+        # A liveness fence that is late because five hundred handshakes share one core is not what this is about.
+        "liveness_interval": 20.0,
+    }
+    config = Settings(telemetry={"listen": ""}, connections={f"c{number}": one for number in range(connections)})
+    async with watched(config) as watch:
+        await eventually(lambda: watch.count("NATS_CONNECTION_ESTABLISHED") == connections, 60)
+        killed_at = trio.current_time()
+        await server.kill()
+        await eventually(lambda: len(_delays(watch)[ATTEMPTS]) == connections, 60)
+        down_for = trio.current_time() - killed_at
+        await server.restart()
+        await eventually(
+            lambda: watch.count("NATS_CONNECTION_RESTORED") == connections,
+            longest + 60,
+            lambda: f"{watch.count('NATS_CONNECTION_RESTORED')} of {connections} are back",
+        )
+    attempts = _attempts(watch, killed_at)
+    outages = [event.outage_seconds for event in watch.of("NATS_CONNECTION_RESTORED")]
+    tries = [event.reconnect_attempts for event in watch.of("NATS_CONNECTION_RESTORED")]
+    print(f"\n{connections} connections, down for {down_for:.1f} s, {len(attempts)} attempts:")
+    print(_histogram(attempts))
+    print(
+        f"back after {min(outages):.2f} to {max(outages):.2f} s, median {sorted(outages)[connections // 2]:.2f} s; "
+        f"{min(tries)} to {max(tries)} attempts"
+    )
+    # The first retry comes within a tenth of a second by promise; from then on nobody marches in step. Judged by the
+    # delays that were drawn: a machine that is busy may still start many attempts at once.
+    delays = _delays(watch)
+    assert max(delays[1]) <= FIRST_RETRY_WITHIN
+    for number in range(2, ATTEMPTS + 1):
+        assert max(Counter(int(delay / BUCKET) for delay in delays[number]).values()) <= connections * _share(base)
+    # None starves: each is back within the delay that it drew last, and what the handshakes of all the others take.
+    assert max(outages) < down_for + longest + connections * 0.05 + 2
+
+
+def _attempts(watch: Watch, since: float) -> list[float]:
+    """When each attempt began, in seconds since the server was killed."""
+    return sorted(event.at - since for event in watch.of("NATS_RECONNECT_ATTEMPT"))
+
+
+def _delays(watch: Watch) -> dict[int, list[float]]:
+    """The delays before each attempt, by its number in its round."""
+    delays = defaultdict(list)
+    for event in watch.of("NATS_RECONNECT_ATTEMPT"):
+        delays[event.attempt].append(event.delay_ms / 1000)
+    return delays
+
+
+def _share(base: float) -> float:
+    """How large a part of all may fall into one bucket: twice what an even spread below the first bound would give."""
+    return 2 * BUCKET / base
+
+
+def _histogram(attempts: list[float]) -> str:
+    counts = Counter(int(at / BUCKET) for at in attempts)
+    highest = max(counts.values())
+    return "\n".join(
+        f"{bucket * BUCKET:5.1f} s {counts[bucket]:4} {'#' * round(counts[bucket] / highest * BAR)}"
+        for bucket in range(max(counts) + 1)
+    )

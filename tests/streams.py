@@ -1,0 +1,58 @@
+"""Streams SOURCE and SINK with numbered messages: what routes from a stream to a stream are tested with.
+
+Message `n` has the subject `source.K` with `K = n % 10`, the payload `n` and the `Nats-Msg-Id` `id-n`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import RawClient, RawSubscription, connect
+from tests.watch import stream_route
+
+SUBJECTS = 10
+
+ROUTE = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*")
+
+
+def route(**source: Any) -> dict[str, Any]:
+    """`ROUTE` with more keys of `[routes.from]`."""
+    return {**ROUTE, "from": {**ROUTE["from"], **source}}
+
+
+async def source_and_sink(client: RawClient, count: int = 0, **sink: Any) -> JetStream:
+    """Create both streams, and fill the first with messages numbered from 0. `sink` is configuration of the second."""
+    stream = JetStream(client)
+    await stream.create_stream("SOURCE", ["source.*"])
+    await stream.create_stream("SINK", ["sink.*"], **sink)
+    await fill(stream, range(count))
+    return stream
+
+
+async def fill(stream: JetStream, numbers: Iterable[int]) -> None:
+    """Publish the messages with these numbers to SOURCE."""
+    await stream.publish_many(
+        [(f"source.{n % SUBJECTS}", b"%d" % n, [("Nats-Msg-Id", f"id-{n}")]) for n in numbers]
+    )
+
+
+async def numbers_in(url: str, name: str = "SINK") -> list[int]:
+    """The numbers that a stream holds, in its order."""
+    async with connect(url) as client:
+        return [int(message.payload) for message in await JetStream(client).stream_messages(name)]
+
+
+async def assert_sink_is_whole(url: str, count: int, *, in_order: bool = True) -> None:
+    """Each of the messages is in SINK, once; and those of a subject in order."""
+    numbers = await numbers_in(url)
+    assert sorted(numbers) == list(range(count))
+    for subject in range(SUBJECTS) if in_order else ():
+        own = [number for number in numbers if number % SUBJECTS == subject]
+        assert own == sorted(own), f"sink.{subject} is out of order"
+
+
+async def numbers_from(subscription: RawSubscription, count: int, within: float = 5.0) -> list[int]:
+    """The payloads of the next messages, each of which must come within that time."""
+    return [int((await subscription.next(within)).payload) for _ in range(count)]

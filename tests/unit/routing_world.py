@@ -1,0 +1,213 @@
+"""A router on fake brokers, one for each connection: where the tests of routing and of publishing take place.
+
+All of it runs on the autojump clock: what takes minutes for the router takes milliseconds for the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from router_trio import Live, Router, Settings
+from router_trio.protocol import RawMessage
+from router_trio.states import RouteState
+from router_trio.testing import FakeBroker
+from router_trio.testing.links import FakeLink
+from tests.watch import Watch, assert_accounted
+
+Handled = tuple[Callable[..., Any], dict[str, Any]]
+
+
+@dataclass
+class World:
+    """Brokers by the name of their connection, and the router between them."""
+
+    brokers: dict[str, FakeBroker]
+    watch: Watch
+    live: Live
+
+    @property
+    def broker(self) -> FakeBroker:
+        """The broker of `main`."""
+        return self.brokers["main"]
+
+    @property
+    def route(self) -> RouteState:
+        """The first route."""
+        return self.live.routes[0]
+
+    def entry(self, connection: str = "main") -> dict[str, Any]:
+        """What the ledger says: the counts, and under `settled` only the fates that were met."""
+        assert_accounted(self.live)
+        entry = self.live.ledger()[connection]
+        return entry | {"settled": {fate: count for fate, count in entry["settled"].items() if count}}
+
+    def failures(self, operation: str, connection: str = "main") -> dict[str, int]:
+        """The failures of one kind of operation, by reason."""
+        failed = self.live.connections[connection].outbox.counters.failed
+        return {reason: count for (kind, reason), count in failed.items() if kind == operation and count}
+
+    def successes(self, operation: str, connection: str = "main") -> int:
+        """How often one kind of operation succeeded."""
+        return self.live.connections[connection].outbox.counters.succeeded[operation]
+
+    def subjects(self, connection: str = "main") -> list[str]:
+        """The subjects of what came from the router, in order."""
+        return [message.subject for message in self.brokers[connection].published]
+
+    def payloads(self, stream: str, connection: str = "main") -> list[bytes]:
+        """The payloads that a stream holds, in order."""
+        return [message.payload for message in self.brokers[connection].messages(stream)]
+
+    async def lose(self, connection: str = "main") -> None:
+        """Take the broker of a connection down; returns when the router knows."""
+        lost = self.live.connections[connection].state.lost
+        self.brokers[connection].down()
+        await eventually(lambda: self.live.connections[connection].state.lost > lost)
+
+    async def find(self, connection: str = "main") -> None:
+        """Bring the broker of a connection back; returns when the router is connected again."""
+        self.brokers[connection].up()
+        await eventually(lambda: self.live.connections[connection].connected)
+
+
+class _Deaf:
+    """A link listener that publishes nothing and so needs no answers."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+@asynccontextmanager
+async def another_link(broker: FakeBroker) -> AsyncIterator[FakeLink]:
+    """The link of another client, to `other:4222`."""
+    listener: Any = _Deaf()
+    async with broker.connect("nats://other:4222", b"_INBOX.other", listener) as link:
+        yield link
+
+
+@asynccontextmanager
+async def overhearing(broker: FakeBroker, pattern: str) -> AsyncIterator[list[RawMessage]]:
+    """Another client that is subscribed to `pattern`; yields the list of what it got, replies included."""
+    messages: list[RawMessage] = []
+    async with another_link(broker) as link:
+        await link.subscribe(pattern, messages.extend)
+        yield messages
+
+
+def handled(handler: Callable[..., Any], **route: Any) -> Handled:
+    """A route through a handler; `route` are the arguments of `Router.route`."""
+    return handler, {"name": "route", **route}
+
+
+@asynccontextmanager
+async def world(
+    routes: Sequence[dict[str, Any]] = (),
+    *,
+    handlers: Sequence[Handled] = (),
+    brokers: dict[str, FakeBroker] | None = None,
+    connections: dict[str, dict[str, Any]] | None = None,
+    shutdown_timeout: float = 10.0,
+    **options: Any,
+) -> AsyncIterator[World]:
+    """Open a router on `brokers`, by default on one of its own. `options` are those of every connection.
+
+    `connections` adds options for one connection. At the end everything must be accounted for.
+    """
+    brokers = brokers or {"main": FakeBroker()}
+    quick = {"servers": ["nats://fake:4222"], "reconnect_delay": "50ms", "max_reconnect_delay": "300ms"}
+    config = Settings(
+        router={"shutdown_timeout": shutdown_timeout},
+        telemetry={"listen": ""},
+        connections={name: quick | options | (connections or {}).get(name, {}) for name in brokers},
+        routes=list(routes),
+    )
+    watch = Watch()
+    router = Router(config, observers=[watch], connect=lambda name, _: brokers[name].connect)
+    for handler, route in handlers:
+        router.route(route.pop("subject", None), to=route.pop("to"), **route)(handler)
+    async with router.open() as live:
+        watch.live = live
+        yield World(brokers, watch, live)
+        assert_accounted(live)
+    assert_accounted(live)
+    assert all(entry["pending"] == entry["in_flight"] == 0 for entry in live.ledger().values())
+
+
+def to(subject: str, connection: str = "main", *, jetstream: bool = False) -> dict[str, Any]:
+    """A destination."""
+    return {"subject": subject, "connection": connection, "jetstream": jetstream}
+
+
+def core(subject: str, *to: str | dict[str, Any], name: str = "route", **source: Any) -> dict[str, Any]:
+    """A route from a core subject. A destination that is text is a core subject on the same connection."""
+    return {"name": name, "from": {"subject": subject, **source}, "to": [_destination(one) for one in to]}
+
+
+def stream(
+    name: str, *to: str | dict[str, Any], route: str = "route", durable: str = "router", **source: Any
+) -> dict[str, Any]:
+    """A route from a stream. A destination that is text is a JetStream subject on the same connection."""
+    origin = {"stream": name, "durable": durable, **source}
+    return {"name": route, "from": origin, "to": [_destination(one, jetstream=True) for one in to]}
+
+
+def _destination(to: str | dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    return defaults | {"subject": to} if isinstance(to, str) else to
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def two_brokers() -> dict[str, FakeBroker]:
+    """`main` has the stream `IN` of `in.*`, `edge` the stream `OUT` of `out.>`."""
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["main"].add_stream("IN", ["in.*"])
+    brokers["edge"].add_stream("OUT", ["out.>"])
+    return brokers
+
+
+def one_broker() -> dict[str, FakeBroker]:
+    """`main` has both streams."""
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"])
+    broker.add_stream("OUT", ["out.>"])
+    return {"main": broker}
+
+
+def fill(broker: FakeBroker, count: int, *, first: int = 0) -> None:
+    """Publish messages into `IN`: consecutive numbers."""
+    for payload in numbers(count, first=first):
+        broker.publish("in.x", payload)
+
+
+def numbers(count: int, *, first: int = 0) -> list[bytes]:
+    """The payloads of `fill`."""
+    return [b"%d" % number for number in range(first, first + count)]
+
+
+def unacked(w: World) -> int:
+    """What the consumer `router` of `IN` has given out and got no ack for."""
+    return w.broker.unacked("IN", "router")
+
+
+async def all_acked(w: World, acked: int) -> None:
+    """Wait until so many acks were sent, and the consumer waits for none."""
+    await eventually(lambda: w.successes("ack") == acked, 600, lambda: (w.successes("ack"), acked))
+    await eventually(lambda: unacked(w) == 0)
+
+
+async def eventually(
+    true: Callable[[], object], within: float = 10.0, otherwise: Callable[[], object] = lambda: "not in time"
+) -> None:
+    """As `watch.eventually`, on a clock that costs nothing: looks less often when it takes long."""
+    began = trio.current_time()
+    with trio.move_on_after(within):
+        while not true():
+            await trio.sleep(0.005 if trio.current_time() < began + 1 else 0.1)
+        return
+    raise AssertionError(otherwise())

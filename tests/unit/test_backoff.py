@@ -1,0 +1,198 @@
+"""When to try again, and where: decided with dice that the test holds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.backoff import FIRST_RETRY_WITHIN, Attempt, ReconnectPlan, full_jitter
+
+A, B, C = "nats://a:4222", "nats://b:4222", "nats://c:4222"
+
+
+def highest(_: float, bound: float) -> float:
+    """Dice that always show the most."""
+    return bound
+
+
+def plan(
+    *servers: str,
+    attempts: int = 10,
+    base: float = 1.0,
+    maximum: float = 30.0,
+    uniform: Callable[[float, float], float] = highest,
+) -> ReconnectPlan:
+    return ReconnectPlan(
+        servers or (A,), attempts=attempts, base=base, maximum=maximum, stable_after=5.0, uniform=uniform
+    )
+
+
+def delays(ahead: ReconnectPlan, count: int) -> list[float]:
+    return [ahead.next().delay for _ in range(count)]
+
+
+def test_the_very_first_attempt_comes_at_once() -> None:
+    assert plan().next() == Attempt(1, 0.0, A)
+
+
+def test_the_bound_doubles_from_the_base_to_the_maximum() -> None:
+    assert delays(plan(attempts=20), 9) == [0.0, 0.1, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+def test_it_doubles_once_for_each_time_through_the_servers() -> None:
+    assert delays(plan(A, B, C, attempts=20), 10) == [0.0, *[0.1] * 3, *[1.0] * 3, *[2.0] * 3]
+
+
+def test_the_first_retry_is_within_a_tenth_of_a_second_whatever_the_settings() -> None:
+    ahead = plan(base=60.0, maximum=600.0)
+    ahead.next()
+    ahead.connected(A)
+    ahead.lost(lived=3600.0)
+    assert ahead.next().delay == FIRST_RETRY_WITHIN == 0.1
+
+
+def test_the_maximum_bounds_also_the_first_retry() -> None:
+    assert delays(plan(maximum=0.05), 4) == [0.0, 0.05, 0.05, 0.05]
+
+
+@given(
+    step=st.integers(-1, 100_000),
+    base=st.floats(0.001, 100),
+    maximum=st.floats(0.001, 1000),
+    seed=st.integers(0, 1000),
+)
+def test_jitter_is_full_and_within_its_bounds(step: int, base: float, maximum: float, seed: int) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return random.Random(seed).uniform(low, high)
+
+    delay = full_jitter(step, base, maximum, uniform)
+    ((low, high),) = asked
+    assert low == 0
+    assert 0 <= delay <= high <= maximum
+    assert high == (min(0.1, maximum) if step <= 0 else min(maximum, base * 2.0 ** min(step - 1, 32)))
+
+
+def test_a_fleet_spreads_over_the_whole_bound() -> None:
+    dice = random.Random(7)
+    spread = sorted(full_jitter(4, 1.0, 30.0, dice.uniform) for _ in range(2000))
+    assert spread[0] < 0.1
+    assert spread[-1] > 7.9
+    assert 3.6 < spread[1000] < 4.4
+
+
+def test_servers_take_turns() -> None:
+    ahead = plan(A, B, C)
+    assert [ahead.next().server for _ in range(7)] == [A, B, C, A, B, C, A]
+
+
+def test_a_loss_tries_the_server_that_was_lost_first() -> None:
+    ahead = plan(A, B, C)
+    ahead.next()
+    assert ahead.next().server == B
+    ahead.connected(B)
+    assert [ahead.next().server for _ in range(4)] == [B, C, A, B]
+
+
+def test_attempts_are_numbered_within_their_round() -> None:
+    ahead = plan(attempts=3)
+    assert [ahead.next().number for _ in range(2)] == [1, 2]
+    assert not ahead.exhausted
+    assert ahead.next().number == 3
+    assert ahead.exhausted
+    ahead.new_round()
+    assert not ahead.exhausted
+    assert ahead.next().number == 1
+
+
+def test_a_new_round_waits_for_as_long_as_the_maximum() -> None:
+    ahead = plan(attempts=2)
+    assert delays(ahead, 2) == [0.0, 0.1]
+    ahead.new_round()
+    assert delays(ahead, 3) == [30.0, 30.0, 30.0]
+
+
+def test_a_connect_ends_the_round() -> None:
+    ahead = plan(attempts=2)
+    delays(ahead, 2)
+    ahead.connected(A)
+    assert not ahead.exhausted
+    assert ahead.next().number == 1
+
+
+@pytest.mark.parametrize(("lived", "next_delay"), [(5.0, 0.1), (3600.0, 0.1), (4.99, 4.0), (0.0, 4.0)])
+def test_only_a_stable_link_starts_the_backoff_anew(lived: float, next_delay: float) -> None:
+    ahead = plan()
+    assert delays(ahead, 4) == [0.0, 0.1, 1.0, 2.0]
+    ahead.connected(A)
+    ahead.lost(lived)
+    assert ahead.next().delay == next_delay
+
+
+def test_a_flapping_server_is_met_ever_more_slowly() -> None:
+    ahead = plan()
+    seen = []
+    for _ in range(8):
+        seen.append(ahead.next().delay)
+        ahead.connected(A)
+        ahead.lost(lived=0.5)
+    assert seen == [0.0, 0.1, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
+
+
+def test_a_long_outage_does_not_overflow() -> None:
+    ahead = plan(attempts=100_000)
+    assert max(delays(ahead, 5000)) == 30.0
+
+
+def test_discovered_servers_are_tried_after_the_configured_ones() -> None:
+    ahead = plan(A)
+    ahead.next()
+    ahead.connected(A)
+    ahead.discovered(["b:4222", "a:4222", "c:4222", "b:4222"])
+    assert ahead.servers == (A, B, C)
+    assert [ahead.next().server for _ in range(3)] == [A, B, C]
+
+
+def test_discovered_servers_replace_those_of_before_and_never_the_configured_ones() -> None:
+    ahead = plan(A, B)
+    ahead.discovered(["c:4222", "d:4222"])
+    ahead.discovered(["d:4222"])
+    assert list(ahead.servers) == [A, B, "nats://d:4222"]
+    ahead.discovered(["a:4222"])
+    assert list(ahead.servers) == [A, B]
+
+
+def test_discovery_does_not_change_whose_turn_it_is() -> None:
+    ahead = plan(A)
+    ahead.discovered(["b:4222", "c:4222"])
+    ahead.connected(C)
+    ahead.discovered(["d:4222", "c:4222"])
+    assert ahead.next().server == C
+
+
+def test_a_discovered_server_that_is_gone_gives_its_turn_away() -> None:
+    ahead = plan(A)
+    ahead.discovered(["b:4222", "c:4222"])
+    ahead.connected(C)
+    ahead.discovered(["b:4222"])
+    assert ahead.servers == (A, B)
+    assert {ahead.next().server for _ in range(2)} == {A, B}
+
+
+def test_discovered_servers_are_asked_for_tls_as_the_configured_ones_are() -> None:
+    ahead = plan("tls://a:4222")
+    ahead.discovered(["b:4222", "[::1]:4222"])
+    assert ahead.servers == ("tls://a:4222", "tls://b:4222", "tls://[::1]:4222")
+
+
+def test_elsewhere_is_every_server_but_one_however_it_is_written() -> None:
+    ahead = plan(A, "tls://b:4222", "c:4222")
+    assert ahead.elsewhere("nats://user:secret@b:4222") == [A, "c:4222"]
+    assert ahead.elsewhere("c:4222") == [A, "tls://b:4222"]
+    assert plan(A).elsewhere(A) == []

@@ -1,0 +1,385 @@
+"""Routes from a core subscription, on fake brokers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.dispatch import inbox
+from router_trio.headers import Headers
+from router_trio.message import Message
+from router_trio.states import FAILED, RUNNING
+from router_trio.testing import FakeBroker
+from tests.unit.routing_world import World, core, eventually, handled, overhearing, to, world
+
+
+async def published(w: World, count: int, connection: str = "main") -> None:
+    await eventually(lambda: len(w.brokers[connection].published) >= count, 60)
+
+
+# --- what goes through -----------------------------------------------------------------------------------------------
+
+
+async def test_headers_reply_and_payload_go_through_untouched(autojump_clock: MockClock) -> None:
+    pairs = [("Nats-Msg-Id", "7"), ("Twice", "a"), ("Twice", "b"), ("Nats-Expected-Stream", "S")]
+    async with world([core("in.*", "out.{{wildcard(1)}}")]) as w, overhearing(w.broker, "out.*") as heard:
+        w.broker.publish("in.1", b"\x00\r\n\xff", pairs, reply="answers.to.me")
+        w.broker.publish("in.2", b"")
+        await eventually(lambda: len(heard) == 2)
+        assert w.broker.published == [
+            ("out.1", Headers(pairs), b"\x00\r\n\xff"),
+            ("out.2", Headers(), b""),
+        ]
+        assert [message[:2] for message in heard] == [(b"out.1", b"answers.to.me"), (b"out.2", b"")]
+        await eventually(lambda: w.route.routed == {"out.{{wildcard(1)}}": 2})
+        assert (w.route.received, dict(w.route.failed), w.route.state) == (2, {}, RUNNING)
+        assert sum(w.route.durations.counts) == 2
+        assert w.entry()["settled"] == {"fenced": 2}
+
+
+async def test_every_destination_gets_every_message(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    for broker in brokers.values():
+        broker.add_stream("S", ["js.>"])
+    route = core(
+        "in.*",
+        to("a.{{wildcard(1)}}"),
+        to("js.{{wildcard(1)}}", jetstream=True),
+        to("b.{{wildcard(1)}}", "edge"),
+        to("js.{{wildcard(1)}}.x", "edge", jetstream=True),
+        connection="main",
+    )
+    async with world([route], brokers=brokers) as w:
+        for number in range(20):
+            w.broker.publish(f"in.{number}", b"%d" % number)
+        await eventually(lambda: set(w.route.routed.values()) == {20})
+        assert [s for s in w.subjects() if s.startswith("a.")] == [f"a.{n}" for n in range(20)]
+        assert [s for s in w.subjects("edge") if s.startswith("b.")] == [f"b.{n}" for n in range(20)]
+        assert w.payloads("S") == w.payloads("S", "edge") == [b"%d" % n for n in range(20)]
+        assert w.entry()["settled"] == w.entry("edge")["settled"] == {"fenced": 20, "acked": 20}
+        assert sum(w.route.durations.counts) == 20
+        assert not w.route.failed
+
+
+async def test_the_order_is_kept_over_an_outage_of_the_destination(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    async with world([core("in", to("out", "edge"), connection="main")], brokers=brokers) as w:
+        for number in range(60):
+            w.broker.publish("in", b"%d" % number)
+            if number == 20:
+                await published(w, 10, "edge")
+                await w.lose("edge")
+            if number == 40:
+                await eventually(lambda: w.entry("edge")["pending"] >= 15)
+                await w.find("edge")
+        await eventually(lambda: w.route.routed["out"] == 60)
+        payloads = [int(message.payload) for message in w.brokers["edge"].published]
+        # What was unconfirmed at the loss is sent again: the first arrivals are in order, and nothing is missing.
+        assert list(dict.fromkeys(payloads)) == list(range(60))
+
+
+async def test_queue_groups_share_and_other_routes_get_all(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    routes = [
+        core("in", "one", name="one", queue="workers"),
+        core("in", "two", name="two", queue="workers"),
+        core("in", "all", name="all"),
+    ]
+    async with world(routes, brokers={"main": broker}) as w:
+        for _ in range(10):
+            broker.publish("in", b"x")
+        await published(w, 20)
+        assert {s: w.subjects().count(s) for s in ("one", "two", "all")} == {"one": 5, "two": 5, "all": 10}
+        assert [route.received for route in w.live.routes] == [5, 5, 10]
+
+
+# --- ids and expectations --------------------------------------------------------------------------------------------
+
+
+async def test_a_jetstream_copy_has_an_id_and_no_expectations(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("S", ["js.>"])
+    route = core("in", to("js.a", jetstream=True), to("js.b", jetstream=True), to("plain"))
+    async with world([route], brokers={"main": broker}) as w:
+        expected = [("Nats-Expected-Last-Sequence", "99"), ("Nats-Expected-Stream", "OTHER"), ("Keep", "1")]
+        broker.publish("in", b"own", [("Nats-Msg-Id", "own"), *expected])
+        broker.publish("in", b"none", expected)
+        broker.publish("in", b"bare")
+        await eventually(lambda: set(w.route.routed.values()) == {3})
+        found = {(m.subject, m.payload): m.headers for m in broker.published}
+        assert found["js.a", b"own"] == Headers([("Nats-Msg-Id", "own"), ("Keep", "1")])
+        assert found["js.b", b"own"] == Headers([("Nats-Msg-Id", "own:route:1"), ("Keep", "1")])
+        assert found["plain", b"own"] == Headers([("Nats-Msg-Id", "own"), *expected]), "a core copy is left alone"
+        assert found["plain", b"bare"] == Headers()
+        made = [found["js.a", payload]["Nats-Msg-Id"] for payload in (b"none", b"bare")]
+        made += [found["js.b", payload]["Nats-Msg-Id"] for payload in (b"none", b"bare")]
+        assert len({*made, "own"}) == 5
+        assert found["js.a", b"none"]["Keep"] == "1"
+
+
+async def test_a_resend_after_an_outage_is_stored_once(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["edge"].add_stream("S", ["js"])
+    async with world([core("in", to("js", "edge", jetstream=True), connection="main")], brokers=brokers) as w:
+        # Nothing gets back: the stream has them, and the router can't know.
+        brokers["main"].publish("in", b"1")
+        await eventually(lambda: w.route.routed["js"] == 1)
+        brokers["edge"].blackhole()
+        for number in range(2, 11):
+            brokers["main"].publish("in", b"%d" % number)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 9)
+        brokers["edge"].up()
+        brokers["edge"].cut()
+        await eventually(lambda: w.route.routed["js"] == 10)
+        assert w.payloads("S", "edge") == [b"%d" % number for number in range(1, 11)]
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_without_a_subject_at_the_destination_fails_and_the_others_go_on(
+    autojump_clock: MockClock
+) -> None:
+    broker = FakeBroker()
+    broker.add_stream("S", ["js.>"])
+    route = core("in.*", to("out.{{split(1,-)}}"), to("js.{{split(1,-)}}", jetstream=True))
+    async with world([route], brokers={"main": broker}) as w:
+        for token in ("a-b", "--x", "c"):
+            broker.publish(f"in.{token}", b"x")
+        await eventually(lambda: set(w.route.routed.values()) == {2})
+        assert sorted(w.subjects()) == ["js.a.b", "js.c", "out.a.b", "out.c"]
+        assert w.route.failed["mapping"] == 2, "once for each destination"
+        assert w.watch.count("ROUTE_MESSAGE_FAILED") == 2
+        assert "--x" in w.watch.of("ROUTE_MESSAGE_FAILED")[0].detail
+        assert w.entry()["accepted"] == 4
+
+
+async def test_what_the_destination_refuses_fails_with_its_reason(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker(max_payload=100)}
+    brokers["edge"].add_stream("FULL", ["js.>"], max_messages=1)
+    brokers["edge"].deny_publish("out.denied")
+    route = core(
+        "in.*", to("out.{{wildcard(1)}}", "edge"), to("js.{{wildcard(1)}}", "edge", jetstream=True), connection="main"
+    )
+    async with world([route], brokers=brokers) as w:
+        w.broker.publish("in.ok", b"x" * 20)
+        await eventually(lambda: sum(w.route.routed.values()) == 2)
+        w.broker.publish("in.denied", b"x" * 20)
+        await eventually(lambda: sum(w.route.failed.values()) == 2)
+        assert dict(w.route.failed) == {"permission_denied": 1, "limit": 1}
+        w.broker.publish("in.large", b"x" * 101)
+        await eventually(lambda: sum(w.route.failed.values()) == 4)
+        assert w.route.failed["too_large"] == 2
+        assert sum(w.route.routed.values()) == 2
+        assert sum(w.route.durations.counts) == 3
+
+
+async def test_a_destination_that_is_away_holds_up_nobody_else(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    routes = [
+        core("in", to("out", "edge"), name="away", connection="main"),
+        core("in", to("here"), name="here", connection="main"),
+    ]
+    async with world(routes, brokers=brokers, connections={"edge": {"max_pending_operations": 5}}) as w:
+        await w.lose("edge")
+        for number in range(8):
+            w.broker.publish("in", b"%d" % number)
+            await published(w, number + 1)
+        away, here = w.live.routes
+        await eventually(lambda: here.routed["here"] == 8)
+        assert w.entry("edge") == {"accepted": 8, "pending": 5, "in_flight": 0, "settled": {"dropped": 3}}
+        assert dict(away.failed) == {"queue_full": 3}
+        assert w.failures("publish", "edge") == {"not_connected": 8}
+        await w.find("edge")
+        await eventually(lambda: away.routed["out"] == 5)
+        assert [message.payload for message in w.brokers["edge"].published] == [b"3", b"4", b"5", b"6", b"7"]
+        assert away.state == here.state == RUNNING
+
+
+@pytest.mark.parametrize("jetstream", [False, True])
+async def test_a_queue_that_rejects_fails_the_messages_it_rejects(autojump_clock: MockClock, jetstream: bool) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["edge"].add_stream("S", ["out"])
+    edge = {"max_pending_operations": 2, "on_pending_full": "reject"}
+    route = core("in", to("out", "edge", jetstream=jetstream), connection="main")
+    async with world([route], brokers=brokers, connections={"edge": edge}) as w:
+        await w.lose("edge")
+        for _ in range(5):
+            w.broker.publish("in", b"x")
+        await eventually(lambda: w.route.failed["queue_full"] == 3)
+        await w.find("edge")
+        await eventually(lambda: w.route.routed["out"] == 2)
+        assert w.entry("edge")["accepted"] == 2
+        assert sum(w.route.durations.counts) == 5
+
+
+async def test_a_queue_that_blocks_makes_the_route_wait_and_keeps_all(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    edge = {"max_pending_operations": 2, "on_pending_full": "block"}
+    route = core("in", to("out", "edge"), connection="main")
+    async with world([route], brokers=brokers, connections={"edge": edge}) as w:
+        await w.lose("edge")
+        for number in range(50):
+            w.broker.publish("in", b"%d" % number)
+            await trio.sleep(0.01)
+        assert w.entry("edge")["accepted"] < 50
+        await w.find("edge")
+        await eventually(lambda: w.route.routed["out"] == 50)
+        assert [message.payload for message in w.brokers["edge"].published] == [b"%d" % n for n in range(50)]
+        assert not w.route.failed
+
+
+async def test_fail_open_lets_go_and_counts(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    route = core("in", to("out", "edge"), connection="main")
+    async with world([route], brokers=brokers, connections={"edge": {"fail_open": True}}) as w:
+        await w.lose("edge")
+        for _ in range(3):
+            w.broker.publish("in", b"x")
+        await eventually(lambda: w.route.failed["not_connected"] == 3)
+        assert w.entry("edge") == {"accepted": 3, "pending": 0, "in_flight": 0, "settled": {"failed_open": 3}}
+        assert w.failures("publish", "edge") == {"not_connected": 3}
+
+
+async def test_more_than_the_inbox_holds_is_refused_counted_and_told(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "MAX_MESSAGES", 10)
+    gate = trio.Event()
+
+    async def wait(message: Message) -> Message:
+        await gate.wait()
+        return message
+
+    async with world(handlers=[handled(wait, subject="in", to="out")]) as w:
+        w.broker.publish("in", b"first")
+        await eventually(lambda: w.route.received == 1)
+        for number in range(15):
+            w.broker.publish("in", b"%d" % number)
+        await eventually(lambda: w.route.received == 16)
+        assert w.route.failed["slow_consumer"] == 5
+        assert sum(event.count for event in w.watch.of("ROUTE_MESSAGE_FAILED")) == 5
+        gate.set()
+        await eventually(lambda: w.route.routed["out"] == 11)
+        assert [m.payload for m in w.broker.published] == [b"first", *(b"%d" % n for n in range(10))]
+
+
+async def test_the_inbox_is_also_bounded_by_bytes(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "MAX_BYTES", 1000)
+    refused: list[int] = []
+    box = inbox.Inbox(refused.append)
+    raw = (b"s", b"", 0, 600, b"600\r\n" + b"x" * 600 + b"\r\n")
+    for _ in range(4):
+        box.deliver([raw])
+    assert (len(box), refused) == (2, [1, 1])
+    await box.take()
+    box.deliver([raw])
+    assert (len(box), refused) == (2, [1, 1])
+
+
+# --- the source ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_subscription_is_tried_again_with_growing_delay_and_others_work(
+    autojump_clock: MockClock
+) -> None:
+    broker = FakeBroker()
+    broker.deny_subscribe("secret")
+    routes = [core("secret", "out", name="denied"), core("in", "fine", name="fine")]
+    async with world(routes, brokers={"main": broker}) as w:
+        denied, fine = w.live.routes
+        assert (denied.state, fine.state) == (FAILED, RUNNING)
+        assert denied.unready is not None
+        assert "secret" in denied.unready
+        broker.publish("in", b"x")
+        await eventually(lambda: fine.routed["fine"] == 1)
+        await w.watch.until("NATS_SUBSCRIBE_ERROR", times=8, within=120)
+        times = [event.at for event in w.watch.of("NATS_SUBSCRIBE_ERROR")]
+        delays = [later - earlier for earlier, later in pairwise(times)]
+        assert all(0.25 * 2**n <= delay <= 0.5 * 2**n for n, delay in enumerate(delays[:4]))
+        assert all(5 <= delay <= 10 for delay in delays[5:])
+        assert w.failures("subscribe") == {"permission_denied": 8}
+        assert w.successes("subscribe") == 1
+
+
+async def test_it_subscribes_again_after_an_outage(autojump_clock: MockClock) -> None:
+    async with world([core("in", "out")]) as w:
+        await w.lose()
+        assert w.route.unready is not None
+        w.broker.publish("in", b"nobody listens")
+        await w.find()
+        await eventually(lambda: w.route.state == RUNNING)
+        w.broker.publish("in", b"x")
+        await eventually(lambda: w.route.routed["out"] == 1)
+        assert (w.route.received, w.watch.count("ROUTE_READY"), w.successes("subscribe")) == (1, 2, 2)
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_sent_before_the_end_is_still_routed(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    async with world([core("in", "out")], brokers={"main": broker}) as w:
+        for _ in range(100):
+            broker.publish("in", b"x")
+    assert w.route.received == w.route.routed["out"] == len(broker.published) == 100
+    assert w.live.unsettled == 0
+
+
+async def test_what_was_under_way_at_the_end_is_still_routed(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    async with world([core("in", "out")], brokers={"main": broker}) as w:
+        # Everything comes only when the router has begun to close.
+        broker.stall(1.0)
+        for _ in range(100):
+            broker.publish("in", b"x")
+        await trio.lowlevel.checkpoint()
+    assert w.route.received == w.route.routed["out"] == 100
+    assert w.live.unsettled == 0
+
+
+async def test_a_handler_that_does_not_end_is_cancelled_and_what_it_held_up_is_counted(
+    autojump_clock: MockClock
+) -> None:
+    cancelled = 0
+
+    async def hang(message: Message) -> Message:
+        nonlocal cancelled
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            cancelled += 1
+            raise
+        raise AssertionError("unreachable")
+
+    began = trio.current_time()
+    async with world(handlers=[handled(hang, subject="in", to="out")], shutdown_timeout=3.0) as w:
+        for _ in range(5):
+            w.broker.publish("in", b"x")
+        await eventually(lambda: w.route.received == 5)
+        began = trio.current_time()
+    assert 3.0 <= trio.current_time() - began <= 4.1
+    assert cancelled == 1
+    assert dict(w.route.failed) == {"shutdown": 5}
+    assert w.live.unsettled == 5
+    assert sum(event.count for event in w.watch.of("ROUTE_MESSAGE_FAILED")) == 5
+    assert w.entry()["accepted"] == 0
+
+
+async def test_a_route_that_waits_for_room_at_the_end_counts_what_it_holds(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    edge = {"max_pending_operations": 3, "on_pending_full": "block"}
+    route = core("in", to("out", "edge"), connection="main")
+    async with world([route], brokers=brokers, connections={"edge": edge}, shutdown_timeout=1) as w:
+        await w.lose("edge")
+        for _ in range(10):
+            w.broker.publish("in", b"x")
+            await trio.sleep(0.01)
+    accepted = w.entry("edge")["accepted"]
+    assert 3 <= accepted < 10
+    assert w.route.failed["shutdown"] == 10
+    assert w.live.unsettled == 10
+    assert w.entry("edge")["settled"] == {"dropped": accepted}

@@ -1,0 +1,34 @@
+"""The lag of the event loop: how late a due task ran, measured on a clock that the test turns."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from router_trio.states import Histogram
+from router_trio.telemetry.lag import LAG_BOUNDS, MEASURE_INTERVAL, measure_lag
+
+
+async def test_an_idle_loop_is_on_time(autojump_clock: MockClock) -> None:
+    lags = Histogram(LAG_BOUNDS)
+    with trio.move_on_after(MEASURE_INTERVAL * 10.5):
+        await measure_lag(lags)
+    assert lags.counts[0] == 10
+    assert lags.total == pytest.approx(0, abs=1e-9)
+
+
+async def test_a_blocked_loop_shows(mock_clock: MockClock) -> None:
+    lags = Histogram(LAG_BOUNDS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(measure_lag, lags)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(MEASURE_INTERVAL + 0.7)  # as if one task had held the loop for so long
+        await wait_all_tasks_blocked()
+        assert lags.total == pytest.approx(0.7)
+        assert lags.counts[LAG_BOUNDS.index(1.0)] == 1
+        mock_clock.jump(MEASURE_INTERVAL)
+        await wait_all_tasks_blocked()
+        assert sum(lags.counts) == 2
+        assert lags.total == pytest.approx(0.7)
+        nursery.cancel_scope.cancel()

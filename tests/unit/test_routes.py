@@ -1,0 +1,70 @@
+"""Routes as plans: patterns, destinations, and the ids that keep two copies of a message apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router_trio.routes import RoutePlan, compile_routes, routes_for
+from router_trio.settings import Settings
+from tests.unit.routing_world import core, stream
+
+
+def plans(*routes: dict[str, Any], connections: tuple[str, ...] = ("main",)) -> list[RoutePlan]:
+    config = Settings(
+        connections={name: {"servers": ["nats://127.0.0.1:4222"]} for name in connections}, routes=list(routes)
+    )
+    return compile_routes(config.routes)
+
+
+def to(subject: str, connection: str = "main", *, jetstream: bool = True) -> dict[str, Any]:
+    return {"subject": subject, "connection": connection, "jetstream": jetstream}
+
+
+def test_a_plan_says_where_from_and_where_to() -> None:
+    local, remote = to("a.{{wildcard(2)}}", jetstream=False), to("b.{{wildcard(1)}}", "edge")
+    (plan,) = plans(core("orders.*.*", local, remote, connection="main"), connections=("main", "edge"))
+    assert (plan.name, plan.connection, plan.pattern, plan.stream) == ("route", "main", "orders.*.*", None)
+    assert plan.connections == {"main", "edge"}
+    first, second = plan.destinations
+    assert (first.connection, first.template, first.jetstream) == ("main", "a.{{wildcard(2)}}", False)
+    assert (second.connection, second.template, second.jetstream) == ("edge", "b.{{wildcard(1)}}", True)
+    assert first.mapping.apply("orders.eu.7") == "a.7"
+    assert second.mapping.apply("orders.eu.7") == "b.eu"
+
+
+def test_the_pattern_of_a_stream_is_its_filter_or_everything() -> None:
+    filtered, whole = plans(
+        stream("A", "x.{{wildcard(1)}}", route="one", filter="a.*"), stream("B", "y", route="two")
+    )
+    assert (filtered.pattern, filtered.stream) == ("a.*", "A")
+    assert (whole.pattern, whole.stream) == (">", "B")
+    assert whole.destinations[0].mapping.apply("any.subject.at.all") == "y"
+
+
+def test_the_first_jetstream_destination_of_each_connection_keeps_the_id_and_no_other_one_does() -> None:
+    found = plans(
+        core("a", to("a1", jetstream=False), to("a2"), to("a3"), to("a4", "edge"), name="first", connection="main"),
+        core("b", to("b1"), to("b2", "edge"), name="second", connection="main"),
+        connections=("main", "edge"),
+    )
+    suffixes = {d.template: d.id_suffix for plan in found for d in plan.destinations}
+    assert suffixes == {"a1": "", "a2": "", "a3": ":first:2", "a4": "", "b1": ":second:0", "b2": ":second:1"}
+
+
+def test_routes_for_a_subject_in_order() -> None:
+    found = plans(core("a.*.c", "x", name="one"), core("a.*", "y", name="two"), stream("S", "z", route="three"))
+    assert [plan.name for plan in routes_for(found, "a.b")] == ["two", "three"]
+    assert [plan.name for plan in routes_for(found, "a.b.c")] == ["one", "three"]
+    assert [plan.name for plan in routes_for(found, "q")] == ["three"]
+
+
+def test_handlers_are_given_by_the_name_of_the_route() -> None:
+    def handle(message: object) -> object:
+        return message
+
+    config = Settings(
+        connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
+        routes=[core("a", "x", name="one"), core("b", "y", name="two")],
+    )
+    one, two = compile_routes(config.routes, {"two": handle})
+    assert (one.handler, two.handler) == (None, handle)

@@ -1,0 +1,401 @@
+"""One link's life, with a link that does what the test says and a clock that jumps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, cast
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from router_trio.errors import LinkError
+from router_trio.events import Event
+from router_trio.link import Connect, Link, LinkListener, Refusal
+from router_trio.outbox import Outbox
+from router_trio.pending import Operation
+from router_trio.protocol import publish
+from router_trio.receipt import Receipt
+from router_trio.session import FENCE_EVERY, SOURCES_FIRST_WITHIN, Session, Source
+
+INTERVAL = 4.0
+
+
+class StubLink:
+    """Answers each fence `latency` seconds later, and refuses what is to be refused."""
+
+    def __init__(self) -> None:
+        self.latency = 0.0
+        self.fences: list[float] = []
+        self.sent: list[bytes] = []
+        self.refuse: Callable[[Operation], bool] = lambda _: False
+        self.send_takes = 0.0
+
+    async def fence(self) -> None:
+        self.fences.append(trio.current_time())
+        await trio.sleep(self.latency)
+
+    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+        await trio.sleep(self.send_takes)
+        self.sent.extend(one.frame for one in operations if not self.refuse(one))
+        return [Refusal(one, "too_large", "too much") for one in operations if self.refuse(one)]
+
+
+class World:
+    """A session with its outbox, and a network that the test rules."""
+
+    def __init__(self) -> None:
+        self.link = StubLink()
+        self.events: list[Event] = []
+        self.fenced: list[float] = []
+        self.room = trio.lowlevel.ParkingLot()
+        self.outbox = Outbox(
+            "main",
+            emit=self.events.append,
+            clock=trio.current_time,
+            wake=lambda: self.session.work.set(),
+            fail_open=False,
+            max_operations=100,
+            max_bytes=10_000,
+            on_full="reject",
+            max_age=0.0,
+        )
+        self.session = Session("nats://a:4222", self.outbox, fenced=self.fenced.append, progress=self.room)
+        self.dial_takes = 0.0
+        self.dial_error: Exception | None = None
+        self.death: Exception | None = None
+        self.dying = trio.Event()
+        self.closed = False
+
+    @asynccontextmanager
+    async def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[StubLink]:
+        try:
+            await trio.sleep(self.dial_takes)
+            if self.dial_error is not None:
+                raise self.dial_error
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._live)
+                yield self.link
+                nursery.cancel_scope.cancel()
+        finally:
+            self.closed = True
+
+    async def _live(self) -> None:
+        await self.dying.wait()
+        if self.death is not None:
+            raise self.death
+
+    def die(self, error: Exception) -> None:
+        self.death = error
+        self.dying.set()
+
+    async def run(self, *sources: Source) -> None:
+        connect = cast(Connect, self.connect)
+        listener = cast(LinkListener, None)
+        await self.session.run(
+            connect, b"_INBOX.x", listener, sources, connect_timeout=2.0, liveness_interval=INTERVAL
+        )
+
+    def publish(self, payload: bytes = b"x") -> Receipt:
+        receipt = Receipt()
+        receipt.status = self.outbox.offer(publish(b"out", payload), owner=receipt)
+        return receipt
+
+
+@asynccontextmanager
+async def serving(world: World, *sources: Source) -> AsyncIterator[Session]:
+    """A session that is connected and serves; it is ended behind the body."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.run, *sources)
+        await world.session.connected.wait()
+        world.outbox.link_up()
+        world.session.serve()
+        yield world.session
+        world.session.end()
+
+
+# --- the dial ---
+
+
+async def test_a_dial_that_fails_is_told_and_nothing_is_left(autojump_clock: MockClock) -> None:
+    world = World()
+    world.dial_error = LinkError("nobody listens")
+    await world.run()
+    assert world.session.error is world.dial_error
+    assert world.session.ended.is_set()
+    assert not world.session.connected.is_set()
+
+
+async def test_a_dial_is_bounded(autojump_clock: MockClock) -> None:
+    world = World()
+    world.dial_takes = 10.0
+    await world.run()
+    assert trio.current_time() == 2.0
+    assert world.session.error is not None
+    assert world.session.error.reason == "timeout"
+    assert world.closed
+
+
+async def test_a_session_may_be_ended_before_it_is_connected(autojump_clock: MockClock) -> None:
+    world = World()
+    world.dial_takes = 1.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.run)
+        await trio.sleep(0.5)
+        world.session.end()
+        await world.session.ended.wait()
+        assert trio.current_time() == 0.5
+    assert world.session.error is None
+    assert not world.session.connected.is_set()
+
+
+async def test_a_session_may_be_ended_before_it_began() -> None:
+    world = World()
+    world.session.end()
+    await world.run()
+    assert world.session.ended.is_set()
+    assert world.session.link is None
+
+
+async def test_a_link_that_dies_before_it_serves_is_told(autojump_clock: MockClock) -> None:
+    world = World()
+    death = LinkError("gone")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.run)
+        await world.session.connected.wait()
+        world.die(death)
+        await world.session.ended.wait()
+    assert world.session.error is death
+    assert world.session.link is None
+
+
+async def test_another_error_is_not_swallowed(autojump_clock: MockClock) -> None:
+    world = World()
+    world.dial_error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        await world.run()
+    assert world.session.ended.is_set()
+
+
+# --- the liveness fence ---
+
+
+async def test_an_idle_link_is_fenced_at_even_intervals(autojump_clock: MockClock) -> None:
+    world = World()
+    async with serving(world):
+        await trio.sleep(10 * INTERVAL)
+    due = [round(FENCE_EVERY * INTERVAL * number, 6) for number in range(1, 14)]
+    assert world.link.fences == due
+    assert world.fenced == due
+
+
+async def test_a_busy_link_needs_no_fence_of_its_own(autojump_clock: MockClock) -> None:
+    world = World()
+    async with serving(world):
+        published = 0
+        while trio.current_time() < 10 * INTERVAL:
+            world.publish()
+            published += 1
+            await trio.sleep(0.5)
+    assert len(world.link.fences) == published
+
+
+@pytest.mark.parametrize("latency", [0.1, 0.49, 0.51, 0.75, 0.95])
+async def test_a_slow_answer_is_an_answer(latency: float, autojump_clock: MockClock) -> None:
+    """Also when it comes after the next fence was sent."""
+    world = World()
+    world.link.latency = latency * INTERVAL
+    async with serving(world) as session:
+        await trio.sleep(50 * INTERVAL)
+        assert not session.ended.is_set()
+    assert session.error is None
+
+
+async def test_no_answer_to_either_of_two_fences_ends_the_link(autojump_clock: MockClock) -> None:
+    world = World()
+    async with serving(world) as session:
+        await trio.sleep(1.0)
+        world.link.latency = 1000.0
+        await session.ended.wait()
+        assert trio.current_time() == 1.75 * INTERVAL
+        assert len(world.link.fences) == 2
+    assert session.error is not None
+    assert session.error.reason == "liveness"
+    assert "no answer to a fence for 7.0 s" in str(session.error)
+    assert world.closed
+
+
+async def test_a_blocked_writer_does_not_hide_a_dead_link(autojump_clock: MockClock) -> None:
+    world = World()
+    world.link.send_takes = world.link.latency = 1000.0
+    async with serving(world) as session:
+        receipt = world.publish()
+        await session.ended.wait()
+        assert trio.current_time() == 1.75 * INTERVAL
+        world.outbox.link_down()
+    assert receipt.fate is None
+    assert (world.outbox.pending, world.outbox.in_flight) == (1, 0)
+
+
+# --- sending ---
+
+
+async def test_what_is_published_is_sent_and_confirmed(autojump_clock: MockClock) -> None:
+    world = World()
+    async with serving(world):
+        receipts = [world.publish(b"%d" % number) for number in range(10)]
+        assert {(await one.settled()).name for one in receipts} == {"fenced"}
+    assert world.link.sent == [publish(b"out", b"%d" % number) for number in range(10)]
+    assert len(world.link.fences) == 1
+
+
+async def test_nothing_is_confirmed_by_a_fence_that_was_sent_before_it(autojump_clock: MockClock) -> None:
+    world = World()
+    world.link.latency = 1.0
+    async with serving(world):
+        first = world.publish()
+        await trio.sleep(0.5)
+        second = world.publish()
+        await first.settled()
+        assert trio.current_time() == 1.0
+        assert second.fate is None
+        await second.settled()
+        assert trio.current_time() == 2.0
+
+
+async def test_what_the_link_refuses_fails_and_the_rest_goes_through(autojump_clock: MockClock) -> None:
+    world = World()
+    world.link.refuse = lambda operation: b"large" in operation.frame
+    async with serving(world):
+        receipts = [world.publish(payload) for payload in (b"1", b"large", b"2")]
+        assert [(await one.settled()).name for one in receipts] == ["fenced", "failed", "fenced"]
+    assert receipts[1].fate is not None
+    assert receipts[1].fate.reason == "too_large"
+
+
+async def test_who_waits_for_room_is_woken_by_each_batch(autojump_clock: MockClock) -> None:
+    world = World()
+    world.link.send_takes = 1.0
+    async with serving(world), trio.open_nursery() as nursery:
+        nursery.start_soon(world.room.park)
+        world.publish()
+        await trio.sleep(0.5)
+        assert len(world.room) == 1
+        await trio.sleep(0.6)
+        assert len(world.room) == 0
+
+
+async def test_who_waits_for_room_is_woken_when_something_fails(autojump_clock: MockClock) -> None:
+    world = World()
+    async with serving(world), trio.open_nursery() as nursery:
+        order = world.outbox.next_order
+        world.outbox.offer(publish(b"stored", b"x", reply=b"_INBOX.x.%d" % order), with_ack=True)
+        await trio.sleep(1.0)
+        nursery.start_soon(world.room.park)
+        await trio.testing.wait_all_tasks_blocked()
+        world.outbox.ack_refused(order, "limit", "the stream is full", retriable=False)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(world.room) == 0
+
+
+async def test_a_link_that_is_left_gets_nothing_more_and_confirms_what_it_has(autojump_clock: MockClock) -> None:
+    world = World()
+    world.link.latency = 1.0
+    async with serving(world) as session:
+        first = world.publish(b"1")
+        await trio.sleep(0.1)
+        session.leave()
+        second = world.publish(b"2")
+        await trio.sleep(5.0)
+        assert first.fate is not None
+        assert first.fate.name == "fenced"
+        assert second.fate is None
+    assert world.link.sent == [publish(b"out", b"1")]
+
+
+# --- sources ---
+
+
+class StubSource:
+    """Notes when it is served; tries for as long as it is told."""
+
+    def __init__(self, tries: float = 0.0, fails: Exception | None = None) -> None:
+        self.served: list[Any] = []
+        self.ended = 0
+        self._tries = tries
+        self._fails = fails
+
+    async def serve(self, link: Link, tried: trio.Event) -> None:
+        self.served.append(link)
+        try:
+            await trio.sleep(self._tries)
+            tried.set()
+            if self._fails is not None:
+                raise self._fails
+            await trio.sleep_forever()
+        finally:
+            self.ended += 1
+
+
+async def test_sources_are_served_and_end_with_the_link(autojump_clock: MockClock) -> None:
+    world = World()
+    sources = StubSource(), StubSource()
+    async with serving(world, *sources) as session:
+        await trio.testing.wait_all_tasks_blocked()
+        assert [one.served for one in sources] == [[world.link]] * 2
+        world.die(LinkError("gone"))
+        await session.ended.wait()
+        assert [one.ended for one in sources] == [1, 1]
+
+
+@pytest.mark.parametrize(("tries", "sent_at"), [(0.5, 0.5), (100.0, SOURCES_FIRST_WITHIN)])
+async def test_sources_go_first_but_not_for_long(tries: float, sent_at: float, autojump_clock: MockClock) -> None:
+    world = World()
+    receipt = Receipt()
+    world.outbox.offer(publish(b"out", b"kept"), owner=receipt)
+    async with serving(world, StubSource(tries)):
+        await receipt.settled()
+        assert trio.current_time() == sent_at
+
+
+async def test_a_dead_link_that_a_source_meets_first_ends_the_session(autojump_clock: MockClock) -> None:
+    world = World()
+    met = LinkError("the link is dead", reason="closed")
+    async with serving(world, StubSource(0.5, fails=met)) as session:
+        await session.ended.wait()
+    assert session.error is met
+
+
+# --- the end ---
+
+
+async def test_several_tasks_that_meet_the_dead_link_make_one_loss(autojump_clock: MockClock) -> None:
+    world = World()
+    world.die(LinkError("gone"))
+    async with serving(world, StubSource(fails=LinkError("dead"))) as session:
+        await session.ended.wait()
+    assert str(session.error) in ("gone", "dead")
+
+
+async def test_a_link_that_dies_when_the_session_is_cancelled_raises_nothing(autojump_clock: MockClock) -> None:
+    """Some tasks meet the cancellation and some the dead link: what is left of both is the cancellation."""
+    world = World()
+
+    class DiesWhenCancelled:
+        async def serve(self, link: Link, tried: trio.Event) -> NoReturn:
+            tried.set()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                raise LinkError("it died first") from None
+
+    with trio.CancelScope() as scope:
+        async with serving(world, DiesWhenCancelled(), StubSource()):
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert world.session.ended.is_set()
+    assert world.closed

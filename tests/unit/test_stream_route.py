@@ -1,0 +1,461 @@
+"""Routes from a stream, on fake brokers: what goes through, what waits, what comes again."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.headers import Headers
+from router_trio.message import Message
+from router_trio.states import PAUSED, RUNNING
+from router_trio.testing import FakeBroker
+from tests.unit.routing_world import (
+    all_acked,
+    core,
+    eventually,
+    fill,
+    handled,
+    numbers,
+    one_broker,
+    overhearing,
+    stream,
+    to,
+    two_brokers,
+    unacked,
+    world,
+)
+
+REMOTE = stream("IN", to("out.{{wildcard(1)}}", "edge", jetstream=True), connection="main", filter="in.*")
+LOCAL = stream("IN", "out.{{wildcard(1)}}", filter="in.*")
+
+
+# --- what goes through -----------------------------------------------------------------------------------------------
+
+
+async def test_every_destination_gets_every_message_and_then_it_is_acked(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    brokers["main"].add_stream("COPY", ["copy.*"])
+    route = stream(
+        "IN",
+        to("copy.{{wildcard(1)}}", jetstream=True),
+        to("core.{{wildcard(1)}}"),
+        to("out.{{wildcard(1)}}", "edge", jetstream=True),
+        to("core.{{wildcard(1)}}.x", "edge"),
+        connection="main",
+        filter="in.*",
+    )
+    fill(brokers["main"], 50)
+    async with world([route], brokers=brokers) as w:
+        fill(w.broker, 50, first=50)
+        await all_acked(w, 100)
+        assert set(w.route.routed.values()) == {100}
+        assert w.payloads("COPY") == w.payloads("OUT", "edge") == numbers(100)
+        for connection, subject in (("main", "core.x"), ("edge", "core.x.x")):
+            assert [m.payload for m in w.brokers[connection].published if m.subject == subject] == numbers(100)
+        assert (w.route.received, w.route.duplicates, dict(w.route.failed)) == (100, 0, {})
+        assert sum(w.route.durations.counts) == 100
+        assert w.entry()["settled"] == w.entry("edge")["settled"] == {"acked": 100, "fenced": 100}
+
+
+async def test_a_filter_takes_only_what_matches(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.>"])
+    async with world(
+        [stream("IN", to("out"), filter="in.*.a")], brokers={"main": broker}
+    ) as w:
+        for token in ("a", "b", "a", "c"):
+            broker.publish(f"in.1.{token}", token.encode())
+        await eventually(lambda: w.route.routed["out"] == 2)
+        await all_acked(w, 2)
+        assert w.route.received == 2
+
+
+async def test_headers_go_on_and_the_address_for_acks_does_not(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    route = stream("IN", to("core"), to("out.x", jetstream=True))
+    async with world([route], brokers={"main": broker}) as w, overhearing(broker, "core") as heard:
+        broker.publish("in.x", b"1", [("A", "1"), ("A", "2"), ("Nats-Expected-Last-Sequence", "9")], reply="who")
+        await all_acked(w, 1)
+        (message,) = heard
+        assert message[1] == b""
+        found = {m.subject: m.headers for m in broker.published}
+        assert found["core"] == Headers([("A", "1"), ("A", "2"), ("Nats-Expected-Last-Sequence", "9")])
+        assert found["out.x"].pairs()[:2] == (("A", "1"), ("A", "2"))
+        assert [name for name, _ in found["out.x"].pairs()] == ["A", "A", "Nats-Msg-Id"]
+
+
+async def test_the_id_is_kept_or_made_of_stream_sequence_and_time(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    broker.publish("in.x", b"own", {"Nats-Msg-Id": "own"})
+    broker.publish("in.x", b"made")
+    async with world([stream("IN", "out.a", "out.b")], brokers={"main": broker}) as w:
+        await all_acked(w, 2)
+        ids = {(m.subject, m.payload): m.headers["Nats-Msg-Id"] for m in broker.published}
+        assert ids["out.a", b"own"] == "own"
+        assert ids["out.b", b"own"] == "own:route:1"
+        stream_name, sequence, timestamp = ids["out.a", b"made"].split(":")
+        assert (stream_name, sequence) == ("IN", "2")
+        assert int(timestamp) > 1_000_000_000_000_000_000
+        assert ids["out.b", b"made"] == ids["out.a", b"made"] + ":route:1"
+
+
+async def test_no_more_than_the_window_is_in_hand(autojump_clock: MockClock) -> None:
+    gate = trio.Event()
+    held = 0
+
+    async def hold(message: Message) -> Message:
+        nonlocal held
+        held += 1
+        await gate.wait()
+        return message.replace(subject="out.x")
+
+    brokers = one_broker()
+    fill(brokers["main"], 50)
+    handler = handled(hold, to=to("out.x", jetstream=True), stream="IN", durable="router", max_in_flight=10)
+    async with world(handlers=[handler], brokers=brokers) as w:
+        await trio.sleep(60)
+        assert (held, w.route.received, unacked(w)) == (1, 10, 10)
+        gate.set()
+        await all_acked(w, 50)
+        assert w.payloads("OUT") == numbers(50)
+
+
+async def test_order_of_each_subject_over_a_lost_link(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    fill(brokers["main"], 300)
+    async with world([REMOTE], brokers=brokers) as w:
+        await eventually(lambda: w.route.received > 0)
+        brokers["edge"].cut()
+        await all_acked(w, 300)
+        assert w.payloads("OUT", "edge") == numbers(300)
+        assert w.route.received == 300
+
+
+# --- a destination is away -------------------------------------------------------------------------------------------
+
+
+async def test_a_destination_that_is_away_pauses_only_the_routes_that_need_it(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    brokers["main"].add_stream("COPY", ["copy.*"])
+    routes = [
+        stream(
+            "IN",
+            to("out.{{wildcard(1)}}", "edge", jetstream=True),
+            to("copy.{{wildcard(1)}}", jetstream=True),
+            route="both",
+            durable="both",
+            connection="main",
+            filter="in.*",
+            max_in_flight=20,
+        ),
+        stream("IN", to("copy.other", jetstream=True), route="local", durable="local", connection="main"),
+        core("in.*", to("seen.{{wildcard(1)}}"), name="core", connection="main"),
+    ]
+    async with world(routes, brokers=brokers) as w:
+        both, local, plain = w.live.routes
+        await w.lose("edge")
+        await eventually(lambda: both.state == PAUSED)
+        assert both.reason is not None
+        assert "'edge'" in both.reason
+        for number in range(200):
+            w.broker.publish("in.x", b"%d" % number)
+            await trio.sleep(0.1)
+        await eventually(lambda: local.routed["copy.other"] == 200)
+        assert plain.routed["seen.{{wildcard(1)}}"] == 200
+        assert local.state == plain.state == RUNNING
+        # What had been asked for comes; then the pulls stop instead of the memory filling.
+        assert both.received == 20
+        assert w.broker.unacked("IN", "both") == 20
+        assert sum(both.routed.values()) == 0
+        assert w.entry("edge")["accepted"] == 0
+        await w.find("edge")
+        await eventually(lambda: both.routed["out.{{wildcard(1)}}"] == 200)
+        assert both.state == RUNNING
+        assert w.payloads("OUT", "edge") == numbers(200)
+        assert (both.received, both.duplicates, dict(both.failed)) == (200, 0, {})
+
+
+async def test_what_waits_for_a_destination_is_announced_as_in_progress(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", ack_wait="3s")
+    async with world([route], brokers=brokers) as w:
+        await w.lose("edge")
+        fill(w.broker, 30)
+        await eventually(lambda: w.route.received == 30)
+        await trio.sleep(40)
+        assert (w.route.received, w.route.duplicates, unacked(w)) == (30, 0, 30)
+        await w.find("edge")
+        await all_acked(w, 30)
+        assert w.payloads("OUT", "edge") == numbers(30)
+
+
+async def test_a_long_pause_is_not_taken_for_a_lost_consumer(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        await w.lose("edge")
+        await trio.sleep(100)
+        await w.find("edge")
+        await eventually(lambda: w.route.state == RUNNING)
+        fill(w.broker, 5)
+        await all_acked(w, 5)
+        assert w.watch.count("ROUTE_READY") == 1
+        assert w.watch.count("NATS_SUBSCRIBE_ERROR") == 0
+
+
+async def test_an_idle_route_asks_again_and_again_and_stays_where_it_is(autojump_clock: MockClock) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        await trio.sleep(600)
+        fill(w.broker, 3)
+        await all_acked(w, 3)
+        assert (w.watch.count("ROUTE_READY"), w.watch.count("NATS_SUBSCRIBE_ERROR")) == (1, 0)
+
+
+async def test_both_destinations_must_be_there_at_the_same_time(autojump_clock: MockClock) -> None:
+    brokers = two_brokers() | {"third": FakeBroker()}
+    brokers["third"].add_stream("OUT", ["out.>"])
+    route = stream("IN", to("out.x", "edge", jetstream=True), to("out.x", "third", jetstream=True), connection="main")
+    async with world([route], brokers=brokers) as w:
+        await w.lose("edge")
+        await w.lose("third")
+        fill(w.broker, 5)
+        await w.find("edge")
+        await eventually(lambda: w.route.received == 5)
+        await w.lose("edge")
+        await w.find("third")
+        await trio.sleep(5)
+        assert w.entry("edge")["accepted"] == w.entry("third")["accepted"] == 0
+        await w.find("edge")
+        await all_acked(w, 5)
+        assert w.payloads("OUT", "edge") == w.payloads("OUT", "third") == numbers(5)
+
+
+async def test_a_destination_lost_while_a_handler_works_stops_the_batch(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    fill(brokers["main"], 100)
+    calls: list[Message] = []
+    step = trio.Semaphore(0)
+
+    async def slow(message: Message) -> Message:
+        calls.append(message)
+        await step.acquire()
+        return message
+
+    destination = to("out.x", "edge", jetstream=True)
+    handler = handled(slow, to=destination, connection="main", stream="IN", durable="router")
+    small = {"edge": {"max_pending_operations": 2}}
+    async with world(handlers=[handler], brokers=brokers, connections=small) as w:
+        await eventually(lambda: len(calls) == 1)
+        await w.lose("edge")
+        for _ in range(100):
+            step.release()
+        await trio.sleep(5)
+        # The one in the handler is kept for the destination; no other message goes where it would be dropped.
+        assert len(calls) == 1
+        assert w.entry("edge") == {"accepted": 1, "pending": 1, "in_flight": 0, "settled": {}}
+        await w.find("edge")
+        await all_acked(w, 100)
+        assert w.payloads("OUT", "edge") == numbers(100)
+        assert w.entry("edge")["settled"] == {"acked": 100}
+
+
+# --- the source's link is away ---------------------------------------------------------------------------------------
+
+
+async def test_acks_that_met_no_link_are_paid_on_the_next_one(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        brokers["edge"].stall(1.0)
+        fill(w.broker, 10)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 10)
+        await w.lose("main")
+        await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 10)
+        assert w.failures("ack") == {"not_connected": 10}
+        assert w.watch.count("NATS_ACK_ERROR") == 10
+        assert unacked(w) == 10
+        await w.find("main")
+        await eventually(lambda: unacked(w) == 0)
+        await trio.sleep(120)
+        assert (w.route.received, w.route.duplicates) == (10, 0)
+        assert w.successes("ack") == 0, "an operation counts once"
+        assert w.payloads("OUT", "edge") == numbers(10)
+
+
+async def test_a_message_that_comes_again_while_in_hand_is_not_routed_again(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    calls = 0
+    gate = trio.Event()
+
+    async def hold(message: Message) -> Message:
+        nonlocal calls
+        calls += 1
+        await gate.wait()
+        return message
+
+    handler = handled(hold, to=to("core", "edge"), stream="IN", durable="router", connection="main", ack_wait="5s")
+    async with world(handlers=[handler], brokers=brokers) as w:
+        fill(w.broker, 3)
+        await eventually(lambda: w.route.received == 3)
+        await w.lose("main")
+        await trio.sleep(20)
+        await w.find("main")
+        await eventually(lambda: w.route.duplicates == 3)
+        gate.set()
+        await all_acked(w, 3)
+        assert (calls, w.route.received, len(brokers["edge"].published)) == (3, 3, 3)
+
+
+async def test_a_message_whose_ack_was_lost_is_acked_again_and_not_routed_again(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    route = stream("IN", to("core", "edge"), connection="main", ack_wait="5s")
+    async with world([route], brokers=brokers) as w:
+        fill(w.broker, 3)
+        await all_acked(w, 3)
+        # Acks are written into a connection that leads nowhere, and are gone with it.
+        brokers["edge"].stall(0.5)
+        fill(w.broker, 4, first=3)
+        await eventually(lambda: w.route.received == 7)
+        w.broker.blackhole()
+        await eventually(lambda: w.successes("ack") == 7)
+        assert unacked(w) == 4
+        w.broker.cut()
+        w.broker.up()
+        await eventually(lambda: w.route.duplicates == 4, 60)
+        await eventually(lambda: unacked(w) == 0)
+        assert [message.payload for message in brokers["edge"].published] == numbers(7)
+        assert w.route.received == 7
+
+
+async def test_a_restarted_server_gives_out_what_was_lost_under_way(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([stream("IN", "out.x", ack_wait="10s")], brokers=brokers) as w:
+        fill(w.broker, 5)
+        await all_acked(w, 5)
+        w.broker.blackhole()
+        fill(w.broker, 5, first=5)
+        await trio.sleep(0.1)
+        assert w.route.received == 5
+        w.broker.cut()
+        w.broker.up()
+        await eventually(lambda: sorted(w.payloads("OUT")) == sorted(numbers(10)), 60)
+        await all_acked(w, 10)
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_message_comes_again_with_growing_delay(autojump_clock: MockClock) -> None:
+    times: list[float] = []
+    deliveries: list[int] = []
+
+    def fail(message: Message) -> Message:
+        times.append(trio.current_time())
+        deliveries.append(message.deliveries)
+        if len(times) < 9:
+            raise ValueError("not yet")
+        return message
+
+    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", nak_delay="1s")
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 1)
+        await all_acked(w, 1)
+        delays = [round(later - earlier) for earlier, later in pairwise(times)]
+        assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
+        assert deliveries == list(range(1, 10))
+        assert dict(w.route.failed) == {"handler_error": 8}
+        assert w.successes("nak") == 8
+        assert (w.route.received, w.route.dead_lettered) == (9, 0)
+        assert w.payloads("OUT") == [b"0"]
+
+
+async def test_one_that_fails_holds_up_nobody_else(autojump_clock: MockClock) -> None:
+    def pick(message: Message) -> Message:
+        if message.payload == b"3":
+            raise ValueError("never")
+        return message.replace(subject="out.x")
+
+    handler = handled(pick, to=to("out.x", jetstream=True), stream="IN", durable="router", max_in_flight=4)
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 20)
+        await eventually(lambda: w.successes("ack") == 19)
+        assert w.payloads("OUT") == [payload for payload in numbers(20) if payload != b"3"]
+        assert unacked(w) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_the_last_delivery_that_fails_is_counted_as_dead_lettered(
+    autojump_clock: MockClock, limit: int
+) -> None:
+    calls = 0
+
+    def fail(message: Message) -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("never")
+
+    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", max_deliver=limit)
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 2)
+        await eventually(lambda: w.route.dead_lettered == 2)
+        await trio.sleep(600)
+        assert calls == 2 * limit
+        assert dict(w.route.failed) == {"handler_error": 2 * limit}
+        assert w.route.dead_lettered == 2
+
+
+async def test_the_limit_also_counts_deliveries_that_came_while_it_was_in_hand(autojump_clock: MockClock) -> None:
+    gate = trio.Event()
+
+    async def hold(message: Message) -> None:
+        await gate.wait()
+        raise ValueError("never")
+
+    limits = {"max_deliver": 2, "ack_wait": "5s"}
+    handler = handled(hold, to=to("out.x", "edge"), stream="IN", durable="router", connection="main", **limits)
+    async with world(handlers=[handler], brokers=two_brokers()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.received == 1)
+        await w.lose("main")
+        await trio.sleep(10)
+        await w.find("main")
+        await eventually(lambda: w.route.duplicates == 1)
+        gate.set()
+        await eventually(lambda: w.route.dead_lettered == 1)
+
+
+async def test_a_failure_at_one_destination_fails_the_message(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    brokers["edge"].deny_publish("out.x")
+    route = stream("IN", to("copy"), to("out.x", "edge", jetstream=True), connection="main", max_deliver=1)
+    async with world([route], brokers=brokers) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.dead_lettered == 1)
+        assert dict(w.route.failed) == {"permission_denied": 1}
+        assert w.route.routed == {"copy": 1, "out.x": 0}
+        assert w.successes("nak") == 1
+
+
+async def test_a_message_that_maps_to_no_subject_fails(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    route = stream("IN", "out.{{split(1,-)}}", filter="in.*", max_deliver=1)
+    async with world([route], brokers={"main": broker}) as w:
+        for token in ("a-b", "--", "c"):
+            broker.publish(f"in.{token}", b"x")
+        await eventually(lambda: w.route.dead_lettered == 1)
+        await eventually(lambda: w.successes("ack") == 2)
+        assert dict(w.route.failed) == {"mapping": 1}
+        assert w.watch.count("ROUTE_MESSAGE_FAILED") == 1
+
+
+async def test_a_missing_destination_stream_is_waited_for_and_nothing_acked(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"])
+    async with world([stream("IN", "out.x")], brokers={"main": broker}) as w:
+        fill(w.broker, 5)
+        await trio.sleep(20)
+        assert (unacked(w), w.route.duplicates) == (5, 0)
+        broker.add_stream("OUT", ["out.>"])
+        await all_acked(w, 5)
+        assert w.payloads("OUT") == numbers(5)
