@@ -7,8 +7,6 @@ owner once, and said in an event. Decides nothing: who gets which fate is the ou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
-from operator import attrgetter
 
 from router_trio.events import (
     Emit,
@@ -23,9 +21,7 @@ from router_trio.events import (
 )
 from router_trio.ledger import Counters, Ledger
 from router_trio.message import FENCED, Fate
-from router_trio.pending import Operation, Owner
-
-_owner: Callable[[Operation], Owner | None] = attrgetter("owner")
+from router_trio.pending import Operation
 
 
 class Books:
@@ -79,16 +75,16 @@ class Books:
         """The link is gone: whatever is left of the drain is part of the next one."""
         self._drain_left = 0
 
-    def _drained(self, operation: Operation, *, success: bool) -> None:
-        if not self._drain_left or operation.order > self._drain_until:
+    def _drained(self, count: int, *, success: bool) -> None:
+        if not count:
             return
-        self._drain_left -= operation.count
+        self._drain_left -= count
         if success:
-            self._drain_success += operation.count
-            self.counters.retry_succeeded += operation.count
+            self._drain_success += count
+            self.counters.retry_succeeded += count
         else:
-            self._drain_failed += operation.count
-            self.counters.retry_failed += operation.count
+            self._drain_failed += count
+            self.counters.retry_failed += count
         if not self._drain_left:
             self._emit(
                 RetryComplete(
@@ -103,14 +99,14 @@ class Books:
 
     def fenced(self, operations: Sequence[Operation]) -> None:
         """A fence confirmed these."""
-        self.ledger.settle("fenced", sum(operation.count for operation in operations))
-        self.counters.succeeded["publish"] += sum(operation.count for operation in operations if operation.clean)
-        for owner, run in groupby(operations, _owner):
-            if owner is not None:
-                owner.settle(list(run), FENCED)
+        self.ledger.settle("fenced", sum([operation.count for operation in operations]))
+        self.counters.succeeded["publish"] += sum([operation.count for operation in operations if operation.clean])
+        for operation in operations:
+            if operation.owner is not None:
+                operation.owner.settle((operation,), FENCED)
         if self._drain_left:
-            for operation in operations:
-                self._drained(operation, success=True)
+            until = self._drain_until
+            self._drained(sum([operation.count for operation in operations if operation.order <= until]), success=True)
 
     def finish(self, operation: Operation, fate: Fate) -> None:
         """This operation has its fate."""
@@ -119,8 +115,8 @@ class Books:
             self.counters.dropped[fate.reason or ""] += operation.count
         elif operation.clean:
             self.counters.succeeded[_kind(operation.with_ack)] += operation.count
-        if self._drain_left:
-            self._drained(operation, success=fate.delivered)
+        if self._drain_left and operation.order <= self._drain_until:
+            self._drained(operation.count, success=fate.delivered)
         if operation.owner is not None:
             operation.owner.settle([operation], fate)
 

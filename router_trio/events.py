@@ -292,6 +292,20 @@ class MessageFailed(RouteEvent):
     detail: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageDeadLettered(RouteEvent):
+    """A message failed at its last delivery (max_deliver) and is given up: the stream keeps it as its `sequence`."""
+
+    code = "ROUTE_MESSAGE_DEAD_LETTERED"
+    level = Level.WARN
+    per_message = True
+    reason: str
+    stream: str
+    sequence: int
+    deliveries: int
+    count: int = 1
+
+
 # --- fault injection ---
 
 

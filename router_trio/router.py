@@ -119,12 +119,21 @@ class Router:
         address is taken, `ConnectionExhaustedError` if a connection gives up; errors of the body come out as they are.
         """
         self._settings.require_servers()
+        failure: BaseException | None = None
         try:
             run = _Run(self._settings, self._handlers, self._observers, self._log, self._connect)
             async with run.live(self._pages) as live:
-                yield live
+                try:
+                    yield live
+                except BaseException as error:
+                    failure = error
+                    raise
         except BaseExceptionGroup as group:
-            raise innermost(group) from None
+            # A group of a nursery in the body is the body's own error: it is not to be taken apart.
+            bare = innermost(group) if failure is None or _is_cancelled(failure) else failure
+        else:
+            return
+        raise bare  # out here, so that it keeps its cause and its context
 
     def _add(
         self,
@@ -266,6 +275,13 @@ class _Run:
         self._emit(
             RouterStopped(at=trio.current_time(), ledger=self._live.ledger(), unsettled=self._live.unsettled)
         )
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether something else failed, or the caller gave up: then this is not what it is about."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)
 
 
 def _load_handlers(routes: Sequence[RouteSettings], given: dict[str, Handler]) -> dict[str, Handler]:

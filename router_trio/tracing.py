@@ -1,11 +1,13 @@
 """The port for traces: what routing asks of whoever makes spans.
 
-Routing never calls an SDK for an unsampled message. `Tracing.begin` is asked once a message; it answers None for the
-many that aren't sampled, at the price of one look at the `traceparent`. The default answers None always.
+Routing never calls an SDK for an unsampled message. `Tracing.sampled` is asked once a batch, `Tracing.begin` where
+messages come one by one; for the many that aren't sampled the answer costs a look at the `traceparent` if there are
+headers, and next to nothing if there are none. The default samples nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from router_trio.message import Fate
@@ -33,7 +35,13 @@ class Tracing(Protocol):
 
     @property
     def active(self) -> bool:
-        """Whether `begin` would ever answer something; asked once a batch."""
+        """Whether anything would ever be sampled; asked once a batch."""
+
+    def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
+        """The indexes of the sampled messages of a batch, in order. Each of them is then asked of `begin_sampled`."""
+
+    def begin_sampled(self, route: str, template: str, raw: RawMessage) -> MessageTrace | None:
+        """The trace of a message from a core subscription that `sampled` named. None if tracing has ended since."""
 
     def begin(
         self,
@@ -52,6 +60,14 @@ class NoTracing:
     """Traces nothing."""
 
     active = False
+
+    def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
+        """Nothing is sampled."""
+        return ()
+
+    def begin_sampled(self, route: str, template: str, raw: RawMessage) -> MessageTrace | None:
+        """Nothing is sampled."""
+        return None
 
     def begin(
         self,

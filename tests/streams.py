@@ -50,7 +50,12 @@ async def assert_sink_is_whole(url: str, count: int, *, in_order: bool = True) -
     assert sorted(numbers) == list(range(count))
     for subject in range(SUBJECTS) if in_order else ():
         own = [number for number in numbers if number % SUBJECTS == subject]
-        assert own == sorted(own), f"sink.{subject} is out of order"
+        assert own == sorted(own), f"sink.{subject} is out of order: {_first_fall(own)}"
+
+
+def _first_fall(numbers: list[int]) -> str:
+    at = next(index for index in range(1, len(numbers)) if numbers[index] < numbers[index - 1])
+    return f"{numbers[max(0, at - 3) : at + 3]} from the {max(0, at - 3)}th of {len(numbers)}"
 
 
 async def numbers_from(subscription: RawSubscription, count: int, within: float = 5.0) -> list[int]:

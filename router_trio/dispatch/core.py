@@ -102,26 +102,28 @@ class CoreRoute:
                     for raw in batch:
                         await routing.route(Delivery(self.state, raw, received_at))
                         self._in_hand -= 1
-                elif routing.tracing.active:
-                    self._forward_traced(received_at, batch)
                 else:
-                    self._forward(received_at, batch)
+                    self._pass_on(received_at, batch)
                 self._in_hand = 0
+
+    def _pass_on(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
+        if self.routing.tracing.active:
+            self._forward_traced(received_at, batch)
+        else:
+            self._forward(received_at, batch)
 
     def _forward_traced(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
         """Forward a batch in which a few messages are sampled: what lies between two of them stays together."""
-        plain: list[protocol.RawMessage] = []
-        for raw in batch:
-            trace = self.routing.begin_trace(raw)
-            if trace is None:
-                plain.append(raw)
-                continue
-            self._forward(received_at, plain)
-            plain = []
-            delivery = Delivery(self.state, raw, received_at)
-            delivery.trace = trace
+        start = 0
+        for index in self.routing.tracing.sampled(batch):
+            if start < index:
+                self._forward(received_at, batch[start:index])
+            delivery = Delivery(self.state, batch[index], received_at)
+            delivery.trace = self.routing.begin_sampled(batch[index])
             self.routing.forward(delivery)
-        self._forward(received_at, plain)
+            start = index + 1
+        if start < len(batch):
+            self._forward(received_at, batch[start:] if start else batch)
 
     def _forward(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
         delivery = BatchDelivery(self.state, received_at)
@@ -137,7 +139,11 @@ class CoreRoute:
 
     def _received(self, batch: list[protocol.RawMessage]) -> None:
         self.state.received += len(batch)
-        self._inbox.deliver(batch)
+        if self.routing.plan.handler is None and not self._inbox.busy and not self.routing.blocked:
+            # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
+            self._pass_on(trio.current_time(), batch)
+        else:
+            self._inbox.deliver(batch)
 
     def _overflow(self, count: int) -> None:
         self.state.failed["slow_consumer"] += count

@@ -59,6 +59,11 @@ class Inbox:
         self._bytes -= sum(len(raw[4]) for raw in batch)
         return arrived, batch
 
+    @property
+    def busy(self) -> bool:
+        """Whether something waits, or the taker is at work on what it took."""
+        return bool(self._batches) or self._taker_busy
+
     def clear(self) -> int:
         """Forget everything that waits. Returns how many messages that were."""
         left, self._messages, self._bytes = self._messages, 0, 0
@@ -67,5 +72,5 @@ class Inbox:
 
     async def empty(self) -> None:
         """Wait until the taker has finished every batch and asks for the next one."""
-        while self._batches or self._taker_busy:
+        while self.busy:
             await self._finished.park()

@@ -49,6 +49,11 @@ class Routing:
             else:
                 return
 
+    @property
+    def blocked(self) -> bool:
+        """Whether a destination has no room, and waiting may make some."""
+        return any(connection.outbox.blocks for connection in self.connections)
+
     async def room(self) -> None:
         """Wait until every destination has room, or waiting would not make any."""
         for connection in self.connections:
@@ -94,6 +99,10 @@ class Routing:
         return self.tracing.begin(
             self.state.name, self.plan.pattern, raw, stream=stream, sequence=sequence, deliveries=deliveries
         )
+
+    def begin_sampled(self, raw: protocol.RawMessage) -> MessageTrace | None:
+        """The trace of a message from a core subscription that is known to be sampled."""
+        return self.tracing.begin_sampled(self.state.name, self.plan.pattern, raw)
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message, as it is, to every destination."""

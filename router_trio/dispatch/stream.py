@@ -22,7 +22,7 @@ from router_trio.dispatch.position import Position
 from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
-from router_trio.events import Emit, RouteReady
+from router_trio.events import Emit, MessageDeadLettered, RouteReady
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.pull import PullCredit, Verdict
 from router_trio.states import PAUSED, RUNNING
@@ -322,10 +322,24 @@ class StreamRoute:
             self._acks.ack(delivery.ack_subject)
             return
         if 0 < self._spec.max_deliver <= delivery.deliveries:
-            self.state.dead_lettered += 1
-            self._position.given_up(delivery.sequence)
+            self._give_up(delivery, delivery.reason)
         delay = self._source.nak_delay * 2.0 ** min(delivery.deliveries - 1, 16)
         self._acks.nak(delivery.ack_subject, min(delay, LONGEST_NAK_DELAY))
+
+    def _give_up(self, delivery: StreamDelivery, reason: str) -> None:
+        """That was the last delivery: the stream keeps the message, and its consumer is done with it."""
+        self.state.dead_lettered += 1
+        self._position.given_up(delivery.sequence)
+        self._emit(
+            MessageDeadLettered(
+                at=trio.current_time(),
+                route=self.state.name,
+                reason=reason,
+                stream=self._spec.stream,
+                sequence=delivery.sequence,
+                deliveries=delivery.deliveries,
+            )
+        )
 
     # --- the end ---
 

@@ -43,6 +43,9 @@ SENTENCES: Mapping[type[Event], str] = {
     events.SubscribeFailed: "A subscription or consumer on {connection} can't be had: {reason}; trying again",
     events.RouteReady: "Route {route} receives from {source} on {connection}",
     events.MessageFailed: "Messages of route {route} failed: {reason}",
+    events.MessageDeadLettered: (
+        "Route {route} gave messages up after {deliveries} deliveries, such as {sequence} of stream {stream}: {reason}"
+    ),
     events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: whoever reaches {page} can make this router fail",
     events.FaultInjected: "A fault strikes {operation} from now on, with probability {probability:g}: {fault}",
     events.FaultsCleared: "Injected faults are over: {operation}",

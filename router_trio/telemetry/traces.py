@@ -1,7 +1,8 @@
 """Decides which messages are traced, and owns what exports their spans.
 
-Routing asks once a message. The answer costs a look at the raw `traceparent`, or one decrement where there is none;
-the SDK is called only for what is sampled. It is imported only when an endpoint is configured, by the settings or by
+Routing asks once a batch, or once a message where they come one by one. The answer costs a look at the raw
+`traceparent` of each message that has headers, and for all those without one a step of a counter; the SDK is called
+only for what is sampled. It is imported only when an endpoint is configured, by the settings or by
 OpenTelemetry's own variables, and export happens in a thread of the SDK. A collector that is down or slow costs
 spans, which are counted, and never a message; it delays the end by two seconds at most.
 """
@@ -9,9 +10,10 @@ spans, which are counted, and never a message; it delays the end by two seconds 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf, log, log1p
+from operator import itemgetter
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -29,9 +31,14 @@ if TYPE_CHECKING:
     from router_trio.telemetry.spans import MessageSpans
     from router_trio.tracing import MessageTrace
 
+UNSAMPLED = TraceParent(0, 0, 0)
+"""Stands for any parent whose caller does not record its span."""
+
 SHUTDOWN_SECONDS = 2.0
 INTERRUPT_SECONDS = 1.5
 """When the exporter is told to stop trying, so that its thread has ended when the time is over."""
+
+_header_size = itemgetter(2)
 
 _TRACES_PATH = "/v1/traces"
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -99,20 +106,43 @@ class Traces:
         A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
         caller does not record. Without one, `sample_ratio` of the messages begin a trace.
         """
+        spans = self._spans
+        if spans is None:
+            return None
+        parent = _parent(raw) if raw[2] else None
+        if parent is None:
+            if not self._skip.over():
+                return None
+        elif parent is UNSAMPLED:
+            return None
+        return spans.begin(
+            route, template, raw[3] - raw[2], parent, stream=stream, sequence=sequence, deliveries=deliveries
+        )
+
+    def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
+        """The indexes of the sampled messages of a batch, decided as `begin` decides.
+
+        In a batch without headers nothing is looked at but that: the counter takes one step for all of it.
+        """
+        if self._spans is None:
+            return ()
+        skip = self._skip
+        if not any(map(_header_size, batch)):
+            return skip.among(len(batch))
+        found = []
+        for index, raw in enumerate(batch):
+            parent = _parent(raw) if raw[2] else None
+            if skip.over() if parent is None else parent is not UNSAMPLED:
+                found.append(index)
+        return found
+
+    def begin_sampled(self, route: str, template: str, raw: RawMessage) -> MessageTrace | None:
+        """The trace of a message from a core subscription that `sampled` named; None outside of `running`."""
         if self._spans is None:
             return None
-        parent: TraceParent | None = None
-        value = lookup(header_block(raw)) if raw[2] else None
-        if value is not None:
-            if says_unsampled(value):
-                return None
-            parent = parse(value)
-            if parent is not None and not parent.sampled:
-                return None
-        if parent is None and not self._skip.over():
-            return None
+        parent = _parent(raw) if raw[2] else None
         return self._spans.begin(
-            route, template, raw[3] - raw[2], parent, stream=stream, sequence=sequence, deliveries=deliveries
+            route, template, raw[3] - raw[2], parent, stream=None, sequence=None, deliveries=1
         )
 
     @asynccontextmanager
@@ -151,6 +181,17 @@ async def _interrupt_later(pipeline: Pipeline) -> None:
     pipeline.interrupt()
 
 
+def _parent(raw: RawMessage) -> TraceParent | None:
+    """What the headers say of the trace that a message belongs to: nothing valid, its parent, or `UNSAMPLED`."""
+    value = lookup(header_block(raw))
+    if value is None:
+        return None
+    if says_unsampled(value):
+        return UNSAMPLED
+    parent = parse(value)
+    return UNSAMPLED if parent is not None and not parent.sampled else parent
+
+
 class _Skips:
     """Samples a share of what comes, at random, with one random number for each that is sampled.
 
@@ -175,6 +216,16 @@ class _Skips:
             return False
         self._left = self._draw()
         return True
+
+    def among(self, count: int) -> list[int]:
+        """The indexes of those of the next `count` that are sampled: what `over` would have said, in one step."""
+        found = []
+        at = self._left
+        while at < count:
+            found.append(int(at))
+            at += 1 + self._draw()
+        self._left = at - count
+        return found
 
     def _draw(self) -> float:
         if self._log_of_rest == 0.0:

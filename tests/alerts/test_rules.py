@@ -64,6 +64,7 @@ def test_promtool_runs(path: Path) -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("alert", ALERTS)
 def test_whatever_is_cut_out_of_an_alert_is_missed(alert: str, tmp_path: Path) -> None:
     rule = ALERTS[alert]

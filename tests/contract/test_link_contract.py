@@ -15,7 +15,7 @@ import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError, SourceError
 from router_trio.headers import Headers, decode, encode, status
-from router_trio.link import ConsumerSpec, Link
+from router_trio.link import ConsumerSpec, Link, Progress
 from router_trio.protocol import RawMessage, header_block, payload, publish
 from tests.contract.worlds import (
     PASSWORD,
@@ -658,6 +658,55 @@ async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(world: 
         (raw,) = await second.until_delivered(1)
     assert sequences([raw]) == [1]
     assert delivered(raw) == 2
+
+
+async def test_a_consumer_knows_how_far_it_was_when_it_was_opened(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    spec = replace(SPEC, ack_wait=30.0)
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(spec, received)
+        assert consumer.progress == Progress(0, range(0), in_use=False)
+        for n in range(4):
+            await world.publish(f"orders.{n}")
+        consumer.pull(3, 30.0)
+        raws = await received.until_delivered(3)
+        link.ack(raws[0][1])
+        await link.fence()
+    async with link_of(world) as link:
+        found = (await link.open_consumer(spec, Recorder())).progress
+    assert found == Progress(3, range(2, 4), in_use=False)
+
+
+async def test_a_consumer_that_another_link_waits_at_is_in_use(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        consumer.pull(3, 30.0)
+        await link.fence()
+        assert (await other.open_consumer(SPEC, Recorder())).progress.in_use
+
+
+async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    spec = replace(SPEC, ack_wait=30.0)
+    for n in range(5):
+        await world.publish(f"orders.{n}")
+    first, second = Recorder(), Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(spec, first)
+        consumer.pull(4, 30.0)
+        raws = await first.until_delivered(4)
+        link.ack(raws[1][1])
+        await link.fence()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(spec, second)
+        # The second has an ack, the fifth was never delivered, a sixth there is none: those are left alone.
+        await consumer.again([1, 2, 3, 5, 6])
+        consumer.pull(10, 5.0)
+        again = await second.until_delivered(3)
+    assert sequences(again) == [1, 3, 5]
+    assert [delivered(raw) for raw in again] == [2, 2, 1]
 
 
 async def test_two_links_share_a_consumer_and_nothing_comes_twice(world: World) -> None:

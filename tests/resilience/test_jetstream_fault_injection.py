@@ -119,7 +119,7 @@ async def test_publish_close_connection(server: NatsServer, faults: Faults) -> N
     faults.inject("publish_with_ack", close_connection(), probability=0.02, seed=5, times=3)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
-        await eventually(lambda: faults.active() == (), otherwise=faults.active)
+        await watch.until("NATS_CONNECTION_RESTORED", times=3)
         await assert_survived(watch, losses=3, seen=["NATS_CONNECTION_LOST", "NATS_RETRY_PENDING"])
         assert {one.reason for one in watch.of("NATS_CONNECTION_LOST")} == {"closed"}
         await until_acked(stream)
@@ -169,7 +169,7 @@ async def test_ack_close_connection(server: NatsServer, faults: Faults) -> None:
     faults.inject("ack", close_connection(), probability=0.05, seed=1, times=2)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
-        await eventually(lambda: faults.active() == (), otherwise=faults.active)
+        await watch.until("NATS_CONNECTION_RESTORED", times=2)
         await assert_survived(watch, losses=2, seen=["NATS_ACK_ERROR", "NATS_CONNECTION_LOST"])
         await until_acked(stream)
         # One that is owed already, and struck when it is sent again, is the same failure.
@@ -229,7 +229,7 @@ async def test_cascading_failures(server: NatsServer, faults: Faults) -> None:
         faults.inject("connect", error("refused"), probability=0.5, seed=1, times=6)
         await until_stored(stream, "SINK", COUNT)
         await until_acked(stream)
-        await eventually(lambda: faults.struck["publish_with_ack"] == 3, otherwise=lambda: faults.struck)
+        await watch.until("NATS_CONNECTION_RESTORED", times=3)
         await assert_survived(watch, losses=3, seen=["NATS_CONNECTION_LOST", "NATS_ACK_ERROR", "NATS_RETRY_COMPLETE"])
         assert 0 < watch.metric("router_nats_ack_failures_total", reason="refused") <= faults.struck["ack"]
         assert watch.metric("router_nats_connection_failures_total") == faults.struck["connect"] > 0

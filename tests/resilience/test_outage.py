@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.testing
 
 from router_trio import Fate, Live, Receipt, Router
 from tests.proxy import TcpProxy
@@ -41,6 +42,7 @@ async def test_a_killed_server_costs_a_stream_route_nothing(server: NatsServer, 
         assert live is not None
         routed = live.routes[0].routed
         await eventually(lambda: sum(routed.values()) > count / 3, 30)
+        await stop_in_the_middle(server, live)
         await server.kill()
         assert sum(routed.values()) < count, "the server was killed too late to prove anything"
         await watch.until("NATS_RECONNECT_ATTEMPT", times=2)
@@ -65,6 +67,17 @@ async def test_a_killed_server_costs_a_stream_route_nothing(server: NatsServer, 
     for message in stored:
         by_subject[message.subject].append(int(message.payload))
     assert all(numbers == sorted(numbers) for numbers in by_subject.values())
+
+
+async def stop_in_the_middle(server: NatsServer, live: Live) -> None:
+    """Stop the server at a moment when something is written and not confirmed, so that a kill leaves it open."""
+    while True:
+        server.stop()
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        if live.connections["main"].outbox.in_flight:
+            return
+        server.cont()
+        await trio.testing.wait_all_tasks_blocked()
 
 
 @pytest.mark.parametrize("count", [10_000, pytest.param(50_000, marks=pytest.mark.nightly)])

@@ -10,8 +10,10 @@ import trio
 
 from router_trio import Settings
 from router_trio.backoff import FIRST_RETRY_WITHIN
+from router_trio.nats import control
+from router_trio.settings import ConnectionSettings
 from tests.servers import NatsServer
-from tests.watch import Watch, eventually, watched
+from tests.watch import Watch, eventually, settings, watched
 
 BUCKET = 0.1
 """Seconds."""
@@ -74,6 +76,16 @@ async def test_connections_that_lose_one_server_come_back_spread_over_time(
         assert max(Counter(int(delay / BUCKET) for delay in delays[number]).values()) <= connections * _share(base)
     # None starves: each is back within the delay that it drew last, and what the handshakes of all the others take.
     assert max(outages) < down_for + longest + connections * 0.05 + 2
+
+
+async def test_a_plain_connection_does_not_read_the_systems_authorities(
+    core_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ConnectionSettings] = []
+    monkeypatch.setattr(control, "tls_context", made.append)
+    async with watched(settings(core_server.url)) as watch:
+        assert watch.count("NATS_CONNECTION_ESTABLISHED") == 1
+    assert made == [], "20 ms of the event loop for each connection that comes back"
 
 
 def _attempts(watch: Watch, since: float) -> list[float]:

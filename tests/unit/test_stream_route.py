@@ -403,6 +403,11 @@ async def test_the_last_delivery_that_fails_is_counted_as_dead_lettered(
         assert calls == 2 * limit
         assert dict(w.route.failed) == {"handler_error": 2 * limit}
         assert w.route.dead_lettered == 2
+        told = w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")
+        assert sorted((event.stream, event.sequence) for event in told) == [("IN", 1), ("IN", 2)]
+        assert {(event.route, event.reason, event.deliveries) for event in told} == {
+            (w.route.name, "handler_error", limit)
+        }
 
 
 async def test_the_limit_also_counts_deliveries_that_came_while_it_was_in_hand(autojump_clock: MockClock) -> None:
@@ -433,6 +438,7 @@ async def test_a_failure_at_one_destination_fails_the_message(autojump_clock: Mo
         fill(w.broker, 1)
         await eventually(lambda: w.route.dead_lettered == 1)
         assert dict(w.route.failed) == {"permission_denied": 1}
+        assert [event.reason for event in w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")] == ["permission_denied"]
         assert w.route.routed == {"copy": 1, "out.x": 0}
         assert w.successes("nak") == 1
 
