@@ -6,7 +6,6 @@ A handler may be `def` or `async def`, and may return a message, several, or Non
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -39,13 +38,13 @@ async def invoke(handler: Handler, message: Message) -> list[Message]:
     Raises `HandlerError` if it returns something else. Blocks as long as an async handler does.
     """
     answer = handler(message)
-    if inspect.isawaitable(answer):
+    if hasattr(answer, "__await__"):
         answer = await answer
-    if answer is None:
-        return []
     if isinstance(answer, Message):
         _check(answer)
         return [answer]
+    if answer is None:
+        return []
     if not isinstance(answer, Iterable) or isinstance(answer, _NOT_SEVERAL):
         raise HandlerError(f"a handler returns a Message, several, or None; this one returned {type(answer).__name__}")
     messages = list(answer)
@@ -65,18 +64,19 @@ def _check(message: object) -> None:
         raise HandlerError(f"the payload of a message is bytes, not {type(message.payload).__name__}; encode it")
     if not isinstance(message.headers, headers.Headers):
         raise HandlerError(f"the headers of a message are Headers, not {type(message.headers).__name__}")
-    if not isinstance(message.subject, str) or not isinstance(message.reply, str | None):
+    if not isinstance(message.subject, str) or not (message.reply is None or isinstance(message.reply, str)):
         raise HandlerError("the subject and the reply of a message are strings; a message without reply has None")
 
 
 def as_message(raw: protocol.RawMessage, connection: str, **origin: Any) -> Message:
     """A `Message` for a handler. `origin` are the fields that tell of a stream."""
-    subject, reply, _, _, _ = raw
+    subject, reply, header_size, size, tail = raw
+    start = len(tail) - 2 - size
     return Message(
-        subject=protocol.text(subject),
-        payload=protocol.payload(raw),
-        headers=headers.decode(protocol.header_block(raw)),
-        reply=protocol.text(reply) if reply and "stream" not in origin else None,
-        connection=connection,
+        protocol.text(subject),
+        tail[start + header_size : -2],
+        headers.decode(tail[start : start + header_size]) if header_size else headers.EMPTY,
+        protocol.text(reply) if reply and "stream" not in origin else None,
+        connection,
         **origin,
     )

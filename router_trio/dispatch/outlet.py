@@ -132,16 +132,20 @@ class Outlet:
 
         Raises as `forward`, and `SubjectError` for a bad subject.
         """
-        if message.subject != origin.subject:
+        if message.subject is not origin.subject and message.subject != origin.subject:
             validate_subject(message.subject)
             target = protocol.wire(message.subject)
         else:
             target = self.subject_for(raw[0])
-        if message.reply and message.reply != origin.reply:
-            validate_subject(message.reply, what="reply subject")
-        reply = protocol.wire(message.reply or "")
-        unchanged = message.headers is origin.headers
-        block = protocol.header_block(raw) if unchanged else headers.encode(message.headers)
+        reply = b""
+        if message.reply:
+            if message.reply != origin.reply:
+                validate_subject(message.reply, what="reply subject")
+            reply = protocol.wire(message.reply)
+        if message.headers is not origin.headers:
+            block = headers.encode(message.headers)
+        else:
+            block = protocol.header_block(raw) if raw[2] else b""
         self._send(target, block, message.payload, owner, message_id, trace_parent, reply)
 
     def _send(
