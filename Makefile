@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test test-nightly lint format clean
+.PHONY: help demo test test-nightly lint format bench docs clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -29,6 +29,12 @@ test: lint  ## All checks and tests that are quick
 
 test-nightly: $(READY)  ## Long chaos, soak and performance figures
 	$(BIN)/pytest -m nightly --timeout 1800
+
+bench: $(READY)  ## Measure against peers; QUICK=1 for the essential figures only
+	$(BIN)/python -m tests.performance.benchmarks $(if $(QUICK),--quick,--write)
+
+docs: $(READY)  ## Render the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)  ## Sort imports and fix what can be fixed
 	$(BIN)/ruff check --fix .

@@ -23,6 +23,9 @@ class MessageTrace(Protocol):
     def sent(self, destination: str, fate: Fate) -> None:
         """The send to this destination has its fate: ends its span."""
 
+    def refused(self, destination: str, reason: str, detail: str) -> None:
+        """The last send to this destination was never accepted: ends its span, and fails the message."""
+
     def failed(self, error_type: str, detail: str) -> None:
         """The message failed in the router."""
 

@@ -10,6 +10,8 @@ import trio
 from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
+from router_trio.dispatch.handled import HandledBatch
+from router_trio.dispatch.handlers import Handler
 from router_trio.dispatch.inbox import Inbox
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.retry import SourceRetry
@@ -92,19 +94,32 @@ class CoreRoute:
     async def run(self) -> None:
         """Route what arrives, until cancelled or abandoned."""
         routing = self.routing
-        by_message = routing.plan.handler is not None
+        handler = routing.plan.handler
         with self._scope:
             while True:
                 received_at, batch = await self._inbox.take()
                 self._in_hand = len(batch)
                 await routing.room()
-                if by_message:
-                    for raw in batch:
-                        await routing.route(Delivery(self.state, raw, received_at))
-                        self._in_hand -= 1
+                if handler is not None:
+                    await self._handle(handler, received_at, batch)
                 else:
                     self._pass_on(received_at, batch)
                 self._in_hand = 0
+
+    async def _handle(self, handler: Handler, received_at: float, batch: list[protocol.RawMessage]) -> None:
+        tracing = self.routing.tracing
+        sampled = set(tracing.sampled(batch)) if tracing.active else ()
+        handled = HandledBatch(self.routing, handler, received_at)
+        for index, raw in enumerate(batch):
+            if index in sampled:
+                handled.flush()
+                delivery = Delivery(self.state, raw, received_at)
+                delivery.trace = self.routing.begin_sampled(raw)
+                await self.routing.handle(handler, delivery)
+            else:
+                await handled.route(raw)
+            self._in_hand -= 1
+        handled.flush()
 
     def _pass_on(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
         if self.routing.tracing.active:

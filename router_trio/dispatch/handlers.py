@@ -6,7 +6,8 @@ A handler may be `def` or `async def`, and may return a message, several, or Non
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from typing import Any
 
 from router_trio import headers, protocol
@@ -32,14 +33,17 @@ def load_handler(name: str) -> Handler:
     return handler  # type: ignore[no-any-return]
 
 
-async def invoke(handler: Handler, message: Message) -> list[Message]:
+async def invoke(
+    handler: Handler, message: Message, *, before_blocking: Callable[[], None] | None = None
+) -> list[Message]:
     """Call the handler; what it returns as a list of messages. What it raises is the caller's to count.
 
-    Raises `HandlerError` if it returns something else. Blocks as long as an async handler does.
+    `before_blocking` is called when an async handler is about to block, and not for one that never does. Raises
+    `HandlerError` if it returns something else. Blocks as long as an async handler does.
     """
     answer = handler(message)
     if hasattr(answer, "__await__"):
-        answer = await answer
+        answer = await (answer if before_blocking is None else _watched(answer, before_blocking))
     if isinstance(answer, Message):
         _check(answer)
         return [answer]
@@ -51,6 +55,27 @@ async def invoke(handler: Handler, message: Message) -> list[Message]:
     for one in messages:
         _check(one)
     return messages
+
+
+@types.coroutine
+def _watched(awaitable: Awaitable[Any], before_blocking: Callable[[], None]) -> Generator[Any, Any, Any]:
+    """Await, but tell of the first time that it would block: what `yield from` does, spelled out (PEP 380)."""
+    steps: Any = awaitable.__await__()
+    try:
+        wish = next(steps)
+    except StopIteration as done:
+        return done.value
+    before_blocking()
+    while True:
+        try:
+            try:
+                answer = yield wish
+            except BaseException as error:
+                wish = steps.throw(error)
+            else:
+                wish = steps.send(answer)
+        except StopIteration as done:
+            return done.value
 
 
 _NOT_SEVERAL = (str, bytes, bytearray, memoryview, Mapping)

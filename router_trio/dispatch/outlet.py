@@ -132,6 +132,17 @@ class Outlet:
 
         Raises as `forward`, and `SubjectError` for a bad subject.
         """
+        target, block, reply = self._addressed(message, origin, raw)
+        self._send(target, block, message.payload, owner, message_id, trace_parent, reply)
+
+    def frame(self, message: Message, origin: Message, raw: protocol.RawMessage) -> bytes:
+        """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
+        target, block, reply = self._addressed(message, origin, raw)
+        self._measure(len(block) + len(message.payload))
+        return protocol.publish(target, message.payload, reply=reply, headers=block)
+
+    def _addressed(self, message: Message, origin: Message, raw: protocol.RawMessage) -> tuple[bytes, bytes, bytes]:
+        """Subject, header block and reply subject of what a handler made of a message."""
         if message.subject is not origin.subject and message.subject != origin.subject:
             validate_subject(message.subject)
             target = protocol.wire(message.subject)
@@ -146,7 +157,7 @@ class Outlet:
             block = headers.encode(message.headers)
         else:
             block = protocol.header_block(raw) if raw[2] else b""
-        self._send(target, block, message.payload, owner, message_id, trace_parent, reply)
+        return target, block, reply
 
     def _send(
         self,
@@ -169,15 +180,17 @@ class Outlet:
         if with_ack:
             block = self._identified(block, message_id)
             reply = b"%b.%d" % (self.connection.inbox, outbox.next_order)
-        if len(block) + len(body) > self.connection.max_payload:
+        self._measure(len(block) + len(body))
+        outbox.offer(protocol.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner)
+
+    def _measure(self, size: int) -> None:
+        connection = self.connection
+        if size > connection.max_payload:
             raise PublishError(
-                f"{len(block) + len(body)} bytes with headers are more than the max_payload of "
-                f"{self.connection.max_payload} bytes of connection {self.connection.name!r}",
+                f"{size} bytes with headers are more than the max_payload of {connection.max_payload} bytes of "
+                f"connection {connection.name!r}",
                 reason="too_large",
             )
-        outbox.offer(
-            protocol.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner
-        )
 
     def _identified(self, block: bytes, message_id: bytes | None) -> bytes:
         """The headers with the id by which a stream knows this copy, and without expectations meant for another one."""

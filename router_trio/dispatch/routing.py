@@ -83,8 +83,7 @@ class Routing:
         if self.plan.handler is None:
             self.forward(delivery)
         else:
-            await self._handle(self.plan.handler, delivery)
-            delivery.done()
+            await self.handle(self.plan.handler, delivery)
 
     def begin_trace(
         self,
@@ -113,17 +112,23 @@ class Routing:
             try:
                 outlet.forward(raw, leg, delivery, trace_parent)
             except RouterError as error:
-                self._refused(error, delivery)
+                self._refused(error, delivery, outlet)
         delivery.done()
 
-    async def _handle(self, handler: Handler, delivery: Delivery) -> None:
-        raw = delivery.raw
-        message = as_message(raw, self.plan.connection, **delivery.origin())
+    async def handle(self, handler: Handler, delivery: Delivery) -> None:
+        """Take one message through the handler, and what that makes of it to every destination."""
+        message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
         try:
             answers = await invoke(handler, message)
         except Exception as error:
-            self._handler_failed(error, delivery)
-            return
+            self.handler_failed(error, delivery)
+        else:
+            self.answered(answers, message, delivery)
+        delivery.done()
+
+    def answered(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> None:
+        """Take what a handler made of a message to every destination; nothing of it: it was filtered out."""
+        raw = delivery.raw
         if not answers:
             self.state.filtered += 1
             return
@@ -142,21 +147,22 @@ class Routing:
                 try:
                     outlet.forward_message(changed, message, raw, leg, message_id=own_id, trace_parent=trace_parent)
                 except RouterError as error:
-                    self._refused(error, delivery)
+                    self._refused(error, delivery, outlet)
 
-    def _handler_failed(self, error: Exception, delivery: Delivery) -> None:
+    def handler_failed(self, error: Exception, delivery: Delivery) -> None:
+        """The handler raised: the message failed, and nothing else."""
         kind = type(error).__qualname__
         delivery.fail("handler_error")
         if delivery.trace is not None:
             delivery.trace.failed(kind, str(error))
         self.fail("handler_error", str(error), error_type=kind)
 
-    def _refused(self, error: RouterError, delivery: Delivery) -> None:
+    def _refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
         reason = error.reason if isinstance(error, PublishError) else _REASONS.get(type(error), "error")
         delivery.fail(reason)
         if delivery.trace is not None:
-            delivery.trace.failed(type(error).__qualname__, str(error))
+            delivery.trace.refused(outlet.template, reason, str(error))
         self.fail(reason, str(error))
         delivery.done()
 

@@ -16,6 +16,7 @@ import trio
 
 from router_trio.events import Emit, Event
 from router_trio.telemetry.metrics import Sources
+from router_trio.telemetry.recent import Recent
 from router_trio.telemetry.traces import Traces, traces_wanted
 from router_trio.telemetry.view import ConnectionView, RouterView
 from router_trio.tracing import NoTracing, Tracing
@@ -52,6 +53,8 @@ class Telemetry:
                 endpoint=self._settings.otlp_endpoint,
                 sample_ratio=self._settings.trace_sample_ratio,
             )
+        # The page shows what happened before it could be asked for, too.
+        self._recent = Recent() if self._settings.listen_address is not None else None
         self._logs: Logs | None = None
         if logs:
             from router_trio.telemetry.logs import Logs
@@ -91,6 +94,11 @@ class Telemetry:
                 self._logs.write(event, ids)
             except Exception:
                 self._failed(self._logs)
+        if self._recent is not None:
+            try:
+                self._recent.observe(event)
+            except Exception:
+                self._failed(self._recent)
         for listener in self._listeners:
             try:
                 listener(event)
@@ -121,13 +129,15 @@ class Telemetry:
                 async with trio.open_nursery() as nursery:
                     if self._logs is not None:
                         nursery.start_soon(self._logs.flush_regularly)
-                    if listeners:
-                        await self._serve_http(stack, nursery, listeners, view, clock, pages)
+                    if listeners and self._recent is not None:
+                        await self._serve_http(stack, nursery, listeners, self._recent, view, clock, pages)
                     try:
                         yield self._address
                     except Exception as error:
                         failure = error
                     finally:
+                        if self._recent is not None:
+                            self._recent.closing.set()
                         nursery.cancel_scope.cancel()
         except BaseException as error:
             if failure is None:
@@ -157,6 +167,7 @@ class Telemetry:
         stack: AsyncExitStack,
         nursery: trio.Nursery,
         listeners: Sequence[trio.SocketListener],
+        recent: Recent,
         view: RouterView,
         clock: Callable[[], float],
         pages: Sequence[BaseRoute],
@@ -170,7 +181,7 @@ class Telemetry:
         page = MetricsPage(sources)
         stack.callback(page.close)
         nursery.start_soon(measure_lag, sources.loop_lags)
-        await nursery.start(serve_http, listeners, application(view, page, clock, pages))
+        await nursery.start(serve_http, listeners, application(view, page, clock, recent, pages))
 
     def _sources(self, view: RouterView) -> Sources:
         return Sources(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from router_trio.telemetry import watching
 from router_trio.telemetry.page import CONTENT_TYPE, MetricsPage
+from router_trio.telemetry.recent import Recent
 from router_trio.telemetry.status import health, readiness, status
 from router_trio.telemetry.view import RouterView
 
@@ -21,11 +23,16 @@ _FRESH = {"cache-control": "no-store"}
 
 
 def application(
-    view: RouterView, page: MetricsPage, clock: Callable[[], float], pages: Sequence[BaseRoute] = ()
+    view: RouterView,
+    page: MetricsPage,
+    clock: Callable[[], float],
+    recent: Recent,
+    pages: Sequence[BaseRoute] = (),
 ) -> ASGIFramework:
-    """`/metrics`, `/healthz`, `/readyz` and `/status` of a router, and `pages`. `clock` is the one of the fences.
+    """`/`, `/events`, `/metrics`, `/healthz`, `/readyz` and `/status` of a router, and `pages`.
 
-    No page of the router's own awaits anything: each is rendered from plain values, in a few milliseconds.
+    `clock` is the one of the fences. No page of the router's own but `/events` awaits anything: each is rendered from
+    plain values, in a few milliseconds.
     """
     started_at = clock()
 
@@ -43,7 +50,17 @@ def application(
     async def status_page(_: Request) -> Response:
         return JSONResponse(status(view, clock() - started_at), headers=_FRESH)
 
+    async def front(_: Request) -> Response:
+        text, headers = watching.page()
+        return HTMLResponse(text, headers=headers)
+
+    def look() -> dict[str, Any]:
+        now = clock()
+        return {"status": status(view, now - started_at), "readiness": readiness(view, now)[1]}
+
     routes = [
+        Route("/", front),
+        Route("/events", watching.EventStream(look, recent), methods=["GET"]),
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),

@@ -2,7 +2,8 @@
 
 Hypercorn's own `serve` shields every write from cancellation, so one client that stops reading would keep the router
 from ever ending. Here the streams are known: whatever is open a second after the end was asked for is closed under the
-handler that hangs on it. The same goes for a client that is slow all along, and for too many of them.
+handler that hangs on it. The same goes for a client that is slow all along, or that does not take what it asked for,
+and for too many of them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ CONNECTION_SECONDS = 30.0
 
 IDLE_SECONDS = 5.0
 """How long a connection may wait for its next request. Hypercorn keeps one that was closed by its client as long."""
+
+SEND_SECONDS = 5.0
+"""How long a client may take for what is written to it at once."""
 
 MAX_CONNECTIONS = 128
 MAX_HEADER_BYTES = 16 * 1024
@@ -88,7 +92,6 @@ class _Server:
         config.errorlog = _logger
         config.include_server_header = False
         config.keep_alive_timeout = IDLE_SECONDS
-        config.read_timeout = int(IDLE_SECONDS)
         config.h11_max_incomplete_size = MAX_HEADER_BYTES
         config.h2_max_header_list_size = MAX_HEADER_BYTES
         self._config = config
@@ -105,7 +108,8 @@ class _Server:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_close_late, stream)
-                await TCPServer(self._app, self._config, self._context, ConnectionState({}), cast("Any", stream))
+                impatient = cast("Any", _Impatient(stream))
+                await TCPServer(self._app, self._config, self._context, ConnectionState({}), impatient)
                 nursery.cancel_scope.cancel()
         except* Exception as errors:
             _logger.warning("a request failed: %s", errors.exceptions[0], exc_info=errors.exceptions[0])
@@ -133,6 +137,24 @@ class _Server:
         finally:
             for stream in self._streams:
                 stream.socket.close()
+
+
+class _Impatient:
+    """A stream, as far as Hypercorn uses one, that is closed when its client doesn't take what is sent."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.socket = stream.socket
+        self.receive_some = stream.receive_some
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+
+    async def send_all(self, data: bytes) -> None:
+        with trio.move_on_after(SEND_SECONDS) as scope:
+            await self._stream.send_all(data)
+        if scope.cancelled_caught:
+            await trio.aclose_forcefully(self._stream)
+            raise trio.BrokenResourceError("the client was too slow")
 
 
 async def _close_late(stream: trio.SocketStream) -> None:

@@ -44,7 +44,8 @@ SENTENCES: Mapping[type[Event], str] = {
     events.RouteReady: "Route {route} receives from {source} on {connection}",
     events.MessageFailed: "Messages of route {route} failed: {reason}",
     events.MessageDeadLettered: (
-        "Route {route} gave messages up after {deliveries} deliveries, such as {sequence} of stream {stream}: {reason}"
+        "Route {route} gave messages up at delivery {deliveries}, their last, such as {sequence} of stream {stream}: "
+        "{reason}"
     ),
     events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: whoever reaches {page} can make this router fail",
     events.FaultInjected: "A fault strikes {operation} from now on, with probability {probability:g}: {fault}",

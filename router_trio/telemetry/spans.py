@@ -116,6 +116,15 @@ class SpansOfMessage:
             self._fail(span, fate.reason or fate.name, f"{fate.name} at {destination}")
         span.end()
 
+    def refused(self, destination: str, reason: str, detail: str) -> None:
+        """End the newest open span to that destination: its operation was never accepted."""
+        waiting = self._sends.get(destination)
+        if not waiting:
+            return
+        span = waiting.pop()
+        self._fail(span, reason, detail)
+        span.end()
+
     def failed(self, error_type: str, detail: str) -> None:
         """The message failed in the router; what `process` says when it ends."""
         self._failure = (error_type, detail)

@@ -39,6 +39,8 @@ INTERRUPT_SECONDS = 1.5
 """When the exporter is told to stop trying, so that its thread has ended when the time is over."""
 
 _header_size = itemgetter(2)
+_PART_OF_NAME = b"raceparent:"
+"""Of `traceparent` and of `Traceparent`."""
 
 _TRACES_PATH = "/v1/traces"
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -183,6 +185,10 @@ async def _interrupt_later(pipeline: Pipeline) -> None:
 
 def _parent(raw: RawMessage) -> TraceParent | None:
     """What the headers say of the trace that a message belongs to: nothing valid, its parent, or `UNSAMPLED`."""
+    _, _, header_size, size, tail = raw
+    # Most headers are about other things: that is found out without cutting them out of the frame.
+    if tail.find(_PART_OF_NAME, 0, len(tail) - 2 - size + header_size) < 0:
+        return None
     value = lookup(header_block(raw))
     if value is None:
         return None

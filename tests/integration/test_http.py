@@ -181,7 +181,15 @@ async def test_status(view: View) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "code"), [("GET", "/", 404), ("POST", "/metrics", 405), ("HEAD", "/healthz", 200)]
+    ("method", "path", "code"),
+    [
+        ("GET", "/nothing", 404),
+        ("POST", "/", 405),
+        ("HEAD", "/", 200),
+        ("HEAD", "/events", 200),
+        ("POST", "/metrics", 405),
+        ("HEAD", "/healthz", 200),
+    ],
 )
 async def test_other_requests(view: View, method: str, path: str, code: int) -> None:
     async with served(view) as address:

@@ -39,9 +39,8 @@ class Network:
     """The loopback interface of a namespace, and what is done to its packets. Only one thing at a time."""
 
     def netem(self, *faults: str) -> None:
-        """Loss, delay and the like, in tc's words. Skips the test on a kernel without netem."""
-        if not self._queue("netem", *faults):
-            pytest.skip("this kernel has no netem: `modprobe sch_netem`, or a kernel with CONFIG_NET_SCH_NETEM")
+        """Loss, delay and the like, in tc's words."""
+        assert self._queue("netem", *faults)
 
     def congest(self) -> None:
         """A narrow line with a short queue: what comes too fast is dropped."""
@@ -69,6 +68,15 @@ def network() -> Iterator[Network]:
     with _namespace():
         assert _ip("ip", "link", "set", "lo", "up", "mtu", "1500")
         yield Network()
+
+
+@pytest.fixture
+def netem(network: Network) -> Network:
+    """A namespace on a kernel that can lose and delay packets at random."""
+    if not _ip("tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "0ms"):
+        pytest.skip("this kernel has no netem: `modprobe sch_netem`, or one that has CONFIG_NET_SCH_NETEM")
+    network.heal()
+    return network
 
 
 @pytest.fixture
@@ -112,16 +120,16 @@ async def test_packets_lost_on_a_narrow_line_cost_no_message(network: Network, f
     await _route_all(network, far_server)
 
 
-async def test_packets_lost_at_random_cost_no_message(network: Network, far_server: NatsServer) -> None:
+async def test_packets_lost_at_random_cost_no_message(netem: Network, far_server: NatsServer) -> None:
     await _fill(far_server)
-    network.netem("loss", "5%", "delay", "5ms", "3ms")
-    await _route_all(network, far_server)
+    netem.netem("loss", "5%", "delay", "5ms", "3ms")
+    await _route_all(netem, far_server)
 
 
-async def test_a_long_way_costs_time_once_and_not_for_each_message(network: Network, far_server: NatsServer) -> None:
+async def test_a_long_way_costs_time_once_and_not_for_each_message(netem: Network, far_server: NatsServer) -> None:
     await _fill(far_server)
-    network.netem("delay", "50ms")
-    took = await _route_all(network, far_server)
+    netem.netem("delay", "50ms")
+    took = await _route_all(netem, far_server)
     round_trip = 0.1
     assert took < MESSAGES * round_trip / 20
 

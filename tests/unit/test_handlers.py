@@ -336,3 +336,22 @@ async def test_a_slow_handler_holds_up_no_other_route(autojump_clock: MockClock)
             w.broker.publish("in.x", b"x")
         await eventually(lambda: w.live.routes[1].routed["out"] == 10)
     assert w.live.unsettled == 10
+
+
+async def test_a_handler_that_blocks_holds_up_nothing_that_was_handled_before_it(autojump_clock: MockClock) -> None:
+    async def slow(message: Message) -> Message:
+        if message.payload == b"slow":
+            await trio.sleep(100)
+        return message.replace(payload=message.payload.upper())
+
+    async with world(handlers=[core_handler(slow)]) as w, overhearing(w.broker, "out.>") as heard:
+        began = trio.current_time()
+        for body in (b"1", b"2", b"slow", b"3"):
+            w.broker.publish("in.a", body)
+        await eventually(lambda: len(heard) >= 2)
+        assert trio.current_time() - began < 1
+        assert [protocol.payload(message) for message in heard] == [b"1", b"2"]
+        await eventually(lambda: len(heard) == 4, 200)
+        assert [protocol.payload(message) for message in heard] == [b"1", b"2", b"SLOW", b"3"]
+        await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 4)
+        assert sum(w.route.durations.counts) == 4

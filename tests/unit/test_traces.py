@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import timeit
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
@@ -133,6 +134,64 @@ async def test_the_share_of_new_traces(ratio: float, least: int, most: int) -> N
     async with recording(ratio=ratio) as recorded:
         skips = recorded.traces._skip
         assert least <= sum(skips.over() for _ in range(20_000)) <= most
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.01, 0.3, 1.0])
+async def test_batches_are_sampled_as_their_messages_would_be_one_by_one(ratio: float) -> None:
+    """The same messages of the same random numbers, whatever the size of the batches, with and without headers."""
+    plain, other = received(), received(headers={"Other": "x"})
+    sizes = [1, 2, 64, 0, 7, 500, 3, 1000] * 10
+    async with recording(ratio=ratio) as singly, recording(ratio=ratio) as batched, recording(ratio=ratio) as mixed:
+        expected = [singly.traces._skip.over() for _ in range(sum(sizes))]
+        for recorded, messages in ((batched, [plain]), (mixed, [plain, other])):
+            sampled: list[bool] = []
+            for size in sizes:
+                batch = (messages * size)[:size]
+                found = recorded.traces.sampled(batch)
+                sampled += [index in found for index in range(size)]
+                assert list(found) == sorted(found)
+            assert sampled == expected
+
+
+async def test_the_ratio_over_many_batches() -> None:
+    async with recording(ratio=0.01) as recorded:
+        batch = [received()] * 50
+        found = sum(len(recorded.traces.sampled(batch)) for _ in range(20_000))
+    # A million coins: three standard deviations are 300.
+    assert abs(found - 10_000) < 300
+
+
+async def test_in_a_batch_a_parent_decides_for_its_message_and_costs_the_others_nothing() -> None:
+    yes, no = carrying(f"00-{TRACE}-{SPAN}-01"), carrying(f"00-{TRACE}-{SPAN}-00", name="Traceparent")
+    plain, broken = received(), carrying("x")
+    mention = received(b"traceparent: x", headers={"Other": f"traceparent: 00-{TRACE}-{SPAN}-01"})
+    batch = [plain, yes, no, broken, yes, no, mention]
+    async with recording(ratio=0.0) as never:
+        assert never.traces.sampled(batch) == [1, 4]
+        trace = never.traces.begin_sampled("eu", "orders.*", yes)
+        assert trace is not None
+        trace.end()
+    assert f"{never.spans()['process eu'].context.trace_id:032x}" == TRACE
+    async with recording(ratio=1.0) as always:
+        assert always.traces.sampled(batch) == [0, 1, 3, 4, 6]
+        assert always.traces.sampled([no] * 5) == []
+
+
+async def test_no_batch_is_sampled_outside_of_running() -> None:
+    recorded = Recorded()
+    assert list(recorded.traces.sampled([received()])) == []
+    assert recorded.traces.begin_sampled("eu", "orders.*", received()) is None
+
+
+async def test_a_batch_without_headers_costs_less_than_its_messages_one_by_one() -> None:
+    batch = [received()] * 256
+    async with recording(ratio=1e-18) as recorded:
+        traces = recorded.traces
+        whole = min(timeit.repeat(lambda: traces.sampled(batch), number=20, repeat=7))
+        singly = min(
+            timeit.repeat(lambda: [traces.begin("eu", "orders.*", raw) for raw in batch], number=20, repeat=7)
+        )
+    assert whole < singly / 3
 
 
 async def test_without_a_parent_the_ratio_decides() -> None:
@@ -287,6 +346,24 @@ async def test_the_end_ends_what_is_open() -> None:
     assert span.end_time is not None
     assert span.attributes is not None
     assert span.attributes["error.type"] == "unsettled"
+
+
+async def test_a_send_that_was_refused_is_the_newest_one() -> None:
+    async with recording() as recorded:
+        trace = begin(recorded.traces, received())
+        trace.send("out", "main", 1)
+        trace.send("out", "main", 2)
+        trace.refused("out", "too_large", "2 bytes are too many")
+        trace.refused("never sent", "too_large", "nothing")
+        trace.sent("out", FENCED)
+        trace.end()
+    sends = [span.attributes for span in recorded._exporter.get_finished_spans() if span.name == "send out"]
+    assert [(one["messaging.message.body.size"], one.get("error.type")) for one in sends if one is not None] == [
+        (2, "too_large"),
+        (1, None),
+    ]
+    process = recorded.spans()["process eu"]
+    assert process.status.description == "2 bytes are too many"
 
 
 async def test_several_sends_to_one_template_end_in_order() -> None:

@@ -1,0 +1,95 @@
+"""The last events, for whoever looks at the status page.
+
+Guarantees: never more than `KEPT` entries of bounded size, whatever happens; what can happen for every message is one
+entry a second for each code and connection, with its count; nothing that may not be logged is kept (see `shown`).
+Taking note never blocks, and costs nothing while nothing happens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import trio
+
+from router_trio.events import Event
+from router_trio.telemetry.merge import Merged, Merger
+from router_trio.telemetry.redact import redact_all
+from router_trio.telemetry.sentences import sentence, shown
+
+KEPT = 200
+LONGEST_TEXT = 500
+"""Characters of one value; the log has the whole."""
+
+Seen = tuple[Event, str]
+"""An event and when it happened, in UTC."""
+
+
+class Recent:
+    """The last events of one router, numbered from 1. `closing` is set when nobody should wait for more.
+
+    `clock` gives monotonic seconds, `wall` the time of day as seconds since 1970.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+    ) -> None:
+        self.closing = trio.Event()
+        self._wall = wall
+        self._merger: Merger[Seen] = Merger(clock)
+        self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._number = 0
+
+    def observe(self, event: Event) -> None:
+        """Take note of an event."""
+        seen = event, self._now()
+        if not event.per_message:
+            self._keep(seen)
+            return
+        subject = getattr(event, "connection", None) or getattr(event, "route", None)
+        merged = self._merger.offer((event.code, subject), seen, getattr(event, "count", 1))
+        if merged is not None:
+            self._keep_merged(merged)
+
+    def since(self, number: int) -> list[dict[str, Any]]:
+        """What came after the entry with this number, oldest first, as plain values. 0 gives all there is.
+
+        A number from before a restart, which is not reached yet, gives all as well.
+        """
+        for merged in self._merger.due():
+            self._keep_merged(merged)
+        if number > self._number:
+            number = 0
+        return [entry for entry in self._entries if entry["number"] > number]
+
+    def _keep_merged(self, merged: Merged[Seen]) -> None:
+        self._keep(merged.latest, count=merged.count)
+
+    def _keep(self, seen: Seen, **changes: int) -> None:
+        event, at = seen
+        self._number += 1
+        fields = {**shown(event), **changes}
+        details = {name: value for name, value in fields.items() if isinstance(value, str | int | float)}
+        entry: dict[str, Any] = redact_all({"message": sentence(event), "details": details})
+        self._entries.append(
+            {
+                "number": self._number,
+                "at": at,
+                "level": event.level.name,
+                "code": event.code,
+                "message": _cut(entry["message"]),
+                "details": {name: _cut(value) for name, value in entry["details"].items()},
+            }
+        )
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        return value[: LONGEST_TEXT - 1] + "…"
+    return value

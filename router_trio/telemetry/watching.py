@@ -1,0 +1,122 @@
+"""The status page at `/` and what keeps it live: server-sent events at `/events`.
+
+Follows the HTML standard, https://html.spec.whatwg.org/multipage/server-sent-events.html. Every second a client gets
+the state of the router as a whole and the events that it has not seen; nothing is queued for it, so one that reads
+slowly gets fewer, and one that stops reading is cut off by the server below. At most `MAX_CLIENTS` are served at a
+time. A stream ends after `LIFETIME` seconds, or when the router stops; a browser comes back by itself and says which
+events it has seen.
+
+The page is one file that loads nothing from anywhere. Its policy allows its own script and style, by their hashes, and
+requests to where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+import trio
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from router_trio.telemetry.recent import Recent
+
+MAX_CLIENTS = 8
+INTERVAL = 1.0
+"""Seconds between two looks."""
+
+LIFETIME = 25.0
+"""Seconds of one stream: less than the server gives any connection, so that it ends in order."""
+
+COME_BACK_AFTER_MS = 1000
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"connection", b"close"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+@cache
+def page() -> tuple[str, dict[str, str]]:
+    """The page's text, and the headers that it is to be served with."""
+    html = files("router_trio.telemetry").joinpath("status.html").read_text("utf-8")
+    allowed = {tag: _hash(html, tag) for tag in ("script", "style")}
+    policy = (
+        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return html, {
+        "content-security-policy": policy,
+        "cache-control": "no-store",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+
+
+def _hash(html: str, tag: str) -> str:
+    [content] = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"
+
+
+class EventStream:
+    """The ASGI application at `/events`. `look` gives the state of the router as plain values."""
+
+    def __init__(self, look: Callable[[], dict[str, Any]], recent: Recent) -> None:
+        self._look = look
+        self._recent = recent
+        self._clients = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one client until it leaves, its time is over, or the router stops."""
+        request = Request(scope)
+        if self._clients >= MAX_CLIENTS:
+            refusal = JSONResponse({"reason": f"{MAX_CLIENTS} clients are watching already"}, 503)
+            await refusal(scope, receive, send)
+            return
+        if request.method == "HEAD":
+            await Response(headers={"content-type": "text/event-stream; charset=utf-8"})(scope, receive, send)
+            return
+        self._clients += 1
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
+                await self._tell(send, _number(request.headers.get("last-event-id")))
+                nursery.cancel_scope.cancel()
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._clients -= 1
+
+    async def _tell(self, send: Send, seen: int) -> None:
+        await _write(send, f"retry: {COME_BACK_AFTER_MS}\n\n")
+        with trio.move_on_after(LIFETIME):
+            while not self._recent.closing.is_set():
+                news = self._recent.since(seen)
+                seen = news[-1]["number"] if news else seen
+                told = json.dumps({**self._look(), "events": news}, separators=(",", ":"))
+                await _write(send, f"id: {seen}\ndata: {told}\n\n")
+                with trio.move_on_after(INTERVAL):
+                    await self._recent.closing.wait()
+
+
+async def _write(send: Send, text: str) -> None:
+    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+
+async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else 0

@@ -1,0 +1,190 @@
+"""The example deployment: every file that it mounts is there, every program accepts its own, and they find each other.
+
+Nothing is pulled or started here: what the containers would read is laid out as they would see it, and given to the
+programs' own checks where Debian has those.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from router_trio import Settings
+from router_trio.embedded import find_server_binary
+from router_trio.units import parse_duration
+from tests.alerts.tools import ROOT, load, run
+
+DEPLOY = ROOT / "docs" / "deploy"
+COMPOSE: dict[str, Any] = load(DEPLOY / "compose.yaml")
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def mounts(service: str) -> dict[PurePosixPath, Path]:
+    """Where each file of ours is inside of a container; named volumes are left out."""
+    found = {}
+    for text in SERVICES[service].get("volumes", ()):
+        source, target, *_ = text.split(":")
+        if source.startswith("."):
+            found[PurePosixPath(target)] = (DEPLOY / source).resolve()
+        else:
+            assert source in COMPOSE["volumes"], f"{service}: {source} is not declared"
+    return found
+
+
+def laid_out(service: str, directory: Path) -> Path:
+    """The files of a container, below a directory."""
+    for target, source in mounts(service).items():
+        place = directory / target.relative_to("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_file():
+            shutil.copy(source, place)
+    return directory
+
+
+def published(service: str) -> dict[int, int]:
+    """Ports of a service by those of the host, which must be on the loopback."""
+    ports = {}
+    for text in SERVICES[service].get("ports", ()):
+        address, outside, inside = text.split(":")
+        assert address == "127.0.0.1"
+        ports[int(outside)] = int(inside)
+    return ports
+
+
+def test_it_has_all_that_looks_at_a_router() -> None:
+    assert set(SERVICES) == {"nats", "router", "prometheus", "alertmanager", "grafana", "jaeger", "traffic"}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_pinned_and_its_files_are_there(service: str) -> None:
+    one = SERVICES[service]
+    assert "build" in one or re.fullmatch(r"[\w/.-]+:v?\d+\.[\w.-]+", one["image"]), "a version, not `latest`"
+    for target, source in mounts(service).items():
+        assert source.exists(), f"{target} is mounted from {source}, which does not exist"
+        assert source.is_relative_to(ROOT)
+    read_only = [text for text in one.get("volumes", ()) if text.startswith(".")]
+    assert all(text.endswith(":ro") for text in read_only)
+    for name in one.get("depends_on", ()):
+        assert name in SERVICES
+
+
+def test_every_file_of_the_example_is_used() -> None:
+    used = {source for service in SERVICES for source in mounts(service).values()}
+    used |= {DEPLOY / "compose.yaml", DEPLOY / "Dockerfile", DEPLOY / "README.md"}
+    assert {path for path in DEPLOY.rglob("*") if path.is_file()} <= used
+
+
+def test_no_two_services_want_one_port() -> None:
+    ports = [port for service in SERVICES for port in published(service)]
+    assert len(ports) == len(set(ports))
+
+
+# --- the router ---
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.load(str(DEPLOY / "router.toml"))
+
+
+def test_the_router_reads_its_configuration_where_it_looks_for_it() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    [command] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    assert command == ["run", "/etc/router-trio/router.toml"]
+    assert mounts("router") == {PurePosixPath(command[1]): DEPLOY / "router.toml"}
+
+
+def test_the_router_reaches_the_others(settings: Settings) -> None:
+    assert settings.telemetry.listen_address == ("0.0.0.0", 9001)
+    assert list(published("router").values()) == [9001]
+    [server] = settings.connections["main"].servers
+    assert str(server) == "nats://nats:4222"
+    assert list(published("nats").values()) == [4222]
+    assert settings.telemetry.otlp_endpoint == "http://jaeger:4318"
+
+
+def test_the_router_has_time_to_drain(settings: Settings) -> None:
+    grace = parse_duration(SERVICES["router"]["stop_grace_period"])
+    assert grace >= settings.router.shutdown_timeout + 5
+
+
+def test_its_image_is_built_from_what_is_there() -> None:
+    build = SERVICES["router"]["build"]
+    context = (DEPLOY / build["context"]).resolve()
+    assert context == ROOT
+    assert (context / build["dockerfile"]).is_file()
+    for line in (DEPLOY / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            for name in line.split()[1:-1]:
+                assert (context / name).exists(), line
+
+
+def test_the_health_check_asks_the_port_that_the_router_has(settings: Settings) -> None:
+    check = SERVICES["router"]["healthcheck"]["test"]
+    assert f"http://127.0.0.1:{settings.telemetry.listen_address[1]}/healthz" in check[-1]  # type: ignore[index]
+    compile(check[-1], "healthcheck", "exec")
+
+
+# --- the others ---
+
+
+def test_nats_accepts_its_configuration(tmp_path: Path) -> None:
+    place = laid_out("nats", tmp_path) / str(SERVICES["nats"]["command"][1]).lstrip("/")
+    place.write_text(place.read_text().replace("/data", str(tmp_path / "data")))
+    checked = subprocess.run([find_server_binary(), "-t", "-c", place], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
+    root = laid_out("prometheus", tmp_path)
+    checked = run("promtool", "check", "config", root / "etc/prometheus/prometheus.yml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "rules found" in checked.stdout + checked.stderr
+
+
+def test_prometheus_reaches_the_others() -> None:
+    config = load(DEPLOY / "prometheus.yml")
+    [job] = config["scrape_configs"]
+    # The alerts are about this job.
+    assert job["job_name"] == "router"
+    [scraped] = job["static_configs"][0]["targets"]
+    [told] = config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    for target in (scraped, told):
+        service, port = target.split(":")
+        assert int(port) in published(service).values()
+
+
+def test_alertmanager_accepts_its_configuration(tmp_path: Path) -> None:
+    root = laid_out("alertmanager", tmp_path)
+    checked = run("amtool", "check-config", root / "etc/alertmanager/alertmanager.yml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_grafana_finds_its_dashboards_and_its_data() -> None:
+    files = mounts("grafana")
+    provisioned = PurePosixPath("/etc/grafana/provisioning")
+    [provider] = load(files[provisioned / "dashboards" / "dashboards.yml"])["providers"]
+    directory = files[PurePosixPath(provider["options"]["path"])]
+    dashboards = [json.loads(path.read_text()) for path in directory.glob("*.json")]
+    assert len(dashboards) >= 5
+    assert all(dashboard["uid"] and dashboard["panels"] for dashboard in dashboards)
+    sources = load(files[provisioned / "datasources" / "datasources.yml"])["datasources"]
+    assert {source["type"] for source in sources} == {"prometheus", "jaeger"}
+    assert [source["type"] for source in sources if source.get("isDefault")] == ["prometheus"]
+    for source in sources:
+        service, port = source["url"].removeprefix("http://").split(":")
+        assert int(port) in published(service).values()
+
+
+def test_the_page_names_the_ports_that_are_published() -> None:
+    for name in ("README.md", "compose.yaml"):
+        text = (DEPLOY / name).read_text()
+        for service in SERVICES:
+            for port in published(service):
+                assert f"://127.0.0.1:{port}" in text, f"{name}: {service}"

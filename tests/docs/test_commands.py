@@ -1,0 +1,63 @@
+"""Every `router-trio` command of the documentation exists, with those arguments and options."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from router_trio.cli import app
+from tests.docs.pages import pages
+
+# In code blocks and inline; also with the path of a virtual environment, and as a value of systemd's.
+_COMMAND = re.compile(r"^(?:Exec\w+=)?(?:\S*/)?router-trio +(?P<arguments>\S.*)$")
+_AS_JSON_LIST = re.compile(r'^CMD (\[.*\])$')
+NAMES = {name for name in app if not name.startswith("-")}
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command line, with where it stands."""
+    for one in pages():
+        for block in one.blocks:
+            if block.language in ("sh", "ini", "console"):
+                for number, line in enumerate(block.text.splitlines(), block.line):
+                    if match := _COMMAND.match(line.strip().removeprefix("$ ")):
+                        yield f"{one}:{number}", match["arguments"]
+        for span in one.spans:
+            if match := _COMMAND.match(span):
+                yield f"{one}: {span}", match["arguments"]
+        # Blocks by indentation, as the first page has them.
+        for line in re.findall(r"^    (router-trio .+)$", one.prose, re.MULTILINE):
+            match = _COMMAND.match(line)
+            assert match is not None
+            yield f"{one}: {line}", match["arguments"]
+
+
+COMMANDS = list(commands())
+
+
+def tokens(arguments: str) -> list[str]:
+    """What the shell would pass on, less redirections and comments."""
+    return shlex.split(re.split(r" [>|&]", arguments)[0], comments=True)
+
+
+@pytest.mark.parametrize(("where", "arguments"), COMMANDS)
+def test_a_command_can_be_typed_as_it_stands(where: str, arguments: str) -> None:
+    given = tokens(arguments)
+    assert given[0] in NAMES, f"{where}: there is no command {given[0]}"
+    if given[1:] or given[0] in ("run", "demo", "contract", "schema"):
+        app.parse_args(given, exit_on_error=False, print_error=False)
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 20
+    assert {"run", "check", "explain", "contract", "schema", "demo"} <= {tokens(one)[0] for _, one in COMMANDS}
+
+
+def test_a_command_with_an_unknown_option_would_be_found() -> None:
+    from cyclopts import CycloptsError
+
+    with pytest.raises(CycloptsError):
+        app.parse_args(tokens("run router.toml --embeded-nats"), exit_on_error=False, print_error=False)

@@ -1,0 +1,62 @@
+"""Links of the documentation lead somewhere: to files that exist, headings that exist, pages in the navigation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import yaml
+
+from tests.docs.pages import DOCS, ROOT, Page, page, pages
+
+
+@pytest.mark.parametrize("one", pages(), ids=str)
+def test_links_of_a_page_lead_somewhere(one: Page) -> None:
+    for link in one.links:
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (one.path.parent / unquote(path)).resolve() if path else one.path
+        assert target.exists(), f"{one}: {link} leads nowhere"
+        assert target.is_relative_to(ROOT), f"{one}: {link} leads out of the project"
+        if anchor:
+            assert anchor in page(target).anchors, f"{one}: {target.name} has no heading #{anchor}"
+
+
+def test_there_are_links() -> None:
+    assert sum(len(one.links) for one in pages()) >= 60
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = _files(navigation)
+    assert sorted(listed) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+
+
+def test_every_page_has_one_title_and_it_comes_first() -> None:
+    for one in pages():
+        titles = re.findall(r"^# .+$", one.prose, re.MULTILINE)
+        assert len(titles) == 1, f"{one}: {titles}"
+        assert one.text.startswith(titles[0]), str(one)
+
+
+def test_the_index_of_runbooks_has_every_alert_with_its_severity() -> None:
+    rules = yaml.safe_load((ROOT / "alerts" / "router_trio.rules.yml").read_text(encoding="utf-8"))
+    every = [rule for group in rules["groups"] for rule in group["rules"]]
+    alerts = {rule["alert"]: rule["labels"]["severity"] for rule in every if "alert" in rule}
+    text = page(DOCS / "operations" / "runbooks.md").text
+    rows = re.findall(r"^\| \[(\w+)\]\(\.\./runbooks/(\w+)\.md\) \| (\w+) \|", text, re.MULTILINE)
+    assert {name: severity for name, _, severity in rows} == alerts
+    assert all(name == file for name, file, _ in rows)
+    assert {path.stem for path in (DOCS / "runbooks").glob("*.md")} == set(alerts)
+
+
+def _files(navigation: Any) -> list[str]:
+    """The files of a navigation, however deep."""
+    if isinstance(navigation, str):
+        return [str(Path(navigation))]
+    parts = navigation.values() if isinstance(navigation, dict) else navigation
+    return [file for part in parts for file in _files(part)]

@@ -1,0 +1,71 @@
+"""Metrics, log codes and other names that the documentation uses exist in the code: renaming one fails here."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import pytest
+
+from router_trio.cli.contract import collect
+from tests.docs.pages import ROOT, Page, pages
+
+CONTRACT = collect()
+METRICS = {metric["name"]: metric for metric in CONTRACT["metrics"]}
+CODES = {log["code"] for log in CONTRACT["logs"]}
+
+# Not the package, which is router_trio, nor what is part of a recording rule's name.
+_METRIC = re.compile(r"(?<![\w:/.])router_(?!trio)[a-z_]+(?![\w:])")
+_RECORDED = re.compile(r"\b[a-z_]+:router_[a-z_]+:[a-z0-9_]+")
+_CODE = re.compile(r"\b(?:NATS|ROUTER|ROUTE)_(?!TRIO)[A-Z_]+\b")
+_SNAKE = re.compile(r"[a-z]+(?:_[a-z]+)+")
+_SUFFIXES = ("_bucket", "_sum", "_count")
+
+
+@pytest.mark.parametrize("one", pages(), ids=str)
+def test_metrics_of_a_page_exist(one: Page) -> None:
+    for name in _METRIC.findall(one.text):
+        assert name in METRICS or _of_histogram(name), f"{one}: there is no metric {name}"
+
+
+@pytest.mark.parametrize("one", pages(), ids=str)
+def test_recording_rules_of_a_page_exist(one: Page) -> None:
+    rules = (ROOT / "alerts" / "router_trio.rules.yml").read_text(encoding="utf-8")
+    for name in _RECORDED.findall(one.text):
+        assert f"record: {name}\n" in rules, f"{one}: there is no recording rule {name}"
+
+
+@pytest.mark.parametrize("one", pages(), ids=str)
+def test_log_codes_of_a_page_exist(one: Page) -> None:
+    for code in _CODE.findall(one.text):
+        assert code in CODES, f"{one}: there is no log code {code}"
+
+
+@pytest.mark.parametrize("one", pages(), ids=str)
+def test_names_in_inline_code_occur_in_the_code(one: Page) -> None:
+    for span in one.spans:
+        if _SNAKE.fullmatch(span):
+            assert span in words(), f"{one}: nothing in the code is called {span}"
+
+
+def test_the_patterns_find_what_they_look_for() -> None:
+    text = "".join(one.text for one in pages())
+    assert len(set(_METRIC.findall(text))) >= 30
+    assert len(set(_CODE.findall(text))) >= 20
+    assert len(set(_RECORDED.findall(text))) >= 3
+    assert sum(bool(_SNAKE.fullmatch(span)) for one in pages() for span in one.spans) >= 50
+
+
+@cache
+def words() -> frozenset[str]:
+    """Every word of the sources: of the package, the alerts, and the tests that pages explain."""
+    sources = [*(ROOT / "router_trio").rglob("*.py"), *(ROOT / "alerts").glob("*.yml")]
+    sources += [path for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "docs"]
+    return frozenset(word for path in sources for word in re.findall(r"\w+", path.read_text(encoding="utf-8")))
+
+
+def _of_histogram(name: str) -> bool:
+    return any(
+        name.endswith(suffix) and METRICS.get(name.removesuffix(suffix), {}).get("type") == "histogram"
+        for suffix in _SUFFIXES
+    )

@@ -1,0 +1,254 @@
+"""The status page: what it is served with, its stream of events, what bounds both, and how it looks in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio.events import ConnectionLost, MessageFailed, PublishQueued
+from router_trio.telemetry import Telemetry, http, watching
+from router_trio.telemetry.recent import KEPT, LONGEST_TEXT, Recent
+from tests.integration.test_http import Address, get, no_descriptor_left, settings
+from tests.unit.telemetry_views import View, make_view
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+def lost(detail: str = "EOF", reason: str = "closed") -> ConnectionLost:
+    server = "nats://bob:s3cret@127.0.0.1:4222"
+    return ConnectionLost(at=1.0, connection="main", server=server, reason=reason, detail=detail, pending_count=7)
+
+
+@asynccontextmanager
+async def served(view: View | None = None) -> AsyncIterator[tuple[Telemetry, Address]]:
+    telemetry = Telemetry(settings(), logs=False)
+    async with telemetry.serve(view or make_view(["main"], ["eu"])) as address:
+        assert address is not None
+        yield telemetry, address
+
+
+class Watcher:
+    """A client of `/events`."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.head = ""
+        self._received = b""
+
+    async def next(self) -> tuple[int, dict[str, Any]]:
+        """Id and data of the next event."""
+        with trio.fail_after(10):
+            while not (found := re.search(rb"id: (\d+)\ndata: (.*)\n\n", self._received)):
+                data = await self.stream.receive_some()
+                assert data, f"it ended: {self.head!r}"
+                self._received += data
+        self.head = self.head or self._received.partition(b"\r\n\r\n")[0].decode()
+        self._received = self._received[found.end() :]
+        return int(found[1]), json.loads(found[2])
+
+    async def rest(self) -> bytes:
+        """What comes until the server closes."""
+        with trio.fail_after(10):
+            return self._received + b"".join([data async for data in self.stream])
+
+
+@asynccontextmanager
+async def watching_at(address: Address, *lines: str) -> AsyncIterator[Watcher]:
+    async with await trio.open_tcp_stream(*address) as stream:
+        request = ["GET /events HTTP/1.1", "Host: x", *lines, "", ""]
+        await stream.send_all("\r\n".join(request).encode())
+        yield Watcher(stream)
+
+
+# --- the page ---
+
+
+async def test_the_page_loads_nothing_and_allows_only_itself() -> None:
+    async with served() as (_, address):
+        code, headers, body = await get(address, "/")
+    assert code == 200
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert headers["x-content-type-options"] == "nosniff"
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    text = body.decode()
+    assert not re.findall(r"https?://|src=|<link|@import|url\(|innerHTML|style=|\son\w+=", text)
+
+
+# --- the stream ---
+
+
+async def test_a_stream_tells_the_state_and_what_happened() -> None:
+    async with served() as (telemetry, address):
+        telemetry.emit(lost())
+        async with watching_at(address) as watcher:
+            number, look = await watcher.next()
+            assert "200" in watcher.head
+            assert "content-type: text/event-stream; charset=utf-8" in watcher.head
+            assert look["status"]["connections"]["main"]["state"]
+            assert look["readiness"]["status"] == "unavailable"
+            [event] = look["events"]
+            assert (number, event["number"], event["code"], event["level"]) == (1, 1, "NATS_CONNECTION_LOST", "ERROR")
+            assert event["details"]["pending_count"] == 7
+            assert "s3cret" not in json.dumps(look)
+            telemetry.emit(lost(reason="stale"))
+            number, look = await watcher.next()
+            assert (number, [one["details"]["reason"] for one in look["events"]]) == (2, ["stale"])
+
+
+async def test_who_comes_back_gets_what_it_has_not_seen() -> None:
+    async with served() as (telemetry, address):
+        for reason in ("one", "two", "three"):
+            telemetry.emit(lost(reason=reason))
+        for seen, expected in (("1", ["two", "three"]), ("3", []), ("99", ["one", "two", "three"]), ("x", 3 * [""])):
+            async with watching_at(address, f"Last-Event-ID: {seen}") as watcher:
+                _, look = await watcher.next()
+            assert len(look["events"]) == len(expected)
+            if seen != "x":
+                assert [one["details"]["reason"] for one in look["events"]] == expected
+
+
+async def test_an_open_stream_does_not_delay_the_end() -> None:
+    with no_descriptor_left():
+        async with served() as (_, address):
+            stream = await trio.open_tcp_stream(*address)
+            await stream.send_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            watcher = Watcher(stream)
+            await watcher.next()
+            leaving_at = time.perf_counter()
+        assert time.perf_counter() - leaving_at < 0.9
+        assert (await watcher.rest()).endswith(b"0\r\n\r\n")
+        await stream.aclose()
+
+
+async def test_a_stream_ends_in_order_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LIFETIME", 0.2)
+    async with served() as (_, address), watching_at(address) as watcher:
+        assert (await watcher.rest()).endswith(b"0\r\n\r\n")
+
+
+async def test_a_stream_outlives_the_patience_with_idle_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(watching, "INTERVAL", 0.1)
+    async with served() as (_, address), watching_at(address) as watcher:
+        opened_at = time.perf_counter()
+        while time.perf_counter() - opened_at < 1.0:
+            await watcher.next()
+
+
+async def test_watchers_are_bounded_and_a_place_becomes_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "MAX_CLIENTS", 2)
+    async with served() as (_, address):
+        async with watching_at(address) as first, watching_at(address) as second:
+            await first.next()
+            await second.next()
+            code, _, body = await get(address, "/events")
+            assert (code, json.loads(body)["reason"]) == (503, "2 clients are watching already")
+        with trio.fail_after(5):
+            while True:
+                async with watching_at(address) as third:
+                    if b" 200 " in await third.stream.receive_some():
+                        break
+
+
+async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(watching, "INTERVAL", 0.001)
+    monkeypatch.setattr(watching, "MAX_CLIENTS", 1)
+    view = make_view(["main"], [f"route-{number}" for number in range(500)])
+    async with served(view) as (_, address):
+        with trio.socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await slow.connect(address)
+            await slow.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b""
+            while b"data: " not in received:  # then its own lifetime is decided
+                received += await slow.recv(100)
+            # Of those who come later a stream is over at once.
+            monkeypatch.setattr(watching, "LIFETIME", 0.0)
+            assert (await get(address, "/events"))[0] == 503
+            with trio.fail_after(20):
+                while (await get(address, "/events"))[0] == 503:
+                    await trio.sleep(0.05)
+
+
+# --- what is remembered ---
+
+
+def test_memory_is_bounded() -> None:
+    recent = Recent()
+    for _ in range(KEPT + 50):
+        recent.observe(lost(detail="x" * 100_000))
+    entries = recent.since(0)
+    assert [entry["number"] for entry in entries] == list(range(51, KEPT + 51))
+    assert {len(entry["details"]["detail"]) for entry in entries} == {LONGEST_TEXT}
+
+
+def test_what_happens_for_every_message_is_one_entry_a_second() -> None:
+    now = 0.0
+    recent = Recent(clock=lambda: now, wall=lambda: 0.0)
+    for _ in range(1000):
+        recent.observe(PublishQueued(at=0.0, connection="main", pending_count=1))
+    assert [entry["details"]["count"] for entry in recent.since(0)] == [1]
+    now = 1.0
+    assert [entry["details"]["count"] for entry in recent.since(1)] == [999]
+    assert recent.since(2) == []
+    assert recent.since(0)[0]["at"] == "1970-01-01T00:00:00.000Z"
+
+
+def test_what_may_not_be_logged_is_not_shown() -> None:
+    recent = Recent()
+    recent.observe(MessageFailed(at=0.0, route="eu", reason="handler_error", error_type="KeyError", detail="payload"))
+    assert "payload" not in json.dumps(recent.since(0))
+
+
+# --- in a browser ---
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install --no-install-recommends chromium")
+async def test_a_browser_shows_it_and_reads_nothing_as_html(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert BROWSER is not None
+    # The browser's virtual time stands still while a request is open.
+    monkeypatch.setattr(watching, "LIFETIME", 0.3)
+    view = make_view(["main", "edge"], ["eu", HOSTILE])
+    view.name = HOSTILE
+    async with served(view) as (telemetry, (host, port)):
+        telemetry.emit(lost(reason=HOSTILE))
+        shown = await trio.run_process(
+            [
+                BROWSER,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                f"--user-data-dir={tmp_path}",
+                "--virtual-time-budget=1500",
+                "--dump-dom",
+                f"http://{host}:{port}/",
+            ],
+            capture_stdout=True,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+    text = shown.stdout.decode()
+    assert "NATS_CONNECTION_LOST" in text
+    assert "not ready" in text
+    assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in text
+    assert "<img" not in text
+    assert "s3cret" not in text

@@ -1,0 +1,315 @@
+"""Traces of a real router between two real servers: producer, router and consumer are one trace at the collector.
+
+The producer and the consumer are programs of their own here: all that they share with the router is the header.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import Message, Router, Settings
+from tests.otlp_receiver import OtlpReceiver, ReceivedSpan, otlp_receiver
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import RawClient, RawMessage, connect
+from tests.servers import NatsServer, nats_server
+from tests.watch import Watch, until_settled, watched
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
+SAMPLED = f"00-{TRACE}-{SPAN}-01"
+UNSAMPLED = f"00-{TRACE}-{SPAN}-00"
+OK, ERROR = 0, 2  # OTLP: a status that was never set is 0
+CORE_TO_CORE = {
+    "name": "eu",
+    "from": {"connection": "edge", "subject": "orders.*"},
+    "to": [{"connection": "core", "subject": "eu.{{wildcard(1)}}"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENDPOINT", "TRACES_ENDPOINT", "COMPRESSION", "TIMEOUT", "HEADERS"):
+        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}", raising=False)
+
+
+@dataclass
+class Two:
+    """Two servers with a client on each, and a collector."""
+
+    edge: NatsServer
+    core: NatsServer
+    producer: RawClient
+    consumer: RawClient
+    collector: OtlpReceiver
+
+    def settings(self, *routes: dict[str, Any], endpoint: str | None = None, ratio: float = 0.0) -> Settings:
+        """A router from `edge` to `core` that traces what its callers record, and a share of the rest."""
+        quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "200ms"}
+        return Settings(
+            router={"name": "orders-router"},
+            telemetry={
+                "listen": "",
+                "otlp_endpoint": self.collector.endpoint if endpoint is None else endpoint,
+                "trace_sample_ratio": ratio,
+            },
+            connections={
+                "edge": {"servers": [self.edge.url], **quick},
+                "core": {"servers": [self.core.url], **quick},
+            },
+            routes=list(routes),
+        )
+
+    def spans(self, name: str) -> list[ReceivedSpan]:
+        """The spans of that name."""
+        return [span for span in self.collector.spans if span.name == name]
+
+
+@pytest.fixture
+async def two(tmp_path: Path) -> AsyncIterator[Two]:
+    async with (
+        nats_server(tmp_path, name="edge") as edge,
+        nats_server(tmp_path, name="core") as core,
+        connect(edge.url) as producer,
+        connect(core.url) as consumer,
+        otlp_receiver() as collector,
+    ):
+        yield Two(edge, core, producer, consumer, collector)
+
+
+@asynccontextmanager
+async def routing(settings: Settings, *handlers: tuple[Any, dict[str, Any]]) -> AsyncIterator[Watch]:
+    """A router that runs; when it is left, its spans are at the collector."""
+    watch = Watch()
+    router = Router(settings, observers=[watch])
+    for handler, route in handlers:
+        router.route(**route)(handler)
+    async with watched(router, watch):
+        yield watch
+
+
+def traceparents(message: RawMessage) -> list[str]:
+    return [value for name, value in message.headers if name.lower() == "traceparent"]
+
+
+# --- one trace ---
+
+
+@pytest.mark.parametrize("name", ["traceparent", "Traceparent"])
+async def test_producer_router_and_consumer_are_one_trace(two: Two, name: str) -> None:
+    inbox = await two.consumer.subscribe("eu.*")
+    async with routing(two.settings(CORE_TO_CORE)):
+        await two.producer.publish("orders.7", b"hello", headers={name: SAMPLED, "Other": "kept"})
+        message = await inbox.next()
+    process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
+    assert (process.kind, process.trace_id, process.parent_id, process.status) == ("CONSUMER", TRACE, SPAN, OK)
+    assert (send.kind, send.trace_id, send.parent_id, send.status) == ("PRODUCER", TRACE, process.span_id, OK)
+    assert traceparents(message) == [f"00-{TRACE}-{send.span_id}-01"]
+    assert ("Other", "kept") in message.headers
+    assert (message.payload, process.resource["service.name"]) == (b"hello", "orders-router")
+    assert (send.attributes["router.connection"], send.attributes["router.fate"]) == ("core", "fenced")
+    assert process.attributes["messaging.destination.name"] == "orders.*"
+
+
+async def test_a_chain_of_routes_over_both_servers_is_one_trace(two: Two) -> None:
+    back = {
+        "name": "back",
+        "from": {"connection": "core", "subject": "eu.*"},
+        "to": [{"connection": "edge", "subject": "done.{{wildcard(1)}}"}],
+    }
+    inbox = await two.producer.subscribe("done.*")
+    async with routing(two.settings(CORE_TO_CORE, back)):
+        await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        message = await inbox.next()
+    parents = [SPAN]
+    for name in ("process eu", "send eu.{{wildcard(1)}}", "process back", "send done.{{wildcard(1)}}"):
+        span = two.collector.named(name)
+        assert (span.trace_id, span.parent_id) == (TRACE, parents[-1]), name
+        parents.append(span.span_id)
+    assert traceparents(message) == [f"00-{TRACE}-{parents[-1]}-01"]
+
+
+async def test_from_a_stream_to_a_stream_and_to_a_subject(two: Two) -> None:
+    source, sink = JetStream(two.producer), JetStream(two.consumer)
+    await source.create_stream("ORDERS", ["orders.>"])
+    await sink.create_stream("EU", ["eu.>"])
+    route = {
+        "name": "eu",
+        "from": {"connection": "edge", "stream": "ORDERS", "durable": "router", "filter": "orders.*"},
+        "to": [
+            {"connection": "core", "subject": "eu.{{wildcard(1)}}", "jetstream": True},
+            {"connection": "core", "subject": "copy.{{wildcard(1)}}"},
+        ],
+    }
+    copies = await two.consumer.subscribe("copy.*")
+    async with routing(two.settings(route)) as watch:
+        await source.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        copy = await copies.next()
+        await until_settled(watch.router)
+    process = two.collector.named("process eu")
+    stored, core = two.collector.named("send eu.{{wildcard(1)}}"), two.collector.named("send copy.{{wildcard(1)}}")
+    assert (process.trace_id, process.parent_id, process.status) == (TRACE, SPAN, OK)
+    assert process.attributes["messaging.nats.stream"] == "ORDERS"
+    assert process.attributes["messaging.nats.sequence"] == 1
+    assert process.attributes["messaging.nats.delivery_count"] == 1
+    assert (stored.parent_id, core.parent_id) == (process.span_id, process.span_id)
+    assert stored.attributes["router.fate"] == "acked"
+    assert stored.attributes["messaging.nats.stream"] == "EU"
+    [message] = await sink.stream_messages("EU")
+    assert message.header("traceparent") == f"00-{TRACE}-{stored.span_id}-01"
+    assert traceparents(copy) == [f"00-{TRACE}-{core.span_id}-01"]
+
+
+async def test_through_a_handler(two: Two) -> None:
+    def loud(message: Message) -> Message:
+        return message.replace(payload=message.payload.upper())
+
+    inbox = await two.consumer.subscribe("loud.*")
+    destination = {"subject": "loud.{{wildcard(1)}}", "connection": "core"}
+    route = {"subject": "orders.*", "connection": "edge", "to": destination}
+    async with routing(two.settings(), (loud, route)):
+        await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        message = await inbox.next()
+    process, send = two.collector.named("process loud"), two.collector.named("send loud.{{wildcard(1)}}")
+    assert (process.parent_id, send.parent_id) == (SPAN, process.span_id)
+    assert (message.payload, traceparents(message)) == (b"HELLO", [f"00-{TRACE}-{send.span_id}-01"])
+
+
+# --- what is not recorded ---
+
+
+async def test_a_context_that_is_not_sampled_passes_untouched(two: Two) -> None:
+    block = f"NATS/1.0\r\nOther: x\r\ntraceparent: {UNSAMPLED}\r\ntracestate: a=1\r\n\r\n".encode()
+    inbox = await two.consumer.subscribe("eu.*")
+    async with routing(two.settings(CORE_TO_CORE, ratio=1.0)):
+        await two.producer.publish("orders.7", b"hello", headers=block)
+        message = await inbox.next()
+        # One without a context begins a trace here, so that the ratio is known to count.
+        await two.producer.publish("orders.8", b"hello")
+        begun = await inbox.next()
+    assert message.header_block == block
+    process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
+    assert process.parent_id == ""
+    assert process.trace_id != TRACE
+    assert traceparents(begun) == [f"00-{process.trace_id}-{send.span_id}-{traceparents(begun)[0][-2:]}"]
+
+
+async def test_many_messages_of_which_some_are_recorded_keep_their_order(two: Two) -> None:
+    inbox = await two.consumer.subscribe("eu.*")
+    numbers = [b"%d" % number for number in range(300)]
+    async with routing(two.settings(CORE_TO_CORE)):
+        for number in numbers:
+            recorded = {"traceparent": SAMPLED} if int(number) % 7 == 0 else None
+            await two.producer.publish("orders.7", number, headers=recorded)
+        got = [await inbox.next() for _ in numbers]
+    assert [message.payload for message in got] == numbers
+    assert len(two.spans("process eu")) == len(two.spans("send eu.{{wildcard(1)}}")) == 43
+    assert [bool(message.headers) for message in got] == [int(number) % 7 == 0 for number in numbers]
+
+
+# --- failures ---
+
+
+async def test_a_handler_that_raises(two: Two) -> None:
+    def broken(message: Message) -> Message:
+        raise LookupError("no such order")
+
+    route = {"subject": "orders.*", "connection": "edge", "to": {"subject": "never", "connection": "core"}}
+    async with routing(two.settings(), (broken, route)) as watch:
+        await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        await watch.until("ROUTE_MESSAGE_FAILED")
+    process = two.collector.named("process broken")
+    assert (process.status, process.attributes["error.type"]) == (ERROR, "LookupError")
+    assert two.spans("send never") == []
+
+
+async def test_a_stream_that_refuses(two: Two) -> None:
+    sink = JetStream(two.consumer)
+    await sink.create_stream("EU", ["eu.>"], max_msg_size=10)
+    route = {
+        "name": "eu",
+        "from": {"connection": "edge", "subject": "orders.*"},
+        "to": [{"connection": "core", "subject": "eu.{{wildcard(1)}}", "jetstream": True}],
+    }
+    async with routing(two.settings(route)) as watch:
+        await two.producer.publish("orders.7", b"x" * 100, headers={"traceparent": SAMPLED})
+        await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
+    process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
+    [event] = watch.of("NATS_PUBLISH_WITH_ACK_ERROR")
+    assert (send.status, send.attributes["error.type"]) == (ERROR, event.reason)
+    assert (process.status, process.attributes["error.type"]) == (ERROR, event.reason)
+    assert send.attributes["router.fate"] == "failed"
+
+
+async def test_what_never_becomes_an_operation_ends_its_spans_with_the_reason(two: Two, tmp_path: Path) -> None:
+    """The same reason in the trace as in the counters and in the log."""
+    async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
+        settings = two.settings(CORE_TO_CORE)
+        connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
+        settings = settings.model_copy(update={"connections": {**settings.connections, "core": connection}})
+        async with routing(settings) as watch:
+            await two.producer.publish("orders.7", b"x" * 190, headers={"traceparent": SAMPLED})
+            event = await watch.until("ROUTE_MESSAGE_FAILED")
+    process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
+    assert event.reason == "too_large"
+    assert (send.status, send.attributes["error.type"]) == (ERROR, "too_large")
+    assert (process.status, process.attributes["error.type"]) == (ERROR, "too_large")
+
+
+def _servers(url: str) -> Any:
+    return Settings(connections={"x": {"servers": [url]}}).connections["x"].servers
+
+
+# --- an outage ---
+
+
+async def test_an_outage_is_a_trace_with_its_attempts_and_its_drain(two: Two) -> None:
+    async with routing(two.settings(CORE_TO_CORE)) as watch:
+        await two.core.kill()
+        await watch.until("NATS_CONNECTION_LOST")
+        await two.producer.publish("orders.7", b"kept", headers={"traceparent": SAMPLED})
+        await watch.until("NATS_PUBLISH_QUEUED")
+        await watch.until("NATS_CONNECTION_FAILED", 2)
+        await two.core.restart()
+        await watch.until("NATS_CONNECTION_RESTORED")
+        await watch.until("NATS_RETRY_COMPLETE")
+    outage, drain = two.collector.named("nats outage"), two.collector.named("drain")
+    attempts = len(watch.of("NATS_RECONNECT_ATTEMPT"))
+    assert attempts >= 3
+    assert outage.events.count("reconnect attempt") == attempts
+    assert outage.events.count("attempt failed") == len(watch.of("NATS_CONNECTION_FAILED")) == attempts - 1
+    assert (outage.parent_id, outage.status, outage.attributes["router.connection"]) == ("", OK, "core")
+    assert outage.attributes["router.reconnect_attempts"] == attempts
+    assert (drain.trace_id, drain.parent_id, drain.status) == (outage.trace_id, outage.span_id, OK)
+    assert (drain.attributes["router.success_count"], drain.attributes["router.failed_count"]) == (1, 0)
+    # The message that waited is in its own trace, and ended well.
+    send = two.collector.named("send eu.{{wildcard(1)}}")
+    assert (send.trace_id, send.status, send.attributes["router.fate"]) == (TRACE, OK, "fenced")
+    assert outage.trace_id != TRACE
+
+
+# --- the end ---
+
+
+async def test_a_collector_that_is_down_costs_three_seconds_at_most(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")  # only so that the SDK's thread is gone with the test
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    endpoint = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    await listener.aclose()
+    inbox = await two.consumer.subscribe("eu.*")
+    async with routing(two.settings(CORE_TO_CORE, endpoint=endpoint, ratio=1.0)):
+        await two.producer.publish("orders.7", b"hello")
+        message = await inbox.next()
+        leaving_at = time.perf_counter()
+    assert time.perf_counter() - leaving_at < 3
+    assert json.dumps(traceparents(message)) != "[]"
