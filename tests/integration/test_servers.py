@@ -306,7 +306,7 @@ class TestNatsServer:
                 assert (await group.stream_leader("R3")) is not leader
             survivor = next(server for server in group.servers if server.running)
             async with connect(survivor.url) as client:
-                # The stream has a leader again; the cluster, whose leader the killed one may have been as well, not yet.
+                # The stream has a leader again; the cluster, whose leader the killed one may have been, not yet.
                 stored = await _answered(lambda: JetStream(client).stream_messages("R3"))
                 assert [message.payload for message in stored] == [b"kept"]
             await leader.restart()
