@@ -20,6 +20,7 @@ from tests.watch import (
     assert_alive,
     core_route,
     eventually,
+    router_tasks,
     settings,
     stream_route,
     until_stored,
@@ -189,19 +190,4 @@ async def test_cancelling_open_is_done_within_the_shutdown_deadline(
         if moment in ("blackholed", "away"):
             assert entry["settled"]["dropped"] >= 1
     # What a run leaves behind is checked for threads and children by a fixture, for tasks and sockets here.
-    assert _tasks() == []
-
-
-def _tasks() -> list[str]:
-    """Tasks of the router that are still there."""
-    found = []
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
-    open_tasks = [root]
-    while open_tasks:
-        task = open_tasks.pop()
-        for nursery in task.child_nurseries:
-            open_tasks.extend(nursery.child_tasks)
-        if task.name.startswith("router_trio."):
-            found.append(task.name)
-    return found
+    assert router_tasks() == []

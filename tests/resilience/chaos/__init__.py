@@ -1,0 +1,10 @@
+"""Chaos: a router between a server and networks that misbehave, by a schedule drawn from a seed.
+
+    python -m tests.resilience.chaos --seed 7 --kind stream      replays one seed
+    python -m tests.resilience.chaos --seeds 100                 prints the table of a hundred
+
+`schedule` draws what goes wrong and when, `faults` does it to a `scene` (server, proxies, routers), `load` publishes
+meanwhile, `spy` sees what passes between a router and its links, and `verdict` holds all of it against the promises.
+What can't be done to a server at random (clocks, names, certificates, disks) has tests of its own in
+`test_surroundings`.
+"""

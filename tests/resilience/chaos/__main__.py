@@ -1,0 +1,67 @@
+"""The chaos command: replays one seed, or runs many and prints the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import trio
+
+from tests.resilience.chaos.run import run_seed
+from tests.resilience.chaos.schedule import Kind, draw
+from tests.resilience.chaos.verdict import HEAD, Outcome, row, total
+
+
+def main() -> int:
+    """Returns the exit code: 1 if a promise was not kept."""
+    parser = argparse.ArgumentParser(prog="python -m tests.resilience.chaos", description=__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=int, help="replay one seed, and say what is done when")
+    which.add_argument("--seeds", type=int, help="run that many seeds")
+    parser.add_argument("--first", type=int, default=0, help="the first of many seeds (default: 0)")
+    parser.add_argument("--messages", type=int, default=2_000)
+    parser.add_argument("--kind", choices=("stream", "core"), default="stream")
+    given = parser.parse_args()
+    seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
+    if given.seed is not None:
+        _tell(given.seed, given.kind, given.messages)
+    outcomes = []
+    print(HEAD, flush=True)
+    for seed in seeds:
+        outcome = _run(seed, given.kind, given.messages)
+        if outcome is not None:
+            outcomes.append(outcome)
+            print(row(outcome), flush=True)
+    print(total(outcomes))
+    return 1 if len(outcomes) < len(seeds) or any(outcome.broken for outcome in outcomes) else 0
+
+
+def _run(seed: int, kind: Kind, messages: int) -> Outcome | None:
+    """One seed in an event loop of its own; tells at once what went wrong."""
+    try:
+        outcome = trio.run(run_seed, seed, kind, messages)
+    except Exception as error:
+        command = f"python -m tests.resilience.chaos --seed {seed} --kind {kind} --messages {messages}"
+        print(f"seed {seed} ended with {type(error).__name__}: {error}\n  {command}", file=sys.stderr, flush=True)
+        return None
+    for promise in outcome.broken:
+        print(f"seed {seed}: {promise}\n  {outcome.command}", file=sys.stderr, flush=True)
+    return outcome
+
+
+def _tell(seed: int, kind: Kind, messages: int) -> None:
+    schedule = draw(seed, kind, messages)
+    print(
+        f"seed {seed}: {messages} messages, {kind} to {kind}, {schedule.connections} connection(s), "
+        f"max_pending_operations {schedule.max_pending}, max_in_flight {schedule.max_in_flight}"
+    )
+    for name, track in (("network", schedule.network), ("server", schedule.server)):
+        at = 0.0
+        for step in track:
+            at += step.after
+            print(f"  {name:>8} at {at:5.2f} s for {step.seconds:4.2f} s: {step.fault}")
+            at += step.seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The faults: each does one thing to a scene, lasts as long as its step says, and takes it back.
+
+A fault waits for what it does (a process that ends, a configuration that is loaded) and for nothing that a router does:
+a router that hangs must not hang its fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from tests.proxy import TcpProxy
+from tests.raw_jetstream import JetStream, JetStreamError
+from tests.raw_nats import encode_publish
+from tests.resilience.chaos import load
+from tests.resilience.chaos.scene import DURABLE, SINK, SOURCE, Scene
+from tests.resilience.chaos.schedule import Step
+
+Fault = Callable[[Scene, Step], Awaitable[None]]
+
+SLOW = 20_000
+"""Bytes a second."""
+
+LESS_PAYLOAD = 1_024
+
+POISONED = 5
+"""Messages of each kind."""
+
+
+async def run_track(scene: Scene, steps: tuple[Step, ...]) -> None:
+    """One fault after the other."""
+    for step in steps:
+        await trio.sleep(step.after)
+        await FAULTS[step.fault](scene, step)
+
+
+# --- the network ---
+
+
+def _proxy(scene: Scene, step: Step) -> TcpProxy:
+    return scene.proxies[step.place % len(scene.proxies)]
+
+
+async def cut(scene: Scene, step: Step) -> None:
+    """Every connection is closed."""
+    _proxy(scene, step).cut()
+
+
+async def reset(scene: Scene, step: Step) -> None:
+    """Every connection is reset (RST)."""
+    _proxy(scene, step).reset()
+
+
+def _on_proxy(do: Callable[[TcpProxy, Step], None]) -> Fault:
+    async def fault(scene: Scene, step: Step) -> None:
+        proxy = _proxy(scene, step)
+        do(proxy, step)
+        await trio.sleep(step.seconds)
+        proxy.clear()
+        proxy.accept()
+
+    return fault
+
+
+def _refuse(proxy: TcpProxy, step: Step) -> None:
+    proxy.refuse()
+    proxy.cut()
+
+
+# --- the server ---
+
+
+async def kill(scene: Scene, step: Step) -> None:
+    """SIGKILL, and a new process on the same store."""
+    await scene.die()
+    await trio.sleep(step.seconds)
+    await scene.server.restart()
+
+
+async def terminate(scene: Scene, step: Step) -> None:
+    """SIGTERM, and a new process on the same store."""
+    await scene.die(gently=True)
+    await trio.sleep(step.seconds)
+    await scene.server.restart()
+
+
+async def freeze(scene: Scene, step: Step) -> None:
+    """SIGSTOP, SIGCONT."""
+    scene.server.stop()
+    await trio.sleep(step.seconds)
+    scene.server.cont()
+
+
+async def lame_duck(scene: Scene, step: Step) -> None:
+    """The server announces its end, and then meets it."""
+    began = trio.current_time()
+    scene.server.lame_duck()
+    await trio.sleep(step.seconds)
+    await scene.die(since=began)
+    await scene.server.restart()
+
+
+def _with_config(**changes: object) -> Fault:
+    async def fault(scene: Scene, step: Step) -> None:
+        await scene.change(**changes)
+        await trio.sleep(step.seconds)
+        await scene.change()
+
+    return fault
+
+
+async def less_payload(scene: Scene, step: Step) -> None:
+    """The largest payload is made smaller than some messages; when it is raised again everybody has to connect anew.
+
+    A server tells its limit in its greeting, and tells nobody that it was changed.
+    """
+    await scene.change(max_payload=LESS_PAYLOAD)
+    await trio.sleep(step.seconds)
+    await scene.change()
+    for proxy in scene.proxies:
+        proxy.cut()
+
+
+async def poison(scene: Scene, step: Step) -> None:
+    """Somebody else publishes what the server relays and breaks clients: to the source, and to anybody who listens."""
+    root = b"source" if scene.schedule.kind == "stream" else b"in"
+    frames = [b"PUB %b.\xff\xfe 6\r\npoison\r\n" % root]
+    frames += [encode_publish(f"{root.decode()}.0", b"poison", header) for header in (b"NATS/1.0", b"NATS/1.0\r\n\r\n")]
+    frames += [b"HPUB %b.1 14 20\r\nNATS/1.0 \xff\xfe\r\n\r\npoison\r\n" % root]
+    try:
+        async with load.client(scene.server.url) as client:
+            await client.send(b"".join(frames) * POISONED)
+            await client.ping()
+    except load.TROUBLE:
+        pass  # a server that was made to refuse us; the schedule goes on
+
+
+# --- streams and consumers ---
+
+
+async def consumer_deleted(scene: Scene, step: Step) -> None:
+    """The durable of the route is deleted under it."""
+    async with load.client(scene.server.url) as client:
+        try:
+            await JetStream(client).delete_consumer(SOURCE, DURABLE)
+        except JetStreamError as error:
+            if error.code != 404:  # the route had not made it again since the last time
+                raise
+
+
+async def sink_deleted(scene: Scene, step: Step) -> None:
+    """The stream that the route fills is deleted, and made again later.
+
+    What it held is read before. Nothing may be stored between the two, so nothing reaches the server meanwhile.
+    """
+    for proxy in scene.proxies:
+        proxy.blackhole("to_server")
+    try:
+        async with load.client(scene.server.url) as client:
+            stream = JetStream(client)
+            await _until_still(stream)
+            scene.sink_before += await stream.stream_messages(SINK)
+            await stream.delete_stream(SINK)
+    finally:
+        for proxy in scene.proxies:
+            proxy.clear()
+    await trio.sleep(step.seconds)
+    await scene.create_sink()
+
+
+async def _until_still(stream: JetStream) -> None:
+    """Wait until a stream has stored what the server has of it already."""
+    last = -1
+    while (now := (await stream.stream_info(SINK))["state"]["last_seq"]) != last:
+        last = now
+        await trio.sleep(0.1)
+
+
+async def delivered_twice(scene: Scene, step: Step) -> None:
+    """Every batch from the stream comes twice."""
+    scene.spy.deliver_twice = True
+    await trio.sleep(step.seconds)
+    scene.spy.deliver_twice = False
+
+
+# --- the router ---
+
+
+async def restart_router(scene: Scene, step: Step) -> None:
+    """The router is told to end while its server is away, and a new one is started."""
+    for proxy in scene.proxies:
+        proxy.refuse()
+        proxy.cut()
+    await trio.sleep(step.seconds / 2)
+    await scene.restart_router()
+    await trio.sleep(step.seconds / 2)
+    for proxy in scene.proxies:
+        proxy.accept()
+
+
+FAULTS: dict[str, Fault] = {
+    "cut": cut,
+    "reset": reset,
+    "blackhole": _on_proxy(lambda proxy, step: proxy.blackhole()),
+    "deaf": _on_proxy(lambda proxy, step: proxy.blackhole("to_client")),
+    "mute": _on_proxy(lambda proxy, step: proxy.blackhole("to_server")),
+    "delay": _on_proxy(lambda proxy, step: proxy.delay(0.15)),
+    "throttle": _on_proxy(lambda proxy, step: proxy.throttle(SLOW, "to_server")),
+    "slow_reads": _on_proxy(lambda proxy, step: proxy.throttle(SLOW, "to_client")),
+    "cut_mid_publish": _on_proxy(lambda proxy, step: proxy.cut_after(step.amount, "to_server")),
+    "cut_mid_delivery": _on_proxy(lambda proxy, step: proxy.cut_after(step.amount, "to_client")),
+    "refuse": _on_proxy(_refuse),
+    "kill": kill,
+    "terminate": terminate,
+    "freeze": freeze,
+    "lame_duck": lame_duck,
+    "less_payload": less_payload,
+    "no_publish": _with_config(no_publish=["sink.>", "out.>"]),
+    "no_inbox": _with_config(no_subscribe=["_INBOX.>"]),
+    "no_acks": _with_config(no_publish=["$JS.ACK.>"]),
+    "no_api": _with_config(no_publish=["$JS.API.>"]),
+    "few_connections": _with_config(max_connections=1),
+    "poison": poison,
+    "restart_router": restart_router,
+    "consumer_deleted": consumer_deleted,
+    "sink_deleted": sink_deleted,
+    "delivered_twice": delivered_twice,
+}

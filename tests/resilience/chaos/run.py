@@ -1,0 +1,92 @@
+"""One seed, from the server's start to the verdict."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import trio
+
+from tests.raw_jetstream import JetStream, JetStreamError
+from tests.resilience.chaos import load
+from tests.resilience.chaos.faults import run_track
+from tests.resilience.chaos.scene import DURABLE, SINK, SOURCE, Scene, scene
+from tests.resilience.chaos.schedule import Kind, draw
+from tests.resilience.chaos.verdict import Outcome, judge
+
+SETTLED_WITHIN = 30.0
+"""Seconds from the end of the last fault to the last ack."""
+
+WHOLE_RUN_WITHIN = 90.0
+
+POLL = 0.05
+
+
+class Hang(AssertionError):
+    """A router that did not finish its work, with what it said of itself."""
+
+
+async def run_seed(seed: int, kind: Kind, messages: int) -> Outcome:
+    """Run the schedule of a seed. Raises `Hang`, or `trio.TooSlowError` if a fault or the load hangs."""
+    schedule = draw(seed, kind, messages)
+    descriptors, tasks = _descriptors(), _router_tasks()
+    leaks = []
+    with tempfile.TemporaryDirectory(prefix="router-trio-chaos-") as directory, trio.fail_after(WHOLE_RUN_WITHIN):
+        async with scene(schedule, Path(directory)) as on:
+            await _trouble(on)
+            source = await on.stored(SOURCE) if kind == "stream" else []
+            try:
+                with trio.fail_after(SETTLED_WITHIN):
+                    if kind == "stream":
+                        await _all_acked(on)
+                    await on.close_router()
+            except trio.TooSlowError:
+                raise Hang(f"not settled {SETTLED_WITHIN:g} s after the last fault: {on.told()}") from None
+            if _router_tasks() != tasks:
+                leaks.append(f"tasks left behind: {_router_tasks()}")
+            sink = on.sink_before + await on.stored(SINK)
+    if _descriptors() > descriptors:
+        leaks.append(f"{_descriptors() - descriptors} descriptors left behind")
+    return judge(on, source, sink, leaks)
+
+
+async def _trouble(on: Scene) -> None:
+    """The load and both tracks of faults, until all of them are over."""
+    publish = load.fill_stream if on.schedule.kind == "stream" else load.publish_core
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish, on.server.url, on.schedule.messages, on.schedule.seconds)
+        nursery.start_soon(run_track, on, on.schedule.network)
+        nursery.start_soon(run_track, on, on.schedule.server)
+
+
+async def _all_acked(on: Scene) -> None:
+    """Wait until the durable has delivered everything and has an ack for all of it."""
+    async with load.client(on.server.url) as client:
+        stream = JetStream(client)
+        while True:
+            try:
+                info = await stream.consumer_info(SOURCE, DURABLE)
+                if info["num_pending"] == info["num_ack_pending"] == 0:
+                    return
+            except JetStreamError as error:
+                if error.code != 404:
+                    raise
+            await trio.sleep(POLL)
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def _router_tasks() -> list[str]:
+    """Tasks of routers."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    found, tasks = [], [root]
+    while tasks:
+        task = tasks.pop()
+        tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+        if task.name.startswith("router_trio."):
+            found.append(task.name)
+    return sorted(found)

@@ -1,0 +1,128 @@
+"""Between a router and its links: what it was given, what it wrote, and what a server said of it.
+
+A link around a link, like fault injection, but it changes nothing, except for `deliver_twice`. It knows messages by the
+number in their payload (see `load.payload`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import trio
+
+from router_trio.link import Connect, ConsumerSpec, Deliver, Link, LinkListener, PullConsumer, Refusal, Subscription
+from router_trio.nats.link import Dialer
+from router_trio.pending import Operation
+from router_trio.protocol import RawMessage
+from router_trio.settings import ConnectionSettings
+
+_NUMBER = re.compile(rb"#(\d+);")
+
+
+class Spy:
+    """What was seen, over all links of all routers that used `connect`."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        """Numbers of the messages that core subscriptions brought, in order."""
+        self.written_at: dict[int, float] = {}
+        """When the message with this number was last written and not refused."""
+        self.resent = 0
+        """Publishes that were written again."""
+        self.suppressed = 0
+        """PubAcks that said: a duplicate."""
+        self.acked_at: list[float] = []
+        """When each PubAck came."""
+        self.deliver_twice = False
+
+    @property
+    def longest_gap(self) -> float:
+        """The longest time between two PubAcks, in seconds."""
+        return max((later - earlier for earlier, later in pairwise(self.acked_at)), default=0.0)
+
+    def wrote(self, frames: bytes) -> None:
+        """A link took these frames."""
+        now = trio.current_time()
+        for message in numbers(frames):
+            self.resent += message in self.written_at
+            self.written_at[message] = now
+
+    def connect(self, name: str, settings: ConnectionSettings) -> Connect:
+        """A `router.ConnectFactory`."""
+        dial = Dialer(settings, name)
+
+        @asynccontextmanager
+        async def connect(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[Link]:
+            async with dial(server, inbox, _Ears(listener, self)) as link:
+                yield _Eyes(link, self)
+
+        return connect
+
+
+def numbers(text: bytes) -> list[int]:
+    """The numbers of the messages in these frames or this payload; none for what the load did not publish."""
+    return [int(found) for found in _NUMBER.findall(text)]
+
+
+class _Ears:
+    """See `link.LinkListener`."""
+
+    def __init__(self, listener: LinkListener, spy: Spy) -> None:
+        self._listener = listener
+        self._spy = spy
+        self.ack_refused = listener.ack_refused
+        self.publish_denied = listener.publish_denied
+        self.lame_duck = listener.lame_duck
+        self.discovered = listener.discovered
+
+    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
+        self._spy.suppressed += duplicate
+        self._spy.acked_at.append(trio.current_time())
+        self._listener.acked(order, stream, sequence, duplicate)
+
+
+class _Eyes:
+    """See `link.Link`."""
+
+    def __init__(self, link: Link, spy: Spy) -> None:
+        self._link = link
+        self._spy = spy
+        self.fence = link.fence
+        self.ack = link.ack
+        self.nak = link.nak
+        self.in_progress = link.in_progress
+
+    @property
+    def server(self) -> str:
+        return self._link.server
+
+    @property
+    def max_payload(self) -> int:
+        return self._link.max_payload
+
+    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+        refusals = await self._link.send(operations)
+        refused = {refusal.operation.order for refusal in refusals}
+        for operation in operations:
+            if operation.order not in refused:
+                self._spy.wrote(operation.frame)
+        return refusals
+
+    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> Subscription:
+        def seen(batch: list[RawMessage]) -> None:
+            self._spy.received += [found for raw in batch for found in numbers(raw[4])]
+            deliver(batch)
+
+        return await self._link.subscribe(subject, seen, queue=queue)
+
+    async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
+        def seen(batch: list[RawMessage]) -> None:
+            deliver(batch)
+            again = [raw for raw in batch if raw[1].startswith(b"$JS.ACK.")]
+            if self._spy.deliver_twice and again:
+                deliver(again)
+
+        return await self._link.open_consumer(spec, seen)

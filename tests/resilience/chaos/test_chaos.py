@@ -1,0 +1,47 @@
+"""A few seeds on every run, a hundred at night. Each promise that a seed breaks is printed with what replays it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.resilience.chaos.faults import FAULTS
+from tests.resilience.chaos.run import run_seed
+from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, Kind, draw
+from tests.resilience.chaos.verdict import HEAD, out_of_order, row
+
+FEW = [(1, "stream", 500), (2, "stream", 1000), (7, "stream", 500), (14, "stream", 500)]
+FEW_CORE = [(0, "core", 500), (8, "core", 1000), (13, "core", 500), (15, "core", 500)]
+EVERY_NIGHT = 100
+
+
+@pytest.mark.parametrize(("seed", "kind", "messages"), [*FEW, *FEW_CORE])
+async def test_a_seed_breaks_no_promise(seed: int, kind: Kind, messages: int) -> None:
+    outcome = await run_seed(seed, kind, messages)
+    print(f"{HEAD}\n{row(outcome)}")
+    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["stream", "core"])
+@pytest.mark.parametrize("seed", range(EVERY_NIGHT))
+@pytest.mark.timeout(120)
+async def test_a_hundred_seeds_break_no_promise(seed: int, kind: Kind) -> None:
+    outcome = await run_seed(seed, kind, 2_000)
+    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+
+
+def test_a_seed_always_draws_the_same() -> None:
+    assert draw(5, "stream", 100) == draw(5, "stream", 100)
+    assert draw(5, "stream", 100) != draw(6, "stream", 100)
+
+
+def test_every_fault_has_a_weight_and_is_drawn_by_the_hundred_seeds() -> None:
+    assert {*NETWORK, *SERVER, *STREAM} == set(FAULTS)
+    drawn = {fault for seed in range(EVERY_NIGHT) for fault in draw(seed, "stream", 1).faults}
+    assert drawn == set(FAULTS)
+
+
+def test_order_is_judged_by_subject_and_by_first_arrival() -> None:
+    accepted = [0, 1, 10, 11, 20, 21]
+    assert out_of_order(accepted, [1, 0, 11, 10, 10, 0, 20, 21]) == []
+    assert out_of_order(accepted, [0, 20, 10, 1]) == [10]

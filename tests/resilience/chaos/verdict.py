@@ -1,0 +1,149 @@
+"""The promises, held against what happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.raw_jetstream import StoredMessage
+from tests.resilience.chaos.scene import Scene
+from tests.resilience.chaos.schedule import Schedule
+from tests.resilience.chaos.spy import numbers
+
+MAY_DIE_WITH_THE_SERVER = 1.0
+"""Seconds before a server's end in which it may have taken a core publish, said so, and stored nothing. A fence proves
+no more than that the server received it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One seed, as a row of the table. `broken` are the promises that were not kept.
+
+    `lost` are all that were received and did not arrive; `died` those of them that a server had when it ended.
+    """
+
+    schedule: Schedule
+    outage_seconds: float
+    resent: int
+    suppressed: int
+    failed: Counter[str]
+    lost: int
+    died: int
+    reordered: int
+    broken: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """What replays this seed."""
+        schedule = self.schedule
+        return (
+            f"python -m tests.resilience.chaos --seed {schedule.seed} --kind {schedule.kind} "
+            f"--messages {schedule.messages}"
+        )
+
+
+def judge(
+    scene: Scene, source: Sequence[StoredMessage], sink: Sequence[StoredMessage], leaks: Sequence[str]
+) -> Outcome:
+    """Hold a finished scene against the promises. `sink` begins with what deleted sinks held."""
+    broken = list(leaks)
+    failed = sum(scene.failed.values())
+    arrived = [found for message in sink for found in numbers(message.payload)]
+    if scene.schedule.kind == "stream":
+        accepted = [found for message in source for found in numbers(message.payload)]
+        died = 0
+        lost = len(set(accepted) - set(arrived))
+        if len(accepted) < scene.schedule.messages:
+            broken.append(f"the source holds {len(accepted)} of {scene.schedule.messages} messages: no fair test")
+        if lost:
+            broken.append(f"lost: {sorted(set(accepted) - set(arrived))[:20]}")
+        twice = stored_twice(scene, sink)
+        if twice:
+            broken.append(f"stored twice in one stream: {twice[:20]}")
+    else:
+        accepted = scene.spy.received
+        missing = set(accepted) - set(arrived)
+        gone = {one for one in missing if _died_with_the_server(scene, one)}
+        died, lost = len(gone), len(missing)
+        if len(missing - gone) > failed:
+            told = sorted(missing - gone)[:20]
+            broken.append(f"lost {len(missing - gone)}, and the router says {failed}: {told}")
+        if scene.received != scene.routed + failed:
+            broken.append(
+                f"the books: received {scene.received}, routed {scene.routed}, failed {dict(scene.failed)}"
+            )
+        poisoned = scene.received - len(accepted)
+        if poisoned < 0:
+            broken.append(f"received {scene.received}, but the links gave {len(accepted)}")
+    reordered = out_of_order(accepted, arrived)
+    # Without leave to answer the stream, a router can't ask again for what went astray before it takes what is new.
+    ordered = "no_acks" not in scene.schedule.faults
+    if ordered and len(reordered) > (failed if scene.schedule.kind == "stream" else 0):
+        # A message that a destination refused comes again later, behind those that it did not.
+        broken.append(f"out of order: {reordered[:20]}; {failed} failed and came again")
+    events = [event for watch in scene.runs for event in watch.of("NATS_CONNECTION_RESTORED")]
+    return Outcome(
+        schedule=scene.schedule,
+        outage_seconds=sum(event.outage_seconds for event in events),
+        resent=scene.spy.resent,
+        suppressed=scene.spy.suppressed,
+        failed=scene.failed,
+        lost=lost,
+        died=died,
+        reordered=len(reordered),
+        broken=tuple(broken),
+    )
+
+
+def out_of_order(accepted: Sequence[int], arrived: Sequence[int]) -> list[int]:
+    """Messages whose first arrival comes behind a later one to the same subject."""
+    place = {one: index for index, one in enumerate(dict.fromkeys(accepted))}
+    newest: dict[int, int] = {}
+    late = []
+    for one in dict.fromkeys(arrived):
+        subject = one % 10
+        if place.get(one, -1) < newest.get(subject, -1):
+            late.append(one)
+        else:
+            newest[subject] = place.get(one, -1)
+    return late
+
+
+def stored_twice(scene: Scene, sink: Sequence[StoredMessage]) -> list[str]:
+    """Ids that one incarnation of the sink holds more than once."""
+    before = len(scene.sink_before)
+    now = Counter(message.header("Nats-Msg-Id") for message in sink[before:])
+    return [str(one) for one, times in now.items() if times > 1]
+
+
+def _died_with_the_server(scene: Scene, message: int) -> bool:
+    written = scene.spy.written_at.get(message)
+    if written is None:
+        return False
+    return any(began - MAY_DIE_WITH_THE_SERVER <= written <= ended for began, ended in scene.deaths)
+
+
+HEAD = f"{'seed':>6} {'outage s':>9} {'resent':>7} {'dupl.':>6} {'failed':>7} {'lost':>6} {'died':>6} {'order':>6}  "
+HEAD += "faults"
+"""Over the rows: `dupl.` are the duplicates that streams suppressed, `order` the messages out of order."""
+
+
+def row(one: Outcome) -> str:
+    """One seed."""
+    told = " ".join(one.schedule.faults) + ("  BROKEN" if one.broken else "")
+    return _line(one.schedule.seed, [one], told)
+
+
+def total(outcomes: Sequence[Outcome]) -> str:
+    """The sums under the rows."""
+    return _line(len(outcomes), outcomes, f"{sum(bool(one.broken) for one in outcomes)} broken")
+
+
+def _line(first: int, outcomes: Sequence[Outcome], last: str) -> str:
+    return (
+        f"{first:>6} {sum(one.outage_seconds for one in outcomes):>9.2f} {sum(one.resent for one in outcomes):>7} "
+        f"{sum(one.suppressed for one in outcomes):>6} {sum(sum(one.failed.values()) for one in outcomes):>7} "
+        f"{sum(one.lost for one in outcomes):>6} {sum(one.died for one in outcomes):>6} "
+        f"{sum(one.reordered for one in outcomes):>6}  {last}"
+    )
