@@ -83,7 +83,12 @@ class WirePullConsumer:
 
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`."""
-        *most, last = (self._ack_subject(sequence) for sequence in sequences)
+        subjects = [self._ack_subject(sequence) for sequence in sequences]
+        # Some are queued for redelivery already: those that the server was about to send when the dead link was closed.
+        # They would come before the others. A nak with a delay takes a message out of that queue, one without puts it
+        # at its end.
+        self._send(b"".join(protocol.publish(subject, b'-NAK {"delay": 1}') for subject in subjects))
+        *most, last = subjects
         self._send(b"".join(protocol.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
         with contextlib.suppress(TimeoutError, nats.errors.Error):

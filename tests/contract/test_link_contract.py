@@ -709,6 +709,25 @@ async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(worl
     assert [delivered(raw) for raw in again] == [2, 2, 1]
 
 
+async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(5):
+        await world.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
+        consumer.pull(5, 30.0)
+        await received.until_delivered(5)
+    async with link_of(world) as link:
+        again = Recorder()
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), again)
+        await consumer.again([4])
+        await consumer.again([1, 2, 3, 4, 5])
+        consumer.pull(10, 5.0)
+        raws = await again.until_delivered(5)
+    assert sequences(raws) == [1, 2, 3, 4, 5]
+
+
 async def test_two_links_share_a_consumer_and_nothing_comes_twice(world: World) -> None:
     await world.add_stream("ORDERS", ["orders.>"])
     first, second = Recorder(), Recorder()
