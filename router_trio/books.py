@@ -52,7 +52,6 @@ class Books:
 
     def queued(self, with_ack: bool, pending: int) -> None:
         """An operation was accepted while not connected."""
-        self.ledger.accepted += 1
         event = PublishWithAckQueued if with_ack else PublishQueued
         self._emit(event(at=self._clock(), connection=self._connection, pending_count=pending))
 

@@ -115,7 +115,7 @@ class PullConsumer(Subscription, Protocol):
     def pull(self, batch: int, expires: float) -> None:
         """Ask for `batch` more messages, for at most `expires` seconds.
 
-        They come through `deliver`, and so do the statuses that end a request (`protocol.status_of`).
+        They come through `deliver`, and so do the statuses that end a request (`headers.status`).
         """
 
 

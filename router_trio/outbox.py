@@ -134,39 +134,31 @@ class Outbox:
         if self._closed:
             raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
         now = self._clock()
-        connected = self.connected
-        if connected and not blocked:
-            self._order += 1
-            self.ledger.accepted += 1
-            self._queue.append(
-                Operation(self._order, frame, with_ack=with_ack, owner=owner, accepted_at=now, clean=True)
-            )
-            self._wake()
-            return "queued" if self._books.draining else "sent"
-        if not blocked:
-            self._books.not_connected(with_ack)
+        if not self.connected:
+            if not blocked:
+                self._books.not_connected(with_ack)
+            if not self.fail_open:
+                self._make_room(len(frame))
+        self._order += 1
         operation = Operation(
-            self._order + 1,
+            self._order,
             frame,
             with_ack=with_ack,
             owner=owner,
             accepted_at=now,
-            clean=False,
+            clean=self.connected and not blocked,
         )
-        if connected:
-            self.ledger.accepted += 1
-        elif self.fail_open:
-            self._order += 1
-            self.ledger.accepted += 1
+        self.ledger.accepted += 1
+        if self.connected:
+            self._queue.append(operation)
+            self._wake()
+            return "queued" if self._books.draining else "sent"
+        if self.fail_open:
             self._books.let_go([operation], "not_connected")
             return "failed_open"
-        else:
-            self._make_room(len(frame))
-            self._books.queued(with_ack, self.pending + 1)
-        self._order += 1
         self._queue.append(operation)
-        self._wake()
-        return "sent" if connected and not self._books.draining else "queued"
+        self._books.queued(with_ack, self.pending)
+        return "queued"
 
     def offer_frames(self, frames: Sequence[bytes], owner: Owner) -> None:
         """Accept core publishes of one owner, as `offer` does for each; one that is refused fails at its owner.

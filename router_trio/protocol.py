@@ -158,9 +158,9 @@ def wire(subject: str) -> bytes:
 # --- frames to send ---
 
 
-def publish_prefix(subject: bytes, *, with_headers: bool) -> bytes:
-    """The start of a frame that a tail completes."""
-    return (b"HPUB " if with_headers else b"PUB ") + subject + b" "
+def publish_prefix(subject: bytes) -> bytes:
+    """The start of a frame that a tail completes; of a tail with headers, with an `H` before it."""
+    return b"PUB %b " % subject
 
 
 def publish(subject: bytes, body: bytes, *, reply: bytes = b"", headers: bytes = b"") -> bytes:

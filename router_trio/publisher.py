@@ -9,7 +9,7 @@ import trio
 from router_trio import headers as header_codec
 from router_trio import protocol
 from router_trio.connection import Connection
-from router_trio.dispatch.outlet import MESSAGE_ID, new_message_id
+from router_trio.dispatch.outlet import MESSAGE_ID, measure, new_message_id
 from router_trio.errors import PublishError, SubjectError
 from router_trio.headers import Headers, HeadersLike
 from router_trio.message import Fate
@@ -101,20 +101,13 @@ class Publisher:
         self, subject: str, payload: bytes, given: HeadersLike, *, with_ack: bool
     ) -> tuple[bytes, bytes, bytes]:
         """Subject, header block and payload, fit for a frame. `with_ack` adds a `Nats-Msg-Id` if there is none."""
-        connection = self._connection
         try:
             target = _target(subject)
             body = payload if type(payload) is bytes else _body(payload)
             block = b"" if given is None else header_codec.encode(_headers(given))
             if with_ack and header_codec.find(block, MESSAGE_ID) is None:
                 block = header_codec.replace(block, MESSAGE_ID, new_message_id())
-            size = len(block) + len(body)
-            if size > connection.max_payload:
-                raise PublishError(
-                    f"{size} bytes with headers are more than the max_payload of {connection.max_payload} bytes of "
-                    f"connection {connection.name!r}",
-                    reason="too_large",
-                )
+            measure(self._connection, len(block) + len(body))
         except PublishError as error:
             self._outbox.not_accepted(with_ack, error.reason, str(error))
             raise

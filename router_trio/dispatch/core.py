@@ -16,10 +16,10 @@ from router_trio.dispatch.inbox import Inbox
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
-from router_trio.errors import MappingError, PublishError, SourceError
-from router_trio.events import Emit, RouteReady
+from router_trio.errors import MappingError, PublishError
+from router_trio.events import Emit
 from router_trio.link import Link
-from router_trio.states import RUNNING
+from router_trio.states import RUNNING, STARTING
 
 
 class CoreRoute:
@@ -29,7 +29,6 @@ class CoreRoute:
         self.routing = routing
         self.state = routing.state
         self._connection = connection
-        self._emit = emit
         self._inbox = Inbox(self._overflow)
         self._in_hand = 0
         self._closing = trio.Event()
@@ -41,12 +40,7 @@ class CoreRoute:
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
         """See `session.Source`: subscribe, and again with growing delay if the server refuses."""
-        while not self._closing.is_set():
-            try:
-                await self._receive(link, tried)
-            except SourceError as error:
-                self._retry.tried(tried)
-                await self._retry.after(error)
+        await self._retry.keep_receiving(self._receive, link, tried, self._closing)
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
         """Receive until the intake is closed, and then what the server had sent before. Raises `SourceError`."""
@@ -56,22 +50,14 @@ class CoreRoute:
         try:
             subscription = await link.subscribe(source.subject, self._received, queue=source.queue)
             self._retry.succeeded()
-            self._connection.outbox.counters.succeeded["subscribe"] += 1
             self.state.enter(RUNNING)
-            self._emit(
-                RouteReady(
-                    at=trio.current_time(),
-                    route=self.state.name,
-                    connection=self._connection.name,
-                    source=source.subject,
-                )
-            )
+            self._retry.ready(source.subject)
             self._retry.tried(tried)
             await self._closing.wait()
             await subscription.drain()
         finally:
             self._intake_over.set()
-            self.state.enter("starting", "no subscription: the connection is away")
+            self.state.enter(STARTING, "no subscription: the connection is away")
 
     def close_intake(self) -> None:
         """Receive nothing more; what came is still routed."""

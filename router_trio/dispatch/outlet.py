@@ -24,6 +24,9 @@ MAX_REMEMBERED = 16_384
 MESSAGE_ID = b"Nats-Msg-Id"
 EXPECTATIONS = b"\r\nNats-Expected-"
 
+_SUBJECT_AT = len(protocol.publish_prefix(b"")) - 1
+"""Where the subject of a prefix begins; it ends before the last space."""
+
 _process = secrets.token_hex(8).encode()
 _numbers = count(1)
 
@@ -31,6 +34,16 @@ _numbers = count(1)
 def new_message_id() -> bytes:
     """An id for a message that has none: no other one has it, in this process or another."""
     return b"%b-%d" % (_process, next(_numbers))
+
+
+def measure(connection: Connection, size: int) -> None:
+    """Raise `PublishError` if headers and payload of `size` bytes are more than the connection's server takes."""
+    if size > connection.max_payload:
+        raise PublishError(
+            f"{size} bytes with headers are more than the max_payload of {connection.max_payload} bytes of "
+            f"connection {connection.name!r}",
+            reason="too_large",
+        )
 
 
 class Origin(Protocol):
@@ -54,19 +67,21 @@ class Outlet:
         self.connection = connection
         self.outbox = connection.outbox
         self._suffix = destination.id_suffix.encode()
-        self._remembered: dict[bytes, bytes] = {}
         self._prefixes: dict[bytes, bytes] = {}
 
     def subject_for(self, subject: bytes) -> bytes:
         """Where a message with this subject goes. Raises `MappingError`."""
-        target = self._remembered.get(subject)
-        if target is None:
-            target = protocol.wire(self.destination.mapping.apply(protocol.text(subject)))
-            if self.destination.mapping.deterministic:
-                if len(self._remembered) >= MAX_REMEMBERED:
-                    self._remembered.clear()
-                self._remembered[subject] = target
-        return target
+        prefix = self._prefixes.get(subject) or self._prefix_for(subject)
+        return prefix[_SUBJECT_AT:-1]
+
+    def _prefix_for(self, subject: bytes) -> bytes:
+        """The start of a frame to where a message with this subject goes: what is remembered of a mapping."""
+        prefix = protocol.publish_prefix(protocol.wire(self.destination.mapping.apply(protocol.text(subject))))
+        if self.destination.mapping.deterministic:
+            if len(self._prefixes) >= MAX_REMEMBERED:
+                self._prefixes.clear()
+            self._prefixes[subject] = prefix
+        return prefix
 
     def forward_core(self, batch: Sequence[protocol.RawMessage], owner: Owner) -> list[tuple[str, str]]:
         """Publish a batch from a core subscription as it is: headers, reply and payload are one untouched tail.
@@ -92,14 +107,6 @@ class Outlet:
                 append(prefix + tail)
         self.outbox.offer_frames(frames, owner)
         return failed
-
-    def _prefix_for(self, subject: bytes) -> bytes:
-        prefix = b"PUB %b " % self.subject_for(subject)
-        if self.destination.mapping.deterministic:
-            if len(self._prefixes) >= MAX_REMEMBERED:
-                self._prefixes.clear()
-            self._prefixes[subject] = prefix
-        return prefix
 
     def forward(
         self, raw: protocol.RawMessage, owner: Owner, origin: Origin, trace_parent: bytes | None = None
@@ -138,7 +145,7 @@ class Outlet:
     def frame(self, message: Message, origin: Message, raw: protocol.RawMessage) -> bytes:
         """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
         target, block, reply = self._addressed(message, origin, raw)
-        self._measure(len(block) + len(message.payload))
+        measure(self.connection, len(block) + len(message.payload))
         return protocol.publish(target, message.payload, reply=reply, headers=block)
 
     def _addressed(self, message: Message, origin: Message, raw: protocol.RawMessage) -> tuple[bytes, bytes, bytes]:
@@ -180,17 +187,8 @@ class Outlet:
         if with_ack:
             block = self._identified(block, message_id)
             reply = b"%b.%d" % (self.connection.inbox, outbox.next_order)
-        self._measure(len(block) + len(body))
+        measure(self.connection, len(block) + len(body))
         outbox.offer(protocol.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner)
-
-    def _measure(self, size: int) -> None:
-        connection = self.connection
-        if size > connection.max_payload:
-            raise PublishError(
-                f"{size} bytes with headers are more than the max_payload of {connection.max_payload} bytes of "
-                f"connection {connection.name!r}",
-                reason="too_large",
-            )
 
     def _identified(self, block: bytes, message_id: bytes | None) -> bytes:
         """The headers with the id by which a stream knows this copy, and without expectations meant for another one."""

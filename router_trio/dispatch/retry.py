@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from router_trio.connection import Connection
 from router_trio.errors import SourceError
-from router_trio.events import Emit, SubscribeFailed
+from router_trio.events import Emit, RouteReady, SubscribeFailed
+from router_trio.link import Link
 from router_trio.states import FAILED, RouteState
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 10.0
+
+
+Receive = Callable[[Link, trio.Event], Awaitable[None]]
+"""Receives until the intake is closed, sets the event once it has tried. Raises `SourceError` when it can't."""
 
 
 class SourceRetry:
@@ -25,6 +31,24 @@ class SourceRetry:
         self._delay = FIRST_DELAY
         self.first_try_over = trio.Event()
         """Whether the route has ever tried, with or without success."""
+
+    async def keep_receiving(self, receive: Receive, link: Link, tried: trio.Event, closing: trio.Event) -> None:
+        """Receive on this link until the intake is closed: again, with growing delay, when the source can't be had."""
+        while not closing.is_set():
+            try:
+                await receive(link, tried)
+            except SourceError as error:
+                self.tried(tried)
+                await self.after(error)
+
+    def ready(self, source: str) -> None:
+        """The source is there: count it and say so."""
+        self._connection.outbox.counters.succeeded["subscribe"] += 1
+        self._emit(
+            RouteReady(
+                at=trio.current_time(), route=self._state.name, connection=self._connection.name, source=source
+            )
+        )
 
     def tried(self, on_this_link: trio.Event) -> None:
         """A try is over: tells the link that waits for it, and whoever waits for the router to be up."""

@@ -22,10 +22,10 @@ from router_trio.dispatch.position import Position
 from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
-from router_trio.events import Emit, MessageDeadLettered, RouteReady
+from router_trio.events import Emit, MessageDeadLettered
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.pull import PullCredit, Verdict
-from router_trio.states import PAUSED, RUNNING
+from router_trio.states import PAUSED, RUNNING, STARTING
 
 PULL_EXPIRES = 30.0
 
@@ -128,12 +128,7 @@ class StreamRoute:
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
         """See `session.Source`: find the consumer, pull from it, and again with growing delay when it is lost."""
-        while not self._closing.is_set():
-            try:
-                await self._consume(link, tried)
-            except SourceError as error:
-                self._retry.tried(tried)
-                await self._retry.after(error)
+        await self._retry.keep_receiving(self._consume, link, tried, self._closing)
 
     async def _consume(self, link: Link, tried: trio.Event) -> None:
         """Receive from one consumer until the intake is closed. Raises `SourceError` if it can't be had or is lost."""
@@ -152,7 +147,7 @@ class StreamRoute:
         finally:
             consumer.close()
             self._intake_over.set()
-            self.state.enter("starting", "no consumer: the connection is away")
+            self.state.enter(STARTING, "no consumer: the connection is away")
 
     def _found(self, link: Link, consumer: PullConsumer) -> None:
         self._credit.forget()
@@ -166,15 +161,7 @@ class StreamRoute:
             self._open.clear()
             self._acks.forget()
         self._acks.pay(link)
-        self._connection.outbox.counters.succeeded["subscribe"] += 1
-        self._emit(
-            RouteReady(
-                at=trio.current_time(),
-                route=self.state.name,
-                connection=self._connection.name,
-                source=f"{self._spec.stream} ({self._spec.durable})",
-            )
-        )
+        self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
     async def _ask_again(self, consumer: PullConsumer) -> None:
         """What went to a link that died, or to a process before this one, is asked for before anything new.

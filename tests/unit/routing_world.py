@@ -211,3 +211,7 @@ async def eventually(
             await trio.sleep(0.005 if trio.current_time() < began + 1 else 0.1)
         return
     raise AssertionError(otherwise())
+
+
+REMOTE = stream("IN", to("out.{{wildcard(1)}}", "edge", jetstream=True), connection="main", filter="in.*")
+LOCAL = stream("IN", "out.{{wildcard(1)}}", filter="in.*")

@@ -16,6 +16,8 @@ from router_trio.protocol import RawMessage
 from router_trio.states import FAILED, RUNNING
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import (
+    LOCAL,
+    REMOTE,
     all_acked,
     another_link,
     core,
@@ -30,10 +32,6 @@ from tests.unit.routing_world import (
     unacked,
     world,
 )
-
-REMOTE = stream("IN", to("out.{{wildcard(1)}}", "edge", jetstream=True), connection="main", filter="in.*")
-LOCAL = stream("IN", "out.{{wildcard(1)}}", filter="in.*")
-
 
 # --- the consumer, the stream ----------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from router_trio.message import Message
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import (
+    LOCAL,
+    REMOTE,
     all_acked,
     core,
     eventually,
@@ -27,10 +29,6 @@ from tests.unit.routing_world import (
     unacked,
     world,
 )
-
-REMOTE = stream("IN", to("out.{{wildcard(1)}}", "edge", jetstream=True), connection="main", filter="in.*")
-LOCAL = stream("IN", "out.{{wildcard(1)}}", filter="in.*")
-
 
 # --- what goes through -----------------------------------------------------------------------------------------------
 
