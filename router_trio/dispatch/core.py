@@ -103,7 +103,9 @@ class CoreRoute:
                 delivery.trace = self.routing.begin_sampled(raw)
                 await self.routing.handle(handler, delivery)
             else:
-                await handled.route(raw)
+                blocked = handled.take(raw)
+                if blocked is not None:
+                    await blocked
             self._in_hand -= 1
         handled.flush()
 

@@ -6,8 +6,8 @@ A handler may be `def` or `async def`, and may return a message, several, or Non
 from __future__ import annotations
 
 import importlib
-import types
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from types import CoroutineType
 from typing import Any
 
 from router_trio import headers, protocol
@@ -33,17 +33,55 @@ def load_handler(name: str) -> Handler:
     return handler  # type: ignore[no-any-return]
 
 
-async def invoke(
-    handler: Handler, message: Message, *, before_blocking: Callable[[], None] | None = None
-) -> list[Message]:
-    """Call the handler; what it returns as a list of messages. What it raises is the caller's to count.
+class Blocked:
+    """An async handler that has begun and is about to block. Await it, once, for its answers."""
 
-    `before_blocking` is called when an async handler is about to block, and not for one that never does. Raises
-    `HandlerError` if it returns something else. Blocks as long as an async handler does.
+    __slots__ = ("_steps", "_wish")
+
+    def __init__(self, steps: Any, wish: Any) -> None:
+        self._steps = steps
+        self._wish = wish
+
+    def __await__(self) -> Generator[Any, Any, list[Message]]:
+        # What `yield from` does once it has taken the first step (PEP 380).
+        steps, wish = self._steps, self._wish
+        while True:
+            try:
+                try:
+                    answer = yield wish
+                except BaseException as error:
+                    wish = steps.throw(error)
+                else:
+                    wish = steps.send(answer)
+            except StopIteration as done:
+                return _answers(done.value)
+
+
+def begin(handler: Handler, message: Message) -> list[Message] | Blocked:
+    """Call the handler: its answers as a list of messages, or `Blocked` if it is async and about to block.
+
+    Most async handlers never block, and a message then costs no task switch and no await. What a handler raises is the
+    caller's to count. Raises `HandlerError` if it returns something else than messages.
     """
     answer = handler(message)
-    if hasattr(answer, "__await__"):
-        answer = await (answer if before_blocking is None else _watched(answer, before_blocking))
+    if not hasattr(answer, "__await__"):
+        return _answers(answer)
+    # A coroutine is its own iterator, but for the built-in `next`.
+    steps: Any = answer if isinstance(answer, CoroutineType) else answer.__await__()
+    try:
+        wish = answer.send(None) if steps is answer else next(steps)
+    except StopIteration as done:
+        return _answers(done.value)
+    return Blocked(steps, wish)
+
+
+async def invoke(handler: Handler, message: Message) -> list[Message]:
+    """Call the handler; what it returns as a list of messages. Blocks as long as it does, and raises as `begin`."""
+    answers = begin(handler, message)
+    return await answers if isinstance(answers, Blocked) else answers
+
+
+def _answers(answer: Any) -> list[Message]:
     if isinstance(answer, Message):
         _check(answer)
         return [answer]
@@ -55,27 +93,6 @@ async def invoke(
     for one in messages:
         _check(one)
     return messages
-
-
-@types.coroutine
-def _watched(awaitable: Awaitable[Any], before_blocking: Callable[[], None]) -> Generator[Any, Any, Any]:
-    """Await, but tell of the first time that it would block: what `yield from` does, spelled out (PEP 380)."""
-    steps: Any = awaitable.__await__()
-    try:
-        wish = next(steps)
-    except StopIteration as done:
-        return done.value
-    before_blocking()
-    while True:
-        try:
-            try:
-                answer = yield wish
-            except BaseException as error:
-                wish = steps.throw(error)
-            else:
-                wish = steps.send(answer)
-        except StopIteration as done:
-            return done.value
 
 
 _NOT_SEVERAL = (str, bytes, bytearray, memoryview, Mapping)
@@ -94,14 +111,22 @@ def _check(message: object) -> None:
 
 
 def as_message(raw: protocol.RawMessage, connection: str, **origin: Any) -> Message:
-    """A `Message` for a handler. `origin` are the fields that tell of a stream."""
+    """A `Message` for a handler. `origin` are the fields that tell of a stream, where the reply is for the ack."""
     subject, reply, header_size, size, tail = raw
     start = len(tail) - 2 - size
-    return Message(
-        protocol.text(subject),
-        tail[start + header_size : -2],
-        headers.decode(tail[start : start + header_size]) if header_size else headers.EMPTY,
-        protocol.text(reply) if reply and "stream" not in origin else None,
-        connection,
-        **origin,
+    # Past Message(), which takes longer: this is done for each message.
+    message = tuple.__new__(
+        Message,
+        (
+            protocol.text(subject),
+            tail[start + header_size : -2],
+            headers.decode(tail[start : start + header_size]) if header_size else headers.EMPTY,
+            protocol.text(reply) if reply else None,
+            connection,
+            None,
+            None,
+            1,
+            None,
+        ),
     )
+    return message.replace(reply=None, **origin) if origin else message

@@ -144,9 +144,16 @@ class Outlet:
 
     def frame(self, message: Message, origin: Message, raw: protocol.RawMessage) -> bytes:
         """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
-        target, block, reply = self._addressed(message, origin, raw)
-        measure(self.connection, len(block) + len(message.payload))
-        return protocol.publish(target, message.payload, reply=reply, headers=block)
+        body = message.payload
+        if raw[2] or message[2:4] != origin[2:4] or message.subject is not origin.subject:
+            target, block, reply = self._addressed(message, origin, raw)
+            measure(self.connection, len(block) + len(body))
+            return protocol.publish(target, body, reply=reply, headers=block)
+        # Nothing but the payload changed, and there are no headers: what most handlers do.
+        size = len(body)
+        measure(self.connection, size)
+        prefix = self._prefixes.get(raw[0]) or self._prefix_for(raw[0])
+        return b"%b%b%d\r\n%b\r\n" % (prefix, raw[1] and raw[1] + b" ", size, body)
 
     def _addressed(self, message: Message, origin: Message, raw: protocol.RawMessage) -> tuple[bytes, bytes, bytes]:
         """Subject, header block and reply subject of what a handler made of a message."""

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import protocol
-from router_trio.dispatch.handlers import as_message, invoke, load_handler
+from router_trio.dispatch.handlers import Blocked, as_message, begin, invoke, load_handler
 from router_trio.errors import HandlerError
 from router_trio.headers import Headers
 from router_trio.message import Message
@@ -68,6 +68,47 @@ async def asynchronous(message: Message) -> Message:
 )
 async def test_what_a_handler_may_return(handler: Any, answers: list[Message]) -> None:
     assert await invoke(handler, MESSAGE) == answers
+
+
+class Once:
+    """An awaitable whose iterator is a plain one: `yield from` takes that, too."""
+
+    def __await__(self) -> Iterator[Any]:
+        return iter(())
+
+
+async def test_an_awaitable_without_a_coroutine_is_awaited() -> None:
+    assert await invoke(lambda message: Once(), MESSAGE) == []
+
+
+async def test_what_does_not_block_is_answered_at_once_and_what_does_is_awaited() -> None:
+    async def at_once(message: Message) -> Message:
+        return message
+
+    assert begin(at_once, MESSAGE) == [MESSAGE]
+    blocked = begin(asynchronous, MESSAGE)
+    assert isinstance(blocked, Blocked)
+    assert await blocked == [MESSAGE]
+
+
+async def test_a_blocked_handler_gets_what_it_waits_for_and_is_cancelled_where_it_waits() -> None:
+    seen: list[str] = []
+
+    async def sleeper(message: Message) -> Message:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            seen.append("cancelled")
+            raise
+        return message
+
+    with trio.CancelScope() as scope:
+        blocked = begin(sleeper, MESSAGE)
+        assert isinstance(blocked, Blocked)
+        scope.cancel()
+        await blocked
+    assert scope.cancelled_caught
+    assert seen == ["cancelled"]
 
 
 async def endless(message: Message) -> AsyncIterator[Message]:
@@ -265,7 +306,7 @@ def nonsense(message: Message) -> object:
 
 
 def wrong_payload(message: Message) -> Message:
-    return message.replace(payload="text")
+    return message.replace(payload="text")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("jetstream", [False, True])

@@ -69,7 +69,7 @@ def test_a_message_takes_any_mapping_as_new_headers() -> None:
     message = Message("a").replace(headers={"A": ["1", "2"]})
     assert message.headers.get_all("A") == ["1", "2"]
     with pytest.raises(TypeError):
-        message.replace(subjekt="b")
+        message.replace(subjekt="b")  # type: ignore[call-arg]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
