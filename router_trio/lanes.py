@@ -8,21 +8,21 @@ acked the lane dissolves and its operations return to the head of the queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from router_trio.pending import Operation
+from router_trio.pending import Operation, OperationWithAck
 
 
 class _Lane:
     __slots__ = ("operations", "probing", "retry_at")
 
     def __init__(self) -> None:
-        self.operations: dict[int, Operation] = {}
+        self.operations: dict[int, OperationWithAck] = {}
         self.probing: int | None = None
         self.retry_at = 0.0
 
     @property
-    def oldest(self) -> Operation:
+    def oldest(self) -> OperationWithAck:
         return self.operations[min(self.operations)]
 
 
@@ -55,7 +55,7 @@ class Lanes:
     def __contains__(self, subject: bytes) -> bool:
         return subject in self._lanes
 
-    def hold(self, operation: Operation, retry_at: float | None = None) -> None:
+    def hold(self, operation: OperationWithAck, retry_at: float | None = None) -> None:
         """Hold an operation in its subject's lane, made if there is none. A refused one says when to try again."""
         lane = self._lanes.setdefault(operation.subject, _Lane())
         lane.operations[operation.order] = operation
@@ -66,7 +66,7 @@ class Lanes:
         if lane.probing == operation.order:
             lane.probing = None
 
-    def due(self, now: float, must_wait: Callable[[Operation], bool]) -> list[Operation]:
+    def due(self, now: float, must_wait: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
         """The oldest operation of each lane whose time has come and that has none under way, marked as under way.
 
         `must_wait` says that one would overtake an older one elsewhere: that one will come to the lane first.
@@ -79,14 +79,14 @@ class Lanes:
         self._released(due)
         return due
 
-    def next_due(self, must_wait: Callable[[Operation], bool]) -> float | None:
+    def next_due(self, must_wait: Callable[[OperationWithAck], bool]) -> float | None:
         """When `due` would give something; None if nothing waits for its time."""
         return min((lane.retry_at for lane in self._ready() if not must_wait(lane.oldest)), default=None)
 
     def _ready(self) -> Iterator[_Lane]:
         return (lane for lane in self._lanes.values() if lane.operations and lane.probing is None)
 
-    def settled(self, operation: Operation, *, accepted: bool) -> list[Operation]:
+    def settled(self, operation: Operation, *, accepted: bool) -> list[OperationWithAck]:
         """An operation left: acked, or given up. Returns what its lane releases: all if acked, else nothing."""
         lane = self._lanes.get(operation.subject)
         if lane is None or not (accepted or lane.probing == operation.order):
@@ -99,7 +99,7 @@ class Lanes:
         self._released(held)
         return held
 
-    def find(self, order: int) -> Operation | None:
+    def find(self, order: int) -> OperationWithAck | None:
         """The held operation with this number."""
         return next((la.operations[order] for la in self._lanes.values() if order in la.operations), None)
 
@@ -113,13 +113,13 @@ class Lanes:
             del self._lanes[operation.subject]
         return True
 
-    def clear(self) -> list[Operation]:
+    def clear(self) -> list[OperationWithAck]:
         """Take out everything that is held: the link died, or the router stops."""
         held = [operation for lane in self._lanes.values() for operation in lane.operations.values()]
         self._lanes.clear()
         self._released(held)
         return held
 
-    def _released(self, operations: list[Operation]) -> None:
+    def _released(self, operations: Sequence[Operation]) -> None:
         self._held -= len(operations)
         self.held_bytes -= sum(len(o.frame) for o in operations)

@@ -7,13 +7,14 @@ confirmed by exactly one method. Synchronous and pure but for `emit`, `clock` an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from router_trio.books import Books
 from router_trio.errors import PublishError
 from router_trio.events import Emit, QueueFull
 from router_trio.lanes import Lanes
 from router_trio.message import Fate
-from router_trio.pending import Operation, Owner, PendingQueue
+from router_trio.pending import Operation, OperationWithAck, Owner, PendingQueue
 
 MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
@@ -32,6 +33,9 @@ RESEND_UNACKED_AFTER = 5.0
 
 ACK_BUDGET = 30.0
 """Seconds on one live link after which an unconfirmed publish fails. A stream that elects a leader needs about 6."""
+
+SAME_TIME = 0.001
+"""Seconds within which publishes that have to wait count as accepted at one time: they share it, which saves memory."""
 
 
 class Outbox:
@@ -66,6 +70,7 @@ class Outbox:
         self._queue = PendingQueue()
         self._lanes = Lanes()
         self._order = 0
+        self._accepted_at = -inf
         self._held_back = False
         self._closed = False
         self._when_nothing_in_flight: list[Callable[[], None]] = []
@@ -139,14 +144,15 @@ class Outbox:
                 self._books.not_connected(with_ack)
             if not self.fail_open:
                 self._make_room(len(frame))
+            if now - self._accepted_at < SAME_TIME:
+                now = self._accepted_at
+            self._accepted_at = now
         self._order += 1
-        operation = Operation(
-            self._order,
-            frame,
-            with_ack=with_ack,
-            owner=owner,
-            accepted_at=now,
-            clean=self.connected and not blocked,
+        clean = self.connected and not blocked
+        operation = (
+            OperationWithAck(self._order, frame, owner=owner, accepted_at=now, clean=clean)
+            if with_ack
+            else Operation(self._order, frame, owner=owner, accepted_at=now, clean=clean)
         )
         self.ledger.accepted += 1
         if self.connected:
@@ -175,7 +181,6 @@ class Outbox:
                 Operation(
                     self._order,
                     b"".join(frames),
-                    with_ack=False,
                     owner=owner,
                     accepted_at=self._clock(),
                     clean=True,
@@ -188,7 +193,7 @@ class Outbox:
             try:
                 self.offer(frame, owner=owner)
             except PublishError as error:
-                refused = Operation(0, frame, with_ack=False, owner=None, accepted_at=0.0, clean=False)
+                refused = Operation(0, frame, owner=None, accepted_at=0.0, clean=False)
                 owner.settle([refused], Fate("failed", error.reason))
 
     def blocked(self, with_ack: bool) -> None:
@@ -200,7 +205,7 @@ class Outbox:
         """A publish was refused for what it is, before it was accepted."""
         self._books.not_accepted(with_ack, reason, detail)
 
-    def find(self, order: int) -> Operation | None:
+    def find(self, order: int) -> OperationWithAck | None:
         """The JetStream publish with this number, if it has no fate yet."""
         return self._queue.find(order) or self._lanes.find(order)
 
@@ -247,7 +252,7 @@ class Outbox:
         due = self._lanes.due(now, self._queue.older_is_pending)
         if due:
             self._queue.put_in_flight(due, now)
-            return due
+            return [*due]
         if self._queue.unfenced >= MAX_UNFENCED:
             return []
         written: list[Operation] = []
@@ -317,7 +322,7 @@ class Outbox:
         """The link did not write this operation, though it was taken."""
         for one in self._queue.remains(operation):
             if self._queue.withdraw(one):
-                self._hold_or_fail(one, reason, detail, retriable and one.with_ack)
+                self._hold_or_fail(one, reason, detail, retriable)
         self._wake()
 
     # --- giving up ---
@@ -400,7 +405,7 @@ class Outbox:
         """Hold back what is behind a refused publish to the same subject; the rest goes on."""
         written = []
         for operation in batch:
-            if operation.with_ack and operation.subject in self._lanes:
+            if isinstance(operation, OperationWithAck) and operation.subject in self._lanes:
                 self._queue.confirm_acked(operation.order)
                 self._lanes.hold(operation)
             else:
@@ -408,14 +413,15 @@ class Outbox:
         return written
 
     def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
-        now = self._clock()
-        first = operation.first_written_at
-        if retriable and (first is None or now - first < ACK_BUDGET):
-            operation.refused_for = reason
-            self._lanes.hold(operation, now + RETRY_REFUSED_AFTER)
-            self._look_idle()
-        else:
-            self._fail(operation, reason, detail)
+        if retriable and isinstance(operation, OperationWithAck):
+            now = self._clock()
+            first = operation.first_written_at
+            if first is None or now - first < ACK_BUDGET:
+                operation.refused_for = reason
+                self._lanes.hold(operation, now + RETRY_REFUSED_AFTER)
+                self._look_idle()
+                return
+        self._fail(operation, reason, detail)
 
     def _fail(self, operation: Operation, reason: str, detail: str) -> None:
         if self._lanes:

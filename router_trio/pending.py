@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import islice
 from math import inf
 from operator import attrgetter
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from router_trio.message import Fate
 from router_trio.protocol import published_frames
@@ -34,29 +34,20 @@ class Operation:
     Core publishes of one owner that were accepted together may be one operation: `count` of them, their frames joined,
     `order` the number of the last. `split` takes them apart.
 
-    `with_ack` says which confirmation it waits for. `clean` is false once it met a failure (accepted while not
-    connected), so that it is counted as failed or as succeeded, never as both.
+    `with_ack` says which confirmation it waits for: this kind for a fence. `clean` is false once it met a failure
+    (accepted while not connected), so that it is counted as failed or as succeeded, never as both.
     """
 
-    __slots__ = (
-        "accepted_at",
-        "clean",
-        "count",
-        "first_written_at",
-        "frame",
-        "order",
-        "owner",
-        "refused_for",
-        "with_ack",
-        "written_at",
-    )
+    # Hundreds of thousands of them may wait: what only a JetStream publish needs is not here.
+    __slots__ = ("accepted_at", "clean", "count", "frame", "order", "owner")
+
+    with_ack: ClassVar[bool] = False
 
     def __init__(
         self,
         order: int,
         frame: bytes,
         *,
-        with_ack: bool,
         owner: Owner | None,
         accepted_at: float,
         clean: bool,
@@ -64,14 +55,10 @@ class Operation:
     ) -> None:
         self.order = order
         self.frame = frame
-        self.with_ack = with_ack
         self.owner = owner
         self.accepted_at = accepted_at
         self.clean = clean
         self.count = count
-        self.first_written_at: float | None = None
-        self.refused_for: str | None = None
-        self.written_at = 0.0
 
     @property
     def subject(self) -> bytes:
@@ -84,16 +71,35 @@ class Operation:
             return [self]
         first = self.order - self.count + 1
         return [
-            Operation(
-                first + index,
-                frame,
-                with_ack=False,
-                owner=self.owner,
-                accepted_at=self.accepted_at,
-                clean=self.clean,
-            )
+            Operation(first + index, frame, owner=self.owner, accepted_at=self.accepted_at, clean=self.clean)
             for index, frame in enumerate(published_frames(self.frame))
         ]
+
+
+class OperationWithAck(Operation):
+    """One accepted JetStream publish, which waits for a PubAck.
+
+    `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
+    the reason of the last refusal, while it is tried again.
+    """
+
+    __slots__ = ("first_written_at", "refused_for", "written_at")
+
+    with_ack = True
+
+    def __init__(
+        self, order: int, frame: bytes, *, owner: Owner | None, accepted_at: float, clean: bool
+    ) -> None:
+        # Not by the constructor above: one call more would be felt by each publish.
+        self.order = order
+        self.frame = frame
+        self.owner = owner
+        self.accepted_at = accepted_at
+        self.clean = clean
+        self.count = 1
+        self.first_written_at: float | None = None
+        self.refused_for: str | None = None
+        self.written_at = 0.0
 
 
 _order = attrgetter("order")
@@ -119,7 +125,7 @@ class PendingQueue:
         self._fenced: deque[Operation] = deque()
         self._fenced_count = 0
         self._fenced_written = 0
-        self._unacked: dict[int, Operation] = {}
+        self._unacked: dict[int, OperationWithAck] = {}
 
     # --- what there is ---
 
@@ -175,7 +181,7 @@ class PendingQueue:
         room = max_unacked - len(self._unacked)
         while waiting and count < max_operations and size < max_bytes:
             operation = waiting[0]
-            if operation.with_ack:
+            if isinstance(operation, OperationWithAck):
                 if room <= 0:
                     break
                 room -= 1
@@ -192,12 +198,12 @@ class PendingQueue:
         self._waiting_count -= count
         return taken
 
-    def put_in_flight(self, operations: list[Operation], now: float) -> None:
+    def put_in_flight(self, operations: list[OperationWithAck], now: float) -> None:
         """Put JetStream publishes that were taken out before straight into flight: they are about to be written."""
         for operation in operations:
             self._await_ack(operation, now)
 
-    def _await_ack(self, operation: Operation, now: float) -> None:
+    def _await_ack(self, operation: OperationWithAck, now: float) -> None:
         operation.written_at = now
         if operation.first_written_at is None:
             operation.first_written_at = now
@@ -221,7 +227,7 @@ class PendingQueue:
             self._fenced_count -= confirmed[-1].count
         return confirmed
 
-    def confirm_acked(self, order: int) -> Operation | None:
+    def confirm_acked(self, order: int) -> OperationWithAck | None:
         """Take out the JetStream publish with this number; None if it isn't in flight (late or doubled PubAck)."""
         return self._unacked.pop(order, None)
 
@@ -230,7 +236,9 @@ class PendingQueue:
     def requeue_all(self) -> int:
         """The link died: everything in flight goes back to the head. Returns how many."""
         # Taken apart: what happens to them from now on happens to each by itself.
-        back = [one for operation in (*self._fenced, *self._waiting) for one in operation.split()]
+        back: list[Operation] = []
+        for operation in (*self._fenced, *self._waiting):
+            back += (operation,) if operation.count == 1 else operation.split()
         back += self._unacked.values()
         returned = self._fenced_count + len(self._unacked)
         # What was written on this link is not forgotten: a mark that was read on it confirms nothing on the next one.
@@ -239,11 +247,12 @@ class PendingQueue:
         self._waiting.clear()
         self._fenced_count = self._waiting_bytes = self._waiting_count = 0
         for operation in back:
-            operation.first_written_at = None  # each gets its whole time on the next link
+            if isinstance(operation, OperationWithAck):
+                operation.first_written_at = None  # each gets its whole time on the next link
         self.put_back(back)
         return returned
 
-    def put_back(self, operations: list[Operation]) -> None:
+    def put_back(self, operations: Sequence[Operation]) -> None:
         """Put operations that were taken out before back to the head, in the order of acceptance."""
         if not operations:
             return
@@ -306,9 +315,10 @@ class PendingQueue:
         self._waiting_bytes -= len(operation.frame)
         self._waiting_count -= operation.count
 
-    def find(self, order: int) -> Operation | None:
+    def find(self, order: int) -> OperationWithAck | None:
         """The JetStream publish with this number, in flight or pending."""
-        return self._unacked.get(order) or next((o for o in self._waiting if o.order == order), None)
+        waiting = (o for o in self._waiting if o.order == order and isinstance(o, OperationWithAck))
+        return self._unacked.get(order) or next(waiting, None)
 
     def older_is_pending(self, operation: Operation) -> bool:
         """Whether a JetStream publish to the same subject that was accepted earlier is pending."""
@@ -323,11 +333,11 @@ class PendingQueue:
         """The oldest operation in flight to that subject."""
         if len(self._fenced) != self._fenced_count:
             self._fenced = deque(one for operation in self._fenced for one in operation.split())
-        found = [o for o in self._unacked.values() if o.subject == subject]
+        found: list[Operation] = [o for o in self._unacked.values() if o.subject == subject]
         # These are in the order of acceptance: the first is the oldest, and a flood of refusals finds it early.
         found.extend(islice((o for o in self._fenced if o.subject == subject), 1))
         return min(found, key=_order, default=None)
 
-    def unacked_since(self, written_at: float) -> list[Operation]:
+    def unacked_since(self, written_at: float) -> list[OperationWithAck]:
         """JetStream publishes written at or before that time and still without a PubAck."""
         return [o for o in self._unacked.values() if o.written_at <= written_at]

@@ -16,47 +16,59 @@ class Receipt:
     `stream`, `sequence` and `duplicate` are set once a PubAck came.
     """
 
-    __slots__ = ("_settled", "fate", "status")
+    __slots__ = ("_outcome", "status")
 
     def __init__(self) -> None:
         self.status = ""
-        self.fate: Fate | None = None
-        self._settled: trio.Event | None = None
+        # One slot for both, since each publish that waits has a receipt: the fate, and before it what tells of it.
+        self._outcome: Fate | trio.Event | None = None
+
+    @property
+    def fate(self) -> Fate | None:
+        """What finally became of the message; None as long as that is open."""
+        outcome = self._outcome
+        return outcome if isinstance(outcome, Fate) else None
 
     async def settled(self) -> Fate:
         """Wait for the final fate. Cancelling the wait changes nothing for the message."""
         if self.fate is not None:
             await trio.lowlevel.checkpoint()
-        while self.fate is None:
+        while (fate := self.fate) is None:
             await self.event().wait()
-        return self.fate
+        return fate
 
     def event(self) -> trio.Event:
         """Set when the fate is there. May be set before that: whoever waits for it then has to look again."""
-        if self._settled is None or self._settled.is_set():
-            self._settled = trio.Event()
-        return self._settled
+        outcome = self._outcome
+        if isinstance(outcome, trio.Event) and not outcome.is_set():
+            return outcome
+        event = trio.Event()
+        if isinstance(outcome, Fate):
+            event.set()
+        else:
+            self._outcome = event
+        return event
 
     @property
     def stream(self) -> str | None:
         """The stream that stored it."""
-        return self.fate.stream if self.fate else None
+        return fate.stream if (fate := self.fate) else None
 
     @property
     def sequence(self) -> int | None:
         """Its sequence in that stream."""
-        return self.fate.sequence if self.fate else None
+        return fate.sequence if (fate := self.fate) else None
 
     @property
     def duplicate(self) -> bool:
         """Whether the stream had it already."""
-        return self.fate.duplicate if self.fate else False
+        return fate.duplicate if (fate := self.fate) else False
 
     def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
         """See `pending.Owner`."""
-        self.fate = fate
-        if self._settled is not None:
-            self._settled.set()
+        waiting, self._outcome = self._outcome, fate
+        if waiting is not None and isinstance(waiting, trio.Event):
+            waiting.set()
 
     def __repr__(self) -> str:
         return f"Receipt(status={self.status!r}, fate={self.fate!r})"

@@ -14,7 +14,7 @@ import trio
 
 from router_trio.link import Connect, Link
 from router_trio.nats.link import Dialer
-from router_trio.pending import Operation
+from router_trio.pending import Operation, OperationWithAck
 from router_trio.protocol import RawMessage, publish
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
@@ -229,10 +229,10 @@ def link_of(world: World, listener: Recorder | None = None) -> AbstractAsyncCont
 def operation(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> Operation:
     """A core publish."""
     frame = publish(subject, payload, headers=headers)
-    return Operation(order, frame, with_ack=False, owner=None, accepted_at=0.0, clean=True)
+    return Operation(order, frame, owner=None, accepted_at=0.0, clean=True)
 
 
 def operation_with_ack(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> Operation:
     """A JetStream publish, whose PubAck is expected at the link's inbox."""
     frame = publish(subject, payload, reply=b"%b.%d" % (INBOX, order), headers=headers)
-    return Operation(order, frame, with_ack=True, owner=None, accepted_at=0.0, clean=True)
+    return OperationWithAck(order, frame, owner=None, accepted_at=0.0, clean=True)

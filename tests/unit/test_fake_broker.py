@@ -267,7 +267,7 @@ async def test_permissions_can_be_taken_away_while_a_link_lives() -> None:
 
 async def test_a_frame_that_is_none_ends_the_link_with_a_protocol_error() -> None:
     broker = FakeBroker()
-    broken = Operation(1, b"PUB orders.new 5\r\nabc\r\n", with_ack=False, owner=None, accepted_at=0.0, clean=True)
+    broken = Operation(1, b"PUB orders.new 5\r\nabc\r\n", owner=None, accepted_at=0.0, clean=True)
 
     async def live() -> None:
         async with broker.connect(SERVER, INBOX, Recorder()) as link:

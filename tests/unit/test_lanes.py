@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from router_trio.lanes import Lanes
-from router_trio.pending import Operation
+from router_trio.pending import Operation, OperationWithAck
 
 
-def operation(order: int, subject: bytes = b"a") -> Operation:
+def operation(order: int, subject: bytes = b"a") -> OperationWithAck:
     frame = b"PUB %b 0\r\n\r\n" % subject
-    return Operation(order, frame, with_ack=True, owner=None, accepted_at=0.0, clean=True)
+    return OperationWithAck(order, frame, owner=None, accepted_at=0.0, clean=True)
 
 
 def nothing_waits(_: Operation) -> bool:
@@ -23,7 +25,7 @@ def next_due(lanes: Lanes) -> float | None:
     return lanes.next_due(nothing_waits)
 
 
-def orders(operations: list[Operation]) -> list[int]:
+def orders(operations: Sequence[Operation]) -> list[int]:
     return sorted(one.order for one in operations)
 
 

@@ -35,7 +35,7 @@ from router_trio.events import (
 from router_trio.ledger import DROP_REASONS
 from router_trio.message import Fate
 from router_trio.outbox import ACK_BUDGET, RESEND_UNACKED_AFTER, Outbox
-from router_trio.pending import Operation
+from router_trio.pending import Operation, OperationWithAck
 
 SUBJECTS = st.sampled_from([b"a", b"b"])
 BODIES = st.sampled_from([b"", b"x" * 10, b"x" * 60])
@@ -342,7 +342,9 @@ class OutboxMachine(RuleBasedStateMachine):
         operation = (
             self.find(order)
             if had is None
-            else Operation(order, b"PUB a ", with_ack=publish.with_ack, owner=self, accepted_at=0.0, clean=True)
+            else (OperationWithAck if publish.with_ack else Operation)(
+                order, b"PUB a ", owner=self, accepted_at=0.0, clean=True
+            )
         )
         if operation is None:
             return

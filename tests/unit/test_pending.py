@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.pending import Operation, PendingQueue
+from router_trio.pending import Operation, OperationWithAck, PendingQueue
 
 ALL = {"max_operations": 1000, "max_bytes": 1 << 30, "max_unacked": 1000}
 
 
-def operation(
-    order: int, *, with_ack: bool = False, subject: bytes = b"a", size: int = 0, at: float = 0.0
-) -> Operation:
-    frame = b"PUB %b %d\r\n%b\r\n" % (subject, size, b"x" * size)
-    return Operation(order, frame, with_ack=with_ack, owner=None, accepted_at=at, clean=True)
+def operation(order: int, *, subject: bytes = b"a", size: int = 0, at: float = 0.0) -> Operation:
+    return Operation(order, frame(subject, size), owner=None, accepted_at=at, clean=True)
+
+
+def with_ack(order: int, *, subject: bytes = b"a", size: int = 0) -> OperationWithAck:
+    return OperationWithAck(order, frame(subject, size), owner=None, accepted_at=0.0, clean=True)
+
+
+def frame(subject: bytes, size: int) -> bytes:
+    return b"PUB %b %d\r\n%b\r\n" % (subject, size, b"x" * size)
 
 
 def queue_of(*operations: Operation) -> PendingQueue:
@@ -24,7 +31,7 @@ def queue_of(*operations: Operation) -> PendingQueue:
     return queue
 
 
-def orders(operations: list[Operation]) -> list[int]:
+def orders(operations: Sequence[Operation]) -> list[int]:
     return [one.order for one in operations]
 
 
@@ -42,7 +49,7 @@ def test_an_empty_queue_has_nothing() -> None:
     assert queue.requeue_all() == 0
 
 
-def times(one: Operation) -> tuple[float | None, float]:
+def times(one: OperationWithAck) -> tuple[float | None, float]:
     return one.first_written_at, one.written_at
 
 
@@ -50,7 +57,7 @@ def times(one: Operation) -> tuple[float | None, float]:
 
 
 def test_what_is_taken_is_in_flight_in_order_of_acceptance() -> None:
-    queue = queue_of(operation(1), operation(2, with_ack=True), operation(3))
+    queue = queue_of(operation(1), with_ack(2), operation(3))
     assert orders(queue.take(0.0, **ALL)) == [1, 2, 3]
     assert (queue.pending, queue.pending_bytes, queue.in_flight, queue.unfenced, queue.unacked) == (0, 0, 3, 2, 1)
 
@@ -68,7 +75,7 @@ def test_take_gives_one_that_is_larger_than_a_batch() -> None:
 
 
 def test_take_stops_at_the_first_that_needs_an_ack_when_there_is_no_room() -> None:
-    queue = queue_of(operation(1, with_ack=True), operation(2, with_ack=True), operation(3))
+    queue = queue_of(with_ack(1), with_ack(2), operation(3))
     assert orders(queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [1]
     # The core publish behind it doesn't overtake: order is acceptance.
     assert queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1) == []
@@ -77,7 +84,7 @@ def test_take_stops_at_the_first_that_needs_an_ack_when_there_is_no_room() -> No
 
 
 def test_the_first_write_is_remembered_until_the_link_dies() -> None:
-    one = operation(1, with_ack=True)
+    one = with_ack(1)
     queue = queue_of(one)
     queue.take(5.0, **ALL)
     queue.confirm_acked(1)
@@ -90,7 +97,7 @@ def test_the_first_write_is_remembered_until_the_link_dies() -> None:
 
 
 def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
-    one = operation(1, with_ack=True)
+    one = with_ack(1)
     queue = queue_of(one)
     queue.take(5.0, **ALL)
     queue.confirm_acked(1)
@@ -104,7 +111,7 @@ def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
 
 
 def test_a_fence_confirms_what_was_written_before_its_mark_and_only_core_publishes() -> None:
-    queue = queue_of(operation(1), operation(2, with_ack=True), operation(3), operation(4))
+    queue = queue_of(operation(1), with_ack(2), operation(3), operation(4))
     queue.take(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
     mark = queue.mark()
     queue.take(0.0, **ALL)
@@ -152,7 +159,7 @@ def test_one_that_leaves_the_middle_never_makes_a_fence_confirm_too_much() -> No
 
 
 def test_a_puback_confirms_once() -> None:
-    queue = queue_of(operation(1, with_ack=True), operation(2))
+    queue = queue_of(with_ack(1), operation(2))
     queue.take(0.0, **ALL)
     found = queue.confirm_acked(1)
     assert found is not None
@@ -165,7 +172,7 @@ def test_a_puback_confirms_once() -> None:
 
 
 def test_after_a_loss_everything_in_flight_is_sent_again_first_in_order_of_acceptance() -> None:
-    queue = queue_of(*(operation(order, with_ack=order % 2 == 0) for order in range(1, 8)))
+    queue = queue_of(*(with_ack(order) if order % 2 == 0 else operation(order) for order in range(1, 8)))
     size = queue.pending_bytes
     queue.take(0.0, max_operations=5, max_bytes=1 << 30, max_unacked=9)
     assert queue.requeue_all() == 5
@@ -174,7 +181,7 @@ def test_after_a_loss_everything_in_flight_is_sent_again_first_in_order_of_accep
 
 
 def test_what_comes_back_in_turns_is_merged_by_order_of_acceptance() -> None:
-    taken = [operation(order, with_ack=True) for order in range(1, 7)]
+    taken = [with_ack(order) for order in range(1, 7)]
     queue = queue_of(*taken)
     queue.take(0.0, **ALL)
     for one in taken:
@@ -187,7 +194,7 @@ def test_what_comes_back_in_turns_is_merged_by_order_of_acceptance() -> None:
 
 @given(st.lists(st.sampled_from(["take", "put_back", "requeue", "ack", "fence"]), max_size=30), st.data())
 def test_whatever_comes_back_the_queue_stays_in_order_of_acceptance(steps: list[str], data: st.DataObject) -> None:
-    queue = queue_of(*(operation(order, with_ack=order % 3 != 0, size=order) for order in range(1, 20)))
+    queue = queue_of(*((with_ack if order % 3 else operation)(order, size=order) for order in range(1, 20)))
     out: dict[int, Operation] = {}
     left = set(range(1, 20))
     for step in steps:
@@ -234,7 +241,7 @@ def test_what_is_older_is_dropped_and_what_is_as_old_stays() -> None:
 
 
 def test_withdraw_finds_an_operation_wherever_it_is_and_only_once() -> None:
-    unacked, fenced, waiting = operation(1, with_ack=True), operation(2), operation(3)
+    unacked, fenced, waiting = with_ack(1), operation(2), operation(3)
     queue = queue_of(unacked, fenced, waiting)
     queue.take(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)
     for one in (unacked, fenced, waiting):
@@ -246,7 +253,7 @@ def test_withdraw_finds_an_operation_wherever_it_is_and_only_once() -> None:
 def test_the_oldest_in_flight_to_a_subject_is_found_among_both_kinds() -> None:
     queue = queue_of(
         operation(1, subject=b"b"),
-        operation(2, subject=b"a", with_ack=True),
+        with_ack(2, subject=b"a"),
         operation(3, subject=b"a"),
         operation(4, subject=b"a"),
         operation(5, subject=b"c"),
@@ -261,15 +268,15 @@ def test_the_oldest_in_flight_to_a_subject_is_found_among_both_kinds() -> None:
 
 
 def test_an_older_one_to_the_same_subject_is_seen_while_it_waits() -> None:
-    probe = operation(4, with_ack=True)
-    queue = queue_of(operation(1), operation(2, with_ack=True, subject=b"b"), operation(5, with_ack=True), operation(6))
+    probe = with_ack(4)
+    queue = queue_of(operation(1), with_ack(2, subject=b"b"), with_ack(5), operation(6))
     assert not queue.older_is_pending(probe)
-    queue.put_back([operation(3, with_ack=True)])
+    queue.put_back([with_ack(3)])
     assert queue.older_is_pending(probe)
 
 
 def test_what_has_waited_long_for_its_puback() -> None:
-    queue = queue_of(operation(1, with_ack=True), operation(2, with_ack=True), operation(3))
+    queue = queue_of(with_ack(1), with_ack(2), operation(3))
     queue.take(1.0, max_operations=1, max_bytes=1 << 30, max_unacked=9)
     queue.take(2.0, **ALL)
     assert orders(queue.unacked_since(0.9)) == []

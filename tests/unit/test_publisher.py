@@ -557,6 +557,20 @@ async def test_cancelled_while_it_waits_for_the_ack_the_message_stays_accepted(a
         assert w.successes("publish_with_ack") == 1
 
 
+async def test_whoever_waits_for_a_fate_is_told_however_often_he_was_woken(autojump_clock: MockClock) -> None:
+    receipt = Receipt()
+    first = receipt.event()
+    assert receipt.event() is first
+    first.set()
+    second = receipt.event()
+    assert second is not first
+    receipt.settle((), Fate("acked", None, "S", 7))
+    assert second.is_set()
+    assert receipt.event().is_set(), "asked for too late, it has happened already"
+    assert await receipt.settled() == Fate("acked", None, "S", 7)
+    assert receipt.sequence == 7
+
+
 async def test_a_cancelled_wait_for_the_fate_changes_nothing(autojump_clock: MockClock) -> None:
     async with world() as w:
         await w.lose()
