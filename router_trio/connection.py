@@ -54,6 +54,10 @@ class Connection:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
+        # What a link tells of publishes is the outbox's business alone (see `link.LinkListener`).
+        self.acked = self.outbox.acked
+        self.ack_refused = self.outbox.ack_refused
+        self.publish_denied = self.outbox.publish_denied
         self.inbox = b"_INBOX.%b" % secrets.token_hex(11).encode()
         self.max_payload = 1024 * 1024
         self.first_attempt_over = trio.Event()
@@ -340,15 +344,6 @@ class Connection:
             self._room.unpark_all()
 
     # --- what the link tells (see `link.LinkListener`) ---
-
-    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
-        self.outbox.acked(order, stream, sequence, duplicate)
-
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        self.outbox.ack_refused(order, reason, detail, retriable)
-
-    def publish_denied(self, subject: bytes, detail: str) -> None:
-        self.outbox.publish_denied(subject, detail)
 
     def lame_duck(self) -> None:
         if self._session is not None and not self._lame_duck.is_set():

@@ -300,9 +300,11 @@ class Outbox:
             self._lanes.withdraw(operation)
         if self._lanes:
             self._queue.put_back(self._lanes.settled(operation, accepted=True))
-        self._books.finish(operation, Fate("acked", None, stream, sequence, duplicate))
-        self._look_idle()
-        self._wake()
+        self._books.acked(operation, Fate("acked", None, stream, sequence, duplicate))
+        if self._when_nothing_in_flight:
+            self._look_idle()
+        if self._lanes or self._queue.pending:
+            self._wake()  # there is room in flight, or a lane goes on
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         """A publish was answered with an error: tried again within its budget if that may help, else failed."""

@@ -13,10 +13,10 @@ from nats.aio.client import Client
 from router_trio import protocol
 from router_trio.errors import LinkError, ProtocolError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal
-from router_trio.nats import pubacks
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, open_stream
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
+from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.pending import Operation
 from router_trio.settings import ConnectionSettings
@@ -79,7 +79,8 @@ class NatsLink:
             transport.stream, hand_on=transport.feed, informed=self._informed, denied=self._was_denied
         )
         self.wire.unread = transport.hand_over(self.wire.send, self.wire.expect_foreign_pong)
-        self._answers = self.wire.subscribe(inbox + b".*", self._answered)
+        self._pubacks = PubAcks(listener)
+        self._answers = self.wire.subscribe(inbox + b".*", self._pubacks.read)
 
     @property
     def server(self) -> str:
@@ -114,7 +115,7 @@ class NatsLink:
         if trio.current_time() >= self._listen_at:
             self._deaf = None
             self.wire.unsubscribe(self._answers)
-            self._answers = self.wire.subscribe(self._inbox + b".*", self._answered)
+            self._answers = self.wire.subscribe(self._inbox + b".*", self._pubacks.read)
             await self.wire.fence()
 
     async def fence(self) -> None:
@@ -160,7 +161,9 @@ class NatsLink:
 
     def ack(self, reply: bytes) -> None:
         """See `link.Link.ack`."""
-        self._answer(reply, b"+ACK")
+        if self.ended:
+            raise _not_connected()
+        self.wire.send(b"PUB " + reply + b" 4\r\n+ACK\r\n")
 
     def nak(self, reply: bytes, delay: float) -> None:
         """See `link.Link.nak`."""
@@ -172,14 +175,10 @@ class NatsLink:
 
     def _answer(self, reply: bytes, body: bytes) -> None:
         if self.ended:
-            raise LinkError("not connected", reason="not_connected")
+            raise _not_connected()
         self.wire.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(body), body))
 
     # --- what the wire tells ---
-
-    def _answered(self, batch: list[protocol.RawMessage]) -> None:
-        for raw in batch:
-            pubacks.read(raw, self._listener)
 
     def _was_denied(self, kind: bytes, subject: bytes, told: str) -> None:
         if kind == b"publish":
@@ -206,6 +205,10 @@ class NatsLink:
             self._listener.discovered(servers)
         if info.get("ldm"):
             self._listener.lame_duck()
+
+
+def _not_connected() -> LinkError:
+    return LinkError("not connected", reason="not_connected")
 
 
 class _Subscription:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from router_trio import headers, protocol
 from router_trio.link import LinkListener
@@ -21,34 +22,61 @@ _PASSING = frozenset({10005, 10006, 10007, 10008, 10009, 10167})
 requests at once. Limits of a stream are not among them, though the server answers those with status 503 as well."""
 
 
-def read(raw: protocol.RawMessage, listener: LinkListener) -> None:
-    """Tell the listener what this answer means for the publish whose number ends its subject."""
-    subject = raw[0]
-    number = subject[subject.rfind(b".") + 1 :]
-    if not number.isdigit():
-        return
-    order = int(number)
-    body = protocol.payload(raw)
-    stored = _STORED.fullmatch(body)
-    if stored is not None:
-        listener.acked(order, stored[1].decode("utf-8", "replace"), int(stored[2]), stored[3] is not None)
-        return
-    code, description = headers.status(protocol.header_block(raw))
-    if code == 503:
-        listener.ack_refused(order, "no_responders", "no stream takes this subject", True)
-        return
-    try:
-        answer = json.loads(body)
-        error = answer.get("error")
-        if error is None:
-            listener.acked(order, str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
+MAX_REMEMBERED = 256
+"""Beginnings of PubAcks: one for each stream that is published to. Then the memory starts anew."""
+
+
+class PubAcks:
+    """Reads the answers that came on one link, and tells a listener."""
+
+    def __init__(self, listener: LinkListener) -> None:
+        self._listener = listener
+        self._streams: dict[bytes, str] = {}
+
+    def read(self, batch: Sequence[protocol.RawMessage]) -> None:
+        """Tell what each answer means for the publish whose number ends its subject."""
+        streams, acked = self._streams, self._listener.acked
+        for raw in batch:
+            subject = raw[0]
+            number = subject[subject.rfind(b".") + 1 :]
+            if not number.isdigit():
+                continue
+            body = protocol.payload(raw)
+            # A stream's PubAcks differ in their last number alone: what is before it was read once already.
+            before = body.rfind(b":") + 1
+            stream, sequence = streams.get(body[:before]), body[before:-1]
+            if stream is not None and sequence.isdigit() and body[-1:] == b"}":
+                acked(int(number), stream, int(sequence), False)
+            else:
+                self._read(int(number), body, raw)
+
+    def _read(self, order: int, body: bytes, raw: protocol.RawMessage) -> None:
+        stored = _STORED.fullmatch(body)
+        if stored is not None:
+            stream = stored[1].decode("utf-8", "replace")
+            if stored.end(2) == len(body) - 1:
+                if len(self._streams) >= MAX_REMEMBERED:
+                    self._streams.clear()
+                self._streams[body[: stored.start(2)]] = stream
+            self._listener.acked(order, stream, int(stored[2]), stored[3] is not None)
             return
-        detail = str(error.get("description", "error"))
-        status, error_code = int(error.get("code", 0)), int(error.get("err_code", 0))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        listener.ack_refused(order, "bad_answer", f"not a PubAck: {code} {description}".strip(), False)
-        return
-    listener.ack_refused(order, _reason(error_code, detail), detail, status == 429 or error_code in _PASSING)
+        code, description = headers.status(protocol.header_block(raw))
+        if code == 503:
+            self._listener.ack_refused(order, "no_responders", "no stream takes this subject", True)
+            return
+        try:
+            answer = json.loads(body)
+            error = answer.get("error")
+            if error is None:
+                self._listener.acked(order, str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
+                return
+            detail = str(error.get("description", "error"))
+            status, error_code = int(error.get("code", 0)), int(error.get("err_code", 0))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self._listener.ack_refused(order, "bad_answer", f"not a PubAck: {code} {description}".strip(), False)
+            return
+        retriable = status == 429 or error_code in _PASSING
+        self._listener.ack_refused(order, _reason(error_code, detail), detail, retriable)
 
 
 def _reason(code: int, detail: str) -> str:
