@@ -21,7 +21,7 @@ from router_trio.events import (
 )
 from router_trio.ledger import Counters, Ledger
 from router_trio.message import FENCED, Fate
-from router_trio.pending import Operation
+from router_trio.operation import Operation
 
 
 class Books:
@@ -100,9 +100,9 @@ class Books:
         """A fence confirmed these."""
         self.ledger.settle("fenced", sum([operation.count for operation in operations]))
         self.counters.succeeded["publish"] += sum([operation.count for operation in operations if operation.clean])
+        now = self._clock()
         for operation in operations:
-            if operation.owner is not None:
-                operation.owner.settle((operation,), FENCED)
+            operation.settle(FENCED, now)
         if self._drain_left:
             until = self._drain_until
             self._drained(sum([operation.count for operation in operations if operation.order <= until]), success=True)
@@ -114,8 +114,7 @@ class Books:
             self.counters.succeeded["publish_with_ack"] += 1
         if self._drain_left and operation.order <= self._drain_until:
             self._drained(1, success=True)
-        if operation.owner is not None:
-            operation.owner.settle((operation,), fate)
+        operation.settle(fate, self._clock())
 
     def finish(self, operation: Operation, fate: Fate) -> None:
         """This operation has its fate."""
@@ -126,8 +125,7 @@ class Books:
             self.counters.succeeded[_kind(operation.with_ack)] += operation.count
         if self._drain_left and operation.order <= self._drain_until:
             self._drained(operation.count, success=fate.delivered)
-        if operation.owner is not None:
-            operation.owner.settle([operation], fate)
+        operation.settle(fate, self._clock())
 
     def fail(self, operation: Operation, reason: str, detail: str) -> None:
         """This operation failed while connected: its fate is `failed`, or `failed_open` in that mode."""

@@ -102,6 +102,8 @@ class Connection:
         """Wait while the queue is full and may empty, whatever empties it; or until there is nothing to wait for."""
         while self.outbox.blocks:
             await self._room.park()
+        # One is woken at a time, and each wakes the next: a thousand routes don't all look for one place.
+        self._room.unpark()
 
     async def idle(self) -> None:
         """Wait until every accepted operation has its fate."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from router_trio.pending import Operation, OperationWithAck
+from router_trio.operation import Operation, OperationWithAck
 
 
 class _Lane:
@@ -27,20 +27,14 @@ class _Lane:
 
 
 class Lanes:
-    """All lanes of one connection. `len()` is the number of operations that are held and not being tried.
+    """All lanes of one connection. `held` operations are in them and not being tried, frames of `held_bytes` bytes."""
 
-    `held_bytes` are the bytes of their frames.
-    """
-
-    __slots__ = ("_held", "_lanes", "held_bytes")
+    __slots__ = ("_lanes", "held", "held_bytes")
 
     def __init__(self) -> None:
         self._lanes: dict[bytes, _Lane] = {}
-        self._held = 0
+        self.held = 0
         self.held_bytes = 0
-
-    def __len__(self) -> int:
-        return self._held
 
     def __bool__(self) -> bool:
         """Whether there is any lane, also one whose only operation is under way."""
@@ -59,7 +53,7 @@ class Lanes:
         """Hold an operation in its subject's lane, made if there is none. A refused one says when to try again."""
         lane = self._lanes.setdefault(operation.subject, _Lane())
         lane.operations[operation.order] = operation
-        self._held += 1
+        self.held += 1
         self.held_bytes += len(operation.frame)
         if retry_at is not None:
             lane.retry_at = retry_at
@@ -121,5 +115,5 @@ class Lanes:
         return held
 
     def _released(self, operations: Sequence[Operation]) -> None:
-        self._held -= len(operations)
+        self.held -= len(operations)
         self.held_bytes -= sum(len(o.frame) for o in operations)

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from router_trio.pending import Operation
+from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
 
 Deliver = Callable[[list[RawMessage]], None]

@@ -14,7 +14,8 @@ from router_trio.errors import PublishError
 from router_trio.events import Emit, QueueFull
 from router_trio.lanes import Lanes
 from router_trio.message import Fate
-from router_trio.pending import Operation, OperationWithAck, Owner, PendingQueue
+from router_trio.operation import CoreOperation, Operation, OperationWithAck, Owner
+from router_trio.pending import PendingQueue
 
 MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
@@ -24,6 +25,10 @@ MAX_UNFENCED = 65_536
 
 BATCH_OPERATIONS = 2048
 BATCH_BYTES = 256 * 1024
+
+FORWARDED = 4 * BATCH_OPERATIONS
+"""Operations that may be pending while connected before routes stop to forward what comes at once: some full reads, so
+that a small `max_operations` does not send the rest of each on the slow way."""
 
 RETRY_REFUSED_AFTER = 0.25
 """Seconds until a publish that nobody took is tried again."""
@@ -35,7 +40,8 @@ ACK_BUDGET = 30.0
 """Seconds on one live link after which an unconfirmed publish fails. A stream that elects a leader needs about 6."""
 
 SAME_TIME = 0.001
-"""Seconds within which publishes that have to wait count as accepted at one time: they share it, which saves memory."""
+"""Seconds within which publishes count as accepted at one time: those that are forwarded stay together, and those that
+have to wait share it, which saves memory."""
 
 
 class Outbox:
@@ -67,6 +73,7 @@ class Outbox:
         self._wake = wake
         self._on_full = on_full
         self._max_age = max_age
+        self._most_forwarded = max(max_operations, FORWARDED)
         self._queue = PendingQueue()
         self._lanes = Lanes()
         self._order = 0
@@ -81,7 +88,7 @@ class Outbox:
     @property
     def pending(self) -> int:
         """Operations accepted and not written."""
-        return self._queue.pending + len(self._lanes)
+        return self._queue.pending + self._lanes.held
 
     @property
     def in_flight(self) -> int:
@@ -112,16 +119,23 @@ class Outbox:
     @property
     def full(self) -> bool:
         """Whether the queue is at its limit of operations or bytes."""
-        queue, lanes = self._queue, self._lanes
-        return (
-            queue.pending + len(lanes) >= self.max_operations
-            or queue.pending_bytes + lanes.held_bytes >= self.max_bytes
-        )
+        return self._holds(self.max_operations)
 
     @property
     def blocks(self) -> bool:
         """Whether a publisher has to wait now: there is no room, and waiting may make some."""
-        return (self.connected or (self._on_full == "block" and not self.fail_open)) and self.full
+        return self.full and (self.connected or (self._on_full == "block" and not self.fail_open))
+
+    @property
+    def crowded(self) -> bool:
+        """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
+        return self.blocks and (not self.connected or self._holds(self._most_forwarded))
+
+    def _holds(self, operations: int) -> bool:
+        queue, lanes = self._queue, self._lanes
+        return (
+            queue.pending + lanes.held >= operations or queue.pending_bytes + lanes.held_bytes >= self.max_bytes
+        )
 
     @property
     def next_order(self) -> int:
@@ -152,7 +166,7 @@ class Outbox:
         operation = (
             OperationWithAck(self._order, frame, owner=owner, accepted_at=now, clean=clean)
             if with_ack
-            else Operation(self._order, frame, owner=owner, accepted_at=now, clean=clean)
+            else CoreOperation(self._order, frame, owner=owner, accepted_at=now, clean=clean)
         )
         self.ledger.accepted += 1
         if self.connected:
@@ -173,28 +187,22 @@ class Outbox:
         """
         if not frames:
             return
+        now = self._clock()
         if self.connected:
-            count = len(frames)
-            self._order += count
-            self.ledger.accepted += count
-            self._queue.append(
-                Operation(
-                    self._order,
-                    b"".join(frames),
-                    owner=owner,
-                    accepted_at=self._clock(),
-                    clean=True,
-                    count=count,
-                )
-            )
+            if now - self._accepted_at < SAME_TIME:
+                now = self._accepted_at
+            self._accepted_at = now
+            self._order += len(frames)
+            self.ledger.accepted += len(frames)
+            self._queue.append_frames(self._order, frames, owner, now)
             self._wake()
             return
         for frame in frames:
             try:
                 self.offer(frame, owner=owner)
             except PublishError as error:
-                refused = Operation(0, frame, owner=None, accepted_at=0.0, clean=False)
-                owner.settle([refused], Fate("failed", error.reason))
+                refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
+                refused.settle(Fate("failed", error.reason), now)
 
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""

@@ -15,92 +15,11 @@ from collections.abc import Sequence
 from itertools import islice
 from math import inf
 from operator import attrgetter
-from typing import ClassVar, Protocol
 
-from router_trio.message import Fate
-from router_trio.protocol import published_frames
+from router_trio.operation import Operation, OperationBatch, OperationWithAck, Owner
 
-
-class Owner(Protocol):
-    """Who is told the fate of an operation. Must not raise or block."""
-
-    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
-        """These operations of this owner met their final fate. Called exactly once for each operation."""
-
-
-class Operation:
-    """One accepted publish. `frame` is the whole protocol frame; `order` numbers acceptance on this connection.
-
-    Core publishes of one owner that were accepted together may be one operation: `count` of them, their frames joined,
-    `order` the number of the last. `split` takes them apart.
-
-    `with_ack` says which confirmation it waits for: this kind for a fence. `clean` is false once it met a failure
-    (accepted while not connected), so that it is counted as failed or as succeeded, never as both.
-    """
-
-    # Hundreds of thousands of them may wait: what only a JetStream publish needs is not here.
-    __slots__ = ("accepted_at", "clean", "count", "frame", "order", "owner")
-
-    with_ack: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        order: int,
-        frame: bytes,
-        *,
-        owner: Owner | None,
-        accepted_at: float,
-        clean: bool,
-        count: int = 1,
-    ) -> None:
-        self.order = order
-        self.frame = frame
-        self.owner = owner
-        self.accepted_at = accepted_at
-        self.clean = clean
-        self.count = count
-
-    @property
-    def subject(self) -> bytes:
-        """The subject that it is published to."""
-        return self.frame.split(b" ", 2)[1]
-
-    def split(self) -> list[Operation]:
-        """One operation for each message."""
-        if self.count == 1:
-            return [self]
-        first = self.order - self.count + 1
-        return [
-            Operation(first + index, frame, owner=self.owner, accepted_at=self.accepted_at, clean=self.clean)
-            for index, frame in enumerate(published_frames(self.frame))
-        ]
-
-
-class OperationWithAck(Operation):
-    """One accepted JetStream publish, which waits for a PubAck.
-
-    `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
-    the reason of the last refusal, while it is tried again.
-    """
-
-    __slots__ = ("first_written_at", "refused_for", "written_at")
-
-    with_ack = True
-
-    def __init__(
-        self, order: int, frame: bytes, *, owner: Owner | None, accepted_at: float, clean: bool
-    ) -> None:
-        # Not by the constructor above: one call more would be felt by each publish.
-        self.order = order
-        self.frame = frame
-        self.owner = owner
-        self.accepted_at = accepted_at
-        self.clean = clean
-        self.count = 1
-        self.first_written_at: float | None = None
-        self.refused_for: str | None = None
-        self.written_at = 0.0
-
+MOST_TOGETHER = 1024
+"""Core publishes in one batch, before the last that is added to it."""
 
 _order = attrgetter("order")
 
@@ -114,30 +33,22 @@ class PendingQueue:
         "_fenced_written",
         "_unacked",
         "_waiting",
-        "_waiting_bytes",
-        "_waiting_count",
+        "pending",
+        "pending_bytes",
     )
 
     def __init__(self) -> None:
+        self.pending = 0
+        """Operations accepted and not written."""
+        self.pending_bytes = 0
+        """Bytes of their frames."""
         self._waiting: deque[Operation] = deque()
-        self._waiting_bytes = 0
-        self._waiting_count = 0
         self._fenced: deque[Operation] = deque()
         self._fenced_count = 0
         self._fenced_written = 0
         self._unacked: dict[int, OperationWithAck] = {}
 
     # --- what there is ---
-
-    @property
-    def pending(self) -> int:
-        """Operations accepted and not written."""
-        return self._waiting_count
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of the frames that are pending."""
-        return self._waiting_bytes
 
     @property
     def in_flight(self) -> int:
@@ -168,8 +79,22 @@ class PendingQueue:
     def append(self, operation: Operation) -> None:
         """Put a newly accepted operation at the tail."""
         self._waiting.append(operation)
-        self._waiting_bytes += len(operation.frame)
-        self._waiting_count += operation.count
+        self.pending_bytes += operation.size
+        self.pending += operation.count
+
+    def append_frames(self, order: int, frames: Sequence[bytes], owner: Owner, accepted_at: float) -> None:
+        """Put newly accepted core publishes at the tail, the last of them with this number.
+
+        What was accepted at the same time just before them is one operation with them.
+        """
+        size = sum(map(len, frames))
+        last = self._waiting[-1] if self._waiting else None
+        if not isinstance(last, OperationBatch) or last.accepted_at != accepted_at or last.count >= MOST_TOGETHER:
+            last = OperationBatch(accepted_at=accepted_at)
+            self._waiting.append(last)
+        last.extend(order, frames, size, owner)
+        self.pending_bytes += size
+        self.pending += len(frames)
 
     # --- out, over the wire ---
 
@@ -191,11 +116,11 @@ class PendingQueue:
                 self._fenced_written += operation.count
                 self._fenced_count += operation.count
             waiting.popleft()
-            size += len(operation.frame)
+            size += operation.size
             count += operation.count
             taken.append(operation)
-        self._waiting_bytes -= size
-        self._waiting_count -= count
+        self.pending_bytes -= size
+        self.pending -= count
         return taken
 
     def put_in_flight(self, operations: list[OperationWithAck], now: float) -> None:
@@ -238,14 +163,14 @@ class PendingQueue:
         # Taken apart: what happens to them from now on happens to each by itself.
         back: list[Operation] = []
         for operation in (*self._fenced, *self._waiting):
-            back += (operation,) if operation.count == 1 else operation.split()
+            back += operation.split()
         back += self._unacked.values()
         returned = self._fenced_count + len(self._unacked)
         # What was written on this link is not forgotten: a mark that was read on it confirms nothing on the next one.
         self._fenced.clear()
         self._unacked.clear()
         self._waiting.clear()
-        self._fenced_count = self._waiting_bytes = self._waiting_count = 0
+        self._fenced_count = self.pending_bytes = self.pending = 0
         for operation in back:
             if isinstance(operation, OperationWithAck):
                 operation.first_written_at = None  # each gets its whole time on the next link
@@ -257,8 +182,8 @@ class PendingQueue:
         if not operations:
             return
         back = sorted(operations, key=_order)
-        self._waiting_bytes += sum(len(o.frame) for o in back)
-        self._waiting_count += sum(o.count for o in back)
+        self.pending_bytes += sum(o.size for o in back)
+        self.pending += sum(o.count for o in back)
         waiting = self._waiting
         newest = back[-1].order
         while waiting and waiting[0].order < newest:
@@ -312,8 +237,8 @@ class PendingQueue:
         return [one for one in (*self._waiting, *self._fenced) if first <= one.order <= operation.order]
 
     def _forget_waiting(self, operation: Operation) -> None:
-        self._waiting_bytes -= len(operation.frame)
-        self._waiting_count -= operation.count
+        self.pending_bytes -= operation.size
+        self.pending -= operation.count
 
     def find(self, order: int) -> OperationWithAck | None:
         """The JetStream publish with this number, in flight or pending."""

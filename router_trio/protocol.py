@@ -177,18 +177,6 @@ def published_size(frame: bytes) -> int:
     return int(frame[: frame.index(b"\r\n")].rsplit(b" ", 1)[1])
 
 
-def published_frames(frames: bytes) -> list[bytes]:
-    """PUB and HPUB frames, taken apart again after they were joined."""
-    parts = []
-    start = 0
-    while start < len(frames):
-        line_end = frames.index(b"\r\n", start)
-        end = line_end + 4 + int(frames[frames.rindex(b" ", start, line_end) + 1 : line_end])
-        parts.append(frames[start:end])
-        start = end
-    return parts
-
-
 def subscribe(subject: bytes, sid: bytes, queue: bytes = b"") -> bytes:
     """A SUB frame."""
     return b"SUB %b %b%b\r\n" % (subject, queue + b" " if queue else b"", sid)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import trio
 
 from router_trio.message import Fate
-from router_trio.pending import Operation
+from router_trio.operation import Operation
 
 
 class Receipt:
@@ -64,8 +62,8 @@ class Receipt:
         """Whether the stream had it already."""
         return fate.duplicate if (fate := self.fate) else False
 
-    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
-        """See `pending.Owner`."""
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
         waiting, self._outcome = self._outcome, fate
         if waiting is not None and isinstance(waiting, trio.Event):
             waiting.set()

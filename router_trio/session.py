@@ -141,14 +141,14 @@ class Session:
             for refusal in await link.send(batch):
                 outbox.refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
             self._written.set()
-            self._progress.unpark_all()
+            self._progress.unpark()
 
     async def _wait_for_work(self, due: float | None) -> None:
         with trio.CancelScope(deadline=math.inf if due is None else due):
             await self.work.wait()
         self.work = trio.Event()
         # Some of what makes room writes nothing: a publish that failed, or was given up.
-        self._progress.unpark_all()
+        self._progress.unpark()
 
     async def _confirm(self, link: Link) -> None:
         """Fence behind fence while core publishes are unconfirmed: each confirms all that were written before it."""

@@ -9,7 +9,7 @@ import trio
 
 from router_trio import protocol
 from router_trio.connection import Connection
-from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
+from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery, Forwarded
 from router_trio.dispatch.handled import HandledBatch
 from router_trio.dispatch.handlers import Handler
 from router_trio.dispatch.inbox import Inbox
@@ -29,6 +29,9 @@ class CoreRoute:
         self.routing = routing
         self.state = routing.state
         self._connection = connection
+        simple = len(routing.outlets) == 1 and not routing.outlets[0].destination.jetstream
+        self._only = routing.outlets[0] if simple else None
+        self._forwarded = Forwarded(routing.state)
         self._inbox = Inbox(self._overflow)
         self._in_hand = 0
         self._closing = trio.Event()
@@ -136,17 +139,24 @@ class CoreRoute:
                 refused = _forward_each(outlet, leg, batch)
             else:
                 refused = outlet.forward_core(batch, leg)
-            for reason, detail in refused:
-                leg.refuse(1, reason)
-                self.routing.fail(reason, detail)
+            self._tell_refused(refused, leg)
+
+    def _tell_refused(self, refused: list[tuple[str, str]], leg: BatchLeg | Forwarded) -> None:
+        for reason, detail in refused:
+            leg.refuse(1, reason)
+            self.routing.fail(reason, detail)
 
     def _received(self, batch: list[protocol.RawMessage]) -> None:
+        routing, only = self.routing, self._only
         self.state.received += len(batch)
-        if self.routing.plan.handler is None and not self._inbox.busy and not self.routing.blocked:
-            # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
+        crowded = routing.crowded if only is None else only.outbox.crowded
+        if crowded or self._inbox.busy or routing.plan.handler is not None:
+            self._inbox.deliver(batch)
+        # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
+        elif only is None or routing.tracing.active:
             self._pass_on(trio.current_time(), batch)
         else:
-            self._inbox.deliver(batch)
+            self._tell_refused(only.forward_core(batch, self._forwarded), self._forwarded)
 
     def _overflow(self, count: int) -> None:
         self.state.failed["slow_consumer"] += count

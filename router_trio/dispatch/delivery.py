@@ -6,13 +6,12 @@ messages from a core subscription are followed by the batch (`BatchDelivery`): t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import trio
 
 from router_trio.message import Fate
-from router_trio.pending import Operation, Owner
+from router_trio.operation import Operation, Owner
 from router_trio.protocol import RawMessage
 from router_trio.states import RouteState
 from router_trio.tracing import MessageTrace
@@ -54,12 +53,11 @@ class Delivery:
         # Of a route with one destination the message itself is the owner: no object more for most messages.
         return self if len(self.route.destinations) == 1 else Leg(self, template)
 
-    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
-        """See `pending.Owner`."""
-        for _ in operations:
-            self.settled(self.route.destinations[0], fate)
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        self.settled(self.route.destinations[0], fate, now)
 
-    def settled(self, template: str, fate: Fate) -> None:
+    def settled(self, template: str, fate: Fate, now: float) -> None:
         """An operation to the destination with this template has its fate."""
         if fate.delivered:
             self.route.routed[template] += 1
@@ -67,20 +65,20 @@ class Delivery:
             self.fail(fate.reason or fate.name)
         if self.trace is not None:
             self.trace.sent(template, fate)
-        self.done()
+        self.done(now)
 
     def fail(self, reason: str) -> None:
         """The message failed; the first reason stands."""
         if self.reason is None:
             self.reason = reason
 
-    def done(self) -> None:
+    def done(self, now: float | None = None) -> None:
         """One thing less to wait for."""
         self.remaining -= 1
         if self.remaining:
             return
         route = self.route
-        route.durations.record(trio.current_time() - self.received_at)
+        route.durations.record((trio.current_time() if now is None else now) - self.received_at)
         if self.reason is not None:
             route.failed[self.reason] += 1
         if self.trace is not None:
@@ -97,10 +95,9 @@ class Leg:
         self._delivery = delivery
         self._template = template
 
-    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
-        """See `pending.Owner`."""
-        for _ in operations:
-            self._delivery.settled(self._template, fate)
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        self._delivery.settled(self._template, fate, now)
 
 
 class BatchDelivery:
@@ -119,7 +116,7 @@ class BatchDelivery:
         self._settled.append(0)
         return BatchLeg(self, template, len(self._settled) - 1)
 
-    def settle(self, leg: int, template: str, count: int, fate: Fate) -> None:
+    def settle(self, leg: int, template: str, count: int, fate: Fate, now: float) -> None:
         """`count` messages are settled at one destination. A message is done when it is at all of them."""
         route = self._route
         if fate.delivered:
@@ -130,7 +127,7 @@ class BatchDelivery:
         settled[leg] += count
         everywhere = min(settled) - self._recorded
         if everywhere > 0:
-            route.durations.record(trio.current_time() - self._received_at, everywhere)
+            route.durations.record(now - self._received_at, everywhere)
             self._recorded += everywhere
 
 
@@ -147,10 +144,34 @@ class BatchLeg:
         self._template = template
         self._leg = leg
 
-    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
-        """See `pending.Owner`."""
-        self._batch.settle(self._leg, self._template, sum(operation.count for operation in operations), fate)
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        self._batch.settle(self._leg, self._template, count, fate, now)
 
     def refuse(self, count: int, reason: str) -> None:
         """That many messages of the batch never became operations here."""
-        self._batch.settle(self._leg, self._template, count, Fate("failed", reason))
+        self._batch.settle(self._leg, self._template, count, Fate("failed", reason), trio.current_time())
+
+
+class Forwarded:
+    """The owner of all that a route with one destination forwards the moment it comes. Lives as long as the route."""
+
+    __slots__ = ("_route", "_template")
+
+    def __init__(self, route: RouteState) -> None:
+        self._route = route
+        self._template = route.destinations[0]
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        route = self._route
+        if fate.delivered:
+            route.routed[self._template] += count
+        else:
+            route.failed[fate.reason or fate.name] += count
+        route.durations.record(now - operation.accepted_at, count)
+
+    def refuse(self, count: int, reason: str) -> None:
+        """See `BatchLeg`."""
+        self._route.failed[reason] += count
+        self._route.durations.record(0.0, count)

@@ -15,6 +15,7 @@ from router_trio.protocol import RawMessage
 
 MAX_MESSAGES = 65_536
 MAX_BYTES = 64 * 1024 * 1024
+MESSAGES_IN_A_TURN = 1024
 
 
 class Inbox:
@@ -26,7 +27,9 @@ class Inbox:
         self._messages = 0
         self._bytes = 0
         self._arrived = trio.Event()
-        self._taker_busy = False
+        self._taken = 0
+        self.busy = False
+        """Whether something waits, or the taker is at work on what it took."""
         self._finished = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
@@ -43,26 +46,28 @@ class Inbox:
         self._messages += len(batch)
         self._bytes += sum(len(raw[4]) for raw in batch)
         self._batches.append((trio.current_time(), batch))
+        self.busy = True
         self._arrived.set()
 
     async def take(self) -> tuple[float, list[RawMessage]]:
-        """The oldest batch and when it arrived; waits for one. Cancelling takes nothing."""
+        """The oldest batch and when it arrived; waits for one. Cancelling takes nothing.
+
+        Lets others run when it waits and after each `MESSAGES_IN_A_TURN`: many small batches are one turn.
+        """
         while not self._batches:
             self._arrived = trio.Event()
-            self._taker_busy = False
+            self._taken = 0
+            self.busy = False
             self._finished.unpark_all()
             await self._arrived.wait()
-        await trio.lowlevel.checkpoint()
-        self._taker_busy = True
+        if self._taken >= MESSAGES_IN_A_TURN:
+            await trio.lowlevel.checkpoint()
+            self._taken = 0
         arrived, batch = self._batches.popleft()
+        self._taken += len(batch)
         self._messages -= len(batch)
         self._bytes -= sum(len(raw[4]) for raw in batch)
         return arrived, batch
-
-    @property
-    def busy(self) -> bool:
-        """Whether something waits, or the taker is at work on what it took."""
-        return bool(self._batches) or self._taker_busy
 
     def clear(self) -> int:
         """Forget everything that waits. Returns how many messages that were."""

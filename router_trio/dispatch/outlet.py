@@ -14,7 +14,7 @@ from router_trio import headers, protocol
 from router_trio.connection import Connection
 from router_trio.errors import MappingError, PublishError
 from router_trio.message import Message
-from router_trio.pending import Owner
+from router_trio.operation import Owner
 from router_trio.routes import Destination
 from router_trio.subjects import validate_subject
 

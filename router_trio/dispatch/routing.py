@@ -50,9 +50,9 @@ class Routing:
                 return
 
     @property
-    def blocked(self) -> bool:
-        """Whether a destination has no room, and waiting may make some."""
-        return any(connection.outbox.blocks for connection in self.connections)
+    def crowded(self) -> bool:
+        """Whether a destination has no room for what is forwarded as it comes, and waiting may make some."""
+        return any(connection.outbox.crowded for connection in self.connections)
 
     async def room(self) -> None:
         """Wait until every destination has room, or waiting would not make any."""

@@ -16,7 +16,7 @@ import trio
 from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.faults.kinds import CLOSE_CONNECTION, DELAY, ERROR, TIMEOUT, Fault
 from router_trio.link import Connect, ConsumerSpec, Deliver, Link, LinkListener, PullConsumer, Refusal, Subscription
-from router_trio.pending import Operation
+from router_trio.operation import Operation
 
 Strike = Callable[[str], Fault | None]
 """Whether an operation of this name is struck, and by what."""

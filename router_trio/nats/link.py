@@ -18,7 +18,7 @@ from router_trio.nats.dial import abandon, address, open_stream
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import Wire
-from router_trio.pending import Operation
+from router_trio.operation import Operation
 from router_trio.settings import ConnectionSettings
 
 LISTEN_AGAIN_AFTER = 1.0

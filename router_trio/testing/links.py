@@ -17,7 +17,7 @@ import trio
 from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.headers import status
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Progress, Refusal
-from router_trio.pending import Operation
+from router_trio.operation import Operation
 from router_trio.protocol import RawMessage, header_block, payload, text
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse

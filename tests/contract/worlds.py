@@ -14,7 +14,7 @@ import trio
 
 from router_trio.link import Connect, Link
 from router_trio.nats.link import Dialer
-from router_trio.pending import Operation, OperationWithAck
+from router_trio.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.protocol import RawMessage, publish
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
@@ -226,10 +226,10 @@ def link_of(world: World, listener: Recorder | None = None) -> AbstractAsyncCont
     return world.connect(world.server, INBOX, listener or Recorder())
 
 
-def operation(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> Operation:
+def operation(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> CoreOperation:
     """A core publish."""
     frame = publish(subject, payload, headers=headers)
-    return Operation(order, frame, owner=None, accepted_at=0.0, clean=True)
+    return CoreOperation(order, frame, owner=None, accepted_at=0.0, clean=True)
 
 
 def operation_with_ack(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> Operation:

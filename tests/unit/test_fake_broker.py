@@ -11,7 +11,7 @@ import trio.testing
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, SourceError, SubjectError
 from router_trio.headers import EMPTY, Headers, encode, status
 from router_trio.link import ConsumerSpec, Link
-from router_trio.pending import Operation
+from router_trio.operation import CoreOperation
 from router_trio.protocol import RawMessage, header_block, payload
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import FrameError, Publish, parse, raw
@@ -267,7 +267,7 @@ async def test_permissions_can_be_taken_away_while_a_link_lives() -> None:
 
 async def test_a_frame_that_is_none_ends_the_link_with_a_protocol_error() -> None:
     broker = FakeBroker()
-    broken = Operation(1, b"PUB orders.new 5\r\nabc\r\n", owner=None, accepted_at=0.0, clean=True)
+    broken = CoreOperation(1, b"PUB orders.new 5\r\nabc\r\n", owner=None, accepted_at=0.0, clean=True)
 
     async def live() -> None:
         async with broker.connect(SERVER, INBOX, Recorder()) as link:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router_trio.lanes import Lanes
-from router_trio.pending import Operation, OperationWithAck
+from router_trio.operation import Operation, OperationWithAck
 
 
 def operation(order: int, subject: bytes = b"a") -> OperationWithAck:
@@ -31,7 +31,7 @@ def orders(operations: Sequence[Operation]) -> list[int]:
 
 def test_no_lane() -> None:
     lanes = Lanes()
-    assert len(lanes) == 0
+    assert lanes.held == 0
     assert lanes.held_bytes == 0
     assert not lanes
     assert b"a" not in lanes
@@ -47,12 +47,12 @@ def test_a_refused_operation_is_tried_again_when_its_time_comes() -> None:
     lanes = Lanes()
     lanes.hold(operation(1), 5.0)
     assert b"a" in lanes
-    assert len(lanes) == 1
+    assert lanes.held == 1
     assert lanes.held_bytes == len(operation(1).frame)
     assert next_due(lanes) == 5.0
     assert due(lanes, 4.9) == []
     assert due(lanes, 5.0) == [1]
-    assert len(lanes) == 0
+    assert lanes.held == 0
     assert lanes.held_bytes == 0
     assert lanes, "the lane stays while its operation is under way"
     assert b"a" in lanes
@@ -97,7 +97,7 @@ def test_an_ack_dissolves_the_lane_and_releases_all_of_it() -> None:
     due(lanes, 1.0)
     assert orders(lanes.settled(operation(1), accepted=True)) == [2, 3]
     assert not lanes
-    assert (len(lanes), lanes.held_bytes) == (0, 0)
+    assert (lanes.held, lanes.held_bytes) == (0, 0)
 
 
 def test_an_ack_of_another_one_that_was_in_flight_dissolves_the_lane_too() -> None:
@@ -125,7 +125,7 @@ def test_the_end_of_one_that_is_not_under_way_changes_nothing() -> None:
     due(lanes, 1.0)
     assert lanes.settled(operation(9), accepted=False) == []
     assert due(lanes, 9.0) == [], "1 is still under way"
-    assert len(lanes) == 1
+    assert lanes.held == 1
 
 
 def test_a_held_one_can_be_found_and_withdrawn_once() -> None:
@@ -138,7 +138,7 @@ def test_a_held_one_can_be_found_and_withdrawn_once() -> None:
     assert lanes.withdraw(found)
     assert not lanes.withdraw(found)
     assert lanes.find(2) is None
-    assert len(lanes) == 1
+    assert lanes.held == 1
     assert lanes.withdraw(operation(1))
     assert not lanes, "an empty lane is none"
     assert lanes.held_bytes == 0
@@ -163,4 +163,4 @@ def test_clear_gives_back_everything_that_is_held() -> None:
     assert due(lanes, 1.0) == [1, 3]
     assert orders(lanes.clear()) == [2]
     assert not lanes
-    assert (len(lanes), lanes.held_bytes) == (0, 0)
+    assert (lanes.held, lanes.held_bytes) == (0, 0)

@@ -27,9 +27,18 @@ from router_trio.events import (
 )
 from router_trio.ledger import Ledger
 from router_trio.message import FATES, FENCED, Fate
-from router_trio.outbox import ACK_BUDGET, MAX_UNFENCED, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER, SAME_TIME, Outbox
-from router_trio.pending import Operation
+from router_trio.operation import Operation
+from router_trio.outbox import (
+    ACK_BUDGET,
+    FORWARDED,
+    MAX_UNFENCED,
+    RESEND_UNACKED_AFTER,
+    RETRY_REFUSED_AFTER,
+    SAME_TIME,
+    Outbox,
+)
 from router_trio.receipt import Receipt
+from tests.unit.settled import Settled
 
 
 class Desk:
@@ -47,6 +56,7 @@ class Desk:
         self.events: list[Event] = []
         self.wakes = 0
         self.told: dict[int, list[Fate]] = {}
+        self.settled = Settled()
         self.outbox = Outbox(
             "main", emit=self.events.append, clock=lambda: self.now, wake=self._wake, **(options | changes)
         )
@@ -54,9 +64,10 @@ class Desk:
     def _wake(self) -> None:
         self.wakes += 1
 
-    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
-        for one in _single(operations):
-            self.told.setdefault(one.order, []).append(fate)
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        assert now == self.now
+        for order in self.settled.orders(operation, count):
+            self.told.setdefault(order, []).append(fate)
 
     def offer(self, subject: bytes = b"a", *, with_ack: bool = False, size: int = 0, blocked: bool = False) -> str:
         frame = protocol.publish(subject, b"x" * size)
@@ -398,6 +409,53 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     desk.batch()
     desk.outbox.fenced(desk.outbox.mark())
     assert desk.books() == (6, 0, 0, {"failed": 1, "fenced": 5})
+
+
+def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_own() -> None:
+    desk, other = connected(), Desk()
+    for frames, owner in ((2, desk), (1, other), (1, desk)):
+        desk.outbox.offer_frames([protocol.publish(b"a", b"")] * frames, owner)
+    assert [one.count for one in desk.outbox.next_batch()] == [4]
+    desk.batch()
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")], other)
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    desk.outbox.fenced(desk.outbox.mark())
+    assert sum(len(fates) for fates in desk.told.values()) == 3
+    assert sum(len(fates) for fates in other.told.values()) == 1
+    desk.outbox.link_down()
+    assert [(one.order, one.count) for one in desk.outbox._queue._waiting] == [(5, 1), (6, 1)]
+    desk.outbox.link_up()
+    desk.batch()
+    desk.batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    assert desk.told[6] == other.told[5] == [FENCED]
+
+
+def test_frames_that_were_accepted_at_another_time_are_another_operation() -> None:
+    desk = connected()
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    desk.now = SAME_TIME
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    desk.offer()
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    found = [(one.order, one.accepted_at) for one in desk.outbox.next_batch()]
+    assert found == [(1, 0.0), (2, SAME_TIME), (3, SAME_TIME), (4, SAME_TIME)]
+
+
+def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> None:
+    desk = connected(max_operations=1)
+    desk.outbox.offer_frames([protocol.publish(b"a", b"")] * (FORWARDED - 1), desk)
+    assert desk.outbox.blocks
+    assert not desk.outbox.crowded
+    desk.offer()
+    assert desk.outbox.crowded
+    desk.outbox.link_down()
+    assert not desk.outbox.crowded, "waiting would make no room"
+    desk = Desk(max_operations=2, on_full="block")
+    desk.offer()
+    assert not desk.outbox.crowded
+    desk.offer()
+    assert desk.outbox.crowded
 
 
 def test_frames_that_stay_together_expire_together() -> None:

@@ -34,8 +34,9 @@ from router_trio.events import (
 )
 from router_trio.ledger import DROP_REASONS
 from router_trio.message import Fate
+from router_trio.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.outbox import ACK_BUDGET, RESEND_UNACKED_AFTER, Outbox
-from router_trio.pending import Operation, OperationWithAck
+from tests.unit.settled import Settled
 
 SUBJECTS = st.sampled_from([b"a", b"b"])
 BODIES = st.sampled_from([b"", b"x" * 10, b"x" * 60])
@@ -120,6 +121,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.patch.start()
         self.limits = limits
         self.now = 1000.0
+        self.settled = Settled()
         self.max_age = max_age
         self.on_full = on_full
         self.events: list[Event] = []
@@ -165,18 +167,18 @@ class OutboxMachine(RuleBasedStateMachine):
     def wake(self) -> None:
         self.awake = True
 
-    def settle(self, operations: Sequence[Operation], fate: Fate) -> None:
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """The owner of everything."""
-        assert operations
-        for one in _single(operations):
-            self._told(one, fate)
+        assert now == self.now
+        for order in self.settled.orders(operation, count):
+            self._told(order, fate)
 
-    def _told(self, operation: Operation, fate: Fate) -> None:
-        if operation.order == 0:
+    def _told(self, order: int, fate: Fate) -> None:
+        if order == 0:
             assert fate == Fate("failed", "queue_full")
             self.refused_frames += 1
             return
-        publish = self.publishes[operation.order]
+        publish = self.publishes[order]
         assert publish.fate is None, f"told {fate} after {publish.fate}"
         publish.fate = fate
         if self.flight.pop(publish.order, None) is not None and not publish.with_ack and fate.name != "fenced":
@@ -342,7 +344,7 @@ class OutboxMachine(RuleBasedStateMachine):
         operation = (
             self.find(order)
             if had is None
-            else (OperationWithAck if publish.with_ack else Operation)(
+            else (OperationWithAck if publish.with_ack else CoreOperation)(
                 order, b"PUB a ", owner=self, accepted_at=0.0, clean=True
             )
         )

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.pending import Operation, OperationWithAck, PendingQueue
+from router_trio.operation import CoreOperation, Operation, OperationWithAck
+from router_trio.pending import PendingQueue
 
 ALL = {"max_operations": 1000, "max_bytes": 1 << 30, "max_unacked": 1000}
 
 
 def operation(order: int, *, subject: bytes = b"a", size: int = 0, at: float = 0.0) -> Operation:
-    return Operation(order, frame(subject, size), owner=None, accepted_at=at, clean=True)
+    return CoreOperation(order, frame(subject, size), owner=None, accepted_at=at, clean=True)
 
 
 def with_ack(order: int, *, subject: bytes = b"a", size: int = 0) -> OperationWithAck:

@@ -279,11 +279,6 @@ def test_a_published_frame_reads_back(subject: bytes, reply: bytes, block: bytes
     assert protocol.published_size(frame) == len(block) + len(body)
 
 
-@given(st.lists(st.builds(protocol.publish, SUBJECTS, BODIES, reply=REPLIES, headers=BLOCKS), max_size=6))
-def test_joined_frames_come_apart_as_they_were(frames: list[bytes]) -> None:
-    assert protocol.published_frames(b"".join(frames)) == frames
-
-
 @given(st.binary())
 def test_a_subject_survives_as_text(subject: bytes) -> None:
     assert protocol.wire(protocol.text(subject)) == subject

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from router_trio import Fate, Live, Receipt
 from router_trio.errors import ConfigurationError, PublishError
+from router_trio.operation import OperationWithAck
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import World, eventually, overhearing, world
 
@@ -564,7 +565,8 @@ async def test_whoever_waits_for_a_fate_is_told_however_often_he_was_woken(autoj
     first.set()
     second = receipt.event()
     assert second is not first
-    receipt.settle((), Fate("acked", None, "S", 7))
+    operation = OperationWithAck(1, b"", owner=receipt, accepted_at=0.0, clean=True)
+    operation.settle(Fate("acked", None, "S", 7), trio.current_time())
     assert second.is_set()
     assert receipt.event().is_set(), "asked for too late, it has happened already"
     assert await receipt.settled() == Fate("acked", None, "S", 7)

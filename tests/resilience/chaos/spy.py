@@ -15,7 +15,7 @@ import trio
 
 from router_trio.link import Connect, ConsumerSpec, Deliver, Link, LinkListener, PullConsumer, Refusal, Subscription
 from router_trio.nats.link import Dialer
-from router_trio.pending import Operation
+from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
 from router_trio.settings import ConnectionSettings
 
