@@ -181,6 +181,7 @@ class _Run:
         self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
         self._sheltered = trio.CancelScope(shield=True)
         self._draining = trio.CancelScope()
+        self._up = trio.Event()
 
     def _make(self, plan: RoutePlan) -> Route:
         state = RouteState(plan.name, plan.connection, [destination.template for destination in plan.destinations])
@@ -196,12 +197,16 @@ class _Run:
     async def live(self, pages: Pages) -> AsyncIterator[Live]:
         """The nursery tree."""
         live = self._live
-        async with self._telemetry.serve(live, pages=pages(self._emit)) as address, trio.open_nursery() as nursery:
+        async with (
+            self._telemetry.serve(live, pages=pages(self._emit), first=self._up.wait) as address,
+            trio.open_nursery() as nursery,
+        ):
             live.http_address = address
             nursery.start_soon(self._work)
             drained = False
             try:
                 await self._started()
+                self._up.set()
                 yield live
                 drained = True  # cancelled from here on, it is cut short
                 await self._drain()

@@ -2,19 +2,22 @@
 
 Telemetry listens and never decides. An event goes to the outage spans, the log and the listeners of an embedding
 program; one that fails costs its own output and nothing else. Whatever is not switched on is not even imported: without
-an HTTP address and an OTLP endpoint neither OpenTelemetry nor Starlette nor Hypercorn is loaded.
+an HTTP address and an OTLP endpoint neither OpenTelemetry nor Starlette nor Hypercorn is loaded. What serves HTTP takes
+a third of the start to import, so the router is let through first: see `_serve_http`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import trio
 
 from router_trio.events import Emit, Event
+from router_trio.telemetry.listeners import address_of, open_listeners
 from router_trio.telemetry.metrics import Sources
 from router_trio.telemetry.recent import Recent
 from router_trio.telemetry.traces import Traces, traces_wanted
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from router_trio.telemetry.logs import Logs
 
 __all__ = ["ConnectionView", "RouterView", "Telemetry"]
+
+PAGES_WITHIN = 0.25
+"""Seconds for which whatever goes first may hold up the pages."""
 
 _logger = logging.getLogger("router_trio.telemetry")
 
@@ -112,11 +118,13 @@ class Telemetry:
         *,
         clock: Callable[[], float] = trio.current_time,
         pages: Sequence[BaseRoute] = (),
+        first: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
     ) -> AsyncIterator[tuple[str, int] | None]:
         """Write logs, export spans and answer HTTP while this is entered; gives `address`.
 
-        `clock` is the one of the fences; `pages` are served beside the router's own. Entering raises `ListenError`.
-        Leaving, cancelled or not, gives open requests one second, the collector two and stderr one.
+        `clock` is the one of the fences; `pages` are served beside the router's own. Entering raises `ListenError`;
+        who connects from then on is answered as soon as `first` has returned, or has taken too long. Leaving, cancelled
+        or not, gives open requests one second, the collector two and stderr one.
         """
         failure: Exception | None = None
         try:
@@ -130,7 +138,7 @@ class Telemetry:
                     if self._logs is not None:
                         nursery.start_soon(self._logs.flush_regularly)
                     if listeners and self._recent is not None:
-                        await self._serve_http(stack, nursery, listeners, self._recent, view, clock, pages)
+                        nursery.start_soon(self._serve_http, listeners, self._recent, view, clock, pages, first)
                     try:
                         yield self._address
                     except Exception as error:
@@ -153,8 +161,6 @@ class Telemetry:
         listen = self._settings.listen_address
         if listen is None:
             return []
-        from router_trio.telemetry.http import address_of, open_listeners
-
         listeners = await open_listeners(*listen)
         for listener in listeners:
             stack.callback(listener.socket.close)
@@ -164,24 +170,22 @@ class Telemetry:
 
     async def _serve_http(
         self,
-        stack: AsyncExitStack,
-        nursery: trio.Nursery,
         listeners: Sequence[trio.SocketListener],
         recent: Recent,
         view: RouterView,
         clock: Callable[[], float],
         pages: Sequence[BaseRoute],
+        first: Callable[[], Awaitable[object]],
     ) -> None:
-        from router_trio.telemetry.application import application
-        from router_trio.telemetry.http import serve_http
-        from router_trio.telemetry.lag import measure_lag
-        from router_trio.telemetry.page import MetricsPage
+        started_at = clock()
+        with trio.move_on_after(PAGES_WITHIN):
+            await first()
+        # In a thread, so that messages pass meanwhile; with a limiter of its own, since the program's may be used up.
+        # Waited for also when cancelled: it takes a moment, and nothing of it is left behind.
+        await trio.to_thread.run_sync(import_module, "router_trio.telemetry.site", limiter=trio.CapacityLimiter(1))
+        from router_trio.telemetry.site import serve_site
 
-        sources = self._sources(view)
-        page = MetricsPage(sources)
-        stack.callback(page.close)
-        nursery.start_soon(measure_lag, sources.loop_lags)
-        await nursery.start(serve_http, listeners, application(view, page, clock, recent, pages))
+        await serve_site(listeners, self._sources(view), recent, clock, started_at, pages)
 
     def _sources(self, view: RouterView) -> Sources:
         return Sources(

@@ -27,15 +27,14 @@ def application(
     page: MetricsPage,
     clock: Callable[[], float],
     recent: Recent,
+    started_at: float,
     pages: Sequence[BaseRoute] = (),
 ) -> ASGIFramework:
     """`/`, `/events`, `/metrics`, `/healthz`, `/readyz` and `/status` of a router, and `pages`.
 
-    `clock` is the one of the fences. No page of the router's own but `/events` awaits anything: each is rendered from
-    plain values, in a few milliseconds.
+    `clock` is the one of the fences, `started_at` the router's start on it. No page of the router's own but `/events`
+    awaits anything: each is rendered from plain values, in a few milliseconds.
     """
-    started_at = clock()
-
     async def metrics(_: Request) -> Response:
         return Response(page.render(), headers={**_FRESH, "content-type": CONTENT_TYPE})
 

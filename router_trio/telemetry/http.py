@@ -8,7 +8,6 @@ and for too many of them.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Sequence
 from typing import Any, cast
@@ -19,8 +18,6 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 from hypercorn.utils import wrap_app
-
-from router_trio.errors import ListenError
 
 GRACE_SECONDS = 1.0
 """How long open requests may take after the end was asked for."""
@@ -41,35 +38,7 @@ MAX_HEADER_BYTES = 16 * 1024
 _logger = logging.getLogger("hypercorn.error")
 
 
-async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Listen; port 0 takes a free one. Blocks for a name lookup.
-
-    Raises `ListenError`, naming the address and what to do.
-    """
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
-        raise ListenError(f"can't listen on {_address(host, port)}: {_cure(error)}") from error
-    if port == 0:
-        # Each address of a name got a free port of its own, and only one can be reported.
-        for listener in listeners[1:]:
-            await listener.aclose()
-        del listeners[1:]
-    return listeners
-
-
-def address_of(listener: trio.SocketListener) -> tuple[str, int]:
-    """Host and port that a listener really has."""
-    host, port = listener.socket.getsockname()[:2]
-    return host, port
-
-
-async def serve_http(
-    listeners: Sequence[trio.SocketListener],
-    app: ASGIFramework,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
+async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIFramework) -> None:
     """Answer requests on `listeners` until cancelled; closes them.
 
     Cancelling stops intake at once and lets open requests end, for at most a second.
@@ -77,10 +46,11 @@ async def serve_http(
     server = _Server(app)
     async with trio.open_nursery() as nursery:
         stopping = trio.Event()
+        nursery.start_soon(server.keep_handlers, stopping)
         try:
-            handlers = await nursery.start(server.keep_handlers, stopping)
-            task_status.started()
-            await trio.serve_listeners(server.handle, list(listeners), handler_nursery=handlers)
+            # `nursery.start`, cancelled, would wait for the handlers' nursery, which is shielded and waits for us.
+            await server.opened.wait()
+            await trio.serve_listeners(server.handle, list(listeners), handler_nursery=server.handlers)
         finally:
             stopping.set()
 
@@ -99,6 +69,8 @@ class _Server:
         self._context = WorkerContext(None)
         self._streams: set[trio.SocketStream] = set()
         self._one_left = trio.Event()
+        self.handlers: trio.Nursery | None = None
+        self.opened = trio.Event()
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection. Never raises: what a client sends must not reach the router."""
@@ -117,13 +89,12 @@ class _Server:
             self._streams.discard(stream)
             self._one_left.set()
 
-    async def keep_handlers(
-        self, stopping: trio.Event, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def keep_handlers(self, stopping: trio.Event) -> None:
         """Hold the nursery of the handlers: shielded, so that cancelling the router leaves them their grace."""
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as handlers:
-                task_status.started(handlers)
+                self.handlers = handlers
+                self.opened.set()
                 await stopping.wait()
                 await self._context.terminated.set()
                 handlers.cancel_scope.deadline = trio.current_time() + GRACE_SECONDS
@@ -160,18 +131,3 @@ class _Impatient:
 async def _close_late(stream: trio.SocketStream) -> None:
     await trio.sleep(CONNECTION_SECONDS)
     await trio.aclose_forcefully(stream)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _cure(error: OSError) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return "another process uses it; stop that one, or change telemetry.listen ('' switches HTTP off)"
-        case errno.EACCES | errno.EPERM:
-            return "not permitted; take a port above 1023 in telemetry.listen"
-        case errno.EADDRNOTAVAIL:
-            return "this machine does not have that address; change telemetry.listen"
-    return f"{error}; change telemetry.listen"

@@ -7,12 +7,15 @@ the same way, so that whoever reads stderr finds one format. No line holds a pay
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import trio
@@ -167,7 +170,10 @@ class Logs:
         self._put(_level_of(record), " ".join(text.split()), LIBRARY, line)
 
     def _put(self, level: Level, message: str, code: str, line: dict[str, Any]) -> None:
-        self._writer.put(self._render(redact_all({"level": level.name, "event": message, "error_code": code, **line})))
+        # The time that every reader of logs knows: ISO 8601 with a Z, to the microsecond.
+        stamp = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+        told = {"timestamp": stamp, "level": level.name, "message": message, "error_code": code, **line}
+        self._writer.put(self._render(redact_all(told)))
 
 
 class _Handler(logging.Handler):
@@ -197,17 +203,10 @@ def _where(error: BaseException) -> str | None:
 
 
 def _renderer(form: str) -> Render:
-    # Imported when logs are wanted: an embedding program may go without.
-    from structlog import dev, processors
+    if form == "json":
+        return partial(json.dumps, default=repr)
+    # For people at a console only: it takes longer to import than a line of JSON is worth.
+    from structlog.dev import ConsoleRenderer
 
-    stamp = processors.TimeStamper(fmt="iso", utc=True)
-    final: Any = processors.JSONRenderer() if form == "json" else dev.ConsoleRenderer(colors=False, event_key="message")
-    order = ("timestamp", "level", "message", "error_code")
-
-    def render(line: dict[str, Any]) -> str:
-        stamped: Any = stamp(None, "", {**line, "message": line["event"]})
-        del stamped["event"]
-        text: str = final(None, "", {**{key: stamped.pop(key) for key in order}, **stamped})
-        return text
-
-    return render
+    renderer: Any = ConsoleRenderer(colors=False, event_key="message")
+    return lambda line: str(renderer(None, "", line))

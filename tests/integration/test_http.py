@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,12 +18,15 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from router_trio import telemetry as telemetry_module
 from router_trio.errors import ListenError
 from router_trio.events import Event, RouterDraining
 from router_trio.protocol import publish
+from router_trio.router import Router
 from router_trio.settings import Settings
 from router_trio.states import CONNECTED, PAUSED, RECONNECTING, RUNNING
-from router_trio.telemetry import Telemetry, http
+from router_trio.telemetry import PAGES_WITHIN, Telemetry, http
+from router_trio.testing import FakeBroker
 from tests.unit.telemetry_views import View, make_view
 
 Address = tuple[str, int]
@@ -248,6 +252,61 @@ async def test_the_port_is_free_again_afterwards(view: View) -> None:
         await get((host, port), "/healthz")
     async with served(view, listen=f"{host}:{port}") as address:
         assert (await get(address, "/healthz"))[0] == 200
+
+
+# --- what goes first ---
+
+
+async def test_who_asks_before_the_pages_are_there_is_answered_when_they_are(view: View) -> None:
+    first = trio.Event()
+    answered: list[int] = []
+    telemetry = Telemetry(settings(), logs=False)
+    async with telemetry.serve(view, first=first.wait) as address, trio.open_nursery() as nursery:
+        assert address is not None
+
+        async def ask() -> None:
+            answered.append((await get(address, "/healthz"))[0])
+
+        nursery.start_soon(ask)
+        await trio.sleep(PAGES_WITHIN / 5)
+        assert answered == []
+        first.set()
+    assert answered == [200]
+
+
+async def test_what_goes_first_holds_up_the_pages_for_a_moment_only(view: View) -> None:
+    async with Telemetry(settings(), logs=False).serve(view, first=trio.sleep_forever) as address:
+        assert address is not None
+        assert (await get(address, "/healthz"))[0] == 200
+
+
+async def test_pages_that_can_not_be_imported_end_the_router_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "router_trio.telemetry.site", None)
+    broker = FakeBroker()
+    router = Router(settings(), connect=lambda name, _: broker.connect)
+    with no_descriptor_left(), pytest.raises(ImportError, match=r"router_trio\.telemetry\.site"):
+        async with router.open():
+            await trio.sleep_forever()
+
+
+async def test_cancelled_while_the_pages_are_imported_nothing_is_left_behind(
+    view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def import_slowly(name: str) -> None:
+        begun.set()
+        time.sleep(0.2)
+        over.set()
+
+    monkeypatch.setattr(telemetry_module, "import_module", import_slowly)
+    with trio.CancelScope() as scope:
+        async with served(view):
+            while not begun.is_set():
+                await trio.sleep(0.001)
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert over.is_set()
 
 
 # --- limits and the end ---

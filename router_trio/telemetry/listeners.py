@@ -1,0 +1,51 @@
+"""The sockets of the HTTP side.
+
+They are opened before anything else happens, so that an address that is taken is told at once. Who connects before the
+pages are there waits in the listen queue.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import trio
+
+from router_trio.errors import ListenError
+
+
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Listen; port 0 takes a free one. Blocks for a name lookup.
+
+    Raises `ListenError`, naming the address and what to do.
+    """
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise ListenError(f"can't listen on {_address(host, port)}: {_cure(error)}") from error
+    if port == 0:
+        # Each address of a name got a free port of its own, and only one can be reported.
+        for listener in listeners[1:]:
+            await listener.aclose()
+        del listeners[1:]
+    return listeners
+
+
+def address_of(listener: trio.SocketListener) -> tuple[str, int]:
+    """Host and port that a listener really has."""
+    host, port = listener.socket.getsockname()[:2]
+    return host, port
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _cure(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "another process uses it; stop that one, or change telemetry.listen ('' switches HTTP off)"
+        case errno.EACCES | errno.EPERM:
+            return "not permitted; take a port above 1023 in telemetry.listen"
+        case errno.EADDRNOTAVAIL:
+            return "this machine does not have that address; change telemetry.listen"
+    return f"{error}; change telemetry.listen"

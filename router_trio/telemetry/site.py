@@ -1,0 +1,36 @@
+"""The HTTP side as a whole: the pages, what they are made of, and their server.
+
+Importing this imports Starlette, Hypercorn, the metrics SDK and prometheus_client, which takes as long as all the rest
+of the router: whoever starts a router does it later, and aside (see `telemetry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import trio
+from starlette.routing import BaseRoute
+
+from router_trio.telemetry.application import application
+from router_trio.telemetry.http import serve_http
+from router_trio.telemetry.lag import measure_lag
+from router_trio.telemetry.metrics import Sources
+from router_trio.telemetry.page import MetricsPage
+from router_trio.telemetry.recent import Recent
+
+
+async def serve_site(
+    listeners: Sequence[trio.SocketListener],
+    sources: Sources,
+    recent: Recent,
+    clock: Callable[[], float],
+    started_at: float,
+    pages: Sequence[BaseRoute],
+) -> None:
+    """Answer requests on `listeners` until cancelled. See `application` for what there is to ask for."""
+    with closing(MetricsPage(sources)) as page:
+        app = application(sources.view, page, clock, recent, started_at, pages)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(measure_lag, sources.loop_lags)
+            await serve_http(listeners, app)
