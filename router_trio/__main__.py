@@ -1,10 +1,24 @@
-"""`python -m router_trio`: the same as the `router-trio` command."""
+"""The `router-trio` command, and `python -m router_trio`: the same."""
 
 from __future__ import annotations
 
+import gc
 import sys
 
-from router_trio.cli import main
+
+def main() -> int:
+    """Run the command in `sys.argv` and return its exit code. Blocks until it is done."""
+    # What a command imports and reads at its start stays to its end. Looking for garbage in it, again and again, would
+    # take a sixth of the start; a command that works for long switches it on (see `cli.serving`).
+    gc.disable()
+    from router_trio.cli import main as command
+
+    try:
+        return command()
+    finally:
+        # Nor does the interpreter have to look through all that, when all that is left to do is to end.
+        gc.freeze()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,6 +10,8 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -21,6 +23,11 @@ from router_trio.cli.explain import explain
 from router_trio.cli.run import run
 from router_trio.cli.schema import schema
 from router_trio.errors import ConfigurationError, RouterError
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpPanel
+    from cyclopts.help.formatters import PlainFormatter
+    from rich.console import Console, ConsoleOptions
 
 _ABOUT = """\
 Route messages between NATS subjects and JetStream streams, and never
@@ -45,12 +52,33 @@ def _version() -> str:
         return "router-trio, not installed: running from its source tree"
 
 
+class _PlainHelp:
+    """Plain text reads the same in a terminal, a pipe and a bug report, and costs less than panels.
+
+    It is imported for whoever asks for help; `help_formatter="plain"` would import it for every command.
+    """
+
+    @cached_property
+    def _formatter(self) -> PlainFormatter:
+        from cyclopts.help.formatters import PlainFormatter
+
+        return PlainFormatter()
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        self._formatter(console, options, panel)
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: object) -> None:
+        self._formatter.render_usage(console, options, usage)
+
+    def render_description(self, console: Console, options: ConsoleOptions, description: object) -> None:
+        self._formatter.render_description(console, options, description)
+
+
 app = App(
     name="router-trio",
     help=_ABOUT,
     version=_version,
-    # Plain text reads the same in a terminal, a pipe and a bug report, and costs less than panels.
-    help_formatter="plain",
+    help_formatter=_PlainHelp(),
     help_format="plaintext",
     default_parameter=Parameter(negative=""),
     result_action="return_value",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def demo(*, duration: Annotated[str, Parameter(help="How long the traffic lasts;
             return await Story(seconds, display).tell()
         return None
 
+    gc.enable()  # see `__main__`
     good = trio.run(run_with_signals, play, lambda _number: scope.cancel())
     if good is None:
         print("router-trio: interrupted before the end: no verdict", file=sys.stderr)

@@ -6,6 +6,7 @@ there is one, outlives the router's drain and is gone afterwards, whatever happe
 
 from __future__ import annotations
 
+import gc
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -13,7 +14,6 @@ import trio
 
 from router_trio.cli import outcome
 from router_trio.cli.signals import run_with_signals
-from router_trio.embedded import open_embedded_server
 from router_trio.live import Live
 from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
@@ -34,11 +34,16 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
             async with AsyncExitStack() as stack:
                 used = settings
                 if embedded_nats:
+                    from router_trio.embedded import open_embedded_server
+
                     server = await stack.enter_async_context(open_embedded_server())
                     print(server.url, flush=True)
                     used = with_servers(settings, server.url)
                 router = with_faults(used) if fault_injection else Router(used, log=True)
                 async with router.open() as live:
+                    # From here on garbage is looked for again (see `__main__`), but not in what the start has left.
+                    gc.freeze()
+                    gc.enable()
                     await stop.wait()
         return outcome.FAILED if live is None or live.unsettled else outcome.DONE
 

@@ -155,8 +155,10 @@ def _check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
     if source.subject is None and source.stream is None:
         yield Problem(path, "names no source; give a subject, or a stream and a durable")
     elif source.stream is None:
-        defaults = SourceSettings()
-        for key in _ONLY_FOR_STREAMS:
+        # What nobody set is not compared: the defaults cost a validation of their own.
+        given = [key for key in _ONLY_FOR_STREAMS if key in source.model_fields_set]
+        defaults = SourceSettings() if given else source
+        for key in given:
             if getattr(source, key) != getattr(defaults, key):
                 yield Problem(f"{path}.{key}", "is only for a stream, and this source is a subject; remove it")
     else:

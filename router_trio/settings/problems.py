@@ -6,7 +6,6 @@ file, what is wrong, and the nearest right spelling. Values are never repeated f
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
@@ -71,6 +70,8 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that is most like this one, in whatever case; None if none is near."""
+    import difflib  # here, because most configurations have no typing error to suggest anything for
+
     words = {w.lower(): w for w in known}
     near = difflib.get_close_matches(word.lower(), words, n=1)
     return words[near[0]] if near else None

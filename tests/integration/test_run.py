@@ -74,6 +74,21 @@ async def test_it_routes_until_a_signal_and_drains(
         assert run.output == ""
 
 
+async def test_garbage_is_collected_once_it_runs(core_server: NatsServer, write: Write) -> None:
+    config = write(core_server.url, rest=ROUTE.replace("from =", 'handler = "looking:look"\nfrom ='))
+    config.with_name("looking.py").write_text(
+        "import gc\ndef look(message):\n    return message.replace(payload=str(gc.isenabled()).encode())\n"
+    )
+    async with running("run", config, cwd=config.parent) as run, connect(core_server.url) as client:
+        await run.has_logged("ROUTER_STARTED")
+        arrived = await client.subscribe("eu.*")
+        await client.ping()
+        await client.publish("orders.7", b"is it?")
+        assert (await arrived.next()).payload == b"True"
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
 async def test_the_configuration_is_router_toml_unless_said_otherwise(core_server: NatsServer, write: Write) -> None:
     config = write(core_server.url)
     async with running("run", cwd=config.parent) as run:
