@@ -1,6 +1,6 @@
 """One named connection: connect, serve, lost, wait, again, for as long as the router lives.
 
-The supervisor decides with pure code (`backoff`) and keeps one session at a time, two only while it moves away from a
+The supervisor decides with pure code (`attempts`) and keeps one session at a time, two only while it moves away from a
 server in lame duck mode. Everything that goes out passes the outbox, which outlives every link.
 """
 
@@ -11,23 +11,15 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from router_trio.backoff import Attempt, ReconnectPlan
-from router_trio.errors import AuthorizationError, CertificateError, ConnectionExhaustedError, LinkError
-from router_trio.events import (
-    ConnectionEstablished,
-    ConnectionFailed,
-    ConnectionLost,
-    ConnectionRestored,
-    Emit,
-    LameDuck,
-    ReconnectAttempt,
-    ReconnectExhausted,
-)
+from router_trio.attempts import Attempts
+from router_trio.backoff import Attempt
+from router_trio.errors import LinkError
+from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
 from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
-from router_trio.states import CONNECTED, DISCONNECTED, RECONNECTING, ConnectionState
+from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
 
 HAND_OVER_WITHIN = 2.0
 """Seconds in which what is in flight may still be confirmed on a link that is being left for another server."""
@@ -70,13 +62,7 @@ class Connection:
         self._tell_of_changes: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
         self._lost_at: float | None = None
-        self._plan = ReconnectPlan(
-            [str(server) for server in settings.servers],
-            attempts=settings.reconnect_attempts,
-            base=settings.reconnect_delay,
-            maximum=settings.max_reconnect_delay,
-            stable_after=settings.liveness_interval,
-        )
+        self._attempts = Attempts(settings, self.state, emit=emit, clock=trio.current_time)
 
     # --- for everybody ---
 
@@ -134,17 +120,15 @@ class Connection:
     async def _establish(self, nursery: trio.Nursery) -> Session:
         """Try until a server takes us."""
         while True:
-            attempt = self._plan.next()
+            attempt = self._attempts.next()
             await trio.sleep(attempt.delay)
-            if self.first_attempt_over.is_set():
-                self._announce(attempt)
+            self._attempts.begins(attempt)
             session = await self._dial(attempt.server, nursery)
             if session.error is None:
                 return session
-            self._count_failure(attempt, session.error)
+            self._attempts.failed(attempt, session.error)
             self.first_attempt_over.set()
-            if self._plan.exhausted:
-                self._exhausted(attempt.number)
+            self._attempts.end_of_round(attempt)
 
     async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
         """One attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
@@ -173,7 +157,8 @@ class Connection:
         """Live on this link until it dies (None), or until a link to another server takes over."""
         if session.link is None:
             # It died while the one before it was being left.
-            self._count_failure(Attempt(1, 0.0, session.server), session.error or LinkError("closed before its use"))
+            error = session.error or LinkError("closed before its use")
+            self._attempts.failed(Attempt(1, 0.0, session.server), error)
             return None
         self._up(session, session.link)
         successor: Session | None = None
@@ -191,16 +176,25 @@ class Connection:
         self._down(session, session.error or why)
         return successor
 
+    async def _find_successor(self, session: Session, nursery: trio.Nursery) -> Session | None:
+        """Connect to another server while the old link still works. None if there is none, or none takes us."""
+        for attempt in self._attempts.elsewhere(session.server):
+            self._attempts.begins(attempt)
+            successor = await self._dial(attempt.server, nursery)
+            if successor.error is None:
+                return successor
+            self._attempts.failed(attempt, successor.error)
+        return None
+
     # --- coming and going ---
 
     def _up(self, session: Session, link: Link) -> None:
         now = trio.current_time()
         self._session = session
         self._lame_duck = trio.Event()
-        self._plan.connected(session.server)
+        failed_attempts = self._attempts.succeeded(session.server)
         self.max_payload = link.max_payload
         state = self.state
-        attempts, state.attempts = state.attempts, 0
         state.enter(CONNECTED, server=link.server)
         state.last_error = None
         state.fenced_at = session.fenced_at
@@ -215,7 +209,7 @@ class Connection:
                     connection=self.name,
                     server=link.server,
                     outage_seconds=round(now - self._lost_at, 6),
-                    reconnect_attempts=attempts + 1,
+                    reconnect_attempts=failed_attempts + 1,
                 )
             )
         self.outbox.link_up()
@@ -236,7 +230,7 @@ class Connection:
         now = trio.current_time()
         self._session = None
         self._lost_at = now
-        self._plan.lost(now - session.connected_at)
+        self._attempts.lost(now - session.connected_at)
         self.outbox.link_down()
         self.state.lost += 1
         self.state.last_error = str(error)
@@ -276,69 +270,6 @@ class Connection:
         if self._session is not None:
             self._session.work.set()
 
-    # --- attempts ---
-
-    def _announce(self, attempt: Attempt) -> None:
-        self.state.reconnect_attempts += 1
-        self._emit(
-            ReconnectAttempt(
-                at=trio.current_time(),
-                connection=self.name,
-                server=attempt.server,
-                attempt=attempt.number,
-                max_attempts=self._plan.attempts_of_round,
-                delay_ms=round(attempt.delay * 1000),
-            )
-        )
-
-    def _count_failure(self, attempt: Attempt, error: LinkError) -> None:
-        state = self.state
-        state.failures += 1
-        state.attempts += 1
-        state.last_error = str(error)
-        if self.first_attempt_over.is_set():
-            state.reconnect_failures += 1
-        self._emit(
-            ConnectionFailed(
-                at=trio.current_time(),
-                connection=self.name,
-                server=attempt.server,
-                reason=error.reason,
-                detail=str(error),
-                attempt=attempt.number,
-                max_attempts=self._plan.attempts_of_round,
-            )
-        )
-        if isinstance(error, AuthorizationError | CertificateError) and not state.established:
-            raise error
-
-    def _exhausted(self, attempts: int) -> None:
-        action = self.settings.on_reconnect_exhausted
-        self.state.exhausted += 1
-        self._emit(
-            ReconnectExhausted(
-                at=trio.current_time(), connection=self.name, reconnect_attempts=attempts, action=action
-            )
-        )
-        if action == "stop":
-            self.state.enter(DISCONNECTED)
-            raise ConnectionExhaustedError(
-                f"connection {self.name!r}: {attempts} attempts failed, the last one: {self.state.last_error} "
-                '(on_reconnect_exhausted = "stop")'
-            )
-        self._plan.new_round()
-
-    async def _find_successor(self, session: Session, nursery: trio.Nursery) -> Session | None:
-        """Connect to another server while the old link still works. None if there is none, or none takes us."""
-        for number, server in enumerate(self._plan.elsewhere(session.server), 1):
-            attempt = Attempt(number, 0.0, server)
-            self._announce(attempt)
-            successor = await self._dial(server, nursery)
-            if successor.error is None:
-                return successor
-            self._count_failure(attempt, successor.error)
-        return None
-
     async def _expire(self) -> None:
         while True:
             await trio.sleep(min(EXPIRE_EVERY, self.settings.pending_max_age / 4))
@@ -353,7 +284,7 @@ class Connection:
             self._lame_duck.set()
 
     def discovered(self, servers: Sequence[str]) -> None:
-        self._plan.discovered(servers)
+        self._attempts.discovered(servers)
 
 
 async def _either(*events: trio.Event) -> None:

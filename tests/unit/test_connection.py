@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-import router_trio.connection
+import router_trio.attempts
 from router_trio import Fate, Live, Receipt, Router, Settings
 from router_trio.backoff import ReconnectPlan
 from router_trio.connection import HAND_OVER_WITHIN
@@ -85,7 +85,7 @@ def network() -> Network:
 def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every delay is as long as it may be."""
     longest = partial(ReconnectPlan, uniform=lambda _, bound: bound)
-    monkeypatch.setattr(router_trio.connection, "ReconnectPlan", longest)
+    monkeypatch.setattr(router_trio.attempts, "ReconnectPlan", longest)
 
 
 def patient(url: str | list[str] = A, **connection: Any) -> Settings:

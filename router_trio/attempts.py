@@ -1,0 +1,129 @@
+"""The attempts to connect of one connection: which comes next, and what is counted, told and decided of each.
+
+Pure but for `emit` and `clock`, which are given: the supervisor in `connection` waits, dials and asks here what then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from router_trio.backoff import Attempt, ReconnectPlan
+from router_trio.errors import AuthorizationError, CertificateError, ConnectionExhaustedError, LinkError
+from router_trio.events import ConnectionFailed, Emit, ReconnectAttempt, ReconnectExhausted
+from router_trio.settings import ConnectionSettings
+from router_trio.states import DISCONNECTED, ConnectionState
+
+
+class Attempts:
+    """All attempts of one connection; the very first one is no attempt to connect again, and is not told as one."""
+
+    def __init__(
+        self, settings: ConnectionSettings, state: ConnectionState, *, emit: Emit, clock: Callable[[], float]
+    ) -> None:
+        self._state = state
+        self._emit = emit
+        self._clock = clock
+        self._on_exhausted = settings.on_reconnect_exhausted
+        self._first_over = False
+        self._plan = ReconnectPlan(
+            [str(server) for server in settings.servers],
+            attempts=settings.reconnect_attempts,
+            base=settings.reconnect_delay,
+            maximum=settings.max_reconnect_delay,
+            stable_after=settings.liveness_interval,
+        )
+
+    # --- which ---
+
+    def next(self) -> Attempt:
+        """The next one, and after which delay."""
+        return self._plan.next()
+
+    def elsewhere(self, server: str) -> Iterator[Attempt]:
+        """One for each server but this one, at once."""
+        for number, other in enumerate(self._plan.elsewhere(server), 1):
+            yield Attempt(number, 0.0, other)
+
+    def discovered(self, servers: Sequence[str]) -> None:
+        """A server told of these."""
+        self._plan.discovered(servers)
+
+    # --- what becomes of them ---
+
+    def begins(self, attempt: Attempt) -> None:
+        """It is made now."""
+        if not self._first_over:
+            return
+        self._state.reconnect_attempts += 1
+        self._emit(
+            ReconnectAttempt(
+                at=self._clock(),
+                connection=self._state.name,
+                server=attempt.server,
+                attempt=attempt.number,
+                max_attempts=self._plan.attempts_of_round,
+                delay_ms=round(attempt.delay * 1000),
+            )
+        )
+
+    def succeeded(self, server: str) -> int:
+        """It led to a link. Returns how many before it had failed."""
+        self._first_over = True
+        self._plan.connected(server)
+        failed, self._state.attempts = self._state.attempts, 0
+        return failed
+
+    def failed(self, attempt: Attempt, error: LinkError) -> None:
+        """It led to nothing.
+
+        Raises `AuthorizationError` or `CertificateError` if no link was ever had: those are mistakes to mend.
+        """
+        state = self._state
+        state.failures += 1
+        state.attempts += 1
+        state.last_error = str(error)
+        if self._first_over:
+            state.reconnect_failures += 1
+        self._first_over = True
+        self._emit(
+            ConnectionFailed(
+                at=self._clock(),
+                connection=state.name,
+                server=attempt.server,
+                reason=error.reason,
+                detail=str(error),
+                attempt=attempt.number,
+                max_attempts=self._plan.attempts_of_round,
+            )
+        )
+        if isinstance(error, AuthorizationError | CertificateError) and not state.established:
+            raise error
+
+    def lost(self, lived: float) -> None:
+        """The link that one led to is gone, after so many seconds."""
+        self._plan.lost(lived)
+
+    def end_of_round(self, attempt: Attempt) -> None:
+        """If a failed one was the last of its round, the next round begins.
+
+        Raises `ConnectionExhaustedError` if the settings say to stop then.
+        """
+        if not self._plan.exhausted:
+            return
+        state = self._state
+        state.exhausted += 1
+        self._emit(
+            ReconnectExhausted(
+                at=self._clock(),
+                connection=state.name,
+                reconnect_attempts=attempt.number,
+                action=self._on_exhausted,
+            )
+        )
+        if self._on_exhausted == "stop":
+            state.enter(DISCONNECTED)
+            raise ConnectionExhaustedError(
+                f"connection {state.name!r}: {attempt.number} attempts failed, the last one: {state.last_error} "
+                '(on_reconnect_exhausted = "stop")'
+            )
+        self._plan.new_round()
