@@ -1,6 +1,6 @@
 """The outbox of one connection: decides what becomes of every publish.
 
-Pending queue, lanes and books meet here and nowhere else: an operation is accepted, queued, dropped, failed or
+Pending queue, lanes, room and books meet here and nowhere else: an operation is accepted, queued, dropped, failed or
 confirmed by exactly one method. Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
 """
 
@@ -11,11 +11,12 @@ from math import inf
 
 from router_trio.books import Books
 from router_trio.errors import PublishError
-from router_trio.events import Emit, QueueFull
+from router_trio.events import Emit
 from router_trio.lanes import Lanes
 from router_trio.message import Fate
 from router_trio.operation import CoreOperation, Operation, OperationWithAck, Owner
 from router_trio.pending import PendingQueue
+from router_trio.room import Room
 
 MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
@@ -25,10 +26,6 @@ MAX_UNFENCED = 65_536
 
 BATCH_OPERATIONS = 2048
 BATCH_BYTES = 256 * 1024
-
-FORWARDED = 4 * BATCH_OPERATIONS
-"""Operations that may be pending while connected before routes stop to forward what comes at once: some full reads, so
-that a small `max_operations` does not send the rest of each on the slow way."""
 
 RETRY_REFUSED_AFTER = 0.25
 """Seconds until a publish that nobody took is tried again."""
@@ -68,14 +65,22 @@ class Outbox:
         self.max_operations = max_operations
         self.max_bytes = max_bytes
         self.fail_open = fail_open
-        self._emit = emit
         self._clock = clock
         self._wake = wake
-        self._on_full = on_full
         self._max_age = max_age
-        self._most_forwarded = max(max_operations, FORWARDED)
         self._queue = PendingQueue()
         self._lanes = Lanes()
+        self._room = Room(
+            connection,
+            self._queue,
+            self._lanes,
+            self._books,
+            emit=emit,
+            clock=clock,
+            max_operations=max_operations,
+            max_bytes=max_bytes,
+            on_full=on_full,
+        )
         self._order = 0
         self._accepted_at = -inf
         self._held_back = False
@@ -119,23 +124,17 @@ class Outbox:
     @property
     def full(self) -> bool:
         """Whether the queue is at its limit of operations or bytes."""
-        return self._holds(self.max_operations)
+        return self._room.full
 
     @property
     def blocks(self) -> bool:
         """Whether a publisher has to wait now: there is no room, and waiting may make some."""
-        return self.full and (self.connected or (self._on_full == "block" and not self.fail_open))
+        return self._room.full and (self.connected or (self._room.is_waited_for and not self.fail_open))
 
     @property
     def crowded(self) -> bool:
         """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
-        return self.blocks and (not self.connected or self._holds(self._most_forwarded))
-
-    def _holds(self, operations: int) -> bool:
-        queue, lanes = self._queue, self._lanes
-        return (
-            queue.pending + lanes.held >= operations or queue.pending_bytes + lanes.held_bytes >= self.max_bytes
-        )
+        return self.blocks and (not self.connected or self._room.crowded)
 
     @property
     def next_order(self) -> int:
@@ -157,7 +156,7 @@ class Outbox:
             if not blocked:
                 self._books.not_connected(with_ack)
             if not self.fail_open:
-                self._make_room(len(frame))
+                self._room.make(len(frame))
             if now - self._accepted_at < SAME_TIME:
                 now = self._accepted_at
             self._accepted_at = now
@@ -207,7 +206,7 @@ class Outbox:
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""
         self._books.not_connected(with_ack)
-        self._tell_full("blocked")
+        self._room.tell_blocked()
 
     def not_accepted(self, with_ack: bool, reason: str, detail: str) -> None:
         """A publish was refused for what it is, before it was accepted."""
@@ -378,38 +377,6 @@ class Outbox:
         return left
 
     # --- inside ---
-
-    def _make_room(self, size: int) -> None:
-        if not self.full:
-            return
-        if self._on_full != "drop_oldest":
-            self._tell_full("rejected")
-            raise PublishError(
-                f"connection {self.connection!r} is not connected and its queue is full "
-                f"({self.pending} of {self.max_operations} operations); raise max_pending_operations or "
-                "max_pending_bytes, or set on_pending_full to block or drop_oldest",
-                reason="queue_full",
-            )
-        queue_size = self.pending
-        dropped = []
-        while self.full or self._queue.pending_bytes + size > self.max_bytes:
-            oldest = self._queue.drop_oldest()
-            if oldest is None:
-                break
-            dropped.append(oldest)
-        self._tell_full("dropped_oldest", queue_size, self._books.drop(dropped, "queue_full"))
-
-    def _tell_full(self, reason: str, queue_size: int | None = None, count: int = 1) -> None:
-        self._emit(
-            QueueFull(
-                at=self._clock(),
-                connection=self.connection,
-                reason=reason,
-                queue_size=self.pending if queue_size is None else queue_size,
-                max_size=self.max_operations,
-                count=count,
-            )
-        )
 
     def _sort_into_lanes(self, batch: list[Operation]) -> list[Operation]:
         """Hold back what is behind a refused publish to the same subject; the rest goes on."""

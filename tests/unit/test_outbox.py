@@ -38,6 +38,7 @@ from router_trio.outbox import (
     Outbox,
 )
 from router_trio.receipt import Receipt
+from router_trio.room import FORWARDED
 from tests.unit.settled import Settled
 
 

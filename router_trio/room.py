@@ -1,0 +1,110 @@
+"""The room of one connection's outbox: how much may wait, and what becomes of a publish when there is no more.
+
+Synchronous and pure but for `emit` and `clock`, which are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router_trio.books import Books
+from router_trio.errors import PublishError
+from router_trio.events import Emit, QueueFull
+from router_trio.lanes import Lanes
+from router_trio.pending import PendingQueue
+
+FORWARDED = 8192
+"""Operations that may be pending while connected before routes stop to forward what comes at once: some full reads, so
+that a small `max_operations` does not send the rest of each on the slow way."""
+
+
+class Room:
+    """Limits of what is pending, in the queue and in lanes together, and the policy for when it is full."""
+
+    def __init__(
+        self,
+        connection: str,
+        queue: PendingQueue,
+        lanes: Lanes,
+        books: Books,
+        *,
+        emit: Emit,
+        clock: Callable[[], float],
+        max_operations: int,
+        max_bytes: int,
+        on_full: str,
+    ) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._lanes = lanes
+        self._books = books
+        self._emit = emit
+        self._clock = clock
+        self._max_operations = max_operations
+        self._max_bytes = max_bytes
+        self._on_full = on_full
+
+    @property
+    def full(self) -> bool:
+        """Whether what is pending is at its limit of operations or bytes."""
+        return self._holds(self._max_operations)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it is too full even for what is forwarded at once while connected."""
+        return self._holds(max(self._max_operations, FORWARDED))
+
+    def _holds(self, operations: int) -> bool:
+        queue, lanes = self._queue, self._lanes
+        return (
+            queue.pending + lanes.held >= operations or queue.pending_bytes + lanes.held_bytes >= self._max_bytes
+        )
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether the policy is that a publisher waits while it is full and nothing leaves."""
+        return self._on_full == "block"
+
+    def make(self, size: int) -> None:
+        """Make room for a frame of that size, if there is none and the policy is to drop the oldest.
+
+        Raises `PublishError` (queue_full) when the policy is to refuse.
+        """
+        if not self.full:
+            return
+        pending = self._pending
+        if self._on_full != "drop_oldest":
+            self._tell("rejected", pending)
+            raise PublishError(
+                f"connection {self._connection!r} is not connected and its queue is full "
+                f"({pending} of {self._max_operations} operations); raise max_pending_operations or "
+                "max_pending_bytes, or set on_pending_full to block or drop_oldest",
+                reason="queue_full",
+            )
+        dropped = []
+        while self.full or self._queue.pending_bytes + size > self._max_bytes:
+            oldest = self._queue.drop_oldest()
+            if oldest is None:
+                break
+            dropped.append(oldest)
+        self._tell("dropped_oldest", pending, self._books.drop(dropped, "queue_full"))
+
+    def tell_blocked(self) -> None:
+        """Say that a publisher waits for room."""
+        self._tell("blocked", self._pending)
+
+    @property
+    def _pending(self) -> int:
+        return self._queue.pending + self._lanes.held
+
+    def _tell(self, reason: str, queue_size: int, count: int = 1) -> None:
+        self._emit(
+            QueueFull(
+                at=self._clock(),
+                connection=self._connection,
+                reason=reason,
+                queue_size=queue_size,
+                max_size=self._max_operations,
+                count=count,
+            )
+        )
