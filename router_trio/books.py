@@ -16,6 +16,7 @@ from router_trio.events import (
     PublishQueued,
     PublishWithAckFailed,
     PublishWithAckQueued,
+    QueueFull,
     RetryComplete,
     RetryPending,
 )
@@ -54,6 +55,19 @@ class Books:
         """An operation was accepted while not connected."""
         event = PublishWithAckQueued if with_ack else PublishQueued
         self._emit(event(at=self._clock(), connection=self._connection, pending_count=pending))
+
+    def queue_full(self, reason: str, queue_size: int, max_size: int, count: int) -> None:
+        """The queue is full, and `reason` is what that did to so many operations."""
+        self._emit(
+            QueueFull(
+                at=self._clock(),
+                connection=self._connection,
+                reason=reason,
+                queue_size=queue_size,
+                max_size=max_size,
+                count=count,
+            )
+        )
 
     # --- the drain after a reconnect ---
 

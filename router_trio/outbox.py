@@ -1,7 +1,7 @@
 """The outbox of one connection: decides what becomes of every publish.
 
-Pending queue, lanes, room and books meet here and nowhere else: an operation is accepted, queued, dropped, failed or
-confirmed by exactly one method. Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
+Pending queue, lanes, retries, room and books meet here and nowhere else: an operation is accepted, queued, dropped,
+failed or confirmed by exactly one method. Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from router_trio.lanes import Lanes
 from router_trio.message import Fate
 from router_trio.operation import CoreOperation, Operation, OperationWithAck, Owner
 from router_trio.pending import PendingQueue
+from router_trio.retries import ACK_BUDGET, Retries
 from router_trio.room import Room
 
 MAX_UNACKED = 4096
@@ -26,15 +27,6 @@ MAX_UNFENCED = 65_536
 
 BATCH_OPERATIONS = 2048
 BATCH_BYTES = 256 * 1024
-
-RETRY_REFUSED_AFTER = 0.25
-"""Seconds until a publish that nobody took is tried again."""
-
-RESEND_UNACKED_AFTER = 5.0
-"""Seconds without a PubAck on a live link after which a publish is sent again; its Msg-Id makes that harmless."""
-
-ACK_BUDGET = 30.0
-"""Seconds on one live link after which an unconfirmed publish fails. A stream that elects a leader needs about 6."""
 
 SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: those that are forwarded stay together, and those that
@@ -70,13 +62,12 @@ class Outbox:
         self._max_age = max_age
         self._queue = PendingQueue()
         self._lanes = Lanes()
+        self._retries = Retries(self._queue, self._lanes, clock=clock)
         self._room = Room(
             connection,
             self._queue,
             self._lanes,
             self._books,
-            emit=emit,
-            clock=clock,
             max_operations=max_operations,
             max_bytes=max_bytes,
             on_full=on_full,
@@ -256,9 +247,8 @@ class Outbox:
         now = self._clock()
         if self._max_age:
             self.expire()
-        due = self._lanes.due(now, self._queue.older_is_pending)
+        due = self._retries.due(now)
         if due:
-            self._queue.put_in_flight(due, now)
             return [*due]
         if self._queue.unfenced >= MAX_UNFENCED:
             return []
@@ -270,7 +260,7 @@ class Outbox:
             if not batch:
                 break
             # A whole batch may belong in lanes; nothing to write would then be a lie, and what is behind it would wait.
-            written = batch if not self._lanes else self._sort_into_lanes(batch)
+            written = self._retries.without_held(batch)
         return written
 
     def mark(self) -> int:
@@ -301,12 +291,11 @@ class Outbox:
         """
         operation = self._queue.confirm_acked(order)
         if operation is None:
-            operation = self._lanes.find(order)
+            operation = self._retries.take_held(order)
             if operation is None:
                 return
-            self._lanes.withdraw(operation)
         if self._lanes:
-            self._queue.put_back(self._lanes.settled(operation, accepted=True))
+            self._retries.left(operation, accepted=True)
         self._books.acked(operation, Fate("acked", None, stream, sequence, duplicate))
         if self._when_nothing_in_flight:
             self._look_idle()
@@ -346,19 +335,13 @@ class Outbox:
 
     def sweep(self) -> None:
         """Send again what has been without a PubAck for long on this link, and fail what is over its budget."""
-        now = self._clock()
-        for operation in self._queue.unacked_since(now - RESEND_UNACKED_AFTER):
-            self._queue.confirm_acked(operation.order)
-            first = operation.first_written_at
-            if first is not None and now - first >= ACK_BUDGET:
-                self._fail(operation, "timeout", f"no PubAck within {ACK_BUDGET:g} s")
-            else:
-                self._lanes.hold(operation, now)
+        for operation in self._retries.sweep():
+            self._fail(operation, "timeout", f"no PubAck within {ACK_BUDGET:g} s")
         self._wake()
 
     def next_due(self) -> float | None:
         """When a held publish should be tried again; None if nothing is held."""
-        return self._lanes.next_due(self._queue.older_is_pending)
+        return self._retries.next_due()
 
     def expire(self) -> None:
         """Drop what has waited longer than `pending_max_age`."""
@@ -378,31 +361,14 @@ class Outbox:
 
     # --- inside ---
 
-    def _sort_into_lanes(self, batch: list[Operation]) -> list[Operation]:
-        """Hold back what is behind a refused publish to the same subject; the rest goes on."""
-        written = []
-        for operation in batch:
-            if isinstance(operation, OperationWithAck) and operation.subject in self._lanes:
-                self._queue.confirm_acked(operation.order)
-                self._lanes.hold(operation)
-            else:
-                written.append(operation)
-        return written
-
     def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
-        if retriable and isinstance(operation, OperationWithAck):
-            now = self._clock()
-            first = operation.first_written_at
-            if first is None or now - first < ACK_BUDGET:
-                operation.refused_for = reason
-                self._lanes.hold(operation, now + RETRY_REFUSED_AFTER)
-                self._look_idle()
-                return
-        self._fail(operation, reason, detail)
+        if retriable and self._retries.hold(operation, reason):
+            self._look_idle()
+        else:
+            self._fail(operation, reason, detail)
 
     def _fail(self, operation: Operation, reason: str, detail: str) -> None:
-        if self._lanes:
-            self._queue.put_back(self._lanes.settled(operation, accepted=False))
+        self._retries.left(operation, accepted=False)
         self._books.fail(operation, reason, detail)
         self._look_idle()
 

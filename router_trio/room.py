@@ -1,15 +1,9 @@
-"""The room of one connection's outbox: how much may wait, and what becomes of a publish when there is no more.
-
-Synchronous and pure but for `emit` and `clock`, which are given.
-"""
+"""The room of one connection's outbox: how much may wait, and what becomes of a publish when there is no more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from router_trio.books import Books
 from router_trio.errors import PublishError
-from router_trio.events import Emit, QueueFull
 from router_trio.lanes import Lanes
 from router_trio.pending import PendingQueue
 
@@ -28,8 +22,6 @@ class Room:
         lanes: Lanes,
         books: Books,
         *,
-        emit: Emit,
-        clock: Callable[[], float],
         max_operations: int,
         max_bytes: int,
         on_full: str,
@@ -38,8 +30,6 @@ class Room:
         self._queue = queue
         self._lanes = lanes
         self._books = books
-        self._emit = emit
-        self._clock = clock
         self._max_operations = max_operations
         self._max_bytes = max_bytes
         self._on_full = on_full
@@ -74,7 +64,7 @@ class Room:
             return
         pending = self._pending
         if self._on_full != "drop_oldest":
-            self._tell("rejected", pending)
+            self._books.queue_full("rejected", pending, self._max_operations, 1)
             raise PublishError(
                 f"connection {self._connection!r} is not connected and its queue is full "
                 f"({pending} of {self._max_operations} operations); raise max_pending_operations or "
@@ -87,24 +77,13 @@ class Room:
             if oldest is None:
                 break
             dropped.append(oldest)
-        self._tell("dropped_oldest", pending, self._books.drop(dropped, "queue_full"))
+        count = self._books.drop(dropped, "queue_full")
+        self._books.queue_full("dropped_oldest", pending, self._max_operations, count)
 
     def tell_blocked(self) -> None:
         """Say that a publisher waits for room."""
-        self._tell("blocked", self._pending)
+        self._books.queue_full("blocked", self._pending, self._max_operations, 1)
 
     @property
     def _pending(self) -> int:
         return self._queue.pending + self._lanes.held
-
-    def _tell(self, reason: str, queue_size: int, count: int = 1) -> None:
-        self._emit(
-            QueueFull(
-                at=self._clock(),
-                connection=self._connection,
-                reason=reason,
-                queue_size=queue_size,
-                max_size=self._max_operations,
-                count=count,
-            )
-        )

@@ -28,16 +28,9 @@ from router_trio.events import (
 from router_trio.ledger import Ledger
 from router_trio.message import FATES, FENCED, Fate
 from router_trio.operation import Operation
-from router_trio.outbox import (
-    ACK_BUDGET,
-    FORWARDED,
-    MAX_UNFENCED,
-    RESEND_UNACKED_AFTER,
-    RETRY_REFUSED_AFTER,
-    SAME_TIME,
-    Outbox,
-)
+from router_trio.outbox import MAX_UNFENCED, SAME_TIME, Outbox
 from router_trio.receipt import Receipt
+from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
 from router_trio.room import FORWARDED
 from tests.unit.settled import Settled
 

@@ -35,7 +35,8 @@ from router_trio.events import (
 from router_trio.ledger import DROP_REASONS
 from router_trio.message import Fate
 from router_trio.operation import CoreOperation, Operation, OperationWithAck
-from router_trio.outbox import ACK_BUDGET, RESEND_UNACKED_AFTER, Outbox
+from router_trio.outbox import Outbox
+from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER
 from tests.unit.settled import Settled
 
 SUBJECTS = st.sampled_from([b"a", b"b"])
