@@ -21,6 +21,7 @@ from router_trio import Live, Router, Settings
 from router_trio.embedded import HOST, EmbeddedServer, reserve_port
 from router_trio.events import Event, RetryComplete, RetryPending
 from tests.performance.benchmarks.processor import resident_bytes
+from tests.performance.benchmarks.started import pages_are_there
 
 SUBJECT = "out.0001"
 PAYLOAD = b"x" * 128
@@ -62,6 +63,7 @@ async def drain_router(count: int) -> None:
     arrived = trio.Event()
     with reserve_port() as port:
         async with router(port, count, seen, arrived).open() as live:
+            await pages_are_there(live)
             await publish(live, count)
             processor = time.process_time()
             with tempfile.TemporaryDirectory() as directory:
@@ -104,6 +106,7 @@ async def memory_router(count: int) -> None:
     """Growth of the process by publishes that wait."""
     with reserve_port() as port:
         async with router(port, count, [], trio.Event()).open() as live:
+            await pages_are_there(live)
             await publish(live, CHECKPOINT_EVERY)
             before = _resident()
             await publish(live, count - CHECKPOINT_EVERY)

@@ -22,9 +22,11 @@ async def with_router(url: str, count: int, callers: int) -> None:
     import trio
 
     from router_trio import Router, Settings
+    from tests.performance.benchmarks.started import pages_are_there
 
     settings = Settings(telemetry={"listen": "127.0.0.1:0"}, connections={"main": {"servers": [url]}})
     async with Router(settings).open() as live:
+        await pages_are_there(live)
 
         async def call() -> None:
             for _ in range(count // callers):
