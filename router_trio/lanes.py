@@ -107,6 +107,13 @@ class Lanes:
             del self._lanes[operation.subject]
         return True
 
+    def take_out(self, wanted: Callable[[Operation], bool]) -> list[OperationWithAck]:
+        """Take out from what is held all that is wanted."""
+        found = [held for lane in self._lanes.values() for held in lane.operations.values() if wanted(held)]
+        for operation in found:
+            self.withdraw(operation)
+        return found
+
     def clear(self) -> list[OperationWithAck]:
         """Take out everything that is held: the link died, or the router stops."""
         held = [operation for lane in self._lanes.values() for operation in lane.operations.values()]

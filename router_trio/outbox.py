@@ -32,6 +32,9 @@ SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: those that are forwarded stay together, and those that
 have to wait share it, which saves memory."""
 
+OUT_OF_TURN = "out_of_turn"
+"""Why a publish failed that its owner took back."""
+
 
 class Outbox:
     """All publishes of one connection, from acceptance to fate."""
@@ -332,6 +335,18 @@ class Outbox:
         self._fail(operation, reason, detail)
         self._wake()
         return True
+
+    def recall(self, out_of_turn: Callable[[Operation], bool]) -> None:
+        """Fail of what is pending all that must not be sent now. What is in flight can't be taken back.
+
+        May be called by an owner that is told a fate: nothing here is in the middle of anything then.
+        """
+        recalled = self._queue.take_out(out_of_turn) + self._lanes.take_out(out_of_turn)
+        for operation in recalled:
+            self._books.fail(operation, OUT_OF_TURN, "a message before it was refused, and comes again first")
+        if recalled:
+            self._look_idle()
+            self._wake()
 
     def sweep(self) -> None:
         """Send again what has been without a PubAck for long on this link, and fail what is over its budget."""

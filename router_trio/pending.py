@@ -11,7 +11,7 @@ Pure and synchronous: no I/O, no clock of its own, no policy. Who decides what t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
 from operator import attrgetter
@@ -212,6 +212,15 @@ class PendingQueue:
             dropped.append(self._waiting.popleft())
             self._forget_waiting(dropped[-1])
         return dropped
+
+    def take_out(self, wanted: Callable[[Operation], bool]) -> list[Operation]:
+        """Take out from what is pending all that is wanted."""
+        found = {operation: None for operation in self._waiting if wanted(operation)}
+        if found:
+            self._waiting = deque(operation for operation in self._waiting if operation not in found)
+            for operation in found:
+                self._forget_waiting(operation)
+        return list(found)
 
     def withdraw(self, operation: Operation) -> bool:
         """Take out one operation wherever it is. Returns whether it was here."""

@@ -27,7 +27,7 @@ from router_trio.events import (
 )
 from router_trio.ledger import Ledger
 from router_trio.message import FATES, FENCED, Fate
-from router_trio.operation import Operation
+from router_trio.operation import Operation, OperationWithAck
 from router_trio.outbox import MAX_UNFENCED, SAME_TIME, Outbox
 from router_trio.receipt import Receipt
 from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
@@ -896,3 +896,82 @@ def _find(desk: Desk, order: int) -> Operation:
     found = desk.outbox.find(order)
     assert found is not None
     return found
+
+
+# --- what its owner would not send now -------------------------------------------------------------------------------
+
+
+def test_what_is_pending_can_be_taken_back_and_what_is_in_flight_can_not() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.offer()
+    assert desk.batch() == [1, 2]
+    for with_ack in (True, False, True):
+        desk.offer(with_ack=with_ack)
+    wakes = desk.wakes
+    desk.outbox.recall(lambda operation: operation.order in (1, 2, 4, 5))
+    out_of_turn = Fate("failed", "out_of_turn")
+    assert desk.told == {4: [out_of_turn], 5: [out_of_turn]}
+    assert desk.wakes == wakes + 1
+    assert desk.books() == (5, 1, 2, {"failed": 2})
+    assert desk.outbox.pending_bytes == len(protocol.publish(b"a", b""))
+    assert desk.kinds() == [PublishFailed, PublishWithAckFailed]
+    assert desk.outbox.counters.failed == {("publish", "out_of_turn"): 1, ("publish_with_ack", "out_of_turn"): 1}
+    assert desk.batch() == [3]
+
+
+def test_what_a_lane_holds_can_be_taken_back() -> None:
+    desk = connected()
+    for _ in range(3):
+        desk.offer(with_ack=True)
+    assert desk.batch() == [1, 2, 3]
+    for order in (1, 2, 3):
+        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+    desk.now += RETRY_REFUSED_AFTER
+    assert desk.batch() == [1]
+    desk.outbox.recall(lambda operation: operation.order > 1)
+    assert desk.books() == (3, 0, 1, {"failed": 2})
+    desk.outbox.acked(1, "ORDERS", 1, False)
+    desk.offer(with_ack=True)
+    assert desk.batch() == [4], "the lane is gone"
+
+
+def test_what_was_in_flight_on_a_dead_link_can_be_taken_back() -> None:
+    desk = connected()
+    for _ in range(3):
+        desk.offer(with_ack=True)
+    assert desk.batch() == [1, 2, 3]
+    desk.outbox.publish_denied(b"a", "no")
+    desk.outbox.link_down()
+    told: list[int] = []
+    desk.outbox.when_nothing_in_flight(lambda: told.append(1))
+    desk.outbox.recall(lambda operation: True)
+    assert desk.books() == (3, 0, 0, {"failed": 3})
+    assert told == [1], "whoever waits for the end hears of it"
+    desk.outbox.link_up()
+    assert desk.batch() == []
+    assert RetryPending not in desk.kinds()
+
+
+def test_an_owner_may_take_back_the_rest_when_it_is_told_of_a_failure() -> None:
+    desk = connected()
+
+    class Owner:
+        def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+            desk.settle(operation, count, fate, now)
+            if fate.reason != "out_of_turn":
+                desk.outbox.recall(lambda one: isinstance(one, OperationWithAck) and one.owner is self)
+
+    owner = Owner()
+    for _ in range(4):
+        desk.outbox.offer(protocol.publish(b"a", b""), with_ack=True, owner=owner)
+    assert desk.batch() == [1, 2, 3, 4]
+    for order in (1, 2, 3, 4):
+        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+    desk.now += ACK_BUDGET
+    assert desk.batch() == [1]
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    assert desk.told == {1: [Fate("failed", "no_responders")]} | {
+        order: [Fate("failed", "out_of_turn")] for order in (2, 3, 4)
+    }
+    assert desk.books() == (4, 0, 0, {"failed": 4})

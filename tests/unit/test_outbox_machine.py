@@ -372,6 +372,18 @@ class OutboxMachine(RuleBasedStateMachine):
         name = "failed_open" if self.outbox.fail_open else "failed"
         assert publish.fate == (had or Fate(name, "timeout"))
 
+    @precondition(lambda self: self.publishes)
+    @rule(subject=SUBJECTS, at=PICKS)
+    def recall(self, subject: bytes, at: int) -> None:
+        """An owner takes back what it would not send now; what is in flight stays where it is."""
+        wanted = {o for o in self.publishes if self.publishes[o].subject == subject and o >= at % len(self.publishes)}
+        before = {o for o in wanted if self.publishes[o].fate is None}
+        self.outbox.recall(lambda operation: operation.count == 1 and operation.order in wanted)
+        recalled = {o for o in before if self.publishes[o].fate is not None}
+        assert all(self.publishes[o].fate.reason == "out_of_turn" for o in recalled)  # type: ignore[union-attr]
+        assert not recalled & set(self.flight)
+        assert all(o in recalled or o in self.flight or not self.publishes[o].with_ack for o in before)
+
     # --- the link ---
 
     def link_up(self) -> None:

@@ -283,3 +283,15 @@ def test_what_has_waited_long_for_its_puback() -> None:
     assert orders(queue.unacked_since(0.9)) == []
     assert orders(queue.unacked_since(1.0)) == [1]
     assert orders(queue.unacked_since(9.0)) == [1, 2]
+
+
+def test_what_is_wanted_is_taken_out_of_what_is_pending() -> None:
+    queue = queue_of(*(operation(order, size=order) for order in range(1, 6)))
+    queue.take(0.0, **(ALL | {"max_operations": 1}))
+    size = queue.pending_bytes
+    taken = queue.take_out(lambda one: one.order in (1, 3, 5))
+    assert orders(taken) == [3, 5], "1 is in flight"
+    assert (queue.pending, queue.in_flight) == (2, 1)
+    assert queue.pending_bytes == size - sum(len(one.frame) for one in taken)
+    assert queue.take_out(lambda _: False) == []
+    assert orders(queue.take(0.0, **ALL)) == [2, 4]
