@@ -21,6 +21,9 @@ _PASSING = frozenset({10005, 10006, 10007, 10008, 10009, 10167})
 """Error codes of nats-server that a later try may not meet: no peers, no leader, temporarily unavailable, too many
 requests at once. Limits of a stream are not among them, though the server answers those with status 503 as well."""
 
+_TOO_LARGE = frozenset({10054, 10097})
+"""The message is larger than the stream takes, or its headers are."""
+
 
 MAX_REMEMBERED = 256
 """Beginnings of PubAcks: one for each stream that is published to. Then the memory starts anew."""
@@ -80,6 +83,8 @@ class PubAcks:
 
 
 def _reason(code: int, detail: str) -> str:
+    if code in _TOO_LARGE:
+        return "too_large"
     words = detail.lower()
     if "wrong last" in words or "expected stream" in words:
         return "wrong_expectation"

@@ -327,10 +327,12 @@ async def test_what_a_stream_answers_to_a_publish(server: NatsServer, client: Ra
         receipt = await live.publish_with_ack("sink.x", b"1", {"Nats-Msg-Id": "a"})
         assert (receipt.status, receipt.sequence, receipt.duplicate) == ("acked", 1, True)
         await live.publish_with_ack("small", b"1")
+        await JetStream(client).create_stream("SHORT", ["short"], max_msg_size=100)
         refusals: list[tuple[str, dict[str, str] | None, str]] = [
             ("sink.x", {"Nats-Expected-Last-Sequence": "9"}, "wrong_expectation"),
             ("sink.x", {"Nats-Expected-Stream": "OTHER"}, "wrong_expectation"),
             ("small", None, "limit"),
+            ("short", {"A": "x" * 100}, "too_large"),
         ]
         for subject, headers, reason in refusals:
             began = trio.current_time()
@@ -342,4 +344,4 @@ async def test_what_a_stream_answers_to_a_publish(server: NatsServer, client: Ra
             await live.publish_with_ack("nobody", b"x", timeout=0.6)
         assert refused.value.reason == "no_responders"
         entry = live.ledger()["main"]
-        assert (entry["accepted"], entry["settled"]["acked"], entry["settled"]["failed"]) == (7, 3, 4)
+        assert (entry["accepted"], entry["settled"]["acked"], entry["settled"]["failed"]) == (8, 3, 5)
