@@ -43,6 +43,10 @@ class PullCredit:
             return 0
         return max(free, 0)
 
+    def want_again(self, due: int) -> int:
+        """How many to ask for when so many are due again, and come before anything new."""
+        return max(min(due, self.window) - self.outstanding, 0)
+
     def asked(self, count: int) -> None:
         """A request for `count` was sent."""
         self.outstanding += count

@@ -1,16 +1,18 @@
 """Acks and naks of one route: sent on the link that is there, and counted.
 
 The subject of an ack outlives the connection that its message came on. An ack that meets no link is owed, and paid on
-the next one; a nak is not: the message comes again all the same.
+the next one; a nak is not: the message comes again all the same. Only where others wait for it, it is said again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 import trio
 
 from router_trio.connection import Connection
+from router_trio.dispatch.turns import Awaited
 from router_trio.errors import LinkError
 from router_trio.events import AckFailed, Emit, NakFailed
 from router_trio.link import Link
@@ -54,6 +56,13 @@ class Acks:
             while self._owed:
                 link.ack(self._owed[-1])
                 self._owed.pop()
+
+    def remind(self, link: Link, awaited: Iterable[Awaited]) -> None:
+        """Say again on a new link which messages are to come again, and when: they are waited for."""
+        now = trio.current_time()
+        with suppress(LinkError):
+            for one in awaited:
+                link.nak(one.ack_subject, max(0.0, one.due - now))
 
     def forget(self) -> None:
         """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""

@@ -89,15 +89,15 @@ class Delivery:
 class Leg:
     """One of several destinations of one message: the owner of its operation."""
 
-    __slots__ = ("_delivery", "_template")
+    __slots__ = ("_template", "delivery")
 
     def __init__(self, delivery: Delivery, template: str) -> None:
-        self._delivery = delivery
+        self.delivery = delivery
         self._template = template
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        self._delivery.settled(self._template, fate, now)
+        self.delivery.settled(self._template, fate, now)
 
 
 class BatchDelivery:

@@ -43,6 +43,11 @@ class Position:
         self._doubt_until = 0.0
 
     @property
+    def shared(self) -> bool:
+        """Whether others were seen to take from the consumer as well, since the link is there."""
+        return self._shared
+
+    @property
     def start(self) -> int:
         """The first message that a new consumer has to deliver: the oldest that may not be settled."""
         oldest = min(self._unsettled, default=self._highest + 1)

@@ -191,7 +191,11 @@ class SourceSettings(Section, init=False):
         None, min_length=1, description="Name of the durable consumer of the stream; created if absent."
     )
     filter: str | None = Field(None, description="Only messages of the stream whose subject matches.")
-    max_in_flight: int = Field(1024, ge=1, description="Most messages of the stream that are unacked at a time.")
+    max_in_flight: int = Field(
+        1024,
+        ge=1,
+        description="Most messages of the stream that are worked on at a time; as many may wait behind refused ones.",
+    )
     ack_wait: PositiveDuration = Field(
         "30s", validate_default=True, description="Time after which the stream delivers an unacked message again."
     )

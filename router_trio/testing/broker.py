@@ -150,6 +150,10 @@ class FakeBroker:
         validate_pattern(pattern)
         self._server.denied_publishes.append(pattern)
 
+    def allow_publish(self, pattern: str) -> None:
+        """End a `deny_publish` of this pattern. Raises `ValueError` if there was none."""
+        self._server.denied_publishes.remove(pattern)
+
     def deny_subscribe(self, pattern: str) -> None:
         """From now on nobody may subscribe to what matches. Raises `SubjectError` for a bad pattern."""
         validate_pattern(pattern)

@@ -162,9 +162,12 @@ def test_what_is_delivered_between_two_of_ours_is_not_ours() -> None:
     position = Position()
     opened(position, 0)
     received(position, 1, first_delivery=1)
+    assert not position.shared
     received(position, 3, first_delivery=3)
+    assert position.shared
     assert not opened(position, 3)
     received(position, 4, first_delivery=4)
+    assert not position.shared
     assert opened(position, 4), "on the last link everything was ours"
 
 

@@ -103,3 +103,10 @@ def test_a_smaller_batch_is_tried_when_the_server_refuses_a_large_one_until_ther
     while credit.status(409, "Exceeded MaxRequestBatch of 0", None).verdict is Verdict.ASK_AGAIN:
         sizes.append(credit.window)
     assert sizes == [5, 2, 1]
+
+
+def test_what_is_due_again_is_asked_for_whatever_is_held() -> None:
+    credit = PullCredit(10)
+    assert (credit.want(10), credit.want_again(3), credit.want_again(0), credit.want_again(99)) == (0, 3, 0, 10)
+    credit.asked(2)
+    assert (credit.want_again(3), credit.want_again(1)) == (1, 0)

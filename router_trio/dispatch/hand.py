@@ -1,0 +1,165 @@
+"""What a route from a stream has in hand: what waits to be routed, what waits for its turn, what is under way.
+
+Synchronous and without I/O: who acks, naks and asks for more is `stream`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from heapq import merge
+
+from router_trio.dispatch.delivery import Leg
+from router_trio.dispatch.position import Position
+from router_trio.dispatch.stream_delivery import StreamDelivery
+from router_trio.dispatch.turns import Turns
+from router_trio.operation import CoreOperation, Operation
+
+
+class Taken(Enum):
+    """What a delivery is to a route."""
+
+    NEW = "to be routed"
+    IN_HAND = "in hand already"
+    SETTLED = "settled already"
+
+
+class Hand:
+    """What was received and is not settled. `count` is all of it, `open` what is of the stream as it is now.
+
+    Routed is what `first` gives; it leaves `waiting` by `popleft`, when it is. Nothing else touches that end: what
+    comes, or has its turn, goes to the other one.
+    """
+
+    def __init__(self) -> None:
+        self.position = Position()
+        self.turns: Turns[StreamDelivery] = Turns()
+        self.open: dict[int, StreamDelivery] = {}
+        self.waiting: deque[StreamDelivery] = deque()
+        self.count = 0
+
+    def start_anew(self, stream_created: str) -> None:
+        """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
+        self.waiting += self.turns.clear()
+        self.open.clear()
+        self.position = Position(stream_created, shared=bool(self.position.stream_created))
+
+    def take(self, delivery: StreamDelivery, patience: float) -> Taken:
+        """A delivery came. `patience`: see `Position.received`."""
+        position, turns, sequence = self.position, self.turns, delivery.sequence
+        unsettled = position.received(sequence, delivery.number, delivery.received_at, patience)
+        in_hand = self.open.get(sequence)
+        if in_hand is not None:
+            in_hand.ack_subject, in_hand.deliveries = delivery.ack_subject, delivery.deliveries
+            return Taken.IN_HAND
+        if not unsettled:
+            return Taken.SETTLED
+        self.open[sequence] = delivery
+        self.count += 1
+        if turns and position.shared:
+            # The others don't wait, and may get what is awaited.
+            self.waiting += turns.clear()
+        self._append(turns.admit(delivery) if turns else delivery)
+        return Taken.NEW
+
+    def first(self) -> StreamDelivery | None:
+        """The next one to route: it stays the first of `waiting`. None if nothing waits but for its turn."""
+        waiting, turns = self.waiting, self.turns
+        while waiting:
+            delivery = waiting[0]
+            if not turns or delivery.position is not self.position:
+                return delivery
+            in_turn = turns.admit(delivery)
+            if in_turn is delivery:
+                return delivery
+            waiting.popleft()
+            if in_turn is not None:
+                waiting.appendleft(in_turn)
+        return None
+
+    def finished(self, delivery: StreamDelivery) -> bool:
+        """It is in hand no more. Whether it is of the stream as it is now."""
+        self.count -= 1
+        if delivery.position is not self.position:
+            return False
+        del self.open[delivery.sequence]
+        return True
+
+    # --- what becomes of one that is finished, and of what waited for it ---
+
+    def delivered(self, delivery: StreamDelivery) -> None:
+        """It need not come again."""
+        self.position.settled(delivery.sequence)
+        self._have_their_turn(delivery)
+
+    def given_up(self, delivery: StreamDelivery) -> None:
+        """It will not come again, though it failed."""
+        self.position.given_up(delivery.sequence)
+        self._have_their_turn(delivery)
+
+    def comes_again(self, delivery: StreamDelivery, due: float, patience: float) -> None:
+        """It failed, and comes again when it is `due`. If it was refused, what is behind it waits `patience` longer."""
+        if delivery.refused and not self.position.shared:
+            self._append(self.turns.refused(delivery, due, due + patience))
+        else:
+            self._have_their_turn(delivery)
+
+    def take_back(self, delivery: StreamDelivery) -> None:
+        """It was finished only because it was out of turn: it waits again."""
+        delivery.start_again()
+        self.open[delivery.sequence] = delivery
+        self.count += 1
+        self._append(self.turns.admit(delivery))
+
+    def _append(self, in_turn: StreamDelivery | None) -> None:
+        if in_turn is not None:
+            self.waiting.append(in_turn)
+
+    # --- what is under way ---
+
+    def refused(self, delivery: StreamDelivery) -> bool:
+        """A destination did not take it; others may not have answered yet. Whether some is now `out_of_turn`."""
+        if delivery.position is not self.position or self.position.shared:
+            return False
+        passed_by = not self.turns.pass_by(delivery)
+        self._append(self.turns.refused(delivery))
+        return passed_by
+
+    def out_of_turn(self, operation: Operation) -> bool:
+        """Whether a publish is one of a message of ours that must not be sent before another has come again."""
+        owner = operation.owner if isinstance(operation, CoreOperation) else None
+        delivery = owner.delivery if isinstance(owner, Leg) else owner
+        return (
+            isinstance(delivery, StreamDelivery)
+            and delivery.position is self.position
+            and self.turns.pass_by(delivery)
+        )
+
+    def give_up_waiting(self, now: float) -> bool:
+        """What is awaited and did not come in time holds up nobody any more. Whether something waited for it."""
+        in_turn = self.turns.give_up_waiting(now) if self.turns.awaited else []
+        self.waiting += in_turn
+        return bool(in_turn)
+
+    def _have_their_turn(self, delivery: StreamDelivery) -> None:
+        if self.turns:
+            self.waiting += self.turns.settled(delivery)
+
+    # --- back to the stream ---
+
+    def take_back_stuck(self) -> list[StreamDelivery]:
+        """Give away what waits for what doesn't come any more; returned in the order of the stream."""
+        stuck = self.turns.stuck()
+        for delivery in stuck:
+            self.finished(delivery)
+        return stuck
+
+    def unrouted(self) -> Iterable[StreamDelivery]:
+        """What was not routed at the end, of the stream as it is now, in its order."""
+        ours = [delivery for delivery in self.waiting if delivery.position is self.position]
+        return merge(sorted(ours, key=_sequence), self.turns.clear(), key=_sequence)
+
+
+def _sequence(delivery: StreamDelivery) -> int:
+    return delivery.sequence

@@ -1,0 +1,168 @@
+"""Asking a consumer for messages, on one link after the other: how many, when, and when it counts as lost.
+
+What waits for its turn uses up room that is apart from the room of what is worked on, so that a subject that a
+destination refuses slows down the others only when as much waits as may be in hand without it. Then nothing new is
+asked for, but always what has to come again: a server gives that before anything new.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from router_trio import headers, protocol
+from router_trio.connection import Connection
+from router_trio.dispatch.hand import Hand
+from router_trio.dispatch.routing import Routing
+from router_trio.errors import SourceError
+from router_trio.link import Link, PullConsumer
+from router_trio.pull import PullCredit, Verdict
+from router_trio.states import PAUSED, RUNNING
+
+PULL_EXPIRES = 30.0
+
+SILENCE = 15.0
+"""Seconds without message or heartbeat after which a pull request is taken for lost: three heartbeats."""
+
+PROGRESS_SHARE = 1 / 3
+"""Of the ack wait: how often the server is told that a message is still being worked on."""
+
+
+class Pulling:
+    """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it."""
+
+    def __init__(
+        self, routing: Routing, hand: Hand, max_in_flight: int, closing: trio.Event, route: Callable[[], None]
+    ) -> None:
+        self._routing = routing
+        self._hand = hand
+        self._credit = PullCredit(max_in_flight)
+        self._most = 2 * max_in_flight
+        self._closing = closing
+        self._route = route
+        self._look_again = trio.Event()
+        self._heard_at = 0.0
+        self._lost: SourceError | None = None
+
+    # --- what the route tells ---
+
+    def start_anew(self) -> None:
+        """The link is new, or the consumer: nothing is asked for."""
+        self._credit.forget()
+        self._lost = None
+
+    def heard(self, now: float) -> None:
+        """Something came."""
+        self._heard_at = now
+
+    def received(self) -> None:
+        """One of the messages that were asked for came."""
+        self._credit.received(1)
+
+    def look(self) -> None:
+        """Something came or went: ask, if there is room."""
+        turns, credit = self._hand.turns, self._credit
+        if credit.want(max(self._hand.count - turns.held, turns.aside)) or (turns.awaited and not credit.outstanding):
+            self._look_again.set()
+
+    def close(self) -> None:
+        """Ask for nothing more."""
+        self._closing.set()
+        self._look_again.set()
+
+    def status(self, raw: protocol.RawMessage) -> bool:
+        """Read a status of the consumer. Whether it says that all is well."""
+        block = protocol.header_block(raw)
+        code, description = headers.status(block)
+        unfilled = headers.find(block, b"Nats-Pending-Messages")
+        reading = self._credit.status(
+            code, description, int(unfilled) if unfilled is not None and unfilled.isdigit() else None
+        )
+        if reading.verdict is Verdict.GO_ON:
+            return True
+        if reading.verdict is Verdict.REOPEN:
+            self._lost = SourceError(reading.detail, reason=reading.reason)
+        self._look_again.set()
+        return False
+
+    # --- on one link ---
+
+    async def keep_asking(self, link: Link, consumer: PullConsumer, patience: float) -> None:
+        """Ask until the intake is closed. Raises `SourceError` when the consumer is lost.
+
+        `patience`: seconds that a message may be late that is to come again.
+        """
+        hand = self._hand
+        asked = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_progress, link, consumer.ack_wait)
+            for destination in self._routing.connections:
+                nursery.start_soon(self._look_when_changed, destination)
+            while self._lost is None and not self._closing.is_set():
+                self._look_again = trio.Event()
+                now = trio.current_time()
+                away = self._routing.waits_for
+                if away is None:
+                    if not asked:
+                        hand.turns.extend(now, patience)
+                    if hand.give_up_waiting(now):
+                        self._route()
+                    self._ask(consumer, now)
+                    self._tell_state()
+                else:
+                    self._routing.state.enter(PAUSED, f"destination connection {away!r} is not connected")
+                asked = away is None
+                with trio.CancelScope(deadline=self._next_look(now) if asked else self._silent_at):
+                    await self._look_again.wait()
+                if self._lost is None and trio.current_time() >= self._silent_at:
+                    told = f"nothing was heard of the consumer for {SILENCE:g} s"
+                    self._lost = SourceError(told, reason="consumer_silent")
+            nursery.cancel_scope.cancel()
+        if self._lost is not None:
+            raise self._lost
+
+    def _ask(self, consumer: PullConsumer, now: float) -> None:
+        hand, turns, credit = self._hand, self._hand.turns, self._credit
+        wanted = credit.want(max(hand.count - turns.held, turns.aside))
+        if turns.awaited:
+            # At most as many as were in hand before: should something new come instead, that must have an end.
+            wanted = max(wanted, credit.want_again(min(turns.due(now), self._most - hand.count)))
+        if wanted:
+            if not credit.outstanding:
+                self._heard_at = now
+            consumer.pull(wanted, PULL_EXPIRES)
+            credit.asked(wanted)
+
+    def _tell_state(self) -> None:
+        turns = self._hand.turns
+        if not turns:
+            self._routing.state.enter(RUNNING)
+            return
+        told = f"{turns.held} messages wait behind refused ones, of which {turns.awaited} have to come again"
+        self._routing.state.enter(PAUSED if turns.aside >= self._credit.window else RUNNING, told)
+
+    @property
+    def _silent_at(self) -> float:
+        """When the consumer counts as lost if nothing is heard of it before: never, while it is asked for nothing."""
+        return self._heard_at + SILENCE if self._credit.outstanding else math.inf
+
+    def _next_look(self, now: float) -> float:
+        turns = self._hand.turns
+        return min(self._silent_at, turns.next_look(now)) if turns.awaited else self._silent_at
+
+    async def _look_when_changed(self, destination: Connection) -> None:
+        while True:
+            await destination.changed()
+            self._look_again.set()
+
+    async def _tell_progress(self, link: Link, ack_wait: float) -> None:
+        """Keep what is being worked on, or waits for its turn, from being delivered again."""
+        every = ack_wait * PROGRESS_SHARE
+        while True:
+            old = trio.current_time() - every
+            for delivery in tuple(self._hand.open.values()):
+                if delivery.received_at <= old:
+                    link.in_progress(delivery.ack_subject)
+            await trio.sleep(every)

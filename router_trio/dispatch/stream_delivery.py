@@ -1,0 +1,101 @@
+"""One delivery of a message from a stream: what its reply subject tells, and who is told when it is finished."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from router_trio import protocol
+from router_trio.dispatch.delivery import Delivery
+from router_trio.dispatch.position import Position
+from router_trio.dispatch.turns import OF_THE_MESSAGE
+from router_trio.outbox import OUT_OF_TURN
+from router_trio.states import RouteState
+
+
+class Source(Protocol):
+    """Who took it from the stream."""
+
+    state: RouteState
+
+    def refused(self, delivery: StreamDelivery) -> None:
+        """A destination did not take it, or it was taken back from one; others may not have answered yet."""
+
+    def finished(self, delivery: StreamDelivery) -> None:
+        """All destinations of a message are settled."""
+
+
+class StreamDelivery(Delivery):
+    """A message from a stream. `ack_subject` acks it; the newest delivery's is the one that counts.
+
+    `number` is the consumer's number of the delivery, `position` the place in the stream that it came from. `refused`:
+    some destination did not take it, for no reason of its own. `recalled`: it was taken back from one, see
+    `Outbox.recall`; that alone is no failure.
+    """
+
+    __slots__ = (
+        "_source",
+        "_tokens",
+        "ack_subject",
+        "deliveries",
+        "number",
+        "position",
+        "recalled",
+        "refused",
+        "sequence",
+    )
+
+    reply = b""  # the reply subject of a delivery is for us, not for who gets the copies
+
+    def __init__(self, source: Source, position: Position, raw: protocol.RawMessage, received_at: float) -> None:
+        super().__init__(source.state, raw, received_at)
+        self.position = position
+        self.recalled = self.refused = False
+        self.ack_subject = raw[1]
+        # $JS.ACK.[domain.account.]stream.consumer.delivered.stream_sequence.consumer_sequence.timestamp.pending[.token]
+        tokens = raw[1].split(b".")
+        if len(tokens) >= 11:
+            del tokens[2:4]
+        self._source = source
+        self._tokens = tokens
+        self.deliveries = int(tokens[4])
+        self.sequence = int(tokens[5])
+        self.number = int(tokens[6])
+
+    @property
+    def subject(self) -> bytes:
+        """The subject that the stream has it under."""
+        return self.raw[0]
+
+    @property
+    def message_id(self) -> bytes:
+        """The same for every delivery of the message, another one if the stream was made anew."""
+        return b"%b:%b:%b" % (self._tokens[2], self._tokens[5], self._tokens[7])
+
+    def origin(self) -> dict[str, Any]:
+        """See `Delivery.origin`."""
+        return {
+            "stream": protocol.text(self._tokens[2]),
+            "sequence": self.sequence,
+            "deliveries": self.deliveries,
+            "timestamp": int(self._tokens[7]) / 1e9,
+        }
+
+    def fail(self, reason: str) -> None:
+        """See `Delivery.fail`."""
+        if reason == OUT_OF_TURN:
+            self.recalled = True
+        else:
+            super().fail(reason)
+        if reason not in OF_THE_MESSAGE and not self.refused:
+            self.refused = True
+            self._source.refused(self)
+
+    def start_again(self) -> None:
+        """It will be routed once more, as if it had just come."""
+        self.remaining = 1
+        self.recalled = self.refused = False
+        self.trace = None
+
+    def finished(self) -> None:
+        """See `Delivery.finished`."""
+        self._source.finished(self)

@@ -1,0 +1,259 @@
+"""Whose turn it is: what waits, source subject by source subject, behind a message that a destination refused. Pure.
+
+A refused message goes back to its stream and comes again after its delay. What follows it on the same subject must not
+pass it, so it waits in hand. When the refused one has come again, it is tried alone: while a destination refuses, one
+message of a subject is enough to find that out. Once it is delivered, what waited goes on in the order of the stream,
+as one run, up to the next one that was refused and has not come again. The same if it is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import inf
+from typing import Generic, Protocol, TypeVar
+
+_HEADERS_THAT_A_STREAM_DOES_NOT_TAKE = (
+    10111,  # Nats-Rollup
+    *(10165, 10166),  # Nats-TTL
+    *range(10168, 10172),  # Nats-Incr
+    *(*range(10174, 10178), 10179, *range(10199, 10202)),  # Nats-Batch-...
+    *(*range(10188, 10193), 10203, 10212, 10223),  # Nats-Schedule...
+)
+"""Error codes of nats-server."""
+
+OF_THE_MESSAGE = frozenset(
+    {
+        "handler_error",  # the handler raised, or made of it what is no message
+        "mapping",  # its subject does not fit the destination's mapping
+        "invalid_subject",  # the handler gave it one
+        "error",  # what it became can't be written, as a header that is none
+        "too_large",  # for the server, or for the stream
+        "wrong_expectation",  # its headers say what the stream has to be like
+        *(f"jetstream_{code}" for code in _HEADERS_THAT_A_STREAM_DOES_NOT_TAKE),
+    }
+)
+"""Reasons of failures for what a message is: what is behind it would not fail, so nobody waits for it.
+
+Every other reason is the destination's: it refuses (permission_denied, limit, jetstream_...), does not answer or not
+as a stream does (timeout, no_responders, bad_answer), or was away and kept nothing (queue_full, expired,
+not_connected). It may take the message later, and would take what is behind it too early.
+"""
+
+
+class InTurn(Protocol):
+    """A message of a stream: its source subject, its place in the stream, and where it is answered."""
+
+    @property
+    def subject(self) -> bytes: ...
+
+    @property
+    def sequence(self) -> int: ...
+
+    @property
+    def ack_subject(self) -> bytes: ...
+
+
+D = TypeVar("D", bound=InTurn)
+V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class Awaited:
+    """A refused message: when it comes again (`due`), and how long it is waited for. `ack_subject` answers it.
+
+    Both are infinite while it is in hand: other destinations have not answered yet.
+    """
+
+    ack_subject: bytes
+    due: float
+    until: float
+
+
+class _BySequence(dict[int, V]):
+    """What belongs to sequences; `first` is the lowest of them, infinite if there is none."""
+
+    __slots__ = ("_heap",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heap: list[int] = []
+
+    def __setitem__(self, sequence: int, value: V) -> None:
+        if sequence not in self:
+            heappush(self._heap, sequence)
+        super().__setitem__(sequence, value)
+
+    @property
+    def first(self) -> float:
+        # What was taken out leaves the heap when it gets to its top.
+        while self._heap and self._heap[0] not in self:
+            heappop(self._heap)
+        return self._heap[0] if self._heap else inf
+
+
+class _Line(Generic[D]):
+    """One subject. `tried` is the one that is under way alone, `run` those that were let go and not yet looked at."""
+
+    __slots__ = ("awaited", "held", "run", "tried")
+
+    def __init__(self) -> None:
+        self.awaited: _BySequence[Awaited] = _BySequence()
+        self.held: _BySequence[D] = _BySequence()
+        self.run: set[int] = set()
+        self.tried: int | None = None
+
+    @property
+    def end(self) -> float:
+        """The first that is awaited: nothing from there on may go."""
+        return self.awaited.first
+
+
+class Turns(Generic[D]):
+    """All subjects of which something was refused and is not settled. False if there are none.
+
+    `held` counts what waits in hand, `awaited` what has to come again. What a method returns may go on, in that order;
+    all that went on before it goes first.
+    """
+
+    __slots__ = ("_lines", "awaited", "held")
+
+    def __init__(self) -> None:
+        self._lines: dict[bytes, _Line[D]] = {}
+        self.awaited = 0
+        self.held = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    @property
+    def aside(self) -> int:
+        """What neither is worked on nor makes room by itself."""
+        return self.held + self.awaited
+
+    def pass_by(self, delivery: D) -> bool:
+        """Whether a message that is under way is behind one that has to come again."""
+        line = self._lines.get(delivery.subject)
+        return line is not None and delivery.sequence > line.end
+
+    # --- what comes and goes ---
+
+    def admit(self, delivery: D) -> D | None:
+        """A message came, or is about to be routed: whose turn is it? Its own, that of one that waited, or nobody's.
+
+        Asked twice, because something may be refused while it waits to be routed.
+        """
+        line = self._lines.get(delivery.subject)
+        if line is None:
+            return delivery
+        sequence = delivery.sequence
+        if line.awaited.pop(sequence, None) is not None:
+            self.awaited -= 1
+        may_go = sequence == line.tried or sequence in line.run
+        line.run.discard(sequence)
+        if may_go and sequence < line.end:
+            return delivery
+        if sequence == line.tried:
+            line.tried = None
+        line.held[sequence] = delivery
+        self.held += 1
+        return self._try_one(line)
+
+    def refused(self, delivery: D, due: float = inf, until: float = inf) -> D | None:
+        """A destination refused a message. Once it is sent back: when it is `due`, and until when it is waited for."""
+        line = self._lines.setdefault(delivery.subject, _Line())
+        self.awaited += delivery.sequence not in line.awaited
+        line.awaited[delivery.sequence] = Awaited(delivery.ack_subject, due, until)
+        if line.tried == delivery.sequence:
+            line.tried = None
+        return self._try_one(line)
+
+    def settled(self, delivery: D) -> list[D]:
+        """A message was delivered, given up, or failed for what it is."""
+        line = self._lines.get(delivery.subject)
+        if line is None:
+            return []
+        awaited = line.awaited.pop(delivery.sequence, None) is not None
+        self.awaited -= awaited
+        if line.tried == delivery.sequence:
+            line.tried = None
+        elif line.tried is not None or not awaited:
+            return []
+        return self._let_go(delivery.subject, line)
+
+    def _try_one(self, line: _Line[D]) -> D | None:
+        """The oldest that waits, if it waits for nobody any more."""
+        if line.tried is not None or not line.held.first < line.end:
+            return None
+        line.tried = int(line.held.first)
+        self.held -= 1
+        return line.held.pop(line.tried)
+
+    def _let_go(self, subject: bytes, line: _Line[D]) -> list[D]:
+        end = line.end
+        run = sorted(sequence for sequence in line.held if sequence < end)
+        self.held -= len(run)
+        if not line.awaited:
+            del self._lines[subject]
+        line.run.update(run)
+        return [line.held.pop(sequence) for sequence in run]
+
+    # --- what has to come again ---
+
+    def expected(self) -> Iterator[Awaited]:
+        """All that was sent back."""
+        return (one for line in self._lines.values() for one in line.awaited.values() if one.due < inf)
+
+    def due(self, now: float) -> int:
+        """How many may come now."""
+        return sum(one.due <= now for one in self.expected())
+
+    def next_look(self, now: float) -> float:
+        """When another one may come, or is waited for no longer."""
+        return min((one.due if one.due > now else one.until for one in self.expected()), default=inf)
+
+    def all_due(self, now: float) -> None:
+        """All that is awaited may come now: it was not sent back to this consumer, which starts with the oldest."""
+        for one in self.expected():
+            one.due = min(one.due, now)
+
+    def extend(self, now: float, patience: float) -> None:
+        """Nothing could come for a while: what is awaited gets `patience` seconds more from when it may come."""
+        for one in self.expected():
+            one.until = max(one.until, max(one.due, now) + patience)
+
+    def give_up_waiting(self, now: float) -> list[D]:
+        """What did not come in time is awaited no longer: another process has it, or the stream has lost it."""
+        gone: list[D] = []
+        for subject, line in list(self._lines.items()):
+            late = [sequence for sequence, one in line.awaited.items() if one.until <= now]
+            for sequence in late:
+                del line.awaited[sequence]
+            self.awaited -= len(late)
+            if late and line.tried is None:
+                gone += self._let_go(subject, line)
+        return gone
+
+    # --- the end ---
+
+    def stuck(self) -> list[D]:
+        """Take out what waits for messages that are not in hand: if nothing comes any more, it would wait for ever."""
+        found: list[D] = []
+        for line in self._lines.values():
+            if line.tried is None:
+                found += line.held.values()
+                self.held -= len(line.held)
+                line.held.clear()
+        return sorted(found, key=_sequence)
+
+    def clear(self) -> list[D]:
+        """Await nothing and hold nothing any more. Returns what waited."""
+        held = [delivery for line in self._lines.values() for delivery in line.held.values()]
+        self._lines.clear()
+        self.awaited = self.held = 0
+        return sorted(held, key=_sequence)
+
+
+def _sequence(delivery: InTurn) -> int:
+    return delivery.sequence

@@ -1,0 +1,133 @@
+"""A destination refuses what a route from a stream sends, and takes it again later: each subject arrives in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio.settings import Settings
+from router_trio.states import PAUSED, RUNNING
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import RawClient, connect
+from tests.servers import NatsServer, nats_server
+from tests.streams import SUBJECTS, assert_sink_is_whole, fill, numbers_in, route, source_and_sink
+from tests.watch import assert_survived, eventually, settings, until_stored, watched
+
+REFUSED = ("sink.3", "sink.4")
+"""The others are not concerned."""
+
+
+def config(denied: Sequence[str] = ()) -> str:
+    """A server whose user `router` may not publish to these subjects."""
+    permissions = f"permissions: {{ publish: {{ deny: {json.dumps(list(denied))} }} }}"
+    users = f"{{ user: router, password: p, {permissions} }}, {{ user: u, password: p }}"
+    return f"authorization {{ users: [ {users} ] }}\n"
+
+
+def routed(server: NatsServer, **source: Any) -> Settings:
+    """A route whose refused messages come again soon."""
+    return settings(server.url, routes=[route(nak_delay="100ms", **source)], user="router", password="p")
+
+
+def somebody(server: NatsServer) -> Any:
+    """A client that may do anything."""
+    return connect(server.url, user="u", password="p")
+
+
+async def numbers(client: RawClient, subjects: Sequence[str] | None = None) -> list[int]:
+    """The numbers that SINK holds, of all subjects or of these."""
+    stored = await JetStream(client).stream_messages("SINK")
+    return [int(one.payload) for one in stored if subjects is None or one.subject in subjects]
+
+
+async def test_permission_revoked_under_traffic_and_given_back(tmp_path: Path) -> None:
+    each = 300
+    async with nats_server(tmp_path, config=config()) as server, somebody(server) as client:
+        stream = await source_and_sink(client, each)
+        async with watched(routed(server)) as watch:
+            live = watch.router
+            await until_stored(stream, "SINK", each)
+            await server.reload(config(REFUSED))
+            for times in range(1, 4):
+                await fill(stream, range(times * each, (times + 1) * each))
+            others = 4 * each * (SUBJECTS - len(REFUSED)) // SUBJECTS
+            await until_stored(stream, "SINK", others + each * len(REFUSED) // SUBJECTS, within=10)
+            await eventually(lambda: live.routes[0].failed["permission_denied"] > 0)
+            assert live.routes[0].state == RUNNING
+            assert "wait behind" in str(live.routes[0].reason)
+            assert await numbers(client, REFUSED) == [n for n in range(each) if n % SUBJECTS in (3, 4)]
+            await server.reload(config())
+            await fill(stream, range(4 * each, 5 * each))
+            await until_stored(stream, "SINK", 5 * each)
+            await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
+            await eventually(lambda: live.routes[0].reason is None)
+        arrived = await numbers(client)
+    assert sorted(arrived) == list(range(5 * each))
+    for subject in range(SUBJECTS):
+        own = [number for number in arrived if number % SUBJECTS == subject]
+        assert own == sorted(own)
+
+
+@pytest.mark.parametrize("max_ack_pending", [4, 1000])
+async def test_with_little_room_what_waits_lets_in_what_has_to_come_again(
+    tmp_path: Path, max_ack_pending: int
+) -> None:
+    """Also if somebody made a durable that would hand out much more."""
+    count = 60
+    async with nats_server(tmp_path, config=config(REFUSED)) as server, somebody(server) as client:
+        stream = await source_and_sink(client)
+        await stream.create_consumer(
+            "SOURCE", "router", filter_subject="source.*", max_ack_pending=max_ack_pending, ack_wait=30_000_000_000
+        )
+        async with watched(routed(server, max_in_flight=2)) as watch:
+            route = watch.router.routes[0]
+            await fill(stream, [n for n in range(count) if n % SUBJECTS in (3, 4)])
+            await eventually(lambda: route.state == PAUSED)
+            failed = route.failed["permission_denied"]
+            await eventually(lambda: route.failed["permission_denied"] > failed + 4)
+            assert (await stream.consumer_info("SOURCE", "router"))["num_ack_pending"] <= 5
+            await server.reload(config())
+            await until_stored(stream, "SINK", count * len(REFUSED) // SUBJECTS)
+            await assert_survived(watch, losses=0)
+        arrived = await numbers(client)
+    for subject in (3, 4):
+        assert [n for n in arrived if n % SUBJECTS == subject] == list(range(subject, count, SUBJECTS))
+
+
+async def test_what_is_given_up_holds_up_nobody(tmp_path: Path) -> None:
+    count = 100
+    async with nats_server(tmp_path, config=config(REFUSED)) as server, somebody(server) as client:
+        await source_and_sink(client, count)
+        async with watched(routed(server, max_deliver=3)) as watch:
+            route = watch.router.routes[0]
+            await eventually(lambda: route.dead_lettered >= 6)
+            await server.reload(config())
+            await eventually(lambda: sum(route.routed.values()) + route.dead_lettered == count)
+            await assert_survived(watch, losses=0, seen=["ROUTE_MESSAGE_DEAD_LETTERED"])
+            given_up = {event.sequence - 1 for event in watch.of("ROUTE_MESSAGE_DEAD_LETTERED")}
+        arrived = await numbers(client)
+    assert sorted(arrived) == sorted(set(range(count)) - given_up)
+    for subject in range(SUBJECTS):
+        own = [number for number in arrived if number % SUBJECTS == subject]
+        assert own == sorted(own)
+
+
+async def test_a_stream_that_was_full_takes_the_rest_in_order(server: NatsServer) -> None:
+    count = 300
+    async with connect(server.url) as client:
+        stream = await source_and_sink(client, count, max_msgs=100, discard="new")
+        async with watched(settings(server.url, routes=[route(nak_delay="100ms")])) as watch:
+            await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
+            await trio.sleep(0.5)
+            config = (await stream.stream_info("SINK"))["config"]
+            await stream.api("STREAM.UPDATE.SINK", {**config, "max_msgs": -1})
+            await fill(stream, range(count, count + 100))
+            await until_stored(stream, "SINK", count + 100)
+            await assert_survived(watch, losses=0)
+    await assert_sink_is_whole(server.url, count + 100)
+    assert len(await numbers_in(server.url)) == count + 100

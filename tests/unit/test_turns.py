@@ -1,0 +1,335 @@
+"""Whose turn it is behind a message that a destination refused: nobody passes, nobody waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from router_trio.dispatch.turns import Turns
+
+LATE = 10.0
+
+
+@dataclass(eq=False)
+class Message:
+    """See `turns.InTurn`."""
+
+    sequence: int
+    subject: bytes = b"a"
+    ack_subject: bytes = b""
+    refusals: int = field(default=0)
+
+
+def messages(count: int, subject: bytes = b"a") -> list[Message]:
+    return [Message(sequence, subject, b"%d" % sequence) for sequence in range(1, count + 1)]
+
+
+def admitted(turns: Turns[Message], given: Iterable[Message]) -> list[int]:
+    return [one.sequence for message in given if (one := turns.admit(message)) is not None]
+
+
+def sequences(given: Iterable[Message]) -> list[int]:
+    return [message.sequence for message in given]
+
+
+def refuse(turns: Turns[Message], *refused: Message, due: float = 1.0) -> None:
+    for message in refused:
+        assert turns.refused(message, due, due + LATE) is None
+
+
+def test_nothing_waits_while_nothing_is_refused() -> None:
+    turns = Turns[Message]()
+    assert not turns
+    assert admitted(turns, messages(3)) == [1, 2, 3]
+    assert turns.settled(Message(1)) == []
+    assert (turns.aside, turns.due(inf), turns.next_look(0.0)) == (0, 0, inf)
+    assert turns.clear() == turns.stuck() == turns.give_up_waiting(inf) == []
+
+
+def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> None:
+    turns, (one, two, three) = Turns[Message](), messages(3)
+    refuse(turns, one)
+    assert admitted(turns, [three, two]) == []
+    assert (turns.held, turns.awaited, turns.aside) == (2, 1, 3)
+    assert admitted(turns, [one]) == [1], "it came again"
+    assert (turns.held, turns.awaited) == (2, 0)
+    assert sequences(turns.settled(one)) == [2, 3]
+    assert not turns
+    assert turns.aside == 0
+
+
+def test_other_subjects_don_t_wait() -> None:
+    turns = Turns[Message]()
+    refuse(turns, Message(1))
+    assert admitted(turns, [Message(2, b"b"), Message(3), Message(4, b"c")]) == [2, 4]
+    assert turns.settled(Message(2, b"b")) == []
+    assert turns.held == 1
+
+
+def test_one_at_a_time_is_tried_while_something_is_refused() -> None:
+    turns, (one, two, three) = Turns[Message](), messages(3)
+    refuse(turns, one, two, three)
+    assert admitted(turns, [one, two, three]) == [1]
+    refuse(turns, one)
+    assert (turns.held, turns.awaited) == (2, 1)
+    assert admitted(turns, [one]) == [1]
+    assert sequences(turns.settled(one)) == [2, 3], "those that were refused before and are here go as one run"
+
+
+def test_what_waited_goes_up_to_the_next_one_that_has_to_come_again() -> None:
+    turns, (one, two, three, four, five) = Turns[Message](), messages(5)
+    refuse(turns, one, four)
+    assert admitted(turns, [two, three, five, one]) == [1]
+    run = turns.settled(one)
+    assert sequences(run) == [2, 3]
+    assert admitted(turns, run) == [2, 3], "looked at again before they are routed"
+    assert admitted(turns, [four]) == [4]
+    assert sequences(turns.settled(four)) == [5]
+    assert not turns
+
+
+def test_what_is_let_go_waits_again_if_one_before_it_is_refused() -> None:
+    turns, (one, two, three, four) = Turns[Message](), messages(4)
+    refuse(turns, one, four)
+    assert admitted(turns, [two, three, one]) == [1]
+    run = turns.settled(one)
+    assert admitted(turns, run[:1]) == [2]
+    refuse(turns, two)
+    assert admitted(turns, run[1:]) == []
+    assert admitted(turns, [four, two]) == [2]
+    assert sequences(turns.settled(two)) == [3, 4]
+
+
+def test_what_came_before_the_refusal_is_looked_at_when_it_is_routed() -> None:
+    turns, (one, two, three) = Turns[Message](), messages(3)
+    assert admitted(turns, [one, two, three]) == [1, 2, 3]
+    refuse(turns, one)
+    assert admitted(turns, [one]) == [1]
+    assert admitted(turns, [two, three]) == [], "one came again, and is not routed yet"
+    assert admitted(turns, [one]) == [1], "it is looked at again, too"
+    assert sequences(turns.settled(one)) == [2, 3]
+
+
+def test_an_older_one_that_came_late_is_tried_before_the_refused_one_that_is_here() -> None:
+    turns, (one, two, three, four) = Turns[Message](), messages(4)
+    refuse(turns, two)
+    assert admitted(turns, [two]) == [2]
+    assert admitted(turns, [one]) == []
+    again = turns.refused(two, 1.0, 1.0 + LATE)
+    assert again is one
+    assert admitted(turns, [three, two]) == []
+    assert sequences(turns.settled(one)) == [2, 3]
+    assert admitted(turns, [four]) == [4]
+
+
+def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
+    turns, (one, two, three) = Turns[Message](), messages(3)
+    refuse(turns, one)
+    refuse(turns, two, due=2.0)
+    assert admitted(turns, [three]) == []
+    assert (turns.due(0.9), turns.due(1.0), turns.due(2.0)) == (0, 1, 2)
+    assert (turns.next_look(0.0), turns.next_look(1.0), turns.next_look(2.0)) == (1.0, 2.0, 1.0 + LATE)
+    turns.extend(3.0, LATE)
+    assert turns.give_up_waiting(2.0 + LATE) == []
+    assert sequences(turns.give_up_waiting(3.0 + LATE)) == [3]
+    assert not turns
+
+
+def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
+    turns, (one, two, three) = Turns[Message](), messages(3)
+    refuse(turns, one, two)
+    assert admitted(turns, [one, three]) == [1]
+    assert turns.give_up_waiting(1.0 + LATE) == []
+    assert sequences(turns.settled(one)) == [3]
+    assert not turns
+
+
+def test_a_new_consumer_gives_at_once_what_the_old_one_was_to_give_later() -> None:
+    turns = Turns[Message]()
+    refuse(turns, *messages(2), due=50.0)
+    assert [one.ack_subject for one in turns.expected()] == [b"1", b"2"]
+    turns.all_due(3.0)
+    assert turns.due(3.0) == 2
+
+
+def test_at_the_end_only_what_can_go_on_stays() -> None:
+    turns = Turns[Message]()
+    a, b = messages(3), messages(3, b"b")
+    refuse(turns, a[0], b[0])
+    assert admitted(turns, [a[1], b[2], b[1], a[0]]) == [1]
+    assert sequences(turns.stuck()) == [2, 3], "those of b: what they wait for does not come any more"
+    assert turns.held == 1
+    refuse(turns, a[0])
+    assert sequences(turns.stuck()) == [2]
+    assert (turns.held, turns.awaited) == (0, 2)
+
+
+def test_a_message_that_one_destination_refused_and_another_has_yet_to_answer_is_waited_for() -> None:
+    turns, (one, two, three) = Turns[Message](), messages(3)
+    assert turns.refused(one) is None
+    assert admitted(turns, [two]) == []
+    assert (turns.awaited, list(turns.expected()), turns.due(1e9), turns.next_look(0.0)) == (1, [], 0, inf)
+    refuse(turns, one)
+    assert (turns.awaited, turns.due(1.0)) == (1, 1)
+    assert admitted(turns, [one, three]) == [1]
+    assert turns.refused(one) is None
+    assert sequences(turns.settled(one)) == [2, 3], "it was given up"
+    assert not turns
+    assert turns.aside == 0
+
+
+def test_what_is_under_way_behind_a_refused_one_would_pass_it_by() -> None:
+    turns, (one, two, three) = Turns[Message](), messages(3)
+    assert not turns.pass_by(three)
+    refuse(turns, two)
+    assert [turns.pass_by(message) for message in (one, two, three)] == [False, False, True]
+    assert not turns.pass_by(Message(9, b"b"))
+    assert admitted(turns, [two]) == [2]
+    assert not turns.pass_by(three)
+
+
+def test_all_is_forgotten_in_the_order_of_the_stream() -> None:
+    turns = Turns[Message]()
+    refuse(turns, Message(1), Message(2, b"b"))
+    assert admitted(turns, [Message(5), Message(4, b"b"), Message(3)]) == []
+    assert sequences(turns.clear()) == [3, 4, 5]
+    assert not turns
+    assert turns.aside == 0
+
+
+class TurnsMachine(RuleBasedStateMachine):
+    """One stream, its consumer, a route and a destination, each as simple as can be.
+
+    The consumer redelivers in any order; the route looks at a message when it comes and before it is routed, and routes
+    many at once; the destination delivers, refuses, or says that a message is wrong. The destination is honest: while
+    it refuses a subject, it refuses all that is under way of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = Turns[Message]()
+        self.now = 0.0
+        self.sequence = 0
+        self.waiting: list[Message] = []
+        self.under_way: list[Message] = []
+        self.again: list[Message] = []
+        self.delivered: dict[bytes, list[int]] = {b"a": [], b"b": []}
+        self.wrong: set[int] = set()
+        self.lost: list[Message] = []
+        self.refusing: set[bytes] = set()
+
+    # --- what happens ---
+
+    def come(self, message: Message) -> None:
+        one = self.turns.admit(message)
+        if one is not None:
+            self.wait(one)
+
+    def wait(self, *some: Message) -> None:
+        for one in some:
+            assert one not in self.waiting, "released twice"
+            assert one not in self.under_way, "released twice"
+            self.waiting.append(one)
+
+    @rule(subject=st.sampled_from([b"a", b"a", b"b"]))
+    def new(self, subject: bytes) -> None:
+        self.sequence += 1
+        self.come(Message(self.sequence, subject, b"%d" % self.sequence))
+
+    @precondition(lambda self: self.again)
+    @rule(data=st.data())
+    def come_again(self, data: st.DataObject) -> None:
+        self.come(self.again.pop(data.draw(st.integers(0, len(self.again) - 1))))
+
+    @precondition(lambda self: self.again)
+    @rule()
+    def never_come_again(self) -> None:
+        self.lost.append(self.again.pop(0))
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def route(self) -> None:
+        message = self.waiting.pop(0)
+        one = self.turns.admit(message)
+        if one is message:
+            self.under_way.append(message)
+        elif one is not None:
+            self.waiting.insert(0, one)
+
+    @rule(subject=st.sampled_from([b"a", b"b"]))
+    def change_mind(self, subject: bytes) -> None:
+        """A destination that takes a subject again does so when it has answered all that is under way."""
+        if subject in self.refusing:
+            for message in [one for one in self.under_way if one.subject == subject]:
+                self.answer(message)
+        self.refusing ^= {subject}
+
+    @precondition(lambda self: self.under_way)
+    @rule(wrong=st.sampled_from([False, False, False, True]))
+    def answer_first(self, wrong: bool) -> None:
+        self.answer(self.under_way[0], wrong=wrong)
+
+    def answer(self, message: Message, *, wrong: bool = False) -> None:
+        self.under_way.remove(message)
+        if wrong:
+            self.wrong.add(message.sequence)
+            self.wait(*self.turns.settled(message))
+        elif message.subject in self.refusing:
+            self.again.append(message)
+            one = self.turns.refused(message, self.now + 1.0, self.now + 1.0 + LATE)
+            if one is not None:
+                self.wait(one)
+        else:
+            self.delivered[message.subject].append(message.sequence)
+            self.wait(*self.turns.settled(message))
+
+    @rule(seconds=st.sampled_from([0.5, 2.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    # --- what must be true ---
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        in_turn = len(self.waiting) + len(self.under_way)
+        settled = sum(map(len, self.delivered.values())) + len(self.wrong)
+        assert self.turns.held == self.sequence - in_turn - settled - len(self.again) - len(self.lost)
+        assert self.turns.awaited == len(self.again) + len(self.lost)
+
+    @invariant()
+    def each_subject_is_delivered_in_order(self) -> None:
+        for delivered in self.delivered.values():
+            assert delivered == sorted(set(delivered))
+
+    def teardown(self) -> None:
+        """The destination takes everything, and what can come again comes: then nothing waits."""
+        for subject in list(self.refusing):
+            self.change_mind(subject)
+        while self.again or self.waiting or self.under_way:
+            if self.again:
+                self.come(self.again.pop())
+            if self.waiting:
+                self.route()
+            elif self.under_way:
+                self.answer(self.under_way[0])
+        self.each_subject_is_delivered_in_order()
+        if not self.lost:
+            assert not self.turns, "held for ever"
+        self.now += 2 * LATE
+        self.wait(*self.turns.give_up_waiting(self.now))
+        while self.waiting or self.under_way:
+            if self.waiting:
+                self.route()
+            else:
+                self.answer(self.under_way[0])
+        assert not self.turns, "held for ever"
+        self.each_subject_is_delivered_in_order()
+
+
+TestTurns = TurnsMachine.TestCase
+TestTurns.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
