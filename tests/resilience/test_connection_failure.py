@@ -187,9 +187,7 @@ async def test_tcp_connection_broken(server: NatsServer, proxy: TcpProxy) -> Non
             await assert_survived(watch, seen=OUTAGE)
             (lost,) = watch.of("NATS_CONNECTION_LOST")
             assert lost.reason == "closed"
-    # Not in order: a message that the server could not hand to the broken connection, it hands out again before those
-    # that were lost on the way there.
-    await assert_sink_is_whole(server.url, count, in_order=False)
+    await assert_sink_is_whole(server.url, count)
 
 
 async def test_operations_that_time_out(server: NatsServer) -> None:
@@ -233,7 +231,7 @@ async def test_flapping(server: NatsServer, proxy: TcpProxy) -> None:
             attempts = watch.of("NATS_RECONNECT_ATTEMPT")
             assert len(attempts) == flaps, "one attempt a flap is enough: the server is there"
             assert all(attempt.delay_ms <= 300 for attempt in attempts)
-    await assert_sink_is_whole(server.url, count, in_order=False)
+    await assert_sink_is_whole(server.url, count)
 
 
 async def test_many_attempts_with_backoff_and_jitter(autojump_clock: trio.testing.MockClock) -> None:

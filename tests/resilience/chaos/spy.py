@@ -30,6 +30,10 @@ class Spy:
         """Numbers of the messages that core subscriptions brought, in order."""
         self.written_at: dict[int, float] = {}
         """When the message with this number was last written and not refused."""
+        self.first_taken_at: dict[int, float] = {}
+        """When a link first had the message with this number in hand, to be written."""
+        self.first_refused_at: dict[int, float] = {}
+        """When a router first heard that a server or stream did not take the message with this number."""
         self.resent = 0
         """Publishes that were written again."""
         self.suppressed = 0
@@ -50,14 +54,26 @@ class Spy:
             self.resent += message in self.written_at
             self.written_at[message] = now
 
+    def takes(self, frames: bytes) -> None:
+        """A link is about to write these frames."""
+        now = trio.current_time()
+        for message in numbers(frames):
+            self.first_taken_at.setdefault(message, now)
+
+    def refused(self, operation: Operation | None) -> None:
+        """A router heard that this was not taken."""
+        for message in numbers(operation.frame) if operation is not None else ():
+            self.first_refused_at.setdefault(message, trio.current_time())
+
     def connect(self, name: str, settings: ConnectionSettings) -> Connect:
         """A `router.ConnectFactory`."""
         dial = Dialer(settings, name)
 
         @asynccontextmanager
         async def connect(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[Link]:
-            async with dial(server, inbox, _Ears(listener, self)) as link:
-                yield _Eyes(link, self)
+            ears = _Ears(listener, self)
+            async with dial(server, inbox, ears) as link:
+                yield _Eyes(link, self, ears.unanswered)
 
         return connect
 
@@ -73,23 +89,35 @@ class _Ears:
     def __init__(self, listener: LinkListener, spy: Spy) -> None:
         self._listener = listener
         self._spy = spy
-        self.ack_refused = listener.ack_refused
-        self.publish_denied = listener.publish_denied
+        self.unanswered: dict[int, Operation] = {}
+        """JetStream publishes by their number, in the order in which they were written."""
         self.lame_duck = listener.lame_duck
         self.discovered = listener.discovered
 
     def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
         self._spy.suppressed += duplicate
         self._spy.acked_at.append(trio.current_time())
+        self.unanswered.pop(order, None)
         self._listener.acked(order, stream, sequence, duplicate)
+
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+        self._spy.refused(self.unanswered.pop(order, None))
+        self._listener.ack_refused(order, reason, detail, retriable)
+
+    def publish_denied(self, subject: bytes, detail: str) -> None:
+        oldest = next((order for order, one in self.unanswered.items() if one.subject == subject), None)
+        if oldest is not None:
+            self._spy.refused(self.unanswered.pop(oldest))
+        self._listener.publish_denied(subject, detail)
 
 
 class _Eyes:
     """See `link.Link`."""
 
-    def __init__(self, link: Link, spy: Spy) -> None:
+    def __init__(self, link: Link, spy: Spy, unanswered: dict[int, Operation]) -> None:
         self._link = link
         self._spy = spy
+        self._unanswered = unanswered
         self.fence = link.fence
         self.ack = link.ack
         self.nak = link.nak
@@ -104,11 +132,16 @@ class _Eyes:
         return self._link.max_payload
 
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+        self._unanswered.update((operation.order, operation) for operation in operations if operation.with_ack)
+        for operation in operations:
+            self._spy.takes(operation.frame)
         refusals = await self._link.send(operations)
         refused = {refusal.operation.order for refusal in refusals}
         for operation in operations:
             if operation.order not in refused:
                 self._spy.wrote(operation.frame)
+            else:
+                self._unanswered.pop(operation.order, None)
         return refusals
 
     async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> Subscription:
