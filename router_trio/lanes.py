@@ -27,31 +27,30 @@ class _Lane:
 
 
 class Lanes:
-    """All lanes of one connection. `held` operations are in them and not being tried, frames of `held_bytes` bytes."""
+    """All lanes of one connection. `held` operations are in them and not being tried, frames of `held_bytes` bytes.
 
-    __slots__ = ("_lanes", "held", "held_bytes")
+    `lanes` are there, by subject, also those whose only operation is under way.
+    """
+
+    __slots__ = ("held", "held_bytes", "lanes")
 
     def __init__(self) -> None:
-        self._lanes: dict[bytes, _Lane] = {}
+        self.lanes: dict[bytes, _Lane] = {}
         self.held = 0
         self.held_bytes = 0
-
-    def __bool__(self) -> bool:
-        """Whether there is any lane, also one whose only operation is under way."""
-        return bool(self._lanes)
 
     @property
     def oldest_accepted_at(self) -> float | None:
         """When the oldest held operation was accepted; None when nothing is held."""
-        held = (lane.oldest.accepted_at for lane in self._lanes.values() if lane.operations)
+        held = (lane.oldest.accepted_at for lane in self.lanes.values() if lane.operations)
         return min(held, default=None)
 
     def __contains__(self, subject: bytes) -> bool:
-        return subject in self._lanes
+        return subject in self.lanes
 
     def hold(self, operation: OperationWithAck, retry_at: float | None = None) -> None:
         """Hold an operation in its subject's lane, made if there is none. A refused one says when to try again."""
-        lane = self._lanes.setdefault(operation.subject, _Lane())
+        lane = self.lanes.setdefault(operation.subject, _Lane())
         lane.operations[operation.order] = operation
         self.held += 1
         self.held_bytes += len(operation.frame)
@@ -78,46 +77,46 @@ class Lanes:
         return min((lane.retry_at for lane in self._ready() if not must_wait(lane.oldest)), default=None)
 
     def _ready(self) -> Iterator[_Lane]:
-        return (lane for lane in self._lanes.values() if lane.operations and lane.probing is None)
+        return (lane for lane in self.lanes.values() if lane.operations and lane.probing is None)
 
     def settled(self, operation: Operation, *, accepted: bool) -> list[OperationWithAck]:
         """An operation left: acked, or given up. Returns what its lane releases: all if acked, else nothing."""
-        lane = self._lanes.get(operation.subject)
+        lane = self.lanes.get(operation.subject)
         if lane is None or not (accepted or lane.probing == operation.order):
             return []
         lane.probing = None
         if lane.operations and not accepted:
             return []
-        del self._lanes[operation.subject]
+        del self.lanes[operation.subject]
         held = list(lane.operations.values())
         self._released(held)
         return held
 
     def find(self, order: int) -> OperationWithAck | None:
         """The held operation with this number."""
-        return next((la.operations[order] for la in self._lanes.values() if order in la.operations), None)
+        return next((la.operations[order] for la in self.lanes.values() if order in la.operations), None)
 
     def withdraw(self, operation: Operation) -> bool:
         """Take out a held operation. Returns whether it was here."""
-        lane = self._lanes.get(operation.subject)
+        lane = self.lanes.get(operation.subject)
         if lane is None or lane.operations.pop(operation.order, None) is None:
             return False
         self._released([operation])
         if not lane.operations and lane.probing is None:
-            del self._lanes[operation.subject]
+            del self.lanes[operation.subject]
         return True
 
     def take_out(self, wanted: Callable[[Operation], bool]) -> list[OperationWithAck]:
         """Take out from what is held all that is wanted."""
-        found = [held for lane in self._lanes.values() for held in lane.operations.values() if wanted(held)]
+        found = [held for lane in self.lanes.values() for held in lane.operations.values() if wanted(held)]
         for operation in found:
             self.withdraw(operation)
         return found
 
     def clear(self) -> list[OperationWithAck]:
         """Take out everything that is held: the link died, or the router stops."""
-        held = [operation for lane in self._lanes.values() for operation in lane.operations.values()]
-        self._lanes.clear()
+        held = [operation for lane in self.lanes.values() for operation in lane.operations.values()]
+        self.lanes.clear()
         self._released(held)
         return held
 

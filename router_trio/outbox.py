@@ -197,6 +197,20 @@ class Outbox:
                 refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
                 refused.settle(Fate("failed", error.reason), now)
 
+    def offer_each(self, frames: Sequence[bytes], owners: Sequence[Owner]) -> None:
+        """Accept JetStream publishes while connected, as `offer` does for each: their numbers begin at `next_order`."""
+        now = self._clock()
+        first = self._order + 1
+        self._order += len(frames)
+        self.ledger.accepted += len(frames)
+        self._queue.extend(
+            [
+                OperationWithAck(order, frame, owner=owner, accepted_at=now, clean=True)
+                for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
+            ]
+        )
+        self._wake()
+
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""
         self._books.not_connected(with_ack)
@@ -297,12 +311,12 @@ class Outbox:
             operation = self._retries.take_held(order)
             if operation is None:
                 return
-        if self._lanes:
+        if self._lanes.lanes:
             self._retries.left(operation, accepted=True)
         self._books.acked(operation, Fate("acked", None, stream, sequence, duplicate))
         if self._when_nothing_in_flight:
             self._look_idle()
-        if self._lanes or self._queue.pending:
+        if self._lanes.lanes or self._queue.pending:
             self._wake()  # there is room in flight, or a lane goes on
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:

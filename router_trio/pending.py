@@ -82,6 +82,12 @@ class PendingQueue:
         self.pending_bytes += operation.size
         self.pending += operation.count
 
+    def extend(self, operations: Sequence[Operation]) -> None:
+        """Put newly accepted operations at the tail."""
+        self._waiting.extend(operations)
+        self.pending_bytes += sum([operation.size for operation in operations])
+        self.pending += sum([operation.count for operation in operations])
+
     def append_frames(self, order: int, frames: Sequence[bytes], owner: Owner, accepted_at: float) -> None:
         """Put newly accepted core publishes at the tail, the last of them with this number.
 

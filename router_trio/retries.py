@@ -43,7 +43,7 @@ class Retries:
 
     def without_held(self, batch: list[Operation]) -> list[Operation]:
         """Of a batch that was taken, what may go: what is behind a refused publish to the same subject is held."""
-        if not self._lanes:
+        if not self._lanes.lanes:
             return batch
         going = []
         for operation in batch:
@@ -86,7 +86,7 @@ class Retries:
 
     def left(self, operation: Operation, *, accepted: bool) -> None:
         """One left, acked or given up: what was held behind it may go, if it was acked or was the last of its lane."""
-        if self._lanes:
+        if self._lanes.lanes:
             self._queue.put_back(self._lanes.settled(operation, accepted=accepted))
 
     def _over(self, operation: OperationWithAck, now: float) -> bool:

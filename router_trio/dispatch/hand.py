@@ -57,10 +57,10 @@ class Hand:
             return Taken.SETTLED
         self.open[sequence] = delivery
         self.count += 1
-        if turns and position.shared:
+        if turns.lines and position.shared:
             # The others don't wait, and may get what is awaited.
             self.waiting += turns.clear()
-        self._append(turns.admit(delivery) if turns else delivery)
+        self._append(turns.admit(delivery) if turns.lines else delivery)
         return Taken.NEW
 
     def first(self) -> StreamDelivery | None:
@@ -68,7 +68,7 @@ class Hand:
         waiting, turns = self.waiting, self.turns
         while waiting:
             delivery = waiting[0]
-            if not turns or delivery.position is not self.position:
+            if not turns.lines or delivery.position is not self.position:
                 return delivery
             in_turn = turns.admit(delivery)
             if in_turn is delivery:
@@ -77,6 +77,16 @@ class Hand:
             if in_turn is not None:
                 waiting.appendleft(in_turn)
         return None
+
+    def take_first(self, most: int) -> list[StreamDelivery]:
+        """Take out what `first` would give, one after the other: they are routed now, and nobody looks meanwhile."""
+        waiting = self.waiting
+        if not self.turns.lines:
+            return [waiting.popleft() for _ in range(min(most, len(waiting)))]
+        taken: list[StreamDelivery] = []
+        while len(taken) < most and self.first() is not None:
+            taken.append(waiting.popleft())
+        return taken
 
     def finished(self, delivery: StreamDelivery) -> bool:
         """It is in hand no more. Whether it is of the stream as it is now."""
@@ -143,7 +153,7 @@ class Hand:
         return bool(in_turn)
 
     def _have_their_turn(self, delivery: StreamDelivery) -> None:
-        if self.turns:
+        if self.turns.lines:
             self.waiting += self.turns.settled(delivery)
 
     # --- back to the stream ---

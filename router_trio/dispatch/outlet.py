@@ -12,7 +12,8 @@ from typing import Protocol
 
 from router_trio import headers, protocol
 from router_trio.connection import Connection
-from router_trio.errors import MappingError, PublishError
+from router_trio.dispatch.delivery import Delivery
+from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
 from router_trio.operation import Owner
 from router_trio.routes import Destination
@@ -22,6 +23,7 @@ MAX_REMEMBERED = 16_384
 """Subjects; then the memory starts anew."""
 
 MESSAGE_ID = b"Nats-Msg-Id"
+_WITH_ID = b"NATS/1.0\r\nNats-Msg-Id: "
 EXPECTATIONS = b"\r\nNats-Expected-"
 
 _SUBJECT_AT = len(protocol.publish_prefix(b"")) - 1
@@ -125,6 +127,41 @@ class Outlet:
             origin.reply,
         )
 
+    def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
+        """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
+
+        Returns those that were refused, and why.
+        """
+        refused: list[tuple[Delivery, RouterError]] = []
+        frames: list[bytes] = []
+        owners: list[Delivery] = []
+        order = self.outbox.next_order
+        inbox, suffix, prefixes = self.connection.inbox, self._suffix, self._prefixes
+        for delivery in deliveries:
+            subject, _, header_size, size, tail = delivery.raw
+            try:
+                prefix = prefixes.get(subject) or self._prefix_for(subject)
+                if header_size:
+                    start = len(tail) - 2 - size
+                    block = self._identified(tail[start : start + header_size], delivery.message_id)
+                    body = tail[start + header_size :]
+                else:
+                    # What most messages of a stream are like.
+                    block = b"%b%b%b\r\n\r\n" % (_WITH_ID, delivery.message_id or new_message_id(), suffix)
+                    body = tail[-2 - size :]
+                measure(self.connection, len(block) + len(body) - 2)
+            except RouterError as error:
+                refused.append((delivery, error))
+                continue
+            size = len(block)
+            frames.append(
+                b"H%b%b.%d %d %d\r\n%b%b" % (prefix, inbox, order, size, size + len(body) - 2, block, body)
+            )
+            owners.append(delivery)
+            order += 1
+        self.outbox.offer_each(frames, owners)
+        return refused
+
     def forward_message(
         self,
         message: Message,
@@ -200,7 +237,7 @@ class Outlet:
     def _identified(self, block: bytes, message_id: bytes | None) -> bytes:
         """The headers with the id by which a stream knows this copy, and without expectations meant for another one."""
         if not block:
-            return b"NATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n" % (message_id or new_message_id(), self._suffix)
+            return b"%b%b%b\r\n\r\n" % (_WITH_ID, message_id or new_message_id(), self._suffix)
         if EXPECTATIONS in block:
             block = headers.without(block, EXPECTATIONS[2:])
         own_id = headers.find(block, MESSAGE_ID)

@@ -63,8 +63,12 @@ class Pulling:
 
     def look(self) -> None:
         """Something came or went: ask, if there is room."""
-        turns, credit = self._hand.turns, self._credit
-        if credit.want(max(self._hand.count - turns.held, turns.aside)) or (turns.awaited and not credit.outstanding):
+        hand, credit = self._hand, self._credit
+        turns = hand.turns
+        if not turns.lines:
+            if credit.want(hand.count):
+                self._look_again.set()
+        elif credit.want(max(hand.count - turns.held, turns.aside)) or (turns.awaited and not credit.outstanding):
             self._look_again.set()
 
     def close(self) -> None:
@@ -137,7 +141,7 @@ class Pulling:
 
     def _tell_state(self) -> None:
         turns = self._hand.turns
-        if not turns:
+        if not turns.lines:
             self._routing.state.enter(RUNNING)
             return
         told = f"{turns.held} messages wait behind refused ones, of which {turns.awaited} have to come again"

@@ -115,6 +115,19 @@ class Routing:
                 self._refused(error, delivery, outlet)
         delivery.done()
 
+    def forward_each(self, deliveries: Sequence[Delivery]) -> None:
+        """Take messages, as they are, to every destination; all of which are connected, and stay so meanwhile."""
+        only = self.outlets[0]
+        if len(self.outlets) > 1 or not only.destination.jetstream or self.tracing.active:
+            for delivery in deliveries:
+                if self.tracing.active:
+                    delivery.trace = self.begin_trace(delivery.raw, **delivery.origin())
+                self.forward(delivery)
+            return
+        # What counts as the routing in each of them (see `Delivery`) is their only destination here.
+        for refused, error in only.forward_each(deliveries):
+            self._refused(error, refused, only)
+
     async def handle(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination."""
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())

@@ -134,11 +134,11 @@ class StreamRoute:
 
     def _received(self, batch: list[protocol.RawMessage]) -> None:
         now = trio.current_time()
-        position = self._hand.position
+        position, patience = self._hand.position, self._patience
         self._pulling.heard(now)
         for raw in batch:
             if raw[1].startswith(b"$JS.ACK."):
-                self._take(StreamDelivery(self, position, raw, now))
+                self._take(StreamDelivery(self, position, raw, now), patience)
             elif self._pulling.status(raw):
                 self._retry.succeeded()
         if self._hand.waiting:
@@ -146,10 +146,10 @@ class StreamRoute:
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
 
-    def _take(self, delivery: StreamDelivery) -> None:
+    def _take(self, delivery: StreamDelivery, patience: float) -> None:
         self._pulling.received()
         self._retry.succeeded()
-        taken = self._hand.take(delivery, self._patience)
+        taken = self._hand.take(delivery, patience)
         if taken is Taken.NEW:
             self.state.received += 1
             return
@@ -167,8 +167,8 @@ class StreamRoute:
                 while not waiting:
                     self._arrived = trio.Event()
                     await self._arrived.wait()
-                await self.routing.ready()
                 await trio.lowlevel.checkpoint()
+                await self.routing.ready()  # last: what is routed in one go relies on it
                 await self._route_some()
 
     def _route(self) -> None:
@@ -176,15 +176,18 @@ class StreamRoute:
 
     async def _route_some(self) -> None:
         routing, hand = self.routing, self._hand
-        for _ in range(min(len(hand.waiting), BATCH)):
-            delivery = hand.first()
-            if delivery is None:
-                break
-            # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
-            await routing.route(delivery)
-            hand.waiting.popleft()
-            if routing.waits_for is not None:
-                break
+        if routing.plan.handler is None:
+            routing.forward_each(hand.take_first(BATCH))
+        else:
+            for _ in range(min(len(hand.waiting), BATCH)):
+                delivery = hand.first()
+                if delivery is None:
+                    break
+                # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
+                await routing.route(delivery)
+                hand.waiting.popleft()
+                if routing.waits_for is not None:
+                    break
         if self._nothing_comes:
             self._give_back_stuck()
 
@@ -192,7 +195,11 @@ class StreamRoute:
         """All destinations of a message are settled: ack or nak it."""
         hand = self._hand
         if hand.finished(delivery):
-            self._answer(delivery)
+            if delivery.reason is None and not delivery.recalled:
+                self._acks.ack(delivery.ack_subject)
+                hand.delivered(delivery)
+            else:
+                self._not_delivered(delivery)
             if hand.waiting:
                 self._route()
         if self._nothing_comes:
@@ -201,13 +208,9 @@ class StreamRoute:
             self._all_settled.unpark_all()
         self._pulling.look()
 
-    def _answer(self, delivery: StreamDelivery) -> None:
-        if delivery.reason is None and delivery.recalled:
-            self._hand.take_back(delivery)
-            return
+    def _not_delivered(self, delivery: StreamDelivery) -> None:
         if delivery.reason is None:
-            self._acks.ack(delivery.ack_subject)
-            self._hand.delivered(delivery)
+            self._hand.take_back(delivery)
             return
         delay = min(self._source.nak_delay * 2.0 ** min(delivery.deliveries - 1, 16), LONGEST_NAK_DELAY)
         if 0 < self._spec.max_deliver <= delivery.deliveries:
@@ -224,7 +227,7 @@ class StreamRoute:
 
     def _recall(self) -> None:
         """Take back what is behind a refused message and not sent, or not confirmed on a link that died."""
-        if self._hand.turns:
+        if self._hand.turns.lines:
             for destination in self.routing.connections:
                 destination.outbox.recall(self._hand.out_of_turn)
 

@@ -8,6 +8,8 @@ from router_trio import protocol
 from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.turns import OF_THE_MESSAGE
+from router_trio.message import Fate
+from router_trio.operation import Operation
 from router_trio.outbox import OUT_OF_TURN
 from router_trio.states import RouteState
 
@@ -47,7 +49,13 @@ class StreamDelivery(Delivery):
     reply = b""  # the reply subject of a delivery is for us, not for who gets the copies
 
     def __init__(self, source: Source, position: Position, raw: protocol.RawMessage, received_at: float) -> None:
-        super().__init__(source.state, raw, received_at)
+        # Written out, as `settle` is: both are done for each message.
+        self.route = source.state
+        self.raw = raw
+        self.received_at = received_at
+        self.remaining = 1
+        self.reason = None
+        self.trace = None
         self.position = position
         self.recalled = self.refused = False
         self.ack_subject = raw[1]
@@ -60,6 +68,17 @@ class StreamDelivery(Delivery):
         self.deliveries = int(tokens[4])
         self.sequence = int(tokens[5])
         self.number = int(tokens[6])
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        if self.remaining > 1 or self.reason is not None or self.trace is not None or not fate.delivered:
+            super().settle(operation, count, fate, now)
+            return
+        self.remaining = 0
+        route = self.route
+        route.routed[route.destinations[0]] += 1
+        route.durations.record(now - self.received_at)
+        self._source.finished(self)
 
     @property
     def subject(self) -> bytes:

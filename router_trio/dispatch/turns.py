@@ -111,21 +111,18 @@ class _Line(Generic[D]):
 
 
 class Turns(Generic[D]):
-    """All subjects of which something was refused and is not settled. False if there are none.
+    """All subjects of which something was refused and is not settled: `lines`, by subject.
 
     `held` counts what waits in hand, `awaited` what has to come again. What a method returns may go on, in that order;
     all that went on before it goes first.
     """
 
-    __slots__ = ("_lines", "awaited", "held")
+    __slots__ = ("awaited", "held", "lines")
 
     def __init__(self) -> None:
-        self._lines: dict[bytes, _Line[D]] = {}
+        self.lines: dict[bytes, _Line[D]] = {}
         self.awaited = 0
         self.held = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._lines)
 
     @property
     def aside(self) -> int:
@@ -134,7 +131,7 @@ class Turns(Generic[D]):
 
     def pass_by(self, delivery: D) -> bool:
         """Whether a message that is under way is behind one that has to come again."""
-        line = self._lines.get(delivery.subject)
+        line = self.lines.get(delivery.subject)
         return line is not None and delivery.sequence > line.end
 
     # --- what comes and goes ---
@@ -144,7 +141,7 @@ class Turns(Generic[D]):
 
         Asked twice, because something may be refused while it waits to be routed.
         """
-        line = self._lines.get(delivery.subject)
+        line = self.lines.get(delivery.subject)
         if line is None:
             return delivery
         sequence = delivery.sequence
@@ -162,7 +159,7 @@ class Turns(Generic[D]):
 
     def refused(self, delivery: D, due: float = inf, until: float = inf) -> D | None:
         """A destination refused a message. Once it is sent back: when it is `due`, and until when it is waited for."""
-        line = self._lines.setdefault(delivery.subject, _Line())
+        line = self.lines.setdefault(delivery.subject, _Line())
         self.awaited += delivery.sequence not in line.awaited
         line.awaited[delivery.sequence] = Awaited(delivery.ack_subject, due, until)
         if line.tried == delivery.sequence:
@@ -171,7 +168,7 @@ class Turns(Generic[D]):
 
     def settled(self, delivery: D) -> list[D]:
         """A message was delivered, given up, or failed for what it is."""
-        line = self._lines.get(delivery.subject)
+        line = self.lines.get(delivery.subject)
         if line is None:
             return []
         awaited = line.awaited.pop(delivery.sequence, None) is not None
@@ -195,7 +192,7 @@ class Turns(Generic[D]):
         run = sorted(sequence for sequence in line.held if sequence < end)
         self.held -= len(run)
         if not line.awaited:
-            del self._lines[subject]
+            del self.lines[subject]
         line.run.update(run)
         return [line.held.pop(sequence) for sequence in run]
 
@@ -203,7 +200,7 @@ class Turns(Generic[D]):
 
     def expected(self) -> Iterator[Awaited]:
         """All that was sent back."""
-        return (one for line in self._lines.values() for one in line.awaited.values() if one.due < inf)
+        return (one for line in self.lines.values() for one in line.awaited.values() if one.due < inf)
 
     def due(self, now: float) -> int:
         """How many may come now."""
@@ -226,7 +223,7 @@ class Turns(Generic[D]):
     def give_up_waiting(self, now: float) -> list[D]:
         """What did not come in time is awaited no longer: another process has it, or the stream has lost it."""
         gone: list[D] = []
-        for subject, line in list(self._lines.items()):
+        for subject, line in list(self.lines.items()):
             late = [sequence for sequence, one in line.awaited.items() if one.until <= now]
             for sequence in late:
                 del line.awaited[sequence]
@@ -240,7 +237,7 @@ class Turns(Generic[D]):
     def stuck(self) -> list[D]:
         """Take out what waits for messages that are not in hand: if nothing comes any more, it would wait for ever."""
         found: list[D] = []
-        for line in self._lines.values():
+        for line in self.lines.values():
             if line.tried is None:
                 found += line.held.values()
                 self.held -= len(line.held)
@@ -249,8 +246,8 @@ class Turns(Generic[D]):
 
     def clear(self) -> list[D]:
         """Await nothing and hold nothing any more. Returns what waited."""
-        held = [delivery for line in self._lines.values() for delivery in line.held.values()]
-        self._lines.clear()
+        held = [delivery for line in self.lines.values() for delivery in line.held.values()]
+        self.lines.clear()
         self.awaited = self.held = 0
         return sorted(held, key=_sequence)
 

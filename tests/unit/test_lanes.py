@@ -33,7 +33,7 @@ def test_no_lane() -> None:
     lanes = Lanes()
     assert lanes.held == 0
     assert lanes.held_bytes == 0
-    assert not lanes
+    assert not lanes.lanes
     assert b"a" not in lanes
     assert due(lanes, 1e9) == []
     assert next_due(lanes) is None
@@ -54,7 +54,7 @@ def test_a_refused_operation_is_tried_again_when_its_time_comes() -> None:
     assert due(lanes, 5.0) == [1]
     assert lanes.held == 0
     assert lanes.held_bytes == 0
-    assert lanes, "the lane stays while its operation is under way"
+    assert lanes.lanes, "the lane stays while its operation is under way"
     assert b"a" in lanes
 
 
@@ -96,7 +96,7 @@ def test_an_ack_dissolves_the_lane_and_releases_all_of_it() -> None:
         lanes.hold(operation(order), 1.0)
     due(lanes, 1.0)
     assert orders(lanes.settled(operation(1), accepted=True)) == [2, 3]
-    assert not lanes
+    assert not lanes.lanes
     assert (lanes.held, lanes.held_bytes) == (0, 0)
 
 
@@ -104,7 +104,7 @@ def test_an_ack_of_another_one_that_was_in_flight_dissolves_the_lane_too() -> No
     lanes = Lanes()
     lanes.hold(operation(1), 1.0)
     assert orders(lanes.settled(operation(2), accepted=True)) == [1]
-    assert not lanes
+    assert not lanes.lanes
 
 
 def test_when_the_one_under_way_is_given_up_the_next_one_is_tried() -> None:
@@ -115,7 +115,7 @@ def test_when_the_one_under_way_is_given_up_the_next_one_is_tried() -> None:
     assert lanes.settled(operation(1), accepted=False) == []
     assert due(lanes, 1.0) == [2]
     assert lanes.settled(operation(2), accepted=False) == []
-    assert not lanes, "an empty lane is none"
+    assert not lanes.lanes, "an empty lane is none"
 
 
 def test_the_end_of_one_that_is_not_under_way_changes_nothing() -> None:
@@ -140,7 +140,7 @@ def test_a_held_one_can_be_found_and_withdrawn_once() -> None:
     assert lanes.find(2) is None
     assert lanes.held == 1
     assert lanes.withdraw(operation(1))
-    assert not lanes, "an empty lane is none"
+    assert not lanes.lanes, "an empty lane is none"
     assert lanes.held_bytes == 0
 
 
@@ -162,5 +162,5 @@ def test_clear_gives_back_everything_that_is_held() -> None:
         lanes.hold(operation(order, subject), 1.0)
     assert due(lanes, 1.0) == [1, 3]
     assert orders(lanes.clear()) == [2]
-    assert not lanes
+    assert not lanes.lanes
     assert (lanes.held, lanes.held_bytes) == (0, 0)

@@ -44,7 +44,7 @@ def refuse(turns: Turns[Message], *refused: Message, due: float = 1.0) -> None:
 
 def test_nothing_waits_while_nothing_is_refused() -> None:
     turns = Turns[Message]()
-    assert not turns
+    assert not turns.lines
     assert admitted(turns, messages(3)) == [1, 2, 3]
     assert turns.settled(Message(1)) == []
     assert (turns.aside, turns.due(inf), turns.next_look(0.0)) == (0, 0, inf)
@@ -59,7 +59,7 @@ def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> Non
     assert admitted(turns, [one]) == [1], "it came again"
     assert (turns.held, turns.awaited) == (2, 0)
     assert sequences(turns.settled(one)) == [2, 3]
-    assert not turns
+    assert not turns.lines
     assert turns.aside == 0
 
 
@@ -90,7 +90,7 @@ def test_what_waited_goes_up_to_the_next_one_that_has_to_come_again() -> None:
     assert admitted(turns, run) == [2, 3], "looked at again before they are routed"
     assert admitted(turns, [four]) == [4]
     assert sequences(turns.settled(four)) == [5]
-    assert not turns
+    assert not turns.lines
 
 
 def test_what_is_let_go_waits_again_if_one_before_it_is_refused() -> None:
@@ -137,7 +137,7 @@ def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
     turns.extend(3.0, LATE)
     assert turns.give_up_waiting(2.0 + LATE) == []
     assert sequences(turns.give_up_waiting(3.0 + LATE)) == [3]
-    assert not turns
+    assert not turns.lines
 
 
 def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
@@ -146,7 +146,7 @@ def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
     assert admitted(turns, [one, three]) == [1]
     assert turns.give_up_waiting(1.0 + LATE) == []
     assert sequences(turns.settled(one)) == [3]
-    assert not turns
+    assert not turns.lines
 
 
 def test_a_new_consumer_gives_at_once_what_the_old_one_was_to_give_later() -> None:
@@ -179,7 +179,7 @@ def test_a_message_that_one_destination_refused_and_another_has_yet_to_answer_is
     assert admitted(turns, [one, three]) == [1]
     assert turns.refused(one) is None
     assert sequences(turns.settled(one)) == [2, 3], "it was given up"
-    assert not turns
+    assert not turns.lines
     assert turns.aside == 0
 
 
@@ -198,7 +198,7 @@ def test_all_is_forgotten_in_the_order_of_the_stream() -> None:
     refuse(turns, Message(1), Message(2, b"b"))
     assert admitted(turns, [Message(5), Message(4, b"b"), Message(3)]) == []
     assert sequences(turns.clear()) == [3, 4, 5]
-    assert not turns
+    assert not turns.lines
     assert turns.aside == 0
 
 
@@ -319,7 +319,7 @@ class TurnsMachine(RuleBasedStateMachine):
                 self.answer(self.under_way[0])
         self.each_subject_is_delivered_in_order()
         if not self.lost:
-            assert not self.turns, "held for ever"
+            assert not self.turns.lines, "held for ever"
         self.now += 2 * LATE
         self.wait(*self.turns.give_up_waiting(self.now))
         while self.waiting or self.under_way:
@@ -327,7 +327,7 @@ class TurnsMachine(RuleBasedStateMachine):
                 self.route()
             else:
                 self.answer(self.under_way[0])
-        assert not self.turns, "held for ever"
+        assert not self.turns.lines, "held for ever"
         self.each_subject_is_delivered_in_order()
 
 
