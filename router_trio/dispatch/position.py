@@ -75,6 +75,12 @@ class Position:
         Deliveries that are missing went to a link that died, or to another process. They come again within `patience`
         seconds if the consumer lives; until then a new one would have to start before them.
         """
+        if delivery == self._next_delivery and sequence > self._highest and self._doubt is None:
+            # As nearly always: the next delivery, of a new message, and nothing is missing.
+            self._next_delivery += 1
+            self._highest = sequence
+            self._add(sequence)
+            return True
         self._shared |= delivery > self._next_delivery
         if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
             # What is due again goes before what is new: a new message proves that the missing ones have come.
@@ -83,11 +89,14 @@ class Position:
         self._highest = max(self._highest, sequence)
         if sequence in self._recent or sequence in self._older:
             return False
+        self._add(sequence)
+        return True
+
+    def _add(self, sequence: int) -> None:
         self._unsettled.add(sequence)
         if len(self._unsettled) > REMEMBERED:
             self._doubt, self._doubt_until = self.start, inf
             self._unsettled.clear()
-        return True
 
     def _count(self, deliveries: int, now: float, patience: float) -> bool:
         """So many deliveries are behind. Whether all of them came here, or the consumer is a new one."""

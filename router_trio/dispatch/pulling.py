@@ -57,9 +57,9 @@ class Pulling:
         """Something came."""
         self._heard_at = now
 
-    def received(self) -> None:
-        """One of the messages that were asked for came."""
-        self._credit.received(1)
+    def received(self, count: int) -> None:
+        """That many of the messages that were asked for came."""
+        self._credit.received(count)
 
     def look(self) -> None:
         """Something came or went: ask, if there is room."""

@@ -136,19 +136,22 @@ class StreamRoute:
         now = trio.current_time()
         position, patience = self._hand.position, self._patience
         self._pulling.heard(now)
+        messages = 0
         for raw in batch:
             if raw[1].startswith(b"$JS.ACK."):
+                messages += 1
                 self._take(StreamDelivery(self, position, raw, now), patience)
             elif self._pulling.status(raw):
                 self._retry.succeeded()
+        if messages:
+            self._pulling.received(messages)
+            self._retry.succeeded()
         if self._hand.waiting:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
 
     def _take(self, delivery: StreamDelivery, patience: float) -> None:
-        self._pulling.received()
-        self._retry.succeeded()
         taken = self._hand.take(delivery, patience)
         if taken is Taken.NEW:
             self.state.received += 1

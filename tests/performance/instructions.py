@@ -1,0 +1,211 @@
+"""How many bytecode instructions the data plane takes a message: the same on every machine, however busy it is.
+
+Routes are built of their real parts, between a wire that is fed bytes and an outbox whose frames are looked at. Nothing
+waits, so nothing but the code itself is counted; what C code does inside of one instruction is not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType, SimpleNamespace
+from typing import Any, cast
+
+import trio
+
+import router_trio
+from router_trio import Settings, protocol
+from router_trio.connection import Connection
+from router_trio.dispatch.core import CoreRoute
+from router_trio.dispatch.handled import HandledBatch
+from router_trio.dispatch.handlers import Handler
+from router_trio.dispatch.outlet import Outlet
+from router_trio.dispatch.position import Position
+from router_trio.dispatch.routing import Routing
+from router_trio.dispatch.stream import StreamRoute
+from router_trio.nats.pubacks import PubAcks
+from router_trio.nats.wire import Wire
+from router_trio.routes import compile_routes
+from router_trio.session import Session
+from router_trio.states import RouteState
+from router_trio.tracing import NoTracing
+
+OURS = str(Path(router_trio.__file__).parent)
+BODY = b"x" * 128
+
+
+def instructions(run: Callable[[], object]) -> int:
+    """The instructions that `run` takes inside of router_trio."""
+    if sys.version_info >= (3, 12):
+        return _monitored(run)
+    return _traced(run)
+
+
+if sys.version_info >= (3, 12):
+
+    def _monitored(run: Callable[[], object]) -> int:
+        """By PEP 669."""
+        monitoring = sys.monitoring
+        count = 0
+
+        def executed(code: CodeType, offset: int) -> Any:
+            nonlocal count
+            if not code.co_filename.startswith(OURS):
+                return monitoring.DISABLE
+            count += 1
+            return None
+
+        tool = next(number for number in range(6) if monitoring.get_tool(number) is None)
+        monitoring.use_tool_id(tool, __name__)
+        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, executed)
+        monitoring.set_events(tool, monitoring.events.INSTRUCTION)
+        try:
+            run()
+        finally:
+            monitoring.set_events(tool, monitoring.events.NO_EVENTS)
+            monitoring.free_tool_id(tool)
+            monitoring.restart_events()
+        return count
+
+
+def _traced(run: Callable[[], object]) -> int:
+    count = 0
+
+    def inside(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        count += event == "opcode"
+        return inside
+
+    def entered(frame: FrameType, event: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return inside
+
+    before = sys.gettrace()
+    sys.settrace(entered)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+class Bench:
+    """One connection that is up, its wire, and `count` routes from it to it. Needs an event loop for its clock."""
+
+    def __init__(self, count: int, *, stream: bool = False, **changes: Any) -> None:
+        settings = Settings(
+            connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
+            routes=[_stream_route() if stream else _core_route(number) for number in range(count)],
+        )
+        self.connection = Connection("main", settings.connections["main"], cast(Any, None), lambda event: None)
+        self.outbox = self.connection.outbox
+        self.outbox.link_up()
+        self.answers: list[bytes] = []
+        link = SimpleNamespace(ack=self.answers.append)
+        self.connection._session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
+        self.routings = [self._routing(plan) for plan in compile_routes(settings.routes)]
+        self.wire = Wire(cast(Any, None), hand_on=lambda data: None, informed=_nothing, denied=_nothing)
+
+    def _routing(self, plan: Any) -> Routing:
+        outlet = Outlet(plan.destinations[0], self.connection)
+        state = RouteState(plan.name, "main", [outlet.template])
+        return Routing(plan, [outlet], state, lambda event: None, NoTracing())
+
+    def written(self) -> list[bytes]:
+        """Have the outbox write all that is pending. Returns the frames of each operation."""
+        frames = []
+        while batch := self.outbox.next_batch():
+            frames += [operation.frame for operation in batch]
+        return frames
+
+    def core(self, messages: int) -> Callable[[], None]:
+        """What comes for the routes in turn, is forwarded, written and fenced."""
+        routes = [CoreRoute(routing, self.connection, lambda event: None) for routing in self.routings]
+        sids = [self.wire.subscribe(b"in", route._received) for route in routes]
+        data = b"".join(
+            b"MSG in.%04d.%d %b 128\r\n%b\r\n" % (number % len(sids), number % 7, sids[number % len(sids)], BODY)
+            for number in range(messages)
+        )
+
+        def run() -> None:
+            self.wire._parser.feed(data)
+            self.wire._hand_out()
+            assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
+            self.written()
+            self.outbox.fenced(self.outbox.mark())
+            assert not self.outbox.pending + self.outbox.in_flight
+
+        return run
+
+    def handled(self, messages: int, handler: Handler) -> Callable[[], None]:
+        """Messages in hand go through a handler, are written and fenced."""
+        raws = [_raw(b"in.0000.%d" % (number % 7), b"") for number in range(messages)]
+
+        def run() -> None:
+            batch = HandledBatch(self.routings[0], handler, trio.current_time())
+            for raw in raws:
+                assert batch.take(raw) is None
+            batch.flush()
+            assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
+            self.written()
+            self.outbox.fenced(self.outbox.mark())
+            assert not self.outbox.pending + self.outbox.in_flight
+
+        return run
+
+    def stream(self, messages: int) -> Callable[[], None]:
+        """What a stream delivers is forwarded, written, acked by the destination, and acked to its source."""
+        route = StreamRoute(self.routings[0], self.connection, lambda event: None)
+        route._hand.position = Position("x")
+        acks = PubAcks(self.connection)
+        first = 1
+
+        def run() -> None:
+            nonlocal first
+            ack = b"$JS.ACK.IN.router.1.%d.%d.1700000000000000000.9"
+            numbers = range(first, first + messages)
+            first += messages
+            order = self.outbox.next_order
+            route._received([_raw(b"in.0000.%d" % (number % 7), ack % (number, number)) for number in numbers])
+            while route._hand.waiting:
+                _finish(route._route_some())
+            assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
+            orders = range(order, order + messages)
+            acks.read([_raw(b"_INBOX.x.%d" % one, b"", b'{"stream":"OUT", "seq":%d}' % one) for one in orders])
+            assert len(self.answers) == messages
+            self.answers.clear()
+            assert not self.outbox.pending + self.outbox.in_flight
+
+        return run
+
+
+def _core_route(number: int) -> dict[str, Any]:
+    source = {"connection": "main", "subject": f"in.{number:04d}.*"}
+    to = {"connection": "main", "subject": f"out.{number:04d}.{{{{wildcard(1)}}}}"}
+    return {"name": f"r{number}", "from": source, "to": [to]}
+
+
+def _stream_route() -> dict[str, Any]:
+    source: dict[str, Any] = {"connection": "main", "stream": "IN", "durable": "router", "filter": "in.*.*"}
+    source["max_in_flight"] = 4096
+    to: dict[str, Any] = {"connection": "main", "subject": "out.{{wildcard(1)}}.{{wildcard(2)}}", "jetstream": True}
+    return {"name": "r", "from": source, "to": [to]}
+
+
+def _raw(subject: bytes, reply: bytes, body: bytes = BODY) -> protocol.RawMessage:
+    return subject, reply, 0, len(body), b"%d\r\n%b\r\n" % (len(body), body)
+
+
+def _finish(routing: Any) -> None:
+    try:
+        routing.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("routing blocked, though there is room")
+
+
+def _nothing(*arguments: object) -> None:
+    """For what a wire tells."""

@@ -1,0 +1,57 @@
+"""The regression guard of the data plane: instructions a message, and how they grow. Never seconds.
+
+Each bound is a tenth above what was counted on the version of Python that took most. Whoever makes the data plane
+leaner lowers it; whoever has to raise it says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from router_trio import Message
+from tests.performance.instructions import Bench, instructions
+
+MESSAGES = 1000
+
+
+def a_message(run: Callable[[], None], messages: int = MESSAGES) -> float:
+    """Instructions for each of the messages that `run` takes."""
+    run()  # what is remembered of subjects is not there the first time
+    return instructions(run) / messages
+
+
+async def shout(message: Message) -> Message:
+    return message.replace(payload=message.payload.upper())
+
+
+async def test_core_to_core() -> None:
+    assert a_message(Bench(1).core(MESSAGES)) < 160
+
+
+async def test_through_a_handler() -> None:
+    assert a_message(Bench(1).handled(MESSAGES, shout)) < 415
+
+
+async def test_stream_to_stream() -> None:
+    assert a_message(Bench(1, stream=True).stream(MESSAGES)) < 1115
+
+
+@pytest.mark.parametrize(("routes", "times"), [(10, 1.25), (100, 1.6), (1000, 4.6)])
+async def test_many_routes_that_get_messages_in_turn(routes: int, times: float) -> None:
+    one, many = a_message(Bench(1).core(MESSAGES)), a_message(Bench(routes).core(MESSAGES))
+    assert many < one * times
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_large_batch_costs_no_more_a_message_than_a_small_one(stream: bool) -> None:
+    small, large = Bench(1, stream=stream), Bench(1, stream=stream)
+    runs = (small.stream(100), large.stream(3000)) if stream else (small.core(100), large.core(3000))
+    assert a_message(runs[1], 3000) < a_message(runs[0], 100) * 1.1
+
+
+async def test_what_is_counted_is_counted_the_same_each_time() -> None:
+    run = Bench(1).core(MESSAGES)
+    run()
+    assert instructions(run) == instructions(run) > MESSAGES
