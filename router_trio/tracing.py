@@ -43,8 +43,17 @@ class Tracing(Protocol):
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
         """The indexes of the sampled messages of a batch, in order. Each of them is then asked of `begin_sampled`."""
 
-    def begin_sampled(self, route: str, template: str, raw: RawMessage) -> MessageTrace | None:
-        """The trace of a message from a core subscription that `sampled` named. None if tracing has ended since."""
+    def begin_sampled(
+        self,
+        route: str,
+        template: str,
+        raw: RawMessage,
+        *,
+        stream: str | None = None,
+        sequence: int | None = None,
+        deliveries: int = 1,
+    ) -> MessageTrace | None:
+        """The trace of a message that `sampled` named. None if tracing has ended since."""
 
     def begin(
         self,
@@ -68,7 +77,16 @@ class NoTracing:
         """Nothing is sampled."""
         return ()
 
-    def begin_sampled(self, route: str, template: str, raw: RawMessage) -> MessageTrace | None:
+    def begin_sampled(
+        self,
+        route: str,
+        template: str,
+        raw: RawMessage,
+        *,
+        stream: str | None = None,
+        sequence: int | None = None,
+        deliveries: int = 1,
+    ) -> MessageTrace | None:
         """Nothing is sampled."""
         return None
 

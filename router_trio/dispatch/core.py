@@ -103,7 +103,7 @@ class CoreRoute:
             if index in sampled:
                 handled.flush()
                 delivery = Delivery(self.state, raw, received_at)
-                delivery.trace = self.routing.begin_sampled(raw)
+                self.routing.begin_sampled(delivery)
                 await self.routing.handle(handler, delivery)
             else:
                 blocked = handled.take(raw)
@@ -125,7 +125,7 @@ class CoreRoute:
             if start < index:
                 self._forward(received_at, batch[start:index])
             delivery = Delivery(self.state, batch[index], received_at)
-            delivery.trace = self.routing.begin_sampled(batch[index])
+            self.routing.begin_sampled(delivery)
             self.routing.forward(delivery)
             start = index + 1
         if start < len(batch):

@@ -99,9 +99,17 @@ class Routing:
             self.state.name, self.plan.pattern, raw, stream=stream, sequence=sequence, deliveries=deliveries
         )
 
-    def begin_sampled(self, raw: protocol.RawMessage) -> MessageTrace | None:
-        """The trace of a message from a core subscription that is known to be sampled."""
-        return self.tracing.begin_sampled(self.state.name, self.plan.pattern, raw)
+    def begin_sampled(self, delivery: Delivery) -> None:
+        """Begin the trace of a message that is known to be sampled."""
+        origin = delivery.origin()
+        delivery.trace = self.tracing.begin_sampled(
+            self.state.name,
+            self.plan.pattern,
+            delivery.raw,
+            stream=origin.get("stream"),
+            sequence=origin.get("sequence"),
+            deliveries=origin.get("deliveries", 1),
+        )
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message, as it is, to every destination."""
@@ -117,11 +125,19 @@ class Routing:
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> None:
         """Take messages, as they are, to every destination; all of which are connected, and stay so meanwhile."""
+        start = 0
+        if self.tracing.active:
+            for index in self.tracing.sampled([delivery.raw for delivery in deliveries]):
+                self._forward_run(deliveries[start:index])
+                self.begin_sampled(deliveries[index])
+                self.forward(deliveries[index])
+                start = index + 1
+        self._forward_run(deliveries[start:])
+
+    def _forward_run(self, deliveries: Sequence[Delivery]) -> None:
         only = self.outlets[0]
-        if len(self.outlets) > 1 or not only.destination.jetstream or self.tracing.active:
+        if len(self.outlets) > 1 or not only.destination.jetstream:
             for delivery in deliveries:
-                if self.tracing.active:
-                    delivery.trace = self.begin_trace(delivery.raw, **delivery.origin())
                 self.forward(delivery)
             return
         # What counts as the routing in each of them (see `Delivery`) is their only destination here.

@@ -108,17 +108,13 @@ class Traces:
         A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
         caller does not record. Without one, `sample_ratio` of the messages begin a trace.
         """
-        spans = self._spans
-        if spans is None:
+        if self._spans is None:
             return None
         parent = _parent(raw) if raw[2] else None
-        if parent is None:
-            if not self._skip.over():
-                return None
-        elif parent is UNSAMPLED:
+        if not self._skip.over() if parent is None else parent is UNSAMPLED:
             return None
-        return spans.begin(
-            route, template, raw[3] - raw[2], parent, stream=stream, sequence=sequence, deliveries=deliveries
+        return self.begin_sampled(
+            route, template, raw, stream=stream, sequence=sequence, deliveries=deliveries
         )
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
@@ -138,13 +134,22 @@ class Traces:
                 found.append(index)
         return found
 
-    def begin_sampled(self, route: str, template: str, raw: RawMessage) -> MessageTrace | None:
-        """The trace of a message from a core subscription that `sampled` named; None outside of `running`."""
+    def begin_sampled(
+        self,
+        route: str,
+        template: str,
+        raw: RawMessage,
+        *,
+        stream: str | None = None,
+        sequence: int | None = None,
+        deliveries: int = 1,
+    ) -> MessageTrace | None:
+        """The trace of a message that `sampled` named; None outside of `running`."""
         if self._spans is None:
             return None
         parent = _parent(raw) if raw[2] else None
         return self._spans.begin(
-            route, template, raw[3] - raw[2], parent, stream=None, sequence=None, deliveries=1
+            route, template, raw[3] - raw[2], parent, stream=stream, sequence=sequence, deliveries=deliveries
         )
 
     @asynccontextmanager

@@ -215,6 +215,31 @@ async def test_many_messages_of_which_some_are_recorded_keep_their_order(two: Tw
     assert [bool(message.headers) for message in got] == [int(number) % 7 == 0 for number in numbers]
 
 
+async def test_many_messages_of_a_stream_of_which_some_are_recorded_keep_their_order(two: Two) -> None:
+    source, sink = JetStream(two.producer), JetStream(two.consumer)
+    await source.create_stream("ORDERS", ["orders.>"])
+    await sink.create_stream("EU", ["eu.>"])
+    route = {
+        "name": "eu",
+        "from": {"connection": "edge", "stream": "ORDERS", "durable": "router", "filter": "orders.*"},
+        "to": [{"connection": "core", "subject": "eu.{{wildcard(1)}}", "jetstream": True}],
+    }
+    numbers = [b"%d" % number for number in range(300)]
+    recorded = [int(number) % 7 == 0 for number in numbers]
+    await source.publish_many(
+        ("orders.7", number, {"traceparent": SAMPLED} if yes else None)
+        for number, yes in zip(numbers, recorded, strict=True)
+    )
+    async with routing(two.settings(route)) as watch:
+        await until_settled(watch.router)
+    stored = await sink.stream_messages("EU")
+    assert [message.payload for message in stored] == numbers
+    assert [message.header("traceparent") is not None for message in stored] == recorded
+    processes = two.spans("process eu")
+    assert len(processes) == len(two.spans("send eu.{{wildcard(1)}}")) == 43
+    assert [span.attributes["messaging.nats.sequence"] for span in processes] == list(range(1, 301, 7))
+
+
 # --- failures ---
 
 
