@@ -107,8 +107,7 @@ class NatsLink:
                 refusals.append(Refusal(operation, "too_large", f"more than the server's max_payload of {limit} bytes"))
             else:
                 frames.append(frame)
-        self.wire.send(b"".join(frames))
-        await self.wire.flushed()
+        await self.wire.send_now(b"".join(frames))
         return refusals
 
     async def _listen_again(self) -> None:

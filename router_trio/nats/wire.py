@@ -55,6 +55,7 @@ class Wire:
         self._out: list[bytes] = []
         self._queued = 0
         self._written = 0
+        self._writing = self._torn = False
         self._work = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self._pongs: deque[trio.Event | None] = deque()
@@ -67,11 +68,24 @@ class Wire:
         self._queued += len(data)
         self._work.set()
 
-    async def flushed(self) -> None:
-        """Returns when the socket has taken everything that was appended before this call. Can be cancelled."""
+    async def send_now(self, data: bytes) -> None:
+        """Append bytes; returns when the socket has taken them. Raises `LinkError`.
+
+        Who waits for the socket writes to it, unless somebody does already: that is two task switches less for each
+        write. Cancelled in the middle of one, the link is torn and ends.
+        """
+        self._out.append(data)
+        self._queued += len(data)
         target = self._queued
-        while self._written < target:
-            await self._progress.park()
+        try:
+            while self._written < target:
+                if self._writing:
+                    await self._progress.park()
+                else:
+                    await self._write_out()
+        except BaseException:
+            self._work.set()
+            raise
 
     async def fence(self) -> None:
         """Returns when the server has processed everything that was appended before this call. Can be cancelled."""
@@ -121,15 +135,30 @@ class Wire:
         """Write what is appended, joined, for as long as the link lives. Raises `LinkError`."""
         while True:
             await self._work.wait()
-            data = b"".join(self._out)
-            self._out.clear()
+            if self._torn:
+                raise LinkError("writing was cancelled in the middle of a frame", reason="closed")
+            if self._writing:
+                await self._progress.park()
+            else:
+                await self._write_out()
+
+    async def _write_out(self) -> None:
+        data = b"".join(self._out)
+        self._out.clear()
+        if self._work.is_set():  # the writer may be waiting for it
             self._work = trio.Event()
-            try:
-                await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise LinkError(f"the connection broke while writing: {_cause(error)}", reason="closed") from error
-            self._written += len(data)
+        self._writing = True
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise LinkError(f"the connection broke while writing: {_cause(error)}", reason="closed") from error
+        except BaseException:
+            self._torn = True
+            raise
+        finally:
+            self._writing = False
             self._progress.unpark_all()
+        self._written += len(data)
 
     async def read(self) -> None:
         """Read and hand out, for as long as the link lives. Raises `LinkError`, or `ProtocolError` for garbage."""
