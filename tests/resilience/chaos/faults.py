@@ -55,10 +55,12 @@ async def reset(scene: Scene, step: Step) -> None:
 def _on_proxy(do: Callable[[TcpProxy, Step], None]) -> Fault:
     async def fault(scene: Scene, step: Step) -> None:
         proxy = _proxy(scene, step)
-        do(proxy, step)
+        async with scene.sink_is_read:
+            do(proxy, step)
         await trio.sleep(step.seconds)
-        proxy.clear()
-        proxy.accept()
+        async with scene.sink_is_read:
+            proxy.clear()
+            proxy.accept()
 
     return fault
 
@@ -154,17 +156,18 @@ async def sink_deleted(scene: Scene, step: Step) -> None:
 
     What it held is read before. Nothing may be stored between the two, so nothing reaches the server meanwhile.
     """
-    for proxy in scene.proxies:
-        proxy.blackhole("to_server")
-    try:
-        async with load.client(scene.server.url) as client:
-            stream = JetStream(client)
-            await _until_still(stream)
-            scene.sink_before += await stream.stream_messages(SINK)
-            await stream.delete_stream(SINK)
-    finally:
+    async with scene.sink_is_read:
         for proxy in scene.proxies:
-            proxy.clear()
+            proxy.blackhole("to_server")
+        try:
+            async with load.client(scene.server.url) as client:
+                stream = JetStream(client)
+                await _until_still(stream)
+                scene.sink_before += await stream.stream_messages(SINK)
+                await stream.delete_stream(SINK)
+        finally:
+            for proxy in scene.proxies:
+                proxy.clear()
     await trio.sleep(step.seconds)
     await scene.create_sink()
 

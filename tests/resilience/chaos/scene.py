@@ -52,6 +52,8 @@ class Scene:
         self.routed = 0
         self.sink_before: list[StoredMessage] = []
         """What the sinks held that were deleted."""
+        self.sink_is_read = trio.Lock()
+        """Held while nothing may reach the server: a fault of the network that ends must not let anything through."""
         self._leave = trio.Event()
         self._over = False
         self._left = trio.Event()
