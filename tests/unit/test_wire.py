@@ -1,0 +1,110 @@
+"""The wire's writing: two who may write, one socket, and no frame in pieces."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+
+from router_trio.errors import LinkError
+from router_trio.nats.wire import Wire
+
+
+class SlowStream(trio.abc.Stream):
+    """Takes bytes when it is told to, and remembers them."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.go_on = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.go_on.wait()
+        self.taken.append(bytes(data))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise AssertionError("nobody asks")
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def wire_on(stream: trio.abc.Stream) -> Wire:
+    def nothing(*arguments: object) -> None:
+        """Nobody listens."""
+
+    return Wire(stream, hand_on=nothing, informed=nothing, denied=nothing)
+
+
+async def test_the_writer_wakes_for_what_is_appended_after_another_has_written() -> None:
+    ours, theirs = memory_stream_pair()
+    wire = wire_on(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.write)
+        await wait_all_tasks_blocked()
+        await wire.send_now(b"one ")
+        wire.send(b"two")
+        await wait_all_tasks_blocked()
+        assert await theirs.receive_some() == b"one two"
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_comes_while_somebody_writes_is_written_after_it_in_order(autojump_clock: MockClock) -> None:
+    stream = SlowStream()
+    wire = wire_on(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.write)
+        wire.send(b"1")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(wire.send_now, b"2")
+        await wait_all_tasks_blocked()
+        wire.send(b"3")
+        nursery.start_soon(wire.send_now, b"4")
+        await wait_all_tasks_blocked()
+        assert stream.taken == []
+        stream.go_on.set()
+        await wait_all_tasks_blocked()
+        assert b"".join(stream.taken) == b"1234"
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_is_cancelled_while_another_writes_tears_nothing(autojump_clock: MockClock) -> None:
+    stream = SlowStream()
+    wire = wire_on(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.write)
+        wire.send(b"1")
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1) as scope:
+            await wire.send_now(b"2")
+        assert scope.cancelled_caught
+        stream.go_on.set()
+        await wait_all_tasks_blocked()
+        assert b"".join(stream.taken) == b"12"
+        nursery.cancel_scope.cancel()
+
+
+async def test_cancelled_in_the_middle_of_a_write_the_link_ends(autojump_clock: MockClock) -> None:
+    stream = SlowStream()
+    wire = wire_on(stream)
+    with pytest.RaisesGroup(pytest.RaisesExc(LinkError, match="middle")):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.write)
+            await wait_all_tasks_blocked()
+            with trio.move_on_after(1) as scope:
+                await wire.send_now(b"PUB a 1")
+            assert scope.cancelled_caught
+            stream.go_on.set()
+            await trio.sleep(1)
+            raise AssertionError("the link lives on")
+    assert stream.taken == []
+
+
+async def test_a_write_that_fails_is_the_end_of_the_link_for_both() -> None:
+    ours, theirs = memory_stream_pair()
+    await theirs.aclose()
+    with pytest.raises(LinkError, match="while writing"):
+        await wire_on(ours).send_now(b"1")
