@@ -1,4 +1,4 @@
-"""The wire: the one owner of a connected socket. One task reads, one writes; everything else only appends or waits.
+"""The wire: the one owner of a connected socket. One task reads, one writes; others append, and may write meanwhile.
 
 It parses frames in batches, gives messages of its own subscriptions to their takers, answers PING, keeps the order of
 PONGs for its fences, and hands what belongs to nats-py (frames of its subscriptions, INFO) on untouched. It dies by
