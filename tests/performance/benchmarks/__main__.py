@@ -38,18 +38,20 @@ async def measure(names: list[str], quick: bool) -> list[Section]:
             # A server of its own for each workload: what one leaves in its store is not the next one's burden.
             async with setting(Path(directory), quick=quick, say=_say) as given:
                 for found in await WORKLOADS[name](given):
-                    section = replace(found, taken=_taken(quick))
+                    section = replace(found, workload=name, taken=_taken(quick))
                     sections.append(section)
                     print(f"\n{section.title}\n\n{report.table(section)}\n", flush=True)
     return sections
 
 
 def store(sections: list[Section]) -> dict[str, Any]:
-    """Put the sections in place of their predecessors in the stored results; returns all of them."""
+    """Put the sections in place of their predecessors in the stored results; returns all, in the workloads' order."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"sections": []}
     fresh = {section.name: section.as_json() for section in sections}
-    kept = [fresh.pop(old["name"], old) for old in results["sections"]]
-    results = {"about": about(), "sections": [*kept, *fresh.values()]}
+    kept = [old for old in results["sections"] if old["name"] not in fresh]
+    order = list(WORKLOADS)
+    found = sorted([*fresh.values(), *kept], key=lambda section: order.index(section["workload"]))
+    results = {"about": about(), "sections": found}
     WORK.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1))
     return results

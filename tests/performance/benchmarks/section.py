@@ -35,6 +35,7 @@ class Section:
     turns: Mapping[str, Turns]
     against: tuple[str, ...] = ("nats_py", "raw")
     more_is_better: bool = True
+    workload: str = ""
     taken: str = ""
 
     def ratio(self, name: str, other: str) -> float:
@@ -58,5 +59,6 @@ class Section:
             {name: Turns(**turns) for name, turns in stored["turns"].items()},
             tuple(stored["against"]),
             stored["more_is_better"],
+            stored["workload"],
             stored["taken"],
         )

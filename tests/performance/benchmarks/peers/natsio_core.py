@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from natsio.client import ClientConfig, NATSCore  # type: ignore[import-not-found]
-from natsio.messages import CoreMsg  # type: ignore[import-not-found]
+import natsio  # type: ignore[import-not-found]
 
 
 async def main(url: str, with_handler: bool) -> None:
     """`in.TOKEN` -> `out.TOKEN`."""
-    async with NATSCore(ClientConfig(servers=[url])) as client:
+    async with await natsio.connect(url) as client:
 
-        async def forward(message: CoreMsg) -> None:
+        async def forward(message: natsio.Msg) -> None:
             payload = message.payload.upper() if with_handler else message.payload
             await client.publish("out." + message.subject[3:], payload)
 
-        await client.subscribe("in.*", callback=forward)
+        client.subscribe("in.*", cb=forward)
         await asyncio.Event().wait()
 
 
