@@ -44,6 +44,7 @@ class Pulling:
         self._route = route
         self._look_again = trio.Event()
         self._heard_at = 0.0
+        self._told_of_waiting = False
         self._lost: SourceError | None = None
 
     # --- what the route tells ---
@@ -62,10 +63,12 @@ class Pulling:
         self._credit.received(count)
 
     def look(self) -> None:
-        """Something came or went: ask, if there is room."""
+        """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""
         hand, credit = self._hand, self._credit
         turns = hand.turns
-        if not turns.lines:
+        if bool(turns.lines) is not self._told_of_waiting:
+            self._look_again.set()
+        elif not turns.lines:
             if credit.want(hand.count):
                 self._look_again.set()
         elif credit.want(max(hand.count - turns.held, turns.aside)) or (turns.awaited and not credit.outstanding):
@@ -141,6 +144,7 @@ class Pulling:
 
     def _tell_state(self) -> None:
         turns = self._hand.turns
+        self._told_of_waiting = bool(turns.lines)
         if not turns.lines:
             self._routing.state.enter(RUNNING)
             return

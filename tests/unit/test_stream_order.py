@@ -82,6 +82,20 @@ async def test_what_is_behind_a_refused_message_waits_and_other_subjects_go_on(a
         await eventually(lambda: w.route.reason is None)
 
 
+async def test_when_nothing_waits_any_more_the_route_says_so_at_once(autojump_clock: MockClock) -> None:
+    """Though there is nothing more to ask for."""
+    brokers = one_broker()
+    async with world([route()], brokers=brokers) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 1)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        fill(w.broker, "a", 1, first=1)
+        await eventually(lambda: w.route.reason is not None)
+        w.broker.allow_publish("out.a")
+        await all_acked(w, 2)
+        await eventually(lambda: w.route.reason is None, within=0.1)
+
+
 async def test_while_a_destination_refuses_one_message_of_a_subject_is_tried_at_a_time(
     autojump_clock: MockClock,
 ) -> None:
