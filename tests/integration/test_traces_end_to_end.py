@@ -21,7 +21,7 @@ from tests.otlp_receiver import OtlpReceiver, ReceivedSpan, otlp_receiver
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import RawClient, RawMessage, connect
 from tests.servers import NatsServer, nats_server
-from tests.watch import Watch, until_settled, watched
+from tests.watch import Watch, until_settled, until_stored, watched
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -231,6 +231,7 @@ async def test_many_messages_of_a_stream_of_which_some_are_recorded_keep_their_o
         for number, yes in zip(numbers, recorded, strict=True)
     )
     async with routing(two.settings(route)) as watch:
+        await until_stored(sink, "EU", len(numbers))
         await until_settled(watch.router)
     stored = await sink.stream_messages("EU")
     assert [message.payload for message in stored] == numbers
