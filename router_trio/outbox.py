@@ -145,15 +145,14 @@ class Outbox:
         """
         if self._closed:
             raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
-        now = self._clock()
-        if not self.connected:
+        if self.connected:
+            now = self._clock()
+        else:
             if not blocked:
                 self._books.not_connected(with_ack)
             if not self.fail_open:
                 self._room.make(len(frame))
-            if now - self._accepted_at < SAME_TIME:
-                now = self._accepted_at
-            self._accepted_at = now
+            now = self._same_time()
         self._order += 1
         clean = self.connected and not blocked
         operation = (
@@ -180,20 +179,17 @@ class Outbox:
         """
         if not frames:
             return
-        now = self._clock()
         if self.connected:
-            if now - self._accepted_at < SAME_TIME:
-                now = self._accepted_at
-            self._accepted_at = now
             self._order += len(frames)
             self.ledger.accepted += len(frames)
-            self._queue.append_frames(self._order, frames, owner, now)
+            self._queue.append_frames(self._order, frames, owner, self._same_time())
             self._wake()
             return
         for frame in frames:
             try:
                 self.offer(frame, owner=owner)
             except PublishError as error:
+                now = self._clock()
                 refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
                 refused.settle(Fate("failed", error.reason), now)
 
@@ -389,6 +385,13 @@ class Outbox:
         return left
 
     # --- inside ---
+
+    def _same_time(self) -> float:
+        """The time now, or that of an operation before that counts as accepted at the same time."""
+        now = self._clock()
+        if now - self._accepted_at >= SAME_TIME:
+            self._accepted_at = now
+        return self._accepted_at
 
     def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
         if retriable and self._retries.hold(operation, reason):

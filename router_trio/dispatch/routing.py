@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
-from router_trio import protocol
 from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.handlers import Handler, as_message, invoke
 from router_trio.dispatch.outlet import Outlet, new_message_id
@@ -73,36 +72,22 @@ class Routing:
             )
         )
 
-    async def route(self, delivery: Delivery) -> None:
-        """Take one message through the handler, if there is one, to every destination.
+    async def route(self, handler: Handler, delivery: Delivery) -> None:
+        """Take one message through the handler, and what that makes of it to every destination.
 
-        Every error becomes the delivery's failure. Cancelled in a handler, nothing was sent.
+        Every error becomes the delivery's failure. Cancelled in the handler, nothing was sent.
         """
         if self.tracing.active:
-            delivery.trace = self.begin_trace(delivery.raw, **delivery.origin())
-        if self.plan.handler is None:
-            self.forward(delivery)
-        else:
-            await self.handle(self.plan.handler, delivery)
-
-    def begin_trace(
-        self,
-        raw: protocol.RawMessage,
-        *,
-        stream: str | None = None,
-        sequence: int | None = None,
-        deliveries: int = 1,
-        timestamp: float | None = None,
-    ) -> MessageTrace | None:
-        """The trace of a message, if it is sampled."""
-        return self.tracing.begin(
-            self.state.name, self.plan.pattern, raw, stream=stream, sequence=sequence, deliveries=deliveries
-        )
+            self._begin(self.tracing.begin, delivery)
+        await self.handle(handler, delivery)
 
     def begin_sampled(self, delivery: Delivery) -> None:
         """Begin the trace of a message that is known to be sampled."""
+        self._begin(self.tracing.begin_sampled, delivery)
+
+    def _begin(self, begin: Callable[..., MessageTrace | None], delivery: Delivery) -> None:
         origin = delivery.origin()
-        delivery.trace = self.tracing.begin_sampled(
+        delivery.trace = begin(
             self.state.name,
             self.plan.pattern,
             delivery.raw,

@@ -179,7 +179,8 @@ class StreamRoute:
 
     async def _route_some(self) -> None:
         routing, hand = self.routing, self._hand
-        if routing.plan.handler is None:
+        handler = routing.plan.handler
+        if handler is None:
             routing.forward_each(hand.take_first(BATCH))
         else:
             for _ in range(min(len(hand.waiting), BATCH)):
@@ -187,7 +188,7 @@ class StreamRoute:
                 if delivery is None:
                     break
                 # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
-                await routing.route(delivery)
+                await routing.route(handler, delivery)
                 hand.waiting.popleft()
                 if routing.waits_for is not None:
                     break
