@@ -13,6 +13,7 @@ import trio
 
 from router_trio.attempts import Attempts
 from router_trio.backoff import Attempt
+from router_trio.departures import Departures
 from router_trio.errors import LinkError
 from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
 from router_trio.link import Connect, Link
@@ -46,6 +47,7 @@ class Connection:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
+        self.departures = Departures(self.outbox)
         # What a link tells of publishes is the outbox's business alone (see `link.LinkListener`).
         self.acked = self.outbox.acked
         self.ack_refused = self.outbox.ack_refused
@@ -60,6 +62,7 @@ class Connection:
         self._lame_duck = trio.Event()
         self._changed = trio.Event()
         self._tell_of_changes: list[Callable[[], None]] = []
+        self._tell_of_reads: dict[Callable[[], None], None] = {}
         self._room = trio.lowlevel.ParkingLot()
         self._lost_at: float | None = None
         self._attempts = Attempts(settings, self.state, emit=emit, clock=trio.current_time)
@@ -276,7 +279,15 @@ class Connection:
             self.outbox.expire()
             self._room.unpark_all()
 
+    def when_handed_out(self, tell: Callable[[], None]) -> None:
+        """Call `tell` each time that all that came at one time has been delivered; once, however often it is given."""
+        self._tell_of_reads[tell] = None
+
     # --- what the link tells (see `link.LinkListener`) ---
+
+    def handed_out(self) -> None:
+        for tell in self._tell_of_reads:
+            tell()
 
     def lame_duck(self) -> None:
         if self._session is not None and not self._lame_duck.is_set():

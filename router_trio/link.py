@@ -18,7 +18,10 @@ from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
 
 Deliver = Callable[[list[RawMessage]], None]
-"""Takes a batch of received messages. Synchronous, must not raise; called from the link's reader."""
+"""Takes a batch of received messages. Synchronous, must not raise; called from the link's reader.
+
+The list is the link's, which empties it afterwards.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,9 @@ class LinkListener(Protocol):
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """The server refused a publish to this subject (permissions). Comes before the next fence is answered."""
+
+    def handed_out(self) -> None:
+        """Everything that came at one time, of all subscriptions, has been delivered."""
 
     def lame_duck(self) -> None:
         """The server announced that it will shut down."""

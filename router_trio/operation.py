@@ -127,13 +127,13 @@ class OperationBatch(Operation):
         self._frames: list[bytes] = []
         self._owners: list[tuple[Owner, int]] = []
 
-    def extend(self, order: int, frames: Sequence[bytes], size: int, owner: Owner) -> None:
-        """Add frames of `size` bytes in all, the last of which has this number."""
+    def extend(self, order: int, frames: Sequence[bytes], size: int, owners: Sequence[tuple[Owner, int]]) -> None:
+        """Add frames of `size` bytes in all, the last of which has this number; `owners` have so many of them each."""
         self.order = order
         self.count += len(frames)
         self.size += size
         self._frames += frames
-        self._owners.append((owner, len(frames)))
+        self._owners += owners
 
     @property
     def frame(self) -> bytes:

@@ -172,20 +172,21 @@ class Outbox:
         self._books.queued(with_ack, self.pending)
         return "queued"
 
-    def offer_frames(self, frames: Sequence[bytes], owner: Owner) -> None:
-        """Accept core publishes of one owner, as `offer` does for each; one that is refused fails at its owner.
+    def offer_frames(self, frames: Sequence[bytes], owners: Sequence[tuple[Owner, int]]) -> None:
+        """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
 
-        While connected they stay together: one operation, for as long as nothing happens to them.
+        `owners` go by runs: the first so many frames are the first owner's. While connected they stay together: one
+        operation, for as long as nothing happens to them.
         """
         if not frames:
             return
         if self.connected:
             self._order += len(frames)
             self.ledger.accepted += len(frames)
-            self._queue.append_frames(self._order, frames, owner, self._same_time())
+            self._queue.append_frames(self._order, frames, owners, self._same_time())
             self._wake()
             return
-        for frame in frames:
+        for frame, owner in zip(frames, (owner for owner, count in owners for _ in range(count)), strict=True):
             try:
                 self.offer(frame, owner=owner)
             except PublishError as error:

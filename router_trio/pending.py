@@ -88,7 +88,9 @@ class PendingQueue:
         self.pending_bytes += sum([operation.size for operation in operations])
         self.pending += sum([operation.count for operation in operations])
 
-    def append_frames(self, order: int, frames: Sequence[bytes], owner: Owner, accepted_at: float) -> None:
+    def append_frames(
+        self, order: int, frames: Sequence[bytes], owners: Sequence[tuple[Owner, int]], accepted_at: float
+    ) -> None:
         """Put newly accepted core publishes at the tail, the last of them with this number.
 
         What was accepted at the same time just before them is one operation with them.
@@ -98,7 +100,7 @@ class PendingQueue:
         if not isinstance(last, OperationBatch) or last.accepted_at != accepted_at or last.count >= MOST_TOGETHER:
             last = OperationBatch(accepted_at=accepted_at)
             self._waiting.append(last)
-        last.extend(order, frames, size, owner)
+        last.extend(order, frames, size, owners)
         self.pending_bytes += size
         self.pending += len(frames)
 

@@ -26,16 +26,16 @@ MAX_MESSAGE = 64 * 1024 * 1024
 class FrameParser:
     """Turns received bytes into messages for known subscriptions, foreign frames and control lines.
 
-    After each `feed`: `inboxes[sid]` holds the messages that came for a subscription registered there (whoever
-    registers empties it), `touched` names the sids that got some, `foreign` holds whole frames of other subscriptions
-    as bytes, `control` the other lines (PING, PONG, INFO, -ERR, +OK) without CRLF, in order.
+    After each `feed`: `inboxes[sid]`, any list, holds the messages that came for a subscription registered there
+    (whoever registers empties it), `touched` has the lists that got some, `foreign` whole frames of other
+    subscriptions as bytes, `control` the other lines (PING, PONG, INFO, -ERR, +OK) without CRLF, in order.
     """
 
     __slots__ = ("_buffer", "_needed", "control", "foreign", "inboxes", "touched")
 
     def __init__(self) -> None:
         self.inboxes: dict[bytes, list[RawMessage]] = {}
-        self.touched: list[bytes] = []
+        self.touched: list[list[RawMessage]] = []
         self.foreign: list[bytes] = []
         self.control: list[bytes] = []
         self._buffer: list[bytes] = []
@@ -109,15 +109,16 @@ class FrameParser:
             if data[end - 2 : end] != b"\r\n":
                 raise ProtocolError("a message that does not end where its size says")
             if sid != sid_of_run:
-                inbox = inboxes.get(sid)
-                if inbox is None:
+                try:
+                    inbox = inboxes[sid]
+                except KeyError:
                     self.foreign.append(data[position:end])
                     position = end
                     continue
                 sid_of_run = sid
                 append = inbox.append  # type: ignore[assignment]
                 if not inbox:
-                    self.touched.append(sid)
+                    self.touched.append(inbox)
             append((subject, reply, header_size, size, data[start:end]))  # type: ignore[arg-type]
             position = end
 

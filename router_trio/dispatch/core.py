@@ -9,7 +9,8 @@ import trio
 
 from router_trio import protocol
 from router_trio.connection import Connection
-from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery, Forwarded
+from router_trio.dispatch.cut_through import CutThrough
+from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
 from router_trio.dispatch.handled import HandledBatch
 from router_trio.dispatch.handlers import Handler
 from router_trio.dispatch.inbox import Inbox
@@ -29,10 +30,11 @@ class CoreRoute:
         self.routing = routing
         self.state = routing.state
         self._connection = connection
-        simple = len(routing.outlets) == 1 and not routing.outlets[0].destination.jetstream
-        self._only = routing.outlets[0] if simple else None
-        self._forwarded = Forwarded(routing.state)
+        only = routing.outlets[0]
+        plain = len(routing.outlets) == 1 and not only.destination.jetstream and routing.plan.handler is None
+        connection.when_handed_out(only.connection.departures.leave)
         self._inbox = Inbox(self._overflow)
+        self._deliver = CutThrough(routing, self._inbox, self._received).deliver if plain else self._received
         self._in_hand = 0
         self._closing = trio.Event()
         self._intake_over = trio.Event()
@@ -51,7 +53,7 @@ class CoreRoute:
         assert source.subject is not None
         self._intake_over = trio.Event()
         try:
-            subscription = await link.subscribe(source.subject, self._received, queue=source.queue)
+            subscription = await link.subscribe(source.subject, self._deliver, queue=source.queue)
             self._retry.succeeded()
             self.state.enter(RUNNING)
             self._retry.ready(source.subject)
@@ -139,24 +141,19 @@ class CoreRoute:
                 refused = _forward_each(outlet, leg, batch)
             else:
                 refused = outlet.forward_core(batch, leg)
-            self._tell_refused(refused, leg)
+            for reason, detail in refused:
+                leg.refuse(1, reason)
+                self.routing.fail(reason, detail)
 
-    def _tell_refused(self, refused: list[tuple[str, str]], leg: BatchLeg | Forwarded) -> None:
-        for reason, detail in refused:
-            leg.refuse(1, reason)
-            self.routing.fail(reason, detail)
 
     def _received(self, batch: list[protocol.RawMessage]) -> None:
-        routing, only = self.routing, self._only
         self.state.received += len(batch)
-        crowded = routing.crowded if only is None else only.outbox.crowded
-        if crowded or self._inbox.busy or routing.plan.handler is not None:
+        routing = self.routing
+        if self._inbox.busy or routing.plan.handler is not None or routing.crowded:
             self._inbox.deliver(batch)
-        # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
-        elif only is None or routing.tracing.active:
-            self._pass_on(trio.current_time(), batch)
         else:
-            self._tell_refused(only.forward_core(batch, self._forwarded), self._forwarded)
+            # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
+            self._pass_on(trio.current_time(), batch)
 
     def _overflow(self, count: int) -> None:
         self.state.failed["slow_consumer"] += count

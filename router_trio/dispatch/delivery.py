@@ -151,27 +151,3 @@ class BatchLeg:
     def refuse(self, count: int, reason: str) -> None:
         """That many messages of the batch never became operations here."""
         self._batch.settle(self._leg, self._template, count, Fate("failed", reason), trio.current_time())
-
-
-class Forwarded:
-    """The owner of all that a route with one destination forwards the moment it comes. Lives as long as the route."""
-
-    __slots__ = ("_route", "_template")
-
-    def __init__(self, route: RouteState) -> None:
-        self._route = route
-        self._template = route.destinations[0]
-
-    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
-        route = self._route
-        if fate.delivered:
-            route.routed[self._template] += count
-        else:
-            route.failed[fate.reason or fate.name] += count
-        route.durations.record(now - operation.accepted_at, count)
-
-    def refuse(self, count: int, reason: str) -> None:
-        """See `BatchLeg`."""
-        self._route.failed[reason] += count
-        self._route.durations.record(0.0, count)

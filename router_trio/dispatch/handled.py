@@ -79,4 +79,4 @@ class HandledBatch:
         delivery = BatchDelivery(self._routing.state, self._received_at)
         legs = [delivery.leg(outlet.template) for outlet in self._outlets]
         for index, (outlet, leg) in enumerate(zip(self._outlets, legs, strict=True)):
-            outlet.outbox.offer_frames([frames[index] for frames in kept], leg)
+            outlet.outbox.offer_frames([frames[index] for frames in kept], ((leg, len(kept)),))

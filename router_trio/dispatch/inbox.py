@@ -40,9 +40,9 @@ class Inbox:
         room = MAX_MESSAGES - self._messages if self._bytes < MAX_BYTES else 0
         if len(batch) > room:
             self._overflow(len(batch) - room)
-            batch = batch[:room]
-            if not batch:
-                return
+        batch = batch[:room]
+        if not batch:
+            return
         self._messages += len(batch)
         self._bytes += sum(len(raw[4]) for raw in batch)
         self._batches.append((trio.current_time(), batch))

@@ -69,35 +69,36 @@ class Outlet:
         self.connection = connection
         self.outbox = connection.outbox
         self._suffix = destination.id_suffix.encode()
-        self._prefixes: dict[bytes, bytes] = {}
+        self.prefixes: dict[bytes, bytes] = {}
+        """What is remembered of `prefix_for`."""
 
     def subject_for(self, subject: bytes) -> bytes:
         """Where a message with this subject goes. Raises `MappingError`."""
-        prefix = self._prefixes.get(subject) or self._prefix_for(subject)
+        prefix = self.prefixes.get(subject) or self.prefix_for(subject)
         return prefix[_SUBJECT_AT:-1]
 
-    def _prefix_for(self, subject: bytes) -> bytes:
-        """The start of a frame to where a message with this subject goes: what is remembered of a mapping."""
+    def prefix_for(self, subject: bytes) -> bytes:
+        """The start of a frame to where a message with this subject goes. Raises `MappingError`."""
         prefix = protocol.publish_prefix(protocol.wire(self.destination.mapping.apply(protocol.text(subject))))
         if self.destination.mapping.deterministic:
-            if len(self._prefixes) >= MAX_REMEMBERED:
-                self._prefixes.clear()
-            self._prefixes[subject] = prefix
+            if len(self.prefixes) >= MAX_REMEMBERED:
+                self.prefixes.clear()
+            self.prefixes[subject] = prefix
         return prefix
 
     def forward_core(self, batch: Sequence[protocol.RawMessage], owner: Owner) -> list[tuple[str, str]]:
         """Publish a batch from a core subscription as it is: headers, reply and payload are one untouched tail.
 
-        Returns reason and detail of each message that has no subject here.
+        Returns reason and detail of each message that has no subject here, or is too large.
         """
         failed = []
         frames: list[bytes] = []
         append = frames.append
-        prefixes = self._prefixes
+        prefixes = self.prefixes
         limit = self.connection.max_payload
         for subject, _, header_size, size, tail in batch:
             try:
-                prefix = prefixes.get(subject) or self._prefix_for(subject)
+                prefix = prefixes.get(subject) or self.prefix_for(subject)
             except MappingError as error:
                 failed.append(("mapping", str(error)))
                 continue
@@ -107,7 +108,7 @@ class Outlet:
                 append(b"H" + prefix + tail)
             else:
                 append(prefix + tail)
-        self.outbox.offer_frames(frames, owner)
+        self.outbox.offer_frames(frames, ((owner, len(frames)),))
         return failed
 
     def forward(
@@ -136,11 +137,11 @@ class Outlet:
         frames: list[bytes] = []
         owners: list[Delivery] = []
         order = self.outbox.next_order
-        inbox, suffix, prefixes = self.connection.inbox, self._suffix, self._prefixes
+        inbox, suffix, prefixes = self.connection.inbox, self._suffix, self.prefixes
         for delivery in deliveries:
             subject, _, header_size, size, tail = delivery.raw
             try:
-                prefix = prefixes.get(subject) or self._prefix_for(subject)
+                prefix = prefixes.get(subject) or self.prefix_for(subject)
                 if header_size:
                     start = len(tail) - 2 - size
                     block = self._identified(tail[start : start + header_size], delivery.message_id)
@@ -189,7 +190,7 @@ class Outlet:
         # Nothing but the payload changed, and there are no headers: what most handlers do.
         size = len(body)
         measure(self.connection, size)
-        prefix = self._prefixes.get(raw[0]) or self._prefix_for(raw[0])
+        prefix = self.prefixes.get(raw[0]) or self.prefix_for(raw[0])
         return b"%b%b%d\r\n%b\r\n" % (prefix, raw[1] and raw[1] + b" ", size, body)
 
     def _addressed(self, message: Message, origin: Message, raw: protocol.RawMessage) -> tuple[bytes, bytes, bytes]:

@@ -76,7 +76,11 @@ class NatsLink:
         self.max_payload: int = client.max_payload
         self.ended = False
         self.wire = Wire(
-            transport.stream, hand_on=transport.feed, informed=self._informed, denied=self._was_denied
+            transport.stream,
+            hand_on=transport.feed,
+            informed=self._informed,
+            denied=self._was_denied,
+            handed_out=listener.handed_out,
         )
         self.wire.unread = transport.hand_over(self.wire.send, self.wire.expect_foreign_pong)
         self._pubacks = PubAcks(listener)

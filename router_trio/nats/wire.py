@@ -28,6 +28,16 @@ _PRINTABLE = re.compile(rb"[ -~]+")
 _HARMLESS = (b"invalid subject", b"invalid publish subject", b"permissions violation")
 
 
+class _Arrivals(list[protocol.RawMessage]):
+    """What came for one subscription and is not yet delivered."""
+
+    __slots__ = ("deliver",)
+
+    def __init__(self, deliver: Deliver) -> None:
+        super().__init__()
+        self.deliver = deliver
+
+
 class Wire:
     """Reads and writes one stream. `read` and `write` are to be run as tasks, each once."""
 
@@ -38,9 +48,10 @@ class Wire:
         hand_on: Callable[[bytes], None],
         informed: Callable[[bytes], None],
         denied: Callable[[bytes, bytes, str], None],
+        handed_out: Callable[[], None],
     ) -> None:
-        """`hand_on` gets bytes for nats-py, `informed` the JSON of an INFO,
-        `denied` the kind (`publish` or `subscription`), the subject and the server's words.
+        """`hand_on` gets bytes for nats-py, `informed` the JSON of an INFO, `denied` the kind (`publish` or
+        `subscription`), the subject and the server's words. `handed_out` is told after the messages of each read.
         """
         self._stream = stream
         self.unread: bytes | bytearray = b""
@@ -48,8 +59,9 @@ class Wire:
         self._hand_on = hand_on
         self._informed = informed
         self._denied = denied
+        self._handed_out = handed_out
         self._parser = protocol.FrameParser()
-        self._takers: dict[bytes, Deliver] = {}
+        self._arrivals: dict[bytes, _Arrivals] = {}
         self._subjects: dict[bytes, bytes] = {}
         self._next_sid = FIRST_SID
         self._out: list[bytes] = []
@@ -102,15 +114,14 @@ class Wire:
         """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
         self._next_sid += 1
         sid = b"%d" % self._next_sid
-        self._parser.inboxes[sid] = []
-        self._takers[sid] = deliver
+        self._parser.inboxes[sid] = self._arrivals[sid] = _Arrivals(deliver)
         self._subjects[sid] = subject
         self.send(protocol.subscribe(subject, sid, queue))
         return sid
 
     def unsubscribe(self, sid: bytes) -> None:
         """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
-        if sid in self._takers:
+        if sid in self._arrivals:
             self._forget(sid)
             self.send(protocol.unsubscribe(sid))
 
@@ -120,14 +131,16 @@ class Wire:
 
     async def drain(self, sid: bytes) -> None:
         """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
-        if sid in self._takers:
+        if sid in self._arrivals:
             self.send(protocol.unsubscribe(sid))
             await self.fence()
             self._forget(sid)
 
     def _forget(self, sid: bytes) -> None:
-        for known in (self._takers, self._subjects, self._parser.inboxes):
-            known.pop(sid, None)
+        arrivals = self._arrivals.pop(sid, None)
+        if arrivals is not None:
+            arrivals.clear()
+            del self._subjects[sid], self._parser.inboxes[sid]
 
     # --- the two tasks ---
 
@@ -177,12 +190,12 @@ class Wire:
     def _hand_out(self) -> None:
         parser = self._parser
         if parser.touched:
-            for sid in parser.touched:
-                batch = parser.inboxes.get(sid)
-                if batch:
-                    parser.inboxes[sid] = []
-                    self._takers[sid](batch)
+            for arrivals in parser.touched:
+                if arrivals:  # or its subscription has ended meanwhile
+                    arrivals.deliver(arrivals)  # type: ignore[attr-defined]
+                    arrivals.clear()
             parser.touched.clear()
+            self._handed_out()
         if parser.foreign:
             frames = [frame for frame in parser.foreign if _is_for_nats_py(frame)]
             parser.foreign.clear()

@@ -298,10 +298,19 @@ class FakeLink:
             if isinstance(item, tuple):
                 batches.setdefault(item[0], []).append(item[1])
             else:
-                _deliver(batches)
+                self._deliver(batches)
                 item()
-        _deliver(batches)
+        self._deliver(batches)
         self._progress.unpark_all()
+
+    def _deliver(self, batches: dict[FakeSubscription, list[RawMessage]]) -> None:
+        for subscription, batch in batches.items():
+            if not subscription.closed:
+                subscription.deliver(batch)
+            batch.clear()
+        if batches:
+            batches.clear()
+            self._listener.handed_out()
 
     # --- the end ---
 
@@ -324,10 +333,3 @@ class FakeLink:
     def _check_alive(self) -> None:
         if self.death is not None:
             raise LinkError(f"the link to {self.server} is dead: {self.death}", reason=self.death.reason)
-
-
-def _deliver(batches: dict[FakeSubscription, list[RawMessage]]) -> None:
-    for subscription, batch in batches.items():
-        if not subscription.closed:
-            subscription.deliver(batch)
-    batches.clear()

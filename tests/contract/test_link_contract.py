@@ -189,6 +189,20 @@ async def test_messages_come_in_batches(world: World) -> None:
     assert len(received.batches) < 50
 
 
+async def test_the_listener_hears_when_all_that_came_at_one_time_is_handed_out(world: World) -> None:
+    listener = Recorder()
+    async with link_of(world, listener) as link:
+        await link.subscribe("one.*", listener)
+        await link.subscribe("two.*", listener)
+        listener.events.clear()
+        await link.send([operation(n, b"one.a" if n % 2 else b"two.a") for n in range(100)])
+        await listener.until_delivered(100)
+        await listener.until(lambda heard: heard.events[-1] == "handed out")
+        # Whatever came in one read is delivered before: one batch for each subscription, and nothing after the end.
+        assert listener.events.count("handed out") <= listener.events.count("delivered")
+        assert listener.events[0] == "delivered"
+
+
 async def test_a_raw_message_is_what_the_protocol_module_says(world: World) -> None:
     received = Recorder()
     block = encode(Headers({"A": "1"}))

@@ -172,12 +172,14 @@ class Recorder:
         self.acks: dict[int, tuple[str, int, bool]] = {}
         self.refusals: dict[int, tuple[str, bool]] = {}
         self.denied: list[tuple[bytes, str]] = []
+        self.events: list[str] = []
         self.lame_ducks = 0
         self.servers: list[str] = []
         self._told = trio.Event()
 
     def __call__(self, batch: list[RawMessage]) -> None:
-        self.batches.append(batch)
+        self.batches.append(batch.copy())
+        self.events.append("delivered")
         self._tell()
 
     @property
@@ -195,6 +197,10 @@ class Recorder:
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         self.denied.append((subject, detail))
+        self._tell()
+
+    def handed_out(self) -> None:
+        self.events.append("handed out")
         self._tell()
 
     def lame_duck(self) -> None:

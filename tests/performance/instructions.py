@@ -107,7 +107,8 @@ class Bench:
         link = SimpleNamespace(ack=self.answers.append)
         self.connection._session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings.routes)]
-        self.wire = Wire(cast(Any, None), hand_on=lambda data: None, informed=_nothing, denied=_nothing)
+        told = {"hand_on": _nothing, "informed": _nothing, "denied": _nothing}
+        self.wire = Wire(cast(Any, None), handed_out=self.connection.handed_out, **told)
 
     def _routing(self, plan: Any) -> Routing:
         outlet = Outlet(plan.destinations[0], self.connection)
@@ -124,7 +125,7 @@ class Bench:
     def core(self, messages: int) -> Callable[[], None]:
         """What comes for the routes in turn, is forwarded, written and fenced."""
         routes = [CoreRoute(routing, self.connection, lambda event: None) for routing in self.routings]
-        sids = [self.wire.subscribe(b"in", route._received) for route in routes]
+        sids = [self.wire.subscribe(b"in", route._deliver) for route in routes]
         data = b"".join(
             b"MSG in.%04d.%d %b 128\r\n%b\r\n" % (number % len(sids), number % 7, sids[number % len(sids)], BODY)
             for number in range(messages)

@@ -83,6 +83,10 @@ class Desk:
         return books
 
 
+def offer_frames(desk: Desk, frames: list[bytes], owner: Desk | None = None) -> None:
+    desk.outbox.offer_frames(frames, [(owner or desk, len(frames))])
+
+
 def connected(**changes: Any) -> Desk:
     desk = Desk(**changes)
     desk.outbox.link_up()
@@ -136,7 +140,7 @@ def test_publishers_wake_whoever_writes() -> None:
     desk.offer()
     assert desk.wakes > before
     before = desk.wakes
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")])
     assert desk.wakes > before
 
 
@@ -344,7 +348,7 @@ def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
 
 def test_frames_of_a_route_are_accepted_together() -> None:
     desk = connected()
-    desk.outbox.offer_frames([protocol.publish(b"a", b"1"), protocol.publish(b"b", b"2")], desk)
+    offer_frames(desk, [protocol.publish(b"a", b"1"), protocol.publish(b"b", b"2")])
     assert desk.books() == (2, 2, 0, {})
     assert desk.batch() == [1, 2]
     desk.batch()
@@ -355,7 +359,7 @@ def test_frames_of_a_route_are_accepted_together() -> None:
 
 def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
     desk = Desk(max_operations=2, on_full="reject")
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")] * 3, desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")] * 3)
     assert desk.told == {0: [Fate("failed", "queue_full")]}
     assert desk.books() == (2, 2, 0, {})
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 3}
@@ -363,7 +367,7 @@ def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
 
 def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fenced() -> None:
     desk = connected()
-    desk.outbox.offer_frames([protocol.publish(subject, b"") for subject in (b"a", b"secret", b"a")], desk)
+    offer_frames(desk, [protocol.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
     assert len(desk.outbox.next_batch()) == 1
     desk.batch()
     mark = desk.outbox.mark()
@@ -376,7 +380,7 @@ def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fence
 @pytest.mark.parametrize("denied", [False, True])
 def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -> None:
     desk = connected()
-    desk.outbox.offer_frames([protocol.publish(subject, b"") for subject in (b"a", b"secret", b"a")], desk)
+    offer_frames(desk, [protocol.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
     (taken,) = desk.outbox.next_batch()
     if denied:
         desk.outbox.publish_denied(b"secret", "Permissions Violation")
@@ -392,9 +396,9 @@ def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -
 def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     desk = connected(max_age=10.0)
     for _ in range(2):
-        desk.outbox.offer_frames([protocol.publish(b"a", b"12"), protocol.publish(b"b", b"")], desk)
+        offer_frames(desk, [protocol.publish(b"a", b"12"), protocol.publish(b"b", b"")])
     assert desk.batch() == [1, 2, 3, 4]
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")] * 2, desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")] * 2)
     desk.outbox.link_down()
     assert desk.books() == (6, 6, 0, {})
     assert desk.outbox.give_up(desk.outbox._queue._waiting[2], "timeout", "its time is over")
@@ -408,11 +412,11 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
 def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_own() -> None:
     desk, other = connected(), Desk()
     for frames, owner in ((2, desk), (1, other), (1, desk)):
-        desk.outbox.offer_frames([protocol.publish(b"a", b"")] * frames, owner)
+        offer_frames(desk, [protocol.publish(b"a", b"")] * frames, owner)
     assert [one.count for one in desk.outbox.next_batch()] == [4]
     desk.batch()
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")], other)
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")], other)
+    offer_frames(desk, [protocol.publish(b"a", b"")])
     desk.outbox.fenced(desk.outbox.mark())
     assert sum(len(fates) for fates in desk.told.values()) == 3
     assert sum(len(fates) for fates in other.told.values()) == 1
@@ -427,18 +431,18 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
 
 def test_frames_that_were_accepted_at_another_time_are_another_operation() -> None:
     desk = connected()
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")])
     desk.now = SAME_TIME
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")])
     desk.offer()
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")], desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")])
     found = [(one.order, one.accepted_at) for one in desk.outbox.next_batch()]
     assert found == [(1, 0.0), (2, SAME_TIME), (3, SAME_TIME), (4, SAME_TIME)]
 
 
 def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> None:
     desk = connected(max_operations=1)
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")] * (FORWARDED - 1), desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")] * (FORWARDED - 1))
     assert desk.outbox.blocks
     assert not desk.outbox.crowded
     desk.offer()
@@ -454,7 +458,7 @@ def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> N
 
 def test_frames_that_stay_together_expire_together() -> None:
     desk = connected(max_age=10.0)
-    desk.outbox.offer_frames([protocol.publish(b"a", b"")] * 3, desk)
+    offer_frames(desk, [protocol.publish(b"a", b"")] * 3)
     desk.now = 10.1
     assert desk.batch() == []
     assert desk.books() == (3, 0, 0, {"dropped": 3})

@@ -308,7 +308,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for order, (subject, frame) in enumerate(zip(subjects, frames, strict=True), first):
             self.publishes[order] = Publish(order, subject, len(frame), False, connected, self.now)
         refused_before, accepted_before = self.refused_frames, outbox.ledger.accepted
-        outbox.offer_frames(frames, self)
+        outbox.offer_frames(frames, [(self, len(frames))])
         refused = self.refused_frames - refused_before
         accepted = outbox.ledger.accepted - accepted_before
         assert accepted + refused == len(frames)

@@ -24,6 +24,9 @@ class Listener:
     def publish_denied(self, subject: bytes, detail: str) -> None:
         raise AssertionError("not from here")
 
+    def handed_out(self) -> None:
+        raise AssertionError("not from here")
+
     def lame_duck(self) -> None:
         raise AssertionError("not from here")
 

@@ -8,6 +8,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from router_trio.errors import LinkError
 from router_trio.nats.wire import Wire
+from router_trio.protocol import RawMessage
 
 
 class SlowStream(trio.abc.Stream):
@@ -36,7 +37,7 @@ def wire_on(stream: trio.abc.Stream) -> Wire:
     def nothing(*arguments: object) -> None:
         """Nobody listens."""
 
-    return Wire(stream, hand_on=nothing, informed=nothing, denied=nothing)
+    return Wire(stream, hand_on=nothing, informed=nothing, denied=nothing, handed_out=nothing)
 
 
 async def test_the_writer_wakes_for_what_is_appended_after_another_has_written() -> None:
@@ -69,6 +70,24 @@ async def test_what_comes_while_somebody_writes_is_written_after_it_in_order(aut
         await wait_all_tasks_blocked()
         assert b"".join(stream.taken) == b"1234"
         nursery.cancel_scope.cancel()
+
+
+def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delivered() -> None:
+    wire = wire_on(SlowStream())
+    got: list[bytes] = []
+
+    def first(batch: list[RawMessage]) -> None:
+        got.extend(raw[0] for raw in batch)
+        wire.unsubscribe(second)
+
+    sid = wire.subscribe(b"one", first)
+    second = wire.subscribe(b"two", first)
+    wire._parser.feed(b"MSG one %b 0\r\n\r\nMSG two %b 0\r\n\r\n" % (sid, second))
+    wire._hand_out()
+    assert got == [b"one"]
+    wire._parser.feed(b"MSG two %b 0\r\n\r\nMSG one %b 0\r\n\r\n" % (second, sid))
+    wire._hand_out()
+    assert got == [b"one", b"one"]
 
 
 async def test_who_is_cancelled_while_another_writes_tears_nothing(autojump_clock: MockClock) -> None:

@@ -91,6 +91,7 @@ class _Ears:
         self._spy = spy
         self.unanswered: dict[int, Operation] = {}
         """JetStream publishes by their number, in the order in which they were written."""
+        self.handed_out = listener.handed_out
         self.lame_duck = listener.lame_duck
         self.discovered = listener.discovered
 
@@ -153,8 +154,8 @@ class _Eyes:
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         def seen(batch: list[RawMessage]) -> None:
-            deliver(batch)
             again = [raw for raw in batch if raw[1].startswith(b"$JS.ACK.")]
+            deliver(batch)
             if self._spy.deliver_twice and again:
                 deliver(again)
 

@@ -1,0 +1,104 @@
+"""Cut-through: what nobody changes or looks at is forwarded while it arrives, without a turn of its route's task.
+
+A message costs a look-up of its subject and a joined frame, whatever route it is for. With a thousand routes each
+message is a batch of its own: what is done here for a batch is written out, and reaches for few other objects.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from router_trio.dispatch.inbox import Inbox
+from router_trio.dispatch.routing import Routing
+from router_trio.errors import MappingError
+from router_trio.link import Deliver
+from router_trio.message import FENCED, Fate
+from router_trio.operation import Operation
+from router_trio.protocol import RawMessage
+from router_trio.states import DURATION_BOUNDS
+
+
+class CutThrough:
+    """One core route's way to its only destination, a core subject. The owner of all that it forwards."""
+
+    __slots__ = (
+        "_add_frame",
+        "_add_owner",
+        "_behind",
+        "_connection",
+        "_departures",
+        "_durations",
+        "_inbox",
+        "_otherwise",
+        "_outlet",
+        "_prefixes",
+        "_routed",
+        "_routing",
+        "_state",
+        "_template",
+        "_tracing",
+    )
+
+    def __init__(self, routing: Routing, inbox: Inbox, otherwise: Deliver) -> None:
+        """`otherwise` takes what can't be forwarded at once; `inbox` is where that may wait."""
+        (outlet,) = routing.outlets
+        self._routing = routing
+        self._state = routing.state
+        self._durations = routing.state.durations
+        self._routed = routing.state.routed
+        self._tracing = routing.tracing
+        self._inbox = inbox
+        self._behind = False
+        self._otherwise = otherwise
+        self._outlet = outlet
+        self._prefixes = outlet.prefixes
+        self._connection = outlet.connection
+        self._template = outlet.template
+        self._departures = outlet.connection.departures
+        self._add_frame = self._departures.frames.append
+        self._add_owner = self._departures.owners.append
+
+    def deliver(self, batch: list[RawMessage]) -> None:
+        """See `link.Deliver`. What is forwarded leaves when the link has handed out what came with it."""
+        departures = self._departures
+        if self._behind or self._tracing.active or (not departures.owners and departures.crowded):
+            self._wait(batch)
+            return
+        count = len(batch)
+        self._state.received += count
+        add, prefixes, limit = self._add_frame, self._prefixes, self._connection.max_payload
+        for subject, _, header_size, size, tail in batch:
+            try:
+                prefix = prefixes.get(subject) or self._outlet.prefix_for(subject)
+            except MappingError as error:
+                self._fail("mapping", str(error))
+                count -= 1
+                continue
+            if size > limit:
+                self._fail("too_large", f"more than the max_payload of {limit} bytes")
+                count -= 1
+            elif header_size:
+                add(b"H" + prefix + tail)
+            else:
+                add(prefix + tail)
+        self._add_owner((self, count))
+
+    def _wait(self, batch: list[RawMessage]) -> None:
+        self._otherwise(batch)
+        self._behind = self._inbox.busy
+
+    def _fail(self, reason: str, detail: str) -> None:
+        self._state.failed[reason] += 1
+        self._durations.record(0.0)
+        self._routing.fail(reason, detail)
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        if fate is FENCED:
+            self._routed[self._template] += count
+        else:
+            self._state.failed[fate.reason or fate.name] += count
+        durations = self._durations
+        seconds = now - operation.accepted_at
+        durations.counts[bisect_left(DURATION_BOUNDS, seconds)] += count
+        durations.total += seconds * count

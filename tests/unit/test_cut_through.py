@@ -1,0 +1,89 @@
+"""What is forwarded while it arrives: offered together, whatever route it is for, and each route with its own count."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.operation import Owner
+from router_trio.outbox import Outbox
+from router_trio.room import FORWARDED
+from router_trio.testing import FakeBroker
+from tests.unit.routing_world import core, eventually, to, world
+
+
+@pytest.fixture
+def offers(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The counts of the owners of each offer, while connected."""
+    seen: list[list[int]] = []
+    offer_frames = Outbox.offer_frames
+
+    def offered(outbox: Outbox, frames: list[bytes], owners: list[tuple[Owner, int]]) -> None:
+        if outbox.connected:
+            seen.append([count for _, count in owners])
+        offer_frames(outbox, frames, owners)
+
+    monkeypatch.setattr(Outbox, "offer_frames", offered)
+    return seen
+
+
+async def test_what_comes_at_one_time_for_many_routes_is_one_offer(
+    autojump_clock: MockClock, offers: list[list[int]]
+) -> None:
+    routes = [core(f"in.{number}.*", f"out.{number}.{{{{wildcard(1)}}}}") for number in range(10)]
+    for number, route in enumerate(routes):
+        route["name"] = f"r{number}"
+    async with world(routes) as w:
+        for number in (*range(10), 3, 3):
+            w.broker.publish(f"in.{number}.x", b"")
+        await eventually(lambda: sum(sum(route.routed.values()) for route in w.live.routes) == 12)
+        assert offers == [[3 if number == 3 else 1 for number in range(10)]]
+        assert [route.received for route in w.live.routes] == [3 if number == 3 else 1 for number in range(10)]
+        assert [sum(route.durations.counts) for route in w.live.routes] == [route.received for route in w.live.routes]
+        assert w.entry()["settled"] == {"fenced": 12}
+
+
+async def test_what_fails_is_counted_and_what_came_with_it_goes_on(
+    autojump_clock: MockClock, offers: list[list[int]]
+) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker(max_payload=100)}
+    route = core("in.*", to("out.{{split(1,-)}}", "edge"), connection="main")
+    async with world([route], brokers=brokers) as w:
+        for token, size in (("a-b", 100), ("--x", 0), ("large", 101), ("c", 0)):
+            w.broker.publish(f"in.{token}", b"x" * size)
+        await eventually(lambda: sum(w.route.routed.values()) == 2)
+        assert offers == [[2]]
+        assert w.subjects("edge") == ["out.a.b", "out.c"]
+        assert w.route.failed == {"mapping": 1, "too_large": 1}
+        assert w.watch.count("ROUTE_MESSAGE_FAILED") == 2
+        assert (w.route.received, sum(w.route.durations.counts)) == (4, 4)
+        for _ in range(3):
+            w.broker.publish("in.--x", b"")
+        await eventually(lambda: w.route.failed["mapping"] == 4)
+        assert w.entry("edge")["accepted"] == 2
+
+
+async def test_what_a_crowded_outbox_has_no_room_for_waits_and_what_comes_later_stays_behind_it(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    route = core("in", to("out", "edge"), connection="main")
+    async with world([route], brokers=brokers, connections={"edge": {"max_pending_operations": 1}}) as w:
+        brokers["edge"].stall(1.0)
+        published = 0
+        while not w.live.connections["edge"].outbox.crowded:
+            for _ in range(FORWARDED // 4):
+                w.broker.publish("in", b"%09d" % published)
+                published += 1
+            await trio.sleep(0.01)
+        for _ in range(3):
+            w.broker.publish("in", b"%09d" % published)
+            published += 1
+            await trio.sleep(0.01)
+        w.broker.publish("in", b"%09d" % published)
+        await eventually(lambda: w.route.routed["out"] == published + 1, 60)
+        w.broker.publish("in", b"%09d" % (published + 1))
+        await eventually(lambda: w.route.routed["out"] == published + 2)
+        assert [int(message.payload) for message in brokers["edge"].published] == [*range(published + 2)]
+        assert not w.route.failed
