@@ -22,7 +22,7 @@ from router_trio.events import (
 )
 from router_trio.ledger import Counters, Ledger
 from router_trio.message import FENCED, Fate
-from router_trio.operation import Operation
+from router_trio.operation import Operation, OperationWithAck
 
 
 class Books:
@@ -121,14 +121,17 @@ class Books:
             until = self._drain_until
             self._drained(sum([operation.count for operation in operations if operation.order <= until]), success=True)
 
-    def acked(self, operation: Operation, fate: Fate) -> None:
-        """A stream has stored this one: what `finish` does, for the one fate that has to be quick."""
-        self.ledger.settled["acked"] += 1
-        if operation.clean:
-            self.counters.succeeded["publish_with_ack"] += 1
-        if self._drain_left and operation.order <= self._drain_until:
-            self._drained(1, success=True)
-        operation.settle(fate, self._clock())
+    def acked(self, operations: Sequence[tuple[OperationWithAck, Fate]]) -> None:
+        """Streams have stored these: what `finish` does, for the one fate that has to be quick."""
+        self.ledger.settle("acked", len(operations))
+        self.counters.succeeded["publish_with_ack"] += sum([operation.clean for operation, _ in operations])
+        now = self._clock()
+        for operation, fate in operations:
+            if operation.owner is not None:
+                operation.owner.settle(operation, 1, fate, now)
+        if self._drain_left:
+            until = self._drain_until
+            self._drained(sum([operation.order <= until for operation, _ in operations]), success=True)
 
     def finish(self, operation: Operation, fate: Fate) -> None:
         """This operation has its fate."""

@@ -62,7 +62,7 @@ class Connection:
         self._lame_duck = trio.Event()
         self._changed = trio.Event()
         self._tell_of_changes: list[Callable[[], None]] = []
-        self._tell_of_reads: dict[Callable[[], None], None] = {}
+        self._tell_of_handing_out: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
         self._lost_at: float | None = None
         self._attempts = Attempts(settings, self.state, emit=emit, clock=trio.current_time)
@@ -280,14 +280,16 @@ class Connection:
             self._room.unpark_all()
 
     def when_handed_out(self, tell: Callable[[], None]) -> None:
-        """Call `tell` each time that all that came at one time has been delivered; once, however often it is given."""
-        self._tell_of_reads[tell] = None
+        """Call `tell` once, when all that came at one time has been delivered. For who is told something by a link."""
+        self._tell_of_handing_out.append(tell)
 
     # --- what the link tells (see `link.LinkListener`) ---
 
     def handed_out(self) -> None:
-        for tell in self._tell_of_reads:
-            tell()
+        if self._tell_of_handing_out:
+            waiting, self._tell_of_handing_out = self._tell_of_handing_out, []
+            for tell in waiting:
+                tell()
 
     def lame_duck(self) -> None:
         if self._session is not None and not self._lame_duck.is_set():

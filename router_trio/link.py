@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from router_trio.message import PubAck
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
 
@@ -65,8 +66,8 @@ class Progress:
 class LinkListener(Protocol):
     """Who is told what happens on a link. Every method is synchronous and must not raise."""
 
-    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
-        """A stream stored the JetStream publish with this number."""
+    def acked(self, pubacks: Sequence[PubAck]) -> None:
+        """Streams stored these JetStream publishes. May be called with none."""
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         """A stream (or nobody: reason `no_responders`) answered the publish with this number with an error."""

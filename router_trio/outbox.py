@@ -13,7 +13,7 @@ from router_trio.books import Books
 from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.lanes import Lanes
-from router_trio.message import Fate
+from router_trio.message import Fate, PubAck, stored
 from router_trio.operation import CoreOperation, Operation, OperationWithAck, Owner
 from router_trio.pending import PendingQueue
 from router_trio.retries import ACK_BUDGET, Retries
@@ -204,7 +204,8 @@ class Outbox:
             [
                 OperationWithAck(order, frame, owner=owner, accepted_at=now, clean=True)
                 for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
-            ]
+            ],
+            sum(map(len, frames)),
         )
         self._wake()
 
@@ -298,19 +299,23 @@ class Outbox:
         self._books.fenced(confirmed)
         self._look_idle()
 
-    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
-        """A PubAck came. One for an operation that has a fate, or will be sent again anyhow, is ignored.
+    def acked(self, pubacks: Sequence[PubAck]) -> None:
+        """PubAcks came. One for an operation that has a fate, or will be sent again, is ignored.
 
         A late one, for a publish that is held by now, counts: the stream has it, and a held one may yet fail.
         """
-        operation = self._queue.confirm_acked(order)
-        if operation is None:
-            operation = self._retries.take_held(order)
+        confirm, lanes = self._queue.confirm_acked, self._lanes
+        confirmed = []
+        for puback in pubacks:
+            operation = confirm(puback[0]) or self._retries.take_held(puback[0])
             if operation is None:
-                return
-        if self._lanes.lanes:
-            self._retries.left(operation, accepted=True)
-        self._books.acked(operation, Fate("acked", None, stream, sequence, duplicate))
+                continue
+            if lanes.lanes:
+                self._retries.left(operation, accepted=True)
+            confirmed.append((operation, stored(puback)))
+        if not confirmed:
+            return
+        self._books.acked(confirmed)
         if self._when_nothing_in_flight:
             self._look_idle()
         if self._lanes.lanes or self._queue.pending:

@@ -82,11 +82,11 @@ class PendingQueue:
         self.pending_bytes += operation.size
         self.pending += operation.count
 
-    def extend(self, operations: Sequence[Operation]) -> None:
-        """Put newly accepted operations at the tail."""
+    def extend(self, operations: Sequence[OperationWithAck], size: int) -> None:
+        """Put newly accepted JetStream publishes of `size` bytes in all at the tail."""
         self._waiting.extend(operations)
-        self.pending_bytes += sum([operation.size for operation in operations])
-        self.pending += sum([operation.count for operation in operations])
+        self.pending_bytes += size
+        self.pending += len(operations)
 
     def append_frames(
         self, order: int, frames: Sequence[bytes], owners: Sequence[tuple[Owner, int]], accepted_at: float
@@ -108,25 +108,32 @@ class PendingQueue:
 
     def take(self, now: float, *, max_operations: int, max_bytes: int, max_unacked: int) -> list[Operation]:
         """Move operations from the head into flight and return them: at least one if any may go."""
-        waiting, fenced = self._waiting, self._fenced
+        waiting, fenced, unacked = self._waiting, self._fenced, self._unacked
         taken: list[Operation] = []
         size = count = 0
-        room = max_unacked - len(self._unacked)
+        popleft, append = waiting.popleft, taken.append
+        room = max_unacked - len(unacked)
         while waiting and count < max_operations and size < max_bytes:
-            operation = waiting[0]
+            operation = popleft()
             if isinstance(operation, OperationWithAck):
                 if room <= 0:
+                    waiting.appendleft(operation)
                     break
                 room -= 1
-                self._await_ack(operation, now)
+                # As `_await_ack`, which would be felt here.
+                operation.written_at = now
+                if operation.first_written_at is None:
+                    operation.first_written_at = now
+                unacked[operation.order] = operation
+                size += len(operation.frame)
+                count += 1
             else:
                 fenced.append(operation)
                 self._fenced_written += operation.count
                 self._fenced_count += operation.count
-            waiting.popleft()
-            size += operation.size
-            count += operation.count
-            taken.append(operation)
+                size += operation.size
+                count += operation.count
+            append(operation)
         self.pending_bytes -= size
         self.pending -= count
         return taken

@@ -6,7 +6,7 @@ the next one; a nak is not: the message comes again all the same. Only where oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import trio
@@ -28,20 +28,28 @@ class Acks:
         self._emit = emit
         self._owed: list[bytes] = []
 
-    def ack(self, reply: bytes) -> None:
-        """The message with this reply subject is settled."""
-        try:
-            self._link().ack(reply)
-        except LinkError as error:
-            self._owed.append(reply)
-            self._failed("ack", AckFailed, error)
-        else:
-            self._counters.succeeded["ack"] += 1
+    def ack(self, replies: Sequence[bytes]) -> None:
+        """The messages with these reply subjects are settled."""
+        link = self._connection.link
+        sent = 0
+        for reply in replies:
+            try:
+                if link is None:
+                    raise _not_connected()
+                link.ack(reply)
+                sent += 1
+            except LinkError as error:
+                self._owed.append(reply)
+                self._failed("ack", AckFailed, error)
+        self._counters.succeeded["ack"] += sent
 
     def nak(self, reply: bytes, delay: float) -> None:
         """The message with this reply subject is to come again after `delay` seconds."""
+        link = self._connection.link
         try:
-            self._link().nak(reply, delay)
+            if link is None:
+                raise _not_connected()
+            link.nak(reply, delay)
         except LinkError as error:
             self._failed("nak", NakFailed, error)
         else:
@@ -68,12 +76,6 @@ class Acks:
         """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
         self._owed.clear()
 
-    def _link(self) -> Link:
-        link = self._connection.link
-        if link is None:
-            raise LinkError("not connected", reason="not_connected")
-        return link
-
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.failed[operation, error.reason] += 1
         self._emit(
@@ -81,3 +83,7 @@ class Acks:
                 at=trio.current_time(), connection=self._connection.name, route=self._route, reason=error.reason
             )
         )
+
+
+def _not_connected() -> LinkError:
+    return LinkError("not connected", reason="not_connected")

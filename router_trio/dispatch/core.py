@@ -32,9 +32,10 @@ class CoreRoute:
         self._connection = connection
         only = routing.outlets[0]
         plain = len(routing.outlets) == 1 and not only.destination.jetstream and routing.plan.handler is None
-        connection.when_handed_out(only.connection.departures.leave)
         self._inbox = Inbox(self._overflow)
-        self._deliver = CutThrough(routing, self._inbox, self._received).deliver if plain else self._received
+        self._deliver = self._received
+        if plain:
+            self._deliver = CutThrough(routing, connection, self._inbox, self._received).deliver
         self._in_hand = 0
         self._closing = trio.Event()
         self._intake_over = trio.Event()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from router_trio.connection import Connection
 from router_trio.dispatch.inbox import Inbox
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import MappingError
@@ -34,15 +35,17 @@ class CutThrough:
         "_prefixes",
         "_routed",
         "_routing",
+        "_source",
         "_state",
         "_template",
         "_tracing",
     )
 
-    def __init__(self, routing: Routing, inbox: Inbox, otherwise: Deliver) -> None:
-        """`otherwise` takes what can't be forwarded at once; `inbox` is where that may wait."""
+    def __init__(self, routing: Routing, source: Connection, inbox: Inbox, otherwise: Deliver) -> None:
+        """`source` is where messages come from. `otherwise` takes what can't be forwarded now, into `inbox`."""
         (outlet,) = routing.outlets
         self._routing = routing
+        self._source = source
         self._state = routing.state
         self._durations = routing.state.durations
         self._routed = routing.state.routed
@@ -60,8 +63,7 @@ class CutThrough:
 
     def deliver(self, batch: list[RawMessage]) -> None:
         """See `link.Deliver`. What is forwarded leaves when the link has handed out what came with it."""
-        departures = self._departures
-        if self._behind or self._tracing.active or (not departures.owners and departures.crowded):
+        if self._behind or self._tracing.active or not (self._departures.owners or self._begin()):
             self._wait(batch)
             return
         count = len(batch)
@@ -82,6 +84,13 @@ class CutThrough:
             else:
                 add(prefix + tail)
         self._add_owner((self, count))
+
+    def _begin(self) -> bool:
+        """Whether there is room for what comes now. If so, it leaves together."""
+        if self._departures.crowded:
+            return False
+        self._source.when_handed_out(self._departures.leave)
+        return True
 
     def _wait(self, batch: list[RawMessage]) -> None:
         self._otherwise(batch)

@@ -57,10 +57,13 @@ class Hand:
             return Taken.SETTLED
         self.open[sequence] = delivery
         self.count += 1
-        if turns.lines and position.shared:
+        if not turns.lines:
+            self.waiting.append(delivery)
+            return Taken.NEW
+        if position.shared:
             # The others don't wait, and may get what is awaited.
             self.waiting += turns.clear()
-        self._append(turns.admit(delivery) if turns.lines else delivery)
+        self._append(turns.admit(delivery))
         return Taken.NEW
 
     def first(self) -> StreamDelivery | None:
@@ -95,6 +98,20 @@ class Hand:
             return False
         del self.open[delivery.sequence]
         return True
+
+    def stored(self, deliveries: list[StreamDelivery]) -> list[bytes]:
+        """These are in hand no more, and need not come again. Returns where to ack those of the stream as it is now."""
+        self.count -= len(deliveries)
+        position = self.position
+        ours = [delivery for delivery in deliveries if delivery.position is position]
+        sequences = [delivery.sequence for delivery in ours]
+        for sequence in sequences:
+            del self.open[sequence]
+        position.all_settled(sequences)
+        if self.turns.lines:
+            for delivery in ours:
+                self._have_their_turn(delivery)
+        return [delivery.ack_subject for delivery in ours]
 
     # --- what becomes of one that is finished, and of what waited for it ---
 

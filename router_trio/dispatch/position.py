@@ -7,6 +7,7 @@ again though it is settled, because its ack was lost or because a new consumer s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 REMEMBERED = 65_536
@@ -79,7 +80,9 @@ class Position:
             # As nearly always: the next delivery, of a new message, and nothing is missing.
             self._next_delivery += 1
             self._highest = sequence
-            self._add(sequence)
+            self._unsettled.add(sequence)
+            if len(self._unsettled) > REMEMBERED:
+                self._forget()
             return True
         self._shared |= delivery > self._next_delivery
         if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
@@ -89,14 +92,15 @@ class Position:
         self._highest = max(self._highest, sequence)
         if sequence in self._recent or sequence in self._older:
             return False
-        self._add(sequence)
-        return True
-
-    def _add(self, sequence: int) -> None:
         self._unsettled.add(sequence)
         if len(self._unsettled) > REMEMBERED:
-            self._doubt, self._doubt_until = self.start, inf
-            self._unsettled.clear()
+            self._forget()
+        return True
+
+    def _forget(self) -> None:
+        """Too many to tell apart: a new consumer starts at the oldest."""
+        self._doubt, self._doubt_until = self.start, inf
+        self._unsettled.clear()
 
     def _count(self, deliveries: int, now: float, patience: float) -> bool:
         """So many deliveries are behind. Whether all of them came here, or the consumer is a new one."""
@@ -108,8 +112,12 @@ class Position:
 
     def settled(self, sequence: int) -> None:
         """The message need not come again."""
-        self._unsettled.discard(sequence)
-        self._recent.add(sequence)
+        self.all_settled([sequence])
+
+    def all_settled(self, sequences: Sequence[int]) -> None:
+        """These messages need not come again."""
+        self._unsettled.difference_update(sequences)
+        self._recent.update(sequences)
         if len(self._recent) >= REMEMBERED:
             self._older, self._recent = self._recent, set()
 

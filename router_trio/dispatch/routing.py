@@ -49,6 +49,11 @@ class Routing:
                 return
 
     @property
+    def clear(self) -> bool:
+        """Whether `ready` would not wait."""
+        return all(connection.connected and not connection.outbox.blocks for connection in self.connections)
+
+    @property
     def crowded(self) -> bool:
         """Whether a destination has no room for what is forwarded as it comes, and waiting may make some."""
         return any(connection.outbox.crowded for connection in self.connections)

@@ -9,6 +9,8 @@ pulls, and nothing else.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 
 import trio
 
@@ -32,6 +34,8 @@ a new one instead."""
 
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
+
+_received_at = attrgetter("received_at")
 
 
 class StreamRoute:
@@ -66,6 +70,7 @@ class StreamRoute:
         self._all_settled = trio.lowlevel.ParkingLot()
         self._intake_over = trio.Event()
         self._intake_over.set()
+        self._stored: list[StreamDelivery] = []
         self._nothing_comes = False
         self._scope = trio.CancelScope()
         for destination in routing.connections:
@@ -134,31 +139,35 @@ class StreamRoute:
 
     def _received(self, batch: list[protocol.RawMessage]) -> None:
         now = trio.current_time()
-        position, patience = self._hand.position, self._patience
+        hand, patience = self._hand, self._patience
+        position = hand.position
         self._pulling.heard(now)
-        messages = 0
+        messages = again = 0
         for raw in batch:
             if raw[1].startswith(b"$JS.ACK."):
                 messages += 1
-                self._take(StreamDelivery(self, position, raw, now), patience)
+                delivery = StreamDelivery(self, position, raw, now)
+                taken = hand.take(delivery, patience)
+                if taken is not Taken.NEW:
+                    self._came_again(delivery, taken)
+                    again += 1
             elif self._pulling.status(raw):
                 self._retry.succeeded()
         if messages:
+            self.state.received += messages - again
             self._pulling.received(messages)
             self._retry.succeeded()
-        if self._hand.waiting:
+        if self.routing.plan.handler is None:
+            self._forward_at_once()
+        if hand.waiting:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
 
-    def _take(self, delivery: StreamDelivery, patience: float) -> None:
-        taken = self._hand.take(delivery, patience)
-        if taken is Taken.NEW:
-            self.state.received += 1
-            return
+    def _came_again(self, delivery: StreamDelivery, taken: Taken) -> None:
         self.state.duplicates += 1
         if taken is Taken.SETTLED:
-            self._acks.ack(delivery.ack_subject)
+            self._acks.ack([delivery.ack_subject])
 
     # --- routing ---
 
@@ -176,6 +185,12 @@ class StreamRoute:
 
     def _route(self) -> None:
         self._arrived.set()
+
+    def _forward_at_once(self) -> None:
+        """What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task."""
+        waiting, routing = self._hand.waiting, self.routing
+        while waiting and routing.clear:
+            routing.forward_each(self._hand.take_first(BATCH))
 
     async def _route_some(self) -> None:
         routing, hand = self.routing, self._hand
@@ -200,12 +215,32 @@ class StreamRoute:
         hand = self._hand
         if hand.finished(delivery):
             if delivery.reason is None and not delivery.recalled:
-                self._acks.ack(delivery.ack_subject)
+                self._acks.ack([delivery.ack_subject])
                 hand.delivered(delivery)
             else:
                 self._not_delivered(delivery)
-            if hand.waiting:
-                self._route()
+        self._look()
+
+    def stored(self, delivery: StreamDelivery) -> None:
+        """The only destination of a message has stored it: acked with all others of which the link tells now."""
+        if not self._stored:
+            self.routing.connections[0].when_handed_out(self._ack_stored)
+        self._stored.append(delivery)
+
+    def _ack_stored(self) -> None:
+        stored, self._stored = self._stored, []
+        state, now = self.state, trio.current_time()
+        state.routed[state.destinations[0]] += len(stored)
+        for received_at, together in groupby(stored, _received_at):
+            state.durations.record(now - received_at, len(list(together)))
+        self._acks.ack(self._hand.stored(stored))
+        self._look()
+
+    def _look(self) -> None:
+        """Something has left the hand: go on with what that makes room for."""
+        hand = self._hand
+        if hand.waiting:
+            self._route()
         if self._nothing_comes:
             self._give_back_stuck()
         if not hand.count:

@@ -25,6 +25,9 @@ class Source(Protocol):
     def finished(self, delivery: StreamDelivery) -> None:
         """All destinations of a message are settled."""
 
+    def stored(self, delivery: StreamDelivery) -> None:
+        """The only destination of a message has stored it, and nothing is counted yet. Told by a link's PubAcks."""
+
 
 class StreamDelivery(Delivery):
     """A message from a stream. `ack_subject` acks it; the newest delivery's is the one that counts.
@@ -71,14 +74,11 @@ class StreamDelivery(Delivery):
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        if self.remaining > 1 or self.reason is not None or self.trace is not None or not fate.delivered:
+        if fate.name == "acked" and self.remaining == 1 and self.reason is None and self.trace is None:
+            self.remaining = 0
+            self._source.stored(self)
+        else:
             super().settle(operation, count, fate, now)
-            return
-        self.remaining = 0
-        route = self.route
-        route.routed[route.destinations[0]] += 1
-        route.durations.record(now - self.received_at)
-        self._source.finished(self)
 
     @property
     def subject(self) -> bytes:

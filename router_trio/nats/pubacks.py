@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from router_trio import headers, protocol
 from router_trio.link import LinkListener
+from router_trio.message import PubAck
 
 _STORED = re.compile(
     rb'\{"stream": ?"([^"\\]+)", ?"seq": ?(\d{1,20})(, ?"duplicate": ?true)?(?:, ?"domain": ?"[^"\\]*")?\}'
@@ -38,20 +39,23 @@ class PubAcks:
 
     def read(self, batch: Sequence[protocol.RawMessage]) -> None:
         """Tell what each answer means for the publish whose number ends its subject."""
-        streams, acked = self._streams, self._listener.acked
+        streams = self._streams
+        acked: list[PubAck] = []
         for raw in batch:
-            subject = raw[0]
+            subject, _, header_size, size, tail = raw
             number = subject[subject.rfind(b".") + 1 :]
             if not number.isdigit():
                 continue
-            body = protocol.payload(raw)
             # A stream's PubAcks differ in their last number alone: what is before it was read once already.
-            before = body.rfind(b":") + 1
-            stream, sequence = streams.get(body[:before]), body[before:-1]
-            if stream is not None and sequence.isdigit() and body[-1:] == b"}":
-                acked(int(number), stream, int(sequence), False)
-            else:
-                self._read(int(number), body, raw)
+            last = tail.rfind(b":") + 1
+            stream, sequence = streams.get(tail[-2 - size : last]), tail[last:-3]
+            if stream is not None and sequence.isdigit() and tail.endswith(b"}\r\n") and not header_size:
+                acked.append((int(number), stream, int(sequence), False))
+                continue
+            self._listener.acked(acked)
+            acked = []
+            self._read(int(number), protocol.payload(raw), raw)
+        self._listener.acked(acked)
 
     def _read(self, order: int, body: bytes, raw: protocol.RawMessage) -> None:
         stored = _STORED.fullmatch(body)
@@ -61,7 +65,7 @@ class PubAcks:
                 if len(self._streams) >= MAX_REMEMBERED:
                     self._streams.clear()
                 self._streams[body[: stored.start(2)]] = stream
-            self._listener.acked(order, stream, int(stored[2]), stored[3] is not None)
+            self._listener.acked([(order, stream, int(stored[2]), stored[3] is not None)])
             return
         code, description = headers.status(protocol.header_block(raw))
         if code == 503:
@@ -71,7 +75,8 @@ class PubAcks:
             answer = json.loads(body)
             error = answer.get("error")
             if error is None:
-                self._listener.acked(order, str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
+                found = (order, str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
+                self._listener.acked([found])
                 return
             detail = str(error.get("description", "error"))
             status, error_code = int(error.get("code", 0)), int(error.get("err_code", 0))

@@ -76,9 +76,10 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         """Append bytes for the writer."""
+        if not self._out:
+            self._work.set()
         self._out.append(data)
         self._queued += len(data)
-        self._work.set()
 
     async def send_now(self, data: bytes) -> None:
         """Append bytes; returns when the socket has taken them. Raises `LinkError`.
@@ -86,6 +87,8 @@ class Wire:
         Who waits for the socket writes to it, unless somebody does already: that is two task switches less for each
         write. Cancelled in the middle of one, the link is torn and ends.
         """
+        if not data:
+            return  # what is in `_out` has somebody to write it
         self._out.append(data)
         self._queued += len(data)
         target = self._queued

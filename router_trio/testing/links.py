@@ -274,7 +274,7 @@ class FakeLink:
             if "error" in answer:
                 self._listener.ack_refused(order, "limit", answer["error"]["description"], False)
             else:
-                self._listener.acked(order, answer["stream"], answer["seq"], answer.get("duplicate", False))
+                self._listener.acked([(order, answer["stream"], answer["seq"], answer.get("duplicate", False))])
 
     # --- the task ---
 

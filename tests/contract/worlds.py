@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import trio
 
 from router_trio.link import Connect, Link
+from router_trio.message import PubAck
 from router_trio.nats.link import Dialer
 from router_trio.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.protocol import RawMessage, publish
@@ -187,8 +188,8 @@ class Recorder:
         """All that was delivered, in order."""
         return [raw for batch in self.batches for raw in batch]
 
-    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
-        self.acks[order] = (stream, sequence, duplicate)
+    def acked(self, pubacks: Sequence[PubAck]) -> None:
+        self.acks |= {order: (stream, sequence, duplicate) for order, stream, sequence, duplicate in pubacks}
         self._tell()
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:

@@ -176,6 +176,7 @@ class Bench:
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
             orders = range(order, order + messages)
             acks.read([_raw(b"_INBOX.x.%d" % one, b"", b'{"stream":"OUT", "seq":%d}' % one) for one in orders])
+            self.connection.handed_out()
             assert len(self.answers) == messages
             self.answers.clear()
             assert not self.outbox.pending + self.outbox.in_flight

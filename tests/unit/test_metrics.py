@@ -169,7 +169,7 @@ def test_the_ledger_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
     written = outbox.next_batch()
     assert len(written) == 10
     for operation in written[:9]:
-        outbox.acked(operation.order, "ORDERS", operation.order, False)
+        outbox.acked([(operation.order, "ORDERS", operation.order, False)])
     outbox.offer(publish(b"a.b", b"x"))
     samples = scrape(page)
     assert value(samples, "router_nats_operations_accepted_total", connection="main") == 13

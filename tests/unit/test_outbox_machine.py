@@ -507,7 +507,7 @@ class OutboxMachine(RuleBasedStateMachine):
         had = publish.fate
         if answer == "ack":
             told = Fate("acked", None, "S", order, False)
-            self.outbox.acked(order, "S", order, False)
+            self.outbox.acked([(order, "S", order, False)])
             assert publish.fate in ((had,) if had is not None else (told,) if flew else (told, None))
             return
         self.outbox.ack_refused(order, "no_responders", "nobody", answer == "later")
@@ -573,7 +573,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 pass
             self.outbox.fenced(self.outbox.mark())
             for order in sorted(o for o in self.flight if self.publishes[o].with_ack):
-                self.outbox.acked(order, "S", order, False)
+                self.outbox.acked([(order, "S", order, False)])
             if all(p.fate is not None for p in self.publishes.values()):
                 break
             self.now = max(self.now, self.outbox.next_due() or 0.0)

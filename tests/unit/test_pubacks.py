@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from router_trio.message import PubAck
 from router_trio.nats import pubacks
 from router_trio.nats.pubacks import PubAcks
 from router_trio.testing.frames import raw
@@ -15,8 +16,8 @@ class Listener:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
 
-    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
-        self.told.append((order, stream, sequence, duplicate))
+    def acked(self, pubacks: Sequence[PubAck]) -> None:
+        self.told += pubacks
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         self.told.append((order, reason, retriable))

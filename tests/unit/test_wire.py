@@ -53,6 +53,20 @@ async def test_the_writer_wakes_for_what_is_appended_after_another_has_written()
         nursery.cancel_scope.cancel()
 
 
+async def test_the_writer_wakes_after_somebody_had_nothing_to_write() -> None:
+    ours, theirs = memory_stream_pair()
+    wire = wire_on(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.write)
+        await wait_all_tasks_blocked()
+        await wire.send_now(b"")
+        wire.send(b"one")
+        await wait_all_tasks_blocked()
+        with trio.fail_after(1):
+            assert await theirs.receive_some() == b"one"
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_comes_while_somebody_writes_is_written_after_it_in_order(autojump_clock: MockClock) -> None:
     stream = SlowStream()
     wire = wire_on(stream)

@@ -13,7 +13,17 @@ from itertools import pairwise
 
 import trio
 
-from router_trio.link import Connect, ConsumerSpec, Deliver, Link, LinkListener, PullConsumer, Refusal, Subscription
+from router_trio.link import (
+    Connect,
+    ConsumerSpec,
+    Deliver,
+    Link,
+    LinkListener,
+    PullConsumer,
+    Refusal,
+    Subscription,
+)
+from router_trio.message import PubAck
 from router_trio.nats.link import Dialer
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
@@ -95,11 +105,12 @@ class _Ears:
         self.lame_duck = listener.lame_duck
         self.discovered = listener.discovered
 
-    def acked(self, order: int, stream: str, sequence: int, duplicate: bool) -> None:
-        self._spy.suppressed += duplicate
-        self._spy.acked_at.append(trio.current_time())
-        self.unanswered.pop(order, None)
-        self._listener.acked(order, stream, sequence, duplicate)
+    def acked(self, pubacks: Sequence[PubAck]) -> None:
+        for order, _, _, duplicate in pubacks:
+            self._spy.suppressed += duplicate
+            self._spy.acked_at.append(trio.current_time())
+            self.unanswered.pop(order, None)
+        self._listener.acked(pubacks)
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         self._spy.refused(self.unanswered.pop(order, None))
