@@ -13,7 +13,7 @@ from router_trio.outbox import Outbox
 class Departures:
     """Core publishes that wait until all that came with them is handed out. `owners` go by runs of `frames`.
 
-    The first to add something looks whether it is `crowded`, and then all that came is taken. Whoever adds sees to it
+    The first to add something looks whether the outbox is `crowded`, and then all that came is taken. It also sees to it
     that `leave` is called before anything else happens. Both lists stay the same ones.
     """
 
@@ -23,11 +23,6 @@ class Departures:
         self._outbox = outbox
         self.frames: list[bytes] = []
         self.owners: list[tuple[Owner, int]] = []
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the outbox has no room for what comes now, see `Outbox.crowded`."""
-        return self._outbox.crowded
 
     def leave(self) -> None:
         """Offer what is here to the outbox."""

@@ -87,12 +87,13 @@ class CutThrough:
 
     def _begin(self) -> bool:
         """Whether there is room for what comes now. If so, it leaves together."""
-        if self._departures.crowded:
+        if self._connection.outbox.crowded:
             return False
         self._source.when_handed_out(self._departures.leave)
         return True
 
     def _wait(self, batch: list[RawMessage]) -> None:
+        # Nothing but what goes this way gets into the inbox: as long as nothing does, it need not be looked at.
         self._otherwise(batch)
         self._behind = self._inbox.busy
 
