@@ -13,8 +13,8 @@ from router_trio.outbox import Outbox
 class Departures:
     """Core publishes that wait until all that came with them is handed out. `owners` go by runs of `frames`.
 
-    The first to add something looks whether the outbox is `crowded`, and then all that came is taken. It also sees to it
-    that `leave` is called before anything else happens. Both lists stay the same ones.
+    The first to add something looks whether the outbox is `crowded`, and then all that came is taken. It also sees to
+    it that `leave` is called before anything else happens. Both lists stay the same ones.
     """
 
     __slots__ = ("_outbox", "frames", "owners")
