@@ -7,9 +7,10 @@ from router_trio.errors import PublishError
 from router_trio.lanes import Lanes
 from router_trio.pending import PendingQueue
 
-FORWARDED = 8192
-"""Operations that may be pending while connected before routes stop to forward what comes at once: some full reads, so
-that a small `max_operations` does not send the rest of each on the slow way."""
+FORWARDED = 32_768
+"""Operations that may be pending while connected before routes stop to forward what comes at once. A server that stops
+to read for a moment must not send what follows on the slow way: with a thousand routes, each with a task of its own for
+a message or two, that takes three times as long, and what came meanwhile would keep it there."""
 
 
 class Room:
