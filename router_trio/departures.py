@@ -26,7 +26,6 @@ class Departures:
 
     def leave(self) -> None:
         """Offer what is here to the outbox."""
-        if self.owners:
-            self._outbox.offer_frames(self.frames, self.owners)
-            self.frames.clear()
-            self.owners.clear()
+        self._outbox.offer_frames(self.frames, self.owners)
+        self.frames.clear()
+        self.owners.clear()

@@ -108,32 +108,25 @@ class PendingQueue:
 
     def take(self, now: float, *, max_operations: int, max_bytes: int, max_unacked: int) -> list[Operation]:
         """Move operations from the head into flight and return them: at least one if any may go."""
-        waiting, fenced, unacked = self._waiting, self._fenced, self._unacked
+        waiting, fenced = self._waiting, self._fenced
         taken: list[Operation] = []
         size = count = 0
-        popleft, append = waiting.popleft, taken.append
-        room = max_unacked - len(unacked)
+        room = max_unacked - len(self._unacked)
         while waiting and count < max_operations and size < max_bytes:
-            operation = popleft()
+            operation = waiting[0]
             if isinstance(operation, OperationWithAck):
                 if room <= 0:
-                    waiting.appendleft(operation)
                     break
                 room -= 1
-                # As `_await_ack`, which would be felt here.
-                operation.written_at = now
-                if operation.first_written_at is None:
-                    operation.first_written_at = now
-                unacked[operation.order] = operation
-                size += len(operation.frame)
-                count += 1
+                self._await_ack(operation, now)
             else:
                 fenced.append(operation)
                 self._fenced_written += operation.count
                 self._fenced_count += operation.count
-                size += operation.size
-                count += operation.count
-            append(operation)
+            waiting.popleft()
+            size += operation.size
+            count += operation.count
+            taken.append(operation)
         self.pending_bytes -= size
         self.pending -= count
         return taken

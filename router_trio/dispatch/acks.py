@@ -30,13 +30,10 @@ class Acks:
 
     def ack(self, replies: Sequence[bytes]) -> None:
         """The messages with these reply subjects are settled."""
-        link = self._connection.link
         sent = 0
         for reply in replies:
             try:
-                if link is None:
-                    raise _not_connected()
-                link.ack(reply)
+                self._link().ack(reply)
                 sent += 1
             except LinkError as error:
                 self._owed.append(reply)
@@ -45,11 +42,8 @@ class Acks:
 
     def nak(self, reply: bytes, delay: float) -> None:
         """The message with this reply subject is to come again after `delay` seconds."""
-        link = self._connection.link
         try:
-            if link is None:
-                raise _not_connected()
-            link.nak(reply, delay)
+            self._link().nak(reply, delay)
         except LinkError as error:
             self._failed("nak", NakFailed, error)
         else:
@@ -76,6 +70,12 @@ class Acks:
         """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
         self._owed.clear()
 
+    def _link(self) -> Link:
+        link = self._connection.link
+        if link is None:
+            raise LinkError("not connected", reason="not_connected")
+        return link
+
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.failed[operation, error.reason] += 1
         self._emit(
@@ -83,7 +83,3 @@ class Acks:
                 at=trio.current_time(), connection=self._connection.name, route=self._route, reason=error.reason
             )
         )
-
-
-def _not_connected() -> LinkError:
-    return LinkError("not connected", reason="not_connected")

@@ -146,7 +146,6 @@ class CoreRoute:
                 leg.refuse(1, reason)
                 self.routing.fail(reason, detail)
 
-
     def _received(self, batch: list[protocol.RawMessage]) -> None:
         self.state.received += len(batch)
         routing = self.routing

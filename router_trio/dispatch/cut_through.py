@@ -16,7 +16,6 @@ from router_trio.link import Deliver
 from router_trio.message import FENCED, Fate
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
-from router_trio.states import DURATION_BOUNDS
 
 
 class CutThrough:
@@ -108,7 +107,8 @@ class CutThrough:
             self._routed[self._template] += count
         else:
             self._state.failed[fate.reason or fate.name] += count
+        # `Histogram.record`, written out.
         durations = self._durations
         seconds = now - operation.accepted_at
-        durations.counts[bisect_left(DURATION_BOUNDS, seconds)] += count
+        durations.counts[bisect_left(durations.bounds, seconds)] += count
         durations.total += seconds * count

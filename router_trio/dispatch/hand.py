@@ -99,7 +99,7 @@ class Hand:
         del self.open[delivery.sequence]
         return True
 
-    def stored(self, deliveries: list[StreamDelivery]) -> list[bytes]:
+    def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
         """These are in hand no more, and need not come again. Returns where to ack those of the stream as it is now."""
         self.count -= len(deliveries)
         position = self.position
@@ -107,18 +107,13 @@ class Hand:
         sequences = [delivery.sequence for delivery in ours]
         for sequence in sequences:
             del self.open[sequence]
-        position.all_settled(sequences)
+        position.settled(sequences)
         if self.turns.lines:
             for delivery in ours:
                 self._have_their_turn(delivery)
         return [delivery.ack_subject for delivery in ours]
 
-    # --- what becomes of one that is finished, and of what waited for it ---
-
-    def delivered(self, delivery: StreamDelivery) -> None:
-        """It need not come again."""
-        self.position.settled(delivery.sequence)
-        self._have_their_turn(delivery)
+    # --- what becomes of one that is finished and was not delivered, and of what waited for it ---
 
     def given_up(self, delivery: StreamDelivery) -> None:
         """It will not come again, though it failed."""

@@ -138,7 +138,6 @@ class Outlet:
         owners: list[Delivery] = []
         order = self.outbox.next_order
         inbox, suffix, prefixes = self.connection.inbox, self._suffix, self.prefixes
-        limit = self.connection.max_payload
         for delivery in deliveries:
             subject, _, header_size, size, tail = delivery.raw
             try:
@@ -151,8 +150,7 @@ class Outlet:
                     # What most messages of a stream are like.
                     block = b"%b%b%b\r\n\r\n" % (_WITH_ID, delivery.message_id or new_message_id(), suffix)
                     body = tail[-2 - size :]
-                if len(block) + len(body) - 2 > limit:
-                    measure(self.connection, len(block) + len(body) - 2)
+                measure(self.connection, len(block) + len(body) - 2)
             except RouterError as error:
                 refused.append((delivery, error))
                 continue

@@ -80,27 +80,20 @@ class Position:
             # As nearly always: the next delivery, of a new message, and nothing is missing.
             self._next_delivery += 1
             self._highest = sequence
-            self._unsettled.add(sequence)
-            if len(self._unsettled) > REMEMBERED:
-                self._forget()
-            return True
-        self._shared |= delivery > self._next_delivery
-        if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
-            # What is due again goes before what is new: a new message proves that the missing ones have come.
-            self._doubt = None
-        self._next_delivery += 1
-        self._highest = max(self._highest, sequence)
-        if sequence in self._recent or sequence in self._older:
-            return False
+        else:
+            self._shared |= delivery > self._next_delivery
+            if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
+                # What is due again goes before what is new: a new message proves that the missing ones have come.
+                self._doubt = None
+            self._next_delivery += 1
+            self._highest = max(self._highest, sequence)
+            if sequence in self._recent or sequence in self._older:
+                return False
         self._unsettled.add(sequence)
         if len(self._unsettled) > REMEMBERED:
-            self._forget()
+            self._doubt, self._doubt_until = self.start, inf
+            self._unsettled.clear()
         return True
-
-    def _forget(self) -> None:
-        """Too many to tell apart: a new consumer starts at the oldest."""
-        self._doubt, self._doubt_until = self.start, inf
-        self._unsettled.clear()
 
     def _count(self, deliveries: int, now: float, patience: float) -> bool:
         """So many deliveries are behind. Whether all of them came here, or the consumer is a new one."""
@@ -110,11 +103,7 @@ class Position:
         self._next_delivery = deliveries + 1
         return complete
 
-    def settled(self, sequence: int) -> None:
-        """The message need not come again."""
-        self.all_settled([sequence])
-
-    def all_settled(self, sequences: Sequence[int]) -> None:
+    def settled(self, sequences: Sequence[int]) -> None:
         """These messages need not come again."""
         self._unsettled.difference_update(sequences)
         self._recent.update(sequences)

@@ -212,13 +212,10 @@ class StreamRoute:
 
     def finished(self, delivery: StreamDelivery) -> None:
         """All destinations of a message are settled: ack or nak it."""
-        hand = self._hand
-        if hand.finished(delivery):
-            if delivery.reason is None and not delivery.recalled:
-                self._acks.ack([delivery.ack_subject])
-                hand.delivered(delivery)
-            else:
-                self._not_delivered(delivery)
+        if delivery.reason is None and not delivery.recalled:
+            self._acks.ack(self._hand.delivered([delivery]))
+        elif self._hand.finished(delivery):
+            self._not_delivered(delivery)
         self._look()
 
     def stored(self, delivery: StreamDelivery) -> None:
@@ -233,7 +230,7 @@ class StreamRoute:
         state.routed[state.destinations[0]] += len(stored)
         for received_at, together in groupby(stored, _received_at):
             state.durations.record(now - received_at, len(list(together)))
-        self._acks.ack(self._hand.stored(stored))
+        self._acks.ack(self._hand.delivered(stored))
         self._look()
 
     def _look(self) -> None:

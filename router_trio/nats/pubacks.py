@@ -54,10 +54,11 @@ class PubAcks:
                 continue
             self._listener.acked(acked)
             acked = []
-            self._read(int(number), protocol.payload(raw), raw)
+            self._read(int(number), raw)
         self._listener.acked(acked)
 
-    def _read(self, order: int, body: bytes, raw: protocol.RawMessage) -> None:
+    def _read(self, order: int, raw: protocol.RawMessage) -> None:
+        body = protocol.payload(raw)
         stored = _STORED.fullmatch(body)
         if stored is not None:
             stream = stored[1].decode("utf-8", "replace")

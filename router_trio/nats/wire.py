@@ -61,7 +61,6 @@ class Wire:
         self._denied = denied
         self._handed_out = handed_out
         self._parser = protocol.FrameParser()
-        self._arrivals: dict[bytes, _Arrivals] = {}
         self._subjects: dict[bytes, bytes] = {}
         self._next_sid = FIRST_SID
         self._out: list[bytes] = []
@@ -117,14 +116,14 @@ class Wire:
         """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
         self._next_sid += 1
         sid = b"%d" % self._next_sid
-        self._parser.inboxes[sid] = self._arrivals[sid] = _Arrivals(deliver)
+        self._parser.inboxes[sid] = _Arrivals(deliver)
         self._subjects[sid] = subject
         self.send(protocol.subscribe(subject, sid, queue))
         return sid
 
     def unsubscribe(self, sid: bytes) -> None:
         """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
-        if sid in self._arrivals:
+        if sid in self._subjects:
             self._forget(sid)
             self.send(protocol.unsubscribe(sid))
 
@@ -134,16 +133,16 @@ class Wire:
 
     async def drain(self, sid: bytes) -> None:
         """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
-        if sid in self._arrivals:
+        if sid in self._subjects:
             self.send(protocol.unsubscribe(sid))
             await self.fence()
             self._forget(sid)
 
     def _forget(self, sid: bytes) -> None:
-        arrivals = self._arrivals.pop(sid, None)
+        arrivals = self._parser.inboxes.pop(sid, None)
         if arrivals is not None:
             arrivals.clear()
-            del self._subjects[sid], self._parser.inboxes[sid]
+            del self._subjects[sid]
 
     # --- the two tasks ---
 

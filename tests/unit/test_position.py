@@ -22,18 +22,18 @@ def test_it_starts_at_the_beginning_and_then_behind_what_is_settled() -> None:
     assert position.start == 1
     assert received(position, 4, 6, 9, first_delivery=1) == [True, True, True]
     assert position.start == 4
-    position.settled(6)
+    position.settled([6])
     assert position.start == 4
-    position.settled(4)
+    position.settled([4])
     assert position.start == 9
-    position.settled(9)
+    position.settled([9])
     assert position.start == 10
 
 
 def test_a_failed_message_is_unsettled_until_it_came_again_or_is_given_up() -> None:
     position = Position()
     received(position, 1, 2, first_delivery=1)
-    position.settled(2)
+    position.settled([2])
     assert position.start == 1
     assert received(position, 1, first_delivery=3) == [True]
     position.given_up(1)
@@ -43,7 +43,7 @@ def test_a_failed_message_is_unsettled_until_it_came_again_or_is_given_up() -> N
 def test_a_settled_message_that_comes_again_is_known() -> None:
     position = Position()
     received(position, 1, 2, first_delivery=1)
-    position.settled(1)
+    position.settled([1])
     assert received(position, 1, 2, first_delivery=3) == [False, True]
     position.given_up(2)
     assert received(position, 2, first_delivery=5) == [True], "it was never delivered anywhere"
@@ -52,17 +52,17 @@ def test_a_settled_message_that_comes_again_is_known() -> None:
 def test_deliveries_that_went_elsewhere_hold_the_start_back_until_they_must_have_come_again() -> None:
     position = Position()
     received(position, 1, 2, first_delivery=1)
-    position.settled(1)
-    position.settled(2)
+    position.settled([1])
+    position.settled([2])
     received(position, 5, first_delivery=5, now=10.0)
-    position.settled(5)
+    position.settled([5])
     assert position.start == 3
     received(position, 6, first_delivery=6, now=69.0)
-    position.settled(6)
+    position.settled([6])
     assert position.start == 3
     # What is due again comes before what is new, so a delivery of an old message proves nothing, a new one does.
     received(position, 3, first_delivery=7, now=71.0)
-    position.settled(3)
+    position.settled([3])
     assert position.start == 3
     received(position, 7, first_delivery=8, now=71.0)
     assert position.start == 7
@@ -73,7 +73,7 @@ def test_a_second_gap_does_not_shorten_the_first() -> None:
     received(position, 3, first_delivery=3, now=0.0)
     received(position, 9, first_delivery=9, now=50.0)
     for sequence in (3, 9):
-        position.settled(sequence)
+        position.settled([sequence])
     received(position, 10, first_delivery=10, now=70.0)
     assert position.start == 1
 
@@ -81,17 +81,17 @@ def test_a_second_gap_does_not_shorten_the_first() -> None:
 def test_a_new_consumer_that_counts_from_one_is_no_gap() -> None:
     position = Position()
     received(position, 1, 2, 3, first_delivery=1)
-    position.settled(1)
+    position.settled([1])
     received(position, 2, 3, 4, first_delivery=1)
     for sequence in (2, 3, 4):
-        position.settled(sequence)
+        position.settled([sequence])
     assert position.start == 5
 
 
 def test_a_process_that_takes_over_a_consumer_does_not_know_what_was_settled_before() -> None:
     position = Position()
     received(position, 500, first_delivery=700, now=0.0)
-    position.settled(500)
+    position.settled([500])
     assert position.start == 1
     received(position, 501, first_delivery=701, now=PATIENCE)
     assert position.start == 501
@@ -101,7 +101,7 @@ def test_too_many_unsettled_ones_are_remembered_as_the_oldest() -> None:
     position = Position()
     received(position, *range(1, module.REMEMBERED + 10), first_delivery=1)
     for sequence in range(5, module.REMEMBERED + 10):
-        position.settled(sequence)
+        position.settled([sequence])
     assert position.start == 1
 
 
@@ -110,7 +110,7 @@ def test_at_least_the_last_settled_ones_are_known_and_no_more_than_twice_as_many
     count = 5 * module.REMEMBERED // 2
     for sequence in range(1, count + 1):
         position.received(sequence, sequence, 0.0, PATIENCE)
-        position.settled(sequence)
+        position.settled([sequence])
     known = [not position.received(sequence, 1, 0.0, PATIENCE) for sequence in range(count, 0, -1)]
     assert all(known[: module.REMEMBERED])
     assert sum(known) <= 2 * module.REMEMBERED
@@ -134,7 +134,7 @@ def test_against_a_simple_model() -> None:
                 done = choose.choice(sorted(unsettled))
                 unsettled.discard(done)
                 settled.add(done)
-                position.settled(done)
+                position.settled([done])
             assert position.start == min(unsettled, default=highest + 1)
         assert not any(position.received(sequence, delivery + 1, 0.0, PATIENCE) for sequence in settled)
 
@@ -187,8 +187,8 @@ def test_what_was_found_delivered_holds_the_start_back_as_a_gap_does() -> None:
     position = Position()
     opened(position, 0)
     received(position, 1, first_delivery=1)
-    position.settled(1)
+    position.settled([1])
     opened(position, 3)
     received(position, 9, first_delivery=4)
-    position.settled(9)
+    position.settled([9])
     assert position.start == 2

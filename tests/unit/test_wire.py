@@ -40,30 +40,18 @@ def wire_on(stream: trio.abc.Stream) -> Wire:
     return Wire(stream, hand_on=nothing, informed=nothing, denied=nothing, handed_out=nothing)
 
 
-async def test_the_writer_wakes_for_what_is_appended_after_another_has_written() -> None:
+@pytest.mark.parametrize("first", [b"one ", b""])
+async def test_the_writer_wakes_for_what_is_appended_after_another_has_written(first: bytes) -> None:
     ours, theirs = memory_stream_pair()
     wire = wire_on(ours)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wire.write)
         await wait_all_tasks_blocked()
-        await wire.send_now(b"one ")
+        await wire.send_now(first)
         wire.send(b"two")
         await wait_all_tasks_blocked()
-        assert await theirs.receive_some() == b"one two"
-        nursery.cancel_scope.cancel()
-
-
-async def test_the_writer_wakes_after_somebody_had_nothing_to_write() -> None:
-    ours, theirs = memory_stream_pair()
-    wire = wire_on(ours)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wire.write)
-        await wait_all_tasks_blocked()
-        await wire.send_now(b"")
-        wire.send(b"one")
-        await wait_all_tasks_blocked()
         with trio.fail_after(1):
-            assert await theirs.receive_some() == b"one"
+            assert await theirs.receive_some() == first + b"two"
         nursery.cancel_scope.cancel()
 
 
