@@ -6,6 +6,8 @@ Synchronous and pure.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from router_trio.operation import Owner
 from router_trio.outbox import Outbox
 
@@ -23,6 +25,28 @@ class Departures:
         self._outbox = outbox
         self.frames: list[bytes] = []
         self.owners: list[tuple[Owner, int]] = []
+
+    def single_out(self, indexes: Sequence[int], replaced: Callable[[Owner, bytes], tuple[Owner, bytes]]) -> None:
+        """Put other frames with owners of their own in the places of some: of each, `replaced` is told owner and frame.
+
+        `indexes` are in order.
+        """
+        left = iter(indexes)
+        index = next(left, None)
+        owners: list[tuple[Owner, int]] = []
+        end = 0
+        for owner, count in self.owners:
+            start, end = end, end + count
+            while index is not None and index < end:
+                if start < index:
+                    owners.append((owner, index - start))
+                own, self.frames[index] = replaced(owner, self.frames[index])
+                owners.append((own, 1))
+                start = index + 1
+                index = next(left, None)
+            if start < end:
+                owners.append((owner, end - start))
+        self.owners[:] = owners
 
     def leave(self) -> None:
         """Offer what is here to the outbox."""

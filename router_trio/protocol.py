@@ -173,6 +173,15 @@ def publish(subject: bytes, body: bytes, *, reply: bytes = b"", headers: bytes =
     return b"PUB %b %b%d\r\n%b\r\n" % (subject, reply, len(body), body)
 
 
+def published(frame: bytes) -> RawMessage:
+    """What a subscriber gets of a PUB or HPUB frame."""
+    words = frame[: frame.index(b"\r\n")].split(b" ")
+    word, subject = words[0], words[1]
+    header_size = int(words[-2]) if word == b"HPUB" else 0
+    reply = words[2] if len(words) == (5 if header_size else 4) else b""
+    return subject, reply, header_size, int(words[-1]), frame[len(word) + len(subject) + 2 :]
+
+
 def published_size(frame: bytes) -> int:
     """Headers and payload of a PUB or HPUB frame in bytes: what a server's `max_payload` bounds."""
     return int(frame[: frame.index(b"\r\n")].rsplit(b" ", 1)[1])

@@ -1,8 +1,8 @@
 """The port for traces: what routing asks of whoever makes spans.
 
-Routing never calls an SDK for an unsampled message. `Tracing.sampled` is asked once a batch, `Tracing.begin` where
-messages come one by one; for the many that aren't sampled the answer costs a look at the `traceparent` if there are
-headers, and next to nothing if there are none. The default samples nothing.
+Routing never calls an SDK for an unsampled message. Which ones are sampled is asked once a batch; for the many that
+aren't the answer costs a look at the `traceparent` if there are headers, and next to nothing if there are none. The
+default samples nothing.
 """
 
 from __future__ import annotations
@@ -36,24 +36,14 @@ class MessageTrace(Protocol):
 class Tracing(Protocol):
     """Decides what is sampled and makes its spans."""
 
-    @property
-    def active(self) -> bool:
-        """Whether anything would ever be sampled; asked once a batch."""
+    active: bool
+    """Whether anything would ever be sampled; asked once a batch."""
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
-        """The indexes of the sampled messages of a batch, in order. Each of them is then asked of `begin_sampled`."""
+        """The indexes of the sampled messages of a batch, in order. Each of them is then asked of `begin`."""
 
-    def begin_sampled(
-        self,
-        route: str,
-        template: str,
-        raw: RawMessage,
-        *,
-        stream: str | None = None,
-        sequence: int | None = None,
-        deliveries: int = 1,
-    ) -> MessageTrace | None:
-        """The trace of a message that `sampled` named. None if tracing has ended since."""
+    def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
+        """The same of messages that are PUB and HPUB frames already."""
 
     def begin(
         self,
@@ -65,7 +55,10 @@ class Tracing(Protocol):
         sequence: int | None = None,
         deliveries: int = 1,
     ) -> MessageTrace | None:
-        """The trace of a message if it is sampled. `template` is the source's subject pattern, never a raw subject."""
+        """The trace of a message that is sampled. `template` is the source's subject pattern, never a raw subject.
+
+        None if tracing has ended since.
+        """
 
 
 class NoTracing:
@@ -77,18 +70,9 @@ class NoTracing:
         """Nothing is sampled."""
         return ()
 
-    def begin_sampled(
-        self,
-        route: str,
-        template: str,
-        raw: RawMessage,
-        *,
-        stream: str | None = None,
-        sequence: int | None = None,
-        deliveries: int = 1,
-    ) -> MessageTrace | None:
+    def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
         """Nothing is sampled."""
-        return None
+        return ()
 
     def begin(
         self,

@@ -106,7 +106,7 @@ class CoreRoute:
             if index in sampled:
                 handled.flush()
                 delivery = Delivery(self.state, raw, received_at)
-                self.routing.begin_sampled(delivery)
+                self.routing.begin(delivery)
                 await self.routing.handle(handler, delivery)
             else:
                 blocked = handled.take(raw)
@@ -128,7 +128,7 @@ class CoreRoute:
             if start < index:
                 self._forward(received_at, batch[start:index])
             delivery = Delivery(self.state, batch[index], received_at)
-            self.routing.begin_sampled(delivery)
+            self.routing.begin(delivery)
             self.routing.forward(delivery)
             start = index + 1
         if start < len(batch):

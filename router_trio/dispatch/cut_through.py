@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+import trio
+
+from router_trio import protocol
 from router_trio.connection import Connection
+from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.inbox import Inbox
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import MappingError
 from router_trio.link import Deliver
 from router_trio.message import FENCED, Fate
-from router_trio.operation import Operation
+from router_trio.operation import Operation, Owner
 from router_trio.protocol import RawMessage
 
 
@@ -62,21 +66,22 @@ class CutThrough:
 
     def deliver(self, batch: list[RawMessage]) -> None:
         """See `link.Deliver`. What is forwarded leaves when the link has handed out what came with it."""
-        if self._behind or self._tracing.active or not (self._departures.owners or self._begin()):
+        if self._behind or not (self._departures.owners or self._begin()):
             self._wait(batch)
             return
         count = len(batch)
         self._state.received += count
         add, prefixes, limit = self._add_frame, self._prefixes, self._connection.max_payload
-        for subject, _, header_size, size, tail in batch:
+        for raw in batch:
+            subject, _, header_size, size, tail = raw
             try:
                 prefix = prefixes.get(subject) or self._outlet.prefix_for(subject)
             except MappingError as error:
-                self._fail("mapping", str(error))
+                self._fail(raw, "mapping", str(error))
                 count -= 1
                 continue
             if size > limit:
-                self._fail("too_large", f"more than the max_payload of {limit} bytes")
+                self._fail(raw, "too_large", f"more than the max_payload of {limit} bytes")
                 count -= 1
             elif header_size:
                 add(b"H" + prefix + tail)
@@ -88,15 +93,36 @@ class CutThrough:
         """Whether there is room for what comes now. If so, it leaves together."""
         if self._connection.outbox.crowded:
             return False
-        self._source.when_handed_out(self._departures.leave)
+        self._source.when_handed_out(self._leave)
         return True
+
+    def _leave(self) -> None:
+        if self._tracing.active:
+            self._departures.single_out(self._tracing.sampled_frames(self._departures.frames), _traced)
+        self._departures.leave()
+
+    def traced(self, frame: bytes) -> tuple[Owner, bytes]:
+        """A frame of this route is sampled: who follows it from now on, and the frame that tells of it."""
+        raw = protocol.published(frame)
+        delivery = Delivery(self._state, raw, trio.current_time())
+        self._routing.begin(delivery)
+        trace_parent = self._routing.trace(self._outlet, delivery)
+        owner = delivery.leg(self._template)
+        delivery.done()
+        return owner, self._outlet.traced(raw, trace_parent)
 
     def _wait(self, batch: list[RawMessage]) -> None:
         # Nothing but what goes this way gets into the inbox: as long as nothing does, it need not be looked at.
         self._otherwise(batch)
         self._behind = self._inbox.busy
 
-    def _fail(self, reason: str, detail: str) -> None:
+    def _fail(self, raw: RawMessage, reason: str, detail: str) -> None:
+        if self._tracing.active and self._tracing.sampled((raw,)):
+            # It fails again, and its trace says so.
+            delivery = Delivery(self._state, raw, trio.current_time())
+            self._routing.begin(delivery)
+            self._routing.forward(delivery)
+            return
         self._state.failed[reason] += 1
         self._durations.record(0.0)
         self._routing.fail(reason, detail)
@@ -112,3 +138,7 @@ class CutThrough:
         seconds = now - operation.accepted_at
         durations.counts[bisect_left(durations.bounds, seconds)] += count
         durations.total += seconds * count
+
+
+def _traced(owner: Owner, frame: bytes) -> tuple[Owner, bytes]:
+    return owner.traced(frame) if isinstance(owner, CutThrough) else (owner, frame)

@@ -222,18 +222,33 @@ class Outlet:
         reply: bytes,
     ) -> None:
         """Offer one frame to the outbox. Raises `PublishError` (too_large, queue_full)."""
-        if trace_parent is not None:
-            if block:
-                # Go's header carriers write it with a capital T: what is replaced is the header in any case.
-                block = headers.without(block, b"traceparent:")
-            block = headers.replace(block, b"traceparent", trace_parent)
         outbox = self.outbox
         with_ack = self.destination.jetstream
         if with_ack:
             block = self._identified(block, message_id)
             reply = b"%b.%d" % (self.connection.inbox, outbox.next_order)
+        if trace_parent is not None:
+            block = self._with_parent(block, trace_parent, len(body))
         measure(self.connection, len(block) + len(body))
         outbox.offer(protocol.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner)
+
+    def traced(self, raw: protocol.RawMessage, trace_parent: bytes | None) -> bytes:
+        """The frame of a core publish of what is addressed already, with another parent."""
+        subject, reply, _, _, _ = raw
+        block, body = protocol.header_block(raw), protocol.payload(raw)
+        if trace_parent is not None:
+            block = self._with_parent(block, trace_parent, len(body))
+        return protocol.publish(subject, body, reply=reply, headers=block)
+
+    def _with_parent(self, block: bytes, trace_parent: bytes, size: int) -> bytes:
+        """The headers of a message with a payload of `size` bytes, with the parent for whoever receives it.
+
+        What would be too large with it goes as it is: nothing fails because it is looked at.
+        """
+        # Go's header carriers write it with a capital T: what is replaced is the header in any case.
+        changed = headers.without(block, b"traceparent:") if block else b""
+        changed = headers.replace(changed, b"traceparent", trace_parent)
+        return changed if len(changed) + size <= self.connection.max_payload else block
 
     def _identified(self, block: bytes, message_id: bytes | None) -> bytes:
         """The headers with the id by which a stream knows this copy, and without expectations meant for another one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 
@@ -14,7 +14,7 @@ from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
 from router_trio.routes import RoutePlan
 from router_trio.states import RouteState
-from router_trio.tracing import MessageTrace, Tracing
+from router_trio.tracing import Tracing
 
 
 class Routing:
@@ -82,17 +82,14 @@ class Routing:
 
         Every error becomes the delivery's failure. Cancelled in the handler, nothing was sent.
         """
-        if self.tracing.active:
-            self._begin(self.tracing.begin, delivery)
+        if self.tracing.active and self.tracing.sampled((delivery.raw,)):
+            self.begin(delivery)
         await self.handle(handler, delivery)
 
-    def begin_sampled(self, delivery: Delivery) -> None:
-        """Begin the trace of a message that is known to be sampled."""
-        self._begin(self.tracing.begin_sampled, delivery)
-
-    def _begin(self, begin: Callable[..., MessageTrace | None], delivery: Delivery) -> None:
+    def begin(self, delivery: Delivery) -> None:
+        """Begin the trace of a message that is sampled."""
         origin = delivery.origin()
-        delivery.trace = begin(
+        delivery.trace = self.tracing.begin(
             self.state.name,
             self.plan.pattern,
             delivery.raw,
@@ -103,12 +100,10 @@ class Routing:
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message, as it is, to every destination."""
-        raw = delivery.raw
         for outlet in self.outlets:
             leg = delivery.leg(outlet.template)
-            trace_parent = None if delivery.trace is None else self._trace(outlet, delivery.trace, raw[3] - raw[2])
             try:
-                outlet.forward(raw, leg, delivery, trace_parent)
+                outlet.forward(delivery.raw, leg, delivery, self.trace(outlet, delivery))
             except RouterError as error:
                 self._refused(error, delivery, outlet)
         delivery.done()
@@ -119,7 +114,7 @@ class Routing:
         if self.tracing.active:
             for index in self.tracing.sampled([delivery.raw for delivery in deliveries]):
                 self._forward_run(deliveries[start:index])
-                self.begin_sampled(deliveries[index])
+                self.begin(deliveries[index])
                 self.forward(deliveries[index])
                 start = index + 1
         self._forward_run(deliveries[start:])
@@ -160,9 +155,7 @@ class Routing:
                 changed = _without_own_id(answer, message)
             for outlet in self.outlets:
                 leg = delivery.leg(outlet.template)
-                trace_parent = (
-                    None if delivery.trace is None else self._trace(outlet, delivery.trace, len(answer.payload))
-                )
+                trace_parent = self.trace(outlet, delivery, len(answer.payload))
                 try:
                     outlet.forward_message(changed, message, raw, leg, message_id=own_id, trace_parent=trace_parent)
                 except RouterError as error:
@@ -185,8 +178,16 @@ class Routing:
         self.fail(reason, str(error))
         delivery.done()
 
-    def _trace(self, outlet: Outlet, trace: MessageTrace, size: int) -> bytes:
-        return trace.send(outlet.template, outlet.connection.name, size)
+    def trace(self, outlet: Outlet, delivery: Delivery, size: int | None = None) -> bytes | None:
+        """Begin the span of a send of `size` bytes, by default those of the message's payload, if it is traced.
+
+        Returns the `traceparent` of what is sent.
+        """
+        if delivery.trace is None:
+            return None
+        if size is None:
+            size = delivery.raw[3] - delivery.raw[2]
+        return delivery.trace.send(outlet.template, outlet.connection.name, size)
 
 
 _REASONS: dict[type[RouterError], str] = {MappingError: "mapping", SubjectError: "invalid_subject"}

@@ -30,6 +30,8 @@ class Pipeline:
             shutdown_on_exit=False,
         )
         self.provider.add_span_processor(self._processor)
+        self.ended = self._processor.on_end
+        """Takes a span that no tracer of the provider has made."""
 
     @property
     def dropped(self) -> int:

@@ -1,16 +1,16 @@
 """Decides which messages are traced, and owns what exports their spans.
 
-Routing asks once a batch, or once a message where they come one by one. The answer costs a look at the raw
-`traceparent` of each message that has headers, and for all those without one a step of a counter; the SDK is called
-only for what is sampled. It is imported only when an endpoint is configured, by the settings or by
-OpenTelemetry's own variables, and export happens in a thread of the SDK. A collector that is down or slow costs
-spans, which are counted, and never a message; it delays the end by two seconds at most.
+Routing asks once a batch. The answer costs a look at the raw `traceparent` of each message that has headers, and for
+all those without one a step of a counter; the SDK is called only for what is sampled. It is imported only when an
+endpoint is configured, by the settings or by OpenTelemetry's own variables, and export happens in a thread of the SDK.
+A collector that is down or slow costs spans, which are counted, and never a message; it delays the end by two seconds
+at most.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from math import inf, log, log1p
 from operator import itemgetter
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from router_trio.protocol import RawMessage, header_block
+from router_trio.headers import END
+from router_trio.protocol import RawMessage, header_block, published
 from router_trio.telemetry.traceparent import TraceParent, lookup, parse, says_unsampled
 from router_trio.telemetry.view import package_version
 
@@ -42,6 +43,7 @@ _header_size = itemgetter(2)
 _PART_OF_NAME = b"raceparent:"
 """Of `traceparent` and of `Traceparent`."""
 
+_SCOPE = "router_trio"
 _TRACES_PATH = "/v1/traces"
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -82,16 +84,43 @@ class Traces:
         self._pipeline: Pipeline | None = None
         self._spans: MessageSpans | None = None
         self.outages: Outages | None = None
-
-    @property
-    def active(self) -> bool:
+        self.active = False
         """Whether spans are made: an endpoint is configured, and this is running."""
-        return self._spans is not None
 
     @property
     def dropped(self) -> int:
         """Spans that were let go: too many at once, or the collector did not take them."""
         return self._pipeline.dropped if self._pipeline is not None else 0
+
+    def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
+        """The indexes of the sampled messages of a batch.
+
+        A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
+        caller does not record. Without one, `sample_ratio` of the messages begin a trace. In a batch without headers
+        nothing is looked at but that: the counter takes one step for all of it.
+        """
+        if not self.active:
+            return ()
+        if not any(map(_header_size, batch)):
+            return self._skip.among(len(batch))
+        return self._among(_parent(raw) if raw[2] else None for raw in batch)
+
+    def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
+        """See `Tracing`. Decides as `sampled` does."""
+        if not self.active:
+            return ()
+        # HPUB comes before PUB.
+        if not min(frames, default=b"").startswith(b"H"):
+            return self._skip.among(len(frames))
+        return self._among(_parent_of_frame(frame) for frame in frames)
+
+    def _among(self, parents: Iterable[TraceParent | None]) -> list[int]:
+        skip = self._skip
+        return [
+            index
+            for index, parent in enumerate(parents)
+            if (skip.over() if parent is None else parent is not UNSAMPLED)
+        ]
 
     def begin(
         self,
@@ -103,48 +132,7 @@ class Traces:
         sequence: int | None = None,
         deliveries: int = 1,
     ) -> MessageTrace | None:
-        """The trace of a message if it is sampled.
-
-        A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
-        caller does not record. Without one, `sample_ratio` of the messages begin a trace.
-        """
-        if self._spans is None:
-            return None
-        parent = _parent(raw) if raw[2] else None
-        if not self._skip.over() if parent is None else parent is UNSAMPLED:
-            return None
-        return self.begin_sampled(
-            route, template, raw, stream=stream, sequence=sequence, deliveries=deliveries
-        )
-
-    def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
-        """The indexes of the sampled messages of a batch, decided as `begin` decides.
-
-        In a batch without headers nothing is looked at but that: the counter takes one step for all of it.
-        """
-        if self._spans is None:
-            return ()
-        skip = self._skip
-        if not any(map(_header_size, batch)):
-            return skip.among(len(batch))
-        found = []
-        for index, raw in enumerate(batch):
-            parent = _parent(raw) if raw[2] else None
-            if skip.over() if parent is None else parent is not UNSAMPLED:
-                found.append(index)
-        return found
-
-    def begin_sampled(
-        self,
-        route: str,
-        template: str,
-        raw: RawMessage,
-        *,
-        stream: str | None = None,
-        sequence: int | None = None,
-        deliveries: int = 1,
-    ) -> MessageTrace | None:
-        """The trace of a message that `sampled` named; None outside of `running`."""
+        """The trace of a message that is sampled; None outside of `running`."""
         if self._spans is None:
             return None
         parent = _parent(raw) if raw[2] else None
@@ -155,18 +143,23 @@ class Traces:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Make and export spans while this is entered. Leaving exports what is left, within two seconds."""
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
         from router_trio.telemetry.export import Pipeline
         from router_trio.telemetry.outage import Outages
         from router_trio.telemetry.spans import MessageSpans
 
         pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())
-        tracer = pipeline.provider.get_tracer("router_trio", package_version())
+        tracer = pipeline.provider.get_tracer(_SCOPE, package_version())
         self._pipeline = pipeline
-        self._spans = MessageSpans(tracer)
+        scope = InstrumentationScope(_SCOPE, package_version())
+        self._spans = MessageSpans(pipeline.ended, pipeline.provider.resource, scope)
         self.outages = Outages(tracer)
+        self.active = True
         try:
             yield
         finally:
+            self.active = False
             self._spans = None
             self.outages.close()
             await _shut_down(pipeline)
@@ -201,6 +194,13 @@ def _parent(raw: RawMessage) -> TraceParent | None:
         return UNSAMPLED
     parent = parse(value)
     return UNSAMPLED if parent is not None and not parent.sampled else parent
+
+
+def _parent_of_frame(frame: bytes) -> TraceParent | None:
+    """The same of a PUB or HPUB frame."""
+    if not frame.startswith(b"H") or frame.find(_PART_OF_NAME, 0, frame.find(END)) < 0:
+        return None
+    return _parent(published(frame))
 
 
 class _Skips:

@@ -290,6 +290,20 @@ async def test_what_never_becomes_an_operation_ends_its_spans_with_the_reason(tw
     assert (process.status, process.attributes["error.type"]) == (ERROR, "too_large")
 
 
+async def test_what_would_be_too_large_with_a_parent_goes_without(two: Two, tmp_path: Path) -> None:
+    """A message does not fail because somebody looks at it."""
+    async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
+        settings = two.settings(CORE_TO_CORE, ratio=1.0)
+        connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
+        settings = settings.model_copy(update={"connections": {**settings.connections, "core": connection}})
+        async with connect(small.url) as consumer, routing(settings):
+            inbox = await consumer.subscribe("eu.*")
+            await two.producer.publish("orders.7", b"x" * 190)
+            message = await inbox.next()
+    assert traceparents(message) == []
+    assert two.collector.named("send eu.{{wildcard(1)}}").status == OK
+
+
 def _servers(url: str) -> Any:
     return Settings(connections={"x": {"servers": [url]}}).connections["x"].servers
 

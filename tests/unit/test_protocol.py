@@ -277,6 +277,9 @@ def test_a_published_frame_reads_back(subject: bytes, reply: bytes, block: bytes
     frame = protocol.publish(subject, body, reply=reply, headers=block)
     assert read_published(frame) == (subject, reply, block, body)
     assert protocol.published_size(frame) == len(block) + len(body)
+    raw = protocol.published(frame)
+    assert (*raw[:2], protocol.header_block(raw), protocol.payload(raw)) == (subject, reply, block, body)
+    assert frame == (b"H" if raw[2] else b"") + protocol.publish_prefix(subject) + raw[4]
 
 
 @given(st.binary())

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from router_trio.headers import Headers, encode
 from router_trio.message import FENCED, Fate
-from router_trio.protocol import FrameParser, RawMessage, publish
+from router_trio.protocol import FrameParser, RawMessage, publish, publish_prefix
 from router_trio.telemetry.export import MAX_QUEUED
 from router_trio.telemetry.traceparent import parse, write
 from router_trio.telemetry.traces import Traces, traces_wanted
@@ -86,7 +86,7 @@ async def test_a_sampled_parent_is_followed(flags: str) -> None:
 @pytest.mark.parametrize("flags", ["00", "02"])
 async def test_an_unsampled_parent_is_left_alone(flags: str) -> None:
     async with recording() as recorded:
-        assert recorded.traces.begin("eu", "orders.*", carrying(f"00-{TRACE}-{SPAN}-{flags}")) is None
+        assert recorded.traces.sampled([carrying(f"00-{TRACE}-{SPAN}-{flags}")]) == []
     assert recorded.spans() == {}
 
 
@@ -116,7 +116,7 @@ async def test_an_invalid_parent_counts_as_none(invalid: str) -> None:
         begin(always.traces, carrying(invalid)).end()
     assert always.spans()["process eu"].parent is None
     async with recording(ratio=0.0) as never:
-        assert never.traces.begin("eu", "orders.*", carrying(invalid)) is None
+        assert never.traces.sampled([carrying(invalid)]) == []
 
 
 def test_a_later_version_may_say_more() -> None:
@@ -168,7 +168,7 @@ async def test_in_a_batch_a_parent_decides_for_its_message_and_costs_the_others_
     batch = [plain, yes, no, broken, yes, no, mention]
     async with recording(ratio=0.0) as never:
         assert never.traces.sampled(batch) == [1, 4]
-        trace = never.traces.begin_sampled("eu", "orders.*", yes)
+        trace = never.traces.begin("eu", "orders.*", yes)
         assert trace is not None
         trace.end()
     assert f"{never.spans()['process eu'].context.trace_id:032x}" == TRACE
@@ -177,10 +177,20 @@ async def test_in_a_batch_a_parent_decides_for_its_message_and_costs_the_others_
         assert always.traces.sampled([no] * 5) == []
 
 
+async def test_frames_are_sampled_as_the_messages_that_they_are() -> None:
+    yes, no = carrying(f"00-{TRACE}-{SPAN}-01"), carrying(f"00-{TRACE}-{SPAN}-00", name="Traceparent")
+    mention = received(b"\r\ntraceparent: x\r\n\r\n", headers={"Other": "x"})
+    for batch in ([], [received()] * 300, [received(), yes, no, mention, carrying("x"), yes] * 50):
+        frames = [(b"H" if raw[2] else b"") + publish_prefix(b"out") + raw[4] for raw in batch]
+        async with recording(ratio=0.1) as one, recording(ratio=0.1) as other:
+            assert [*one.traces.sampled_frames(frames)] == [*other.traces.sampled(batch)]
+
+
 async def test_no_batch_is_sampled_outside_of_running() -> None:
     recorded = Recorded()
     assert list(recorded.traces.sampled([received()])) == []
-    assert recorded.traces.begin_sampled("eu", "orders.*", received()) is None
+    assert list(recorded.traces.sampled_frames([b"PUB out 0\r\n\r\n"])) == []
+    assert recorded.traces.begin("eu", "orders.*", received()) is None
 
 
 async def test_a_batch_without_headers_costs_less_than_its_messages_one_by_one() -> None:
@@ -189,19 +199,9 @@ async def test_a_batch_without_headers_costs_less_than_its_messages_one_by_one()
         traces = recorded.traces
         whole = min(timeit.repeat(lambda: traces.sampled(batch), number=20, repeat=7))
         singly = min(
-            timeit.repeat(lambda: [traces.begin("eu", "orders.*", raw) for raw in batch], number=20, repeat=7)
+            timeit.repeat(lambda: [traces.sampled((raw,)) for raw in batch], number=20, repeat=7)
         )
     assert whole < singly / 3
-
-
-async def test_without_a_parent_the_ratio_decides() -> None:
-    async with recording(ratio=0.1) as recorded:
-        raw = received()
-        sampled = [trace for _ in range(1000) if (trace := recorded.traces.begin("eu", "orders.*", raw)) is not None]
-        for trace in sampled:
-            trace.end()
-    assert 60 < len(sampled) < 140
-    assert recorded.spans()["process eu"].parent is None
 
 
 async def test_nothing_is_sampled_outside_of_running() -> None:

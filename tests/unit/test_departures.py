@@ -1,0 +1,38 @@
+"""What leaves together: which frame is whose, also when some of them go by themselves."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.departures import Departures
+from router_trio.operation import Owner
+
+
+@given(st.lists(st.integers(0, 4), max_size=8).flatmap(lambda runs: st.tuples(st.just(runs), st.sets(
+    st.integers(0, max(0, sum(runs) - 1)), max_size=sum(runs)))))
+def test_what_is_singled_out_gets_its_own_owner_and_the_others_keep_theirs(given: tuple[list[int], set[int]]) -> None:
+    runs, indexes = given
+    departures = Departures(cast(Any, None))
+    frames, owners = departures.frames, departures.owners
+    for owner, count in enumerate(runs):
+        owners.append((cast(Owner, owner), count))
+        frames += [b"%d.%d" % (owner, number) for number in range(count)]
+    before = [(owner, frame) for owner, frame in zip(_each(owners), frames, strict=True)]
+
+    def replaced(owner: Owner, frame: bytes) -> tuple[Owner, bytes]:
+        return cast(Owner, frame), b"traced " + frame
+
+    departures.single_out(sorted(indexes), replaced)
+    assert departures.frames is frames
+    assert departures.owners is owners
+    assert [*zip(_each(owners), frames, strict=True)] == [
+        (frame, b"traced " + frame) if index in indexes else (owner, frame)
+        for index, (owner, frame) in enumerate(before)
+    ]
+
+
+def _each(owners: list[tuple[Owner, int]]) -> list[Owner]:
+    return [owner for owner, count in owners for _ in range(count)]
