@@ -5,6 +5,8 @@ A message that nobody changes and nobody looks at goes through as part of a batc
 
 from __future__ import annotations
 
+from operator import length_hint
+
 import trio
 
 from router_trio import protocol
@@ -100,19 +102,17 @@ class CoreRoute:
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[protocol.RawMessage]) -> None:
         tracing = self.routing.tracing
-        sampled = set(tracing.sampled(batch)) if tracing.active else ()
         handled = HandledBatch(self.routing, handler, received_at)
-        for index, raw in enumerate(batch):
-            if index in sampled:
-                handled.flush()
-                delivery = Delivery(self.state, raw, received_at)
-                self.routing.begin(delivery)
-                await self.routing.handle(handler, delivery)
-            else:
-                blocked = handled.take(raw)
-                if blocked is not None:
-                    await blocked
-            self._in_hand -= 1
+        start, end = 0, len(batch)
+        for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
+            messages = iter(batch[start:index])
+            while (blocked := handled.take(messages)) is not None:
+                self._in_hand = 1 + length_hint(messages) + end - index
+                await blocked
+            if index < end and (blocked := handled.take_traced(batch[index])) is not None:
+                self._in_hand = end - index
+                await blocked
+            start = index + 1
         handled.flush()
 
     def _pass_on(self, received_at: float, batch: list[protocol.RawMessage]) -> None:

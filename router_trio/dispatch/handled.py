@@ -7,14 +7,16 @@ messages, behind what was kept before it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
+from typing import Any
 
 from router_trio import protocol
 from router_trio.dispatch.delivery import BatchDelivery, Delivery
-from router_trio.dispatch.handlers import Blocked, Handler, as_message, begin
+from router_trio.dispatch.handlers import Blocked, Handler, answers_of, as_message, begin
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import RouterError
 from router_trio.message import Message
+from router_trio.operation import Owner
 
 
 class HandledBatch:
@@ -24,59 +26,127 @@ class HandledBatch:
         self._routing = routing
         self._handler = handler
         self._received_at = received_at
-        self._kept: list[list[bytes]] = []
         self._outlets = routing.outlets
-        self._together = not any(outlet.destination.jetstream for outlet in routing.outlets)
+        self._frames: list[list[bytes]] = [[] for _ in self._outlets]
+        self._followed: list[tuple[int, list[Owner]]] = []
+        self._together = not any(outlet.destination.jetstream for outlet in self._outlets)
 
-    def take(self, raw: protocol.RawMessage) -> Awaitable[None] | None:
-        """Take one message through the handler. If that blocks, returns what to await before the next message.
+    def take(self, messages: Iterable[protocol.RawMessage]) -> Awaitable[None] | None:
+        """Take messages through the handler until one blocks: returns what to await before the next one.
 
-        Cancelled while it is awaited, nothing of the message was sent.
+        Cancelled while it is awaited, nothing of that message was sent.
         """
-        message = as_message(raw, self._routing.plan.connection)
-        try:
-            answers = begin(self._handler, message)
-        except Exception as error:
-            self._failed(error, raw)
-            return None
-        if isinstance(answers, Blocked):
-            self.flush()
-            return self._blocked(answers, message, raw)
-        self._answered(answers, message, raw)
+        handler, connection = self._handler, self._routing.plan.connection
+        only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
+        keep = self._frames[0].append
+        for raw in messages:
+            message = as_message(raw, connection)
+            try:
+                answer = begin(handler, message)
+            except Exception as error:
+                self._failed(error, self._delivery(raw))
+                continue
+            if type(answer) is Blocked:
+                self.flush()
+                return self._blocked(answer, message, self._delivery(raw))
+            if (
+                only is not None
+                and type(answer) is Message
+                and answer[0] is message[0]
+                and type(answer[1]) is bytes
+                and answer[2] is message[2]
+                and answer[3] is message[3]
+                and not raw[2]
+            ):
+                # Nothing but the payload has changed, which needs no further look: what most handlers do.
+                try:
+                    keep(only.frame_of(answer[1], raw))
+                    continue
+                except RouterError:
+                    pass  # refused: the way of single messages says so
+            self._answered(answer, message, self._delivery(raw))
         return None
 
-    async def _blocked(self, blocked: Blocked, message: Message, raw: protocol.RawMessage) -> None:
+    def take_traced(self, raw: protocol.RawMessage) -> Awaitable[None] | None:
+        """The same for one message that is sampled."""
+        delivery = self._delivery(raw)
+        self._routing.begin(delivery)
+        message = as_message(raw, self._routing.plan.connection)
         try:
-            answers = await blocked
+            answer = begin(self._handler, message)
         except Exception as error:
-            self._failed(error, raw)
-        else:
-            self._answered(answers, message, raw)
+            self._failed(error, delivery)
+            return None
+        if isinstance(answer, Blocked):
+            self.flush()
+            return self._blocked(answer, message, delivery)
+        self._answered(answer, message, delivery)
+        return None
 
-    def _answered(self, answers: list[Message], message: Message, raw: protocol.RawMessage) -> None:
-        if len(answers) == 1 and self._together:
-            try:
-                self._kept.append([outlet.frame(answers[0], message, raw) for outlet in self._outlets])
-                return
-            except RouterError:
-                pass  # refused: the way of single messages says so, for each destination
-        self.flush()
-        delivery = Delivery(self._routing.state, raw, self._received_at)
+    def _delivery(self, raw: protocol.RawMessage) -> Delivery:
+        return Delivery(self._routing.state, raw, self._received_at)
+
+    async def _blocked(self, blocked: Blocked, message: Message, delivery: Delivery) -> None:
+        try:
+            answer = await blocked
+        except Exception as error:
+            self._failed(error, delivery)
+        else:
+            self._answered(answer, message, delivery)
+
+    def _answered(self, answer: Any, message: Message, delivery: Delivery) -> None:
+        try:
+            answers = answers_of(answer)
+        except Exception as error:
+            self._failed(error, delivery)
+            return
+        if len(answers) == 1 and self._together and self._kept(answers[0], message, delivery):
+            return
+        if answers:
+            self.flush()
         self._routing.answered(answers, message, delivery)
         delivery.done()
 
-    def _failed(self, error: Exception, raw: protocol.RawMessage) -> None:
+    def _kept(self, answer: Message, message: Message, delivery: Delivery) -> bool:
+        """Keep the one answer for all destinations; False if one of them refuses it."""
+        raw = delivery.raw
+        try:
+            frames = [outlet.frame(answer, message, raw) for outlet in self._outlets]
+        except RouterError:
+            return False
+        if delivery.trace is not None:
+            size = len(answer.payload)
+            self._followed.append((len(self._frames[0]), [delivery.leg(outlet.template) for outlet in self._outlets]))
+            frames = [
+                outlet.traced(protocol.published(frame), self._routing.trace(outlet, delivery, size))
+                for outlet, frame in zip(self._outlets, frames, strict=True)
+            ]
+            delivery.done()
+        for kept, frame in zip(self._frames, frames, strict=True):
+            kept.append(frame)
+        return True
+
+    def _failed(self, error: Exception, delivery: Delivery) -> None:
         self.flush()
-        delivery = Delivery(self._routing.state, raw, self._received_at)
         self._routing.handler_failed(error, delivery)
         delivery.done()
 
     def flush(self) -> None:
         """Offer what was kept to the destinations."""
-        if not self._kept:
+        if not self._frames[0]:
             return
-        kept, self._kept = self._kept, []
         delivery = BatchDelivery(self._routing.state, self._received_at)
         legs = [delivery.leg(outlet.template) for outlet in self._outlets]
-        for index, (outlet, leg) in enumerate(zip(self._outlets, legs, strict=True)):
-            outlet.outbox.offer_frames([frames[index] for frames in kept], ((leg, len(kept)),))
+        for index, (outlet, leg, frames) in enumerate(zip(self._outlets, legs, self._frames, strict=True)):
+            owners: list[tuple[Owner, int]] = []
+            start = 0
+            for place, followers in self._followed:
+                if start < place:
+                    owners.append((leg, place - start))
+                owners.append((followers[index], 1))
+                start = place + 1
+            if start < len(frames):
+                owners.append((leg, len(frames) - start))
+            outlet.outbox.offer_frames(frames, owners)
+            frames.clear()
+        self._followed.clear()

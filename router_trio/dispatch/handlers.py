@@ -34,7 +34,7 @@ def load_handler(name: str) -> Handler:
 
 
 class Blocked:
-    """An async handler that has begun and is about to block. Await it, once, for its answers."""
+    """An async handler that has begun and is about to block. Await it, once, for its answer."""
 
     __slots__ = ("_steps", "_wish")
 
@@ -42,7 +42,7 @@ class Blocked:
         self._steps = steps
         self._wish = wish
 
-    def __await__(self) -> Generator[Any, Any, list[Message]]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         # What `yield from` does once it has taken the first step (PEP 380).
         steps, wish = self._steps, self._wish
         while True:
@@ -54,34 +54,39 @@ class Blocked:
                 else:
                     wish = steps.send(answer)
             except StopIteration as done:
-                return _answers(done.value)
+                return done.value
 
 
-def begin(handler: Handler, message: Message) -> list[Message] | Blocked:
-    """Call the handler: its answers as a list of messages, or `Blocked` if it is async and about to block.
+def begin(handler: Handler, message: Message) -> Any:
+    """Call the handler: its answer, for `answers_of`, or `Blocked` if it is async and about to block.
 
     Most async handlers never block, and a message then costs no task switch and no await. What a handler raises is the
-    caller's to count. Raises `HandlerError` if it returns something else than messages.
+    caller's to count.
     """
     answer = handler(message)
+    if type(answer) is CoroutineType:
+        try:
+            # A coroutine is its own iterator, but for the built-in `next`.
+            return Blocked(answer, answer.send(None))
+        except StopIteration as done:
+            return done.value
     if not hasattr(answer, "__await__"):
-        return _answers(answer)
-    # A coroutine is its own iterator, but for the built-in `next`.
-    steps: Any = answer if isinstance(answer, CoroutineType) else answer.__await__()
+        return answer
+    steps = answer.__await__()
     try:
-        wish = answer.send(None) if steps is answer else next(steps)
+        return Blocked(steps, next(steps))
     except StopIteration as done:
-        return _answers(done.value)
-    return Blocked(steps, wish)
+        return done.value
 
 
 async def invoke(handler: Handler, message: Message) -> list[Message]:
-    """Call the handler; what it returns as a list of messages. Blocks as long as it does, and raises as `begin`."""
-    answers = begin(handler, message)
-    return await answers if isinstance(answers, Blocked) else answers
+    """Call the handler; its answers. Blocks as long as it does, and raises what it raises, or as `answers_of`."""
+    answer = begin(handler, message)
+    return answers_of(await answer if isinstance(answer, Blocked) else answer)
 
 
-def _answers(answer: Any) -> list[Message]:
+def answers_of(answer: Any) -> list[Message]:
+    """What a handler returned as a list of messages. Raises `HandlerError` if it is something else."""
     if isinstance(answer, Message):
         _check(answer)
         return [answer]

@@ -183,13 +183,20 @@ class Outlet:
     def frame(self, message: Message, origin: Message, raw: protocol.RawMessage) -> bytes:
         """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
         body = message.payload
-        if raw[2] or message[2:4] != origin[2:4] or message.subject is not origin.subject:
-            target, block, reply = self._addressed(message, origin, raw)
-            measure(self.connection, len(block) + len(body))
-            return protocol.publish(target, body, reply=reply, headers=block)
-        # Nothing but the payload changed, and there are no headers: what most handlers do.
+        if not raw[2] and message[2:4] == origin[2:4] and message.subject is origin.subject:
+            return self.frame_of(body, raw)
+        target, block, reply = self._addressed(message, origin, raw)
+        measure(self.connection, len(block) + len(body))
+        return protocol.publish(target, body, reply=reply, headers=block)
+
+    def frame_of(self, body: bytes, raw: protocol.RawMessage) -> bytes:
+        """The frame of a core publish of a message without headers of which only the payload has changed.
+
+        Raises as `forward`.
+        """
         size = len(body)
-        measure(self.connection, size)
+        if size > self.connection.max_payload:
+            measure(self.connection, size)
         prefix = self.prefixes.get(raw[0]) or self.prefix_for(raw[0])
         return b"%b%b%d\r\n%b\r\n" % (prefix, raw[1] and raw[1] + b" ", size, body)
 

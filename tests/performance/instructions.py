@@ -147,8 +147,7 @@ class Bench:
 
         def run() -> None:
             batch = HandledBatch(self.routings[0], handler, trio.current_time())
-            for raw in raws:
-                assert batch.take(raw) is None
+            assert batch.take(raws) is None
             batch.flush()
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
             self.written()

@@ -85,10 +85,10 @@ async def test_what_does_not_block_is_answered_at_once_and_what_does_is_awaited(
     async def at_once(message: Message) -> Message:
         return message
 
-    assert begin(at_once, MESSAGE) == [MESSAGE]
+    assert begin(at_once, MESSAGE) is MESSAGE
     blocked = begin(asynchronous, MESSAGE)
     assert isinstance(blocked, Blocked)
-    assert await blocked == [MESSAGE]
+    assert await blocked is MESSAGE
 
 
 async def test_a_blocked_handler_gets_what_it_waits_for_and_is_cancelled_where_it_waits() -> None:
