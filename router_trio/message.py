@@ -7,11 +7,24 @@ a handler, a fate for each PubAck. The data plane itself moves raw frames.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from router_trio.headers import EMPTY, Headers
 
 _AS_IT_IS: Any = object()
+
+
+class Changes(TypedDict, total=False):
+    """What `Message.replace` changes besides the payload."""
+
+    subject: str
+    headers: Mapping[str, str | list[str]] | Iterable[tuple[str, str]]
+    reply: str | None
+    connection: str | None
+    stream: str | None
+    sequence: int | None
+    deliveries: int
+    timestamp: float | None
 
 
 class Message(NamedTuple):
@@ -31,35 +44,20 @@ class Message(NamedTuple):
     deliveries: int = 1
     timestamp: float | None = None
 
-    def replace(
-        self,
-        *,
-        subject: str = _AS_IT_IS,
-        payload: bytes = _AS_IT_IS,
-        headers: Mapping[str, str | list[str]] | Iterable[tuple[str, str]] = _AS_IT_IS,
-        reply: str | None = _AS_IT_IS,
-        connection: str | None = _AS_IT_IS,
-        stream: str | None = _AS_IT_IS,
-        sequence: int | None = _AS_IT_IS,
-        deliveries: int = _AS_IT_IS,
-        timestamp: float | None = _AS_IT_IS,
-    ) -> Message:
+    def replace(self, *, payload: bytes = _AS_IT_IS, **changes: Unpack[Changes]) -> Message:
         """A copy with some fields changed. A changed `subject` wins over the route's; `headers` may be any mapping."""
-        # Written out, and past the checks of Message(): a handler calls it for each message.
-        was_subject, was_payload, was_headers, was_reply, was_connection, was_stream, was_sequence, times, at = self
+        if changes:
+            if unknown := changes.keys() - set(self._fields):
+                raise TypeError(f"a message has no {', '.join(sorted(unknown))}; it has {', '.join(self._fields)}")
+            if "headers" in changes:
+                changes["headers"] = Headers(changes["headers"])
+            payload = self.payload if payload is _AS_IT_IS else payload
+            return self._replace(payload=payload, **changes)  # type: ignore[arg-type]  # they are Headers now
+        # Past the checks of Message(): what nearly every handler calls, for each message.
+        subject, as_it_was, headers, reply, connection, stream, sequence, deliveries, timestamp = self
+        payload = as_it_was if payload is _AS_IT_IS else payload
         return tuple.__new__(
-            Message,
-            (
-                was_subject if subject is _AS_IT_IS else subject,
-                was_payload if payload is _AS_IT_IS else payload,
-                was_headers if headers is _AS_IT_IS else Headers(headers),
-                was_reply if reply is _AS_IT_IS else reply,
-                was_connection if connection is _AS_IT_IS else connection,
-                was_stream if stream is _AS_IT_IS else stream,
-                was_sequence if sequence is _AS_IT_IS else sequence,
-                times if deliveries is _AS_IT_IS else deliveries,
-                at if timestamp is _AS_IT_IS else timestamp,
-            ),
+            Message, (subject, payload, headers, reply, connection, stream, sequence, deliveries, timestamp)
         )
 
 

@@ -14,7 +14,7 @@ from router_trio.connection import Connection
 from router_trio.dispatch.cut_through import CutThrough
 from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
 from router_trio.dispatch.handled import HandledBatch
-from router_trio.dispatch.handlers import Handler
+from router_trio.dispatch.handlers import Handler, as_messages
 from router_trio.dispatch.inbox import Inbox
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.retry import SourceRetry
@@ -105,9 +105,11 @@ class CoreRoute:
         handled = HandledBatch(self.routing, handler, received_at)
         start, end = 0, len(batch)
         for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
-            messages = iter(batch[start:index])
+            raws = batch[start:index]
+            left = iter(raws)
+            messages = zip(left, as_messages(raws, self.routing.plan.connection), strict=True)
             while (blocked := handled.take(messages)) is not None:
-                self._in_hand = 1 + length_hint(messages) + end - index
+                self._in_hand = 1 + length_hint(left) + end - index
                 await blocked
             if index < end and (blocked := handled.take_traced(batch[index])) is not None:
                 self._in_hand = end - index

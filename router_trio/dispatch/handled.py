@@ -31,16 +31,15 @@ class HandledBatch:
         self._followed: list[tuple[int, list[Owner]]] = []
         self._together = not any(outlet.destination.jetstream for outlet in self._outlets)
 
-    def take(self, messages: Iterable[protocol.RawMessage]) -> Awaitable[None] | None:
+    def take(self, messages: Iterable[tuple[protocol.RawMessage, Message]]) -> Awaitable[None] | None:
         """Take messages through the handler until one blocks: returns what to await before the next one.
 
         Cancelled while it is awaited, nothing of that message was sent.
         """
-        handler, connection = self._handler, self._routing.plan.connection
+        handler = self._handler
         only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
         keep = self._frames[0].append
-        for raw in messages:
-            message = as_message(raw, connection)
+        for raw, message in messages:
             try:
                 answer = begin(handler, message)
             except Exception as error:

@@ -6,7 +6,7 @@ A handler may be `def` or `async def`, and may return a message, several, or Non
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any
 
@@ -115,23 +115,30 @@ def _check(message: object) -> None:
         raise HandlerError("the subject and the reply of a message are strings; a message without reply has None")
 
 
+def as_messages(batch: Sequence[protocol.RawMessage], connection: str) -> list[Message]:
+    """`Message`s for a handler, of what came from a core subscription."""
+    text, decode, empty, new = protocol.text, headers.decode, headers.EMPTY, tuple.__new__
+    # Past Message(), which takes longer: this is done for each message.
+    return [
+        new(
+            Message,
+            (
+                text(subject),
+                tail[header_size - 2 - size : -2],
+                decode(tail[-2 - size : header_size - 2 - size]) if header_size else empty,
+                text(reply) if reply else None,
+                connection,
+                None,
+                None,
+                1,
+                None,
+            ),
+        )
+        for subject, reply, header_size, size, tail in batch
+    ]
+
+
 def as_message(raw: protocol.RawMessage, connection: str, **origin: Any) -> Message:
     """A `Message` for a handler. `origin` are the fields that tell of a stream, where the reply is for the ack."""
-    subject, reply, header_size, size, tail = raw
-    start = len(tail) - 2 - size
-    # Past Message(), which takes longer: this is done for each message.
-    message = tuple.__new__(
-        Message,
-        (
-            protocol.text(subject),
-            tail[start + header_size : -2],
-            headers.decode(tail[start : start + header_size]) if header_size else headers.EMPTY,
-            protocol.text(reply) if reply else None,
-            connection,
-            None,
-            None,
-            1,
-            None,
-        ),
-    )
+    (message,) = as_messages((raw,), connection)
     return message.replace(reply=None, **origin) if origin else message

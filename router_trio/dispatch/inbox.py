@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 
 import trio
 
@@ -17,13 +18,15 @@ MAX_MESSAGES = 65_536
 MAX_BYTES = 64 * 1024 * 1024
 MESSAGES_IN_A_TURN = 1024
 
+_tail = itemgetter(4)
+
 
 class Inbox:
     """A bounded queue of batches with one taker. `deliver` is a `link.Deliver`."""
 
     def __init__(self, overflow: Callable[[int], None]) -> None:
         self._overflow = overflow
-        self._batches: deque[tuple[float, list[RawMessage]]] = deque()
+        self._batches: deque[tuple[float, list[RawMessage], int]] = deque()
         self._messages = 0
         self._bytes = 0
         self._arrived = trio.Event()
@@ -43,9 +46,10 @@ class Inbox:
         batch = batch[:room]
         if not batch:
             return
+        size = sum(map(len, map(_tail, batch)))
         self._messages += len(batch)
-        self._bytes += sum(len(raw[4]) for raw in batch)
-        self._batches.append((trio.current_time(), batch))
+        self._bytes += size
+        self._batches.append((trio.current_time(), batch, size))
         self.busy = True
         self._arrived.set()
 
@@ -63,10 +67,10 @@ class Inbox:
         if self._taken >= MESSAGES_IN_A_TURN:
             await trio.lowlevel.checkpoint()
             self._taken = 0
-        arrived, batch = self._batches.popleft()
+        arrived, batch, size = self._batches.popleft()
         self._taken += len(batch)
         self._messages -= len(batch)
-        self._bytes -= sum(len(raw[4]) for raw in batch)
+        self._bytes -= size
         return arrived, batch
 
     def clear(self) -> int:

@@ -19,7 +19,7 @@ from router_trio import Settings, protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.core import CoreRoute
 from router_trio.dispatch.handled import HandledBatch
-from router_trio.dispatch.handlers import Handler
+from router_trio.dispatch.handlers import Handler, as_messages
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.routing import Routing
@@ -147,7 +147,7 @@ class Bench:
 
         def run() -> None:
             batch = HandledBatch(self.routings[0], handler, trio.current_time())
-            assert batch.take(raws) is None
+            assert batch.take(zip(raws, as_messages(raws, "main"), strict=True)) is None
             batch.flush()
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
             self.written()
