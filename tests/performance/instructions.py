@@ -18,8 +18,7 @@ import router_trio
 from router_trio import Settings, protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.core import CoreRoute
-from router_trio.dispatch.handled import HandledBatch
-from router_trio.dispatch.handlers import Handler, as_messages
+from router_trio.dispatch.handlers import Handler
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.routing import Routing
@@ -29,7 +28,7 @@ from router_trio.nats.wire import Wire
 from router_trio.routes import compile_routes
 from router_trio.session import Session
 from router_trio.states import RouteState
-from router_trio.tracing import NoTracing
+from router_trio.tracing import NoTracing, Tracing
 
 OURS = str(Path(router_trio.__file__).parent)
 BODY = b"x" * 128
@@ -95,13 +94,14 @@ def _traced(run: Callable[[], object]) -> int:
 class Bench:
     """One connection that is up, its wire, and `count` routes from it to it. Needs an event loop for its clock."""
 
-    def __init__(self, count: int, *, stream: bool = False, **changes: Any) -> None:
+    def __init__(self, count: int, *, stream: bool = False, tracing: Tracing | None = None) -> None:
         settings = Settings(
             connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
             routes=[_stream_route() if stream else _core_route(number) for number in range(count)],
         )
         self.connection = Connection("main", settings.connections["main"], cast(Any, None), lambda event: None)
         self.outbox = self.connection.outbox
+        self._tracing = tracing or NoTracing()
         self.outbox.link_up()
         self.answers: list[bytes] = []
         link = SimpleNamespace(ack=self.answers.append)
@@ -113,7 +113,7 @@ class Bench:
     def _routing(self, plan: Any) -> Routing:
         outlet = Outlet(plan.destinations[0], self.connection)
         state = RouteState(plan.name, "main", [outlet.template])
-        return Routing(plan, [outlet], state, lambda event: None, NoTracing())
+        return Routing(plan, [outlet], state, lambda event: None, self._tracing)
 
     def written(self) -> list[bytes]:
         """Have the outbox write all that is pending. Returns the frames of each operation."""
@@ -143,12 +143,11 @@ class Bench:
 
     def handled(self, messages: int, handler: Handler) -> Callable[[], None]:
         """Messages in hand go through a handler, are written and fenced."""
+        route = CoreRoute(self.routings[0], self.connection, lambda event: None)
         raws = [_raw(b"in.0000.%d" % (number % 7), b"") for number in range(messages)]
 
         def run() -> None:
-            batch = HandledBatch(self.routings[0], handler, trio.current_time())
-            assert batch.take(zip(raws, as_messages(raws, "main"), strict=True)) is None
-            batch.flush()
+            _finish(route._handle(handler, trio.current_time(), raws))
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
             self.written()
             self.outbox.fenced(self.outbox.mark())

@@ -7,10 +7,13 @@ leaner lowers it; whoever has to raise it says why.
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from router_trio import Message
+from router_trio.telemetry.traces import Traces
 from tests.performance.instructions import Bench, instructions
 
 MESSAGES = 1000
@@ -31,7 +34,18 @@ async def test_core_to_core() -> None:
 
 
 async def test_through_a_handler() -> None:
-    assert a_message(Bench(1).handled(MESSAGES, shout)) < 415
+    assert a_message(Bench(1).handled(MESSAGES, shout)) < 255
+
+
+@pytest.mark.parametrize("handler", [False, True])
+async def test_one_in_a_hundred_is_traced(handler: bool) -> None:
+    """What is traced costs more, but it costs nothing to what came with it."""
+    exporter = InMemorySpanExporter()
+    traces = Traces(service_name="bench", sample_ratio=0.01, exporter=lambda _: exporter, random=Random(7))
+    async with traces.running():
+        without, with_traces = Bench(1), Bench(1, tracing=traces)
+        runs = [bench.handled(MESSAGES, shout) if handler else bench.core(MESSAGES) for bench in (without, with_traces)]
+        assert a_message(runs[1]) < a_message(runs[0]) + 14
 
 
 async def test_stream_to_stream() -> None:

@@ -29,14 +29,15 @@ ROUTES = {
 
 @dataclass(frozen=True)
 class Job:
-    """What a contestant is to do. `directory` is for its files, `telemetry` and `routes` are TOML for router_trio,
-    `options` are for nats_py.
+    """What a contestant is to do. `directory` is for its files; `collector` is where router_trio sends its spans, if it
+    is to make any, of `sampled` of the messages, and `routes` are TOML for it; `options` are for nats_py.
     """
 
     url: str
     kind: str
     directory: Path
-    telemetry: str = "trace_sample_ratio = 0.01"
+    collector: str = ""
+    sampled: float = 0.01
     routes: str = ""
     options: tuple[str, ...] = ()
 
@@ -54,11 +55,12 @@ class Contestant:
 
 
 def write_configuration(job: Job) -> Path:
-    """router_trio's configuration: metrics on, everything else as it is by default."""
+    """router_trio's configuration: metrics and traces on, everything else as it is by default."""
     path = job.directory / "router.toml"
     routes = job.routes or f'[[routes]]\nname = "bench"\n{ROUTES[job.kind]}\n'
     path.write_text(
-        f'[telemetry]\nlisten = "127.0.0.1:0"\n{job.telemetry}\n'
+        f'[telemetry]\nlisten = "127.0.0.1:0"\n'
+        f'otlp_endpoint = "{job.collector}"\ntrace_sample_ratio = {job.sampled}\n'
         f'[connections.main]\nservers = ["{job.url}"]\n{routes}'
     )
     return path

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import trio
+
+from tests.performance.benchmarks.contestants import Job
+from tests.performance.benchmarks.environment import PEERS
 from tests.servers import NatsServer, nats_server
 
 SERVER_CONFIG = 'ping_interval: "1h"\nmax_payload: 2MB\n'
@@ -15,9 +23,13 @@ SERVER_CONFIG = 'ping_interval: "1h"\nmax_payload: 2MB\n'
 
 @dataclass(frozen=True)
 class Setting:
-    """What every workload needs. `seconds` is the length of one measurement, `rounds` how often each has its turn."""
+    """What every workload needs. `collector` is the address of one that takes every span.
+
+    `seconds` is the length of one measurement, `rounds` how often each has its turn.
+    """
 
     server: NatsServer
+    collector: str
     directory: Path
     seconds: float
     rounds: int
@@ -29,6 +41,10 @@ class Setting:
         """The server's."""
         return self.server.url
 
+    def job(self, kind: str, **changes: Any) -> Job:
+        """What a contestant is to do here: with traces on, unless `changes` say something else."""
+        return replace(Job(self.url, kind, self.directory, self.collector), **changes)
+
     @property
     def server_pid(self) -> int:
         """The server's."""
@@ -38,5 +54,20 @@ class Setting:
 @asynccontextmanager
 async def setting(directory: Path, *, quick: bool, say: Callable[[str], None]) -> AsyncIterator[Setting]:
     """A server of one's own while this is entered."""
-    async with nats_server(directory, config=SERVER_CONFIG) as server:
-        yield Setting(server, directory, 1.2 if quick else 3.0, 3 if quick else 5, quick, say)
+    async with nats_server(directory, config=SERVER_CONFIG) as server, _collector() as collector:
+        yield Setting(server, collector, directory, 1.2 if quick else 3.0, 3 if quick else 5, quick, say)
+
+
+@asynccontextmanager
+async def _collector() -> AsyncIterator[str]:
+    command = [sys.executable, str(PEERS / "otlp_sink.py")]
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
+        )
+        assert process.stdout is not None
+        port = int(await process.stdout.receive_some())
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, STREAM, Contestant, Job, taking_part
+from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, STREAM, Contestant, taking_part
 from tests.performance.benchmarks.measure import Figures, Turn, Turns, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, Column, Section
 from tests.performance.benchmarks.setting import Setting
@@ -56,7 +56,7 @@ async def _turn(setting: Setting, contestant: Contestant | None, kind: str) -> F
         "warm_up": 0.5,
         "seconds": setting.seconds,
     }
-    return await routed(spec, contestant, Job(setting.url, kind, setting.directory, options=NATS_PY_OPTIONS))
+    return await routed(spec, contestant, setting.job(kind, options=NATS_PY_OPTIONS))
 
 
 def _add_what_was_added(results: dict[str, Turns]) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 
 import trio
 
-from tests.performance.benchmarks.contestants import CORE, Job, taking_part, write_configuration
+from tests.performance.benchmarks.contestants import CORE, taking_part, write_configuration
 from tests.performance.benchmarks.environment import PEERS, ROOT, process_environment
 from tests.performance.benchmarks.load_stream import create_streams
 from tests.performance.benchmarks.measure import Figures, MeasurementError, Turn, in_turns, program, routed
@@ -74,7 +74,7 @@ async def start(setting: Setting) -> list[Section]:
     """How long commands take, and the first message."""
     # What is installed has its bytecode. The source tree may have none, or even be forbidden to write any.
     compileall.compile_dir(ROOT / "router_trio", quiet=1)
-    path = str(write_configuration(Job(setting.url, CORE, setting.directory)))
+    path = str(write_configuration(setting.job(CORE)))
     python = sys.executable
     reference = {YARDSTICK: [python, "-c", YARDSTICK]}
     commands = {
@@ -94,7 +94,7 @@ async def start(setting: Setting) -> list[Section]:
     spec = {"job": "first", "url": setting.url}
     firsts: dict[str, Turn] = {name: partial(_timed, command) for name, command in reference.items()}
     firsts |= {
-        contestant.name: partial(routed, spec, contestant, Job(setting.url, CORE, setting.directory))
+        contestant.name: partial(routed, spec, contestant, setting.job(CORE))
         for contestant in taking_part(CORE, essential=setting.quick)
     }
     results = await in_turns(setting.rounds, firsts, say=setting.say)

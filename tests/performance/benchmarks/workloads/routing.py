@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, HANDLED, STREAM, Contestant, Job, taking_part
+from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, HANDLED, STREAM, Contestant, taking_part
 from tests.performance.benchmarks.measure import Figures, Turn, Turns, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 from tests.performance.benchmarks.setting import Setting
@@ -75,7 +75,7 @@ async def stream_turn(setting: Setting, contestant: Contestant) -> Figures:
         "warm_up": 0.5,
         "seconds": setting.seconds,
     }
-    return await routed(spec, contestant, Job(setting.url, STREAM, setting.directory))
+    return await routed(spec, contestant, setting.job(STREAM))
 
 
 async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, Turns]:
@@ -83,12 +83,12 @@ async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, Turns]
     turns: dict[str, Turn] = {}
     if kind == CORE:
         direct = closed_spec(setting, payload, listen="in.*")
-        turns[CEILING] = partial(routed, direct, None, Job(setting.url, CORE, setting.directory))
+        turns[CEILING] = partial(routed, direct, None, setting.job(CORE))
     for contestant in taking_part(kind, essential=setting.quick):
         turns[contestant.name] = partial(
             routed,
             spec | {"window": min(spec["window"], contestant.window)},
             contestant,
-            Job(setting.url, kind, setting.directory),
+            setting.job(kind),
         )
     return await in_turns(setting.rounds, turns, say=setting.say)

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 
-import trio
-
-from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, Job
-from tests.performance.benchmarks.environment import PEERS
+from tests.performance.benchmarks.contestants import CONTESTANTS, CORE
 from tests.performance.benchmarks.measure import Turn, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, RATE, Column, Section
 from tests.performance.benchmarks.setting import Setting
@@ -40,7 +33,7 @@ async def routes(setting: Setting) -> Section:
             f'to = [ {{ subject = "out.{number:04d}.{{{{wildcard(1)}}}}" }} ]\n'
             for number in range(count)
         )
-        job = Job(setting.url, CORE, setting.directory, routes=text, options=("--routes", str(count)))
+        job = setting.job(CORE, routes=text, options=("--routes", str(count)))
         for name in ("router_trio", "nats_py"):
             turns[f"{name}, {count:,}"] = partial(routed, spec, CONTESTANTS[name], job)
     results = await in_turns(ROUNDS, turns, say=setting.say)
@@ -55,7 +48,7 @@ async def connections(setting: Setting) -> Section:
         text = "".join(f'[connections.c{number}]\nservers = ["{setting.url}"]\n' for number in range(1, count))
         text += '[[routes]]\nname = "r"\nfrom = { connection = "main", subject = "in.*" }\n'
         text += 'to = [ { connection = "main", subject = "out.{{wildcard(1)}}" } ]\n'
-        job = Job(setting.url, CORE, setting.directory, routes=text, options=("--connections", str(count)))
+        job = setting.job(CORE, routes=text, options=("--connections", str(count)))
         spec = {"job": "idle", "settle": 3.0, "seconds": 2 * setting.seconds, "url": setting.url}
         spec |= {"server_pid": setting.server_pid}
         for name in ("router_trio", "nats_py"):
@@ -71,7 +64,7 @@ async def payloads(setting: Setting) -> list[Section]:
     sections = []
     for payload in (16, 1024 * 1024) if setting.quick else PAYLOADS:
         spec = closed_spec(setting, payload)
-        job = Job(setting.url, CORE, setting.directory)
+        job = setting.job(CORE)
         turns = {
             name: partial(routed, spec, CONTESTANTS[name], job) for name in ("router_trio", "nats_py", "raw")
         }
@@ -86,30 +79,12 @@ async def payloads(setting: Setting) -> list[Section]:
 
 async def sampling(setting: Setting) -> Section:
     """Traces, to a collector that takes all of them."""
-    async with _sink() as endpoint:
-        turns: dict[str, Turn] = {}
-        spec = closed_spec(setting, 128)
-        without = Job(setting.url, CORE, setting.directory)
-        turns["no endpoint"] = partial(routed, spec, CONTESTANTS["router_trio"], without)
-        for ratio in RATIOS:
-            telemetry = f'trace_sample_ratio = {ratio}\notlp_endpoint = "{endpoint}"'
-            job = Job(setting.url, CORE, setting.directory, telemetry=telemetry)
-            turns[f"{ratio:.0%} sampled"] = partial(routed, spec, CONTESTANTS["router_trio"], job)
-        results = await in_turns(ROUNDS, turns, say=setting.say)
+    turns: dict[str, Turn] = {}
+    spec = closed_spec(setting, 128)
+    jobs = {"no endpoint": setting.job(CORE, collector="")}
+    jobs |= {f"{ratio:.0%} sampled": setting.job(CORE, sampled=ratio) for ratio in RATIOS}
+    for name, job in jobs.items():
+        turns[name] = partial(routed, spec, CONTESTANTS["router_trio"], job)
+    results = await in_turns(ROUNDS, turns, say=setting.say)
     told = "router_trio, core to core, 128 B, with a collector on the same machine that takes every span."
     return Section("sampling", "Traces", told, (RATE, COST, LOST), results, against=("no endpoint",))
-
-
-@asynccontextmanager
-async def _sink() -> AsyncIterator[str]:
-    command = [sys.executable, str(PEERS / "otlp_sink.py")]
-    async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
-        )
-        assert process.stdout is not None
-        port = int(await process.stdout.receive_some())
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
