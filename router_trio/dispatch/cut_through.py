@@ -106,7 +106,7 @@ class CutThrough:
         raw = protocol.published(frame)
         delivery = Delivery(self._state, raw, trio.current_time())
         self._routing.begin(delivery)
-        trace_parent = self._routing.trace(self._outlet, delivery)
+        trace_parent = self._outlet.trace(delivery)
         owner = delivery.leg(self._template)
         delivery.done()
         return owner, self._outlet.traced(raw, trace_parent)

@@ -117,7 +117,7 @@ class HandledBatch:
             size = len(answer.payload)
             self._followed.append((len(self._frames[0]), [delivery.leg(outlet.template) for outlet in self._outlets]))
             frames = [
-                outlet.traced(protocol.published(frame), self._routing.trace(outlet, delivery, size))
+                outlet.traced(protocol.published(frame), outlet.trace(delivery, size))
                 for outlet, frame in zip(self._outlets, frames, strict=True)
             ]
             delivery.done()

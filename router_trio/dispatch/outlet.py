@@ -140,6 +140,7 @@ class Outlet:
         inbox, suffix, prefixes = self.connection.inbox, self._suffix, self.prefixes
         for delivery in deliveries:
             subject, _, header_size, size, tail = delivery.raw
+            trace_parent = None if delivery.trace is None else self.trace(delivery)
             try:
                 prefix = prefixes.get(subject) or self.prefix_for(subject)
                 if header_size:
@@ -150,6 +151,8 @@ class Outlet:
                     # What most messages of a stream are like.
                     block = b"%b%b%b\r\n\r\n" % (_WITH_ID, delivery.message_id or new_message_id(), suffix)
                     body = tail[-2 - size :]
+                if trace_parent is not None:
+                    block = self._with_parent(block, trace_parent, len(body) - 2)
                 measure(self.connection, len(block) + len(body) - 2)
             except RouterError as error:
                 refused.append((delivery, error))
@@ -238,6 +241,17 @@ class Outlet:
             block = self._with_parent(block, trace_parent, len(body))
         measure(self.connection, len(block) + len(body))
         outbox.offer(protocol.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner)
+
+    def trace(self, delivery: Delivery, size: int | None = None) -> bytes | None:
+        """Begin the span of a send of `size` bytes, by default those of the message's payload, if it is traced.
+
+        Returns the `traceparent` of what is sent.
+        """
+        if delivery.trace is None:
+            return None
+        if size is None:
+            size = delivery.raw[3] - delivery.raw[2]
+        return delivery.trace.send(self.template, self.connection.name, size)
 
     def traced(self, raw: protocol.RawMessage, trace_parent: bytes | None) -> bytes:
         """The frame of a core publish of what is addressed already, with another parent."""

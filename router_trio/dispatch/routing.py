@@ -103,23 +103,16 @@ class Routing:
         for outlet in self.outlets:
             leg = delivery.leg(outlet.template)
             try:
-                outlet.forward(delivery.raw, leg, delivery, self.trace(outlet, delivery))
+                outlet.forward(delivery.raw, leg, delivery, outlet.trace(delivery))
             except RouterError as error:
                 self._refused(error, delivery, outlet)
         delivery.done()
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> None:
         """Take messages, as they are, to every destination; all of which are connected, and stay so meanwhile."""
-        start = 0
         if self.tracing.active:
             for index in self.tracing.sampled([delivery.raw for delivery in deliveries]):
-                self._forward_run(deliveries[start:index])
                 self.begin(deliveries[index])
-                self.forward(deliveries[index])
-                start = index + 1
-        self._forward_run(deliveries[start:])
-
-    def _forward_run(self, deliveries: Sequence[Delivery]) -> None:
         only = self.outlets[0]
         if len(self.outlets) > 1 or not only.destination.jetstream:
             for delivery in deliveries:
@@ -155,7 +148,7 @@ class Routing:
                 changed = _without_own_id(answer, message)
             for outlet in self.outlets:
                 leg = delivery.leg(outlet.template)
-                trace_parent = self.trace(outlet, delivery, len(answer.payload))
+                trace_parent = outlet.trace(delivery, len(answer.payload))
                 try:
                     outlet.forward_message(changed, message, raw, leg, message_id=own_id, trace_parent=trace_parent)
                 except RouterError as error:
@@ -178,16 +171,6 @@ class Routing:
         self.fail(reason, str(error))
         delivery.done()
 
-    def trace(self, outlet: Outlet, delivery: Delivery, size: int | None = None) -> bytes | None:
-        """Begin the span of a send of `size` bytes, by default those of the message's payload, if it is traced.
-
-        Returns the `traceparent` of what is sent.
-        """
-        if delivery.trace is None:
-            return None
-        if size is None:
-            size = delivery.raw[3] - delivery.raw[2]
-        return delivery.trace.send(outlet.template, outlet.connection.name, size)
 
 
 _REASONS: dict[type[RouterError], str] = {MappingError: "mapping", SubjectError: "invalid_subject"}
