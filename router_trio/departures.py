@@ -31,6 +31,8 @@ class Departures:
 
         `indexes` are in order.
         """
+        if not indexes:
+            return
         left = iter(indexes)
         index = next(left, None)
         owners: list[tuple[Owner, int]] = []

@@ -215,6 +215,41 @@ async def test_many_messages_of_which_some_are_recorded_keep_their_order(two: Tw
     assert [bool(message.headers) for message in got] == [int(number) % 7 == 0 for number in numbers]
 
 
+async def test_many_messages_through_a_handler_of_which_some_are_recorded_keep_their_order(two: Two) -> None:
+    """To two destinations; some answers are filtered out, and some handlers block."""
+
+    async def loud(message: Message) -> Message | None:
+        number = int(message.payload)
+        if number % 11 == 0:
+            await trio.lowlevel.checkpoint()
+        return None if number % 13 == 0 else message.replace(payload=b"%d!" % number)
+
+    there, here = await two.consumer.subscribe("loud.*"), await two.producer.subscribe("copy.*")
+    route = {
+        "subject": "orders.*",
+        "connection": "edge",
+        "to": [
+            {"subject": "loud.{{wildcard(1)}}", "connection": "core"},
+            {"subject": "copy.{{wildcard(1)}}", "connection": "edge"},
+        ],
+    }
+    kept = [number for number in range(300) if number % 13]
+    async with routing(two.settings(), (loud, route)) as watch:
+        for number in range(300):
+            recorded = {"traceparent": SAMPLED} if number % 7 == 0 else None
+            await two.producer.publish("orders.7", b"%d" % number, headers=recorded)
+        for inbox in (there, here):
+            got = [await inbox.next() for _ in kept]
+            assert [message.payload for message in got] == [b"%d!" % number for number in kept]
+            assert [bool(message.headers) for message in got] == [number % 7 == 0 for number in kept]
+        await until_settled(watch.router)
+    recorded_and_kept = sum(number % 7 == 0 for number in kept)
+    assert len(two.spans("process loud")) == 43
+    for template in ("loud.{{wildcard(1)}}", "copy.{{wildcard(1)}}"):
+        sends = two.spans(f"send {template}")
+        assert [span.attributes["router.fate"] for span in sends] == ["fenced"] * recorded_and_kept
+
+
 async def test_many_messages_of_a_stream_of_which_some_are_recorded_keep_their_order(two: Two) -> None:
     source, sink = JetStream(two.producer), JetStream(two.consumer)
     await source.create_stream("ORDERS", ["orders.>"])
