@@ -86,5 +86,8 @@ async def sampling(setting: Setting) -> Section:
     for name, job in jobs.items():
         turns[name] = partial(routed, spec, CONTESTANTS["router_trio"], job)
     results = await in_turns(ROUNDS, turns, say=setting.say)
-    told = "router_trio, core to core, 128 B, with a collector on the same machine that takes every span."
+    told = (
+        "router_trio, core to core, 128 B, with a collector on the same machine that takes every span. What the SDK "
+        "can't send in time is let go, and counted in `router_spans_dropped_total`: with every message sampled, most."
+    )
     return Section("sampling", "Traces", told, (RATE, COST, LOST), results, against=("no endpoint",))
