@@ -51,15 +51,8 @@ class MessageSpans:
         deliveries: int,
     ) -> SpansOfMessage:
         """Begin `process ROUTE`, as a child of `parent` or as the root of a trace."""
-        attributes: dict[str, Any] = {
-            SYSTEM[0]: SYSTEM[1],
-            "messaging.operation.type": "process",
-            "messaging.operation.name": "process",
-            "messaging.destination.name": template,
-            "messaging.destination.template": template,
-            "messaging.message.body.size": size,
-            "router.route": route,
-        }
+        attributes = _attributes("process", template, size)
+        attributes["router.route"] = route
         if stream is not None:
             attributes["messaging.nats.stream"] = stream
             attributes["messaging.nats.delivery_count"] = deliveries
@@ -121,15 +114,8 @@ class SpansOfMessage:
 
     def send(self, destination: str, connection: str, size: int) -> bytes:
         """Begin `send DESTINATION` and return the `traceparent` that makes its receiver a child of it."""
-        attributes: dict[str, Any] = {
-            SYSTEM[0]: SYSTEM[1],
-            "messaging.operation.type": "send",
-            "messaging.operation.name": "send",
-            "messaging.destination.name": destination,
-            "messaging.destination.template": destination,
-            "messaging.message.body.size": size,
-            "router.connection": connection,
-        }
+        attributes = _attributes("send", destination, size)
+        attributes["router.connection"] = connection
         span = _Span(f"send {destination}", SpanKind.PRODUCER, self._process.context, attributes)
         self._sends.append((destination, span))
         context = span.context
@@ -180,6 +166,17 @@ class SpansOfMessage:
         span.fail(error_type, detail)
         if self._failure is None:
             self._failure = (error_type, detail)
+
+
+def _attributes(operation: str, template: str, size: int) -> dict[str, Any]:
+    return {
+        SYSTEM[0]: SYSTEM[1],
+        "messaging.operation.type": operation,
+        "messaging.operation.name": operation,
+        "messaging.destination.name": template,
+        "messaging.destination.template": template,
+        "messaging.message.body.size": size,
+    }
 
 
 def fail(span: Span, error_type: str, detail: str) -> None:
