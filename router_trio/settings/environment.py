@@ -19,7 +19,7 @@ from pydantic import BaseModel, create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from router_trio.errors import Problem
-from router_trio.settings.load import PREFIX, Document, Location, is_model
+from router_trio.settings.document import PREFIX, Document, Location, is_model
 from router_trio.settings.problems import element_of, key_path, keys_of, nearest
 
 _DELIMITER = "__"

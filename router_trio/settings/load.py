@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from router_trio.errors import ConfigurationError, Problem
+from router_trio.settings.document import PREFIX, Document, Location, is_model
 from router_trio.settings.problems import element_of, key_path, keys_of
 from router_trio.units import DurationForm
-
-PREFIX = "ROUTER_TRIO_"
-
-Location = tuple[str | int, ...]
-
-
-@dataclass(slots=True)
-class Document:
-    """The data of a configuration, what is wrong with it already, and which variable set which key."""
-
-    data: dict[str, Any]
-    problems: list[Problem] = field(default_factory=list)
-    variables: dict[str, str] = field(default_factory=dict)
-
-    def attribute(self, problem: Problem) -> Problem:
-        """Add the name of the variable that set the key, if one did."""
-        for path, variable in self.variables.items():
-            if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
-                return Problem(problem.path, f"{problem.message} (set by {variable})")
-        return problem
 
 
 def read_document(path: Path, environ: Mapping[str, str], root: type[BaseModel]) -> Document:
@@ -86,11 +66,6 @@ def leaves(
                 yield from leaves(item, element, (*at, key, name))
         else:
             yield at, table, key, value, info
-
-
-def is_model(annotation: Any) -> bool:
-    """Whether a field's annotation is a section."""
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _is_duration(info: FieldInfo) -> bool:

@@ -1,0 +1,35 @@
+"""What is known of a configuration while it is read: its data, its problems, and where each value came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from router_trio.errors import Problem
+
+PREFIX = "ROUTER_TRIO_"
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(slots=True)
+class Document:
+    """The data of a configuration, what is wrong with it already, and which variable set which key."""
+
+    data: dict[str, Any]
+    problems: list[Problem] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def attribute(self, problem: Problem) -> Problem:
+        """Add the name of the variable that set the key, if one did."""
+        for path, variable in self.variables.items():
+            if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
+                return Problem(problem.path, f"{problem.message} (set by {variable})")
+        return problem
+
+
+def is_model(annotation: Any) -> bool:
+    """Whether a field's annotation is a section."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
