@@ -6,10 +6,15 @@ Synchronous and pure.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import itemgetter
 
 from router_trio.operation import Owner
 from router_trio.outbox import Outbox
+
+_count = itemgetter(1)
 
 
 class Departures:
@@ -31,24 +36,17 @@ class Departures:
 
         `indexes` are in order.
         """
-        if not indexes:
-            return
-        left = iter(indexes)
-        index = next(left, None)
-        owners: list[tuple[Owner, int]] = []
-        end = 0
-        for owner, count in self.owners:
-            start, end = end, end + count
-            while index is not None and index < end:
-                if start < index:
-                    owners.append((owner, index - start))
-                own, self.frames[index] = replaced(owner, self.frames[index])
-                owners.append((own, 1))
-                start = index + 1
-                index = next(left, None)
-            if start < end:
-                owners.append((owner, end - start))
-        self.owners[:] = owners
+        frames, owners = self.frames, self.owners
+        ends = [*accumulate(map(_count, owners))]
+        # From the last one on, so that the places before it stay what they are.
+        for index in reversed(indexes):
+            run = bisect_right(ends, index)
+            owner, count = owners[run]
+            before, after = index - ends[run] + count, ends[run] - index - 1
+            own, frames[index] = replaced(owner, frames[index])
+            cut = [(owner, before), (own, 1), (owner, after)]
+            owners[run : run + 1] = [one for one in cut if one[1]]
+            ends[run] = index
 
     def leave(self) -> None:
         """Offer what is here to the outbox."""
