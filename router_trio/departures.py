@@ -36,6 +36,8 @@ class Departures:
 
         `indexes` are in order.
         """
+        if not indexes:
+            return
         frames, owners = self.frames, self.owners
         ends = [*accumulate(map(_count, owners))]
         # From the last one on, so that the places before it stay what they are.

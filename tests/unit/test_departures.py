@@ -11,16 +11,23 @@ from router_trio.departures import Departures
 from router_trio.operation import Owner
 
 
-@given(st.lists(st.integers(0, 4), max_size=8).flatmap(lambda runs: st.tuples(st.just(runs), st.sets(
-    st.integers(0, max(0, sum(runs) - 1)), max_size=sum(runs)))))
-def test_what_is_singled_out_gets_its_own_owner_and_the_others_keep_theirs(given: tuple[list[int], set[int]]) -> None:
-    runs, indexes = given
+@st.composite
+def runs_and_indexes(draw: st.DrawFn) -> tuple[list[int], set[int]]:
+    """How many frames each owner has, and which of all of them are singled out."""
+    runs = draw(st.lists(st.integers(0, 4), max_size=8))
+    count = sum(runs)
+    return runs, draw(st.sets(st.sampled_from(range(count)))) if count else set()
+
+
+@given(runs_and_indexes())
+def test_what_is_singled_out_gets_its_own_owner_and_the_others_keep_theirs(drawn: tuple[list[int], set[int]]) -> None:
+    runs, indexes = drawn
     departures = Departures(cast(Any, None))
     frames, owners = departures.frames, departures.owners
     for owner, count in enumerate(runs):
         owners.append((cast(Owner, owner), count))
         frames += [b"%d.%d" % (owner, number) for number in range(count)]
-    before = [(owner, frame) for owner, frame in zip(_each(owners), frames, strict=True)]
+    before = [*zip(_each(owners), frames, strict=True)]
 
     def replaced(owner: Owner, frame: bytes) -> tuple[Owner, bytes]:
         return cast(Owner, frame), b"traced " + frame
