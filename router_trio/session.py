@@ -144,8 +144,11 @@ class Session:
             self._progress.unpark()
 
     async def _wait_for_work(self, due: float | None) -> None:
-        with trio.CancelScope(deadline=math.inf if due is None else due):
+        if due is None:
             await self.work.wait()
+        else:
+            with trio.CancelScope(deadline=due):
+                await self.work.wait()
         self.work = trio.Event()
         # Some of what makes room writes nothing: a publish that failed, or was given up.
         self._progress.unpark()
@@ -161,7 +164,6 @@ class Session:
             mark = outbox.mark()
             await self._fence(link)
             outbox.fenced(mark)
-            self.work.set()
 
     async def _watch(self, link: Link, interval: float) -> None:
         """The liveness fence: a peer that answers none of two is gone, whatever the socket says.

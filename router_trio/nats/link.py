@@ -111,7 +111,7 @@ class NatsLink:
                 refusals.append(Refusal(operation, "too_large", f"more than the server's max_payload of {limit} bytes"))
             else:
                 frames.append(frame)
-        await self.wire.send_now(b"".join(frames))
+        await self.wire.send_now(b"".join(frames), fenced=bool(operations) and not operations[-1].with_ack)
         return refusals
 
     async def _listen_again(self) -> None:

@@ -8,7 +8,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from router_trio.errors import LinkError
 from router_trio.nats.wire import Wire
-from router_trio.protocol import RawMessage
+from router_trio.protocol import PING, PONG, RawMessage
 
 
 class SlowStream(trio.abc.Stream):
@@ -72,6 +72,61 @@ async def test_what_comes_while_somebody_writes_is_written_after_it_in_order(aut
         await wait_all_tasks_blocked()
         assert b"".join(stream.taken) == b"1234"
         nursery.cancel_scope.cancel()
+
+
+async def test_a_fence_goes_with_what_is_fenced_and_whoever_asks_next_waits_for_it(autojump_clock: MockClock) -> None:
+    stream = SlowStream()
+    stream.go_on.set()
+    wire = wire_on(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.write)
+        await wire.send_now(b"1", fenced=True)
+        with trio.move_on_after(1) as waiting:
+            await wire.fence()
+        assert waiting.cancelled_caught
+        assert b"".join(stream.taken) == b"1" + PING
+        answer(wire)
+        # What is answered, or behind which something was appended, says nothing of what comes now.
+        for sent in (b"", b"2"):
+            stream.taken.clear()
+            wire.send(sent)
+            with trio.move_on_after(1) as waiting:
+                await wire.fence()
+            assert waiting.cancelled_caught
+            assert b"".join(stream.taken) == sent + PING
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_fence_goes_with_anything_while_one_is_under_way(autojump_clock: MockClock) -> None:
+    stream = SlowStream()
+    stream.go_on.set()
+    wire = wire_on(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.write)
+        await wire.send_now(b"1", fenced=True)
+        await wire.send_now(b"2", fenced=True)
+        assert b"".join(stream.taken) == b"1" + PING + b"2"
+        behind = trio.Event()
+        nursery.start_soon(fenced, wire, behind)
+        await wait_all_tasks_blocked()
+        assert b"".join(stream.taken) == b"1" + PING + b"2" + PING
+        answer(wire)
+        await wait_all_tasks_blocked()
+        assert not behind.is_set()
+        answer(wire)
+        await wait_all_tasks_blocked()
+        assert behind.is_set()
+        nursery.cancel_scope.cancel()
+
+
+async def fenced(wire: Wire, behind: trio.Event) -> None:
+    await wire.fence()
+    behind.set()
+
+
+def answer(wire: Wire) -> None:
+    wire._parser.feed(PONG)
+    wire._hand_out()
 
 
 def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delivered() -> None:
