@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from router_trio.errors import LinkError
 from router_trio.message import PubAck
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
@@ -149,8 +150,8 @@ class Link(Protocol):
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         """Find the durable consumer, or create it. Raises `SourceError`: no such stream, another configuration, ..."""
 
-    def ack(self, reply: bytes) -> None:
-        """Ack a JetStream message. Raises `LinkError` if that can't be written."""
+    def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
+        """Ack JetStream messages, by their reply subjects. Returns those whose ack was not written, and why."""
 
     def nak(self, reply: bytes, delay: float) -> None:
         """Nak a JetStream message: deliver it again after `delay` seconds. Raises `LinkError`."""

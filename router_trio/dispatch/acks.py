@@ -30,20 +30,20 @@ class Acks:
 
     def ack(self, replies: Sequence[bytes]) -> None:
         """The messages with these reply subjects are settled."""
-        sent = 0
-        for reply in replies:
-            try:
-                self._link().ack(reply)
-                sent += 1
-            except LinkError as error:
-                self._owed.append(reply)
-                self._failed("ack", AckFailed, error)
-        self._counters.succeeded["ack"] += sent
+        link = self._connection.link
+        failed = [(reply, _not_connected()) for reply in replies] if link is None else link.ack(replies)
+        self._counters.succeeded["ack"] += len(replies) - len(failed)
+        for reply, error in failed:
+            self._owed.append(reply)
+            self._failed("ack", AckFailed, error)
 
     def nak(self, reply: bytes, delay: float) -> None:
         """The message with this reply subject is to come again after `delay` seconds."""
+        link = self._connection.link
         try:
-            self._link().nak(reply, delay)
+            if link is None:
+                raise _not_connected()
+            link.nak(reply, delay)
         except LinkError as error:
             self._failed("nak", NakFailed, error)
         else:
@@ -54,10 +54,7 @@ class Acks:
 
         Those that this link does not take either are for the next one: it is not for a route to end a link.
         """
-        with suppress(LinkError):
-            while self._owed:
-                link.ack(self._owed[-1])
-                self._owed.pop()
+        self._owed = [reply for reply, _ in link.ack(self._owed)]
 
     def remind(self, link: Link, awaited: Iterable[Awaited]) -> None:
         """Say again on a new link which messages are to come again, and when: they are waited for."""
@@ -70,12 +67,6 @@ class Acks:
         """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
         self._owed.clear()
 
-    def _link(self) -> Link:
-        link = self._connection.link
-        if link is None:
-            raise LinkError("not connected", reason="not_connected")
-        return link
-
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.failed[operation, error.reason] += 1
         self._emit(
@@ -83,3 +74,7 @@ class Acks:
                 at=trio.current_time(), connection=self._connection.name, route=self._route, reason=error.reason
             )
         )
+
+
+def _not_connected() -> LinkError:
+    return LinkError("not connected", reason="not_connected")

@@ -6,8 +6,7 @@ Synchronous and without I/O: who acks, naks and asks for more is `stream`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from enum import Enum
+from collections.abc import Iterable, Sequence
 from heapq import merge
 
 from router_trio.dispatch.delivery import Leg
@@ -15,14 +14,6 @@ from router_trio.dispatch.position import Position
 from router_trio.dispatch.stream_delivery import StreamDelivery
 from router_trio.dispatch.turns import Turns
 from router_trio.operation import CoreOperation, Operation
-
-
-class Taken(Enum):
-    """What a delivery is to a route."""
-
-    NEW = "to be routed"
-    IN_HAND = "in hand already"
-    SETTLED = "settled already"
 
 
 class Hand:
@@ -45,26 +36,39 @@ class Hand:
         self.open.clear()
         self.position = Position(stream_created, shared=bool(self.position.stream_created))
 
-    def take(self, delivery: StreamDelivery, patience: float) -> Taken:
-        """A delivery came. `patience`: see `Position.received`."""
+    def take(self, deliveries: Sequence[StreamDelivery], patience: float) -> list[StreamDelivery]:
+        """Deliveries came, at least one. Returns those that came again: their messages are `open`, or settled.
+
+        `patience`: see `Position.received`.
+        """
+        sequences = [delivery.sequence for delivery in deliveries]
+        if self.turns.lines or not self.position.followed(sequences, [delivery.number for delivery in deliveries]):
+            return [delivery for delivery in deliveries if not self._take(delivery, patience)]
+        self.open.update(zip(sequences, deliveries, strict=True))
+        self.count += len(deliveries)
+        self.waiting += deliveries
+        return []
+
+    def _take(self, delivery: StreamDelivery, patience: float) -> bool:
+        """Whether it is new."""
         position, turns, sequence = self.position, self.turns, delivery.sequence
         unsettled = position.received(sequence, delivery.number, delivery.received_at, patience)
         in_hand = self.open.get(sequence)
         if in_hand is not None:
-            in_hand.ack_subject, in_hand.deliveries = delivery.ack_subject, delivery.deliveries
-            return Taken.IN_HAND
+            in_hand.came_again(delivery)
+            return False
         if not unsettled:
-            return Taken.SETTLED
+            return False
         self.open[sequence] = delivery
         self.count += 1
         if not turns.lines:
             self.waiting.append(delivery)
-            return Taken.NEW
+            return True
         if position.shared:
             # The others don't wait, and may get what is awaited.
             self.waiting += turns.clear()
         self._append(turns.admit(delivery))
-        return Taken.NEW
+        return True
 
     def first(self) -> StreamDelivery | None:
         """The next one to route: it stays the first of `waiting`. None if nothing waits but for its turn."""

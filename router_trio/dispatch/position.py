@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from operator import lt
 
 REMEMBERED = 65_536
 """At least so many of the last settled messages are known; so many unsettled ones are told apart."""
@@ -70,30 +71,42 @@ class Position:
         """Whether that message came to this process, and is in hand, settled, or to come again."""
         return sequence in self._unsettled or sequence in self._recent or sequence in self._older
 
+    def followed(self, sequences: Sequence[int], deliveries: Sequence[int]) -> bool:
+        """Messages came, as the consumer's deliveries of those numbers. Whether they are as nearly always.
+
+        That is: the next deliveries, of new messages, and nothing is missing. Else nothing was done: ask `received`.
+        """
+        following = range(self._next_delivery, self._next_delivery + len(deliveries))
+        behind = (self._highest, *sequences)
+        if self._doubt is not None or list(following) != deliveries or not all(map(lt, behind, sequences)):
+            return False
+        self._next_delivery = following.stop
+        self._highest = sequences[-1]
+        self._remember(sequences)
+        return True
+
     def received(self, sequence: int, delivery: int, now: float, patience: float) -> bool:
         """A message came, as the consumer's delivery of that number. Whether it is unsettled.
 
         Deliveries that are missing went to a link that died, or to another process. They come again within `patience`
         seconds if the consumer lives; until then a new one would have to start before them.
         """
-        if delivery == self._next_delivery and sequence > self._highest and self._doubt is None:
-            # As nearly always: the next delivery, of a new message, and nothing is missing.
-            self._next_delivery += 1
-            self._highest = sequence
-        else:
-            self._shared |= delivery > self._next_delivery
-            if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
-                # What is due again goes before what is new: a new message proves that the missing ones have come.
-                self._doubt = None
-            self._next_delivery += 1
-            self._highest = max(self._highest, sequence)
-            if sequence in self._recent or sequence in self._older:
-                return False
-        self._unsettled.add(sequence)
+        self._shared |= delivery > self._next_delivery
+        if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
+            # What is due again goes before what is new: a new message proves that the missing ones have come.
+            self._doubt = None
+        self._next_delivery += 1
+        self._highest = max(self._highest, sequence)
+        if sequence in self._recent or sequence in self._older:
+            return False
+        self._remember((sequence,))
+        return True
+
+    def _remember(self, sequences: Sequence[int]) -> None:
+        self._unsettled.update(sequences)
         if len(self._unsettled) > REMEMBERED:
             self._doubt, self._doubt_until = self.start, inf
             self._unsettled.clear()
-        return True
 
     def _count(self, deliveries: int, now: float, patience: float) -> bool:
         """So many deliveries are behind. Whether all of them came here, or the consumer is a new one."""

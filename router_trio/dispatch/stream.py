@@ -17,7 +17,7 @@ import trio
 from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
-from router_trio.dispatch.hand import Hand, Taken
+from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.pulling import Pulling
 from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
@@ -35,6 +35,7 @@ a new one instead."""
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
 
+_ACK = b"$JS.ACK."
 _received_at = attrgetter("received_at")
 
 
@@ -139,23 +140,21 @@ class StreamRoute:
 
     def _received(self, batch: list[protocol.RawMessage]) -> None:
         now = trio.current_time()
-        hand, patience = self._hand, self._patience
+        hand = self._hand
         position = hand.position
         self._pulling.heard(now)
-        messages = again = 0
-        for raw in batch:
-            if raw[1].startswith(b"$JS.ACK."):
-                messages += 1
-                delivery = StreamDelivery(self, position, raw, now)
-                taken = hand.take(delivery, patience)
-                if taken is not Taken.NEW:
-                    self._came_again(delivery, taken)
-                    again += 1
-            elif self._pulling.status(raw):
-                self._retry.succeeded()
-        if messages:
-            self.state.received += messages - again
-            self._pulling.received(messages)
+        deliveries = [StreamDelivery(self, position, raw, now) for raw in batch if raw[1].startswith(_ACK)]
+        if len(deliveries) < len(batch):
+            for raw in batch:
+                if not raw[1].startswith(_ACK) and self._pulling.status(raw):
+                    self._retry.succeeded()
+        if deliveries:
+            again = hand.take(deliveries, self._patience)
+            if again:
+                self.state.duplicates += len(again)
+                self._acks.ack([delivery.ack_subject for delivery in again if delivery.sequence not in hand.open])
+            self.state.received += len(deliveries) - len(again)
+            self._pulling.received(len(deliveries))
             self._retry.succeeded()
         if self.routing.plan.handler is None:
             self._forward_at_once()
@@ -163,11 +162,6 @@ class StreamRoute:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
-
-    def _came_again(self, delivery: StreamDelivery, taken: Taken) -> None:
-        self.state.duplicates += 1
-        if taken is Taken.SETTLED:
-            self._acks.ack([delivery.ack_subject])
 
     # --- routing ---
 

@@ -41,7 +41,6 @@ class StreamDelivery(Delivery):
         "_source",
         "_tokens",
         "ack_subject",
-        "deliveries",
         "number",
         "position",
         "recalled",
@@ -68,7 +67,6 @@ class StreamDelivery(Delivery):
             del tokens[2:4]
         self._source = source
         self._tokens = tokens
-        self.deliveries = int(tokens[4])
         self.sequence = int(tokens[5])
         self.number = int(tokens[6])
 
@@ -84,6 +82,15 @@ class StreamDelivery(Delivery):
     def subject(self) -> bytes:
         """The subject that the stream has it under."""
         return self.raw[0]
+
+    @property
+    def deliveries(self) -> int:
+        """How often the message was delivered."""
+        return int(self._tokens[4])
+
+    def came_again(self, delivery: StreamDelivery) -> None:
+        """The message was delivered again: that delivery is to be acked, and tells how many there were."""
+        self.ack_subject, self._tokens = delivery.ack_subject, delivery._tokens
 
     @property
     def message_id(self) -> bytes:

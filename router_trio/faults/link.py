@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -17,6 +19,8 @@ from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.faults.kinds import CLOSE_CONNECTION, DELAY, ERROR, TIMEOUT, Fault
 from router_trio.link import Connect, ConsumerSpec, Deliver, Link, LinkListener, PullConsumer, Refusal, Subscription
 from router_trio.operation import Operation
+
+T = TypeVar("T")
 
 Strike = Callable[[str], Fault | None]
 """Whether an operation of this name is struck, and by what."""
@@ -55,7 +59,7 @@ class FaultyLink:
         self._nursery = nursery
         self._death: LinkError | None = None
         self._dying = trio.Event()
-        self._late: deque[tuple[float, Callable[[], None]]] = deque()
+        self._late: deque[tuple[float, Callable[[], object]]] = deque()
         self._some_late = trio.Event()
 
     @property
@@ -142,19 +146,26 @@ class FaultyLink:
 
     # --- answering a stream ---
 
-    def ack(self, reply: bytes) -> None:
-        """See `link.Link.ack`."""
-        self._answer("ack", lambda: self._link.ack(reply))
+    def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
+        """See `link.Link.ack`. Each is struck by itself."""
+        failed: list[tuple[bytes, LinkError]] = []
+        for reply in replies:
+            try:
+                failed += self._answer("ack", partial(self._link.ack, [reply])) or ()
+            except LinkError as error:
+                failed.append((reply, error))
+        return failed
 
     def nak(self, reply: bytes, delay: float) -> None:
         """See `link.Link.nak`."""
-        self._answer("nak", lambda: self._link.nak(reply, delay))
+        self._answer("nak", partial(self._link.nak, reply, delay))
 
     def in_progress(self, reply: bytes) -> None:
         """See `link.Link.in_progress`."""
         self._link.in_progress(reply)
 
-    def _answer(self, name: str, write: Callable[[], None]) -> None:
+    def _answer(self, name: str, write: Callable[[], T]) -> T | None:
+        """Write now, and return what that returns, or later. Raises `LinkError` if it is struck."""
         if self._death is not None:
             raise LinkError("not connected", reason="not_connected")
         fault = self._strike(name)
@@ -163,10 +174,10 @@ class FaultyLink:
         if fault is not None and fault.kind != DELAY:
             raise LinkError(f"{_TOLD}: {fault}", reason=fault.reason)
         if fault is None and not self._late:
-            write()
-            return
+            return write()
         self._late.append((trio.current_time() + (fault.seconds if fault is not None else 0.0), write))
         self._some_late.set()
+        return None
 
     # --- the tasks ---
 

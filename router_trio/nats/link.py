@@ -162,11 +162,13 @@ class NatsLink:
         subscription = await self.subscribe(protocol.text(inbox), deliver)
         return WirePullConsumer(spec, found, inbox, self._client, self.wire.send, subscription)
 
-    def ack(self, reply: bytes) -> None:
+    def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """See `link.Link.ack`."""
         if self.ended:
-            raise _not_connected()
-        self.wire.send(b"PUB " + reply + b" 4\r\n+ACK\r\n")
+            return [(reply, _not_connected()) for reply in replies]
+        if replies:
+            self.wire.send(b"PUB " + b" 4\r\n+ACK\r\nPUB ".join(replies) + b" 4\r\n+ACK\r\n")
+        return ()
 
     def nak(self, reply: bytes, delay: float) -> None:
         """See `link.Link.nak`."""

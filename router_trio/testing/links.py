@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import TypeVar
 
@@ -182,10 +183,18 @@ class FakeLink:
             raise
         return answer
 
-    def ack(self, reply: bytes) -> None:
-        """See `link.Link.ack`. Raises `ValueError` if that is no reply subject of a JetStream message."""
-        self._check_alive()
-        self.act(lambda _: self._network.server.ack(reply))
+    def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
+        """See `link.Link.ack`. Raises `ValueError` if one is no reply subject of a JetStream message."""
+        try:
+            self._check_alive()
+        except LinkError as error:
+            return [(reply, error) for reply in replies]
+        for reply in replies:
+            self.act(partial(self._acked, reply))
+        return ()
+
+    def _acked(self, reply: bytes, now: float) -> None:
+        self._network.server.ack(reply)
 
     def nak(self, reply: bytes, delay: float) -> None:
         """See `link.Link.nak`."""

@@ -7,7 +7,7 @@ waits, so nothing but the code itself is counted; what C code does inside of one
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, cast
@@ -23,6 +23,7 @@ from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.routing import Routing
 from router_trio.dispatch.stream import StreamRoute
+from router_trio.errors import LinkError
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.routes import compile_routes
@@ -104,7 +105,7 @@ class Bench:
         self._tracing = tracing or NoTracing()
         self.outbox.link_up()
         self.answers: list[bytes] = []
-        link = SimpleNamespace(ack=self.answers.append)
+        link = SimpleNamespace(ack=self._acked)
         self.connection._session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings.routes)]
         told = {"hand_on": _nothing, "informed": _nothing, "denied": _nothing}
@@ -114,6 +115,10 @@ class Bench:
         outlet = Outlet(plan.destinations[0], self.connection)
         state = RouteState(plan.name, "main", [outlet.template])
         return Routing(plan, [outlet], state, lambda event: None, self._tracing)
+
+    def _acked(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
+        self.answers += replies
+        return ()
 
     def written(self) -> list[bytes]:
         """Have the outbox write all that is pending. Returns the frames of each operation."""

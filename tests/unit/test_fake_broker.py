@@ -105,7 +105,8 @@ async def test_tasks_that_meet_the_dead_link_make_no_group_of_its_error(autojump
     broker = FakeBroker()
 
     async def ack(link: Link) -> None:
-        link.ack(b"$JS.ACK.ORDERS.router.1.1.1.1.0")
+        for _, error in link.ack([b"$JS.ACK.ORDERS.router.1.1.1.1.0"]):
+            raise error
 
     async def live() -> None:
         async with broker.connect(SERVER, INBOX, Recorder()) as link, trio.open_nursery() as nursery:
@@ -289,7 +290,7 @@ async def test_acking_what_is_no_jetstream_message_is_an_error_in_the_test() -> 
     broker = FakeBroker()
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
         with pytest.raises(ValueError, match="only those can be acked"):
-            link.ack(b"some.reply")
+            link.ack([b"some.reply"])
 
 
 # --- announcements ---
@@ -339,8 +340,8 @@ async def test_unacked_counts_what_a_consumer_waits_for(autojump_clock: trio.abc
         consumer.pull(3, 5.0)
         raws = await received.until_delivered(3)
         assert broker.unacked("ORDERS", "router") == 3
-        link.ack(raws[0][1])
-        link.ack(raws[0][1])
+        assert not link.ack([raws[0][1]])
+        assert not link.ack([raws[0][1]])
         assert broker.unacked("ORDERS", "router") == 2
 
 
@@ -379,7 +380,7 @@ async def test_a_taker_may_use_the_link_while_it_is_given_messages(autojump_cloc
             for message in batch:
                 if message[1]:
                     seen.append(message[0])
-                    link.ack(message[1])
+                    link.ack([message[1]])
                     consumer.pull(1, 5.0)
 
         consumer = await link.open_consumer(SPEC, take)

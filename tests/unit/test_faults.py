@@ -295,10 +295,10 @@ async def received(broker: FakeBroker, faults: Faults) -> AsyncIterator[tuple[Li
 
 
 def answer(link: Link, name: str, reply: bytes) -> None:
-    if name == "ack":
-        link.ack(reply)
-    else:
+    if name == "nak":
         link.nak(reply, 60.0)
+    for _, failure in link.ack([reply]) if name == "ack" else ():
+        raise failure
 
 
 @pytest.mark.parametrize("name", ["ack", "nak"])
@@ -314,9 +314,23 @@ async def test_an_answer_fails_at_once_and_the_link_lives(
         assert caught.value.reason == reason
         await link.fence()
         assert broker.unacked("ORDERS", "router") == 1
-        link.ack(reply)
+        assert not link.ack([reply])
         await link.fence()
         assert broker.unacked("ORDERS", "router") == 0
+
+
+async def test_of_acks_that_are_sent_together_each_is_struck_by_itself(broker: FakeBroker) -> None:
+    faults = Faults()
+    broker.publish("orders.2", b"y")
+    async with received(broker, faults) as (link, first):
+        consumer = await link.open_consumer(SPEC, recorder := Recorder())
+        consumer.pull(1, 5.0)
+        ((_, second, *_),) = await recorder.until_delivered(1)
+        faults.inject("ack", error("no"), times=1)
+        ((refused, why),) = link.ack([first, second])
+        await link.fence()
+        assert (refused, why.reason) == (first, "no")
+        assert broker.unacked("ORDERS", "router") == 1
 
 
 @pytest.mark.parametrize("name", ["ack", "nak"])
@@ -328,8 +342,8 @@ async def test_the_link_dies_at_an_answer(broker: FakeBroker, name: str) -> None
         async with received(broker, faults) as (link, reply):
             with pytest.raises(LinkError):
                 answer(link, name, reply)
-            with pytest.raises(LinkError):
-                link.ack(reply)
+            ((refused, _),) = link.ack([reply])
+            assert refused == reply
             with pytest.raises(LinkError):
                 await link.send([operation(1, b"out")])
             await trio.sleep_forever()
@@ -345,7 +359,7 @@ async def test_answers_are_delayed_in_order(broker: FakeBroker, autojump_clock: 
     faults.inject("nak", delay(3.0), times=1)
     async with received(broker, faults) as (link, reply):
         link.nak(reply, 0.0)
-        link.ack(reply)  # not struck, and behind the nak all the same
+        assert not link.ack([reply])  # not struck, and behind the nak all the same
         await link.fence()
         assert broker.unacked("ORDERS", "router") == 1
         await trio.sleep(3.5)

@@ -116,6 +116,36 @@ def test_at_least_the_last_settled_ones_are_known_and_no_more_than_twice_as_many
     assert sum(known) <= 2 * module.REMEMBERED
 
 
+def test_what_follows_is_taken_together_as_it_would_be_one_by_one() -> None:
+    choose = random.Random(11)
+    together = 0
+    for _ in range(300):
+        batched, single = Position(), Position()
+        highest = delivery = 0
+        for now in range(12):
+            sequences, deliveries = [], []
+            for _ in range(choose.randint(1, 5)):
+                odd = choose.random() < 0.03
+                delivery += choose.randint(2, 4) if odd else 1
+                sequences.append(choose.randint(1, highest + 1) if odd else highest + choose.randint(1, 3))
+                deliveries.append(delivery)
+                highest = max(highest, sequences[-1])
+            if batched.followed(sequences, deliveries):
+                together += 1
+                unsettled = [True] * len(sequences)
+            else:
+                unsettled = [batched.received(*one, now, 5.0) for one in zip(sequences, deliveries, strict=True)]
+            assert unsettled == [single.received(*one, now, 5.0) for one in zip(sequences, deliveries, strict=True)]
+            for position in (batched, single):
+                position.settled(sequences[::2])
+            assert state(batched) == state(single)
+    assert together > 300
+
+
+def state(position: Position) -> dict[str, object]:
+    return {name: getattr(position, name) for name in Position.__slots__}
+
+
 def test_against_a_simple_model() -> None:
     choose = random.Random(7)
     for _ in range(200):
