@@ -127,8 +127,9 @@ class Books:
         self.counters.succeeded["publish_with_ack"] += sum([operation.clean for operation, _ in operations])
         now = self._clock()
         for operation, fate in operations:
-            if operation.owner is not None:
-                operation.owner.settle(operation, 1, fate, now)
+            owner = operation.owner
+            if owner is not None:
+                owner.settle(operation, 1, fate, now)
         if self._drain_left:
             until = self._drain_until
             self._drained(sum([operation.order <= until for operation, _ in operations]), success=True)

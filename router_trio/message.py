@@ -83,11 +83,11 @@ class Fate(NamedTuple):
 FENCED = Fate("fenced")
 FATES = ("fenced", "acked", "dropped", "failed", "failed_open")
 
-PubAck = tuple[int, str, int, bool]
-"""The number of a JetStream publish, the stream that stored it, its sequence there, whether it was there before."""
+PubAck = tuple[int, Fate]
+"""The number of a JetStream publish, and its fate: `acked`."""
 
 
-def stored(puback: PubAck) -> Fate:
-    """The fate of that publish."""
+def stored(stream: str, sequence: int, duplicate: bool = False) -> Fate:
+    """The fate of a publish that a stream has, `duplicate` if it was there before."""
     # Past Fate(), which takes longer: this is done for each PubAck.
-    return tuple.__new__(Fate, ("acked", None, *puback[1:]))
+    return tuple.__new__(Fate, ("acked", None, stream, sequence, duplicate))

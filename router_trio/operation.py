@@ -73,9 +73,7 @@ class CoreOperation(Operation):
     count = 1
     frame: bytes
 
-    def __init__(
-        self, order: int, frame: bytes, *, owner: Owner | None, accepted_at: float, clean: bool
-    ) -> None:
+    def __init__(self, order: int, frame: bytes, owner: Owner | None, accepted_at: float, clean: bool) -> None:
         # Not by the constructor above: one call more would be felt by each publish.
         self.order = order
         self.frame = frame
@@ -100,9 +98,7 @@ class OperationWithAck(CoreOperation):
 
     with_ack = True
 
-    def __init__(
-        self, order: int, frame: bytes, *, owner: Owner | None, accepted_at: float, clean: bool
-    ) -> None:
+    def __init__(self, order: int, frame: bytes, owner: Owner | None, accepted_at: float, clean: bool) -> None:
         self.order = order
         self.frame = frame
         self.owner = owner

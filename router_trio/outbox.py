@@ -13,7 +13,7 @@ from router_trio.books import Books
 from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.lanes import Lanes
-from router_trio.message import Fate, PubAck, stored
+from router_trio.message import Fate, PubAck
 from router_trio.operation import CoreOperation, Operation, OperationWithAck, Owner
 from router_trio.pending import PendingQueue
 from router_trio.retries import ACK_BUDGET, Retries
@@ -156,9 +156,9 @@ class Outbox:
         self._order += 1
         clean = self.connected and not blocked
         operation = (
-            OperationWithAck(self._order, frame, owner=owner, accepted_at=now, clean=clean)
+            OperationWithAck(self._order, frame, owner, now, clean)
             if with_ack
-            else CoreOperation(self._order, frame, owner=owner, accepted_at=now, clean=clean)
+            else CoreOperation(self._order, frame, owner, now, clean)
         )
         self.ledger.accepted += 1
         if self.connected:
@@ -202,7 +202,7 @@ class Outbox:
         self.ledger.accepted += len(frames)
         self._queue.extend(
             [
-                OperationWithAck(order, frame, owner=owner, accepted_at=now, clean=True)
+                OperationWithAck(order, frame, owner, now, True)
                 for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
             ],
             sum(map(len, frames)),
@@ -304,22 +304,29 @@ class Outbox:
 
         A late one, for a publish that is held by now, counts: the stream has it, and a held one may yet fail.
         """
-        confirm, lanes = self._queue.confirm_acked, self._lanes
-        confirmed = []
-        for puback in pubacks:
-            operation = confirm(puback[0]) or self._retries.take_held(puback[0])
-            if operation is None:
-                continue
-            if lanes.lanes:
-                self._retries.left(operation, accepted=True)
-            confirmed.append((operation, stored(puback)))
-        if not confirmed:
+        found = self._queue.confirm_each([order for order, _ in pubacks])
+        acked = [(one, fate) for one, (_, fate) in zip(found, pubacks, strict=True) if one is not None]
+        if self._lanes.lanes or len(acked) < len(found):
+            # Seldom: something waits in lanes, or a PubAck is late or doubled.
+            acked = self._look_in_lanes(found, pubacks)
+        if not acked:
             return
-        self._books.acked(confirmed)
+        self._books.acked(acked)
         if self._when_nothing_in_flight:
             self._look_idle()
         if self._lanes.lanes or self._queue.pending:
             self._wake()  # there is room in flight, or a lane goes on
+
+    def _look_in_lanes(
+        self, found: Sequence[OperationWithAck | None], pubacks: Sequence[PubAck]
+    ) -> list[tuple[OperationWithAck, Fate]]:
+        acked = []
+        for in_flight, (order, fate) in zip(found, pubacks, strict=True):
+            operation = in_flight or self._retries.take_held(order)
+            if operation is not None:
+                self._retries.left(operation, accepted=True)
+                acked.append((operation, fate))
+        return acked
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         """A publish was answered with an error: tried again within its budget if that may help, else failed."""

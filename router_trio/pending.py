@@ -164,6 +164,11 @@ class PendingQueue:
         """Take out the JetStream publish with this number; None if it isn't in flight (late or doubled PubAck)."""
         return self._unacked.pop(order, None)
 
+    def confirm_each(self, orders: Sequence[int]) -> list[OperationWithAck | None]:
+        """What `confirm_acked` returns for each of these numbers."""
+        take_out = self._unacked.pop
+        return [take_out(order, None) for order in orders]
+
     # --- back, to the head ---
 
     def requeue_all(self) -> int:

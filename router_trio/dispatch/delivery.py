@@ -22,6 +22,9 @@ class Delivery:
 
     __slots__ = ("raw", "reason", "received_at", "remaining", "route", "trace")
 
+    message_id: bytes | None = None
+    """The id of its copies if it has none of its own; None if any new one will do."""
+
     def __init__(self, route: RouteState, raw: RawMessage, received_at: float) -> None:
         self.route = route
         self.raw = raw
@@ -34,11 +37,6 @@ class Delivery:
     def reply(self) -> bytes:
         """What a destination is to answer to, `b""` for nobody."""
         return self.raw[1]
-
-    @property
-    def message_id(self) -> bytes | None:
-        """The id of its copies if it has none of its own; None if any new one will do."""
-        return None
 
     def origin(self) -> dict[str, Any]:
         """The fields of a `Message` that tell of the stream that it came from."""

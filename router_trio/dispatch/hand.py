@@ -55,7 +55,7 @@ class Hand:
         unsettled = position.received(sequence, delivery.number, delivery.received_at, patience)
         in_hand = self.open.get(sequence)
         if in_hand is not None:
-            in_hand.came_again(delivery)
+            in_hand.ack_subject = delivery.ack_subject
             return False
         if not unsettled:
             return False

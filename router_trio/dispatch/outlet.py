@@ -23,7 +23,7 @@ MAX_REMEMBERED = 16_384
 """Subjects; then the memory starts anew."""
 
 MESSAGE_ID = b"Nats-Msg-Id"
-_WITH_ID = b"NATS/1.0\r\nNats-Msg-Id: "
+_IDENTIFIED = b"NATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n"
 EXPECTATIONS = b"\r\nNats-Expected-"
 
 _SUBJECT_AT = len(protocol.publish_prefix(b"")) - 1
@@ -137,30 +137,29 @@ class Outlet:
         frames: list[bytes] = []
         owners: list[Delivery] = []
         order = self.outbox.next_order
-        inbox, suffix, prefixes = self.connection.inbox, self._suffix, self.prefixes
+        suffix, prefixes = self._suffix, self.prefixes
+        inbox, limit = self.connection.inbox, self.connection.max_payload
         for delivery in deliveries:
             subject, _, header_size, size, tail = delivery.raw
             trace_parent = None if delivery.trace is None else self.trace(delivery)
             try:
                 prefix = prefixes.get(subject) or self.prefix_for(subject)
+                start = len(tail) - 2 - size + header_size
+                body = tail[start:]
                 if header_size:
-                    start = len(tail) - 2 - size
-                    block = self._identified(tail[start : start + header_size], delivery.message_id)
-                    body = tail[start + header_size :]
+                    block = self._identified(tail[start - header_size : start], delivery.message_id)
                 else:
                     # What most messages of a stream are like.
-                    block = b"%b%b%b\r\n\r\n" % (_WITH_ID, delivery.message_id or new_message_id(), suffix)
-                    body = tail[-2 - size :]
+                    block = _IDENTIFIED % (delivery.message_id or new_message_id(), suffix)
                 if trace_parent is not None:
-                    block = self._with_parent(block, trace_parent, len(body) - 2)
-                measure(self.connection, len(block) + len(body) - 2)
+                    block = self._with_parent(block, trace_parent, size - header_size)
+                size += len(block) - header_size
+                if size > limit:
+                    measure(self.connection, size)
             except RouterError as error:
                 refused.append((delivery, error))
                 continue
-            size = len(block)
-            frames.append(
-                b"H%b%b.%d %d %d\r\n%b%b" % (prefix, inbox, order, size, size + len(body) - 2, block, body)
-            )
+            frames.append(b"H%b%b.%d %d %d\r\n%b%b" % (prefix, inbox, order, len(block), size, block, body))
             owners.append(delivery)
             order += 1
         self.outbox.offer_each(frames, owners)
@@ -274,7 +273,7 @@ class Outlet:
     def _identified(self, block: bytes, message_id: bytes | None) -> bytes:
         """The headers with the id by which a stream knows this copy, and without expectations meant for another one."""
         if not block:
-            return b"%b%b%b\r\n\r\n" % (_WITH_ID, message_id or new_message_id(), self._suffix)
+            return _IDENTIFIED % (message_id or new_message_id(), self._suffix)
         if EXPECTATIONS in block:
             block = headers.without(block, EXPECTATIONS[2:])
         own_id = headers.find(block, MESSAGE_ID)

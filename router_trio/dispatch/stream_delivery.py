@@ -32,15 +32,16 @@ class Source(Protocol):
 class StreamDelivery(Delivery):
     """A message from a stream. `ack_subject` acks it; the newest delivery's is the one that counts.
 
-    `number` is the consumer's number of the delivery, `position` the place in the stream that it came from. `refused`:
+    `number` is the consumer's number of the delivery, `position` the place in the stream that it came from.
+    `message_id` is the same for every delivery of the message, another one if the stream was made anew. `refused`:
     some destination did not take it, for no reason of its own. `recalled`: it was taken back from one, see
     `Outbox.recall`; that alone is no failure.
     """
 
     __slots__ = (
         "_source",
-        "_tokens",
         "ack_subject",
+        "message_id",
         "number",
         "position",
         "recalled",
@@ -61,14 +62,11 @@ class StreamDelivery(Delivery):
         self.position = position
         self.recalled = self.refused = False
         self.ack_subject = raw[1]
-        # $JS.ACK.[domain.account.]stream.consumer.delivered.stream_sequence.consumer_sequence.timestamp.pending[.token]
-        tokens = raw[1].split(b".")
-        if len(tokens) >= 11:
-            del tokens[2:4]
         self._source = source
-        self._tokens = tokens
+        tokens = _tokens(raw[1])
         self.sequence = int(tokens[5])
         self.number = int(tokens[6])
+        self.message_id = b"%b:%b:%b" % (tokens[2], tokens[5], tokens[7])
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
@@ -86,24 +84,16 @@ class StreamDelivery(Delivery):
     @property
     def deliveries(self) -> int:
         """How often the message was delivered."""
-        return int(self._tokens[4])
-
-    def came_again(self, delivery: StreamDelivery) -> None:
-        """The message was delivered again: that delivery is to be acked, and tells how many there were."""
-        self.ack_subject, self._tokens = delivery.ack_subject, delivery._tokens
-
-    @property
-    def message_id(self) -> bytes:
-        """The same for every delivery of the message, another one if the stream was made anew."""
-        return b"%b:%b:%b" % (self._tokens[2], self._tokens[5], self._tokens[7])
+        return int(_tokens(self.ack_subject)[4])
 
     def origin(self) -> dict[str, Any]:
         """See `Delivery.origin`."""
+        tokens = _tokens(self.ack_subject)
         return {
-            "stream": protocol.text(self._tokens[2]),
+            "stream": protocol.text(tokens[2]),
             "sequence": self.sequence,
-            "deliveries": self.deliveries,
-            "timestamp": int(self._tokens[7]) / 1e9,
+            "deliveries": int(tokens[4]),
+            "timestamp": int(tokens[7]) / 1e9,
         }
 
     def fail(self, reason: str) -> None:
@@ -125,3 +115,14 @@ class StreamDelivery(Delivery):
     def finished(self) -> None:
         """See `Delivery.finished`."""
         self._source.finished(self)
+
+
+def _tokens(reply: bytes) -> list[bytes]:
+    """Of `$JS.ACK.stream.consumer.delivered.stream_sequence.consumer_sequence.timestamp.pending`, the older form.
+
+    The newer one is `$JS.ACK.domain.account.stream. ... .pending.token`.
+    """
+    tokens = reply.split(b".")
+    if len(tokens) >= 11:
+        del tokens[2:4]
+    return tokens

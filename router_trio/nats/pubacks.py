@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from router_trio import headers, protocol
 from router_trio.link import LinkListener
-from router_trio.message import PubAck
+from router_trio.message import PubAck, stored
 
 _STORED = re.compile(
     rb'\{"stream": ?"([^"\\]+)", ?"seq": ?(\d{1,20})(, ?"duplicate": ?true)?(?:, ?"domain": ?"[^"\\]*")?\}'
@@ -26,8 +26,8 @@ _TOO_LARGE = frozenset({10054, 10097})
 """The message is larger than the stream takes, or its headers are."""
 
 
-MAX_REMEMBERED = 256
-"""Beginnings of PubAcks: one for each stream that is published to. Then the memory starts anew."""
+MAX_REMEMBERED = 1024
+"""Beginnings of PubAcks, a few for each stream that is published to. Then the memory starts anew."""
 
 
 class PubAcks:
@@ -42,15 +42,15 @@ class PubAcks:
         streams = self._streams
         acked: list[PubAck] = []
         for raw in batch:
-            subject, _, header_size, size, tail = raw
+            subject, tail = raw[0], raw[4]
             number = subject[subject.rfind(b".") + 1 :]
             if not number.isdigit():
                 continue
             # A stream's PubAcks differ in their last number alone: what is before it was read once already.
             last = tail.rfind(b":") + 1
-            stream, sequence = streams.get(tail[-2 - size : last]), tail[last:-3]
-            if stream is not None and sequence.isdigit() and tail.endswith(b"}\r\n") and not header_size:
-                acked.append((int(number), stream, int(sequence), False))
+            stream, sequence = streams.get(tail[:last]), tail[last:-3]
+            if stream is not None and sequence.isdigit() and tail.endswith(b"}\r\n"):
+                acked.append((int(number), stored(stream, int(sequence))))
                 continue
             self._listener.acked(acked)
             acked = []
@@ -59,14 +59,15 @@ class PubAcks:
 
     def _read(self, order: int, raw: protocol.RawMessage) -> None:
         body = protocol.payload(raw)
-        stored = _STORED.fullmatch(body)
-        if stored is not None:
-            stream = stored[1].decode("utf-8", "replace")
-            if stored.end(2) == len(body) - 1:
+        found = _STORED.fullmatch(body)
+        if found is not None:
+            stream = found[1].decode("utf-8", "replace")
+            if found.end(2) == len(body) - 1 and not raw[2]:
                 if len(self._streams) >= MAX_REMEMBERED:
                     self._streams.clear()
-                self._streams[body[: stored.start(2)]] = stream
-            self._listener.acked([(order, stream, int(stored[2]), stored[3] is not None)])
+                tail = raw[4]
+                self._streams[tail[: len(tail) - 3 - len(found[2])]] = stream
+            self._listener.acked([(order, stored(stream, int(found[2]), found[3] is not None))])
             return
         code, description = headers.status(protocol.header_block(raw))
         if code == 503:
@@ -76,8 +77,8 @@ class PubAcks:
             answer = json.loads(body)
             error = answer.get("error")
             if error is None:
-                found = (order, str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
-                self._listener.acked([found])
+                fate = stored(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
+                self._listener.acked([(order, fate)])
                 return
             detail = str(error.get("description", "error"))
             status, error_code = int(error.get("code", 0)), int(error.get("err_code", 0))

@@ -18,6 +18,7 @@ import trio
 from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.headers import status
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Progress, Refusal
+from router_trio.message import stored
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage, header_block, payload, text
 from router_trio.testing.consumers import Consumer
@@ -283,7 +284,7 @@ class FakeLink:
             if "error" in answer:
                 self._listener.ack_refused(order, "limit", answer["error"]["description"], False)
             else:
-                self._listener.acked([(order, answer["stream"], answer["seq"], answer.get("duplicate", False))])
+                self._listener.acked([(order, stored(answer["stream"], answer["seq"], answer.get("duplicate", False)))])
 
     # --- the task ---
 

@@ -170,7 +170,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.batches: list[list[RawMessage]] = []
-        self.acks: dict[int, tuple[str, int, bool]] = {}
+        self.acks: dict[int, tuple[str | None, int | None, bool]] = {}
         self.refusals: dict[int, tuple[str, bool]] = {}
         self.denied: list[tuple[bytes, str]] = []
         self.events: list[str] = []
@@ -189,7 +189,7 @@ class Recorder:
         return [raw for batch in self.batches for raw in batch]
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
-        self.acks |= {order: (stream, sequence, duplicate) for order, stream, sequence, duplicate in pubacks}
+        self.acks |= {order: (fate.stream, fate.sequence, fate.duplicate) for order, fate in pubacks}
         self._tell()
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:

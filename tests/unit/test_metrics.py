@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from router_trio.message import stored
 from router_trio.protocol import publish
 from router_trio.states import CONNECTED, RECONNECTING
 from router_trio.telemetry.lag import LAG_BOUNDS
@@ -169,7 +170,7 @@ def test_the_ledger_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
     written = outbox.next_batch()
     assert len(written) == 10
     for operation in written[:9]:
-        outbox.acked([(operation.order, "ORDERS", operation.order, False)])
+        outbox.acked([(operation.order, stored("ORDERS", operation.order))])
     outbox.offer(publish(b"a.b", b"x"))
     samples = scrape(page)
     assert value(samples, "router_nats_operations_accepted_total", connection="main") == 13

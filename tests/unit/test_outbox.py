@@ -26,7 +26,7 @@ from router_trio.events import (
     RetryPending,
 )
 from router_trio.ledger import Ledger
-from router_trio.message import FATES, FENCED, Fate
+from router_trio.message import FATES, FENCED, Fate, stored
 from router_trio.operation import Operation, OperationWithAck
 from router_trio.outbox import MAX_UNFENCED, SAME_TIME, Outbox
 from router_trio.receipt import Receipt
@@ -117,7 +117,7 @@ def test_a_jetstream_publish_is_sent_and_acked() -> None:
     assert desk.batch() == [1]
     desk.outbox.fenced(desk.outbox.mark())
     assert desk.books() == (1, 0, 1, {}), "a fence says nothing of a stream"
-    desk.outbox.acked([(1, "ORDERS", 7, True)])
+    desk.outbox.acked([(1, stored("ORDERS", 7, True))])
     assert desk.told == {1: [Fate("acked", None, "ORDERS", 7, True)]}
     assert desk.outbox.counters.succeeded == {"publish_with_ack": 1}
 
@@ -127,9 +127,9 @@ def test_a_second_puback_and_a_foreign_one_are_ignored() -> None:
     desk.offer(with_ack=True)
     desk.offer()
     desk.batch()
-    desk.outbox.acked([(1, "S", 1, False)])
+    desk.outbox.acked([(1, stored("S", 1))])
     for order in (1, 2, 99):
-        desk.outbox.acked([(order, "S", 1, False)])
+        desk.outbox.acked([(order, stored("S", 1))])
         desk.outbox.ack_refused(order, "no_responders", "nobody", False)
     assert desk.books() == (2, 0, 1, {"acked": 1})
 
@@ -207,7 +207,7 @@ def test_without_a_link_a_publish_is_queued_and_counted_as_failed_once() -> None
     assert desk.batch() == [1, 2]
     desk.batch()
     desk.outbox.fenced(desk.outbox.mark())
-    desk.outbox.acked([(2, "S", 1, False)])
+    desk.outbox.acked([(2, stored("S", 1))])
     assert desk.books() == (2, 0, 0, {"fenced": 1, "acked": 1})
     assert desk.outbox.counters.succeeded == Counter(), "counted as failed, so not as succeeded too"
     assert sum(desk.outbox.counters.failed.values()) == 2
@@ -224,7 +224,7 @@ def test_while_a_drain_runs_new_publishes_queue_behind_it() -> None:
     desk.batch()
     desk.outbox.fenced(desk.outbox.mark())
     assert desk.outbox.draining
-    desk.outbox.acked([(2, "S", 1, False)])
+    desk.outbox.acked([(2, stored("S", 1))])
     assert not desk.outbox.draining
     assert desk.offer() == "sent"
     counters = desk.outbox.counters
@@ -241,7 +241,7 @@ def test_a_drain_that_an_outage_cuts_short_starts_again_with_what_is_left() -> N
     desk.offer(with_ack=True)
     desk.outbox.link_up()
     desk.batch()
-    desk.outbox.acked([(1, "S", 1, False)])
+    desk.outbox.acked([(1, stored("S", 1))])
     desk.outbox.link_down()
     assert not desk.outbox.draining
     desk.outbox.link_up()
@@ -258,13 +258,13 @@ def test_what_was_in_flight_is_sent_again_first_and_in_order() -> None:
     for order in range(1, 5):
         desk.offer(with_ack=order % 2 == 0)
     assert desk.batch() == [1, 2, 3, 4]
-    desk.outbox.acked([(2, "S", 1, False)])
+    desk.outbox.acked([(2, stored("S", 1))])
     desk.outbox.link_down()
     assert desk.books() == (4, 3, 0, {"acked": 1})
     desk.offer()
     desk.outbox.link_up()
     assert desk.batch() == [1, 3, 4, 5]
-    desk.outbox.acked([(4, "S", 2, False)])
+    desk.outbox.acked([(4, stored("S", 2))])
     desk.batch()
     desk.outbox.fenced(desk.outbox.mark())
     assert desk.books() == (5, 0, 0, {"acked": 2, "fenced": 3})
@@ -341,7 +341,7 @@ def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
     desk.batch()
     assert desk.offer(with_ack=True, blocked=True) == "queued"
     desk.batch()
-    desk.outbox.acked([(2, "S", 1, False)])
+    desk.outbox.acked([(2, stored("S", 1))])
     assert desk.outbox.counters.failed["publish_with_ack", "not_connected"] == 1
     assert desk.outbox.counters.succeeded["publish_with_ack"] == 0
 
@@ -545,7 +545,7 @@ def test_a_stream_without_a_leader_holds_back_its_subject_in_order_and_nothing_e
     assert desk.batch() == [1]
     assert desk.batch() == [], "one of a subject is tried at a time"
     before = desk.wakes
-    desk.outbox.acked([(1, "S", 1, False)])
+    desk.outbox.acked([(1, stored("S", 1))])
     assert desk.wakes > before
     assert desk.batch() == [2, 3, 4]
 
@@ -602,7 +602,7 @@ def test_a_new_link_starts_a_new_budget(where: str) -> None:
     desk.batch()
     desk.outbox.ack_refused(2, "no_responders", "nobody", True)
     if where == "released":
-        desk.outbox.acked([(1, "S", 1, False)])
+        desk.outbox.acked([(1, stored("S", 1))])
     desk.outbox.link_down()
     desk.now = 2 * ACK_BUDGET
     desk.outbox.link_up()
@@ -691,10 +691,10 @@ def test_a_late_puback_counts_also_when_its_publish_is_held_for_another_try() ->
     desk.now = RESEND_UNACKED_AFTER
     desk.outbox.sweep()
     assert desk.books() == (2, 2, 0, {})
-    desk.outbox.acked([(1, "S", 1, False)])
+    desk.outbox.acked([(1, stored("S", 1))])
     assert desk.told == {1: [Fate("acked", None, "S", 1, False)]}
     assert desk.batch() == [2], "the stream takes again"
-    desk.outbox.acked([(2, "S", 2, False)])
+    desk.outbox.acked([(2, stored("S", 2))])
     assert desk.books() == (2, 0, 0, {"acked": 2})
 
 
@@ -711,14 +711,14 @@ def test_a_resend_does_not_overtake_an_older_one_that_was_released_and_waits() -
     desk.outbox.sweep()
     assert desk.batch() == [1]
     desk.now = RESEND_UNACKED_AFTER + 1.0
-    desk.outbox.acked([(1, "S", 1, False)])
+    desk.outbox.acked([(1, stored("S", 1))])
     desk.outbox.sweep()
     written = []
     for _ in range(9):
         batch = desk.batch()
         written += batch
         for order in batch:
-            desk.outbox.acked([(order, "S", order, False)])
+            desk.outbox.acked([(order, stored("S", order))])
     assert written == [2, 3, 4]
 
 
@@ -753,7 +753,7 @@ def test_give_up_fails_an_operation_wherever_it_is_and_once(where: str) -> None:
         desk.outbox.ack_refused(1, "no_responders", "nobody", True)
     assert desk.outbox.give_up(operation, "timeout", "its time is over")
     assert not desk.outbox.give_up(operation, "timeout", "its time is over")
-    desk.outbox.acked([(1, "S", 1, False)])
+    desk.outbox.acked([(1, stored("S", 1))])
     assert desk.told == {1: [Fate("failed", "timeout")]}
     assert desk.books() == (1, 0, 0, {"failed": 1})
     assert desk.outbox.find(1) is None
@@ -831,13 +831,13 @@ def test_shutting_down_settles_everything_wherever_it_is() -> None:
         desk.offer(with_ack=True)
     desk.batch()
     desk.outbox.ack_refused(1, "no_responders", "nobody", True)
-    desk.outbox.acked([(3, "S", 1, False)])
+    desk.outbox.acked([(3, stored("S", 1))])
     desk.offer()
     assert desk.outbox.shut_down() == 3
     assert desk.books() == (4, 0, 0, {"acked": 1, "dropped": 3})
     assert desk.outbox.counters.dropped == {"shutdown": 3}
     assert desk.outbox.shut_down() == 0
-    desk.outbox.acked([(2, "S", 2, False)])
+    desk.outbox.acked([(2, stored("S", 2))])
     assert desk.books() == (4, 0, 0, {"acked": 1, "dropped": 3})
     assert desk.outbox.counters.failed == {}
 
@@ -867,11 +867,11 @@ def test_everyone_who_waits_for_an_empty_flight_is_told_once() -> None:
     told: list[str] = []
     desk.outbox.when_nothing_in_flight(lambda: told.append("first"))
     desk.outbox.when_nothing_in_flight(lambda: told.append("second"))
-    desk.outbox.acked([(1, "S", 1, False)])
+    desk.outbox.acked([(1, stored("S", 1))])
     assert told == []
     desk.outbox.ack_refused(2, "no_responders", "nobody", True)
     assert told == ["first", "second"], "one that is held is not in flight"
-    desk.outbox.acked([(2, "S", 1, False)])
+    desk.outbox.acked([(2, stored("S", 1))])
     assert told == ["first", "second"]
 
 
@@ -935,7 +935,7 @@ def test_what_a_lane_holds_can_be_taken_back() -> None:
     assert desk.batch() == [1]
     desk.outbox.recall(lambda operation: operation.order > 1)
     assert desk.books() == (3, 0, 1, {"failed": 2})
-    desk.outbox.acked([(1, "ORDERS", 1, False)])
+    desk.outbox.acked([(1, stored("ORDERS", 1))])
     desk.offer(with_ack=True)
     assert desk.batch() == [4], "the lane is gone"
 

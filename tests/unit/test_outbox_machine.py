@@ -35,7 +35,7 @@ from router_trio.events import (
     RetryPending,
 )
 from router_trio.ledger import DROP_REASONS
-from router_trio.message import Fate
+from router_trio.message import Fate, stored
 from router_trio.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.outbox import Outbox
 from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER
@@ -507,7 +507,7 @@ class OutboxMachine(RuleBasedStateMachine):
         had = publish.fate
         if answer == "ack":
             told = Fate("acked", None, "S", order, False)
-            self.outbox.acked([(order, "S", order, False)])
+            self.outbox.acked([(order, stored("S", order))])
             assert publish.fate in ((had,) if had is not None else (told,) if flew else (told, None))
             return
         self.outbox.ack_refused(order, "no_responders", "nobody", answer == "later")
@@ -573,7 +573,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 pass
             self.outbox.fenced(self.outbox.mark())
             for order in sorted(o for o in self.flight if self.publishes[o].with_ack):
-                self.outbox.acked([(order, "S", order, False)])
+                self.outbox.acked([(order, stored("S", order))])
             if all(p.fate is not None for p in self.publishes.values()):
                 break
             self.now = max(self.now, self.outbox.next_due() or 0.0)

@@ -17,7 +17,8 @@ class Listener:
         self.told: list[tuple[object, ...]] = []
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
-        self.told += pubacks
+        assert all(fate.name == "acked" and fate.reason is None for _, fate in pubacks)
+        self.told += [(order, fate.stream, fate.sequence, fate.duplicate) for order, fate in pubacks]
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         self.told.append((order, reason, retriable))

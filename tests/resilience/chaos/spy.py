@@ -106,8 +106,8 @@ class _Ears:
         self.discovered = listener.discovered
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
-        for order, _, _, duplicate in pubacks:
-            self._spy.suppressed += duplicate
+        for order, fate in pubacks:
+            self._spy.suppressed += fate.duplicate
             self._spy.acked_at.append(trio.current_time())
             self.unanswered.pop(order, None)
         self._listener.acked(pubacks)
