@@ -8,6 +8,8 @@ pulls, and nothing else.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
@@ -36,6 +38,7 @@ BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
 
 _ACK = b"$JS.ACK."
+_REPLY = re.compile(rb"\$JS\.ACK(\.[^.]+){2,4}(\.\d+){5}(\.[^.]+)?")
 _received_at = attrgetter("received_at")
 
 
@@ -141,13 +144,11 @@ class StreamRoute:
     def _received(self, batch: list[protocol.RawMessage]) -> None:
         now = trio.current_time()
         hand = self._hand
-        position = hand.position
         self._pulling.heard(now)
-        deliveries = [StreamDelivery(self, position, raw, now) for raw in batch if raw[1].startswith(_ACK)]
-        if len(deliveries) < len(batch):
-            for raw in batch:
-                if not raw[1].startswith(_ACK) and self._pulling.status(raw):
-                    self._retry.succeeded()
+        deliveries, others = self._deliveries(batch, now)
+        for raw in others:
+            if self._pulling.status(raw):
+                self._retry.succeeded()
         if deliveries:
             again = hand.take(deliveries, self._patience)
             if again:
@@ -162,6 +163,20 @@ class StreamRoute:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
+
+    def _deliveries(
+        self, batch: Sequence[protocol.RawMessage], now: float
+    ) -> tuple[list[StreamDelivery], Sequence[protocol.RawMessage]]:
+        """What the stream delivered, and the others: statuses, and whatever anybody may publish to an inbox."""
+        position = self._hand.position
+        try:
+            deliveries = [StreamDelivery(self, position, raw, now) for raw in batch if raw[1].startswith(_ACK)]
+        except (ValueError, IndexError):
+            others = [raw for raw in batch if _REPLY.fullmatch(raw[1]) is None]
+            return [StreamDelivery(self, position, raw, now) for raw in batch if raw not in others], others
+        if len(deliveries) == len(batch):
+            return deliveries, ()
+        return deliveries, [raw for raw in batch if not raw[1].startswith(_ACK)]
 
     # --- routing ---
 

@@ -52,6 +52,7 @@ class StreamDelivery(Delivery):
     reply = b""  # the reply subject of a delivery is for us, not for who gets the copies
 
     def __init__(self, source: Source, position: Position, raw: protocol.RawMessage, received_at: float) -> None:
+        """Raises `ValueError` or `IndexError` for a reply subject that no stream gives."""
         # Written out, as `settle` is: both are done for each message.
         self.route = source.state
         self.raw = raw

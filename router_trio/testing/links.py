@@ -168,8 +168,16 @@ class FakeLink:
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> FakePullConsumer:
         """See `link.Link.open_consumer`."""
         self._inboxes += 1
-        subscription = FakePullConsumer(self, deliver, b"%b-pull-%d" % (self._inbox, self._inboxes))
-        consumer = await self._open(subscription, lambda: self._network.server.open_consumer(spec))
+        inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
+        subscription = FakePullConsumer(self, deliver, inbox)
+        server = self._network.server
+
+        def ask() -> Consumer | SourceError:
+            # A subject like any other: whoever knows it may publish to it.
+            interest = server.subscribe(text(inbox), None, subscription.receive)
+            return interest if isinstance(interest, SourceError) else server.open_consumer(spec)
+
+        consumer = await self._open(subscription, ask)
         subscription.consumer, subscription.progress = consumer, consumer.progress
         return subscription
 

@@ -393,3 +393,16 @@ async def test_cancelled_at_any_moment_nothing_is_lost(autojump_clock: MockClock
     async with world(handlers=[handler()], brokers=brokers) as w:
         await eventually(lambda: unacked(w) == 0 and len(w.payloads("OUT", "edge")) == 40, 120)
     assert sorted(map(int, w.payloads("OUT", "edge"))) == list(range(40))
+
+
+@pytest.mark.parametrize("reply", ["$JS.ACK.x", "$JS.ACK.IN.router.1.x.1.1700000000000000000.0", "elsewhere", None])
+async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock: MockClock, reply: str | None) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        fill(w.broker, 1)
+        await all_acked(w, 1)
+        inbox = w.live.connections["main"].inbox.decode()
+        w.broker.publish(f"{inbox}-pull-1", b"x", reply=reply)
+        fill(w.broker, 2)
+        await all_acked(w, 3)
+        assert len(w.payloads("OUT")) == 3
+        assert b"x" not in w.payloads("OUT")
