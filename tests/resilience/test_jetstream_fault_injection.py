@@ -225,7 +225,7 @@ async def test_cascading_failures(server: NatsServer, faults: Faults) -> None:
     """Everything fails now and then, all at once: connecting, subscribing, publishing, answering."""
     faults.inject("subscribe", error("refused"), probability=0.5, seed=2, times=3)
     faults.inject("publish_with_ack", close_connection(), probability=0.01, seed=3, times=3)
-    faults.inject("ack", error("refused"), probability=0.3, seed=4, times=60)
+    faults.inject("ack", error("refused"), probability=0.3, seed=4)
     faults.inject("nak", delay(0.2), probability=0.5, seed=5)
     async with routing(server, faults) as (watch, stream):
         faults.inject("connect", error("refused"), probability=0.5, seed=1, times=6)
