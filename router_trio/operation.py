@@ -131,6 +131,14 @@ class OperationBatch(Operation):
         self._frames += frames
         self._owners += owners
 
+    def append(self, order: int, frame: bytes, size: int, owner: Owner) -> None:
+        """Add one frame of `size` bytes, which has this number."""
+        self.order = order
+        self.count += 1
+        self.size += size
+        self._frames.append(frame)
+        self._owners.append((owner, 1))
+
     @property
     def frame(self) -> bytes:
         """All frames, joined."""

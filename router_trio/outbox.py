@@ -172,6 +172,14 @@ class Outbox:
         self._books.queued(with_ack, self.pending)
         return "queued"
 
+    def offer_frame(self, frame: bytes, owner: Owner) -> str:
+        """Accept one core publish while connected, as `offer` does. Those of the same time stay together."""
+        self._order += 1
+        self.ledger.accepted += 1
+        self._queue.append_frame(self._order, frame, owner, self._same_time())
+        self._wake()
+        return "queued" if self._books.draining else "sent"
+
     def offer_frames(self, frames: Sequence[bytes], owners: Sequence[tuple[Owner, int]]) -> None:
         """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
 

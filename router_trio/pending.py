@@ -96,13 +96,27 @@ class PendingQueue:
         What was accepted at the same time just before them is one operation with them.
         """
         size = sum(map(len, frames))
-        last = self._waiting[-1] if self._waiting else None
-        if not isinstance(last, OperationBatch) or last.accepted_at != accepted_at or last.count >= MOST_TOGETHER:
-            last = OperationBatch(accepted_at=accepted_at)
-            self._waiting.append(last)
-        last.extend(order, frames, size, owners)
+        self._together(accepted_at).extend(order, frames, size, owners)
         self.pending_bytes += size
         self.pending += len(frames)
+
+    def append_frame(self, order: int, frame: bytes, owner: Owner, accepted_at: float) -> None:
+        """The same for one."""
+        size = len(frame)
+        self._together(accepted_at).append(order, frame, size, owner)
+        self.pending_bytes += size
+        self.pending += 1
+
+    def _together(self, accepted_at: float) -> OperationBatch:
+        """The batch at the tail that takes what was accepted at this time."""
+        waiting = self._waiting
+        if waiting:
+            last = waiting[-1]
+            if last.accepted_at == accepted_at and type(last) is OperationBatch and last.count < MOST_TOGETHER:
+                return last
+        batch = OperationBatch(accepted_at=accepted_at)
+        waiting.append(batch)
+        return batch
 
     # --- out, over the wire ---
 

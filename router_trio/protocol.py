@@ -164,7 +164,7 @@ def publish_prefix(subject: bytes) -> bytes:
     return b"PUB %b " % subject
 
 
-def publish(subject: bytes, body: bytes, *, reply: bytes = b"", headers: bytes = b"") -> bytes:
+def publish(subject: bytes, body: bytes, reply: bytes = b"", headers: bytes = b"") -> bytes:
     """A PUB frame, or HPUB if there is a header block."""
     if reply:
         reply += b" "

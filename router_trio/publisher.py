@@ -31,17 +31,23 @@ class Publisher:
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
         """A core publish."""
-        target, block, body = self._checked(subject, payload, headers, with_ack=False)
+        target, block, body = self._checked(subject, payload, headers, False)
+        frame = protocol.publish(target, body, b"", block)
         receipt = Receipt()
-        blocked = await self._room(with_ack=False)
-        # From here to the return nothing awaits: a caller that is cancelled knows that nothing was accepted.
-        frame = protocol.publish(target, body, headers=block)
-        receipt.status = self._outbox.offer(frame, owner=receipt, blocked=blocked)
+        outbox = self._outbox
+        await trio.lowlevel.checkpoint_if_cancelled()
+        # From the last `await` to the return: a caller that is cancelled knows that nothing was accepted.
+        if outbox.connected and not outbox.blocks:
+            # As nearly always. What is accepted at one time stays together, as what routes forward.
+            receipt.status = outbox.offer_frame(frame, receipt)
+        else:
+            blocked = await self._room(with_ack=False)
+            receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked)
         return receipt
 
     async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
         """A JetStream publish."""
-        target, block, body = self._checked(subject, payload, headers, with_ack=True)
+        target, block, body = self._checked(subject, payload, headers, True)
         receipt = Receipt()
         blocked = await self._room(with_ack=True)
         order = self._outbox.next_order
@@ -98,7 +104,7 @@ class Publisher:
         return True
 
     def _checked(
-        self, subject: str, payload: bytes, given: HeadersLike, *, with_ack: bool
+        self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool
     ) -> tuple[bytes, bytes, bytes]:
         """Subject, header block and payload, fit for a frame. `with_ack` adds a `Nats-Msg-Id` if there is none."""
         try:
@@ -107,7 +113,9 @@ class Publisher:
             block = b"" if given is None else header_codec.encode(_headers(given))
             if with_ack and header_codec.find(block, MESSAGE_ID) is None:
                 block = header_codec.replace(block, MESSAGE_ID, new_message_id())
-            measure(self._connection, len(block) + len(body))
+            size = len(block) + len(body)
+            if size > self._connection.max_payload:
+                measure(self._connection, size)
         except PublishError as error:
             self._outbox.not_accepted(with_ack, error.reason, str(error))
             raise

@@ -38,7 +38,12 @@ class Room:
     @property
     def full(self) -> bool:
         """Whether what is pending is at its limit of operations or bytes."""
-        return self._holds(self._max_operations)
+        # Written out, as each publish asks.
+        queue, lanes = self._queue, self._lanes
+        return (
+            queue.pending + lanes.held >= self._max_operations
+            or queue.pending_bytes + lanes.held_bytes >= self._max_bytes
+        )
 
     @property
     def crowded(self) -> bool:

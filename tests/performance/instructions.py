@@ -26,6 +26,7 @@ from router_trio.dispatch.stream import StreamRoute
 from router_trio.errors import LinkError
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import Wire
+from router_trio.publisher import Publisher
 from router_trio.routes import compile_routes
 from router_trio.session import Session
 from router_trio.states import RouteState
@@ -154,6 +155,23 @@ class Bench:
         def run() -> None:
             _finish(route._handle(handler, trio.current_time(), raws))
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
+            self.written()
+            self.outbox.fenced(self.outbox.mark())
+            assert not self.outbox.pending + self.outbox.in_flight
+
+        return run
+
+    def published(self, messages: int) -> Callable[[], None]:
+        """What a program publishes is written and fenced."""
+        publisher = Publisher(self.connection)
+
+        async def publish() -> None:
+            for _ in range(messages):
+                await publisher.publish("in.0000.1", BODY, None)
+
+        def run() -> None:
+            _finish(publish())
+            assert sum(frames.count(b"PUB in.") for frames in self.written()) == messages
             self.written()
             self.outbox.fenced(self.outbox.mark())
             assert not self.outbox.pending + self.outbox.in_flight

@@ -144,6 +144,22 @@ def test_publishers_wake_whoever_writes() -> None:
     assert desk.wakes > before
 
 
+def test_single_frames_of_the_same_time_stay_together_and_each_owner_is_told() -> None:
+    desk = connected()
+    receipts = [Receipt(), Receipt(), Receipt()]
+    for receipt in receipts:
+        desk.wakes = 0
+        assert desk.outbox.offer_frame(protocol.publish(b"a", b""), receipt) == "sent"
+        assert desk.wakes
+    assert desk.outbox.pending == 3
+    (batch,) = desk.outbox.next_batch()
+    assert (batch.order, batch.count, batch.frame) == (3, 3, 3 * protocol.publish(b"a", b""))
+    assert [receipt.fate for receipt in receipts] == [None] * 3
+    desk.outbox.next_batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    assert [receipt.fate for receipt in receipts] == [FENCED] * 3
+
+
 def test_a_full_queue_blocks_publishers_while_connected_under_every_policy() -> None:
     for on_full in ("drop_oldest", "reject", "block"):
         desk = connected(on_full=on_full, max_operations=1)

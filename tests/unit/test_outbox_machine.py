@@ -240,7 +240,10 @@ class OutboxMachine(RuleBasedStateMachine):
         waited = sorted(p.order for p in self.pending())
         order = self._expect(frame, with_ack, connected and not counted)
         try:
-            status = outbox.offer(frame, with_ack=with_ack, owner=self, blocked=counted)
+            if connected and not with_ack and not counted and order % 2:
+                status = outbox.offer_frame(frame, self)
+            else:
+                status = outbox.offer(frame, with_ack=with_ack, owner=self, blocked=counted)
         except PublishError as error:
             refused_rightly = was_full and not connected and not outbox.fail_open and self.on_full != "drop_oldest"
             if error.reason != "queue_full" or not refused_rightly:
