@@ -28,8 +28,9 @@ class Live:
         self._opened_at = trio.current_time()
         self.unsettled = 0
         """How many accepted messages had no confirmed fate at shutdown, and how many were received and never routed."""
-        self._publishers = {name: Publisher(connection) for name, connection in connections.items()}
-        self._only = next(iter(self._publishers.values())) if len(connections) == 1 else None
+        self.publishers = {name: Publisher(connection) for name, connection in connections.items()}
+        """For `publish`, by connection. Whoever opens the router runs them."""
+        self._only = next(iter(self.publishers.values())) if len(connections) == 1 else None
 
     async def publish(
         self, subject: str, payload: bytes, headers: HeadersLike = None, connection: str | None = None
@@ -57,7 +58,8 @@ class Live:
         after the reconnect; `failed_open` in fail-open mode. A `Nats-Msg-Id` is added if there is none, so that a
         resend is stored once. Cancelled while waiting, the message stays accepted.
 
-        Raises `PublishError` as `publish` does, and when the stream refuses or nobody answers in time.
+        Raises `PublishError` as `publish` does, and when the stream refuses or nobody answers in time; `ValueError` for
+        a negative timeout, before anything is accepted.
         """
         return await self._publisher(connection).publish_with_ack(subject, payload, headers, timeout)
 
@@ -80,9 +82,9 @@ class Live:
     def _publisher(self, connection: str | None) -> Publisher:
         if connection is None and self._only is not None:
             return self._only
-        publisher = self._publishers.get(connection or "")
+        publisher = self.publishers.get(connection or "")
         if publisher is None:
-            known = ", ".join(sorted(self._publishers))
+            known = ", ".join(sorted(self.publishers))
             wrong = "name the connection" if connection is None else f"there is no connection {connection!r}"
             raise ConfigurationError([Problem("connection", f"{wrong}; there are {known}")], "publish")
         return publisher

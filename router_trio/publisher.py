@@ -9,6 +9,7 @@ import trio
 from router_trio import headers as header_codec
 from router_trio import protocol
 from router_trio.connection import Connection
+from router_trio.deadlines import Deadlines
 from router_trio.dispatch.outlet import MESSAGE_ID, measure, new_message_id
 from router_trio.errors import PublishError, SubjectError
 from router_trio.headers import Headers, HeadersLike
@@ -21,12 +22,17 @@ REMEMBERED_SUBJECTS = 4096
 
 
 class Publisher:
-    """Publishes to one connection. See `Live.publish` and `Live.publish_with_ack` for the promises."""
+    """Publishes to one connection. See `Live.publish` and `Live.publish_with_ack` for the promises.
+
+    Who waits for a PubAck waits for `run` as well, which says when the time is over.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._outbox = connection.outbox
         self._waiting: set[trio.Event] = set()
+        self._deadlines = Deadlines(self._give_up)
+        self.run = self._deadlines.run
         connection.when_changed(self._look)
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
@@ -47,6 +53,8 @@ class Publisher:
 
     async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
         """A JetStream publish."""
+        if not timeout >= 0:
+            raise ValueError(f"a timeout is a number of seconds, 0 or more; this is {timeout}")
         target, block, body = self._checked(subject, payload, headers, True)
         receipt = Receipt()
         blocked = await self._room(with_ack=True)
@@ -67,17 +75,12 @@ class Publisher:
         """Wait for the PubAck, the end of the link or of the time. Cancelled, the message stays accepted."""
         answered = receipt.event()
         self._waiting.add(answered)
+        self._deadlines.add(order, limit)
         try:
-            with trio.move_on_after(limit) as scope:
-                await answered.wait()
+            await answered.wait()
         finally:
+            self._deadlines.remove(order)
             self._waiting.discard(answered)
-        if receipt.fate is None and scope.cancelled_caught:
-            operation = self._outbox.find(order)
-            if operation is not None:
-                # What it was refused for all the time says more than that the time is over.
-                reason = operation.refused_for or "timeout"
-                self._outbox.give_up(operation, reason, f"no PubAck within {limit:g} s")
         if receipt.fate is None:
             receipt.status = "queued"
             return
@@ -85,6 +88,14 @@ class Publisher:
         receipt.status = fate.name
         if fate.name not in ("acked", "failed_open"):
             raise _failure(fate)
+
+    def _give_up(self, order: int, limit: float) -> None:
+        """The time of a publish is over."""
+        operation = self._outbox.find(order)
+        if operation is not None:
+            # What it was refused for all the time says more than that the time is over.
+            reason = operation.refused_for or "timeout"
+            self._outbox.give_up(operation, reason, f"no PubAck within {limit:g} s")
 
     async def _room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns whether the failure of not being connected was counted meanwhile."""

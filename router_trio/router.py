@@ -228,6 +228,8 @@ class _Run:
                 async with trio.open_nursery() as nursery:
                     for connection in self._connections.values():
                         nursery.start_soon(connection.run)
+                    for publisher in self._live.publishers.values():
+                        nursery.start_soon(publisher.run)
                     for route in self._routes:
                         nursery.start_soon(route.run)
         finally:

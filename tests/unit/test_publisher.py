@@ -550,12 +550,36 @@ async def test_cancelled_while_it_waits_for_the_ack_the_message_stays_accepted(a
     async with world(brokers=broker_with_stream(), liveness_interval="60s") as w:
         w.broker.stall(10.0)
         with trio.move_on_after(1) as scope:
-            await w.live.publish_with_ack("s.x", b"x", timeout=60)
+            await w.live.publish_with_ack("s.x", b"x", timeout=5)
         assert scope.cancelled_caught
         assert w.entry() == {"accepted": 1, "pending": 0, "in_flight": 1, "settled": {}}
         await eventually(lambda: w.entry()["settled"] == {"acked": 1}, 30)
         assert len(w.broker.messages("S")) == 1
         assert w.successes("publish_with_ack") == 1
+
+
+async def test_the_time_of_one_whose_link_was_lost_is_nobody_s_any_more(autojump_clock: MockClock) -> None:
+    async with world(brokers=broker_with_stream(), liveness_interval="60s") as w:
+        w.broker.stall(1.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.lose)
+            receipt = await w.live.publish_with_ack("s.x", b"x", timeout=5)
+        assert receipt.status == "queued"
+        await trio.sleep(20)
+        assert w.entry() == {"accepted": 1, "pending": 1, "in_flight": 0, "settled": {}}
+        await w.find()
+        assert (await receipt.settled()).name == "acked"
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan")])
+async def test_a_timeout_that_is_none_is_refused_before_anything_is_accepted(
+    autojump_clock: MockClock,
+    timeout: float,  # noqa: ASYNC109 - it is what is tested
+) -> None:
+    async with world(brokers=broker_with_stream()) as w:
+        with pytest.raises(ValueError, match="0 or more"):
+            await w.live.publish_with_ack("s.x", b"x", timeout=timeout)
+        assert w.entry()["accepted"] == 0
 
 
 async def test_whoever_waits_for_a_fate_is_told_however_often_he_was_woken(autojump_clock: MockClock) -> None:

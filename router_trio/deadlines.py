@@ -1,0 +1,59 @@
+"""Deadlines of all who wait for a PubAck on one connection: one timer for all of them.
+
+A cancel scope for each would cost twice as much as the waiting itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from math import inf
+
+import trio
+
+SLACK = 1024
+"""Entries of publishes that nobody waits for any more which may be left among the others."""
+
+
+class Deadlines:
+    """Tells, at its time, which publish is still waited for. Times are those of Trio's clock, in seconds."""
+
+    def __init__(self, over: Callable[[int, float], None]) -> None:
+        """`over` is told the number of a publish and the seconds that it was given. Must not raise."""
+        self._over = over
+        self._given: dict[int, float] = {}
+        self._heap: list[tuple[float, int]] = []
+        self._next = inf
+        self._earlier = trio.Event()
+
+    def add(self, number: int, seconds: float) -> None:
+        """The publish with this number is waited for, for so long from now."""
+        at = trio.current_time() + seconds
+        self._given[number] = seconds
+        heappush(self._heap, (at, number))
+        if at < self._next:
+            self._earlier.set()
+
+    def remove(self, number: int) -> None:
+        """It is waited for no more. Does nothing if its time was over before."""
+        given, heap = self._given, self._heap
+        given.pop(number, None)
+        while heap and heap[0][1] not in given:
+            heappop(heap)
+        if len(heap) > 2 * len(given) + SLACK:
+            self._heap = [entry for entry in heap if entry[1] in given]
+            heapify(self._heap)
+
+    async def run(self) -> None:
+        """Tell of what is over, until cancelled."""
+        while True:
+            self._earlier = trio.Event()
+            self._next = self._heap[0][0] if self._heap else inf
+            with trio.CancelScope(deadline=self._next):
+                await self._earlier.wait()
+            now = trio.current_time()
+            while self._heap and self._heap[0][0] <= now:
+                _, number = heappop(self._heap)
+                seconds = self._given.pop(number, None)
+                if seconds is not None:
+                    self._over(number, seconds)
