@@ -28,7 +28,7 @@ The list is the link's, which empties it afterwards.
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An operation that a link did not write, and why. `retriable`: the same may succeed later."""
+    """An operation that a link did not write, or a part of one, and why. `retriable`: the same may succeed later."""
 
     operation: Operation
     reason: str

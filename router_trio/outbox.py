@@ -351,7 +351,7 @@ class Outbox:
             self._wake()
 
     def refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
-        """The link did not write this operation, though it was taken."""
+        """The link did not write this operation, or this part of one, though it was taken."""
         for one in self._queue.remains(operation):
             if self._queue.withdraw(one):
                 self._hold_or_fail(one, reason, detail, retriable)

@@ -266,11 +266,16 @@ class PendingQueue:
         return False
 
     def remains(self, operation: Operation) -> list[Operation]:
-        """What is still here of an operation that may have been taken apart since it was taken."""
-        if operation.count == 1 or operation in self._fenced:
+        """What is still here of an operation that was taken, or of one of its parts: either may be in parts by now."""
+        if operation.with_ack or operation in self._fenced:
             return [operation]
-        first = operation.order - operation.count + 1
-        return [one for one in (*self._waiting, *self._fenced) if first <= one.order <= operation.order]
+        first, last = operation.order - operation.count + 1, operation.order
+        self._fenced = deque(
+            part
+            for one in self._fenced
+            for part in (one.split() if one.order >= first and one.order - one.count < last else (one,))
+        )
+        return [one for one in (*self._waiting, *self._fenced) if first <= one.order <= last]
 
     def _forget_waiting(self, operation: Operation) -> None:
         self.pending_bytes -= operation.size

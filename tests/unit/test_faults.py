@@ -13,6 +13,9 @@ import trio.testing
 from router_trio.errors import LinkError, SourceError
 from router_trio.faults import OPERATIONS, Fault, Faults, Injection, close_connection, delay, error, timeout
 from router_trio.link import ConsumerSpec, Link, Refusal
+from router_trio.operation import OperationBatch
+from router_trio.protocol import publish
+from router_trio.receipt import Receipt
 from router_trio.testing import FakeBroker
 from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
 
@@ -150,6 +153,21 @@ async def test_an_error_refuses_what_it_strikes_and_nothing_else(broker: FakeBro
     assert payloads(broker) == [b"2", b"3", b"9"]
     assert faults.struck == {"publish": 2}
     assert faults.active() == ()
+
+
+async def test_publishes_that_stay_together_are_struck_one_by_one(broker: FakeBroker) -> None:
+    faults = Faults()
+    faults.inject("publish", error("overloaded"), times=2)
+    joined = OperationBatch(accepted_at=0.0)
+    joined.extend(4, [publish(b"out", b"%d" % n) for n in range(4)], 0, [(Receipt(), 4)])
+    async with faulty(broker, faults) as link:
+        refusals = await link.send([joined])
+        await link.fence()
+    assert [(one.operation.order, one.operation.count, one.reason) for one in refusals] == [
+        (1, 1, "overloaded"),
+        (2, 1, "overloaded"),
+    ]
+    assert payloads(broker) == [b"2", b"3"]
 
 
 async def test_a_core_publish_that_times_out_lets_its_batch_go_first(

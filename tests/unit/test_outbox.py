@@ -144,6 +144,24 @@ def test_publishers_wake_whoever_writes() -> None:
     assert desk.wakes > before
 
 
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: int) -> None:
+    desk = connected()
+    receipts = [Receipt(), Receipt(), Receipt()]
+    desk.offer()
+    for receipt in receipts:
+        desk.outbox.offer_frame(protocol.publish(b"a", b""), receipt)
+    _, batch = desk.outbox.next_batch()
+    desk.outbox.refused(batch.split()[part], "fault", "injected")
+    assert desk.books() == (4, 0, 3, {"failed": 1})
+    desk.outbox.next_batch()
+    desk.outbox.fenced(desk.outbox.mark())
+    expected = [FENCED, FENCED, FENCED]
+    expected[part] = Fate("failed", "fault")
+    assert [receipt.fate for receipt in receipts] == expected
+    assert desk.books() == (4, 0, 0, {"fenced": 3, "failed": 1})
+
+
 def test_single_frames_of_the_same_time_stay_together_and_each_owner_is_told() -> None:
     desk = connected()
     receipts = [Receipt(), Receipt(), Receipt()]

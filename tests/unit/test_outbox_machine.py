@@ -422,11 +422,16 @@ class OutboxMachine(RuleBasedStateMachine):
         self.idle_calls += 1
 
     def send(self, refuse: bool | None, at: int) -> None:
-        """One turn of the sender; the link may refuse one operation of the batch, and a fence may overtake it."""
+        """One turn of the sender; the link may refuse one operation of the batch, or a part of one that is several
+        publishes, and a fence may overtake it.
+        """
         batch = self._next_batch()
         self._fence()
         if batch and refuse is not None:
             refused = batch[at % len(batch)]
+            if at % 2:
+                parts = refused.split()
+                refused = parts[at % len(parts)]
             if at % 3 == 0:
                 # What the server denied comes while the link has the batch in hand.
                 self.denied(self.publishes[refused.order].subject)
