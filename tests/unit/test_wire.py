@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
@@ -40,26 +43,31 @@ def wire_on(stream: trio.abc.Stream) -> Wire:
     return Wire(stream, hand_on=nothing, informed=nothing, denied=nothing, handed_out=nothing)
 
 
-@pytest.mark.parametrize("first", [b"one ", b""])
-async def test_the_writer_wakes_for_what_is_appended_after_another_has_written(first: bytes) -> None:
-    ours, theirs = memory_stream_pair()
-    wire = wire_on(ours)
+@asynccontextmanager
+async def written(stream: trio.abc.Stream) -> AsyncIterator[tuple[Wire, trio.Nursery]]:
+    """A wire whose writer runs, and a nursery that is cancelled at the end."""
+    wire = wire_on(stream)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wire.write)
         await wait_all_tasks_blocked()
+        yield wire, nursery
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("first", [b"one ", b""])
+async def test_the_writer_wakes_for_what_is_appended_after_another_has_written(first: bytes) -> None:
+    ours, theirs = memory_stream_pair()
+    async with written(ours) as (wire, _):
         await wire.send_now(first)
         wire.send(b"two")
         await wait_all_tasks_blocked()
         with trio.fail_after(1):
             assert await theirs.receive_some() == first + b"two"
-        nursery.cancel_scope.cancel()
 
 
 async def test_what_comes_while_somebody_writes_is_written_after_it_in_order(autojump_clock: MockClock) -> None:
     stream = SlowStream()
-    wire = wire_on(stream)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wire.write)
+    async with written(stream) as (wire, nursery):
         wire.send(b"1")
         await wait_all_tasks_blocked()
         nursery.start_soon(wire.send_now, b"2")
@@ -71,15 +79,12 @@ async def test_what_comes_while_somebody_writes_is_written_after_it_in_order(aut
         stream.go_on.set()
         await wait_all_tasks_blocked()
         assert b"".join(stream.taken) == b"1234"
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_fence_goes_with_what_is_fenced_and_whoever_asks_next_waits_for_it(autojump_clock: MockClock) -> None:
     stream = SlowStream()
     stream.go_on.set()
-    wire = wire_on(stream)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wire.write)
+    async with written(stream) as (wire, _):
         await wire.send_now(b"1", fenced=True)
         with trio.move_on_after(1) as waiting:
             await wire.fence()
@@ -94,15 +99,12 @@ async def test_a_fence_goes_with_what_is_fenced_and_whoever_asks_next_waits_for_
                 await wire.fence()
             assert waiting.cancelled_caught
             assert b"".join(stream.taken) == sent + PING
-        nursery.cancel_scope.cancel()
 
 
 async def test_no_fence_goes_with_anything_while_one_is_under_way(autojump_clock: MockClock) -> None:
     stream = SlowStream()
     stream.go_on.set()
-    wire = wire_on(stream)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wire.write)
+    async with written(stream) as (wire, nursery):
         await wire.send_now(b"1", fenced=True)
         await wire.send_now(b"2", fenced=True)
         assert b"".join(stream.taken) == b"1" + PING + b"2"
@@ -116,7 +118,6 @@ async def test_no_fence_goes_with_anything_while_one_is_under_way(autojump_clock
         answer(wire)
         await wait_all_tasks_blocked()
         assert behind.is_set()
-        nursery.cancel_scope.cancel()
 
 
 async def fenced(wire: Wire, behind: trio.Event) -> None:
@@ -149,9 +150,7 @@ def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delive
 
 async def test_who_is_cancelled_while_another_writes_tears_nothing(autojump_clock: MockClock) -> None:
     stream = SlowStream()
-    wire = wire_on(stream)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wire.write)
+    async with written(stream) as (wire, _):
         wire.send(b"1")
         await wait_all_tasks_blocked()
         with trio.move_on_after(1) as scope:
@@ -160,7 +159,6 @@ async def test_who_is_cancelled_while_another_writes_tears_nothing(autojump_cloc
         stream.go_on.set()
         await wait_all_tasks_blocked()
         assert b"".join(stream.taken) == b"12"
-        nursery.cancel_scope.cancel()
 
 
 async def test_cancelled_in_the_middle_of_a_write_the_link_ends(autojump_clock: MockClock) -> None:
