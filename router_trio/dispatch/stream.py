@@ -38,7 +38,7 @@ BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
 
 _ACK = b"$JS.ACK."
-_REPLY = re.compile(rb"\$JS\.ACK(\.[^.]+){2,4}(\.\d+){5}(\.[^.]+)?")
+_REPLY = re.compile(rb"\$JS\.ACK(\.[^.]+\.[^.]+){1,2}(\.\d{1,20}){5}(\.[^.]+)?")
 _received_at = attrgetter("received_at")
 
 
@@ -172,8 +172,10 @@ class StreamRoute:
         try:
             deliveries = [StreamDelivery(self, position, raw, now) for raw in batch if raw[1].startswith(_ACK)]
         except (ValueError, IndexError):
-            others = [raw for raw in batch if _REPLY.fullmatch(raw[1]) is None]
-            return [StreamDelivery(self, position, raw, now) for raw in batch if raw not in others], others
+            ours, others = [], []
+            for raw in batch:
+                (ours if _REPLY.fullmatch(raw[1]) else others).append(raw)
+            return [StreamDelivery(self, position, raw, now) for raw in ours], others
         if len(deliveries) == len(batch):
             return deliveries, ()
         return deliveries, [raw for raw in batch if not raw[1].startswith(_ACK)]

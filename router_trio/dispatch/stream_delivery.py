@@ -85,7 +85,7 @@ class StreamDelivery(Delivery):
     @property
     def deliveries(self) -> int:
         """How often the message was delivered."""
-        return int(_tokens(self.ack_subject)[4])
+        return _number(_tokens(self.ack_subject)[4])
 
     def origin(self) -> dict[str, Any]:
         """See `Delivery.origin`."""
@@ -93,8 +93,8 @@ class StreamDelivery(Delivery):
         return {
             "stream": protocol.text(tokens[2]),
             "sequence": self.sequence,
-            "deliveries": int(tokens[4]),
-            "timestamp": int(tokens[7]) / 1e9,
+            "deliveries": _number(tokens[4]),
+            "timestamp": _number(tokens[7]) / 1e9,
         }
 
     def fail(self, reason: str) -> None:
@@ -116,6 +116,11 @@ class StreamDelivery(Delivery):
     def finished(self) -> None:
         """See `Delivery.finished`."""
         self._source.finished(self)
+
+
+def _number(token: bytes) -> int:
+    """0 for what is none: the reply subject may be anybody's."""
+    return int(token[:20]) if token.isdigit() else 0
 
 
 def _tokens(reply: bytes) -> list[bytes]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from router_trio.dispatch import pulling as module
+from router_trio.dispatch.position import Position
+from router_trio.dispatch.stream_delivery import Source, StreamDelivery
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol import RawMessage
 from router_trio.states import FAILED, RUNNING
 from router_trio.testing import FakeBroker
+from router_trio.testing.frames import raw
 from tests.unit.routing_world import (
     LOCAL,
     REMOTE,
@@ -395,7 +399,16 @@ async def test_cancelled_at_any_moment_nothing_is_lost(autojump_clock: MockClock
     assert sorted(map(int, w.payloads("OUT", "edge"))) == list(range(40))
 
 
-@pytest.mark.parametrize("reply", ["$JS.ACK.x", "$JS.ACK.IN.router.1.x.1.1700000000000000000.0", "elsewhere", None])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "$JS.ACK.x",
+        "$JS.ACK.IN.router.1.x.1.1700000000000000000.0",
+        "$JS.ACK.a.b.c.1.x.3.4.5",
+        "elsewhere",
+        None,
+    ],
+)
 async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock: MockClock, reply: str | None) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         fill(w.broker, 1)
@@ -406,3 +419,11 @@ async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock
         await all_acked(w, 3)
         assert len(w.payloads("OUT")) == 3
         assert b"x" not in w.payloads("OUT")
+
+
+def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
+    source = cast(Source, SimpleNamespace(state=None))
+    message = raw(b"in.x", b"$JS.ACK.IN.router.x.9.9.y.z", b"", b"")
+    delivery = StreamDelivery(source, Position(), message, 0.0)
+    assert delivery.deliveries == 0
+    assert delivery.origin() == {"stream": "IN", "sequence": 9, "deliveries": 0, "timestamp": 0.0}
