@@ -44,6 +44,10 @@ class Deadlines:
             self._heap = [entry for entry in heap if entry[1] in given]
             heapify(self._heap)
 
+    def clear(self) -> None:
+        """Nobody waits any more."""
+        self._given.clear()
+
     async def run(self) -> None:
         """Tell of what is over, until cancelled."""
         while True:

@@ -67,7 +67,8 @@ class Publisher:
         return receipt
 
     def _look(self) -> None:
-        """The link came or went: whoever waits for a PubAck looks again."""
+        """The link came or went: whoever waits for a PubAck looks again, and waits for it no more."""
+        self._deadlines.clear()
         for waiting in self._waiting:
             waiting.set()
 

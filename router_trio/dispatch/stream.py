@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
-from operator import attrgetter
+from itertools import compress, groupby
+from operator import attrgetter, not_
 
 import trio
 
@@ -172,10 +172,9 @@ class StreamRoute:
         try:
             deliveries = [StreamDelivery(self, position, raw, now) for raw in batch if raw[1].startswith(_ACK)]
         except (ValueError, IndexError):
-            ours, others = [], []
-            for raw in batch:
-                (ours if _REPLY.fullmatch(raw[1]) else others).append(raw)
-            return [StreamDelivery(self, position, raw, now) for raw in ours], others
+            proper = [_REPLY.fullmatch(raw[1]) is not None for raw in batch]
+            deliveries = [StreamDelivery(self, position, raw, now) for raw in compress(batch, proper)]
+            return deliveries, list(compress(batch, map(not_, proper)))
         if len(deliveries) == len(batch):
             return deliveries, ()
         return deliveries, [raw for raw in batch if not raw[1].startswith(_ACK)]

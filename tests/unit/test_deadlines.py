@@ -46,6 +46,17 @@ async def test_who_waits_no_more_is_not_told_of(autojump_clock: MockClock) -> No
         assert [number for _, number, _ in told] == [1, 3]
 
 
+async def test_when_all_are_cleared_nobody_is_told_of_but_who_comes_then(autojump_clock: MockClock) -> None:
+    async with running() as (deadlines, told):
+        for number in range(3):
+            deadlines.add(number, 1.0)
+        deadlines.clear()
+        deadlines.add(3, 2.0)
+        deadlines.remove(1)
+        await trio.sleep(3)
+    assert told == [(2.0, 3, 2.0)]
+
+
 async def test_one_that_is_late_does_not_keep_what_the_others_leave(autojump_clock: MockClock) -> None:
     async with running() as (deadlines, told):
         deadlines.add(0, 60.0)
