@@ -42,6 +42,8 @@ class Spy:
         """When the message with this number was last written and not refused."""
         self.first_taken_at: dict[int, float] = {}
         """When a link first had the message with this number in hand, to be written."""
+        self.taken_again_at: dict[int, float] = {}
+        """When one had it for the second time."""
         self.first_refused_at: dict[int, float] = {}
         """When a router first heard that a server or stream did not take the message with this number."""
         self.resent = 0
@@ -68,7 +70,10 @@ class Spy:
         """A link is about to write these frames."""
         now = trio.current_time()
         for message in numbers(frames):
-            self.first_taken_at.setdefault(message, now)
+            if message in self.first_taken_at:
+                self.taken_again_at.setdefault(message, now)
+            else:
+                self.first_taken_at[message] = now
 
     def refused(self, operation: Operation | None) -> None:
         """A router heard that this was not taken."""

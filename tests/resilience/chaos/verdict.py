@@ -76,10 +76,8 @@ def judge(
         poisoned = scene.received - len(accepted)
         if poisoned < 0:
             broken.append(f"received {scene.received}, but the links gave {len(accepted)}")
-    reordered = out_of_order(accepted, arrived)
-    wrong = reordered
-    if scene.schedule.kind == "stream":
-        wrong = [late for late, before in overtaken(accepted, arrived) if not _were_in_flight(scene, late, before)]
+    late = overtaken(accepted, arrived)
+    wrong = [one for one, before in late if not _were_in_flight(scene, one, before)]
     # What is too large comes again later, and nobody waits for it: what is behind it would not fail.
     too_large = scene.failed["too_large"] if scene.schedule.kind == "stream" else 0
     # Without leave to answer the stream, a router can't ask again for what went astray before it takes what is new.
@@ -94,7 +92,7 @@ def judge(
         failed=scene.failed,
         lost=lost,
         died=died,
-        reordered=len(reordered),
+        reordered=len(late),
         broken=tuple(broken),
     )
 
@@ -119,13 +117,17 @@ def overtaken(accepted: Sequence[int], arrived: Sequence[int]) -> list[tuple[int
 
 
 def _were_in_flight(scene: Scene, late: int, before: Sequence[int]) -> bool:
-    """Whether all that overtook a message were sent before the router heard that this one was refused.
+    """Whether all that overtook a message were sent after it, and before the router heard that this one was refused.
 
-    The refusal may have been over by then: a server that refuses one and takes the next gives no other choice.
+    The refusal may have been over by then: a server that refuses one and takes the next gives no other choice. A
+    refusal that dies with its link is never heard: the router learns of it by having to send the message again.
     """
-    refused = scene.spy.first_refused_at.get(late)
-    sent = scene.spy.first_taken_at
-    return refused is not None and all(sent[one] <= refused for one in before)
+    spy = scene.spy
+    heard = spy.first_refused_at.get(late)
+    if heard is None and "no_publish" in scene.schedule.faults:
+        heard = spy.taken_again_at.get(late)
+    sent = spy.first_taken_at
+    return heard is not None and all(sent[late] <= sent[one] <= heard for one in before)
 
 
 def stored_twice(scene: Scene, sink: Sequence[StoredMessage]) -> list[str]:
