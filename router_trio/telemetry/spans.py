@@ -31,6 +31,10 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 
 
+class MessageSpan(ReadableSpan):
+    """One that has ended. It has neither events nor links, and its attributes are strings, integers and booleans."""
+
+
 class MessageSpans:
     """Begins the traces of messages that are sampled. `ended` takes each span when it has ended."""
 
@@ -66,7 +70,7 @@ class MessageSpans:
     def end(self, span: _Span) -> None:
         """A span has ended now."""
         self._ended(
-            ReadableSpan(
+            MessageSpan(
                 span.name,
                 context=span.context,
                 parent=span.parent,
@@ -98,7 +102,8 @@ class _Span:
 
     def fail(self, error_type: str, detail: str) -> None:
         self.attributes["error.type"] = error_type
-        self.status = Status(StatusCode.ERROR, detail)
+        # What a message made a handler say may be no UTF-8, and would cost every span that is exported with this one.
+        self.status = Status(StatusCode.ERROR, detail.encode("utf-8", "replace").decode())
 
 
 class SpansOfMessage:

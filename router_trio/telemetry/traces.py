@@ -57,12 +57,12 @@ def traces_wanted(endpoint: str) -> bool:
 
 def otlp_exporter(endpoint: str) -> SpanExporter:
     """The OTLP/HTTP exporter for a base URL; for an empty one OpenTelemetry's variables decide."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from router_trio.telemetry.otlp import MessageSpanExporter
 
     url = endpoint.rstrip("/")
     if url and not url.endswith(_TRACES_PATH):
         url += _TRACES_PATH
-    return OTLPSpanExporter(endpoint=url or None)
+    return MessageSpanExporter(endpoint=url or None)
 
 
 class Traces:
