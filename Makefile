@@ -4,8 +4,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+COMPILED := .compiled
 
-.PHONY: help demo test test-nightly lint format bench docs clean
+.PHONY: help demo test test-compiled compiled test-nightly lint format bench docs clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -27,6 +28,18 @@ lint: $(READY)  ## Style, types and the direction of imports
 test: lint  ## All checks and tests that are quick
 	$(BIN)/pytest -m "not nightly" -n 2
 
+$(COMPILED)/.built: $(READY) $(shell find router_trio -name '*.py')  # the package with its data plane compiled
+	rm -rf $(COMPILED)
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 HATCH_BUILD_CLEAN_HOOKS_AFTER=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --target $(COMPILED) .
+	@touch $@
+
+compiled: $(COMPILED)/.built  ## Build the package with its data plane compiled; needs a C compiler
+
+test-compiled: compiled  ## The tests of what is compiled, on it
+	TEST_COMPILED=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) $(BIN)/pytest --import-mode append \
+		-m "not nightly" -n 2 tests/unit tests/contract tests/integration tests/resilience
+
 test-nightly: $(READY)  ## Long chaos, soak and performance figures
 	$(BIN)/pytest -m nightly --timeout 1800
 
@@ -40,4 +53,4 @@ format: $(READY)  ## Sort imports and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(COMPILED) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

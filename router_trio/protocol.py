@@ -83,10 +83,10 @@ class FrameParser:
                     size = int(size_text)
                     header_size = 0
                 elif kind == b"HMSG":
-                    arguments = data[position + 5 : line_end].split(b" ")
-                    if len(arguments) == 4:
-                        arguments.insert(2, b"")
-                    subject, sid, reply, header_text, size_text = arguments
+                    arguments = data[position:line_end].split(b" ")
+                    if len(arguments) == 5:
+                        arguments.insert(3, b"")
+                    _, subject, sid, reply, header_text, size_text = arguments
                     start = line_end - len(size_text) - len(header_text) - 1
                     if reply:
                         start -= len(reply) + 1

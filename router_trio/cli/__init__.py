@@ -46,8 +46,11 @@ unsettled at shutdown; 2 wrong usage; 78 invalid configuration."""
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
+    from router_trio import protocol
+
+    compiled = "" if str(protocol.__file__).endswith(".py") else " (compiled)"
     try:
-        return f"router-trio {version('router-trio')}"
+        return f"router-trio {version('router-trio')}{compiled}"
     except PackageNotFoundError:
         return "router-trio, not installed: running from its source tree"
 

@@ -45,12 +45,13 @@ class HandledBatch:
             except Exception as error:
                 self._failed(error, self._delivery(raw))
                 continue
-            if type(answer) is Blocked:
+            kind = type(answer)
+            if kind is Blocked:
                 self.flush()
                 return self._blocked(answer, message, self._delivery(raw))
             if (
                 only is not None
-                and type(answer) is Message
+                and kind is Message
                 and answer[0] is message[0]
                 and type(answer[1]) is bytes
                 and answer[2] is message[2]

@@ -14,7 +14,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from router_trio import Message
 from router_trio.telemetry.traces import Traces
+from tests.compiled import looks_inside
 from tests.performance.instructions import Bench, instructions
+
+pytestmark = looks_inside
 
 MESSAGES = 1000
 

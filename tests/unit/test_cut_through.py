@@ -10,6 +10,7 @@ from router_trio.operation import Owner
 from router_trio.outbox import Outbox
 from router_trio.room import FORWARDED
 from router_trio.testing import FakeBroker
+from tests.compiled import looks_inside
 from tests.unit.routing_world import core, eventually, to, world
 
 
@@ -28,6 +29,7 @@ def offers(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return seen
 
 
+@looks_inside
 async def test_what_comes_at_one_time_for_many_routes_is_one_offer(
     autojump_clock: MockClock, offers: list[list[int]]
 ) -> None:
@@ -44,6 +46,7 @@ async def test_what_comes_at_one_time_for_many_routes_is_one_offer(
         assert w.entry()["settled"] == {"fenced": 12}
 
 
+@looks_inside
 async def test_what_fails_is_counted_and_what_came_with_it_goes_on(
     autojump_clock: MockClock, offers: list[list[int]]
 ) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.departures import Departures
 from router_trio.operation import Owner
+from tests.unit.test_outbox import Desk
 
 
 @st.composite
@@ -22,7 +23,7 @@ def runs_and_indexes(draw: st.DrawFn) -> tuple[list[int], set[int]]:
 @given(runs_and_indexes())
 def test_what_is_singled_out_gets_its_own_owner_and_the_others_keep_theirs(drawn: tuple[list[int], set[int]]) -> None:
     runs, indexes = drawn
-    departures = Departures(cast(Any, None))
+    departures = Departures(Desk().outbox)
     frames, owners = departures.frames, departures.owners
     for owner, count in enumerate(runs):
         owners.append((cast(Owner, owner), count))

@@ -6,6 +6,7 @@ import random
 
 from router_trio.dispatch import position as module
 from router_trio.dispatch.position import Position
+from tests.compiled import looks_inside
 
 PATIENCE = 60.0
 
@@ -116,6 +117,7 @@ def test_at_least_the_last_settled_ones_are_known_and_no_more_than_twice_as_many
     assert sum(known) <= 2 * module.REMEMBERED
 
 
+@looks_inside
 def test_what_follows_is_taken_together_as_it_would_be_one_by_one() -> None:
     choose = random.Random(11)
     together = 0

@@ -16,7 +16,7 @@ from router_trio.dispatch.stream_delivery import Source, StreamDelivery
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol import RawMessage
-from router_trio.states import FAILED, RUNNING
+from router_trio.states import FAILED, RUNNING, RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from tests.unit.routing_world import (
@@ -422,7 +422,7 @@ async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock
 
 
 def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
-    source = cast(Source, SimpleNamespace(state=None))
+    source = cast(Source, SimpleNamespace(state=RouteState("route", "main", ("out.x",))))
     message = raw(b"in.x", b"$JS.ACK.IN.router.x.9.9.y.z", b"", b"")
     delivery = StreamDelivery(source, Position(), message, 0.0)
     assert delivery.deliveries == 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.performance.benchmarks.environment import PEERS, peer_python
+from tests.performance.benchmarks.environment import COMPILED, PEERS, ROOT, peer_python
 
 HANDLER = "tests.performance.benchmarks.peers.shouting:shout"
 CORE = "core"
@@ -70,6 +70,11 @@ def _router_trio(job: Job) -> list[str]:
     return [sys.executable, "-m", "router_trio", "run", str(write_configuration(job))]
 
 
+def _router_trio_compiled(job: Job) -> list[str]:
+    # The current directory and PYTHONPATH's root have the pure package as well: the compiled one comes first.
+    return ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={COMPILED}:{ROOT}", *_router_trio(job)]
+
+
 def _raw(job: Job) -> list[str]:
     script = "raw_stream.py" if job.kind == STREAM else "raw_core.py"
     return [sys.executable, str(PEERS / script), job.url, *(["--handler"] if job.kind == HANDLED else [])]
@@ -92,6 +97,7 @@ CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
         Contestant("router_trio", frozenset({CORE, HANDLED, STREAM}), _router_trio),
+        Contestant("router_trio_compiled", frozenset({CORE, HANDLED, STREAM}), _router_trio_compiled),
         Contestant("raw", frozenset({CORE, HANDLED, STREAM}), _raw, "the limit: no bookkeeping at all"),
         Contestant("nats_py", frozenset({CORE, HANDLED, STREAM}), _nats_py, "asyncio"),
         Contestant("nats_py_uvloop", frozenset({CORE, HANDLED, STREAM}), _nats_py_uvloop, "uvloop"),
@@ -104,5 +110,7 @@ CONTESTANTS = {
 
 def taking_part(kind: str, *, essential: bool) -> list[Contestant]:
     """Those that can do a kind of job; only router_trio, nats-py and the limit if that is to be enough."""
-    some = ("router_trio", "nats_py", "raw") if essential else tuple(CONTESTANTS)
+    some = ["router_trio", "nats_py", "raw"] if essential else [*CONTESTANTS]
+    if not COMPILED.exists() and not essential:
+        some.remove("router_trio_compiled")
     return [CONTESTANTS[name] for name in some if kind in CONTESTANTS[name].kinds]

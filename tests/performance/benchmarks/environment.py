@@ -21,6 +21,9 @@ _REQUIREMENTS = HERE / "requirements.txt"
 _INSTALLED = WORK / "installed.txt"
 INSTALL_WITHIN = 600
 
+COMPILED = ROOT / ".compiled"
+"""The package with its data plane compiled, if `make compiled` has built it."""
+
 
 def peer_python() -> Path:
     """The interpreter that has the peers."""

@@ -29,7 +29,7 @@ def bars(section: dict[str, Any], key: str, path: Path) -> None:
         [max(found[name]) - median for name, median in zip(names, medians, strict=True)],
     ]
     figure, axes = pyplot.subplots(figsize=(7, 0.5 + 0.4 * len(names)))
-    colours = [OURS if name == "router_trio" else THEIRS for name in names]
+    colours = [OURS if name.startswith("router_trio") else THEIRS for name in names]
     axes.barh(names, medians, xerr=errors, color=colours, ecolor="#495057")
     unit = "messages a second" if key == "rate" else "microseconds, p99"
     axes.set_title(f"{section['title']}: {unit}", fontsize=10, loc="left")

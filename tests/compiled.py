@@ -1,0 +1,11 @@
+"""Whether the data plane under test is compiled; see `[tool.hatch.build.targets.wheel.hooks.mypyc]`."""
+
+from __future__ import annotations
+
+import pytest
+
+from router_trio import protocol
+
+COMPILED = not str(protocol.__file__).endswith(".py")
+
+looks_inside = pytest.mark.skipif(COMPILED, reason="looks into, or replaces, what is compiled here")

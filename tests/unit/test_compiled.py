@@ -1,0 +1,28 @@
+"""The compiled data plane: `make test` is to be without it, `make test-compiled` with all of it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from router_trio import protocol
+from tests.compiled import COMPILED
+
+ROOT = Path(__file__).parents[2]
+HOOKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
+
+
+def test_what_is_tested_is_what_was_asked_for() -> None:
+    """What a build left in the source tree, or a path in the wrong order, must not go unnoticed."""
+    assert ("TEST_COMPILED" in os.environ) == COMPILED, protocol.__file__
+
+
+@pytest.mark.parametrize("path", HOOKS["mypyc"]["include"])
+def test_all_that_is_to_be_compiled_is(path: str) -> None:
+    assert (ROOT / path).exists()
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    assert str(module.__file__).endswith(".so" if COMPILED else ".py")
