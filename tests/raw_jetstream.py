@@ -124,9 +124,13 @@ class JetStream:
                     await self._client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", pull, None, inbox)
                     asked += _PULL_BATCH
                 for message in (await replies.next(_PULL_EXPIRES), *replies.waiting()):
-                    if message.status:
+                    if message.status == "503" and not messages:
+                        # In a cluster, our server has yet to hear that the consumer listens: ask again.
+                        asked -= _PULL_BATCH
+                    elif message.status:
                         raise RawNatsError(f"reading {stream} broke off: {message.header_block!r}")
-                    messages.append(_stored(message))
+                    else:
+                        messages.append(_stored(message))
         finally:
             with trio.move_on_after(1, shield=True):
                 await replies.unsubscribe()

@@ -17,11 +17,9 @@ from tests.resilience.chaos.verdict import out_of_order
 from tests.servers import Cluster, cluster
 from tests.watch import Watch, assert_alive, eventually, settings, stream_route, watched
 
-STEP_DOWN_WITHIN = 3.0
-"""Seconds without a PubAck when a leader hands over; one that is killed has to be missed first."""
-
-KILLED_WITHIN = 20.0
-"""An election starts 4 to 9 s after the leader's last sign of life, and may have to be held again."""
+WITHIN = 20.0
+"""Seconds without a PubAck. A handover takes 0.3 s. One that is missed, as on a busy machine, and the death of a leader
+take an election: it starts 4 to 9 s after the last sign of life, and may have to be held again."""
 
 PAUSE = 0.02
 CHUNK = 10
@@ -40,10 +38,10 @@ async def kill_leader(group: Cluster, stream: str) -> None:
 
 @pytest.mark.parametrize("stream", ["SINK", "SOURCE"])
 @pytest.mark.parametrize(
-    ("depose", "messages", "within"),
+    ("depose", "messages"),
     [
-        (step_down, 1_000, STEP_DOWN_WITHIN),
-        pytest.param(kill_leader, 6_000, KILLED_WITHIN, marks=[pytest.mark.nightly, pytest.mark.timeout(180)]),
+        (step_down, 1_000),
+        pytest.param(kill_leader, 6_000, marks=[pytest.mark.nightly, pytest.mark.timeout(180)]),
     ],
     ids=["stepped down", "killed"],
 )
@@ -52,7 +50,6 @@ async def test_a_leader_that_goes_costs_time_and_nothing_else(
     stream: str,
     depose: Callable[[Cluster, str], Awaitable[None]],
     messages: int,
-    within: float,
 ) -> None:
     spy, watch = Spy(), Watch()
     async with cluster(tmp_path) as group:
@@ -83,7 +80,7 @@ async def test_a_leader_that_goes_costs_time_and_nothing_else(
     assert len(arrived) == messages, "stored twice"
     assert not sum(live.routes[0].failed.values())
     assert out_of_order(range(messages), arrived) == []
-    assert spy.longest_gap < within
+    assert spy.longest_gap < WITHIN
 
 
 async def _fill(group: Cluster, messages: int) -> None:
