@@ -17,7 +17,7 @@ from router_trio.nats.control import BorrowedTransport, client_died, forget_inbo
 from router_trio.nats.dial import abandon, address, open_stream
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.pubacks import PubAcks
-from router_trio.nats.wire import Wire
+from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.operation import Operation
 from router_trio.settings import ConnectionSettings
 
@@ -157,6 +157,7 @@ class NatsLink:
             self._client_deaf = False
             forget_inbox(self._client)
         found = await ensure_consumer(self._client, spec)
+        self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(protocol.text(inbox), deliver)
