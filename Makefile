@@ -28,10 +28,10 @@ lint: $(READY)  ## Style, types and the direction of imports
 test: lint  ## All checks and tests that are quick
 	$(BIN)/pytest -m "not nightly" -n 2
 
-$(COMPILED)/.built: $(READY) $(shell find router_trio -name '*.py')  # the package with its data plane compiled
+$(COMPILED)/.built: $(READY) $(shell find router_trio -name '*.py')
 	rm -rf $(COMPILED)
-	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 HATCH_BUILD_CLEAN_HOOKS_AFTER=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--no-deps --target $(COMPILED) .
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 HATCH_BUILD_CLEAN_HOOKS_AFTER=1 \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) .
 	@touch $@
 
 compiled: $(COMPILED)/.built  ## Build the package with its data plane compiled; needs a C compiler

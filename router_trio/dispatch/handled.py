@@ -45,7 +45,7 @@ class HandledBatch:
             except Exception as error:
                 self._failed(error, self._delivery(raw))
                 continue
-            kind = type(answer)
+            kind = type(answer)  # a name for it, or mypyc would take the payload for bytes before that is looked at
             if kind is Blocked:
                 self.flush()
                 return self._blocked(answer, message, self._delivery(raw))

@@ -20,8 +20,7 @@ Everything shares the processors of this machine: load generator, nats-server an
 
 - `router_trio` is the real command, with metrics on, 1 % of the messages sampled and their spans sent to a collector on
   this machine, the default configuration otherwise, and every message in the ledger: fenced or acked.
-- `router_trio_compiled` is the same with its data plane compiled (`make compiled bench`), see
-  [how](how-to/compile.md).
+- `router_trio_compiled` is the same with [its data plane compiled](how-to/compile.md).
 - `raw` is no router: a Trio loop on a socket, without books, fences, errors or headers. It is the limit.
 - `nats_py` is nats-py on asyncio, a callback that publishes; for streams `fetch(500)`, `publish_async`, ack.
   It confirms no core publish. `faststream`, `natsio` and `mq_bridge` (Rust) are used as their documentation shows.
