@@ -43,7 +43,7 @@ test-compiled: compiled  ## The tests of what is compiled, on it
 test-nightly: $(READY)  ## Long chaos, soak and performance figures
 	$(BIN)/pytest -m nightly --timeout 1800
 
-bench: $(READY)  ## Measure against peers; QUICK=1 for the essential figures only
+bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=1 for the essential figures only
 	$(BIN)/python -m tests.performance.benchmarks $(if $(QUICK),--quick,--write)
 
 docs: $(READY)  ## Render the documentation into site/

@@ -102,8 +102,7 @@ class _Span:
 
     def fail(self, error_type: str, detail: str) -> None:
         self.attributes["error.type"] = error_type
-        # What a message made a handler say may be no UTF-8, and would cost every span that is exported with this one.
-        self.status = Status(StatusCode.ERROR, detail.encode("utf-8", "replace").decode())
+        self.status = _error(detail)
 
 
 class SpansOfMessage:
@@ -187,4 +186,9 @@ def _attributes(operation: str, template: str, size: int) -> dict[str, Any]:
 def fail(span: Span, error_type: str, detail: str) -> None:
     """Mark one of the SDK's spans as failed: the SDK does that only for exceptions that pass through it."""
     span.set_attribute("error.type", error_type)
-    span.set_status(Status(StatusCode.ERROR, detail))
+    span.set_status(_error(detail))
+
+
+def _error(detail: str) -> Status:
+    # What a message made a handler say may be no UTF-8, and would cost every span that is exported with its own.
+    return Status(StatusCode.ERROR, detail.encode("utf-8", "replace").decode())

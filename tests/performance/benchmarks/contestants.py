@@ -110,7 +110,6 @@ CONTESTANTS = {
 
 def taking_part(kind: str, *, essential: bool) -> list[Contestant]:
     """Those that can do a kind of job; only router_trio, nats-py and the limit if that is to be enough."""
-    some = ["router_trio", "nats_py", "raw"] if essential else [*CONTESTANTS]
-    if not COMPILED.exists() and not essential:
-        some.remove("router_trio_compiled")
-    return [CONTESTANTS[name] for name in some if kind in CONTESTANTS[name].kinds]
+    some = ("router_trio", "nats_py", "raw") if essential else tuple(CONTESTANTS)
+    absent = () if COMPILED.exists() else ("router_trio_compiled",)
+    return [CONTESTANTS[name] for name in some if kind in CONTESTANTS[name].kinds and name not in absent]

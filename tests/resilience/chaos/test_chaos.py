@@ -7,7 +7,8 @@ import pytest
 from tests.resilience.chaos.faults import FAULTS
 from tests.resilience.chaos.run import run_seed
 from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, Kind, draw
-from tests.resilience.chaos.verdict import HEAD, out_of_order, row
+from tests.resilience.chaos.spy import Spy
+from tests.resilience.chaos.verdict import HEAD, out_of_order, row, were_in_flight
 
 FEW = [(1, "stream", 500), (2, "stream", 1000), (7, "stream", 500), (14, "stream", 500)]
 FEW_CORE = [(0, "core", 500), (8, "core", 1000), (13, "core", 500), (15, "core", 500)]
@@ -45,3 +46,24 @@ def test_order_is_judged_by_subject_and_by_first_arrival() -> None:
     accepted = [0, 1, 10, 11, 20, 21]
     assert out_of_order(accepted, [1, 0, 11, 10, 10, 0, 20, 21]) == []
     assert out_of_order(accepted, [0, 20, 10, 1]) == [10]
+
+
+@pytest.mark.parametrize(
+    ("sent", "faults", "in_order"),
+    [
+        ([1, 11, 1], ["no_publish"], True),  # 1 was refused, the refusal died with the link, and 1 is sent again
+        ([1, 11, 1], ["cut"], False),  # nobody refuses anything: 11 can't have arrived without 1
+        ([11, 1, 1], ["no_publish"], False),  # sent out of order
+        ([1, 1, 11], ["no_publish"], False),  # 11 was sent when it was known that 1 had to be sent again
+        ([1, 11], ["no_publish"], False),  # never sent again: then a server has lost it, or took them out of order
+    ],
+)
+def test_only_what_was_sent_before_a_refusal_was_known_may_overtake(
+    sent: list[int], faults: list[str], in_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10))
+    monkeypatch.setattr("trio.current_time", lambda: float(next(clock)))
+    spy = Spy()
+    for message in sent:
+        spy.takes(b"#%d;" % message)
+    assert were_in_flight(spy, faults, 1, [11]) is in_order

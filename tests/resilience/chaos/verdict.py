@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tests.raw_jetstream import StoredMessage
 from tests.resilience.chaos.scene import Scene
 from tests.resilience.chaos.schedule import Schedule
-from tests.resilience.chaos.spy import numbers
+from tests.resilience.chaos.spy import Spy, numbers
 
 MAY_DIE_WITH_THE_SERVER = 1.0
 """Seconds before a server's end in which it may have taken a core publish, said so, and stored nothing. A fence proves
@@ -77,7 +77,7 @@ def judge(
         if poisoned < 0:
             broken.append(f"received {scene.received}, but the links gave {len(accepted)}")
     late = overtaken(accepted, arrived)
-    wrong = [one for one, before in late if not _were_in_flight(scene, one, before)]
+    wrong = [one for one, before in late if not were_in_flight(scene.spy, scene.schedule.faults, one, before)]
     # What is too large comes again later, and nobody waits for it: what is behind it would not fail.
     too_large = scene.failed["too_large"] if scene.schedule.kind == "stream" else 0
     # Without leave to answer the stream, a router can't ask again for what went astray before it takes what is new.
@@ -116,15 +116,14 @@ def overtaken(accepted: Sequence[int], arrived: Sequence[int]) -> list[tuple[int
     return late
 
 
-def _were_in_flight(scene: Scene, late: int, before: Sequence[int]) -> bool:
+def were_in_flight(spy: Spy, faults: Collection[str], late: int, before: Sequence[int]) -> bool:
     """Whether all that overtook a message were sent after it, and before the router heard that this one was refused.
 
     The refusal may have been over by then: a server that refuses one and takes the next gives no other choice. A
     refusal that dies with its link is never heard: the router learns of it by having to send the message again.
     """
-    spy = scene.spy
     heard = spy.first_refused_at.get(late)
-    if heard is None and "no_publish" in scene.schedule.faults:
+    if heard is None and "no_publish" in faults:
         heard = spy.taken_again_at.get(late)
     sent = spy.first_taken_at
     return heard is not None and all(sent[late] <= sent[one] <= heard for one in before)
