@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from router_trio import Live, Receipt
+from router_trio.connection import HAND_OVER_WITHIN
 from router_trio.embedded import HOST, reserve_port
 from router_trio.errors import AuthorizationError, CertificateError, LinkError, PublishError, SourceError
 from router_trio.link import ConsumerSpec
@@ -516,7 +517,8 @@ async def test_a_server_that_does_not_speak_is_given_up_in_time(lines: Sequence[
 
 
 async def test_a_cluster_is_discovered_and_a_lame_duck_is_left_without_a_loss(tmp_path: Path) -> None:
-    grace = 'lame_duck_grace_period: "2s"\nlame_duck_duration: "30s"\n'
+    # It closes nothing before the router has waited, if it must, for PubAcks that went with the stream's leader.
+    grace = f'lame_duck_grace_period: "{HAND_OVER_WITHIN + 2:g}s"\nlame_duck_duration: "30s"\n'
     async with cluster(tmp_path, config=grace) as group:
         first = group.servers[0]
         async with connect(group.urls[1]) as client:
