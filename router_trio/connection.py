@@ -13,7 +13,6 @@ import trio
 
 from router_trio.attempts import Attempts
 from router_trio.backoff import Attempt
-from router_trio.departures import Departures
 from router_trio.errors import LinkError
 from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
 from router_trio.link import Connect, Link
@@ -47,7 +46,6 @@ class Connection:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
-        self.departures = Departures(self.outbox)
         # What a link tells of publishes is the outbox's business alone (see `link.LinkListener`).
         self.acked = self.outbox.acked
         self.ack_refused = self.outbox.ack_refused

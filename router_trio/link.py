@@ -9,10 +9,10 @@ Messages cross this port in batches, as raw tuples (`protocol.RawMessage`), neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from router_trio.errors import LinkError
 from router_trio.message import PubAck
@@ -24,6 +24,31 @@ Deliver = Callable[[list[RawMessage]], None]
 
 The list is the link's, which empties it afterwards.
 """
+
+
+class Arrivals(list[RawMessage]):
+    """What came for one subscription and has yet to be delivered. `key` is what the subscription was made with."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: Any, messages: Iterable[RawMessage] = ()) -> None:
+        super().__init__(messages)
+        self.key = key
+
+
+DeliverTogether = Callable[[Sequence[Arrivals]], None]
+"""Takes what came at one time for several subscriptions, as `Deliver` does for one.
+
+Nothing came for one that has ended meanwhile.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Makes a subscription one of those that `deliver` is called for. `key` tells them apart."""
+
+    deliver: DeliverTogether
+    key: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +169,7 @@ class Link(Protocol):
     async def fence(self) -> None:
         """Returns when the server has processed everything that was sent before this call."""
 
-    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> Subscription:
+    async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> Subscription:
         """Subscribe; returns when the server has it. Raises `SourceError` when the server refuses."""
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:

@@ -6,10 +6,13 @@ accepted one after the other: they stay together for as long as nothing happens 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import ClassVar, Protocol
 
-from router_trio.message import Fate
+from router_trio.message import FENCED, Fate
+from router_trio.states import DURATION_BOUNDS, Histogram
 
 
 class Owner(Protocol):
@@ -20,6 +23,78 @@ class Owner(Protocol):
 
         Called exactly once for each message. `now` is the time of the outbox's clock, in seconds.
         """
+
+
+class CountedOwner:
+    """An owner that is not called for what is fenced together: `fenced` gets how many that is, and how long it took.
+
+    With a thousand routes each owns about one frame of a batch, and the call would cost more than what it does.
+    """
+
+    __slots__ = ("fenced",)
+
+    def __init__(self, fenced: Histogram) -> None:
+        self.fenced = fenced
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `Owner`. For what has another fate, or was fenced by itself."""
+        raise NotImplementedError
+
+
+class Runs:
+    """Whose the frames of a batch are: `owners[i]` has the next `counts[i]` of them."""
+
+    __slots__ = ("counts", "owners")
+
+    def __init__(self, owners: list[Owner], counts: list[int]) -> None:
+        self.owners = owners
+        self.counts = counts
+
+    def extend(self, others: Runs) -> None:
+        """Those of further frames."""
+        self.owners += others.owners
+        self.counts += others.counts
+
+    def each(self) -> Iterator[Owner]:
+        """The owner of each frame."""
+        return (owner for owner, count in zip(self.owners, self.counts, strict=True) for _ in range(count))
+
+    def single_out(self, indexes: Sequence[int], replaced: Callable[[int, Owner], Owner]) -> None:
+        """Give some frames owners of their own: of each, `replaced` is told index and owner. `indexes` are in order."""
+        if not indexes:
+            return
+        owners, counts = self.owners, self.counts
+        ends = [*accumulate(counts)]
+        # From the last one on, so that the places before it stay what they are.
+        for index in reversed(indexes):
+            run = bisect_right(ends, index)
+            owner = owners[run]
+            own = replaced(index, owner)
+            if counts[run] == 1:
+                owners[run] = own
+                continue
+            before, after = index - ends[run] + counts[run], ends[run] - index - 1
+            cut = [(owner, before), (own, 1), (owner, after)]
+            owners[run : run + 1] = [one for one, count in cut if count]
+            counts[run : run + 1] = [count for _, count in cut if count]
+            ends[run] = index
+
+    def settle(self, operation: Operation, fate: Fate, now: float) -> None:
+        """Tell all owners the fate of the batch that they have frames of."""
+        if fate is not FENCED:
+            for owner, count in zip(self.owners, self.counts, strict=True):
+                owner.settle(operation, count, fate, now)
+            return
+        seconds = now - operation.accepted_at
+        bucket = bisect_left(DURATION_BOUNDS, seconds)
+        for owner, count in zip(self.owners, self.counts, strict=True):
+            if isinstance(owner, CountedOwner):
+                # `Histogram.record`, of which the bucket is the same for all.
+                fenced = owner.fenced
+                fenced.counts[bucket] += count
+                fenced.total += seconds * count
+            else:
+                owner.settle(operation, count, fate, now)
 
 
 class Operation:
@@ -110,9 +185,9 @@ class OperationWithAck(CoreOperation):
 
 
 class OperationBatch(Operation):
-    """Core publishes with consecutive numbers, all accepted while connected. `owners` and `counts` go by their runs."""
+    """Core publishes with consecutive numbers, all accepted while connected."""
 
-    __slots__ = ("_frames", "_owners", "count", "size")
+    __slots__ = ("_frames", "_runs", "count", "size")
 
     size: int
 
@@ -121,15 +196,15 @@ class OperationBatch(Operation):
         self.count = 0
         self.size = 0
         self._frames: list[bytes] = []
-        self._owners: list[tuple[Owner, int]] = []
+        self._runs = Runs([], [])
 
-    def extend(self, order: int, frames: Sequence[bytes], size: int, owners: Sequence[tuple[Owner, int]]) -> None:
-        """Add frames of `size` bytes in all, the last of which has this number; `owners` have so many of them each."""
+    def extend(self, order: int, frames: Sequence[bytes], size: int, runs: Runs) -> None:
+        """Add frames of `size` bytes in all, the last of which has this number."""
         self.order = order
         self.count += len(frames)
         self.size += size
         self._frames += frames
-        self._owners += owners
+        self._runs.extend(runs)
 
     def append(self, order: int, frame: bytes, size: int, owner: Owner) -> None:
         """Add one frame of `size` bytes, which has this number."""
@@ -137,7 +212,8 @@ class OperationBatch(Operation):
         self.count += 1
         self.size += size
         self._frames.append(frame)
-        self._owners.append((owner, 1))
+        self._runs.owners.append(owner)
+        self._runs.counts.append(1)
 
     @property
     def frame(self) -> bytes:
@@ -146,14 +222,12 @@ class OperationBatch(Operation):
 
     def split(self) -> list[Operation]:
         """See `Operation`."""
-        owners = (owner for owner, count in self._owners for _ in range(count))
         first = self.order - self.count + 1
         return [
             CoreOperation(first + index, frame, owner=owner, accepted_at=self.accepted_at, clean=self.clean)
-            for index, (frame, owner) in enumerate(zip(self._frames, owners, strict=True))
+            for index, (frame, owner) in enumerate(zip(self._frames, self._runs.each(), strict=True))
         ]
 
     def settle(self, fate: Fate, now: float) -> None:
         """See `Operation`."""
-        for owner, count in self._owners:
-            owner.settle(self, count, fate, now)
+        self._runs.settle(self, fate, now)

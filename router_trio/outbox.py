@@ -14,7 +14,7 @@ from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.lanes import Lanes
 from router_trio.message import Fate, PubAck
-from router_trio.operation import CoreOperation, Operation, OperationWithAck, Owner
+from router_trio.operation import CoreOperation, Operation, OperationWithAck, Owner, Runs
 from router_trio.pending import PendingQueue
 from router_trio.retries import ACK_BUDGET, Retries
 from router_trio.room import Room
@@ -180,21 +180,20 @@ class Outbox:
         self._wake()
         return "queued" if self._books.draining else "sent"
 
-    def offer_frames(self, frames: Sequence[bytes], owners: Sequence[tuple[Owner, int]]) -> None:
+    def offer_frames(self, frames: Sequence[bytes], runs: Runs) -> None:
         """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
 
-        `owners` go by runs: the first so many frames are the first owner's. While connected they stay together: one
-        operation, for as long as nothing happens to them.
+        While connected they stay together: one operation, for as long as nothing happens to them.
         """
         if not frames:
             return
         if self.connected:
             self._order += len(frames)
             self.ledger.accepted += len(frames)
-            self._queue.append_frames(self._order, frames, owners, self._same_time())
+            self._queue.append_frames(self._order, frames, runs, self._same_time())
             self._wake()
             return
-        for frame, owner in zip(frames, (owner for owner, count in owners for _ in range(count)), strict=True):
+        for frame, owner in zip(frames, runs.each(), strict=True):
             try:
                 self.offer(frame, owner=owner)
             except PublishError as error:

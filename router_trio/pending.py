@@ -16,7 +16,7 @@ from itertools import islice
 from math import inf
 from operator import attrgetter
 
-from router_trio.operation import Operation, OperationBatch, OperationWithAck, Owner
+from router_trio.operation import Operation, OperationBatch, OperationWithAck, Owner, Runs
 
 MOST_TOGETHER = 1024
 """Core publishes in one batch, before the last that is added to it."""
@@ -88,15 +88,13 @@ class PendingQueue:
         self.pending_bytes += size
         self.pending += len(operations)
 
-    def append_frames(
-        self, order: int, frames: Sequence[bytes], owners: Sequence[tuple[Owner, int]], accepted_at: float
-    ) -> None:
+    def append_frames(self, order: int, frames: Sequence[bytes], runs: Runs, accepted_at: float) -> None:
         """Put newly accepted core publishes at the tail, the last of them with this number.
 
         What was accepted at the same time just before them is one operation with them.
         """
         size = sum(map(len, frames))
-        self._together(accepted_at).extend(order, frames, size, owners)
+        self._together(accepted_at).extend(order, frames, size, runs)
         self.pending_bytes += size
         self.pending += len(frames)
 

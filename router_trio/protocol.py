@@ -11,6 +11,8 @@ a new subject before an old tail.
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from router_trio.errors import ProtocolError
 
 RawMessage = tuple[bytes, bytes, int, int, bytes]
@@ -23,19 +25,37 @@ MAX_MESSAGE = 64 * 1024 * 1024
 """The server's own upper bound of `max_payload`."""
 
 
+class Inbox(Protocol):
+    """A list of the messages of one subscription."""
+
+    @property
+    def group(self) -> list[Any]:
+        """The list of those inboxes with messages that it is to be in when it has some."""
+
+    def append(self, raw: RawMessage, /) -> None:
+        """A message came."""
+
+    def clear(self) -> None:
+        """Empty it."""
+
+    def __len__(self) -> int:
+        """How many are in it."""
+
+
 class FrameParser:
     """Turns received bytes into messages for known subscriptions, foreign frames and control lines.
 
-    After each `feed`: `inboxes[sid]`, any list, holds the messages that came for a subscription registered there
-    (whoever registers empties it), `touched` has the lists that got some, `foreign` whole frames of other
-    subscriptions as bytes, `control` the other lines (PING, PONG, INFO, -ERR, +OK) without CRLF, in order.
+    After each `feed`: `inboxes[sid]` holds the messages that came for a subscription registered there, its group has
+    all inboxes that got some, and `touched` the groups (whoever registers empties all three); `foreign` has whole
+    frames of other subscriptions as bytes, `control` the other lines (PING, PONG, INFO, -ERR, +OK) without CRLF, in
+    order.
     """
 
     __slots__ = ("_buffer", "_needed", "control", "foreign", "inboxes", "touched")
 
     def __init__(self) -> None:
-        self.inboxes: dict[bytes, list[RawMessage]] = {}
-        self.touched: list[list[RawMessage]] = []
+        self.inboxes: dict[bytes, Inbox] = {}
+        self.touched: list[list[Any]] = []
         self.foreign: list[bytes] = []
         self.control: list[bytes] = []
         self._buffer: list[bytes] = []
@@ -62,7 +82,6 @@ class FrameParser:
         position = 0
         self._needed = 0
         sid_of_run: bytes | None = None
-        append = self.foreign.append  # rebound per run of one subscription; never called before it is
         while True:
             line_end = find(b"\r\n", position)
             if line_end < 0:
@@ -116,10 +135,12 @@ class FrameParser:
                     position = end
                     continue
                 sid_of_run = sid
-                append = inbox.append  # type: ignore[assignment]
                 if not inbox:
-                    self.touched.append(inbox)
-            append((subject, reply, header_size, size, data[start:end]))  # type: ignore[arg-type]
+                    group = inbox.group
+                    if not group:
+                        self.touched.append(group)
+                    group.append(inbox)
+            inbox.append((subject, reply, header_size, size, data[start:end]))
             position = end
 
     def _control_line(self, line: bytes) -> None:

@@ -14,6 +14,7 @@ import trio
 
 from router_trio.connection import Connection
 from router_trio.dispatch.core import CoreRoute
+from router_trio.dispatch.cut_through import CutThrough
 from router_trio.dispatch.handlers import Handler, load_handler
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.routing import Routing
@@ -176,6 +177,9 @@ class _Run:
         self._connections = {
             name: Connection(name, one, connect(name, one), self._emit) for name, one in settings.connections.items()
         }
+        self._cut_through = {
+            name: CutThrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
+        }
         plans = compile_routes(settings.routes, _load_handlers(settings.routes, handlers))
         self._routes: list[Route] = [self._make(plan) for plan in plans]
         self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
@@ -188,8 +192,11 @@ class _Run:
         outlets = [Outlet(destination, self._connections[destination.connection]) for destination in plan.destinations]
         routing = Routing(plan, outlets, state, self._emit, self._telemetry.tracing)
         connection = self._connections[plan.connection]
-        kind = CoreRoute if plan.stream is None else StreamRoute
-        route = kind(routing, connection, self._emit)
+        route: Route
+        if plan.stream is None:
+            route = CoreRoute(routing, connection, self._cut_through[outlets[0].connection.name], self._emit)
+        else:
+            route = StreamRoute(routing, connection, self._emit)
         connection.attach(route)
         return route
 

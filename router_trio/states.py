@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 DISCONNECTED = "disconnected"
 RECONNECTING = "reconnecting"
@@ -74,12 +74,29 @@ class RouteState:
         self.state = STARTING
         self.reason: str | None = None
         self.received = 0
-        self.routed: dict[str, int] = dict.fromkeys(destinations, 0)
         self.failed: Counter[str] = Counter()
         self.filtered = 0
         self.dead_lettered = 0
         self.duplicates = 0
-        self.durations = Histogram(DURATION_BOUNDS)
+        self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)
+        """Messages that each destination has, but those of `forwarded`."""
+        self.elapsed = Histogram(DURATION_BOUNDS)
+        """Seconds from receiving a message to settling it, but those of `forwarded`."""
+        self.forwarded = Histogram(DURATION_BOUNDS)
+        """The same of what was forwarded to the first destination while it arrived: one count says both."""
+
+    @property
+    def routed(self) -> Mapping[str, int]:
+        """Messages that each destination has."""
+        routed = self.delivered.copy()
+        if count := sum(self.forwarded.counts):
+            routed[self.destinations[0]] += count
+        return routed
+
+    @property
+    def durations(self) -> Histogram:
+        """Seconds from receiving a message to settling it."""
+        return self.elapsed + self.forwarded
 
     def enter(self, state: str, reason: str | None = None) -> None:
         """Change the state; `reason` says why it isn't running."""
@@ -110,3 +127,10 @@ class Histogram:
         """Count a value, `count` times."""
         self.counts[bisect_left(self.bounds, value)] += count
         self.total += value * count
+
+    def __add__(self, other: Histogram) -> Histogram:
+        """Both together. Their bounds are the same."""
+        both = Histogram(self.bounds)
+        both.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
+        both.total = self.total + other.total
+        return both

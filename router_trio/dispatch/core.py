@@ -11,7 +11,7 @@ import trio
 
 from router_trio import protocol
 from router_trio.connection import Connection
-from router_trio.dispatch.cut_through import CutThrough
+from router_trio.dispatch.cut_through import CutThrough, CutThroughRoute
 from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
 from router_trio.dispatch.handled import HandledBatch
 from router_trio.dispatch.handlers import Handler, as_messages
@@ -21,23 +21,24 @@ from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
-from router_trio.link import Link
+from router_trio.link import Deliver, Link, Together
 from router_trio.states import RUNNING, STARTING
 
 
 class CoreRoute:
     """One route from a core subscription. `serve` receives, on each link; `run` routes, as long as the router lives."""
 
-    def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
+    def __init__(self, routing: Routing, connection: Connection, cut_through: CutThrough, emit: Emit) -> None:
+        """`cut_through` leads to the connection of the first destination."""
         self.routing = routing
         self.state = routing.state
         self._connection = connection
         only = routing.outlets[0]
         plain = len(routing.outlets) == 1 and not only.destination.jetstream and routing.plan.handler is None
         self._inbox = Inbox(self._overflow)
-        self._deliver = self._received
+        self._deliver: Deliver | Together = self._received
         if plain:
-            self._deliver = CutThrough(routing, connection, self._inbox, self._received).deliver
+            self._deliver = Together(cut_through.deliver, CutThroughRoute(routing, self._inbox, self._received))
         self._in_hand = 0
         self._closing = trio.Event()
         self._intake_over = trio.Event()

@@ -1,12 +1,14 @@
 """Cut-through: what nobody changes or looks at is forwarded while it arrives, without a turn of its route's task.
 
 A message costs a look-up of its subject and a joined frame, whatever route it is for. With a thousand routes each
-message is a batch of its own: what is done here for a batch is written out, and reaches for few other objects.
+message is a batch of its own: so what comes at one time for all of them is forwarded in one go, and offered together.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
 
 import trio
 
@@ -16,129 +18,121 @@ from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.inbox import Inbox
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import MappingError
-from router_trio.link import Deliver
+from router_trio.link import Arrivals, Deliver
 from router_trio.message import FENCED, Fate
-from router_trio.operation import Operation, Owner
+from router_trio.operation import CountedOwner, Operation, Owner, Runs
 from router_trio.protocol import RawMessage
+from router_trio.tracing import Tracing
 
 
 class CutThrough:
-    """One core route's way to its only destination, a core subject. The owner of all that it forwards."""
+    """The way to one connection's outbox of all that is cut through to it."""
 
-    __slots__ = (
-        "_add_frame",
-        "_add_owner",
-        "_behind",
-        "_connection",
-        "_departures",
-        "_durations",
-        "_inbox",
-        "_otherwise",
-        "_outlet",
-        "_prefixes",
-        "_routed",
-        "_routing",
-        "_source",
-        "_state",
-        "_template",
-        "_tracing",
-    )
+    def __init__(self, destination: Connection, tracing: Tracing) -> None:
+        self._connection = destination
+        self._tracing = tracing
+        self._behind: set[CutThroughRoute] = set()
 
-    def __init__(self, routing: Routing, source: Connection, inbox: Inbox, otherwise: Deliver) -> None:
-        """`source` is where messages come from. `otherwise` takes what can't be forwarded now, into `inbox`."""
-        (outlet,) = routing.outlets
-        self._routing = routing
-        self._source = source
-        self._state = routing.state
-        self._durations = routing.state.durations
-        self._routed = routing.state.routed
-        self._tracing = routing.tracing
-        self._inbox = inbox
-        self._behind = False
-        self._otherwise = otherwise
-        self._outlet = outlet
-        self._prefixes = outlet.prefixes
-        self._connection = outlet.connection
-        self._template = outlet.template
-        self._departures = outlet.connection.departures
-        self._add_frame = self._departures.frames.append
-        self._add_owner = self._departures.owners.append
-
-    def deliver(self, batch: list[RawMessage]) -> None:
-        """See `link.Deliver`. What is forwarded leaves when the link has handed out what came with it."""
-        if self._behind or not (self._departures.owners or self._begin()):
-            self._wait(batch)
-            return
-        count = len(batch)
-        self._state.received += count
-        add, prefixes, limit = self._add_frame, self._prefixes, self._connection.max_payload
-        for raw in batch:
-            subject, _, header_size, size, tail = raw
-            try:
-                prefix = prefixes.get(subject) or self._outlet.prefix_for(subject)
-            except MappingError as error:
-                self._fail(raw, "mapping", str(error))
-                count -= 1
-                continue
-            if size > limit:
-                self._fail(raw, "too_large", f"more than the max_payload of {limit} bytes")
-                count -= 1
-            elif header_size:
-                add(b"H" + prefix + tail)
-            else:
-                add(prefix + tail)
-        self._add_owner((self, count))
-
-    def _begin(self) -> bool:
-        """Whether there is room for what comes now. If so, it leaves together."""
-        if self._connection.outbox.crowded:
-            return False
-        self._source.when_handed_out(self._leave)
-        return True
-
-    def _leave(self) -> None:
+    def deliver(self, touched: Sequence[Arrivals]) -> None:
+        """See `link.DeliverTogether`. The keys are `CutThroughRoute`s."""
+        outbox, limit = self._connection.outbox, self._connection.max_payload
+        if self._behind or outbox.crowded:
+            touched = self._let_wait(touched, everything=outbox.crowded)
+        routes: list[CutThroughRoute] = [arrivals.key for arrivals in touched]
+        counts: list[int] = []
+        frames: list[bytes] = []
+        add = frames.append
+        for route, batch in zip(routes, touched, strict=True):
+            count = len(batch)
+            route.state.received += count
+            prefixes = route.prefixes
+            for raw in batch:
+                subject, _, header_size, size, tail = raw
+                try:
+                    prefix = prefixes.get(subject) or route.outlet.prefix_for(subject)
+                except MappingError as error:
+                    route.fail(raw, "mapping", str(error))
+                    count -= 1
+                    continue
+                if size > limit:
+                    route.fail(raw, "too_large", f"more than the max_payload of {limit} bytes")
+                    count -= 1
+                elif header_size:
+                    add(b"H" + prefix + tail)
+                else:
+                    add(prefix + tail)
+            counts.append(count)
+        runs = Runs(list(routes), counts)
         if self._tracing.active:
-            self._departures.single_out(self._tracing.sampled_frames(self._departures.frames), _traced)
-        self._departures.leave()
+            runs.single_out(self._tracing.sampled_frames(frames), partial(_trace, frames))
+        outbox.offer_frames(frames, runs)
 
-    def traced(self, frame: bytes) -> tuple[Owner, bytes]:
-        """A frame of this route is sampled: who follows it from now on, and the frame that tells of it."""
-        raw = protocol.published(frame)
-        delivery = Delivery(self._state, raw, trio.current_time())
-        self._routing.begin(delivery)
-        trace_parent = self._outlet.trace(delivery)
-        owner = delivery.leg(self._template)
-        delivery.done()
-        return owner, self._outlet.traced(raw, trace_parent)
+    def _let_wait(self, touched: Sequence[Arrivals], *, everything: bool) -> list[Arrivals]:
+        """What can't be forwarded now goes into the inboxes of its routes. Returns what can be."""
+        behind = {route for route in self._behind if route.inbox.busy}
+        rest = []
+        for arrivals in touched:
+            route: CutThroughRoute = arrivals.key
+            if everything or route in behind:
+                route.otherwise(arrivals)
+                # Nothing but what goes this way gets into the inbox: until then, it need not be looked at.
+                if route.inbox.busy:
+                    behind.add(route)
+            else:
+                rest.append(arrivals)
+        self._behind = behind
+        return rest
 
-    def _wait(self, batch: list[RawMessage]) -> None:
-        # Nothing but what goes this way gets into the inbox: as long as nothing does, it need not be looked at.
-        self._otherwise(batch)
-        self._behind = self._inbox.busy
 
-    def _fail(self, raw: RawMessage, reason: str, detail: str) -> None:
-        if self._tracing.active and self._tracing.sampled((raw,)):
-            # It fails again, and its trace says so.
-            delivery = Delivery(self._state, raw, trio.current_time())
-            self._routing.begin(delivery)
-            self._routing.forward(delivery)
-            return
-        self._state.failed[reason] += 1
-        self._durations.record(0.0)
-        self._routing.fail(reason, detail)
+class CutThroughRoute(CountedOwner):
+    """One core route to a core subject that only passes on: the owner of all that is cut through for it."""
+
+    __slots__ = ("_routing", "inbox", "otherwise", "outlet", "prefixes", "state")
+
+    def __init__(self, routing: Routing, inbox: Inbox, otherwise: Deliver) -> None:
+        """`otherwise` takes what can't be forwarded when it comes, into `inbox`."""
+        super().__init__(routing.state.forwarded)
+        (self.outlet,) = routing.outlets
+        self.prefixes = self.outlet.prefixes
+        self.state = routing.state
+        self.inbox = inbox
+        self.otherwise = otherwise
+        self._routing = routing
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        if fate is FENCED:
-            self._routed[self._template] += count
-        else:
-            self._state.failed[fate.reason or fate.name] += count
-        # `Histogram.record`, written out.
-        durations = self._durations
         seconds = now - operation.accepted_at
-        durations.counts[bisect_left(durations.bounds, seconds)] += count
-        durations.total += seconds * count
+        if fate is FENCED:
+            self.fenced.record(seconds, count)
+        else:
+            self.state.failed[fate.reason or fate.name] += count
+            self.state.elapsed.record(seconds, count)
+
+    def fail(self, raw: RawMessage, reason: str, detail: str) -> None:
+        """A message is never offered."""
+        routing = self._routing
+        if routing.tracing.active and routing.tracing.sampled((raw,)):
+            # It fails again, and its trace says so.
+            delivery = Delivery(self.state, raw, trio.current_time())
+            routing.begin(delivery)
+            routing.forward(delivery)
+            return
+        self.state.failed[reason] += 1
+        self.state.elapsed.record(0.0)
+        routing.fail(reason, detail)
+
+    def traced(self, frame: bytes) -> tuple[Owner, bytes]:
+        """A frame is sampled: who follows it from now on, and the frame that tells of it."""
+        raw = protocol.published(frame)
+        delivery = Delivery(self.state, raw, trio.current_time())
+        self._routing.begin(delivery)
+        trace_parent = self.outlet.trace(delivery)
+        owner = delivery.leg(self.outlet.template)
+        delivery.done()
+        return owner, self.outlet.traced(raw, trace_parent)
 
 
-def _traced(owner: Owner, frame: bytes) -> tuple[Owner, bytes]:
-    return owner.traced(frame) if isinstance(owner, CutThrough) else (owner, frame)
+def _trace(frames: list[bytes], index: int, owner: Owner) -> Owner:
+    """Put the frame that tells of its trace in the place of one, and return who follows that."""
+    follower, frames[index] = cast(CutThroughRoute, owner).traced(frames[index])
+    return follower

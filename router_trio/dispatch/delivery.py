@@ -58,7 +58,7 @@ class Delivery:
     def settled(self, template: str, fate: Fate, now: float) -> None:
         """An operation to the destination with this template has its fate."""
         if fate.delivered:
-            self.route.routed[template] += 1
+            self.route.delivered[template] += 1
         else:
             self.fail(fate.reason or fate.name)
         if self.trace is not None:
@@ -76,7 +76,7 @@ class Delivery:
         if self.remaining:
             return
         route = self.route
-        route.durations.record((trio.current_time() if now is None else now) - self.received_at)
+        route.elapsed.record((trio.current_time() if now is None else now) - self.received_at)
         if self.reason is not None:
             route.failed[self.reason] += 1
         if self.trace is not None:
@@ -118,14 +118,14 @@ class BatchDelivery:
         """`count` messages are settled at one destination. A message is done when it is at all of them."""
         route = self._route
         if fate.delivered:
-            route.routed[template] += count
+            route.delivered[template] += count
         else:
             route.failed[fate.reason or fate.name] += count
         settled = self._settled
         settled[leg] += count
         everywhere = min(settled) - self._recorded
         if everywhere > 0:
-            route.durations.record(now - self._received_at, everywhere)
+            route.elapsed.record(now - self._received_at, everywhere)
             self._recorded += everywhere
 
 

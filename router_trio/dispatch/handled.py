@@ -16,7 +16,7 @@ from router_trio.dispatch.handlers import Blocked, Handler, answers_of, as_messa
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import RouterError
 from router_trio.message import Message
-from router_trio.operation import Owner
+from router_trio.operation import Owner, Runs
 
 
 class HandledBatch:
@@ -28,7 +28,7 @@ class HandledBatch:
         self._received_at = received_at
         self._outlets = routing.outlets
         self._frames: list[list[bytes]] = [[] for _ in self._outlets]
-        self._followed: list[tuple[int, list[Owner]]] = []
+        self._followed: dict[int, list[Owner]] = {}
         self._together = not any(outlet.destination.jetstream for outlet in self._outlets)
 
     def take(self, messages: Iterable[tuple[protocol.RawMessage, Message]]) -> Awaitable[None] | None:
@@ -116,7 +116,7 @@ class HandledBatch:
             return False
         if delivery.trace is not None:
             size = len(answer.payload)
-            self._followed.append((len(self._frames[0]), [delivery.leg(outlet.template) for outlet in self._outlets]))
+            self._followed[len(self._frames[0])] = [delivery.leg(outlet.template) for outlet in self._outlets]
             frames = [
                 outlet.traced(protocol.published(frame), outlet.trace(delivery, size))
                 for outlet, frame in zip(self._outlets, frames, strict=True)
@@ -138,15 +138,9 @@ class HandledBatch:
         delivery = BatchDelivery(self._routing.state, self._received_at)
         legs = [delivery.leg(outlet.template) for outlet in self._outlets]
         for index, (outlet, leg, frames) in enumerate(zip(self._outlets, legs, self._frames, strict=True)):
-            owners: list[tuple[Owner, int]] = []
-            start = 0
-            for place, followers in self._followed:
-                if start < place:
-                    owners.append((leg, place - start))
-                owners.append((followers[index], 1))
-                start = place + 1
-            if start < len(frames):
-                owners.append((leg, len(frames) - start))
-            outlet.outbox.offer_frames(frames, owners)
+            runs = Runs([leg], [len(frames)])
+            followers = {place: owners[index] for place, owners in self._followed.items()}
+            runs.single_out([*followers], followers.get)
+            outlet.outbox.offer_frames(frames, runs)
             frames.clear()
         self._followed.clear()

@@ -15,7 +15,7 @@ from router_trio.connection import Connection
 from router_trio.dispatch.delivery import Delivery
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
-from router_trio.operation import Owner
+from router_trio.operation import Owner, Runs
 from router_trio.routes import Destination
 from router_trio.subjects import validate_subject
 
@@ -108,7 +108,7 @@ class Outlet:
                 append(b"H" + prefix + tail)
             else:
                 append(prefix + tail)
-        self.outbox.offer_frames(frames, ((owner, len(frames)),))
+        self.outbox.offer_frames(frames, Runs([owner], [len(frames)]))
         return failed
 
     def forward(

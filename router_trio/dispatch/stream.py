@@ -237,9 +237,9 @@ class StreamRoute:
     def _ack_stored(self) -> None:
         stored, self._stored = self._stored, []
         state, now = self.state, trio.current_time()
-        state.routed[state.destinations[0]] += len(stored)
+        state.delivered[state.destinations[0]] += len(stored)
         for received_at, together in groupby(stored, _received_at):
-            state.durations.record(now - received_at, len(list(together)))
+            state.elapsed.record(now - received_at, len(list(together)))
         self._acks.ack(self._hand.delivered(stored))
         self._look()
 

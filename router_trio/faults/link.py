@@ -17,7 +17,17 @@ import trio
 
 from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.faults.kinds import CLOSE_CONNECTION, DELAY, ERROR, TIMEOUT, Fault
-from router_trio.link import Connect, ConsumerSpec, Deliver, Link, LinkListener, PullConsumer, Refusal, Subscription
+from router_trio.link import (
+    Connect,
+    ConsumerSpec,
+    Deliver,
+    Link,
+    LinkListener,
+    PullConsumer,
+    Refusal,
+    Subscription,
+    Together,
+)
 from router_trio.operation import Operation
 
 T = TypeVar("T")
@@ -125,7 +135,7 @@ class FaultyLink:
 
     # --- receiving ---
 
-    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> Subscription:
+    async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> Subscription:
         """See `link.Link.subscribe`."""
         await self._before_subscribing()
         return await self._link.subscribe(subject, deliver, queue=queue)

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 
 from router_trio import protocol
 from router_trio.errors import LinkError, ProtocolError, SourceError, innermost
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal
+from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, Together
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, open_stream
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
@@ -127,7 +127,7 @@ class NatsLink:
 
     # --- receiving ---
 
-    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> _Subscription:
+    async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> _Subscription:
         """See `link.Link.subscribe`."""
         raw = protocol.wire(subject)
         sid = self.wire.subscribe(raw, deliver, protocol.wire(queue or ""))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import trio
 
 from router_trio import protocol
 from router_trio.errors import LinkError
-from router_trio.link import Deliver
+from router_trio.link import Arrivals, Deliver, DeliverTogether, Together
 
 READ_SIZE = 256 * 1024
 """Bytes that are read at once, at most."""
@@ -33,14 +34,24 @@ _PRINTABLE = re.compile(rb"[ -~]+")
 _HARMLESS = (b"invalid subject", b"invalid publish subject", b"permissions violation")
 
 
-class _Arrivals(list[protocol.RawMessage]):
-    """What came for one subscription and is not yet delivered."""
+class _Group(list[Arrivals]):
+    """Of subscriptions that are delivered together, those for which something came."""
 
     __slots__ = ("deliver",)
 
-    def __init__(self, deliver: Deliver) -> None:
+    def __init__(self, deliver: DeliverTogether) -> None:
         super().__init__()
         self.deliver = deliver
+
+
+class _Inbox(Arrivals):
+    """See `protocol.Inbox`."""
+
+    __slots__ = ("group",)
+
+    def __init__(self, key: Any, group: _Group) -> None:
+        super().__init__(key)
+        self.group = group
 
 
 class Wire:
@@ -67,6 +78,7 @@ class Wire:
         self._denied = denied
         self._handed_out = handed_out
         self._parser = protocol.FrameParser()
+        self._groups: dict[DeliverTogether, _Group] = {}
         self._subjects: dict[bytes, bytes] = {}
         self._next_sid = FIRST_SID
         self._out: list[bytes] = []
@@ -134,11 +146,15 @@ class Wire:
         """Somebody else has sent a PING: its PONG is not one of our fences."""
         self._pongs.append(None)
 
-    def subscribe(self, subject: bytes, deliver: Deliver, queue: bytes = b"") -> bytes:
+    def subscribe(self, subject: bytes, deliver: Deliver | Together, queue: bytes = b"") -> bytes:
         """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
         self._next_sid += 1
         sid = b"%d" % self._next_sid
-        self._parser.inboxes[sid] = _Arrivals(deliver)
+        if isinstance(deliver, Together):
+            group = self._groups.setdefault(deliver.deliver, _Group(deliver.deliver))
+            self._parser.inboxes[sid] = _Inbox(deliver.key, group)
+        else:
+            self._parser.inboxes[sid] = _Inbox(deliver, _Group(_deliver_each))
         self._subjects[sid] = subject
         self.send(protocol.subscribe(subject, sid, queue))
         return sid
@@ -161,9 +177,9 @@ class Wire:
             self._forget(sid)
 
     def _forget(self, sid: bytes) -> None:
-        arrivals = self._parser.inboxes.pop(sid, None)
-        if arrivals is not None:
-            arrivals.clear()
+        inbox = self._parser.inboxes.pop(sid, None)
+        if inbox is not None:
+            inbox.clear()
             del self._subjects[sid]
 
     # --- the two tasks ---
@@ -214,10 +230,11 @@ class Wire:
     def _hand_out(self) -> None:
         parser = self._parser
         if parser.touched:
-            for arrivals in parser.touched:
-                if arrivals:  # or its subscription has ended meanwhile
-                    arrivals.deliver(arrivals)  # type: ignore[attr-defined]
+            for group in parser.touched:
+                group.deliver(group)  # type: ignore[attr-defined]
+                for arrivals in group:
                     arrivals.clear()
+                group.clear()
             parser.touched.clear()
             self._handed_out()
         if parser.foreign:
@@ -256,6 +273,12 @@ class Wire:
             self._denied(denied[1].lower(), denied[2], told)
         elif not words.lower().startswith(_HARMLESS):
             raise LinkError(f"the server ended the connection: {told}", reason=_reason(words.lower()))
+
+
+def _deliver_each(group: Sequence[Arrivals]) -> None:
+    for arrivals in group:
+        if arrivals:  # or its subscription has ended meanwhile
+            arrivals.key(arrivals)
 
 
 def _is_for_nats_py(frame: bytes) -> bool:

@@ -17,7 +17,7 @@ import trio
 
 from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.headers import status
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Progress, Refusal
+from router_trio.link import Arrivals, ConsumerSpec, Deliver, DeliverTogether, LinkListener, Progress, Refusal, Together
 from router_trio.message import stored
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage, header_block, payload, text
@@ -37,7 +37,7 @@ IDLE_HEARTBEAT = 5.0
 class FakeSubscription:
     """See `link.Subscription`."""
 
-    def __init__(self, link: FakeLink, deliver: Deliver) -> None:
+    def __init__(self, link: FakeLink, deliver: Deliver | Together) -> None:
         self.closed = False
         self.deliver = deliver
         self._link = link
@@ -159,7 +159,9 @@ class FakeLink:
 
     # --- receiving ---
 
-    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> FakeSubscription:
+    async def subscribe(
+        self, subject: str, deliver: Deliver | Together, *, queue: str | None = None
+    ) -> FakeSubscription:
         """See `link.Link.subscribe`."""
         subscription = FakeSubscription(self, deliver)
         await self._open(subscription, lambda: self._network.server.subscribe(subject, queue, subscription.receive))
@@ -322,10 +324,20 @@ class FakeLink:
         self._progress.unpark_all()
 
     def _deliver(self, batches: dict[FakeSubscription, list[RawMessage]]) -> None:
+        groups: dict[DeliverTogether, list[Arrivals]] = {}
         for subscription, batch in batches.items():
-            if not subscription.closed:
-                subscription.deliver(batch)
-            batch.clear()
+            deliver = subscription.deliver
+            if subscription.closed:
+                continue
+            if isinstance(deliver, Together):
+                groups.setdefault(deliver.deliver, []).append(Arrivals(deliver.key, batch))
+            else:
+                deliver(batch)
+                batch.clear()
+        for deliver_together, touched in groups.items():
+            deliver_together(touched)
+            for arrivals in touched:
+                arrivals.clear()
         if batches:
             batches.clear()
             self._listener.handed_out()

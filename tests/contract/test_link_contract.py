@@ -5,7 +5,7 @@ Tests that let time pass take `clock`: the fake half runs on an autojump clock, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError, SourceError
 from router_trio.headers import Headers, decode, encode, status
-from router_trio.link import ConsumerSpec, Link, Progress
+from router_trio.link import Arrivals, ConsumerSpec, Link, Progress, Together
 from router_trio.protocol import RawMessage, header_block, payload, publish
 from tests.contract.worlds import (
     PASSWORD,
@@ -200,6 +200,28 @@ async def test_the_listener_hears_when_all_that_came_at_one_time_is_handed_out(w
         # Whatever came in one read is delivered before: one batch for each subscription, and nothing after the end.
         assert listener.events.count("handed out") <= listener.events.count("delivered")
         assert listener.events[0] == "delivered"
+
+
+async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_together(world: World) -> None:
+    first, second, alone = Recorder(), Recorder(), Recorder()
+    calls: list[int] = []
+
+    def together(touched: Sequence[Arrivals]) -> None:
+        calls.append(len(touched))
+        for arrivals in touched:
+            arrivals.key(arrivals)
+
+    async with link_of(world) as link:
+        await link.subscribe("one.*", Together(together, first))
+        await link.subscribe("alone.*", alone)
+        await link.subscribe("two.*", Together(together, second))
+        subjects = (b"one.a", b"two.a", b"alone.a")
+        await link.send([operation(n, subjects[n % 3], b"%d" % n) for n in range(300)])
+        await link.fence()
+    for place, one in enumerate((first, second, alone)):
+        assert [int(payload(raw)) for raw in one.messages] == [*range(place, 300, 3)]
+    assert 2 in calls
+    assert len(calls) < 50
 
 
 async def test_a_raw_message_is_what_the_protocol_module_says(world: World) -> None:

@@ -155,7 +155,7 @@ async def test_status(view: View) -> None:
     main.state.server = "nats://bob:s3cret@127.0.0.1:4222"
     main.outbox.offer(publish(b"a", b"x"))
     route.received, route.dead_lettered = 5, 1
-    route.routed["copy"] = 3
+    route.delivered["copy"] = 3
     route.failed["mapping"] = 1
     async with served(view) as address:
         code, body = await get_json(address, "/status")
@@ -407,7 +407,7 @@ async def open_that_does_not_read(address: Address) -> trio.SocketStream:
 
 def make_page_large(view: View) -> None:
     """More than the buffers of the kernel hold: the write of an answer to a client that does not read hangs."""
-    view.routes[0].routed.update({f"destination.{number}.{'x' * 100_000}": 1 for number in range(150)})
+    view.routes[0].delivered.update({f"destination.{number}.{'x' * 100_000}": 1 for number in range(150)})
 
 
 @pytest.mark.parametrize("how", ["left", "cancelled"])

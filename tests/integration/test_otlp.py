@@ -15,6 +15,7 @@ from router_trio.message import FENCED, Fate
 from router_trio.protocol import FrameParser, RawMessage, publish
 from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
+from tests.inboxes import Inbox
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.unit.telemetry_views import make_view
 
@@ -47,8 +48,7 @@ def telemetry(endpoint: str, *, logs: bool = False) -> Telemetry:
 
 def received(traceparent: str) -> RawMessage:
     parser = FrameParser()
-    inbox: list[RawMessage] = []
-    parser.inboxes[b"1"] = inbox
+    parser.inboxes[b"1"] = inbox = Inbox()
     frame = publish(b"orders.7", b"hello", headers=encode(Headers({"traceparent": traceparent})))
     parser.feed(b"HMSG orders.7 1 " + frame.removeprefix(b"HPUB orders.7 "))
     return inbox[0]

@@ -277,8 +277,8 @@ async def test_a_restart_under_load_goes_on_where_it_was(server: NatsServer, cli
 
     async def run(until: int) -> Watch:
         async with watched(settings(server.url, routes=[STREAM_ROUTE])) as watch:
-            routed = route_of(watch).routed
-            await eventually(lambda: sum(received) + sum(routed.values()) >= until, 20, lambda: (received, routed))
+            route = route_of(watch)
+            await eventually(lambda: sum([*received, *route.routed.values()]) >= until, 20, lambda: str(route.routed))
         return watch
 
     for limit in (1000, 3000, count):

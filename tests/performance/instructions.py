@@ -18,6 +18,7 @@ import router_trio
 from router_trio import Settings, protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.core import CoreRoute
+from router_trio.dispatch.cut_through import CutThrough
 from router_trio.dispatch.handlers import Handler
 from router_trio.dispatch.outlet import Outlet
 from router_trio.dispatch.position import Position
@@ -130,7 +131,8 @@ class Bench:
 
     def core(self, messages: int) -> Callable[[], None]:
         """What comes for the routes in turn, is forwarded, written and fenced."""
-        routes = [CoreRoute(routing, self.connection, lambda event: None) for routing in self.routings]
+        cut_through = CutThrough(self.connection, self._tracing)
+        routes = [CoreRoute(routing, self.connection, cut_through, lambda event: None) for routing in self.routings]
         sids = [self.wire.subscribe(b"in", route._deliver) for route in routes]
         data = b"".join(
             b"MSG in.%04d.%d %b 128\r\n%b\r\n" % (number % len(sids), number % 7, sids[number % len(sids)], BODY)
@@ -149,7 +151,8 @@ class Bench:
 
     def handled(self, messages: int, handler: Handler) -> Callable[[], None]:
         """Messages in hand go through a handler, are written and fenced."""
-        route = CoreRoute(self.routings[0], self.connection, lambda event: None)
+        cut_through = CutThrough(self.connection, self._tracing)
+        route = CoreRoute(self.routings[0], self.connection, cut_through, lambda event: None)
         raws = [_raw(b"in.0000.%d" % (number % 7), b"") for number in range(messages)]
 
         def run() -> None:

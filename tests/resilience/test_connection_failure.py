@@ -178,10 +178,10 @@ async def test_tcp_connection_broken(server: NatsServer, proxy: TcpProxy) -> Non
     async with connect(server.url) as client:
         stream = await source_and_sink(client, count)
         async with watched(settings(proxy.url, routes=[ROUTE])) as watch:
-            routed = watch.router.routes[0].routed
-            await eventually(lambda: sum(routed.values()) > count / 5)
+            route = watch.router.routes[0]
+            await eventually(lambda: sum(route.routed.values()) > count / 5)
             proxy.reset()
-            assert sum(routed.values()) < count, "it was reset too late to prove anything"
+            assert sum(route.routed.values()) < count, "it was reset too late to prove anything"
             await watch.until("NATS_CONNECTION_RESTORED")
             await until_stored(stream, "SINK", count)
             await assert_survived(watch, seen=OUTAGE)
@@ -314,8 +314,8 @@ async def test_consumer_deleted_under_a_route(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client, count)
         async with watched(settings(server.url, routes=[ROUTE])) as watch:
-            routed = watch.router.routes[0].routed
-            await eventually(lambda: sum(routed.values()) > count / 5)
+            route = watch.router.routes[0]
+            await eventually(lambda: sum(route.routed.values()) > count / 5)
             await stream.delete_consumer("SOURCE", "router")
             lost = await watch.until("NATS_SUBSCRIBE_ERROR")
             # A request that waited is told so; one that comes later finds nobody; one that comes in between is lost.

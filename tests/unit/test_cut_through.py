@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.operation import Owner
+from router_trio.operation import Runs
 from router_trio.outbox import Outbox
 from router_trio.room import FORWARDED
 from router_trio.testing import FakeBroker
@@ -20,10 +20,10 @@ def offers(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
     offer_frames = Outbox.offer_frames
 
-    def offered(outbox: Outbox, frames: list[bytes], owners: list[tuple[Owner, int]]) -> None:
+    def offered(outbox: Outbox, frames: list[bytes], runs: Runs) -> None:
         if outbox.connected:
-            seen.append([count for _, count in owners])
-        offer_frames(outbox, frames, owners)
+            seen.append([*runs.counts])
+        offer_frames(outbox, frames, runs)
 
     monkeypatch.setattr(Outbox, "offer_frames", offered)
     return seen

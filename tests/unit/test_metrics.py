@@ -140,9 +140,11 @@ def test_numbers_are_read_when_scraped(page: MetricsPage, view: View) -> None:
     main.outbox.counters.succeeded["publish"] = 7
     eu = view.routes[0]
     eu.received = 11
-    eu.routed["copy"] = 10
-    eu.durations.record(0.004, 9)
-    eu.durations.record(100.0)
+    first, copy = eu.destinations
+    eu.delivered[copy] = 10
+    eu.elapsed.record(0.004, 5)
+    eu.elapsed.record(100.0)
+    eu.forwarded.record(0.004, 4)
     samples = scrape(page)
     assert value(samples, "router_nats_connection_status", connection="main") == 0.5
     assert value(samples, "router_nats_connection_status", connection="edge") == 1
@@ -152,7 +154,8 @@ def test_numbers_are_read_when_scraped(page: MetricsPage, view: View) -> None:
     assert value(samples, "router_nats_publish_total", connection="main") == 7
     labels = {"connection": "main", "route": "eu"}
     assert value(samples, "router_messages_received_total", **labels) == 11
-    assert value(samples, "router_messages_routed_total", **labels, destination="copy") == 10
+    assert value(samples, "router_messages_routed_total", **labels, destination=copy) == 10
+    assert value(samples, "router_messages_routed_total", **labels, destination=first) == 4
     buckets = "router_route_duration_seconds_bucket"
     assert value(samples, buckets, **labels, le="0.0025") == 0
     assert value(samples, buckets, **labels, le="0.005") == 9
@@ -239,13 +242,13 @@ def test_what_telemetry_lets_go_is_counted(page: MetricsPage) -> None:
 
 
 def test_labels_with_quotes_and_backslashes_survive(page: MetricsPage, view: View) -> None:
-    view.routes[0].routed['odd "\\'] = 2
+    view.routes[0].delivered['odd "\\'] = 2
     labels = {"connection": "main", "route": "eu", "destination": 'odd "\\'}
     assert value(scrape(page), "router_messages_routed_total", **labels) == 2
 
 
 def test_more_series_than_the_limit_of_the_sdk(page: MetricsPage, view: View) -> None:
-    view.routes[0].routed.update({f"to.{number}": number for number in range(2500)})
+    view.routes[0].delivered.update({f"to.{number}": number for number in range(2500)})
     labels = {"connection": "main", "route": "eu", "destination": "to.2499"}
     assert value(scrape(page), "router_messages_routed_total", **labels) == 2499
 

@@ -27,7 +27,7 @@ from router_trio.events import (
 )
 from router_trio.ledger import Ledger
 from router_trio.message import FATES, FENCED, Fate, stored
-from router_trio.operation import Operation, OperationWithAck
+from router_trio.operation import Operation, OperationWithAck, Runs
 from router_trio.outbox import MAX_UNFENCED, SAME_TIME, Outbox
 from router_trio.receipt import Receipt
 from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
@@ -84,7 +84,7 @@ class Desk:
 
 
 def offer_frames(desk: Desk, frames: list[bytes], owner: Desk | None = None) -> None:
-    desk.outbox.offer_frames(frames, [(owner or desk, len(frames))])
+    desk.outbox.offer_frames(frames, Runs([owner or desk], [len(frames)]))
 
 
 def connected(**changes: Any) -> Desk:

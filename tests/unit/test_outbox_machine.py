@@ -36,7 +36,7 @@ from router_trio.events import (
 )
 from router_trio.ledger import DROP_REASONS
 from router_trio.message import Fate, stored
-from router_trio.operation import CoreOperation, Operation, OperationWithAck
+from router_trio.operation import CoreOperation, Operation, OperationWithAck, Runs
 from router_trio.outbox import Outbox
 from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER
 from tests.unit.settled import Settled
@@ -311,7 +311,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for order, (subject, frame) in enumerate(zip(subjects, frames, strict=True), first):
             self.publishes[order] = Publish(order, subject, len(frame), False, connected, self.now)
         refused_before, accepted_before = self.refused_frames, outbox.ledger.accepted
-        outbox.offer_frames(frames, [(self, len(frames))])
+        outbox.offer_frames(frames, Runs([self], [len(frames)]))
         refused = self.refused_frames - refused_before
         accepted = outbox.ledger.accepted - accepted_before
         assert accepted + refused == len(frames)

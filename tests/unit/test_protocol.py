@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from router_trio import headers, protocol
 from router_trio.errors import ProtocolError
 from router_trio.protocol import MAX_CONTROL_LINE, MAX_MESSAGE, FrameParser, RawMessage
+from tests.inboxes import Inbox
 
-KNOWN = (b"1", b"27")
+KNOWN = (b"1", b"27", b"4")
+TOGETHER = (b"27", b"4")
 
 # Everything that a server lets pass in a subject, also what is no UTF-8, no printable character or no NATS token.
 SUBJECTS = st.sampled_from(
@@ -65,18 +67,23 @@ class Parsed:
 
 def parse(pieces: list[bytes]) -> Parsed:
     parser = FrameParser()
-    for sid in KNOWN:
-        parser.inboxes[sid] = []
+    together: list[Inbox] = []
+    inboxes = {sid: Inbox(together if sid in TOGETHER else None) for sid in KNOWN}
+    parser.inboxes.update(inboxes)
     parsed = Parsed({sid: [] for sid in KNOWN}, [], [], False)
     for piece in pieces:
         try:
             parser.feed(piece)
         except ProtocolError:
             parsed.failed = True
-        assert sorted(map(id, parser.touched)) == sorted(id(inbox) for inbox in parser.inboxes.values() if inbox)
-        for sid, inbox in parser.inboxes.items():
+        assert len({id(group) for group in parser.touched}) == len(parser.touched)
+        touched = [id(inbox) for group in parser.touched for inbox in group]
+        assert sorted(touched) == sorted(id(inbox) for inbox in inboxes.values() if inbox)
+        for sid, inbox in inboxes.items():
+            assert not inbox or any(group is inbox.group for group in parser.touched)
             parsed.messages[sid] += inbox
             inbox.clear()
+            inbox.group.clear()
         parser.touched.clear()
         if parsed.failed:
             break
@@ -184,12 +191,12 @@ def test_what_is_no_frame_is_an_error(data: bytes) -> None:
 
 def test_what_came_before_the_error_stays() -> None:
     parser = FrameParser()
-    parser.inboxes[b"1"] = []
+    parser.inboxes[b"1"] = inbox = Inbox()
     with pytest.raises(ProtocolError, match="unknown frame b'BOOM'"):
         parser.feed(b"PING\r\nMSG a 1 2\r\nhi\r\nMSG a 9 0\r\n\r\nBOOM\r\n")
     assert parser.control == [b"PING"]
-    assert parser.inboxes[b"1"] == [(b"a", b"", 0, 2, b"2\r\nhi\r\n")]
-    assert parser.touched == [parser.inboxes[b"1"]]
+    assert inbox == [(b"a", b"", 0, 2, b"2\r\nhi\r\n")]
+    assert parser.touched == [[inbox]]
     assert parser.foreign == [b"MSG a 9 0\r\n\r\n"]
 
 
@@ -219,12 +226,12 @@ def test_a_large_message_in_many_pieces() -> None:
 
 def test_an_inbox_that_is_not_emptied_is_named_once() -> None:
     parser = FrameParser()
-    parser.inboxes[b"1"] = []
+    parser.inboxes[b"1"] = inbox = Inbox()
     frame = b"MSG a 1 0\r\n\r\n"
     parser.feed(frame * 2)
     parser.feed(frame)
-    assert parser.touched == [parser.inboxes[b"1"]]
-    assert len(parser.inboxes[b"1"]) == 3
+    assert parser.touched == [[inbox]]
+    assert len(inbox) == 3
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,19 @@ def test_every_destination_of_a_route_is_at_zero_from_the_start() -> None:
     assert sum(state.durations.counts) == 0
 
 
+def test_what_is_cut_through_is_routed_to_the_first_destination_and_took_its_time() -> None:
+    state = states.RouteState("eu", "main", ["a", "b"])
+    state.delivered["a"] = state.delivered["b"] = 2
+    state.elapsed.record(0.3, 2)
+    state.forwarded.record(0.3, 3)
+    state.forwarded.record(70.0)
+    assert state.routed == {"a": 6, "b": 2}
+    assert sum(state.durations.counts) == 6
+    assert state.durations.counts[-1] == 1
+    assert state.durations.total == pytest.approx(0.3 * 5 + 70.0)
+    assert (sum(state.elapsed.counts), sum(state.forwarded.counts)) == (2, 4), "reading adds nothing up"
+
+
 # --- the histogram ---------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from router_trio.telemetry.export import MAX_QUEUED
 from router_trio.telemetry.traceparent import parse, write
 from router_trio.telemetry.traces import Traces, traces_wanted
 from router_trio.tracing import MessageTrace, NoTracing, Tracing
+from tests.inboxes import Inbox
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -30,8 +31,7 @@ SPAN = "b7ad6b7169203331"
 def received(payload: bytes = b"hello", headers: dict[str, str] | None = None) -> RawMessage:
     """A message as the parser hands it out."""
     parser = FrameParser()
-    inbox: list[RawMessage] = []
-    parser.inboxes[b"1"] = inbox
+    parser.inboxes[b"1"] = inbox = Inbox()
     frame = publish(b"orders.7", payload, headers=encode(Headers(headers)))
     word, subject, rest = frame.split(b" ", 2)
     parser.feed((b"HMSG " if word == b"HPUB" else b"MSG ") + subject + b" 1 " + rest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from router_trio.errors import LinkError
+from router_trio.link import Arrivals, Together
 from router_trio.nats.wire import Wire
 from router_trio.protocol import PING, PONG, RawMessage
 
@@ -146,6 +147,27 @@ def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delive
     wire._parser.feed(b"MSG two %b 0\r\n\r\nMSG one %b 0\r\n\r\n" % (second, sid))
     wire._hand_out()
     assert got == [b"one", b"one"]
+
+
+def test_of_what_is_delivered_together_a_subscription_that_has_ended_gets_nothing() -> None:
+    wire = wire_on(SlowStream())
+    got: list[list[tuple[str, list[bytes]]]] = []
+
+    def ends_second(batch: list[RawMessage]) -> None:
+        wire.unsubscribe(sids[1])
+
+    def together(touched: Sequence[Arrivals]) -> None:
+        got.append([(one.key, [raw[0] for raw in one]) for one in touched])
+
+    sids = [wire.subscribe(b"x", Together(together, key)) for key in ("first", "second", "third")]
+    ender = wire.subscribe(b"end", ends_second)
+    frames = [b"MSG end %b 0\r\n\r\n" % ender, *(b"MSG %d %b 0\r\n\r\n" % one for one in enumerate(sids))]
+    wire._parser.feed(b"".join([*frames, frames[1]]))
+    wire._hand_out()
+    assert got == [[("first", [b"0", b"0"]), ("second", []), ("third", [b"2"])]]
+    wire._parser.feed(frames[3] + frames[2] + frames[1])
+    wire._hand_out()
+    assert got[1:] == [[("third", [b"2"]), ("first", [b"0"])]]
 
 
 async def test_who_is_cancelled_while_another_writes_tears_nothing(autojump_clock: MockClock) -> None:

@@ -9,19 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 
 import trio
 
 from router_trio.link import (
+    Arrivals,
     Connect,
     ConsumerSpec,
     Deliver,
+    DeliverTogether,
     Link,
     LinkListener,
     PullConsumer,
     Refusal,
     Subscription,
+    Together,
 )
 from router_trio.message import PubAck
 from router_trio.nats.link import Dialer
@@ -135,6 +139,7 @@ class _Eyes:
         self._link = link
         self._spy = spy
         self._unanswered = unanswered
+        self._seen_together: dict[DeliverTogether, DeliverTogether] = {}
         self.fence = link.fence
         self.ack = link.ack
         self.nak = link.nak
@@ -161,12 +166,22 @@ class _Eyes:
                 self._unanswered.pop(operation.order, None)
         return refusals
 
-    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> Subscription:
-        def seen(batch: list[RawMessage]) -> None:
-            self._spy.received += [found for raw in batch for found in numbers(raw[4])]
-            deliver(batch)
-
+    async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> Subscription:
+        seen: Deliver | Together
+        if isinstance(deliver, Together):
+            together = self._seen_together.setdefault(deliver.deliver, partial(self._delivered, deliver.deliver))
+            seen = Together(together, deliver.key)
+        else:
+            seen = partial(self._delivered_one, deliver)
         return await self._link.subscribe(subject, seen, queue=queue)
+
+    def _delivered_one(self, deliver: Deliver, batch: list[RawMessage]) -> None:
+        self._spy.received += [found for raw in batch for found in numbers(raw[4])]
+        deliver(batch)
+
+    def _delivered(self, deliver: DeliverTogether, touched: Sequence[Arrivals]) -> None:
+        self._spy.received += [found for batch in touched for raw in batch for found in numbers(raw[4])]
+        deliver(touched)
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         def seen(batch: list[RawMessage]) -> None:

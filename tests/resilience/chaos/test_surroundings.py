@@ -179,8 +179,8 @@ async def test_a_full_disk_stops_a_stream_and_loses_nothing(server: NatsServer, 
         async with watched(_two(server.url, full.url)) as watch:
             live = watch.live
             assert live is not None
-            routed = live.routes[0].routed
-            await eventually(lambda: sum(routed.values()) == MESSAGES // 2, 30)
+            route = live.routes[0]
+            await eventually(lambda: sum(route.routed.values()) == MESSAGES // 2, 30)
             filler = small_disk / "filler"
             _fill(filler)
             async with connect(server.url) as client:
@@ -189,7 +189,7 @@ async def test_a_full_disk_stops_a_stream_and_loses_nothing(server: NatsServer, 
             await eventually(lambda: live.ledger()["sink"]["in_flight"] == MESSAGES // 2, 30, live.ledger)
             async with connect(full.url) as client:
                 await client.ping()
-            assert sum(routed.values()) == MESSAGES // 2
+            assert sum(route.routed.values()) == MESSAGES // 2
             filler.unlink()
             await full.restart()
             await eventually(lambda: _all_acked(watch), 40, lambda: f"{live.status()}")

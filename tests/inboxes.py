@@ -1,0 +1,13 @@
+"""Inboxes for a parser (see `protocol.Inbox`)."""
+
+from __future__ import annotations
+
+from router_trio.protocol import RawMessage
+
+
+class Inbox(list[RawMessage]):
+    """One that has a group of its own, or shares one."""
+
+    def __init__(self, group: list[Inbox] | None = None) -> None:
+        super().__init__()
+        self.group: list[Inbox] = [] if group is None else group

@@ -1,0 +1,103 @@
+"""Whose the frames of a batch are, also when some of them get owners of their own, and who is told what."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.message import FENCED, Fate
+from router_trio.operation import CountedOwner, Operation, OperationBatch, Owner, Runs
+from router_trio.states import DURATION_BOUNDS, Histogram
+from tests.compiled import looks_inside
+
+
+@st.composite
+def runs_and_indexes(draw: st.DrawFn) -> tuple[list[int], set[int]]:
+    """How many frames each owner has, and which of all of them are singled out."""
+    counts = draw(st.lists(st.integers(0, 4), max_size=8))
+    total = sum(counts)
+    return counts, draw(st.sets(st.sampled_from(range(total)))) if total else set()
+
+
+@given(runs_and_indexes())
+def test_what_is_singled_out_gets_its_own_owner_and_the_others_keep_theirs(drawn: tuple[list[int], set[int]]) -> None:
+    counts, indexes = drawn
+    runs = Runs([cast(Owner, f"owner {number}") for number in range(len(counts))], [*counts])
+    before = [*runs.each()]
+    assert len(before) == sum(counts)
+    told: dict[int, Owner] = {}
+
+    def replaced(index: int, owner: Owner) -> Owner:
+        told[index] = owner
+        return cast(Owner, f"of {index}")
+
+    runs.single_out(sorted(indexes), replaced)
+    assert told == {index: before[index] for index in indexes}
+    assert [*runs.each()] == [f"of {index}" if index in indexes else owner for index, owner in enumerate(before)]
+    assert sum(runs.counts) == len(before)
+
+
+class Called:
+    """An owner that is told each fate."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, Fate, float]] = []
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        self.told.append((count, fate, now))
+
+
+def counted_owner() -> tuple[CountedOwner, list[tuple[int, Fate, float]]]:
+    """An owner for which what is fenced is counted, and what it is told of the rest."""
+    told = []
+
+    class Counted(CountedOwner):
+        def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+            told.append((count, fate, now))
+
+    return Counted(Histogram(DURATION_BOUNDS)), told
+
+
+def batch_of(*runs: Runs) -> OperationBatch:
+    """A batch that was accepted at 1.0, in as many steps."""
+    batch = OperationBatch(accepted_at=1.0)
+    order = 0
+    for one in runs:
+        order += sum(one.counts)
+        batch.extend(order, [b"PUB a 0\r\n\r\n"] * sum(one.counts), 1, one)
+    return batch
+
+
+@looks_inside
+def test_what_is_fenced_is_counted_or_told_by_who_owns_it() -> None:
+    (counted, told), called = counted_owner(), Called()
+    batch = batch_of(Runs([counted, called], [2, 1]), Runs([counted], [3]))
+    batch.settle(FENCED, 1.004)
+    assert told == []
+    recorded = Histogram(DURATION_BOUNDS)
+    recorded.record(1.004 - 1.0, 5)
+    assert counted.fenced.counts == recorded.counts
+    assert counted.fenced.total == pytest.approx(recorded.total)
+    assert called.told == [(1, FENCED, 1.004)]
+
+
+@looks_inside
+def test_any_other_fate_is_told_to_every_owner() -> None:
+    (counted, told), called = counted_owner(), Called()
+    failed = Fate("failed", "permission_denied")
+    batch_of(Runs([counted, called], [2, 1])).settle(failed, 2.0)
+    assert told == [(2, failed, 2.0)]
+    assert called.told == [(1, failed, 2.0)]
+    assert not any(counted.fenced.counts)
+
+
+@looks_inside
+def test_of_a_batch_in_parts_each_owner_is_told_of_each_part() -> None:
+    (counted, told), called = counted_owner(), Called()
+    for part in batch_of(Runs([counted, called], [2, 1])).split():
+        part.settle(FENCED, 2.0)
+    assert told == [(1, FENCED, 2.0)] * 2
+    assert called.told == [(1, FENCED, 2.0)]
