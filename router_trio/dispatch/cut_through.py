@@ -38,11 +38,11 @@ class CutThrough:
         outbox, limit = self._connection.outbox, self._connection.max_payload
         if self._behind or outbox.crowded:
             touched = self._let_wait(touched, everything=outbox.crowded)
-        routes: list[CutThroughRoute] = [arrivals.key for arrivals in touched]
-        counts: list[int] = []
+        runs = Runs([arrivals.key for arrivals in touched], [])
         frames: list[bytes] = []
         add = frames.append
-        for route, batch in zip(routes, touched, strict=True):
+        for batch in touched:
+            route: CutThroughRoute = batch.key
             count = len(batch)
             route.state.received += count
             prefixes = route.prefixes
@@ -61,8 +61,7 @@ class CutThrough:
                     add(b"H" + prefix + tail)
                 else:
                     add(prefix + tail)
-            counts.append(count)
-        runs = Runs(list(routes), counts)
+            runs.counts.append(count)
         if self._tracing.active:
             runs.single_out(self._tracing.sampled_frames(frames), partial(_trace, frames))
         outbox.offer_frames(frames, runs)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from router_trio import Receipt
+from router_trio.dispatch.core import CoreRoute
+from router_trio.dispatch.cut_through import CutThrough
+from router_trio.link import Arrivals, Together
 from router_trio.operation import Runs
 from router_trio.outbox import Outbox
 from router_trio.room import FORWARDED
 from router_trio.testing import FakeBroker
+from router_trio.tracing import NoTracing
 from tests.compiled import looks_inside
+from tests.performance.instructions import Bench
 from tests.unit.routing_world import core, eventually, to, world
 
 
@@ -44,6 +52,54 @@ async def test_what_comes_at_one_time_for_many_routes_is_one_offer(
         assert [route.received for route in w.live.routes] == [3 if number == 3 else 1 for number in range(10)]
         assert [sum(route.durations.counts) for route in w.live.routes] == [route.received for route in w.live.routes]
         assert w.entry()["settled"] == {"fenced": 12}
+
+
+async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behind_it(
+    autojump_clock: MockClock,
+) -> None:
+    bench = Bench(2)
+    outbox = bench.outbox
+    cut_through = CutThrough(bench.connection, NoTracing())
+    first, second = (CoreRoute(one, bench.connection, cut_through, lambda event: None) for one in bench.routings)
+    inbox = first._inbox
+
+    def deliver(numbers: dict[CoreRoute, int]) -> None:
+        touched = []
+        for route, number in numbers.items():
+            assert isinstance(route._deliver, Together)
+            subject = b"in.%04d.%d" % (number // 100, number)
+            touched.append(Arrivals(route._deliver.key, [(subject, b"", 0, 0, b"0\r\n\r\n")]))
+        cut_through.deliver(touched)
+
+    def left() -> list[int]:
+        """The numbers of the messages that leave now."""
+        return [int(one) for frame in bench.written() for one in re.findall(rb"PUB out\.\d+\.(\d+) ", frame)]
+
+    deliver({first: 1, second: 101})
+    assert left() == [1, 101]
+    outbox.fenced(outbox.mark())
+    while not outbox.crowded:
+        outbox.offer_frames([b"PUB x 0\r\n\r\n"] * 10_000, Runs([Receipt()], [10_000]))
+    deliver({first: 2, second: 102})
+    assert (len(inbox), len(second._inbox)) == (1, 1)
+    while outbox.crowded:
+        assert left() == []
+        outbox.fenced(outbox.mark())
+    second._inbox.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(second.run)
+        await wait_all_tasks_blocked()
+        deliver({first: 3, second: 103})
+        assert len(inbox) == 2, "behind what waits"
+        assert left() == [103]
+        nursery.start_soon(first.run)
+        await wait_all_tasks_blocked()
+        assert left() == [2, 3]
+        deliver({first: 4})
+        assert len(inbox) == 0
+        assert left() == [4], "nothing waits any more"
+        assert not cut_through._behind
+        nursery.cancel_scope.cancel()
 
 
 @looks_inside
