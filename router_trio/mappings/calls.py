@@ -1,0 +1,144 @@
+"""What a token of a mapping's destination calls: from text to a function with its arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router_trio.mappings.pieces import CUTS
+from router_trio.subjects import CONTROL
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_COMMA = re.compile(r",[\t\n\f\r ]*")
+_MIN_INT32, _MAX_INT32 = -(2**31), 2**31 - 1
+
+
+class Refusal(Exception):
+    """Why a token of a destination can't be used: the second half of a sentence that starts with the token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One function with its arguments, as written."""
+
+    name: str
+    indexes: tuple[int, ...]
+    number: int = 0
+    text: str = ""
+
+
+def parse(token: str) -> Call | None:
+    """The function that a token of a destination calls, or None for a token that is meant as it stands."""
+    if token.startswith("$"):
+        index = _integer(token[1:])
+        # Not a number is not an error: tokens such as $JS are common.
+        if index is not None:
+            return Call("wildcard", (index,))
+    if len(token) <= 4 or not (token.startswith("{{") and token.endswith("}}")):
+        _refuse_control(token)
+        return None
+    for name, (pattern, read) in FUNCTIONS.items():
+        found = pattern.search(token)
+        if found is not None:
+            return read(name, _COMMA.split(found[1]))
+    raise Refusal(f"is no function that a mapping knows: use one of {', '.join(FUNCTIONS)}")
+
+
+def _refuse_control(token: str) -> None:
+    control = CONTROL.search(token)
+    if control is not None:
+        raise Refusal(f"holds {control[0]!r}, but subjects have no whitespace or control characters: remove it")
+
+
+def _parse_wildcard(name: str, arguments: list[str]) -> Call:
+    _expect(arguments, 1, 1, "wildcard(INDEX)")
+    return Call(name, (_index(arguments[0]),))
+
+
+def _parse_partition(name: str, arguments: list[str]) -> Call:
+    number = _int32(arguments[0], "number of partitions", wraps=True)
+    return Call(name, tuple(_index(argument) for argument in arguments[1:]), number)
+
+
+def _parse_index_and_number(name: str, arguments: list[str]) -> Call:
+    _expect(arguments, 2, 2, f"{name}(INDEX, NUMBER)")
+    return Call(name, (_index(arguments[0]),), _int32(arguments[1], "number", wraps=False))
+
+
+def _parse_split(name: str, arguments: list[str]) -> Call:
+    _expect(arguments, 2, 2, "split(INDEX, SEPARATOR), where the separator is no comma")
+    if " " in arguments[1]:
+        raise Refusal("has a space in its separator: subjects have none; remove it")
+    return Call(name, (_index(arguments[0]),), text=arguments[1])
+
+
+def _parse_random(name: str, arguments: list[str]) -> Call:
+    _expect(arguments, 1, 1, "random(NUMBER)")
+    return Call(name, (), _int32(arguments[0], "number", wraps=True))
+
+
+def _expect(arguments: list[str], least: int, most: int, usage: str) -> None:
+    count = 0 if arguments == [""] else len(arguments)
+    if count < least:
+        raise Refusal(f"has not enough arguments: write {usage}")
+    if count > most:
+        raise Refusal(f"has too many arguments: write {usage}")
+
+
+def _index(text: str) -> int:
+    index = _integer(text.strip(" "))
+    if index is None:
+        raise Refusal(f"has the invalid argument {text!r}: give a wildcard's number, 1 for the source's first")
+    return index
+
+
+def _int32(text: str, what: str, *, wraps: bool) -> int:
+    number = _integer(text.strip(" "))
+    # The server parses some numbers as 64 bits and cuts them to 32, with a check at the upper end only.
+    if number is None or number > _MAX_INT32 or (number < _MIN_INT32 and not wraps):
+        raise Refusal(f"has the invalid argument {text!r}: give the {what} as an integer of at most {_MAX_INT32}")
+    return (number - _MIN_INT32) % 2**32 + _MIN_INT32
+
+
+def _integer(text: str) -> int | None:
+    """Go's `strconv.Atoi`: a sign and ASCII digits, no spaces or underscores, 64 bits."""
+    if _INTEGER.fullmatch(text) is None:
+        return None
+    digits = text.lstrip("+-").lstrip("0")
+    if len(digits) > len(str(2**63)):  # int() itself raises for thousands of digits
+        return None
+    number = int(digits or "0") * (-1 if text[0] == "-" else 1)
+    return number if -(2**63) <= number < 2**63 else None
+
+
+def positions(call: Call, wildcards: list[int], source: str, plain_source: bool) -> list[int]:
+    """Turn wildcard numbers into positions in the subject."""
+    if plain_source:
+        if call.name in ("random", "partition"):
+            return []
+        raise Refusal(f"needs a wildcard, but the source {source!r} has none: put '*' into the source")
+    for index in call.indexes:
+        if index > len(wildcards):
+            raise Refusal(
+                f"has the wildcard index {index} out of range, the source {source!r} has {len(wildcards)} '*': "
+                "use a smaller index, or put another '*' into the source"
+            )
+    return [wildcards[index - 1] if index >= 1 else 0 for index in call.indexes]
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """How a function is written: the first letter of each of its words in either case, whitespace around its name."""
+    words = re.sub("^[a-z]|[A-Z]", lambda letter: f"[{letter[0].lower()}{letter[0].upper()}]", name)
+    space = r"[\t\n\f\r ]*"
+    return re.compile(rf"\{{\{{{space}{words}{space}\((.*)\){space}\}}\}}")
+
+
+# The order matters: the first that is found anywhere in a token is the one.
+FUNCTIONS: dict[str, tuple[re.Pattern[str], Callable[[str, list[str]], Call]]] = {
+    "wildcard": (_pattern("wildcard"), _parse_wildcard),
+    "partition": (_pattern("partition"), _parse_partition),
+    **{name: (_pattern(name), _parse_index_and_number) for name in CUTS},
+    "split": (_pattern("split"), _parse_split),
+    "random": (_pattern("random"), _parse_random),
+}
