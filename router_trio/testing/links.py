@@ -10,91 +10,25 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
 from typing import TypeVar
 
 import trio
 
 from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.headers import status
-from router_trio.link import Arrivals, ConsumerSpec, Deliver, DeliverTogether, LinkListener, Progress, Refusal, Together
+from router_trio.link import Arrivals, ConsumerSpec, Deliver, DeliverTogether, LinkListener, Refusal, Together
 from router_trio.message import stored
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage, header_block, payload, text
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse
 from router_trio.testing.network import Network
+from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
 
 T = TypeVar("T")
 
 SOCKET_BUFFER = 256 * 1024
 """Bytes that a paused network takes from a link before `send` blocks."""
-
-IDLE_HEARTBEAT = 5.0
-"""Seconds between the signs of life (status 100) of an idle pull request; one of at most two such times has none."""
-
-
-class FakeSubscription:
-    """See `link.Subscription`."""
-
-    def __init__(self, link: FakeLink, deliver: Deliver | Together) -> None:
-        self.closed = False
-        self.deliver = deliver
-        self._link = link
-
-    def receive(self, message: RawMessage) -> None:
-        """For the server: send a message here."""
-        self._link.receive(self, message)
-
-    def close(self) -> None:
-        """See `link.Subscription.close`."""
-        if not self.closed:
-            self.closed = True
-            self._link.unsubscribe(self)
-
-    async def drain(self) -> None:
-        """See `link.Subscription.drain`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
-        if not self.closed:
-            await self._link.unsubscribed(self)
-            self.close()
-
-
-class FakePullConsumer(FakeSubscription):
-    """See `link.PullConsumer`."""
-
-    def __init__(self, link: FakeLink, deliver: Deliver, inbox: bytes) -> None:
-        super().__init__(link, deliver)
-        self.consumer: Consumer | None = None
-        self.progress = Progress(0, range(0), in_use=False)
-        self._inbox = inbox
-
-    @property
-    def ack_wait(self) -> float:
-        """See `link.PullConsumer.ack_wait`."""
-        return self._opened().spec.ack_wait
-
-    @property
-    def stream_created(self) -> str:
-        """See `link.PullConsumer.stream_created`."""
-        return self._opened().stream_created
-
-    def pull(self, batch: int, expires: float) -> None:
-        """See `link.PullConsumer.pull`. Does nothing on a dead link or when closed."""
-        consumer = self._opened()
-        heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
-        if not self.closed:
-            self._link.act(
-                lambda now: consumer.pull(self._inbox, self.receive, batch, now, expires=expires, heartbeat=heartbeat)
-            )
-
-    async def again(self, sequences: Sequence[int]) -> None:
-        """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
-        consumer = self._opened()
-        await self._link.request(lambda now: consumer.again(sequences, now))
-
-    def _opened(self) -> Consumer:
-        assert self.consumer is not None, "whoever makes one sets it"
-        return self.consumer
 
 
 class FakeLink:
@@ -220,19 +154,19 @@ class FakeLink:
     # --- to the server ---
 
     def act(self, action: Callable[[float], object]) -> None:
-        """Have something done at the server when the network gets it there; nothing on a dead link."""
+        """See `subscriptions.Line.act`."""
         self._enqueue(action, 0)
         self._network.settle()
         self.wake()
 
     def unsubscribe(self, subscription: FakeSubscription) -> None:
-        """For a subscription that is closed."""
+        """See `subscriptions.Line.unsubscribe`."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
         self.act(lambda _: self._network.server.unsubscribe(subscription.receive))
 
     async def unsubscribed(self, subscription: FakeSubscription) -> None:
-        """For a subscription that is drained: the server's answer comes behind its last message."""
+        """See `subscriptions.Line.unsubscribed`: the server's answer comes behind that message."""
         await self.request(lambda _: self._network.server.unsubscribe(subscription.receive))
 
     def flush(self) -> None:
@@ -250,7 +184,7 @@ class FakeLink:
             self._out_bytes += size
 
     async def request(self, question: Callable[[float], T]) -> T:
-        """Ask the server, and wait for what it answers. Raises `LinkError` if the link dies meanwhile."""
+        """See `subscriptions.Line.request`."""
         self._check_alive()
         answers: list[T] = []
 
@@ -267,7 +201,7 @@ class FakeLink:
     # --- from the server ---
 
     def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
-        """For a subscription: a message of the server is under way to it."""
+        """See `subscriptions.Line.receive`."""
         if self.death is None:
             self._in.append((subscription, message))
             self.wake()

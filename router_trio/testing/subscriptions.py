@@ -1,0 +1,99 @@
+"""What is subscribed to on a fake link: the link's side of what the fake server keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Protocol, TypeVar
+
+from router_trio.link import Deliver, Progress, Together
+from router_trio.protocol import RawMessage
+from router_trio.testing.consumers import Consumer
+
+T = TypeVar("T")
+
+IDLE_HEARTBEAT = 5.0
+"""Seconds between the signs of life (status 100) of an idle pull request; one of at most two such times has none."""
+
+
+class Line(Protocol):
+    """What a subscription sees of its link."""
+
+    def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
+        """A message of the server is under way to the subscription."""
+
+    def unsubscribe(self, subscription: FakeSubscription) -> None:
+        """The subscription is closed."""
+
+    async def unsubscribed(self, subscription: FakeSubscription) -> None:
+        """Returns when the last message to a subscription that is drained has come."""
+
+    def act(self, action: Callable[[float], object]) -> None:
+        """Have something done at the server when the network gets it there; nothing on a dead link."""
+
+    async def request(self, question: Callable[[float], T]) -> T:
+        """Ask the server, and wait for what it answers. Raises `LinkError` if the link dies meanwhile."""
+
+
+
+class FakeSubscription:
+    """See `link.Subscription`."""
+
+    def __init__(self, link: Line, deliver: Deliver | Together) -> None:
+        self.closed = False
+        self.deliver = deliver
+        self._link = link
+
+    def receive(self, message: RawMessage) -> None:
+        """For the server: send a message here."""
+        self._link.receive(self, message)
+
+    def close(self) -> None:
+        """See `link.Subscription.close`."""
+        if not self.closed:
+            self.closed = True
+            self._link.unsubscribe(self)
+
+    async def drain(self) -> None:
+        """See `link.Subscription.drain`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        if not self.closed:
+            await self._link.unsubscribed(self)
+            self.close()
+
+
+class FakePullConsumer(FakeSubscription):
+    """See `link.PullConsumer`."""
+
+    def __init__(self, link: Line, deliver: Deliver, inbox: bytes) -> None:
+        super().__init__(link, deliver)
+        self.consumer: Consumer | None = None
+        self.progress = Progress(0, range(0), in_use=False)
+        self._inbox = inbox
+
+    @property
+    def ack_wait(self) -> float:
+        """See `link.PullConsumer.ack_wait`."""
+        return self._opened().spec.ack_wait
+
+    @property
+    def stream_created(self) -> str:
+        """See `link.PullConsumer.stream_created`."""
+        return self._opened().stream_created
+
+    def pull(self, batch: int, expires: float) -> None:
+        """See `link.PullConsumer.pull`. Does nothing on a dead link or when closed."""
+        consumer = self._opened()
+        heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
+        if not self.closed:
+            self._link.act(
+                lambda now: consumer.pull(self._inbox, self.receive, batch, now, expires=expires, heartbeat=heartbeat)
+            )
+
+    async def again(self, sequences: Sequence[int]) -> None:
+        """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        consumer = self._opened()
+        await self._link.request(lambda now: consumer.again(sequences, now))
+
+    def _opened(self) -> Consumer:
+        assert self.consumer is not None, "whoever makes one sets it"
+        return self.consumer
