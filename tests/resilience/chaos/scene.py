@@ -18,6 +18,7 @@ import trio
 from router_trio import Live, Settings
 from router_trio.embedded import HOST
 from router_trio.errors import AuthorizationError
+from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.proxy import TcpProxy, background, tcp_proxy
 from tests.raw_jetstream import JetStream, StoredMessage
 from tests.resilience.chaos import load
@@ -38,10 +39,13 @@ SOURCE = "SOURCE"
 class Scene:
     """See `scene`."""
 
-    def __init__(self, schedule: Schedule, server: NatsServer, proxies: Sequence[TcpProxy]) -> None:
+    def __init__(
+        self, schedule: Schedule, server: NatsServer, proxies: Sequence[TcpProxy], collector: OtlpReceiver
+    ) -> None:
         self.schedule = schedule
         self.server = server
         self.proxies = proxies
+        self.collector = collector
         self.spy = Spy()
         self.deaths: list[tuple[float, float]] = []
         """From when to when the server ended: JetStream before the process, and that before it is reaped."""
@@ -161,9 +165,12 @@ class Scene:
         else:
             source |= {"subject": "in.*"}
             to |= {"subject": "out.{{wildcard(1)}}"}
+        telemetry: dict[str, Any] = {"listen": ""}
+        if schedule.sampled:
+            telemetry |= {"otlp_endpoint": self.collector.endpoint, "trace_sample_ratio": schedule.sampled}
         return Settings(
             router={"shutdown_timeout": 0.5},
-            telemetry={"listen": ""},
+            telemetry=telemetry,
             connections={
                 name: {"servers": [proxy.url], **common} for name, proxy in zip(names, self.proxies, strict=True)
             },
@@ -204,7 +211,7 @@ async def scene(schedule: Schedule, directory: Path) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(nats_server(directory, config=config()))
         proxies = [await stack.enter_async_context(tcp_proxy(HOST, server.port)) for _ in range(schedule.connections)]
-        made = Scene(schedule, server, proxies)
+        made = Scene(schedule, server, proxies, await stack.enter_async_context(otlp_receiver()))
         await made.create_sink()
         if schedule.kind == "stream":
             async with load.client(server.url) as client:

@@ -68,7 +68,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """All that a seed decides. `connections` is 2 if the destination has a connection, and a proxy, of its own."""
+    """All that a seed decides. `connections` is 2 if the destination has a connection, and a proxy, of its own.
+
+    `sampled` is the share of the messages that are traced.
+    """
 
     seed: int
     kind: Kind
@@ -78,6 +81,7 @@ class Schedule:
     max_in_flight: int
     network: tuple[Step, ...]
     server: tuple[Step, ...]
+    sampled: float
 
     @property
     def faults(self) -> list[str]:
@@ -103,6 +107,7 @@ def draw(seed: int, kind: Kind, messages: int) -> Schedule:
         max_in_flight=dice.choice((32, 256, 1024)),
         network=_track(dice, NETWORK, dice.randint(2, 4)),
         server=_track(dice, server, dice.randint(2, 3)),
+        sampled=dice.choice((0.0, 0.05, 0.5)),
     )
 
 

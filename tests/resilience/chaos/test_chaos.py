@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from tests.otlp_receiver import ReceivedSpan
 from tests.resilience.chaos.faults import FAULTS
 from tests.resilience.chaos.run import run_seed
 from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, Kind, draw
 from tests.resilience.chaos.spy import Spy
-from tests.resilience.chaos.verdict import HEAD, out_of_order, row, were_in_flight
+from tests.resilience.chaos.verdict import HEAD, out_of_order, row, unfinished_traces, were_in_flight
 
 FEW = [(1, "stream", 500), (2, "stream", 1000), (7, "stream", 500), (14, "stream", 500)]
 FEW_CORE = [(0, "core", 500), (8, "core", 1000), (13, "core", 500), (15, "core", 500)]
@@ -67,3 +70,14 @@ def test_only_what_was_sent_before_a_refusal_was_known_may_overtake(
     for message in sent:
         spy.takes(b"#%d;" % message)
     assert were_in_flight(spy, faults, 1, [11]) is in_order
+
+
+def test_a_trace_is_whole_if_its_message_and_all_its_sends_came_once() -> None:
+    message = ReceivedSpan("process route", "CONSUMER", "t", "1", "", {}, {}, [], 0, "")
+    send = replace(message, name="send out", span_id="2", parent_id="1")
+    failed = replace(message, span_id="3", attributes={"error.type": "mapping"})
+    outage = replace(message, name="nats outage", span_id="4")
+    assert unfinished_traces([message, send, failed, outage]) == []
+    assert "twice" in unfinished_traces([message, send, send])[0]
+    assert "no span" in unfinished_traces([send])[0]
+    assert "neither" in unfinished_traces([message])[0]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from tests.otlp_receiver import ReceivedSpan
 from tests.raw_jetstream import StoredMessage
 from tests.resilience.chaos.scene import Scene
 from tests.resilience.chaos.schedule import Schedule
@@ -76,6 +77,7 @@ def judge(
         poisoned = scene.received - len(accepted)
         if poisoned < 0:
             broken.append(f"received {scene.received}, but the links gave {len(accepted)}")
+    broken += unfinished_traces(scene.collector.spans)
     late = overtaken(accepted, arrived)
     wrong = [one for one, before in late if not were_in_flight(scene.spy, scene.schedule.faults, one, before)]
     # What is too large comes again later, and nobody waits for it: what is behind it would not fail.
@@ -127,6 +129,23 @@ def were_in_flight(spy: Spy, faults: Collection[str], late: int, before: Sequenc
         heard = spy.taken_again_at.get(late)
     sent = spy.first_taken_at
     return heard is not None and all(sent[late] <= sent[one] <= heard for one in before)
+
+
+def unfinished_traces(spans: Sequence[ReceivedSpan]) -> list[str]:
+    """What is wrong with the spans of sampled messages: each comes once, and each send belongs to a message."""
+    broken = []
+    twice = [one for one, times in Counter(span.span_id for span in spans).items() if times > 1]
+    if twice:
+        broken.append(f"spans exported twice: {twice[:5]}")
+    messages = {span.span_id: span for span in spans if span.name.startswith("process ")}
+    sends = [span for span in spans if span.name.startswith("send ")]
+    strays = [span.attributes for span in sends if span.parent_id not in messages]
+    if strays:
+        broken.append(f"{len(strays)} sends whose message has no span: {strays[:3]}")
+    unsent = messages.keys() - {span.parent_id for span in sends}
+    if silent := [messages[one].attributes for one in unsent if "error.type" not in messages[one].attributes]:
+        broken.append(f"{len(silent)} messages that neither failed nor were sent: {silent[:3]}")
+    return broken
 
 
 def stored_twice(scene: Scene, sink: Sequence[StoredMessage]) -> list[str]:
