@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, HANDLED, STREAM, Contestant, taking_part
+from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, HANDLED, ROUTES, STREAM, Contestant, taking_part
 from tests.performance.benchmarks.measure import Figures, Turn, Turns, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 from tests.performance.benchmarks.setting import Setting
@@ -17,6 +17,7 @@ STREAM_MESSAGES = 100_000
 """A second of a stream is expected to bring no more; what comes sooner ends the measurement."""
 SLOWER = {"nats_py": 25_000, "nats_py_uvloop": 35_000}
 """The same for those who need less: filling a stream takes time as well."""
+IN_FLIGHT = (64, 256, 1024, 4096)
 CEILING = "(no router)"
 
 
@@ -60,10 +61,23 @@ async def stream(setting: Setting) -> list[Section]:
         turns[contestant.name] = partial(stream_turn, setting, contestant)
     results = await in_turns(setting.rounds, turns, say=setting.say)
     text = "From one stream on file to another, with Msg-Id and PubAck; the source is acked after the PubAck."
-    return [Section("stream", "Stream to stream, 128 B", text, (RATE, COST, LOST), results)]
+    sections = [Section("stream", "Stream to stream, 128 B", text, (RATE, COST, LOST), results)]
+    return sections if setting.quick else [*sections, await _in_flight(setting)]
 
 
-async def stream_turn(setting: Setting, contestant: Contestant) -> Figures:
+async def _in_flight(setting: Setting) -> Section:
+    """What the number of messages that a route works on at a time does to its rate."""
+    turns: dict[str, Turn] = {name: partial(stream_turn, setting, CONTESTANTS[name]) for name in ("nats_py", "raw")}
+    for most in IN_FLIGHT:
+        source = ROUTES[STREAM].replace("filter =", f"max_in_flight = {most}, filter =")
+        routes = f'[[routes]]\nname = "bench"\n{source}\n'
+        turns[f"router_trio, {most:,}"] = partial(stream_turn, setting, CONTESTANTS["router_trio"], routes=routes)
+    results = await in_turns(setting.rounds, turns, say=setting.say)
+    text = "The same with other values of `max_in_flight`, which is 1,024 by default. `raw` has up to 4,096."
+    return Section("in-flight", "Stream to stream, by messages in flight", text, (RATE, COST, LOST), results)
+
+
+async def stream_turn(setting: Setting, contestant: Contestant, **changes: Any) -> Figures:
     """One measurement from stream to stream."""
     spec = {
         "job": "stream",
@@ -75,7 +89,7 @@ async def stream_turn(setting: Setting, contestant: Contestant) -> Figures:
         "warm_up": 0.5,
         "seconds": setting.seconds,
     }
-    return await routed(spec, contestant, setting.job(STREAM))
+    return await routed(spec, contestant, setting.job(STREAM, **changes))
 
 
 async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, Turns]:
