@@ -258,17 +258,17 @@ class FakeLink:
         self._progress.unpark_all()
 
     def _deliver(self, batches: dict[FakeSubscription, list[RawMessage]]) -> None:
-        groups: dict[DeliverTogether, list[Arrivals]] = {}
+        groups: dict[DeliverTogether, list[tuple[FakeSubscription, Arrivals]]] = {}
         for subscription, batch in batches.items():
             deliver = subscription.deliver
-            if subscription.closed:
-                continue
             if isinstance(deliver, Together):
-                groups.setdefault(deliver.deliver, []).append(Arrivals(deliver.key, batch))
-            else:
+                arrivals = Arrivals(deliver.key, batch)
+                groups.setdefault(deliver.deliver, []).append((subscription, arrivals))
+            elif not subscription.closed:
                 deliver(batch)
-                batch.clear()
-        for deliver_together, touched in groups.items():
+            batch.clear()
+        for deliver_together, members in groups.items():
+            touched = [arrivals for subscription, arrivals in members if not subscription.closed]
             deliver_together(touched)
             for arrivals in touched:
                 arrivals.clear()

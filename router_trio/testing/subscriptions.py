@@ -35,7 +35,6 @@ class Line(Protocol):
         """Ask the server, and wait for what it answers. Raises `LinkError` if the link dies meanwhile."""
 
 
-
 class FakeSubscription:
     """See `link.Subscription`."""
 

@@ -15,7 +15,7 @@ import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError, SourceError
 from router_trio.headers import Headers, decode, encode, status
-from router_trio.link import Arrivals, ConsumerSpec, Link, Progress, Together
+from router_trio.link import Arrivals, ConsumerSpec, Link, Progress, Subscription, Together
 from router_trio.protocol import RawMessage, header_block, payload, publish
 from tests.contract.worlds import (
     PASSWORD,
@@ -222,6 +222,34 @@ async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_tog
         assert [int(payload(raw)) for raw in one.messages] == [*range(place, 300, 3)]
     assert 2 in calls
     assert len(calls) < 50
+
+
+@pytest.mark.parametrize("sent", [(b"end", b"kept.a", b"closed.a"), (b"closed.a", b"kept.a", b"end")])
+async def test_what_is_delivered_together_has_nothing_of_a_subscription_that_another_one_has_closed(
+    world: World, sent: tuple[bytes, ...]
+) -> None:
+    closed, kept = Recorder(), Recorder()
+    subscriptions: list[Subscription] = []
+    before: list[int] = []
+
+    def together(touched: Sequence[Arrivals]) -> None:
+        for arrivals in touched:
+            if arrivals:
+                arrivals.key(arrivals)
+
+    def close(batch: list[RawMessage]) -> None:
+        before.append(len(closed.messages))
+        for subscription in subscriptions:
+            subscription.close()
+
+    async with link_of(world) as link:
+        await link.subscribe("end", close)
+        await link.subscribe("kept.*", Together(together, kept))
+        subscriptions.append(await link.subscribe("closed.*", Together(together, closed)))
+        await link.send([operation(n, subject) for n, subject in enumerate(sent)])
+        await link.fence()
+    assert len(kept.messages) == 1
+    assert [len(closed.messages)] == before, "not after it was closed"
 
 
 async def test_a_raw_message_is_what_the_protocol_module_says(world: World) -> None:
