@@ -36,8 +36,9 @@ class CutThrough:
     def deliver(self, touched: Sequence[Arrivals]) -> None:
         """See `link.DeliverTogether`. The keys are `CutThroughRoute`s."""
         outbox, limit = self._connection.outbox, self._connection.max_payload
-        if self._behind or outbox.crowded:
-            touched = self._let_wait(touched, everything=outbox.crowded)
+        crowded = outbox.crowded
+        if crowded or self._behind:
+            touched = self._let_wait(touched, everything=crowded)
         runs = Runs([arrivals.key for arrivals in touched], [])
         frames: list[bytes] = []
         add = frames.append

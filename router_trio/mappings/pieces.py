@@ -12,14 +12,17 @@ _FNV32_OFFSET, _FNV32_PRIME = 2166136261, 16777619
 
 
 def constant(token: str, tokens: Tokens) -> str:
+    """A token as it stands in the destination."""
     return token
 
 
 def rest(first: int, tokens: Tokens) -> str:
+    """The subject from that token on: what `>` matched."""
     return ".".join(tokens[first:])
 
 
 def from_token(position: int, change: Callable[[str], str], tokens: Tokens) -> str:
+    """One token, changed."""
     return change(tokens[position])
 
 
@@ -36,6 +39,7 @@ def partition(positions: list[int], count: int, tokens: Tokens) -> str:
 
 
 def random_number(random: Callable[[int], int], count: int, tokens: Tokens) -> str:
+    """A number below `count`, of `random`'s choice."""
     return "0" if count == 0 else str(random(abs(count)))
 
 

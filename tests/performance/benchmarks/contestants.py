@@ -21,7 +21,7 @@ ROUTES = {
     CORE: 'from = { subject = "in.*" }\nto = [ { subject = "out.{{wildcard(1)}}" } ]',
     HANDLED: f'handler = "{HANDLER}"\nfrom = {{ subject = "in.*" }}\n'
     'to = [ { subject = "out.{{wildcard(1)}}" } ]',
-    STREAM: 'from = { stream = "IN", durable = "bench", filter = "in.*" }\n'
+    STREAM: 'from.stream = "IN"\nfrom.durable = "bench"\nfrom.filter = "in.*"\n'
     'to = [ { subject = "out.{{wildcard(1)}}", jetstream = true } ]',
 }
 """What router_trio is told for each kind of job."""

@@ -169,19 +169,23 @@ class _Eyes:
     async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> Subscription:
         seen: Deliver | Together
         if isinstance(deliver, Together):
-            together = self._seen_together.setdefault(deliver.deliver, partial(self._delivered, deliver.deliver))
-            seen = Together(together, deliver.key)
+            wrapped = partial(self._delivered_together, deliver.deliver)
+            seen = Together(self._seen_together.setdefault(deliver.deliver, wrapped), deliver.key)
         else:
-            seen = partial(self._delivered_one, deliver)
+            seen = partial(self._delivered, deliver)
         return await self._link.subscribe(subject, seen, queue=queue)
 
-    def _delivered_one(self, deliver: Deliver, batch: list[RawMessage]) -> None:
-        self._spy.received += [found for raw in batch for found in numbers(raw[4])]
+    def _delivered(self, deliver: Deliver, batch: list[RawMessage]) -> None:
+        self._saw(batch)
         deliver(batch)
 
-    def _delivered(self, deliver: DeliverTogether, touched: Sequence[Arrivals]) -> None:
-        self._spy.received += [found for batch in touched for raw in batch for found in numbers(raw[4])]
+    def _delivered_together(self, deliver: DeliverTogether, touched: Sequence[Arrivals]) -> None:
+        for batch in touched:
+            self._saw(batch)
         deliver(touched)
+
+    def _saw(self, batch: list[RawMessage]) -> None:
+        self._spy.received += [found for raw in batch for found in numbers(raw[4])]
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         def seen(batch: list[RawMessage]) -> None:

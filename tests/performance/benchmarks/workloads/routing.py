@@ -69,8 +69,7 @@ async def _in_flight(setting: Setting) -> Section:
     """What the number of messages that a route works on at a time does to its rate."""
     turns: dict[str, Turn] = {name: partial(stream_turn, setting, CONTESTANTS[name]) for name in ("nats_py", "raw")}
     for most in IN_FLIGHT:
-        source = ROUTES[STREAM].replace("filter =", f"max_in_flight = {most}, filter =")
-        routes = f'[[routes]]\nname = "bench"\n{source}\n'
+        routes = f'[[routes]]\nname = "bench"\n{ROUTES[STREAM]}\nfrom.max_in_flight = {most}\n'
         turns[f"router_trio, {most:,}"] = partial(stream_turn, setting, CONTESTANTS["router_trio"], routes=routes)
     results = await in_turns(setting.rounds, turns, say=setting.say)
     text = "The same with other values of `max_in_flight`, which is 1,024 by default. `raw` has up to 4,096."
