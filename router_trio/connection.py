@@ -17,6 +17,7 @@ from router_trio.errors import LinkError
 from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
 from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
+from router_trio.protocol import DEFAULT_CONTROL_LINE
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
@@ -52,6 +53,7 @@ class Connection:
         self.publish_denied = self.outbox.publish_denied
         self.inbox = b"_INBOX.%b" % secrets.token_hex(11).encode()
         self.max_payload = 1024 * 1024
+        self.max_control_line = DEFAULT_CONTROL_LINE
         self.first_attempt_over = trio.Event()
         self._connect = connect
         self._emit = emit
@@ -195,6 +197,7 @@ class Connection:
         self._lame_duck = trio.Event()
         failed_attempts = self._attempts.succeeded(session.server)
         self.max_payload = link.max_payload
+        self.max_control_line = link.max_control_line
         state = self.state
         state.enter(CONNECTED, server=link.server)
         state.last_error = None

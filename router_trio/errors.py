@@ -44,7 +44,15 @@ class SubjectError(RouterError, ValueError):
 
 
 class MappingError(RouterError, ValueError):
-    """A subject mapping can't be compiled, or a subject doesn't match its source."""
+    """A subject mapping can't be compiled, or a message has no subject at a destination.
+
+    `reason` is a short word, fit for a metric label: `mapping`, `reserved_subject`, or `too_large` for a subject that
+    is too long for the server.
+    """
+
+    def __init__(self, message: str, *, reason: str = "mapping") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 # --- the network or a server is at fault ---

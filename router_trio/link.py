@@ -163,6 +163,10 @@ class Link(Protocol):
     def max_payload(self) -> int:
         """The most bytes of headers and payload that the server takes."""
 
+    @property
+    def max_control_line(self) -> int:
+        """The most bytes of a control line that the server takes: see `protocol.control_line_size`."""
+
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
         """Write operations in order; returns when the socket has taken them. Those refused are not written."""
 

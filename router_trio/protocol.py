@@ -21,6 +21,9 @@ RawMessage = tuple[bytes, bytes, int, int, bytes]
 MAX_CONTROL_LINE = 1024 * 1024
 """A server's INFO of a large cluster is long; more than this is no NATS server."""
 
+DEFAULT_CONTROL_LINE = 4096
+"""Bytes of a client's control line that a server takes, unless it says otherwise (`max_control_line`)."""
+
 MAX_MESSAGE = 64 * 1024 * 1024
 """The server's own upper bound of `max_payload`."""
 
@@ -185,6 +188,17 @@ def publish_prefix(subject: bytes) -> bytes:
     return b"PUB %b " % subject
 
 
+def prefixed_subject(prefix: bytes) -> bytes:
+    """The subject of such a start."""
+    return prefix[len(b"PUB ") : -1]
+
+
+def control_line_size(subject: bytes, reply: bytes, header_size: int, size: int) -> int:
+    """How long a server finds the control line of a publish: what stands behind `PUB ` or `HPUB `, without CRLF."""
+    sizes = b" %d %d" % (header_size, size) if header_size else b" %d" % size
+    return len(subject) + (len(reply) + 1 if reply else 0) + len(sizes)
+
+
 def publish(subject: bytes, body: bytes, reply: bytes = b"", headers: bytes = b"") -> bytes:
     """A PUB frame, or HPUB if there is a header block."""
     if reply:
@@ -206,6 +220,11 @@ def published(frame: bytes) -> RawMessage:
 def published_size(frame: bytes) -> int:
     """Headers and payload of a PUB or HPUB frame in bytes: what a server's `max_payload` bounds."""
     return int(frame[: frame.index(b"\r\n")].rsplit(b" ", 1)[1])
+
+
+def line_size(frame: bytes) -> int:
+    """The `control_line_size` of a PUB or HPUB frame."""
+    return frame.index(b"\r\n") - frame.index(b" ") - 1
 
 
 def subscribe(subject: bytes, sid: bytes, queue: bytes = b"") -> bytes:

@@ -17,8 +17,14 @@ from router_trio.message import Fate
 from router_trio.receipt import Receipt
 from router_trio.subjects import validate_subject
 
-REMEMBERED_SUBJECTS = 4096
+REMEMBERED_SUBJECTS = 2048
 """Valid subjects whose check is not repeated."""
+
+SHORT_SUBJECT = 512
+"""Bytes of a subject for which any control line has room."""
+
+MAX_ORDER = 2**64
+"""No operation gets a higher number."""
 
 
 class Publisher:
@@ -123,15 +129,28 @@ class Publisher:
             target = _target(subject)
             body = payload if type(payload) is bytes else _body(payload)
             block = b"" if given is None else header_codec.encode(_headers(given))
-            if with_ack and header_codec.find(block, MESSAGE_ID) is None:
+            if with_ack and not header_codec.find(block, MESSAGE_ID):
                 block = header_codec.replace(block, MESSAGE_ID, new_message_id())
             size = len(block) + len(body)
             if size > self._connection.max_payload:
                 measure(self._connection, size)
+            if len(target) > SHORT_SUBJECT:
+                self._check_line(target, len(block), size, with_ack)
         except PublishError as error:
             self._outbox.not_accepted(with_ack, error.reason, str(error))
             raise
         return target, block, body
+
+    def _check_line(self, target: bytes, header_size: int, size: int, with_ack: bool) -> None:
+        reply = b"%b.%d" % (self._connection.inbox, MAX_ORDER) if with_ack else b""
+        line = protocol.control_line_size(target, reply, header_size, size)
+        limit = self._connection.max_control_line
+        if line > limit:
+            raise PublishError(
+                f"a subject of {len(target)} bytes makes a control line of {line}, more than the {limit} bytes "
+                f"(max_control_line) that the server of connection {self._connection.name!r} takes; shorten it",
+                reason="too_large",
+            )
 
 
 @lru_cache(REMEMBERED_SUBJECTS)

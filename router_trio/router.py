@@ -180,7 +180,7 @@ class _Run:
         self._cut_through = {
             name: CutThrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
         }
-        plans = compile_routes(settings.routes, _load_handlers(settings.routes, handlers))
+        plans = compile_routes(settings, _load_handlers(settings.routes, handlers))
         self._routes: list[Route] = [self._make(plan) for plan in plans]
         self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
         self._sheltered = trio.CancelScope(shield=True)

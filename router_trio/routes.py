@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
+from router_trio.errors import MappingError
 from router_trio.mappings import Mapping
-from router_trio.settings import RouteSettings
-from router_trio.subjects import matches
+from router_trio.settings import DestinationSettings, RouteSettings, Settings
+from router_trio.subjects import matches, reserved_namespace
 
 Handler = Callable[..., Any]
+
+_DIGEST_BYTES = 12
+"""Enough that no two copies of one message get the same id, by chance or on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     """One place that a route sends to. `template` is the configured subject; it labels metrics and spans.
 
-    `id_suffix` is added to the `Nats-Msg-Id` of what goes there: see `compile_routes`.
+    `carries_reply`: the reply subject of a core message goes along. `keep` are the control headers that may pass.
+    `own_ids`: the `Nats-Msg-Id` of a copy is made of its place in the source, whatever the sender has given it.
     """
 
+    route: str
     connection: str
     template: str
     jetstream: bool
     mapping: Mapping
-    id_suffix: str = ""
+    carries_reply: bool
+    keep: tuple[str, ...]
+    own_ids: bool
+    inbox_prefix: str
+
+    def subject_for(self, subject: str) -> str:
+        """Return where a message with this subject goes. Raises `MappingError`."""
+        target = self.mapping.apply(subject)
+        self.check_reserved(target)
+        return target
+
+    def check_reserved(self, target: str) -> None:
+        """Raise `MappingError` (`reserved_subject`) for a subject to which only the configuration may send.
+
+        It was made from what the sender chose, and would be answered by servers, or taken for an answer, with the
+        router's rights.
+        """
+        namespace = reserved_namespace(target, self.mapping.literal_start, self.inbox_prefix)
+        if namespace is not None:
+            raise MappingError(
+                f"the message would go to {target!r}, below {namespace}, which is reserved for NATS itself; begin the "
+                f"destination {self.template!r} with a token of your own, or write {namespace!r} there if it is meant",
+                reason="reserved_subject",
+            )
+
+    def copy_id(self, target: bytes) -> bytes:
+        """Return what tells a copy to this subject from all other copies of its message: the end of its `Nats-Msg-Id`.
+
+        It is made of route, template and subject, so that the same copy has the same id whoever sends it, over
+        whichever connection, before and after a restart. A subject drawn at random tells nothing.
+        """
+        which = [self.route.encode(), self.template.encode(), target if self.mapping.deterministic else b""]
+        digest = blake2b(b"\0".join(which), digest_size=_DIGEST_BYTES).digest()
+        return b":" + urlsafe_b64encode(digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +90,30 @@ class RoutePlan:
         return frozenset(destination.connection for destination in self.destinations)
 
 
-def compile_routes(routes: Sequence[RouteSettings], handlers: dict[str, Handler] | None = None) -> list[RoutePlan]:
-    """Compile validated route settings, in order. `handlers` are those of routes that have one, by route name.
-
-    A copy of a message keeps the message's own `Nats-Msg-Id`, so that streams drop a resend. Two copies into one
-    stream must not look like a resend of each other: on each connection the first JetStream destination of the whole
-    configuration keeps the id as it is, every other one adds its route and position.
-    """
+def compile_routes(settings: Settings, handlers: dict[str, Handler] | None = None) -> list[RoutePlan]:
+    """Compile the routes of validated settings, in order. `handlers` are those of routes that have one, by name."""
     plans = []
-    taken: set[str] = set()
-    for route in routes:
+    for route in settings.routes:
         source = route.source
-        destinations = []
-        for index, to in enumerate(route.to):
-            suffix = ""
-            if to.jetstream:
-                suffix = f":{route.name}:{index}" if to.connection in taken else ""
-                taken.add(to.connection)
-            mapping = source.mapping(to.subject)
-            destinations.append(Destination(to.connection, to.subject, to.jetstream, mapping, suffix))
+        destinations = tuple(_destination(settings, route, to) for to in route.to)
         handler = (handlers or {}).get(route.name)
-        plans.append(RoutePlan(route.name, source.connection, source.pattern, tuple(destinations), route, handler))
+        plans.append(RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler))
     return plans
+
+
+def _destination(settings: Settings, route: RouteSettings, to: DestinationSettings) -> Destination:
+    source = route.source
+    return Destination(
+        route=route.name,
+        connection=to.connection,
+        template=to.subject,
+        jetstream=to.jetstream,
+        mapping=source.mapping(to.subject),
+        carries_reply=to.reply or to.connection == source.connection,
+        keep=tuple(to.headers.keep),
+        own_ids=source.own_ids,
+        inbox_prefix=settings.connections[to.connection].inbox_prefix,
+    )
 
 
 def routes_for(plans: Sequence[RoutePlan], subject: str) -> list[RoutePlan]:

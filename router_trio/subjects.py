@@ -24,6 +24,9 @@ CONTROL = re.compile("[\x00-\x20\x7f]")
 
 WILDCARDS = frozenset({"*", ">"})
 
+INBOX_PREFIX = "_INBOX"
+"""Where clients of NATS have answers sent to, unless told otherwise."""
+
 
 def is_valid_subject(subject: str) -> bool:
     """Whether one can publish to `subject`. Gives False where `validate_subject` raises."""
@@ -118,6 +121,27 @@ def overlaps(a: str, b: str) -> bool:
         if left != right and left != "*" and right != "*":
             return False
     return len(ours) == len(theirs)
+
+
+def reserved_namespace(subject: str, own_start: Sequence[str], inbox_prefix: str) -> str | None:
+    """Return the reserved namespace that a subject is in: `$`, `_INBOX` or `inbox_prefix`; None if it is in none.
+
+    Subjects there are answered by servers, or taken for answers, with the rights of whoever publishes. `own_start` are
+    the tokens at the start that the configuration itself wrote: if those lead there, that is meant.
+    """
+    tokens = subject.split(".")
+    own = 0
+    while own < min(len(tokens), len(own_start)) and tokens[own] == own_start[own]:
+        own += 1
+    if own == 0:
+        if subject[0] == "$":
+            return "$"
+        if tokens[0] == INBOX_PREFIX:
+            return INBOX_PREFIX
+    prefix = inbox_prefix.split(".")
+    if own < len(prefix) and tokens[: len(prefix)] == prefix:
+        return inbox_prefix
+    return None
 
 
 class SubjectTree(Generic[T]):

@@ -16,7 +16,8 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     """Validate a configuration without connecting.
 
     Prints one line for each problem, FILE: key.path: what is wrong, and
-    exits with 78; or one line that all is well. Variables ROUTER_TRIO_...
+    exits with 78; or one line that all is well, behind one for each
+    warning: what works, and is probably not meant. Variables ROUTER_TRIO_...
     are taken into account, and handlers are imported.
 
     For example:
@@ -28,6 +29,10 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     except ConfigurationError as error:
         print(error)
         return outcome.INVALID_CONFIGURATION
+    from router_trio.settings.warnings import warnings
+
+    for warning in warnings(settings):
+        print(f"{config}: {warning.path}: warning: {warning.message}")
     connections, routes = len(settings.connections), len(settings.routes)
     print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')})")
     return outcome.DONE

@@ -62,7 +62,7 @@ def explain(
         block = headers.encode(headers.Headers(_pairs(header)))
     except (SubjectError, PublishError) as error:
         raise outcome.UsageError(str(error)) from None
-    plans = compile_routes(Settings.load(config).routes)
+    plans = compile_routes(Settings.load(config))
     explanation = explain_subject(plans, subject)
     if json:
         print(encoder.dumps(explanation.as_json(), indent=2))
@@ -142,7 +142,7 @@ def explain_subject(plans: Sequence[RoutePlan], subject: str) -> Explanation:
 
 def _sending(destination: Destination, subject: str) -> Sending:
     try:
-        return Sending(destination, destination.mapping.apply(subject))
+        return Sending(destination, destination.subject_for(subject))
     except MappingError as error:
         return Sending(destination, None, str(error))
 

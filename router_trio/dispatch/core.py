@@ -169,8 +169,6 @@ def _forward_each(outlet: Outlet, leg: BatchLeg, batch: list[protocol.RawMessage
     for raw in batch:
         try:
             outlet.forward(raw, leg, leg)
-        except PublishError as error:
+        except (MappingError, PublishError) as error:
             refused.append((error.reason, str(error)))
-        except MappingError as error:
-            refused.append(("mapping", str(error)))
     return refused

@@ -16,8 +16,9 @@ from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.inbox import Inbox
+from router_trio.dispatch.outlet import measure
 from router_trio.dispatch.routing import Routing
-from router_trio.errors import MappingError
+from router_trio.errors import MappingError, PublishError
 from router_trio.link import Arrivals, Deliver
 from router_trio.message import FENCED, Fate
 from router_trio.operation import CountedOwner, Operation, Owner, Runs
@@ -48,20 +49,18 @@ class CutThrough:
             route.state.received += count
             prefixes = route.prefixes
             for raw in batch:
-                subject, _, header_size, size, tail = raw
+                subject, reply, header_size, size, tail = raw
                 try:
-                    prefix = prefixes.get(subject) or route.outlet.prefix_for(subject)
-                except MappingError as error:
-                    route.fail(raw, "mapping", str(error))
+                    prefix = prefixes.get(subject) or route.outlet.address.prefix_for(raw)
+                    if size > limit:
+                        measure(self._connection, size)
+                    elif header_size or reply:
+                        add(route.outlet.carried(raw, prefix))
+                    else:
+                        add(prefix + tail)
+                except (MappingError, PublishError) as error:
+                    route.fail(raw, error.reason, str(error))
                     count -= 1
-                    continue
-                if size > limit:
-                    route.fail(raw, "too_large", f"more than the max_payload of {limit} bytes")
-                    count -= 1
-                elif header_size:
-                    add(b"H" + prefix + tail)
-                else:
-                    add(prefix + tail)
             runs.counts.append(count)
         if self._tracing.active:
             runs.single_out(self._tracing.sampled_frames(frames), partial(_trace, frames))
@@ -93,7 +92,7 @@ class CutThroughRoute(CountedOwner):
         """`otherwise` takes what can't be forwarded when it comes, into `inbox`."""
         super().__init__(routing.state.forwarded)
         (self.outlet,) = routing.outlets
-        self.prefixes = self.outlet.prefixes
+        self.prefixes = self.outlet.address.prefixes
         self.state = routing.state
         self.inbox = inbox
         self.otherwise = otherwise

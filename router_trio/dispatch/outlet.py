@@ -1,6 +1,7 @@
 """One destination of a route, at work: new subjects for old tails, and frames into its connection's outbox.
 
-What a subject maps to is remembered, so that a message costs one dictionary look-up; a mapping with `random` is not.
+Of what a message came with, a copy carries neither the control headers, unless the destination keeps them, nor a reply
+subject of another connection. Its `Nats-Msg-Id` tells which copy it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Protocol
 
 from router_trio import headers, protocol
 from router_trio.connection import Connection
+from router_trio.control_headers import ControlHeaders
+from router_trio.dispatch.address import LONGEST_REMEMBERED, Address
 from router_trio.dispatch.delivery import Delivery
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
@@ -19,15 +22,14 @@ from router_trio.operation import Owner, Runs
 from router_trio.routes import Destination
 from router_trio.subjects import validate_subject
 
-MAX_REMEMBERED = 16_384
-"""Subjects; then the memory starts anew."""
-
 MESSAGE_ID = b"Nats-Msg-Id"
 _IDENTIFIED = b"NATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n"
-EXPECTATIONS = b"\r\nNats-Expected-"
 
-_SUBJECT_AT = len(protocol.publish_prefix(b"")) - 1
-"""Where the subject of a prefix begins; it ends before the last space."""
+_MORE_DIGITS = 24
+"""Bytes that a control line may grow by when a message gets headers or another payload: its two sizes."""
+
+_MORE_WITH_ACK = _MORE_DIGITS + len(f".{2**64} ")
+"""The same with a reply subject for the PubAck, besides the inbox."""
 
 _process = secrets.token_hex(8).encode()
 _numbers = count(1)
@@ -68,65 +70,70 @@ class Outlet:
         self.template = destination.template
         self.connection = connection
         self.outbox = connection.outbox
-        self._suffix = destination.id_suffix.encode()
-        self.prefixes: dict[bytes, bytes] = {}
-        """What is remembered of `prefix_for`."""
-
-    def subject_for(self, subject: bytes) -> bytes:
-        """Where a message with this subject goes. Raises `MappingError`."""
-        prefix = self.prefixes.get(subject) or self.prefix_for(subject)
-        return prefix[_SUBJECT_AT:-1]
-
-    def prefix_for(self, subject: bytes) -> bytes:
-        """The start of a frame to where a message with this subject goes. Raises `MappingError`."""
-        prefix = protocol.publish_prefix(protocol.wire(self.destination.mapping.apply(protocol.text(subject))))
-        if self.destination.mapping.deterministic:
-            if len(self.prefixes) >= MAX_REMEMBERED:
-                self.prefixes.clear()
-            self.prefixes[subject] = prefix
-        return prefix
+        self.address = Address(destination, connection)
+        self._control = ControlHeaders(destination.keep)
+        self._own_ids = destination.own_ids
+        self._carries_reply = destination.carries_reply
 
     def forward_core(self, batch: Sequence[protocol.RawMessage], owner: Owner) -> list[tuple[str, str]]:
-        """Publish a batch from a core subscription as it is: headers, reply and payload are one untouched tail.
+        """Publish a batch from a core subscription: what carries nothing along is its untouched tail.
 
         Returns reason and detail of each message that has no subject here, or is too large.
         """
         failed = []
         frames: list[bytes] = []
         append = frames.append
-        prefixes = self.prefixes
+        prefixes = self.address.prefixes
         limit = self.connection.max_payload
-        for subject, _, header_size, size, tail in batch:
+        for raw in batch:
+            subject, reply, header_size, size, tail = raw
             try:
-                prefix = prefixes.get(subject) or self.prefix_for(subject)
-            except MappingError as error:
-                failed.append(("mapping", str(error)))
-                continue
-            if size > limit:
-                failed.append(("too_large", f"more than the max_payload of {limit} bytes"))
-            elif header_size:
-                append(b"H" + prefix + tail)
-            else:
-                append(prefix + tail)
+                prefix = prefixes.get(subject) or self.address.prefix_for(raw)
+                if size > limit:
+                    measure(self.connection, size)
+                elif header_size or reply:
+                    append(self.carried(raw, prefix))
+                else:
+                    append(prefix + tail)
+            except (MappingError, PublishError) as error:
+                failed.append((error.reason, str(error)))
         self.outbox.offer_frames(frames, Runs([owner], [len(frames)]))
         return failed
+
+    def carried(self, raw: protocol.RawMessage, prefix: bytes) -> bytes:
+        """Return the frame of a core publish of a message with headers or a reply subject, and only what may go along.
+
+        Raises `MappingError` or `PublishError` (`too_large`).
+        """
+        subject, reply, header_size, size, tail = raw
+        if reply:
+            if self._carries_reply:
+                self.address.check_line(len(prefix) - len(b"PUB ") + tail.find(b"\r\n"))
+            else:
+                tail, reply = tail[len(reply) + 1 :], b""
+        if not header_size:
+            return prefix + tail
+        start = len(tail) - 2 - size
+        end = start + header_size
+        if self._control.search(tail, start, end) is None and tail.find(MESSAGE_ID, start, end) < 0:
+            return b"H" + prefix + tail
+        block = self._headers(tail[start:end], None, self.address.ending_for(subject))
+        body = tail[end:-2]
+        measure(self.connection, len(block) + len(body))
+        return protocol.publish(protocol.prefixed_subject(prefix), body, reply=reply, headers=block)
 
     def forward(
         self, raw: protocol.RawMessage, owner: Owner, origin: Origin, trace_parent: bytes | None = None
     ) -> None:
         """Publish one raw message to its mapped subject. Raises `MappingError`, or `PublishError` if refused."""
-        _, _, header_size, size, tail = raw
+        subject, _, header_size, size, tail = raw
         end = len(tail) - 2
         start = end - size
-        self._send(
-            self.subject_for(raw[0]),
-            tail[start : start + header_size],
-            tail[start + header_size : end],
-            owner,
-            origin.message_id,
-            trace_parent,
-            origin.reply,
-        )
+        target = self.address.subject_for(subject)
+        block = tail[start : start + header_size]
+        block = self._headers(block, origin.message_id, self.address.ending_for(subject))
+        reply = origin.reply if self._carries_reply else b""
+        self._send(target, block, tail[start + header_size : end], owner, trace_parent, reply)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
         """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
@@ -137,20 +144,22 @@ class Outlet:
         frames: list[bytes] = []
         owners: list[Delivery] = []
         order = self.outbox.next_order
-        suffix, prefixes = self._suffix, self.prefixes
+        prefixes, endings = self.address.prefixes, self.address.endings
         inbox, limit = self.connection.inbox, self.connection.max_payload
         for delivery in deliveries:
-            subject, _, header_size, size, tail = delivery.raw
+            raw = delivery.raw
+            subject, _, header_size, size, tail = raw
             trace_parent = None if delivery.trace is None else self.trace(delivery)
             try:
-                prefix = prefixes.get(subject) or self.prefix_for(subject)
+                prefix = prefixes.get(subject) or self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
+                ending = endings.get(subject) or self.address.ending_for(subject)
                 start = len(tail) - 2 - size + header_size
                 body = tail[start:]
                 if header_size:
-                    block = self._identified(tail[start - header_size : start], delivery.message_id)
+                    block = self._headers(tail[start - header_size : start], delivery.message_id, ending)
                 else:
                     # What most messages of a stream are like.
-                    block = _IDENTIFIED % (delivery.message_id or new_message_id(), suffix)
+                    block = _IDENTIFIED % (delivery.message_id or new_message_id(), ending)
                 if trace_parent is not None:
                     block = self._with_parent(block, trace_parent, size - header_size)
                 size += len(block) - header_size
@@ -179,16 +188,16 @@ class Outlet:
 
         Raises as `forward`, and `SubjectError` for a bad subject.
         """
-        target, block, reply = self._addressed(message, origin, raw)
-        self._send(target, block, message.payload, owner, message_id, trace_parent, reply)
+        target, block, reply = self._addressed(message, origin, raw, message_id)
+        self._send(target, block, message.payload, owner, trace_parent, reply)
 
     def frame(self, message: Message, origin: Message, raw: protocol.RawMessage) -> bytes:
         """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
         body = message.payload
         if not raw[2] and message[2:4] == origin[2:4] and message.subject is origin.subject:
             return self.frame_of(body, raw)
-        target, block, reply = self._addressed(message, origin, raw)
-        measure(self.connection, len(block) + len(body))
+        target, block, reply = self._addressed(message, origin, raw, None)
+        self._check_size(target, block, len(body), reply)
         return protocol.publish(target, body, reply=reply, headers=block)
 
     def frame_of(self, body: bytes, raw: protocol.RawMessage) -> bytes:
@@ -199,47 +208,60 @@ class Outlet:
         size = len(body)
         if size > self.connection.max_payload:
             measure(self.connection, size)
-        prefix = self.prefixes.get(raw[0]) or self.prefix_for(raw[0])
-        return b"%b%b%d\r\n%b\r\n" % (prefix, raw[1] and raw[1] + b" ", size, body)
+        prefix = self.address.prefixes.get(raw[0]) or self.address.prefix_for(raw, _MORE_DIGITS)
+        reply = raw[1]
+        if reply:
+            reply = reply + b" " if self._carries_reply else b""
+            self.address.check_line(len(prefix) - len(b"PUB ") + len(reply) + _MORE_DIGITS)
+        return b"%b%b%d\r\n%b\r\n" % (prefix, reply, size, body)
 
-    def _addressed(self, message: Message, origin: Message, raw: protocol.RawMessage) -> tuple[bytes, bytes, bytes]:
+    def _addressed(
+        self, message: Message, origin: Message, raw: protocol.RawMessage, message_id: bytes | None
+    ) -> tuple[bytes, bytes, bytes]:
         """Subject, header block and reply subject of what a handler made of a message."""
         if message.subject is not origin.subject and message.subject != origin.subject:
-            validate_subject(message.subject)
-            target = protocol.wire(message.subject)
+            target = self._target(message.subject, origin)
         else:
-            target = self.subject_for(raw[0])
+            target = self.address.subject_for(raw[0])
         reply = b""
-        if message.reply:
-            if message.reply != origin.reply:
-                validate_subject(message.reply, what="reply subject")
+        if message.reply and message.reply != origin.reply:
+            validate_subject(message.reply, what="reply subject")
             reply = protocol.wire(message.reply)
+        elif message.reply and self._carries_reply:
+            reply = protocol.wire(message.reply)
+        chosen = b""
         if message.headers is not origin.headers:
-            block = headers.encode(message.headers)
+            chosen = _chosen_id(message, origin)
+            block = headers.encode(self._control.removed_from(message.headers, origin.headers))
         else:
-            block = protocol.header_block(raw) if raw[2] else b""
+            block = self._without_control(protocol.header_block(raw)) if raw[2] else b""
+        if self.destination.jetstream or MESSAGE_ID in block:
+            block = self._with_id(block, chosen or self._first_id(block, message_id), self.destination.copy_id(target))
         return target, block, reply
 
+    def _target(self, subject: str, origin: Message) -> bytes:
+        """Where a handler sends a message to. An answer to whoever asked may go to any inbox, but to no server."""
+        validate_subject(subject)
+        if subject != origin.reply or subject.startswith("$"):
+            self.destination.check_reserved(subject)
+        return protocol.wire(subject)
+
     def _send(
-        self,
-        target: bytes,
-        block: bytes,
-        body: bytes,
-        owner: Owner,
-        message_id: bytes | None,
-        trace_parent: bytes | None,
-        reply: bytes,
+        self, target: bytes, block: bytes, body: bytes, owner: Owner, trace_parent: bytes | None, reply: bytes
     ) -> None:
-        """Offer one frame to the outbox. Raises `PublishError` (too_large, queue_full)."""
+        """Offer one frame to the outbox. Raises `MappingError` or `PublishError` (too_large, queue_full)."""
         outbox = self.outbox
         with_ack = self.destination.jetstream
         if with_ack:
-            block = self._identified(block, message_id)
             reply = b"%b.%d" % (self.connection.inbox, outbox.next_order)
         if trace_parent is not None:
             block = self._with_parent(block, trace_parent, len(body))
-        measure(self.connection, len(block) + len(body))
+        self._check_size(target, block, len(body), reply)
         outbox.offer(protocol.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner)
+
+    def _check_size(self, target: bytes, block: bytes, size: int, reply: bytes) -> None:
+        measure(self.connection, len(block) + size)
+        self.address.check_line(protocol.control_line_size(target, reply, len(block), size))
 
     def trace(self, delivery: Delivery, size: int | None = None) -> bytes | None:
         """Begin the span of a send of `size` bytes, by default those of the message's payload, if it is traced.
@@ -256,9 +278,34 @@ class Outlet:
         """The frame of a core publish of what is addressed already, with another parent."""
         subject, reply, _, _, _ = raw
         block, body = protocol.header_block(raw), protocol.payload(raw)
-        if trace_parent is not None:
+        # Of a line that may be full, nothing is made longer.
+        if trace_parent is not None and len(subject) + len(reply) <= 2 * LONGEST_REMEMBERED:
             block = self._with_parent(block, trace_parent, len(body))
         return protocol.publish(subject, body, reply=reply, headers=block)
+
+    # --- headers ---
+
+    def _headers(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
+        """The headers of a copy of a message that came with `block`: nothing that steers where it goes, and its id.
+
+        A stream knows a copy by its id. A core publish has one only if the message had one.
+        """
+        block = self._without_control(block)
+        if self.destination.jetstream or MESSAGE_ID in block:
+            return self._with_id(block, self._first_id(block, first_id), ending)
+        return block
+
+    def _without_control(self, block: bytes) -> bytes:
+        return block if self._control.search(block) is None else self._control.removed(block)
+
+    def _first_id(self, block: bytes, own: bytes | None) -> bytes | None:
+        """What the id of a copy begins with; None if there is nothing to know the message by."""
+        return own if self._own_ids else headers.find(block, MESSAGE_ID) or own
+
+    def _with_id(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
+        if first_id is None and not self.destination.jetstream:
+            return headers.without(block, MESSAGE_ID + b":")
+        return headers.replace(block, MESSAGE_ID, (first_id or new_message_id()) + ending)
 
     def _with_parent(self, block: bytes, trace_parent: bytes, size: int) -> bytes:
         """The headers of a message with a payload of `size` bytes, with the parent for whoever receives it.
@@ -270,13 +317,8 @@ class Outlet:
         changed = headers.replace(changed, b"traceparent", trace_parent)
         return changed if len(changed) + size <= self.connection.max_payload else block
 
-    def _identified(self, block: bytes, message_id: bytes | None) -> bytes:
-        """The headers with the id by which a stream knows this copy, and without expectations meant for another one."""
-        if not block:
-            return _IDENTIFIED % (message_id or new_message_id(), self._suffix)
-        if EXPECTATIONS in block:
-            block = headers.without(block, EXPECTATIONS[2:])
-        own_id = headers.find(block, MESSAGE_ID)
-        if own_id is not None and not self._suffix:
-            return block
-        return headers.replace(block, MESSAGE_ID, (own_id or message_id or new_message_id()) + self._suffix)
+
+def _chosen_id(message: Message, origin: Message) -> bytes:
+    """The id that a handler itself has given to a message, `b""` for none: not the one that came."""
+    given = message.headers.get("Nats-Msg-Id")
+    return protocol.wire(given) if given and given != origin.headers.get("Nats-Msg-Id") else b""

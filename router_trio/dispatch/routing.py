@@ -164,16 +164,15 @@ class Routing:
 
     def _refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
-        reason = error.reason if isinstance(error, PublishError) else _REASONS.get(type(error), "error")
+        if isinstance(error, MappingError | PublishError):
+            reason = error.reason
+        else:
+            reason = "invalid_subject" if isinstance(error, SubjectError) else "error"
         delivery.fail(reason)
         if delivery.trace is not None:
             delivery.trace.refused(outlet.template, reason, str(error))
         self.fail(reason, str(error))
         delivery.done()
-
-
-
-_REASONS: dict[type[RouterError], str] = {MappingError: "mapping", SubjectError: "invalid_subject"}
 
 
 def _without_own_id(answer: Message, message: Message) -> Message:

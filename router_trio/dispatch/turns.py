@@ -27,6 +27,7 @@ OF_THE_MESSAGE = frozenset(
     {
         "handler_error",  # the handler raised, or made of it what is no message
         "mapping",  # its subject does not fit the destination's mapping
+        "reserved_subject",  # its subject would lead to where only NATS itself listens
         "invalid_subject",  # the handler gave it one
         "error",  # what it became can't be written, as a header that is none
         "too_large",  # for the server, or for the stream

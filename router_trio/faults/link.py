@@ -82,6 +82,11 @@ class FaultyLink:
         """See `link.Link.max_payload`."""
         return self._link.max_payload
 
+    @property
+    def max_control_line(self) -> int:
+        """See `link.Link.max_control_line`."""
+        return self._link.max_control_line
+
     # --- publishing ---
 
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:

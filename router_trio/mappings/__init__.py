@@ -50,6 +50,8 @@ class Mapping:
     """False when the destination uses `random`: then results must not be cached."""
     literal: bool
     """True when the destination holds no placeholder, so that every subject maps to the destination itself."""
+    literal_start: tuple[str, ...]
+    """The tokens at the start of the destination that stand there as they are, before the first placeholder."""
     _source_tokens: tuple[str, ...] = field(repr=False, compare=False)
     _pieces: tuple[Piece, ...] = field(repr=False, compare=False)
 
@@ -80,6 +82,7 @@ class Mapping:
         plain_source = not wildcards and source_tokens[-1] != ">"
         pieces: list[Piece] = []
         literal = deterministic = True
+        literal_start: list[str] = []
         for token in tokens:
             try:
                 call = parse(token)
@@ -92,9 +95,13 @@ class Mapping:
                     literal = False
                 else:
                     pieces.append(partial(constant, token))
+                    if literal:
+                        literal_start.append(token)
             except Refusal as refusal:
                 raise MappingError(f"destination {destination!r}: {token!r} {refusal}") from None
-        return cls(source, destination, deterministic, literal, tuple(source_tokens), tuple(pieces))
+        return cls(
+            source, destination, deterministic, literal, tuple(literal_start), tuple(source_tokens), tuple(pieces)
+        )
 
     @classmethod
     def compile_for_any(cls, destination: str, *, random: Callable[[int], int] = randrange) -> Mapping:

@@ -74,6 +74,7 @@ class NatsLink:
         self._inbox = inbox
         self._host = "{}:{}".format(*address(server))
         self.max_payload: int = client.max_payload
+        self.max_control_line = protocol.DEFAULT_CONTROL_LINE
         self.ended = False
         self.wire = Wire(
             transport.stream,
@@ -96,7 +97,7 @@ class NatsLink:
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
         """See `link.Link.send`."""
         refusals: list[Refusal] = []
-        limit = self.max_payload
+        limit, line_limit = self.max_payload, self.max_control_line
         frames = []
         if self._deaf is not None and any(one.with_ack for one in operations):
             await self._listen_again()
@@ -109,6 +110,9 @@ class NatsLink:
             # joined were measured when they were accepted, on this link.
             if len(frame) > limit and operation.count == 1 and protocol.published_size(frame) > limit:
                 refusals.append(Refusal(operation, "too_large", f"more than the server's max_payload of {limit} bytes"))
+            elif len(frame) > line_limit and operation.count == 1 and protocol.line_size(frame) > line_limit:
+                detail = f"more than the server's max_control_line of {line_limit} bytes"
+                refusals.append(Refusal(operation, "too_large", detail))
             else:
                 frames.append(frame)
         await self.wire.send_now(b"".join(frames), fenced=bool(operations) and not operations[-1].with_ack)

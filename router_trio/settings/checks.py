@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from router_trio.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.errors import MappingError, Problem, SubjectError
 from router_trio.settings.loops import feeds_itself
 from router_trio.settings.problems import suggestion
 from router_trio.settings.sections import ConnectionSettings, DestinationSettings, RouteSettings, SourceSettings
-from router_trio.subjects import validate_pattern
+from router_trio.subjects import validate_pattern, validate_subject
 
 Connections = Mapping[str, ConnectionSettings | None]
 
@@ -76,6 +77,12 @@ def _check_connections(connections: Connections) -> Iterator[Problem]:
                 path, "a connection's name has only letters, digits, '-' and single '_'; give it another name"
             )
         if connection is not None:
+            try:
+                validate_subject(connection.inbox_prefix, what="inbox_prefix")
+            except SubjectError as error:
+                yield Problem(f"{path}.inbox_prefix", str(error))
+            if connection.inbox_prefix.startswith("$"):
+                yield Problem(f"{path}.inbox_prefix", "begins with '$', which NATS keeps for itself; take another name")
             yield from _check_authentication(path, connection)
             yield from _check_files(path, connection)
 
@@ -133,6 +140,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
             continue
         where = f"{path}.to[{index}]"
         yield from _check_connection(f"{where}.connection", destination.connection, connections)
+        yield from _check_headers(f"{where}.headers", destination)
         if source is None or pattern is None:
             continue
         try:
@@ -149,6 +157,21 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
                 f"{destination.subject!r} can match the route's own source {pattern!r} on the same connection, "
                 "so the route would feed itself; send to other subjects or narrow the source",
             )
+
+
+def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Problem]:
+    for index, name in enumerate(destination.headers.keep):
+        if not is_control_header(name):
+            yield Problem(
+                f"{path}.keep[{index}]",
+                f"{name!r} is no control header, so it passes anyway; remove it. Control headers are "
+                f"{', '.join(CONTROL_HEADERS)}",
+            )
+    if destination.reply and destination.jetstream:
+        yield Problem(
+            f"{path.removesuffix('.headers')}.reply",
+            "can't be combined with jetstream, whose PubAck comes to the reply subject; remove one of them",
+        )
 
 
 def _check_source(path: str, source: SourceSettings) -> Iterator[Problem]:

@@ -26,6 +26,11 @@ def feeds_itself(source: str, destination: str) -> bool:
     return _meet(source.split("."), [_produced(token) for token in destination.split(".")])
 
 
+def chosen_by_sender(token: str) -> bool:
+    """Return True if a token of a destination stands for text of the message's subject."""
+    return _produced(token) in (_Produced.TOKEN, _Produced.TOKENS, _Produced.REST)
+
+
 def _produced(token: str) -> str | _Produced:
     if token == ">":
         return _Produced.REST

@@ -18,12 +18,18 @@ from router_trio.errors import ConfigurationError
 from router_trio.mappings import Mapping
 from router_trio.settings.problems import problems_from
 from router_trio.settings.server_url import ServerURL
+from router_trio.subjects import INBOX_PREFIX
 from router_trio.units import Duration, PositiveDuration, PositiveSize
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 OnReconnectExhausted = Literal["keep_trying", "stop"]
 OnPendingFull = Literal["drop_oldest", "reject", "block"]
+MessageIdOf = Literal["own", "sender"]
+
+
+MAX_INBOX_PREFIX = 64
+"""Characters. It is part of every JetStream publish."""
 
 
 class Section(BaseModel):
@@ -146,6 +152,13 @@ class ConnectionSettings(Section, init=False):
     tls_handshake_first: bool = Field(
         False, description="Start TLS before the server speaks; the server must be set to the same."
     )
+    inbox_prefix: str = Field(
+        INBOX_PREFIX,
+        min_length=1,
+        max_length=MAX_INBOX_PREFIX,
+        description="Where answers come to. This user must be allowed to subscribe below it, and nobody else.",
+        examples=["_INBOX.router"],
+    )
     connect_timeout: PositiveDuration = Field(
         "2s", validate_default=True, description="Longest time of one attempt to connect, handshake included."
     )
@@ -203,6 +216,17 @@ class SourceSettings(Section, init=False):
     nak_delay: Duration = Field(
         "1s", validate_default=True, description="Base delay before a failed message of the stream comes again."
     )
+    message_id: MessageIdOf | None = Field(
+        None,
+        description="What the Nats-Msg-Id of a copy begins with: the message's place in its source (own), or the id "
+        "that the sender gave it, if it did (sender). By default own for streams, sender for subjects.",
+        examples=["own"],
+    )
+
+    @property
+    def own_ids(self) -> bool:
+        """True if copies get ids of the router's own, whatever the sender says."""
+        return self.stream is not None if self.message_id is None else self.message_id == "own"
 
     def mapping(self, destination: str) -> Mapping:
         """The mapping from this source to a destination's subject. Raises MappingError or SubjectError."""
@@ -216,6 +240,17 @@ class SourceSettings(Section, init=False):
         return self.subject or self.filter or ">"
 
 
+class HeaderSettings(Section, init=False):
+    """`[routes.to.headers]`: which headers go along."""
+
+    keep: list[str] = Field(
+        default=[],
+        description="Control headers of the message that may pass: those that steer the stream that stores it. By "
+        "default none may.",
+        examples=[["Nats-TTL"]],
+    )
+
+
 class DestinationSettings(Section, init=False):
     """`[[routes.to]]`: where a route sends."""
 
@@ -227,6 +262,12 @@ class DestinationSettings(Section, init=False):
         examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
     )
     jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
+    reply: bool = Field(
+        False,
+        description="Carry the reply subject of a message over to another connection. On its own connection a core "
+        "message always keeps it.",
+    )
+    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers go along.")
 
 
 class RouteSettings(Section, init=False):

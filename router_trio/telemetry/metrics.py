@@ -84,6 +84,7 @@ ROUTE_FAILURE_REASONS = (
     "not_connected",
     "handler_error",
     "mapping",
+    "reserved_subject",
     "slow_consumer",
     "queue_full",
     "permission_denied",

@@ -19,7 +19,7 @@ from router_trio.headers import status
 from router_trio.link import Arrivals, ConsumerSpec, Deliver, DeliverTogether, LinkListener, Refusal, Together
 from router_trio.message import stored
 from router_trio.operation import Operation
-from router_trio.protocol import RawMessage, header_block, payload, text
+from router_trio.protocol import RawMessage, header_block, line_size, payload, text
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse
 from router_trio.testing.network import Network
@@ -37,6 +37,7 @@ class FakeLink:
     def __init__(self, network: Network, server: str, inbox: bytes, listener: LinkListener) -> None:
         self.server = server
         self.max_payload = network.max_payload
+        self.max_control_line = network.max_control_line
         self.scope = trio.CancelScope()
         self.death: LinkError | None = None
         self._network = network
@@ -66,6 +67,9 @@ class FakeLink:
                 break
             if len(publish.header) + len(publish.payload) > self.max_payload:
                 detail = f"more than the server's max_payload of {self.max_payload} bytes"
+                refusals.append(Refusal(operation, "too_large", detail))
+            elif line_size(operation.frame) > self.max_control_line:
+                detail = f"more than the server's max_control_line of {self.max_control_line} bytes"
                 refusals.append(Refusal(operation, "too_large", detail))
             else:
                 self._enqueue(self._publishing(publish), len(operation.frame))

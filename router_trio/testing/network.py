@@ -35,9 +35,10 @@ class Endpoint(Protocol):
 class Network:
     """Who is connected, and whether anything gets through."""
 
-    def __init__(self, server: Server, *, max_payload: int) -> None:
+    def __init__(self, server: Server, *, max_payload: int, max_control_line: int) -> None:
         self.server = server
         self.max_payload = max_payload
+        self.max_control_line = max_control_line
         self.links: list[Endpoint] = []
         self._paused_until = -inf
         self._resumed = trio.Event()

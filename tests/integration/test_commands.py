@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -257,3 +258,13 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == b"router-trio: error: can't write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("first", ["{{wildcard(2)}}", "$1"])
+def test_check_warns_of_a_destination_whose_first_token_a_sender_chooses(first: str, config: Path) -> None:
+    config.write_text(re.sub('subject = "eu[^"]*"', f'subject = "{first}.x"', CONFIG))
+    done = command("check", "router.toml", cwd=config.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    warning, told = done.stdout.splitlines()
+    assert warning.startswith("router.toml: routes[0].to[0].subject: warning: the first token of ")
+    assert told == "router.toml: ok (1 connection, 1 route)"

@@ -109,7 +109,7 @@ class Bench:
         self.answers: list[bytes] = []
         link = SimpleNamespace(ack=self._acked)
         self.connection._session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
-        self.routings = [self._routing(plan) for plan in compile_routes(settings.routes)]
+        self.routings = [self._routing(plan) for plan in compile_routes(settings)]
         told = {"hand_on": _nothing, "informed": _nothing, "denied": _nothing}
         self.wire = Wire(cast(Any, None), handed_out=self.connection.handed_out, **told)
 

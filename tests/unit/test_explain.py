@@ -12,7 +12,7 @@ from router_trio.settings import Settings
 def explained(subject: str, *routes: dict[str, Any]) -> Explanation:
     connections = {name: {"servers": ["nats://127.0.0.1:4222"]} for name in ("main", "other")}
     settings = Settings(connections=connections, routes=list(routes))
-    return explain_subject(compile_routes(settings.routes), subject)
+    return explain_subject(compile_routes(settings), subject)
 
 
 def route(name: str, source: dict[str, Any], *to: str, **rest: Any) -> dict[str, Any]:
@@ -99,3 +99,11 @@ def test_a_mapping_that_refuses_this_subject_is_shown_as_failing() -> None:
     assert "'c..b.d'" in first["error"]
     assert second == {"connection": "other", "subject": "fine"}
     assert list(found.lines())[1].startswith("  -> other: fails: subject 'a.--b' maps to 'c..b.d'")
+
+
+def test_a_subject_that_would_lead_to_the_server_is_refused_as_the_router_would() -> None:
+    found = explained("in.$JS.API.STREAM.DELETE.S", route("open", {"subject": "in.>"}, ">", "safe.>"))
+    refused, sent = found.as_json()["routes"][0]["destinations"]
+    assert refused["subject"] is None
+    assert "reserved for NATS itself" in refused["error"]
+    assert sent == {"connection": "other", "subject": "safe.$JS.API.STREAM.DELETE.S"}

@@ -13,7 +13,7 @@ def plans(*routes: dict[str, Any], connections: tuple[str, ...] = ("main",)) -> 
     config = Settings(
         connections={name: {"servers": ["nats://127.0.0.1:4222"]} for name in connections}, routes=list(routes)
     )
-    return compile_routes(config.routes)
+    return compile_routes(config)
 
 
 def to(subject: str, connection: str = "main", *, jetstream: bool = True) -> dict[str, Any]:
@@ -41,14 +41,29 @@ def test_the_pattern_of_a_stream_is_its_filter_or_everything() -> None:
     assert whole.destinations[0].mapping.apply("any.subject.at.all") == "y"
 
 
-def test_the_first_jetstream_destination_of_each_connection_keeps_the_id_and_no_other_one_does() -> None:
-    found = plans(
-        core("a", to("a1", jetstream=False), to("a2"), to("a3"), to("a4", "edge"), name="first", connection="main"),
-        core("b", to("b1"), to("b2", "edge"), name="second", connection="main"),
-        connections=("main", "edge"),
-    )
-    suffixes = {d.template: d.id_suffix for plan in found for d in plan.destinations}
-    assert suffixes == {"a1": "", "a2": "", "a3": ":first:2", "a4": "", "b1": ":second:0", "b2": ":second:1"}
+def test_the_id_of_a_copy_tells_route_and_subject_and_nothing_else() -> None:
+    def copies(*routes: Any) -> dict[tuple[str, str, str], bytes]:
+        found = plans(*routes, connections=("main", "edge"))
+        return {
+            (plan.name, to.connection, to.template): to.copy_id(to.template.encode())
+            for plan in found
+            for to in plan.destinations
+        }
+
+    first = core("a", to("a1"), to("a2"), to("a1", "edge"), name="first", connection="main")
+    second = core("b", to("a1", "edge"), name="second", connection="main")
+    ids = copies(first, second)
+    assert ids["first", "main", "a1"] == ids["first", "edge", "a1"], "whichever connection it goes over"
+    assert len(set(ids.values())) == 3
+    # Neither order, nor neighbours, nor where it comes from.
+    alone = copies(core("c", to("a1"), name="second", connection="main"))
+    assert alone["second", "main", "a1"] == ids["second", "edge", "a1"]
+
+
+def test_a_subject_at_random_does_not_make_another_copy() -> None:
+    (plan,) = plans(core("a.*", to("b.{{random(9)}}"), name="one"))
+    (destination,) = plan.destinations
+    assert destination.copy_id(b"b.1") == destination.copy_id(b"b.2")
 
 
 def test_routes_for_a_subject_in_order() -> None:
@@ -66,5 +81,5 @@ def test_handlers_are_given_by_the_name_of_the_route() -> None:
         connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
         routes=[core("a", "x", name="one"), core("b", "y", name="two")],
     )
-    one, two = compile_routes(config.routes, {"two": handle})
+    one, two = compile_routes(config, {"two": handle})
     assert (one.handler, two.handler) == (None, handle)

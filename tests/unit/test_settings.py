@@ -761,6 +761,7 @@ def test_schema_describes_every_key_of_the_file() -> None:
         "RouteSettings",
         "SourceSettings",
         "DestinationSettings",
+        "HeaderSettings",
     }
     for name, section in sections.items():
         assert section["additionalProperties"] is False
@@ -786,3 +787,54 @@ print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"trio", "nats", 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- what goes along with a message ---
+
+
+def _with_destination(**to: Any) -> dict[str, Any]:
+    return {"name": "r", "from": {"subject": "a.*"}, "to": [{"subject": "b", **to}]}
+
+
+@pytest.mark.parametrize(
+    ("to", "path", "told"),
+    [
+        ({"headers": {"keep": ["X-Mine"]}}, "routes[0].to[0].headers.keep[0]", "no control header"),
+        ({"headers": {"keep": ["Nats-Msg-Id"]}}, "routes[0].to[0].headers.keep[0]", "no control header"),
+        ({"headers": {"kept": []}}, "routes[0].to[0].headers.kept", "unknown"),
+        ({"reply": True, "jetstream": True}, "routes[0].to[0].reply", "PubAck"),
+    ],
+)
+def test_what_can_not_go_along_is_refused(to: dict[str, Any], path: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Settings(connections={"main": {"servers": ["nats://h:1"]}}, routes=[_with_destination(**to)])
+    (problem,) = refused.value.problems
+    assert problem.path == path
+    assert told in problem.message
+
+
+@pytest.mark.parametrize("keep", ["Nats-TTL", "nats-ttl", "Nats-Schedule-Target", "Nats-Expected-*"])
+def test_a_control_header_may_be_kept(keep: str) -> None:
+    route = _with_destination(headers={"keep": [keep]})
+    settings = Settings(connections={"main": {"servers": ["nats://h:1"]}}, routes=[route])
+    assert settings.routes[0].to[0].headers.keep == [keep]
+
+
+@pytest.mark.parametrize("prefix", ["a b", "a.*", ">", "a.", "$SYS", "", "x" * 65])
+def test_a_bad_inbox_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Settings(connections={"main": {"servers": ["nats://h:1"], "inbox_prefix": prefix}})
+    assert [problem.path for problem in refused.value.problems] == ["connections.main.inbox_prefix"]
+
+
+@pytest.mark.parametrize(
+    ("source", "own"),
+    [
+        ({"subject": "a"}, False),
+        ({"subject": "a", "message_id": "own"}, True),
+        ({"stream": "S", "durable": "d"}, True),
+        ({"stream": "S", "durable": "d", "message_id": "sender"}, False),
+    ],
+)
+def test_whose_ids_copies_get(source: dict[str, Any], own: bool) -> None:
+    assert SourceSettings(**source).own_ids is own

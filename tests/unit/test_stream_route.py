@@ -80,24 +80,31 @@ async def test_headers_go_on_and_the_address_for_acks_does_not(autojump_clock: M
         (message,) = heard
         assert message[1] == b""
         found = {m.subject: m.headers for m in broker.published}
-        assert found["core"] == Headers([("A", "1"), ("A", "2"), ("Nats-Expected-Last-Sequence", "9")])
+        assert found["core"] == Headers([("A", "1"), ("A", "2")])
         assert found["out.x"].pairs()[:2] == (("A", "1"), ("A", "2"))
         assert [name for name, _ in found["out.x"].pairs()] == ["A", "A", "Nats-Msg-Id"]
 
 
-async def test_the_id_is_kept_or_made_of_stream_sequence_and_time(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(("message_id", "first"), [(None, "IN"), ("own", "IN"), ("sender", "own")])
+async def test_the_id_tells_which_copy_it_is(
+    autojump_clock: MockClock, message_id: str | None, first: str
+) -> None:
     broker = one_broker()["main"]
     broker.publish("in.x", b"own", {"Nats-Msg-Id": "own"})
     broker.publish("in.x", b"made")
-    async with world([stream("IN", "out.a", "out.b")], brokers={"main": broker}) as w:
+    source = {} if message_id is None else {"message_id": message_id}
+    async with world([stream("IN", "out.a", "out.b", **source)], brokers={"main": broker}) as w:
         await all_acked(w, 2)
-        ids = {(m.subject, m.payload): m.headers["Nats-Msg-Id"] for m in broker.published}
-        assert ids["out.a", b"own"] == "own"
-        assert ids["out.b", b"own"] == "own:route:1"
-        stream_name, sequence, timestamp = ids["out.a", b"made"].split(":")
+        ids = {(m.subject, m.payload): m.headers["Nats-Msg-Id"].split(":") for m in broker.published}
+        stream_name, sequence, timestamp, _ = ids["out.a", b"made"]
         assert (stream_name, sequence) == ("IN", "2")
         assert int(timestamp) > 1_000_000_000_000_000_000
-        assert ids["out.b", b"made"] == ids["out.a", b"made"] + ":route:1"
+        assert ids["out.a", b"own"][0] == ids["out.b", b"own"][0] == first
+        for payload in (b"own", b"made"):
+            (*a, copy_a), (*b, copy_b) = ids["out.a", payload], ids["out.b", payload]
+            assert a == b
+            assert copy_a != copy_b
+        assert ids["out.a", b"own"][-1] == ids["out.a", b"made"][-1], "the end tells the copy, not the message"
 
 
 async def test_no_more_than_the_window_is_in_hand(autojump_clock: MockClock) -> None:

@@ -153,6 +153,10 @@ class _Eyes:
     def max_payload(self) -> int:
         return self._link.max_payload
 
+    @property
+    def max_control_line(self) -> int:
+        return self._link.max_control_line
+
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
         self._unanswered.update((operation.order, operation) for operation in operations if operation.with_ack)
         for operation in operations:

@@ -1,0 +1,94 @@
+"""Control headers: what of a message's headers steers the stream that stores it, found and taken out of raw blocks."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.control_headers import CONTROL_HEADERS, ControlHeaders, is_control_header
+from router_trio.headers import END, VERSION, Headers, decode, encode
+
+OF_EACH_KIND = [
+    *("Nats-Rollup", "Nats-TTL", "Nats-Incr", "Nats-Marker-Reason", "Nats-Stream-Source"),
+    *("Nats-Schedule", "Nats-Schedule-Target", "Nats-Schedule-TTL", "Nats-Scheduler"),
+    *("Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"),
+    *("Nats-Expected-Stream", "Nats-Expected-Last-Sequence", "Nats-Expected-Last-Subject-Sequence-Subject"),
+    *("Nats-Trace-Dest", "Nats-Trace-Only", "Nats-Trace-Hop"),
+]
+HARMLESS = ["Nats-Msg-Id", "Nats-TTLs", "Nats-Rollups", "X-Nats-Rollup", "Nats", "Nats-Subject", "traceparent"]
+
+
+def block(*lines: bytes) -> bytes:
+    return b"\r\n".join([VERSION, *lines]) + END
+
+
+@pytest.mark.parametrize("name", OF_EACH_KIND)
+@pytest.mark.parametrize("write", [str, str.upper, str.lower])
+def test_each_is_taken_out_in_any_case_and_the_others_stay(name: str, write: type[str]) -> None:
+    line = f"{write(name)}: x".encode()
+    assert is_control_header(write(name))
+    assert ControlHeaders().search(block(line)) is not None
+    assert ControlHeaders().removed(block(b"A: 1", line, b"B: 2", line)) == block(b"A: 1", b"B: 2")
+    assert ControlHeaders().removed(block(line)) == b""
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_name_that_only_looks_like_one_stays(name: str) -> None:
+    harmless = block(f"{name}: Nats-Rollup: x".encode())
+    assert not is_control_header(name)
+    assert ControlHeaders().search(harmless) is None
+    assert ControlHeaders().removed(harmless) == harmless
+
+
+@pytest.mark.parametrize("name", OF_EACH_KIND)
+def test_what_is_kept_passes_and_nothing_else(name: str) -> None:
+    others = [one for one in OF_EACH_KIND if one != name]
+    lines = {one: f"{one}: x".encode() for one in OF_EACH_KIND}
+    kept = ControlHeaders([name.lower()])
+    assert kept.removed(block(lines[name])) == block(lines[name])
+    assert all(kept.removed(block(lines[one])) == b"" for one in others)
+
+
+def test_a_whole_family_can_be_kept() -> None:
+    kept = ControlHeaders(["Nats-Expected-*", "Nats-TTL"])
+    lines = [b"Nats-Expected-Stream: S", b"Nats-TTL: 1h", b"Nats-Rollup: all"]
+    assert kept.removed(block(*lines)) == block(*lines[:2])
+
+
+@pytest.mark.parametrize(
+    ("odd", "clean"),
+    [
+        (b"NATS/1.0\r\nA: 1\nNats-Rollup: all\nB: 2\r\n\r\n", b"NATS/1.0\r\nA: 1\nB: 2\r\n\r\n"),
+        (block(b"Nats-Rollup: all", b" folded", b"\tmore", b"B: 2"), block(b"B: 2")),
+        (block(b"Nats-Rollup : all"), b""),
+        (b"NATS/1.0\r\nA: 1\r\nNats-Rollup: all", block(b"A: 1")),
+        (b"NATS/1.0 503 told\r\nNats-Rollup: all\r\n\r\n", b"NATS/1.0 503 told\r\n\r\n"),
+    ],
+)
+def test_odd_blocks(odd: bytes, clean: bytes) -> None:
+    assert ControlHeaders().removed(odd) == clean
+
+
+@given(st.binary(max_size=200), st.lists(st.sampled_from([*OF_EACH_KIND, *HARMLESS, "A"]), max_size=8), st.binary())
+def test_nothing_that_a_server_would_read_is_left(first: bytes, names: list[str], value: bytes) -> None:
+    lines = [f"{name}: ".encode() + value for name in names]
+    dirty = b"\r\n".join([VERSION + first, *lines]) + END
+    clean = ControlHeaders().removed(dirty)
+    # How nats-server finds a header: `getHeaderKeyIndex` in server/client.go.
+    assert not any(f"\r\n{name}:".encode() in clean for name in OF_EACH_KIND)
+    assert ControlHeaders().removed(clean or block()) == clean
+    assert {name for name in names if name not in OF_EACH_KIND} <= {name for name, _ in decode(clean).pairs()}
+
+
+def test_what_a_handler_sets_itself_passes_and_what_it_carries_along_does_not() -> None:
+    came = Headers([("Nats-TTL", "1h"), ("Nats-Rollup", "all"), ("A", "1")])
+    made = Headers([("Nats-TTL", "2h"), ("Nats-Rollup", "all"), ("A", "1"), ("Nats-Msg-Id", "7")])
+    clean = ControlHeaders().removed_from(made, came)
+    assert clean.pairs() == (("Nats-TTL", "2h"), ("A", "1"), ("Nats-Msg-Id", "7"))
+    assert decode(encode(clean)) == clean
+
+
+def test_the_table_says_what_each_does() -> None:
+    assert all(does for does in CONTROL_HEADERS.values())
+    assert all(is_control_header(name) for name in CONTROL_HEADERS)

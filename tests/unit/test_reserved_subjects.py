@@ -1,0 +1,49 @@
+"""Where a subject made of a sender's tokens may not lead."""
+
+from __future__ import annotations
+
+import pytest
+
+from router_trio.mappings import Mapping
+from router_trio.subjects import reserved_namespace
+
+
+@pytest.mark.parametrize(
+    ("subject", "own_start", "inbox_prefix", "expected"),
+    [
+        ("$JS.API.STREAM.DELETE.S", [], "_INBOX", "$"),
+        ("$", [], "_INBOX", "$"),
+        ("$KV.b.k", ["$KV"], "_INBOX", None),
+        ("$KV.b.k", ["$KV", "b"], "_INBOX", None),
+        ("$JS.API.x", ["$KV"], "_INBOX", "$"),
+        ("$JS.API.x", ["x"], "_INBOX", "$"),
+        ("_INBOX.a", [], "_INBOX", "_INBOX"),
+        ("_INBOX.a", [], "mine", "_INBOX"),
+        ("_INBOX.a", ["_INBOX"], "mine", None),
+        ("_INBOXES.a", [], "_INBOX", None),
+        ("mine.a", [], "mine", "mine"),
+        ("mine", [], "mine", "mine"),
+        ("mines.a", [], "mine", None),
+        ("mine.a", ["mine"], "mine", None),
+        ("team.inbox.a", ["team"], "team.inbox", "team.inbox"),
+        ("team.inbox.a", ["team", "inbox"], "team.inbox", None),
+        ("team.a", ["team"], "team.inbox", None),
+        ("a.$JS.x", ["a"], "_INBOX", None),
+    ],
+)
+def test_reserved(subject: str, own_start: list[str], inbox_prefix: str, expected: str | None) -> None:
+    assert reserved_namespace(subject, own_start, inbox_prefix) == expected
+
+
+@pytest.mark.parametrize(
+    ("destination", "start"),
+    [
+        ("a.b.$1.c", ("a", "b")),
+        ("$1.a", ()),
+        ("a-$1.b", ("a-$1", "b")),
+        ("{{partition(3,1)}}.a", ()),
+        ("$KV.{{wildcard(1)}}", ("$KV",)),
+    ],
+)
+def test_the_start_that_is_the_configurations_own(destination: str, start: tuple[str, ...]) -> None:
+    assert Mapping.compile("in.*", destination).literal_start == start
