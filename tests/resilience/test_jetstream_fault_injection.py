@@ -258,5 +258,7 @@ async def test_full_recovery_after_the_faults_are_cleared(server: NatsServer, fa
         await assert_survived(watch, seen=["NATS_CONNECTION_LOST", "NATS_NAK_ERROR", "NATS_RETRY_COMPLETE"])
         failures = len(watch.events)
         await fill(stream, range(COUNT))  # known ids: the stream drops them, and nothing is routed
-        assert (await watch.router.publish_with_ack("sink.0", b"0", {"Nats-Msg-Id": "id-0"})).duplicate
+        copy_id = (await stream.stream_messages("SINK"))[0].header("Nats-Msg-Id")
+        assert copy_id is not None
+        assert (await watch.router.publish_with_ack("sink.0", b"0", {"Nats-Msg-Id": copy_id})).duplicate
         assert len(watch.events) == failures, "calm again"
