@@ -51,7 +51,8 @@ class Connection:
         self.acked = self.outbox.acked
         self.ack_refused = self.outbox.ack_refused
         self.publish_denied = self.outbox.publish_denied
-        self.inbox = b"_INBOX.%b" % secrets.token_hex(11).encode()
+        self.inbox = self._new_inbox()
+        """Where the PubAcks of the link come to; another one for each link, which nobody can guess."""
         self.max_payload = 1024 * 1024
         self.max_control_line = DEFAULT_CONTROL_LINE
         self.first_attempt_over = trio.Event()
@@ -135,7 +136,7 @@ class Connection:
 
     async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
         """One attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
-        session = Session(server, self.outbox, fenced=self._fenced, progress=self._room)
+        session = Session(server, self._new_inbox(), self.outbox, fenced=self._fenced, progress=self._room)
         nursery.start_soon(self._run_session, session)
         try:
             await _either(session.connected, session.ended)
@@ -149,7 +150,6 @@ class Connection:
     async def _run_session(self, session: Session) -> None:
         await session.run(
             self._connect,
-            self.inbox,
             self,
             self._sources,
             connect_timeout=self.settings.connect_timeout,
@@ -196,6 +196,7 @@ class Connection:
         self._session = session
         self._lame_duck = trio.Event()
         failed_attempts = self._attempts.succeeded(session.server)
+        self.inbox = session.inbox
         self.max_payload = link.max_payload
         self.max_control_line = link.max_control_line
         state = self.state
@@ -216,6 +217,7 @@ class Connection:
                     reconnect_attempts=failed_attempts + 1,
                 )
             )
+        self.outbox.readdress(session.inbox)
         self.outbox.link_up()
         session.serve()
         self._tell_changed()
@@ -250,6 +252,9 @@ class Connection:
             )
         )
         self._tell_changed()
+
+    def _new_inbox(self) -> bytes:
+        return b"%b.%b" % (self.settings.inbox_prefix.encode(), secrets.token_hex(11).encode())
 
     def _when_nothing_in_flight(self) -> trio.Event:
         empty = trio.Event()

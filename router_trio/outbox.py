@@ -231,6 +231,10 @@ class Outbox:
 
     # --- the life of the link ---
 
+    def readdress(self, inbox: bytes) -> None:
+        """The next link has its PubAcks come to `inbox`. Before `link_up`: what was kept is told."""
+        self._queue.readdress(inbox)
+
     def link_up(self) -> None:
         """A link is there: what was kept is drained first, in order."""
         self.connected = True

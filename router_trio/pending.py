@@ -17,6 +17,7 @@ from math import inf
 from operator import attrgetter
 
 from router_trio.operation import Operation, OperationBatch, OperationWithAck, Owner, Runs
+from router_trio.protocol import readdressed
 
 MOST_TOGETHER = 1024
 """Core publishes in one batch, before the last that is added to it."""
@@ -215,6 +216,12 @@ class PendingQueue:
             back.append(waiting.popleft())
         back.sort(key=_order)
         waiting.extendleft(reversed(back))
+
+    def readdress(self, inbox: bytes) -> None:
+        """Have the PubAcks of all that is pending come to another inbox, whose name is as long."""
+        for operation in self._waiting:
+            if isinstance(operation, OperationWithAck):
+                operation.frame = readdressed(operation.frame, b"%b.%d" % (inbox, operation.order))
 
     # --- out, without being sent ---
 

@@ -208,6 +208,12 @@ def publish(subject: bytes, body: bytes, reply: bytes = b"", headers: bytes = b"
     return b"PUB %b %b%d\r\n%b\r\n" % (subject, reply, len(body), body)
 
 
+def readdressed(frame: bytes, reply: bytes) -> bytes:
+    """A PUB or HPUB frame that has a reply subject, with another one."""
+    word, subject, _, rest = frame.split(b" ", 3)
+    return b" ".join((word, subject, reply, rest))
+
+
 def published(frame: bytes) -> RawMessage:
     """What a subscriber gets of a PUB or HPUB frame."""
     words = frame[: frame.index(b"\r\n")].split(b" ")

@@ -43,10 +43,17 @@ class Session:
     """A link from dial to death. `run` does all of it; the others look and wait."""
 
     def __init__(
-        self, server: str, outbox: Outbox, *, fenced: Callable[[float], None], progress: trio.lowlevel.ParkingLot
+        self,
+        server: str,
+        inbox: bytes,
+        outbox: Outbox,
+        *,
+        fenced: Callable[[float], None],
+        progress: trio.lowlevel.ParkingLot,
     ) -> None:
         """`fenced` is told the time of each answered fence; who waits in `progress` is woken when there may be room."""
         self.server = server
+        self.inbox = inbox
         self.link: Link | None = None
         self.error: LinkError | None = None
         self.connected = trio.Event()
@@ -65,7 +72,6 @@ class Session:
     async def run(
         self,
         connect: Connect,
-        inbox: bytes,
         listener: LinkListener,
         sources: Sequence[Source],
         *,
@@ -78,7 +84,7 @@ class Session:
             with self._scope:
                 # One scope bounds the dial and then lives on: a nursery is opened in it and outlives the dial.
                 with trio.CancelScope(deadline=deadline) as dialling:
-                    async with connect(self.server, inbox, listener) as link:
+                    async with connect(self.server, self.inbox, listener) as link:
                         dialling.deadline = math.inf
                         self.link = link
                         self.connected_at = self.fenced_at = trio.current_time()

@@ -224,6 +224,7 @@ def _options(server: str, settings: ConnectionSettings, name: str) -> dict[str, 
     options: dict[str, Any] = {
         "servers": [server],
         "name": name,
+        "inbox_prefix": settings.inbox_prefix.encode(),
         "error_cb": _ignore,
         "allow_reconnect": False,
         "max_reconnect_attempts": 1,

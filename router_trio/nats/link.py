@@ -194,14 +194,14 @@ class NatsLink:
         if kind == b"publish":
             self._listener.publish_denied(subject, told)
         elif subject == self._inbox + b".*":
-            self._deaf = f"no PubAck can be received: {told}; let this user subscribe to _INBOX.>"
+            self._deaf = f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"
             self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
         elif self._asked[subject]:
             self._denied.setdefault(subject, []).append(told)
         elif self.wire.subscribed(subject):
             # Permissions were taken away. A link whose subscription is silently gone would look alive for ever.
             raise LinkError(f"the server ended a subscription: {told}", reason="permission_denied")
-        elif subject.startswith(b"_INBOX."):
+        elif protocol.text(subject).startswith(_prefix(self._inbox) + "."):
             self._client_deaf = True
 
     def _informed(self, text: bytes) -> None:
@@ -215,6 +215,11 @@ class NatsLink:
             self._listener.discovered(servers)
         if info.get("ldm"):
             self._listener.lame_duck()
+
+
+def _prefix(inbox: bytes) -> str:
+    """The connection's `inbox_prefix`."""
+    return protocol.text(inbox.rpartition(b".")[0])
 
 
 def _not_connected() -> LinkError:

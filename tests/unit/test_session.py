@@ -62,7 +62,7 @@ class World:
             on_full="reject",
             max_age=0.0,
         )
-        self.session = Session("nats://a:4222", self.outbox, fenced=self.fenced.append, progress=self.room)
+        self.session = Session("nats://a:4222", b"_INBOX.x", self.outbox, fenced=self.fenced.append, progress=self.room)
         self.dial_takes = 0.0
         self.dial_error: Exception | None = None
         self.death: Exception | None = None
@@ -95,7 +95,7 @@ class World:
         connect = cast(Connect, self.connect)
         listener = cast(LinkListener, None)
         await self.session.run(
-            connect, b"_INBOX.x", listener, sources, connect_timeout=2.0, liveness_interval=INTERVAL
+            connect, listener, sources, connect_timeout=2.0, liveness_interval=INTERVAL
         )
 
     def publish(self, payload: bytes = b"x") -> Receipt:

@@ -1,0 +1,112 @@
+"""Where answers come to: another inbox for each link, below a prefix of one's own, with no more rights than needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio.settings import Settings
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import RawMessage, connect
+from tests.servers import NatsServer, nats_server
+from tests.watch import Watch, eventually, settings, stream_route, until_stored, watched
+
+
+def inboxes(heard: list[RawMessage]) -> list[str]:
+    """The inboxes to which the PubAcks of these messages were asked for, each once, in order."""
+    return list(dict.fromkeys((message.reply or "").rpartition(".")[0] for message in heard))
+
+
+async def test_each_link_has_an_inbox_of_its_own(server: NatsServer) -> None:
+    async with connect(server.url) as client, watched(settings(server.url)) as watch:
+        await JetStream(client).create_stream("S", ["s.*"])
+        heard = await client.subscribe("s.*")
+        router = watch.router
+        for link in range(1, 4):
+            assert (await router.publish_with_ack("s.1", b"x")).status == "acked"
+            router.connections["main"].close_link()
+            receipt = await router.publish_with_ack("s.2", b"kept")
+            await watch.until("NATS_CONNECTION_RESTORED", link)
+            # What was accepted before is answered on the new link too.
+            assert (await receipt.settled()).name == "acked"
+        await client.ping()
+        used = inboxes(heard.waiting())
+        assert len(used) >= 3
+        assert len({len(inbox) for inbox in used}) == 1
+        assert all(inbox.startswith("_INBOX.") for inbox in used)
+
+
+async def test_what_is_known_of_an_old_link_forges_nothing_on_the_next(server: NatsServer) -> None:
+    async with connect(server.url) as client, watched(settings(server.url)) as watch:
+        await JetStream(client).create_stream("S", ["s.*"])
+        heard = await client.subscribe("s.*")
+        router = watch.router
+        await router.publish_with_ack("s.1", b"x")
+        (inbox,) = inboxes([await heard.next()])
+        router.connections["main"].close_link()
+        await watch.until("NATS_CONNECTION_RESTORED")
+        async with trio.open_nursery() as nursery:
+            # Nobody takes this subject, and somebody says that it is stored.
+            nursery.start_soon(_publish_nowhere, watch)
+            with trio.move_on_after(0.5):
+                while True:
+                    for number in range(1, 20):
+                        await client.publish(f"{inbox}.{number}", b'{"stream":"S","seq":7}')
+                    await client.ping()
+                    await trio.sleep(0.01)
+            assert router.ledger()["main"]["settled"]["acked"] == 1
+            nursery.cancel_scope.cancel()
+
+
+async def _publish_nowhere(watch: Watch) -> None:
+    await watch.router.publish_with_ack("nowhere", b"x", timeout=60)
+
+
+ROUTER_RIGHTS = """
+accounts {
+  A {
+    jetstream: enabled
+    users: [
+      { user: admin, password: admin }
+      { user: router, password: router, permissions: {
+          publish: [
+            "out.>"
+            "$JS.API.STREAM.INFO.SOURCE"
+            "$JS.API.CONSUMER.INFO.SOURCE.router"
+            "$JS.API.CONSUMER.CREATE.SOURCE.router"
+            "$JS.API.CONSUMER.CREATE.SOURCE.router.>"
+            "$JS.API.CONSUMER.DURABLE.CREATE.SOURCE.router"
+            "$JS.API.CONSUMER.MSG.NEXT.SOURCE.router"
+            "$JS.ACK.SOURCE.router.>"
+          ]
+          subscribe: ["_INBOX_router.>", "core.in"]
+      } }
+    ]
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("denied", [None, "_INBOX_router.>"])
+async def test_a_router_works_below_a_prefix_of_its_own(tmp_path: Path, denied: str | None) -> None:
+    config = ROUTER_RIGHTS if denied is None else ROUTER_RIGHTS.replace(f'"{denied}", ', "")
+    async with nats_server(tmp_path, config=config) as server:
+        async with connect(server.url, user="admin", password="admin") as client:
+            stream = JetStream(client)
+            await stream.create_stream("SOURCE", ["in.*"])
+            await stream.create_stream("SINK", ["out.>"])
+            await stream.publish_many([(f"in.{n}", b"%d" % n, None) for n in range(50)])
+            route = stream_route("SOURCE", "out.{{wildcard(1)}}", filter="in.*")
+            login = {"user": "router", "password": "router", "inbox_prefix": "_INBOX_router"}
+            made: Settings = settings(server.url, routes=[route], **login)
+            watch = Watch()
+            async with watched(made, watch):
+                if denied is None:
+                    await until_stored(stream, "SINK", 50, within=20)
+                    await eventually(lambda: watch.metric("router_nats_ack_total") == 50)
+                    assert watch.codes.count("NATS_SUBSCRIBE_ERROR") == 0
+                else:
+                    await watch.until("NATS_SUBSCRIBE_ERROR")
+                    assert watch.router.connections["main"].connected
