@@ -131,6 +131,7 @@ class Connection:
             if session.error is None:
                 return session
             self._attempts.failed(attempt, session.error)
+            self.outbox.unreachable()
             self.first_attempt_over.set()
             self._attempts.end_of_round(attempt)
 
@@ -237,7 +238,7 @@ class Connection:
         self._session = None
         self._lost_at = now
         self._attempts.lost(now - session.connected_at)
-        self.outbox.link_down()
+        self.outbox.link_down(error.reason)
         self.state.lost += 1
         self.state.last_error = str(error)
         self.state.enter(RECONNECTING)

@@ -26,9 +26,14 @@ class Ledger:
         self.settled[fate] += count
 
     @property
+    def settled_count(self) -> int:
+        """How many messages have a fate."""
+        return sum(self.settled.values())
+
+    @property
     def unsettled(self) -> int:
         """How many accepted messages have no fate yet. Equals pending + in flight, or messages were lost track of."""
-        return self.accepted - sum(self.settled.values())
+        return self.accepted - self.settled_count
 
 
 class Counters:

@@ -18,6 +18,7 @@ from router_trio.operation import CoreOperation, Operation, OperationWithAck, Ow
 from router_trio.pending import PendingQueue
 from router_trio.retries import ACK_BUDGET, Retries
 from router_trio.room import Room
+from router_trio.suspects import Suspects
 
 MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
@@ -31,6 +32,8 @@ BATCH_BYTES = 256 * 1024
 SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: those that are forwarded stay together, and those that
 have to wait share it, which saves memory."""
+
+POISON = "the server ended the connection each time that this was sent"
 
 OUT_OF_TURN = "out_of_turn"
 """Why a publish failed that its owner took back."""
@@ -65,6 +68,7 @@ class Outbox:
         self._max_age = max_age
         self._queue = PendingQueue()
         self._lanes = Lanes()
+        self._suspects = Suspects()
         self._retries = Retries(self._queue, self._lanes, clock=clock)
         self._room = Room(
             connection,
@@ -239,20 +243,34 @@ class Outbox:
         """A link is there: what was kept is drained first, in order."""
         self.connected = True
         self._held_back = False
+        self._suspects.link_up(self.ledger.settled_count)
         kept = self.pending
         if kept:
             self._books.drain_begins(kept, self._order)
         self._wake()
 
-    def link_down(self) -> None:
-        """The link is gone: everything unconfirmed returns to the head; in fail-open mode it is let go."""
+    def link_down(self, reason: str = "") -> None:
+        """The link is gone: everything unconfirmed returns to the head; in fail-open mode it is let go.
+
+        `reason` is that of the `LinkError`. A publish that ends one link after the other fails, as `poison`.
+        """
         self.connected = False
         self._books.drain_ends()
-        self._queue.put_back(self._lanes.clear())
-        self._queue.requeue_all()
+        queue, settled, now = self._queue, self.ledger.settled_count, self._clock()
+        only = queue.only_in_flight()
+        blamed = self._suspects.link_down(reason, settled, queue.in_flight, only.order if only else None, now)
+        queue.put_back(self._lanes.clear())
+        queue.requeue_all()
+        if blamed and only is not None and queue.withdraw(only):
+            self._suspects.remember(only.subject, _content(only))
+            self._fail(only, "poison", POISON)
         if self.fail_open:
             self._books.let_go(self._queue.drop_all(), "not_connected")
             self._look_idle()
+
+    def unreachable(self) -> None:
+        """An attempt to connect has failed."""
+        self._suspects.unreachable()
 
     def hold_back(self) -> None:
         """Write nothing more on this link: it is being left. The next one starts with what is pending."""
@@ -278,16 +296,36 @@ class Outbox:
             return [*due]
         if self._queue.unfenced >= MAX_UNFENCED:
             return []
+        most = BATCH_OPERATIONS
+        if self._suspects.careful:
+            most = min(most, self._suspects.room(self._queue.in_flight, now))
+            self._queue.split_head(most)
         written: list[Operation] = []
-        while not written:
-            batch = self._queue.take(
-                now, max_operations=BATCH_OPERATIONS, max_bytes=BATCH_BYTES, max_unacked=MAX_UNACKED
-            )
+        while not written and most:
+            batch = self._queue.take(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=MAX_UNACKED)
             if not batch:
                 break
             # A whole batch may belong in lanes; nothing to write would then be a lie, and what is behind it would wait.
             written = self._retries.without_held(batch)
+            if self._suspects.known:
+                written = self._without_poison(written)
         return written
+
+    def _without_poison(self, batch: list[Operation]) -> list[Operation]:
+        """Fail of what was taken whatever has ended links before. Seldom: only once there was such a publish."""
+        good = []
+        for operation in batch:
+            poison = [one for one in operation.split() if self._suspects.knows(one.subject, _content(one))]
+            if not poison:
+                good.append(operation)
+                continue
+            for one in self._queue.remains_in_parts(operation):
+                if any(one.order == bad.order for bad in poison):
+                    self._queue.withdraw(one)
+                    self._fail(one, "poison", POISON)
+                else:
+                    good.append(one)
+        return good
 
     def mark(self) -> int:
         """The position behind the last core publish that was sent.
@@ -305,7 +343,7 @@ class Outbox:
         confirmed = self._queue.confirm_fenced(mark)
         if not confirmed:
             return
-        if held_up:
+        if held_up or self._suspects.careful:
             self._wake()
         self._books.fenced(confirmed)
         self._look_idle()
@@ -433,3 +471,8 @@ class Outbox:
             waiting, self._when_nothing_in_flight = self._when_nothing_in_flight, []
             for tell in waiting:
                 tell()
+
+
+def _content(operation: Operation) -> bytes:
+    """Headers and payload: the reply subject is another one each time."""
+    return operation.frame.partition(b"\r\n")[2]

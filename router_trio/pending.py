@@ -144,6 +144,17 @@ class PendingQueue:
         self.pending -= count
         return taken
 
+    def split_head(self, most: int) -> None:
+        """Take the head apart if it is more than so many publishes."""
+        if self._waiting and 0 < most < self._waiting[0].count:
+            self._waiting.extendleft(reversed(self._waiting.popleft().split()))
+
+    def only_in_flight(self) -> Operation | None:
+        """The one publish that is in flight; None if there are none or several."""
+        if self.in_flight != 1:
+            return None
+        return next(iter(self._unacked.values())) if self._unacked else self._fenced[0]
+
     def put_in_flight(self, operations: list[OperationWithAck], now: float) -> None:
         """Put JetStream publishes that were taken out before straight into flight: they are about to be written."""
         for operation in operations:
@@ -281,6 +292,14 @@ class PendingQueue:
             for part in (one.split() if one.order >= first and one.order - one.count < last else (one,))
         )
         return [one for one in (*self._waiting, *self._fenced) if first <= one.order <= last]
+
+    def remains_in_parts(self, operation: Operation) -> list[Operation]:
+        """The same, and each is one publish."""
+        if operation.count == 1:
+            return [operation]
+        first, last = operation.order - operation.count + 1, operation.order
+        self._fenced = deque(part for one in self._fenced for part in one.split())
+        return [one for one in self._fenced if first <= one.order <= last]
 
     def _forget_waiting(self, operation: Operation) -> None:
         self.pending_bytes -= operation.size

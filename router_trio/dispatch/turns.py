@@ -30,6 +30,7 @@ OF_THE_MESSAGE = frozenset(
         "reserved_subject",  # its subject would lead to where only NATS itself listens
         "invalid_subject",  # the handler gave it one
         "error",  # what it became can't be written, as a header that is none
+        "poison",  # the server ends every link that it is sent on
         "too_large",  # for the server, or for the stream
         "wrong_expectation",  # its headers say what the stream has to be like
         *(f"jetstream_{code}" for code in _HEADERS_THAT_A_STREAM_DOES_NOT_TAKE),

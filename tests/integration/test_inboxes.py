@@ -92,21 +92,23 @@ accounts {
 @pytest.mark.parametrize("denied", [None, "_INBOX_router.>"])
 async def test_a_router_works_below_a_prefix_of_its_own(tmp_path: Path, denied: str | None) -> None:
     config = ROUTER_RIGHTS if denied is None else ROUTER_RIGHTS.replace(f'"{denied}", ', "")
-    async with nats_server(tmp_path, config=config) as server:
-        async with connect(server.url, user="admin", password="admin") as client:
-            stream = JetStream(client)
-            await stream.create_stream("SOURCE", ["in.*"])
-            await stream.create_stream("SINK", ["out.>"])
-            await stream.publish_many([(f"in.{n}", b"%d" % n, None) for n in range(50)])
-            route = stream_route("SOURCE", "out.{{wildcard(1)}}", filter="in.*")
-            login = {"user": "router", "password": "router", "inbox_prefix": "_INBOX_router"}
-            made: Settings = settings(server.url, routes=[route], **login)
-            watch = Watch()
-            async with watched(made, watch):
-                if denied is None:
-                    await until_stored(stream, "SINK", 50, within=20)
-                    await eventually(lambda: watch.metric("router_nats_ack_total") == 50)
-                    assert watch.codes.count("NATS_SUBSCRIBE_ERROR") == 0
-                else:
-                    await watch.until("NATS_SUBSCRIBE_ERROR")
-                    assert watch.router.connections["main"].connected
+    async with (
+        nats_server(tmp_path, config=config) as server,
+        connect(server.url, user="admin", password="admin") as client,
+    ):
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["in.*"])
+        await stream.create_stream("SINK", ["out.>"])
+        await stream.publish_many([(f"in.{n}", b"%d" % n, None) for n in range(50)])
+        route = stream_route("SOURCE", "out.{{wildcard(1)}}", filter="in.*")
+        login = {"user": "router", "password": "router", "inbox_prefix": "_INBOX_router"}
+        made: Settings = settings(server.url, routes=[route], **login)
+        watch = Watch()
+        async with watched(made, watch):
+            if denied is None:
+                await until_stored(stream, "SINK", 50, within=20)
+                await eventually(lambda: watch.metric("router_nats_ack_total") == 50)
+                assert watch.codes.count("NATS_SUBSCRIBE_ERROR") == 0
+            else:
+                await watch.until("NATS_SUBSCRIBE_ERROR")
+                assert watch.router.connections["main"].connected

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from router_trio.errors import PublishError
 from router_trio.settings import Settings
 from tests.raw_jetstream import JetStream, StoredMessage
 from tests.raw_nats import RawClient, connect
-from tests.servers import NatsServer
-from tests.watch import Watch, core_route, eventually, settings, until_stored, watched
+from tests.servers import NatsServer, nats_server
+from tests.watch import Watch, assert_alive, core_route, eventually, settings, until_stored, watched
 
 KINDS = ("core", "stream", "handler", "handler of a stream")
 
@@ -325,6 +326,33 @@ async def test_a_subject_too_long_for_the_server_fails_and_nothing_else(
             assert [message.payload.rstrip(b"!") for message in stored[3:]] == [b"1", b"3"]
             await eventually(lambda: dict(watch.router.routes[0].failed) == {"too_large": 1})
             assert watch.router.connections["main"].state.lost == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_ends_every_link_is_set_aside(tmp_path: Path, kind: str) -> None:
+    """A server whose limit is lower than usual: no client is told of it, and the connection ends."""
+    watch = Watch()
+    async with (
+        nats_server(tmp_path, config="max_control_line: 512") as server,
+        streams(server, kind) as (client, stream),
+    ):
+        long = {"subject": "sink." + "y" * 300 + ".{{wildcard(1)}}"}
+        source = {"nak_delay": "100ms", "ack_wait": "1s"} if "stream" in kind else {}
+        async with watched(router(server.url, kind, watch, to=long, **source), watch):
+            for number in range(11):
+                await client.publish("in." + "x" * (300 if number == 10 else 1), b"%d" % number)
+            await eventually(lambda: watch.router.routes[0].failed["poison"] > 0)
+            await assert_alive(watch.router)
+            for number in range(11, 20):
+                await client.publish("in.x", b"%d" % number)
+            stored = await sunk(stream, 22)
+            numbers = [number for number in range(20) if number != 10]
+            assert [int(message.payload.rstrip(b"!")) for message in stored[3:]] == numbers
+            failed = watch.router.routes[0].failed
+            if "stream" in kind:
+                await eventually(lambda: failed["poison"] > 3)
+            assert set(failed) == {"poison"}
+            assert watch.router.connections["main"].state.lost <= 6, "and it ends no link when it is delivered again"
 
 
 @pytest.mark.parametrize("with_ack", [False, True])

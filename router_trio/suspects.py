@@ -1,0 +1,85 @@
+"""Finds the publish that ends every link it is sent on, so that nothing else is held up by it for ever.
+
+What is unconfirmed when a link ends is sent again first on the next one. If the server ends the connection because of
+one of these publishes, it does so again and again, and nothing gets through. So when a link ended before anything on it
+was confirmed, the next one begins carefully: with one publish at a time, then two, four, and so on, as long as each is
+confirmed. What was alone on its way when two links in a row ended is set aside (`poison`).
+
+A link that fell silent, or a server that could not be reached in between, says nothing against a publish.
+
+Pure and synchronous; the time is given.
+"""
+
+from __future__ import annotations
+
+ENDED_BY_SERVER = frozenset({"closed", "server_error", "too_large"})
+"""Reasons of a loss that what was sent may have caused."""
+
+ANSWERED_WITHIN = 2.0
+"""Seconds from when a publish is sent to when the connection ends, if the server ends it because of that publish."""
+
+
+MOST_KNOWN = 1024
+"""Publishes that are remembered; then the memory starts anew."""
+
+
+class Suspects:
+    """How much may be sent at once on a link, and which publish is to blame for its end."""
+
+    def __init__(self) -> None:
+        self.careful = False
+        """True while what is sent is limited by `room`."""
+        self.known: set[int] = set()
+        """Hashes of what was remembered."""
+        self._window = 0
+        self._suspected = 0
+        self._settled = 0
+        self._sent_at = 0.0
+        self._accused: int | None = None
+
+    def link_up(self, settled: int) -> None:
+        """A link is there; so many operations of this connection have their fate by now."""
+        self._settled = settled
+        self._window = 0
+
+    def room(self, in_flight: int, now: float) -> int:
+        """Return how many operations may be sent now beside those that are unconfirmed. Only while `careful`."""
+        if not in_flight:
+            self._window = max(1, 2 * self._window)
+            self._sent_at = now
+            self.careful = self._window <= self._suspected
+        return max(0, self._window - in_flight)
+
+    def link_down(self, reason: str, settled: int, in_flight: int, only: int | None, now: float) -> bool:
+        """The link ended, with so many operations unconfirmed; `only` is the number of the one, if it is one.
+
+        Return True if that one is to blame.
+        """
+        if not in_flight or reason not in ENDED_BY_SERVER:
+            self.unreachable()
+            return False
+        alone = only if self.careful and now - self._sent_at < ANSWERED_WITHIN else None
+        blamed = alone is not None and alone == self._accused
+        self._accused = alone
+        if settled == self._settled or self.careful:
+            self.careful = True
+            self._suspected = max(self._suspected, in_flight)
+        if blamed:
+            self._accused = None
+        return blamed
+
+    def remember(self, subject: bytes, content: bytes) -> None:
+        """What a server ends links for is not sent to it again, also when its stream delivers it again."""
+        if len(self.known) >= MOST_KNOWN:
+            self.known.clear()
+        self.known.add(hash((subject, content)))
+
+    def knows(self, subject: bytes, content: bytes) -> bool:
+        """Return True if it was remembered."""
+        return hash((subject, content)) in self.known
+
+    def unreachable(self) -> None:
+        """There is no server, or it is not what was sent that it ended the link for: nothing is suspected."""
+        self.careful = False
+        self._suspected = 0
+        self._accused = None

@@ -1,0 +1,164 @@
+"""A publish that ends every link it is sent on: found, set aside, and nothing innocent with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio import protocol
+from router_trio.message import Fate, stored
+from router_trio.operation import Operation, Runs
+from router_trio.suspects import ANSWERED_WITHIN
+from tests.unit.test_outbox import Desk
+
+
+class Server:
+    """Takes what a desk sends, link after link, and ends the link at what it can't stand."""
+
+    def __init__(self, desk: Desk, poison: Callable[[Operation], bool], reason: str = "closed") -> None:
+        self.desk = desk
+        self.poison = poison
+        self.reason = reason
+        self.links = 0
+        self.taken: list[int] = []
+
+    def live(self) -> bool:
+        """One link, until everything is confirmed, or until it ends: False then."""
+        outbox = self.desk.outbox
+        outbox.link_up()
+        self.links += 1
+        while batch := self._batch():
+            for operation in (part for one in batch for part in one.split()):
+                if self.poison(operation):
+                    outbox.link_down(self.reason)
+                    return False
+                self.taken.append(operation.order)
+                if operation.with_ack:
+                    outbox.acked([(operation.order, stored("S", 1))])
+        return True
+
+    def _batch(self) -> list[Operation]:
+        """What is sent next: once that is asked for, the batch before has been sent, and can be confirmed."""
+        batch = self.desk.outbox.next_batch()
+        if not batch and self.desk.outbox.in_flight:
+            self.desk.outbox.fenced(self.desk.outbox.mark())
+            batch = self.desk.outbox.next_batch()
+        return batch
+
+
+def to(subject: bytes) -> Callable[[Operation], bool]:
+    return lambda operation: operation.subject == subject
+
+
+@pytest.mark.parametrize("with_ack", [False, True])
+@pytest.mark.parametrize("reason", ["closed", "server_error"])
+@pytest.mark.parametrize("at", [0, 1, 9])
+def test_it_fails_alone(with_ack: bool, reason: str, at: int) -> None:
+    desk = Desk()
+    for number in range(10):
+        desk.offer(b"bad" if number == at else b"good", with_ack=with_ack)
+    server = Server(desk, to(b"bad"), reason)
+    while not server.live():
+        assert server.links < 12
+    accepted, pending, in_flight, settled = desk.books()
+    assert (accepted, pending, in_flight) == (10, 0, 0)
+    assert settled == {"failed": 1, "acked" if with_ack else "fenced": 9}
+    assert desk.told[at + 1] == [Fate("failed", "poison")]
+    assert sorted(set(server.taken)) == [number + 1 for number in range(10) if number != at]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.booleans(), st.booleans())
+def test_any_number_of_them_fail_and_nothing_else(bad: list[bool], with_ack: bool, together: bool) -> None:
+    desk = Desk()
+    if together and not with_ack:
+        desk.outbox.link_up()
+        frames = [protocol.publish(b"bad" if one else b"good", b"%d" % number) for number, one in enumerate(bad)]
+        desk.outbox.offer_frames(frames, Runs([desk], [len(frames)]))
+    else:
+        for number, one in enumerate(bad):
+            frame = protocol.publish(b"bad" if one else b"good", b"%d" % number, reply=b"r" if with_ack else b"")
+            desk.outbox.offer(frame, with_ack=with_ack, owner=desk)
+    server = Server(desk, to(b"bad"))
+    while not server.live():
+        assert server.links < 10 * len(bad) + 10
+    failed = {order for order, fates in desk.told.items() if fates[0].name == "failed"}
+    assert failed == {number for number, one in enumerate(bad, 1) if one}
+    assert desk.books()[:3] == (len(bad), 0, 0)
+
+
+def test_what_is_known_is_not_sent_again() -> None:
+    desk = Desk()
+    desk.offer(b"bad")
+    server = Server(desk, to(b"bad"))
+    while not server.live():
+        pass
+    links = server.links
+    desk.offer(b"bad")
+    desk.offer(b"good")
+    assert server.live()
+    assert server.links == links + 1
+    assert desk.books() == (3, 0, 0, {"failed": 2, "fenced": 1})
+
+
+def lose(desk: Desk, reason: str = "closed", times: int = 1) -> None:
+    for _ in range(times):
+        desk.outbox.link_up()
+        desk.outbox.next_batch()
+        desk.outbox.link_down(reason)
+
+
+@pytest.mark.parametrize("reason", ["liveness", "server_shutdown", "network", "lame_duck", "stale"])
+def test_a_link_that_ends_for_another_reason_accuses_nobody(reason: str) -> None:
+    desk = Desk()
+    desk.offer()
+    lose(desk, reason, times=20)
+    assert desk.books() == (1, 1, 0, {})
+
+
+def test_a_server_that_was_away_in_between_accuses_nobody() -> None:
+    desk = Desk()
+    desk.offer()
+    for _ in range(20):
+        lose(desk)
+        desk.outbox.unreachable()
+    assert desk.books() == (1, 1, 0, {})
+
+
+def test_a_link_that_ended_long_after_accuses_nobody() -> None:
+    desk = Desk()
+    desk.offer()
+    for _ in range(20):
+        desk.outbox.link_up()
+        desk.outbox.next_batch()
+        desk.now += ANSWERED_WITHIN
+        desk.outbox.link_down("closed")
+    assert desk.books() == (1, 1, 0, {})
+
+
+def test_a_link_without_anything_in_flight_accuses_nobody() -> None:
+    desk = Desk()
+    desk.offer()
+    for _ in range(20):
+        desk.outbox.link_up()
+        desk.outbox.link_down("closed")
+    assert desk.books() == (1, 1, 0, {})
+
+
+def test_what_is_suspected_is_sent_in_growing_windows_and_then_all_at_once() -> None:
+    desk = Desk()
+    for _ in range(20):
+        desk.offer()
+    lose(desk)
+    desk.outbox.link_up()
+    windows = []
+    while batch := desk.batch():
+        windows.append(len(batch))
+        desk.outbox.next_batch()
+        desk.outbox.fenced(desk.outbox.mark())
+    assert windows == [1, 2, 4, 8, 5]
+    for _ in range(20):
+        desk.offer()
+    assert len(desk.batch()) == 20
