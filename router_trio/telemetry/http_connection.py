@@ -64,8 +64,8 @@ class HTTPConnection:
         if not isinstance(request, h11.Request):
             return None
         self._is_head = request.method == b"HEAD"
-        # h11 bounds what is incomplete; all of it may have come at once.
-        size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+        # h11 bounds what is incomplete; all of it may have come at once. Each header has a colon, a space, CR and LF.
+        size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
         if size > MAX_HEADER_BYTES:
             raise BadRequest(431, f"request line and headers may have {MAX_HEADER_BYTES} bytes")
         if request.http_version not in _VERSIONS:

@@ -75,20 +75,19 @@ async def test_who_leaves_while_waiting_takes_nothing_from_others(autojump_clock
     async def ask() -> None:
         got.append(await shared.get())
 
-    async with trio.open_nursery() as nursery:
-        async with rendering.turn:
-            leaving = trio.CancelScope()
+    async with trio.open_nursery() as nursery, rendering.turn:
+        leaving = trio.CancelScope()
 
-            async def ask_and_leave() -> None:
-                with leaving:
-                    await ask()
+        async def ask_and_leave() -> None:
+            with leaving:
+                await ask()
 
-            nursery.start_soon(ask_and_leave)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked()
-            leaving.cancel()
-            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ask_and_leave)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        leaving.cancel()
+        await trio.testing.wait_all_tasks_blocked()
     assert got == [1]
 
 
