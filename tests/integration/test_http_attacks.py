@@ -333,8 +333,8 @@ async def test_a_thousand_watchers_are_refused_and_harm_nobody(view: View) -> No
             nursery.start_soon(watch, address, over)
         with trio.fail_after(30):
             while len(codes) < 1000:
-                assert await probe(address) == 200
-                await trio.sleep(0.05)
+                assert (await get(address, "/healthz"))[0] == 200
+        assert await probe(address) == 200
         assert codes.count(200) == watching.MAX_CLIENTS_PER_PEER
         assert set(codes) == {200, 503}
         over.set()
@@ -417,7 +417,8 @@ async def test_the_loop_goes_on_under_scrapes(view: View, monkeypatch: pytest.Mo
             await trio.sleep(0.01)
             late.append(time.perf_counter() - due)
         nursery.cancel_scope.cancel()
-    assert sorted(late)[15] < 0.1
+    # Forty pages in one turn of the loop would be 0.8 s, many times over.
+    assert sum(late) < 2.0
 
 
 # --- other sites ---
