@@ -3,8 +3,8 @@
 A connection either waits (for its headers to arrive, or for its next request) or is being answered. One that waits can
 be closed at any time: HTTP allows it, and nothing is lost. So a new connection is always taken in, and where there are
 too many, one that waits is closed for it: the oldest of the peer that has the most. Requests are bounded below the
-connections, in all and for each peer, so that there is always room for a new connection to say what it wants; only the
-probes may use up that room.
+connections, in all and for each peer, so that there is always one that waits. A probe needs no place among those
+requests: beyond their number it is answered as one that waits, and may be closed in the middle of it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ C = TypeVar("C", bound=HasPeer)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`connections` in all and `per_peer`; of both the last ones are kept for probes."""
+    """Connections, and those of them that are being answered; each in all and of one peer."""
 
     connections: int
-    per_peer: int
-    kept: int
-    kept_per_peer: int
+    connections_per_peer: int
+    requests: int
+    requests_per_peer: int
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Admission(Generic[C]):
         """Take in a connection, which waits; return the one to close for it. That may be `connection` itself."""
         evicted: C | None = None
         peer = self._peers.get(connection.peer)
-        if peer is not None and len(peer.waiting) + len(peer.answering) >= self._limits.per_peer:
+        if peer is not None and len(peer.waiting) + len(peer.answering) >= self._limits.connections_per_peer:
             evicted = self._evict(peer) or connection
         elif self._count >= self._limits.connections:
             greediest = max(self._peers.values(), key=lambda one: len(one.waiting))
@@ -62,19 +62,17 @@ class Admission(Generic[C]):
             self.wait(connection)
         return evicted
 
-    def may_answer(self, connection: C, *, probe: bool) -> bool:
+    def may_answer(self, connection: C) -> bool:
         """Return True if the request of this connection may be answered; then it is answered until `wait` or `leave`.
 
-        A connection that was evicted at the same moment is taken in again.
+        Otherwise the connection waits, as before. One that was evicted is not taken in again.
         """
-        self.leave(connection)
         peer = self._peers.get(connection.peer)
-        of_peer = 0 if peer is None else len(peer.answering)
-        limits = self._limits
-        kept, kept_per_peer = (0, 0) if probe else (limits.kept, limits.kept_per_peer)
-        if self._answering >= limits.connections - kept or of_peer >= limits.per_peer - kept_per_peer:
-            self.wait(connection)
+        if peer is None or connection not in peer.waiting:
             return False
+        if self._answering >= self._limits.requests or len(peer.answering) >= self._limits.requests_per_peer:
+            return False
+        self.leave(connection)
         self._peers.setdefault(connection.peer, _Peer()).answering.add(connection)
         self._answering += 1
         self._count += 1

@@ -14,7 +14,7 @@ import trio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
-from router_trio.telemetry.http_connection import BadRequest, Header, HTTPConnection
+from router_trio.telemetry.http_connection import Header, HTTPConnection, RequestRefused
 
 MAX_BODY_BYTES = 64 * 1024
 """What an application can read of a body; what is longer is refused with 413."""
@@ -89,8 +89,8 @@ class _Exchange:
                 part = await self._connection.read_body()
         except trio.TooSlowError:
             raise HTTPException(408, f"the body must arrive within {BODY_SECONDS:g} s") from None
-        except BadRequest as bad:
-            raise HTTPException(bad.code, str(bad)) from None
+        except RequestRefused as refused:
+            raise HTTPException(refused.code, str(refused)) from None
         self._received += len(part or b"")
         if self._received > MAX_BODY_BYTES:
             raise _too_large()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from math import inf
 
 import trio
 from starlette.requests import ClientDisconnect
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp
 from router_trio.telemetry.admission import Admission, Limits
 from router_trio.telemetry.exchange import answer, path_of
 from router_trio.telemetry.hosts import PROBES, peer_of
-from router_trio.telemetry.http_connection import BadRequest, HTTPConnection
+from router_trio.telemetry.http_connection import HTTPConnection, RequestRefused
 
 GRACE_SECONDS = 1.0
 """How long open requests may take after the end was asked for."""
@@ -35,9 +36,9 @@ MAX_CONNECTIONS = 256
 MAX_CONNECTIONS_PER_PEER = 128
 """Of one address. All clients of one machine, and all behind one proxy, share theirs."""
 
-KEPT_FOR_PROBES = 32
-KEPT_FOR_PROBES_PER_PEER = 16
-"""Of the connections, those that are never used up by other requests than probes."""
+MAX_REQUESTS = 224
+MAX_REQUESTS_PER_PEER = 112
+"""Answered at a time. Less than the connections: among those that wait is always one to close for a new one."""
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, ClientDisconnect)
 
@@ -62,24 +63,29 @@ async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIApp) -> 
 
 
 class _Client:
-    """A connection, as far as it is admitted. `waiting` is what it waits in for a request."""
+    """A connection, as far as it is admitted."""
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
-        self.waiting = trio.CancelScope()
         self.evicted = False
+        self._waiting = trio.CancelScope()
+
+    def waiting(self, deadline: float = inf) -> trio.CancelScope:
+        """Return a scope for what may be cut short, by `evict` or at the deadline."""
+        self._waiting = trio.CancelScope(deadline=deadline)
+        return self._waiting
 
     def evict(self) -> None:
         """Close it as soon as it is not being answered."""
         self.evicted = True
-        self.waiting.cancel()
+        self._waiting.cancel()
 
 
 class _Server:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._admission: Admission[_Client] = Admission(
-            Limits(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, KEPT_FOR_PROBES, KEPT_FOR_PROBES_PER_PEER)
+            Limits(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, MAX_REQUESTS, MAX_REQUESTS_PER_PEER)
         )
         self._clients: set[_Client] = set()
         self.handlers: trio.Nursery | None = None
@@ -124,32 +130,39 @@ class _Server:
 
     async def _serve(self, connection: HTTPConnection, client: _Client) -> None:
         patience = HEADER_SECONDS
-        while await self._serve_request(connection, client, patience) and not client.evicted:
-            self._admission.wait(client)
-            patience = IDLE_SECONDS
-        if not client.evicted:
-            self._admission.wait(client)
-            client.waiting = trio.CancelScope()
-            with client.waiting:
-                await connection.linger()
+        refused: RequestRefused | None = None
+        try:
+            while await self._serve_request(connection, client, patience) and not client.evicted:
+                self._admission.wait(client)
+                patience = IDLE_SECONDS
+        except RequestRefused as why:
+            refused = why
+        if client.evicted:
+            return
+        self._admission.wait(client)
+        with client.waiting():
+            if refused is not None:
+                await connection.refuse(refused)
+            await connection.linger()
 
     async def _serve_request(self, connection: HTTPConnection, client: _Client, patience: float) -> bool:
-        """Wait for a request and answer it; return True if the connection is good for another one."""
-        deadline = trio.current_time() + patience
+        """Wait for a request and answer it; return True if the connection is good for another one.
+
+        Raises `RequestRefused`.
+        """
         request = None
-        client.waiting = trio.CancelScope(deadline=deadline)
-        try:
-            with client.waiting:
-                request = await connection.next_request()
-        except BadRequest as bad:
-            await connection.refuse(bad.code, str(bad))
-            return False
+        with client.waiting(trio.current_time() + patience) as scope:
+            request = await connection.next_request()
+        if scope.cancelled_caught and connection.begun and not client.evicted:
+            raise RequestRefused(408, f"the headers must arrive within {patience:g} s")
         if request is None:
-            if connection.begun and trio.current_time() >= deadline:
-                await connection.refuse(408, f"the headers must arrive within {patience:g} s")
             return False
-        if not self._admission.may_answer(client, probe=path_of(request) in PROBES):
-            await connection.refuse(503, "too many requests at a time", {"retry-after": "1"})
-            return False
-        await answer(connection, request, self._app)
-        return connection.reset()
+        if self._admission.may_answer(client):
+            await answer(connection, request, self._app)
+            return connection.reset()
+        if path_of(request) not in PROBES:
+            raise RequestRefused(503, "too many requests at a time")
+        connection.ends = True
+        with client.waiting():
+            await answer(connection, request, self._app)
+        return False

@@ -6,7 +6,7 @@ on at a time; what a client sends ahead stays in the kernel, but for one read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -28,8 +28,8 @@ _VERSIONS = (b"1.0", b"1.1")
 Header = tuple[bytes, bytes]
 
 
-class BadRequest(Exception):
-    """What the client sent is not a request that can be answered."""
+class RequestRefused(Exception):
+    """What the client sent is not answered, but refused with this status."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -47,6 +47,8 @@ class HTTPConnection:
         self._stream = stream
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self._is_head = False
+        self.ends = False
+        """Set it to let the connection end with the answer."""
 
     @property
     def begun(self) -> bool:
@@ -59,7 +61,7 @@ class HTTPConnection:
         return self._h11.their_state is h11.SEND_BODY
 
     async def next_request(self) -> h11.Request | None:
-        """Wait for the headers of a request; None when the client has closed. Raises `BadRequest`."""
+        """Wait for the headers of a request; None when the client has closed. Raises `RequestRefused`."""
         request = await self._next_event()
         if not isinstance(request, h11.Request):
             return None
@@ -67,18 +69,18 @@ class HTTPConnection:
         # h11 bounds what is incomplete; all of it may have come at once. Each header has a colon, a space, CR and LF.
         size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
         if size > MAX_HEADER_BYTES:
-            raise BadRequest(431, f"request line and headers may have {MAX_HEADER_BYTES} bytes")
+            raise RequestRefused(431, f"request line and headers may have {MAX_HEADER_BYTES} bytes")
         if request.http_version not in _VERSIONS:
-            raise BadRequest(505, "HTTP/1.1 is spoken here")
+            raise RequestRefused(505, "HTTP/1.1 is spoken here")
         if not request.target.startswith(b"/"):
-            raise BadRequest(400, "the target of a request must be a path")
+            raise RequestRefused(400, "the target of a request must be a path")
         # Not wanted, and without a body also the end of the request.
         if not self._expects_body(request):
             await self._next_event()
         return request
 
     async def read_body(self) -> bytes | None:
-        """Wait for a part of the body; None at its end. Raises `BadRequest`."""
+        """Wait for a part of the body; None at its end. Raises `RequestRefused`."""
         if self._h11.they_are_waiting_for_100_continue:
             await self.write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
         event = await self._next_event()
@@ -94,7 +96,7 @@ class HTTPConnection:
     async def send_head(self, code: int, headers: Iterable[Header], data: bytes = b"", *, more: bool = False) -> None:
         """Send status and headers of the answer, with the first of its body. Closing is announced where it is due."""
         lines = [*headers, (b"date", formatdate(usegmt=True).encode())]
-        if self.body_awaited and not any(name == b"connection" for name, _ in lines):
+        if (self.ends or self.body_awaited) and not any(name == b"connection" for name, _ in lines):
             lines.append((b"connection", b"close"))
         response = h11.Response(status_code=code, headers=lines, reason=HTTPStatus(code).phrase.encode())
         await self.send_body(data, more=more, after=self._h11.send(response) or b"")
@@ -107,19 +109,18 @@ class HTTPConnection:
             after += self._h11.send(h11.EndOfMessage()) or b""
         await self.write(after)
 
-    async def refuse(self, code: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
-        """Answer with a line of text and announce the end of the connection, unless an answer has begun."""
-        if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            return
-        text = f"{reason}\n".encode()
-        fields = {
-            "content-type": "text/plain; charset=utf-8",
-            "content-length": str(len(text)),
-            "cache-control": "no-store",
-            "connection": "close",
-            **(headers or {}),
-        }
-        await self.send_head(code, [(name.encode(), value.encode()) for name, value in fields.items()], text)
+    async def refuse(self, refused: RequestRefused) -> None:
+        """Answer with a line of text, and let the connection end."""
+        text = f"{refused}\n".encode()
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(text)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if refused.code == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers.append((b"retry-after", b"1"))
+        self.ends = True
+        await self.send_head(refused.code, headers, text)
 
     async def write(self, data: bytes) -> None:
         """Send bytes, within `SEND_SECONDS`."""
@@ -152,7 +153,7 @@ class HTTPConnection:
             while (event := self._h11.next_event()) is h11.NEED_DATA:
                 self._h11.receive_data(await self._stream.receive_some(_READ_BYTES))
         except h11.RemoteProtocolError as error:
-            raise BadRequest(error.error_status_hint, str(error)) from None
+            raise RequestRefused(error.error_status_hint, str(error)) from None
         return event
 
     def _expects_body(self, request: h11.Request) -> bool:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from router_trio import Router, Settings
 from router_trio.cli.fault_pages import fault_pages
 from router_trio.faults import Faults
+from router_trio.states import PAUSED
 from router_trio.telemetry import exchange as exchange_module
 from router_trio.telemetry import http, http_connection, watching
 from router_trio.telemetry.page import MetricsPage
@@ -274,9 +275,8 @@ async def test_probes_are_answered_when_all_answers_are_stuck(view: View, source
     """As many as may scrape, and none of them takes what it asked for."""
     make_page_large(view)
     request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    per_peer = http.MAX_CONNECTIONS_PER_PEER - http.KEPT_FOR_PROBES_PER_PEER
     async with served(view) as address, held(address, http.MAX_CONNECTIONS_PER_PEER, b"", *sources) as streams:
-        most = min(per_peer * len(sources), http.MAX_CONNECTIONS - http.KEPT_FOR_PROBES)
+        most = min(http.MAX_REQUESTS_PER_PEER * len(sources), http.MAX_REQUESTS)
         async with trio.open_nursery() as nursery:
             for stream in streams:
                 nursery.start_soon(_send, stream, request)
@@ -286,10 +286,25 @@ async def test_probes_are_answered_when_all_answers_are_stuck(view: View, source
                 with suppress(trio.BrokenResourceError):
                     answers.append(await stream.receive_some(12))
         assert 0 < answers.count(b"HTTP/1.1 200") <= most
-        assert len(sources) > 1 or answers.count(b"HTTP/1.1 503") == http.KEPT_FOR_PROBES_PER_PEER
+        assert len(sources) > 1 or answers.count(b"HTTP/1.1 503") == len(streams) - most
         for source in ("127.0.0.1", "127.0.0.9"):
             for path in ("/healthz", "/readyz"):
                 assert await probe(address, path, source) == 200
+
+
+async def test_probes_are_answered_when_those_of_others_are_stuck(view: View) -> None:
+    """Each asks for thousands of probe pages ahead, and takes none."""
+    request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000
+    for route in view.routes:
+        route.enter(PAUSED, "waits " * 2000)
+    async with served(view) as address, held(address, 300, b"", "127.0.0.1", ELSEWHERE) as streams:
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + 1
+            for stream in streams:
+                nursery.start_soon(_send, stream, request)
+        for source in ("127.0.0.1", "127.0.0.9"):
+            for path, code in (("/healthz", 200), ("/readyz", 503)):
+                assert await probe(address, path, source) == code
 
 
 async def _send(stream: trio.SocketStream, request: bytes) -> None:

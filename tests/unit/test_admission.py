@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from router_trio.telemetry.admission import Admission, Limits
 
-LIMITS = Limits(connections=8, per_peer=4, kept=2, kept_per_peer=1)
+LIMITS = Limits(connections=8, connections_per_peer=4, requests=6, requests_per_peer=3)
 
 
 @dataclass(eq=False)
@@ -39,43 +39,48 @@ def test_where_there_are_too_many_the_peer_that_has_the_most_makes_room() -> Non
 
 def test_who_waits_again_is_the_youngest() -> None:
     admission, connections = full_of_waiting(*"aaaa")
-    assert admission.may_answer(connections[0], probe=False)
+    assert admission.may_answer(connections[0])
     admission.wait(connections[0])
     assert admission.arrive(Connection("a")) is connections[1]
 
 
-def test_of_a_peer_a_probe_is_answered_where_other_requests_are_not() -> None:
+def test_requests_of_a_peer_are_fewer_than_its_connections() -> None:
     admission, connections = full_of_waiting(*"aaaa")
-    assert [admission.may_answer(one, probe=False) for one in connections] == [True, True, True, False]
-    assert admission.may_answer(connections[3], probe=True)
+    assert [admission.may_answer(one) for one in connections] == [True, True, True, False]
+    # What was refused waits, and makes room.
     late = Connection("a")
-    assert admission.arrive(late) is late  # each of the four is being answered
-    admission.leave(connections[3])
-    assert admission.arrive(late) is None
+    assert admission.arrive(late) is connections[3]
+    assert not admission.may_answer(late)
+    admission.leave(connections[0])
+    assert admission.may_answer(late)
 
 
-def test_of_all_a_probe_is_answered_where_other_requests_are_not() -> None:
+def test_requests_are_fewer_than_connections() -> None:
     admission, connections = full_of_waiting(*"aaabbbcd")
-    assert [admission.may_answer(one, probe=False) for one in connections] == [True] * 6 + [False] * 2
-    assert admission.may_answer(connections[7], probe=True)
-    # The one that waits makes room, however few its peer has.
+    assert [admission.may_answer(one) for one in connections] == [True] * 6 + [False] * 2
+    # One that waits makes room, however few its peer has.
     assert admission.arrive(Connection("e")) is connections[6]
+    assert admission.arrive(Connection("f")) is connections[7]
 
 
-def test_what_was_refused_waits_and_makes_room() -> None:
-    admission, connections = full_of_waiting(*"aaaa")
-    for one in connections:
-        admission.may_answer(one, probe=False)
-    assert admission.arrive(Connection("a")) is connections[3]
+def test_where_all_are_being_answered_a_new_one_is_closed_itself() -> None:
+    admission: Admission[Connection] = Admission(Limits(2, 2, 9, 9))
+    for _ in range(2):
+        connection = Connection()
+        admission.arrive(connection)
+        assert admission.may_answer(connection)
+    for peer in "ab":
+        late = Connection(peer)
+        assert admission.arrive(late) is late
+        assert not admission.may_answer(late)
 
 
-def test_who_was_closed_while_its_request_came_may_still_be_answered() -> None:
+def test_who_was_closed_while_its_request_came_has_no_place() -> None:
     admission, connections = full_of_waiting(*"aaaa")
     assert admission.arrive(Connection("a")) is connections[0]
-    assert admission.may_answer(connections[0], probe=True)
+    assert not admission.may_answer(connections[0])
     admission.leave(connections[0])
-    admission.leave(connections[0])
-    assert admission.arrive(Connection("a")) is not None
+    assert admission.arrive(Connection("a")) is connections[1]
 
 
 @given(st.data())
@@ -84,7 +89,7 @@ def test_the_limits_hold_whatever_happens(data: st.DataObject) -> None:
     waiting: list[Connection] = []
     answering: list[Connection] = []
     for _ in range(data.draw(st.integers(0, 60))):
-        step = data.draw(st.sampled_from(["arrive", "arrive", "ask", "probe", "done", "leave"]))
+        step = data.draw(st.sampled_from(["arrive", "arrive", "ask", "done", "leave"]))
         if step == "arrive":
             new = Connection(data.draw(st.sampled_from("abcde")))
             evicted = admission.arrive(new)
@@ -92,12 +97,11 @@ def test_the_limits_hold_whatever_happens(data: st.DataObject) -> None:
                 waiting.append(new)
             if evicted is not None and evicted is not new:
                 waiting.remove(evicted)
-        elif step in ("ask", "probe") and waiting:
+        elif step == "ask" and waiting:
             one = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
             of_peer = [other for other in answering if other.peer == one.peer]
-            kept, kept_of_peer = (0, 0) if step == "probe" else (2, 1)
-            expected = len(answering) < 8 - kept and len(of_peer) < 4 - kept_of_peer
-            assert admission.may_answer(one, probe=step == "probe") is expected
+            expected = len(answering) < 6 and len(of_peer) < 3
+            assert admission.may_answer(one) is expected
             (answering if expected else waiting).append(one)
         elif step == "done" and answering:
             waiting.append(answering.pop())
@@ -114,6 +118,6 @@ def test_the_limits_hold_whatever_happens(data: st.DataObject) -> None:
 def test_nothing_is_kept_of_who_is_gone() -> None:
     admission, connections = full_of_waiting(*"abc")
     for one in connections:
-        admission.may_answer(one, probe=False)
+        admission.may_answer(one)
         admission.leave(one)
     assert not admission._peers
