@@ -46,8 +46,6 @@ def application(
     rendering = Rendering()
     scrape = SharedPage(rendering, page.render)
     looks = SharedPage(rendering, look)
-    # By itself: a probe does not wait for a scrape.
-    ready = SharedPage(Rendering(), lambda: readiness(view, clock()))
 
     async def metrics(_: Request) -> Response:
         return Response(await scrape.get(), headers={**_FRESH, "content-type": CONTENT_TYPE})
@@ -57,7 +55,8 @@ def application(
         return JSONResponse(body, code, _FRESH)
 
     async def readyz(_: Request) -> Response:
-        code, body = await ready.get()
+        # Not shared: a probe waits for nobody.
+        code, body = readiness(view, clock())
         return JSONResponse(body, code, _FRESH)
 
     async def status_page(_: Request) -> Response:

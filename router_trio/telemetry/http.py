@@ -40,6 +40,9 @@ MAX_REQUESTS = 224
 MAX_REQUESTS_PER_PEER = 112
 """Answered at a time. Less than the connections: among those that wait is always one to close for a new one."""
 
+ACCEPTED_A_TURN = 4
+"""Connections; well below those that always wait, so that each is heard before it is closed for another."""
+
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, ClientDisconnect)
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +60,9 @@ async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIApp) -> 
         try:
             # `nursery.start`, cancelled, would wait for the handlers' nursery, which is shielded and waits for us.
             await server.opened.wait()
-            await trio.serve_listeners(server.handle, list(listeners), handler_nursery=server.handlers)
+            # Trio accepts one connection in each turn of the loop. When turns are long there should be more.
+            more = [trio.SocketListener(one.socket.dup()) for one in listeners for _ in range(ACCEPTED_A_TURN - 1)]
+            await trio.serve_listeners(server.handle, [*listeners, *more], handler_nursery=server.handlers)
         finally:
             stopping.set()
 
@@ -88,6 +93,7 @@ class _Server:
             Limits(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, MAX_REQUESTS, MAX_REQUESTS_PER_PEER)
         )
         self._clients: set[_Client] = set()
+        self._next = trio.Lock()
         self.handlers: trio.Nursery | None = None
         self.opened = trio.Event()
 
@@ -129,12 +135,12 @@ class _Server:
     # --- inside ---
 
     async def _serve(self, connection: HTTPConnection, client: _Client) -> None:
-        patience = HEADER_SECONDS
         refused: RequestRefused | None = None
+        first = True
         try:
-            while await self._serve_request(connection, client, patience) and not client.evicted:
+            while await self._serve_request(connection, client, first=first) and not client.evicted:
                 self._admission.wait(client)
-                patience = IDLE_SECONDS
+                first = False
         except RequestRefused as why:
             refused = why
         if client.evicted:
@@ -145,18 +151,27 @@ class _Server:
                 await connection.refuse(refused)
             await connection.linger()
 
-    async def _serve_request(self, connection: HTTPConnection, client: _Client, patience: float) -> bool:
+    async def _serve_request(self, connection: HTTPConnection, client: _Client, *, first: bool) -> bool:
         """Wait for a request and answer it; return True if the connection is good for another one.
 
         Raises `RequestRefused`.
         """
         request = None
+        patience = HEADER_SECONDS if first else IDLE_SECONDS
         with client.waiting(trio.current_time() + patience) as scope:
             request = await connection.next_request()
         if scope.cancelled_caught and connection.begun and not client.evicted:
             raise RequestRefused(408, f"the headers must arrive within {patience:g} s")
         if request is None:
             return False
+        if not first:
+            # Of the connections that ask again and again, one has its turn in each turn of the loop, which would be
+            # long otherwise. Those that ask for the first time are few in each, see `ACCEPTED_A_TURN`.
+            with client.waiting():
+                async with self._next:
+                    await trio.lowlevel.checkpoint()
+            if client.evicted:
+                return False
         if self._admission.may_answer(client):
             await answer(connection, request, self._app)
             return connection.reset()

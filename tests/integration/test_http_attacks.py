@@ -20,8 +20,8 @@ from router_trio import Router, Settings
 from router_trio.cli.fault_pages import fault_pages
 from router_trio.faults import Faults
 from router_trio.states import PAUSED
+from router_trio.telemetry import application, http, http_connection, watching
 from router_trio.telemetry import exchange as exchange_module
-from router_trio.telemetry import http, http_connection, watching
 from router_trio.telemetry.page import MetricsPage
 from router_trio.testing import FakeBroker
 from tests.integration.test_http import Address, exchange, get, make_page_large, read_all, served, split, view
@@ -434,6 +434,24 @@ async def test_the_loop_goes_on_under_scrapes(view: View, monkeypatch: pytest.Mo
         nursery.cancel_scope.cancel()
     # Forty pages in one turn of the loop would be 0.8 s, many times over.
     assert sum(late) < 2.0
+
+
+async def test_the_loop_goes_on_under_requests_sent_ahead(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred connections with thousands of requests each: one is answered in each turn of the loop."""
+
+    def slow(_: View) -> tuple[int, dict[str, object]]:
+        time.sleep(0.005)  # holds the loop, as many routes do
+        return 200, {}
+
+    monkeypatch.setattr(application, "health", slow)
+    late = []
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
+    async with served(view) as address, held(address, 100, request):
+        for _ in range(30):
+            due = time.perf_counter() + 0.01
+            await trio.sleep(0.01)
+            late.append(time.perf_counter() - due)
+    assert sorted(late)[15] < 0.1, sorted(late)
 
 
 # --- other sites ---
