@@ -1,8 +1,8 @@
 """The `/faults` pages of `run --enable-fault-injection`: look at the faults in force, inject one, clear them.
 
 Every change is an event, and so a log line. Guarantees: what is sent is read as JSON of a bounded size and checked
-field by field; a page of a browser that happens to run on the same machine can't inject anything, since it would
-have to ask first to send JSON.
+field by field; a page of a browser that happens to run on the same machine can't inject anything, since requests of
+other sites and for other hosts get no further than `telemetry.hosts`.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def run(
 
     --enable-fault-injection is for rehearsals: whoever reaches the HTTP
     side can make this router fail, by POST to /faults, and end it by
-    DELETE. It is logged loudly.
+    DELETE. It is logged loudly, and refused unless telemetry.listen is
+    on the loopback.
 
     For example:
 
@@ -51,6 +52,8 @@ def run(
     settings = load_with_handlers(config)
     if not embedded_nats:
         settings.require_servers()
+    if enable_fault_injection:
+        settings.require_loopback("--enable-fault-injection lets whoever reaches it make the router fail")
     import trio
 
     from router_trio.cli.serving import serve

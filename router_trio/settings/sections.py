@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from router_trio.errors import ConfigurationError
 from router_trio.mappings import Mapping
+from router_trio.settings.host_names import canonical_host, is_loopback
 from router_trio.settings.problems import problems_from
 from router_trio.settings.server_url import ServerURL
 from router_trio.subjects import INBOX_PREFIX
@@ -79,6 +80,13 @@ def _split_listen(text: str) -> tuple[str, int] | None:
     return host, int(port)
 
 
+def _checked_host(text: str) -> str:
+    host = canonical_host(text)
+    if host is None:
+        raise ValueError("must be the name of a host alone, such as 'router.example.com': no scheme, port, path or '*'")
+    return host
+
+
 def _checked_endpoint(text: str) -> str:
     if not text:
         return text
@@ -111,6 +119,12 @@ class TelemetrySettings(Section, init=False):
         description="HOST:PORT of /metrics, /healthz, /readyz and /status. Empty: no HTTP.",
         examples=["127.0.0.1:9001", "[::1]:9001", ""],
     )
+    allowed_hosts: list[Annotated[str, AfterValidator(_checked_host)]] = Field(
+        default=[],
+        description="Names, besides IP addresses and those of the loopback, by which /metrics, /status and the page "
+        "can be reached. /healthz and /readyz answer to any.",
+        examples=[["router.example.com"]],
+    )
     log_level: LogLevel = Field("info", description="The least level that is logged.")
     log_format: LogFormat = Field("json", description="One JSON object a line, or text for people at a console.")
     otlp_endpoint: Annotated[str, AfterValidator(_checked_endpoint)] = Field(
@@ -126,6 +140,12 @@ class TelemetrySettings(Section, init=False):
     def listen_address(self) -> tuple[str, int] | None:
         """Host and port to listen on; None when HTTP is switched off."""
         return _split_listen(self.listen)
+
+    @property
+    def listens_beyond_loopback(self) -> bool:
+        """True if other machines may reach the HTTP side."""
+        listen = self.listen_address
+        return listen is not None and not is_loopback(listen[0].lower().removesuffix("."))
 
 
 class ConnectionSettings(Section, init=False):

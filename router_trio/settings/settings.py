@@ -99,6 +99,15 @@ class Settings(Section, init=False):
         if problems:
             raise ConfigurationError(problems, self._source)
 
+    def require_loopback(self, why: str) -> None:
+        """Check that no other machine reaches the HTTP side. `why` says what needs that.
+
+        Raises ConfigurationError.
+        """
+        if self.telemetry.listens_beyond_loopback:
+            cure = f"other machines reach {self.telemetry.listen!r}, and {why}; listen on 127.0.0.1, [::1] or localhost"
+            raise ConfigurationError([Problem("telemetry.listen", cure)], self._source)
+
 
 def _with_connections(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:
     """Name the only connection wherever a route left it out."""

@@ -2,7 +2,7 @@
 
 Telemetry listens and never decides. An event goes to the outage spans, the log and the listeners of an embedding
 program; one that fails costs its own output and nothing else. Whatever is not switched on is not even imported: without
-an HTTP address and an OTLP endpoint neither OpenTelemetry nor Starlette nor Hypercorn is loaded. What serves HTTP takes
+an HTTP address and an OTLP endpoint neither OpenTelemetry nor Starlette nor h11 is loaded. What serves HTTP takes
 a third of the start to import, so the router is let through first: see `_serve_http`.
 """
 
@@ -185,7 +185,8 @@ class Telemetry:
         await trio.to_thread.run_sync(import_module, "router_trio.telemetry.site", limiter=trio.CapacityLimiter(1))
         from router_trio.telemetry.site import serve_site
 
-        await serve_site(listeners, self._sources(view), recent, clock, started_at, pages)
+        allowed_hosts = frozenset(self._settings.allowed_hosts)
+        await serve_site(listeners, self._sources(view), recent, clock, started_at, allowed_hosts, pages)
 
     def _sources(self, view: RouterView) -> Sources:
         return Sources(

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router_trio.telemetry import watching
+from router_trio.telemetry.hosts import refusal
 from router_trio.telemetry.page import CONTENT_TYPE, MetricsPage
 from router_trio.telemetry.recent import Recent
+from router_trio.telemetry.rendering import Rendering, SharedPage
 from router_trio.telemetry.status import health, readiness, status
 from router_trio.telemetry.view import RouterView
-
-if TYPE_CHECKING:
-    from hypercorn.typing import ASGIFramework
 
 _FRESH = {"cache-control": "no-store"}
 
@@ -28,43 +29,66 @@ def application(
     clock: Callable[[], float],
     recent: Recent,
     started_at: float,
+    allowed_hosts: AbstractSet[str],
     pages: Sequence[BaseRoute] = (),
-) -> ASGIFramework:
+) -> ASGIApp:
     """`/`, `/events`, `/metrics`, `/healthz`, `/readyz` and `/status` of a router, and `pages`.
 
-    `clock` is the one of the fences, `started_at` the router's start on it. No page of the router's own but `/events`
-    awaits anything: each is rendered from plain values, in a few milliseconds.
+    `clock` is the one of the fences, `started_at` the router's start on it. All but `/healthz` and `/readyz` answer
+    only to IP addresses, loopback names and `allowed_hosts`. What grows with the number of routes is made one at a
+    time, for all who wait for it.
     """
+
+    def look() -> dict[str, Any]:
+        now = clock()
+        return {"status": status(view, now - started_at), "readiness": readiness(view, now)[1]}
+
+    rendering = Rendering()
+    scrape = SharedPage(rendering, page.render)
+    looks = SharedPage(rendering, look)
+
     async def metrics(_: Request) -> Response:
-        return Response(page.render(), headers={**_FRESH, "content-type": CONTENT_TYPE})
+        return Response(await scrape.get(), headers={**_FRESH, "content-type": CONTENT_TYPE})
 
     async def healthz(_: Request) -> Response:
         code, body = health(view)
         return JSONResponse(body, code, _FRESH)
 
     async def readyz(_: Request) -> Response:
+        # Not shared: a probe waits for nobody.
         code, body = readiness(view, clock())
         return JSONResponse(body, code, _FRESH)
 
     async def status_page(_: Request) -> Response:
-        return JSONResponse(status(view, clock() - started_at), headers=_FRESH)
+        return JSONResponse((await looks.get())["status"], headers=_FRESH)
 
     async def front(_: Request) -> Response:
         text, headers = watching.page()
         return HTMLResponse(text, headers=headers)
 
-    def look() -> dict[str, Any]:
-        now = clock()
-        return {"status": status(view, now - started_at), "readiness": readiness(view, now)[1]}
-
     routes = [
         Route("/", front),
-        Route("/events", watching.EventStream(look, recent), methods=["GET"]),
+        Route("/events", watching.EventStream(looks.get, recent), methods=["GET"]),
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/status", status_page),
         *pages,
     ]
-    # Both follow ASGI; their type annotations of it do not match.
-    return cast("ASGIFramework", Starlette(routes=routes))
+    return _Guard(Starlette(routes=routes), allowed_hosts)
+
+
+class _Guard:
+    """Refuses what does not name this router, or comes from another site, before anything else is done."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: AbstractSet[str]) -> None:
+        self._app = app
+        self._allowed_hosts = allowed_hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = refusal(scope["path"], scope["headers"], self._allowed_hosts)
+        if refused is None:
+            await self._app(scope, receive, send)
+        else:
+            code, why = refused
+            await JSONResponse({"error": why}, code, _FRESH)(scope, receive, send)

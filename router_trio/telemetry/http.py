@@ -1,23 +1,24 @@
-"""Serves the pages: Hypercorn's HTTP on Trio, behind listeners and limits of our own.
+"""Serves the pages: HTTP/1.1 over listeners that are open already, within bounds of number, size and time.
 
-Hypercorn's own `serve` shields every write from cancellation, so one client that stops reading would keep the router
-from ever ending. Here the streams are known: whatever is open a second after the end was asked for is closed under the
-handler that hangs on it. The same goes for a client that is slow all along, or that does not take what it asked for,
-and for too many of them.
+What comes from outside can't hold the router up: whoever is slow, idle or too many is cut off, requests end a second
+after the end was asked for, and no client's nonsense gets further than its own connection. However many there are, a
+probe (`hosts.PROBES`) is answered at once: see `admission`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from math import inf
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
-from hypercorn.utils import wrap_app
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from router_trio.telemetry.admission import Admission, Limits
+from router_trio.telemetry.exchange import answer, path_of
+from router_trio.telemetry.hosts import PROBES, peer_of
+from router_trio.telemetry.http_connection import HTTPConnection, RequestRefused
 
 GRACE_SECONDS = 1.0
 """How long open requests may take after the end was asked for."""
@@ -25,23 +26,32 @@ GRACE_SECONDS = 1.0
 CONNECTION_SECONDS = 30.0
 """Longest life of one connection, however busy. Scrapers that keep theirs open connect again."""
 
+HEADER_SECONDS = 3.0
+"""How long the headers of a new connection's first request may take to arrive."""
+
 IDLE_SECONDS = 5.0
-"""How long a connection may wait for its next request. Hypercorn keeps one that was closed by its client as long."""
+"""How long the headers of a connection's next request may take to arrive."""
 
-SEND_SECONDS = 5.0
-"""How long a client may take for what is written to it at once."""
+MAX_CONNECTIONS = 256
+MAX_CONNECTIONS_PER_PEER = 128
+"""Of one address. All clients of one machine, and all behind one proxy, share theirs."""
 
-MAX_CONNECTIONS = 128
-MAX_HEADER_BYTES = 16 * 1024
+MAX_REQUESTS = 224
+MAX_REQUESTS_PER_PEER = 112
+"""Answered at a time. Less than the connections: among those that wait is always one to close for a new one."""
 
-# Named, since Hypercorn would otherwise install a handler of its own that writes to stderr.
-_logger = logging.getLogger("hypercorn.error")
+ACCEPTED_A_TURN = 4
+"""Connections; well below those that always wait, so that each is heard before it is closed for another."""
+
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError, ClientDisconnect)
+
+_logger = logging.getLogger(__name__)
 
 
-async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIFramework) -> None:
+async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIApp) -> None:
     """Answer requests on `listeners` until cancelled; closes them.
 
-    Cancelling stops intake at once and lets open requests end, for at most a second.
+    Cancelling stops intake at once and lets open requests end, for at most `GRACE_SECONDS`.
     """
     server = _Server(app)
     async with trio.open_nursery() as nursery:
@@ -50,44 +60,66 @@ async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIFramewor
         try:
             # `nursery.start`, cancelled, would wait for the handlers' nursery, which is shielded and waits for us.
             await server.opened.wait()
-            await trio.serve_listeners(server.handle, list(listeners), handler_nursery=server.handlers)
+            # Trio accepts one connection in each turn of the loop. When turns are long there should be more.
+            more = [trio.SocketListener(one.socket.dup()) for one in listeners for _ in range(ACCEPTED_A_TURN - 1)]
+            await trio.serve_listeners(server.handle, [*listeners, *more], handler_nursery=server.handlers)
         finally:
             stopping.set()
 
 
+class _Client:
+    """A connection, as far as it is admitted."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.evicted = False
+        self._waiting = trio.CancelScope()
+
+    def waiting(self, deadline: float = inf) -> trio.CancelScope:
+        """Return a scope for what may be cut short, by `evict` or at the deadline."""
+        self._waiting = trio.CancelScope(deadline=deadline)
+        return self._waiting
+
+    def evict(self) -> None:
+        """Close it as soon as it is not being answered."""
+        self.evicted = True
+        self._waiting.cancel()
+
+
 class _Server:
-    def __init__(self, app: ASGIFramework) -> None:
-        config = Config()
-        config.accesslog = None
-        config.errorlog = _logger
-        config.include_server_header = False
-        config.keep_alive_timeout = IDLE_SECONDS
-        config.h11_max_incomplete_size = MAX_HEADER_BYTES
-        config.h2_max_header_list_size = MAX_HEADER_BYTES
-        self._config = config
-        self._app = wrap_app(app, MAX_HEADER_BYTES, "asgi")
-        self._context = WorkerContext(None)
-        self._streams: set[trio.SocketStream] = set()
-        self._one_left = trio.Event()
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._admission: Admission[_Client] = Admission(
+            Limits(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, MAX_REQUESTS, MAX_REQUESTS_PER_PEER)
+        )
+        self._clients: set[_Client] = set()
+        self._next = trio.Lock()
         self.handlers: trio.Nursery | None = None
         self.opened = trio.Event()
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection. Never raises: what a client sends must not reach the router."""
-        if len(self._streams) >= MAX_CONNECTIONS or self._context.terminated.is_set():
-            return
-        self._streams.add(stream)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_close_late, stream)
-                impatient = cast("Any", _Impatient(stream))
-                await TCPServer(self._app, self._config, self._context, ConnectionState({}), impatient)
-                nursery.cancel_scope.cancel()
+            address = stream.socket.getpeername()[0]
+        except OSError:
+            return  # gone already
+        client = _Client(peer_of(address))
+        evicted = self._admission.arrive(client)
+        if evicted is not None:
+            evicted.evict()
+        if evicted is client:
+            return
+        self._clients.add(client)
+        try:
+            with trio.move_on_after(CONNECTION_SECONDS):
+                await self._serve(HTTPConnection(stream, client.peer), client)
+        except* _GONE:
+            pass
         except* Exception as errors:
             _logger.warning("a request failed: %s", errors.exceptions[0], exc_info=errors.exceptions[0])
         finally:
-            self._streams.discard(stream)
-            self._one_left.set()
+            self._clients.discard(client)
+            self._admission.leave(client)
 
     async def keep_handlers(self, stopping: trio.Event) -> None:
         """Hold the nursery of the handlers: shielded, so that cancelling the router leaves them their grace."""
@@ -96,38 +128,56 @@ class _Server:
                 self.handlers = handlers
                 self.opened.set()
                 await stopping.wait()
-                await self._context.terminated.set()
                 handlers.cancel_scope.deadline = trio.current_time() + GRACE_SECONDS
-                handlers.start_soon(self._close_streams_at_the_end)
+                for client in self._clients:
+                    client.evict()
 
-    async def _close_streams_at_the_end(self) -> None:
+    # --- inside ---
+
+    async def _serve(self, connection: HTTPConnection, client: _Client) -> None:
+        refused: RequestRefused | None = None
+        first = True
         try:
-            while self._streams:
-                self._one_left = trio.Event()
-                await self._one_left.wait()
-        finally:
-            for stream in self._streams:
-                stream.socket.close()
+            while await self._serve_request(connection, client, first=first) and not client.evicted:
+                self._admission.wait(client)
+                first = False
+        except RequestRefused as why:
+            refused = why
+        if client.evicted:
+            return
+        self._admission.wait(client)
+        with client.waiting():
+            if refused is not None:
+                await connection.refuse(refused)
+            await connection.linger()
 
+    async def _serve_request(self, connection: HTTPConnection, client: _Client, *, first: bool) -> bool:
+        """Wait for a request and answer it; return True if the connection is good for another one.
 
-class _Impatient:
-    """A stream, as far as Hypercorn uses one, that is closed when its client doesn't take what is sent."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self.socket = stream.socket
-        self.receive_some = stream.receive_some
-        self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
-
-    async def send_all(self, data: bytes) -> None:
-        with trio.move_on_after(SEND_SECONDS) as scope:
-            await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            await trio.aclose_forcefully(self._stream)
-            raise trio.BrokenResourceError("the client was too slow")
-
-
-async def _close_late(stream: trio.SocketStream) -> None:
-    await trio.sleep(CONNECTION_SECONDS)
-    await trio.aclose_forcefully(stream)
+        Raises `RequestRefused`.
+        """
+        request = None
+        patience = HEADER_SECONDS if first else IDLE_SECONDS
+        with client.waiting(trio.current_time() + patience) as scope:
+            request = await connection.next_request()
+        if scope.cancelled_caught and connection.begun and not client.evicted:
+            raise RequestRefused(408, f"the headers must arrive within {patience:g} s")
+        if request is None:
+            return False
+        if not first:
+            # Of the connections that ask again and again, one has its turn in each turn of the loop, which would be
+            # long otherwise. Those that ask for the first time are few in each, see `ACCEPTED_A_TURN`.
+            with client.waiting():
+                async with self._next:
+                    await trio.lowlevel.checkpoint()
+            if client.evicted:
+                return False
+        if self._admission.may_answer(client):
+            await answer(connection, request, self._app)
+            return connection.reset()
+        if path_of(request) not in PROBES:
+            raise RequestRefused(503, "too many requests at a time")
+        connection.ends = True
+        with client.waiting():
+            await answer(connection, request, self._app)
+        return False

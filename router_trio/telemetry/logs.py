@@ -27,7 +27,7 @@ from router_trio.telemetry.sentences import sentence, shown
 from router_trio.telemetry.writer import LineWriter, write_to_stderr
 
 LIBRARY = "LIBRARY"
-LIBRARIES = ("nats", "hypercorn", "opentelemetry", "trio", "trio-asyncio", "asyncio", "router_trio")
+LIBRARIES = ("nats", "opentelemetry", "trio", "trio-asyncio", "asyncio", "router_trio")
 """Loggers of the standard library's logging whose warnings become lines."""
 
 LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARN, "error": Level.ERROR}

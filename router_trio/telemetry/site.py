@@ -1,12 +1,13 @@
 """The HTTP side as a whole: the pages, what they are made of, and their server.
 
-Importing this imports Starlette, Hypercorn, the metrics SDK and prometheus_client, which takes as long as all the rest
+Importing this imports Starlette, h11, the metrics SDK and prometheus_client, which takes as long as all the rest
 of the router: whoever starts a router does it later, and aside (see `telemetry`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 
 import trio
@@ -26,11 +27,12 @@ async def serve_site(
     recent: Recent,
     clock: Callable[[], float],
     started_at: float,
+    allowed_hosts: AbstractSet[str],
     pages: Sequence[BaseRoute],
 ) -> None:
     """Answer requests on `listeners` until cancelled. See `application` for what there is to ask for."""
     with closing(MetricsPage(sources)) as page:
-        app = application(sources.view, page, clock, recent, started_at, pages)
+        app = application(sources.view, page, clock, recent, started_at, allowed_hosts, pages)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(measure_lag, sources.loop_lags)
             await serve_http(listeners, app)

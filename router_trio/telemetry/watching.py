@@ -3,8 +3,8 @@
 Follows the HTML standard, https://html.spec.whatwg.org/multipage/server-sent-events.html. Every second a client gets
 the state of the router as a whole and the events that it has not seen; nothing is queued for it, so one that reads
 slowly gets fewer, and one that stops reading is cut off by the server below. At most `MAX_CLIENTS` are served at a
-time. A stream ends after `LIFETIME` seconds, or when the router stops; a browser comes back by itself and says which
-events it has seen.
+time, `MAX_CLIENTS_PER_PEER` of one address. A stream ends after `LIFETIME` seconds, or when the router stops; a browser
+comes back by itself and says which events it has seen.
 
 The page is one file that loads nothing from anywhere. Its policy allows its own script and style, by their hashes, and
 requests to where it came from.
@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -28,7 +29,8 @@ from starlette.types import Receive, Scope, Send
 
 from router_trio.telemetry.recent import Recent
 
-MAX_CLIENTS = 8
+MAX_CLIENTS = 16
+MAX_CLIENTS_PER_PEER = 8
 INTERVAL = 1.0
 """Seconds between two looks."""
 
@@ -70,22 +72,23 @@ def _hash(html: str, tag: str) -> str:
 class EventStream:
     """The ASGI application at `/events`. `look` gives the state of the router as plain values."""
 
-    def __init__(self, look: Callable[[], dict[str, Any]], recent: Recent) -> None:
+    def __init__(self, look: Callable[[], Awaitable[dict[str, Any]]], recent: Recent) -> None:
         self._look = look
         self._recent = recent
-        self._clients = 0
+        self._clients: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client until it leaves, its time is over, or the router stops."""
         request = Request(scope)
-        if self._clients >= MAX_CLIENTS:
-            refusal = JSONResponse({"reason": f"{MAX_CLIENTS} clients are watching already"}, 503)
-            await refusal(scope, receive, send)
+        peer: str = scope["client"][0]
+        full = self._full(peer)
+        if full is not None:
+            await JSONResponse({"reason": full}, 503, {"retry-after": "5"})(scope, receive, send)
             return
         if request.method == "HEAD":
             await Response(headers={"content-type": "text/event-stream; charset=utf-8"})(scope, receive, send)
             return
-        self._clients += 1
+        self._clients[peer] += 1
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             async with trio.open_nursery() as nursery:
@@ -94,15 +97,24 @@ class EventStream:
                 nursery.cancel_scope.cancel()
             await send({"type": "http.response.body", "body": b""})
         finally:
-            self._clients -= 1
+            self._clients[peer] -= 1
+            self._clients += Counter()  # forgets who is not there any more
+
+    def _full(self, peer: str) -> str | None:
+        if self._clients.total() >= MAX_CLIENTS:
+            return f"{MAX_CLIENTS} clients are watching already"
+        if self._clients[peer] >= MAX_CLIENTS_PER_PEER:
+            return f"{MAX_CLIENTS_PER_PEER} clients of this address are watching already"
+        return None
 
     async def _tell(self, send: Send, seen: int) -> None:
         await _write(send, f"retry: {COME_BACK_AFTER_MS}\n\n")
         with trio.move_on_after(LIFETIME):
             while not self._recent.closing.is_set():
+                looked = await self._look()
                 news = self._recent.since(seen)
                 seen = news[-1]["number"] if news else seen
-                told = json.dumps({**self._look(), "events": news}, separators=(",", ":"))
+                told = json.dumps({**looked, "events": news}, separators=(",", ":"))
                 await _write(send, f"id: {seen}\ndata: {told}\n\n")
                 with trio.move_on_after(INTERVAL):
                     await self._recent.closing.wait()

@@ -17,6 +17,7 @@ import pytest
 
 from router_trio import Settings
 from router_trio.embedded import find_server_binary
+from router_trio.telemetry.hosts import refusal
 from router_trio.units import parse_duration
 from tests.alerts.tools import ROOT, load, run
 
@@ -107,6 +108,13 @@ def test_the_router_reaches_the_others(settings: Settings) -> None:
     assert str(server) == "nats://nats:4222"
     assert list(published("nats").values()) == [4222]
     assert settings.telemetry.otlp_endpoint == "http://jaeger:4318"
+
+
+def test_prometheus_asks_for_the_router_by_a_name_that_it_answers_to(settings: Settings) -> None:
+    [job] = load(DEPLOY / "prometheus.yml")["scrape_configs"]
+    for target in job["static_configs"][0]["targets"]:
+        headers = [(b"host", target.encode())]
+        assert refusal("/metrics", headers, settings.telemetry.allowed_hosts) is None
 
 
 def test_the_router_has_time_to_drain(settings: Settings) -> None:

@@ -14,10 +14,11 @@ import trio
 
 from router_trio import Router, Settings
 from router_trio.cli.fault_pages import MAX_BODY, fault_pages
+from router_trio.cli.outcome import INVALID_CONFIGURATION
 from router_trio.embedded import HOST, reserve_port
 from router_trio.faults import Faults, Injection, close_connection, delay, error, timeout
 from router_trio.testing import FakeBroker
-from tests.integration.command import running
+from tests.integration.command import command, running
 from tests.raw_nats import connect
 from tests.servers import NatsServer
 from tests.watch import Watch
@@ -202,3 +203,18 @@ async def test_a_rehearsal_from_outside(core_server: NatsServer, tmp_path: Path)
                 assert (await arrived.next()).subject == "eu.7"
             run.send(signal.SIGTERM)
             assert await run.ended() == 0
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.7:9001", "router.example.com:9001"])
+def test_a_router_that_other_machines_reach_takes_no_faults(tmp_path: Path, listen: str) -> None:
+    config = tmp_path / "router.toml"
+    config.write_text(f"""
+[telemetry]
+listen = "{listen}"
+[connections.main]
+servers = ["nats://127.0.0.1:4"]
+""")
+    done = command("run", config, "--enable-fault-injection", cwd=tmp_path)
+    assert done.returncode == INVALID_CONFIGURATION
+    assert done.stderr.startswith(f"{config}: telemetry.listen: other machines reach {listen!r}")
+    assert "--enable-fault-injection" in done.stderr

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from router_trio.events import ConnectionLost, MessageFailed, PublishQueued
-from router_trio.telemetry import Telemetry, http, watching
+from router_trio.telemetry import Telemetry, http, http_connection, watching
 from router_trio.telemetry.recent import KEPT, LONGEST_TEXT, Recent
 from tests.integration.test_http import Address, get, no_descriptor_left, settings
 from tests.unit.telemetry_views import View, make_view
@@ -67,7 +67,7 @@ class Watcher:
 @asynccontextmanager
 async def watching_at(address: Address, *lines: str) -> AsyncIterator[Watcher]:
     async with await trio.open_tcp_stream(*address) as stream:
-        request = ["GET /events HTTP/1.1", "Host: x", *lines, "", ""]
+        request = ["GET /events HTTP/1.1", "Host: localhost", *lines, "", ""]
         await stream.send_all("\r\n".join(request).encode())
         yield Watcher(stream)
 
@@ -125,7 +125,7 @@ async def test_an_open_stream_does_not_delay_the_end() -> None:
     with no_descriptor_left():
         async with served() as (_, address):
             stream = await trio.open_tcp_stream(*address)
-            await stream.send_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             watcher = Watcher(stream)
             await watcher.next()
             leaving_at = time.perf_counter()
@@ -165,7 +165,7 @@ async def test_watchers_are_bounded_and_a_place_becomes_free(monkeypatch: pytest
 
 
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(http_connection, "SEND_SECONDS", 0.3)
     monkeypatch.setattr(watching, "INTERVAL", 0.001)
     monkeypatch.setattr(watching, "MAX_CLIENTS", 1)
     view = make_view(["main"], [f"route-{number}" for number in range(500)])
@@ -173,7 +173,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
         with trio.socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             await slow.connect(address)
-            await slow.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            await slow.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             received = b""
             while b"data: " not in received:  # then its own lifetime is decided
                 received += await slow.recv(100)

@@ -386,13 +386,13 @@ async def with_libraries(log: Callable[[], None], **options: Any) -> list[dict[s
 async def test_warnings_of_libraries_take_the_same_way() -> None:
     def log() -> None:
         logging.getLogger("nats.aio.client").warning("can't reach %s", "nats://bob:s3cret@host:1")
-        logging.getLogger("hypercorn.error").error("bad\nrequest")
+        logging.getLogger("opentelemetry.sdk").error("bad\nrequest")
         logging.getLogger("opentelemetry.sdk").info("not of interest")
 
     found = await with_libraries(log)
     assert [(line["level"], line["message"], line["logger"], line["error_code"]) for line in found] == [
         ("WARN", "can't reach nats://host:1", "nats.aio.client", "LIBRARY"),
-        ("ERROR", "bad request", "hypercorn.error", "LIBRARY"),
+        ("ERROR", "bad request", "opentelemetry.sdk", "LIBRARY"),
     ]
 
 

@@ -340,6 +340,7 @@ def test_bad_value_of_a_connection(connection: dict[str, Any], key: str, message
         ("telemetry", "listen", "9001", "must be HOST:PORT"),
         ("telemetry", "listen", "::1:9001", "must be HOST:PORT"),
         ("telemetry", "listen", "host:99999", "must be HOST:PORT"),
+        ("telemetry", "allowed_hosts", "router.example.com", "must be a list"),
         ("telemetry", "log_level", "warn", "must be 'debug', 'info', 'warning' or 'error'"),
         ("telemetry", "log_format", "text", "must be 'json' or 'console'"),
         ("telemetry", "otlp_endpoint", "localhost:4318", "must be an HTTP URL"),
@@ -356,6 +357,56 @@ def test_bad_value_of_the_process(section: str, key: str, value: object, message
     found = problems(lambda: Settings(connections=MAIN, **{section: {key: value}}))
     assert set(found) == {f"{section}.{key}"}
     assert found[f"{section}.{key}"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "http://router.example.com",
+        "router.example.com:9001",
+        "router.example.com/",
+        "*.example.com",
+        "*",
+        ".example.com",
+        "router..example.com",
+        "a b",
+        "",
+        "::1",
+        "user@host",
+        "münchen.example",
+        "x" * 64,
+    ],
+)
+def test_an_allowed_host_is_a_name_alone(host: str) -> None:
+    found = problems(lambda: Settings(connections=MAIN, telemetry={"allowed_hosts": ["fine.example", host]}))
+    assert set(found) == {"telemetry.allowed_hosts[1]"}
+    assert found["telemetry.allowed_hosts[1]"].startswith("must be the name of a host alone")
+
+
+def test_allowed_hosts_are_compared_in_one_form() -> None:
+    telemetry = {"allowed_hosts": ["Router.Example.COM.", "router_1", "[2001:DB8::1]"]}
+    settings = Settings(connections=MAIN, telemetry=telemetry)
+    assert settings.telemetry.allowed_hosts == ["router.example.com", "router_1", "2001:db8::1"]
+    assert Settings(connections=MAIN).telemetry.allowed_hosts == []
+
+
+@pytest.mark.parametrize(
+    ("listen", "beyond"),
+    [
+        ("", False),
+        ("127.0.0.1:9001", False),
+        ("127.8.0.1:0", False),
+        ("[::1]:9001", False),
+        ("LocalHost:9001", False),
+        ("0.0.0.0:9001", True),
+        ("[::]:9001", True),
+        ("10.0.0.1:9001", True),
+        ("router.example.com:9001", True),
+    ],
+)
+def test_listening_beyond_the_loopback(listen: str, beyond: bool) -> None:
+    settings = Settings(connections=MAIN, telemetry={"listen": listen})
+    assert settings.telemetry.listens_beyond_loopback is beyond
 
 
 @pytest.mark.parametrize("key", ["router", "telemetry", "connections"])

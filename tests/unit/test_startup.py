@@ -18,7 +18,7 @@ HEAVY = {
     "opentelemetry",
     "structlog",
     "starlette",
-    "hypercorn",
+    "h11",
     "prometheus_client",
 }
 PROBE = """
@@ -80,7 +80,7 @@ async def main():
     router = Router(settings, log=True, observers=[look], connect=lambda name, _: broker.connect)
     async with router.open() as live:
         stream = await trio.open_tcp_stream(*live.http_address)
-        await stream.send_all(b"GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+        await stream.send_all(b"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n")
         page = b"".join([part async for part in stream])
     print(loaded, b"router_messages_received_total{connection=\\"main\\",route=\\"all\\"} 0.0" in page)
 
@@ -89,7 +89,7 @@ trio.run(main)
 
 
 def test_a_router_is_up_before_what_serves_http_is_imported_and_the_first_scrape_is_whole() -> None:
-    heavy = ",".join(("opentelemetry", "prometheus_client", "starlette", "hypercorn", "structlog", "rich", "requests"))
+    heavy = ",".join(("opentelemetry", "prometheus_client", "starlette", "h11", "structlog", "rich", "requests"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(
         [sys.executable, "-c", ROUTES_FIRST, heavy], capture_output=True, text=True, cwd=ROOT, env=environment
