@@ -6,7 +6,6 @@ server in lame duck mode. Everything that goes out passes the outbox, which outl
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 
 import trio
@@ -17,6 +16,7 @@ from router_trio.errors import LinkError
 from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
 from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
+from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
@@ -30,10 +30,18 @@ EXPIRE_EVERY = 1.0
 class Connection:
     """A named connection. `run` is its life; everything else is synchronous or only waits."""
 
-    def __init__(self, name: str, settings: ConnectionSettings, connect: Connect, emit: Emit) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: ConnectionSettings,
+        connect: Connect,
+        emit: Emit,
+        platform: Platform = REAL_PLATFORM,
+    ) -> None:
         self.name = name
         self.settings = settings
-        self.state = ConnectionState(name)
+        self.platform = platform
+        self.state = ConnectionState(name, platform.wall_clock)
         self.state.fence_bound = 2 * settings.liveness_interval
         self.outbox = Outbox(
             name,
@@ -50,7 +58,7 @@ class Connection:
         self.acked = self.outbox.acked
         self.ack_refused = self.outbox.ack_refused
         self.publish_denied = self.outbox.publish_denied
-        self.inbox = b"_INBOX.%b" % secrets.token_hex(11).encode()
+        self.inbox = b"_INBOX.%b" % platform.token_hex(11).encode()
         self.max_payload = 1024 * 1024
         self.first_attempt_over = trio.Event()
         self._connect = connect
@@ -63,7 +71,9 @@ class Connection:
         self._tell_of_handing_out: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
         self._lost_at: float | None = None
-        self._attempts = Attempts(settings, self.state, emit=emit, clock=trio.current_time)
+        self._attempts = Attempts(
+            settings, self.state, emit=emit, clock=trio.current_time, uniform=platform.random.uniform
+        )
 
     # --- for everybody ---
 

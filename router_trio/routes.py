@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import randrange
 from typing import Any
 
 from router_trio.mappings import Mapping
@@ -49,7 +50,11 @@ class RoutePlan:
         return frozenset(destination.connection for destination in self.destinations)
 
 
-def compile_routes(routes: Sequence[RouteSettings], handlers: dict[str, Handler] | None = None) -> list[RoutePlan]:
+def compile_routes(
+    routes: Sequence[RouteSettings],
+    handlers: dict[str, Handler] | None = None,
+    random: Callable[[int], int] = randrange,
+) -> list[RoutePlan]:
     """Compile validated route settings, in order. `handlers` are those of routes that have one, by route name.
 
     A copy of a message keeps the message's own `Nats-Msg-Id`, so that streams drop a resend. Two copies into one
@@ -66,7 +71,7 @@ def compile_routes(routes: Sequence[RouteSettings], handlers: dict[str, Handler]
             if to.jetstream:
                 suffix = f":{route.name}:{index}" if to.connection in taken else ""
                 taken.add(to.connection)
-            mapping = source.mapping(to.subject)
+            mapping = source.mapping(to.subject, random)
             destinations.append(Destination(to.connection, to.subject, to.jetstream, mapping, suffix))
         handler = (handlers or {}).get(route.name)
         plans.append(RoutePlan(route.name, source.connection, source.pattern, tuple(destinations), route, handler))
