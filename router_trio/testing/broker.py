@@ -18,7 +18,8 @@ from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.network import Network
 from router_trio.testing.server import PublishedMessage, Server
-from router_trio.testing.streams import StoredMessage
+from router_trio.testing.streams import EPOCH, StoredMessage
+from router_trio.testing.trouble import Trouble
 
 
 class FakeBroker:
@@ -28,11 +29,14 @@ class FakeBroker:
     called inside `trio.run`. Streams, consumers and permissions survive `down`.
     """
 
-    def __init__(self, *, max_payload: int = 1024 * 1024) -> None:
+    def __init__(self, *, max_payload: int = 1024 * 1024, epoch: float = EPOCH) -> None:
+        """`epoch` is what the zero of Trio's clock is on this server, in Unix seconds: clocks of servers differ."""
         self.connect_attempts = 0
         """How often somebody tried to connect, with or without success."""
-        self._server = Server()
+        self._server = Server(epoch)
         self._network = Network(self._server, max_payload=max_payload)
+        self.trouble = Trouble(self._server, self._network)
+        """What happens to a server and its streams in the long run."""
         self._is_down = False
         self._refuses_credentials = False
 
