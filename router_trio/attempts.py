@@ -1,6 +1,7 @@
 """The attempts to connect of one connection: which comes next, and what is counted, told and decided of each.
 
-Pure but for `emit` and `clock`, which are given: the supervisor in `connection` waits, dials and asks here what then.
+Pure but for `emit`, `clock` and `uniform`, which are given: the supervisor in `connection` waits, dials and asks here
+what then.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ class Attempts:
     """All attempts of one connection; the very first one is no attempt to connect again, and is not told as one."""
 
     def __init__(
-        self, settings: ConnectionSettings, state: ConnectionState, *, emit: Emit, clock: Callable[[], float]
+        self,
+        settings: ConnectionSettings,
+        state: ConnectionState,
+        *,
+        emit: Emit,
+        clock: Callable[[], float],
+        uniform: Callable[[float, float], float],
     ) -> None:
         self._state = state
         self._emit = emit
@@ -31,6 +38,7 @@ class Attempts:
             base=settings.reconnect_delay,
             maximum=settings.max_reconnect_delay,
             stable_after=settings.liveness_interval,
+            uniform=uniform,
         )
 
     # --- which ---

@@ -122,7 +122,7 @@ class Books:
             self._drained(sum([operation.count for operation in operations if operation.order <= until]), success=True)
 
     def acked(self, operations: Sequence[tuple[OperationWithAck, Fate]]) -> None:
-        """Streams have stored these: what `finish` does, for the one fate that has to be quick."""
+        """Streams have stored these."""
         self.ledger.settle("acked", len(operations))
         self.counters.succeeded["publish_with_ack"] += sum([operation.clean for operation, _ in operations])
         now = self._clock()
@@ -134,48 +134,53 @@ class Books:
             until = self._drain_until
             self._drained(sum([operation.order <= until for operation, _ in operations]), success=True)
 
-    def finish(self, operation: Operation, fate: Fate) -> None:
-        """This operation has its fate."""
-        self.ledger.settle(fate.name, operation.count)
-        if fate.name == "dropped":
-            self.counters.dropped[fate.reason or ""] += operation.count
-        elif operation.clean:
-            self.counters.succeeded[_kind(operation.with_ack)] += operation.count
-        if self._drain_left and operation.order <= self._drain_until:
-            self._drained(operation.count, success=fate.delivered)
-        operation.settle(fate, self._clock())
-
-    def fail(self, operation: Operation, reason: str, detail: str) -> None:
-        """This operation failed while connected: its fate is `failed`, or `failed_open` in that mode."""
-        self._count_failure(operation, reason)
-        self._tell_failure(operation.with_ack, reason, detail, operation.count)
+    def fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
+        """These failed while connected: their fate is `failed`, or `failed_open` in that mode."""
+        for operation in operations:
+            self._count_failure(operation, reason)
+        self._finish(operations, Fate("failed_open" if self._fail_open else "failed", reason))
+        for operation in operations:
+            self._tell_failure(operation.with_ack, reason, detail, operation.count)
         if self._fail_open:
-            self.let_go([operation], reason)
-        else:
-            self.finish(operation, Fate("failed", reason))
+            self._tell_let_go(operations, reason)
 
     def let_go(self, operations: Sequence[Operation], reason: str) -> None:
         """These are let go in fail-open mode."""
         for operation in operations:
             self._count_failure(operation, reason)
-            self.finish(operation, Fate("failed_open", reason))
-        count = sum(operation.count for operation in operations)
-        if count:
-            self._emit(PublishFailedOpen(at=self._clock(), connection=self._connection, reason=reason, count=count))
+        self._finish(operations, Fate("failed_open", reason))
+        self._tell_let_go(operations, reason)
 
     def drop(self, operations: Sequence[Operation], reason: str) -> int:
         """These are dropped, having waited too long or to the end. Returns how many messages that were."""
+        self._finish(operations, Fate("dropped", reason))
         count = sum(operation.count for operation in operations)
-        for operation in operations:
-            self.finish(operation, Fate("dropped", reason))
         if count and reason != "queue_full":  # that one is told by the queue that is full
             self._emit(PendingDropped(at=self._clock(), connection=self._connection, reason=reason, count=count))
         return count
+
+    def _finish(self, operations: Sequence[Operation], fate: Fate) -> None:
+        """These have their fate. All are counted before anybody is told: whoever looks then sees a right sum."""
+        count = sum(operation.count for operation in operations)
+        self.ledger.settle(fate.name, count)
+        if fate.name == "dropped":
+            self.counters.dropped[fate.reason or ""] += count
+        now = self._clock()
+        for operation in operations:
+            operation.settle(fate, now)
+        if self._drain_left:
+            until = self._drain_until
+            self._drained(sum(operation.count for operation in operations if operation.order <= until), success=False)
 
     def _count_failure(self, operation: Operation, reason: str) -> None:
         if operation.clean:
             self.counters.failed[_kind(operation.with_ack), reason] += operation.count
             operation.clean = False
+
+    def _tell_let_go(self, operations: Sequence[Operation], reason: str) -> None:
+        count = sum(operation.count for operation in operations)
+        if count:
+            self._emit(PublishFailedOpen(at=self._clock(), connection=self._connection, reason=reason, count=count))
 
     def _tell_failure(self, with_ack: bool, reason: str, detail: str, count: int = 1) -> None:
         event = PublishWithAckFailed if with_ack else PublishFailed

@@ -6,8 +6,8 @@ server in lame duck mode. Everything that goes out passes the outbox, which outl
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import trio
 
@@ -17,6 +17,7 @@ from router_trio.errors import LinkError
 from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
 from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
+from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.protocol import DEFAULT_CONTROL_LINE
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
@@ -31,10 +32,18 @@ EXPIRE_EVERY = 1.0
 class Connection:
     """A named connection. `run` is its life; everything else is synchronous or only waits."""
 
-    def __init__(self, name: str, settings: ConnectionSettings, connect: Connect, emit: Emit) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: ConnectionSettings,
+        connect: Connect,
+        emit: Emit,
+        platform: Platform = REAL_PLATFORM,
+    ) -> None:
         self.name = name
         self.settings = settings
-        self.state = ConnectionState(name)
+        self.platform = platform
+        self.state = ConnectionState(name, platform.wall_clock)
         self.state.fence_bound = 2 * settings.liveness_interval
         self.outbox = Outbox(
             name,
@@ -51,6 +60,8 @@ class Connection:
         self.acked = self.outbox.acked
         self.ack_refused = self.outbox.ack_refused
         self.publish_denied = self.outbox.publish_denied
+        self._message_ids = platform.token_hex(8).encode()
+        self._message_numbers = count(1)
         self.inbox = self._new_inbox()
         """Where the PubAcks of the link come to; another one for each link, which nobody can guess."""
         self.max_payload = 1024 * 1024
@@ -66,7 +77,9 @@ class Connection:
         self._tell_of_handing_out: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
         self._lost_at: float | None = None
-        self._attempts = Attempts(settings, self.state, emit=emit, clock=trio.current_time)
+        self._attempts = Attempts(
+            settings, self.state, emit=emit, clock=trio.current_time, uniform=platform.random.uniform
+        )
 
     # --- for everybody ---
 
@@ -99,6 +112,10 @@ class Connection:
         """Wait until every accepted operation has its fate."""
         while self.outbox.pending or self.outbox.in_flight:
             await self._when_nothing_in_flight().wait()
+
+    def new_message_id(self) -> bytes:
+        """Return an id for a message that has none: no other one has it, in this process or another."""
+        return b"%b-%d" % (self._message_ids, next(self._message_numbers))
 
     def close_link(self) -> None:
         """Close the live link; the supervisor will connect again."""
@@ -255,7 +272,7 @@ class Connection:
         self._tell_changed()
 
     def _new_inbox(self) -> bytes:
-        return b"%b.%b" % (self.settings.inbox_prefix.encode(), secrets.token_hex(11).encode())
+        return b"%b.%b" % (self.settings.inbox_prefix.encode(), self.platform.token_hex(11).encode())
 
     def _when_nothing_in_flight(self) -> trio.Event:
         empty = trio.Event()

@@ -263,7 +263,7 @@ class Outbox:
         queue.requeue_all()
         if blamed and only is not None and queue.withdraw(only):
             self._suspects.remember(only.subject, _content(only))
-            self._fail(only, "poison", POISON)
+            self._fail([only], "poison", POISON)
         if self.fail_open:
             self._books.let_go(self._queue.drop_all(), "not_connected")
             self._look_idle()
@@ -322,7 +322,7 @@ class Outbox:
             for one in self._queue.remains_in_parts(operation):
                 if any(one.order == bad.order for bad in poison):
                     self._queue.withdraw(one)
-                    self._fail(one, "poison", POISON)
+                    self._fail([one], "poison", POISON)
                 else:
                     good.append(one)
         return good
@@ -388,7 +388,7 @@ class Outbox:
         """The server refused a publish to `subject`: the oldest one in flight to it has failed."""
         operation = self._queue.find_in_flight(subject)
         if operation is not None and self._queue.withdraw(operation):
-            self._fail(operation, "permission_denied", detail)
+            self._fail([operation], "permission_denied", detail)
             self._wake()
 
     def refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
@@ -404,7 +404,7 @@ class Outbox:
         """Fail an operation wherever it is, as when its publisher's time is over. False if it has a fate already."""
         if not (self._queue.withdraw(operation) or self._lanes.withdraw(operation)):
             return False
-        self._fail(operation, reason, detail)
+        self._fail([operation], reason, detail)
         self._wake()
         return True
 
@@ -414,16 +414,14 @@ class Outbox:
         May be called by an owner that is told a fate: nothing here is in the middle of anything then.
         """
         recalled = self._queue.take_out(out_of_turn) + self._lanes.take_out(out_of_turn)
-        for operation in recalled:
-            self._books.fail(operation, OUT_OF_TURN, "a message before it was refused, and comes again first")
         if recalled:
+            self._books.fail(recalled, OUT_OF_TURN, "a message before it was refused, and comes again first")
             self._look_idle()
             self._wake()
 
     def sweep(self) -> None:
         """Send again what has been without a PubAck for long on this link, and fail what is over its budget."""
-        for operation in self._retries.sweep():
-            self._fail(operation, "timeout", f"no PubAck within {ACK_BUDGET:g} s")
+        self._fail(self._retries.sweep(), "timeout", f"no PubAck within {ACK_BUDGET:g} s")
         self._wake()
 
     def next_due(self) -> float | None:
@@ -459,11 +457,12 @@ class Outbox:
         if retriable and self._retries.hold(operation, reason):
             self._look_idle()
         else:
-            self._fail(operation, reason, detail)
+            self._fail([operation], reason, detail)
 
-    def _fail(self, operation: Operation, reason: str, detail: str) -> None:
-        self._retries.left(operation, accepted=False)
-        self._books.fail(operation, reason, detail)
+    def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
+        for operation in operations:
+            self._retries.left(operation, accepted=False)
+        self._books.fail(operations, reason, detail)
         self._look_idle()
 
     def _look_idle(self) -> None:

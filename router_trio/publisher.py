@@ -10,7 +10,7 @@ from router_trio import headers as header_codec
 from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.deadlines import Deadlines
-from router_trio.dispatch.outlet import MESSAGE_ID, measure, new_message_id
+from router_trio.dispatch.outlet import MESSAGE_ID, measure
 from router_trio.errors import PublishError, SubjectError
 from router_trio.headers import Headers, HeadersLike
 from router_trio.message import Fate
@@ -130,7 +130,7 @@ class Publisher:
             body = payload if type(payload) is bytes else _body(payload)
             block = b"" if given is None else header_codec.encode(_headers(given))
             if with_ack and not header_codec.find(block, MESSAGE_ID):
-                block = header_codec.replace(block, MESSAGE_ID, new_message_id())
+                block = header_codec.replace(block, MESSAGE_ID, self._connection.new_message_id())
             size = len(block) + len(body)
             if size > self._connection.max_payload:
                 measure(self._connection, size)

@@ -24,6 +24,7 @@ from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStoppe
 from router_trio.link import Connect
 from router_trio.live import Live
 from router_trio.nats.link import Dialer
+from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.routes import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.states import RouteState
@@ -59,7 +60,7 @@ class Router:
     """Routes messages by settings and by handlers.
 
     `observers` are told every event; `log=True` also writes the log lines to stderr. `connect` is for tests and for
-    fault injection; `pages` are served beside the router's own.
+    fault injection; `pages` are served beside the router's own; `platform` gives the wall clock and random numbers.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Router:
         log: bool = False,
         connect: ConnectFactory = real_network,
         pages: Pages = no_pages,
+        platform: Platform = REAL_PLATFORM,
     ) -> None:
         self._settings = settings
         self._observers = tuple(observers)
         self._log = log
         self._connect = connect
         self._pages = pages
+        self._platform = platform
         self._handlers: dict[str, Handler] = {}
 
     @property
@@ -122,7 +125,9 @@ class Router:
         self._settings.require_servers()
         failure: BaseException | None = None
         try:
-            run = _Run(self._settings, self._handlers, self._observers, self._log, self._connect)
+            run = _Run(
+                self._settings, self._handlers, self._observers, self._log, self._connect, self._platform
+            )
             async with run.live(self._pages) as live:
                 try:
                     yield live
@@ -170,17 +175,19 @@ class _Run:
         observers: Sequence[Emit],
         log: bool,
         connect: ConnectFactory,
+        platform: Platform,
     ) -> None:
         self._settings = settings
-        self._telemetry = Telemetry(settings, logs=log, listeners=observers)
+        self._telemetry = Telemetry(settings, logs=log, listeners=observers, platform=platform)
         self._emit = self._telemetry.emit
         self._connections = {
-            name: Connection(name, one, connect(name, one), self._emit) for name, one in settings.connections.items()
+            name: Connection(name, one, connect(name, one), self._emit, platform)
+            for name, one in settings.connections.items()
         }
         self._cut_through = {
             name: CutThrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
         }
-        plans = compile_routes(settings, _load_handlers(settings.routes, handlers))
+        plans = compile_routes(settings, _load_handlers(settings.routes, handlers), platform.random.randrange)
         self._routes: list[Route] = [self._make(plan) for plan in plans]
         self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
         self._sheltered = trio.CancelScope(shield=True)

@@ -6,6 +6,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from random import randrange
 from typing import Any
 
 from router_trio.errors import MappingError
@@ -90,25 +91,31 @@ class RoutePlan:
         return frozenset(destination.connection for destination in self.destinations)
 
 
-def compile_routes(settings: Settings, handlers: dict[str, Handler] | None = None) -> list[RoutePlan]:
+def compile_routes(
+    settings: Settings,
+    handlers: dict[str, Handler] | None = None,
+    random: Callable[[int], int] = randrange,
+) -> list[RoutePlan]:
     """Compile the routes of validated settings, in order. `handlers` are those of routes that have one, by name."""
     plans = []
     for route in settings.routes:
         source = route.source
-        destinations = tuple(_destination(settings, route, to) for to in route.to)
+        destinations = tuple(_destination(settings, route, to, random) for to in route.to)
         handler = (handlers or {}).get(route.name)
         plans.append(RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler))
     return plans
 
 
-def _destination(settings: Settings, route: RouteSettings, to: DestinationSettings) -> Destination:
+def _destination(
+    settings: Settings, route: RouteSettings, to: DestinationSettings, random: Callable[[int], int]
+) -> Destination:
     source = route.source
     return Destination(
         route=route.name,
         connection=to.connection,
         template=to.subject,
         jetstream=to.jetstream,
-        mapping=source.mapping(to.subject),
+        mapping=source.mapping(to.subject, random),
         carries_reply=to.reply or to.connection == source.connection,
         keep=tuple(to.headers.keep),
         own_ids=source.own_ids,

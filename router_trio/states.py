@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 DISCONNECTED = "disconnected"
 RECONNECTING = "reconnecting"
@@ -20,10 +20,11 @@ GAUGE = {DISCONNECTED: 0.0, RECONNECTING: 0.5, CONNECTED: 1.0}
 class ConnectionState:
     """State and lifecycle counters of one named connection. `since` is Unix time in seconds."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, wall_clock: Callable[[], float] = time.time) -> None:
         self.name = name
         self.state = DISCONNECTED
-        self.since = time.time()
+        self.since = wall_clock()
+        self._wall_clock = wall_clock
         self.server: str | None = None
         self.attempts = 0
         self.last_error: str | None = None
@@ -45,7 +46,7 @@ class ConnectionState:
     def enter(self, state: str, *, server: str | None = None) -> None:
         """Change the state; the time of the change is kept if it is one."""
         if state != self.state:
-            self.since = time.time()
+            self.since = self._wall_clock()
         self.state = state
         self.server = server
 

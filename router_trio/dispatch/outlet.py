@@ -6,9 +6,7 @@ subject of another connection. Its `Nats-Msg-Id` tells which copy it is.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
-from itertools import count
 from typing import Protocol
 
 from router_trio import headers, protocol
@@ -30,14 +28,6 @@ _MORE_DIGITS = 24
 
 _MORE_WITH_ACK = _MORE_DIGITS + len(f".{2**64} ")
 """The same with a reply subject for the PubAck, besides the inbox."""
-
-_process = secrets.token_hex(8).encode()
-_numbers = count(1)
-
-
-def new_message_id() -> bytes:
-    """An id for a message that has none: no other one has it, in this process or another."""
-    return b"%b-%d" % (_process, next(_numbers))
 
 
 def measure(connection: Connection, size: int) -> None:
@@ -159,7 +149,7 @@ class Outlet:
                     block = self._headers(tail[start - header_size : start], delivery.message_id, ending)
                 else:
                     # What most messages of a stream are like.
-                    block = _IDENTIFIED % (delivery.message_id or new_message_id(), ending)
+                    block = _IDENTIFIED % (delivery.message_id or self.connection.new_message_id(), ending)
                 if trace_parent is not None:
                     block = self._with_parent(block, trace_parent, size - header_size)
                 size += len(block) - header_size
@@ -305,7 +295,7 @@ class Outlet:
     def _with_id(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
         if first_id is None and not self.destination.jetstream:
             return headers.without(block, MESSAGE_ID + b":")
-        return headers.replace(block, MESSAGE_ID, (first_id or new_message_id()) + ending)
+        return headers.replace(block, MESSAGE_ID, (first_id or self.connection.new_message_id()) + ending)
 
     def _with_parent(self, block: bytes, trace_parent: bytes, size: int) -> bytes:
         """The headers of a message with a payload of `size` bytes, with the parent for whoever receives it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -73,7 +72,7 @@ class SourceRetry:
         """Tell the failure, then wait until it is time to try again."""
         self.tell(error)
         delay, self._delay = self._delay, min(self._delay * 2, LONGEST_DELAY)
-        await trio.sleep(random.uniform(delay / 2, delay))
+        await trio.sleep(self._connection.platform.random.uniform(delay / 2, delay))
 
     def succeeded(self) -> None:
         """The next failure waits the shortest time again."""

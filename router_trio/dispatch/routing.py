@@ -8,7 +8,7 @@ import trio
 
 from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.handlers import Handler, as_message, invoke
-from router_trio.dispatch.outlet import Outlet, new_message_id
+from router_trio.dispatch.outlet import Outlet
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
@@ -139,7 +139,7 @@ class Routing:
         if not answers:
             self.state.filtered += 1
             return
-        base = delivery.message_id or (new_message_id() if len(answers) > 1 else b"")
+        base = delivery.message_id or (self.outlets[0].connection.new_message_id() if len(answers) > 1 else b"")
         for index, answer in enumerate(answers):
             own_id, changed = base, answer
             if index:

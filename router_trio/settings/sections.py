@@ -8,7 +8,9 @@ All durations are seconds inside the program, all sizes bytes. Passwords and tok
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from random import randrange
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -248,11 +250,14 @@ class SourceSettings(Section, init=False):
         """True if copies get ids of the router's own, whatever the sender says."""
         return self.stream is not None if self.message_id is None else self.message_id == "own"
 
-    def mapping(self, destination: str) -> Mapping:
-        """The mapping from this source to a destination's subject. Raises MappingError or SubjectError."""
+    def mapping(self, destination: str, random: Callable[[int], int] = randrange) -> Mapping:
+        """The mapping from this source to a destination's subject. Raises MappingError or SubjectError.
+
+        `random(n)` gives an integer of at least 0 and less than `n`.
+        """
         if self.subject or self.filter:
-            return Mapping.compile(self.pattern, destination)
-        return Mapping.compile_for_any(destination)
+            return Mapping.compile(self.pattern, destination, random=random)
+        return Mapping.compile_for_any(destination, random=random)
 
     @property
     def pattern(self) -> str:

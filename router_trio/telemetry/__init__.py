@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from router_trio.events import Emit, Event
+from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.telemetry.listeners import address_of, open_listeners
 from router_trio.telemetry.metrics import Sources
 from router_trio.telemetry.recent import Recent
@@ -46,7 +47,14 @@ class Telemetry:
     embedding program. `listeners` are told every event, after logs and traces, and must not block.
     """
 
-    def __init__(self, settings: Settings, *, logs: bool = True, listeners: Sequence[Emit] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        logs: bool = True,
+        listeners: Sequence[Emit] = (),
+        platform: Platform = REAL_PLATFORM,
+    ) -> None:
         self._settings = settings.telemetry
         self._address: tuple[str, int] | None = None
         self._listeners = tuple(listeners)
@@ -58,9 +66,11 @@ class Telemetry:
                 service_name=settings.router.name,
                 endpoint=self._settings.otlp_endpoint,
                 sample_ratio=self._settings.trace_sample_ratio,
+                random=platform.random,
             )
         # The page shows what happened before it could be asked for, too.
-        self._recent = Recent() if self._settings.listen_address is not None else None
+        listens = self._settings.listen_address is not None
+        self._recent = Recent(wall=platform.wall_clock) if listens else None
         self._logs: Logs | None = None
         if logs:
             from router_trio.telemetry.logs import Logs

@@ -12,13 +12,14 @@ import trio
 from router_trio.errors import AuthorizationError, LinkError, innermost
 from router_trio.headers import Headers, HeadersLike, encode
 from router_trio.link import LinkListener
-from router_trio.protocol import DEFAULT_CONTROL_LINE, wire
+from router_trio.protocol import wire
 from router_trio.subjects import validate_pattern, validate_subject
 from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.network import Network
 from router_trio.testing.server import PublishedMessage, Server
-from router_trio.testing.streams import StoredMessage
+from router_trio.testing.streams import EPOCH, StoredMessage
+from router_trio.testing.trouble import Trouble
 
 
 class FakeBroker:
@@ -28,11 +29,19 @@ class FakeBroker:
     called inside `trio.run`. Streams, consumers and permissions survive `down`.
     """
 
-    def __init__(self, *, max_payload: int = 1024 * 1024, max_control_line: int = DEFAULT_CONTROL_LINE) -> None:
+    def __init__(
+        self,
+        *,
+        max_payload: int = 1024 * 1024,
+        epoch: float = EPOCH,
+    ) -> None:
+        """`epoch` is what the zero of Trio's clock is on this server, in Unix seconds: clocks of servers differ."""
         self.connect_attempts = 0
         """How often somebody tried to connect, with or without success."""
-        self._server = Server()
-        self._network = Network(self._server, max_payload=max_payload, max_control_line=max_control_line)
+        self._server = Server(epoch)
+        self._network = Network(self._server, max_payload=max_payload)
+        self.trouble = Trouble(self._server, self._network)
+        """What happens to a server and its streams in the long run."""
         self._is_down = False
         self._refuses_credentials = False
 

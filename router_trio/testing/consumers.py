@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 
 from router_trio.link import ConsumerSpec, Progress
 from router_trio.protocol import RawMessage
 from router_trio.subjects import matches
 from router_trio.testing.frames import raw, status
+from router_trio.testing.losses import Losses
 from router_trio.testing.streams import Stream
 
 Receive = Callable[[RawMessage], None]
@@ -39,10 +41,13 @@ class _Unacked:
 class Consumer:
     """One durable consumer of one stream. A new one starts where its spec says, if that means this very stream."""
 
-    def __init__(self, spec: ConsumerSpec, stream: Stream) -> None:
+    def __init__(self, spec: ConsumerSpec, stream: Stream, losses: Losses) -> None:
         resumes = spec.start_sequence is not None and spec.stream_created == stream.created
         self.spec = spec
         self.deleted = False
+        self.headers_only = False
+        self.paused_until = -inf
+        self._losses = losses
         self._stream = stream
         self._requests: deque[_Request] = deque()
         self._matching: list[int] = []
@@ -76,18 +81,19 @@ class Consumer:
 
         A deleted consumer answers like a server that has no such subject.
         """
-        if self.deleted:
+        if self.deleted or now < self._stream.leaderless_until:
             receive(status(inbox, "503"))
-        else:
-            self._requests.append(_Request(inbox, receive, batch, now + expires, heartbeat, now + heartbeat))
+            return
+        request = _Request(inbox, receive, batch, now + expires, heartbeat, now + heartbeat)
+        self._losses.meets("pull", now, lambda: self._requests.append(request))
 
     def withdraw(self, receive: Receive) -> None:
         """Forget the pull requests of somebody who is gone."""
         self._requests = deque(request for request in self._requests if request.receive != receive)
 
-    def ack(self, sequence: int) -> None:
-        """The message is done. One that isn't unacked is ignored, as a server does."""
-        self._unacked.pop(sequence, None)
+    def ack(self, sequence: int) -> bool:
+        """The message is done. One that isn't unacked is ignored, as a server does: returns False."""
+        return self._unacked.pop(sequence, None) is not None
 
     def nak(self, sequence: int, due: float) -> None:
         """Deliver the message again from that time on."""
@@ -106,14 +112,41 @@ class Consumer:
     def delete(self) -> None:
         """Nothing comes from here any more; whoever waits is told."""
         self.deleted = True
+        self.end_requests("409 Consumer Deleted")
+
+    def end_requests(self, why: str) -> None:
+        """Tell whoever waits that nothing comes for this request."""
         for request in self._requests:
-            request.receive(status(request.inbox, "409 Consumer Deleted"))
+            request.receive(status(request.inbox, why))
         self._requests.clear()
+
+    def edit(self, **changes: Any) -> None:
+        """Change fields of its spec, as an administrator would. What is delivered already keeps its ack wait."""
+        self.spec = replace(self.spec, **changes)
+
+    def deliver_again(self, count: int, now: float) -> None:
+        """Deliver so many of what is unacked once more, the oldest first, as after a failover that lost its acks."""
+        self.again(sorted(self._unacked)[:count], now)
+
+    def went_back(self) -> None:
+        """The stream has forgotten its last messages: what is delivered of them is delivered no more."""
+        last = len(self._stream.stored)
+        self._matching = [sequence for sequence in self._matching if sequence <= last]
+        self._position = min(self._position, len(self._matching))
+        self._next_to_scan = min(self._next_to_scan, last + 1)
+        self._unacked = {sequence: entry for sequence, entry in self._unacked.items() if sequence <= last}
 
     def poll(self, now: float) -> None:
         """End the requests whose time is over, deliver what can be delivered, give signs of life."""
         self._expire_requests(now)
         self._look_at_stream()
+        stream = self._stream
+        if now >= max(self.paused_until, stream.leaderless_until):
+            self.paused_until = stream.leaderless_until = -inf
+            self._deliver_what_is_due(now)
+        self._beat(now)
+
+    def _deliver_what_is_due(self, now: float) -> None:
         due = self._due(now)
         while self._requests and due:
             self._deliver(due.popleft(), now)
@@ -121,6 +154,8 @@ class Consumer:
             sequence = self._matching[self._position]
             self._position += 1
             self._deliver(sequence, now)
+
+    def _beat(self, now: float) -> None:
         for request in self._requests:
             if request.next_beat <= now:
                 request.next_beat = now + request.heartbeat
@@ -132,7 +167,9 @@ class Consumer:
         """When `poll` may have something to do if nothing else happens before."""
         if not self._requests:
             return inf
-        return min(self._earliest, *(min(request.deadline, request.next_beat) for request in self._requests))
+        held_until = max(self.paused_until, self._stream.leaderless_until)
+        due = self._earliest if held_until == -inf else held_until
+        return min(due, *(min(request.deadline, request.next_beat) for request in self._requests))
 
     def _expire_requests(self, now: float) -> None:
         if all(request.deadline > now for request in self._requests):
@@ -185,4 +222,6 @@ class Consumer:
             f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{entry.deliveries}.{sequence}.{self._sequence}"
             f".{stored.timestamp}.{len(self._matching) - self._position}"
         )
-        request.receive(raw(stored.publish.subject, reply.encode(), stored.publish.header, stored.publish.payload))
+        body = b"" if self.headers_only else stored.publish.payload
+        message = raw(stored.publish.subject, reply.encode(), stored.publish.header, body)
+        self._losses.meets("message", now, lambda: request.receive(message))

@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 import trio
@@ -19,13 +20,15 @@ from router_trio.headers import status
 from router_trio.link import Arrivals, ConsumerSpec, Deliver, DeliverTogether, LinkListener, Refusal, Together
 from router_trio.message import stored
 from router_trio.operation import Operation
-from router_trio.protocol import RawMessage, header_block, line_size, payload, text
+from router_trio.protocol import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse
 from router_trio.testing.network import Network
 from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
 
 T = TypeVar("T")
+
+_News = tuple[FakeSubscription, RawMessage] | Callable[[], None]
 
 SOCKET_BUFFER = 256 * 1024
 """Bytes that a paused network takes from a link before `send` blocks."""
@@ -37,16 +40,18 @@ class FakeLink:
     def __init__(self, network: Network, server: str, inbox: bytes, listener: LinkListener) -> None:
         self.server = server
         self.max_payload = network.max_payload
-        self.max_control_line = network.max_control_line
+        self.max_control_line = DEFAULT_CONTROL_LINE  # no server tells its own
         self.scope = trio.CancelScope()
         self.death: LinkError | None = None
         self._network = network
         self._listener = listener
         self._inbox = inbox
         self._inboxes = 0
-        self._out: deque[tuple[Callable[[float], object], int]] = deque()
+        self._out: deque[tuple[float, Callable[[float], object], int]] = deque()
         self._out_bytes = 0
-        self._in: deque[tuple[FakeSubscription, RawMessage] | Callable[[], None]] = deque()
+        self._in: deque[tuple[float, _News]] = deque()
+        self._last_out = self._last_in = -inf
+        self._left_out = self._left_in = inf
         self._wake = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         answers = FakeSubscription(self, self._answered)
@@ -71,6 +76,10 @@ class FakeLink:
             elif line_size(operation.frame) > self.max_control_line:
                 detail = f"more than the server's max_control_line of {self.max_control_line} bytes"
                 refusals.append(Refusal(operation, "too_large", detail))
+            elif line_size(operation.frame) > self._network.max_control_line:
+                told = "the server ended the connection: maximum control line exceeded"
+                self.die(LinkError(told, reason="server_error"))
+                break
             else:
                 self._enqueue(self._publishing(publish), len(operation.frame))
         self._network.settle()
@@ -90,6 +99,7 @@ class FakeLink:
             if self._network.server.may_publish(text(publish.subject)):
                 self._network.server.receive(publish, now)
             else:
+                self._network.server.watch.refused(publish, "permission_denied", now)
                 told = f'Permissions Violation for Publish to "{text(publish.subject)}"'
                 self._tell(lambda: self._listener.publish_denied(publish.subject, told))
 
@@ -102,7 +112,7 @@ class FakeLink:
     ) -> FakeSubscription:
         """See `link.Link.subscribe`."""
         subscription = FakeSubscription(self, deliver)
-        await self._open(subscription, lambda: self._network.server.subscribe(subject, queue, subscription.receive))
+        await self._open(subscription, lambda _: self._network.server.subscribe(subject, queue, subscription.receive))
         return subscription
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> FakePullConsumer:
@@ -112,19 +122,19 @@ class FakeLink:
         subscription = FakePullConsumer(self, deliver, inbox)
         server = self._network.server
 
-        def ask() -> Consumer | SourceError:
+        def ask(now: float) -> Consumer | SourceError:
             # A subject like any other: whoever knows it may publish to it.
             interest = server.subscribe(text(inbox), None, subscription.receive)
-            return interest if isinstance(interest, SourceError) else server.open_consumer(spec)
+            return interest if isinstance(interest, SourceError) else server.open_consumer(spec, now)
 
         consumer = await self._open(subscription, ask)
         subscription.consumer, subscription.progress = consumer, consumer.progress
         return subscription
 
-    async def _open(self, subscription: FakeSubscription, ask: Callable[[], T | SourceError]) -> T:
+    async def _open(self, subscription: FakeSubscription, ask: Callable[[float], T | SourceError]) -> T:
         self._subscriptions.append(subscription)
         try:
-            answer = await self.request(lambda _: ask())
+            answer = await self.request(ask)
             if isinstance(answer, SourceError):
                 raise answer
         except BaseException:
@@ -143,12 +153,12 @@ class FakeLink:
         return ()
 
     def _acked(self, reply: bytes, now: float) -> None:
-        self._network.server.ack(reply)
+        self._network.server.ack(reply, now)
 
     def nak(self, reply: bytes, delay: float) -> None:
         """See `link.Link.nak`."""
         self._check_alive()
-        self.act(lambda now: self._network.server.nak(reply, now + delay))
+        self.act(lambda now: self._network.server.nak(reply, now, delay))
 
     def in_progress(self, reply: bytes) -> None:
         """See `link.Link.in_progress`."""
@@ -165,26 +175,44 @@ class FakeLink:
 
     def unsubscribe(self, subscription: FakeSubscription) -> None:
         """See `subscriptions.Line.unsubscribe`."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
-        self.act(lambda _: self._network.server.unsubscribe(subscription.receive))
+        self.act(lambda _: self._gone(subscription))
 
     async def unsubscribed(self, subscription: FakeSubscription) -> None:
         """See `subscriptions.Line.unsubscribed`: the server's answer comes behind that message."""
-        await self.request(lambda _: self._network.server.unsubscribe(subscription.receive))
+        await self.request(lambda _: self._gone(subscription))
+
+    def _gone(self, subscription: FakeSubscription) -> None:
+        # Not before the server hears of it: if the link dies first, that is what ends it there.
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            self._network.server.unsubscribe(subscription.receive)
 
     def flush(self) -> None:
         """See `network.Endpoint.flush`."""
         now = trio.current_time()
-        while self._out:
-            action, size = self._out.popleft()
+        while self._out and self._out[0][0] <= now:
+            if self._left_out <= 0:
+                self.die(_broken())
+                return
+            self._left_out -= 1
+            _, action, size = self._out.popleft()
             self._out_bytes -= size
             action(now)
         self._progress.unpark_all()
 
+    def next_due(self) -> float:
+        """See `network.Endpoint.next_due`."""
+        return min((queue[0][0] for queue in (self._out, self._in) if queue), default=inf)
+
+    def break_after(self, to_server: int | None, from_server: int | None) -> None:
+        """See `network.Endpoint.break_after`."""
+        self._left_out = inf if to_server is None else to_server
+        self._left_in = inf if from_server is None else from_server
+
     def _enqueue(self, action: Callable[[float], object], size: int) -> None:
         if self.death is None:
-            self._out.append((action, size))
+            self._last_out = max(self._last_out, trio.current_time() + self._network.travel())
+            self._out.append((self._last_out, action, size))
             self._out_bytes += size
 
     async def request(self, question: Callable[[float], T]) -> T:
@@ -207,8 +235,7 @@ class FakeLink:
     def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
         """See `subscriptions.Line.receive`."""
         if self.death is None:
-            self._in.append((subscription, message))
-            self.wake()
+            self._on_its_way((subscription, message))
 
     def announce_lame_duck(self) -> None:
         """See `network.Endpoint.announce_lame_duck`."""
@@ -219,7 +246,11 @@ class FakeLink:
         self._tell(lambda: self._listener.discovered(servers))
 
     def _tell(self, news: Callable[[], None]) -> None:
-        self._in.append(news)
+        self._on_its_way(news)
+
+    def _on_its_way(self, news: _News) -> None:
+        self._last_in = max(self._last_in, trio.current_time() + self._network.travel())
+        self._in.append((self._last_in, news))
         self.wake()
 
     def _answered(self, batch: list[RawMessage]) -> None:
@@ -251,8 +282,14 @@ class FakeLink:
 
     def _hand_out(self) -> None:
         batches: dict[FakeSubscription, list[RawMessage]] = {}
-        while self._in and self._network.flows():
-            item = self._in.popleft()
+        now = trio.current_time()
+        while self._in and self._in[0][0] <= now and self._network.flows():
+            if self._left_in <= 0:
+                self._deliver(batches)
+                self.die(_broken())
+                return
+            self._left_in -= 1
+            item = self._in.popleft()[1]
             if isinstance(item, tuple):
                 batches.setdefault(item[0], []).append(item[1])
             else:
@@ -301,3 +338,7 @@ class FakeLink:
     def _check_alive(self) -> None:
         if self.death is not None:
             raise LinkError(f"the link to {self.server} is dead: {self.death}", reason=self.death.reason)
+
+
+def _broken() -> LinkError:
+    return LinkError("the connection broke in the middle of a frame")

@@ -1,13 +1,15 @@
-"""The network between the fake links and the fake server: brings over what was sent, unless it is paused."""
+"""The network between the fake links and the fake server: brings over what was sent, in time, unless it is paused."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
 import trio
 
 from router_trio.errors import LinkError
+from router_trio.protocol import DEFAULT_CONTROL_LINE
 from router_trio.testing.server import Server
 
 
@@ -17,7 +19,13 @@ class Endpoint(Protocol):
     server: str
 
     def flush(self) -> None:
-        """Everything that was sent reaches the server."""
+        """What was sent, and has been on its way for long enough, reaches the server."""
+
+    def next_due(self) -> float:
+        """When something that is on its way arrives."""
+
+    def break_after(self, to_server: int | None, from_server: int | None) -> None:
+        """The connection breaks behind so much of what is on its way."""
 
     def wake(self) -> None:
         """Something has changed that the link's task must look at."""
@@ -32,13 +40,22 @@ class Endpoint(Protocol):
         """The connection is gone."""
 
 
-class Network:
-    """Who is connected, and whether anything gets through."""
+def at_once() -> float:
+    """How long everything takes unless a test says otherwise."""
+    return 0.0
 
-    def __init__(self, server: Server, *, max_payload: int, max_control_line: int) -> None:
+
+class Network:
+    """Who is connected, whether anything gets through, and how long that takes.
+
+    `travel` gives the seconds that something takes one way; what is behind it on the same link is no sooner there.
+    """
+
+    def __init__(self, server: Server, *, max_payload: int) -> None:
         self.server = server
         self.max_payload = max_payload
-        self.max_control_line = max_control_line
+        self.max_control_line = DEFAULT_CONTROL_LINE
+        self.travel: Callable[[], float] = at_once
         self.links: list[Endpoint] = []
         self._paused_until = -inf
         self._resumed = trio.Event()
@@ -76,7 +93,11 @@ class Network:
     def next_due(self) -> float:
         """When `settle` has something to do if nothing else happens before."""
         due = self.server.next_due()
-        return due if self.flows() else min(due, self._paused_until)
+        if not self.flows():
+            return min(due, self._paused_until)
+        for link in self.links:
+            due = min(due, link.next_due())
+        return due
 
     def wake(self) -> None:
         """Let every link look at what has changed."""

@@ -18,7 +18,8 @@ from router_trio.protocol import text
 from router_trio.subjects import matches
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
-from router_trio.testing.streams import Stream
+from router_trio.testing.losses import Losses
+from router_trio.testing.streams import EPOCH, Stored, Stream
 
 
 class PublishedMessage(NamedTuple):
@@ -38,10 +39,29 @@ class Interest:
     receive: Receive
 
 
-class Server:
-    """Subscriptions, streams, consumers and permissions."""
+class Watch:
+    """Told what happens at a server, for assertions at each step. Nothing here; a test overrides what it looks at."""
 
-    def __init__(self) -> None:
+    def received(self, publish: Publish, now: float) -> None:
+        """A publish came from a link."""
+
+    def stored(self, stream: Stream, stored: Stored, now: float) -> None:
+        """A stream took a message."""
+
+    def refused(self, publish: Publish, why: str, now: float) -> None:
+        """A publish that wanted an answer was not taken."""
+
+    def acked(self, stream: str, durable: str, sequence: int, now: float) -> None:
+        """A consumer took an ack."""
+
+
+class Server:
+    """Subscriptions, streams, consumers and permissions. `epoch`: see `Stream`."""
+
+    def __init__(self, epoch: float = EPOCH) -> None:
+        self.watch = Watch()
+        self.losses = Losses()
+        self._epoch = epoch
         self.published: list[PublishedMessage] = []
         self.streams: dict[str, Stream] = {}
         self.consumers: dict[tuple[str, str], Consumer] = {}
@@ -60,6 +80,7 @@ class Server:
     def receive(self, publish: Publish, now: float) -> None:
         """Take a publish from a link: it is recorded, and then routed."""
         self.published.append(PublishedMessage(text(publish.subject), decode(publish.header), publish.payload))
+        self.watch.received(publish, now)
         self.publish(publish, now)
 
     def publish(self, publish: Publish, now: float) -> None:
@@ -67,13 +88,30 @@ class Server:
         subject = text(publish.subject)
         wanted = self._route(subject, publish)
         stream = next((stream for stream in self.streams.values() if stream.takes(subject)), None)
-        if stream is not None:
-            pub_ack = stream.store(publish, now)
-            if publish.reply:
-                self._route(text(publish.reply), Publish(publish.reply, b"", b"", pub_ack))
+        if stream is not None and now >= stream.leaderless_until:
+            self._store(stream, publish, now)
         elif publish.reply and not wanted:
+            self.watch.refused(publish, "no_responders", now)
             for receive in self._receivers(text(publish.reply)):
                 receive(status(publish.reply, "503"))
+
+    def _store(self, stream: Stream, publish: Publish, now: float) -> None:
+        before = len(stream.stored)
+        pub_ack = stream.store(publish, now)
+        if len(stream.stored) > before:
+            self.watch.stored(stream, stream.stored[-1], now)
+        elif b"error" in pub_ack:
+            self.watch.refused(publish, "limit", now)
+        if not publish.reply:
+            return
+
+        def answer() -> None:
+            self._route(text(publish.reply), Publish(publish.reply, b"", b"", pub_ack))
+
+        if stream.answers_after:
+            self.losses.later(now + stream.answers_after, answer)
+        else:
+            self.losses.meets("puback", now, answer)
 
     def subscribe(self, pattern: str, queue: str | None, receive: Receive) -> Interest | SourceError:
         """Add a subscription, or say why not."""
@@ -115,8 +153,14 @@ class Server:
         self, name: str, subjects: Iterable[str], *, duplicate_window: float, max_messages: int | None
     ) -> None:
         """Create a stream. Raises `ValueError` if the name or a subject is taken, `SubjectError` for a bad subject."""
-        created = f"incarnation {self._streams_created + 1}"
-        stream = Stream(name, subjects, created=created, duplicate_window=duplicate_window, max_messages=max_messages)
+        stream = Stream(
+            name,
+            subjects,
+            created=f"incarnation {self._streams_created + 1}",
+            duplicate_window=duplicate_window,
+            max_messages=max_messages,
+            epoch=self._epoch,
+        )
         if name in self.streams:
             raise ValueError(f"there is a stream {name!r} already: delete it first, or use another name")
         for other in self.streams.values():
@@ -132,14 +176,16 @@ class Server:
             if stream == name:
                 self.delete_consumer(stream, durable)
 
-    def open_consumer(self, spec: ConsumerSpec) -> Consumer | SourceError:
+    def open_consumer(self, spec: ConsumerSpec, now: float = inf) -> Consumer | SourceError:
         """Find the durable consumer or create it, or say why not."""
         stream = self.streams.get(spec.stream)
+        if stream is not None and now < stream.leaderless_until:
+            return SourceError(f"the stream {spec.stream!r} has no leader", reason="jetstream_unavailable")
         if stream is None:
             return SourceError(f"there is no stream {spec.stream!r}; create it first", reason="stream_not_found")
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
-            consumer = self.consumers[spec.stream, spec.durable] = Consumer(spec, stream)
+            consumer = self.consumers[spec.stream, spec.durable] = Consumer(spec, stream, self.losses)
         # As on a real link: waits and limits may differ, they tune a consumer; what it filters is what it is.
         has, wanted = (one.filter_subject or ">" for one in (consumer.spec, spec))
         if has != wanted:
@@ -154,23 +200,27 @@ class Server:
         """Delete a consumer; whoever waits for its messages is told. Raises `KeyError` if there is none."""
         self.consumers.pop((stream, durable)).delete()
 
-    def ack(self, reply: bytes) -> None:
+    def ack(self, reply: bytes, now: float) -> None:
         """The message with this reply subject is done."""
         consumer, sequence = self._delivered(reply)
         if consumer is not None:
-            consumer.ack(sequence)
+            self.losses.meets("ack", now, lambda: self._acked(consumer, sequence, now))
 
-    def nak(self, reply: bytes, due: float) -> None:
-        """Deliver the message with this reply subject again, from that time on."""
+    def _acked(self, consumer: Consumer, sequence: int, now: float) -> None:
+        if consumer.ack(sequence):
+            self.watch.acked(consumer.spec.stream, consumer.spec.durable, sequence, now)
+
+    def nak(self, reply: bytes, now: float, delay: float) -> None:
+        """Deliver the message with this reply subject again, after `delay` seconds."""
         consumer, sequence = self._delivered(reply)
         if consumer is not None:
-            consumer.nak(sequence, due)
+            self.losses.meets("nak", now, lambda: consumer.nak(sequence, now + delay))
 
     def in_progress(self, reply: bytes, now: float) -> None:
         """The ack wait of the message with this reply subject starts anew."""
         consumer, sequence = self._delivered(reply)
         if consumer is not None:
-            consumer.extend(sequence, now)
+            self.losses.meets("in_progress", now, lambda: consumer.extend(sequence, now))
 
     def _delivered(self, reply: bytes) -> tuple[Consumer | None, int]:
         words = reply.decode("ascii", "replace").split(".")
@@ -182,9 +232,10 @@ class Server:
 
     def poll(self, now: float) -> None:
         """Do what is due: deliver to waiting pull requests, and end those whose time is over."""
+        self.losses.poll(now)
         for consumer in self.consumers.values():
             consumer.poll(now)
 
     def next_due(self) -> float:
         """When `poll` has something to do if nothing else happens before; infinity for never."""
-        return min((consumer.next_due() for consumer in self.consumers.values()), default=inf)
+        return min(self.losses.next_due(), *(consumer.next_due() for consumer in self.consumers.values()), inf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from math import inf
 from typing import NamedTuple
 
 from router_trio.headers import Headers, decode, find
@@ -38,19 +39,33 @@ class Stored(NamedTuple):
 
 
 class Stream:
-    """One stream. It keeps all that it takes, so sequences start at 1 and have no gaps. When full it refuses."""
+    """One stream. It keeps all that it takes, so sequences start at 1 and have no gaps. When full it refuses.
+
+    `epoch` is what the zero of Trio's clock is for its server, in Unix seconds; `answers_after` the seconds that a
+    PubAck takes; without a leader it takes nothing.
+    """
 
     def __init__(
-        self, name: str, subjects: Iterable[str], *, created: str, duplicate_window: float, max_messages: int | None
+        self,
+        name: str,
+        subjects: Iterable[str],
+        *,
+        created: str,
+        duplicate_window: float,
+        max_messages: int | None,
+        epoch: float = EPOCH,
     ) -> None:
         self.name = name
         self.created = created
+        self.max_messages = max_messages
+        self.answers_after = 0.0
+        self.leaderless_until = -inf
+        self._epoch = epoch
         self.subjects = tuple(subjects)
         self.stored: list[Stored] = []
         for subject in self.subjects:
             validate_pattern(subject, what=f"stream {name!r}: subject")
-        self._duplicate_window = duplicate_window
-        self._max_messages = max_messages
+        self.duplicate_window = duplicate_window
         self._seen: dict[bytes, tuple[float, int]] = {}
 
     def takes(self, subject: str) -> bool:
@@ -65,16 +80,21 @@ class Stream:
         """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer."""
         message_id = find(publish.header, b"Nats-Msg-Id")
         if message_id is not None:
-            self._forget(now - self._duplicate_window)
+            self._forget(now - self.duplicate_window)
             if message_id in self._seen:
                 return self._pub_ack(self._seen[message_id][1], duplicate=True)
-        if self._max_messages is not None and len(self.stored) >= self._max_messages:
+        if self.max_messages is not None and len(self.stored) >= self.max_messages:
             return json.dumps({"error": {"code": 503, "err_code": 10077, "description": FULL}}).encode()
         sequence = len(self.stored) + 1
-        self.stored.append(Stored(publish, text(publish.subject), sequence, int((EPOCH + now) * 1e9)))
+        self.stored.append(Stored(publish, text(publish.subject), sequence, int((self._epoch + now) * 1e9)))
         if message_id is not None:
             self._seen[message_id] = (now, sequence)
         return self._pub_ack(sequence, duplicate=False)
+
+    def forget_after(self, sequence: int) -> None:
+        """Nothing behind this sequence was ever stored, as when a disk had not kept it: sequences go on from there."""
+        del self.stored[sequence:]
+        self._seen = {one: seen for one, seen in self._seen.items() if seen[1] <= sequence}
 
     def messages(self) -> list[StoredMessage]:
         """All that it holds, in order."""

@@ -85,7 +85,9 @@ def network() -> Network:
 @pytest.fixture
 def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every delay is as long as it may be."""
-    longest = partial(ReconnectPlan, uniform=lambda _, bound: bound)
+    def longest(*args: Any, **options: Any) -> ReconnectPlan:
+        return ReconnectPlan(*args, **options | {"uniform": lambda _, bound: bound})
+
     monkeypatch.setattr(router_trio.attempts, "ReconnectPlan", longest)
 
 

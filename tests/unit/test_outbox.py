@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -52,8 +52,11 @@ class Desk:
         self.told: dict[int, list[Fate]] = {}
         self.settled = Settled()
         self.outbox = Outbox(
-            "main", emit=self.events.append, clock=lambda: self.now, wake=self._wake, **(options | changes)
+            "main", emit=self.hear, clock=lambda: self.now, wake=self._wake, **(options | changes)
         )
+
+    def hear(self, event: Event) -> None:
+        self.events.append(event)
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -1013,3 +1016,67 @@ def test_an_owner_may_take_back_the_rest_when_it_is_told_of_a_failure() -> None:
         order: [Fate("failed", "out_of_turn")] for order in (2, 3, 4)
     }
     assert desk.books() == (4, 0, 0, {"failed": 4})
+
+
+# --- the sum, at every moment ----------------------------------------------------------------------------------------
+
+
+class Onlooker(Desk):
+    """A desk that looks at the books whenever it is told something: an event, or a fate."""
+
+    def hear(self, event: Event) -> None:
+        super().hear(event)
+        self.books()
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        super().settle(operation, count, fate, now)
+        self.books()
+
+
+def _deny(desk: Desk) -> None:
+    desk.outbox.publish_denied(b"a", "no")
+
+
+def _recall(desk: Desk) -> None:
+    desk.outbox.refused(OperationWithAck(0, b"", None, 0.0, True), "gone", "")
+    desk.outbox.link_down()
+    desk.outbox.link_up()
+    desk.outbox.recall(lambda operation: operation.with_ack)
+
+
+def _expire_budget(desk: Desk) -> None:
+    desk.now = ACK_BUDGET
+    desk.outbox.sweep()
+
+
+def _go_away(desk: Desk) -> None:
+    desk.outbox.link_down()
+    desk.outbox.link_up()
+
+
+def _grow_old(desk: Desk) -> None:
+    desk.outbox.link_down()
+    desk.now = 1000.0
+    desk.outbox.expire()
+
+
+def _refuse(desk: Desk) -> None:
+    desk.outbox.ack_refused(1, "limit", "full", False)
+
+
+def _stop(desk: Desk) -> None:
+    desk.outbox.shut_down()
+
+
+@pytest.mark.parametrize("fail_open", [False, True])
+@pytest.mark.parametrize("happens", [_deny, _recall, _expire_budget, _go_away, _grow_old, _refuse, _stop])
+def test_whoever_is_told_something_sees_a_sum_that_is_right(happens: Callable[[Desk], None], fail_open: bool) -> None:
+    desk = Onlooker(fail_open=fail_open, max_age=60.0)
+    desk.outbox.link_up()
+    for _ in range(3):
+        desk.offer(with_ack=True)
+        desk.offer()
+    desk.batch()
+    happens(desk)
+    desk.books()
+    assert desk.events, "nobody was told anything: no test"

@@ -11,18 +11,16 @@ from router_trio.states import CONNECTED, DISCONNECTED, DURATION_BOUNDS, RECONNE
 
 
 @pytest.fixture
-def wall(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def wall() -> list[float]:
     """Unix time, to be moved by hand."""
-    now = [1000.0]
-    monkeypatch.setattr("time.time", lambda: now[0])
-    return now
+    return [1000.0]
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
 
 
 def test_a_connection_starts_disconnected_with_everything_at_zero(wall: list[float]) -> None:
-    state = states.ConnectionState("main")
+    state = states.ConnectionState("main", lambda: wall[0])
     assert (state.name, state.state, state.since, state.server) == ("main", DISCONNECTED, wall[0], None)
     assert state.gauge == 0.0
     counts = (state.attempts, state.established, state.lost, state.restored, state.failures)
@@ -38,7 +36,7 @@ def test_the_gauge_of_each_state(name: str, gauge: float) -> None:
 
 
 def test_since_is_the_time_of_the_last_change(wall: list[float]) -> None:
-    state = states.ConnectionState("main")
+    state = states.ConnectionState("main", lambda: wall[0])
     wall[0] = 1001.0
     state.enter(CONNECTED, server="a:4222")
     assert (state.since, state.server) == (1001.0, "a:4222")

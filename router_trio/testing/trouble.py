@@ -1,0 +1,132 @@
+"""Trouble that is rarer than a lost connection: slow networks, elections, lost answers, streams that go back in time.
+
+What an administrator does to a durable behind a router's back is here as well. `FakeBroker.trouble` is one of these.
+Every method takes effect at once; those that need the time must be called inside `trio.run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import inf
+
+import trio
+
+from router_trio.link import ConsumerSpec
+from router_trio.testing.consumers import Consumer
+from router_trio.testing.network import Network, at_once
+from router_trio.testing.server import Server, Watch
+from router_trio.testing.streams import Stream
+
+
+class Trouble:
+    """What can happen to one broker. Names of streams and durables that are unknown raise `KeyError`."""
+
+    def __init__(self, server: Server, network: Network) -> None:
+        self._server = server
+        self._network = network
+
+    def watch(self, watch: Watch) -> None:
+        """Tell this one, and no other, what happens at the server."""
+        self._server.watch = watch
+
+    def mend(self) -> None:
+        """End what strikes the next ones of something, and what the network does. What is late already stays so."""
+        self._server.losses.clear()
+        self._network.travel = at_once
+        self.break_after()
+
+    # --- the network ---
+
+    def travel(self, seconds: Callable[[], float]) -> None:
+        """From now on whatever is sent takes so long, each way; asked for each. Nothing overtakes on one link."""
+        self._network.travel = seconds
+
+    def break_after(self, *, to_server: int | None = None, from_server: int | None = None) -> None:
+        """Each link breaks behind so many more publishes, acks, messages ...; what is behind them never arrives."""
+        for link in self._network.links.copy():
+            link.break_after(to_server, from_server)
+        self._network.wake()
+
+    def limit_control_line(self, size: int) -> None:
+        """A publish whose subjects and sizes take more bytes than this ends its link."""
+        self._network.max_control_line = size
+
+    # --- answers ---
+
+    def lose(self, kind: str, times: int = 1) -> None:
+        """The next ones of a kind (see `losses.KINDS`) are lost; with 0, none is any more."""
+        self._server.losses.strike(kind, times)
+
+    def delay(self, kind: str, seconds: float, times: int = 1) -> None:
+        """The next ones of a kind come so much later."""
+        self._server.losses.strike(kind, times, seconds)
+
+    # --- streams ---
+
+    def slow_down(self, stream: str, seconds: float) -> None:
+        """The PubAcks of a stream take so long; 0: no more."""
+        self._server.streams[stream].answers_after = seconds
+
+    def limit(self, stream: str, max_messages: int | None) -> None:
+        """A stream refuses what would be more than this; None: no more."""
+        self._server.streams[stream].max_messages = max_messages
+
+    def elect(self, stream: str, seconds: float) -> None:
+        """A stream and its consumers have no leader for so long: nobody answers, and who waits for messages is told."""
+        self._server.streams[stream].leaderless_until = trio.current_time() + seconds
+        for consumer in self._consumers(stream):
+            consumer.end_requests("409 Leadership Change")
+        self._network.wake()
+
+    def forget(self, stream: str, count: int) -> None:
+        """A stream loses its last messages, as on a power failure: what comes next gets their sequences."""
+        self._go_back(self._server.streams[stream], max(0, len(self._server.streams[stream].stored) - count))
+
+    def restore(self, stream: str, count: int) -> None:
+        """A stream is put back from a snapshot that has its first `count` messages, and its consumers with it."""
+        self._go_back(self._server.streams[stream], count)
+
+    def make_anew(self, stream: str, *durables: str) -> None:
+        """A stream is deleted and made again, empty, and so are these of its durables."""
+        old = self._server.streams[stream]
+        specs = [self._server.consumers[stream, durable].spec for durable in durables]
+        self._server.delete_stream(stream)
+        self._server.add_stream(
+            stream, old.subjects, duplicate_window=old.duplicate_window, max_messages=old.max_messages
+        )
+        for spec in specs:
+            self._server.open_consumer(spec)
+        self._network.wake()
+
+    # --- consumers ---
+
+    def add_consumer(self, spec: ConsumerSpec) -> None:
+        """Create a durable, as an administrator would."""
+        self._server.open_consumer(spec)
+
+    def edit_consumer(self, stream: str, durable: str, *, headers_only: bool | None = None, **changes: int) -> None:
+        """Change a durable: `ack_wait`, `max_deliver` and `max_ack_pending`, or deliver only headers."""
+        consumer = self._server.consumers[stream, durable]
+        consumer.edit(**changes)
+        if headers_only is not None:
+            consumer.headers_only = headers_only
+        self._network.wake()
+
+    def pause_consumer(self, stream: str, durable: str, seconds: float = inf) -> None:
+        """A durable delivers nothing for so long; 0: no more."""
+        self._server.consumers[stream, durable].paused_until = trio.current_time() + seconds
+        self._network.wake()
+
+    def deliver_again(self, stream: str, durable: str, count: int) -> None:
+        """A durable delivers so many of its unacked messages once more."""
+        self._server.consumers[stream, durable].deliver_again(count, trio.current_time())
+        self._network.wake()
+
+    def _consumers(self, stream: str) -> Iterable[Consumer]:
+        return [consumer for (name, _), consumer in self._server.consumers.items() if name == stream]
+
+    def _go_back(self, stream: Stream, last: int) -> None:
+        stream.forget_after(last)
+        for consumer in self._consumers(stream.name):
+            consumer.went_back()
+        self._network.wake()
