@@ -17,6 +17,7 @@ from router_trio.errors import LinkError
 from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
 from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
+from router_trio.quotes import bounded
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
@@ -234,7 +235,7 @@ class Connection:
         self._attempts.lost(now - session.connected_at)
         self.outbox.link_down()
         self.state.lost += 1
-        self.state.last_error = str(error)
+        self.state.last_error = bounded(str(error))
         self.state.enter(RECONNECTING)
         self._emit(
             ConnectionLost(

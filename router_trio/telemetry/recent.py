@@ -21,8 +21,6 @@ from router_trio.telemetry.redact import redact_all
 from router_trio.telemetry.sentences import sentence, shown
 
 KEPT = 200
-LONGEST_TEXT = 500
-"""Characters of one value; the log has the whole."""
 
 Seen = tuple[Event, str]
 """An event and when it happened, in UTC."""
@@ -80,16 +78,9 @@ class Recent:
                 "at": at,
                 "level": event.level.name,
                 "code": event.code,
-                "message": _cut(entry["message"]),
-                "details": {name: _cut(value) for name, value in entry["details"].items()},
+                **entry,
             }
         )
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _cut(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        return value[: LONGEST_TEXT - 1] + "…"
-    return value
