@@ -22,6 +22,7 @@ from router_trio.units import Duration, PositiveDuration, PositiveSize
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
+HandlerErrors = Literal["type", "full"]
 OnReconnectExhausted = Literal["keep_trying", "stop"]
 OnPendingFull = Literal["drop_oldest", "reject", "block"]
 
@@ -107,6 +108,11 @@ class TelemetrySettings(Section, init=False):
     )
     log_level: LogLevel = Field("info", description="The least level that is logged.")
     log_format: LogFormat = Field("json", description="One JSON object a line, or text for people at a console.")
+    handler_errors: HandlerErrors = Field(
+        "type",
+        description="What logs and spans show of an error that a handler raises: its type, or also its text, which may "
+        "quote the payload.",
+    )
     otlp_endpoint: Annotated[str, AfterValidator(_checked_endpoint)] = Field(
         "",
         description="Base URL of an OTLP/HTTP collector. Empty: OTEL_EXPORTER_OTLP_ENDPOINT, or no traces.",

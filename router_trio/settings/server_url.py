@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 4222
 
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?|(?=[0-9A-Fa-f.]*:)[0-9A-Fa-f:.]{2,}(%[A-Za-z0-9_.-]+)?")
+# Servers announce addresses as well: each alternative has one way to read a text.
+_HOST = re.compile(
+    r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?|(?=[0-9A-Fa-f.]*:)[0-9A-Fa-f:.]{2,}(%[A-Za-z0-9_.-]+)?"
+)
 _FORM = "'nats://host:4222', 'tls://host:4222' or 'host:4222'"
 
 

@@ -16,9 +16,12 @@ from typing import Any
 import trio
 
 from router_trio.events import Event
+from router_trio.quotes import LONGEST_TEXT
 from router_trio.telemetry.merge import Merged, Merger
 from router_trio.telemetry.redact import redact_all
 from router_trio.telemetry.sentences import sentence, shown
+
+__all__ = ["KEPT", "LONGEST_TEXT", "Recent"]
 
 KEPT = 200
 
