@@ -30,6 +30,8 @@ _ASSIGNED = re.compile(
 )
 _JWT = re.compile(r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_.-]{16,}")
 _SEED = re.compile(r"(?<![A-Za-z0-9])S[A-Z][A-Z2-7]{50,}(?![A-Za-z0-9])")
+_KEY_MATERIAL = re.compile(r"(?<![A-Za-z0-9])S[A-Z][A-Z2-7]{24,}(?![A-Za-z0-9])")
+"""The same, also of a seed that lost its end: for places where nothing else looks like that."""
 _BEARER = re.compile(r"(?i)(?<![a-z])((?:bearer|basic) )[A-Za-z0-9+/=._~-]{8,}")
 _PEM, _PEM_END = "-----BEGIN", "-----END"
 _AUTHORITY_END = re.compile(r"[/?#,'\")>]")
@@ -74,6 +76,11 @@ def told_by(error: BaseException, longest: int = LONGEST_QUOTE) -> str:
     except Exception:
         text = ""
     return excerpt(text or type(error).__name__, longest)
+
+
+def looks_secret(text: str) -> bool:
+    """Return True if this is, or holds, an NKey seed, a JWT or a PEM block: what belongs into a file."""
+    return "-----" in text or any(kind.search(text) for kind in (_JWT, _KEY_MATERIAL))
 
 
 def redact(text: str) -> str:

@@ -160,10 +160,11 @@ class Traces:
         """Make and export spans while this is entered. Leaving exports what is left, within two seconds."""
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-        from router_trio.telemetry.export import Pipeline
+        from router_trio.telemetry.export import Pipeline, quote_no_variables
         from router_trio.telemetry.outage import Outages
         from router_trio.telemetry.spans import MessageSpans
 
+        quote_no_variables()
         pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())
         tracer = pipeline.provider.get_tracer(_SCOPE, package_version())
         self._pipeline = pipeline
