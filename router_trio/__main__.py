@@ -1,7 +1,6 @@
 """The `router-trio` command, and `python -m router_trio`: the same."""
 
-from __future__ import annotations
-
+# Built in, both of them: there is no file of that name to find in another place.
 import gc
 import sys
 
@@ -21,4 +20,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # `python -m` looks into the working directory first, where a `json.py` is somebody's own and not for us to run.
+    # Handlers are found there all the same, behind everything else (see `cli.configuration`).
+    if not sys.flags.safe_path:
+        del sys.path[0]
     sys.exit(main())
