@@ -38,7 +38,7 @@ class ConfigurationError(RouterError):
         # No text of ours repeats a secret; one that quotes a wrong value may all the same.
         self.problems = tuple(Problem(redact(one.path), redact(one.message)) for one in problems)
         self.source = source
-        lines = (": ".join(filter(None, (source, problem.path, problem.message))) for problem in self.problems)
+        lines = (": ".join(filter(None, (redact(source), problem.path, problem.message))) for problem in self.problems)
         super().__init__("\n".join(lines))
 
 

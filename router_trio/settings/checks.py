@@ -90,6 +90,8 @@ def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator
         "servers": next((url for url in connection.servers if url.has_credentials), None),
     }
     methods = [key for key, value in given.items() if value is not None]
+    if connection.user is not None and looks_secret(connection.user):
+        yield Problem(f"{path}.user", "is a key and no name; write it into a file, and give its path as nkey_seed_file")
     for key in methods[1:]:
         what = "the user part of a server's URL" if key == "servers" else key
         yield Problem(f"{path}.{key}", f"{methods[0]} and {what} exclude each other; keep one way to authenticate")

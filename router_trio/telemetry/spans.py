@@ -60,7 +60,7 @@ class MessageSpans:
         attributes = _attributes("process", template, size)
         attributes["router.route"] = route
         if stream is not None:
-            attributes["messaging.nats.stream"] = stream
+            attributes["messaging.nats.stream"] = excerpt(stream)
             attributes["messaging.nats.delivery_count"] = deliveries
         if sequence is not None:
             attributes["messaging.nats.sequence"] = sequence
@@ -136,7 +136,7 @@ class SpansOfMessage:
         span = found[1]
         span.attributes["router.fate"] = fate.name
         if fate.stream is not None:
-            # As the answer says it, which whoever may publish to our inbox can write.
+            # As the answer says it; whoever may publish to our inbox can write one.
             span.attributes["messaging.nats.stream"] = excerpt(fate.stream)
         if fate.sequence is not None:
             span.attributes["messaging.nats.sequence"] = fate.sequence

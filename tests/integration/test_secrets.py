@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import trio
 
 from router_trio.embedded import reserve_port
 from tests.integration.command import command, running
+from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.raw_nats import connect
 from tests.servers import NatsServer
 
@@ -31,12 +33,19 @@ VARIABLES = [
     {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:9/?token={SECRET}"},
 ]
 
+@pytest.fixture
+async def collector() -> AsyncIterator[OtlpReceiver]:
+    """One that takes every span."""
+    async with otlp_receiver() as receiver:
+        yield receiver
+
+
 PROGRAM = """
 import sys, trio
 from router_trio import Router, Settings
 
 settings = Settings(
-    telemetry={"listen": "", "otlp_endpoint": "http://127.0.0.1:9", "trace_sample_ratio": 1.0},
+    telemetry={"listen": "", "otlp_endpoint": sys.argv[2], "trace_sample_ratio": 1.0},
     connections={"main": {"servers": [sys.argv[1]]}},
     routes=[{"name": "r", "from": {"subject": "in"}, "to": [{"subject": "out"}]}],
 )
@@ -52,10 +61,10 @@ trio.run(main)
 
 @pytest.mark.parametrize("variables", VARIABLES, ids=lambda variables: "".join(variables))
 async def test_no_variable_of_opentelemetry_is_quoted(
-    core_server: NatsServer, tmp_path: Path, variables: dict[str, str]
+    core_server: NatsServer, collector: OtlpReceiver, tmp_path: Path, variables: dict[str, str]
 ) -> None:
     (tmp_path / "router.toml").write_text(
-        '[telemetry]\nlisten = "127.0.0.1:0"\notlp_endpoint = "http://127.0.0.1:9"\ntrace_sample_ratio = 1.0\n'
+        f'[telemetry]\nlisten = ""\notlp_endpoint = "{collector.endpoint}"\ntrace_sample_ratio = 1.0\n'
         f'[connections.main]\nservers = ["nats://user:{SECRET}@127.0.0.1:{core_server.port}"]\n'
         '[[routes]]\nname = "r"\nfrom = { subject = "in" }\nto = [ { subject = "out" } ]\n'
     )
@@ -75,10 +84,10 @@ async def test_no_variable_of_opentelemetry_is_quoted(
 
 @pytest.mark.parametrize("variables", VARIABLES[:-2], ids=lambda variables: "".join(variables))
 async def test_nor_by_a_program_that_has_no_logging(
-    core_server: NatsServer, tmp_path: Path, variables: dict[str, str]
+    core_server: NatsServer, collector: OtlpReceiver, tmp_path: Path, variables: dict[str, str]
 ) -> None:
     async with running(
-        "-c", PROGRAM, core_server.url, cwd=tmp_path, env=variables, python=[sys.executable, "-u"]
+        "-c", PROGRAM, core_server.url, collector.endpoint, cwd=tmp_path, env=variables, python=[sys.executable, "-u"]
     ) as program:
         assert await program.ended() == 0
     assert SECRET not in program.output + program.errors
@@ -103,6 +112,23 @@ def test_no_command_repeats_a_secret_of_a_wrong_configuration(tmp_path: Path, na
     assert "connections.main." in done.stdout + done.stderr
     for secret in (SECRET, SEED):
         assert secret not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", f"nats://user:{SECRET}@host"],
+        ["check", f"nats://user:{SECRET}@host"],
+        ["run", f"--token={SECRET}"],
+        ["run", "router.toml", f"nats://user:{SECRET}@host"],
+        [f"nats://user:{SECRET}@host"],
+        ["demo", "--duration", f"nats://user:{SECRET}@host"],
+    ],
+)
+def test_no_command_repeats_a_secret_of_its_own_arguments(tmp_path: Path, arguments: list[str]) -> None:
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode in (2, 78)
+    assert SECRET not in done.stdout + done.stderr
 
 
 async def test_no_page_shows_what_a_server_url_holds(tmp_path: Path) -> None:
