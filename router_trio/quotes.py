@@ -19,8 +19,6 @@ LONGEST_TEXT = 500
 REDACTED = "[redacted]"
 
 _CUT = "…"
-_WINDOW = 2 * LONGEST_TEXT
-"""Characters of a long text that are read at all."""
 
 # Each of these looks at a character a bounded number of times: it begins only where a word of its kind begins, and has
 # one way to go on. What is between the marks of a URL is found with `str.find`, in `_without_credentials`.
@@ -62,10 +60,12 @@ def bounded(text: str, longest: int = LONGEST_TEXT) -> str:
     """
     if len(text) <= longest:
         return text
-    if len(text) <= _WINDOW:
+    if len(text) <= 2 * longest:
         return _cut(redact(text), longest)
-    # The end of the window may be in the middle of credentials: the last word is read as if its @ came next.
-    start = redact(text[:_WINDOW] + "@x").removesuffix("x").removesuffix("@")
+    # No more of it is read. That may end in the middle of credentials: the last word is read as if its @ came next.
+    start = redact(text[: 2 * longest] + "@x").removesuffix("x").removesuffix("@")
+    if len(start) < 2 * longest:  # what was taken out may bring the end into sight, where a key may be cut in two
+        start = start[: start.rfind(" ") + 1]
     return _cut(start + _CUT, longest)
 
 

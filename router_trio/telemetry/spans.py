@@ -23,7 +23,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from router_trio.message import Fate
-from router_trio.quotes import excerpt
+from router_trio.quotes import bounded, excerpt
 from router_trio.telemetry.redact import shown_text
 from router_trio.telemetry.traceparent import TraceParent, write
 
@@ -193,5 +193,5 @@ def fail(span: Span, error_type: str, detail: str) -> None:
 
 
 def _error(detail: str) -> Status:
-    # What is no UTF-8 would cost every span that is exported with its own: it is escaped.
-    return Status(StatusCode.ERROR, shown_text(detail))
+    # What a message made a handler say may be no UTF-8, and would cost every span that is exported with its own.
+    return Status(StatusCode.ERROR, shown_text(bounded(detail).encode("utf-8", "replace").decode()))

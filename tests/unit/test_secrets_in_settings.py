@@ -62,6 +62,7 @@ def refusal(build: Any) -> tuple[str, list[str]]:
     return "\n".join(shown), [problem.path for problem in error.problems]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(SECRET, st.sampled_from(ODD_URLS))
 def test_a_server_url_is_never_repeated_but_its_address(secret: str, form: str) -> None:
     shown, keys = refusal(lambda: Settings(connections={"main": {"servers": [form.format(secret)]}}))
