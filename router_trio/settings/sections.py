@@ -245,6 +245,7 @@ class RouteSettings(Section, init=False):
     to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, each to all of them.")
     handler: str | None = Field(
         None,
-        description="Function that is called with each message before it is sent, as package.module:function.",
+        description="Function that is called with each message before it is sent, as package.module:function. It is "
+        "looked for among what is installed, then in the working directory.",
         examples=["orders.handlers:enrich"],
     )
