@@ -136,9 +136,11 @@ def _telemetry() -> list[Panel]:
     return [
         lines(
             "Spans dropped",
-            "The collector did not take them. Messages are not touched by that.",
+            "The collector did not take them. Not followed: traces of senders, too many in a second. "
+            "Messages are not touched by that.",
             "short",
             query(events(of_process("router_spans_dropped_total")), "{{instance}}"),
+            query(events(of_process("router_traces_not_followed_total")), "{{instance}}, not followed"),
             alerts=["RouterTelemetryDropped"],
         ),
         lines(

@@ -1,10 +1,12 @@
 """router_trio: a message router for NATS and JetStream on Trio that never loses count."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+# Nothing is imported here, not even from the standard library: with `python -m router_trio` the working directory is
+# still the first place to look, until `__main__` has changed that. So nothing is annotated with what is not built in.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from router_trio.errors import RouterError
     from router_trio.live import Live
     from router_trio.message import Fate, Message
@@ -25,7 +27,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     # Lazily: `router-trio check` needs the settings and neither Trio nor NATS, and starts in a third of the time.
     from importlib import import_module
 

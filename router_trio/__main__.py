@@ -1,8 +1,8 @@
 """The `router-trio` command, and `python -m router_trio`: the same."""
 
-from __future__ import annotations
-
+# Built in, or imported by the interpreter before us: there is no file of that name to be found in another place.
 import gc
+import os
 import sys
 
 
@@ -20,5 +20,16 @@ def main() -> int:
         gc.freeze()
 
 
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it is gone
+        return ""
+
+
 if __name__ == "__main__":
+    # `python -m` looks into the working directory first, where a `json.py` is somebody's own and not for us to run.
+    # Handlers are found there all the same, behind everything else (see `cli.configuration`).
+    if not sys.flags.safe_path and sys.path[:1] in ([""], [_working_directory()]):
+        del sys.path[0]
     sys.exit(main())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from router_trio.backoff import Attempt, ReconnectPlan
 from router_trio.errors import AuthorizationError, CertificateError, ConnectionExhaustedError, LinkError
 from router_trio.events import ConnectionFailed, Emit, ReconnectAttempt, ReconnectExhausted
+from router_trio.quotes import bounded
 from router_trio.settings import ConnectionSettings
 from router_trio.states import DISCONNECTED, ConnectionState
 
@@ -89,7 +90,7 @@ class Attempts:
         state = self._state
         state.failures += 1
         state.attempts += 1
-        state.last_error = str(error)
+        state.last_error = bounded(str(error))
         if self._first_over:
             state.reconnect_failures += 1
         self._first_over = True

@@ -19,6 +19,7 @@ from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
 from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.protocol import DEFAULT_CONTROL_LINE
+from router_trio.quotes import bounded
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
@@ -257,7 +258,7 @@ class Connection:
         self._attempts.lost(now - session.connected_at)
         self.outbox.link_down(error.reason)
         self.state.lost += 1
-        self.state.last_error = str(error)
+        self.state.last_error = bounded(str(error))
         self.state.enter(RECONNECTING)
         self._emit(
             ConnectionLost(

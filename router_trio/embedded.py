@@ -1,6 +1,7 @@
 """A nats-server of our own, for `run --embedded-nats` and for the demo.
 
-Guarantees: the server listens on the loopback interface only. When `async with` is entered, it has greeted a client;
+Guarantees: the server listens on the loopback interface only, and the one of `open_embedded_server` lets in whoever has
+its URL, which other users of the machine don't. When `async with` is entered, it has greeted a client;
 when it is left, by whatever way, the process is gone and reaped. Its port is the same over restarts and nobody else
 gets it in between. If our own process is killed, the kernel kills the server as well (on Linux).
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -30,6 +32,8 @@ import trio
 from router_trio.errors import EmbeddedServerError
 
 HOST = "127.0.0.1"
+USER = "router"
+PASSWORD_BYTES = 24
 READY_WITHIN = 15.0
 """Seconds that a server gets from its start to its first greeting."""
 STOP_WITHIN = 5.0
@@ -95,22 +99,37 @@ class EmbeddedServer:
 
     `directory` takes its configuration and its logs, `port` is the client port (see `reserve_port`), `config` is
     nats-server configuration text. `greets=False` is for a server whose clients must speak TLS first: then an
-    accepted connection has to do as the sign that it is ready.
+    accepted connection has to do as the sign that it is ready. With a `password` it lets in only the user `USER` who
+    knows it; then `config` has no authorization of its own.
     """
 
     def __init__(
-        self, directory: Path, port: int, *, config: str = "", greets: bool = True, binary: Path | None = None
+        self,
+        directory: Path,
+        port: int,
+        *,
+        config: str = "",
+        greets: bool = True,
+        binary: Path | None = None,
+        password: str | None = None,
     ) -> None:
         self.directory = directory
         self.port = port
         self.greets = greets
         self._config = config
         self._binary = binary
+        self._password = password
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Where clients connect; the same over restarts."""
+        """Where clients connect, and with which password; the same over restarts."""
+        user = "" if self._password is None else f"{USER}:{self._password}@"
+        return f"nats://{user}{HOST}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """The same without the password: for texts that others may read."""
         return f"nats://{HOST}:{self.port}"
 
     @property
@@ -122,7 +141,7 @@ class EmbeddedServer:
     def pid(self) -> int:
         """The process id. Raises `EmbeddedServerError` if the server is not running."""
         if self._process is None or not self.running:
-            raise EmbeddedServerError(f"the nats-server at {self.url} is not running: restart() it first")
+            raise EmbeddedServerError(f"the nats-server at {self.address} is not running: restart() it first")
         return self._process.pid
 
     async def __aenter__(self) -> Self:
@@ -173,7 +192,11 @@ class EmbeddedServer:
         self._config = config
         # The server rotates the log itself. Only what Go prints when it dies goes to stderr.
         log = f"logfile: {quoted(self._log_path)}\nlogfile_size_limit: 1MB\nlogfile_max_num: 2\n"
-        self._config_path.write_text(log + config)
+        if self._password is not None:
+            log += f"authorization {{ user: {USER}, password: {json.dumps(self._password)} }}\n"
+        descriptor = os.open(self._config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(log + config)
 
     @property
     def _config_path(self) -> Path:
@@ -210,7 +233,7 @@ class EmbeddedServer:
                     await trio.sleep(_POLL_INTERVAL)
             status = process.poll()
             what = f"is not ready after {READY_WITHIN:g} s" if status is None else f"ended with status {status}"
-            raise EmbeddedServerError(f"the nats-server at {self.url} {what}. It wrote:\n{self.recent_log()}")
+            raise EmbeddedServerError(f"the nats-server at {self.address} {what}. It wrote:\n{self.recent_log()}")
         except BaseException:
             with trio.CancelScope(shield=True):  # bounded by the deadlines inside
                 await self.kill()
@@ -228,13 +251,13 @@ class EmbeddedServer:
             await trio.to_thread.run_sync(partial(process.wait, timeout=STOP_WITHIN))
         except subprocess.TimeoutExpired as error:
             raise EmbeddedServerError(
-                f"the nats-server at {self.url} (pid {process.pid}) did not end within {STOP_WITHIN:g} s"
+                f"the nats-server at {self.address} (pid {process.pid}) did not end within {STOP_WITHIN:g} s"
             ) from error
 
 
 @asynccontextmanager
 async def open_embedded_server(*, store: Path | None = None, jetstream: bool = True) -> AsyncIterator[EmbeddedServer]:
-    """Run a nats-server on a free loopback port, with JetStream unless told otherwise.
+    """Run a nats-server on a free loopback port, with JetStream unless told otherwise, and with a new password.
 
     `store` is JetStream's directory, kept at the end; without it the store is temporary and removed. Raises
     `EmbeddedServerError` if there is no binary or the server does not come up. On the way out, also when cancelled,
@@ -244,7 +267,8 @@ async def open_embedded_server(*, store: Path | None = None, jetstream: bool = T
     try:
         config = f"jetstream {{ store_dir: {quoted(store or directory / 'store')} }}\n" if jetstream else ""
         with reserve_port() as port:
-            async with EmbeddedServer(directory, port, config=config) as server:
+            password = secrets.token_urlsafe(PASSWORD_BYTES)
+            async with EmbeddedServer(directory, port, config=config, password=password) as server:
                 yield server
     finally:
         with trio.CancelScope(shield=True):  # bounded by the size of a store that lived as long as we did

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from router_trio.quotes import redact
+
 
 class RouterError(Exception):
     """The root of all errors of this package."""
@@ -33,9 +35,10 @@ class ConfigurationError(RouterError):
     """
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
-        self.problems = tuple(problems)
+        # No text of ours repeats a secret; one that quotes a wrong value may all the same.
+        self.problems = tuple(Problem(redact(one.path), redact(one.message)) for one in problems)
         self.source = source
-        lines = (": ".join(filter(None, (source, problem.path, problem.message))) for problem in problems)
+        lines = (": ".join(filter(None, (redact(source), problem.path, problem.message))) for problem in self.problems)
         super().__init__("\n".join(lines))
 
 

@@ -1,7 +1,8 @@
 """Everything that can happen, as frozen events: the one source of facts for logs, outage spans and tests.
 
 An event is emitted once, where the thing happens, by a call of an `Emit`. What can happen for every message carries a
-`count` and is marked `per_message`: listeners merge those. `at` is the emitter's monotonic clock in seconds.
+`count` and is marked `per_message`: listeners merge those. Texts of an event are bounded when it is made. `at` is the
+emitter's monotonic clock in seconds.
 The docstring of each class is its help text in `router-trio contract`.
 """
 
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any, ClassVar
+
+from router_trio.quotes import LONGEST_TEXT, bounded
 
 
 class Level(IntEnum):
@@ -31,6 +34,13 @@ class Event:
     tag: ClassVar[str | None] = None
     per_message: ClassVar[bool] = False
     at: float
+
+    def __post_init__(self) -> None:
+        # Here, since nobody who emits an event or shows one can then forget it.
+        for name in ("detail", "reason", "error_type", "server", "stream"):
+            text = getattr(self, name, None)
+            if text is not None and len(text) > LONGEST_TEXT:
+                object.__setattr__(self, name, bounded(text))
 
     def details(self) -> Iterator[tuple[str, Any]]:
         """Name and value of each field that is set, without the clock."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
 from router_trio.errors import PublishError
+from router_trio.quotes import excerpt, quoted
 
 VERSION = b"NATS/1.0"
 END = b"\r\n\r\n"
@@ -100,15 +101,15 @@ def encode(headers: Headers) -> bytes:
     lines = [VERSION]
     for name, value in headers._pairs:
         if not isinstance(name, str) or not isinstance(value, str):
-            raise _invalid(f"header {name!r}: names and values must be strings")
+            raise _invalid(f"header {excerpt(repr(name))}: names and values must be strings")
         if not _NAME.fullmatch(name):
-            raise _invalid(f"header name {name!r} is not valid; use printable ASCII without spaces and colons")
+            raise _invalid(f"header name {quoted(name)} is not valid; use printable ASCII without spaces and colons")
         if _BREAKS.search(value):
-            raise _invalid(f"header {name!r} has CR, LF or NUL in its value; remove them")
+            raise _invalid(f"header {quoted(name)} has CR, LF or NUL in its value; remove them")
         try:
             lines.append(f"{name}: {value}".encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError as error:
-            raise _invalid(f"header {name!r} has an unpaired surrogate in its value; remove it") from error
+            raise _invalid(f"header {quoted(name)} has an unpaired surrogate in its value; remove it") from error
     return b"\r\n".join(lines) + END
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from router_trio.quotes import excerpt
+
 
 class Verdict(Enum):
     """What to do after a status."""
@@ -75,10 +77,11 @@ class PullCredit:
             return Reading(Verdict.ASK_AGAIN)
         if code == 409 and "exceeded" in words:
             # Asking again at once would be refused again at once.
-            told = f"the server refuses to be asked for messages: {description}; raise that limit of the consumer"
+            words = excerpt(description)
+            told = f"the server refuses to be asked for messages: {words}; raise that limit of the consumer"
             return Reading(Verdict.REOPEN, "consumer_limit", told)
         if code == 409 and "deleted" in words:
             return Reading(Verdict.REOPEN, "consumer_deleted", "the consumer was deleted")
         if code == 503:
             return Reading(Verdict.REOPEN, "no_responders", "nobody answers for the consumer")
-        return Reading(Verdict.REOPEN, "consumer_lost", f"{code} {description}")
+        return Reading(Verdict.REOPEN, "consumer_lost", f"{code} {excerpt(description)}")

@@ -197,7 +197,8 @@ class _Run:
     def _make(self, plan: RoutePlan) -> Route:
         state = RouteState(plan.name, plan.connection, [destination.template for destination in plan.destinations])
         outlets = [Outlet(destination, self._connections[destination.connection]) for destination in plan.destinations]
-        routing = Routing(plan, outlets, state, self._emit, self._telemetry.tracing)
+        errors = self._settings.telemetry.handler_errors
+        routing = Routing(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)
         connection = self._connections[plan.connection]
         route: Route
         if plan.stream is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from router_trio.errors import MappingError
 from router_trio.mappings import Mapping
+from router_trio.quotes import quoted
 from router_trio.settings import DestinationSettings, RouteSettings, Settings
 from router_trio.subjects import matches, reserved_namespace
 
@@ -53,7 +54,7 @@ class Destination:
         namespace = reserved_namespace(target, self.mapping.literal_start, self.inbox_prefix)
         if namespace is not None:
             raise MappingError(
-                f"the message would go to {target!r}, below {namespace}, which is reserved for NATS itself; begin the "
+                f"the message would go to {quoted(target)}, below {namespace}, which is reserved for NATS itself; begin the "
                 f"destination {self.template!r} with a token of your own, or write {namespace!r} there if it is meant",
                 reason="reserved_subject",
             )

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from router_trio.errors import SubjectError
+from router_trio.quotes import quoted
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ def validate_subject(subject: str, *, what: str = "subject") -> None:
     tokens = _checked_tokens(subject, what)
     wildcard = next(token for token in tokens if token in WILDCARDS)
     raise SubjectError(
-        f"{what} {subject!r} has the wildcard {wildcard!r}: one can subscribe to it but not publish to it; "
+        f"{what} {quoted(subject)} has the wildcard {wildcard!r}: one can subscribe to it but not publish to it; "
         "replace the wildcard by a token"
     )
 
@@ -74,12 +75,12 @@ def validate_pattern(pattern: str, *, what: str = "subject") -> None:
     for token in tokens:
         if token not in WILDCARDS and ("*" in token or ">" in token):
             raise SubjectError(
-                f"{what} {pattern!r} has a wildcard inside the token {token!r}: it would match only that very text; "
-                "let '*' or '>' stand alone between dots"
+                f"{what} {quoted(pattern)} has a wildcard inside the token {quoted(token)}: it would match only that "
+                "very text; let '*' or '>' stand alone between dots"
             )
     if ">" in tokens[:-1]:
         raise SubjectError(
-            f"{what} {pattern!r} has '>' before its last token: end the subject there, or use '*' for one token"
+            f"{what} {quoted(pattern)} has '>' before its last token: end the subject there, or use '*' for one token"
         )
 
 
@@ -238,17 +239,17 @@ def _checked_tokens(subject: str, what: str) -> list[str]:
     tokens = subject.split(".")
     if "" in tokens:
         raise SubjectError(
-            f"{what} {subject!r} has an empty token: remove the dot at its start or end, or one of two in a row"
+            f"{what} {quoted(subject)} has an empty token: remove the dot at its start or end, or one of two in a row"
         )
     control = CONTROL.search(subject)
     if control is not None:
         name = "a space" if control[0] == " " else f"the control character {control[0]!r}"
         raise SubjectError(
-            f"{what} {subject!r} has {name} at position {control.start()}: remove it, or use '-' or '_' instead"
+            f"{what} {quoted(subject)} has {name} at position {control.start()}: remove it, or use '-' or '_' instead"
         )
     if not _encodable(subject):
         raise SubjectError(
-            f"{what} {subject!r} has an unpaired surrogate, which has no UTF-8: decode it from bytes with "
+            f"{what} {quoted(subject)} has an unpaired surrogate, which has no UTF-8: decode it from bytes with "
             'errors="surrogateescape"'
         )
     return tokens

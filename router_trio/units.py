@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic_core import CoreSchema, core_schema
 
+from router_trio.quotes import quoted
+
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
@@ -56,9 +58,9 @@ def parse_duration(text: str) -> float:
     found = _DURATION.fullmatch(text)
     if found is None:
         if re.fullmatch(_NUMBER, text):
-            raise ValueError(f"{text!r} has no unit; write '{text}s' for seconds or '{text}ms' for milliseconds")
+            raise ValueError(f"{quoted(text)} has no unit; write '{text}s' for seconds or '{text}ms' for milliseconds")
         raise ValueError(
-            f"{text!r} is not a duration; write a number and a unit, such as '500ms', '30s', '5m' or '1h30m'"
+            f"{quoted(text)} is not a duration; write a number and a unit, such as '500ms', '30s', '5m' or '1h30m'"
         )
     parts = zip(found.groups(), _DURATION_SCALES, strict=True)
     return _checked_duration(float(sum(Decimal(part) * scale for part, scale in parts if part is not None)))
@@ -87,11 +89,13 @@ def parse_size(text: str) -> int:
     """
     found = _SIZE.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is not a size; write a number and a unit, such as '512KiB', '64MiB' or '10MB'")
+        raise ValueError(
+            f"{quoted(text)} is not a size; write a number and a unit, such as '512KiB', '64MiB' or '10MB'"
+        )
     number, unit, plain = found.groups()
     size = Decimal(plain) if plain else Decimal(number) * _SIZE_UNITS[unit]
     if size != size.to_integral_value():
-        raise ValueError(f"{text!r} is not a whole number of bytes")
+        raise ValueError(f"{quoted(text)} is not a whole number of bytes")
     return _checked_size(int(size))
 
 

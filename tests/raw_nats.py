@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count, islice
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import trio
 
@@ -301,6 +301,8 @@ async def connect(
     """
     target = urlsplit(url)
     options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "lang": "raw"}
+    if target.username is not None:
+        user, password = unquote(target.username), unquote(target.password or "")
     given = {"user": user, "pass": password, "auth_token": token, "nkey": nkey, "jwt": jwt}
     options |= {"version": "0", "protocol": 1} | {key: value for key, value in given.items() if value is not None}
     stream: trio.abc.Stream = await trio.open_tcp_stream(target.hostname or "127.0.0.1", target.port or 4222)

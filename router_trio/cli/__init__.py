@@ -23,6 +23,7 @@ from router_trio.cli.explain import explain
 from router_trio.cli.run import run
 from router_trio.cli.schema import schema
 from router_trio.errors import ConfigurationError, RouterError
+from router_trio.quotes import redact
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpPanel
@@ -126,5 +127,6 @@ def _abandon_stdout() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"router-trio: error: {message}", file=sys.stderr)
+    # What was given in the wrong place, such as a URL with its password, is quoted by who refuses it.
+    print(f"router-trio: error: {redact(message)}", file=sys.stderr)
     return code

@@ -1,13 +1,16 @@
 """Reads a configuration for a command, handlers included.
 
-Handlers named in it are imported from the working directory as well as from what is installed, as with `python -m`: a
-console script alone would not look there.
+Handlers named in it are imported from what is installed, and then from the working directory, where a console script
+alone would not look. In this order, since nothing that the router itself imports, now or later, is a file there.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from router_trio.errors import ConfigurationError, HandlerError, Problem
@@ -30,11 +33,33 @@ def load_with_handlers(path: Path) -> Settings:
     return settings
 
 
+class _WorkingDirectory:
+    """Finds modules in one directory that are found nowhere else and are none of Python's own.
+
+    The end of `sys.path` would not do: a package without an `__init__.py`, such as `opentelemetry`, is only taken if no
+    directory of the path has a module of that name.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        # Python's own may be missing on this platform, and then somebody who asks for one does without.
+        if path is not None or name in sys.stdlib_module_names:
+            return None
+        return PathFinder.find_spec(name, [self.directory], target)
+
+
 def search_working_directory() -> None:
-    """Let modules be imported from the working directory, before all others."""
+    """Let modules be imported from the working directory, behind all others."""
     directory = str(Path.cwd())
-    if directory not in sys.path and "" not in sys.path:
-        sys.path.insert(0, directory)
+    if directory in sys.path or "" in sys.path:
+        return
+    if not any(isinstance(one, _WorkingDirectory) and one.directory == directory for one in sys.meta_path):
+        sys.meta_path.append(_WorkingDirectory(directory))
 
 
 def _handler_problems(settings: Settings) -> list[Problem]:

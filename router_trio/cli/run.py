@@ -37,7 +37,8 @@ def run(
 
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,
-    and it is stopped at the end.
+    and it is stopped at the end. Its URL holds a new password: whoever else
+    uses this machine is not let in.
 
     --enable-fault-injection is for rehearsals: whoever reaches the HTTP
     side can make this router fail, by POST to /faults, and end it by

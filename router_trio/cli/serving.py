@@ -18,6 +18,8 @@ from router_trio.live import Live
 from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
 
+_AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_file")
+
 
 async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool = False) -> int:
     """Route until a signal comes, drain, and return the exit code. Raises `RouterError` if the router fails."""
@@ -62,9 +64,10 @@ def with_faults(settings: Settings) -> Router:
 
 
 def with_servers(settings: Settings, url: str) -> Settings:
-    """Return settings in which every connection without servers uses the one at `url`."""
+    """Return settings in which every connection without servers uses the one at `url`, and logs in as that says."""
+    here = {"servers": [ServerURL.parse(url)], **dict.fromkeys(_AUTHENTICATION)}
     connections = {
-        name: connection if connection.servers else connection.model_copy(update={"servers": [ServerURL.parse(url)]})
+        name: connection if connection.servers else connection.model_copy(update=here)
         for name, connection in settings.connections.items()
     }
     return settings.model_copy(update={"connections": connections})

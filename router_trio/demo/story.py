@@ -51,7 +51,7 @@ class Story:
 
     async def _route(self, server: EmbeddedServer) -> Live:
         self._began = trio.current_time()
-        self._display.say(f"nats-server with JetStream: {server.url}")
+        self._display.say(f"nats-server with JetStream: {server.address}")
         router = Router(demo_settings(server.url), observers=[self._observe])
         async with router.open() as live:
             if live.http_address is not None:

@@ -10,6 +10,7 @@ from router_trio.connection import Connection
 from router_trio.errors import SourceError
 from router_trio.events import Emit, RouteReady, SubscribeFailed
 from router_trio.link import Link
+from router_trio.quotes import bounded
 from router_trio.states import FAILED, RouteState
 
 FIRST_DELAY = 0.5
@@ -56,7 +57,7 @@ class SourceRetry:
 
     def tell(self, error: SourceError) -> None:
         """Count and tell one failure; the route is failed until the next success."""
-        self._state.enter(FAILED, str(error))
+        self._state.enter(FAILED, bounded(str(error)))
         self._connection.outbox.counters.failed["subscribe", error.reason] += 1
         self._emit(
             SubscribeFailed(

@@ -12,6 +12,7 @@ from router_trio.dispatch.outlet import Outlet
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
+from router_trio.quotes import LONGEST_TEXT, told_by
 from router_trio.routes import RoutePlan
 from router_trio.states import RouteState
 from router_trio.tracing import Tracing
@@ -21,13 +22,22 @@ class Routing:
     """One route's way from a message to its destinations."""
 
     def __init__(
-        self, plan: RoutePlan, outlets: Sequence[Outlet], state: RouteState, emit: Emit, tracing: Tracing
+        self,
+        plan: RoutePlan,
+        outlets: Sequence[Outlet],
+        state: RouteState,
+        emit: Emit,
+        tracing: Tracing,
+        *,
+        handler_errors: str = "type",
     ) -> None:
+        """`handler_errors`: "type" or "full", what a span says of an error that the handler raises."""
         self.plan = plan
         self.outlets = tuple(outlets)
         self.state = state
         self.tracing = tracing
         self._emit = emit
+        self._full_errors = handler_errors == "full"
         self.connections = tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
 
     @property
@@ -157,10 +167,12 @@ class Routing:
     def handler_failed(self, error: Exception, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
         kind = type(error).__qualname__
+        told = told_by(error, LONGEST_TEXT)
         delivery.fail("handler_error")
         if delivery.trace is not None:
-            delivery.trace.failed(kind, str(error))
-        self.fail("handler_error", str(error), error_type=kind)
+            # What it says may quote the payload.
+            delivery.trace.failed(kind, told if self._full_errors else kind)
+        self.fail("handler_error", told, error_type=kind)
 
     def _refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""

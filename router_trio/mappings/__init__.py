@@ -37,6 +37,7 @@ from router_trio.mappings.pieces import (
     sized,
     split_at,
 )
+from router_trio.quotes import quoted
 from router_trio.subjects import CONTROL, is_valid_subject, matches_tokens
 
 
@@ -129,7 +130,7 @@ class Mapping:
         tokens = subject.split(".")
         if not matches_tokens(self._source_tokens, tokens):
             raise MappingError(
-                f"subject {subject!r} doesn't match the mapping's source {self.source!r}: "
+                f"subject {quoted(subject)} doesn't match the mapping's source {quoted(self.source)}: "
                 "apply the mapping only to subjects that match"
             )
         if self.literal:
@@ -137,10 +138,11 @@ class Mapping:
         try:
             result = ".".join([piece(tokens) for piece in self._pieces])
         except UnicodeEncodeError as error:
-            raise MappingError(f"subject {subject!r} can't be mapped: it has no UTF-8 ({error.reason})") from error
+            told = f"subject {quoted(subject)} can't be mapped: it has no UTF-8 ({error.reason})"
+            raise MappingError(told) from error
         if not is_valid_subject(result):
             raise MappingError(
-                f"subject {subject!r} maps to {result!r} by destination {self.destination!r}, "
+                f"subject {quoted(subject)} maps to {quoted(result)} by destination {quoted(self.destination)}, "
                 "and that is no valid subject: change the destination, or narrow the source to leave such subjects out"
             )
         return result

@@ -26,6 +26,7 @@ from nats.aio.transport import Transport
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError
 from router_trio.nats.credentials import login
 from router_trio.nats.dial import abandon, refused_ours, tls_context, upgrade, wants_tls
+from router_trio.quotes import excerpt, told_by
 from router_trio.settings import ConnectionSettings
 
 MAX_LINE = 1024 * 1024
@@ -170,7 +171,7 @@ async def open_client(
             except (nats.errors.Error, OSError) as error:
                 raise _refused(error) from error
             except (ValueError, TypeError, AttributeError) as error:
-                raise ProtocolError(f"what the server greets with can't be understood: {error}") from error
+                raise ProtocolError(f"what the server greets with can't be understood: {told_by(error)}") from error
             if not client.is_connected:
                 raise LinkError("the server ended the handshake without an answer", reason="closed")
             if wants_tls(server, settings) and not transport.secured:
@@ -241,7 +242,7 @@ def _options(server: str, settings: ConnectionSettings, name: str) -> dict[str, 
 
 
 def _refused(error: BaseException) -> LinkError:
-    told = str(error).removeprefix("nats: ").strip("'")
+    told = excerpt(str(error).removeprefix("nats: ").strip("'"))
     words = told.lower()
     if isinstance(error, TimeoutError) or "timeout" in words:
         return LinkError("the server did not finish the handshake in time", reason="timeout")

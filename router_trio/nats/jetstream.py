@@ -21,6 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from router_trio import protocol
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Progress, Subscription
+from router_trio.quotes import excerpt
 
 API_TIMEOUT = 5.0
 
@@ -150,7 +151,8 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
             reason="timeout",
         ) from error
     except nats.js.errors.APIError as error:
-        raise SourceError(f"JetStream refused the consumer: {error.description}", reason="consumer_refused") from error
+        told = f"JetStream refused the consumer: {excerpt(str(error.description))}"
+        raise SourceError(told, reason="consumer_refused") from error
     _compare(spec, info)
     return FoundConsumer(float(info.config.ack_wait or spec.ack_wait), created, progress)
 
@@ -207,7 +209,8 @@ def _compare(spec: ConsumerSpec, info: ConsumerInfo) -> None:
     has = [config.filter_subject] if config.filter_subject else list(getattr(config, "filter_subjects", None) or [])
     wanted = [spec.filter_subject] if spec.filter_subject else []
     if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
-        differences.append(f"its filter is {', '.join(has) or 'none'}, the route's is {', '.join(wanted) or 'none'}")
+        filters = excerpt(", ".join(has)) or "none"
+        differences.append(f"its filter is {filters}, the route's is {', '.join(wanted) or 'none'}")
     if differences:
         raise SourceError(
             f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "

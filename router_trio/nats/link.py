@@ -19,6 +19,7 @@ from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.operation import Operation
+from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings
 
 LISTEN_AGAIN_AFTER = 1.0
@@ -142,7 +143,7 @@ class NatsLink:
             if denied:
                 told = denied.pop()
                 raise SourceError(
-                    f"the server refused the subscription to {subject!r}: {told}; give this user the permission",
+                    f"the server refused the subscription to {quoted(subject)}: {told}; give this user the permission",
                     reason="permission_denied",
                 )
         except BaseException:
@@ -210,7 +211,7 @@ class NatsLink:
             self.max_payload = int(info.get("max_payload", self.max_payload))
             servers = [str(server) for server in info.get("connect_urls") or ()]
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ProtocolError("the server sent an INFO that is none") from error
+            raise ProtocolError("the server sent a malformed INFO") from error
         if servers:
             self._listener.discovered(servers)
         if info.get("ldm"):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from router_trio import headers, protocol
 from router_trio.link import LinkListener
 from router_trio.message import PubAck, stored
+from router_trio.quotes import excerpt
 
 _STORED = re.compile(
     rb'\{"stream": ?"([^"\\]+)", ?"seq": ?(\d{1,20})(, ?"duplicate": ?true)?(?:, ?"domain": ?"[^"\\]*")?\}'
@@ -83,10 +84,11 @@ class PubAcks:
             detail = str(error.get("description", "error"))
             status, error_code = int(error.get("code", 0)), int(error.get("err_code", 0))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self._listener.ack_refused(order, "bad_answer", f"not a PubAck: {code} {description}".strip(), False)
+            told = f"not a PubAck: {code} {excerpt(description)}".strip()
+            self._listener.ack_refused(order, "bad_answer", told, False)
             return
         retriable = status == 429 or error_code in _PASSING
-        self._listener.ack_refused(order, _reason(error_code, detail), detail, retriable)
+        self._listener.ack_refused(order, _reason(error_code, detail), excerpt(detail), retriable)
 
 
 def _reason(code: int, detail: str) -> str:

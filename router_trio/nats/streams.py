@@ -16,6 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from router_trio.errors import LinkError, SourceError
+from router_trio.quotes import redact, told_by
 
 T = TypeVar("T")
 
@@ -97,7 +98,8 @@ async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]
             result: T = await trio_asyncio.aio_as_trio(work)()
             return result
         except nats.js.errors.Error as error:
-            failure, cause = SourceError(f"JetStream at {url} refused: {error}", reason="jetstream"), error
+            told = f"JetStream at {redact(url)} refused: {told_by(error)}"
+            failure, cause = SourceError(told, reason="jetstream"), error
         except (TimeoutError, nats.errors.Error, OSError) as error:
-            failure, cause = LinkError(f"can't talk to the server at {url}: {error or type(error).__name__}"), error
+            failure, cause = LinkError(f"can't talk to the server at {redact(url)}: {told_by(error)}"), error
     raise failure from cause

@@ -17,6 +17,7 @@ import trio
 from router_trio import protocol
 from router_trio.errors import LinkError
 from router_trio.link import Arrivals, Deliver, DeliverTogether, Together
+from router_trio.quotes import excerpt, told_by
 
 READ_SIZE = 256 * 1024
 """Bytes that are read at once, at most."""
@@ -267,7 +268,7 @@ class Wire:
             self._error(line[5:].strip().strip(b"'"))
 
     def _error(self, words: bytes) -> None:
-        told = words.decode("utf-8", "replace")
+        told = excerpt(words.decode("utf-8", "replace"))
         denied = _DENIED.match(words)
         if denied is not None:
             self._denied(denied[1].lower(), denied[2], told)
@@ -312,4 +313,4 @@ def _reason(words: bytes) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    return str(error.__cause__ or error) or type(error).__name__
+    return told_by(error.__cause__ or error)

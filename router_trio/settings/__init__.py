@@ -10,6 +10,7 @@ from typing import Any
 from router_trio.settings.sections import (
     ConnectionSettings,
     DestinationSettings,
+    HandlerErrors,
     LogFormat,
     LogLevel,
     OnPendingFull,
@@ -25,6 +26,7 @@ from router_trio.settings.settings import Settings
 __all__ = [
     "ConnectionSettings",
     "DestinationSettings",
+    "HandlerErrors",
     "LogFormat",
     "LogLevel",
     "OnPendingFull",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from router_trio.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.errors import MappingError, Problem, SubjectError
+from router_trio.quotes import looks_secret
 from router_trio.settings.loops import feeds_itself
 from router_trio.settings.problems import suggestion
 from router_trio.settings.sections import ConnectionSettings, DestinationSettings, RouteSettings, SourceSettings
@@ -96,6 +97,8 @@ def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator
         "servers": next((url for url in connection.servers if url.has_credentials), None),
     }
     methods = [key for key, value in given.items() if value is not None]
+    if connection.user is not None and looks_secret(connection.user):
+        yield Problem(f"{path}.user", "is a key and no name; write it into a file, and give its path as nkey_seed_file")
     for key in methods[1:]:
         what = "the user part of a server's URL" if key == "servers" else key
         yield Problem(f"{path}.{key}", f"{methods[0]} and {what} exclude each other; keep one way to authenticate")
@@ -108,11 +111,19 @@ def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator
 def _check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
     for key in ("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file"):
         file: Path | None = getattr(connection, key)
+        if file is None:
+            continue
         try:
-            if file is not None and not file.is_file():
-                yield Problem(f"{path}.{key}", f"there is no file {str(file)!r}; create it or correct the path")
+            if file.is_file():
+                continue
+            told = f"there is no file {str(file)!r}; create it or correct the path"
         except OSError as error:
-            yield Problem(f"{path}.{key}", f"{str(file)!r} can't be looked at ({error.strerror}); correct the path")
+            told = f"{str(file)!r} can't be looked at ({error.strerror}); correct the path"
+        if looks_secret(str(file)) or "\n" in str(file):
+            told = "is not the path of a file but what belongs into one; write it into a file, and give the file's path"
+        yield Problem(f"{path}.{key}", told)
+    if connection.tls_hostname is not None and looks_secret(connection.tls_hostname):
+        yield Problem(f"{path}.tls_hostname", "is not a host name; give the name that the server's certificate is for")
     if connection.tls_cert_file is not None and connection.tls_key_file is None:
         yield Problem(f"{path}.tls_key_file", "missing; tls_cert_file needs its private key")
     if connection.tls_key_file is not None and connection.tls_cert_file is None:

@@ -26,6 +26,7 @@ from router_trio.units import Duration, PositiveDuration, PositiveSize
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
+HandlerErrors = Literal["type", "full"]
 OnReconnectExhausted = Literal["keep_trying", "stop"]
 OnPendingFull = Literal["drop_oldest", "reject", "block"]
 MessageIdOf = Literal["own", "sender"]
@@ -129,6 +130,11 @@ class TelemetrySettings(Section, init=False):
     )
     log_level: LogLevel = Field("info", description="The least level that is logged.")
     log_format: LogFormat = Field("json", description="One JSON object a line, or text for people at a console.")
+    handler_errors: HandlerErrors = Field(
+        "type",
+        description="What logs and spans show of an error that a handler raises: its type, or also its text, which may "
+        "quote the payload.",
+    )
     otlp_endpoint: Annotated[str, AfterValidator(_checked_endpoint)] = Field(
         "",
         description="Base URL of an OTLP/HTTP collector. Empty: OTEL_EXPORTER_OTLP_ENDPOINT, or no traces.",
@@ -305,6 +311,7 @@ class RouteSettings(Section, init=False):
     to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, each to all of them.")
     handler: str | None = Field(
         None,
-        description="Function that is called with each message before it is sent, as package.module:function.",
+        description="Function that is called with each message before it is sent, as package.module:function. It is "
+        "looked for among what is installed, then in the working directory.",
         examples=["orders.handlers:enrich"],
     )

@@ -14,14 +14,28 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 from pydantic_core import CoreSchema, core_schema
 
+from router_trio.quotes import looks_secret
+
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
 
 DEFAULT_PORT = 4222
 
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
+# Servers announce addresses as well: each alternative has one way to read a text.
+_HOST = re.compile(
+    r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?|(?=[0-9A-Fa-f.]*:)[0-9A-Fa-f:.]{2,}(%[A-Za-z0-9_.-]+)?"
+)
+_ADDRESS = re.compile(r"([A-Za-z]{1,8}://)?([A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _FORM = "'nats://host:4222', 'tls://host:4222' or 'host:4222'"
+
+
+def _shown(text: str) -> str:
+    """Return the address that a text holds, or words for it: whatever else it holds may be a secret."""
+    # Everything up to the last @ may be the user part, and what follows the host a token.
+    scheme, separator, rest = text.rpartition("@")[2].rpartition("://")
+    address = scheme + separator + re.split("[/?#]", rest, maxsplit=1)[0]
+    return repr(address) if _ADDRESS.fullmatch(address) else "this"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +53,11 @@ class ServerURL:
     def parse(cls, text: str) -> ServerURL:
         """Read `nats://`, `tls://` or a bare `host[:port]`; a user part without a password is a token.
 
-        Raises ValueError with a message that never repeats the user part.
+        Raises ValueError with a message that repeats a scheme, a host and a port, and nothing else of the URL.
         """
-        # Everything up to the last @ may hold secrets, even in a URL that can't be read.
-        shown = text.rpartition("@")[2]
+        shown = _shown(text)
+        if looks_secret(text.rpartition("@")[2]):
+            raise ValueError(f"holds what looks like an NKey seed, a JWT or a key; write {_FORM}, and that into a file")
         if any(character <= " " or character == "\x7f" for character in text):
             raise ValueError(f"a server URL has no spaces or control characters; write {_FORM}")
         scheme, separator, _ = text.partition("://")
@@ -51,16 +66,16 @@ class ServerURL:
         if scheme.lower() in ("ws", "wss"):
             raise ValueError(f"WebSocket servers ({scheme}://) are not supported; give the client port, as {_FORM}")
         if scheme.lower() not in ("nats", "tls"):
-            raise ValueError(f"{shown!r} has a scheme that NATS servers don't speak; write {_FORM}")
+            raise ValueError(f"{shown} has a scheme that NATS servers don't speak; write {_FORM}")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname or "", parts.port
         except ValueError:
-            raise ValueError(f"{shown!r} is not a server URL; write {_FORM}") from None
+            raise ValueError(f"{shown} is not a server URL; write {_FORM}") from None
         if not _HOST.fullmatch(host) or port == 0 or parts.netloc.endswith(":"):
-            raise ValueError(f"{shown!r} is not a server URL; write {_FORM}")
+            raise ValueError(f"{shown} is not a server URL; write {_FORM}")
         if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ValueError(f"{shown!r} has more than a host and a port; write {_FORM}")
+            raise ValueError(f"{shown} has more than a host and a port; write {_FORM}")
         user, password = (
             None if part is None else SecretStr(unquote(part)) for part in (parts.username, parts.password)
         )

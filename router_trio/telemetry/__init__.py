@@ -75,7 +75,11 @@ class Telemetry:
         if logs:
             from router_trio.telemetry.logs import Logs
 
-            self._logs = Logs(level=self._settings.log_level, form=self._settings.log_format)
+            self._logs = Logs(
+                level=self._settings.log_level,
+                form=self._settings.log_format,
+                handler_errors=self._settings.handler_errors,
+            )
 
     @property
     def tracing(self) -> Tracing:
@@ -91,6 +95,11 @@ class Telemetry:
     def spans_dropped(self) -> int:
         """Spans that were let go: too many at once, or the collector did not take them."""
         return self._traces.dropped if self._traces is not None else 0
+
+    @property
+    def traces_not_followed(self) -> int:
+        """Messages whose sender records their trace, and which were too many in a second to take part in it."""
+        return self._traces.not_followed if self._traces is not None else 0
 
     @property
     def log_lines_dropped(self) -> int:
@@ -203,6 +212,7 @@ class Telemetry:
             view,
             log_lines_dropped=lambda: self.log_lines_dropped,
             spans_dropped=lambda: self.spans_dropped,
+            traces_not_followed=lambda: self.traces_not_followed,
             listener_errors=lambda: self._listener_errors,
         )
 

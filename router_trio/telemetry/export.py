@@ -6,12 +6,23 @@ the outside: how many spans went in, and how many the exporter has answered for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from router_trio.quotes import REDACTED, redact, told_by
+
+_logger = logging.getLogger("router_trio.telemetry")
+_READERS_OF_VARIABLES = (
+    "opentelemetry.util.re",
+    "opentelemetry.sdk.resources",
+    "opentelemetry.exporter.otlp.proto.http._common",
+)
+_EXPORTERS = ("opentelemetry.exporter.otlp.common.http", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 
 MAX_QUEUED = 2048
 MAX_BATCH = 512
@@ -57,6 +68,10 @@ class _CountingExporter(SpanExporter):
             if not self._closed:
                 result = self._exporter.export(spans)
             return result
+        except Exception as error:
+            # The SDK would log all of it, and a header of OTEL_EXPORTER_OTLP_HEADERS that can't be sent is in its text.
+            _logger.warning("spans could not be exported: %s", type(error).__qualname__)
+            return SpanExportResult.FAILURE
         finally:
             if result is not SpanExportResult.SUCCESS:
                 self.failed += len(spans)
@@ -84,3 +99,34 @@ class _CountingProcessor(BatchSpanProcessor):
         else:
             self._taken += 1
             super().on_end(span)
+
+
+class _Unquoted(logging.Filter):
+    """Takes out of a record what quotes a variable of the environment, which may hold a secret."""
+
+    def __init__(self, quoting: type | tuple[type, ...]) -> None:
+        """`quoting` are the types of arguments that quote one."""
+        super().__init__()
+        self._quoting = quoting
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(self._unquoted, record.args))
+        return True
+
+    def _unquoted(self, argument: object) -> object:
+        if isinstance(argument, self._quoting):
+            return type(argument).__qualname__ if isinstance(argument, Exception) else REDACTED
+        return redact(told_by(argument)) if isinstance(argument, Exception) else argument
+
+
+_OF_READERS = _Unquoted((str, Exception))
+_OF_EXPORTERS = _Unquoted(ValueError)
+"""A header that can't be sent is a ValueError, which repeats it."""
+
+
+def quote_no_variables() -> None:
+    """Have OpenTelemetry say which variable it can't use, and not what is in it."""
+    for names, unquoted in ((_READERS_OF_VARIABLES, _OF_READERS), (_EXPORTERS, _OF_EXPORTERS)):
+        for name in names:
+            logging.getLogger(name).addFilter(unquoted)  # once, however often

@@ -57,18 +57,23 @@ def log_codes() -> list[LogCode]:
 
 
 class Logs:
-    """The log of one router. `level` and `form` are those of the settings; `clock` gives monotonic seconds."""
+    """The log of one router.
+
+    `level`, `form` and `handler_errors` are those of the settings; `clock` gives monotonic seconds.
+    """
 
     def __init__(
         self,
         *,
         level: str = "info",
         form: str = "json",
+        handler_errors: str = "type",
         write: Callable[[bytes], object] = write_to_stderr,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._level = LEVELS[level]
         self._render = _renderer(form)
+        self._handler_errors = handler_errors == "full"
         self._writer = LineWriter(write)
         self._events: Merger[tuple[Event, SpanIds | None]] = Merger(clock)
         self._records: Merger[logging.LogRecord] = Merger(clock)
@@ -142,7 +147,7 @@ class Logs:
 
     def _write_event(self, event: Event, ids: SpanIds | None, **changes: Any) -> None:
         line: dict[str, Any] = {"error_tag": event.tag} if event.tag else {}
-        line |= shown(event) | changes
+        line |= shown(event, handler_errors=self._handler_errors) | changes
         if ids is not None:
             line["trace_id"], line["span_id"] = ids
         if "outage_seconds" in line:

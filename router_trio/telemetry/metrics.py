@@ -26,6 +26,7 @@ class Sources:
     view: RouterView
     log_lines_dropped: Callable[[], int] = lambda: 0
     spans_dropped: Callable[[], int] = lambda: 0
+    traces_not_followed: Callable[[], int] = lambda: 0
     listener_errors: Callable[[], int] = lambda: 0
     loop_lags: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS))
 
@@ -330,6 +331,13 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         (),
         "Spans let go because the collector did not take them.",
         _process(lambda sources: sources.spans_dropped()),
+    ),
+    Metric(
+        "router_traces_not_followed_total",
+        "counter",
+        (),
+        "Messages that their sender samples and that were passed on untraced: too many in a second.",
+        _process(lambda sources: sources.traces_not_followed()),
     ),
     Metric(
         "router_listener_errors_total",

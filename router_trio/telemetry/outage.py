@@ -21,7 +21,7 @@ from router_trio.events import (
     RetryComplete,
     RetryPending,
 )
-from router_trio.telemetry.redact import redact
+from router_trio.telemetry.redact import shown_text
 from router_trio.telemetry.spans import SYSTEM, fail
 
 OUTAGE = "nats outage"
@@ -83,7 +83,7 @@ class Outages:
             attributes={
                 SYSTEM[0]: SYSTEM[1],
                 "router.connection": event.connection,
-                "server.address": redact(event.server),
+                "server.address": shown_text(event.server),
                 "router.outage.reason": event.reason,
                 "router.pending_count": event.pending_count,
             },
@@ -97,12 +97,12 @@ class Outages:
             return
         attributes = {name: value for name, value in event.details() if name not in ("connection", "detail")}
         if "server" in attributes:
-            attributes["server.address"] = redact(attributes.pop("server"))
+            attributes["server.address"] = shown_text(attributes.pop("server"))
         match event:
             case ReconnectAttempt():
                 span.add_event("reconnect attempt", attributes)
             case ConnectionFailed():
-                span.add_event("attempt failed", {**attributes, "detail": redact(event.detail)})
+                span.add_event("attempt failed", {**attributes, "detail": shown_text(event.detail)})
             case ReconnectExhausted():
                 span.add_event("attempts exhausted", attributes)
                 if event.action == "stop":

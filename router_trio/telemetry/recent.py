@@ -16,13 +16,14 @@ from typing import Any
 import trio
 
 from router_trio.events import Event
+from router_trio.quotes import LONGEST_TEXT
 from router_trio.telemetry.merge import Merged, Merger
 from router_trio.telemetry.redact import redact_all
 from router_trio.telemetry.sentences import sentence, shown
 
+__all__ = ["KEPT", "LONGEST_TEXT", "Recent"]
+
 KEPT = 200
-LONGEST_TEXT = 500
-"""Characters of one value; the log has the whole."""
 
 Seen = tuple[Event, str]
 """An event and when it happened, in UTC."""
@@ -80,16 +81,9 @@ class Recent:
                 "at": at,
                 "level": event.level.name,
                 "code": event.code,
-                "message": _cut(entry["message"]),
-                "details": {name: _cut(value) for name, value in entry["details"].items()},
+                **entry,
             }
         )
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _cut(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        return value[: LONGEST_TEXT - 1] + "…"
-    return value

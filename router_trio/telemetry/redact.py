@@ -1,33 +1,35 @@
-"""Takes credentials out of texts that other programs wrote.
+"""The last look at whatever leaves the process as a log line, a span or a page: credentials out, lengths bounded.
 
-The router's own texts never hold a secret. But an error message of a library or a server may repeat a URL with the
-user part in it, and everything that leaves the process as a log line or a status page passes here first.
+The router's own texts hold no secret and quote nothing at length. But an error message of a library or a server may
+repeat a URL with its user part, and whoever writes the next event may forget to cut.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-# Greedy up to the last @ of the word: a password may itself hold an @ or a slash.
-_URL_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)\S*@")
-_BARE_CREDENTIALS = re.compile(r"[^\s'\"(\[]+:\S+@(?=[\w\[])")
+from router_trio.quotes import LONGEST_TEXT, bounded, excerpt, redact
+
+__all__ = ["redact", "redact_all", "shown_text"]
 
 
-def redact(text: str) -> str:
-    """The text with `user:password@` and `token@` of every URL taken out."""
-    if "@" not in text:
-        return text
-    return _BARE_CREDENTIALS.sub("", _URL_CREDENTIALS.sub(r"\1", text))
+def shown_text(text: str) -> str:
+    """Return the text as a page or a span may show it: redacted, at most `LONGEST_TEXT` characters on one line."""
+    return excerpt(_redacted(text), LONGEST_TEXT)
+
+
+def _redacted(text: str) -> str:
+    # What is longer is redacted as far as it is read.
+    return bounded(redact(text) if len(text) <= LONGEST_TEXT else text)
 
 
 def redact_all(value: Any) -> Any:
-    """The value with every string in it redacted, also inside mappings and lists."""
+    """Return the value with every string in it redacted and bounded, also inside mappings and lists."""
     if isinstance(value, str):
-        return redact(value)
+        return _redacted(value)
     if isinstance(value, Mapping):
-        return {key: redact_all(one) for key, one in value.items()}
+        return {_redacted(key) if isinstance(key, str) else key: redact_all(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [redact_all(one) for one in value]
     return value

@@ -63,12 +63,13 @@ def sentence(event: Event) -> str:
     return template.format_map({"connection": None, "route": None, **dict(event.details())})
 
 
-def shown(event: Event) -> dict[str, Any]:
-    """The fields of an event that may be logged.
+def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:
+    """The fields of an event that may be shown.
 
-    What a handler raises may quote the payload, and payloads never appear in logs: of its error only the type is shown.
+    What a handler raises may quote the payload, and payloads never appear in logs: of its error only the type is shown,
+    unless `handler_errors` asks for the text as well.
     """
     fields = dict(event.details())
-    if isinstance(event, events.MessageFailed) and event.error_type is not None:
+    if not handler_errors and isinstance(event, events.MessageFailed) and event.error_type is not None:
         fields.pop("detail", None)
     return fields

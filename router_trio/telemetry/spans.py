@@ -23,6 +23,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from router_trio.message import Fate
+from router_trio.quotes import bounded, excerpt
+from router_trio.telemetry.redact import shown_text
 from router_trio.telemetry.traceparent import TraceParent, write
 
 SYSTEM = ("messaging.system", "nats")
@@ -58,7 +60,7 @@ class MessageSpans:
         attributes = _attributes("process", template, size)
         attributes["router.route"] = route
         if stream is not None:
-            attributes["messaging.nats.stream"] = stream
+            attributes["messaging.nats.stream"] = excerpt(stream)
             attributes["messaging.nats.delivery_count"] = deliveries
         if sequence is not None:
             attributes["messaging.nats.sequence"] = sequence
@@ -101,7 +103,7 @@ class _Span:
         self.start_time = time.time_ns()
 
     def fail(self, error_type: str, detail: str) -> None:
-        self.attributes["error.type"] = error_type
+        self.attributes["error.type"] = shown_text(error_type)
         self.status = _error(detail)
 
 
@@ -134,7 +136,8 @@ class SpansOfMessage:
         span = found[1]
         span.attributes["router.fate"] = fate.name
         if fate.stream is not None:
-            span.attributes["messaging.nats.stream"] = fate.stream
+            # As the answer says it; whoever may publish to our inbox can write one.
+            span.attributes["messaging.nats.stream"] = excerpt(fate.stream)
         if fate.sequence is not None:
             span.attributes["messaging.nats.sequence"] = fate.sequence
         if fate.duplicate:
@@ -185,10 +188,10 @@ def _attributes(operation: str, template: str, size: int) -> dict[str, Any]:
 
 def fail(span: Span, error_type: str, detail: str) -> None:
     """Mark one of the SDK's spans as failed: the SDK does that only for exceptions that pass through it."""
-    span.set_attribute("error.type", error_type)
+    span.set_attribute("error.type", shown_text(error_type))
     span.set_status(_error(detail))
 
 
 def _error(detail: str) -> Status:
     # What a message made a handler say may be no UTF-8, and would cost every span that is exported with its own.
-    return Status(StatusCode.ERROR, detail.encode("utf-8", "replace").decode())
+    return Status(StatusCode.ERROR, shown_text(bounded(detail).encode("utf-8", "replace").decode()))

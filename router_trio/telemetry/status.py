@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from router_trio.states import ConnectionState, RouteState
-from router_trio.telemetry.redact import redact_all
+from router_trio.telemetry.redact import shown_text
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
 Answer = tuple[int, dict[str, Any]]
@@ -51,7 +51,8 @@ def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
 
 
 def _answer(reasons: list[dict[str, str]]) -> Answer:
-    body = {"status": "unavailable" if reasons else "ok", "reasons": redact_all(reasons)}
+    shown = [{name: shown_text(text) for name, text in reason.items()} for reason in reasons]
+    body = {"status": "unavailable" if reasons else "ok", "reasons": shown}
     return (503 if reasons else 200), body
 
 
@@ -59,11 +60,11 @@ def _connection(state: ConnectionState, connection: ConnectionView) -> dict[str,
     return {
         "state": state.state,
         "since": datetime.fromtimestamp(state.since, UTC).isoformat().replace("+00:00", "Z"),
-        "server": redact_all(state.server),
+        "server": None if state.server is None else shown_text(state.server),
         "attempts": state.attempts,
         "pending": connection.outbox.pending,
         "in_flight": connection.outbox.in_flight,
-        "last_error": redact_all(state.last_error),
+        "last_error": None if state.last_error is None else shown_text(state.last_error),
     }
 
 

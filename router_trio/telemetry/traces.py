@@ -4,7 +4,7 @@ Routing asks once a batch. The answer costs a look at the raw `traceparent` of e
 all those without one a step of a counter; the SDK is called only for what is sampled. It is imported only when an
 endpoint is configured, by the settings or by OpenTelemetry's own variables, and export happens in a thread of the SDK.
 A collector that is down or slow costs spans, which are counted, and never a message; it delays the end by two seconds
-at most.
+at most. Whoever may publish can mark each of his messages as sampled: of those, `MAX_FOLLOWED` a second are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import trio
 
 from router_trio.headers import END
 from router_trio.protocol import RawMessage, header_block, published
+from router_trio.telemetry.bucket import TokenBucket
 from router_trio.telemetry.traceparent import TraceParent, lookup, parse, says_unsampled
 from router_trio.telemetry.view import package_version
 
@@ -38,6 +39,9 @@ UNSAMPLED = TraceParent(0, 0, 0)
 SHUTDOWN_SECONDS = 2.0
 INTERRUPT_SECONDS = 1.5
 """When the exporter is told to stop trying, so that its thread has ended when the time is over."""
+
+MAX_FOLLOWED = 100.0
+"""Messages a second that are sampled because their sender says so, and as many at once after a second of quiet."""
 
 _header_size = itemgetter(2)
 _PART_OF_NAME = b"raceparent:"
@@ -76,11 +80,15 @@ class Traces:
         sample_ratio: float = 0.01,
         exporter: Callable[[str], SpanExporter] = otlp_exporter,
         random: Random | None = None,
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._service_name = service_name
         self._endpoint = endpoint
         self._exporter = exporter
         self._skip = _Skips(sample_ratio, random or Random())
+        self._followed = TokenBucket(MAX_FOLLOWED, MAX_FOLLOWED, clock)
+        self.not_followed = 0
+        """Messages whose sender records their trace, and which were more than `MAX_FOLLOWED`."""
         self._pipeline: Pipeline | None = None
         self._spans: MessageSpans | None = None
         self.outages: Outages | None = None
@@ -96,8 +104,9 @@ class Traces:
         """The indexes of the sampled messages of a batch.
 
         A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
-        caller does not record. Without one, `sample_ratio` of the messages begin a trace. In a batch without headers
-        nothing is looked at but that: the counter takes one step for all of it.
+        caller does not record, and to at most `MAX_FOLLOWED` a second of those that it does. Without one,
+        `sample_ratio` of the messages begin a trace. In a batch without headers nothing is looked at but that: the
+        counter takes one step for all of it.
         """
         if not self.active:
             return ()
@@ -119,8 +128,14 @@ class Traces:
         return [
             index
             for index, parent in enumerate(parents)
-            if (skip.over() if parent is None else parent is not UNSAMPLED)
+            if (skip.over() if parent is None else parent is not UNSAMPLED and self._follows())
         ]
+
+    def _follows(self) -> bool:
+        if self._followed.take():
+            return True
+        self.not_followed += 1
+        return False
 
     def begin(
         self,
@@ -145,10 +160,11 @@ class Traces:
         """Make and export spans while this is entered. Leaving exports what is left, within two seconds."""
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-        from router_trio.telemetry.export import Pipeline
+        from router_trio.telemetry.export import Pipeline, quote_no_variables
         from router_trio.telemetry.outage import Outages
         from router_trio.telemetry.spans import MessageSpans
 
+        quote_no_variables()
         pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())
         tracer = pipeline.provider.get_tracer(_SCOPE, package_version())
         self._pipeline = pipeline

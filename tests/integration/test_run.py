@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -17,7 +18,7 @@ from router_trio.embedded import HOST
 from tests.certificates import Certificates, create_certificates
 from tests.integration.command import COMMAND, command, running
 from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
+from tests.raw_nats import RawNatsError, connect
 from tests.servers import NatsServer, nats_server
 
 Write = Callable[..., Path]
@@ -28,6 +29,9 @@ name = "orders"
 from = { connection = "main", subject = "orders.*" }
 to = [ { connection = "main", subject = "eu.{{wildcard(1)}}" } ]
 """
+
+
+URL = r"^nats://router:[A-Za-z0-9_-]{32}@127\.0\.0\.1:\d+\n"
 
 
 @pytest.fixture
@@ -100,7 +104,7 @@ async def test_the_configuration_is_router_toml_unless_said_otherwise(core_serve
 async def test_an_embedded_server_is_printed_used_and_stopped(write: Write) -> None:
     config = write()
     async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
-        url = (await run.has_printed(r"^nats://127\.0\.0\.1:\d+\n"))[0].strip()
+        url = (await run.has_printed(URL))[0].strip()
         await run.has_logged("ROUTER_STARTED")
         async with connect(url) as client:
             assert client.info["jetstream"] is True
@@ -116,11 +120,33 @@ async def test_an_embedded_server_is_printed_used_and_stopped(write: Write) -> N
         await trio.open_tcp_stream(HOST, int(url.rpartition(":")[2]))
 
 
+async def test_an_embedded_server_lets_in_only_who_was_told_its_url(write: Write) -> None:
+    config = write(connection='user = "ann"\npassword = "of another server"\n')
+    async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
+        url = (await run.has_printed(URL))[0].strip()
+        await run.has_logged("ROUTER_STARTED")
+        await run.has_logged("ROUTE_READY")
+        where = f"nats://{HOST}:{url.rpartition(':')[2]}"
+        with pytest.raises(RawNatsError, match="Authorization Violation"):
+            async with connect(where):
+                pass
+        with pytest.raises(RawNatsError, match="Authorization Violation"):
+            async with connect(where, user="router", password="guessed"):
+                pass
+        async with connect(url):
+            pass
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+    password = urlsplit(url).password
+    assert password
+    assert password not in run.errors
+
+
 async def test_an_embedded_server_is_for_connections_without_servers(core_server: NatsServer, write: Write) -> None:
     other = f'[connections.other]\nservers = ["{core_server.url}"]\n'
     config = write(rest=other + ROUTE.replace('to = [ { connection = "main"', 'to = [ { connection = "other"'))
     async with running("run", config, "--embedded-nats", cwd=config.parent) as run, connect(core_server.url) as client:
-        url = (await run.has_printed(r"^nats://127\.0\.0\.1:\d+\n"))[0].strip()
+        url = (await run.has_printed(URL))[0].strip()
         await run.has_logged("ROUTER_STARTED")
         arrived = await client.subscribe("eu.*")
         await client.ping()

@@ -8,12 +8,14 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -55,6 +57,27 @@ class TestEmbeddedServer:
         assert not server.running
         assert is_gone(pid)
         assert not directory.exists()
+
+    async def test_its_url_is_the_only_way_in(self) -> None:
+        async with open_embedded_server(jetstream=False) as server:
+            assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
+            readable = [path for path in server.directory.iterdir() if path.suffix == ".conf"]
+            assert [stat.S_IMODE(path.stat().st_mode) for path in readable] == [0o600]
+            for _ in range(2):
+                with pytest.raises(RawNatsError, match="Authorization Violation"):
+                    async with connect(server.address):
+                        pass
+                async with connect(server.url):
+                    pass
+                await server.restart()
+            password = str(urlsplit(server.url).password)
+            assert password not in server.recent_log()
+            await server.kill()
+            with pytest.raises(EmbeddedServerError) as caught:
+                _ = server.pid
+            assert password not in str(caught.value)
+        async with open_embedded_server(jetstream=False) as other:
+            assert urlsplit(other.url).password != password
 
     async def test_without_jetstream(self) -> None:
         async with open_embedded_server(jetstream=False) as server, connect(server.url) as client:

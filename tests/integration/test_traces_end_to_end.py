@@ -17,9 +17,10 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
+from router_trio.telemetry.traces import MAX_FOLLOWED
 from tests.otlp_receiver import OtlpReceiver, ReceivedSpan, otlp_receiver
 from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, RawMessage, connect
+from tests.raw_nats import RawClient, RawMessage, connect, encode_publish
 from tests.servers import NatsServer, nats_server
 from tests.watch import Watch, until_settled, until_stored, watched
 
@@ -290,6 +291,76 @@ async def test_a_handler_that_raises(two: Two) -> None:
     process = two.collector.named("process broken")
     assert (process.status, process.attributes["error.type"]) == (ERROR, "LookupError")
     assert two.spans("send never") == []
+
+
+PAYLOAD = b"the-card-number-of-a-customer"
+
+
+@pytest.mark.parametrize("handler_errors", ["type", "full"])
+@pytest.mark.parametrize("kind", ["def", "async", "stream"])
+async def test_what_a_handler_quotes_of_a_payload_is_shown_only_if_asked_for(
+    two: Two, handler_errors: str, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(message: Message) -> Message:
+        raise LookupError(f"can't read {message.payload.decode()} {'x' * 5000}")
+
+    async def broken_later(message: Message) -> Message:
+        await trio.lowlevel.checkpoint()
+        return broken(message)
+
+    source: dict[str, Any] = {"subject": "orders.*"}
+    if kind == "stream":
+        await JetStream(two.producer).create_stream("ORDERS", ["orders.>"])
+        source = {"stream": "ORDERS", "durable": "router"}
+    settings = two.settings()
+    telemetry = settings.telemetry.model_copy(update={"handler_errors": handler_errors})
+    settings = settings.model_copy(update={"telemetry": telemetry})
+    watch = Watch()
+    router = Router(settings, observers=[watch], log=True)
+    router.route(**source, name="broken", connection="edge", to={"subject": "never", "connection": "core"})(
+        broken if kind == "def" else broken_later
+    )
+    async with watched(router, watch):
+        await watch.until("ROUTE_READY")
+        await two.producer.publish("orders.7", PAYLOAD, headers={"traceparent": SAMPLED})
+        await watch.until("ROUTE_MESSAGE_FAILED")
+    process = two.spans("process broken")[0]
+    [line, *_] = [line for line in capfd.readouterr().err.splitlines() if "ROUTE_MESSAGE_FAILED" in line]
+    for text in (line, f"{process.error} {process.attributes} {process.events}"):
+        assert "LookupError" in text
+        assert (PAYLOAD.decode() in text) is (handler_errors == "full")
+        assert len(text) < 1500
+
+
+async def test_an_error_that_can_not_be_asked_what_it_says_fails_its_message_only(two: Two) -> None:
+    class BrokenError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even that")
+
+    def broken(message: Message) -> Message:
+        raise BrokenError
+
+    route = {"subject": "orders.*", "connection": "edge", "to": {"subject": "never", "connection": "core"}}
+    async with routing(two.settings(), (broken, route)) as watch:
+        for _ in range(2):
+            await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        await watch.until("ROUTE_MESSAGE_FAILED", 2)
+
+
+async def test_senders_can_not_have_more_traced_than_is_followed_in_a_second(two: Two) -> None:
+    count = int(MAX_FOLLOWED) * 10
+    inbox = await two.consumer.subscribe("eu.*")
+    started = time.monotonic()
+    async with routing(two.settings(CORE_TO_CORE)) as watch:
+        frames = encode_publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        await two.producer.send(frames * count)
+        got = [await inbox.next() for _ in range(count)]
+        seconds = time.monotonic() - started
+        await until_settled(watch.router)
+    followed = len(two.spans("process eu"))
+    assert MAX_FOLLOWED <= followed <= MAX_FOLLOWED * (1 + seconds)
+    passed_on = [message for message in got if traceparents(message) == [SAMPLED]]
+    assert len(passed_on) == count - followed
 
 
 async def test_a_stream_that_refuses(two: Two) -> None:

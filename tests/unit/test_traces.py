@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from random import Random
 
 import pytest
+import trio
+import trio.testing
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -20,7 +22,7 @@ from router_trio.message import FENCED, Fate
 from router_trio.protocol import FrameParser, RawMessage, publish, publish_prefix
 from router_trio.telemetry.export import MAX_QUEUED
 from router_trio.telemetry.traceparent import parse, write
-from router_trio.telemetry.traces import Traces, traces_wanted
+from router_trio.telemetry.traces import MAX_FOLLOWED, Traces, traces_wanted
 from router_trio.tracing import MessageTrace, NoTracing, Tracing
 from tests.inboxes import Inbox
 
@@ -184,6 +186,40 @@ async def test_frames_are_sampled_as_the_messages_that_they_are() -> None:
         frames = [(b"H" if raw[2] else b"") + publish_prefix(b"out") + raw[4] for raw in batch]
         async with recording(ratio=0.1) as one, recording(ratio=0.1) as other:
             assert [*one.traces.sampled_frames(frames)] == [*other.traces.sampled(batch)]
+
+
+async def test_no_more_sampled_parents_are_followed_in_a_second_than_the_bound(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    yes, plain = carrying(f"00-{TRACE}-{SPAN}-01"), received()
+    frame = b"H" + publish_prefix(b"out") + yes[4]
+    bound = int(MAX_FOLLOWED)
+    async with recording(ratio=0.0) as recorded:
+        traces = recorded.traces
+        assert traces.sampled([yes, plain] * (bound // 2)) == list(range(0, bound, 2))
+        assert len(traces.sampled_frames([frame] * bound)) == bound // 2
+        assert (traces.sampled([yes] * 3), traces.not_followed) == ([], bound // 2 + 3)
+        await trio.sleep(0.1)
+        assert len(traces.sampled([yes] * bound)) == bound // 10
+        await trio.sleep(3600)
+        assert len(traces.sampled([yes] * 3 * bound)) == bound
+
+
+async def test_the_bound_of_followed_parents_does_not_touch_the_ratio(autojump_clock: trio.testing.MockClock) -> None:
+    yes, plain = carrying(f"00-{TRACE}-{SPAN}-01"), received()
+    async with recording(ratio=1.0) as recorded:
+        recorded.traces.sampled([yes] * 1000)
+        assert len(recorded.traces.sampled([plain] * 1000)) == 1000
+        assert recorded.traces.sampled([yes, plain]) == [1]
+
+
+async def test_a_message_without_a_parent_asks_for_no_time() -> None:
+    def clock() -> float:
+        raise AssertionError("asked")
+
+    traces = Traces(service_name="x", exporter=lambda _: InMemorySpanExporter(), clock=clock)
+    async with traces.running():
+        traces.sampled([received(), received(headers={"Other": "x"}), carrying(f"00-{TRACE}-{SPAN}-00")])
 
 
 async def test_no_batch_is_sampled_outside_of_running() -> None:

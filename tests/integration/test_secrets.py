@@ -1,0 +1,154 @@
+"""Secrets in the variables and the configuration of a command, whatever is wrong with them: nothing repeats them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio.embedded import reserve_port
+from tests.integration.command import command, running
+from tests.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.raw_nats import connect
+from tests.servers import NatsServer
+
+SECRET = "Qs3cretZ9"
+SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
+
+VARIABLES = [
+    {"OTEL_EXPORTER_OTLP_HEADERS": SECRET},
+    {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization: Bearer {SECRET}"},
+    {"OTEL_EXPORTER_OTLP_HEADERS": f"api-key={SECRET};x,{SECRET}"},
+    {"OTEL_EXPORTER_OTLP_HEADERS": f"api key={SECRET}"},
+    {"OTEL_EXPORTER_OTLP_HEADERS": f"api-key={SECRET}%0d%0ax"},
+    {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": f"={SECRET}"},
+    {"OTEL_RESOURCE_ATTRIBUTES": f"team={SECRET}=x,{SECRET}"},
+    {"OTEL_EXPORTER_OTLP_TIMEOUT": SECRET},
+    {"OTEL_EXPORTER_OTLP_COMPRESSION": SECRET},
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://user:{SECRET}@127.0.0.1:9"},
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:9/?token={SECRET}"},
+]
+
+@pytest.fixture
+async def collector() -> AsyncIterator[OtlpReceiver]:
+    """One that takes every span."""
+    async with otlp_receiver() as receiver:
+        yield receiver
+
+
+PROGRAM = """
+import sys, trio
+from router_trio import Router, Settings
+
+settings = Settings(
+    telemetry={"listen": "", "otlp_endpoint": sys.argv[2], "trace_sample_ratio": 1.0},
+    connections={"main": {"servers": [sys.argv[1]]}},
+    routes=[{"name": "r", "from": {"subject": "in"}, "to": [{"subject": "out"}]}],
+)
+
+async def main():
+    async with Router(settings).open() as live:
+        await (await live.publish("in", b"x")).settled()
+        await trio.sleep(0.2)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("variables", VARIABLES, ids=lambda variables: "".join(variables))
+async def test_no_variable_of_opentelemetry_is_quoted(
+    core_server: NatsServer, collector: OtlpReceiver, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    (tmp_path / "router.toml").write_text(
+        f'[telemetry]\nlisten = ""\notlp_endpoint = "{collector.endpoint}"\ntrace_sample_ratio = 1.0\n'
+        f'[connections.main]\nservers = ["nats://user:{SECRET}@127.0.0.1:{core_server.port}"]\n'
+        '[[routes]]\nname = "r"\nfrom = { subject = "in" }\nto = [ { subject = "out" } ]\n'
+    )
+    if "OTEL_EXPORTER_OTLP_ENDPOINT" in variables:
+        variables = {**variables, "ROUTER_TRIO_TELEMETRY__OTLP_ENDPOINT": ""}
+    async with running("run", "router.toml", cwd=tmp_path, env=variables) as run:
+        await run.has_logged("ROUTER_STARTED")
+        async with connect(core_server.url) as client:
+            arrived = await client.subscribe("out")
+            await client.ping()
+            await client.publish("in", b"x")  # a span of it is exported at the end
+            await arrived.next()
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+    assert SECRET not in run.output + run.errors
+
+
+@pytest.mark.parametrize("variables", VARIABLES[:-2], ids=lambda variables: "".join(variables))
+async def test_nor_by_a_program_that_has_no_logging(
+    core_server: NatsServer, collector: OtlpReceiver, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    async with running(
+        "-c", PROGRAM, core_server.url, collector.endpoint, cwd=tmp_path, env=variables, python=[sys.executable, "-u"]
+    ) as program:
+        assert await program.ended() == 0
+    assert SECRET not in program.output + program.errors
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'servers = ["nats://user:{SECRET}"]',
+        f'servers = ["nats://host?token={SECRET}"]',
+        f'servers = ["nats://user:{SECRET}@host:port"]',
+        f'passwort = "{SECRET}"',
+        f'nkey_seed_file = "{SEED}"',
+        f'tls_key_file = """-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----"""',
+    ],
+)
+@pytest.mark.parametrize("name", ["check", "run", "explain"])
+def test_no_command_repeats_a_secret_of_a_wrong_configuration(tmp_path: Path, name: str, line: str) -> None:
+    (tmp_path / "router.toml").write_text(f"[connections.main]\n{line}\n")
+    done = command(name, "router.toml", *(["x"] if name == "explain" else []), cwd=tmp_path)
+    assert done.returncode == 78
+    assert "connections.main." in done.stdout + done.stderr
+    for secret in (SECRET, SEED):
+        assert secret not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", f"nats://user:{SECRET}@host"],
+        ["check", f"nats://user:{SECRET}@host"],
+        ["run", f"--token={SECRET}"],
+        ["run", "router.toml", f"nats://user:{SECRET}@host"],
+        [f"nats://user:{SECRET}@host"],
+        ["demo", "--duration", f"nats://user:{SECRET}@host"],
+    ],
+)
+def test_no_command_repeats_a_secret_of_its_own_arguments(tmp_path: Path, arguments: list[str]) -> None:
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode in (2, 78)
+    assert SECRET not in done.stdout + done.stderr
+
+
+async def test_no_page_shows_what_a_server_url_holds(tmp_path: Path) -> None:
+    with reserve_port() as port:
+        (tmp_path / "router.toml").write_text(
+            f'[telemetry]\nlisten = "127.0.0.1:{port}"\n'
+            f'[connections.main]\nservers = ["nats://user:{SECRET}@127.0.0.1:9"]\nreconnect_delay = "50ms"\n'
+        )
+    async with running("run", "router.toml", cwd=tmp_path) as run:
+        await run.has_logged("NATS_CONNECTION_FAILED")
+        await run.has_logged("ROUTER_STARTED")
+        shown = run.errors
+        for page in ("/status", "/readyz", "/events"):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            async with stream:
+                await stream.send_all(f"GET {page} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+                text = b""
+                while b"NATS_CONNECTION_FAILED" not in text and b"can't connect" not in text:
+                    text += await stream.receive_some()
+            shown += text.decode()
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+    assert SECRET not in shown

@@ -1,0 +1,163 @@
+"""What lies in the working directory of a command is none of its own modules: handlers are found there, no more."""
+
+from __future__ import annotations
+
+import signal
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.command import command, environment, running
+from tests.raw_nats import connect
+from tests.servers import NatsServer
+
+POISON = 'import sys\nsys.stderr.write("POISONED: " + __name__ + "\\n")\nraise SystemExit(99)\n'
+CONFIG = """
+[telemetry]
+listen = "127.0.0.1:0"
+otlp_endpoint = "http://127.0.0.1:9"
+log_format = "console"
+[connections.main]
+servers = ["SERVER"]
+[[routes]]
+name = "loud"
+handler = "own_handlers:loud"
+from = { subject = "in" }
+to = [ { subject = "out" } ]
+"""
+HANDLERS = """
+import json, trio  # what a handler imports is what is installed, too
+
+def loud(message):
+    return message.replace(payload=message.payload.upper())
+"""
+
+
+def _poison(directory: Path) -> None:
+    """A file for each module of the standard library and each package that is installed.
+
+    But for those that `python -m` itself has imported before it gets to us.
+    """
+    probe = "import runpy, sys; print(*sys.modules)"
+    before = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
+    names = set(sys.stdlib_module_names)
+    for folder in site.getsitepackages():
+        names |= {path.name.partition(".")[0] for path in Path(folder).iterdir()}
+    for name in names - {module.partition(".")[0] for module in before} - {"router_trio", "tests", "__pycache__"}:
+        if name.isidentifier():
+            (directory / f"{name}.py").write_text(POISON)
+    assert (directory / "trio.py").exists()
+    assert (directory / "json.py").exists()
+    assert (directory / "__future__.py").exists()
+
+
+@pytest.fixture
+def poisoned(tmp_path: Path) -> Path:
+    _poison(tmp_path)
+    (tmp_path / "own_handlers.py").write_text(HANDLERS)
+    (tmp_path / "router.toml").write_text(CONFIG.replace("SERVER", "nats://127.0.0.1:4222"))
+    return tmp_path
+
+
+def console_script() -> list[str]:
+    """The installed command, or what it consists of where there is none."""
+    script = Path(sys.executable).with_name("router-trio")
+    if script.exists():
+        return [str(script)]
+    return [sys.executable, "-P", "-c", "import sys; from router_trio.__main__ import main; sys.exit(main())"]
+
+
+WAYS = {
+    "module": [sys.executable, "-m", "router_trio"],
+    "safe": [sys.executable, "-P", "-m", "router_trio"],
+    "script": console_script(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["--version"],
+        ["check", "router.toml"],
+        ["explain", "router.toml", "in", "--json"],
+        ["schema"],
+        ["contract", "--json"],
+        ["check", "nowhere.toml"],
+        ["nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_no_command_imports_a_file_of_the_working_directory(poisoned: Path, way: str, arguments: list[str]) -> None:
+    done = command(*arguments, cwd=poisoned, python=WAYS[way])
+    assert "POISONED" not in done.stderr
+    assert done.returncode in (0, 2, 78)
+    assert done.returncode == {"nonsense": 2, "nowhere.toml": 78}.get(arguments[-1], 0), done.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_router_runs_with_a_handler_of_the_working_directory_and_nothing_else_of_it(
+    poisoned: Path, way: str, core_server: NatsServer
+) -> None:
+    (poisoned / "router.toml").write_text(CONFIG.replace("SERVER", core_server.url).replace("console", "json"))
+    variables = {"ROUTER_TRIO_TELEMETRY__TRACE_SAMPLE_RATIO": "1.0"}
+    async with running("run", "router.toml", cwd=poisoned, env=variables, python=WAYS[way]) as run:
+        await run.has_logged("ROUTER_STARTED")
+        async with connect(core_server.url) as client:
+            arrived = await client.subscribe("out")
+            await client.ping()
+            await client.publish("in", b"hello")
+            assert (await arrived.next()).payload == b"HELLO"
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+    assert "POISONED" not in run.errors
+
+
+async def test_the_demo_and_an_embedded_server_import_nothing_of_it_either(poisoned: Path) -> None:
+    async with running("run", "router.toml", "--embedded-nats", cwd=poisoned, python=WAYS["module"]) as run:
+        await run.has_printed(r"^nats://")
+        run.send(signal.SIGTERM)
+        await run.ended()
+    async with running("demo", "--duration", "3s", cwd=poisoned, python=WAYS["script"]) as demo:
+        assert await demo.ended() == 0
+    assert "POISONED" not in run.errors + demo.errors
+
+
+def test_a_handler_that_is_installed_goes_first(poisoned: Path) -> None:
+    # The configuration may name one of a package; a file of that name in the working directory is not it.
+    text = (poisoned / "router.toml").read_text().replace("own_handlers:loud", "json:dumps")
+    (poisoned / "router.toml").write_text(text)
+    assert command("check", "router.toml", cwd=poisoned).returncode == 0
+
+
+def test_a_handler_may_be_in_a_package_and_import_its_neighbours_later(tmp_path: Path) -> None:
+    _poison(tmp_path)
+    for package in ("orders", "plain"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "names.py").write_text("import shared\nNAME = shared.NAME\n")
+        (tmp_path / package / "handlers.py").write_text(f"from {package}.names import NAME\ndef loud(message): ...\n")
+    (tmp_path / "orders" / "__init__.py").write_text("from . import names\n")
+    (tmp_path / "shared.py").write_text("NAME = 1\n")
+    for package in ("orders", "plain"):
+        (tmp_path / "router.toml").write_text(CONFIG.replace("own_handlers", f"{package}.handlers"))
+        (tmp_path / "router.toml").write_text(
+            (tmp_path / "router.toml").read_text().replace("SERVER", "nats://127.0.0.1:4222")
+        )
+        for way in WAYS.values():
+            done = command("check", "router.toml", cwd=tmp_path, python=way)
+            assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def test_a_folder_that_is_gone_is_no_traceback(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    there = {**environment(), "GONE": str(gone)}
+    script = f'cd "$GONE" && rmdir "$GONE" && exec "{sys.executable}" -m router_trio --help'
+    done = subprocess.run(["sh", "-c", script], env=there, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
