@@ -110,13 +110,3 @@ def test_the_budget_and_the_deployment_select_the_same_pods() -> None:
     assert deployment["selector"]["matchLabels"] == labels
     assert manifests()["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
 
-
-# --- systemd ---
-
-
-def test_the_unit_waits_for_the_drain_and_does_not_restart_what_must_be_mended(tmp_path: Path) -> None:
-    unit = next(block.text for block in page(DOCS / "how-to" / "systemd.md").blocks if block.language == "ini")
-    keys = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
-    drain = load(SAMPLE, tmp_path).router.shutdown_timeout
-    assert int(keys["TimeoutStopSec"].removesuffix("s")) >= drain + 5
-    assert keys["RestartPreventExitStatus"].split() == ["2", "78"]
