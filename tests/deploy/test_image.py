@@ -59,7 +59,7 @@ def test_it_can_be_built_by_its_own_steps(tmp_path: Path) -> None:
     built = tmp_path / "router-trio" / "bin"
     said = subprocess.run([built / "router-trio", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["router-trio", project()["project"]["version"]]
-    pip = [tmp_path / "build/bin/pip", "--python", built / "python", "freeze"]
+    pip: list[str | Path] = [tmp_path / "build/bin/pip", "--python", built / "python", "freeze"]
     listed = subprocess.run(pip, capture_output=True, text=True, check=True).stdout.split()
     installed = {tuple(line.split("==")) for line in listed if "==" in line}
     locked = {(pin.name, pin.version) for pin in lock("runtime")}
