@@ -22,7 +22,7 @@ help:  ## Show this help
 define environment
 	@test -n "$(PYTHON)" || { echo "router_trio needs Python 3.11 or newer: install it, or set PYTHON=/path/to/python3"; exit 1; }
 	@echo "Installing requirements/$(notdir $(1)) into $(@D)"
-	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python $(LOCKED) requirements/build.txt
 	@$(@D)/bin/python $(LOCKED) $(1)
 endef

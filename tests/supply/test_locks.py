@@ -133,7 +133,7 @@ def test_what_builds_the_package_is_locked() -> None:
 def test_pip_takes_nothing_that_is_not_in_a_lock() -> None:
     """Every `pip install` of the Makefile has hashes, or is of the project itself without its dependencies."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    [command] = re.findall(r"^.*-m pip .*$", makefile, re.MULTILINE)
+    [command] = re.findall(r"^.*-m pip install.*$", makefile, re.MULTILINE)
     assert command.startswith("INSTALL = ")
     assert {"--no-deps", "--no-build-isolation"} <= set(command.split())
     assert re.search(r"^LOCKED = \$\(INSTALL\) --require-hashes --requirement$", makefile, re.MULTILINE)
