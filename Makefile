@@ -1,24 +1,50 @@
-# Python 3.11 or newer and make are all that is needed: everything else goes into .venv.
+# Python 3.11 or newer and make are all that is needed: everything else goes into .venv, and for the demo into .venv-demo.
+# What is installed comes from requirements/*.txt, with the hash of each file; `make lock` makes those from pyproject.toml.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+DEMO := .venv-demo
+TOOLS := .venv-tools
 COMPILED := .compiled
+DIST := dist
+INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help demo test test-compiled compiled test-nightly lint format bench docs clean
+.PHONY: help demo test test-compiled compiled test-nightly lint format bench docs lock audit dist clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-$(READY): pyproject.toml
+# The virtual environment of a target, made if it is absent. What builds comes first, locked as well: build isolation, which
+# is off, would fetch it without a hash for a dependency that has no wheel.
+define environment
 	@test -n "$(PYTHON)" || { echo "router_trio needs Python 3.11 or newer: install it, or set PYTHON=/path/to/python3"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
-	@touch $(READY)
+	@echo "Installing requirements/$(notdir $(1)) into $(@D)"
+	@$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(LOCKED) requirements/build.txt
+	@$(@D)/bin/python $(LOCKED) $(1)
+endef
 
-demo: $(READY)  ## The whole story in one command: traffic, a killed server, nothing lost
-	$(BIN)/router-trio demo
+# Not compiled in advance: it takes half of the room and most of the time.
+$(DEMO)/.installed: INSTALL += --no-compile
+$(READY): requirements/dev.txt pyproject.toml
+	$(call environment,$<)
+	@$(BIN)/python $(INSTALL) --editable .
+	@touch $@
+
+$(DEMO)/.installed: requirements/demo.txt pyproject.toml
+	$(call environment,$<)
+	@$(DEMO)/bin/python $(INSTALL) --editable .
+	@touch $@
+
+$(TOOLS)/.installed: requirements/tools.txt
+	$(call environment,$<)
+	@touch $@
+
+demo: $(DEMO)/.installed  ## The whole story in one command: traffic, a killed server, nothing lost
+	$(DEMO)/bin/router-trio demo
 
 lint: $(READY)  ## Style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -31,7 +57,7 @@ test: lint  ## All checks and tests that are quick
 $(COMPILED)/.built: $(READY) $(shell find router_trio -name '*.py')
 	rm -rf $(COMPILED)
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 HATCH_BUILD_CLEAN_HOOKS_AFTER=1 \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) .
+		$(BIN)/python $(INSTALL) --target $(COMPILED) .
 	@touch $@
 
 compiled: $(COMPILED)/.built  ## Build the package with its data plane compiled; needs a C compiler
@@ -49,8 +75,31 @@ bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=
 docs: $(READY)  ## Render the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+lock: $(TOOLS)/.installed  ## Write requirements/*.txt from pyproject.toml; UPGRADE=1 takes the newest versions
+	$(COMPILE) pyproject.toml --extra embedded --extra dev --group build --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra embedded --group build --constraints requirements/dev.txt \
+		--output-file requirements/demo.txt
+	$(COMPILE) pyproject.toml --constraints requirements/dev.txt --output-file requirements/runtime.txt
+	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
+	$(COMPILE) --group tools --constraints requirements/dev.txt --output-file requirements/tools.txt
+
+audit: $(TOOLS)/.installed  ## Ask the advisory database about every locked version; needs the network
+	$(TOOLS)/bin/python requirements/audit.py $(if $(UNREACHABLE_OK),--unreachable-ok)
+
+# The time of the commit: who builds it again gets the same bytes.
+dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+dist: $(READY)  ## Build the wheel, the sdist and the SBOM into dist/
+	rm -f $(DIST)/router_trio-*
+	$(BIN)/python -m build --no-isolation --outdir $(DIST) >/dev/null
+	$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file $(DIST)/router_trio-$$($(BIN)/hatchling version).cdx.json requirements/runtime.txt
+	@ls $(DIST)
+
 format: $(READY)  ## Sort imports and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) $(COMPILED) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(TOOLS) $(COMPILED) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -54,8 +54,8 @@ class Destination:
         namespace = reserved_namespace(target, self.mapping.literal_start, self.inbox_prefix)
         if namespace is not None:
             raise MappingError(
-                f"the message would go to {quoted(target)}, below {namespace}, which is reserved for NATS itself; begin the "
-                f"destination {self.template!r} with a token of your own, or write {namespace!r} there if it is meant",
+                f"the message would go to {quoted(target)}, below {namespace}, which is reserved for NATS itself; begin "
+                f"the destination {self.template!r} with a token of your own, or write {namespace!r} if it is meant",
                 reason="reserved_subject",
             )
 

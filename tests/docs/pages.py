@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+SECURITY = ROOT / "SECURITY.md"
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -69,8 +70,8 @@ class Page:
 
 @cache
 def pages() -> tuple[Page, ...]:
-    """All pages: the first one and everything below docs/."""
-    return tuple(page(path) for path in [README, *sorted(DOCS.rglob("*.md"))])
+    """All pages: those at the top that people read first, and everything below docs/."""
+    return tuple(page(path) for path in [README, SECURITY, *sorted(DOCS.rglob("*.md"))])
 
 
 def page(path: Path) -> Page:

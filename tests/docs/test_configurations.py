@@ -1,18 +1,15 @@
-"""Every configuration of the documentation is one that the router accepts, in TOML files and in Kubernetes' YAML."""
+"""Every configuration and every variable of the documentation is one that the router accepts."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from router_trio.settings import Settings
-from router_trio.telemetry import application
-from tests.docs.pages import DOCS, Block, blocks, page, pages
+from tests.docs.pages import Block, blocks, pages
 
 TOML = blocks("toml")
 FOLDER = "/etc/router-trio/"
@@ -56,67 +53,3 @@ def test_a_variable_sets_something(where: str, name: str, value: str, tmp_path: 
         value = str(tmp_path / value.removeprefix("%d/"))
         Path(value).touch()
     load("\n".join(connections), tmp_path, {name: value})
-
-
-# --- Kubernetes ---
-
-KUBERNETES = page(DOCS / "how-to" / "kubernetes.md")
-
-
-def manifests() -> dict[str, Any]:
-    """The objects of the page, by kind."""
-    (text,) = [block.text for block in KUBERNETES.blocks if block.language == "yaml"]
-    return {one["kind"]: one for one in yaml.safe_load_all(text)}
-
-
-def container() -> Any:
-    (one,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
-    return one
-
-
-def config_map(tmp_path: Path) -> Settings:
-    return load(manifests()["ConfigMap"]["data"]["router.toml"], tmp_path)
-
-
-def test_the_config_map_is_accepted_and_can_be_reached_from_outside(tmp_path: Path) -> None:
-    address = config_map(tmp_path).telemetry.listen_address
-    assert address is not None
-    assert address[0] == "0.0.0.0"
-    assert [port["containerPort"] for port in container()["ports"]] == [address[1]]
-
-
-def test_the_variables_of_the_pod_set_something(tmp_path: Path) -> None:
-    (tmp_path / "nats.creds").touch()
-    for variable in container()["env"]:
-        value = variable["value"].replace("/var/run/nats/", f"{tmp_path}/")
-        load(manifests()["ConfigMap"]["data"]["router.toml"], tmp_path, {variable["name"]: value})
-
-
-def test_probes_ask_pages_that_exist() -> None:
-    source = Path(application.__file__).read_text(encoding="utf-8")
-    probes = {name: container()[name]["httpGet"]["path"] for name in container() if name.endswith("Probe")}
-    assert probes == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
-    assert all(f'"{path}"' in source for path in probes.values())
-
-
-def test_the_pod_is_not_killed_before_the_router_has_drained(tmp_path: Path) -> None:
-    pod = manifests()["Deployment"]["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] >= config_map(tmp_path).router.shutdown_timeout + 5
-
-
-def test_the_budget_and_the_deployment_select_the_same_pods() -> None:
-    deployment = manifests()["Deployment"]["spec"]
-    labels = deployment["template"]["metadata"]["labels"]
-    assert deployment["selector"]["matchLabels"] == labels
-    assert manifests()["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
-
-
-# --- systemd ---
-
-
-def test_the_unit_waits_for_the_drain_and_does_not_restart_what_must_be_mended(tmp_path: Path) -> None:
-    unit = next(block.text for block in page(DOCS / "how-to" / "systemd.md").blocks if block.language == "ini")
-    keys = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
-    drain = load(SAMPLE, tmp_path).router.shutdown_timeout
-    assert int(keys["TimeoutStopSec"].removesuffix("s")) >= drain + 5
-    assert keys["RestartPreventExitStatus"].split() == ["2", "78"]

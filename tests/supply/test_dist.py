@@ -1,0 +1,65 @@
+"""What `make dist` makes: a wheel and an sdist, the same bytes each time, and an SBOM of what the image installs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.supply.locks import ROOT, lock, project
+
+NAME = f"router_trio-{project()['project']['version']}"
+
+
+def dist(directory: Path) -> Path:
+    """Run `make dist` into a directory, in this environment."""
+    command = ["make", "--old-file=.venv/.installed", "dist", f"DIST={directory}"]
+    environment = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
+    command.append(f"BIN={Path(sys.executable).parent}")
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dist(tmp_path_factory.mktemp("dist"))
+
+
+def test_there_is_a_wheel_an_sdist_and_an_sbom(made: Path) -> None:
+    names = {path.name for path in made.iterdir()}
+    assert names == {f"{NAME}-py3-none-any.whl", f"{NAME}.tar.gz", f"{NAME}.cdx.json"}
+    with zipfile.ZipFile(made / f"{NAME}-py3-none-any.whl") as wheel:
+        folders = {name.split("/")[0] for name in wheel.namelist()}
+    assert folders == {"router_trio", f"{NAME}.dist-info"}
+    with tarfile.open(made / f"{NAME}.tar.gz") as sdist:
+        files = set(sdist.getnames())
+    assert {f"{NAME}/{name}" for name in ("pyproject.toml", "Makefile", "requirements/dev.txt")} <= files
+    assert not [name for name in files if "/.venv" in name or "__pycache__" in name]
+
+
+def test_made_again_it_is_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    again = dist(tmp_path)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in made.iterdir()
+    }
+
+
+def test_the_sbom_lists_what_the_image_installs(made: Path) -> None:
+    bom: dict[str, Any] = json.loads((made / f"{NAME}.cdx.json").read_text())
+    assert bom["bomFormat"] == "CycloneDX"
+    described = bom["metadata"]["component"]
+    assert (described["name"], described["version"]) == ("router-trio", project()["project"]["version"])
+    listed = {}
+    for component in bom["components"]:
+        hashes = [one["content"] for where in component["externalReferences"] for one in where.get("hashes", ())]
+        listed[component["purl"]] = set(hashes)
+    locked = {f"pkg:pypi/{pin.name}@{pin.version}": pin.hashes for pin in lock("runtime")}
+    assert listed == {url: {one.removeprefix("sha256:") for one in hashes} for url, hashes in locked.items()}
