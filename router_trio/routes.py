@@ -54,7 +54,7 @@ class Destination:
         namespace = reserved_namespace(target, self.mapping.literal_start, self.inbox_prefix)
         if namespace is not None:
             raise MappingError(
-                f"the message would go to {quoted(target)}, below {namespace}, which is reserved for NATS itself; begin "
+                f"the message would go to {quoted(target)}, below {namespace}, reserved for NATS itself; begin "
                 f"the destination {self.template!r} with a token of your own, or write {namespace!r} if it is meant",
                 reason="reserved_subject",
             )
