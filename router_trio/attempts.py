@@ -31,6 +31,7 @@ class Attempts:
             base=settings.reconnect_delay,
             maximum=settings.max_reconnect_delay,
             stable_after=settings.liveness_interval,
+            tls=settings.tls_demanded_by is not None,
         )
 
     # --- which ---

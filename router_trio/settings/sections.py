@@ -175,6 +175,20 @@ class ConnectionSettings(Section, init=False):
         "0s", validate_default=True, description="Age at which a waiting operation is dropped; 0s: never."
     )
 
+    @property
+    def tls_demanded_by(self) -> str | None:
+        """What in here insists on TLS, whatever a server says; None: the server decides.
+
+        It counts for every server of the connection, also for those that are announced: who can redirect the router to
+        one in clear would get the credentials there.
+        """
+        if any(server.tls for server in self.servers):
+            return "tls:// in servers"
+        for key in ("tls_ca_file", "tls_cert_file", "tls_key_file", "tls_hostname", "tls_handshake_first"):
+            if getattr(self, key):
+                return key
+        return None
+
 
 class SourceSettings(Section, init=False):
     """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
