@@ -480,7 +480,7 @@ async def impostor(*lines: bytes, then_close: bool = False) -> AsyncIterator[str
         ([b"INFO " + b"[" * 100_000 + b"\r\n"], "protocol"),
         ([b'INFO {"connect_urls": 7}\r\n'], "protocol"),
         ([b"-ERR 'maximum connections exceeded'\r\n"], "max_connections"),
-        ([b"INFO {}\r\n", b"WHAT\r\n"], "closed"),
+        ([b"INFO {}\r\n", b"WHAT\r\n"], "protocol"),
         ([b"x" * 2_000_000], "protocol"),
         ([INFO, b"-ERR 'Authentication Timeout'\r\n"], "timeout"),
         ([INFO, b"-ERR 'Something New'\r\n"], "handshake"),
