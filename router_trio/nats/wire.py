@@ -26,6 +26,9 @@ READ_SIZE_WITH_CONSUMERS = 64 * 1024
 """The same where messages of streams come in: the server works on what becomes of one read while the next is routed.
 That makes streams some 5 % faster. Core messages, which a server does little for, are 3 to 10 % slower."""
 
+MAX_PONGS_OWED = 1000
+"""PINGs that may wait for their PONG. A peer that sends more, and reads nothing, would fill the memory."""
+
 FIRST_SID = 1_000_000
 """nats-py numbers its own subscriptions from 1."""
 
@@ -92,6 +95,7 @@ class Wire:
         self._work = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self._pongs: deque[trio.Event | None] = deque()
+        self._pongs_owed = 0
         self._fence = trio.Event()
         self._fence_ends = -1
 
@@ -202,6 +206,7 @@ class Wire:
     async def _write_out(self) -> None:
         data = b"".join(self._out)
         self._out.clear()
+        self._pongs_owed = 0
         if self._work.is_set():  # the writer may be waiting for it
             self._work = trio.Event()
         self._writing = True
@@ -263,6 +268,9 @@ class Wire:
             else:
                 self._hand_on(protocol.PONG)
         elif word == b"PING":
+            self._pongs_owed += 1
+            if self._pongs_owed > MAX_PONGS_OWED:
+                raise ProtocolError(f"more than {MAX_PONGS_OWED} PINGs that the server did not let us answer")
             self.send(protocol.PONG)
         elif word == b"INFO":
             self._informed(line[5:])

@@ -15,13 +15,22 @@ from typing import Any
 import pytest
 import trio
 
-from router_trio import Live, Receipt
+from router_trio import Live, Receipt, Router, Settings
 from router_trio.connection import HAND_OVER_WITHIN
 from router_trio.embedded import HOST, reserve_port
-from router_trio.errors import AuthorizationError, CertificateError, LinkError, PublishError, SourceError
+from router_trio.errors import (
+    AuthorizationError,
+    CertificateError,
+    LinkError,
+    PublishError,
+    SourceError,
+    UnexpectedError,
+)
+from router_trio.events import Level
 from router_trio.link import ConsumerSpec
+from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.link import Dialer, NatsLink
-from router_trio.protocol import payload
+from router_trio.protocol import RawMessage, payload
 from router_trio.settings import ConnectionSettings
 from tests.certificates import Certificates, create_certificates
 from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
@@ -30,7 +39,7 @@ from tests.proxy import TcpProxy, background, tcp_proxy
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import connect
 from tests.servers import NatsServer, cluster, nats_server
-from tests.watch import assert_alive, core_route, eventually, settings, watched
+from tests.watch import Watch, assert_alive, core_route, eventually, settings, watched
 
 DIAL_WITHIN = 10.0
 SECRET = "s3cr3t-of-the-test"
@@ -310,6 +319,49 @@ async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> Non
             await client.publish("in.last", b"fine")
             await received.until_delivered(frames + 1)
             assert payload(received.messages[-1]) == b"fine"
+
+
+async def test_what_nobody_foresaw_ends_the_link_and_is_named_without_its_text(core_server: NatsServer) -> None:
+    def deliver(batch: list[RawMessage]) -> None:
+        raise ZeroDivisionError(SECRET)
+
+    async def provoke() -> None:
+        async with link_to(core_server.url) as link:
+            await link.subscribe("in", deliver)
+            await link.send([operation(1, b"in", b"x")])
+            await trio.sleep_forever()
+
+    with pytest.raises(UnexpectedError) as caught:
+        await provoke()
+    assert caught.value.reason == "protocol"
+    assert caught.value.error_type == "ZeroDivisionError"
+    assert SECRET not in str(caught.value)
+    assert "please report it" in str(caught.value)
+
+
+async def test_what_nobody_foresaw_is_an_event_and_the_router_lives(
+    core_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(text: bytes, before: ServerInfo) -> ServerInfo:
+        if b'"server_id":"x"' in text:
+            raise ZeroDivisionError(SECRET)
+        return parse_info(text, before)
+
+    async with impostor(INFO, b"PONG\r\n", b"PONG\r\n" + INFO) as url:
+        connections = {"main": {"servers": [url]}, "other": {"servers": [core_server.url]}}
+        watch = Watch()
+        router = Router(Settings(telemetry={"listen": ""}, connections=connections), observers=[watch])
+        monkeypatch.setattr("router_trio.nats.link.parse_info", read)
+        async with router.open() as live:
+            named = await watch.until("NATS_UNEXPECTED_ERROR")
+            assert named.level == Level.ERROR
+            assert named.error_type == "ZeroDivisionError"
+            assert "in _informed" in named.place
+            assert "nats/link.py:" in named.place
+            assert not any(SECRET in str(event) for event in watch.events)
+            receipt = await live.publish("x", b"x", connection="other")
+            with trio.fail_after(10):
+                assert (await receipt.settled()).name == "fenced"
 
 
 # --- servers in trouble ---
