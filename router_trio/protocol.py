@@ -177,9 +177,9 @@ def _size(text: bytes) -> int:
 
     A tail repeats it as it came, and the server that it is sent to would end the connection over `+5` or `1_0`.
     """
-    if not text.isdigit() or len(text) > MAX_SIZE_DIGITS or (text[0] == ZERO and len(text) > 1):
-        raise ValueError
-    return int(text)
+    if text.isdigit() and len(text) <= MAX_SIZE_DIGITS and (text[0] != ZERO or len(text) == 1):
+        return int(text)
+    raise ValueError
 
 
 # --- reading a raw message ---

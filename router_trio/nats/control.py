@@ -69,7 +69,7 @@ class BorrowedTransport(Transport):
         return self.stream is not self._plain
 
     def hand_over(self, send: Callable[[bytes], None], pinged: Callable[[], None]) -> bytes:
-        """The handshake is over: `send` takes what is written from now on. Returns what was read beyond it."""
+        """End the handshake: `send` takes what is written from now on. Return what was read beyond it."""
         self._send = send
         self._pinged = pinged
         rest = bytes(self.buffer)
@@ -141,7 +141,7 @@ class BorrowedTransport(Transport):
         return await self._receive_line()
 
     async def _receive_line(self) -> bytes:
-        """What nats-py waits for: once an INFO, then the PONG."""
+        """Return what nats-py waits for: once an INFO, then the PONG."""
         if not self._greeted:
             line = await self._read_line()
             self._greeted = True
@@ -181,7 +181,7 @@ class BorrowedTransport(Transport):
         )
 
     def _refuse_to_upgrade(self) -> NoReturn:
-        """Something follows INFO in clear. That a server is full is said there; the rest is not the server's."""
+        """Raise for what follows INFO in clear: a server that is full says so there, and nothing else is its own."""
         if self.buffer.startswith(b"-ERR "):
             raise _refused(bytes(self.buffer[5:].partition(b"\n")[0]), logging_in=False)
         raise ProtocolError(
@@ -190,7 +190,7 @@ class BorrowedTransport(Transport):
         )
 
     async def _read_line(self) -> bytes:
-        """The next line, without its end."""
+        """Return the next line, without its end."""
         while True:
             end = self.buffer.find(b"\n", self._searched)
             if end >= 0:
@@ -293,7 +293,7 @@ def _failed(error: Exception) -> LinkError:
 
 
 def _refused(words: bytes, *, logging_in: bool) -> LinkError:
-    """The error for an -ERR. Before we have tried to log in, none can be about our credentials."""
+    """Return the error for an -ERR. Before we have tried to log in, none can be about our credentials."""
     told = quote(words.strip().strip(b"'"))
     known = told.lower()
     if "timeout" in known:

@@ -63,6 +63,8 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     return context
 
 
+CURE = "check that the server has TLS on this port, from the first byte if tls_handshake_first is set, and only then"
+
 SecureStream = trio.SSLStream[trio.SocketStream]
 
 
@@ -82,9 +84,9 @@ async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: 
         if isinstance(cause, ssl.SSLError):
             told = cause.reason or cause
             raise refused_ours(error) or LinkError(
-                f"the TLS handshake with {hostname} failed: {told}", reason="tls"
+                f"the TLS handshake with {hostname} failed: {told}; {CURE}", reason="tls"
             ) from error
-        raise LinkError(f"{hostname} closed the connection in the TLS handshake", reason="tls") from error
+        raise LinkError(f"{hostname} closed the connection in the TLS handshake; {CURE}", reason="tls") from error
     return secured
 
 

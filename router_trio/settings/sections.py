@@ -127,7 +127,8 @@ class ConnectionSettings(Section, init=False):
 
     servers: list[ServerURL] = Field(
         default=[],
-        description="Servers to try, as nats://, tls:// or bare host:port. Empty only for `run --embedded-nats`.",
+        description="Servers to try, as nats://, tls:// or bare host:port. One tls://, or any tls_ key, makes TLS a "
+        "must for all of them. Empty only for `run --embedded-nats`.",
         examples=[["nats://127.0.0.1:4222"]],
     )
     credentials_file: Path | None = Field(None, description="File with a user's JWT and NKey seed (.creds).")
