@@ -5,10 +5,12 @@ They are no NATS servers: each test plays one, by a coroutine that is run for ev
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -107,7 +109,13 @@ async def impostor(play: Play) -> AsyncIterator[Impostor]:
         yield running
 
 
-def saying(*lines: bytes) -> Play:
+def info(**fields: Any) -> bytes:
+    """An INFO line as nats-server writes it, with these fields in it or in place of its own."""
+    known = {"server_id": "x", "version": "2.15.1", "proto": 1, "headers": True, "max_payload": 1048576, "nonce": "abc"}
+    return b"INFO %b\r\n" % json.dumps(known | fields).encode()
+
+
+def saying(*lines: bytes, then_close: bool = False) -> Play:
     """Say the first line, and the next one each time something comes."""
 
     async def play(caller: Caller) -> None:
@@ -115,5 +123,7 @@ def saying(*lines: bytes) -> Play:
             if place:
                 await caller.hear()
             await caller.say(line)
+        if then_close:
+            await caller.close()
 
     return play

@@ -9,14 +9,13 @@ from random import Random
 import pytest
 import trio
 
-from router_trio import Settings
+from router_trio import Message, Router, Settings
 from router_trio.errors import LinkError, SourceError, UnexpectedError
 from router_trio.nats.link import Dialer
 from router_trio.settings import ConnectionSettings
 from tests.contract.worlds import INBOX, Recorder
 from tests.garbage import session
-from tests.impostors import Caller, impostor
-from tests.integration.test_handshake import info
+from tests.impostors import Caller, impostor, info
 from tests.raw_nats import connect
 from tests.servers import NatsServer
 from tests.watch import Watch, eventually, router_tasks, settings, watched
@@ -47,6 +46,11 @@ async def end_of_a_link(config: ConnectionSettings) -> LinkError | None:
     except LinkError as error:
         return error
     return None
+
+
+def same(message: Message) -> Message:
+    """A handler."""
+    return message.replace(payload=message.payload + bytes(message.subject, "utf-8", "replace"))
 
 
 @pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 1_000), marks=pytest.mark.nightly)])
@@ -86,7 +90,10 @@ async def test_a_router_lives_and_routes_elsewhere(core_server: NatsServer, seed
                 for name, a, subject, b, to in routes
             ],
         )
-        async with connect(core_server.url) as client, watched(config) as watch:
+        watch = Watch()
+        router = Router(config, observers=[watch])
+        router.route("in.*", to="handled.$1", connection="bad")(same)
+        async with connect(core_server.url) as client, watched(router, watch):
             beside = await client.subscribe("beside.*")
             sent = 0
             with trio.fail_after(50 if len(seeds) < 100 else 1_500):
