@@ -40,6 +40,7 @@ class Attempts:
             maximum=settings.max_reconnect_delay,
             stable_after=settings.liveness_interval,
             uniform=uniform,
+            tls=settings.tls_demanded_by is not None,
         )
 
     # --- which ---

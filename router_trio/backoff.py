@@ -45,9 +45,13 @@ class ReconnectPlan:
         base: float,
         maximum: float,
         stable_after: float,
+        tls: bool = False,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
+        """`tls`: servers that are announced are to be asked for TLS, as they are if any configured one is."""
         self._configured = list(servers)
+        tls = tls or any(server.startswith("tls://") for server in servers)
+        self._scheme = "tls://" if tls else "nats://"
         self._servers = list(servers)
         self.attempts_of_round = attempts
         self._base = base
@@ -76,9 +80,8 @@ class ReconnectPlan:
         addresses that nobody listens to any more.
         """
         coming = self._servers[self._next_server % len(self._servers)]
-        scheme = "tls://" if coming.startswith("tls://") else "nats://"
         known = {_bare(server) for server in self._configured}
-        told = dict.fromkeys(scheme + server for server in servers if _bare(server) not in known)
+        told = dict.fromkeys(self._scheme + server for server in servers if _bare(server) not in known)
         self._servers = [*self._configured, *told]
         if coming in self._servers:
             self._next_server = self._servers.index(coming)

@@ -13,8 +13,15 @@ import trio
 
 from router_trio.attempts import Attempts
 from router_trio.backoff import Attempt
-from router_trio.errors import LinkError
-from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
+from router_trio.errors import LinkError, UnexpectedError
+from router_trio.events import (
+    ConnectionEstablished,
+    ConnectionLost,
+    ConnectionRestored,
+    Emit,
+    LameDuck,
+    UnexpectedLinkError,
+)
 from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
 from router_trio.platform import REAL_PLATFORM, Platform
@@ -174,6 +181,16 @@ class Connection:
             connect_timeout=self.settings.connect_timeout,
             liveness_interval=self.settings.liveness_interval,
         )
+        if isinstance(session.error, UnexpectedError):
+            self._emit(
+                UnexpectedLinkError(
+                    at=trio.current_time(),
+                    connection=self.name,
+                    server=session.server,
+                    error_type=session.error.error_type,
+                    place=session.error.place,
+                )
+            )
 
     async def _serve(self, session: Session, nursery: trio.Nursery) -> Session | None:
         """Live on this link until it dies (None), or until a link to another server takes over."""

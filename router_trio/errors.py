@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from traceback import extract_tb
 
 from router_trio.quotes import redact
 
@@ -88,6 +89,21 @@ class ProtocolError(LinkError):
     """What came is not the NATS protocol. The link can't be used any further."""
 
     reason = "protocol"
+
+
+class UnexpectedError(ProtocolError):
+    """What a peer sent made this package raise what it should not have: a fault to report, which ends the link alone.
+
+    `error_type` and `place` tell what was raised where; its text is left out, since it may quote a payload.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self.error_type = type(error).__name__
+        frames = extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if "router_trio" in frame.filename]
+        frame = (ours or frames)[-1]
+        self.place = f"{frame.filename.rpartition('router_trio/')[2]}:{frame.lineno} in {frame.name}"
+        super().__init__(f"{self.error_type} at {self.place}: a fault of router_trio, please report it")
 
 
 class SourceError(RouterError):

@@ -110,6 +110,17 @@ class ConnectionFailed(ConnectionEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnexpectedLinkError(ConnectionEvent):
+    """What a server sent ended its link by an error that router_trio did not foresee: a fault to report."""
+
+    code = "NATS_UNEXPECTED_ERROR"
+    level = Level.ERROR
+    server: str
+    error_type: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReconnectAttempt(ConnectionEvent):
     """An attempt to connect again starts, `delay_ms` after the last one ended."""
 

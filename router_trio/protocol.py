@@ -18,8 +18,11 @@ from router_trio.errors import ProtocolError
 RawMessage = tuple[bytes, bytes, int, int, bytes]
 """A received message: subject, reply (`b""` for none), header size, total size, tail."""
 
-MAX_CONTROL_LINE = 1024 * 1024
-"""A server's INFO of a large cluster is long; more than this is no NATS server."""
+MAX_INFO = 1024 * 1024
+"""Bytes of an INFO. That of a large cluster is long; more than this is no NATS server."""
+
+MAX_CONTROL_LINE = 64 * 1024
+"""Bytes of any other line. A sender's server takes 4,096 of subject and reply, unless it is set to more."""
 
 DEFAULT_CONTROL_LINE = 4096
 """Bytes of a client's control line that a server takes, unless it says otherwise (`max_control_line`)."""
@@ -27,6 +30,13 @@ DEFAULT_CONTROL_LINE = 4096
 MAX_MESSAGE = 64 * 1024 * 1024
 """The server's own upper bound of `max_payload`."""
 
+MAX_SIZE_DIGITS = 9
+"""Digits of a size, as many as nats-server reads."""
+
+ZERO = 0x30
+
+SIZES: dict[bytes, int] = {b"%d" % size: size for size in range(4096)}
+"""Sizes as they are written. To look one up costs less than to check and read it."""
 
 class Inbox(Protocol):
     """A list of the messages of one subscription."""
@@ -54,7 +64,7 @@ class FrameParser:
     order.
     """
 
-    __slots__ = ("_buffer", "_needed", "control", "foreign", "inboxes", "touched")
+    __slots__ = ("_buffer", "_line", "_needed", "control", "foreign", "inboxes", "touched")
 
     def __init__(self) -> None:
         self.inboxes: dict[bytes, Inbox] = {}
@@ -62,6 +72,7 @@ class FrameParser:
         self.foreign: list[bytes] = []
         self.control: list[bytes] = []
         self._buffer: list[bytes] = []
+        self._line = 0
         self._needed = 0
 
     def feed(self, data: bytes) -> None:
@@ -72,6 +83,10 @@ class FrameParser:
             self._needed -= len(data)
             if self._needed > 0:
                 return
+            # So is a line, which would otherwise be searched for its end again with each piece.
+            self._line -= len(data)
+            if self._line > 0 and b"\n" not in data:
+                return
             data = b"".join(self._buffer)
             self._buffer.clear()
         position = self._parse(data)
@@ -81,15 +96,18 @@ class FrameParser:
     def _parse(self, data: bytes) -> int:
         inboxes = self.inboxes
         find = data.find
+        sizes = SIZES
         length = len(data)
         position = 0
-        self._needed = 0
+        self._needed = self._line = 0
         sid_of_run: bytes | None = None
         while True:
             line_end = find(b"\r\n", position)
             if line_end < 0:
-                if length - position > MAX_CONTROL_LINE:
-                    raise ProtocolError(f"a line of more than {MAX_CONTROL_LINE} bytes")
+                limit = MAX_INFO if data[position : position + 4].upper() == b"INFO" else MAX_CONTROL_LINE
+                self._line = limit - (length - position)
+                if self._line < 0:
+                    raise ProtocolError(f"a line of more than {limit} bytes")
                 return position
             kind = data[position : position + 4]
             try:
@@ -102,7 +120,8 @@ class FrameParser:
                     else:
                         subject, sid, reply, size_text = arguments
                         start = line_end - len(size_text) - len(reply) - 1
-                    size = int(size_text)
+                    known = sizes.get(size_text)
+                    size = _size(size_text) if known is None else known
                     header_size = 0
                 elif kind == b"HMSG":
                     arguments = data[position:line_end].split(b" ")
@@ -112,8 +131,10 @@ class FrameParser:
                     start = line_end - len(size_text) - len(header_text) - 1
                     if reply:
                         start -= len(reply) + 1
-                    size = int(size_text)
-                    header_size = int(header_text)
+                    known = sizes.get(size_text)
+                    size = _size(size_text) if known is None else known
+                    known = sizes.get(header_text)
+                    header_size = _size(header_text) if known is None else known
                     if not 0 < header_size <= size:
                         raise ProtocolError(f"header size {header_size} of a message of {size} bytes")
                 else:
@@ -123,8 +144,8 @@ class FrameParser:
             except ValueError:
                 raise ProtocolError(f"malformed frame {data[position:line_end][:80]!r}") from None
             end = line_end + 4 + size
-            if end > length or size < 0:
-                if not 0 <= size <= MAX_MESSAGE:
+            if end > length:
+                if size > MAX_MESSAGE:
                     raise ProtocolError(f"a message of {size} bytes")
                 self._needed = end - length
                 return position
@@ -152,6 +173,16 @@ class FrameParser:
             self.control.append(line)
         else:
             raise ProtocolError(f"unknown frame {line[:80]!r}")
+
+
+def _size(text: bytes) -> int:
+    """Read a size as a server writes it. Raises `ValueError` for anything else that `int` would take.
+
+    A tail repeats it as it came, and the server that it is sent to would end the connection over `+5` or `1_0`.
+    """
+    if text.isdigit() and len(text) <= MAX_SIZE_DIGITS and (text[0] != ZERO or len(text) == 1):
+        return int(text)
+    raise ValueError
 
 
 # --- reading a raw message ---

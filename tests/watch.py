@@ -91,6 +91,8 @@ async def watched(router: Router | Settings, watch: Watch | None = None, **optio
             watch.gauges.setdefault(name, [connection.state.gauge])
         yield watch
         assert_accounted(live)
+        unexpected = watch.of("NATS_UNEXPECTED_ERROR")
+        assert not unexpected, unexpected
     assert others or router_tasks() == []
     assert_accounted(live)
     assert all(entry["pending"] == entry["in_flight"] == 0 for entry in live.ledger().values())

@@ -4,6 +4,10 @@ nats-py never owns the socket. While it connects, it drives the stream through `
 from asyncio to Trio; from then on what it writes is appended to the wire, and what the wire leaves for it arrives in
 `feed`. Its own pings and reconnects are off. One client lives in one trio-asyncio loop, and both die with the link.
 
+The transport reads the handshake first, and gives nats-py only what it has understood: an INFO made anew from vetted
+fields, and the PONG. It also holds nats-py to TLS: where the configuration asks for it, nothing is written in clear,
+and nothing that was read in clear is still there after the upgrade.
+
 Two private attributes are set (nats-py 2.16.0, the version that is pinned): `Client._transport`, because
 `Client._connect_to_server` keeps a transport that is already there, and `Client._resp_sub_prefix`, see `forget_inbox`.
 """
@@ -11,11 +15,10 @@ Two private attributes are set (nats-py 2.16.0, the version that is pinned): `Cl
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import nats.errors
 import trio
@@ -23,16 +26,17 @@ import trio_asyncio
 from nats.aio.client import Client
 from nats.aio.transport import Transport
 
-from router_trio.errors import AuthorizationError, LinkError, ProtocolError
+from router_trio.errors import AuthorizationError, LinkError, ProtocolError, UnexpectedError
 from router_trio.nats.credentials import login
-from router_trio.nats.dial import abandon, refused_ours, tls_context, upgrade, wants_tls
-from router_trio.quotes import excerpt, told_by
+from router_trio.nats.dial import abandon, refused_ours, tls_context, tls_demand, upgrade
+from router_trio.nats.info import ServerInfo, parse_info, quote
+from router_trio.protocol import MAX_INFO, PING, PONG
 from router_trio.settings import ConnectionSettings
 
-MAX_LINE = 1024 * 1024
-NEVER = 10 * 365 * 24 * 3600
+MAX_LINES_BEFORE_PONG = 64
+"""Lines between CONNECT and its PONG. A server sends one INFO there, or two, and perhaps a PING."""
 
-PING = b"PING\r\n"
+NEVER = 10 * 365 * 24 * 3600
 
 WHEN_NEEDED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Stands for a context that is made when a server asks for TLS. Reading the system's authorities takes some 20 ms in
@@ -42,11 +46,16 @@ which nothing else runs: too long for each of many connections that come back at
 class BorrowedTransport(Transport):
     """nats-py's view of a stream that it doesn't own. Its methods follow `nats.aio.transport.Transport`."""
 
-    def __init__(self, stream: trio.SocketStream, settings: ConnectionSettings) -> None:
+    def __init__(self, stream: trio.SocketStream, server: str, settings: ConnectionSettings) -> None:
+        self._server = server
         self._settings = settings
+        self.demand = tls_demand(server, settings)
+        """What of the configuration insists on TLS, or None."""
         self.stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
+        self.info = ServerInfo()
+        """What the server has said of itself, as far as that may be believed."""
         self.buffer = bytearray()
-        self._informed: list[bytes] = []
+        self._searched = 0
         self._plain = stream
         self._greeted = False
         self._out: list[bytes] = []
@@ -60,12 +69,12 @@ class BorrowedTransport(Transport):
         return self.stream is not self._plain
 
     def hand_over(self, send: Callable[[bytes], None], pinged: Callable[[], None]) -> bytes:
-        """The handshake is over: `send` takes what is written from now on. Returns what was read beyond it."""
+        """End the handshake: `send` takes what is written from now on. Return what was read beyond it."""
         self._send = send
         self._pinged = pinged
         rest = bytes(self.buffer)
         self.buffer.clear()
-        return b"".join(self._informed) + rest
+        return rest
 
     def feed(self, data: bytes) -> None:
         """Give nats-py bytes to read."""
@@ -76,13 +85,20 @@ class BorrowedTransport(Transport):
 
     async def connect_tls(self, uri: Any, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
         hostname = uri if isinstance(uri, str) else uri.hostname
-        if not self.secured:
-            if ssl_context is WHEN_NEEDED:
-                ssl_context = tls_context(self._settings)
-            self.stream = await trio_asyncio.trio_as_aio(upgrade)(self._plain, ssl_context, hostname)
+        if self.secured:
+            return
+        if self.buffer:
+            self._refuse_to_upgrade()
+        if ssl_context is WHEN_NEEDED:
+            ssl_context = tls_context(self._settings)
+        self.stream = await trio_asyncio.trio_as_aio(upgrade)(self._plain, ssl_context, hostname)
+        self.info = self.info.without_announcements()
 
     def write(self, payload: bytes) -> None:
         if self._send is None:
+            # The last word on what leaves in clear, whatever was read or understood before.
+            if self.demand is not None and not self.secured:
+                raise self._no_tls(self.demand)
             self._out.append(payload)
             return
         if payload == PING:
@@ -125,23 +141,68 @@ class BorrowedTransport(Transport):
         return await self._receive_line()
 
     async def _receive_line(self) -> bytes:
+        """Return what nats-py waits for: once an INFO, then the PONG."""
+        if not self._greeted:
+            line = await self._read_line()
+            self._greeted = True
+            return self._vet_greeting(line)
+        for _ in range(MAX_LINES_BEFORE_PONG):
+            line = await self._read_line()
+            word = line[:5].upper()
+            if word == b"PONG":
+                return PONG
+            if word == b"INFO ":
+                self.info = parse_info(line[5:], self.info)
+            elif word == b"-ERR ":
+                raise _refused(line[5:], logging_in=True)
+            elif word == b"PING":
+                with suppress(trio.BrokenResourceError):
+                    await self.stream.send_all(PONG)
+            elif word != b"+OK":
+                raise ProtocolError(f"the server answers to CONNECT with {quote(line)}")
+        raise ProtocolError(f"the server sent {MAX_LINES_BEFORE_PONG} lines and did not answer to CONNECT")
+
+    def _vet_greeting(self, line: bytes) -> bytes:
+        if line.startswith(b"-ERR"):
+            raise _refused(line[4:], logging_in=False)
+        if not line.startswith(b"INFO "):
+            raise ProtocolError(f"what answers there is no NATS server: it says {quote(line)}; check `servers`")
+        self.info = info = parse_info(line[5:])
+        offered = info.tls_required or info.tls_available
+        if self.demand is not None and not self.secured and not offered:
+            raise self._no_tls(self.demand)
+        return info.for_client(upgrade=info.tls_required or (self.demand is not None and offered))
+
+    def _no_tls(self, demand: str) -> LinkError:
+        return LinkError(
+            f"{self._server} does not offer TLS, which the configuration asks for ({demand}); nothing was sent to it. "
+            "Switch TLS on at the server; or, to talk to it in clear, write nats:// and leave out every tls_ setting",
+            reason="tls",
+        )
+
+    def _refuse_to_upgrade(self) -> NoReturn:
+        """Raise for what follows INFO in clear: a server that is full says so there, and nothing else is its own."""
+        if self.buffer.startswith(b"-ERR "):
+            raise _refused(bytes(self.buffer[5:].partition(b"\n")[0]), logging_in=False)
+        raise ProtocolError(
+            f"more than an INFO came in clear before the upgrade to TLS: {quote(bytes(self.buffer))}; somebody between "
+            "here and the server may have put it there"
+        )
+
+    async def _read_line(self) -> bytes:
+        """Return the next line, without its end."""
         while True:
-            end = self.buffer.find(b"\n")
+            end = self.buffer.find(b"\n", self._searched)
             if end >= 0:
-                line = bytes(self.buffer[: end + 1])
+                line = bytes(self.buffer[:end])
                 del self.buffer[: end + 1]
-                # A server may send a second INFO before its PONG, which nats-py doesn't expect.
-                if line.startswith(b"INFO") and self._greeted:
-                    self._informed.append(line)
-                    continue
-                if not self._greeted:
-                    _check_greeting(line)
-                self._greeted = True
-                return line
-            if len(self.buffer) > MAX_LINE:
-                raise LinkError("what answers there is no NATS server: an endless line", reason="protocol")
+                self._searched = 0
+                return line.rstrip(b"\r")
+            self._searched = len(self.buffer)
+            if self._searched > MAX_INFO:
+                raise ProtocolError("what answers there is no NATS server: an endless line")
             try:
-                data = await self.stream.receive_some(MAX_LINE)
+                data = await self.stream.receive_some(MAX_INFO)
             except trio.BrokenResourceError as error:
                 raise refused_ours(error) or LinkError(
                     "the connection broke in the handshake", reason="closed"
@@ -160,26 +221,23 @@ async def open_client(
     Raises `LinkError`, `AuthorizationError` or `CertificateError`. Can be cancelled at any point. The caller bounds
     the time.
     """
-    transport = BorrowedTransport(stream, settings)
+    transport = BorrowedTransport(stream, server, settings)
     try:
         async with trio_asyncio.open_loop() as loop:
             loop.set_exception_handler(lambda _loop, context: None)  # its tasks are watched: see `client_died`
             client = Client()
             client._transport = transport
+            options = _options(server, transport.demand, settings, name)
             try:
-                await trio_asyncio.aio_as_trio(client.connect)(**_options(server, settings, name))
+                await trio_asyncio.aio_as_trio(client.connect)(**options)
             except (nats.errors.Error, OSError) as error:
-                raise _refused(error) from error
-            except (ValueError, TypeError, AttributeError) as error:
-                raise ProtocolError(f"what the server greets with can't be understood: {told_by(error)}") from error
+                raise _failed(error) from error
+            except LinkError:
+                raise
+            except Exception as error:
+                raise UnexpectedError(error) from error
             if not client.is_connected:
                 raise LinkError("the server ended the handshake without an answer", reason="closed")
-            if wants_tls(server, settings) and not transport.secured:
-                raise LinkError(
-                    f"{server} does not offer TLS, which the configuration asks for; use nats:// and no tls_ca_file, "
-                    "or switch TLS on at the server",
-                    reason="tls",
-                )
             try:
                 yield client, transport
             finally:
@@ -188,18 +246,6 @@ async def open_client(
                         task.cancel()
     finally:
         await abandon(transport.stream)
-
-
-def _check_greeting(line: bytes) -> None:
-    """Raise `ProtocolError`, or `LinkError` with what the server says, if it doesn't begin as a NATS server does."""
-    if line.startswith(b"-ERR"):
-        raise _refused(nats.errors.Error(line[4:].decode("utf-8", "replace").strip()))
-    try:
-        is_info = line.startswith(b"INFO ") and isinstance(json.loads(line[5:]), dict)
-    except (ValueError, RecursionError):
-        is_info = False
-    if not is_info:
-        raise ProtocolError(f"what answers there is no NATS server: it says {line[:40]!r}; check `servers`")
 
 
 async def client_died(client: Client) -> None:
@@ -221,7 +267,7 @@ async def _ignore(error: Exception) -> None:
     """nats-py tells of errors by callback; the wire has seen them before it."""
 
 
-def _options(server: str, settings: ConnectionSettings, name: str) -> dict[str, Any]:
+def _options(server: str, demand: str | None, settings: ConnectionSettings, name: str) -> dict[str, Any]:
     options: dict[str, Any] = {
         "servers": [server],
         "name": name,
@@ -232,7 +278,7 @@ def _options(server: str, settings: ConnectionSettings, name: str) -> dict[str, 
         "reconnect_time_wait": 0,
         "connect_timeout": settings.connect_timeout,
         "ping_interval": NEVER,
-        "tls": tls_context(settings) if wants_tls(server, settings) or settings.tls_cert_file else WHEN_NEEDED,
+        "tls": WHEN_NEEDED if demand is None else tls_context(settings),
         "tls_handshake_first": settings.tls_handshake_first,
         **login(settings),
     }
@@ -241,16 +287,23 @@ def _options(server: str, settings: ConnectionSettings, name: str) -> dict[str, 
     return options
 
 
-def _refused(error: BaseException) -> LinkError:
-    told = excerpt(str(error).removeprefix("nats: ").strip("'"))
-    words = told.lower()
-    if isinstance(error, TimeoutError) or "timeout" in words:
+def _failed(error: Exception) -> LinkError:
+    if isinstance(error, TimeoutError):
         return LinkError("the server did not finish the handshake in time", reason="timeout")
-    if "auth" in words or "credential" in words:
+    return LinkError(f"the handshake failed: {quote(str(error)) or type(error).__name__}", reason="handshake")
+
+
+def _refused(words: bytes, *, logging_in: bool) -> LinkError:
+    """Return the error for an -ERR. Before we have tried to log in, none can be about our credentials."""
+    told = quote(words.strip().strip(b"'"))
+    known = told.lower()
+    if "timeout" in known:
+        return LinkError("the server did not finish the handshake in time", reason="timeout")
+    if logging_in and ("auth" in known or "credential" in known):
         return AuthorizationError(
             f"the server refused the credentials: {told}; check user and password, token, nkey_seed_file or "
             "credentials_file of this connection"
         )
-    if "maximum connections" in words:
+    if "maximum connections" in known:
         return LinkError(f"the server is full: {told}", reason="max_connections")
-    return LinkError(f"the handshake failed: {told or type(error).__name__}", reason="handshake")
+    return LinkError(f"the handshake failed: {told or 'the server says only -ERR'}", reason="handshake")

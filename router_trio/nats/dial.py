@@ -8,30 +8,30 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from urllib.parse import urlsplit
 
 import trio
 
 from router_trio.errors import CertificateError, LinkError
-from router_trio.settings import ConnectionSettings
-
-DEFAULT_PORT = 4222
+from router_trio.settings import ConnectionSettings, ServerURL
 
 
-def address(server: str) -> tuple[str, int]:
-    """Host and port of a server URL or of a bare `host:port`."""
-    parts = urlsplit(server if "://" in server else f"nats://{server}")
-    return parts.hostname or "127.0.0.1", parts.port or DEFAULT_PORT
+def address(server: str) -> ServerURL:
+    """Read a server URL or a bare `host:port`. Raises `LinkError`: reason `dns`."""
+    try:
+        return ServerURL.parse(server)
+    except ValueError as error:
+        raise LinkError(f"this is no address of a server: {error}", reason="dns") from None
 
 
-def wants_tls(server: str, settings: ConnectionSettings) -> bool:
-    """Whether the configuration insists on TLS, whatever the server says."""
-    return server.startswith("tls://") or settings.tls_ca_file is not None or settings.tls_handshake_first
+def tls_demand(server: str, settings: ConnectionSettings) -> str | None:
+    """Return what insists on TLS with this server, whatever it says itself; None: it decides."""
+    return settings.tls_demanded_by or ("tls:// in its address" if server.startswith("tls://") else None)
 
 
 async def open_stream(server: str) -> trio.SocketStream:
     """Connect by TCP. Raises `LinkError`: reason `dns` or `network`. Can be cancelled at any point."""
-    host, port = address(server)
+    url = address(server)
+    host, port = url.host, url.port
     try:
         return await trio.open_tcp_stream(host, port)
     except (socket.gaierror, UnicodeError) as error:
@@ -63,6 +63,8 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     return context
 
 
+CURE = "check that the server has TLS on this port, from the first byte if tls_handshake_first is set, and only then"
+
 SecureStream = trio.SSLStream[trio.SocketStream]
 
 
@@ -82,9 +84,9 @@ async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: 
         if isinstance(cause, ssl.SSLError):
             told = cause.reason or cause
             raise refused_ours(error) or LinkError(
-                f"the TLS handshake with {hostname} failed: {told}", reason="tls"
+                f"the TLS handshake with {hostname} failed: {told}; {CURE}", reason="tls"
             ) from error
-        raise LinkError(f"{hostname} closed the connection in the TLS handshake", reason="tls") from error
+        raise LinkError(f"{hostname} closed the connection in the TLS handshake; {CURE}", reason="tls") from error
     return secured
 
 

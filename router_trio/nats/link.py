@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,10 +10,11 @@ import trio
 from nats.aio.client import Client
 
 from router_trio import protocol
-from router_trio.errors import LinkError, ProtocolError, SourceError, innermost
+from router_trio.errors import LinkError, SourceError, UnexpectedError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, Together
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, open_stream
+from router_trio.nats.info import parse_info
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
@@ -43,10 +43,11 @@ class Dialer:
                 trio.open_nursery() as nursery,
             ):
                 link = NatsLink(server, client, transport, inbox, listener)
-                nursery.start_soon(link.wire.read)
+                nursery.start_soon(_read, link.wire)
                 nursery.start_soon(link.wire.write)
                 nursery.start_soon(client_died, client)
                 await link.fence()
+                link.announce()
                 try:
                     yield link
                 finally:
@@ -56,6 +57,20 @@ class Dialer:
             raise innermost(group, LinkError) from None
         finally:
             await abandon(stream)
+
+
+async def _read(wire: Wire) -> None:
+    """Read for as long as the link lives. Raises `LinkError` alone: the last line of defence.
+
+    All that is told of from here on, by whatever callback, is the peer's doing. It must not end more than its link, and
+    is not passed over in silence either: see `events.UnexpectedLinkError`.
+    """
+    try:
+        await wire.read()
+    except LinkError:
+        raise
+    except Exception as error:
+        raise UnexpectedError(error) from error
 
 
 class NatsLink:
@@ -73,9 +88,10 @@ class NatsLink:
         self._client_deaf = False
         self._inboxes = 0
         self._inbox = inbox
-        self._host = "{}:{}".format(*address(server))
-        self.max_payload: int = client.max_payload
-        self.max_control_line = protocol.DEFAULT_CONTROL_LINE
+        self._host = address(server).address
+        self.info = transport.info
+        self.max_payload = self.info.max_payload
+        self.max_control_line = self.info.max_control_line
         self.ended = False
         self.wire = Wire(
             transport.stream,
@@ -206,15 +222,16 @@ class NatsLink:
             self._client_deaf = True
 
     def _informed(self, text: bytes) -> None:
-        try:
-            info = json.loads(text)
-            self.max_payload = int(info.get("max_payload", self.max_payload))
-            servers = [str(server) for server in info.get("connect_urls") or ()]
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ProtocolError("the server sent a malformed INFO") from error
-        if servers:
-            self._listener.discovered(servers)
-        if info.get("ldm"):
+        self.info = parse_info(text, self.info)
+        self.max_payload = self.info.max_payload
+        self.max_control_line = self.info.max_control_line
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell the listener what the latest INFO announces."""
+        if self.info.connect_urls:
+            self._listener.discovered(self.info.connect_urls)
+        if self.info.lame_duck:
             self._listener.lame_duck()
 
 

@@ -1,7 +1,7 @@
 """The wire: the one owner of a connected socket. One task reads, one writes; others append, and may write meanwhile.
 
 It parses frames in batches, gives messages of its own subscriptions to their takers, answers PING, keeps the order of
-PONGs for its fences, and hands what belongs to nats-py (frames of its subscriptions, INFO) on untouched. It dies by
+PONGs for its fences, and hands what belongs to nats-py (frames of its subscriptions) on untouched. It dies by
 raising `LinkError` from `read` or `write`; it never revives.
 """
 
@@ -15,9 +15,10 @@ from typing import Any
 import trio
 
 from router_trio import protocol
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, ProtocolError
 from router_trio.link import Arrivals, Deliver, DeliverTogether, Together
-from router_trio.quotes import excerpt, told_by
+from router_trio.nats.info import quote
+from router_trio.quotes import told_by
 
 READ_SIZE = 256 * 1024
 """Bytes that are read at once, at most."""
@@ -26,12 +27,18 @@ READ_SIZE_WITH_CONSUMERS = 64 * 1024
 """The same where messages of streams come in: the server works on what becomes of one read while the next is routed.
 That makes streams some 5 % faster. Core messages, which a server does little for, are 3 to 10 % slower."""
 
+MAX_PONGS_OWED = 1000
+"""PINGs that may wait for their PONG. A peer that sends more, and reads nothing, would fill the memory."""
+
 FIRST_SID = 1_000_000
 """nats-py numbers its own subscriptions from 1."""
 
 _DENIED = re.compile(rb"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
 _STATUS = b"NATS/1.0"
-_PRINTABLE = re.compile(rb"[ -~]+")
+_FOREIGN = re.compile(rb"H?MSG [!-~]+ [0-9]{1,6}(?: [!-~]+)? [0-9 ]+")
+"""What nats-py reads as our parser does."""
+
+_SID = re.compile(rb"[0-9]{1,20}")
 _HARMLESS = (b"invalid subject", b"invalid publish subject", b"permissions violation")
 
 
@@ -89,6 +96,7 @@ class Wire:
         self._work = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self._pongs: deque[trio.Event | None] = deque()
+        self._pongs_owed = 0
         self._fence = trio.Event()
         self._fence_ends = -1
 
@@ -199,6 +207,7 @@ class Wire:
     async def _write_out(self) -> None:
         data = b"".join(self._out)
         self._out.clear()
+        self._pongs_owed = 0
         if self._work.is_set():  # the writer may be waiting for it
             self._work = trio.Event()
         self._writing = True
@@ -258,17 +267,19 @@ class Wire:
             if answered is not None:
                 answered.set()
             else:
-                self._hand_on(line + b"\r\n")
+                self._hand_on(protocol.PONG)
         elif word == b"PING":
+            self._pongs_owed += 1
+            if self._pongs_owed > MAX_PONGS_OWED:
+                raise ProtocolError(f"more than {MAX_PONGS_OWED} PINGs that the server did not let us answer")
             self.send(protocol.PONG)
         elif word == b"INFO":
             self._informed(line[5:])
-            self._hand_on(line + b"\r\n")
         elif word == b"-ERR":
             self._error(line[5:].strip().strip(b"'"))
 
     def _error(self, words: bytes) -> None:
-        told = excerpt(words.decode("utf-8", "replace"))
+        told = quote(words)
         denied = _DENIED.match(words)
         if denied is not None:
             self._denied(denied[1].lower(), denied[2], told)
@@ -286,13 +297,13 @@ def _is_for_nats_py(frame: bytes) -> bool:
     """Whether nats-py should see a frame: a late message of a subscription that we ended is nobody's.
 
     And what no JetStream API answers, but a server relays, would end nats-py's reader: a subject or a status that is no
-    UTF-8, a vertical tab in a subject, a header block without an end.
+    UTF-8, a vertical tab in a subject, a header block without an end. Raises `ProtocolError` for what no server sends.
     """
     line, _, body = frame.partition(b"\r\n")
     arguments = line.split(b" ")
-    if arguments[2].isdigit() and int(arguments[2]) > FIRST_SID:
-        return False
-    if not _PRINTABLE.fullmatch(line):
+    if not _SID.fullmatch(arguments[2]):
+        raise ProtocolError(f"a message for no subscription: {quote(line)}")
+    if not _FOREIGN.fullmatch(line):
         return False
     block = body[: int(arguments[-2])] if arguments[0] == b"HMSG" else b""
     return not block or (len(block) > len(_STATUS) and block.isascii())

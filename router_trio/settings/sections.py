@@ -161,7 +161,8 @@ class ConnectionSettings(Section, init=False):
 
     servers: list[ServerURL] = Field(
         default=[],
-        description="Servers to try, as nats://, tls:// or bare host:port. Empty only for `run --embedded-nats`.",
+        description="Servers to try, as nats://, tls:// or bare host:port. One tls://, or any tls_ key, makes TLS a "
+        "must for all of them. Empty only for `run --embedded-nats`.",
         examples=[["nats://127.0.0.1:4222"]],
     )
     credentials_file: Path | None = Field(None, description="File with a user's JWT and NKey seed (.creds).")
@@ -215,6 +216,20 @@ class ConnectionSettings(Section, init=False):
     pending_max_age: Duration = Field(
         "0s", validate_default=True, description="Age at which a waiting operation is dropped; 0s: never."
     )
+
+    @property
+    def tls_demanded_by(self) -> str | None:
+        """What in here insists on TLS, whatever a server says; None: the server decides.
+
+        It counts for every server of the connection, also for those that are announced: who can redirect the router to
+        one in clear would get the credentials there.
+        """
+        if any(server.tls for server in self.servers):
+            return "tls:// in servers"
+        for key in ("tls_ca_file", "tls_cert_file", "tls_key_file", "tls_hostname", "tls_handshake_first"):
+            if getattr(self, key):
+                return key
+        return None
 
 
 class SourceSettings(Section, init=False):

@@ -22,6 +22,10 @@ SENTENCES: Mapping[type[Event], str] = {
     events.ConnectionFailed: (
         "Connection {connection} could not connect to {server}: {reason} (attempt {attempt} of {max_attempts})"
     ),
+    events.UnexpectedLinkError: (
+        "Connection {connection} ended its link to {server} because of {error_type} at {place}: "
+        "a fault of router_trio, please report it"
+    ),
     events.ReconnectAttempt: "Connection {connection} tries {server}, attempt {attempt} of {max_attempts}",
     events.ReconnectExhausted: (
         "Connection {connection} used up its {reconnect_attempts} attempts to reconnect; next: {action}"

@@ -8,29 +8,38 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from router_trio import Live, Receipt
+from router_trio import Live, Receipt, Router, Settings
 from router_trio.connection import HAND_OVER_WITHIN
 from router_trio.embedded import HOST, reserve_port
-from router_trio.errors import AuthorizationError, CertificateError, LinkError, PublishError, SourceError
+from router_trio.errors import (
+    AuthorizationError,
+    CertificateError,
+    LinkError,
+    PublishError,
+    SourceError,
+    UnexpectedError,
+)
+from router_trio.events import Level
 from router_trio.link import ConsumerSpec
+from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.link import Dialer, NatsLink
-from router_trio.protocol import payload
+from router_trio.protocol import RawMessage, payload
 from router_trio.settings import ConnectionSettings
 from tests.certificates import Certificates, create_certificates
 from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
 from tests.credentials import create_operator, nkey_config, user_nkey
-from tests.proxy import TcpProxy, background, tcp_proxy
+from tests.impostors import impostor, saying
+from tests.proxy import TcpProxy, tcp_proxy
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import connect
 from tests.servers import NatsServer, cluster, nats_server
-from tests.watch import assert_alive, core_route, eventually, settings, watched
+from tests.watch import Watch, assert_alive, core_route, eventually, settings, watched
 
 DIAL_WITHIN = 10.0
 SECRET = "s3cr3t-of-the-test"
@@ -312,6 +321,49 @@ async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> Non
             assert payload(received.messages[-1]) == b"fine"
 
 
+async def test_what_nobody_foresaw_ends_the_link_and_is_named_without_its_text(core_server: NatsServer) -> None:
+    def deliver(batch: list[RawMessage]) -> None:
+        raise ZeroDivisionError(SECRET)
+
+    async def provoke() -> None:
+        async with link_to(core_server.url) as link:
+            await link.subscribe("in", deliver)
+            await link.send([operation(1, b"in", b"x")])
+            await trio.sleep_forever()
+
+    with pytest.raises(UnexpectedError) as caught:
+        await provoke()
+    assert caught.value.reason == "protocol"
+    assert caught.value.error_type == "ZeroDivisionError"
+    assert SECRET not in str(caught.value)
+    assert "please report it" in str(caught.value)
+
+
+async def test_what_nobody_foresaw_is_an_event_and_the_router_lives(
+    core_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(text: bytes, before: ServerInfo) -> ServerInfo:
+        if b'"server_id":"x"' in text:
+            raise ZeroDivisionError(SECRET)
+        return parse_info(text, before)
+
+    async with impostor(saying(INFO, b"PONG\r\n", b"PONG\r\n" + INFO)) as bad:
+        connections = {"main": {"servers": [bad.url]}, "other": {"servers": [core_server.url]}}
+        watch = Watch()
+        router = Router(Settings(telemetry={"listen": ""}, connections=connections), observers=[watch])
+        monkeypatch.setattr("router_trio.nats.link.parse_info", read)
+        async with router.open() as live:
+            named = await watch.until("NATS_UNEXPECTED_ERROR")
+            assert named.level == Level.ERROR
+            assert named.error_type == "ZeroDivisionError"
+            assert "in _informed" in named.place
+            assert "nats/link.py:" in named.place
+            assert not any(SECRET in str(event) for event in watch.events)
+            receipt = await live.publish("x", b"x", connection="other")
+            with trio.fail_after(10):
+                assert (await receipt.settled()).name == "fenced"
+
+
 # --- servers in trouble ---
 
 
@@ -448,27 +500,6 @@ async def test_two_refused_subscriptions_to_one_subject_are_both_told(tmp_path: 
 INFO = b'INFO {"server_id":"x","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
 
 
-@asynccontextmanager
-async def impostor(*lines: bytes, then_close: bool = False) -> AsyncIterator[str]:
-    """Something that accepts connections, says the first line, and the next one each time something comes."""
-
-    async def serve(stream: trio.SocketStream) -> None:
-        async with stream:
-            for place, line in enumerate(lines):
-                if place and not await stream.receive_some():
-                    return
-                try:
-                    await stream.send_all(line)
-                except trio.BrokenResourceError:
-                    return
-            if not then_close:
-                await trio.sleep_forever()
-
-    async with background() as nursery:
-        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host=HOST))
-        yield f"nats://{HOST}:{listener.socket.getsockname()[1]}"
-
-
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
@@ -480,7 +511,7 @@ async def impostor(*lines: bytes, then_close: bool = False) -> AsyncIterator[str
         ([b"INFO " + b"[" * 100_000 + b"\r\n"], "protocol"),
         ([b'INFO {"connect_urls": 7}\r\n'], "protocol"),
         ([b"-ERR 'maximum connections exceeded'\r\n"], "max_connections"),
-        ([b"INFO {}\r\n", b"WHAT\r\n"], "closed"),
+        ([b"INFO {}\r\n", b"WHAT\r\n"], "protocol"),
         ([b"x" * 2_000_000], "protocol"),
         ([INFO, b"-ERR 'Authentication Timeout'\r\n"], "timeout"),
         ([INFO, b"-ERR 'Something New'\r\n"], "handshake"),
@@ -491,23 +522,23 @@ async def impostor(*lines: bytes, then_close: bool = False) -> AsyncIterator[str
     ],
 )
 async def test_what_talks_garbage_is_no_server(lines: Sequence[bytes], reason: str) -> None:
-    async with impostor(*lines) as url, watched(settings(url, connect_timeout="2s")) as watch:
+    async with impostor(saying(*lines)) as bad, watched(settings(bad.url, connect_timeout="2s")) as watch:
         await eventually(lambda: any(hasattr(event, "reason") for event in watch.events))
         assert next(event.reason for event in watch.events if hasattr(event, "reason")) == reason
 
 
 @pytest.mark.parametrize("lines", [[b""], [INFO]])
 async def test_a_server_that_hangs_up_in_the_handshake(lines: Sequence[bytes]) -> None:
-    async with impostor(*lines, then_close=True) as url:
-        error = await refused(LinkError, url)
+    async with impostor(saying(*lines, then_close=True)) as bad:
+        error = await refused(LinkError, bad.url)
         assert error.reason == "closed"
 
 
 @pytest.mark.parametrize("lines", [[], [INFO], [b"INF"], [INFO, b"PONG\r\n"]])
 async def test_a_server_that_does_not_speak_is_given_up_in_time(lines: Sequence[bytes]) -> None:
-    async with impostor(*lines) as url:
+    async with impostor(saying(*lines)) as bad:
         began = trio.current_time()
-        async with watched(settings(url, connect_timeout="300ms")) as watch:
+        async with watched(settings(bad.url, connect_timeout="300ms")) as watch:
             (failed,) = watch.of("NATS_CONNECTION_FAILED")
             assert failed.reason == "timeout"
             assert 0.3 <= failed.at - began < 1.5

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router_trio.attempts import Attempts
 from router_trio.backoff import FIRST_RETRY_WITHIN, Attempt, ReconnectPlan, full_jitter
+from router_trio.settings import ConnectionSettings
+from router_trio.states import ConnectionState
 
 A, B, C = "nats://a:4222", "nats://b:4222", "nats://c:4222"
 
@@ -189,6 +193,37 @@ def test_discovered_servers_are_asked_for_tls_as_the_configured_ones_are() -> No
     ahead = plan("tls://a:4222")
     ahead.discovered(["b:4222", "[::1]:4222"])
     assert ahead.servers == ("tls://a:4222", "tls://b:4222", "tls://[::1]:4222")
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("servers", [(A, "tls://b:4222"), ("tls://b:4222", A)])
+def test_announced_servers_of_a_mixed_list_are_asked_for_tls(servers: tuple[str, ...], turns: int) -> None:
+    """Whoever is next."""
+    ahead = plan(*servers)
+    for _ in range(turns):
+        ahead.next()
+    ahead.discovered(["c:4222"])
+    assert ahead.servers == (*servers, "tls://c:4222")
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        {"tls_ca_file": "ca.pem"},
+        {"tls_cert_file": "client.pem", "tls_key_file": "client.key"},
+        {"tls_hostname": "a"},
+        {"tls_handshake_first": True},
+        {"servers": ["a:4222", "tls://b:4222"]},
+        {},
+    ],
+)
+def test_announced_servers_are_asked_for_tls_however_the_configuration_asks(asking: dict[str, Any]) -> None:
+    settings = ConnectionSettings(**{"servers": ["a:4222"], **asking})
+    uniform = random.Random(1).uniform
+    attempts = Attempts(settings, ConnectionState("main"), emit=lambda event: None, clock=lambda: 0.0, uniform=uniform)
+    attempts.discovered(["c:4222"])
+    (told,) = (attempt.server for attempt in attempts.elsewhere(A) if "//c" in attempt.server)
+    assert told == ("tls://c:4222" if asking else "nats://c:4222")
 
 
 def test_elsewhere_is_every_server_but_one_however_it_is_written() -> None:

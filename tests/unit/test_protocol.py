@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from router_trio import headers, protocol
 from router_trio.errors import ProtocolError
-from router_trio.protocol import MAX_CONTROL_LINE, MAX_MESSAGE, FrameParser, RawMessage
+from router_trio.protocol import MAX_CONTROL_LINE, MAX_INFO, MAX_MESSAGE, FrameParser, RawMessage
 from tests.inboxes import Inbox
 
 KNOWN = (b"1", b"27", b"4")
@@ -207,6 +208,50 @@ def test_a_line_without_an_end_is_not_kept_without_bound() -> None:
         parser.feed(piece)
     with pytest.raises(ProtocolError, match="a line of more than"):
         parser.feed(b"x")
+
+
+@pytest.mark.parametrize(
+    ("start", "limit"), [(b"INFO ", MAX_INFO), (b"MSG ", MAX_CONTROL_LINE), (b"-ERR", MAX_CONTROL_LINE)]
+)
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+def test_only_an_info_may_be_long_however_it_is_cut(start: bytes, limit: int, size: int) -> None:
+    line = start + b"x" * (limit - len(start))
+    parser = FrameParser()
+    for place in range(0, len(line), size):
+        parser.feed(line[place : place + size])
+    with pytest.raises(ProtocolError, match=f"a line of more than {limit} bytes"):
+        parser.feed(b"xx")
+
+
+def test_a_line_that_comes_byte_by_byte_is_joined_once() -> None:
+    parser = FrameParser()
+    parser.feed(b"INFO ")
+    began = time.process_time()
+    for _ in range(600_000):
+        parser.feed(b"x")
+    parser.feed(b"\r\n")
+    assert parser.control == [b"INFO " + b"x" * 600_000]
+    assert time.process_time() - began < 5, "each piece was searched from the beginning"
+
+
+SIZES = (b"+5", b"-5", b"-0", b"05", b"5_0", b"1_000", b"\t5", b"5\t", b"\x0b5", b"\xd9\xa5", b"0x5", b"5.0", b"")
+LINES = (b"MSG a 1 %b", b"MSG a 1 r %b", b"HMSG a 1 1 %b", b"HMSG a 1 %b 5", b"HMSG a 1 r %b 5", b"MSG a 999 %b")
+
+
+@pytest.mark.parametrize("size", [*SIZES, b"9" * 10, b"9" * 5_000, b"0000000005"])
+def test_a_size_is_written_as_a_server_writes_it(size: bytes) -> None:
+    body = b"\r\n" + b"x" * 5 + b"\r\n"
+    for line in LINES:
+        parsed = parse([line % size + body])
+        assert parsed.failed, line
+        assert not any(parsed.messages.values())
+        assert not parsed.foreign
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 70_000])
+def test_sizes_that_a_server_writes_are_read(size: int) -> None:
+    (message,) = parse([b"MSG a 1 %d\r\n%b\r\n" % (size, b"x" * size)]).messages[b"1"]
+    assert message[3] == size
 
 
 def test_a_message_of_more_than_any_server_allows_is_an_error_and_not_waited_for() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, ProtocolError
 from router_trio.link import Arrivals, Together
-from router_trio.nats.wire import Wire
+from router_trio.nats.wire import MAX_PONGS_OWED, Wire, _is_for_nats_py
 from router_trio.protocol import PING, PONG, RawMessage
 
 
@@ -53,6 +57,24 @@ async def written(stream: trio.abc.Stream) -> AsyncIterator[tuple[Wire, trio.Nur
         await wait_all_tasks_blocked()
         yield wire, nursery
         nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_pings_and_reads_nothing_is_not_answered_without_bound() -> None:
+    ours, theirs = memory_stream_pair()
+    wire = wire_on(ours)  # nothing writes
+    await theirs.send_all(PING * (MAX_PONGS_OWED + 1))
+    with trio.fail_after(5), pytest.raises(ProtocolError, match="PING"):
+        await wire.read()
+
+
+async def test_a_peer_that_reads_is_answered_as_often_as_it_pings() -> None:
+    ours, theirs = memory_stream_pair()
+    async with written(ours) as (wire, nursery):
+        nursery.start_soon(wire.read)
+        for _ in range(3):
+            await theirs.send_all(PING * MAX_PONGS_OWED)
+            await wait_all_tasks_blocked()
+            assert await theirs.receive_some() == PONG * MAX_PONGS_OWED
 
 
 @pytest.mark.parametrize("first", [b"one ", b""])
@@ -204,3 +226,66 @@ async def test_a_write_that_fails_is_the_end_of_the_link_for_both() -> None:
     await theirs.aclose()
     with pytest.raises(LinkError, match="while writing"):
         await wire_on(ours).send_now(b"1")
+
+
+# --- what is handed on to nats-py ---
+
+WORDS = st.sampled_from(
+    [b"MSG", b"HMSG", b"a", b"a.b", b"1", b"2", b"0", b"5", b"12", b"999999", b"1000001", b"-1", b"+1", b"01", b"1_0"]
+) | st.sampled_from(
+    [b"", b"\xff\xfe", b"a\x0bb", b"\x0c", b"\x00", b"\t", b"9" * 5_000, b"\xd9\xa1", b"\xc3\xbc", b"1.5", b"\x1c5"]
+)
+BLOCKS = st.sampled_from(
+    [b"", b"NATS/1.0", b"NATS/1.0\r\n", b"NATS/1.0\r\n\r\n", b"NATS/1.0 503\r\n\r\n", b"NATS/1.0\r\nA: b\r\n\r\n", b"x"]
+) | st.sampled_from(
+    [b"NATS/1.0 \xff\r\n\r\n", b"NATS/1.0  \r\n\r\n", b"NATS/1.0 100 A\r\nB\r\n\r\n", b"NATS/1.0 " + b"9" * 99, b"\xff"]
+)
+
+
+@st.composite
+def foreign_frames(draw: st.DrawFn) -> bytes:
+    """Frames that are nearly right, most of them."""
+    if draw(st.integers(0, 3)) == 0:
+        return b" ".join(draw(st.lists(WORDS, max_size=7))) + b"\r\n" + draw(st.binary(max_size=8)) + b"\r\n"
+    block, body = draw(BLOCKS), draw(st.sampled_from([b"", b"x", b"\r\n", b"MSG a 1 1\r\nx\r\n", b"\xff"]))
+    words = [b"HMSG" if block else b"MSG", draw(WORDS), draw(WORDS), *draw(st.lists(WORDS, max_size=1))]
+    words += [b"%d" % len(block)] * bool(block)
+    return b"%b %d\r\n%b%b\r\n" % (b" ".join(words), len(block) + len(body), block, body)
+
+
+class Taken(Client):
+    """nats-py's client, as far as a message goes through it before anybody asks whose it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        self._build_message(sid, subject, reply, data, await self._process_headers(headers))
+        self.taken += 1
+
+
+@settings(deadline=None)
+@given(st.lists(foreign_frames(), max_size=6))
+def test_nats_py_takes_whatever_is_handed_on_to_it(frames: list[bytes]) -> None:
+    """Each frame as one message, and nothing is left over: it reads them as our parser does."""
+    handed: list[bytes] = []
+
+    def nothing(*arguments: object) -> None:
+        """Nobody listens."""
+
+    wire = Wire(memory_stream_pair()[0], hand_on=handed.append, informed=nothing, denied=nothing, handed_out=nothing)
+    client = Taken()
+    parser = Parser(client)
+    with suppress(LinkError):
+        for frame in frames:
+            wire._parser.feed(frame)
+            expected = sum(map(_is_for_nats_py, wire._parser.foreign))
+            wire._hand_out()
+            before = client.taken
+            with suppress(StopIteration):
+                parser.parse(b"".join(handed)).send(None)  # it waits for nothing
+            handed.clear()
+            assert not parser.buf
+            assert parser.state == AWAITING_CONTROL_LINE
+            assert client.taken == before + expected

@@ -1,0 +1,198 @@
+"""What a server says of itself: the JSON of an INFO, read at this one place into a typed, bounded value.
+
+Nothing behind it sees the JSON of a peer, nats-py included: that gets an INFO of ours, made of what was read here
+(`for_client`). A field that is absent has its default. A field that is there and wrong is a `ProtocolError` that names
+it; only announced servers are dropped one by one, since a cluster with one bad `client_advertise` is a cluster still.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
+from typing import Any, TypeVar
+
+from router_trio.errors import ProtocolError
+from router_trio.protocol import DEFAULT_CONTROL_LINE, MAX_INFO, MAX_MESSAGE
+from router_trio.quotes import LONGEST_TEXT, excerpt
+
+T = TypeVar("T")
+
+DEFAULT_MAX_PAYLOAD = 1024 * 1024
+MIN_CONTROL_LINE = 64
+"""Bytes. A server that takes less can't be asked for anything."""
+
+MAX_TEXT = 256
+"""Characters of a nonce, a version or a domain."""
+
+MAX_CONNECT_URLS = 256
+"""Announced servers that are read of one INFO; more are not looked at."""
+
+MAX_HOST = 253
+"""Characters of a host name, as in RFC 1035."""
+
+_TEXT = re.compile(r"[ -~]*")
+_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_ADDRESS = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|({_HOST}(?:\.{_HOST})*\.?)):([1-9][0-9]{{0,4}})")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """A vetted INFO.
+
+    Sizes are bytes. `connect_urls` are `host:port`, with brackets around an IPv6 host. `tls_available` means that TLS
+    is the client's choice, `lame_duck` that the server will shut down, `nonce` is what a client with a key signs.
+    """
+
+    version: str = ""
+    domain: str = ""
+    nonce: str = ""
+    headers: bool = False
+    jetstream: bool = False
+    auth_required: bool = False
+    tls_required: bool = False
+    tls_available: bool = False
+    lame_duck: bool = False
+    max_payload: int = DEFAULT_MAX_PAYLOAD
+    max_control_line: int = DEFAULT_CONTROL_LINE
+    connect_urls: tuple[str, ...] = ()
+
+    def without_announcements(self) -> ServerInfo:
+        """Return what may still be used after an upgrade to TLS of what was read in clear.
+
+        The nonce has to be signed, and limits are bounded whoever names them. Where to connect to, and when to leave,
+        is believed only if the server says it again over TLS.
+        """
+        return replace(self, connect_urls=(), lame_duck=False)
+
+    def for_client(self, *, upgrade: bool) -> bytes:
+        """Return an INFO line for nats-py, which knows nothing but this; `upgrade` has it begin TLS."""
+        shown: dict[str, Any] = {
+            "version": self.version,
+            "proto": 1,
+            "headers": self.headers,
+            "auth_required": self.auth_required,
+            "tls_required": upgrade,
+            "max_payload": self.max_payload,
+        }
+        if self.nonce:
+            shown["nonce"] = self.nonce
+        return b"INFO %b\r\n" % json.dumps(shown).encode()
+
+
+def parse_info(text: bytes, before: ServerInfo | None = None) -> ServerInfo:
+    """Read the JSON of an INFO. Limits that it leaves out stay as they were `before`. Raises `ProtocolError`."""
+    before = before or ServerInfo()
+    fields = _object(text)
+    return ServerInfo(
+        version=_text(fields, "version"),
+        domain=_text(fields, "domain"),
+        nonce=_text(fields, "nonce"),
+        headers=_flag(fields, "headers"),
+        jetstream=_flag(fields, "jetstream"),
+        auth_required=_flag(fields, "auth_required"),
+        tls_required=_flag(fields, "tls_required"),
+        tls_available=_flag(fields, "tls_available"),
+        lame_duck=_flag(fields, "ldm"),
+        max_payload=_size(fields, "max_payload", 1, MAX_MESSAGE, before.max_payload),
+        max_control_line=_size(fields, "max_control_line", MIN_CONTROL_LINE, MAX_INFO, before.max_control_line),
+        connect_urls=_addresses(fields, "connect_urls"),
+    )
+
+
+def parse_address(text: object) -> str | None:
+    """Return `host:port` in lower case, or None for what is no address of a server."""
+    if not isinstance(text, str) or len(text) > MAX_HOST + len(":65535"):
+        return None
+    found = _ADDRESS.fullmatch(text)
+    if found is None or int(found[3]) > 65535:
+        return None
+    if found[1] is not None:
+        try:
+            IPv6Address(found[1])
+        except ValueError:
+            return None
+    elif len(found[2]) > MAX_HOST:
+        return None
+    return text.lower()
+
+
+def quote(said: bytes | str) -> str:
+    """Return the beginning of what a peer said, printable, for an error."""
+    return excerpt(said if isinstance(said, str) else said[:LONGEST_TEXT].decode("utf-8", "backslashreplace"))
+
+
+# --- reading fields ---
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    if len(text) > MAX_INFO:
+        raise ProtocolError(f"the server sent an INFO of more than {MAX_INFO} bytes")
+    try:
+        found = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        # ValueError also stands for bytes that are no UTF-8, and for an integer with thousands of digits.
+        raise ProtocolError(f"the server sent a malformed INFO: {quote(text)}: {quote(str(error))}") from None
+    if not isinstance(found, dict):
+        raise ProtocolError(f"the server sent an INFO that is not an object: {quote(text)}")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"{name} is there twice")
+        fields[name] = value
+    return fields
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _flag(fields: dict[str, Any], name: str) -> bool:
+    return _typed(fields, name, bool, False)
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    found = _typed(fields, name, str, "")
+    if len(found) > MAX_TEXT or not _TEXT.fullmatch(found):
+        raise _wrong(name, found, f"at most {MAX_TEXT} printable ASCII characters")
+    return found
+
+
+def _size(fields: dict[str, Any], name: str, least: int, most: int, default: int) -> int:
+    """A larger one is as good as `most`: that is what this side takes at most."""
+    found = _typed(fields, name, int, default)
+    if found < least:
+        raise _wrong(name, found, f"at least {least}")
+    return min(found, most)
+
+
+def _addresses(fields: dict[str, Any], name: str) -> tuple[str, ...]:
+    found = fields.get(name)
+    if found is None:  # as a server written in Go may write an empty list
+        return ()
+    if not isinstance(found, list):
+        raise _wrong(name, found, "a list")
+    addresses = (parse_address(one) for one in found[:MAX_CONNECT_URLS])
+    return tuple(dict.fromkeys(one for one in addresses if one is not None))
+
+
+def _typed(fields: dict[str, Any], name: str, kind: type[T], default: T) -> T:
+    if name not in fields:
+        return default
+    found = fields[name]
+    if type(found) is not kind:  # a bool is no int here
+        raise _wrong(name, found, {bool: "true or false", str: "text", int: "a whole number"}[kind])
+    return found
+
+
+def _wrong(name: str, found: object, wanted: str) -> ProtocolError:
+    try:
+        shown = json.dumps(found)
+    except (ValueError, RecursionError):
+        shown = type(found).__name__
+    return ProtocolError(f"the server sent a malformed INFO: {name} is {quote(shown)}, and must be {wanted}")
