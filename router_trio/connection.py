@@ -17,6 +17,7 @@ from router_trio.errors import LinkError
 from router_trio.events import ConnectionEstablished, ConnectionLost, ConnectionRestored, Emit, LameDuck
 from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
+from router_trio.pull import PullBudget
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
@@ -52,6 +53,7 @@ class Connection:
         self.publish_denied = self.outbox.publish_denied
         self.inbox = b"_INBOX.%b" % secrets.token_hex(11).encode()
         self.max_payload = 1024 * 1024
+        self.pull_budget = PullBudget(trio.current_time)
         self.first_attempt_over = trio.Event()
         self._connect = connect
         self._emit = emit
@@ -233,6 +235,9 @@ class Connection:
         self._lost_at = now
         self._attempts.lost(now - session.connected_at)
         self.outbox.link_down()
+        if error.reason in ("closed", "slow_consumer"):
+            # A server says nothing to a client that it cuts for being slow.
+            self.pull_budget.cut()
         self.state.lost += 1
         self.state.last_error = str(error)
         self.state.enter(RECONNECTING)

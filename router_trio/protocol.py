@@ -11,6 +11,8 @@ a new subject before an old tail.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 from router_trio.errors import ProtocolError
@@ -175,6 +177,15 @@ def text(subject: bytes) -> str:
 def wire(subject: str) -> bytes:
     """A subject as bytes."""
     return subject.encode("utf-8", "surrogateescape")
+
+
+_subject, _reply, _size = itemgetter(0), itemgetter(1), itemgetter(3)
+
+
+def delivered_size(batch: Sequence[RawMessage]) -> int:
+    """Return the bytes of messages as a server counts them for a pull request: subject, reply, headers and payload."""
+    bodies: int = sum(map(_size, batch))
+    return bodies + sum(map(len, map(_subject, batch))) + sum(map(len, map(_reply, batch)))
 
 
 # --- frames to send ---

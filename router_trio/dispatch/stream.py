@@ -68,7 +68,16 @@ class StreamRoute:
         self._acks = Acks(routing.state.name, connection, emit)
         self._hand = Hand()
         self._closing = trio.Event()
-        self._pulling = Pulling(routing, self._hand, source.max_in_flight, self._closing, self._route)
+        connection.pull_budget.join()
+        self._pulling = Pulling(
+            routing,
+            self._hand,
+            source.max_in_flight,
+            source.max_in_flight_bytes,
+            connection.pull_budget,
+            self._closing,
+            self._route,
+        )
         self._ack_wait = source.ack_wait
         self._arrived = trio.Event()
         self._all_settled = trio.lowlevel.ParkingLot()
@@ -155,7 +164,8 @@ class StreamRoute:
                 self.state.duplicates += len(again)
                 self._acks.ack([delivery.ack_subject for delivery in again if delivery.sequence not in hand.open])
             self.state.received += len(deliveries) - len(again)
-            self._pulling.received(len(deliveries))
+            came = batch if not others else [delivery.raw for delivery in deliveries]
+            self._pulling.received(len(deliveries), protocol.delivered_size(came))
             self._retry.succeeded()
         if self.routing.plan.handler is None:
             self._forward_at_once()

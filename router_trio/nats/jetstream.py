@@ -74,9 +74,9 @@ class WirePullConsumer:
         self._send = send
         self._subscription = subscription
 
-    def pull(self, batch: int, expires: float) -> None:
-        """Ask for `batch` more messages, for at most `expires` seconds."""
-        request = {"batch": batch, "expires": int(expires * 1e9)}
+    def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
+        """See `link.PullConsumer.pull`."""
+        request = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
         if expires > 2 * IDLE_HEARTBEAT:
             request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
         self._send(protocol.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
