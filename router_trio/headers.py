@@ -134,14 +134,15 @@ def decode(block: bytes) -> Headers:
 
 
 def status(block: bytes) -> tuple[int, str]:
-    """Return the status code (0 to 999) and the description (at most 100 bytes) of the block's first line.
+    """Return the status code (0 to 999) and the description (at most 100 bytes, printable) of the block's first line.
 
     `(0, "")` when it has none, or what comes in its place is no such code.
     """
     first = block[: len(VERSION) + MAX_DESCRIPTION].split(b"\r\n", 1)[0][len(VERSION) :].split(None, 1)
     if not first or not _CODE.fullmatch(first[0]):
         return 0, ""
-    return int(first[0]), first[1].decode("utf-8", "replace") if len(first) > 1 else ""
+    description = first[1].decode("utf-8", "replace") if len(first) > 1 else ""
+    return int(first[0]), "".join(character if character.isprintable() else "?" for character in description)
 
 
 def find_number(block: bytes, name: bytes) -> int | None:

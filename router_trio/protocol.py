@@ -23,6 +23,9 @@ RawMessage = tuple[bytes, bytes, int, int, bytes]
 MAX_CONTROL_LINE = 1024 * 1024
 """A server's INFO of a large cluster is long; more than this is no NATS server."""
 
+LAST_SEQUENCE = 2**64 - 1
+"""The highest number of a message in a stream, and of a delivery."""
+
 MAX_MESSAGE = 64 * 1024 * 1024
 """The server's own upper bound of `max_payload`."""
 

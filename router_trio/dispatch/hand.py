@@ -43,17 +43,17 @@ class Hand:
         self.open.clear()
         self.position = Position(stream_created, shared=bool(self.position.stream_created))
 
-    def take(self, deliveries: Sequence[StreamDelivery], patience: float) -> list[StreamDelivery]:
+    def take(self, deliveries: Sequence[StreamDelivery], size: int, patience: float) -> list[StreamDelivery]:
         """Deliveries came, at least one. Returns those that came again: their messages are `open`, or settled.
 
-        `patience`: see `Position.received`.
+        `size` is that of all of them; `patience`: see `Position.received`.
         """
         sequences = [delivery.sequence for delivery in deliveries]
         if self.turns.lines or not self.position.followed(sequences, [delivery.number for delivery in deliveries]):
             return [delivery for delivery in deliveries if not self._take(delivery, patience)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
-        self.bytes += _size(deliveries)
+        self.bytes += size
         self.waiting += deliveries
         return []
 

@@ -31,6 +31,9 @@ SILENCE = 15.0
 
 _PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
 
+LEAST_PROGRESS_DELAY = 0.01
+"""Seconds; a consumer may have an ack wait of a nanosecond."""
+
 PROGRESS_SHARE = 1 / 3
 """Of the ack wait: how often the server is told that a message is still being worked on."""
 
@@ -97,6 +100,8 @@ class Pulling:
     def status(self, raw: protocol.RawMessage) -> bool:
         """Read a status of the consumer. Whether it says that all is well."""
         block = protocol.header_block(raw)
+        if not headers.status(block)[0]:
+            return False  # it is nothing that a server says
         unfilled, unfilled_bytes = (headers.find_number(block, name) for name in _PENDING)
         reading = self._credit.status(*headers.status(block), unfilled, unfilled_bytes)
         if reading.verdict is Verdict.GO_ON:
@@ -192,7 +197,7 @@ class Pulling:
 
     async def _tell_progress(self, link: Link, ack_wait: float) -> None:
         """Keep what is being worked on, or waits for its turn, from being delivered again."""
-        every = ack_wait * PROGRESS_SHARE
+        every = max(ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
         while True:
             old = trio.current_time() - every
             for delivery in tuple(self._hand.open.values()):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import compress, groupby
-from operator import attrgetter, not_
+from itertools import groupby
+from operator import attrgetter, itemgetter
 
 import trio
 
@@ -37,8 +37,10 @@ a new one instead."""
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
 
-_ACK = b"$JS.ACK."
-_REPLY = re.compile(rb"\$JS\.ACK(\.[^.]+\.[^.]+){1,2}(\.\d{1,20}){5}(\.[^.]+)?")
+_NUMBERS = 5
+"""How many numbers end the subject of an ack: see `stream_delivery`."""
+
+_reply = itemgetter(1)
 _received_at = attrgetter("received_at")
 
 
@@ -61,6 +63,11 @@ class StreamRoute:
             # Room for what was handed out on a link that died and is not yet acked on the next one.
             2 * source.max_in_flight,
         )
+        # Where a delivery of this consumer is acked, and nothing else: an ack is a publish with the router's rights.
+        self._acked_at = protocol.wire(f"$JS.ACK.{source.stream}.{source.durable}.")
+        named = re.escape(protocol.wire(f".{source.stream}.{source.durable}"))
+        domain = rb"(\.[^.]{1,255}\.[^.]{1,255})?"
+        self._delivered = re.compile(rb"\$JS\.ACK" + domain + named + rb"(\.[0-9]{1,20}){5}(\.[^.]{1,255})?")
         self._connection = connection
         self._emit = emit
         self._retry = SourceRetry(routing.state, connection, emit)
@@ -159,13 +166,13 @@ class StreamRoute:
             if self._pulling.status(raw):
                 self._retry.succeeded()
         if deliveries:
-            again = hand.take(deliveries, self._patience)
+            size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
+            again = hand.take(deliveries, size, self._patience)
             if again:
                 self.state.duplicates += len(again)
                 self._acks.ack([delivery.ack_subject for delivery in again if delivery.sequence not in hand.open])
             self.state.received += len(deliveries) - len(again)
-            came = batch if not others else [delivery.raw for delivery in deliveries]
-            self._pulling.received(len(deliveries), protocol.delivered_size(came))
+            self._pulling.received(len(deliveries), size)
             self._retry.succeeded()
         if self.routing.plan.handler is None:
             self._forward_at_once()
@@ -177,17 +184,41 @@ class StreamRoute:
     def _deliveries(
         self, batch: Sequence[protocol.RawMessage], now: float
     ) -> tuple[list[StreamDelivery], Sequence[protocol.RawMessage]]:
-        """What the stream delivered, and the others: statuses, and whatever anybody may publish to an inbox."""
-        position = self._hand.position
+        """What the stream delivered, and the others: statuses, and whatever anybody may publish to an inbox.
+
+        Fast path of `_delivered_one_by_one`; held equal by tests/unit/test_deliveries.py.
+        """
+        position, acked_at = self._hand.position, self._acked_at
+        ours = [raw for raw in batch if raw[1].startswith(acked_at)]
+        numbers = b".%b." % b".".join(map(_reply, ours)).replace(acked_at, b"")
+        dots = _NUMBERS * len(ours) + 1
+        if numbers.count(b".") != dots or b".." in numbers or not numbers.replace(b".", b"").isdigit():
+            return self._delivered_one_by_one(batch, now)
         try:
-            deliveries = [StreamDelivery(self, position, raw, now) for raw in batch if raw[1].startswith(_ACK)]
+            deliveries = [StreamDelivery(self, position, raw, now) for raw in ours]
         except (ValueError, IndexError):
-            proper = [_REPLY.fullmatch(raw[1]) is not None for raw in batch]
-            deliveries = [StreamDelivery(self, position, raw, now) for raw in compress(batch, proper)]
-            return deliveries, list(compress(batch, map(not_, proper)))
+            return self._delivered_one_by_one(batch, now)
         if len(deliveries) == len(batch):
             return deliveries, ()
-        return deliveries, [raw for raw in batch if not raw[1].startswith(_ACK)]
+        others = [raw for raw in batch if not raw[1].startswith(acked_at)]
+        if any(map(_reply, others)):
+            return self._delivered_one_by_one(batch, now)
+        return deliveries, others
+
+    def _delivered_one_by_one(
+        self, batch: Sequence[protocol.RawMessage], now: float
+    ) -> tuple[list[StreamDelivery], Sequence[protocol.RawMessage]]:
+        deliveries: list[StreamDelivery] = []
+        others: list[protocol.RawMessage] = []
+        for raw in batch:
+            if self._delivered.fullmatch(raw[1]):
+                try:
+                    deliveries.append(StreamDelivery(self, self._hand.position, raw, now))
+                    continue
+                except ValueError:
+                    pass  # a number that no stream has
+            others.append(raw)
+        return deliveries, others
 
     # --- routing ---
 
