@@ -49,12 +49,13 @@ class RawServer:
         self.published: list[Published] = []
         self.connections = 0
         self._subscriptions: list[tuple[list[str], bytes, trio.SocketStream]] = []
+        self._sending = trio.Lock()
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.connections += 1
         info = {"server_id": "x", "version": "2.15.0", "proto": 1, "headers": True, "max_payload": 1048576}
         try:
-            await stream.send_all(b"INFO %b\r\n" % json.dumps(info).encode())
+            await self._say(stream, b"INFO %b\r\n" % json.dumps(info).encode())
             buffer = b""
             async for data in stream:
                 buffer = await self._parse(buffer + data, stream)
@@ -79,7 +80,7 @@ class RawServer:
                 for sent in self.answer(published):
                     await self.send(sent)
             elif verb == b"PING":
-                await stream.send_all(b"PONG\r\n")
+                await self._say(stream, b"PONG\r\n")
             elif verb == b"SUB":
                 self._subscriptions.append((words[0].decode().split("."), words[-1], stream))
             elif verb == b"UNSUB":
@@ -96,7 +97,11 @@ class RawServer:
                 size = len(sent.block) + len(sent.payload)
                 verb, sizes = (b"HMSG", [b"%d" % len(sent.block)]) if sent.block else (b"MSG", [])
                 line = b" ".join([verb, *words, *sizes, b"%d" % size])
-                await stream.send_all(b"%b\r\n%b%b\r\n" % (line, sent.block, sent.payload))
+                await self._say(stream, b"%b\r\n%b%b\r\n" % (line, sent.block, sent.payload))
+
+    async def _say(self, stream: trio.SocketStream, data: bytes) -> None:
+        async with self._sending:
+            await stream.send_all(data)
 
 
 def _matches(pattern: list[str], tokens: list[str]) -> bool:
