@@ -8,22 +8,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from heapq import merge
-from operator import attrgetter
 
-from router_trio import protocol
 from router_trio.dispatch.delivery import Leg
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.stream_delivery import StreamDelivery
 from router_trio.dispatch.turns import Turns
 from router_trio.operation import CoreOperation, Operation
 
-_raw = attrgetter("raw")
-
 
 class Hand:
     """What was received and is not settled. `count` is all of it, `open` what is of the stream as it is now.
 
-    `bytes` is its size, as a server counts it: see `protocol.delivered_size`.
+    `bytes` is the size of its headers and payloads.
 
     Routed is what `first` gives; it leaves `waiting` by `popleft`, when it is. Nothing else touches that end: what
     comes, or has its turn, goes to the other one.
@@ -43,17 +39,17 @@ class Hand:
         self.open.clear()
         self.position = Position(stream_created, shared=bool(self.position.stream_created))
 
-    def take(self, deliveries: Sequence[StreamDelivery], size: int, patience: float) -> list[StreamDelivery]:
+    def take(self, deliveries: Sequence[StreamDelivery], patience: float) -> list[StreamDelivery]:
         """Deliveries came, at least one. Returns those that came again: their messages are `open`, or settled.
 
-        `size` is that of all of them; `patience`: see `Position.received`.
+        `patience`: see `Position.received`.
         """
         sequences = [delivery.sequence for delivery in deliveries]
         if self.turns.lines or not self.position.followed(sequences, [delivery.number for delivery in deliveries]):
             return [delivery for delivery in deliveries if not self._take(delivery, patience)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
-        self.bytes += size
+        self.bytes += _size(deliveries)
         self.waiting += deliveries
         return []
 
@@ -69,7 +65,7 @@ class Hand:
             return False
         self.open[sequence] = delivery
         self.count += 1
-        self.bytes += _size((delivery,))
+        self.bytes += delivery.raw[3]
         if not turns.lines:
             self.waiting.append(delivery)
             return True
@@ -107,7 +103,7 @@ class Hand:
     def finished(self, delivery: StreamDelivery) -> bool:
         """It is in hand no more. Whether it is of the stream as it is now."""
         self.count -= 1
-        self.bytes -= _size((delivery,))
+        self.bytes -= delivery.raw[3]
         if delivery.position is not self.position:
             return False
         del self.open[delivery.sequence]
@@ -147,7 +143,7 @@ class Hand:
         delivery.start_again()
         self.open[delivery.sequence] = delivery
         self.count += 1
-        self.bytes += _size((delivery,))
+        self.bytes += delivery.raw[3]
         self._append(self.turns.admit(delivery))
 
     def _append(self, in_turn: StreamDelivery | None) -> None:
@@ -200,7 +196,7 @@ class Hand:
 
 
 def _size(deliveries: Sequence[StreamDelivery]) -> int:
-    return protocol.delivered_size(list(map(_raw, deliveries)))
+    return sum([delivery.raw[3] for delivery in deliveries])
 
 
 def _sequence(delivery: StreamDelivery) -> int:

@@ -67,7 +67,7 @@ class StreamRoute:
         self._acked_at = protocol.wire(f"$JS.ACK.{source.stream}.{source.durable}.")
         named = re.escape(protocol.wire(f".{source.stream}.{source.durable}"))
         domain = rb"(\.[^.]{1,255}\.[^.]{1,255})?"
-        self._delivered = re.compile(rb"\$JS\.ACK" + domain + named + rb"(\.[0-9]{1,20}){5}(\.[^.]{1,255})?")
+        self._delivered = re.compile(rb"\$JS\.ACK" + domain + named + rb"(\.[0-9]*){5}(\.[^.]{1,255})?")
         self._connection = connection
         self._emit = emit
         self._retry = SourceRetry(routing.state, connection, emit)
@@ -167,7 +167,7 @@ class StreamRoute:
                 self._retry.succeeded()
         if deliveries:
             size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
-            again = hand.take(deliveries, size, self._patience)
+            again = hand.take(deliveries, self._patience)
             if again:
                 self.state.duplicates += len(again)
                 self._acks.ack([delivery.ack_subject for delivery in again if delivery.sequence not in hand.open])
@@ -188,22 +188,29 @@ class StreamRoute:
 
         Fast path of `_delivered_one_by_one`; held equal by tests/unit/test_deliveries.py.
         """
-        position, acked_at = self._hand.position, self._acked_at
-        ours = [raw for raw in batch if raw[1].startswith(acked_at)]
-        numbers = b".%b." % b".".join(map(_reply, ours)).replace(acked_at, b"")
-        dots = _NUMBERS * len(ours) + 1
-        if numbers.count(b".") != dots or b".." in numbers or not numbers.replace(b".", b"").isdigit():
-            return self._delivered_one_by_one(batch, now)
-        try:
-            deliveries = [StreamDelivery(self, position, raw, now) for raw in ours]
-        except (ValueError, IndexError):
-            return self._delivered_one_by_one(batch, now)
-        if len(deliveries) == len(batch):
+        deliveries = self._all_delivered(batch, now)
+        if deliveries is not None:
             return deliveries, ()
-        others = [raw for raw in batch if not raw[1].startswith(acked_at)]
-        if any(map(_reply, others)):
-            return self._delivered_one_by_one(batch, now)
-        return deliveries, others
+        others = [raw for raw in batch if not raw[1]]
+        if others:
+            deliveries = self._all_delivered([raw for raw in batch if raw[1]], now)
+            if deliveries is not None:
+                return deliveries, others
+        return self._delivered_one_by_one(batch, now)
+
+    def _all_delivered(self, batch: Sequence[protocol.RawMessage], now: float) -> list[StreamDelivery] | None:
+        """All as deliveries, if the reply subject of each is one of ours: its beginning, and five numbers."""
+        count, position = len(batch), self._hand.position
+        replies = b".".join(map(_reply, batch))
+        numbers = replies.replace(self._acked_at, b"")
+        if len(replies) - len(numbers) != count * len(self._acked_at):
+            return None
+        if numbers.translate(None, b"0123456789") != b"." * (_NUMBERS * count - 1):
+            return None
+        try:
+            return [StreamDelivery(self, position, raw, now) for raw in batch]
+        except (ValueError, IndexError):
+            return None
 
     def _delivered_one_by_one(
         self, batch: Sequence[protocol.RawMessage], now: float
