@@ -65,7 +65,7 @@ class Pulling:
     # --- what the route tells ---
 
     def start_anew(self) -> None:
-        """The link is new, or the consumer: nothing is asked for."""
+        """The link is new, or the consumer, or there is none: nothing is asked for."""
         self._credit.forget()
         self._lost = None
 
@@ -156,6 +156,8 @@ class Pulling:
             wanted = max(wanted, credit.want_again(min(turns.due(now), self._most - hand.count)))
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
+            if size > credit.window_bytes:
+                wanted = 1  # the next message is larger than what may be in hand: it comes alone
             if not credit.outstanding:
                 self._heard_at = now
             consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size)

@@ -118,6 +118,7 @@ class StreamRoute:
             await consumer.drain()
         finally:
             consumer.close()
+            self._pulling.start_anew()  # what was borrowed from others is theirs again
             self._intake_over.set()
             self.state.enter(STARTING, "no consumer: the connection is away")
 

@@ -62,10 +62,13 @@ class PubAcks:
                 continue
             # A stream's PubAcks differ in their last number alone: what is before it was read once already.
             last = tail.rfind(b":") + 1
-            stream, sequence = streams.get(tail[:last]), tail[last:-3]
-            if stream is not None and sequence.isdigit() and tail.endswith(b"}\r\n") and sequence[0] != _ZERO:
-                acked.append((int(number), stored(stream, int(sequence))))
-                continue
+            stream = streams.get(tail[:last])
+            if stream is not None:
+                # Not before: compiled, a slice must not end before it begins, and something else may end with a colon.
+                sequence = tail[last:-3]
+                if sequence.isdigit() and tail.endswith(b"}\r\n") and sequence[0] != _ZERO:
+                    acked.append((int(number), stored(stream, int(sequence))))
+                    continue
             self._listener.acked(acked)
             acked = []
             self._read(int(number), raw)
