@@ -33,6 +33,9 @@ SMALLEST_REQUEST = 64 * 1024
 LARGEST_REQUEST = 65 * 1024 * 1024
 """Bytes; the largest message that any server takes has 64 MiB, and its subjects come on top."""
 
+ALIKE = 1024
+"""Bytes by which the next message may be larger than those before it, and count as one of their kind."""
+
 ASSUMED_SIZE = 1024
 """Bytes of a message, before one came."""
 
@@ -254,6 +257,7 @@ class PullCredit:
         if left >= self._most:
             told = f"the next message is larger than the {self._most} bytes that may be asked for at once"
             return Reading(Verdict.REOPEN, "consumer_limit", f"{told}; raise max_bytes of the consumer")
-        guess = self._average if self._average > left else max(2 * left, SMALLEST_REQUEST)
+        alike = self._average + ALIKE
+        guess = alike if alike > left else max(2 * left, SMALLEST_REQUEST)
         self._least = min(max(self._least, guess), self._most)
         return Reading(Verdict.ASK_AGAIN)

@@ -156,8 +156,8 @@ class Pulling:
             wanted = max(wanted, credit.want_again(min(turns.due(now), self._most - hand.count)))
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
-            if size > credit.window_bytes:
-                wanted = 1  # the next message is larger than what may be in hand: it comes alone
+            if credit.borrowed or size > credit.window_bytes:
+                wanted = 1  # it is for one large message: what is left is given back as soon as that has come
             if not credit.outstanding:
                 self._heard_at = now
             consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size)

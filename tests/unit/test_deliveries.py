@@ -17,10 +17,9 @@ from router_trio.link import ConsumerSpec
 from router_trio.protocol import RawMessage
 from router_trio.settings import Settings
 from router_trio.states import RUNNING, RouteState
-from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from tests.compiled import looks_inside
-from tests.unit.routing_world import LOCAL, all_acked, another_link, fill, one_broker, unacked, world
+from tests.unit.routing_world import LOCAL, all_acked, another_link, fill, hear, one_broker, unacked, world
 
 STATUS = raw(b"_INBOX.x", b"", b"NATS/1.0 409 Batch Completed\r\n\r\n", b"")
 
@@ -195,10 +194,3 @@ async def test_a_status_of_any_kind_ends_no_router_and_the_route_goes_on(
         await all_acked(w, 4)
         assert unacked(w) == 0
         assert all(len(event.detail) < 300 for event in w.watch.of("NATS_SUBSCRIBE_ERROR"))
-
-
-async def hear(broker: FakeBroker, inbox: bytes, block: bytes) -> None:
-    """Have a message with this header block come to an inbox."""
-    for receive in broker._server._receivers(inbox.decode()):
-        receive(raw(inbox, b"", block, b""))
-    await trio.testing.wait_all_tasks_blocked()

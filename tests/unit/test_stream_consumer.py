@@ -28,6 +28,7 @@ from tests.unit.routing_world import (
     eventually,
     fill,
     handled,
+    hear,
     numbers,
     one_broker,
     stream,
@@ -450,18 +451,21 @@ async def test_what_is_larger_than_all_that_may_be_in_hand_comes_alone(autojump_
 
 
 async def test_a_consumer_that_is_gone_has_borrowed_nothing(autojump_clock: MockClock) -> None:
+    too_large = b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\n\r\n"
     async with world([LOCAL], brokers=one_broker()) as w:
         budget = w.live.connections["main"].pull_budget
         for _ in range(999):
             budget.join()
         await trio.sleep(40)  # what was asked for before that has expired
-        w.broker.publish("in.x", b"x" * 40_000)
-        await all_acked(w, 1)
+        await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", too_large)
+        assert budget.lent > 0
+        await trio.sleep(10)
+        assert budget.lent == 0, "it is not kept for long when nothing comes"
+        await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", too_large)
         assert budget.lent > 0
         await w.lose()
         assert budget.lent == 0
         await w.find()
         w.broker.publish("in.x", b"x" * 40_000)
-        await all_acked(w, 2)
-        await trio.sleep(10)
-        assert budget.lent == 0, "given back after a few seconds"
+        await all_acked(w, 1)
+        assert budget.lent == 0, "given back as soon as the message has come"
