@@ -232,7 +232,10 @@ class PullCredit:
         if ended:
             left = self.outstanding_bytes if unfilled_bytes is None else unfilled_bytes
             self._ended(self.outstanding if unfilled is None else unfilled, left)
-            return self._too_large_for(left) if "exceeds maxbytes" in words else Reading(Verdict.ASK_AGAIN)
+            if "exceeds maxbytes" in words:
+                return self._too_large_for(left)
+            self._least = 1  # if it was for a large message, that is gone
+            return Reading(Verdict.ASK_AGAIN)
         self.forget()
         if code == 409 and ("leadership" in words or "shutdown" in words):
             return Reading(Verdict.ASK_AGAIN)

@@ -8,17 +8,16 @@ pulls, and nothing else.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 
 import trio
 
 from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
+from router_trio.dispatch.deliveries import Deliveries
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.pulling import Pulling
 from router_trio.dispatch.retry import SourceRetry
@@ -37,10 +36,6 @@ a new one instead."""
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
 
-_NUMBERS = 5
-"""How many numbers end the subject of an ack: see `stream_delivery`."""
-
-_reply = itemgetter(1)
 _received_at = attrgetter("received_at")
 
 
@@ -63,11 +58,7 @@ class StreamRoute:
             # Room for what was handed out on a link that died and is not yet acked on the next one.
             2 * source.max_in_flight,
         )
-        # Where a delivery of this consumer is acked, and nothing else: an ack is a publish with the router's rights.
-        self._acked_at = protocol.wire(f"$JS.ACK.{source.stream}.{source.durable}.")
-        named = re.escape(protocol.wire(f".{source.stream}.{source.durable}"))
-        domain = rb"(\.[^.]{1,255}\.[^.]{1,255})?"
-        self._delivered = re.compile(rb"\$JS\.ACK" + domain + named + rb"(\.[0-9]*){5}(\.[^.]{1,255})?")
+        self._deliveries = Deliveries(self, source.stream, source.durable)
         self._connection = connection
         self._emit = emit
         self._retry = SourceRetry(routing.state, connection, emit)
@@ -162,7 +153,7 @@ class StreamRoute:
         now = trio.current_time()
         hand = self._hand
         self._pulling.heard(now)
-        deliveries, others = self._deliveries(batch, now)
+        deliveries, others = self._deliveries.read(batch, hand.position, now)
         for raw in others:
             if self._pulling.status(raw):
                 self._retry.succeeded()
@@ -181,52 +172,6 @@ class StreamRoute:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
-
-    def _deliveries(
-        self, batch: Sequence[protocol.RawMessage], now: float
-    ) -> tuple[list[StreamDelivery], Sequence[protocol.RawMessage]]:
-        """What the stream delivered, and the others: statuses, and whatever anybody may publish to an inbox.
-
-        Fast path of `_delivered_one_by_one`; held equal by tests/unit/test_deliveries.py.
-        """
-        deliveries = self._all_delivered(batch, now)
-        if deliveries is not None:
-            return deliveries, ()
-        others = [raw for raw in batch if not raw[1]]
-        if others:
-            deliveries = self._all_delivered([raw for raw in batch if raw[1]], now)
-            if deliveries is not None:
-                return deliveries, others
-        return self._delivered_one_by_one(batch, now)
-
-    def _all_delivered(self, batch: Sequence[protocol.RawMessage], now: float) -> list[StreamDelivery] | None:
-        """All as deliveries, if the reply subject of each is one of ours: its beginning, and five numbers."""
-        count, position = len(batch), self._hand.position
-        replies = b".".join(map(_reply, batch))
-        numbers = replies.replace(self._acked_at, b"")
-        if len(replies) - len(numbers) != count * len(self._acked_at):
-            return None
-        if numbers.translate(None, b"0123456789") != b"." * (_NUMBERS * count - 1):
-            return None
-        try:
-            return [StreamDelivery(self, position, raw, now) for raw in batch]
-        except (ValueError, IndexError):
-            return None
-
-    def _delivered_one_by_one(
-        self, batch: Sequence[protocol.RawMessage], now: float
-    ) -> tuple[list[StreamDelivery], Sequence[protocol.RawMessage]]:
-        deliveries: list[StreamDelivery] = []
-        others: list[protocol.RawMessage] = []
-        for raw in batch:
-            if self._delivered.fullmatch(raw[1]):
-                try:
-                    deliveries.append(StreamDelivery(self, self._hand.position, raw, now))
-                    continue
-                except ValueError:
-                    pass  # a number that no stream has
-            others.append(raw)
-        return deliveries, others
 
     # --- routing ---
 

@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from router_trio.connection import Connection
-from router_trio.dispatch.routing import Routing
-from router_trio.dispatch.stream import StreamRoute
+from router_trio.dispatch.deliveries import Deliveries, Read
+from router_trio.dispatch.position import Position
+from router_trio.dispatch.stream_delivery import Source
 from router_trio.link import ConsumerSpec
 from router_trio.protocol import RawMessage
-from router_trio.settings import Settings
 from router_trio.states import RUNNING, RouteState
 from router_trio.testing.frames import raw
-from tests.compiled import looks_inside
 from tests.unit.routing_world import LOCAL, all_acked, another_link, fill, hear, one_broker, unacked, world
 
 STATUS = raw(b"_INBOX.x", b"", b"NATS/1.0 409 Batch Completed\r\n\r\n", b"")
 
 
-def a_route(stream: str = "IN", durable: str = "router") -> StreamRoute:
-    source = {"stream": stream, "durable": durable}
-    config = Settings(
-        connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
-        routes=[{"name": "r", "from": source, "to": [{"subject": "out"}]}],
-    )
+SOURCE = cast(Source, SimpleNamespace(state=RouteState("r", "main", ("out",))))
 
-    class Plan:
-        settings = config.routes[0]
-        handler = None
 
-    class Routes:
-        plan = Plan()
-        state = RouteState("r", "main", ("out",))
-        connections = ()
-
-    connection = Connection("main", config.connections["main"], cast(Any, None), lambda event: None)
-    return StreamRoute(cast(Routing, Routes()), connection, lambda event: None)
+def read(batch: list[RawMessage], stream: str = "IN", durable: str = "router") -> Read:
+    return Deliveries(SOURCE, stream, durable).read(batch, Position(), 0.0)
 
 
 def delivery(sequence: int | str = 5, number: int | str = 5, *, at: str = "$JS.ACK.IN.router") -> RawMessage:
@@ -80,16 +65,14 @@ NONE = {
 }
 
 
-@looks_inside
 @pytest.mark.parametrize("reply", NONE.values(), ids=NONE.keys())
-async def test_what_is_none_is_not_taken_and_its_neighbours_are(reply: bytes) -> None:
+def test_what_is_none_is_not_taken_and_its_neighbours_are(reply: bytes) -> None:
     batch = [delivery(1, 1), raw(b"in.x", reply, b"", b"forged"), delivery(2, 2), STATUS]
-    deliveries, others = a_route()._deliveries(batch, 0.0)
+    deliveries, others = read(batch)
     assert [one.sequence for one in deliveries] == [1, 2]
     assert list(others) == [batch[1], STATUS]
 
 
-@looks_inside
 @pytest.mark.parametrize(
     ("message", "sequence"),
     [
@@ -99,22 +82,18 @@ async def test_what_is_none_is_not_taken_and_its_neighbours_are(reply: bytes) ->
         (raw(b"in.x", b"$JS.ACK._.ACC.IN.router.1.7.5.1.0.token", b"", b""), 7),
     ],
 )
-async def test_what_is_one_is_taken(message: RawMessage, sequence: int) -> None:
-    deliveries, others = a_route()._deliveries([message], 0.0)
+def test_what_is_one_is_taken(message: RawMessage, sequence: int) -> None:
+    deliveries, others = read([message])
     assert [one.sequence for one in deliveries] == [sequence]
     assert not others
 
 
-@looks_inside
-async def test_names_are_no_patterns() -> None:
-    route = a_route("I+N", "r(outer")
-    deliveries, others = route._deliveries(
-        [delivery(at="$JS.ACK.I+N.r(outer"), delivery(at="$JS.ACK.hub.ACC.I+N.r(outer"), delivery()], 0.0
-    )
+def test_names_are_no_patterns() -> None:
+    batch = [delivery(at="$JS.ACK.I+N.r(outer"), delivery(at="$JS.ACK.hub.ACC.I+N.r(outer"), delivery()]
+    deliveries, others = read(batch, "I+N", "r(outer")
     assert (len(deliveries), len(others)) == (2, 1)
 
 
-@looks_inside
 @given(
     batch=st.lists(
         st.just(STATUS)
@@ -126,17 +105,13 @@ async def test_names_are_no_patterns() -> None:
         max_size=5,
     )
 )
-@settings(deadline=None)
 def test_both_ways_to_read_a_batch_are_the_same(batch: list[RawMessage]) -> None:
-    async def both() -> None:
-        route = a_route()
-        fast, slow = route._deliveries(batch, 0.0), route._delivered_one_by_one(batch, 0.0)
-        told = [(one.ack_subject, one.sequence, one.number) for one in fast[0]]
-        assert told == [(one.ack_subject, one.sequence, one.number) for one in slow[0]]
-        assert list(fast[1]) == list(slow[1])
-        assert all(0 < sequence < 2**64 and 0 < number < 2**64 for _, sequence, number in told)
-
-    trio.run(both)
+    ours, position = Deliveries(SOURCE, "IN", "router"), Position()
+    fast, slow = ours.read(batch, position, 0.0), ours.one_by_one(batch, position, 0.0)
+    told = [(one.ack_subject, one.sequence, one.number) for one in fast[0]]
+    assert told == [(one.ack_subject, one.sequence, one.number) for one in slow[0]]
+    assert list(fast[1]) == list(slow[1])
+    assert all(0 < sequence < 2**64 and 0 < number < 2**64 for _, sequence, number in told)
 
 
 @pytest.mark.parametrize("reply", NONE.values(), ids=NONE.keys())

@@ -211,6 +211,20 @@ def test_a_message_that_found_no_room_gets_it_when_there_is_more_and_all_of_it_w
     assert credit.size(100, 0) == 2 * MIB
 
 
+def test_nothing_is_borrowed_again_for_a_message_that_did_not_come() -> None:
+    """It was deleted, or went to somebody else."""
+    budget = a_budget(1000)
+    credit = a_credit(100, 16 * MIB, budget)
+    asked(credit, 0)
+    too_large(credit, 100, credit.outstanding_bytes)
+    asked(credit, 0)
+    assert credit.borrowed
+    credit.status(408, "Request Timeout", 100, credit.outstanding_bytes)
+    assert asked(credit, 0) == 100
+    assert credit.outstanding_bytes == budget.share
+    assert (credit.borrowed, budget.lent) == (False, 0)
+
+
 def test_a_message_that_nobody_can_be_asked_for_ends_in_an_error() -> None:
     credit = a_credit(100)
     for _ in range(64):
