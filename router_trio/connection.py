@@ -26,6 +26,7 @@ from router_trio.link import Connect, Link
 from router_trio.outbox import Outbox
 from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.protocol import DEFAULT_CONTROL_LINE
+from router_trio.pull import PullBudget
 from router_trio.quotes import bounded
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
@@ -74,6 +75,7 @@ class Connection:
         """Where the PubAcks of the link come to; another one for each link, which nobody can guess."""
         self.max_payload = 1024 * 1024
         self.max_control_line = DEFAULT_CONTROL_LINE
+        self.pull_budget = PullBudget(trio.current_time)
         self.first_attempt_over = trio.Event()
         self._connect = connect
         self._emit = emit
@@ -274,6 +276,9 @@ class Connection:
         self._lost_at = now
         self._attempts.lost(now - session.connected_at)
         self.outbox.link_down(error.reason)
+        if error.reason in ("closed", "slow_consumer"):
+            # A server says nothing to a client that it cuts for being slow.
+            self.pull_budget.cut()
         self.state.lost += 1
         self.state.last_error = bounded(str(error))
         self.state.enter(RECONNECTING)

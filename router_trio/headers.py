@@ -19,6 +19,11 @@ END = b"\r\n\r\n"
 
 _NAME = re.compile(r"[!-9;-~]+")  # printable ASCII without space and colon (RFC 5322 field names, as ADR-4 says)
 _BREAKS = re.compile(r"[\r\n\0]")
+_CODE = re.compile(rb"[0-9]{1,3}")
+_NUMBER = re.compile(rb"[0-9]{1,18}")
+
+MAX_DESCRIPTION = 100
+"""Bytes of a status line that are read: it is quoted in errors and log lines."""
 
 
 class Headers(Mapping[str, str]):
@@ -130,11 +135,21 @@ def decode(block: bytes) -> Headers:
 
 
 def status(block: bytes) -> tuple[int, str]:
-    """Status code and description of the block's first line; `(0, "")` when it has none."""
-    first = block.split(b"\r\n", 1)[0][len(VERSION) :].split(None, 1)
-    if not first or not first[0].isdigit():
+    """Return the status code (0 to 999) and the description (at most 100 bytes, printable) of the block's first line.
+
+    `(0, "")` when it has none, or what comes in its place is no such code.
+    """
+    first = block[: len(VERSION) + MAX_DESCRIPTION].split(b"\r\n", 1)[0][len(VERSION) :].split(None, 1)
+    if not first or not _CODE.fullmatch(first[0]):
         return 0, ""
-    return int(first[0][:6]), first[1].decode("utf-8", "replace") if len(first) > 1 else ""
+    description = first[1].decode("utf-8", "replace") if len(first) > 1 else ""
+    return int(first[0]), "".join(character if character.isprintable() else "?" for character in description)
+
+
+def find_number(block: bytes, name: bytes) -> int | None:
+    """Return the first value of `name` in a raw block if it is a number from 0 to 10^18 - 1, else None."""
+    value = find(block, name)
+    return int(value) if value is not None and _NUMBER.fullmatch(value) else None
 
 
 def find(block: bytes, name: bytes) -> bytes | None:

@@ -145,10 +145,12 @@ class PullConsumer(Subscription, Protocol):
         said nothing of it for a second: then they come again after their ack wait.
         """
 
-    def pull(self, batch: int, expires: float) -> None:
-        """Ask for `batch` more messages, for at most `expires` seconds.
+    def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
+        """Ask for `batch` more messages of together at most `max_bytes` (0: any), for at most `expires` seconds.
 
-        They come through `deliver`, and so do the statuses that end a request (`headers.status`).
+        The size of one is `protocol.delivered_size`. They come through `deliver`, and so do the statuses that end a
+        request (`headers.status`), `409 Message Size Exceeds MaxBytes` as soon as the next message is too large for
+        what is left of it, `409 Batch Completed` if bytes are left when all messages have come.
         """
 
 

@@ -11,6 +11,8 @@ a new subject before an old tail.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 from router_trio.errors import ProtocolError
@@ -26,6 +28,9 @@ MAX_CONTROL_LINE = 64 * 1024
 
 DEFAULT_CONTROL_LINE = 4096
 """Bytes of a client's control line that a server takes, unless it says otherwise (`max_control_line`)."""
+
+LAST_SEQUENCE = 2**64 - 1
+"""The highest number of a message in a stream, and of a delivery."""
 
 MAX_MESSAGE = 64 * 1024 * 1024
 """The server's own upper bound of `max_payload`."""
@@ -209,6 +214,15 @@ def text(subject: bytes) -> str:
 def wire(subject: str) -> bytes:
     """A subject as bytes."""
     return subject.encode("utf-8", "surrogateescape")
+
+
+_subject, _reply, _total_size = itemgetter(0), itemgetter(1), itemgetter(3)
+
+
+def delivered_size(batch: Sequence[RawMessage]) -> int:
+    """Return the bytes of messages as a server counts them for a pull request: subject, reply, headers and payload."""
+    bodies: int = sum(map(_total_size, batch))
+    return bodies + sum(map(len, map(_subject, batch))) + sum(map(len, map(_reply, batch)))
 
 
 # --- frames to send ---

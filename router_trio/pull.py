@@ -1,15 +1,45 @@
-"""How much a pull consumer has been asked for, and what its statuses mean. Pure.
+"""How much a pull consumer has been asked for, in messages and in bytes, and what its statuses mean. Pure.
 
 Follows the pull consumer's statuses of ADR-13 and ADR-15. Requests are topped up before they are used up, so that the
-server always has something to fill; how much is asked for at once bounds what a route holds.
+server always has something to fill; how much is asked for at once bounds what a route holds, and what all routes of a
+connection have asked for bounds what the server has to write to it: a server cuts a connection that lets more than its
+`max_pending` (64 MiB by default) pile up.
+
+A server ends a request as soon as the next message is larger than what is left of its bytes, and says how much that
+was. So nobody has to know beforehand how large the messages are: the next request is large enough.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 from router_trio.quotes import excerpt
+
+CONNECTION_BYTES = 32 * 1024 * 1024
+"""Most bytes that the consumers of one connection have asked for at a time: half of a server's usual `max_pending`."""
+
+LEAST_CONNECTION_BYTES = 1024 * 1024
+"""The same where servers cut the connection again and again."""
+
+GROWS_AFTER = 60.0
+"""Seconds until twice as much is tried on a connection that was cut; doubled with each time that it was."""
+
+LONGEST_UNTIL_GROWTH = 3600.0
+
+SMALLEST_REQUEST = 64 * 1024
+"""Bytes; less is asked for only where that is a consumer's share of its connection."""
+
+LARGEST_REQUEST = 65 * 1024 * 1024
+"""Bytes; the largest message that any server takes has 64 MiB, and its subjects come on top."""
+
+ALIKE = 1024
+"""Bytes by which the next message may be larger than those before it, and count as one of their kind."""
+
+ASSUMED_SIZE = 1024
+"""Bytes of a message, before one came."""
 
 
 class Verdict(Enum):
@@ -29,19 +59,108 @@ class Reading:
     detail: str = ""
 
 
+class PullBudget:
+    """The bytes that all consumers of one connection may have asked for at a time.
+
+    Half of it is shared equally, and always there for each. The other half is lent to whoever needs more than its
+    share for one message, which the server then has ready: it is given back at once.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.consumers = 0
+        self.lent = 0
+        self._limit = CONNECTION_BYTES
+        self._clock = clock
+        self._grows_at = 0.0
+        self._grows_after = GROWS_AFTER
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def join(self) -> None:
+        """One consumer more, for as long as the router lives."""
+        self.consumers += 1
+
+    @property
+    def limit(self) -> int:
+        """The bytes that all may have asked for."""
+        if self._limit < CONNECTION_BYTES and self._clock() >= self._grows_at:
+            self._limit = min(2 * self._limit, CONNECTION_BYTES)
+            self._grows_at = self._clock() + self._grows_after
+        return self._limit
+
+    @property
+    def share(self) -> int:
+        """What each consumer may have asked for without borrowing."""
+        return max(1, self.limit // 2 // max(1, self.consumers))
+
+    def borrow(self, amount: int, tell: Callable[[], None]) -> bool:
+        """Return True if so many bytes may be asked for now; else `tell` is called once, when some were given back.
+
+        More than there is at all is lent to one at a time.
+        """
+        if self.lent and self.lent + amount > self.limit // 2:
+            if tell not in self._waiting:
+                self._waiting.append(tell)
+            return False
+        self.lent += amount
+        return True
+
+    def give_back(self, amount: int) -> None:
+        """So many of the bytes that were lent are not asked for any more."""
+        self.lent -= amount
+        waiting, self._waiting = self._waiting, deque()
+        for tell in waiting:
+            tell()
+
+    def cut(self) -> None:
+        """The server ended the connection, perhaps because too much piled up: half is asked for, for a while."""
+        self._limit = max(self.limit // 2, LEAST_CONNECTION_BYTES)
+        self._grows_at = self._clock() + self._grows_after
+        self._grows_after = min(2 * self._grows_after, LONGEST_UNTIL_GROWTH)
+
+
 class PullCredit:
-    """Messages asked for and not yet received. At most `window` are asked for or held at once."""
+    """What was asked for and not yet received: at most `window` messages and `window_bytes` are asked for or held.
 
-    __slots__ = ("outstanding", "window")
+    A size is what the server counts: subject, reply subject, headers and payload. A message that alone is larger than
+    `window_bytes` is asked for when nothing else is held. `tell` is called when more may be asked for, after `size`
+    has said 0.
+    """
 
-    def __init__(self, window: int) -> None:
+    __slots__ = (
+        "_average",
+        "_borrowed",
+        "_budget",
+        "_least",
+        "_most",
+        "_tell",
+        "outstanding",
+        "outstanding_bytes",
+        "window",
+        "window_bytes",
+    )
+
+    def __init__(self, window: int, window_bytes: int, budget: PullBudget, tell: Callable[[], None]) -> None:
         self.window = window
+        self.window_bytes = window_bytes
         self.outstanding = 0
+        self.outstanding_bytes = 0
+        self._budget = budget
+        self._tell = tell
+        self._borrowed = 0
+        self._average = ASSUMED_SIZE
+        self._least = 1
+        self._most = LARGEST_REQUEST
 
-    def want(self, held: int) -> int:
+    def want(self, held: int, held_bytes: int) -> int:
         """How many to ask for now, when `held` are being worked on: 0 until half of the window is free."""
         free = self.window - held - self.outstanding
-        if free * 2 < self.window and self.outstanding:
+        free_bytes = self.window_bytes - held_bytes
+        if self.outstanding:
+            window_bytes = min(self.window_bytes, self._budget.share)
+            free_bytes = min(free_bytes, window_bytes) - self.outstanding_bytes
+            if free * 2 < self.window or free_bytes * 2 < window_bytes:
+                return 0
+        elif held and free_bytes < max(self._least, min(SMALLEST_REQUEST, self.window_bytes)):
             return 0
         return max(free, 0)
 
@@ -49,31 +168,84 @@ class PullCredit:
         """How many to ask for when so many are due again, and come before anything new."""
         return max(min(due, self.window) - self.outstanding, 0)
 
-    def asked(self, count: int) -> None:
-        """A request for `count` was sent."""
-        self.outstanding += count
+    def size(self, wanted: int, held_bytes: int) -> int:
+        """How many bytes to ask for, in a request for `wanted` messages. 0 if there is nothing to borrow now."""
+        share = self._budget.share
+        free = min(self.window_bytes - held_bytes, share) - self.outstanding_bytes
+        if free <= 0:  # what has to come again is asked for though there is no room
+            free = min(SMALLEST_REQUEST, self.window_bytes, share)
+        # Twice what is expected, so that it seldom ends before it has brought all messages.
+        size = min(max(2 * wanted * self._average, SMALLEST_REQUEST), free)
+        size = min(max(size, self._least), self._most)
+        more = self.outstanding_bytes + size - share - self._borrowed
+        if more > 0:
+            if not self._budget.borrow(more, self._tell):
+                return 0
+            self._borrowed += more
+        return size
 
-    def received(self, count: int) -> None:
-        """That many messages came."""
-        self.outstanding = max(0, self.outstanding - count)
+    def asked(self, count: int, size: int) -> None:
+        """A request for `count` messages, of `size` bytes at most, was sent."""
+        self.outstanding += count
+        self.outstanding_bytes += size
+
+    @property
+    def borrowed(self) -> bool:
+        """Return True if something that others may need is asked for: it should be given back soon."""
+        return self._borrowed > 0
+
+    def received(self, count: int, size: int) -> None:
+        """That many messages came, at least one, of so many bytes."""
+        self._average = size // count
+        self._least = 1
+        self._ended(count, size)
+
+    def _ended(self, count: int, size: int) -> None:
+        outstanding, outstanding_bytes = self.outstanding - count, self.outstanding_bytes - size
+        if outstanding <= 0 or outstanding_bytes <= 0:
+            # All requests are over: one that was filled to the last byte ends without a word.
+            outstanding = outstanding_bytes = 0
+        self.outstanding, self.outstanding_bytes = outstanding, outstanding_bytes
+        if self._borrowed:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        kept = min(self._borrowed, max(0, self.outstanding_bytes - self._budget.share))
+        returned, self._borrowed = self._borrowed - kept, kept
+        if returned:
+            self._budget.give_back(returned)
 
     def forget(self) -> None:
         """No request is under way any more: the link is new, or the consumer moved."""
-        self.outstanding = 0
+        self.outstanding = self.outstanding_bytes = 0
+        self._least = 1
+        self._give_back()
 
-    def status(self, code: int, description: str, unfilled: int | None) -> Reading:
-        """Read a status. `unfilled` is its header Nats-Pending-Messages: what that request will not bring."""
+    def status(self, code: int, description: str, unfilled: int | None, unfilled_bytes: int | None) -> Reading:
+        """Read a status.
+
+        `unfilled` and `unfilled_bytes` are its headers Nats-Pending-Messages and Nats-Pending-Bytes: what that request
+        will not bring.
+        """
         if code == 100:
             return Reading(Verdict.GO_ON)
         words = description.lower()
-        if code in (404, 408):
-            self.received(self.outstanding if unfilled is None else unfilled)
+        ended = code in (404, 408) or (code == 409 and ("batch completed" in words or "exceeds maxbytes" in words))
+        if ended:
+            left = self.outstanding_bytes if unfilled_bytes is None else unfilled_bytes
+            self._ended(self.outstanding if unfilled is None else unfilled, left)
+            if "exceeds maxbytes" in words:
+                return self._too_large_for(left)
+            self._least = 1  # if it was for a large message, that is gone
             return Reading(Verdict.ASK_AGAIN)
         self.forget()
         if code == 409 and ("leadership" in words or "shutdown" in words):
             return Reading(Verdict.ASK_AGAIN)
         if code == 409 and "maxrequestbatch" in words and self.window > 1:
             self.window //= 2
+            return Reading(Verdict.ASK_AGAIN)
+        if code == 409 and "maxrequestmaxbytes" in words and self._most > 1:
+            self._most //= 2
             return Reading(Verdict.ASK_AGAIN)
         if code == 409 and "exceeded" in words:
             # Asking again at once would be refused again at once.
@@ -85,3 +257,13 @@ class PullCredit:
         if code == 503:
             return Reading(Verdict.REOPEN, "no_responders", "nobody answers for the consumer")
         return Reading(Verdict.REOPEN, "consumer_lost", f"{code} {excerpt(description)}")
+
+    def _too_large_for(self, left: int) -> Reading:
+        """The next message is larger than what was left of a request: the next request is to have room for it."""
+        if left >= self._most:
+            told = f"the next message is larger than the {self._most} bytes that may be asked for at once"
+            return Reading(Verdict.REOPEN, "consumer_limit", f"{told}; raise max_bytes of the consumer")
+        alike = self._average + ALIKE
+        guess = alike if alike > left else max(2 * left, SMALLEST_REQUEST)
+        self._least = min(max(self._least, guess), self._most)
+        return Reading(Verdict.ASK_AGAIN)

@@ -19,6 +19,8 @@ from router_trio.operation import CoreOperation, Operation
 class Hand:
     """What was received and is not settled. `count` is all of it, `open` what is of the stream as it is now.
 
+    `bytes` is the size of its headers and payloads.
+
     Routed is what `first` gives; it leaves `waiting` by `popleft`, when it is. Nothing else touches that end: what
     comes, or has its turn, goes to the other one.
     """
@@ -29,6 +31,7 @@ class Hand:
         self.open: dict[int, StreamDelivery] = {}
         self.waiting: deque[StreamDelivery] = deque()
         self.count = 0
+        self.bytes = 0
 
     def start_anew(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
@@ -46,6 +49,7 @@ class Hand:
             return [delivery for delivery in deliveries if not self._take(delivery, patience)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
+        self.bytes += _size(deliveries)
         self.waiting += deliveries
         return []
 
@@ -61,6 +65,7 @@ class Hand:
             return False
         self.open[sequence] = delivery
         self.count += 1
+        self.bytes += delivery.raw[3]
         if not turns.lines:
             self.waiting.append(delivery)
             return True
@@ -98,6 +103,7 @@ class Hand:
     def finished(self, delivery: StreamDelivery) -> bool:
         """It is in hand no more. Whether it is of the stream as it is now."""
         self.count -= 1
+        self.bytes -= delivery.raw[3]
         if delivery.position is not self.position:
             return False
         del self.open[delivery.sequence]
@@ -106,6 +112,7 @@ class Hand:
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
         """These are in hand no more, and need not come again. Returns where to ack those of the stream as it is now."""
         self.count -= len(deliveries)
+        self.bytes -= _size(deliveries)
         position = self.position
         ours = [delivery for delivery in deliveries if delivery.position is position]
         sequences = [delivery.sequence for delivery in ours]
@@ -136,6 +143,7 @@ class Hand:
         delivery.start_again()
         self.open[delivery.sequence] = delivery
         self.count += 1
+        self.bytes += delivery.raw[3]
         self._append(self.turns.admit(delivery))
 
     def _append(self, in_turn: StreamDelivery | None) -> None:
@@ -185,6 +193,10 @@ class Hand:
         """What was not routed at the end, of the stream as it is now, in its order."""
         ours = [delivery for delivery in self.waiting if delivery.position is self.position]
         return merge(sorted(ours, key=_sequence), self.turns.clear(), key=_sequence)
+
+
+def _size(deliveries: Sequence[StreamDelivery]) -> int:
+    return sum([delivery.raw[3] for delivery in deliveries])
 
 
 def _sequence(delivery: StreamDelivery) -> int:

@@ -18,13 +18,21 @@ from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
 from router_trio.link import Link, PullConsumer
-from router_trio.pull import PullCredit, Verdict
+from router_trio.pull import PullBudget, PullCredit, Verdict
 from router_trio.states import PAUSED, RUNNING
 
 PULL_EXPIRES = 30.0
 
+BORROWED_EXPIRES = 5.0
+"""The same of a request for more than a consumer's share of its connection: others may wait for what it borrows."""
+
 SILENCE = 15.0
 """Seconds without message or heartbeat after which a pull request is taken for lost: three heartbeats."""
+
+_PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
+
+LEAST_PROGRESS_DELAY = 0.01
+"""Seconds; a consumer may have an ack wait of a nanosecond."""
 
 PROGRESS_SHARE = 1 / 3
 """Of the ack wait: how often the server is told that a message is still being worked on."""
@@ -34,11 +42,18 @@ class Pulling:
     """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it."""
 
     def __init__(
-        self, routing: Routing, hand: Hand, max_in_flight: int, closing: trio.Event, route: Callable[[], None]
+        self,
+        routing: Routing,
+        hand: Hand,
+        max_in_flight: int,
+        max_in_flight_bytes: int,
+        budget: PullBudget,
+        closing: trio.Event,
+        route: Callable[[], None],
     ) -> None:
         self._routing = routing
         self._hand = hand
-        self._credit = PullCredit(max_in_flight)
+        self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self._may_ask)
         self._most = 2 * max_in_flight
         self._closing = closing
         self._route = route
@@ -50,7 +65,7 @@ class Pulling:
     # --- what the route tells ---
 
     def start_anew(self) -> None:
-        """The link is new, or the consumer: nothing is asked for."""
+        """The link is new, or the consumer, or there is none: nothing is asked for."""
         self._credit.forget()
         self._lost = None
 
@@ -58,9 +73,12 @@ class Pulling:
         """Something came."""
         self._heard_at = now
 
-    def received(self, count: int) -> None:
-        """That many of the messages that were asked for came."""
-        self._credit.received(count)
+    def received(self, count: int, size: int) -> None:
+        """That many of the messages that were asked for came, of so many bytes."""
+        self._credit.received(count, size)
+
+    def _may_ask(self) -> None:
+        self._look_again.set()
 
     def look(self) -> None:
         """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""
@@ -69,9 +87,9 @@ class Pulling:
         if bool(turns.lines) is not self._told_of_waiting:
             self._look_again.set()
         elif not turns.lines:
-            if credit.want(hand.count):
+            if credit.want(hand.count, hand.bytes):
                 self._look_again.set()
-        elif credit.want(max(hand.count - turns.held, turns.aside)) or (turns.awaited and not credit.outstanding):
+        elif credit.want(*self._worked_on()) or (turns.awaited and not credit.outstanding):
             self._look_again.set()
 
     def close(self) -> None:
@@ -82,11 +100,10 @@ class Pulling:
     def status(self, raw: protocol.RawMessage) -> bool:
         """Read a status of the consumer. Whether it says that all is well."""
         block = protocol.header_block(raw)
-        code, description = headers.status(block)
-        unfilled = headers.find(block, b"Nats-Pending-Messages")
-        reading = self._credit.status(
-            code, description, int(unfilled) if unfilled is not None and unfilled.isdigit() else None
-        )
+        if not headers.status(block)[0]:
+            return False  # it is nothing that a server says
+        unfilled, unfilled_bytes = (headers.find_number(block, name) for name in _PENDING)
+        reading = self._credit.status(*headers.status(block), unfilled, unfilled_bytes)
         if reading.verdict is Verdict.GO_ON:
             return True
         if reading.verdict is Verdict.REOPEN:
@@ -132,15 +149,28 @@ class Pulling:
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
         hand, turns, credit = self._hand, self._hand.turns, self._credit
-        wanted = credit.want(max(hand.count - turns.held, turns.aside))
+        held, held_bytes = self._worked_on()
+        wanted = credit.want(held, held_bytes)
         if turns.awaited:
             # At most as many as were in hand before: should something new come instead, that must have an end.
             wanted = max(wanted, credit.want_again(min(turns.due(now), self._most - hand.count)))
-        if wanted:
+        size = credit.size(wanted, held_bytes) if wanted else 0
+        if size:
+            if credit.borrowed or size > credit.window_bytes:
+                wanted = 1  # it is for one large message: what is left is given back as soon as that has come
             if not credit.outstanding:
                 self._heard_at = now
-            consumer.pull(wanted, PULL_EXPIRES)
-            credit.asked(wanted)
+            consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size)
+            credit.asked(wanted, size)
+
+    def _worked_on(self) -> tuple[int, int]:
+        """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""
+        hand, turns = self._hand, self._hand.turns
+        if not turns.lines:
+            return hand.count, hand.bytes
+        held = max(hand.count - turns.held, turns.aside)
+        # As if all were of the same size.
+        return held, hand.bytes * held // hand.count if hand.count else 0
 
     def _tell_state(self) -> None:
         turns = self._hand.turns
@@ -149,7 +179,9 @@ class Pulling:
             self._routing.state.enter(RUNNING)
             return
         told = f"{turns.held} messages wait behind refused ones, of which {turns.awaited} have to come again"
-        self._routing.state.enter(PAUSED if turns.aside >= self._credit.window else RUNNING, told)
+        held, held_bytes = self._worked_on()
+        full = held >= self._credit.window or held_bytes >= self._credit.window_bytes
+        self._routing.state.enter(PAUSED if turns.aside == held and full else RUNNING, told)
 
     @property
     def _silent_at(self) -> float:
@@ -167,7 +199,7 @@ class Pulling:
 
     async def _tell_progress(self, link: Link, ack_wait: float) -> None:
         """Keep what is being worked on, or waits for its turn, from being delivered again."""
-        every = ack_wait * PROGRESS_SHARE
+        every = max(ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
         while True:
             old = trio.current_time() - every
             for delivery in tuple(self._hand.open.values()):

@@ -8,17 +8,16 @@ pulls, and nothing else.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import compress, groupby
-from operator import attrgetter, not_
+from itertools import groupby
+from operator import attrgetter
 
 import trio
 
 from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
+from router_trio.dispatch.deliveries import Deliveries
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.pulling import Pulling
 from router_trio.dispatch.retry import SourceRetry
@@ -37,8 +36,6 @@ a new one instead."""
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
 
-_ACK = b"$JS.ACK."
-_REPLY = re.compile(rb"\$JS\.ACK(\.[^.]+\.[^.]+){1,2}(\.\d{1,20}){5}(\.[^.]+)?")
 _received_at = attrgetter("received_at")
 
 
@@ -61,6 +58,7 @@ class StreamRoute:
             # Room for what was handed out on a link that died and is not yet acked on the next one.
             2 * source.max_in_flight,
         )
+        self._deliveries = Deliveries(self, source.stream, source.durable)
         self._connection = connection
         self._emit = emit
         self._retry = SourceRetry(routing.state, connection, emit)
@@ -68,7 +66,16 @@ class StreamRoute:
         self._acks = Acks(routing.state.name, connection, emit)
         self._hand = Hand()
         self._closing = trio.Event()
-        self._pulling = Pulling(routing, self._hand, source.max_in_flight, self._closing, self._route)
+        connection.pull_budget.join()
+        self._pulling = Pulling(
+            routing,
+            self._hand,
+            source.max_in_flight,
+            source.max_in_flight_bytes,
+            connection.pull_budget,
+            self._closing,
+            self._route,
+        )
         self._ack_wait = source.ack_wait
         self._arrived = trio.Event()
         self._all_settled = trio.lowlevel.ParkingLot()
@@ -102,6 +109,7 @@ class StreamRoute:
             await consumer.drain()
         finally:
             consumer.close()
+            self._pulling.start_anew()  # what was borrowed from others is theirs again
             self._intake_over.set()
             self.state.enter(STARTING, "no consumer: the connection is away")
 
@@ -145,17 +153,18 @@ class StreamRoute:
         now = trio.current_time()
         hand = self._hand
         self._pulling.heard(now)
-        deliveries, others = self._deliveries(batch, now)
+        deliveries, others = self._deliveries.read(batch, hand.position, now)
         for raw in others:
             if self._pulling.status(raw):
                 self._retry.succeeded()
         if deliveries:
+            size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
             again = hand.take(deliveries, self._patience)
             if again:
                 self.state.duplicates += len(again)
                 self._acks.ack([delivery.ack_subject for delivery in again if delivery.sequence not in hand.open])
             self.state.received += len(deliveries) - len(again)
-            self._pulling.received(len(deliveries))
+            self._pulling.received(len(deliveries), size)
             self._retry.succeeded()
         if self.routing.plan.handler is None:
             self._forward_at_once()
@@ -163,21 +172,6 @@ class StreamRoute:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
-
-    def _deliveries(
-        self, batch: Sequence[protocol.RawMessage], now: float
-    ) -> tuple[list[StreamDelivery], Sequence[protocol.RawMessage]]:
-        """What the stream delivered, and the others: statuses, and whatever anybody may publish to an inbox."""
-        position = self._hand.position
-        try:
-            deliveries = [StreamDelivery(self, position, raw, now) for raw in batch if raw[1].startswith(_ACK)]
-        except (ValueError, IndexError):
-            proper = [_REPLY.fullmatch(raw[1]) is not None for raw in batch]
-            deliveries = [StreamDelivery(self, position, raw, now) for raw in compress(batch, proper)]
-            return deliveries, list(compress(batch, map(not_, proper)))
-        if len(deliveries) == len(batch):
-            return deliveries, ()
-        return deliveries, [raw for raw in batch if not raw[1].startswith(_ACK)]
 
     # --- routing ---
 

@@ -67,6 +67,8 @@ class StreamDelivery(Delivery):
         tokens = _tokens(raw[1])
         self.sequence = int(tokens[5])
         self.number = int(tokens[6])
+        if not 0 < self.sequence <= protocol.LAST_SEQUENCE or not 0 < self.number <= protocol.LAST_SEQUENCE:
+            raise ValueError("a sequence that no stream has")
         self.message_id = b"%b:%b:%b" % (tokens[2], tokens[5], tokens[7])
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:

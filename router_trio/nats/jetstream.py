@@ -1,32 +1,40 @@
-"""Durable pull consumers: found or created through nats-py's management API, fed over the wire.
+"""Durable pull consumers: found or created through the JetStream API, fed over the wire.
 
-Errors of nats-py are translated here into `SourceError`, with what differs and how to mend it.
+Requests to the API go through nats-py, which knows who may hear the answer; what comes is read by `api`. Every failure
+becomes a `SourceError` here, with what differs and how to mend it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import nats.errors
-import nats.js.errors
 import trio
 import trio_asyncio
 from nats.aio.client import Client
-from nats.js import JetStreamManager
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
 from router_trio import protocol
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Progress, Subscription
+from router_trio.nats.answers import AnswerError
+from router_trio.nats.api import ApiError, ConsumerConfig, ConsumerInfo, Reached, consumer_info, stream_info
 from router_trio.quotes import excerpt
+
+T = TypeVar("T")
 
 API_TIMEOUT = 5.0
 
+NOT_FOUND = 404
+UNAVAILABLE = 503
 STREAM_NOT_FOUND = 10059
 """Error code of the JetStream API; an absent consumer is 10014."""
+
+_NAME = re.compile(r"[^\s.*>/\\]{1,255}")
 
 GHOSTS_END_WITHIN = 0.5
 GHOSTS_POLL = 0.05
@@ -75,9 +83,9 @@ class WirePullConsumer:
         self._send = send
         self._subscription = subscription
 
-    def pull(self, batch: int, expires: float) -> None:
-        """Ask for `batch` more messages, for at most `expires` seconds."""
-        request = {"batch": batch, "expires": int(expires * 1e9)}
+    def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
+        """See `link.PullConsumer.pull`."""
+        request = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
         if expires > 2 * IDLE_HEARTBEAT:
             request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
         self._send(protocol.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
@@ -119,27 +127,25 @@ class WirePullConsumer:
 
 async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
-    manager = client.jsm(timeout=API_TIMEOUT)
+    for name in (spec.stream, spec.durable):
+        if not _NAME.fullmatch(name) or not name.isprintable():
+            told = "is no name of a stream or consumer: it has up to 255 characters, no space and none of . * > / \\"
+            raise SourceError(f"{excerpt(name)!r} {told}", reason="invalid_name")
     try:
-        stream = await trio_asyncio.aio_as_trio(manager.stream_info)(spec.stream)
-        created = str(stream.created)
+        stream = await _ask(client, f"STREAM.INFO.{spec.stream}", b"", stream_info)
+        if stream.name != spec.stream:
+            raise SourceError(f"the answer about stream {spec.stream!r} is about another one", reason="bad_answer")
         try:
-            info = await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
-        except nats.js.errors.NotFoundError as missing:
-            if missing.err_code == STREAM_NOT_FOUND:
+            info = await _consumer(client, spec)
+        except ApiError as missing:
+            if missing.code != NOT_FOUND or missing.error_code == STREAM_NOT_FOUND:
                 raise
-            config = _config(spec, resume=created == spec.stream_created)
-            info = await trio_asyncio.aio_as_trio(manager.add_consumer)(spec.stream, config)
-        progress = await _progress(manager, spec, info)
-    except nats.js.errors.NotFoundError as error:
-        raise SourceError(
-            f"there is no stream {spec.stream!r}; create it, or mend `stream` of this route", reason="stream_not_found"
-        ) from error
-    except nats.js.errors.ServiceUnavailableError as error:
-        raise SourceError(
-            "JetStream is not enabled on this server or for this account, or has no leader now",
-            reason="jetstream_unavailable",
-        ) from error
+            body = json.dumps({"stream_name": spec.stream, "config": _config(spec, stream.created)}).encode()
+            create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
+            info = await _ask(client, create, body, consumer_info)
+        progress = await _progress(client, spec, info)
+    except ApiError as error:
+        raise _refused(spec, error) from error
     except nats.errors.NoRespondersError as error:
         raise SourceError(
             "JetStream is not enabled on this server or for this account", reason="jetstream_unavailable"
@@ -150,67 +156,90 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
             "subscribe to _INBOX.>?",
             reason="timeout",
         ) from error
-    except nats.js.errors.APIError as error:
-        told = f"JetStream refused the consumer: {excerpt(str(error.description))}"
-        raise SourceError(told, reason="consumer_refused") from error
-    _compare(spec, info)
-    return FoundConsumer(float(info.config.ack_wait or spec.ack_wait), created, progress)
+    except nats.errors.Error as error:
+        raise SourceError(f"the JetStream API could not be asked: {error}", reason="jetstream_unavailable") from error
+    _compare(spec, info.config)
+    return FoundConsumer(info.config.ack_wait or spec.ack_wait, stream.created, progress)
 
 
-async def _progress(manager: JetStreamManager, spec: ConsumerSpec, info: ConsumerInfo) -> Progress:
+async def _consumer(client: Client, spec: ConsumerSpec) -> ConsumerInfo:
+    return await _ask(client, f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
+
+
+async def _ask(client: Client, request: str, body: bytes, read: Callable[[bytes], T]) -> T:
+    """Send a request below `$JS.API.` and read its answer. Raises what `read` does, with the request named."""
+    answer = await trio_asyncio.aio_as_trio(client.request)(f"$JS.API.{request}", body, API_TIMEOUT)
+    try:
+        return read(answer.data)
+    except AnswerError as error:
+        raise SourceError(
+            f"the answer to $JS.API.{request} is not one of JetStream: {error}", reason="bad_answer"
+        ) from error
+
+
+def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
+    if error.code == NOT_FOUND:
+        told = f"there is no stream {spec.stream!r}; create it, or mend `stream` of this route"
+        return SourceError(told, reason="stream_not_found")
+    if error.code == UNAVAILABLE:
+        return SourceError(
+            "JetStream is not enabled on this server or for this account, or has no leader now",
+            reason="jetstream_unavailable",
+        )
+    return SourceError(f"JetStream refused the consumer: {error.description}", reason="consumer_refused")
+
+
+async def _progress(client: Client, spec: ConsumerSpec, info: ConsumerInfo) -> Progress:
     """How far the consumer is once the server has forgotten the requests of a dead link, which it may still serve."""
     with trio.move_on_after(GHOSTS_END_WITHIN):
         while info.num_waiting:
             await trio.sleep(GHOSTS_POLL)
-            info = await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
+            info = await _consumer(client, spec)
     in_use = bool(info.num_waiting)
     if spec.stream_created is None and info.num_ack_pending and not in_use:
         # A process that is busy doesn't wait, but it acks. One that was there before us doesn't any more.
         await trio.sleep(STANDS_STILL_FOR)
-        before, info = info, await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
+        before, info = info, await _consumer(client, spec)
         in_use = bool(info.num_waiting) or _numbers(info) != _numbers(before)
-    deliveries, delivered, floor, unacked = _numbers(info)
-    found = range(floor + 1, delivered + 1) if unacked else range(0)
-    return Progress(deliveries, found if len(found) <= MOST_ASKED_FOR_AGAIN else range(0), in_use)
-
-
-def _numbers(info: ConsumerInfo) -> tuple[int, int, int, int]:
     delivered, floor = info.delivered, info.ack_floor
-    return (
-        delivered.consumer_seq if delivered else 0,
-        delivered.stream_seq if delivered else 0,
-        floor.stream_seq if floor else 0,
-        info.num_ack_pending or 0,
-    )
+    most = MOST_ASKED_FOR_AGAIN if info.num_ack_pending else 0
+    unacked = range(floor.sequence + 1, delivered.sequence + 1 if delivered.sequence - floor.sequence <= most else 0)
+    return Progress(delivered.delivery, unacked, in_use)
 
 
-def _config(spec: ConsumerSpec, *, resume: bool) -> ConsumerConfig:
-    start = spec.start_sequence if resume else None
-    return ConsumerConfig(
-        deliver_policy=DeliverPolicy.ALL if start is None else DeliverPolicy.BY_START_SEQUENCE,
-        opt_start_seq=start,
-        durable_name=spec.durable,
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=spec.ack_wait,
-        max_deliver=spec.max_deliver,
-        max_ack_pending=spec.max_ack_pending,
-        filter_subject=spec.filter_subject,
-    )
+def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:
+    return info.delivered, info.ack_floor, info.num_ack_pending
 
 
-def _compare(spec: ConsumerSpec, info: ConsumerInfo) -> None:
+def _config(spec: ConsumerSpec, stream_created: str) -> dict[str, object]:
+    resumes = spec.start_sequence is not None and spec.stream_created == stream_created
+    start = {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
+    config: dict[str, object] = {
+        "durable_name": spec.durable,
+        "ack_policy": "explicit",
+        "ack_wait": int(spec.ack_wait * 1e9),
+        "max_deliver": spec.max_deliver,
+        "max_ack_pending": spec.max_ack_pending,
+        "replay_policy": "instant",
+        **(start if resumes else {"deliver_policy": "all"}),
+    }
+    if spec.filter_subject is not None:
+        config["filter_subject"] = spec.filter_subject
+    return config
+
+
+def _compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
     """Refuse a durable that would not do what the route says; what only tunes it (waits, limits) may differ."""
-    config = info.config
     differences = []
     if config.deliver_subject:
         differences.append("it is a push consumer, a pull consumer is needed")
-    if config.ack_policy not in (AckPolicy.EXPLICIT, None):
+    if config.ack_policy != "explicit":
         differences.append(f"its ack policy is {config.ack_policy}, explicit is needed")
-    has = [config.filter_subject] if config.filter_subject else list(getattr(config, "filter_subjects", None) or [])
+    has = list(config.filter_subjects)
     wanted = [spec.filter_subject] if spec.filter_subject else []
     if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
-        filters = excerpt(", ".join(has)) or "none"
-        differences.append(f"its filter is {filters}, the route's is {', '.join(wanted) or 'none'}")
+        told = excerpt(", ".join(has)) or "none"
+        differences.append(f"its filter is {told}, the route's is {', '.join(wanted) or 'none'}")
     if differences:
         raise SourceError(
             f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "

@@ -5,6 +5,7 @@ Each function opens a nats-py client of its own, does its job, and closes it. No
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from router_trio.errors import LinkError, SourceError
+from router_trio.nats.api import ApiError, StreamInfo, stream_info
 from router_trio.quotes import redact, told_by
 
 T = TypeVar("T")
@@ -41,7 +43,7 @@ async def add_streams(url: str, streams: Mapping[str, Sequence[str]]) -> None:
 
     async def add(context: JetStreamContext) -> None:
         for name, subjects in streams.items():
-            await context.add_stream(name=name, subjects=list(subjects))
+            await _ask(context, f"STREAM.CREATE.{name}", {"name": name, "subjects": list(subjects)})
 
     await _with_client(url, add)
 
@@ -50,8 +52,7 @@ async def count_messages(url: str, stream: str) -> int:
     """Return how many messages the stream holds. Raises and blocks as `stream_messages` does."""
 
     async def count(context: JetStreamContext) -> int:
-        messages: int = (await context.stream_info(stream)).state.messages
-        return messages
+        return (await _ask(context, f"STREAM.INFO.{stream}")).messages
 
     return await _with_client(url, count)
 
@@ -65,7 +66,7 @@ async def stream_messages(url: str, stream: str) -> list[StoredMessage]:
 
     async def read(context: JetStreamContext) -> list[StoredMessage]:
         found: list[StoredMessage] = []
-        expected = (await context.stream_info(stream)).state.messages
+        expected = (await _ask(context, f"STREAM.INFO.{stream}")).messages
         config = ConsumerConfig(ack_policy=AckPolicy.NONE)
         subscription = await context.pull_subscribe("", stream=stream, config=config)
         while len(found) < expected:
@@ -74,6 +75,11 @@ async def stream_messages(url: str, stream: str) -> list[StoredMessage]:
         return found
 
     return await _with_client(url, read)
+
+
+async def _ask(context: JetStreamContext, request: str, body: Mapping[str, object] | None = None) -> StreamInfo:
+    payload = json.dumps(body).encode() if body else b""
+    return stream_info((await context._nc.request(f"$JS.API.{request}", payload, _ANSWER_WITHIN)).data)
 
 
 async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]) -> T:
@@ -98,6 +104,11 @@ async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]
             result: T = await trio_asyncio.aio_as_trio(work)()
             return result
         except nats.js.errors.Error as error:
+            told = f"JetStream at {redact(url)} refused: {told_by(error)}"
+            failure, cause = SourceError(told, reason="jetstream"), error
+        except (ApiError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            # But for the first, these are what comes of an answer that is none: ours is a ValueError, the others are
+            # nats-py's, which reads messages here.
             told = f"JetStream at {redact(url)} refused: {told_by(error)}"
             failure, cause = SourceError(told, reason="jetstream"), error
         except (TimeoutError, nats.errors.Error, OSError) as error:

@@ -21,7 +21,15 @@ from router_trio.subjects import validate_pattern, validate_subject
 
 Connections = Mapping[str, ConnectionSettings | None]
 
-_ONLY_FOR_STREAMS = ("durable", "filter", "max_in_flight", "ack_wait", "max_deliver", "nak_delay")
+_ONLY_FOR_STREAMS = (
+    "durable",
+    "filter",
+    "max_in_flight",
+    "max_in_flight_bytes",
+    "ack_wait",
+    "max_deliver",
+    "nak_delay",
+)
 
 # A TOML key without quotes, so that key paths and environment variables can name every connection.
 _CONNECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")

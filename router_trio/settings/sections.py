@@ -252,6 +252,9 @@ class SourceSettings(Section, init=False):
         ge=1,
         description="Most messages of the stream that are worked on at a time; as many may wait behind refused ones.",
     )
+    max_in_flight_bytes: PositiveSize = Field(
+        "16MiB", validate_default=True, description="The same in bytes; a message that is larger is worked on alone."
+    )
     ack_wait: PositiveDuration = Field(
         "30s", validate_default=True, description="Time after which the stream delivers an unacked message again."
     )

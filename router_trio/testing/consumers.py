@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 
 from router_trio.link import ConsumerSpec, Progress
-from router_trio.protocol import RawMessage
+from router_trio.protocol import RawMessage, delivered_size
 from router_trio.subjects import matches
 from router_trio.testing.frames import raw, status
 from router_trio.testing.losses import Losses
@@ -27,6 +27,7 @@ class _Request:
     inbox: bytes
     receive: Receive
     remaining: int
+    bytes: float
     deadline: float
     heartbeat: float
     next_beat: float
@@ -75,16 +76,26 @@ class Consumer:
         return Progress(self._sequence, unacked, in_use=bool(self._requests))
 
     def pull(
-        self, inbox: bytes, receive: Receive, batch: int, now: float, *, expires: float, heartbeat: float = inf
+        self,
+        inbox: bytes,
+        receive: Receive,
+        batch: int,
+        now: float,
+        *,
+        expires: float,
+        max_bytes: int = 0,
+        heartbeat: float = inf,
     ) -> None:
         """Add a pull request, good for `expires` seconds, with a sign of life every `heartbeat` seconds if idle.
+
+        It brings at most `batch` messages, of together at most `max_bytes` unless that is 0.
 
         A deleted consumer answers like a server that has no such subject.
         """
         if self.deleted or now < self._stream.leaderless_until:
             receive(status(inbox, "503"))
             return
-        request = _Request(inbox, receive, batch, now + expires, heartbeat, now + heartbeat)
+        request = _Request(inbox, receive, batch, max_bytes or inf, now + expires, heartbeat, now + heartbeat)
         self._losses.meets("pull", now, lambda: self._requests.append(request))
 
     def withdraw(self, receive: Receive) -> None:
@@ -148,10 +159,12 @@ class Consumer:
 
     def _deliver_what_is_due(self, now: float) -> None:
         due = self._due(now)
-        while self._requests and due:
+        while due and self._has_request(due[0], self._position):
             self._deliver(due.popleft(), now)
-        while self._requests and self._position < len(self._matching) and self._has_room():
+        while self._position < len(self._matching) and self._has_room():
             sequence = self._matching[self._position]
+            if not self._has_request(sequence, self._position + 1):
+                break
             self._position += 1
             self._deliver(sequence, now)
 
@@ -179,8 +192,7 @@ class Consumer:
             if request.deadline > now:
                 self._requests.append(request)
             else:
-                fields = f"Nats-Pending-Messages: {request.remaining}\r\nNats-Pending-Bytes: 0\r\n"
-                request.receive(status(request.inbox, "408 Request Timeout", fields))
+                _end(request, "408 Request Timeout")
 
     def _look_at_stream(self) -> None:
         wanted = self.spec.filter_subject
@@ -207,21 +219,42 @@ class Consumer:
         entry.due = due
         self._earliest = min(self._earliest, due)
 
+    def _has_request(self, sequence: int, position: int) -> bool:
+        """Find a request that has bytes enough for the message; those before it that have not are ended."""
+        deliveries = self._unacked[sequence].deliveries if sequence in self._unacked else 0
+        size = delivered_size([self._message(sequence, deliveries + 1, self._sequence + 1, position)])
+        while self._requests and self._requests[0].bytes < size:
+            _end(self._requests.popleft(), "409 Message Size Exceeds MaxBytes")
+        return bool(self._requests)
+
     def _deliver(self, sequence: int, now: float) -> None:
         request = self._requests[0]
-        request.remaining -= 1
-        request.next_beat = now + request.heartbeat
-        if request.remaining <= 0:
-            self._requests.popleft()
         entry = self._unacked.setdefault(sequence, _Unacked(0, inf))
         entry.deliveries += 1
         self._postpone(entry, now + self.spec.ack_wait)
         self._sequence += 1
+        message = self._message(sequence, entry.deliveries, self._sequence, self._position)
+        request.remaining -= 1
+        request.bytes -= delivered_size([message])
+        request.next_beat = now + request.heartbeat
+        self._losses.meets("message", now, lambda: request.receive(message))
+        if request.remaining <= 0 or request.bytes <= 0:
+            self._requests.popleft()
+            if 0 < request.bytes < inf:
+                _end(request, "409 Batch Completed")
+
+    def _message(self, sequence: int, deliveries: int, consumer_sequence: int, position: int) -> RawMessage:
         stored = self._stream.stored[sequence - 1]
         reply = (
-            f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{entry.deliveries}.{sequence}.{self._sequence}"
-            f".{stored.timestamp}.{len(self._matching) - self._position}"
+            f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{deliveries}.{sequence}.{consumer_sequence}"
+            f".{stored.timestamp}.{len(self._matching) - position}"
         )
         body = b"" if self.headers_only else stored.publish.payload
-        message = raw(stored.publish.subject, reply.encode(), stored.publish.header, body)
-        self._losses.meets("message", now, lambda: request.receive(message))
+        return raw(stored.publish.subject, reply.encode(), stored.publish.header, body)
+
+
+def _end(request: _Request, line: str) -> None:
+    """Tell the status that ends a request."""
+    left = request.bytes if request.bytes < inf else 0
+    fields = f"Nats-Pending-Messages: {request.remaining}\r\nNats-Pending-Bytes: {left}\r\n"
+    request.receive(status(request.inbox, line, fields))

@@ -79,13 +79,15 @@ class FakePullConsumer(FakeSubscription):
         """See `link.PullConsumer.stream_created`."""
         return self._opened().stream_created
 
-    def pull(self, batch: int, expires: float) -> None:
+    def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """See `link.PullConsumer.pull`. Does nothing on a dead link or when closed."""
         consumer = self._opened()
         heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
         if not self.closed:
             self._link.act(
-                lambda now: consumer.pull(self._inbox, self.receive, batch, now, expires=expires, heartbeat=heartbeat)
+                lambda now: consumer.pull(
+                    self._inbox, self.receive, batch, now, expires=expires, max_bytes=max_bytes, heartbeat=heartbeat
+                )
             )
 
     async def again(self, sequences: Sequence[int]) -> None:

@@ -14,9 +14,9 @@ import trio
 import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError, SourceError
-from router_trio.headers import Headers, decode, encode, status
+from router_trio.headers import Headers, decode, encode, find_number, status
 from router_trio.link import Arrivals, ConsumerSpec, Link, Progress, Subscription, Together
-from router_trio.protocol import RawMessage, header_block, payload, publish
+from router_trio.protocol import RawMessage, delivered_size, header_block, payload, publish
 from tests.contract.worlds import (
     PASSWORD,
     WITHIN,
@@ -530,6 +530,68 @@ async def test_a_pull_that_expires_ends_with_status_408(world: World, clock: obj
     assert sequences([message]) == [1]
     assert status(header_block(ending)) == (408, "Request Timeout")
     assert ending[1] == payload(ending) == b""
+
+
+def ending(raw: RawMessage) -> tuple[int, str, int | None, int | None]:
+    """Code and description of a status, and what the request did not bring: messages and bytes."""
+    block = header_block(raw)
+    left = (find_number(block, name) for name in (b"Nats-Pending-Messages", b"Nats-Pending-Bytes"))
+    return (*status(block), *left)  # type: ignore[return-value]
+
+
+async def test_a_pull_ends_before_the_message_that_is_larger_than_what_is_left_of_its_bytes(world: World) -> None:
+    """The sizes of both are the same to the byte, with subject and reply."""
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(12):
+        await world.publish("orders.a", b"x" * (100 * n))
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(5, 5.0, 700)
+        *messages, over = await received.until_delivered(4)
+        assert sequences(messages) == [1, 2, 3]
+        assert ending(over) == (409, "Message Size Exceeds MaxBytes", 2, 700 - delivered_size(messages))
+        consumer.pull(5, 5.0, 100)
+        (at_once,) = (await received.until_delivered(5))[4:]
+        assert ending(at_once) == (409, "Message Size Exceeds MaxBytes", 5, 100)
+        consumer.pull(2, 5.0, 5000)
+        *messages, over = (await received.until_delivered(8))[5:]
+        assert sequences(messages) == [4, 5]
+        assert ending(over) == (409, "Batch Completed", 0, 5000 - delivered_size(messages))
+
+
+async def test_a_pull_that_is_filled_to_the_last_byte_ends_without_a_word(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for _ in range(3):
+        await world.publish("orders.a", b"x" * 100)
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(1, 5.0)
+        (first,) = await received.until_delivered(1)
+        consumer.pull(5, 5.0, delivered_size([first]))
+        await link.fence()
+        consumer.pull(5, 0.3, 10_000)
+        _, second, third, over = await received.until_delivered(4)
+    assert sequences([second, third]) == [2, 3]
+    assert ending(over) == (408, "Request Timeout", 4, 10_000 - delivered_size([third]))
+
+
+async def test_two_pulls_share_what_comes_and_what_is_too_large_ends_both(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(5, 5.0, 400)
+        consumer.pull(5, 5.0, 500)
+        await link.fence()
+        await world.publish("orders.a", b"x")
+        await world.publish("orders.a", b"x" * 1000)
+        message, *over = await received.until_delivered(3)
+    left = [ending(raw)[2:] for raw in over]
+    assert sequences([message]) == [1]
+    assert sum(messages or 0 for messages, _ in left) == 9
+    assert sum(size or 0 for _, size in left) == 900 - delivered_size([message])
 
 
 async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(world: World, clock: object) -> None:

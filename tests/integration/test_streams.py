@@ -6,8 +6,10 @@ import pytest
 
 from router_trio.errors import LinkError, SourceError
 from router_trio.nats.streams import StoredMessage, add_streams, count_messages, stream_messages
+from tests.odd_answers import BODIES
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import connect
+from tests.raw_server import Published, Sent, raw_server
 from tests.servers import NatsServer
 
 
@@ -37,3 +39,15 @@ async def test_no_server_and_no_jetstream(core_server: NatsServer) -> None:
     await core_server.kill()
     with pytest.raises(LinkError, match=f"can't talk to the server at {core_server.url}"):
         await count_messages(core_server.url, "ORDERS")
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+async def test_what_is_no_answer_is_an_error_that_names_the_server(body: bytes) -> None:
+    def answer(published: Published) -> list[Sent]:
+        return [Sent(published.reply, body)] if published.subject.startswith("$JS.API.") else []
+
+    async with raw_server(answer) as (_, url):
+        for ask in (count_messages(url, "ORDERS"), stream_messages(url, "ORDERS"), add_streams(url, {"A": ["a"]})):
+            with pytest.raises(SourceError, match=url) as caught:
+                await ask
+            assert len(str(caught.value)) < 300

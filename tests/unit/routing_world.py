@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import trio
+import trio.testing
 
 from router_trio import Live, Router, Settings
 from router_trio.protocol import RawMessage
 from router_trio.states import RouteState
 from router_trio.testing import FakeBroker
+from router_trio.testing.frames import raw
 from router_trio.testing.links import FakeLink
 from tests.watch import Watch, assert_accounted
 
@@ -215,3 +217,10 @@ async def eventually(
 
 REMOTE = stream("IN", to("out.{{wildcard(1)}}", "edge", jetstream=True), connection="main", filter="in.*")
 LOCAL = stream("IN", "out.{{wildcard(1)}}", filter="in.*")
+
+
+async def hear(broker: FakeBroker, inbox: bytes, block: bytes) -> None:
+    """Have a message with this header block come to an inbox; returns when it has been read."""
+    for receive in broker._server._receivers(inbox.decode()):
+        receive(raw(inbox, b"", block, b""))
+    await trio.testing.wait_all_tasks_blocked()

@@ -154,7 +154,12 @@ def test_lines_without_a_colon_are_skipped_and_values_are_stripped() -> None:
         (b"NATS/1.0 \xff\xfe\r\n\r\n", (0, "")),
         (b"NATS/1.0 408 \xff\r\n\r\n", (408, "�")),
         (b"NATS/1.0 -1\r\n\r\n", (0, "")),
-        (b"NATS/1.0 " + b"9" * 5000, (999999, "")),
+        (b"NATS/1.0 " + b"9" * 5000, (0, "")),
+        (b"NATS/1.0 1000 x\r\n\r\n", (0, "")),
+        (b"NATS/1.0 +99 x\r\n\r\n", (0, "")),
+        ("NATS/1.0 ٣٣٣ x\r\n\r\n".encode(), (0, "")),
+        (b"NATS/1.0 999 " + b"x" * 5000, (999, "x" * 95)),
+        (b"NATS/1.0 409 a\nb\x1b[31m\x00\r\n\r\n", (409, "a?b?[31m?")),
         (b"NATS/1.0\r\nA: 503\r\n\r\n", (0, "")),
     ],
 )
@@ -232,3 +237,33 @@ def test_headers_of_one_family_are_taken_out(block: bytes, expected: bytes) -> N
 @given(BLOCKS)
 def test_what_was_set_in_any_block_is_found_in_it(block: bytes) -> None:
     assert headers.find(headers.replace(block, b"Nats-Msg-Id", b"7"), b"Nats-Msg-Id") == b"7"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"0", 0),
+        (b"17", 17),
+        (b"9" * 18, 10**18 - 1),
+        (b"9" * 19, None),
+        (b"9" * 5000, None),
+        (b"-1", None),
+        (b"+1", None),
+        (b"1_0", None),
+        (b"1.0", None),
+        (b"1e999", None),
+        ("٣".encode(), None),
+        (b"", None),
+    ],
+)
+def test_a_number_in_a_block(value: bytes, expected: int | None) -> None:
+    assert headers.find_number(b"NATS/1.0 408\r\nA: b\r\nNumber: %b\r\n\r\n" % value, b"Number") == expected
+    assert headers.find_number(b"NATS/1.0 408\r\nA: b\r\n\r\n", b"Number") is None
+
+
+@given(block=st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"NATS/1.0 " + tail))
+def test_the_status_of_any_block_is_bounded(block: bytes) -> None:
+    code, description = headers.status(block)
+    assert 0 <= code <= 999
+    assert len(description) <= headers.MAX_DESCRIPTION
+    assert description.isprintable()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router_trio.message import PubAck
 from router_trio.nats import pubacks
 from router_trio.nats.pubacks import PubAcks
 from router_trio.testing.frames import raw
+from tests.odd_answers import BODIES, DIGITS, json_values
 
 
 class Listener:
@@ -95,3 +99,105 @@ def test_more_streams_than_are_remembered_are_read_as_well(monkeypatch: pytest.M
     names = ["A", "B", "C", "A", "B", "C"]
     bodies = [b'{"stream":"%b", "seq":5}' % name.encode() for name in names]
     assert told(*bodies) == [(number, name, 5, False) for number, name in enumerate(names, 1)]
+
+
+# --- whatever anybody may send ---
+
+NOT_A_PUBACK = {
+    **{name: body for name, body in BODIES.items() if name not in ("error is empty", "code is null")},
+    "sequence 0": b'{"stream":"OUT", "seq":0}',
+    "sequence below 0": b'{"stream":"OUT", "seq":-7}',
+    "sequence above the last": b'{"stream":"OUT", "seq":18446744073709551616}',
+    "sequence of 20 digits": b'{"stream":"OUT", "seq":99999999999999999999}',
+    "sequence of 4,000 digits": b'{"stream":"OUT", "seq":%b}' % DIGITS[:4000],
+    "sequence of 5,000 digits": b'{"stream":"OUT", "seq":%b}' % DIGITS,
+    "sequence with zeros before it": b'{"stream":"OUT", "seq":007}',
+    "sequence is infinite": b'{"stream":"OUT", "seq":1e999}',
+    "sequence is not a number": b'{"stream":"OUT", "seq":NaN}',
+    "sequence is a fraction": b'{"stream":"OUT", "seq":7.0}',
+    "sequence is true": b'{"stream":"OUT", "seq":true}',
+    "sequence is a text": b'{"stream":"OUT", "seq":"7"}',
+    "sequence is null": b'{"stream":"OUT", "seq":null}',
+    "sequence is a list": b'{"stream":"OUT", "seq":[7]}',
+    "no sequence": b'{"stream":"OUT"}',
+    "no stream": b'{"seq":7}',
+    "stream is a number": b'{"stream":7, "seq":7}',
+    "stream is null": b'{"stream":null, "seq":7}',
+    "stream is an object": b'{"stream":{}, "seq":7}',
+    "stream is long": b'{"stream":"%b", "seq":7}' % (b"x" * 256),
+    "stream is very long": b'{"stream":"%b", "seq":7}' % (b"x" * 900_000),
+    "stream has a line break": b'{"stream":"A\\nB", "seq":7}',
+    "stream has a control character": b'{"stream":"A\x07B", "seq":7}',
+    "stream has an escape": b'{"stream":"A\\u001b[31m", "seq":7}',
+    "stream is no UTF-8": b'{"stream":"\xff", "seq":7}',
+    "stream has half a surrogate": b'{"stream":"\\ud800", "seq":7}',
+    "duplicate is a number": b'{"stream":"OUT", "seq":7,"duplicate":1}',
+    "duplicate is a text": b'{"stream":"OUT", "seq":7,"duplicate":"true"}',
+    "stream twice": b'{"stream":"OUT", "stream":"IN", "seq":7}',
+    "sequence twice": b'{"stream":"OUT", "seq":7, "seq":8}',
+    "a bomb in a field of no use": b'{"stream":"OUT", "seq":7, "x":%b}' % (b"[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("body", NOT_A_PUBACK.values(), ids=NOT_A_PUBACK.keys())
+def test_what_is_no_puback_is_one_refusal_and_its_neighbours_are_read(body: bytes) -> None:
+    good = b'{"stream":"OUT", "seq":7}'
+    assert told(good, body, good) == [(1, "OUT", 7, False), (2, "bad_answer", False), (3, "OUT", 7, False)]
+
+
+def test_the_last_sequence_that_there_may_be() -> None:
+    body = b'{"stream":"OUT", "seq":18446744073709551615}'
+    assert told(body, body) == [(1, "OUT", 2**64 - 1, False), (2, "OUT", 2**64 - 1, False)]
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 5000, "٣", "-1", "+1", "1_0", "0x1", "", " 1"])
+def test_a_number_that_no_publish_has_is_ignored(number: str) -> None:
+    listener = Listener()
+    PubAcks(listener).read([raw(b"_INBOX.x." + number.encode(), b"", b"", b'{"stream":"OUT", "seq":7}')])
+    assert listener.told == []
+
+
+def test_the_words_of_an_error_are_bounded_and_printable_and_its_code_is_one_that_there_is() -> None:
+    details: list[str] = []
+
+    class Details(Listener):
+        def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+            super().ack_refused(order, reason, detail, retriable)
+            details.append(detail)
+
+    listener = Details()
+    words = b'{"error":{"code":400,"err_code":%d,"description":"a\\nb\\u001b\\ud800%b"}}'
+    bodies = [words % (10_071, b"x" * 5000), words % (77_777, b"x"), b"", b'{"error":{"code":400}}']
+    PubAcks(listener).read([raw(b"_INBOX.x.1", b"", b"NATS/1.0 400 " + b"y" * 5000, body) for body in bodies])
+    assert [reason for _, reason, _ in listener.told] == ["jetstream_10071", "jetstream", "bad_answer", "jetstream"]
+    assert details[0].startswith("a\\nb\\x1b\\ud800xxx")
+    assert all(detail.isprintable() and 0 < len(detail) <= 120 for detail in details)
+
+
+@given(body=st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()), block=st.binary())
+def test_whatever_comes_each_answer_is_told_once(body: bytes, block: bytes) -> None:
+    (heard,) = told(body, block=block)
+    assert heard[0] == 1
+    if len(heard) == 4:
+        _, stream, sequence, duplicate = heard
+        assert isinstance(stream, str)
+        assert len(stream) <= 255
+        assert type(sequence) is int
+        assert 0 < sequence < 2**64
+        assert type(duplicate) is bool
+
+
+@given(
+    stream=st.text(st.characters(codec="utf-8"), min_size=1, max_size=300),
+    sequences=st.lists(st.integers(-5, 2**65), min_size=1, max_size=5),
+    compact=st.booleans(),
+)
+def test_what_is_remembered_of_a_stream_changes_no_answer(stream: str, sequences: list[int], compact: bool) -> None:
+    separators = (",", ":") if compact else (", ", ":")
+    bodies = [
+        json.dumps({"stream": stream, "seq": sequence}, separators=separators, ensure_ascii=False).encode()
+        for sequence in sequences
+    ]
+    together = told(*bodies)
+    alone = [told(body)[0][1:] for body in bodies]
+    assert [heard[1:] for heard in together] == alone

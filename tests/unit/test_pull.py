@@ -2,75 +2,108 @@
 
 from __future__ import annotations
 
+from collections import deque
+from functools import partial
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from router_trio.pull import PullCredit, Verdict
+from router_trio import pull
+from router_trio.pull import CONNECTION_BYTES, LARGEST_REQUEST, PullBudget, PullCredit, Verdict
+
+MIB = 1024 * 1024
+SIZE = 100
+"""Bytes of a message, where nothing else is said."""
 
 
-def asked(credit: PullCredit, held: int) -> int:
-    wanted = credit.want(held)
-    credit.asked(wanted)
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def a_budget(consumers: int = 1) -> PullBudget:
+    budget = PullBudget(Clock())
+    for _ in range(consumers):
+        budget.join()
+    return budget
+
+
+def a_credit(window: int, window_bytes: int = 16 * MIB, budget: PullBudget | None = None) -> PullCredit:
+    return PullCredit(window, window_bytes, budget or a_budget(), lambda: None)
+
+
+def asked(credit: PullCredit, held: int, held_bytes: int | None = None) -> int:
+    held_bytes = held * SIZE if held_bytes is None else held_bytes
+    wanted = credit.want(held, held_bytes)
+    size = credit.size(wanted, held_bytes) if wanted else 0
+    if not size:
+        return 0
+    credit.asked(wanted, size)
     return wanted
 
 
 def test_the_whole_window_is_asked_for_at_once_and_topped_up_when_half_of_it_is_free() -> None:
-    credit = PullCredit(10)
+    credit = a_credit(10)
     assert asked(credit, 0) == 10
     assert asked(credit, 0) == 0
-    credit.received(10)
+    credit.received(10, 10 * SIZE)
     assert asked(credit, 10) == 0
-    credit = PullCredit(10)
+    credit = a_credit(10)
     asked(credit, 0)
-    credit.received(4)
+    credit.received(4, 4 * SIZE)
     assert asked(credit, 0) == 0, "less than half is free"
-    credit.received(1)
+    credit.received(1, 1 * SIZE)
     assert asked(credit, 0) == 5
     assert credit.outstanding == 10
 
 
 def test_whatever_is_free_is_asked_for_when_nothing_is_outstanding() -> None:
-    credit = PullCredit(10)
+    credit = a_credit(10)
     assert asked(credit, 9) == 1
     assert asked(credit, 9) == 0
-    assert PullCredit(1).want(0) == 1
-    assert PullCredit(1).want(1) == 0
+    assert a_credit(1).want(0, 0) == 1
+    assert a_credit(1).want(1, SIZE) == 0
 
 
 def test_never_more_than_the_window_is_asked_for_and_held() -> None:
-    credit = PullCredit(7)
+    credit = a_credit(7)
     held = 0
     for step in range(500):
         asked(credit, held)
         assert credit.outstanding + held <= 7
         if step % 3 and credit.outstanding:
-            credit.received(1)
+            credit.received(1, 1 * SIZE)
             held += 1
         elif held:
             held -= 1
 
 
 def test_more_than_was_asked_for_leaves_no_debt() -> None:
-    credit = PullCredit(4)
+    credit = a_credit(4)
     asked(credit, 0)
-    credit.received(6)
+    credit.received(6, 6 * SIZE)
     assert credit.outstanding == 0
-    assert credit.want(2) == 2
+    assert credit.want(2, 2 * SIZE) == 2
 
 
 @pytest.mark.parametrize(("unfilled", "left"), [(3, 7), (10, 0), (None, 0), (99, 0)])
 @pytest.mark.parametrize("code", [404, 408])
 def test_a_request_that_ended_gives_back_what_it_did_not_bring(code: int, unfilled: int | None, left: int) -> None:
-    credit = PullCredit(10)
+    credit = a_credit(10)
     asked(credit, 0)
-    reading = credit.status(code, "Request Timeout", unfilled)
+    reading = credit.status(code, "Request Timeout", unfilled, None if unfilled is None else 0)
     assert reading.verdict is Verdict.ASK_AGAIN
     assert credit.outstanding == left
 
 
 def test_a_heartbeat_changes_nothing() -> None:
-    credit = PullCredit(10)
+    credit = a_credit(10)
     asked(credit, 0)
-    assert credit.status(100, "Idle Heartbeat", None).verdict is Verdict.GO_ON
+    assert credit.status(100, "Idle Heartbeat", None, None).verdict is Verdict.GO_ON
     assert credit.outstanding == 10
 
 
@@ -89,24 +122,220 @@ def test_a_heartbeat_changes_nothing() -> None:
     ],
 )
 def test_every_other_status_ends_all_requests(code: int, description: str, verdict: Verdict, reason: str) -> None:
-    credit = PullCredit(10)
+    credit = a_credit(10)
     asked(credit, 0)
-    reading = credit.status(code, description, None)
+    reading = credit.status(code, description, None, None)
     assert (reading.verdict, reading.reason) == (verdict, reason)
     assert credit.outstanding == 0
     assert (reading.detail != "") == (verdict is Verdict.REOPEN)
 
 
 def test_a_smaller_batch_is_tried_when_the_server_refuses_a_large_one_until_there_is_none() -> None:
-    credit = PullCredit(10)
+    credit = a_credit(10)
     sizes = []
-    while credit.status(409, "Exceeded MaxRequestBatch of 0", None).verdict is Verdict.ASK_AGAIN:
+    while credit.status(409, "Exceeded MaxRequestBatch of 0", None, None).verdict is Verdict.ASK_AGAIN:
         sizes.append(credit.window)
     assert sizes == [5, 2, 1]
 
 
 def test_what_is_due_again_is_asked_for_whatever_is_held() -> None:
-    credit = PullCredit(10)
-    assert (credit.want(10), credit.want_again(3), credit.want_again(0), credit.want_again(99)) == (0, 3, 0, 10)
-    credit.asked(2)
+    credit = a_credit(10)
+    assert credit.want(10, 10 * SIZE) == 0
+    assert (credit.want_again(3), credit.want_again(0), credit.want_again(99)) == (3, 0, 10)
+    credit.asked(2, 2 * SIZE)
     assert (credit.want_again(3), credit.want_again(1)) == (1, 0)
+
+
+# --- bytes ---
+
+
+def too_large(credit: PullCredit, messages: int, left: int) -> Verdict:
+    return credit.status(409, "Message Size Exceeds MaxBytes", messages, left).verdict
+
+
+def test_a_request_is_for_twice_the_bytes_that_its_messages_had_and_never_for_more_than_is_free() -> None:
+    credit = a_credit(1000)
+    assert credit.size(1000, 0) == 2 * 1000 * pull.ASSUMED_SIZE
+    credit.asked(1000, 2 * MIB)
+    credit.received(500, 500 * 300)
+    assert credit.size(500, 500 * 300) == 2 * 500 * 300
+    credit.received(500, 500 * 5000)
+    assert credit.size(1000, 0) == 1000 * 5000 * 2
+    credit.received(1, MIB)
+    assert credit.size(1000, 0) == 16 * MIB
+    assert credit.size(1000, 15 * MIB) == MIB
+
+
+def test_what_is_held_in_bytes_holds_back_as_what_is_held_in_number_does() -> None:
+    credit = a_credit(1000, MIB)
+    assert credit.want(1, MIB) == 0
+    assert credit.want(1, MIB - pull.SMALLEST_REQUEST + 1) == 0
+    assert credit.want(1, MIB - pull.SMALLEST_REQUEST) == 999
+    assert credit.want(0, 0) == 1000, "one that is larger than all that may be held is asked for alone"
+
+
+def test_the_bytes_of_a_request_that_is_over_come_back() -> None:
+    credit = a_credit(10)
+    assert asked(credit, 0) == 10
+    credit.received(4, 4 * SIZE)
+    assert credit.status(409, "Batch Completed", 0, credit.outstanding_bytes - 50).verdict is Verdict.ASK_AGAIN
+    assert (credit.outstanding, credit.outstanding_bytes) == (6, 50)
+    assert too_large(credit, 6, 50) is Verdict.ASK_AGAIN
+    assert (credit.outstanding, credit.outstanding_bytes) == (0, 0)
+
+
+def test_a_request_that_was_filled_to_the_last_byte_is_over() -> None:
+    credit = a_credit(10)
+    asked(credit, 0)
+    credit.received(3, credit.outstanding_bytes)
+    assert (credit.outstanding, credit.outstanding_bytes) == (0, 0)
+    assert credit.want(3, 3 * SIZE) == 7
+
+
+def test_a_message_that_found_no_room_gets_it_when_there_is_more_and_all_of_it_when_nothing_is_held() -> None:
+    credit = a_credit(100, 2 * MIB)
+    asked(credit, 0)
+    credit.received(2, 2 * 900_000)
+    too_large(credit, 98, credit.outstanding_bytes)
+    assert credit.want(2, 2 * 900_000) == 0, "that would be too little again"
+    assert asked(credit, 1, 900_000) > 0
+    assert credit.outstanding_bytes >= 900_000
+    credit.forget()
+    assert asked(credit, 0) > 0
+    while credit.outstanding_bytes < 5 * MIB:
+        assert too_large(credit, credit.outstanding, credit.outstanding_bytes) is Verdict.ASK_AGAIN
+        assert credit.want(1, 10_000) == 0, "it is larger than all that may be held: alone"
+        assert asked(credit, 0) > 0
+    credit.received(1, 5 * MIB)
+    credit.forget()
+    assert credit.size(100, 0) == 2 * MIB
+
+
+def test_nothing_is_borrowed_again_for_a_message_that_did_not_come() -> None:
+    """It was deleted, or went to somebody else."""
+    budget = a_budget(1000)
+    credit = a_credit(100, 16 * MIB, budget)
+    asked(credit, 0)
+    too_large(credit, 100, credit.outstanding_bytes)
+    asked(credit, 0)
+    assert credit.borrowed
+    credit.status(408, "Request Timeout", 100, credit.outstanding_bytes)
+    assert asked(credit, 0) == 100
+    assert credit.outstanding_bytes == budget.share
+    assert (credit.borrowed, budget.lent) == (False, 0)
+
+
+def test_a_message_that_nobody_can_be_asked_for_ends_in_an_error() -> None:
+    credit = a_credit(100)
+    for _ in range(64):
+        asked(credit, 0)
+        reading = credit.status(409, "Message Size Exceeds MaxBytes", None, None)
+        if reading.verdict is Verdict.REOPEN:
+            break
+    assert (reading.verdict, reading.reason) == (Verdict.REOPEN, "consumer_limit")
+    assert str(LARGEST_REQUEST) in reading.detail
+
+
+def test_fewer_bytes_are_tried_when_the_consumer_limits_them() -> None:
+    credit = a_credit(1000)
+    asked(credit, 0)
+    while credit.size(1000, 0) > 40_000:
+        assert credit.status(409, "Exceeded MaxRequestMaxBytes of 40000", None, None).verdict is Verdict.ASK_AGAIN
+    assert asked(credit, 0) == 1000
+    assert credit.outstanding_bytes > 20_000
+
+
+@given(
+    sizes=st.lists(st.integers(1, 3 * MIB), max_size=60),
+    window=st.integers(1, 50),
+    window_bytes=st.integers(1, 4 * MIB),
+    consumers=st.integers(1, 400),
+    rounds=st.lists(st.integers(0, 5), min_size=1, max_size=60),
+)
+def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_may_be(
+    sizes: list[int], window: int, window_bytes: int, consumers: int, rounds: list[int]
+) -> None:
+    """Against a server that gives what fits, one request after the other."""
+    budget = a_budget(consumers)
+    credit = a_credit(window, window_bytes, budget)
+    backlog, held = deque(sizes), deque[int]()
+    largest = max(sizes, default=0)
+    requests: deque[list[int]] = deque()
+    turn = idle = 0
+    while backlog or held:
+        before = (len(backlog), len(held), credit.size(1, sum(held)), len(requests))
+        wanted = credit.want(len(held), sum(held))
+        size = credit.size(wanted, sum(held)) if wanted else 0
+        if size:
+            credit.asked(wanted, size)
+            requests.append([wanted, size])
+        assert len(held) + credit.outstanding <= window
+        assert sum(held) + credit.outstanding_bytes <= max(window_bytes, 2 * largest, 2 * pull.SMALLEST_REQUEST)
+        assert credit.outstanding_bytes <= budget.share + budget.lent
+        while requests and backlog and backlog[0] > requests[0][1]:
+            assert too_large(credit, *requests.popleft()) is Verdict.ASK_AGAIN
+        if requests and backlog:
+            held.append(backlog.popleft())
+            requests[0][0] -= 1
+            requests[0][1] -= held[-1]
+            credit.received(1, held[-1])
+            if not requests[0][0] or not requests[0][1]:
+                messages, left = requests.popleft()
+                if left:
+                    credit.status(409, "Batch Completed", messages, left)
+        for _ in range(min(len(held), rounds[turn % len(rounds)])):
+            held.popleft()
+        turn += 1
+        idle = idle + 1 if before == (len(backlog), len(held), credit.size(1, sum(held)), len(requests)) else 0
+        assert idle < len(rounds) + 2 or not any(rounds), "it goes on"
+        if not any(rounds) and held and idle > 2:
+            held.popleft()
+    credit.forget()
+    assert budget.lent == 0
+
+
+def test_all_consumers_of_a_connection_have_an_equal_share_and_borrow_from_the_rest() -> None:
+    budget = a_budget(100)
+    told: list[int] = []
+    credits = [PullCredit(1000, 16 * MIB, budget, partial(told.append, number)) for number in range(100)]
+    for credit in credits:
+        assert asked(credit, 0) > 0
+    assert sum(credit.outstanding_bytes for credit in credits) <= CONNECTION_BYTES // 2
+    sizes = [0] * 100
+    for _ in range(25):  # each has a message of a megabyte
+        for number, credit in enumerate(credits):
+            if sizes[number] < MIB:
+                if credit.outstanding:
+                    too_large(credit, credit.outstanding, credit.outstanding_bytes)
+                asked(credit, 0)
+                sizes[number] = credit.outstanding_bytes
+        assert sum(credit.outstanding_bytes for credit in credits) <= CONNECTION_BYTES
+        served = [number for number, size in enumerate(sizes) if MIB <= size < 2**40]
+        for number in served:
+            assert credits[number].borrowed
+            credits[number].received(1, MIB)
+            assert not credits[number].borrowed or credits[number].outstanding_bytes > budget.share
+            credits[number].forget()
+            sizes[number] = 2**40
+    assert sizes == [2**40] * 100
+    assert told, "whoever waited for others to give back was told"
+    assert budget.lent == 0
+
+
+def test_a_connection_that_is_cut_is_asked_for_half_and_later_for_all_again() -> None:
+    clock = Clock()
+    budget = PullBudget(clock)
+    budget.join()
+    budget.cut()
+    assert budget.limit == CONNECTION_BYTES // 2
+    clock.now += pull.GROWS_AFTER
+    assert budget.limit == CONNECTION_BYTES
+    for _ in range(20):
+        budget.cut()
+    assert budget.limit == pull.LEAST_CONNECTION_BYTES
+    clock.now += pull.GROWS_AFTER
+    assert budget.limit == pull.LEAST_CONNECTION_BYTES, "it takes longer each time"
+    for _ in range(5):
+        clock.now += pull.LONGEST_UNTIL_GROWTH
+        assert budget.limit > pull.LEAST_CONNECTION_BYTES
+    assert budget.limit == CONNECTION_BYTES

@@ -39,15 +39,15 @@ PIECES = st.lists(
 
 
 def growth(work: Callable[[str], object], unit: str, size: int) -> float:
-    """How much longer four times the text takes: the least of some runs, which a busy machine does not make shorter."""
+    """How much longer four times the text takes: the least processor time of some runs."""
 
     def least(length: int) -> float:
         text = unit * (length // len(unit))
         best = float("inf")
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.thread_time()
             work(text)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.thread_time() - started)
         return best
 
     return min(least(4 * size) / least(size) for _ in range(3))
@@ -75,9 +75,9 @@ def test_the_work_grows_with_the_text_and_not_faster(unit: str) -> None:
     # Quadratic work would grow 16 times, cubic work 64 times.
     for work in (redact, log, recent, quoted, excerpt):
         assert growth(work, unit, 4_000) < 8, work
-    started = time.perf_counter()
+    started = time.thread_time()
     log(unit * (64 * 1024 // len(unit)))
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -245,7 +245,7 @@ def test_an_address_that_a_server_announces_is_refused_in_linear_time(unit: str)
             ServerURL.parse(text + "-:4222/a")
         assert _HOST.fullmatch(text + "-") is None
 
-    assert growth(parse, unit, 8_000) < 8
+    assert growth(parse, unit, 32_000) < 8
 
 
 def test_what_is_not_ready_says_so_in_few_words() -> None:

@@ -128,6 +128,7 @@ def test_stream_source_has_its_defaults() -> None:
     settings = one_route(from_stream="ORDERS", from_durable="router", from_filter="orders.*")()
     source = settings.routes[0].source
     assert (source.max_in_flight, source.ack_wait, source.max_deliver, source.nak_delay) == (1024, 30.0, -1, 1.0)
+    assert source.max_in_flight_bytes == 16 * 1024 * 1024
     assert source.pattern == "orders.*"
 
 
@@ -567,6 +568,7 @@ def test_two_routes_must_not_share_a_consumer() -> None:
         ({"subject": "a", "filter": "b"}, {".filter": "is only for a stream"}),
         ({"subject": "a", "ack_wait": "1s"}, {".ack_wait": "is only for a stream"}),
         ({"subject": "a", "max_in_flight": 1}, {".max_in_flight": "is only for a stream"}),
+        ({"subject": "a", "max_in_flight_bytes": "1MiB"}, {".max_in_flight_bytes": "is only for a stream"}),
         ({"subject": "a", "max_deliver": 5}, {".max_deliver": "is only for a stream"}),
         ({"subject": "a", "nak_delay": "2s"}, {".nak_delay": "is only for a stream"}),
         ({"subject": "a..b"}, {".subject": "subject 'a..b'"}),

@@ -28,6 +28,7 @@ from tests.unit.routing_world import (
     eventually,
     fill,
     handled,
+    hear,
     numbers,
     one_broker,
     stream,
@@ -427,3 +428,44 @@ def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
     delivery = StreamDelivery(source, Position(), message, 0.0)
     assert delivery.deliveries == 0
     assert delivery.origin() == {"stream": "IN", "sequence": 9, "deliveries": 0, "timestamp": 0.0}
+
+
+async def test_what_is_larger_than_all_that_may_be_in_hand_comes_alone(autojump_clock: MockClock) -> None:
+    """In the order of the stream, between small ones, and nothing else is in hand with it."""
+    held: list[int] = []
+
+    async def look(message: Message) -> Message:
+        await trio.sleep(0.1)
+        held.append(unacked(w))
+        return message
+
+    sizes = [10, 300_000, 10, 10, 150_000, 200_000, 10]
+    handler = handled(look, to=to("out.x", jetstream=True), stream="IN", durable="router", max_in_flight_bytes="100KiB")
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        for size in sizes:
+            w.broker.publish("in.x", b"x" * size)
+        await all_acked(w, len(sizes))
+        assert [len(payload) for payload in w.payloads("OUT")] == sizes
+        assert [count for count, size in zip(held, sizes, strict=True) if size > 100_000] == [1, 1, 1]
+        assert w.watch.count("NATS_SUBSCRIBE_ERROR") == 0
+
+
+async def test_a_consumer_that_is_gone_has_borrowed_nothing(autojump_clock: MockClock) -> None:
+    too_large = b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\n\r\n"
+    async with world([LOCAL], brokers=one_broker()) as w:
+        budget = w.live.connections["main"].pull_budget
+        for _ in range(999):
+            budget.join()
+        await trio.sleep(40)  # what was asked for before that has expired
+        await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", too_large)
+        assert budget.lent > 0
+        await trio.sleep(10)
+        assert budget.lent == 0, "it is not kept for long when nothing comes"
+        await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", too_large)
+        assert budget.lent > 0
+        await w.lose()
+        assert budget.lent == 0
+        await w.find()
+        w.broker.publish("in.x", b"x" * 40_000)
+        await all_acked(w, 1)
+        assert budget.lent == 0, "given back as soon as the message has come"

@@ -1,0 +1,152 @@
+"""JSON that a peer sent, read within bounds: each field is of its type and in its range, or there is one error.
+
+Whoever can publish to an inbox may send anything there. Nothing of it may surprise who reads it: not a number of 5,000
+digits, `1e999`, `true` for 1, a name given twice, or a hundred thousand brackets. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from router_trio.quotes import excerpt
+
+MAX_TEXT = 100
+"""Characters of a description that are kept: it is quoted in errors, log lines and `/status`."""
+
+MAX_NAME = 255
+"""Characters of a name of a stream or a consumer, as nats-server has it."""
+
+MAX_SUBJECT = 4096
+
+_INT64 = 2**63 - 1
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{1,24}(?:Z|[+-][0-9]{2}:[0-9]{2})")
+
+
+class AnswerError(ValueError):
+    """An answer that is not what it should be. Says what is wrong, and quotes nothing of it but names of fields."""
+
+
+class Object:
+    """A JSON object. Every method raises `AnswerError` for a value of another type, or out of its range.
+
+    A field that is null counts as absent. `where` names the object in errors, `""` for the whole answer.
+    """
+
+    def __init__(self, fields: dict[str, Any], where: str = "") -> None:
+        self._fields = fields
+        self._where = where
+
+    def number(self, name: str, default: int | None = None, *, low: int = 0, high: int = _INT64) -> int:
+        """Return a whole number. Raises if it is absent and there is no default."""
+        value = self._fields.get(name, default)
+        if value is None:
+            value = default
+        if type(value) is not int or not low <= value <= high:
+            raise self._wrong(name, f"a whole number from {low} to {high}")
+        return value
+
+    def duration(self, name: str) -> float:
+        """Return the seconds of a field in nanoseconds; 0 if it is absent."""
+        return self.number(name, 0) / 1e9
+
+    def flag(self, name: str) -> bool:
+        """Return a boolean; False if it is absent."""
+        value = self._fields.get(name)
+        if value is not None and type(value) is not bool:
+            raise self._wrong(name, "true or false")
+        return bool(value)
+
+    def text(self, name: str, default: str | None = None, *, most: int = MAX_NAME) -> str:
+        """Return a printable text that is not longer. Raises if it is absent and there is no default."""
+        value = self._fields.get(name)
+        if value is None:
+            value = default
+        if type(value) is not str or len(value) > most or not value.isprintable():
+            raise self._wrong(name, f"a printable text of at most {most} characters")
+        return value
+
+    def time(self, name: str, default: str | None = None) -> str:
+        """Return a time as it is written, of RFC 3339. Raises if it is absent and there is no default."""
+        value = self.text(name, default, most=40)
+        if value != default and not _TIME.fullmatch(value):
+            raise self._wrong(name, "a time")
+        return value
+
+    def description(self, name: str) -> str:
+        """Return the beginning of a text that is for people, whatever is in it; `""` if it is absent."""
+        value = self._fields.get(name)
+        if value is not None and type(value) is not str:
+            raise self._wrong(name, "a text")
+        return excerpt(value or "")
+
+    def subject(self, name: str) -> str:
+        """Return a subject, which may have any characters; `""` if it is absent."""
+        value = self._fields.get(name)
+        if value is not None and (type(value) is not str or len(value) > MAX_SUBJECT):
+            raise self._wrong(name, f"a text of at most {MAX_SUBJECT} characters")
+        return value or ""
+
+    def subjects(self, name: str, *, most: int) -> tuple[str, ...]:
+        """Return a list of subjects; empty if it is absent."""
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if type(value) is not list or len(value) > most:
+            raise self._wrong(name, f"a list of at most {most} texts")
+        if not all(type(one) is str and len(one) <= MAX_SUBJECT for one in value):
+            raise self._wrong(name, f"a list of texts of at most {MAX_SUBJECT} characters")
+        return tuple(value)
+
+    def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
+        """Return a list of whole numbers; empty if it is absent."""
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if type(value) is not list or len(value) > most or not all(type(one) is int for one in value):
+            raise self._wrong(name, f"a list of at most {most} whole numbers")
+        return tuple(value)
+
+    def object(self, name: str) -> Object | None:
+        """Return an object in this one; None if it is absent."""
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        if type(value) is not dict:
+            raise self._wrong(name, "an object")
+        return Object(value, f"{self._where}{name}.")
+
+    def required(self, name: str) -> Object:
+        """Return an object in this one. Raises if it is absent."""
+        found = self.object(name)
+        if found is None:
+            raise self._wrong(name, "an object")
+        return found
+
+    def _wrong(self, name: str, wanted: str) -> AnswerError:
+        return AnswerError(f"{self._where}{name} is not {wanted}")
+
+
+def read(body: bytes, most: int) -> Object:
+    """Return the object that a body of at most `most` bytes has. Raises `AnswerError`."""
+    if len(body) > most:
+        raise AnswerError(f"it has more than {most} bytes")
+    try:
+        value = json.loads(body, object_pairs_hook=_fields, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, AnswerError) else AnswerError("it is not JSON") from error
+    if type(value) is not dict:
+        raise AnswerError("it is not a JSON object")
+    return Object(value)
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise AnswerError("it names a field twice")
+    return fields
+
+
+def _refuse(constant: str) -> Any:
+    raise AnswerError(f"{constant} is not JSON")

@@ -1,0 +1,218 @@
+"""Answers of the JetStream API, read into values: what a stream and a consumer are, and how far they are. Pure.
+
+The forms are those of the JetStream API reference. Fields that a server of an older version does not have are at the
+values that mean the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router_trio.nats.answers import Object, read
+from router_trio.protocol import LAST_SEQUENCE
+
+MAX_ANSWER = 1024 * 1024
+"""Bytes of an answer: one names subjects, metadata and replicas."""
+
+MAX_SUBJECTS = 10_000
+
+NEVER = "0001-01-01T00:00:00Z"
+"""The time of a message that there is not."""
+
+
+class ApiError(Exception):
+    """JetStream answered with an error: `code` as in HTTP, `error_code` of nats-server, 0 for none."""
+
+    def __init__(self, code: int, error_code: int, description: str) -> None:
+        super().__init__(description)
+        self.code = code
+        self.error_code = error_code
+        self.description = description
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A stream as it is. Durations in seconds, sizes in bytes; -1 for no limit. Times are as the server writes them."""
+
+    name: str
+    created: str
+    subjects: tuple[str, ...]
+    retention: str
+    storage: str
+    discard: str
+    replicas: int
+    max_messages: int
+    max_bytes: int
+    max_message_size: int
+    max_age: float
+    duplicate_window: float
+    sealed: bool
+    mirror: bool
+    deny_delete: bool
+    deny_purge: bool
+    allow_rollup: bool
+    allow_direct: bool
+    allow_message_ttl: bool
+    allow_atomic: bool
+    allow_batched: bool
+    allow_counter: bool
+    allow_schedules: bool
+    messages: int
+    bytes: int
+    first_sequence: int
+    first_time: str
+    last_sequence: int
+    last_time: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerConfig:
+    """How a consumer delivers. Limits are -1 or 0 where it has none of its own."""
+
+    durable: str
+    deliver_policy: str
+    deliver_subject: str
+    deliver_group: str
+    filter_subjects: tuple[str, ...]
+    ack_policy: str
+    ack_wait: float
+    backoff: int
+    max_deliver: int
+    max_ack_pending: int
+    max_waiting: int
+    max_batch: int
+    max_expires: float
+    max_bytes: int
+    headers_only: bool
+    replay_policy: str
+    rate_limit: int
+    inactive_threshold: float
+    pause_until: str
+    priority_policy: str
+    priority_groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a consumer is: the number of its delivery, and the sequence of that message in the stream."""
+
+    delivery: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """A consumer as it is."""
+
+    stream: str
+    name: str
+    created: str
+    config: ConsumerConfig
+    delivered: Reached
+    ack_floor: Reached
+    num_pending: int
+    num_ack_pending: int
+    num_redelivered: int
+    num_waiting: int
+    paused: bool
+
+
+def stream_info(body: bytes) -> StreamInfo:
+    """Read the answer to `STREAM.INFO`. Raises `ApiError` for one that is an error, `AnswerError` for what is none."""
+    answer = _answer(body)
+    config, state = answer.required("config"), answer.required("state")
+    return StreamInfo(
+        name=config.text("name"),
+        created=answer.time("created"),
+        subjects=config.subjects("subjects", most=MAX_SUBJECTS),
+        retention=config.text("retention", "limits"),
+        storage=config.text("storage", "file"),
+        discard=config.text("discard", "old"),
+        replicas=config.number("num_replicas", 1),
+        max_messages=config.number("max_msgs", -1, low=-1),
+        max_bytes=config.number("max_bytes", -1, low=-1),
+        max_message_size=config.number("max_msg_size", -1, low=-1),
+        max_age=config.duration("max_age"),
+        duplicate_window=config.duration("duplicate_window"),
+        sealed=config.flag("sealed"),
+        mirror=config.object("mirror") is not None,
+        deny_delete=config.flag("deny_delete"),
+        deny_purge=config.flag("deny_purge"),
+        allow_rollup=config.flag("allow_rollup_hdrs"),
+        allow_direct=config.flag("allow_direct"),
+        allow_message_ttl=config.flag("allow_msg_ttl"),
+        allow_atomic=config.flag("allow_atomic"),
+        allow_batched=config.flag("allow_batched"),
+        allow_counter=config.flag("allow_msg_counter"),
+        allow_schedules=config.flag("allow_msg_schedules"),
+        messages=_count(state, "messages"),
+        bytes=_count(state, "bytes"),
+        first_sequence=_count(state, "first_seq"),
+        first_time=state.time("first_ts", NEVER),
+        last_sequence=_count(state, "last_seq"),
+        last_time=state.time("last_ts", NEVER),
+    )
+
+
+def consumer_info(body: bytes) -> ConsumerInfo:
+    """Read the answer to `CONSUMER.INFO` and `CONSUMER.CREATE`. Raises as `stream_info` does."""
+    answer = _answer(body)
+    return ConsumerInfo(
+        stream=answer.text("stream_name"),
+        name=answer.text("name"),
+        created=answer.time("created"),
+        config=_consumer_config(answer.required("config")),
+        delivered=_reached(answer.object("delivered")),
+        ack_floor=_reached(answer.object("ack_floor")),
+        num_pending=_count(answer, "num_pending"),
+        num_ack_pending=_count(answer, "num_ack_pending"),
+        num_redelivered=_count(answer, "num_redelivered"),
+        num_waiting=_count(answer, "num_waiting"),
+        paused=answer.flag("paused"),
+    )
+
+
+def _consumer_config(config: Object) -> ConsumerConfig:
+    one = config.subject("filter_subject")
+    return ConsumerConfig(
+        durable=config.text("durable_name", ""),
+        deliver_policy=config.text("deliver_policy", "all"),
+        deliver_subject=config.subject("deliver_subject"),
+        deliver_group=config.text("deliver_group", ""),
+        filter_subjects=(one,) if one else config.subjects("filter_subjects", most=MAX_SUBJECTS),
+        ack_policy=config.text("ack_policy", "none"),
+        ack_wait=config.duration("ack_wait"),
+        backoff=len(config.numbers("backoff", most=1000)),
+        max_deliver=config.number("max_deliver", -1, low=-1),
+        max_ack_pending=config.number("max_ack_pending", 0, low=-1),
+        max_waiting=config.number("max_waiting", 0, low=-1),
+        max_batch=config.number("max_batch", 0),
+        max_expires=config.duration("max_expires"),
+        max_bytes=config.number("max_bytes", 0),
+        headers_only=config.flag("headers_only"),
+        replay_policy=config.text("replay_policy", "instant"),
+        rate_limit=_count(config, "rate_limit_bps"),
+        inactive_threshold=config.duration("inactive_threshold"),
+        pause_until=config.time("pause_until", ""),
+        priority_policy=config.text("priority_policy", ""),
+        priority_groups=config.subjects("priority_groups", most=100),
+    )
+
+
+def _reached(at: Object | None) -> Reached:
+    return Reached(0, 0) if at is None else Reached(_count(at, "consumer_seq"), _count(at, "stream_seq"))
+
+
+def _count(counted: Object, name: str) -> int:
+    return counted.number(name, 0, high=LAST_SEQUENCE)
+
+
+def _answer(body: bytes) -> Object:
+    answer = read(body, MAX_ANSWER)
+    error = answer.object("error")
+    if error is not None:
+        raise ApiError(
+            error.number("code", high=999), error.number("err_code", 0, high=99_999), error.description("description")
+        )
+    return answer
+

@@ -1,0 +1,172 @@
+"""Answers of the JetStream API: what is one gives values, what is none one error, whatever it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.nats import api
+from router_trio.nats.answers import MAX_TEXT, AnswerError
+from router_trio.nats.api import ApiError, ConsumerInfo, Reached, StreamInfo
+from tests.odd_answers import BODIES, VALUES, json_values
+from tests.raw_server import consumer_answer, stream_answer
+
+READERS: dict[str, tuple[Callable[[bytes], StreamInfo | ConsumerInfo], dict[str, Any]]] = {
+    "stream": (api.stream_info, stream_answer("S")),
+    "consumer": (api.consumer_info, consumer_answer("S", "d")),
+}
+STREAM = b"""{"type":"io.nats.jetstream.api.v1.stream_info_response","total":0,"offset":0,"limit":0,
+"config":{"name":"S","subjects":["s.\\u003e"],"retention":"workqueue","max_consumers":-1,"max_msgs":7,"max_bytes":-1,"max_age":1500000000,
+"max_msgs_per_subject":-1,"max_msg_size":1000,"discard":"new","storage":"memory","num_replicas":3,
+"duplicate_window":120000000000,"compression":"none","allow_direct":true,"mirror_direct":false,"sealed":false,
+"deny_delete":true,"deny_purge":false,"allow_rollup_hdrs":true,"consumer_limits":{},"allow_msg_ttl":true,
+"allow_batched":true,"metadata":{"_nats.level":"5"}},"created":"2026-11-25T22:04:12.627927376Z","state":{"messages":1,
+"bytes":19,"first_seq":5,"first_ts":"2026-11-25T22:04:12.628520046Z","last_seq":6,
+"last_ts":"2026-11-25T22:04:12.7Z","num_subjects":1,"consumer_count":1},"cluster":{"leader":"test"},
+"ts":"2026-11-25T22:04:12.629344294Z"}"""
+CONSUMER = b"""{"type":"io.nats.jetstream.api.v1.consumer_info_response","stream_name":"S","name":"d",
+"created":"2026-11-25T22:04:12+02:00","config":{"durable_name":"d","name":"d","deliver_policy":"all",
+"ack_policy":"explicit","ack_wait":1500000000,"max_deliver":3,"backoff":[1000000000,2000000000],
+"filter_subjects":["s.a","s.b"],"replay_policy":"instant","max_waiting":512,"max_ack_pending":1000,"max_batch":7,
+"max_bytes":1000,"num_replicas":0,"headers_only":true,"metadata":{"a":"b"},"pause_until":"2030-01-01T00:00:00Z",
+"priority_groups":["a"],"priority_policy":"overflow"},"delivered":{"consumer_seq":9,"stream_seq":18446744073709551615},
+"ack_floor":{"consumer_seq":2,"stream_seq":4},"num_ack_pending":5,"num_redelivered":1,"num_waiting":2,"num_pending":3,
+"paused":true,"pause_remaining":97811747370266632,"ts":"2026-11-25T22:04:12.629732427Z",
+"priority_groups":[{"group":"a","pinned_ts":"0001-01-01T00:00:00Z"}]}"""
+
+
+def test_a_stream() -> None:
+    """As nats-server 2.15 says it."""
+    info = api.stream_info(STREAM)
+    assert (info.name, info.created, info.subjects) == ("S", "2026-11-25T22:04:12.627927376Z", ("s.>",))
+    assert (info.retention, info.storage, info.discard, info.replicas) == ("workqueue", "memory", "new", 3)
+    assert (info.max_messages, info.max_bytes, info.max_message_size, info.max_age) == (7, -1, 1000, 1.5)
+    assert (info.duplicate_window, info.messages, info.bytes) == (120.0, 1, 19)
+    assert (info.first_sequence, info.last_sequence) == (5, 6)
+    assert (info.first_time, info.last_time) == ("2026-11-25T22:04:12.628520046Z", "2026-11-25T22:04:12.7Z")
+    assert info.allow_rollup
+    assert info.allow_direct
+    assert info.allow_message_ttl
+    assert info.allow_batched
+    assert info.deny_delete
+    assert not any((info.allow_atomic, info.allow_counter, info.allow_schedules, info.sealed, info.mirror))
+
+
+def test_a_consumer() -> None:
+    info = api.consumer_info(CONSUMER)
+    assert (info.stream, info.name, info.created) == ("S", "d", "2026-11-25T22:04:12+02:00")
+    assert (info.delivered, info.ack_floor) == (Reached(9, 2**64 - 1), Reached(2, 4))
+    assert (info.num_pending, info.num_ack_pending, info.num_redelivered, info.num_waiting) == (3, 5, 1, 2)
+    assert info.paused
+    config = info.config
+    assert (config.ack_policy, config.ack_wait, config.max_deliver, config.backoff) == ("explicit", 1.5, 3, 2)
+    assert (config.filter_subjects, config.deliver_subject, config.headers_only) == (("s.a", "s.b"), "", True)
+    assert (config.max_ack_pending, config.max_waiting, config.max_batch, config.max_bytes) == (1000, 512, 7, 1000)
+    assert (config.pause_until, config.priority_policy, config.priority_groups) == (
+        "2030-01-01T00:00:00Z",
+        "overflow",
+        ("a",),
+    )
+
+
+def test_an_error_is_raised_with_its_codes_and_the_beginning_of_its_words() -> None:
+    body = {"error": {"code": 404, "err_code": 10059, "description": "stream\nnot \x1b[31mfound" + "x" * 500}}
+    for read, _ in READERS.values():
+        with pytest.raises(ApiError) as caught:
+            read(json.dumps(body).encode())
+        assert (caught.value.code, caught.value.error_code) == (404, 10059)
+        assert caught.value.description.startswith("stream\\nnot \\x1b[31mfoundxxx")
+        assert len(caught.value.description) == MAX_TEXT
+
+
+@pytest.mark.parametrize("what", READERS)
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_what_is_no_answer_is_one_error(what: str, body: bytes) -> None:
+    with pytest.raises(AnswerError) as caught:
+        READERS[what][0](body)
+    assert 0 < len(str(caught.value)) <= 2 * MAX_TEXT
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_every_field_may_have_any_value(what: str) -> None:
+    """Either it is read, and then of its type and in its range, or it is one error that names the field."""
+    read, answer = READERS[what]
+    refused: list[tuple[str, str]] = []
+    for path in paths(answer):
+        for value in VALUES:
+            changed = deepcopy(answer)
+            place = changed
+            for name in path[:-1]:
+                place = place[name]
+            place[path[-1]] = value
+            try:
+                typed(read(json.dumps(changed).encode()))
+            except AnswerError as error:
+                refused.append((".".join(path), str(error)))
+    assert len(refused) > 100
+    for field, error_text in refused:
+        assert field in error_text or "JSON" in error_text
+        assert len(error_text) <= 2 * MAX_TEXT
+
+
+def test_a_field_that_is_named_twice_is_an_error() -> None:
+    body = json.dumps(stream_answer("S")).replace('"created":', '"created": "2026-01-01T00:00:00Z", "created":')
+    with pytest.raises(AnswerError, match="twice"):
+        api.stream_info(body.encode())
+
+
+@given(value=json_values)
+def test_any_json_is_an_answer_or_one_error(value: Any) -> None:
+    for read, _ in READERS.values():
+        with suppress(AnswerError, ApiError):
+            typed(read(json.dumps(value).encode()))
+
+
+@given(body=st.binary(max_size=300))
+def test_any_bytes_are_one_error(body: bytes) -> None:
+    for read, _ in READERS.values():
+        with pytest.raises((AnswerError, ApiError)):
+            read(body)
+
+
+@given(what=st.sampled_from(sorted(READERS)), data=st.data())
+def test_an_answer_with_one_other_value_is_read_or_one_error(what: str, data: st.DataObject) -> None:
+    read, answer = READERS[what]
+    path = data.draw(st.sampled_from(list(paths(answer))))
+    changed = deepcopy(answer)
+    place = changed
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = data.draw(json_values)
+    with suppress(AnswerError):
+        typed(read(json.dumps(changed).encode()))
+
+
+def paths(answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The names that lead to each field."""
+    for name, value in answer.items():
+        yield (name,)
+        if isinstance(value, dict):
+            yield from ((name, *more) for more in paths(value))
+
+
+def typed(info: StreamInfo | ConsumerInfo | api.ConsumerConfig | Reached) -> None:
+    """Each value is of a type that its annotation names, and bounded."""
+    for name in info.__slots__:
+        value = getattr(info, name)
+        if isinstance(value, str):
+            assert len(value) <= 4096
+        elif isinstance(value, tuple):
+            assert all(isinstance(one, str) and len(one) <= 4096 for one in value)
+        elif isinstance(value, (api.ConsumerConfig, Reached)):
+            typed(value)
+        else:
+            assert type(value) in (int, float, bool), name
+            assert -1 <= value < 2**64, name

@@ -1,0 +1,171 @@
+"""What is taken for a delivery of a stream, of all that anybody may publish to the inbox of a route."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from router_trio.dispatch.deliveries import Deliveries, Read
+from router_trio.dispatch.position import Position
+from router_trio.dispatch.stream_delivery import Source
+from router_trio.link import ConsumerSpec
+from router_trio.protocol import RawMessage
+from router_trio.states import RUNNING, RouteState
+from router_trio.testing.frames import raw
+from tests.unit.routing_world import LOCAL, all_acked, another_link, fill, hear, one_broker, unacked, world
+
+STATUS = raw(b"_INBOX.x", b"", b"NATS/1.0 409 Batch Completed\r\n\r\n", b"")
+
+
+SOURCE = cast(Source, SimpleNamespace(state=RouteState("r", "main", ("out",))))
+
+
+def read(batch: list[RawMessage], stream: str = "IN", durable: str = "router") -> Read:
+    return Deliveries(SOURCE, stream, durable).read(batch, Position(), 0.0)
+
+
+def delivery(sequence: int | str = 5, number: int | str = 5, *, at: str = "$JS.ACK.IN.router") -> RawMessage:
+    return raw(b"in.x", f"{at}.1.{sequence}.{number}.1700000000000000000.0".encode(), b"", b"x")
+
+
+NONE = {
+    "nothing": b"",
+    "elsewhere": b"elsewhere",
+    "the beginning alone": b"$JS.ACK.IN.router.",
+    "another stream": b"$JS.ACK.OTHER.router.1.5.5.1.0",
+    "another durable": b"$JS.ACK.IN.other.1.5.5.1.0",
+    "a longer name": b"$JS.ACK.IN.router2.1.5.5.1.0",
+    "a domain and another stream": b"$JS.ACK.hub.ACC.OTHER.router.1.5.5.1.0",
+    "our names where domain and account are": b"$JS.ACK.IN.router.OTHER.victim.1.5.5.1.0",
+    "our names further behind": b"$JS.ACK.a.b.c.IN.router.1.5.5.1.0",
+    "an API": b"$JS.API.STREAM.DELETE.IN.router.1.5.5.1.0",
+    "sequence 0": b"$JS.ACK.IN.router.1.0.5.1.0",
+    "delivery 0": b"$JS.ACK.IN.router.1.5.0.1.0",
+    "beyond the last": b"$JS.ACK.IN.router.1.18446744073709551616.5.1.0",
+    "20 digits": b"$JS.ACK.IN.router.1.5.99999999999999999999.1.0",
+    "3,000 digits": b"$JS.ACK.IN.router.1.%b.5.1.0" % (b"9" * 3000),
+    "5,000 digits": b"$JS.ACK.IN.router.1.5.%b.1.0" % (b"9" * 5000),
+    "below 0": b"$JS.ACK.IN.router.1.-5.5.1.0",
+    "a sign": b"$JS.ACK.IN.router.1.+5.5.1.0",
+    "an underscore": b"$JS.ACK.IN.router.1.1_0.5.1.0",
+    "other digits": "$JS.ACK.IN.router.1.٣.5.1.0".encode(),
+    "a word": b"$JS.ACK.IN.router.1.x.5.1.0",
+    "a time that is a word": b"$JS.ACK.IN.router.1.5.5.x.0",
+    "empty tokens": b"$JS.ACK.IN.router.1...1.0",
+    "numbers alone": b"1.1.1.1.1.1.5.5.1.0",
+    "our names twice": b"$JS.ACK.IN.router.$JS.ACK.IN.router.1.5.5.1.0",
+    "too few": b"$JS.ACK.IN.router.1.5.5.1",
+    "too many": b"$JS.ACK.IN.router.1.5.5.1.0.1.1.1",
+    "no UTF-8": b"$JS.ACK.IN.router.\xff.5.5.1.0",
+}
+
+
+@pytest.mark.parametrize("reply", NONE.values(), ids=NONE.keys())
+def test_what_is_none_is_not_taken_and_its_neighbours_are(reply: bytes) -> None:
+    batch = [delivery(1, 1), raw(b"in.x", reply, b"", b"forged"), delivery(2, 2), STATUS]
+    deliveries, others = read(batch)
+    assert [one.sequence for one in deliveries] == [1, 2]
+    assert list(others) == [batch[1], STATUS]
+
+
+@pytest.mark.parametrize(
+    ("message", "sequence"),
+    [
+        (delivery(), 5),
+        (delivery(2**64 - 1, 2**64 - 1), 2**64 - 1),
+        (delivery(at="$JS.ACK.hub.ACC.IN.router"), 5),
+        (raw(b"in.x", b"$JS.ACK._.ACC.IN.router.1.7.5.1.0.token", b"", b""), 7),
+    ],
+)
+def test_what_is_one_is_taken(message: RawMessage, sequence: int) -> None:
+    deliveries, others = read([message])
+    assert [one.sequence for one in deliveries] == [sequence]
+    assert not others
+
+
+def test_names_are_no_patterns() -> None:
+    batch = [delivery(at="$JS.ACK.I+N.r(outer"), delivery(at="$JS.ACK.hub.ACC.I+N.r(outer"), delivery()]
+    deliveries, others = read(batch, "I+N", "r(outer")
+    assert (len(deliveries), len(others)) == (2, 1)
+
+
+@given(
+    batch=st.lists(
+        st.just(STATUS)
+        | st.builds(delivery, st.integers(-1, 2**64), st.integers(-1, 2**64))
+        | st.builds(delivery, st.text("0123456789.-_٣x", max_size=25), st.integers(0, 9))
+        | st.builds(delivery, st.integers(1, 9), at=st.sampled_from(["$JS.ACK.a.b.IN.router", "$JS.ACK.IN.other", "x"]))
+        | st.binary(max_size=60).map(lambda reply: raw(b"in.x", reply, b"", b""))
+        | st.binary(max_size=60).map(lambda reply: raw(b"in.x", b"$JS.ACK.IN.router." + reply, b"", b"")),
+        max_size=5,
+    )
+)
+def test_both_ways_to_read_a_batch_are_the_same(batch: list[RawMessage]) -> None:
+    ours, position = Deliveries(SOURCE, "IN", "router"), Position()
+    fast, slow = ours.read(batch, position, 0.0), ours.one_by_one(batch, position, 0.0)
+    told = [(one.ack_subject, one.sequence, one.number) for one in fast[0]]
+    assert told == [(one.ack_subject, one.sequence, one.number) for one in slow[0]]
+    assert list(fast[1]) == list(slow[1])
+    assert all(0 < sequence < 2**64 and 0 < number < 2**64 for _, sequence, number in told)
+
+
+@pytest.mark.parametrize("reply", NONE.values(), ids=NONE.keys())
+async def test_nobody_is_made_to_ack_what_another_consumer_has(autojump_clock: MockClock, reply: bytes) -> None:
+    """An ack is a publish with the router's rights."""
+    broker = one_broker()["main"]
+    broker.add_stream("OTHER", ["other"])
+    broker.publish("other", b"precious")
+    async with world([LOCAL], brokers={"main": broker}) as w, another_link(broker) as victim:
+        spec = ConsumerSpec("OTHER", "router", None, ack_wait=3600.0, max_deliver=-1, max_ack_pending=10)
+        consumer = await victim.open_consumer(spec, lambda batch: None)
+        consumer.pull(1, 60.0)
+        await victim.fence()
+        assert broker.unacked("OTHER", "router") == 1
+        fill(broker, 2)
+        await all_acked(w, 2)
+        inbox = w.live.connections["main"].inbox.decode()
+        broker.publish(f"{inbox}-pull-1", b"forged", reply=reply.decode("utf-8", "surrogateescape") or None)
+        fill(broker, 2)
+        await all_acked(w, 4)
+        await victim.fence()
+        assert broker.unacked("OTHER", "router") == 1
+        assert b"forged" not in w.payloads("OUT")
+        assert (w.route.state, w.watch.count("NATS_SUBSCRIBE_ERROR")) == (RUNNING, 0)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: %b\r\nNats-Pending-Bytes: %b\r\n\r\n"
+        % (b"9" * 5000, b"9" * 5000),
+        b"NATS/1.0 408 x\r\nNats-Pending-Messages: -7\r\nNats-Pending-Bytes: 1e999\r\n\r\n",
+        b"NATS/1.0 409 Batch Completed\r\nNats-Pending-Messages: x\r\n\r\n",
+        b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\nNats-Pending-Bytes: %b\r\n\r\n" % (b"9" * 18),
+        b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\n\r\n",
+        b"NATS/1.0 409 Exceeded MaxRequestBatch of %b\r\n\r\n" % (b"9" * 5000),
+        b"NATS/1.0 " + b"9" * 5000 + b" x\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 100 Idle Heartbeat\r\n\r\n",
+        b"NATS/1.0 777 " + b"x" * 100_000 + b"\r\n\r\n",
+        b"NATS/1.0 \xff\xfe\r\n\r\n",
+        b"\xff" * 300,
+        b"",
+    ],
+    ids=lambda block: repr(block[:40]),
+)
+async def test_a_status_of_any_kind_ends_no_router_and_the_route_goes_on(
+    autojump_clock: MockClock, block: bytes
+) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        fill(w.broker, 2)
+        await all_acked(w, 2)
+        await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", block)
+        fill(w.broker, 2)
+        await all_acked(w, 4)
+        assert unacked(w) == 0
+        assert all(len(event.detail) < 300 for event in w.watch.of("NATS_SUBSCRIBE_ERROR"))
