@@ -159,13 +159,14 @@ async def test_the_transport_writes_nothing_in_clear_whatever_it_is_asked_to(cer
 
 async def test_a_full_server_with_tls_says_so(tmp_path: Path, certificates: Certificates) -> None:
     config = certificates.server_config() + "max_connections: 1\n"
-    async with (
-        nats_server(tmp_path, config=config, jetstream=False) as server,
-        connect(server.url, tls=certificates.client_context()),
-    ):
-        error = await refused(ConnectionSettings(servers=[server.url], tls_ca_file=certificates.ca))
-        assert error.reason in ("max_connections", "tls"), error  # it may close before it is heard
-        assert not isinstance(error, ProtocolError)
+    async with nats_server(tmp_path, config=config, jetstream=False) as server:
+        with trio.fail_after(10):
+            while (await server.varz())["connections"]:  # whoever looked whether it is ready
+                await trio.sleep(0.01)
+        async with connect(server.url, tls=certificates.client_context()):
+            error = await refused(ConnectionSettings(servers=[server.url], tls_ca_file=certificates.ca))
+            assert error.reason in ("max_connections", "tls"), error  # it may close before it is heard
+            assert not isinstance(error, ProtocolError)
 
 
 @pytest.mark.parametrize(
