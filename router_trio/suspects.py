@@ -3,7 +3,8 @@
 What is unconfirmed when a link ends is sent again first on the next one. If the server ends the connection because of
 one of these publishes, it does so again and again, and nothing gets through. So when a link ended before anything on it
 was confirmed, the next one begins carefully: with one publish at a time, then two, four, and so on, as long as each is
-confirmed. What was alone on its way when two links in a row ended is set aside (`poison`).
+confirmed. What was alone on its way when the server ended two links in a row, and said so, is set aside (`poison`); if
+connections were closed without a word, which a network does as well, it takes five.
 
 A link that fell silent, or a server that could not be reached in between, says nothing against a publish.
 
@@ -12,10 +13,10 @@ Pure and synchronous; the time is given.
 
 from __future__ import annotations
 
-ENDED_BY_SERVER = frozenset({"closed", "server_error", "too_large"})
-"""Reasons of a loss that what was sent may have caused."""
+ENDED_BY_SERVER = {"server_error": 2, "too_large": 2, "closed": 5}
+"""Reasons of a loss that what was sent may have caused, and how many links in a row prove it."""
 
-ANSWERED_WITHIN = 2.0
+ANSWERED_WITHIN = 1.0
 """Seconds from when a publish is sent to when the connection ends, if the server ends it because of that publish."""
 
 
@@ -36,6 +37,7 @@ class Suspects:
         self._settled = 0
         self._sent_at = 0.0
         self._accused: int | None = None
+        self._times = 0
 
     def link_up(self, settled: int) -> None:
         """A link is there; so many operations of this connection have their fate by now."""
@@ -59,7 +61,8 @@ class Suspects:
             self.unreachable()
             return False
         alone = only if self.careful and now - self._sent_at < ANSWERED_WITHIN else None
-        blamed = alone is not None and alone == self._accused
+        self._times = self._times + 1 if alone is not None and alone == self._accused else 1
+        blamed = alone is not None and self._times >= ENDED_BY_SERVER[reason]
         self._accused = alone
         if settled == self._settled or self.careful:
             self.careful = True

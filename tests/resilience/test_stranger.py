@@ -87,7 +87,7 @@ VALUES = [b"all", b"sub", b"1s", b"never", b"1", b"VICTIM", b"@every 1s", b"vict
 PLACES = ["core", "sink", "handler", "first", "any", "split", "stream", "away", "nowhere"]
 TARGETS = [
     *(b"$JS.API.STREAM.DELETE.VICTIM", b"$JS-API-STREAM-PURGE-VICTIM"),
-    *(b"_INBOX.x", b"victim.1", b"$SYS.REQ.x", b"a"),
+    *(b"_INBOX.x", b"$KV.x.y", b"$SYS.REQ.x", b"a"),
 ]
 NOT_IN_SUBJECTS = bytes({*range(0x21), 0x7F})
 

@@ -62,7 +62,7 @@ def test_it_fails_alone(with_ack: bool, reason: str, at: int) -> None:
         desk.offer(b"bad" if number == at else b"good", with_ack=with_ack)
     server = Server(desk, to(b"bad"), reason)
     while not server.live():
-        assert server.links < 12
+        assert server.links < 16
     accepted, pending, in_flight, settled = desk.books()
     assert (accepted, pending, in_flight) == (10, 0, 0)
     assert settled == {"failed": 1, "acked" if with_ack else "fenced": 9}
@@ -83,10 +83,21 @@ def test_any_number_of_them_fail_and_nothing_else(bad: list[bool], with_ack: boo
             desk.outbox.offer(frame, with_ack=with_ack, owner=desk)
     server = Server(desk, to(b"bad"))
     while not server.live():
-        assert server.links < 10 * len(bad) + 10
+        assert server.links < 14 * len(bad) + 14
     failed = {order for order, fates in desk.told.items() if fates[0].name == "failed"}
     assert failed == {number for number, one in enumerate(bad, 1) if one}
     assert desk.books()[:3] == (len(bad), 0, 0)
+
+
+@pytest.mark.parametrize(("reason", "times"), [("server_error", 2), ("closed", 5)])
+def test_it_takes_more_links_if_the_server_does_not_say_so(reason: str, times: int) -> None:
+    desk = Desk()
+    desk.offer()
+    lose(desk, reason)  # nothing was confirmed: from now on carefully
+    lose(desk, reason, times - 1)
+    assert desk.books() == (1, 1, 0, {})
+    lose(desk, reason)
+    assert desk.books() == (1, 0, 0, {"failed": 1})
 
 
 def test_what_is_known_is_not_sent_again() -> None:
