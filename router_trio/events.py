@@ -301,6 +301,17 @@ class RouteReady(RouteEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerDiffers(RouteEvent):
+    """The durable has other limits than the configuration, and they may not be changed; the router goes by them."""
+
+    code = "ROUTE_CONSUMER_DIFFERS"
+    level = Level.WARN
+    stream: str
+    durable: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFailed(RouteEvent):
     """A message could not be routed; `error_type` and `detail` are those of the handler, if it raised."""
 
@@ -315,7 +326,7 @@ class MessageFailed(RouteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDeadLettered(RouteEvent):
-    """A message failed at its last delivery (max_deliver) and is given up: the stream keeps it as its `sequence`."""
+    """A message failed at its last attempt (max_deliver) and is given up: the stream keeps it as its `sequence`."""
 
     code = "ROUTE_MESSAGE_DEAD_LETTERED"
     level = Level.WARN

@@ -89,6 +89,18 @@ class Progress:
     in_use: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server does of its own accord with what a durable delivers, -1 for no limit.
+
+    `retention` is the stream's: with any but `limits` it deletes what its consumers are done with.
+    """
+
+    max_deliver: int
+    max_ack_pending: int
+    retention: str
+
+
 class LinkListener(Protocol):
     """Who is told what happens on a link. Every method is synchronous and must not raise."""
 
@@ -127,6 +139,10 @@ class PullConsumer(Subscription, Protocol):
     @property
     def ack_wait(self) -> float:
         """Seconds after which the server delivers an unacked message again."""
+
+    @property
+    def limits(self) -> Limits:
+        """What the server goes by, after `open_consumer` has lifted what it could."""
 
     @property
     def stream_created(self) -> str:
@@ -179,13 +195,19 @@ class Link(Protocol):
         """Subscribe; returns when the server has it. Raises `SourceError` when the server refuses."""
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
-        """Find the durable consumer, or create it. Raises `SourceError`: no such stream, another configuration, ..."""
+        """Find the durable consumer, or create it. Raises `SourceError`: no such stream, another configuration, ...
+
+        A limit of deliveries that is lower than the wanted one is lifted if the server lets us.
+        """
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """Ack JetStream messages, by their reply subjects. Returns those whose ack was not written, and why."""
 
     def nak(self, reply: bytes, delay: float) -> None:
         """Nak a JetStream message: deliver it again after `delay` seconds. Raises `LinkError`."""
+
+    def term(self, reply: bytes, reason: str) -> None:
+        """Terminate a JetStream message: never deliver it again, for this reason. Raises `LinkError`."""
 
     def in_progress(self, reply: bytes) -> None:
         """Tell the server that a JetStream message is still being worked on: its ack wait starts anew."""

@@ -49,6 +49,19 @@ class Acks:
         else:
             self._counters.succeeded["nak"] += 1
 
+    def term(self, reply: bytes, reason: str) -> None:
+        """The message with this reply subject is given up, and must not come again. Owed as an ack is."""
+        link = self._connection.link
+        try:
+            if link is None:
+                raise _not_connected()
+            link.term(reply, reason)
+        except LinkError as error:
+            self._owed.append(reply)  # an ack ends its deliveries as well
+            self._failed("nak", NakFailed, error)
+        else:
+            self._counters.succeeded["nak"] += 1
+
     def pay(self, link: Link) -> None:
         """Send the acks that are owed: they were counted, as failed, when they met no link.
 

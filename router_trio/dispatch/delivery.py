@@ -45,11 +45,21 @@ class Delivery:
     def finished(self) -> None:
         """Called once, when the last destination is settled."""
 
-    def leg(self, template: str) -> Owner:
-        """The owner of one operation to the destination with this template."""
+    def leg(self, template: str, copy: int = 0, *, several: bool = False) -> Owner:
+        """The owner of one operation to the destination with this template: the copy with this number.
+
+        `several`: a destination gets more than one copy.
+        """
         self.remaining += 1
-        # Of a route with one destination the message itself is the owner: no object more for most messages.
-        return self if len(self.route.destinations) == 1 else Leg(self, template)
+        # Where there is only one copy the message itself is the owner: no object more for most messages.
+        return Leg(self, template, copy) if several or len(self.route.destinations) > 1 else self
+
+    def copied(self, copy: int) -> None:
+        """One of several copies was delivered."""
+
+    def has_copied(self, copy: int) -> bool:
+        """Return True if one of several copies was delivered before, and only others are still to be."""
+        return False
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
@@ -85,16 +95,19 @@ class Delivery:
 
 
 class Leg:
-    """One of several destinations of one message: the owner of its operation."""
+    """One of several copies of one message, by its number: the owner of its operation."""
 
-    __slots__ = ("_template", "delivery")
+    __slots__ = ("_copy", "_template", "delivery")
 
-    def __init__(self, delivery: Delivery, template: str) -> None:
+    def __init__(self, delivery: Delivery, template: str, copy: int) -> None:
         self.delivery = delivery
         self._template = template
+        self._copy = copy
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
+        if fate.delivered:
+            self.delivery.copied(self._copy)
         self.delivery.settled(self._template, fate, now)
 
 

@@ -110,8 +110,10 @@ class Routing:
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message, as it is, to every destination."""
-        for outlet in self.outlets:
-            leg = delivery.leg(outlet.template)
+        for copy, outlet in enumerate(self.outlets):
+            if delivery.has_copied(copy):
+                continue
+            leg = delivery.leg(outlet.template, copy)
             try:
                 outlet.forward(delivery.raw, leg, delivery, outlet.trace(delivery))
             except RouterError as error:
@@ -156,8 +158,11 @@ class Routing:
                 # Several answers to one message are several messages: each has an id of its own, the same each time.
                 own_id = b"%b.%d" % (base, index)
                 changed = _without_own_id(answer, message)
-            for outlet in self.outlets:
-                leg = delivery.leg(outlet.template)
+            for place, outlet in enumerate(self.outlets):
+                copy = index * len(self.outlets) + place
+                if delivery.has_copied(copy):
+                    continue
+                leg = delivery.leg(outlet.template, copy, several=len(answers) > 1)
                 trace_parent = outlet.trace(delivery, len(answer.payload))
                 try:
                     outlet.forward_message(changed, message, raw, leg, message_id=own_id, trace_parent=trace_parent)

@@ -18,16 +18,19 @@ from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
 from router_trio.dispatch.deliveries import Deliveries
+from router_trio.dispatch.failures import LONGEST_DELAY, MOST_REMEMBERED, Failures
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.pulling import Pulling
 from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
 from router_trio.dispatch.stream_delivery import StreamDelivery
-from router_trio.events import Emit, MessageDeadLettered
+from router_trio.errors import SourceError
+from router_trio.events import ConsumerDiffers, Emit, MessageDeadLettered
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.states import STARTING
 
-LONGEST_NAK_DELAY = 60.0
+UNLIMITED = -1
+"""Deliveries: what a server counts is not what failed, so it is not for the server to give up."""
 
 OVERDUE = 0.1
 """Seconds from the end of a nak's delay until the message is asked for: a server that has it not ready yet would give
@@ -54,10 +57,13 @@ class StreamRoute:
             source.durable,
             source.filter,
             source.ack_wait,
-            source.max_deliver,
-            # Room for what was handed out on a link that died and is not yet acked on the next one.
-            2 * source.max_in_flight,
+            UNLIMITED,
+            # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that
+            # failed and waits for its next attempt: that must not keep out what is new.
+            2 * source.max_in_flight + MOST_REMEMBERED,
         )
+        self._failures = Failures(source.nak_delay, max(source.max_deliver, 0), source.max_in_flight)
+        self._server_limit = UNLIMITED
         self._deliveries = Deliveries(self, source.stream, source.durable)
         self._connection = connection
         self._emit = emit
@@ -83,6 +89,7 @@ class StreamRoute:
         self._intake_over.set()
         self._stored: list[StreamDelivery] = []
         self._nothing_comes = False
+        self._told_differences: list[str] = []
         self._scope = trio.CancelScope()
         for destination in routing.connections:
             destination.when_changed(self._recall)
@@ -117,9 +124,11 @@ class StreamRoute:
         hand = self._hand
         self._pulling.start_anew()
         self._ack_wait = consumer.ack_wait
+        self._compare(consumer)
         if consumer.stream_created != hand.position.stream_created:
             # Another stream of that name: acks of what is in hand would now be taken for acks of other messages.
             hand.start_anew(consumer.stream_created)
+            self._failures.clear()
             self._route()
             self._acks.forget()
         if not consumer.progress.deliveries:
@@ -142,7 +151,7 @@ class StreamRoute:
     @property
     def _patience(self) -> float:
         """Seconds within which comes again whatever does: naks of another process are not known here."""
-        return max(2 * self._ack_wait, LONGEST_NAK_DELAY)
+        return max(2 * self._ack_wait, LONGEST_DELAY)
 
     @property
     def _late(self) -> float:
@@ -159,6 +168,9 @@ class StreamRoute:
                 self._retry.succeeded()
         if deliveries:
             size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
+            if self._failures:
+                for delivery in deliveries:
+                    delivery.copies = self._failures.delivered(delivery.sequence)
             again = hand.take(deliveries, self._patience)
             if again:
                 self.state.duplicates += len(again)
@@ -217,7 +229,7 @@ class StreamRoute:
     def finished(self, delivery: StreamDelivery) -> None:
         """All destinations of a message are settled: ack or nak it."""
         if delivery.reason is None and not delivery.recalled:
-            self._acks.ack(self._hand.delivered([delivery]))
+            self._delivered([delivery])
         elif self._hand.finished(delivery):
             self._not_delivered(delivery)
         self._look()
@@ -234,8 +246,13 @@ class StreamRoute:
         state.delivered[state.destinations[0]] += len(stored)
         for received_at, together in groupby(stored, _received_at):
             state.elapsed.record(now - received_at, len(list(together)))
-        self._acks.ack(self._hand.delivered(stored))
+        self._delivered(stored)
         self._look()
+
+    def _delivered(self, deliveries: list[StreamDelivery]) -> None:
+        if self._failures:
+            self._failures.settled([delivery.sequence for delivery in deliveries])
+        self._acks.ack(self._hand.delivered(deliveries))
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""
@@ -252,12 +269,18 @@ class StreamRoute:
         if delivery.reason is None:
             self._hand.take_back(delivery)
             return
-        delay = min(self._source.nak_delay * 2.0 ** min(delivery.deliveries - 1, 16), LONGEST_NAK_DELAY)
-        if 0 < self._spec.max_deliver <= delivery.deliveries:
-            self._tell_given_up(delivery, delivery.reason)
-            self._hand.given_up(delivery)
+        now = trio.current_time()
+        attempts = self._failures.add(delivery.sequence, delivery.copies or set())
+        if self._failures.over(attempts):
+            self._give_up(delivery, delivery.reason, attempts)
+            self._acks.term(delivery.ack_subject, delivery.reason)
+            return
+        delay = self._failures.delay(attempts, now)
+        if 0 < self._server_limit <= delivery.deliveries:
+            # Nobody may change this consumer: its server does not deliver the message again.
+            self._give_up(delivery, delivery.reason, attempts)
         else:
-            self._hand.comes_again(delivery, trio.current_time() + delay + OVERDUE, self._late)
+            self._hand.comes_again(delivery, now + delay + OVERDUE, self._late)
         self._acks.nak(delivery.ack_subject, delay)
 
     def refused(self, delivery: StreamDelivery) -> None:
@@ -271,8 +294,10 @@ class StreamRoute:
             for destination in self.routing.connections:
                 destination.outbox.recall(self._hand.out_of_turn)
 
-    def _tell_given_up(self, delivery: StreamDelivery, reason: str) -> None:
-        """That was the last delivery: the stream keeps the message, and its consumer is done with it."""
+    def _give_up(self, delivery: StreamDelivery, reason: str, attempts: int) -> None:
+        """That was the last attempt: the stream keeps the message, and its consumer is done with it."""
+        self._failures.settled([delivery.sequence])
+        self._hand.given_up(delivery)
         self.state.dead_lettered += 1
         self._emit(
             MessageDeadLettered(
@@ -281,9 +306,41 @@ class StreamRoute:
                 reason=reason,
                 stream=self._spec.stream,
                 sequence=delivery.sequence,
-                deliveries=delivery.deliveries,
+                deliveries=attempts,
             )
         )
+
+    def _compare(self, consumer: PullConsumer) -> None:
+        """Go by what the server's consumer says, and say so where the route says otherwise."""
+        limits, spec = consumer.limits, self._spec
+        room = 2 * self._source.max_in_flight
+        self._server_limit = limits.max_deliver
+        if self._failures.limited and limits.retention != "limits":
+            raise SourceError(
+                f"max_deliver would delete what is given up, since the stream {spec.stream!r} has {limits.retention} "
+                "retention; remove max_deliver, or read from a stream with limits retention",
+                reason="would_delete",
+            )
+        differences = [
+            f"{name} is {has:g} there and {wanted:g} here"
+            for name, has, wanted, differs in (
+                ("max_deliver", limits.max_deliver, spec.max_deliver, limits.max_deliver > 0),
+                ("ack_wait in seconds", consumer.ack_wait, spec.ack_wait, consumer.ack_wait != spec.ack_wait),
+                ("max_ack_pending", limits.max_ack_pending, room, 0 < limits.max_ack_pending < room),
+            )
+            if differs
+        ]
+        if differences and differences != self._told_differences:
+            self._emit(
+                ConsumerDiffers(
+                    at=trio.current_time(),
+                    route=self.state.name,
+                    stream=spec.stream,
+                    durable=spec.durable,
+                    detail="; ".join(differences),
+                )
+            )
+        self._told_differences = differences
 
     # --- the end ---
 

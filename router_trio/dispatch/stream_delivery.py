@@ -41,6 +41,7 @@ class StreamDelivery(Delivery):
     __slots__ = (
         "_source",
         "ack_subject",
+        "copies",
         "message_id",
         "number",
         "position",
@@ -48,6 +49,9 @@ class StreamDelivery(Delivery):
         "refused",
         "sequence",
     )
+
+    copies: set[int] | None
+    """Which of several copies were delivered; None if there is nothing to know."""
 
     reply = b""  # the reply subject of a delivery is for us, not for who gets the copies
 
@@ -62,6 +66,7 @@ class StreamDelivery(Delivery):
         self.trace = None
         self.position = position
         self.recalled = self.refused = False
+        self.copies = None
         self.ack_subject = raw[1]
         self._source = source
         tokens = _tokens(raw[1])
@@ -108,6 +113,16 @@ class StreamDelivery(Delivery):
         if reason not in OF_THE_MESSAGE and not self.refused:
             self.refused = True
             self._source.refused(self)
+
+    def copied(self, copy: int) -> None:
+        """See `Delivery.copied`."""
+        if self.copies is None:
+            self.copies = set()
+        self.copies.add(copy)
+
+    def has_copied(self, copy: int) -> bool:
+        """See `Delivery.has_copied`."""
+        return self.copies is not None and copy in self.copies
 
     def start_again(self) -> None:
         """It will be routed once more, as if it had just come."""

@@ -176,6 +176,10 @@ class FaultyLink:
         """See `link.Link.nak`."""
         self._answer("nak", partial(self._link.nak, reply, delay))
 
+    def term(self, reply: bytes, reason: str) -> None:
+        """See `link.Link.term`. Struck by what is injected for naks."""
+        self._answer("nak", partial(self._link.term, reply, reason))
+
     def in_progress(self, reply: bytes) -> None:
         """See `link.Link.in_progress`."""
         self._link.in_progress(reply)

@@ -38,6 +38,11 @@ class Object:
         self._fields = fields
         self._where = where
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All of it, as it came."""
+        return self._fields
+
     def number(self, name: str, default: int | None = None, *, low: int = 0, high: int = _INT64) -> int:
         """Return a whole number. Raises if it is absent and there is no default."""
         value = self._fields.get(name, default)

@@ -7,6 +7,7 @@ values that mean the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from router_trio.nats.answers import Object, read
 from router_trio.protocol import LAST_SEQUENCE
@@ -170,6 +171,14 @@ def consumer_info(body: bytes) -> ConsumerInfo:
         num_waiting=_count(answer, "num_waiting"),
         paused=answer.flag("paused"),
     )
+
+
+def config_fields(body: bytes) -> dict[str, Any]:
+    """Read the answer to `CONSUMER.INFO`: every field of the configuration, to be sent back with changes.
+
+    Nobody looks at them here: they are the server's own words. Raises as `stream_info` does.
+    """
+    return _answer(body).required("config").fields
 
 
 def _consumer_config(config: Object) -> ConsumerConfig:

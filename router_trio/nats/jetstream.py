@@ -20,9 +20,17 @@ from nats.aio.client import Client
 
 from router_trio import protocol
 from router_trio.errors import SourceError
-from router_trio.link import ConsumerSpec, Progress, Subscription
+from router_trio.link import ConsumerSpec, Limits, Progress, Subscription
 from router_trio.nats.answers import AnswerError
-from router_trio.nats.api import ApiError, ConsumerConfig, ConsumerInfo, Reached, consumer_info, stream_info
+from router_trio.nats.api import (
+    ApiError,
+    ConsumerConfig,
+    ConsumerInfo,
+    Reached,
+    config_fields,
+    consumer_info,
+    stream_info,
+)
 from router_trio.quotes import excerpt
 
 T = TypeVar("T")
@@ -59,6 +67,7 @@ class FoundConsumer:
     ack_wait: float
     stream_created: str
     progress: Progress
+    limits: Limits
 
 
 class WirePullConsumer:
@@ -76,6 +85,7 @@ class WirePullConsumer:
         self.ack_wait = found.ack_wait
         self.stream_created = found.stream_created
         self.progress = found.progress
+        self.limits = found.limits
         self._spec = spec
         self._client = client
         self._request_subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
@@ -159,7 +169,26 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
     except nats.errors.Error as error:
         raise SourceError(f"the JetStream API could not be asked: {error}", reason="jetstream_unavailable") from error
     _compare(spec, info.config)
-    return FoundConsumer(info.config.ack_wait or spec.ack_wait, stream.created, progress)
+    config = await _lift(client, spec, info.config)
+    limits = Limits(config.max_deliver, config.max_ack_pending, stream.retention)
+    return FoundConsumer(config.ack_wait or spec.ack_wait, stream.created, progress, limits)
+
+
+async def _lift(client: Client, spec: ConsumerSpec, config: ConsumerConfig) -> ConsumerConfig:
+    """Lift the limit of deliveries of a durable that was made with one. Returns what the server goes by then.
+
+    The limit counts what was delivered, to whomever, and not what failed: messages would vanish without a word.
+    """
+    if config.max_deliver == spec.max_deliver or config.max_deliver <= 0:
+        return config
+    subject = f"{spec.stream}.{spec.durable}"
+    try:
+        fields = await _ask(client, f"CONSUMER.INFO.{subject}", b"", config_fields)
+        changed = {"stream_name": spec.stream, "config": fields | {"max_deliver": spec.max_deliver}}
+        body = json.dumps(changed).encode()
+        return (await _ask(client, f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config
+    except (ApiError, SourceError, nats.errors.Error, TimeoutError):
+        return config  # it goes on as it is, and the route says so
 
 
 async def _consumer(client: Client, spec: ConsumerSpec) -> ConsumerInfo:

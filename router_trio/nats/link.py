@@ -196,6 +196,10 @@ class NatsLink:
         """See `link.Link.nak`."""
         self._answer(reply, b'-NAK {"delay": %d}' % int(delay * 1e9))
 
+    def term(self, reply: bytes, reason: str) -> None:
+        """See `link.Link.term`."""
+        self._answer(reply, b"+TERM " + reason.encode())
+
     def in_progress(self, reply: bytes) -> None:
         """See `link.Link.in_progress`."""
         self._answer(reply, b"+WPI")

@@ -45,6 +45,10 @@ SENTENCES: Mapping[type[Event], str] = {
     events.AckFailed: "Acks on {connection} failed: {reason}; the stream delivers these messages again",
     events.NakFailed: "Naks on {connection} failed: {reason}; the stream delivers these messages after its ack wait",
     events.SubscribeFailed: "A subscription or consumer on {connection} can't be had: {reason}; trying again",
+    events.ConsumerDiffers: (
+        "Route {route}: the consumer {durable} of stream {stream} differs from the configuration: {detail}; "
+        "change one of them"
+    ),
     events.RouteReady: "Route {route} receives from {source} on {connection}",
     events.MessageFailed: "Messages of route {route} failed: {reason}",
     events.MessageDeadLettered: (

@@ -47,6 +47,7 @@ class Consumer:
         self.spec = spec
         self.deleted = False
         self.headers_only = False
+        self.is_fixed = False
         self.paused_until = -inf
         self._losses = losses
         self._stream = stream

@@ -160,6 +160,11 @@ class FakeLink:
         self._check_alive()
         self.act(lambda now: self._network.server.nak(reply, now, delay))
 
+    def term(self, reply: bytes, reason: str) -> None:
+        """See `link.Link.term`."""
+        self._check_alive()
+        self.act(lambda now: self._network.server.term(reply, now))
+
     def in_progress(self, reply: bytes) -> None:
         """See `link.Link.in_progress`."""
         self._check_alive()

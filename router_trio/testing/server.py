@@ -194,6 +194,8 @@ class Server:
                 f"is {has}, the route's is {wanted}. Use another `durable`, or delete that consumer",
                 reason="consumer_mismatch",
             )
+        if consumer.spec.max_deliver != spec.max_deliver and not consumer.is_fixed:
+            consumer.edit(max_deliver=spec.max_deliver)
         return consumer
 
     def delete_consumer(self, stream: str, durable: str) -> None:
@@ -209,6 +211,12 @@ class Server:
     def _acked(self, consumer: Consumer, sequence: int, now: float) -> None:
         if consumer.ack(sequence):
             self.watch.acked(consumer.spec.stream, consumer.spec.durable, sequence, now)
+
+    def term(self, reply: bytes, now: float) -> None:
+        """The message with this reply subject is given up."""
+        consumer, sequence = self._delivered(reply)
+        if consumer is not None:
+            self.losses.meets("nak", now, lambda: consumer.ack(sequence))
 
     def nak(self, reply: bytes, now: float, delay: float) -> None:
         """Deliver the message with this reply subject again, after `delay` seconds."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Protocol, TypeVar
 
-from router_trio.link import Deliver, Progress, Together
+from router_trio.link import Deliver, Limits, Progress, Together
 from router_trio.protocol import RawMessage
 from router_trio.testing.consumers import Consumer
 
@@ -73,6 +73,12 @@ class FakePullConsumer(FakeSubscription):
     def ack_wait(self) -> float:
         """See `link.PullConsumer.ack_wait`."""
         return self._opened().spec.ack_wait
+
+    @property
+    def limits(self) -> Limits:
+        """See `link.PullConsumer.limits`."""
+        spec = self._opened().spec
+        return Limits(spec.max_deliver, spec.max_ack_pending, "limits")
 
     @property
     def stream_created(self) -> str:

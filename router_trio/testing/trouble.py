@@ -112,6 +112,10 @@ class Trouble:
             consumer.headers_only = headers_only
         self._network.wake()
 
+    def fix_consumer(self, stream: str, durable: str) -> None:
+        """Whoever opens a durable may not change it any more."""
+        self._server.consumers[stream, durable].is_fixed = True
+
     def pause_consumer(self, stream: str, durable: str, seconds: float = inf) -> None:
         """A durable delivers nothing for so long; 0: no more."""
         self._server.consumers[stream, durable].paused_until = trio.current_time() + seconds

@@ -15,7 +15,7 @@ import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError, SourceError
 from router_trio.headers import Headers, decode, encode, find_number, status
-from router_trio.link import Arrivals, ConsumerSpec, Link, Progress, Subscription, Together
+from router_trio.link import Arrivals, ConsumerSpec, Limits, Link, Progress, Subscription, Together
 from router_trio.protocol import RawMessage, delivered_size, header_block, payload, publish
 from tests.contract.worlds import (
     PASSWORD,
@@ -932,3 +932,34 @@ async def test_a_closed_consumer_takes_nothing_more_and_the_next_one_gets_it(wor
         (raw,) = await other.until_delivered(1)
     assert closed.messages == []
     assert sequences([raw]) == [1]
+
+
+async def test_a_limit_of_deliveries_is_lifted(world: World, clock: object) -> None:
+    """It counts what was delivered, also to links that died, and not what failed."""
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, max_deliver=2), Recorder())
+        assert consumer.limits == Limits(2, SPEC.max_ack_pending, "limits")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        assert consumer.limits == Limits(-1, SPEC.max_ack_pending, "limits")
+        consumer.pull(10, 5.0)
+        for number in range(1, 6):
+            link.nak((await received.until_delivered(number))[-1][1], 0.0)
+        assert [delivered(raw) for raw in received.messages] == [1, 2, 3, 4, 5]
+
+
+async def test_what_is_terminated_is_not_delivered_again(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=0.3), received)
+        consumer.pull(2, 1.5)
+        link.term((await received.until_delivered(1))[0][1], "it was bad")
+        *messages, ending = await received.until_delivered(2)
+    assert len(messages) == 1
+    assert status(header_block(ending))[0] == 408
+    assert await world.payloads("ORDERS") == [b""], "the stream keeps it"

@@ -233,7 +233,8 @@ async def test_a_stranger_breaks_nothing(tmp_path: Path, messages: int, within: 
                 assert len(router.errors) < 2_000_000
         assert await state(stream, "VICTIM") == victim
         assert (await stream.stream_info("SINK"))["state"]["first_seq"] == 1, "nothing that others stored is gone"
-        assert {one["config"]["name"] for one in (await stream.api("STREAM.LIST"))["streams"]} == {"VICTIM", "SINK", "IN"}
+        streams = (await stream.api("STREAM.LIST"))["streams"]
+        assert {one["config"]["name"] for one in streams} == {"VICTIM", "SINK", "IN"}
 
 
 def _route(name: str, source: str, to: str, rest: str) -> str:

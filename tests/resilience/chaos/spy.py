@@ -143,6 +143,7 @@ class _Eyes:
         self.fence = link.fence
         self.ack = link.ack
         self.nak = link.nak
+        self.term = link.term
         self.in_progress = link.in_progress
 
     @property

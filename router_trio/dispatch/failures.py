@@ -1,0 +1,85 @@
+"""Messages of a stream that failed here: how often, where they were delivered all the same, when they are tried again.
+
+A failure is counted by who saw it. What the server calls a delivery says nothing of that: naks at a shutdown, links
+that died and processes that were killed use up deliveries of messages that nobody has worked on.
+
+Messages that fail for what they are must not keep the others out. So the retries are spread: however many fail, no
+more come again in a second, or in the first delay if that is shorter, than half of what a route may have in hand.
+Pure; the time is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MOST_REMEMBERED = 65_536
+"""Messages; of more that fail, the oldest count from 1 again."""
+
+FACTOR = 2.0
+LONGEST_DELAY = 60.0
+"""Each delay is twice the one before it, up to so many seconds."""
+
+
+@dataclass(slots=True)
+class Failed:
+    """One message that failed: how often, and which of its copies are stored or sent."""
+
+    attempts: int = 0
+    delivered: set[int] = field(default_factory=set)
+
+
+class Failures:
+    """What failed and may be tried again.
+
+    `initial` is the first delay in seconds; `most` is the number of attempts, 0 for no end.
+    """
+
+    def __init__(self, initial: float, most: int, max_in_flight: int) -> None:
+        self._initial = initial
+        self._most = most
+        self._spacing = min(initial, 1.0) / max(1.0, max_in_flight / 2)
+        self._next = 0.0
+        self._failed: dict[int, Failed] = {}
+
+    def __bool__(self) -> bool:
+        """Return True if there are any."""
+        return bool(self._failed)
+
+    def delivered(self, sequence: int) -> set[int]:
+        """Return which copies of a message were delivered before, by a number that its route gives them."""
+        found = self._failed.get(sequence)
+        return set() if found is None else found.delivered
+
+    def add(self, sequence: int, delivered: set[int]) -> int:
+        """The message failed once more, though these copies were delivered. Return how often it has."""
+        found = self._failed.pop(sequence, None) or Failed()
+        while len(self._failed) >= MOST_REMEMBERED:
+            del self._failed[next(iter(self._failed))]
+        self._failed[sequence] = found
+        found.attempts += 1
+        found.delivered |= delivered
+        return found.attempts
+
+    @property
+    def limited(self) -> bool:
+        """True if what fails is given up at last."""
+        return self._most > 0
+
+    def over(self, attempts: int) -> bool:
+        """Return True if there is no further attempt after so many."""
+        return 0 < self._most <= attempts
+
+    def delay(self, attempts: int, now: float) -> float:
+        """Return the seconds until the next attempt, after so many."""
+        backoff = min(self._initial * FACTOR ** min(attempts - 1, 32), LONGEST_DELAY)
+        self._next = min(max(now, self._next + self._spacing), now + LONGEST_DELAY)
+        return backoff + self._next - now
+
+    def settled(self, sequences: list[int]) -> None:
+        """These messages are not tried again."""
+        for sequence in sequences:
+            self._failed.pop(sequence, None)
+
+    def clear(self) -> None:
+        """The stream is another one."""
+        self._failed.clear()

@@ -1,0 +1,142 @@
+"""What counts as a failure of a message from a stream, on fake brokers: what was seen to fail here and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.link import ConsumerSpec
+from router_trio.message import Message
+from tests.unit.routing_world import (
+    all_acked,
+    eventually,
+    fill,
+    handled,
+    numbers,
+    one_broker,
+    stream,
+    to,
+    two_brokers,
+    world,
+)
+
+
+def durable(**changes: Any) -> ConsumerSpec:
+    values: dict[str, Any] = {"ack_wait": 5.0, "max_deliver": 3, "max_ack_pending": 1000} | changes
+    return ConsumerSpec("IN", "router", None, **values)
+
+
+async def slow(message: Message) -> Message:
+    await trio.sleep(0.02)
+    return message.replace(subject="out.x")
+
+
+async def test_restarts_and_losses_use_up_no_attempts(autojump_clock: MockClock) -> None:
+    """Naks at a shutdown, kills and lost links use up deliveries of messages that nobody has worked on."""
+    brokers = one_broker()
+    broker = brokers["main"]
+    broker.trouble.add_consumer(durable())
+    fill(broker, 500)
+    for _ in range(5):
+        handler = handled(slow, to=to("out.x", jetstream=True), stream="IN", durable="router", max_deliver=3)
+        async with world(handlers=[handler], brokers=brokers, shutdown_timeout=0.1) as w:
+            await trio.sleep(0.5)
+            broker.cut()
+            await trio.sleep(0.5)
+    handler = handled(slow, to=to("out.x", jetstream=True), stream="IN", durable="router", max_deliver=3)
+    async with world(handlers=[handler], brokers=brokers) as w:
+        await eventually(lambda: len(w.payloads("OUT")) >= 500, 600)
+        assert sorted(map(int, w.payloads("OUT"))) == list(range(500))
+        assert w.route.dead_lettered == 0
+
+
+async def test_a_limit_that_may_not_be_lifted_is_said_and_gone_by(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    broker = brokers["main"]
+    broker.trouble.add_consumer(durable(ack_wait=7.0))
+    broker.trouble.fix_consumer("IN", "router")
+
+    def fail(message: Message) -> None:
+        raise ValueError("never")
+
+    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", nak_delay="10ms")
+    async with world(handlers=[handler], brokers=brokers) as w:
+        fill(broker, 2)
+        await eventually(lambda: w.route.dead_lettered == 2)
+        await trio.sleep(600)
+        assert w.route.dead_lettered == 2, "each once"
+        (told,) = w.watch.of("ROUTE_CONSUMER_DIFFERS")
+        assert "max_deliver is 3 there and -1 here" in told.detail
+        assert "ack_wait in seconds is 7 there and 30 here" in told.detail
+
+
+async def test_a_message_is_given_up_once_whatever_its_durable_says(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    broker = brokers["main"]
+    broker.trouble.add_consumer(durable(max_deliver=10))
+    calls: Counter[bytes] = Counter()
+
+    def fail(message: Message) -> None:
+        calls[message.payload] += 1
+        raise ValueError("never")
+
+    handler = handled(fail, to=to("out.x"), stream="IN", durable="router", max_deliver=3, nak_delay="10ms")
+    async with world(handlers=[handler], brokers=brokers) as w:
+        fill(broker, 3)
+        await eventually(lambda: w.route.dead_lettered == 3)
+        await trio.sleep(600)
+        assert set(calls.values()) == {3}
+        assert w.route.dead_lettered == 3
+        assert w.broker.unacked("IN", "router") == 0, "they are terminated"
+
+
+@pytest.mark.parametrize("failing", [25, 200])
+async def test_what_fails_for_what_it_is_keeps_nobody_out(autojump_clock: MockClock, failing: int) -> None:
+    def pick(message: Message) -> Message:
+        if int(message.payload) < failing:
+            raise ValueError("bad")
+        return message.replace(subject="out.x")
+
+    handler = handled(pick, to=to("out.x", jetstream=True), stream="IN", durable="router", max_in_flight=10)
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, failing)
+        await eventually(lambda: w.route.failed["handler_error"] >= failing, 60)
+        fill(w.broker, 20, first=failing)
+        await eventually(lambda: len(w.payloads("OUT")) == 20, 5)
+        assert w.payloads("OUT") == numbers(20, first=failing)
+
+
+async def test_a_retry_goes_only_to_destinations_that_have_not_confirmed(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    brokers["edge"].deny_publish("out.x")
+    route = stream("IN", to("copy"), to("out.x", "edge", jetstream=True), connection="main", nak_delay="1s")
+    async with world([route], brokers=brokers) as w:
+        fill(w.broker, 20)
+        await trio.sleep(25)
+        brokers["edge"].allow_publish("out.x")
+        await all_acked(w, 20)
+        assert Counter(w.subjects("main")) == {"copy": 20}
+        assert w.payloads("OUT", "edge") == numbers(20)
+        assert w.route.routed == {"copy": 20, "out.x": 20}
+
+
+async def test_so_do_the_answers_of_a_handler(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    broker = brokers["main"]
+    broker.deny_publish("out.bad")
+
+    def both(message: Message) -> list[Message]:
+        return [message.replace(subject=subject) for subject in ("out.good", "out.bad")]
+
+    handler = handled(both, to=to("out.x", jetstream=True), stream="IN", durable="router", nak_delay="1s")
+    async with world(handlers=[handler], brokers=brokers) as w:
+        fill(broker, 5)
+        await trio.sleep(20)
+        broker.allow_publish("out.bad")
+        await all_acked(w, 5)
+        assert Counter(subject for subject in w.subjects() if subject == "out.good") == {"out.good": 5}
+        assert len(w.payloads("OUT")) == 10
