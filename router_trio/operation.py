@@ -166,10 +166,10 @@ class OperationWithAck(CoreOperation):
     """One JetStream publish.
 
     `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
-    the reason of the last refusal, while it is tried again.
+    the reason of the last refusal, while it is tried again. `resent`: it was written more than once.
     """
 
-    __slots__ = ("first_written_at", "refused_for", "written_at")
+    __slots__ = ("first_written_at", "refused_for", "resent", "written_at")
 
     with_ack = True
 
@@ -181,7 +181,8 @@ class OperationWithAck(CoreOperation):
         self.clean = clean
         self.first_written_at: float | None = None
         self.refused_for: str | None = None
-        self.written_at = 0.0
+        self.resent = False
+        self.written_at = -1.0
 
 
 class OperationBatch(Operation):

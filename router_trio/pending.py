@@ -161,6 +161,7 @@ class PendingQueue:
             self._await_ack(operation, now)
 
     def _await_ack(self, operation: OperationWithAck, now: float) -> None:
+        operation.resent = operation.written_at >= 0.0
         operation.written_at = now
         if operation.first_written_at is None:
             operation.first_written_at = now

@@ -195,7 +195,8 @@ class _Run:
         self._up = trio.Event()
 
     def _make(self, plan: RoutePlan) -> Route:
-        state = RouteState(plan.name, plan.connection, [destination.template for destination in plan.destinations])
+        templates = [destination.template for destination in plan.destinations]
+        state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
         outlets = [Outlet(destination, self._connections[destination.connection]) for destination in plan.destinations]
         errors = self._settings.telemetry.handler_errors
         routing = Routing(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)

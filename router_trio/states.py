@@ -68,7 +68,11 @@ FAILED = "failed"
 class RouteState:
     """State and counters of one route. `destinations` are the templates, in order: they are the label values."""
 
-    def __init__(self, name: str, connection: str, destinations: Sequence[str]) -> None:
+    def __init__(self, name: str, connection: str, destinations: Sequence[str], *, own_ids: bool = True) -> None:
+        """`own_ids`: a stream that has a copy already has this very copy, and not what somebody else gave its id to."""
+        self.own_ids = own_ids
+        self.suppressed: Callable[[int, str | None], None] = lambda count, stream: None
+        """Called for messages that a stream took for others that it has."""
         self.name = name
         self.connection = connection
         self.destinations = tuple(destinations)

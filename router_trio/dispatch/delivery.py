@@ -11,10 +11,15 @@ from typing import Any
 import trio
 
 from router_trio.message import Fate
-from router_trio.operation import Operation, Owner
+from router_trio.operation import Operation, OperationWithAck, Owner
 from router_trio.protocol import RawMessage
 from router_trio.states import RouteState
 from router_trio.tracing import MessageTrace
+
+
+def was_resent(operation: Operation) -> bool:
+    """Return True for a publish that was written more than once: that a stream has it already is its own doing."""
+    return isinstance(operation, OperationWithAck) and operation.resent
 
 
 class Delivery:
@@ -54,6 +59,11 @@ class Delivery:
         # Where there is only one copy the message itself is the owner: no object more for most messages.
         return Leg(self, template, copy) if several or len(self.route.destinations) > 1 else self
 
+    @property
+    def was_tried(self) -> bool:
+        """True if copies of the message may have been sent by this process before."""
+        return False
+
     def copied(self, copy: int) -> None:
         """One of several copies was delivered."""
 
@@ -63,11 +73,13 @@ class Delivery:
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        self.settled(self.route.destinations[0], fate, now)
+        self.settled(self.route.destinations[0], operation, fate, now)
 
-    def settled(self, template: str, fate: Fate, now: float) -> None:
+    def settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
         """An operation to the destination with this template has its fate."""
-        if fate.delivered:
+        if fate.duplicate and not self.route.own_ids and not self.was_tried and not was_resent(operation):
+            self.route.suppressed(1, fate.stream)
+        elif fate.delivered:
             self.route.delivered[template] += 1
         else:
             self.fail(fate.reason or fate.name)
@@ -108,7 +120,7 @@ class Leg:
         """See `operation.Owner`."""
         if fate.delivered:
             self.delivery.copied(self._copy)
-        self.delivery.settled(self._template, fate, now)
+        self.delivery.settled(self._template, operation, fate, now)
 
 
 class BatchDelivery:
@@ -127,10 +139,12 @@ class BatchDelivery:
         self._settled.append(0)
         return BatchLeg(self, template, len(self._settled) - 1)
 
-    def settle(self, leg: int, template: str, count: int, fate: Fate, now: float) -> None:
+    def settle(self, leg: int, template: str, count: int, fate: Fate, now: float, *, resent: bool = False) -> None:
         """`count` messages are settled at one destination. A message is done when it is at all of them."""
         route = self._route
-        if fate.delivered:
+        if fate.duplicate and not route.own_ids and not resent:
+            route.suppressed(count, fate.stream)
+        elif fate.delivered:
             route.delivered[template] += count
         else:
             route.failed[fate.reason or fate.name] += count
@@ -157,7 +171,7 @@ class BatchLeg:
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        self._batch.settle(self._leg, self._template, count, fate, now)
+        self._batch.settle(self._leg, self._template, count, fate, now, resent=was_resent(operation))
 
     def refuse(self, count: int, reason: str) -> None:
         """That many messages of the batch never became operations here."""

@@ -45,10 +45,13 @@ class Failures:
         """Return True if there are any."""
         return bool(self._failed)
 
-    def delivered(self, sequence: int) -> set[int]:
-        """Return which copies of a message were delivered before, by a number that its route gives them."""
+    def delivered(self, sequence: int) -> set[int] | None:
+        """Return which copies of a message were delivered before, by a number that its route gives them.
+
+        None if it has not failed before.
+        """
         found = self._failed.get(sequence)
-        return set() if found is None else found.delivered
+        return None if found is None else found.delivered
 
     def add(self, sequence: int, delivered: set[int]) -> int:
         """The message failed once more, though these copies were delivered. Return how often it has."""

@@ -38,6 +38,7 @@ class Routing:
         self.tracing = tracing
         self._emit = emit
         self._full_errors = handler_errors == "full"
+        state.suppressed = self.suppressed
         self.connections = tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
 
     @property
@@ -86,6 +87,11 @@ class Routing:
                 detail=detail,
             )
         )
+
+    def suppressed(self, count: int, stream: str | None) -> None:
+        """A stream had messages with the ids that the senders gave to these: it has not stored these."""
+        self.state.failed["duplicate"] += count
+        self.fail("duplicate", f"the stream {stream} has another message with this Nats-Msg-Id", count=count)
 
     async def route(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination.

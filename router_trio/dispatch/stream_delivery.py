@@ -78,7 +78,13 @@ class StreamDelivery(Delivery):
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        if fate.name == "acked" and self.remaining == 1 and self.reason is None and self.trace is None:
+        if (
+            fate.name == "acked"
+            and self.remaining == 1
+            and self.reason is None
+            and self.trace is None
+            and (self.route.own_ids or not fate.duplicate)
+        ):
             self.remaining = 0
             self._source.stored(self)
         else:
@@ -113,6 +119,11 @@ class StreamDelivery(Delivery):
         if reason not in OF_THE_MESSAGE and not self.refused:
             self.refused = True
             self._source.refused(self)
+
+    @property
+    def was_tried(self) -> bool:
+        """See `Delivery.was_tried`."""
+        return self.copies is not None
 
     def copied(self, copy: int) -> None:
         """See `Delivery.copied`."""

@@ -140,3 +140,40 @@ async def test_so_do_the_answers_of_a_handler(autojump_clock: MockClock) -> None
         await all_acked(w, 5)
         assert Counter(subject for subject in w.subjects() if subject == "out.good") == {"out.good": 5}
         assert len(w.payloads("OUT")) == 10
+
+
+@pytest.mark.parametrize("kind", ["stream", "core"])
+async def test_an_id_that_another_message_has_used_is_said_and_not_routed(
+    autojump_clock: MockClock, kind: str
+) -> None:
+    """The window of the sink is longer than that of the source: a sender uses its ids again."""
+    brokers = one_broker()
+    broker = brokers["main"]
+    source: dict[str, Any] = {"filter": "in.*", "message_id": "sender"}
+    route = stream("IN", "out.x", **source)
+    if kind == "core":
+        route = {"name": "route", "from": {"subject": "in.*"}, "to": [to("out.x", jetstream=True)]}
+    async with world([route], brokers=brokers) as w:
+        for number in range(10):
+            message_id = f"id-{number % 5}" if number else ""
+            broker.publish("in.x", b"%d" % number, {"Nats-Msg-Id": message_id})
+            await trio.sleep(130 if kind == "stream" and number == 4 else 0.1)
+        await eventually(lambda: w.route.received == 10, 600)
+        stored = len(w.payloads("OUT"))
+        await eventually(lambda: w.route.routed["out.x"] + w.route.failed["duplicate"] == 10)
+        assert w.route.routed["out.x"] == stored
+        assert {event.reason for event in w.watch.of("ROUTE_MESSAGE_FAILED")} <= {"duplicate"}
+        assert (stored < 10) is (kind == "core")
+
+
+async def test_a_duplicate_of_our_own_resend_is_routed(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", message_id="sender")
+    async with world([route], brokers=brokers) as w:
+        brokers["edge"].stall(1.0)
+        fill(w.broker, 5)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 5)
+        await trio.sleep(1.0)
+        brokers["edge"].cut()
+        await all_acked(w, 5)
+        assert (w.route.routed["out.x"], w.route.failed["duplicate"]) == (5, 0)
