@@ -166,7 +166,8 @@ class OperationWithAck(CoreOperation):
     """One JetStream publish.
 
     `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
-    the reason of the last refusal, while it is tried again. `resent`: it was written more than once.
+    the reason of the last refusal, while it is tried again. `resent`: it was
+    written before, and no answer came.
     """
 
     __slots__ = ("first_written_at", "refused_for", "resent", "written_at")
@@ -182,7 +183,7 @@ class OperationWithAck(CoreOperation):
         self.first_written_at: float | None = None
         self.refused_for: str | None = None
         self.resent = False
-        self.written_at = -1.0
+        self.written_at = 0.0
 
 
 class OperationBatch(Operation):

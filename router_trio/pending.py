@@ -161,7 +161,6 @@ class PendingQueue:
             self._await_ack(operation, now)
 
     def _await_ack(self, operation: OperationWithAck, now: float) -> None:
-        operation.resent = operation.written_at >= 0.0
         operation.written_at = now
         if operation.first_written_at is None:
             operation.first_written_at = now
@@ -210,8 +209,9 @@ class PendingQueue:
         self._waiting.clear()
         self._fenced_count = self.pending_bytes = self.pending = 0
         for operation in back:
-            if isinstance(operation, OperationWithAck):
+            if isinstance(operation, OperationWithAck) and operation.first_written_at is not None:
                 operation.first_written_at = None  # each gets its whole time on the next link
+                operation.resent = True
         self.put_back(back)
         return returned
 

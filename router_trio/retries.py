@@ -74,6 +74,7 @@ class Retries:
             if self._over(operation, now):
                 over.append(operation)
             else:
+                operation.resent = True
                 self._lanes.hold(operation, now)
         return over
 

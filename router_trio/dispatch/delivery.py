@@ -50,14 +50,23 @@ class Delivery:
     def finished(self) -> None:
         """Called once, when the last destination is settled."""
 
-    def leg(self, template: str, copy: int = 0, *, several: bool = False) -> Owner:
-        """The owner of one operation to the destination with this template: the copy with this number.
-
-        `several`: a destination gets more than one copy.
-        """
+    def leg(self, template: str) -> Owner:
+        """The owner of the operation to the destination with this template, which is the only one there."""
         self.remaining += 1
-        # Where there is only one copy the message itself is the owner: no object more for most messages.
-        return Leg(self, template, copy) if several or len(self.route.destinations) > 1 else self
+        # Of a route with one destination the message itself is the owner: no object more for most messages.
+        return self if len(self.route.destinations) == 1 else self._leg(template)
+
+    def _leg(self, template: str) -> Owner:
+        return Leg(self, template, self.route.destinations.index(template))
+
+    def copy(self, template: str, number: int) -> Owner:
+        """The owner of one of several operations, each of which sends a copy with a number of its own."""
+        self.remaining += 1
+        return Leg(self, template, number)
+
+    def _is_of_another(self, operation: Operation) -> bool:
+        """Return True if the stream took a copy for another message, to which a sender gave the same id."""
+        return not self.route.own_ids and not self.was_tried and not was_resent(operation)
 
     @property
     def was_tried(self) -> bool:
@@ -77,12 +86,12 @@ class Delivery:
 
     def settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
         """An operation to the destination with this template has its fate."""
-        if fate.duplicate and not self.route.own_ids and not self.was_tried and not was_resent(operation):
-            self.route.suppressed(1, fate.stream)
-        elif fate.delivered:
-            self.route.delivered[template] += 1
-        else:
+        if not fate.delivered:
             self.fail(fate.reason or fate.name)
+        elif fate.duplicate and self._is_of_another(operation):
+            self.route.suppressed(1, fate.stream)
+        else:
+            self.route.delivered[template] += 1
         if self.trace is not None:
             self.trace.sent(template, fate)
         self.done(now)

@@ -10,6 +10,7 @@ Pure; the time is given.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 MOST_REMEMBERED = 65_536
@@ -18,6 +19,9 @@ MOST_REMEMBERED = 65_536
 FACTOR = 2.0
 LONGEST_DELAY = 60.0
 """Each delay is twice the one before it, up to so many seconds."""
+
+
+_NONE: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -45,23 +49,32 @@ class Failures:
         """Return True if there are any."""
         return bool(self._failed)
 
-    def delivered(self, sequence: int) -> set[int] | None:
-        """Return which copies of a message were delivered before, by a number that its route gives them.
-
-        None if it has not failed before.
-        """
+    def attempts(self, sequence: int) -> int:
+        """Return how often the message failed."""
         found = self._failed.get(sequence)
-        return None if found is None else found.delivered
+        return 0 if found is None else found.attempts
 
-    def add(self, sequence: int, delivered: set[int]) -> int:
-        """The message failed once more, though these copies were delivered. Return how often it has."""
+    def copies(self, sequence: int) -> Set[int]:
+        """Return which of several copies of a message are delivered, by the numbers that its route gives them."""
+        found = self._failed.get(sequence)
+        return _NONE if found is None else found.delivered
+
+    def copied(self, sequence: int, copy: int) -> None:
+        """One of several copies of a message is delivered; others may fail."""
+        self._of(sequence).delivered.add(copy)
+
+    def add(self, sequence: int) -> int:
+        """The message failed once more. Return how often it has."""
+        found = self._of(sequence)
+        found.attempts += 1
+        return found.attempts
+
+    def _of(self, sequence: int) -> Failed:
         found = self._failed.pop(sequence, None) or Failed()
         while len(self._failed) >= MOST_REMEMBERED:
             del self._failed[next(iter(self._failed))]
         self._failed[sequence] = found
-        found.attempts += 1
-        found.delivered |= delivered
-        return found.attempts
+        return found
 
     @property
     def limited(self) -> bool:

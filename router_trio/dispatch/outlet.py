@@ -98,7 +98,7 @@ class Outlet:
         subject, reply, header_size, size, tail = raw
         if reply:
             if self._carries_reply:
-                self.address.check_line(len(prefix) - len(b"PUB ") + tail.find(b"\r\n"))
+                self.address.check_line(len(prefix) - len(b"PUB ") + tail.find(b"\r\n") + _MORE_DIGITS)
             else:
                 tail, reply = tail[len(reply) + 1 :], b""
         if not header_size:
@@ -268,10 +268,10 @@ class Outlet:
         """The frame of a core publish of what is addressed already, with another parent."""
         subject, reply, _, _, _ = raw
         block, body = protocol.header_block(raw), protocol.payload(raw)
-        # Of a line that may be full, nothing is made longer.
-        if trace_parent is not None and len(subject) + len(reply) <= 2 * LONGEST_REMEMBERED:
+        # A line that may be full is not made longer.
+        if trace_parent is not None and len(subject) <= LONGEST_REMEMBERED:
             block = self._with_parent(block, trace_parent, len(body))
-        return protocol.publish(subject, body, reply=reply, headers=block)
+        return protocol.publish(subject, body, reply, block)
 
     # --- headers ---
 

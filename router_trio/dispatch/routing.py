@@ -119,7 +119,7 @@ class Routing:
         for copy, outlet in enumerate(self.outlets):
             if delivery.has_copied(copy):
                 continue
-            leg = delivery.leg(outlet.template, copy)
+            leg = delivery.copy(outlet.template, copy) if len(self.outlets) > 1 else delivery.leg(outlet.template)
             try:
                 outlet.forward(delivery.raw, leg, delivery, outlet.trace(delivery))
             except RouterError as error:
@@ -158,6 +158,7 @@ class Routing:
             self.state.filtered += 1
             return
         base = delivery.message_id or (self.outlets[0].connection.new_message_id() if len(answers) > 1 else b"")
+        several = len(answers) * len(self.outlets) > 1
         for index, answer in enumerate(answers):
             own_id, changed = base, answer
             if index:
@@ -168,7 +169,7 @@ class Routing:
                 copy = index * len(self.outlets) + place
                 if delivery.has_copied(copy):
                     continue
-                leg = delivery.leg(outlet.template, copy, several=len(answers) > 1)
+                leg = delivery.copy(outlet.template, copy) if several else delivery.leg(outlet.template)
                 trace_parent = outlet.trace(delivery, len(answer.payload))
                 try:
                     outlet.forward_message(changed, message, raw, leg, message_id=own_id, trace_parent=trace_parent)

@@ -62,7 +62,7 @@ class StreamRoute:
             # failed and waits for its next attempt: that must not keep out what is new.
             2 * source.max_in_flight + MOST_REMEMBERED,
         )
-        self._failures = Failures(source.nak_delay, max(source.max_deliver, 0), source.max_in_flight)
+        self.failures = Failures(source.nak_delay, max(source.max_deliver, 0), source.max_in_flight)
         self._server_limit = UNLIMITED
         self._deliveries = Deliveries(self, source.stream, source.durable)
         self._connection = connection
@@ -128,7 +128,7 @@ class StreamRoute:
         if consumer.stream_created != hand.position.stream_created:
             # Another stream of that name: acks of what is in hand would now be taken for acks of other messages.
             hand.start_anew(consumer.stream_created)
-            self._failures.clear()
+            self.failures.clear()
             self._route()
             self._acks.forget()
         if not consumer.progress.deliveries:
@@ -168,9 +168,6 @@ class StreamRoute:
                 self._retry.succeeded()
         if deliveries:
             size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
-            if self._failures:
-                for delivery in deliveries:
-                    delivery.copies = self._failures.delivered(delivery.sequence)
             again = hand.take(deliveries, self._patience)
             if again:
                 self.state.duplicates += len(again)
@@ -250,8 +247,8 @@ class StreamRoute:
         self._look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
-        if self._failures:
-            self._failures.settled([delivery.sequence for delivery in deliveries])
+        if self.failures:
+            self.failures.settled([delivery.sequence for delivery in deliveries])
         self._acks.ack(self._hand.delivered(deliveries))
 
     def _look(self) -> None:
@@ -270,12 +267,12 @@ class StreamRoute:
             self._hand.take_back(delivery)
             return
         now = trio.current_time()
-        attempts = self._failures.add(delivery.sequence, delivery.copies or set())
-        if self._failures.over(attempts):
+        attempts = self.failures.add(delivery.sequence)
+        if self.failures.over(attempts):
             self._give_up(delivery, delivery.reason, attempts)
             self._acks.term(delivery.ack_subject, delivery.reason)
             return
-        delay = self._failures.delay(attempts, now)
+        delay = self.failures.delay(attempts, now)
         if 0 < self._server_limit <= delivery.deliveries:
             # Nobody may change this consumer: its server does not deliver the message again.
             self._give_up(delivery, delivery.reason, attempts)
@@ -296,7 +293,7 @@ class StreamRoute:
 
     def _give_up(self, delivery: StreamDelivery, reason: str, attempts: int) -> None:
         """That was the last attempt: the stream keeps the message, and its consumer is done with it."""
-        self._failures.settled([delivery.sequence])
+        self.failures.settled([delivery.sequence])
         self._hand.given_up(delivery)
         self.state.dead_lettered += 1
         self._emit(
@@ -315,7 +312,7 @@ class StreamRoute:
         limits, spec = consumer.limits, self._spec
         room = 2 * self._source.max_in_flight
         self._server_limit = limits.max_deliver
-        if self._failures.limited and limits.retention != "limits":
+        if self.failures.limited and limits.retention != "limits":
             raise SourceError(
                 f"max_deliver would delete what is given up, since the stream {spec.stream!r} has {limits.retention} "
                 "retention; remove max_deliver, or read from a stream with limits retention",

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from router_trio import protocol
 from router_trio.dispatch.delivery import Delivery
+from router_trio.dispatch.failures import Failures
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.turns import OF_THE_MESSAGE
 from router_trio.message import Fate
@@ -18,6 +19,7 @@ class Source(Protocol):
     """Who took it from the stream."""
 
     state: RouteState
+    failures: Failures
 
     def refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take it, or it was taken back from one; others may not have answered yet."""
@@ -41,7 +43,6 @@ class StreamDelivery(Delivery):
     __slots__ = (
         "_source",
         "ack_subject",
-        "copies",
         "message_id",
         "number",
         "position",
@@ -49,9 +50,6 @@ class StreamDelivery(Delivery):
         "refused",
         "sequence",
     )
-
-    copies: set[int] | None
-    """Which of several copies were delivered; None if there is nothing to know."""
 
     reply = b""  # the reply subject of a delivery is for us, not for who gets the copies
 
@@ -66,7 +64,6 @@ class StreamDelivery(Delivery):
         self.trace = None
         self.position = position
         self.recalled = self.refused = False
-        self.copies = None
         self.ack_subject = raw[1]
         self._source = source
         tokens = _tokens(raw[1])
@@ -83,7 +80,7 @@ class StreamDelivery(Delivery):
             and self.remaining == 1
             and self.reason is None
             and self.trace is None
-            and (self.route.own_ids or not fate.duplicate)
+            and (not fate.duplicate or self.route.own_ids)
         ):
             self.remaining = 0
             self._source.stored(self)
@@ -123,17 +120,15 @@ class StreamDelivery(Delivery):
     @property
     def was_tried(self) -> bool:
         """See `Delivery.was_tried`."""
-        return self.copies is not None
+        return self._source.failures.attempts(self.sequence) > 0
 
     def copied(self, copy: int) -> None:
         """See `Delivery.copied`."""
-        if self.copies is None:
-            self.copies = set()
-        self.copies.add(copy)
+        self._source.failures.copied(self.sequence, copy)
 
     def has_copied(self, copy: int) -> bool:
         """See `Delivery.has_copied`."""
-        return self.copies is not None and copy in self.copies
+        return copy in self._source.failures.copies(self.sequence)
 
     def start_again(self) -> None:
         """It will be routed once more, as if it had just come."""

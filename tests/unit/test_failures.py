@@ -10,11 +10,11 @@ from router_trio.dispatch.failures import LONGEST_DELAY, Failures
 
 def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:
     one = Failures(1.0, 3, 1024)
-    assert [one.add(7, set()) for _ in range(3)] == [1, 2, 3]
-    assert one.add(8, set()) == 1
+    assert [one.add(7) for _ in range(3)] == [1, 2, 3]
+    assert one.add(8) == 1
     assert [one.over(attempts) for attempts in (1, 2, 3, 4)] == [False, False, True, True]
     one.settled([7])
-    assert one.add(7, set()) == 1
+    assert one.add(7) == 1
 
 
 def test_without_a_limit_there_is_no_end() -> None:
@@ -31,10 +31,12 @@ def test_delays_double_up_to_a_minute() -> None:
 
 def test_what_was_delivered_is_remembered_until_the_message_is() -> None:
     one = Failures(1.0, 0, 1024)
-    one.add(7, {0})
-    one.add(7, {2})
-    assert one.delivered(7) == {0, 2}
-    assert one.delivered(8) is None
+    one.copied(7, 0)
+    assert one.attempts(7) == 0
+    one.add(7)
+    one.copied(7, 2)
+    assert (one.attempts(7), one.copies(7)) == (1, {0, 2})
+    assert (one.attempts(8), one.copies(8)) == (0, set())
     one.settled([7])
     assert not one
 
@@ -52,7 +54,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "MOST_REMEMBERED", 100)
     one = Failures(1.0, 0, 1024)
     for sequence in range(1000):
-        one.add(sequence, set())
+        one.add(sequence)
     assert len(one._failed) == 100
-    assert one.add(999, set()) == 2
-    assert one.add(0, set()) == 1
+    assert one.add(999) == 2
+    assert one.add(0) == 1
