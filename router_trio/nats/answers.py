@@ -12,9 +12,6 @@ from typing import Any
 
 from router_trio.quotes import excerpt
 
-MAX_TEXT = 100
-"""Characters of a description that are kept: it is quoted in errors, log lines and `/status`."""
-
 MAX_NAME = 255
 """Characters of a name of a stream or a consumer, as nats-server has it."""
 

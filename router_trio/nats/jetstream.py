@@ -163,7 +163,7 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
     except TimeoutError as error:
         raise SourceError(
             f"no answer of the JetStream API within {API_TIMEOUT:g} s; may this user publish to $JS.API.> and "
-            "subscribe to _INBOX.>?",
+            "subscribe below its inbox_prefix?",
             reason="timeout",
         ) from error
     except nats.errors.Error as error:

@@ -186,7 +186,7 @@ class ConnectionSettings(Section, init=False):
         min_length=1,
         max_length=MAX_INBOX_PREFIX,
         description="Where answers come to. This user must be allowed to subscribe below it, and nobody else.",
-        examples=["_INBOX.router"],
+        examples=["_INBOX_router"],
     )
     connect_timeout: PositiveDuration = Field(
         "2s", validate_default=True, description="Longest time of one attempt to connect, handshake included."

@@ -80,7 +80,10 @@ def test_a_service_is_pinned_and_its_files_are_there(service: str) -> None:
 
 def test_every_file_of_the_example_is_used() -> None:
     used = {source for service in SERVICES for source in mounts(service).values()}
-    used |= {DEPLOY / name for name in ("compose.yaml", "Dockerfile", "Dockerfile.dockerignore", "README.md")}
+    used |= {
+        DEPLOY / name
+        for name in ("compose.yaml", "Dockerfile", "Dockerfile.dockerignore", "README.md", "nats-permissions.conf")
+    }
     others = {path for path in DEPLOY.rglob("*") if path.suffix == ".service" or path.parent.name == "kubernetes"}
     assert {path for path in DEPLOY.rglob("*") if path.is_file()} <= used | others
 

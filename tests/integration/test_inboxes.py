@@ -1,17 +1,13 @@
-"""Where answers come to: another inbox for each link, below a prefix of one's own, with no more rights than needed."""
+"""Where answers come to: another inbox for each link."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 import trio
 
-from router_trio.settings import Settings
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import RawMessage, connect
-from tests.servers import NatsServer, nats_server
-from tests.watch import Watch, eventually, settings, stream_route, until_stored, watched
+from tests.servers import NatsServer
+from tests.watch import Watch, settings, watched
 
 
 def inboxes(heard: list[RawMessage]) -> list[str]:
@@ -62,53 +58,3 @@ async def test_what_is_known_of_an_old_link_forges_nothing_on_the_next(server: N
 
 async def _publish_nowhere(watch: Watch) -> None:
     await watch.router.publish_with_ack("nowhere", b"x", timeout=60)
-
-
-ROUTER_RIGHTS = """
-accounts {
-  A {
-    jetstream: enabled
-    users: [
-      { user: admin, password: admin }
-      { user: router, password: router, permissions: {
-          publish: [
-            "out.>"
-            "$JS.API.STREAM.INFO.SOURCE"
-            "$JS.API.CONSUMER.INFO.SOURCE.router"
-            "$JS.API.CONSUMER.CREATE.SOURCE.router"
-            "$JS.API.CONSUMER.CREATE.SOURCE.router.>"
-            "$JS.API.CONSUMER.DURABLE.CREATE.SOURCE.router"
-            "$JS.API.CONSUMER.MSG.NEXT.SOURCE.router"
-            "$JS.ACK.SOURCE.router.>"
-          ]
-          subscribe: ["_INBOX_router.>", "core.in"]
-      } }
-    ]
-  }
-}
-"""
-
-
-@pytest.mark.parametrize("denied", [None, "_INBOX_router.>"])
-async def test_a_router_works_below_a_prefix_of_its_own(tmp_path: Path, denied: str | None) -> None:
-    config = ROUTER_RIGHTS if denied is None else ROUTER_RIGHTS.replace(f'"{denied}", ', "")
-    async with (
-        nats_server(tmp_path, config=config) as server,
-        connect(server.url, user="admin", password="admin") as client,
-    ):
-        stream = JetStream(client)
-        await stream.create_stream("SOURCE", ["in.*"])
-        await stream.create_stream("SINK", ["out.>"])
-        await stream.publish_many([(f"in.{n}", b"%d" % n, None) for n in range(50)])
-        route = stream_route("SOURCE", "out.{{wildcard(1)}}", filter="in.*")
-        login = {"user": "router", "password": "router", "inbox_prefix": "_INBOX_router"}
-        made: Settings = settings(server.url, routes=[route], **login)
-        watch = Watch()
-        async with watched(made, watch):
-            if denied is None:
-                await until_stored(stream, "SINK", 50, within=20)
-                await eventually(lambda: watch.metric("router_nats_ack_total") == 50)
-                assert watch.codes.count("NATS_SUBSCRIBE_ERROR") == 0
-            else:
-                await watch.until("NATS_SUBSCRIBE_ERROR")
-                assert watch.router.connections["main"].connected

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.nats import api
-from router_trio.nats.answers import MAX_TEXT, AnswerError
+from router_trio.nats.answers import AnswerError
 from router_trio.nats.api import ApiError, ConsumerInfo, Reached, StreamInfo
+from router_trio.quotes import LONGEST_QUOTE
 from tests.odd_answers import BODIES, VALUES, json_values
 from tests.raw_server import consumer_answer, stream_answer
 
@@ -83,7 +84,7 @@ def test_an_error_is_raised_with_its_codes_and_the_beginning_of_its_words() -> N
             read(json.dumps(body).encode())
         assert (caught.value.code, caught.value.error_code) == (404, 10059)
         assert caught.value.description.startswith("stream\\nnot \\x1b[31mfoundxxx")
-        assert len(caught.value.description) == MAX_TEXT
+        assert len(caught.value.description) == LONGEST_QUOTE
 
 
 @pytest.mark.parametrize("what", READERS)
@@ -91,7 +92,7 @@ def test_an_error_is_raised_with_its_codes_and_the_beginning_of_its_words() -> N
 def test_what_is_no_answer_is_one_error(what: str, body: bytes) -> None:
     with pytest.raises(AnswerError) as caught:
         READERS[what][0](body)
-    assert 0 < len(str(caught.value)) <= 2 * MAX_TEXT
+    assert 0 < len(str(caught.value)) <= 2 * LONGEST_QUOTE
 
 
 @pytest.mark.parametrize("what", READERS)
@@ -113,7 +114,7 @@ def test_every_field_may_have_any_value(what: str) -> None:
     assert len(refused) > 100
     for field, error_text in refused:
         assert field in error_text or "JSON" in error_text
-        assert len(error_text) <= 2 * MAX_TEXT
+        assert len(error_text) <= 2 * LONGEST_QUOTE
 
 
 def test_a_field_that_is_named_twice_is_an_error() -> None:

@@ -1,0 +1,238 @@
+"""The rights of docs/deploy/nats-permissions.conf: all works with them, and not without any one of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio import Message, Router, Settings
+from router_trio.subjects import matches
+from tests.proxy import tcp_proxy
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import RawClient, RawSubscription, connect
+from tests.servers import NatsServer, nats_server
+from tests.watch import Watch, core_route, eventually, settings, stream_route, watched
+
+CONFIG = (Path(__file__).parents[2] / "docs/deploy/nats-permissions.conf").read_text(encoding="utf-8")
+USERS = ("admin", "router", "producer", "consumer")
+RIGHTS = re.findall(r'^ {12}"([^"]+)" +# .+$', CONFIG, re.MULTILINE)
+
+
+def without(right: str) -> str:
+    """The configuration without the line of one right."""
+    kept = [line for line in CONFIG.splitlines() if not line.startswith(f'            "{right}" ')]
+    assert len(kept) == len(CONFIG.splitlines()) - 1
+    return "\n".join(kept)
+
+
+@dataclass
+class Shop:
+    """A server with that configuration, its streams, and the router that is at work there."""
+
+    server: NatsServer
+    admin: RawClient
+    producer: RawClient
+    copies: RawSubscription
+    acks: RawSubscription
+    watch: Watch = field(default_factory=Watch)
+    seen: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def stream(self) -> JetStream:
+        """JetStream, with all rights."""
+        return JetStream(self.admin)
+
+    def look(self) -> Shop:
+        """Take note of the core copies, and of what was answered to the stream."""
+        self.seen.update(message.subject for message in self.copies.waiting())
+        for message in self.acks.waiting():
+            self.answers[message.payload[:4].decode() + (" with reply" if message.reply else "")] += 1
+        return self
+
+    async def unacked(self) -> int:
+        """How many messages of the stream are not acked."""
+        info = await self.stream.consumer_info("PAYMENTS", "router")
+        pending: int = info["num_pending"] + info["num_ack_pending"]
+        return pending
+
+    async def stored(self) -> int:
+        """How many copies are stored."""
+        count: int = (await self.stream.stream_info("COPIES"))["state"]["messages"]
+        return count
+
+
+@asynccontextmanager
+async def shop(tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    for user in USERS:
+        monkeypatch.setenv(f"{user.upper()}_PASSWORD", user)
+    async with (
+        nats_server(tmp_path, config=config) as server,
+        connect(server.url, user="admin", password="admin") as admin,
+        connect(server.url, user="producer", password="producer") as producer,
+        connect(server.url, user="consumer", password="consumer") as consumer,
+    ):
+        await JetStream(admin).create_stream("PAYMENTS", ["payments.*"])
+        await JetStream(admin).create_stream("COPIES", ["copies.*"])
+        acks = await admin.subscribe("$JS.ACK.PAYMENTS.router.>")
+        yield Shop(server, admin, producer, await consumer.subscribe("eu.*"), acks)
+
+
+def refused(server: NatsServer, user: str) -> set[str]:
+    """The subjects that the server refused to a user."""
+    told = rf'user:{user}" - (?:Publish|Subscription) Violation - Subject "([^"]+)"'
+    return set(re.findall(told, (server.directory / "nats-server.log").read_text()))
+
+
+def routing(url: str) -> Settings:
+    """The configuration of the router that the rights are for."""
+    return settings(
+        url,
+        routes=[
+            core_route("orders.*", "eu.{{wildcard(1)}}", name="orders"),
+            stream_route("PAYMENTS", "copies.{{wildcard(1)}}", name="payments", filter="payments.*"),
+        ],
+        user="router",
+        password="router",
+        inbox_prefix="_INBOX_router",
+    )
+
+
+def everything(url: str, watch: Watch, handle: Callable[[Message], Awaitable[Message]]) -> Router:
+    """The same router, with a handler on the way from the stream."""
+    source = {"stream": "PAYMENTS", "durable": "router", "filter": "payments.*", "ack_wait": "1s"}
+    made = routing(url)
+    router = Router(made.model_copy(update={"routes": made.routes[:1]}), observers=[watch])
+    to = {"subject": "copies.{{wildcard(1)}}", "jetstream": True}
+    router.route(to=to, name="payments", connection="main", nak_delay="50ms", **source)(handle)
+    return router
+
+
+async def test_with_these_rights_everything_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = ["payments.fails"]
+    slow = trio.Event()
+
+    async def handle(message: Message) -> Message:
+        if message.subject in failures:
+            failures.remove(message.subject)
+            raise ValueError("once")
+        if message.subject == "payments.slow":
+            await slow.wait()
+        return message
+
+    async with (
+        shop(tmp_path, CONFIG, monkeypatch) as at,
+        tcp_proxy("127.0.0.1", at.server.port) as proxy,
+        watched(everything(proxy.url, at.watch, handle), at.watch) as watch,
+    ):
+        await watch.until("ROUTE_READY", 2)
+        # A core copy, a stored copy with its PubAck, an ack.
+        await at.producer.publish("orders.1")
+        await at.producer.publish("payments.1")
+        await eventually(lambda: at.look().seen["eu.1"] == 1 and at.answers["+ACK"] >= 1)
+        # A nak, and the delivery after it.
+        await at.producer.publish("payments.fails")
+        await eventually(lambda: at.look().answers["-NAK"] >= 1 and at.answers["+ACK"] >= 2)
+        # What takes longer than the ack wait is said to be in progress.
+        await at.producer.publish("payments.slow")
+        await eventually(lambda: at.look().answers["+WPI"] >= 4)
+        slow.set()
+        await eventually(lambda: at.look().answers["+ACK"] >= 3)
+        # What was delivered to a link that died is asked for again on the next one.
+        proxy.blackhole("to_client")
+        await at.producer.publish("payments.lost")
+        with trio.fail_after(5):
+            while (await at.stream.consumer_info("PAYMENTS", "router"))["num_ack_pending"] < 1:
+                await trio.sleep(0.01)
+        proxy.reset()
+        proxy.clear()
+        await watch.until("ROUTE_READY", 4)
+        await eventually(lambda: at.look().answers["-NAK with reply"] >= 1)
+        await at.producer.publish("orders.2")
+        await eventually(lambda: at.look().seen["eu.2"] == 1 and at.answers["+ACK"] >= 4)
+        with trio.fail_after(5):
+            while await at.unacked():
+                await trio.sleep(0.01)
+        assert await at.stored() == 4
+        assert not refused(at.server, "router")
+        assert not watch.of("NATS_SUBSCRIBE_ERROR")
+        assert watch.count("ROUTE_MESSAGE_FAILED") == 1
+
+
+def test_the_configuration_names_the_rights() -> None:
+    assert len(RIGHTS) == 9
+    assert len(re.findall(r'^ {12}"', CONFIG, re.MULTILINE)) == len(RIGHTS)
+
+
+@pytest.mark.parametrize("right", RIGHTS)
+async def test_none_of_the_rights_is_superfluous(right: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with shop(tmp_path, without(right), monkeypatch) as at, watched(routing(at.server.url), at.watch):
+        await at.producer.publish("payments.1")
+        await at.watch.until("ROUTER_STARTED")
+        await at.producer.publish("orders.1")
+        # The server refuses what the right is for,
+        await eventually(lambda: any(matches(right, subject) for subject in refused(at.server, "router")), 20)
+        # and without that not all arrives and is acked.
+        with trio.move_on_after(1.0):
+            while not (at.look().seen["eu.1"] and await at.stored() and not await at.unacked()):
+                await trio.sleep(0.05)
+            pytest.fail(f"everything works without {right}")
+
+
+@pytest.mark.parametrize(
+    ("user", "publish", "subscribe"),
+    [
+        (
+            "router",
+            [
+                "$JS.API.STREAM.DELETE.PAYMENTS",
+                "$JS.API.STREAM.PURGE.PAYMENTS",
+                "$JS.API.STREAM.UPDATE.PAYMENTS",
+                "$JS.API.STREAM.CREATE.MINE",
+                "$JS.API.STREAM.MSG.GET.PAYMENTS",
+                "$JS.API.STREAM.MSG.DELETE.PAYMENTS",
+                "$JS.API.STREAM.INFO.COPIES",
+                "$JS.API.CONSUMER.DELETE.PAYMENTS.router",
+                "$JS.API.CONSUMER.DURABLE.CREATE.PAYMENTS.other",
+                "$JS.API.CONSUMER.MSG.NEXT.PAYMENTS.other",
+                "$JS.ACK.PAYMENTS.other.1.1.1.0.0",
+                "$SYS.REQ.USER.INFO",
+                "payments.1",
+                "orders.1",
+                "eu.1.2",
+                "_INBOX_router.x.1",
+                "_INBOX.x",
+            ],
+            [">", "payments.*", "copies.*", "$JS.ACK.>", "_INBOX.>"],
+        ),
+        # Nobody else forges what the router hears, or learns its inboxes.
+        (
+            "producer",
+            ["_INBOX_router.x.1", "eu.1", "copies.1", "$JS.ACK.PAYMENTS.router.1.1.1.0.0"],
+            ["_INBOX_router.>"],
+        ),
+        ("consumer", ["_INBOX_router.x.1", "orders.1"], ["_INBOX_router.>", "copies.*"]),
+    ],
+    ids=["router", "producer", "consumer"],
+)
+async def test_nothing_else_is_granted(
+    user: str, publish: list[str], subscribe: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        shop(tmp_path, CONFIG, monkeypatch) as at,
+        connect(at.server.url, user=user, password=user) as client,
+    ):
+        await at.stream.create_consumer("PAYMENTS", "other", ack_policy="explicit")
+        for subject in publish:
+            await client.publish(subject)
+        for subject in subscribe:
+            await client.subscribe(subject)
+        await client.ping()
+        await eventually(lambda: {*publish, *subscribe} <= refused(at.server, user))
