@@ -1,0 +1,121 @@
+"""Draws a schedule of a seed: configuration, load, and a subset of faults (swarm testing)."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from router_trio.testing.streams import EPOCH
+from tests.simulation.faults import FAULTS, NOT_YET
+from tests.simulation.handlers import MAKE
+from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
+
+HORIZON = 40.0
+"""Seconds of load and faults."""
+
+MOST_FAULTS = 5
+"""Kinds of faults in one schedule: few, so that each has time to matter, and all of them over the seeds."""
+
+
+def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
+    """The schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
+    random = Random(f"simulation {seed}")
+    brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in "abc"[: random.choice((1, 1, 2, 2, 3))]}
+    kinds = [kind for kind in FAULTS if kind not in NOT_YET or kind in also]
+    faults = random.sample(kinds, random.randint(0, min(MOST_FAULTS, len(kinds))))
+    names = list(brokers)
+    routes = tuple(_route(random, f"r{number}", names, also) for number in range(random.choice((1, 1, 2, 2, 3, 4))))
+    steps = [*_load(random, routes), *_programs(random, names)]
+    for kind in faults:
+        for _ in range(random.randint(1, 3)):
+            step = FAULTS[kind].draw(random, names, routes)
+            if step is not None:
+                at = round(random.uniform(0.5, HORIZON), 3)
+                steps.append(Step(at, kind, step.seconds, step.what))
+    return Schedule(
+        seed=seed,
+        brokers=brokers,
+        connections={name: _connection(random) for name in brokers},
+        shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
+        routes=routes,
+        faults=tuple(faults),
+        steps=tuple(sorted(steps, key=lambda step: step.at)),
+    )
+
+
+def _connection(random: Random) -> dict[str, Any]:
+    policy = random.choice(("drop_oldest", "reject", "block"))
+    return {
+        "servers": ["nats://one:4222", "nats://two:4222"][: random.choice((1, 2))],
+        "reconnect_delay": random.choice((0.05, 0.5)),
+        "max_reconnect_delay": random.choice((0.5, 3.0)),
+        "reconnect_attempts": random.choice((2, 10)),
+        "connect_timeout": random.choice((1.0, 2.0)),
+        "liveness_interval": random.choice((1.0, 5.0)),
+        "max_pending_operations": random.choice((3, 20, 1000)),
+        "max_pending_bytes": random.choice((2000, 64 * 1024 * 1024)),
+        "on_pending_full": policy,
+        "fail_open": random.random() < 0.15,
+        "pending_max_age": random.choice((0, 0, 0, 2.0)),
+    }
+
+
+def _route(random: Random, name: str, brokers: list[str], also: frozenset[str]) -> Plan:
+    stream = random.random() < 0.65
+    targets = tuple(
+        Target(random.choice(brokers), random.random() < (0.8 if stream else 0.4))
+        for _ in range(random.choice((1, 1, 1, 2, 3)))
+    )
+    handlers = [kind for kind in MAKE if kind not in NOT_YET or kind in also]
+    handler = random.choice(handlers) if random.random() < 0.45 else None
+    if stream:
+        in_flight = random.choice((1, 2, 5, 20, 100))
+        source: dict[str, Any] = {
+            "stream": "IN",
+            "durable": name,
+            "filter": f"in.{random.choice(('*', '*', '*', KEYS[1]))}",
+            "max_in_flight": in_flight,
+            "ack_wait": random.choice((2.0, 5.0, 30.0)),
+            "nak_delay": random.choice((0.0, 0.1, 1.0)),
+        }
+        if "max_deliver" in also and random.random() < 0.5:
+            source["max_deliver"] = random.choice((1, 3))
+    else:
+        source = {"subject": f"core.{name}.{random.choice(('*', '*', '*', KEYS[1]))}"}
+        if random.random() < 0.3:
+            source["queue"] = "routers"
+    return Plan(name, random.choice(brokers), stream, targets, handler, source)
+
+
+def _load(random: Random, routes: tuple[Plan, ...]) -> list[Step]:
+    """Strangers publish, in bursts, to where routes read."""
+    steps = []
+    places = dict.fromkeys((plan.broker, "in" if plan.stream else f"core.{plan.name}") for plan in routes)
+    for broker, subject in places:
+        for _ in range(random.randint(1, 4)):
+            what = {
+                "broker": broker,
+                "subject": subject,
+                "count": random.choice((1, 5, 20, 60)),
+                "headers": random.choice(("", "", "plain", "id")),
+                "size": random.choice((0, 0, 300)),
+            }
+            seconds = random.choice((0.0, 0.5, 10.0))
+            steps.append(Step(round(random.uniform(0, HORIZON), 3), "strangers publish", seconds, what))
+    return steps
+
+
+def _programs(random: Random, brokers: list[str]) -> list[Step]:
+    """Programs publish, and are cancelled at random."""
+    steps = []
+    for _ in range(random.choice((0, 1, 3))):
+        what = {
+            "broker": random.choice(brokers),
+            "with_ack": random.random() < 0.6,
+            "count": random.choice((1, 5, 30)),
+            "together": random.random() < 0.5,
+            "cancel": random.choice((0.0, 0.0, 0.05, 1.0)),
+            "timeout": random.choice((0.5, 5.0)),
+        }
+        steps.append(Step(round(random.uniform(0, HORIZON), 3), "a program publishes", 0.0, what))
+    return steps

@@ -1,0 +1,220 @@
+"""The kinds of faults: what the world does to a router. Each is drawn as data, begun and ended by name.
+
+`NOT_YET` are those that are known to break a promise: drawn only on demand, until what they break is mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from router_trio.testing import FakeBroker
+from router_trio.testing.losses import KINDS
+from tests.simulation.schedule import Plan
+
+NOT_YET = {
+    "poison": "messages that fail each time use up max_in_flight, and the good ones behind them never come",
+    "max_deliver": "deliveries that nobody worked on count: the server gives up what never failed",
+    "forgotten tail": "new messages under the sequences of old ones pass for duplicates, and are acked",
+    "restored stream": "new messages under the sequences of old ones pass for duplicates, and are acked",
+    "source and durable made anew": "without a pull under way it is not noticed",
+    "long control line": "the server ends the connection, and the same publish is sent first on the next one",
+    "headers only": "empty copies are stored, and the source is acked",
+}
+"""Kinds that are left out of what is drawn, and what each of them breaks. `--also KIND` draws them."""
+
+
+class Drawn(NamedTuple):
+    """How long a fault lasts, and its details."""
+
+    seconds: float
+    what: dict[str, Any]
+
+
+class Scene(Protocol):
+    """What a fault acts on."""
+
+    brokers: dict[str, FakeBroker]
+
+    def crash(self, after: float) -> None:
+        """Kill the router, and start it again so much later."""
+
+    def restart(self, after: float) -> None:
+        """End the router in good order, and start it again so much later."""
+
+
+Act = Callable[[Scene, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`draw` gives None where it makes no sense. What it needs to undo, it does in `end`."""
+
+    draw: Callable[[Random, Sequence[str], Sequence[Plan]], Drawn | None]
+    begin: Act
+    end: Act = lambda scene, what: None
+
+
+def _lasting(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn]:
+    """One broker, one of these times, and one of each detail's values."""
+
+    def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
+        what = {"broker": random.choice(brokers)} | {name: random.choice(values) for name, values in details.items()}
+        return Drawn(random.choice(seconds), what)
+
+    return draw
+
+
+def _at_durable(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn | None]:
+    """The durable of one of the routes from a stream."""
+
+    def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn | None:
+        plans = [plan for plan in routes if plan.stream]
+        if not plans:
+            return None
+        plan = random.choice(plans)
+        what: dict[str, Any] = {"broker": plan.broker, "durable": plan.name}
+        what |= {name: random.choice(values) for name, values in details.items()}
+        return Drawn(random.choice(seconds), what)
+
+    return draw
+
+
+def _somewhere(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn]:
+    """The router itself."""
+
+    def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
+        return Drawn(random.choice(seconds), {name: random.choice(values) for name, values in details.items()})
+
+    return draw
+
+
+def _at(act: Callable[..., Any]) -> Act:
+    """Do it at the broker that was drawn, with the other details."""
+
+    def begin(scene: Scene, what: dict[str, Any]) -> None:
+        details = {name: value for name, value in what.items() if name != "broker"}
+        # A consumer or a stream may be away just now.
+        with suppress(KeyError, ValueError):
+            act(scene.brokers[what["broker"]], **details)
+
+    return begin
+
+
+def _slow_network(broker: FakeBroker, latency: float, jitter: float, dice: int) -> None:
+    random = Random(dice)
+    broker.trouble.travel(lambda: latency + jitter * random.random())
+
+
+def _full(broker: FakeBroker, more: int) -> None:
+    broker.trouble.limit("OUT", len(broker.messages("OUT")) + more)
+
+
+def _sink_made_anew(broker: FakeBroker) -> None:
+    broker.trouble.make_anew("OUT")
+
+
+SINK = ("OUT",)
+ANY = ("IN", "OUT", "PUB")
+
+FAULTS: dict[str, Fault] = {
+    # --- the network ---
+    "cut": Fault(_lasting(0.0), _at(lambda broker: broker.cut())),
+    "down": Fault(_lasting(0.3, 3.0, 12.0), _at(lambda broker: broker.down()), _at(lambda broker: broker.up())),
+    "silence": Fault(_lasting(0.3, 3.0, 12.0), _at(lambda broker: broker.blackhole()), _at(lambda broker: broker.up())),
+    "slow network": Fault(
+        _lasting(5.0, 20.0, latency=(0.001, 0.05, 0.3), jitter=(0.0, 0.05, 0.3), dice=range(1000)),
+        _at(_slow_network),
+        _at(lambda broker, **_: broker.trouble.travel(lambda: 0.0)),
+    ),
+    "broken while writing": Fault(
+        _lasting(0.0, frames=(0, 1, 3, 10, 30)), _at(lambda broker, frames: broker.trouble.break_after(to_server=frames))
+    ),
+    "broken while reading": Fault(
+        _lasting(0.0, frames=(0, 1, 3, 10, 30)),
+        _at(lambda broker, frames: broker.trouble.break_after(from_server=frames)),
+    ),
+    # --- the server ---
+    "credentials refused": Fault(
+        _lasting(1.0, 5.0), _at(lambda broker: broker.refuse_credentials()), _at(lambda broker: broker.accept_credentials())
+    ),
+    "lame duck": Fault(_lasting(0.5, 3.0), _at(lambda broker: broker.lame_duck()), _at(lambda broker: broker.cut("one:4222"))),
+    "publish denied": Fault(
+        _lasting(0.5, 5.0, pattern=("out.>", "got.>", "out.*.d0.>", "pub.>")),
+        _at(lambda broker, pattern: broker.deny_publish(pattern)),
+        _at(lambda broker, pattern: broker.allow_publish(pattern)),
+    ),
+    # --- answers ---
+    **{
+        f"{kind} lost": Fault(
+            _lasting(0.0, times=(1, 3)), _at(lambda broker, times, kind=kind: broker.trouble.lose(kind, times))
+        )
+        for kind in KINDS
+    },
+    **{
+        f"{kind} late": Fault(
+            _lasting(0.0, times=(1, 3, 10), late=(0.01, 0.5, 6.0)),
+            _at(lambda broker, times, late, kind=kind: broker.trouble.delay(kind, late, times)),
+        )
+        for kind in ("puback", "ack")
+    },
+    # --- streams ---
+    "slow stream": Fault(
+        _lasting(2.0, 10.0, seconds=(0.1, 2.0), stream=ANY),
+        _at(lambda broker, seconds, stream: broker.trouble.slow_down(stream, seconds)),
+        _at(lambda broker, seconds, stream: broker.trouble.slow_down(stream, 0.0)),
+    ),
+    "full stream": Fault(
+        _lasting(0.5, 5.0, more=(0, 3)), _at(_full), _at(lambda broker, more: broker.trouble.limit("OUT", None))
+    ),
+    "election": Fault(
+        _lasting(0.0, stream=ANY, seconds=(0.1, 2.0, 6.0)),
+        _at(lambda broker, stream, seconds: broker.trouble.elect(stream, seconds)),
+    ),
+    "sink made anew": Fault(_lasting(0.0), _at(_sink_made_anew)),
+    "forgotten tail": Fault(
+        _lasting(0.0, count=(1, 5, 30)), _at(lambda broker, count: broker.trouble.forget("IN", count))
+    ),
+    "restored stream": Fault(
+        _lasting(0.0, count=(0, 5, 30)), _at(lambda broker, count: broker.trouble.restore("IN", count))
+    ),
+    "source made anew": Fault(_lasting(0.0), _at(lambda broker: broker.trouble.make_anew("IN"))),
+    "source and durable made anew": Fault(
+        _at_durable(0.0), _at(lambda broker, durable: broker.trouble.make_anew("IN", durable))
+    ),
+    # --- consumers ---
+    "delivered twice": Fault(
+        _at_durable(0.0, count=(1, 5, 50)),
+        _at(lambda broker, durable, count: broker.trouble.deliver_again("IN", durable, count)),
+    ),
+    "durable deleted": Fault(_at_durable(0.0), _at(lambda broker, durable: broker.delete_consumer("IN", durable))),
+    "durable paused": Fault(
+        _at_durable(1.0, 10.0),
+        _at(lambda broker, durable: broker.trouble.pause_consumer("IN", durable)),
+        _at(lambda broker, durable: broker.trouble.pause_consumer("IN", durable, 0.0)),
+    ),
+    "durable edited": Fault(
+        _at_durable(0.0, ack_wait=(1.0, 60.0), max_ack_pending=(1, 3, 1000)),
+        _at(lambda broker, durable, **changes: broker.trouble.edit_consumer("IN", durable, **changes)),
+    ),
+    "headers only": Fault(
+        _at_durable(5.0),
+        _at(lambda broker, durable: broker.trouble.edit_consumer("IN", durable, headers_only=True)),
+        _at(lambda broker, durable: broker.trouble.edit_consumer("IN", durable, headers_only=False)),
+    ),
+    "long control line": Fault(
+        _lasting(5.0, size=(60, 80)),
+        _at(lambda broker, size: broker.trouble.limit_control_line(size)),
+        _at(lambda broker, size: broker.trouble.limit_control_line(4096)),
+    ),
+    # --- the router ---
+    "crash": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.crash(what["after"])),
+    "restart": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.restart(what["after"])),
+}
+"""By the name that a schedule has."""
+
+WITHOUT_ORDER = frozenset({"message lost"})
+"""With these no order is promised: a server that loses a message of a living link sends what is behind it first."""
