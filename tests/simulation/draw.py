@@ -35,6 +35,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     return Schedule(
         seed=seed,
         brokers=brokers,
+        latency={name: random.choice((0.0, 0.0, 0.001, 0.02)) for name in brokers},
         connections={name: _connection(random) for name in brokers},
         shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
         routes=routes,
@@ -76,7 +77,7 @@ def _route(random: Random, name: str, brokers: list[str], also: frozenset[str]) 
             "filter": f"in.{random.choice(('*', '*', '*', KEYS[1]))}",
             "max_in_flight": in_flight,
             "ack_wait": random.choice((2.0, 5.0, 30.0)),
-            "nak_delay": random.choice((0.0, 0.1, 1.0)),
+            "nak_delay": random.choice((0.05, 0.1, 1.0)),
         }
         if "max_deliver" in also and random.random() < 0.5:
             source["max_deliver"] = random.choice((1, 3))

@@ -39,6 +39,9 @@ class Scene(Protocol):
 
     brokers: dict[str, FakeBroker]
 
+    def be_as_usual(self, broker: str) -> None:
+        """The network to a broker is as fast as it is without a fault."""
+
     def crash(self, after: float) -> None:
         """Kill the router, and start it again so much later."""
 
@@ -128,7 +131,7 @@ FAULTS: dict[str, Fault] = {
     "slow network": Fault(
         _lasting(5.0, 20.0, latency=(0.001, 0.05, 0.3), jitter=(0.0, 0.05, 0.3), dice=range(1000)),
         _at(_slow_network),
-        _at(lambda broker, **_: broker.trouble.travel(lambda: 0.0)),
+        lambda scene, what: scene.be_as_usual(what["broker"]),
     ),
     "broken while writing": Fault(
         _lasting(0.0, frames=(0, 1, 3, 10, 30)), _at(lambda broker, frames: broker.trouble.break_after(to_server=frames))
@@ -197,7 +200,7 @@ FAULTS: dict[str, Fault] = {
         _at(lambda broker, durable: broker.trouble.pause_consumer("IN", durable, 0.0)),
     ),
     "durable edited": Fault(
-        _at_durable(0.0, ack_wait=(1.0, 60.0), max_ack_pending=(1, 3, 1000)),
+        _at_durable(0.0, ack_wait=(1.0, 20.0), max_ack_pending=(1, 3, 1000)),
         _at(lambda broker, durable, **changes: broker.trouble.edit_consumer("IN", durable, **changes)),
     ),
     "headers only": Fault(
@@ -218,3 +221,6 @@ FAULTS: dict[str, Fault] = {
 
 WITHOUT_ORDER = frozenset({"message lost"})
 """With these no order is promised: a server that loses a message of a living link sends what is behind it first."""
+
+LOSES = frozenset(f"{kind} lost" for kind in KINDS)
+"""Kinds after which a server waits for what will not come."""

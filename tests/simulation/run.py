@@ -19,7 +19,7 @@ from tests.simulation.schedule import Schedule
 from tests.simulation.trace import Trace
 from tests.simulation.world import World
 
-STUCK_AFTER = 30.0
+STUCK_AFTER = 10.0
 """Seconds of real time after which a run is taken for one that never ends."""
 
 

@@ -55,10 +55,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A seed, drawn. `brokers` are their names with what their clocks show at the start."""
+    """A seed, drawn. `brokers` are their names with what their clocks show at the start; `latency` is each way."""
 
     seed: int
     brokers: dict[str, float]
+    latency: dict[str, float]
     connections: dict[str, dict[str, Any]]
     shutdown_timeout: float
     routes: tuple[Plan, ...]
@@ -66,7 +67,8 @@ class Schedule:
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}: brokers {', '.join(self.brokers)}; shutdown within {self.shutdown_timeout:g} s"]
+        places = ", ".join(f"{name} ({self.latency[name]:g} s away)" for name in self.brokers)
+        lines = [f"seed {self.seed}: brokers {places}; shutdown within {self.shutdown_timeout:g} s"]
         lines += [f"  connection {name}: {options}" for name, options in self.connections.items()]
         lines += [f"  route {plan}" for plan in self.routes]
         lines += [f"  {step}" for step in self.steps]

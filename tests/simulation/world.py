@@ -9,7 +9,7 @@ from router_trio.platform import Platform
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
 from tests.simulation.configuration import settings_of
-from tests.simulation.faults import FAULTS
+from tests.simulation.faults import FAULTS, LOSES
 from tests.simulation.handlers import Handled
 from tests.simulation.oracles import Oracles
 from tests.simulation.process import Process
@@ -21,6 +21,9 @@ LIVELY_WITHIN = 60.0
 """Seconds after the last fault within which everything is delivered or accounted."""
 
 PROBED_WITHIN = 10.0
+PROBED_LATE_WITHIN = 45.0
+"""Seconds until a probe arrives, and the same where a server has lost something that it alone can miss: it takes an ack
+wait, or the silence of a pull request."""
 LOOK_EVERY = 1.0
 
 STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"]}
@@ -38,6 +41,7 @@ class World:
         self.oracles = Oracles(schedule, self.brokers, self.handled, trace)
         for name, broker in self.brokers.items():
             broker.trouble.watch(self.oracles.watch_of(name))
+            self.be_as_usual(name)
             for stream, subjects in STREAMS.items():
                 broker.add_stream(stream, subjects)
         dice = Random(f"platform {schedule.seed}")
@@ -130,6 +134,11 @@ class World:
             if step.seconds:
                 await trio.sleep(step.seconds / what["count"])
 
+    def be_as_usual(self, broker: str) -> None:
+        """The network to a broker is as fast as it is without a fault."""
+        latency = self.schedule.latency[broker]
+        self.brokers[broker].trouble.travel(lambda: latency)
+
     def publish(self, broker: str, subject: str, headers: str = "", size: int = 0, key: str | None = None) -> int:
         """A stranger publishes the next message; returns its number."""
         self._messages += 1
@@ -151,9 +160,13 @@ class World:
         for broker in self.brokers.values():
             broker.up()
             broker.trouble.mend()
+        for name in self.brokers:
+            self.be_as_usual(name)
         self.trace.add("healed")
         missing: list[str] = []
         with trio.move_on_after(LIVELY_WITHIN):
+            # What is lost just now is heard of in a moment.
+            await trio.sleep(LOOK_EVERY)
             while missing := self.oracles.missing(self.process):
                 await trio.sleep(0.5)
         if missing:
@@ -165,10 +178,11 @@ class World:
         """Whoever says that it is ready routes a message at once."""
         if (told := self.oracles.unready(process)) is not None:
             self.oracles.broken("readiness", f"all is well, and /readyz says {told}")
+        patience = PROBED_LATE_WITHIN if LOSES & {step.kind for step in self.schedule.steps} else PROBED_WITHIN
         for plan in self.schedule.routes:
             key = KEYS[0] if plan.filter == "*" else plan.filter
             number = self.publish(plan.broker, "in" if plan.stream else f"core.{plan.name}", key=key)
-            with trio.move_on_after(PROBED_WITHIN):
+            with trio.move_on_after(patience):
                 while not self.oracles.arrived_everywhere(plan, number):
                     await trio.sleep(0.05)
                 continue
