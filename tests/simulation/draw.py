@@ -20,7 +20,8 @@ MOST_FAULTS = 5
 def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     """The schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
     random = Random(f"simulation {seed}")
-    brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in "abc"[: random.choice((1, 1, 2, 2, 3))]}
+    there = "abc"[: random.choice((1, 1, 2, 2, 3))]
+    brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
     kinds = [kind for kind in FAULTS if kind not in NOT_YET or kind in also]
     faults = random.sample(kinds, random.randint(0, min(MOST_FAULTS, len(kinds))))
     names = list(brokers)

@@ -134,7 +134,8 @@ FAULTS: dict[str, Fault] = {
         lambda scene, what: scene.be_as_usual(what["broker"]),
     ),
     "broken while writing": Fault(
-        _lasting(0.0, frames=(0, 1, 3, 10, 30)), _at(lambda broker, frames: broker.trouble.break_after(to_server=frames))
+        _lasting(0.0, frames=(0, 1, 3, 10, 30)),
+        _at(lambda broker, frames: broker.trouble.break_after(to_server=frames)),
     ),
     "broken while reading": Fault(
         _lasting(0.0, frames=(0, 1, 3, 10, 30)),
@@ -142,9 +143,13 @@ FAULTS: dict[str, Fault] = {
     ),
     # --- the server ---
     "credentials refused": Fault(
-        _lasting(1.0, 5.0), _at(lambda broker: broker.refuse_credentials()), _at(lambda broker: broker.accept_credentials())
+        _lasting(1.0, 5.0),
+        _at(lambda broker: broker.refuse_credentials()),
+        _at(lambda broker: broker.accept_credentials()),
     ),
-    "lame duck": Fault(_lasting(0.5, 3.0), _at(lambda broker: broker.lame_duck()), _at(lambda broker: broker.cut("one:4222"))),
+    "lame duck": Fault(
+        _lasting(0.5, 3.0), _at(lambda broker: broker.lame_duck()), _at(lambda broker: broker.cut("one:4222"))
+    ),
     "publish denied": Fault(
         _lasting(0.5, 5.0, pattern=("out.>", "got.>", "out.*.d0.>", "pub.>")),
         _at(lambda broker, pattern: broker.deny_publish(pattern)),

@@ -74,10 +74,9 @@ class Process:
     def _add_handlers(self, router: Router) -> None:
         for plan in self._world.schedule.routes:
             if plan.handler is not None:
-                source = dict(plan.source)
-                add = router.route(
-                    source.pop("subject", None), to=destinations_of(plan), name=plan.name, connection=plan.broker, **source
-                )
+                source, to = dict(plan.source), destinations_of(plan)
+                subject = source.pop("subject", None)
+                add = router.route(subject, to=to, name=plan.name, connection=plan.broker, **source)
                 add(MAKE[plan.handler](self._world.handled, plan.name))
 
     def crash(self) -> None:

@@ -50,7 +50,8 @@ class Plan:
 
     def __str__(self) -> str:
         to = ", ".join(f"{one.broker}{' (stream)' if one.jetstream else ''}" for one in self.targets)
-        return f"{self.name}: {self.source} on {self.broker} -> {to}" + (f", handler {self.handler}" * bool(self.handler))
+        handled = f", handler {self.handler}" if self.handler else ""
+        return f"{self.name}: {self.source} on {self.broker} -> {to}{handled}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+
 import trio
 
 from router_trio.platform import Platform
