@@ -47,6 +47,10 @@ class Trouble:
             link.break_after(to_server, from_server)
         self._network.wake()
 
+    def stay_lame(self, is_lame: bool) -> None:
+        """Whoever connects is told at once that the server will shut down, or is told so no more."""
+        self._network.is_lame = is_lame
+
     def limit_control_line(self, size: int) -> None:
         """A publish whose subjects and sizes take more bytes than this ends its link."""
         self._network.max_control_line = size

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from router_trio.protocol import text
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
-from tests.simulation.faults import WITHOUT_ORDER
+from tests.simulation.faults import ORDER_BY_THE_CLOCK, WITHOUT_ORDER
 from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -27,12 +27,17 @@ class Arrivals:
         self, schedule: Schedule, handled: Handled, broken: Callable[[str, str], None], trace: Trace
     ) -> None:
         self._plans = {plan.name: plan for plan in schedule.routes}
-        self._in_order = not WITHOUT_ORDER & {step.kind for step in schedule.steps}
+        without = WITHOUT_ORDER if "order by the clock" in schedule.also else WITHOUT_ORDER | ORDER_BY_THE_CLOCK
+        self._in_order = not without & {step.kind for step in schedule.steps}
+        self._has_second = "second process" in schedule.faults
+        self._window = schedule.windows["OUT"]
+        # A copy may be sent again where its PubAck was lost, or the process that got it.
+        self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
         self._handled = handled
         self._broken = broken
         self._trace = trace
         self._there: set[Copy] = set()
-        self._stored: dict[tuple[Copy, str], int] = {}
+        self._stored: dict[tuple[Copy, str], tuple[int, float]] = {}
         self._published: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self._first_received: dict[Copy, float] = {}
         self._refused: defaultdict[Copy, list[float]] = defaultdict(list)
@@ -70,9 +75,15 @@ class Arrivals:
         if stream.name != "OUT" or found is None:
             return
         copy, key = found
-        if (copy, stream.created) in self._stored:
-            self._broken("once", f"{copy} is stored as {self._stored[copy, stream.created]} and as {stored.sequence}")
-        self._stored[copy, stream.created] = stored.sequence
+        before = self._stored.get((copy, f"{broker} {stream.created}"))
+        plan = self._plans[copy[0]]
+        # Two processes that subscribe to the same subject both route what comes.
+        is_doubled = self._has_second and not plan.stream
+        if before is not None and now - before[1] < self._window and not is_doubled:
+            self._broken("once", f"{copy} is stored as {before[0]} and again as {stored.sequence}")
+        if before is not None and not self._is_shaky:
+            self._broken("again", f"{copy} was stored at {before[1]:.3f} s, and is sent there once more")
+        self._stored[copy, f"{broker} {stream.created}"] = stored.sequence, now
         self._arrive(copy, key, now)
 
     def _copy(self, publish: Publish) -> tuple[Copy, str] | None:

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from router_trio.testing.streams import EPOCH
-from tests.simulation.faults import FAULTS, NOT_YET
+from tests.simulation.faults import FAULTS, NEEDS, NOT_YET
 from tests.simulation.handlers import MAKE
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
 
@@ -22,11 +22,14 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     random = Random(f"simulation {seed}")
     there = "abc"[: random.choice((1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
-    kinds = [kind for kind in FAULTS if kind not in NOT_YET or kind in also]
-    faults = random.sample(kinds, random.randint(0, min(MOST_FAULTS, len(kinds))))
+    kinds = [kind for kind in FAULTS if kind not in NOT_YET]
+    wanted = sorted({*(also & FAULTS.keys()), *(needed for kind in also for needed in NEEDS.get(kind, ()))})
+    faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
     names = list(brokers)
-    routes = tuple(_route(random, f"r{number}", names, also) for number in range(random.choice((1, 1, 2, 2, 3, 4))))
-    steps = [*_load(random, routes), *_programs(random, names)]
+    connections = [*names, *(f"{name}2" for name in names if "second connection" in faults)]
+    count = random.choice((1, 1, 2, 2, 3, 4))
+    routes = tuple(_route(random, f"r{number}", names, connections, also) for number in range(count))
+    steps = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
@@ -37,10 +40,16 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
         seed=seed,
         brokers=brokers,
         latency={name: random.choice((0.0, 0.0, 0.001, 0.02)) for name in brokers},
-        connections={name: _connection(random) for name in brokers},
+        connections={name: _connection(random) for name in connections},
         shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
         routes=routes,
         faults=tuple(faults),
+        also=also,
+        windows={
+            "IN": 2.0 if "ids used again" in faults else 120.0,
+            "OUT": 5.0 if "short window" in faults else 120.0,
+            "PUB": 120.0,
+        },
         steps=tuple(sorted(steps, key=lambda step: step.at)),
     )
 
@@ -62,10 +71,12 @@ def _connection(random: Random) -> dict[str, Any]:
     }
 
 
-def _route(random: Random, name: str, brokers: list[str], also: frozenset[str]) -> Plan:
+def _route(
+    random: Random, name: str, brokers: list[str], connections: list[str], also: frozenset[str]
+) -> Plan:
     stream = random.random() < 0.65
     targets = tuple(
-        Target(random.choice(brokers), random.random() < (0.8 if stream else 0.4))
+        Target(random.choice(connections), random.random() < (0.8 if stream else 0.4))
         for _ in range(random.choice((1, 1, 1, 2, 3)))
     )
     handlers = [kind for kind in MAKE if kind not in NOT_YET or kind in also]
@@ -89,7 +100,7 @@ def _route(random: Random, name: str, brokers: list[str], also: frozenset[str]) 
     return Plan(name, random.choice(brokers), stream, targets, handler, source)
 
 
-def _load(random: Random, routes: tuple[Plan, ...]) -> list[Step]:
+def _load(random: Random, routes: tuple[Plan, ...], ids_again: bool) -> list[Step]:
     """Strangers publish, in bursts, to where routes read."""
     steps = []
     places = dict.fromkeys((plan.broker, "in" if plan.stream else f"core.{plan.name}") for plan in routes)
@@ -99,7 +110,7 @@ def _load(random: Random, routes: tuple[Plan, ...]) -> list[Step]:
                 "broker": broker,
                 "subject": subject,
                 "count": random.choice((1, 5, 20, 60)),
-                "headers": random.choice(("", "", "plain", "id")),
+                "headers": "same id" if ids_again else random.choice(("", "", "plain", "id")),
                 "size": random.choice((0, 0, 300)),
             }
             seconds = random.choice((0.0, 0.5, 10.0))
@@ -107,10 +118,10 @@ def _load(random: Random, routes: tuple[Plan, ...]) -> list[Step]:
     return steps
 
 
-def _programs(random: Random, brokers: list[str]) -> list[Step]:
+def _programs(random: Random, brokers: list[str], also: frozenset[str]) -> list[Step]:
     """Programs publish, and are cancelled at random."""
     steps = []
-    for _ in range(random.choice((0, 1, 3))):
+    for _ in range(random.choice((4, 8) if also else (0, 1, 3))):
         what = {
             "broker": random.choice(brokers),
             "with_ack": random.random() < 0.6,

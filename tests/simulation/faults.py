@@ -23,8 +23,17 @@ NOT_YET = {
     "source and durable made anew": "without a pull under way it is not noticed",
     "long control line": "the server ends the connection, and the same publish is sent first on the next one",
     "headers only": "empty copies are stored, and the source is acked",
+    "sink missing": "what waits for a missing stream takes the room of publishes that could be sent",
+    "ids used again": "the sink takes a new message for an old one, and it counts as routed",
+    "short window": "a message whose second destination refuses it is sent again to the first one",
+    "second connection": "copies over another connection to the same servers carry the same id: one is stored",
+    "only lame ducks": "links are opened one after the other without a pause",
+    "program outlives the router": "who waits for room when the router ends waits for ever",
+    "readiness": "/readyz says ok while a destination refuses everything or is missing, or a durable is paused",
+    "order by the clock": "a refused message is waited for by the clock, and may come later than that",
 }
-"""Kinds that are left out of what is drawn, and what each of them breaks. `--also KIND` draws them."""
+"""Kinds of faults, of handlers or of looks that are left out of what is drawn, and what each would find. `--also KIND`
+draws one."""
 
 
 class Drawn(NamedTuple):
@@ -41,6 +50,15 @@ class Scene(Protocol):
 
     def be_as_usual(self, broker: str) -> None:
         """The network to a broker is as fast as it is without a fault."""
+
+    def publish_too_long(self, broker: str, subject: str) -> None:
+        """A stranger publishes to a subject that no destination's subject has room for."""
+
+    def begin_second(self) -> None:
+        """Start another process of the same router, which shares its durables."""
+
+    def end_second(self) -> None:
+        """End it in good order."""
 
     def crash(self, after: float) -> None:
         """Kill the router, and start it again so much later."""
@@ -82,6 +100,17 @@ def _at_durable(*seconds: float, **details: Sequence[Any]) -> Callable[..., Draw
         what: dict[str, Any] = {"broker": plan.broker, "durable": plan.name}
         what |= {name: random.choice(values) for name, values in details.items()}
         return Drawn(random.choice(seconds), what)
+
+    return draw
+
+
+def _at_source(*seconds: float) -> Callable[..., Drawn]:
+    """Where one of the routes reads."""
+
+    def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
+        plan = random.choice(routes)
+        subject = "in" if plan.stream else f"core.{plan.name}"
+        return Drawn(random.choice(seconds), {"broker": plan.broker, "subject": subject})
 
     return draw
 
@@ -182,6 +211,16 @@ FAULTS: dict[str, Fault] = {
         _lasting(0.0, stream=ANY, seconds=(0.1, 2.0, 6.0)),
         _at(lambda broker, stream, seconds: broker.trouble.elect(stream, seconds)),
     ),
+    "sink missing": Fault(
+        _lasting(10.0, 35.0),
+        _at(lambda broker: broker.delete_stream("OUT")),
+        _at(lambda broker: broker.add_stream("OUT", ["out.>"])),
+    ),
+    "short window": Fault(
+        _lasting(15.0, 25.0, pattern=("out.*.d1.>", "out.*.d0.>")),
+        _at(lambda broker, pattern: broker.deny_publish(pattern)),
+        _at(lambda broker, pattern: broker.allow_publish(pattern)),
+    ),
     "sink made anew": Fault(_lasting(0.0), _at(_sink_made_anew)),
     "forgotten tail": Fault(
         _lasting(0.0, count=(1, 5, 30)), _at(lambda broker, count: broker.trouble.forget("IN", count))
@@ -213,10 +252,16 @@ FAULTS: dict[str, Fault] = {
         _at(lambda broker, durable: broker.trouble.edit_consumer("IN", durable, headers_only=True)),
         _at(lambda broker, durable: broker.trouble.edit_consumer("IN", durable, headers_only=False)),
     ),
-    "long control line": Fault(
-        _lasting(5.0, size=(60, 80)),
-        _at(lambda broker, size: broker.trouble.limit_control_line(size)),
-        _at(lambda broker, size: broker.trouble.limit_control_line(4096)),
+    "long control line": Fault(_at_source(0.0), lambda scene, what: scene.publish_too_long(**what)),
+    "ids used again": Fault(_somewhere(0.0), lambda scene, what: None),
+    "second connection": Fault(_somewhere(0.0), lambda scene, what: None),
+    "only lame ducks": Fault(
+        _lasting(5.0, 15.0),
+        _at(lambda broker: (broker.trouble.stay_lame(True), broker.lame_duck())),
+        _at(lambda broker: broker.trouble.stay_lame(False)),
+    ),
+    "second process": Fault(
+        _somewhere(3.0, 15.0), lambda scene, what: scene.begin_second(), lambda scene, what: scene.end_second()
     ),
     # --- the router ---
     "crash": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.crash(what["after"])),
@@ -224,8 +269,20 @@ FAULTS: dict[str, Fault] = {
 }
 """By the name that a schedule has."""
 
-WITHOUT_ORDER = frozenset({"message lost"})
-"""With these no order is promised: a server that loses a message of a living link sends what is behind it first."""
+WITHOUT_ORDER = frozenset({"message lost", "second process"})
+"""With these no order is promised: a server that loses a message of a living link sends what is behind it first, and
+two processes share what they route."""
+
+ORDER_BY_THE_CLOCK = frozenset({"durable paused", "durable edited", "pull lost"})
+"""With these a refused message can come later than it is waited for: see `NOT_YET`."""
 
 LOSES = frozenset(f"{kind} lost" for kind in KINDS)
 """Kinds after which a server waits for what will not come."""
+
+NEEDS = {
+    "max_deliver": ("restart", "cut"),
+    "program outlives the router": ("down", "restart"),
+    "readiness": ("durable paused", "full stream", "publish denied"),
+    "order by the clock": ("durable paused", "full stream"),
+}
+"""What is drawn as well with a kind of `NOT_YET`, since it shows with that alone."""

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 MOST_TOLD = 5
 """Broken promises that are told of one run: the first one is what matters."""
 
+TOLD_WITHIN = 10.0
+"""Seconds from when a route passes nothing until `/readyz` says so."""
+
+MOST_ATTEMPTS = 30
+"""Attempts to connect to one broker in a second, of all connections to it."""
+
 COUNTERS = [row for row in TABLE if isinstance(row, Metric) and row.kind == "counter"]
 
 
@@ -37,6 +43,7 @@ class Oracles:
         self, schedule: Schedule, brokers: dict[str, FakeBroker], handled: Handled, trace: Trace
     ) -> None:
         self.wrong: list[tuple[str, str]] = []
+        self.fails_for_what_it_is: set[int] = set()
         self.codes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
         self._schedule = schedule
@@ -48,6 +55,9 @@ class Oracles:
         self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
         self._counted: dict[tuple[str, ...], float] = {}
         self._counted_of = 0
+        self.published_at: dict[int, float] = {}
+        self._ready_since: float | None = None
+        self._attempts = dict.fromkeys(brokers, (0, 0.0))
 
     def broken(self, promise: str, told: str) -> None:
         """A promise is broken."""
@@ -104,7 +114,35 @@ class Oracles:
                 if number < self._counted.get((row.name, *labels), 0):
                     self.broken("scrape", f"{row.name}{labels} went back to {number}")
                 self._counted[(row.name, *labels)] = number
+        self._check_attempts()
+        if "readiness" in self._schedule.also:
+            self._check_readiness(process)
         self._trace.add(str(process.live.ledger()))
+
+    def _check_readiness(self, process: Process) -> None:
+        """Who says for long that it is ready has routed what came by then."""
+        now = trio.current_time()
+        if self.unready(process) is not None:
+            self._ready_since = None
+            return
+        since = self._ready_since = now if self._ready_since is None else self._ready_since
+        for plan in self._schedule.routes:
+            if plan.stream:
+                for number in self._unaccounted(plan):
+                    if now - max(since, self.published_at[number]) > TOLD_WITHIN:
+                        self.broken("readiness", f"message {number} of {plan.name} waits, and /readyz says ok")
+                        return
+
+    def _check_attempts(self) -> None:
+        """No broker is stormed, whatever it says."""
+        now = trio.current_time()
+        for name, broker in self._brokers.items():
+            before, since = self._attempts[name]
+            if now - since >= 1.0:
+                if broker.connect_attempts - before > MOST_ATTEMPTS * (now - since):
+                    told = f"{broker.connect_attempts - before} connections to {name} in {now - since:.1f} s"
+                    self.broken("storm", told)
+                self._attempts[name] = broker.connect_attempts, now
 
     # --- programs ---
 
@@ -160,6 +198,8 @@ class Oracles:
 
     def arrived_everywhere(self, plan: Plan, number: int) -> bool:
         """Whether a message is where the route and its handler want it, or is accounted as a failure of its own."""
+        if number in self.fails_for_what_it_is:
+            return True
         outcome = self._handled.last.get((plan.name, number))
         if outcome == FILTERED or (outcome == RAISED and (plan.handler == "poison" or not plan.stream)):
             return True

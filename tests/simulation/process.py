@@ -93,7 +93,7 @@ class Process:
             self._world.oracles.observe(self, event)
 
     def _connect(self, name: str, _: ConnectionSettings) -> Connect:
-        broker = self._world.brokers[name]
+        broker = self._world.brokers[name[0]]
 
         @asynccontextmanager
         async def connect(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:

@@ -56,7 +56,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A seed, drawn. `brokers` are their names with what their clocks show at the start; `latency` is each way."""
+    """A seed, drawn. `brokers` are their names with what their clocks show at the start; `latency` is each way.
+
+    `also` are kinds of `NOT_YET`; `windows` the seconds within which each stream knows a duplicate. A connection is
+    named like its broker, or like that with a number behind it.
+    """
 
     seed: int
     brokers: dict[str, float]
@@ -65,6 +69,8 @@ class Schedule:
     shutdown_timeout: float
     routes: tuple[Plan, ...]
     faults: tuple[str, ...]
+    also: frozenset[str]
+    windows: dict[str, float]
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:

@@ -44,11 +44,12 @@ class World:
             broker.trouble.watch(self.oracles.watch_of(name))
             self.be_as_usual(name)
             for stream, subjects in STREAMS.items():
-                broker.add_stream(stream, subjects)
+                broker.add_stream(stream, subjects, duplicate_window=schedule.windows[stream])
         dice = Random(f"platform {schedule.seed}")
         self.platform = Platform(lambda: EPOCH + trio.current_time(), dice, lambda count: dice.randbytes(count).hex())
         self.settings = settings_of(schedule)
         self.process: Process | None = None
+        self._second: Process | None = None
         self.programs = Programs(self)
         self._processes = 0
         self._messages = 0
@@ -57,7 +58,7 @@ class World:
     async def run(self) -> None:
         """All of it."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self.nursery = nursery
             self._begin_process()
             async with trio.open_nursery() as steps:
                 steps.start_soon(self._look_regularly, steps.cancel_scope)
@@ -79,19 +80,32 @@ class World:
     def _begin_process(self) -> None:
         self._processes += 1
         self.process = Process(self, self._processes)
-        self._nursery.start_soon(self.process.run)
+        self.nursery.start_soon(self.process.run)
 
     def crash(self, after: float) -> None:
         """See `faults.Scene`."""
         if self.process is not None:
             self.process.crash()
             self.process = None
-            self._nursery.start_soon(self._begin_later, after)
+            self.nursery.start_soon(self._begin_later, after)
+
+    def begin_second(self) -> None:
+        """See `faults.Scene`."""
+        if self._second is None:
+            self._processes += 1
+            self._second = Process(self, self._processes)
+            self.nursery.start_soon(self._second.run)
+
+    def end_second(self) -> None:
+        """See `faults.Scene`."""
+        if self._second is not None:
+            self.nursery.start_soon(self._end, self._second)
+            self._second = None
 
     def restart(self, after: float) -> None:
         """See `faults.Scene`."""
         if self.process is not None:
-            self._nursery.start_soon(self._restart, self.process, after)
+            self.nursery.start_soon(self._restart, self.process, after)
             self.process = None
 
     async def _restart(self, process: Process, after: float) -> None:
@@ -144,10 +158,21 @@ class World:
         """A stranger publishes the next message; returns its number."""
         self._messages += 1
         number = self._messages
+        self.oracles.published_at[number] = trio.current_time()
         payload = b"%d" % number + (b" " + b"x" * size) * bool(size)
-        fields = {"": None, "plain": {"X-Kind": "test"}, "id": {"Nats-Msg-Id": f"sender-{number}"}}[headers]
+        fields = {
+            "": None,
+            "plain": {"X-Kind": "test"},
+            "id": {"Nats-Msg-Id": f"sender-{number}"},
+            "same id": {"Nats-Msg-Id": f"sender-{number % 5}"},
+        }[headers]
         self.brokers[broker].publish(f"{subject}.{key or KEYS[number % len(KEYS)]}", payload, fields)
         return number
+
+    def publish_too_long(self, broker: str, subject: str) -> None:
+        """See `faults.Scene`."""
+        number = self.publish(broker, subject, key="k" * (4096 - len(f"{subject}. 99")))
+        self.oracles.fails_for_what_it_is.add(number)
 
     # --- the end ---
 
