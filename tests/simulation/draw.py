@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -29,13 +30,13 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     connections = [*names, *(f"{name}2" for name in names if "second connection" in faults)]
     count = random.choice((1, 1, 2, 2, 3, 4))
     routes = tuple(_route(random, f"r{number}", names, connections, also) for number in range(count))
-    steps = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
+    load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
+    steps = [*load]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
             if step is not None:
-                at = round(random.uniform(0.5, HORIZON), 3)
-                steps.append(Step(at, kind, step.seconds, step.what))
+                steps.append(Step(_when(random, load), kind, step.seconds, step.what))
     return Schedule(
         seed=seed,
         brokers=brokers,
@@ -52,6 +53,15 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
         },
         steps=tuple(sorted(steps, key=lambda step: step.at)),
     )
+
+
+def _when(random: Random, load: Sequence[Step]) -> float:
+    """When a fault begins: mostly while something is published, or just before."""
+    if random.random() < 0.25:
+        return round(random.uniform(0.0, HORIZON), 3)
+    busy = random.choice(load)
+    after = random.choice((0.0, random.uniform(-1.0, 0.5), random.uniform(0, busy.seconds)))
+    return round(max(0.0, busy.at + after), 3)
 
 
 def _connection(random: Random) -> dict[str, Any]:
@@ -113,7 +123,7 @@ def _load(random: Random, routes: tuple[Plan, ...], ids_again: bool) -> list[Ste
                 "headers": "same id" if ids_again else random.choice(("", "", "plain", "id")),
                 "size": random.choice((0, 0, 300)),
             }
-            seconds = random.choice((0.0, 0.5, 10.0))
+            seconds = random.choice((0.0, 0.5, 3.0, 10.0))
             steps.append(Step(round(random.uniform(0, HORIZON), 3), "strangers publish", seconds, what))
     return steps
 

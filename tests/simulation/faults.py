@@ -176,6 +176,9 @@ FAULTS: dict[str, Fault] = {
         _at(lambda broker: broker.refuse_credentials()),
         _at(lambda broker: broker.accept_credentials()),
     ),
+    "servers announced": Fault(
+        _lasting(0.0), _at(lambda broker: broker.announce_servers("one:4222", "three:4222"))
+    ),
     "lame duck": Fault(
         _lasting(0.5, 3.0), _at(lambda broker: broker.lame_duck()), _at(lambda broker: broker.cut("one:4222"))
     ),
