@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from router_trio.headers import replace as replace_header
 from router_trio.link import ConsumerSpec, Progress
 from router_trio.protocol import RawMessage
 from router_trio.subjects import matches
@@ -222,6 +223,8 @@ class Consumer:
             f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{entry.deliveries}.{sequence}.{self._sequence}"
             f".{stored.timestamp}.{len(self._matching) - self._position}"
         )
-        body = b"" if self.headers_only else stored.publish.payload
-        message = raw(stored.publish.subject, reply.encode(), stored.publish.header, body)
+        header, body = stored.publish.header, stored.publish.payload
+        if self.headers_only:
+            header, body = replace_header(header, b"Nats-Msg-Size", b"%d" % len(body)), b""
+        message = raw(stored.publish.subject, reply.encode(), header, body)
         self._losses.meets("message", now, lambda: request.receive(message))

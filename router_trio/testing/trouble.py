@@ -108,7 +108,7 @@ class Trouble:
         """Create a durable, as an administrator would."""
         self._server.open_consumer(spec)
 
-    def edit_consumer(self, stream: str, durable: str, *, headers_only: bool | None = None, **changes: int) -> None:
+    def edit_consumer(self, stream: str, durable: str, *, headers_only: bool | None = None, **changes: float) -> None:
         """Change a durable: `ack_wait`, `max_deliver` and `max_ack_pending`, or deliver only headers."""
         consumer = self._server.consumers[stream, durable]
         consumer.edit(**changes)
