@@ -30,8 +30,10 @@ class Trouble:
         self._server.watch = watch
 
     def mend(self) -> None:
-        """End what strikes the next ones of something, and what the network does. What is late already stays so."""
+        """End what strikes the next ones of something, elections, and what the network does. What is late stays so."""
         self._server.losses.clear()
+        for stream in self._server.streams.values():
+            stream.leaderless_until = -inf
         self._network.travel = at_once
         self.break_after()
 

@@ -36,6 +36,7 @@ class Arrivals:
         self._handled = handled
         self._broken = broken
         self._trace = trace
+        self._heard_within = _heard_within(schedule)
         self._there: set[Copy] = set()
         self._stored: dict[tuple[Copy, str], tuple[int, float]] = {}
         self._published: defaultdict[tuple[str, str, int], int] = defaultdict(int)
@@ -115,7 +116,7 @@ class Arrivals:
         """
         if self._handled.raised[copy[0], copy[2]]:
             return True
-        heard = [refused + HEARD_WITHIN for refused in self._refused[copy]]
+        heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)
 
     # --- what is asked ---
@@ -137,6 +138,8 @@ class Arrivals:
         """Nothing yet that is not seen before."""
 
 
-HEARD_WITHIN = 1.3
-"""Seconds from a refusal at a server until what was written without knowing of it has arrived: two ways of the slowest
-network that is drawn."""
+def _heard_within(schedule: Schedule) -> float:
+    """Seconds from a refusal at a server until what was written without knowing of it has arrived: two ways."""
+    slow = {"slow network": 1.2, "slow stream": 2.0, "puback late": 6.0, "puback lost": 6.0}
+    faults = {step.kind for step in schedule.steps}
+    return 2 * max(schedule.latency.values()) + 0.001 + sum(slow[kind] for kind in slow.keys() & faults)
