@@ -16,6 +16,7 @@ from router_trio.telemetry.metrics import TABLE, Metric, Sources
 from router_trio.telemetry.status import readiness
 from router_trio.testing import FakeBroker
 from router_trio.testing.server import Watch
+from router_trio.testing.streams import Stored, Stream
 from tests.simulation.arrivals import Arrivals
 from tests.simulation.handlers import FILTERED, RAISED, Handled, number_of
 from tests.simulation.schedule import Plan, Schedule
@@ -188,13 +189,17 @@ class Oracles:
 
     def _unaccounted(self, plan: Plan) -> list[int]:
         missing = []
-        for message in self._brokers[plan.broker].messages("IN"):
+        for message in self._source_of(plan):
             if plan.filter not in ("*", message.subject.rpartition(".")[2]):
                 continue
-            number = number_of(message.payload)
+            number = number_of(message.publish.payload)
             if not self.arrived_everywhere(plan, number) and (plan.name, message.sequence) not in self._given_up:
                 missing.append(number)
         return missing
+
+    def _source_of(self, plan: Plan) -> list[Stored]:
+        # Not by `FakeBroker.messages`, which reads the headers of each: this is asked at each ack.
+        return self._brokers[plan.broker]._server.streams["IN"].stored
 
     def arrived_everywhere(self, plan: Plan, number: int) -> bool:
         """Whether a message is where the route and its handler want it, or is accounted as a failure of its own."""
@@ -215,14 +220,14 @@ class Oracles:
         """What can only be seen at the end."""
         self._arrivals.check_end()
 
-    def acked(self, broker: str, stream: str, durable: str, sequence: int) -> None:
+    def acked(self, durable: str, sequence: int) -> None:
         """A source was acked: every destination was settled before."""
         plan = next((plan for plan in self._schedule.routes if plan.name == durable), None)
         if plan is None or (plan.name, sequence) in self._given_up:
             return
-        held = self._brokers[broker].messages(stream) if stream in self._brokers[broker]._server.streams else []
+        held = self._source_of(plan)
         if sequence <= len(held):
-            number = number_of(held[sequence - 1].payload)
+            number = number_of(held[sequence - 1].publish.payload)
             if not self.arrived_everywhere(plan, number):
                 self.broken("source ack", f"message {number} of {plan.name} was acked and is not where it belongs")
 
@@ -237,10 +242,10 @@ class _BrokerWatch(Watch):
         self.refused = arrivals.refused  # type: ignore[method-assign]
         self._arrivals = arrivals
 
-    def stored(self, stream, stored, now) -> None:  # type: ignore[no-untyped-def]
+    def stored(self, stream: Stream, stored: Stored, now: float) -> None:
         """See `Watch.stored`."""
         self._arrivals.stored(self._broker, stream, stored, now)
 
     def acked(self, stream: str, durable: str, sequence: int, now: float) -> None:
         """See `Watch.acked`."""
-        self._oracles.acked(self._broker, stream, durable, sequence)
+        self._oracles.acked(durable, sequence)
