@@ -21,7 +21,7 @@ MOST_FAULTS = 5
 def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     """The schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
     random = Random(f"simulation {seed}")
-    there = "abc"[: random.choice((1, 1, 2, 2, 3))]
+    there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
     kinds = [kind for kind in FAULTS if kind not in NOT_YET]
     wanted = sorted({*(also & FAULTS.keys()), *(needed for kind in also for needed in NEEDS.get(kind, ()))})
@@ -96,7 +96,7 @@ def _route(
         source: dict[str, Any] = {
             "stream": "IN",
             "durable": name,
-            "filter": f"in.{random.choice(('*', '*', '*', KEYS[1]))}",
+            "filter": f"in.{random.choice(('*', '*', '*', KEYS[0]))}",
             "max_in_flight": in_flight,
             "ack_wait": random.choice((2.0, 5.0, 30.0)),
             "nak_delay": random.choice((0.05, 0.1, 1.0)),
@@ -104,7 +104,7 @@ def _route(
         if "max_deliver" in also and random.random() < 0.5:
             source["max_deliver"] = random.choice((1, 3))
     else:
-        source = {"subject": f"core.{name}.{random.choice(('*', '*', '*', KEYS[1]))}"}
+        source = {"subject": f"core.{name}.{random.choice(('*', '*', '*', KEYS[0]))}"}
         if random.random() < 0.3:
             source["queue"] = "routers"
     return Plan(name, random.choice(brokers), stream, targets, handler, source)
@@ -119,11 +119,12 @@ def _load(random: Random, routes: tuple[Plan, ...], ids_again: bool) -> list[Ste
             what = {
                 "broker": broker,
                 "subject": subject,
-                "count": random.choice((1, 5, 20, 60)),
+                "count": random.choice((1, 20, 60, 60)),
                 "headers": "same id" if ids_again else random.choice(("", "", "plain", "id")),
                 "size": random.choice((0, 0, 300)),
+                "keys": random.choice((1, 2, 4)),
             }
-            seconds = random.choice((0.0, 0.5, 3.0, 10.0))
+            seconds = random.choice((0.0, 0.5, 3.0, 3.0, 10.0))
             steps.append(Step(round(random.uniform(0, HORIZON), 3), "strangers publish", seconds, what))
     return steps
 

@@ -183,7 +183,7 @@ FAULTS: dict[str, Fault] = {
         _lasting(0.5, 3.0), _at(lambda broker: broker.lame_duck()), _at(lambda broker: broker.cut("one:4222"))
     ),
     "publish denied": Fault(
-        _lasting(0.5, 5.0, pattern=("out.>", "got.>", "out.*.d0.>", "pub.>")),
+        _lasting(0.1, 0.6, 5.0, pattern=("out.>", "out.>", "got.>", "out.*.d0.>", "pub.>")),
         _at(lambda broker, pattern: broker.deny_publish(pattern)),
         _at(lambda broker, pattern: broker.allow_publish(pattern)),
     ),
@@ -208,10 +208,10 @@ FAULTS: dict[str, Fault] = {
         _at(lambda broker, seconds, stream: broker.trouble.slow_down(stream, 0.0)),
     ),
     "full stream": Fault(
-        _lasting(0.5, 5.0, more=(0, 3)), _at(_full), _at(lambda broker, more: broker.trouble.limit("OUT", None))
+        _lasting(0.1, 0.6, 5.0, more=(0, 3)), _at(_full), _at(lambda broker, more: broker.trouble.limit("OUT", None))
     ),
     "election": Fault(
-        _lasting(0.0, stream=ANY, seconds=(0.1, 2.0, 6.0)),
+        _lasting(0.0, stream=("OUT", "OUT", *ANY), seconds=(0.1, 0.6, 2.0, 6.0)),
         _at(lambda broker, stream, seconds: broker.trouble.elect(stream, seconds)),
     ),
     "sink missing": Fault(

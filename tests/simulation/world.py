@@ -145,7 +145,7 @@ class World:
     async def _strangers_publish(self, step: Step) -> None:
         what = step.what
         for _ in range(what["count"]):
-            self.publish(what["broker"], what["subject"], what["headers"], what["size"])
+            self.publish(what["broker"], what["subject"], what["headers"], what["size"], keys=what["keys"])
             if step.seconds:
                 await trio.sleep(step.seconds / what["count"])
 
@@ -154,8 +154,16 @@ class World:
         latency = self.schedule.latency[broker]
         self.brokers[broker].trouble.travel(lambda: latency)
 
-    def publish(self, broker: str, subject: str, headers: str = "", size: int = 0, key: str | None = None) -> int:
-        """A stranger publishes the next message; returns its number."""
+    def publish(
+        self,
+        broker: str,
+        subject: str,
+        headers: str = "",
+        size: int = 0,
+        key: str | None = None,
+        keys: int = len(KEYS),
+    ) -> int:
+        """A stranger publishes the next message, to a key or to one of so many; returns its number."""
         self._messages += 1
         number = self._messages
         self.oracles.published_at[number] = trio.current_time()
@@ -166,7 +174,7 @@ class World:
             "id": {"Nats-Msg-Id": f"sender-{number}"},
             "same id": {"Nats-Msg-Id": f"sender-{number % 5}"},
         }[headers]
-        self.brokers[broker].publish(f"{subject}.{key or KEYS[number % len(KEYS)]}", payload, fields)
+        self.brokers[broker].publish(f"{subject}.{key or KEYS[number % keys]}", payload, fields)
         return number
 
     def publish_too_long(self, broker: str, subject: str) -> None:
