@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from router_trio import Live
 from router_trio.dispatch.stream import StreamRoute
 from router_trio.events import Event, MessageDeadLettered
 from router_trio.message import Fate
 from router_trio.receipt import Receipt
-from router_trio.states import RUNNING
+from router_trio.states import CONNECTED, RUNNING
 from router_trio.telemetry.metrics import TABLE, Metric, Sources
 from router_trio.telemetry.status import readiness
 from router_trio.testing import FakeBroker
@@ -116,9 +117,18 @@ class Oracles:
                     self.broken("scrape", f"{row.name}{labels} went back to {number}")
                 self._counted[(row.name, *labels)] = number
         self._check_attempts()
+        self._check_fences(process.live)
         if "readiness" in self._schedule.also:
             self._check_readiness(process)
         self._trace.add(str(process.live.ledger()))
+
+    def _check_fences(self, live: Live) -> None:
+        """A link whose peer is silent is given up within two intervals."""
+        for name, connection in live.connections.items():
+            state, bound = connection.state, 2 * connection.settings.liveness_interval
+            silent = trio.current_time() - (state.fenced_at or 0.0)
+            if state.state == CONNECTED and silent > bound:
+                self.broken("half open", f"{name} counts as connected, and answered no fence for {silent:.1f} s")
 
     def _check_readiness(self, process: Process) -> None:
         """Who says for long that it is ready has routed what came by then."""
