@@ -94,7 +94,7 @@ class Consumer:
 
     def ack(self, sequence: int) -> bool:
         """The message is done. One that isn't unacked is ignored, as a server does: returns False."""
-        return self._unacked.pop(sequence, None) is not None
+        return not self.deleted and self._unacked.pop(sequence, None) is not None
 
     def nak(self, sequence: int, due: float) -> None:
         """Deliver the message again from that time on."""

@@ -140,6 +140,6 @@ class Arrivals:
 
 def _heard_within(schedule: Schedule) -> float:
     """Seconds from a refusal at a server until what was written without knowing of it has arrived: two ways."""
-    slow = {"slow network": 1.2, "slow stream": 2.0, "puback late": 6.0, "puback lost": 6.0}
+    slow = {"slow network": 1.2, "slow stream": 2.0, "puback late": 6.0, "puback lost": 6.0, "no pubacks": 40.0}
     faults = {step.kind for step in schedule.steps}
     return 2 * max(schedule.latency.values()) + 0.001 + sum(slow[kind] for kind in slow.keys() & faults)

@@ -46,6 +46,10 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
         routes=routes,
         faults=tuple(faults),
         also=also,
+        max_payload={
+            name: random.choice((200, 1024 * 1024)) if "small max_payload" in faults else 1024 * 1024
+            for name in brokers
+        },
         windows={
             "IN": 2.0 if "ids used again" in faults else 120.0,
             "OUT": 5.0 if "short window" in faults else 120.0,
@@ -140,6 +144,7 @@ def _programs(random: Random, brokers: list[str], also: frozenset[str]) -> list[
             "together": random.random() < 0.5,
             "cancel": random.choice((0.0, 0.0, 0.05, 1.0)),
             "timeout": random.choice((0.5, 5.0)),
+            "outlives": random.random() < 0.3,
         }
         steps.append(Step(round(random.uniform(0, HORIZON), 3), "a program publishes", 0.0, what))
     return steps

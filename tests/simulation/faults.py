@@ -27,8 +27,8 @@ NOT_YET = {
     "ids used again": "the sink takes a new message for an old one, and it counts as routed",
     "short window": "a message whose second destination refuses it is sent again to the first one",
     "second connection": "copies over another connection to the same servers carry the same id: one is stored",
+    "small max_payload": "messages that are too large each time use up max_in_flight, as poison does",
     "only lame ducks": "links are opened one after the other without a pause",
-    "program outlives the router": "who waits for room when the router ends waits for ever",
     "readiness": "/readyz says ok while a destination refuses everything or is missing, or a durable is paused",
     "order by the clock": "a refused message is waited for by the clock, and may come later than that",
 }
@@ -201,6 +201,11 @@ FAULTS: dict[str, Fault] = {
         )
         for kind in ("puback", "ack")
     },
+    "no pubacks": Fault(
+        _lasting(8.0, 35.0),
+        _at(lambda broker: broker.trouble.lose("puback", 1_000_000)),
+        _at(lambda broker: broker.trouble.lose("puback", 0)),
+    ),
     # --- streams ---
     "slow stream": Fault(
         _lasting(2.0, 10.0, seconds=(0.1, 2.0), stream=ANY),
@@ -257,6 +262,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "long control line": Fault(_at_source(0.0), lambda scene, what: scene.publish_too_long(**what)),
     "ids used again": Fault(_somewhere(0.0), lambda scene, what: None),
+    "small max_payload": Fault(_somewhere(0.0), lambda scene, what: None),
     "second connection": Fault(_somewhere(0.0), lambda scene, what: None),
     "only lame ducks": Fault(
         _lasting(5.0, 15.0),
@@ -284,7 +290,6 @@ LOSES = frozenset(f"{kind} lost" for kind in KINDS)
 
 NEEDS = {
     "max_deliver": ("restart", "cut"),
-    "program outlives the router": ("down", "restart"),
     "readiness": ("durable paused", "full stream", "publish denied"),
     "order by the clock": ("durable paused", "full stream"),
 }

@@ -58,6 +58,7 @@ class Oracles:
         self._counted: dict[tuple[str, ...], float] = {}
         self._counted_of = 0
         self.published_at: dict[int, float] = {}
+        self.sizes: dict[int, int] = {}
         self._ready_since: float | None = None
         self._attempts = dict.fromkeys(brokers, (0, 0.0))
 
@@ -213,7 +214,8 @@ class Oracles:
 
     def arrived_everywhere(self, plan: Plan, number: int) -> bool:
         """Whether a message is where the route and its handler want it, or is accounted as a failure of its own."""
-        if number in self.fails_for_what_it_is:
+        limits = [self._schedule.max_payload[target.broker[0]] for target in plan.targets]
+        if number in self.fails_for_what_it_is or self.sizes.get(number, 0) > min(limits):
             return True
         outcome = self._handled.last.get((plan.name, number))
         if outcome == FILTERED or (outcome == RAISED and (plan.handler == "poison" or not plan.stream)):

@@ -37,7 +37,7 @@ class Programs:
         process = self._world.process
         if process is None or process.programs is None or process.dead:
             return
-        if "program outlives the router" in self._world.schedule.also:
+        if step.what["outlives"]:
             self._world.nursery.start_soon(self._outlive, process, step)
         else:
             process.programs.start_soon(self._run, process, step)

@@ -71,6 +71,7 @@ class Schedule:
     faults: tuple[str, ...]
     also: frozenset[str]
     windows: dict[str, float]
+    max_payload: dict[str, int]
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:

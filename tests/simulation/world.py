@@ -37,7 +37,10 @@ class World:
     def __init__(self, schedule: Schedule, trace: Trace) -> None:
         self.schedule = schedule
         self.trace = trace
-        self.brokers = {name: FakeBroker(epoch=epoch) for name, epoch in schedule.brokers.items()}
+        self.brokers = {
+            name: FakeBroker(epoch=epoch, max_payload=schedule.max_payload[name])
+            for name, epoch in schedule.brokers.items()
+        }
         self.handled = Handled()
         self.oracles = Oracles(schedule, self.brokers, self.handled, trace)
         for name, broker in self.brokers.items():
@@ -166,6 +169,7 @@ class World:
         """A stranger publishes the next message, to a key or to one of so many; returns its number."""
         self._messages += 1
         number = self._messages
+        self.oracles.sizes[number] = size
         self.oracles.published_at[number] = trio.current_time()
         payload = b"%d" % number + (b" " + b"x" * size) * bool(size)
         fields = {
