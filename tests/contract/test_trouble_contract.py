@@ -107,3 +107,19 @@ async def test_a_durable_whose_ack_wait_is_edited_delivers_again_after_the_new_o
         first, again = await received.until_delivered(2)
     assert first[1].split(b".")[4:6] == [b"1", b"1"]
     assert again[1].split(b".")[4:6] == [b"2", b"1"]
+
+
+async def test_who_has_a_durable_of_a_stream_is_answered_by_the_one_that_took_its_name(
+    world: World, clock: object
+) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        await world.delete_stream("ORDERS")
+        await world.add_stream("ORDERS", ["orders.>"])
+        await link.open_consumer(SPEC, Recorder())
+        await world.publish("orders.a", b"of the new one")
+        consumer.pull(1, 5.0)
+        (raw,) = await received.until_delivered(1)
+    assert payload(raw) == b"of the new one"

@@ -23,7 +23,7 @@ NOT_YET = {
     "source and durable made anew": "without a pull under way it is not noticed",
     "long control line": "the server ends the connection, and the same publish is sent first on the next one",
     "headers only": "empty copies are stored, and the source is acked",
-    "sink missing": "what waits for a missing stream takes the room of publishes that could be sent",
+    "room": "what waits for a missing stream takes the room of publishes that could be sent",
     "ids used again": "the sink takes a new message for an old one, and it counts as routed",
     "short window": "a message whose second destination refuses it is sent again to the first one",
     "second connection": "copies over another connection to the same servers carry the same id: one is stored",
@@ -290,6 +290,8 @@ LOSES = frozenset(f"{kind} lost" for kind in KINDS)
 
 NEEDS = {
     "max_deliver": ("restart", "cut"),
+    "room": ("sink missing", "no pubacks"),
+    "source and durable made anew": ("no pubacks", "slow stream"),
     "readiness": ("durable paused", "full stream", "publish denied"),
     "order by the clock": ("durable paused", "full stream"),
 }
