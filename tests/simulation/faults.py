@@ -30,6 +30,7 @@ NOT_YET = {
     "small max_payload": "messages that are too large each time use up max_in_flight, as poison does",
     "only lame ducks": "links are opened one after the other without a pause",
     "readiness": "/readyz says ok while a destination refuses everything or is missing, or a durable is paused",
+    "order in handlers": "what a handler has when a message before it is refused is sent before that all the same",
     "order by the clock": "a refused message is waited for by the clock, and may come later than that",
 }
 """Kinds of faults, of handlers or of looks that are left out of what is drawn, and what each would find. `--also KIND`
@@ -294,5 +295,6 @@ NEEDS = {
     "source and durable made anew": ("no pubacks", "slow stream"),
     "readiness": ("durable paused", "full stream", "publish denied"),
     "order by the clock": ("durable paused", "full stream"),
+    "order in handlers": ("sink missing", "full stream"),
 }
 """What is drawn as well with a kind of `NOT_YET`, since it shows with that alone."""
