@@ -12,7 +12,7 @@ DIST := dist
 INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help demo test test-compiled compiled test-nightly lint format bench docs lock audit dist clean
+.PHONY: help demo test test-compiled compiled simulate test-nightly lint format bench docs lock audit dist clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -65,6 +65,12 @@ compiled: $(COMPILED)/.built  ## Build the package with its data plane compiled;
 test-compiled: compiled  ## The tests of what is compiled, on it
 	TEST_COMPILED=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) $(BIN)/pytest --import-mode append \
 		-m "not nightly" -n 2 tests/unit tests/contract tests/integration tests/resilience
+
+SEEDS ?= 1000
+FIRST ?= 0
+
+simulate: $(READY)  ## The whole router under SEEDS=1000 drawn schedules of faults, from FIRST=0 on
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
 
 test-nightly: $(READY)  ## Long chaos, soak and performance figures
 	$(BIN)/pytest -m nightly --timeout 1800

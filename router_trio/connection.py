@@ -132,6 +132,12 @@ class Connection:
         if self._session is not None:
             self._session.end()
 
+    def shut_down(self) -> int:
+        """The end: see `Outbox.shut_down`. Whoever waits for room, also outside of the router, is told."""
+        left = self.outbox.shut_down()
+        self._room.unpark_all()
+        return left
+
     # --- the supervisor ---
 
     async def run(self) -> None:

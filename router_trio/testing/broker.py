@@ -184,6 +184,8 @@ async def _open_link(network: Network, server: str, inbox: bytes, listener: Link
     """A link that is connected. Its death cancels the body and is raised behind it; another error of the body wins."""
     link = FakeLink(network, server, inbox, listener)
     network.links.append(link)
+    if network.is_lame:
+        link.announce_lame_duck()
     failure: BaseException | None = None
     try:
         with link.scope:

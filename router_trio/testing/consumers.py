@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from router_trio.headers import replace as replace_header
 from router_trio.link import ConsumerSpec, Progress
 from router_trio.protocol import RawMessage, delivered_size
 from router_trio.subjects import matches
@@ -105,7 +106,7 @@ class Consumer:
 
     def ack(self, sequence: int) -> bool:
         """The message is done. One that isn't unacked is ignored, as a server does: returns False."""
-        return self._unacked.pop(sequence, None) is not None
+        return not self.deleted and self._unacked.pop(sequence, None) is not None
 
     def nak(self, sequence: int, due: float) -> None:
         """Deliver the message again from that time on."""
@@ -250,8 +251,10 @@ class Consumer:
             f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{deliveries}.{sequence}.{consumer_sequence}"
             f".{stored.timestamp}.{len(self._matching) - position}"
         )
-        body = b"" if self.headers_only else stored.publish.payload
-        return raw(stored.publish.subject, reply.encode(), stored.publish.header, body)
+        header, body = stored.publish.header, stored.publish.payload
+        if self.headers_only:
+            header, body = replace_header(header, b"Nats-Msg-Size", b"%d" % len(body)), b""
+        return raw(stored.publish.subject, reply.encode(), header, body)
 
 
 def _end(request: _Request, line: str) -> None:

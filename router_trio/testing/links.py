@@ -129,6 +129,7 @@ class FakeLink:
 
         consumer = await self._open(subscription, ask)
         subscription.consumer, subscription.progress = consumer, consumer.progress
+        subscription.find = lambda: server.consumers.get((spec.stream, spec.durable))
         return subscription
 
     async def _open(self, subscription: FakeSubscription, ask: Callable[[float], T | SourceError]) -> T:

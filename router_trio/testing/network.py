@@ -56,6 +56,7 @@ class Network:
         self.max_payload = max_payload
         self.max_control_line = DEFAULT_CONTROL_LINE
         self.travel: Callable[[], float] = at_once
+        self.is_lame = False
         self.links: list[Endpoint] = []
         self._paused_until = -inf
         self._resumed = trio.Event()

@@ -66,6 +66,8 @@ class FakePullConsumer(FakeSubscription):
     def __init__(self, link: Line, deliver: Deliver, inbox: bytes) -> None:
         super().__init__(link, deliver)
         self.consumer: Consumer | None = None
+        self.find: Callable[[], Consumer | None] = lambda: None
+        """The consumer that has the name of this one now."""
         self.progress = Progress(0, range(0), in_use=False)
         self._inbox = inbox
 
@@ -87,19 +89,21 @@ class FakePullConsumer(FakeSubscription):
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """See `link.PullConsumer.pull`. Does nothing on a dead link or when closed."""
-        consumer = self._opened()
         heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
         if not self.closed:
             self._link.act(
-                lambda now: consumer.pull(
+                lambda now: self._named().pull(
                     self._inbox, self.receive, batch, now, expires=expires, max_bytes=max_bytes, heartbeat=heartbeat
                 )
             )
 
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
-        consumer = self._opened()
-        await self._link.request(lambda now: consumer.again(sequences, now))
+        await self._link.request(lambda now: self._named().again(sequences, now))
+
+    def _named(self) -> Consumer:
+        # A request goes to a name. Whoever has it answers, also one that was made since.
+        return self.find() or self._opened()
 
     def _opened(self) -> Consumer:
         assert self.consumer is not None, "whoever makes one sets it"

@@ -30,8 +30,10 @@ class Trouble:
         self._server.watch = watch
 
     def mend(self) -> None:
-        """End what strikes the next ones of something, and what the network does. What is late already stays so."""
+        """End what strikes the next ones of something, elections, and what the network does. What is late stays so."""
         self._server.losses.clear()
+        for stream in self._server.streams.values():
+            stream.leaderless_until = -inf
         self._network.travel = at_once
         self.break_after()
 
@@ -46,6 +48,10 @@ class Trouble:
         for link in self._network.links.copy():
             link.break_after(to_server, from_server)
         self._network.wake()
+
+    def stay_lame(self, is_lame: bool) -> None:
+        """Whoever connects is told at once that the server will shut down, or is told so no more."""
+        self._network.is_lame = is_lame
 
     def limit_control_line(self, size: int) -> None:
         """A publish whose subjects and sizes take more bytes than this ends its link."""
@@ -104,7 +110,7 @@ class Trouble:
         """Create a durable, as an administrator would."""
         self._server.open_consumer(spec)
 
-    def edit_consumer(self, stream: str, durable: str, *, headers_only: bool | None = None, **changes: int) -> None:
+    def edit_consumer(self, stream: str, durable: str, *, headers_only: bool | None = None, **changes: float) -> None:
         """Change a durable: `ack_wait`, `max_deliver` and `max_ack_pending`, or deliver only headers."""
         consumer = self._server.consumers[stream, durable]
         consumer.edit(**changes)

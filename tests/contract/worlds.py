@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +62,12 @@ class World(Protocol):
     async def delete_consumer(self, stream: str, durable: str) -> None:
         """Delete a durable consumer."""
 
+    async def edit_consumer(self, stream: str, durable: str, *, ack_wait: float, headers_only: bool = False) -> None:
+        """Change a durable consumer, as an administrator would."""
+
+    async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
+        """A durable consumer delivers nothing for so long."""
+
     async def delete_stream(self, name: str) -> None:
         """Delete a stream."""
 
@@ -99,6 +106,12 @@ class FakeWorld:
 
     async def delete_consumer(self, stream: str, durable: str) -> None:
         self.broker.delete_consumer(stream, durable)
+
+    async def edit_consumer(self, stream: str, durable: str, *, ack_wait: float, headers_only: bool = False) -> None:
+        self.broker.trouble.edit_consumer(stream, durable, headers_only=headers_only, ack_wait=ack_wait)
+
+    async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
+        self.broker.trouble.pause_consumer(stream, durable, seconds)
 
     async def delete_stream(self, name: str) -> None:
         self.broker.delete_stream(name)
@@ -141,6 +154,16 @@ class RealWorld:
 
     async def delete_consumer(self, stream: str, durable: str) -> None:
         await self._jetstream.delete_consumer(stream, durable)
+
+    async def edit_consumer(self, stream: str, durable: str, *, ack_wait: float, headers_only: bool = False) -> None:
+        config = (await self._jetstream.consumer_info(stream, durable))["config"]
+        changed = {"ack_wait": round(ack_wait * 1e9), "headers_only": headers_only}
+        await self._jetstream.create_consumer(stream, durable, **config | changed)
+
+    async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        request = {"pause_until": until.isoformat().replace("+00:00", "Z")}
+        await self._jetstream.api(f"CONSUMER.PAUSE.{stream}.{durable}", request)
 
     async def delete_stream(self, name: str) -> None:
         await self._jetstream.delete_stream(name)

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from router_trio import Fate, Live, Receipt, Router, Settings
-from router_trio.errors import ConnectionExhaustedError
+from router_trio.errors import ConnectionExhaustedError, PublishError
 from router_trio.testing import FakeBroker
 from tests.watch import assert_accounted, router_tasks, settings
 
@@ -103,3 +103,34 @@ async def test_connections_that_have_failed_are_not_waited_for(autojump_clock: t
     assert trio.current_time() - began < 1.0, "two attempts, and not the shutdown timeout on top"
     assert receipts[0].fate == Fate("dropped", "shutdown")
     assert opened[0].unsettled == 1
+
+
+@pytest.mark.parametrize("with_ack", [False, True])
+async def test_whoever_waits_for_room_outside_is_told_at_the_end(
+    with_ack: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    broker = FakeBroker()
+    config = settings("nats://fake:4222", max_pending_operations=1, on_pending_full="block")
+    reasons: list[str] = []
+
+    async def publish(live: Live) -> None:
+        call = live.publish_with_ack if with_ack else live.publish
+        with pytest.raises(PublishError) as caught, trio.fail_after(60):
+            await call("out", b"waits")
+        reasons.append(caught.value.reason)
+
+    async with trio.open_nursery() as outside:
+        with trio.CancelScope() as scope:
+            async with router(broker, config).open() as live:
+                broker.down()
+                await trio.testing.wait_all_tasks_blocked()
+                await live.publish("out", b"fills the queue")
+                for _ in range(3):
+                    outside.start_soon(publish, live)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                await trio.sleep_forever()
+        ended_at = trio.current_time()
+    assert reasons == ["shutdown"] * 3
+    assert trio.current_time() == ended_at, "at once"
+    assert_accounted(live)

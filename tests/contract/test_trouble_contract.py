@@ -1,0 +1,120 @@
+"""Trouble that the fake broker makes is what a real server makes: where one server alone can show it.
+
+Elections, lost answers, travel times and streams that go back in time can't be compared: one server on the loopback has
+none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from router_trio.headers import find
+from router_trio.protocol import header_block, payload
+from tests.contract.test_link_contract import SPEC
+from tests.contract.worlds import Recorder, World, link_of, open_world, operation
+
+MAX_CONTROL_LINE = 4096
+
+
+@pytest.fixture(params=["fake", "real"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def clock(kind: str) -> trio.abc.Clock | None:
+    return trio.testing.MockClock(autojump_threshold=0) if kind == "fake" else None
+
+
+@pytest.fixture
+async def world(kind: str, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(kind, tmp_path) as opened:
+        yield opened
+
+
+def subject_of(control_line: int) -> bytes:
+    """A subject with which a publish without payload has so many bytes between its verb and its line break."""
+    return b"s" * (control_line - len(b" 0"))
+
+
+async def test_the_longest_control_line_is_taken(world: World) -> None:
+    received = Recorder()
+    subject = subject_of(MAX_CONTROL_LINE)
+    async with link_of(world) as link:
+        await link.subscribe("*", received)
+        await link.send([operation(1, subject)])
+        await link.fence()
+        assert [raw[0] for raw in received.messages] == [subject]
+
+
+async def test_a_longer_control_line_is_not_written(world: World) -> None:
+    async with link_of(world) as link:
+        (refusal,) = await link.send([operation(1, subject_of(MAX_CONTROL_LINE + 1))])
+        assert (refusal.reason, refusal.retriable) == ("too_large", False)
+        await link.fence()
+
+
+async def test_a_paused_durable_delivers_nothing_and_then_goes_on(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        await world.pause_consumer("ORDERS", "router", 1.0)
+        consumer.pull(3, 10.0)
+        await world.publish("orders.a", b"a")
+        await trio.sleep(0.4)
+        assert not received.messages
+        (raw,) = await received.until_delivered(1)
+    assert payload(raw) == b"a"
+
+
+async def test_a_durable_that_is_edited_to_headers_only_delivers_the_size_in_place_of_the_payload(
+    world: World, clock: object
+) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        await world.edit_consumer("ORDERS", "router", ack_wait=1.0, headers_only=True)
+        await world.publish("orders.a", b"four")
+        consumer.pull(1, 5.0)
+        (raw,) = await received.until_delivered(1)
+    assert payload(raw) == b""
+    assert find(header_block(raw), b"Nats-Msg-Size") == b"4"
+
+
+async def test_a_durable_whose_ack_wait_is_edited_delivers_again_after_the_new_one(
+    world: World, clock: object
+) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
+        await world.edit_consumer("ORDERS", "router", ack_wait=0.5)
+        consumer.pull(2, 10.0)
+        await world.publish("orders.a", b"a")
+        first, again = await received.until_delivered(2)
+    assert first[1].split(b".")[4:6] == [b"1", b"1"]
+    assert again[1].split(b".")[4:6] == [b"2", b"1"]
+
+
+async def test_who_has_a_durable_of_a_stream_is_answered_by_the_one_that_took_its_name(
+    world: World, clock: object
+) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        await world.delete_stream("ORDERS")
+        await world.add_stream("ORDERS", ["orders.>"])
+        await link.open_consumer(SPEC, Recorder())
+        await world.publish("orders.a", b"of the new one")
+        consumer.pull(1, 5.0)
+        (raw,) = await received.until_delivered(1)
+    assert payload(raw) == b"of the new one"

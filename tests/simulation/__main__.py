@@ -1,0 +1,123 @@
+"""The simulation command: replays one seed and shrinks it to a story, or runs many and prints what they met."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from multiprocessing import Pool
+from os import cpu_count
+
+from tests.simulation.faults import FAULTS, NOT_YET
+from tests.simulation.marks import Marks, Place, report
+from tests.simulation.run import Outcome, simulate
+from tests.simulation.shrink import shrink
+
+AT_A_TIME = 16
+"""Seeds that a process runs in one go."""
+
+MARKED = 5
+"""Of so many such pieces the marks of one are noted."""
+
+
+def main() -> int:
+    """Returns the exit code: 1 if a promise was broken, or a run was not like the last."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seed", type=int, nargs="?", help="replay this seed")
+    parser.add_argument("--trace", action="store_true", help="print all that happened")
+    parser.add_argument("--no-shrink", action="store_true", help="leave the schedule of a broken seed as it is")
+    parser.add_argument("--seeds", type=int, help="run that many seeds")
+    parser.add_argument("--first", type=int, default=0, help="the first of many seeds (default: 0)")
+    parser.add_argument("--twice", action="store_true", help="run each seed twice, and compare the hashes")
+    parser.add_argument("--also", action="append", default=[], choices=list(NOT_YET), help="draw it too")
+    given = parser.parse_args()
+    also = frozenset(given.also)
+    if given.seeds is not None:
+        return _run_many(range(given.first, given.first + given.seeds), also, given.twice)
+    if given.seed is None:
+        parser.error("name a seed, or --seeds")
+    return _replay(given.seed, also, given.trace, not given.no_shrink)
+
+
+def command(seed: int, also: frozenset[str] = frozenset()) -> str:
+    """What replays a seed."""
+    return " ".join([f"python -m tests.simulation {seed}", *(f"--also '{kind}'" for kind in sorted(also))])
+
+
+def story(outcome: Outcome) -> str:
+    """What it takes to break a promise, and how."""
+    return "\n".join([str(outcome.schedule), *(f"BROKEN {promise}: {told}" for promise, told in outcome.wrong)])
+
+
+def _replay(seed: int, also: frozenset[str], trace: bool, smaller: bool) -> int:
+    outcome = simulate(seed, also=also, keep=trace)
+    if outcome.wrong and smaller:
+        outcome = shrink(outcome, lambda told: print(told, file=sys.stderr))
+        outcome = simulate(seed, outcome.schedule, keep=trace)
+    if trace:
+        print("\n".join(outcome.lines))
+    print(story(outcome))
+    print(f"{outcome.virtual_seconds:.0f} virtual seconds, trace {outcome.digest}")
+    return 1 if outcome.wrong else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What a process runs in one go."""
+
+    seeds: range
+    also: frozenset[str]
+    twice: bool
+    marked: bool
+
+    def run(self) -> tuple[list[tuple[Outcome, bool]], set[Place]]:
+        """Outcomes, whether each was the same twice, and which marks were reached."""
+        marks = Marks()
+        ran = []
+        with marks.noting() if self.marked else nullcontext():
+            for seed in self.seeds:
+                outcome = simulate(seed, also=self.also)
+                ran.append((outcome, not self.twice or simulate(seed, also=self.also).digest == outcome.digest))
+        return ran, marks.reached
+
+
+def _run_many(seeds: range, also: frozenset[str], twice: bool) -> int:
+    began = time.perf_counter()
+    marks = Marks()
+    drawn: Counter[str] = Counter()
+    codes: Counter[str] = Counter()
+    seconds, broken = 0.0, 0
+    for outcome, same in _outcomes(seeds, also, twice, marks):
+        seconds += outcome.virtual_seconds
+        drawn.update({step.kind for step in outcome.schedule.steps})
+        codes.update(outcome.codes)
+        if outcome.wrong or not same:
+            broken += 1
+            told = outcome.wrong[0] if outcome.wrong else ("determinism", "the second run was not like the first")
+            seed = outcome.schedule.seed
+            print(f"seed {seed}: BROKEN {told[0]}: {told[1][:400]}\n  {command(seed, also)}", flush=True)
+    took = time.perf_counter() - began
+    print(f"{len(seeds)} seeds, {broken} broken, {len(seeds) / took:.1f} a second; {seconds / 3600:.1f} virtual hours")
+    print("seeds with each fault:", ", ".join(f"{kind} {drawn[kind]}" for kind in FAULTS if drawn[kind]))
+    print("events:", ", ".join(f"{code} {count}" for code, count in sorted(codes.items())))
+    print("\n".join(report(marks)))
+    return 1 if broken else 0
+
+
+def _outcomes(seeds: range, also: frozenset[str], twice: bool, marks: Marks) -> Iterator[tuple[Outcome, bool]]:
+    pieces = [
+        _Piece(seeds[start : start + AT_A_TIME], also, twice, start % (AT_A_TIME * MARKED) == 0)
+        for start in range(0, len(seeds), AT_A_TIME)
+    ]
+    with Pool(cpu_count()) as pool:
+        for ran, reached in pool.imap(_Piece.run, pieces):
+            marks.reached |= reached
+            yield from ran
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""What arrived at destinations: stored once, in order, and where it belongs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from router_trio.protocol import text
+from router_trio.testing.frames import Publish
+from router_trio.testing.streams import Stored, Stream
+from tests.simulation.faults import ORDER_BY_THE_CLOCK, WITHOUT_ORDER
+from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
+from tests.simulation.schedule import Plan, Schedule
+from tests.simulation.trace import Trace
+
+Copy = tuple[str, int, int, int]
+"""Route, index of the destination, number of the message, part of it."""
+
+Line = tuple[str, int, int, str]
+"""Route, index of the destination, part, key: what order is kept in."""
+
+
+class Arrivals:
+    """Copies by route and destination. Destinations are told apart by their subjects, `out.ROUTE.dINDEX.KEY`."""
+
+    def __init__(
+        self, schedule: Schedule, handled: Handled, broken: Callable[[str, str], None], trace: Trace
+    ) -> None:
+        self._plans = {plan.name: plan for plan in schedule.routes}
+        without = WITHOUT_ORDER if "order by the clock" in schedule.also else WITHOUT_ORDER | ORDER_BY_THE_CLOCK
+        self._in_order = not without & {step.kind for step in schedule.steps}
+        self._has_second = "second process" in schedule.faults
+        self._also_in_handlers = "order in handlers" in schedule.also
+        self._window = schedule.windows["OUT"]
+        # A copy may be sent again where its PubAck was lost, or the process that got it.
+        self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
+        self._handled = handled
+        self._broken = broken
+        self._trace = trace
+        self._heard_within = _heard_within(schedule)
+        self._there: set[Copy] = set()
+        self._stored: dict[tuple[Copy, str], tuple[int, float]] = {}
+        self._published: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self._first_received: dict[Copy, float] = {}
+        self._refused: defaultdict[Copy, list[float]] = defaultdict(list)
+        self._line: defaultdict[Line, list[Copy]] = defaultdict(list)
+
+    # --- what brokers tell ---
+
+    def received(self, publish: Publish, now: float) -> None:
+        """A publish came from a link."""
+        found = self._copy(publish)
+        if found is None:
+            return
+        copy, key = found
+        self._trace.add(f"received {text(publish.subject)} {publish.payload[:20]!r}")
+        self._first_received.setdefault(copy, now)
+        if publish.subject.startswith(b"got."):
+            self._arrive(copy, key, now)
+
+    def refused(self, publish: Publish, why: str, now: float) -> None:
+        """A publish was not taken."""
+        found = self._copy(publish)
+        if found is not None:
+            self._trace.add(f"refused {text(publish.subject)} {publish.payload[:20]!r}: {why}")
+            self._first_received.setdefault(found[0], now)
+            self._refused[found[0]].append(now)
+
+    def stored(self, broker: str, stream: Stream, stored: Stored, now: float) -> None:
+        """A stream took a message."""
+        publish = stored.publish
+        self._trace.add(f"stored in {stream.name} of {broker} as {stored.sequence}: {stored.subject}")
+        if stream.name == "PUB":
+            self._published[broker, stream.created, number_of(publish.payload)] += 1
+            return
+        found = self._copy(publish)
+        if stream.name != "OUT" or found is None:
+            return
+        copy, key = found
+        before = self._stored.get((copy, f"{broker} {stream.created}"))
+        plan = self._plans[copy[0]]
+        # Two processes that subscribe to the same subject both route what comes.
+        is_doubled = self._has_second and not plan.stream
+        if before is not None and now - before[1] < self._window and not is_doubled:
+            self._broken("once", f"{copy} is stored as {before[0]} and again as {stored.sequence}")
+        if before is not None and not self._is_shaky:
+            self._broken("again", f"{copy} was stored at {before[1]:.3f} s, and is sent there once more")
+        self._stored[copy, f"{broker} {stream.created}"] = stored.sequence, now
+        self._arrive(copy, key, now)
+
+    def _copy(self, publish: Publish) -> tuple[Copy, str] | None:
+        words = text(publish.subject).split(".")
+        if words[0] not in ("out", "got") or len(words) != 4:
+            return None
+        number = number_of(publish.payload)
+        if number < 0:
+            self._broken("payload", f"a copy to {text(publish.subject)} has lost its payload: {publish.payload[:40]!r}")
+        return (words[1], int(words[2][1:]), number, part_of(publish.payload)), words[3]
+
+    # --- order ---
+
+    def _arrive(self, copy: Copy, key: str, now: float) -> None:
+        if copy in self._there:
+            return
+        self._there.add(copy)
+        route, index, number, part = copy
+        line = self._line[route, index, part, key]
+        before = [other for other in line if other[2] > number]
+        if before and self._in_order and self._plans[route].stream and not self._may_be_late(copy, before, now):
+            self._broken("order", f"{copy} comes behind {before[:3]} to the same subject")
+        line.append(copy)
+
+    def _may_be_late(self, copy: Copy, before: list[Copy], now: float) -> bool:
+        """Whether what overtook it was under way when it was refused: nothing could hold that back.
+
+        A message that its handler failed is not waited for.
+        """
+        if self._handled.raised[copy[0], copy[2]]:
+            return True
+        if self._plans[copy[0]].handler == "async" and not self._also_in_handlers:
+            return True
+        heard = [refused + self._heard_within for refused in self._refused[copy]]
+        return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)
+
+    # --- what is asked ---
+
+    def complete(self, plan: Plan, number: int) -> bool:
+        """Whether every destination has every part of a message."""
+        parts = range(2 if self._handled.last.get((plan.name, number)) == SEVERAL else 1)
+        return all(
+            (plan.name, index, number, part) in self._there for index in range(len(plan.targets)) for part in parts
+        )
+
+    def check_published(self, broker: str, number: int) -> None:
+        """A program has a PubAck for this publish: it is stored, and once in each incarnation of the stream."""
+        times = [count for (at, _, one), count in self._published.items() if (at, one) == (broker, number)]
+        if not times or max(times) > 1:
+            self._broken("PubAck", f"publish {number} to {broker} was acked, and stored {times} times")
+
+    def check_end(self) -> None:
+        """Nothing yet that is not seen before."""
+
+
+def _heard_within(schedule: Schedule) -> float:
+    """Seconds from a refusal at a server until what was written without knowing of it has arrived: two ways."""
+    slow = {"slow network": 1.2, "slow stream": 2.0, "puback late": 6.0, "puback lost": 6.0, "no pubacks": 40.0}
+    faults = {step.kind for step in schedule.steps}
+    return 2 * max(schedule.latency.values()) + 0.001 + sum(slow[kind] for kind in slow.keys() & faults)

@@ -1,0 +1,152 @@
+"""Draws a schedule of a seed: configuration, load, and a subset of faults (swarm testing)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from router_trio.testing.streams import EPOCH
+from tests.simulation.faults import FAULTS, NEEDS, NOT_YET
+from tests.simulation.handlers import MAKE
+from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
+
+HORIZON = 40.0
+"""Seconds of load and faults."""
+
+MOST_FAULTS = 5
+"""Kinds of faults in one schedule: few, so that each has time to matter, and all of them over the seeds."""
+
+
+def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
+    """The schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
+    random = Random(f"simulation {seed}")
+    there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
+    brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
+    kinds = [kind for kind in FAULTS if kind not in NOT_YET]
+    wanted = sorted({*(also & FAULTS.keys()), *(needed for kind in also for needed in NEEDS.get(kind, ()))})
+    faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
+    names = list(brokers)
+    connections = [*names, *(f"{name}2" for name in names if "second connection" in faults)]
+    count = random.choice((1, 1, 2, 2, 3, 4))
+    routes = tuple(_route(random, f"r{number}", names, connections, also) for number in range(count))
+    load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
+    steps = [*load]
+    for kind in faults:
+        for _ in range(random.randint(1, 3)):
+            step = FAULTS[kind].draw(random, names, routes)
+            if step is not None:
+                steps.append(Step(_when(random, load), kind, step.seconds, step.what))
+    return Schedule(
+        seed=seed,
+        brokers=brokers,
+        latency={name: random.choice((0.0, 0.0, 0.001, 0.02)) for name in brokers},
+        connections={name: _connection(random) for name in connections},
+        shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
+        routes=routes,
+        faults=tuple(faults),
+        also=also,
+        max_payload={
+            name: random.choice((200, 1024 * 1024)) if "small max_payload" in faults else 1024 * 1024
+            for name in brokers
+        },
+        windows={
+            "IN": 2.0 if "ids used again" in faults else 120.0,
+            "OUT": 5.0 if "short window" in faults else 120.0,
+            "PUB": 120.0,
+        },
+        steps=tuple(sorted(steps, key=lambda step: step.at)),
+    )
+
+
+def _when(random: Random, load: Sequence[Step]) -> float:
+    """When a fault begins: mostly while something is published, or just before."""
+    if random.random() < 0.25:
+        return round(random.uniform(0.0, HORIZON), 3)
+    busy = random.choice(load)
+    after = random.choice((0.0, random.uniform(-1.0, 0.5), random.uniform(0, busy.seconds)))
+    return round(max(0.0, busy.at + after), 3)
+
+
+def _connection(random: Random) -> dict[str, Any]:
+    policy = random.choice(("drop_oldest", "reject", "block"))
+    return {
+        "servers": ["nats://one:4222", "nats://two:4222"][: random.choice((1, 2))],
+        "reconnect_delay": random.choice((0.05, 0.5)),
+        "max_reconnect_delay": random.choice((0.5, 3.0)),
+        "reconnect_attempts": random.choice((2, 10)),
+        "connect_timeout": random.choice((1.0, 2.0)),
+        "liveness_interval": random.choice((1.0, 5.0)),
+        "max_pending_operations": random.choice((3, 20, 1000)),
+        "max_pending_bytes": random.choice((2000, 64 * 1024 * 1024)),
+        "on_pending_full": policy,
+        "fail_open": random.random() < 0.15,
+        "pending_max_age": random.choice((0, 0, 0, 2.0)),
+    }
+
+
+def _route(
+    random: Random, name: str, brokers: list[str], connections: list[str], also: frozenset[str]
+) -> Plan:
+    stream = random.random() < 0.65
+    targets = tuple(
+        Target(random.choice(connections), random.random() < (0.8 if stream else 0.4))
+        for _ in range(random.choice((1, 1, 1, 2, 3)))
+    )
+    handlers = [kind for kind in MAKE if kind not in NOT_YET or kind in also]
+    handler = random.choice(handlers) if random.random() < 0.45 else None
+    if "order in handlers" in also:
+        handler = "async"
+    if stream:
+        in_flight = random.choice((1, 2, 5, 20, 100))
+        source: dict[str, Any] = {
+            "stream": "IN",
+            "durable": name,
+            "filter": f"in.{random.choice(('*', '*', '*', KEYS[0]))}",
+            "max_in_flight": in_flight,
+            "ack_wait": random.choice((2.0, 5.0, 30.0)),
+            "nak_delay": random.choice((0.05, 0.1, 1.0)),
+        }
+        if "max_deliver" in also and random.random() < 0.5:
+            source["max_deliver"] = random.choice((1, 3))
+    else:
+        source = {"subject": f"core.{name}.{random.choice(('*', '*', '*', KEYS[0]))}"}
+        if random.random() < 0.3:
+            source["queue"] = "routers"
+    return Plan(name, random.choice(brokers), stream, targets, handler, source)
+
+
+def _load(random: Random, routes: tuple[Plan, ...], ids_again: bool) -> list[Step]:
+    """Strangers publish, in bursts, to where routes read."""
+    steps = []
+    places = dict.fromkeys((plan.broker, "in" if plan.stream else f"core.{plan.name}") for plan in routes)
+    for broker, subject in places:
+        for _ in range(random.randint(1, 4)):
+            what = {
+                "broker": broker,
+                "subject": subject,
+                "count": random.choice((1, 20, 60, 60)),
+                "headers": "same id" if ids_again else random.choice(("", "", "plain", "id")),
+                "size": random.choice((0, 0, 300)),
+                "keys": random.choice((1, 2, 4)),
+            }
+            seconds = random.choice((0.0, 0.5, 3.0, 3.0, 10.0))
+            steps.append(Step(round(random.uniform(0, HORIZON), 3), "strangers publish", seconds, what))
+    return steps
+
+
+def _programs(random: Random, brokers: list[str], also: frozenset[str]) -> list[Step]:
+    """Programs publish, and are cancelled at random."""
+    steps = []
+    for _ in range(random.choice((4, 8) if also else (0, 1, 3))):
+        what = {
+            "broker": random.choice(brokers),
+            "with_ack": random.random() < 0.6,
+            "count": random.choice((1, 5, 30)),
+            "together": random.random() < 0.5,
+            "cancel": random.choice((0.0, 0.0, 0.05, 1.0)),
+            "timeout": random.choice((0.5, 5.0)),
+            "outlives": random.random() < 0.3,
+        }
+        steps.append(Step(round(random.uniform(0, HORIZON), 3), "a program publishes", 0.0, what))
+    return steps

@@ -1,0 +1,300 @@
+"""The kinds of faults: what the world does to a router. Each is drawn as data, begun and ended by name.
+
+`NOT_YET` are those that are known to break a promise: drawn only on demand, until what they break is mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from router_trio.testing import FakeBroker
+from router_trio.testing.losses import KINDS
+from tests.simulation.schedule import Plan
+
+NOT_YET = {
+    "poison": "messages that fail each time use up max_in_flight, and the good ones behind them never come",
+    "max_deliver": "deliveries that nobody worked on count: the server gives up what never failed",
+    "forgotten tail": "new messages under the sequences of old ones pass for duplicates, and are acked",
+    "restored stream": "new messages under the sequences of old ones pass for duplicates, and are acked",
+    "source and durable made anew": "without a pull under way it is not noticed",
+    "long control line": "the server ends the connection, and the same publish is sent first on the next one",
+    "headers only": "empty copies are stored, and the source is acked",
+    "room": "what waits for a missing stream takes the room of publishes that could be sent",
+    "ids used again": "the sink takes a new message for an old one, and it counts as routed",
+    "short window": "a message whose second destination refuses it is sent again to the first one",
+    "second connection": "copies over another connection to the same servers carry the same id: one is stored",
+    "small max_payload": "messages that are too large each time use up max_in_flight, as poison does",
+    "only lame ducks": "links are opened one after the other without a pause",
+    "readiness": "/readyz says ok while a destination refuses everything or is missing, or a durable is paused",
+    "order in handlers": "what a handler has when a message before it is refused is sent before that all the same",
+    "order by the clock": "a refused message is waited for by the clock, and may come later than that",
+}
+"""Kinds of faults, of handlers or of looks that are left out of what is drawn, and what each would find. `--also KIND`
+draws one."""
+
+
+class Drawn(NamedTuple):
+    """How long a fault lasts, and its details."""
+
+    seconds: float
+    what: dict[str, Any]
+
+
+class Scene(Protocol):
+    """What a fault acts on."""
+
+    brokers: dict[str, FakeBroker]
+
+    def be_as_usual(self, broker: str) -> None:
+        """The network to a broker is as fast as it is without a fault."""
+
+    def publish_too_long(self, broker: str, subject: str) -> None:
+        """A stranger publishes to a subject that no destination's subject has room for."""
+
+    def begin_second(self) -> None:
+        """Start another process of the same router, which shares its durables."""
+
+    def end_second(self) -> None:
+        """End it in good order."""
+
+    def crash(self, after: float) -> None:
+        """Kill the router, and start it again so much later."""
+
+    def restart(self, after: float) -> None:
+        """End the router in good order, and start it again so much later."""
+
+
+Act = Callable[[Scene, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`draw` gives None where it makes no sense. What it needs to undo, it does in `end`."""
+
+    draw: Callable[[Random, Sequence[str], Sequence[Plan]], Drawn | None]
+    begin: Act
+    end: Act = lambda scene, what: None
+
+
+def _lasting(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn]:
+    """One broker, one of these times, and one of each detail's values."""
+
+    def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
+        what = {"broker": random.choice(brokers)} | {name: random.choice(values) for name, values in details.items()}
+        return Drawn(random.choice(seconds), what)
+
+    return draw
+
+
+def _at_durable(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn | None]:
+    """The durable of one of the routes from a stream."""
+
+    def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn | None:
+        plans = [plan for plan in routes if plan.stream]
+        if not plans:
+            return None
+        plan = random.choice(plans)
+        what: dict[str, Any] = {"broker": plan.broker, "durable": plan.name}
+        what |= {name: random.choice(values) for name, values in details.items()}
+        return Drawn(random.choice(seconds), what)
+
+    return draw
+
+
+def _at_source(*seconds: float) -> Callable[..., Drawn]:
+    """Where one of the routes reads."""
+
+    def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
+        plan = random.choice(routes)
+        subject = "in" if plan.stream else f"core.{plan.name}"
+        return Drawn(random.choice(seconds), {"broker": plan.broker, "subject": subject})
+
+    return draw
+
+
+def _somewhere(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn]:
+    """The router itself."""
+
+    def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
+        return Drawn(random.choice(seconds), {name: random.choice(values) for name, values in details.items()})
+
+    return draw
+
+
+def _at(act: Callable[..., Any]) -> Act:
+    """Do it at the broker that was drawn, with the other details."""
+
+    def begin(scene: Scene, what: dict[str, Any]) -> None:
+        details = {name: value for name, value in what.items() if name != "broker"}
+        # A consumer or a stream may be away just now.
+        with suppress(KeyError, ValueError):
+            act(scene.brokers[what["broker"]], **details)
+
+    return begin
+
+
+def _slow_network(broker: FakeBroker, latency: float, jitter: float, dice: int) -> None:
+    random = Random(dice)
+    broker.trouble.travel(lambda: latency + jitter * random.random())
+
+
+def _full(broker: FakeBroker, more: int) -> None:
+    broker.trouble.limit("OUT", len(broker.messages("OUT")) + more)
+
+
+def _sink_made_anew(broker: FakeBroker) -> None:
+    broker.trouble.make_anew("OUT")
+
+
+SINK = ("OUT",)
+ANY = ("IN", "OUT", "PUB")
+
+FAULTS: dict[str, Fault] = {
+    # --- the network ---
+    "cut": Fault(_lasting(0.0), _at(lambda broker: broker.cut())),
+    "down": Fault(_lasting(0.3, 3.0, 12.0), _at(lambda broker: broker.down()), _at(lambda broker: broker.up())),
+    "silence": Fault(_lasting(0.3, 3.0, 12.0), _at(lambda broker: broker.blackhole()), _at(lambda broker: broker.up())),
+    "slow network": Fault(
+        _lasting(5.0, 20.0, latency=(0.001, 0.05, 0.3), jitter=(0.0, 0.05, 0.3), dice=range(1000)),
+        _at(_slow_network),
+        lambda scene, what: scene.be_as_usual(what["broker"]),
+    ),
+    "broken while writing": Fault(
+        _lasting(0.0, frames=(0, 1, 3, 10, 30)),
+        _at(lambda broker, frames: broker.trouble.break_after(to_server=frames)),
+    ),
+    "broken while reading": Fault(
+        _lasting(0.0, frames=(0, 1, 3, 10, 30)),
+        _at(lambda broker, frames: broker.trouble.break_after(from_server=frames)),
+    ),
+    # --- the server ---
+    "credentials refused": Fault(
+        _lasting(1.0, 5.0),
+        _at(lambda broker: broker.refuse_credentials()),
+        _at(lambda broker: broker.accept_credentials()),
+    ),
+    "servers announced": Fault(
+        _lasting(0.0), _at(lambda broker: broker.announce_servers("one:4222", "three:4222"))
+    ),
+    "lame duck": Fault(
+        _lasting(0.5, 3.0), _at(lambda broker: broker.lame_duck()), _at(lambda broker: broker.cut("one:4222"))
+    ),
+    "publish denied": Fault(
+        _lasting(0.1, 0.6, 5.0, pattern=("out.>", "out.>", "got.>", "out.*.d0.>", "pub.>")),
+        _at(lambda broker, pattern: broker.deny_publish(pattern)),
+        _at(lambda broker, pattern: broker.allow_publish(pattern)),
+    ),
+    # --- answers ---
+    **{
+        f"{kind} lost": Fault(
+            _lasting(0.0, times=(1, 3)), _at(lambda broker, times, kind=kind: broker.trouble.lose(kind, times))
+        )
+        for kind in KINDS
+    },
+    **{
+        f"{kind} late": Fault(
+            _lasting(0.0, times=(1, 3, 10), late=(0.01, 0.5, 6.0)),
+            _at(lambda broker, times, late, kind=kind: broker.trouble.delay(kind, late, times)),
+        )
+        for kind in ("puback", "ack")
+    },
+    "no pubacks": Fault(
+        _lasting(8.0, 35.0),
+        _at(lambda broker: broker.trouble.lose("puback", 1_000_000)),
+        _at(lambda broker: broker.trouble.lose("puback", 0)),
+    ),
+    # --- streams ---
+    "slow stream": Fault(
+        _lasting(2.0, 10.0, seconds=(0.1, 2.0), stream=ANY),
+        _at(lambda broker, seconds, stream: broker.trouble.slow_down(stream, seconds)),
+        _at(lambda broker, seconds, stream: broker.trouble.slow_down(stream, 0.0)),
+    ),
+    "full stream": Fault(
+        _lasting(0.1, 0.6, 5.0, more=(0, 3)), _at(_full), _at(lambda broker, more: broker.trouble.limit("OUT", None))
+    ),
+    "election": Fault(
+        _lasting(0.0, stream=("OUT", "OUT", *ANY), seconds=(0.1, 0.6, 2.0, 6.0)),
+        _at(lambda broker, stream, seconds: broker.trouble.elect(stream, seconds)),
+    ),
+    "sink missing": Fault(
+        _lasting(10.0, 35.0),
+        _at(lambda broker: broker.delete_stream("OUT")),
+        _at(lambda broker: broker.add_stream("OUT", ["out.>"])),
+    ),
+    "short window": Fault(
+        _lasting(15.0, 25.0, pattern=("out.*.d1.>", "out.*.d0.>")),
+        _at(lambda broker, pattern: broker.deny_publish(pattern)),
+        _at(lambda broker, pattern: broker.allow_publish(pattern)),
+    ),
+    "sink made anew": Fault(_lasting(0.0), _at(_sink_made_anew)),
+    "forgotten tail": Fault(
+        _lasting(0.0, count=(1, 5, 30)), _at(lambda broker, count: broker.trouble.forget("IN", count))
+    ),
+    "restored stream": Fault(
+        _lasting(0.0, count=(0, 5, 30)), _at(lambda broker, count: broker.trouble.restore("IN", count))
+    ),
+    "source made anew": Fault(_lasting(0.0), _at(lambda broker: broker.trouble.make_anew("IN"))),
+    "source and durable made anew": Fault(
+        _at_durable(0.0), _at(lambda broker, durable: broker.trouble.make_anew("IN", durable))
+    ),
+    # --- consumers ---
+    "delivered twice": Fault(
+        _at_durable(0.0, count=(1, 5, 50)),
+        _at(lambda broker, durable, count: broker.trouble.deliver_again("IN", durable, count)),
+    ),
+    "durable deleted": Fault(_at_durable(0.0), _at(lambda broker, durable: broker.delete_consumer("IN", durable))),
+    "durable paused": Fault(
+        _at_durable(1.0, 10.0),
+        _at(lambda broker, durable: broker.trouble.pause_consumer("IN", durable)),
+        _at(lambda broker, durable: broker.trouble.pause_consumer("IN", durable, 0.0)),
+    ),
+    "durable edited": Fault(
+        _at_durable(0.0, ack_wait=(1.0, 20.0), max_ack_pending=(1, 3, 1000)),
+        _at(lambda broker, durable, **changes: broker.trouble.edit_consumer("IN", durable, **changes)),
+    ),
+    "headers only": Fault(
+        _at_durable(5.0),
+        _at(lambda broker, durable: broker.trouble.edit_consumer("IN", durable, headers_only=True)),
+        _at(lambda broker, durable: broker.trouble.edit_consumer("IN", durable, headers_only=False)),
+    ),
+    "long control line": Fault(_at_source(0.0), lambda scene, what: scene.publish_too_long(**what)),
+    "ids used again": Fault(_somewhere(0.0), lambda scene, what: None),
+    "small max_payload": Fault(_somewhere(0.0), lambda scene, what: None),
+    "second connection": Fault(_somewhere(0.0), lambda scene, what: None),
+    "only lame ducks": Fault(
+        _lasting(5.0, 15.0),
+        _at(lambda broker: (broker.trouble.stay_lame(True), broker.lame_duck())),
+        _at(lambda broker: broker.trouble.stay_lame(False)),
+    ),
+    "second process": Fault(
+        _somewhere(3.0, 15.0), lambda scene, what: scene.begin_second(), lambda scene, what: scene.end_second()
+    ),
+    # --- the router ---
+    "crash": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.crash(what["after"])),
+    "restart": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.restart(what["after"])),
+}
+"""By the name that a schedule has."""
+
+WITHOUT_ORDER = frozenset({"message lost", "second process"})
+"""With these no order is promised: a server that loses a message of a living link sends what is behind it first, and
+two processes share what they route."""
+
+ORDER_BY_THE_CLOCK = frozenset({"durable paused", "durable edited", "pull lost"})
+"""With these a refused message can come later than it is waited for: see `NOT_YET`."""
+
+LOSES = frozenset(f"{kind} lost" for kind in KINDS)
+"""Kinds after which a server waits for what will not come."""
+
+NEEDS = {
+    "max_deliver": ("restart", "cut"),
+    "room": ("sink missing", "no pubacks"),
+    "source and durable made anew": ("no pubacks", "slow stream"),
+    "readiness": ("durable paused", "full stream", "publish denied"),
+    "order by the clock": ("durable paused", "full stream"),
+    "order in handlers": ("sink missing", "full stream"),
+}
+"""What is drawn as well with a kind of `NOT_YET`, since it shows with that alone."""

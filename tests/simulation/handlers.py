@@ -1,0 +1,108 @@
+"""Handlers of drawn routes: every kind that there is. Each writes down what it made of a message."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from router_trio import Message
+
+PASSED, SEVERAL, FILTERED, RAISED = "passed", "several", "filtered", "raised"
+
+
+class Handled:
+    """What the handler of each route last made of each message, and how often it raised."""
+
+    def __init__(self) -> None:
+        self.last: dict[tuple[str, int], str] = {}
+        self.raised: defaultdict[tuple[str, int], int] = defaultdict(int)
+
+    def note(self, route: str, message: Message, outcome: str) -> int:
+        """Write down; returns the number of the message."""
+        number = number_of(message.payload)
+        self.last[route, number] = outcome
+        self.raised[route, number] += outcome == RAISED
+        return number
+
+
+def number_of(payload: bytes) -> int:
+    """Which message it is, or is made of: -1 for what has lost its number."""
+    digits = payload.partition(b"/")[0].partition(b" ")[0]
+    return int(digits) if digits.isdigit() else -1
+
+
+def part_of(payload: bytes) -> int:
+    """Which of several answers it is."""
+    return int(payload.rpartition(b"/")[2]) if b"/" in payload else 0
+
+
+def _sync(handled: Handled, route: str) -> Callable[[Message], Any]:
+    def handler(message: Message) -> Message:
+        handled.note(route, message, PASSED)
+        return message
+
+    return handler
+
+
+def _async(handled: Handled, route: str) -> Callable[[Message], Any]:
+    async def handler(message: Message) -> Message:
+        number = number_of(message.payload)
+        if number % 3 == 0:
+            await trio.sleep(0.05 * (number % 4))
+        handled.note(route, message, PASSED)
+        return message.replace(payload=message.payload + b" handled")
+
+    return handler
+
+
+def _several(handled: Handled, route: str) -> Callable[[Message], Any]:
+    def handler(message: Message) -> list[Message]:
+        handled.note(route, message, SEVERAL)
+        return [message.replace(payload=b"%b/%d" % (message.payload, part)) for part in range(2)]
+
+    return handler
+
+
+def _filters(handled: Handled, route: str) -> Callable[[Message], Any]:
+    def handler(message: Message) -> Message | None:
+        dropped = number_of(message.payload) % 3 == 0
+        handled.note(route, message, FILTERED if dropped else PASSED)
+        return None if dropped else message
+
+    return handler
+
+
+def _raises_once(handled: Handled, route: str) -> Callable[[Message], Any]:
+    def handler(message: Message) -> Message:
+        number = number_of(message.payload)
+        if number % 5 == 0 and not handled.raised[route, number]:
+            handled.note(route, message, RAISED)
+            raise ValueError("the first time only")
+        handled.note(route, message, PASSED)
+        return message
+
+    return handler
+
+
+def _poison(handled: Handled, route: str) -> Callable[[Message], Any]:
+    def handler(message: Message) -> Message:
+        if number_of(message.payload) % 3 == 0:
+            handled.note(route, message, RAISED)
+            raise ValueError("every time")
+        handled.note(route, message, PASSED)
+        return message
+
+    return handler
+
+
+MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
+    "sync": _sync,
+    "async": _async,
+    "several": _several,
+    "filters": _filters,
+    "raises once": _raises_once,
+    "poison": _poison,
+}

@@ -1,0 +1,109 @@
+"""Sometimes-marks: which lines of the modules that matter were ever reached, over all seeds.
+
+Found by tracing, so that the product knows nothing of it. It takes time: a part of the seeds is enough.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from inspect import CO_OPTIMIZED
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+MODULES = (
+    *("connection", "session", "attempts", "backoff"),  # the supervisor
+    *("outbox", "books", "room", "pending", "lanes", "retries"),  # the outbox
+    *("pull", "dispatch.stream", "dispatch.pulling", "dispatch.hand", "dispatch.position"),  # the place in a stream
+    *("dispatch.turns", "dispatch.acks", "dispatch.stream_delivery"),  # the order
+    *("dispatch.core", "dispatch.cut_through", "dispatch.inbox", "dispatch.routing", "dispatch.handled"),
+    *("publisher", "deadlines", "receipt", "router"),
+)
+"""Under `router_trio`."""
+
+Trace = Callable[[FrameType, str, Any], Any]
+
+Place = tuple[str, int]
+"""A file and a line of it."""
+
+
+class Marks:
+    """Every line of `MODULES` that can be reached, and those that were."""
+
+    def __init__(self) -> None:
+        self.reached: set[Place] = set()
+        self._files = {str(_file(name)): name for name in MODULES}
+        self._left: dict[CodeType, set[int]] = {}
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note what runs meanwhile, in this thread."""
+        before = sys.gettrace()
+        sys.settrace(self._called)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _called(self, frame: FrameType, event: str, argument: object) -> Trace | None:
+        code = frame.f_code
+        left = self._left.get(code)
+        if left is None:
+            left = self._left[code] = _lines_of(code) if code.co_filename in self._files else set()
+        # Once all of its lines were reached, a function costs no more than this look.
+        return self._ran if left else None
+
+    def _ran(self, frame: FrameType, event: str, argument: object) -> Trace:
+        line, left = frame.f_lineno, self._left[frame.f_code]
+        if line in left:
+            left.remove(line)
+            self.reached.add((frame.f_code.co_filename, line))
+        return self._ran
+
+    def unreached(self) -> list[tuple[str, int, str]]:
+        """Module, line and text of what was never reached, of all that functions do."""
+        found = []
+        for file, name in self._files.items():
+            text = Path(file).read_text()
+            lines = text.splitlines()
+            for line in sorted(_lines(compile(text, file, "exec"))):
+                if (file, line) not in self.reached:
+                    found.append((name, line, lines[line - 1].strip()))
+        return found
+
+    def count(self) -> tuple[int, int]:
+        """How many lines were reached, and how many there are."""
+        there = {(file, line) for file in self._files for line in _lines(compile(Path(file).read_text(), file, "exec"))}
+        return len(there & self.reached), len(there)
+
+
+def report(marks: Marks) -> Sequence[str]:
+    """What there is to tell."""
+    reached, there = marks.count()
+    lines = [f"marks: {reached} of {there} lines of {len(MODULES)} modules were reached; not reached:"]
+    return [*lines, *(f"  {name}:{line}: {text}" for name, line, text in marks.unreached())]
+
+
+def _file(name: str) -> Path:
+    return Path(str(import_module(f"router_trio.{name}").__file__))
+
+
+def _lines(module: CodeType) -> set[int]:
+    """The lines of all functions in a module; what runs when it is imported is not meant."""
+    found: set[int] = set()
+    todo = [one for one in module.co_consts if isinstance(one, CodeType)]
+    while todo:
+        code = todo.pop()
+        todo += [one for one in code.co_consts if isinstance(one, CodeType)]
+        found |= _lines_of(code)
+    return found
+
+
+def _lines_of(code: CodeType) -> set[int]:
+    """Those of one function but its first; a class body has none that are meant."""
+    if not code.co_flags & CO_OPTIMIZED:
+        return set()
+    return {line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno}

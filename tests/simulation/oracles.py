@@ -1,0 +1,263 @@
+"""The promises, held against every step: each event, each message, each second, and the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import trio
+
+from router_trio import Live
+from router_trio.dispatch.stream import StreamRoute
+from router_trio.events import Event, MessageDeadLettered
+from router_trio.message import Fate
+from router_trio.receipt import Receipt
+from router_trio.states import CONNECTED, RUNNING
+from router_trio.telemetry.metrics import TABLE, Metric, Sources
+from router_trio.telemetry.status import readiness
+from router_trio.testing import FakeBroker
+from router_trio.testing.server import Watch
+from router_trio.testing.streams import Stored, Stream
+from tests.simulation.arrivals import Arrivals
+from tests.simulation.handlers import FILTERED, RAISED, Handled, number_of
+from tests.simulation.schedule import Plan, Schedule
+from tests.simulation.trace import Trace
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+
+MOST_TOLD = 5
+"""Broken promises that are told of one run: the first one is what matters."""
+
+TOLD_WITHIN = 10.0
+"""Seconds from when a route passes nothing until `/readyz` says so."""
+
+MOST_ATTEMPTS = 30
+"""Attempts to connect to one broker in a second, of all connections to it."""
+
+COUNTERS = [row for row in TABLE if isinstance(row, Metric) and row.kind == "counter"]
+
+
+class Oracles:
+    """Sees everything and tells what is `wrong`, as (promise, what happened)."""
+
+    def __init__(
+        self, schedule: Schedule, brokers: dict[str, FakeBroker], handled: Handled, trace: Trace
+    ) -> None:
+        self.wrong: list[tuple[str, str]] = []
+        self.fails_for_what_it_is: set[int] = set()
+        self.codes: Counter[str] = Counter()
+        self.fates: Counter[str] = Counter()
+        self._schedule = schedule
+        self._brokers = brokers
+        self._handled = handled
+        self._trace = trace
+        self._arrivals = Arrivals(schedule, handled, self.broken, trace)
+        self._given_up: set[tuple[str, int]] = set()
+        self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
+        self._counted: dict[tuple[str, ...], float] = {}
+        self._counted_of = 0
+        self.published_at: dict[int, float] = {}
+        self.sizes: dict[int, int] = {}
+        self._ready_since: float | None = None
+        self._attempts = dict.fromkeys(brokers, (0, 0.0))
+
+    def broken(self, promise: str, told: str) -> None:
+        """A promise is broken."""
+        if len(self.wrong) < MOST_TOLD:
+            self.wrong.append((promise, f"at {trio.current_time():.3f} s: {told}"))
+        self._trace.add(f"BROKEN {promise}: {told}")
+
+    def watch_of(self, broker: str) -> Watch:
+        """What is told of one broker."""
+        return _BrokerWatch(self, self._arrivals, broker)
+
+    # --- at each event ---
+
+    def observe(self, process: Process, event: Event) -> None:
+        """An event: the ledgers add up at that moment, and nothing is beyond its bound."""
+        self.codes[event.code] += 1
+        if isinstance(event, MessageDeadLettered):
+            self._given_up.add((event.route, event.sequence))
+        self._check_ledgers(process, f"at {event.code}")
+        self._check_bounds(process)
+
+    def _check_ledgers(self, process: Process, when: str) -> None:
+        if process.live is None:
+            return
+        for name, entry in process.live.ledger().items():
+            total = entry["pending"] + entry["in_flight"] + sum(entry["settled"].values())
+            if entry["accepted"] != total:
+                self.broken("ledger", f"{when}: {name} {entry}")
+
+    def _check_bounds(self, process: Process) -> None:
+        if process.live is None:
+            return
+        for connection in process.live.connections.values():
+            for source in connection._sources:
+                if isinstance(source, StreamRoute):
+                    in_hand, bound = source._hand.count, 2 * source._source.max_in_flight
+                    if in_hand > bound:
+                        self.broken("bound", f"{source.state.name} has {in_hand} in hand, more than {bound}")
+
+    # --- at each step and each second ---
+
+    def check(self, process: Process | None) -> None:
+        """Any moment: a scrape adds up too, and no counter goes back."""
+        if process is None or process.live is None:
+            return
+        self._check_ledgers(process, "between events")
+        self._check_bounds(process)
+        if process.number != self._counted_of:
+            self._counted_of = process.number
+            self._counted.clear()
+        sources = Sources(process.live)
+        for row in COUNTERS:
+            for labels, number in row.read(sources):
+                if number < self._counted.get((row.name, *labels), 0):
+                    self.broken("scrape", f"{row.name}{labels} went back to {number}")
+                self._counted[(row.name, *labels)] = number
+        self._check_attempts()
+        self._check_fences(process.live)
+        if "readiness" in self._schedule.also:
+            self._check_readiness(process)
+        self._trace.add(str(process.live.ledger()))
+
+    def _check_fences(self, live: Live) -> None:
+        """A link whose peer is silent is given up within two intervals."""
+        for name, connection in live.connections.items():
+            state, bound = connection.state, 2 * connection.settings.liveness_interval
+            silent = trio.current_time() - (state.fenced_at or 0.0)
+            if state.state == CONNECTED and silent > bound:
+                self.broken("half open", f"{name} counts as connected, and answered no fence for {silent:.1f} s")
+
+    def _check_readiness(self, process: Process) -> None:
+        """Who says for long that it is ready has routed what came by then."""
+        now = trio.current_time()
+        if self.unready(process) is not None:
+            self._ready_since = None
+            return
+        since = self._ready_since = now if self._ready_since is None else self._ready_since
+        for plan in self._schedule.routes:
+            if plan.stream:
+                for number in self._unaccounted(plan):
+                    if now - max(since, self.published_at[number]) > TOLD_WITHIN:
+                        self.broken("readiness", f"message {number} of {plan.name} waits, and /readyz says ok")
+                        return
+
+    def _check_attempts(self) -> None:
+        """No broker is stormed, whatever it says."""
+        now = trio.current_time()
+        for name, broker in self._brokers.items():
+            before, since = self._attempts[name]
+            if now - since >= 1.0:
+                if broker.connect_attempts - before > MOST_ATTEMPTS * (now - since):
+                    told = f"{broker.connect_attempts - before} connections to {name} in {now - since:.1f} s"
+                    self.broken("storm", told)
+                self._attempts[name] = broker.connect_attempts, now
+
+    # --- programs ---
+
+    def published(self, process: Process, broker: str, number: int, with_ack: bool, receipt: Receipt) -> None:
+        """A program's publish was accepted."""
+        self._receipts.append((process, broker, number, with_ack, receipt))
+
+    def closed(self, process: Process) -> None:
+        """A process ended in good order: nothing is left without a fate."""
+        assert process.live is not None
+        for name, entry in process.live.ledger().items():
+            if entry["pending"] or entry["in_flight"]:
+                self.broken("shutdown", f"{name} after the end: {entry}")
+            self.fates.update({fate: count for fate, count in entry["settled"].items() if count})
+        self._check_receipts(process)
+
+    def _check_receipts(self, process: Process) -> None:
+        for owner, broker, number, with_ack, receipt in self._receipts:
+            if owner is not process:
+                continue
+            fate: Fate | None = receipt.fate
+            if fate is None:
+                self.broken("receipt", f"publish {number} to {broker} has no fate after the end")
+            elif with_ack and fate.name == "acked":
+                self._arrivals.check_published(broker, number)
+
+    # --- the end ---
+
+    def missing(self, process: Process | None) -> list[str]:
+        """What is neither delivered nor accounted, nor as it should be, though nothing is in the way."""
+        if process is None or process.live is None:
+            return ["no router is up"]
+        live = process.live
+        found = [f"{name} {one.state.state}" for name, one in live.connections.items() if not one.connected]
+        found += [f"{one.name} {one.state}: {one.reason}" for one in live.routes if one.state != RUNNING]
+        found += [
+            f"{name} {entry}" for name, entry in live.ledger().items() if entry["pending"] or entry["in_flight"]
+        ]
+        for plan in self._schedule.routes:
+            if plan.stream:
+                found += [f"message {number} of {plan.name}" for number in self._unaccounted(plan)]
+        return found
+
+    def _unaccounted(self, plan: Plan) -> list[int]:
+        missing = []
+        for message in self._source_of(plan):
+            if plan.filter not in ("*", message.subject.rpartition(".")[2]):
+                continue
+            number = number_of(message.publish.payload)
+            if not self.arrived_everywhere(plan, number) and (plan.name, message.sequence) not in self._given_up:
+                missing.append(number)
+        return missing
+
+    def _source_of(self, plan: Plan) -> list[Stored]:
+        # Not by `FakeBroker.messages`, which reads the headers of each: this is asked at each ack.
+        return self._brokers[plan.broker]._server.streams["IN"].stored
+
+    def arrived_everywhere(self, plan: Plan, number: int) -> bool:
+        """Whether a message is where the route and its handler want it, or is accounted as a failure of its own."""
+        limits = [self._schedule.max_payload[target.broker[0]] for target in plan.targets]
+        if number in self.fails_for_what_it_is or self.sizes.get(number, 0) > min(limits):
+            return True
+        outcome = self._handled.last.get((plan.name, number))
+        if outcome == FILTERED or (outcome == RAISED and (plan.handler == "poison" or not plan.stream)):
+            return True
+        return self._arrivals.complete(plan, number)
+
+    def unready(self, process: Process) -> str | None:
+        """What `/readyz` says is wrong, or None."""
+        assert process.live is not None
+        code, body = readiness(process.live, trio.current_time())
+        return None if code == 200 else str(body["reasons"])
+
+    def check_end(self, processes: int) -> None:
+        """What can only be seen at the end."""
+        self._arrivals.check_end()
+
+    def acked(self, durable: str, sequence: int) -> None:
+        """A source was acked: every destination was settled before."""
+        plan = next((plan for plan in self._schedule.routes if plan.name == durable), None)
+        if plan is None or (plan.name, sequence) in self._given_up:
+            return
+        held = self._source_of(plan)
+        if sequence <= len(held):
+            number = number_of(held[sequence - 1].publish.payload)
+            if not self.arrived_everywhere(plan, number):
+                self.broken("source ack", f"message {number} of {plan.name} was acked and is not where it belongs")
+
+
+class _BrokerWatch(Watch):
+    """Passes on what happens at one broker."""
+
+    def __init__(self, oracles: Oracles, arrivals: Arrivals, broker: str) -> None:
+        self._oracles = oracles
+        self._broker = broker
+        self.received = arrivals.received  # type: ignore[method-assign]
+        self.refused = arrivals.refused  # type: ignore[method-assign]
+        self._arrivals = arrivals
+
+    def stored(self, stream: Stream, stored: Stored, now: float) -> None:
+        """See `Watch.stored`."""
+        self._arrivals.stored(self._broker, stream, stored, now)
+
+    def acked(self, stream: str, durable: str, sequence: int, now: float) -> None:
+        """See `Watch.acked`."""
+        self._oracles.acked(durable, sequence)

@@ -1,0 +1,111 @@
+"""One process of the router: from its start to its end in good order, or to its crash."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from router_trio import Live, Router
+from router_trio.errors import AuthorizationError, LinkError
+from router_trio.events import Event
+from router_trio.link import Connect, LinkListener
+from router_trio.settings import ConnectionSettings
+from router_trio.testing.links import FakeLink
+from tests.simulation.configuration import destinations_of
+from tests.simulation.handlers import MAKE
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+REFUSED_AT_THE_START = 1.0
+"""Seconds until somebody starts a router again that ended because its credentials were refused."""
+
+
+class Process:
+    """A router that runs. After `crash` nothing that it does reaches anybody, as if it were not there."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.number = number
+        self.live: Live | None = None
+        self.dead = False
+        self.ending = trio.Event()
+        self.over = trio.Event()
+        self.up = trio.Event()
+        self.programs: trio.Nursery | None = None
+        self._world = world
+        self._scope = trio.CancelScope()
+        self._links: list[FakeLink] = []
+
+    async def run(self) -> None:
+        """Until `ending` is set, or it crashes."""
+        world = self._world
+        try:
+            with self._scope:
+                while not self.ending.is_set():
+                    try:
+                        await self._open()
+                    except AuthorizationError:
+                        # As a service manager would. Only a router that was never connected ends for it.
+                        world.trace.add("refused at the start")
+                        await trio.sleep(REFUSED_AT_THE_START)
+        except Exception as error:
+            if not self.dead:
+                world.oracles.broken("end", f"the router ended: {error!r}")
+        finally:
+            self.over.set()
+
+    async def _open(self) -> None:
+        router = Router(
+            self._world.settings, observers=[self._observe], connect=self._connect, platform=self._world.platform
+        )
+        self._add_handlers(router)
+        async with router.open() as live:
+            self.live = live
+            self.up.set()
+            async with trio.open_nursery() as self.programs:
+                await self.ending.wait()
+                self.programs.cancel_scope.cancel()
+            self.programs = None
+        self._world.oracles.closed(self)
+
+    def _add_handlers(self, router: Router) -> None:
+        for plan in self._world.schedule.routes:
+            if plan.handler is not None:
+                source, to = dict(plan.source), destinations_of(plan)
+                subject = source.pop("subject", None)
+                add = router.route(subject, to=to, name=plan.name, connection=plan.broker, **source)
+                add(MAKE[plan.handler](self._world.handled, plan.name))
+
+    def crash(self) -> None:
+        """The process is killed: its sockets are gone, and no exit path of it reaches anybody."""
+        self._world.trace.add(f"process {self.number} is killed")
+        self.dead = True
+        for link in self._links:
+            link.die(LinkError("the process was killed", reason="killed"))
+        self._scope.cancel()
+
+    def _observe(self, event: Event) -> None:
+        if not self.dead:
+            self._world.trace.add(repr(event))
+            self._world.oracles.observe(self, event)
+
+    def _connect(self, name: str, _: ConnectionSettings) -> Connect:
+        broker = self._world.brokers[name[0]]
+
+        @asynccontextmanager
+        async def connect(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:
+            if self.dead:
+                await trio.sleep_forever()
+            async with broker.connect(server, inbox, listener) as link:
+                self._links.append(link)
+                if self.dead:
+                    link.die(LinkError("the process was killed", reason="killed"))
+                try:
+                    yield link
+                finally:
+                    self._links.remove(link)
+
+        return connect

@@ -1,0 +1,98 @@
+"""Programs that publish through the router that they are a part of, and are cancelled at random."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+
+from router_trio.errors import PublishError
+from router_trio.receipt import Receipt
+from router_trio.states import CONNECTED
+from tests.simulation.schedule import KEYS, Step
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+    from tests.simulation.world import World
+
+AT_ONCE = 1e-6
+"""Seconds within which a cancelled publish has ended: nothing that it does then may wait."""
+
+
+HAS_ROOM_WITHIN = 1.0
+"""Seconds within which a publish returns on a connection that is there, whatever is wrong with other subjects."""
+
+
+class Programs:
+    """Begins them in the process that is there, and hands what they got to the oracles."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._published = 0
+        slow = {"silence", "slow network"} & set(world.schedule.faults)
+        self._is_quick = "room" in world.schedule.also and not slow
+
+    def begin(self, step: Step) -> None:
+        """Nothing happens without a process that is up: a program is a part of it."""
+        process = self._world.process
+        if process is None or process.programs is None or process.dead:
+            return
+        if step.what["outlives"]:
+            self._world.nursery.start_soon(self._outlive, process, step)
+        else:
+            process.programs.start_soon(self._run, process, step)
+
+    async def _outlive(self, process: Process, step: Step) -> None:
+        """It is told within a second of the router's end."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._bound, process, nursery.cancel_scope)
+            await self._run(process, step)
+            nursery.cancel_scope.cancel()
+
+    async def _bound(self, process: Process, scope: trio.CancelScope) -> None:
+        await process.over.wait()
+        await trio.sleep(1.0)
+        if not process.dead:
+            self._world.oracles.broken("told", "a program still waits a second after the router's end")
+        scope.cancel()
+
+    async def _run(self, process: Process, step: Step) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(step.what["count"]):
+                self._published += 1
+                if step.what["together"]:
+                    nursery.start_soon(self._publish, process, step, self._published)
+                else:
+                    await self._publish(process, step, self._published)
+
+    async def _publish(self, process: Process, step: Step, number: int) -> None:
+        what, live, oracles = step.what, process.live, self._world.oracles
+        assert live is not None
+        began = trio.current_time()
+        deadline = began + what["cancel"] if what["cancel"] else inf
+        state = live.connections[what["broker"]].state
+        lost = state.lost if state.state == CONNECTED else -1
+        key = KEYS[number % len(KEYS)]
+        receipt: Receipt | None = None
+        with trio.CancelScope(deadline=deadline) as scope:
+            try:
+                if what["with_ack"]:
+                    receipt = await live.publish_with_ack(
+                        f"pub.{key}", b"%d" % number, None, what["broker"], timeout=what["timeout"]
+                    )
+                else:
+                    receipt = await live.publish(f"said.{key}", b"%d" % number, None, what["broker"])
+            except PublishError as error:
+                if not process.dead:
+                    self._world.trace.add(f"publish {number} failed: {error.reason}")
+        if process.dead:
+            return
+        if scope.cancelled_caught and trio.current_time() > deadline + AT_ONCE:
+            oracles.broken("cancel", f"a cancelled publish ended {trio.current_time() - deadline:g} s too late")
+        waited = trio.current_time() - began
+        if not what["with_ack"] and waited > HAS_ROOM_WITHIN and state.lost == lost and self._is_quick:
+            oracles.broken("room", f"a publish to a subject that nothing is wrong with took {waited:.1f} s")
+        if receipt is not None:
+            self._world.trace.add(f"publish {number}: {receipt.status}")
+            oracles.published(process, what["broker"], number, what["with_ack"], receipt)

@@ -1,0 +1,104 @@
+"""Runs a schedule: in a Trio of its own, on a clock that jumps, with a scheduler that is seeded."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import trio
+from trio._core import _run
+from trio.testing import MockClock
+
+from tests.simulation.draw import draw
+from tests.simulation.schedule import Schedule
+from tests.simulation.trace import Trace
+from tests.simulation.world import World
+
+STUCK_AFTER = 10.0
+"""Seconds of work after which a run is taken for one that never ends; most take a tenth of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a run. `wrong` are broken promises, with what happened; `digest` is the hash over its trace."""
+
+    schedule: Schedule
+    digest: str
+    wrong: tuple[tuple[str, str], ...]
+    lines: tuple[str, ...]
+    codes: dict[str, int]
+    virtual_seconds: float
+
+    @property
+    def promises(self) -> frozenset[str]:
+        """The names of what was broken."""
+        return frozenset(promise for promise, _ in self.wrong)
+
+
+def simulate(
+    seed: int, schedule: Schedule | None = None, *, also: frozenset[str] = frozenset(), keep: bool = False
+) -> Outcome:
+    """Draw the schedule of a seed, unless it is given, and carry it out. `keep`: all lines of the trace."""
+    schedule = schedule or draw(seed, also)
+    trace = Trace(keep=keep)
+    clock = MockClock(autojump_threshold=0)
+    world = World(schedule, trace)
+    with _deterministic(seed), _bounded(world.oracles.wrong):
+        try:
+            trio.run(world.run, clock=clock)
+        except Exception as error:
+            world.oracles.wrong.append(("end", f"the run ended with {_told(error)}"))
+    return Outcome(
+        schedule=schedule,
+        digest=trace.digest,
+        wrong=tuple(world.oracles.wrong),
+        lines=tuple(trace.lines),
+        codes=dict(world.oracles.codes),
+        virtual_seconds=clock.current_time(),
+    )
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_told(one) for one in error.exceptions)
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    at = f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else ""
+    return f"{type(error).__name__}: {error}{at}"
+
+
+@contextmanager
+def _deterministic(seed: int) -> Iterator[None]:
+    """Tasks that can run at the same time run in an order that the seed gives."""
+    before = _run._ALLOW_DETERMINISTIC_SCHEDULING
+    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    _run._r.seed(f"scheduler {seed}")
+    try:
+        yield
+    finally:
+        _run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]
+
+
+class StuckError(Exception):
+    """A run has not ended in time: something goes round without waiting for anything."""
+
+
+@contextmanager
+def _bounded(wrong: list[tuple[str, str]]) -> Iterator[None]:
+    def stop(_: int, frame: FrameType | None) -> None:
+        # It strikes anywhere: whatever breaks because of it comes later.
+        place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "nowhere"
+        wrong.insert(0, ("stuck", f"after {STUCK_AFTER:g} s of work it still goes round, at {place}"))
+        raise StuckError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, STUCK_AFTER)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

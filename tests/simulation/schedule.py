@@ -1,0 +1,83 @@
+"""A schedule: everything that a run does, as data. Steps can be taken away, and the rest stays what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+KEYS = ("k0", "k1", "k2", "k3")
+"""The last token of every subject: what order is kept for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that happens `at` a time in seconds, for `seconds` (0: a moment). `kind` is a key of `STEPS`."""
+
+    at: float
+    kind: str
+    seconds: float = 0.0
+    what: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name}={value!r}" for name, value in self.what.items())
+        lasting = f" for {self.seconds:g} s" if self.seconds else ""
+        return f"at {self.at:7.3f} s{lasting}: {self.kind}({told})"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One destination of a drawn route."""
+
+    broker: str
+    jetstream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One drawn route. `handler` is a key of `handlers.MAKE`, or None; `source` are keys of `[routes.from]`."""
+
+    name: str
+    broker: str
+    stream: bool
+    targets: tuple[Target, ...]
+    handler: str | None
+    source: dict[str, Any]
+
+    @property
+    def filter(self) -> str:
+        """The last token of what it takes."""
+        return str(self.source.get("filter") or self.source.get("subject")).rpartition(".")[2]
+
+    def __str__(self) -> str:
+        to = ", ".join(f"{one.broker}{' (stream)' if one.jetstream else ''}" for one in self.targets)
+        handled = f", handler {self.handler}" if self.handler else ""
+        return f"{self.name}: {self.source} on {self.broker} -> {to}{handled}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A seed, drawn. `brokers` are their names with what their clocks show at the start; `latency` is each way.
+
+    `also` are kinds of `NOT_YET`; `windows` the seconds within which each stream knows a duplicate. A connection is
+    named like its broker, or like that with a number behind it.
+    """
+
+    seed: int
+    brokers: dict[str, float]
+    latency: dict[str, float]
+    connections: dict[str, dict[str, Any]]
+    shutdown_timeout: float
+    routes: tuple[Plan, ...]
+    faults: tuple[str, ...]
+    also: frozenset[str]
+    windows: dict[str, float]
+    max_payload: dict[str, int]
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        places = ", ".join(f"{name} ({self.latency[name]:g} s away)" for name in self.brokers)
+        lines = [f"seed {self.seed}: brokers {places}; shutdown within {self.shutdown_timeout:g} s"]
+        lines += [f"  connection {name}: {options}" for name, options in self.connections.items()]
+        lines += [f"  route {plan}" for plan in self.routes]
+        lines += [f"  {step}" for step in self.steps]
+        return "\n".join(lines)

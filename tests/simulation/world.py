@@ -1,0 +1,233 @@
+"""Carries out a schedule: brokers, the router on them, strangers and programs that publish, and the faults."""
+
+from __future__ import annotations
+
+from random import Random
+
+import trio
+
+from router_trio.platform import Platform
+from router_trio.testing import FakeBroker
+from router_trio.testing.streams import EPOCH
+from tests.simulation.configuration import settings_of
+from tests.simulation.faults import FAULTS, LOSES
+from tests.simulation.handlers import Handled
+from tests.simulation.oracles import Oracles
+from tests.simulation.process import Process
+from tests.simulation.programs import Programs
+from tests.simulation.schedule import KEYS, Schedule, Step
+from tests.simulation.trace import Trace
+
+LIVELY_WITHIN = 60.0
+"""Seconds after the last fault within which everything is delivered or accounted."""
+
+PROBED_WITHIN = 10.0
+PROBED_LATE_WITHIN = 45.0
+"""Seconds until a probe arrives, and the same where a server has lost something that it alone can miss: it takes an ack
+wait, or the silence of a pull request."""
+LOOK_EVERY = 1.0
+
+STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"]}
+"""Of each broker: what routes read, what they write, what programs write."""
+
+
+class World:
+    """One run."""
+
+    def __init__(self, schedule: Schedule, trace: Trace) -> None:
+        self.schedule = schedule
+        self.trace = trace
+        self.brokers = {
+            name: FakeBroker(epoch=epoch, max_payload=schedule.max_payload[name])
+            for name, epoch in schedule.brokers.items()
+        }
+        self.handled = Handled()
+        self.oracles = Oracles(schedule, self.brokers, self.handled, trace)
+        for name, broker in self.brokers.items():
+            broker.trouble.watch(self.oracles.watch_of(name))
+            self.be_as_usual(name)
+            for stream, subjects in STREAMS.items():
+                broker.add_stream(stream, subjects, duplicate_window=schedule.windows[stream])
+        dice = Random(f"platform {schedule.seed}")
+        self.platform = Platform(lambda: EPOCH + trio.current_time(), dice, lambda count: dice.randbytes(count).hex())
+        self.settings = settings_of(schedule)
+        self.process: Process | None = None
+        self._second: Process | None = None
+        self.programs = Programs(self)
+        self._processes = 0
+        self._messages = 0
+        self._last_fault_over = 0.0
+
+    async def run(self) -> None:
+        """All of it."""
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            self._begin_process()
+            async with trio.open_nursery() as steps:
+                steps.start_soon(self._look_regularly, steps.cancel_scope)
+                async with trio.open_nursery() as lasting:
+                    for step in self.schedule.steps:
+                        await trio.sleep_until(step.at)
+                        self.trace.add(str(step))
+                        self._take(step, lasting)
+                        self.oracles.check(self.process)
+                await self._until_all_is_well()
+                steps.cancel_scope.cancel()
+            if self.process is not None:
+                await self._end_well(self.process)
+            self.oracles.check_end(self._processes)
+            nursery.cancel_scope.cancel()
+
+    # --- the router's processes ---
+
+    def _begin_process(self) -> None:
+        self._processes += 1
+        self.process = Process(self, self._processes)
+        self.nursery.start_soon(self.process.run)
+
+    def crash(self, after: float) -> None:
+        """See `faults.Scene`."""
+        if self.process is not None:
+            self.process.crash()
+            self.process = None
+            self.nursery.start_soon(self._begin_later, after)
+
+    def begin_second(self) -> None:
+        """See `faults.Scene`."""
+        if self._second is None:
+            self._processes += 1
+            self._second = Process(self, self._processes)
+            self.nursery.start_soon(self._second.run)
+
+    def end_second(self) -> None:
+        """See `faults.Scene`."""
+        if self._second is not None:
+            self.nursery.start_soon(self._end, self._second)
+            self._second = None
+
+    def restart(self, after: float) -> None:
+        """See `faults.Scene`."""
+        if self.process is not None:
+            self.nursery.start_soon(self._restart, self.process, after)
+            self.process = None
+
+    async def _restart(self, process: Process, after: float) -> None:
+        await self._end(process)
+        await self._begin_later(after)
+
+    async def _begin_later(self, after: float) -> None:
+        await trio.sleep(after)
+        self._begin_process()
+
+    async def _end(self, process: Process) -> None:
+        process.ending.set()
+        bound = self.schedule.shutdown_timeout + 5.0
+        with trio.move_on_after(bound) as waiting:
+            await process.over.wait()
+        if waiting.cancelled_caught:
+            self.oracles.broken("shutdown", f"leaving Router.open() took more than {bound:g} s")
+            process.crash()
+
+    # --- steps ---
+
+    def _take(self, step: Step, nursery: trio.Nursery) -> None:
+        if step.kind == "strangers publish":
+            nursery.start_soon(self._strangers_publish, step)
+        elif step.kind == "a program publishes":
+            self.programs.begin(step)
+        else:
+            nursery.start_soon(self._fault, step)
+
+    async def _fault(self, step: Step) -> None:
+        fault = FAULTS[step.kind]
+        fault.begin(self, step.what)
+        await trio.sleep(step.seconds)
+        fault.end(self, step.what)
+        self.trace.add(f"over: {step.kind}")
+
+    async def _strangers_publish(self, step: Step) -> None:
+        what = step.what
+        for _ in range(what["count"]):
+            self.publish(what["broker"], what["subject"], what["headers"], what["size"], keys=what["keys"])
+            if step.seconds:
+                await trio.sleep(step.seconds / what["count"])
+
+    def be_as_usual(self, broker: str) -> None:
+        """The network to a broker is as fast as it is without a fault."""
+        latency = self.schedule.latency[broker]
+        self.brokers[broker].trouble.travel(lambda: latency)
+
+    def publish(
+        self,
+        broker: str,
+        subject: str,
+        headers: str = "",
+        size: int = 0,
+        key: str | None = None,
+        keys: int = len(KEYS),
+    ) -> int:
+        """A stranger publishes the next message, to a key or to one of so many; returns its number."""
+        self._messages += 1
+        number = self._messages
+        self.oracles.sizes[number] = size
+        self.oracles.published_at[number] = trio.current_time()
+        payload = b"%d" % number + (b" " + b"x" * size) * bool(size)
+        fields = {
+            "": None,
+            "plain": {"X-Kind": "test"},
+            "id": {"Nats-Msg-Id": f"sender-{number}"},
+            "same id": {"Nats-Msg-Id": f"sender-{number % 5}"},
+        }[headers]
+        self.brokers[broker].publish(f"{subject}.{key or KEYS[number % keys]}", payload, fields)
+        return number
+
+    def publish_too_long(self, broker: str, subject: str) -> None:
+        """See `faults.Scene`."""
+        number = self.publish(broker, subject, key="k" * (4096 - len(f"{subject}. 99")))
+        self.oracles.fails_for_what_it_is.add(number)
+
+    # --- the end ---
+
+    async def _look_regularly(self, scope: trio.CancelScope) -> None:
+        while True:
+            await trio.sleep(LOOK_EVERY)
+            self.oracles.check(self.process)
+
+    async def _until_all_is_well(self) -> None:
+        """Heal the world, and wait until everything is delivered or accounted, as is promised within a minute."""
+        for broker in self.brokers.values():
+            broker.up()
+            broker.trouble.mend()
+        for name in self.brokers:
+            self.be_as_usual(name)
+        self.trace.add("healed")
+        missing: list[str] = []
+        with trio.move_on_after(LIVELY_WITHIN):
+            # What is lost just now is heard of in a moment.
+            await trio.sleep(LOOK_EVERY)
+            while missing := self.oracles.missing(self.process):
+                await trio.sleep(0.5)
+        if missing:
+            self.oracles.broken("liveness", f"{LIVELY_WITHIN:g} s after the last fault: {missing[:5]}")
+        elif self.process is not None:
+            await self._probe(self.process)
+
+    async def _probe(self, process: Process) -> None:
+        """Whoever says that it is ready routes a message at once."""
+        if (told := self.oracles.unready(process)) is not None:
+            self.oracles.broken("readiness", f"all is well, and /readyz says {told}")
+        patience = PROBED_LATE_WITHIN if LOSES & {step.kind for step in self.schedule.steps} else PROBED_WITHIN
+        for plan in self.schedule.routes:
+            key = KEYS[0] if plan.filter == "*" else plan.filter
+            number = self.publish(plan.broker, "in" if plan.stream else f"core.{plan.name}", key=key)
+            with trio.move_on_after(patience):
+                while not self.oracles.arrived_everywhere(plan, number):
+                    await trio.sleep(0.05)
+                continue
+            self.oracles.broken("probe", f"/readyz says ok, and a message of {plan.name} did not arrive in time")
+
+    async def _end_well(self, process: Process) -> None:
+        self.process = None
+        await self._end(process)
+        if process.live is not None and process.live.unsettled:
+            self.oracles.broken("shutdown", f"{process.live.unsettled} unsettled at the end, with nothing in the way")
