@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.handlers import Handler, as_message, invoke
+from router_trio.dispatch.handlers import Handler, as_message, invoke, raise_if_ours, text_of
 from router_trio.dispatch.outlet import Outlet
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
@@ -127,7 +127,8 @@ class Routing:
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
         try:
             answers = await invoke(handler, message)
-        except Exception as error:
+        except BaseException as error:
+            await raise_if_ours(error)
             self.handler_failed(error, delivery)
         else:
             self.answered(answers, message, delivery)
@@ -154,13 +155,13 @@ class Routing:
                 except RouterError as error:
                     self._refused(error, delivery, outlet)
 
-    def handler_failed(self, error: Exception, delivery: Delivery) -> None:
+    def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
-        kind = type(error).__qualname__
+        kind, told = type(error).__qualname__, text_of(error)
         delivery.fail("handler_error")
         if delivery.trace is not None:
-            delivery.trace.failed(kind, str(error))
-        self.fail("handler_error", str(error), error_type=kind)
+            delivery.trace.failed(kind, told)
+        self.fail("handler_error", told, error_type=kind)
 
     def _refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
