@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
@@ -272,10 +273,8 @@ async def mixes(message: Message) -> Message:
 
 async def goes_on_and_on(message: Message) -> Message:
     while True:
-        try:
+        with contextlib.suppress(trio.Cancelled):
             await trio.sleep_forever()
-        except trio.Cancelled:
-            pass
 
 
 @pytest.mark.parametrize("handler", [swallows, turns_it_into_another_error, mixes, goes_on_and_on])
@@ -365,7 +364,7 @@ def test_a_module_that_ends_the_program_when_imported_is_named(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "ending_handlers.py").write_text(f"{statement}\n")
-    with pytest.raises(HandlerError, match="ending_handlers.*mend that module"):
+    with pytest.raises(HandlerError, match=r"ending_handlers.*mend that module"):
         load_handler("ending_handlers:handle")
 
 
@@ -374,5 +373,5 @@ def test_a_module_that_fails_when_it_is_asked_for_its_handler_is_named(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "lazy_handlers.py").write_text("def __getattr__(name):\n    raise SystemExit(name)\n")
-    with pytest.raises(HandlerError, match="lazy_handlers.*SystemExit"):
+    with pytest.raises(HandlerError, match=r"lazy_handlers.*SystemExit"):
         load_handler("lazy_handlers:handle")
