@@ -14,7 +14,7 @@ from router_trio import protocol
 from router_trio.errors import LinkError, ProtocolError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, Together
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
-from router_trio.nats.dial import abandon, address, open_stream
+from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
@@ -35,8 +35,10 @@ class Dialer:
     @asynccontextmanager
     async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
         """See `link.Connect`."""
-        stream = await open_stream(server)
+        stream: trio.SocketStream | None = None
+        opened = False
         try:
+            stream = await open_stream(server)
             async with (
                 open_client(stream, server, self._settings, self._name) as (client, transport),
                 trio.open_nursery() as nursery,
@@ -46,15 +48,23 @@ class Dialer:
                 nursery.start_soon(link.wire.write)
                 nursery.start_soon(client_died, client)
                 await link.fence()
+                opened = True
                 try:
                     yield link
                 finally:
                     link.ended = True
                 nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise innermost(group, LinkError) from None
+        except BaseException as error:
+            bare = innermost(error, LinkError)
+            if not opened:
+                # What failed is the attempt, whatever it failed by.
+                bare = failed_attempt(server, bare)
+            if bare is error:
+                raise
+            raise bare from bare.__cause__
         finally:
-            await abandon(stream)
+            if stream is not None:
+                await abandon(stream)
 
 
 class NatsLink:
