@@ -120,8 +120,8 @@ class Router:
 
         Entering returns when the first attempt of each connection is over and every subscription that could be made
         is alive: a server that is away is not waited for, and one that falls silent for `SOURCES_WITHIN` seconds. It
-        also returns when `stop` is set, for a program that is told to end while it starts. Leaving drains within `shutdown_timeout`, also when
-        cancelled; what is left then is counted in `Live.unsettled`.
+        also returns when `stop` is set, for a program that is told to end while it starts. Leaving drains within
+        `shutdown_timeout`, also when cancelled; what is left then is counted in `Live.unsettled`.
 
         Raises `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP
         address is taken, `ConnectionExhaustedError` if a connection gives up; errors of the body come out as they are.
