@@ -19,11 +19,11 @@ from typing import Any
 
 import nats.errors
 import trio
-import trio_asyncio
 from nats.aio.client import Client
 from nats.aio.transport import Transport
 
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError
+from router_trio.nats.asyncio_loop import aio_as_trio, open_loop, trio_as_aio
 from router_trio.nats.credentials import login
 from router_trio.nats.dial import abandon, refused_ours, tls_context, upgrade, wants_tls
 from router_trio.settings import ConnectionSettings
@@ -78,7 +78,7 @@ class BorrowedTransport(Transport):
         if not self.secured:
             if ssl_context is WHEN_NEEDED:
                 ssl_context = tls_context(self._settings)
-            self.stream = await trio_asyncio.trio_as_aio(upgrade)(self._plain, ssl_context, hostname)
+            self.stream = await trio_as_aio(upgrade)(self._plain, ssl_context, hostname)
 
     def write(self, payload: bytes) -> None:
         if self._send is None:
@@ -96,7 +96,7 @@ class BorrowedTransport(Transport):
         """What is written waits for `readline`: CONNECT and PING go together, before a server can hang up between."""
 
     async def readline(self) -> bytes:
-        line: bytes = await trio_asyncio.trio_as_aio(self._exchange)()
+        line: bytes = await trio_as_aio(self._exchange)()
         return line
 
     async def read(self, buffer_size: int) -> bytes:
@@ -161,12 +161,12 @@ async def open_client(
     """
     transport = BorrowedTransport(stream, settings)
     try:
-        async with trio_asyncio.open_loop() as loop:
+        async with open_loop() as loop:
             loop.set_exception_handler(lambda _loop, context: None)  # its tasks are watched: see `client_died`
             client = Client()
             client._transport = transport
             try:
-                await trio_asyncio.aio_as_trio(client.connect)(**_options(server, settings, name))
+                await aio_as_trio(client.connect)(**_options(server, settings, name))
             except (nats.errors.Error, OSError) as error:
                 raise _refused(error) from error
             except (ValueError, TypeError, AttributeError) as error:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import nats.errors
 import nats.js.errors
 import trio
-import trio_asyncio
 from nats.aio.client import Client
 from nats.js import JetStreamManager
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
@@ -21,6 +20,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from router_trio import protocol
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Progress, Subscription
+from router_trio.nats.asyncio_loop import aio_as_trio
 
 API_TIMEOUT = 5.0
 
@@ -92,7 +92,7 @@ class WirePullConsumer:
         self._send(b"".join(protocol.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
         with contextlib.suppress(TimeoutError, nats.errors.Error):
-            await trio_asyncio.aio_as_trio(self._client.request)(protocol.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
+            await aio_as_trio(self._client.request)(protocol.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
 
     def _ack_subject(self, sequence: int) -> bytes:
         """Where a delivery of that message is answered: of its numbers the server reads only the sequence.
@@ -120,15 +120,15 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
     manager = client.jsm(timeout=API_TIMEOUT)
     try:
-        stream = await trio_asyncio.aio_as_trio(manager.stream_info)(spec.stream)
+        stream = await aio_as_trio(manager.stream_info)(spec.stream)
         created = str(stream.created)
         try:
-            info = await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
+            info = await aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
         except nats.js.errors.NotFoundError as missing:
             if missing.err_code == STREAM_NOT_FOUND:
                 raise
             config = _config(spec, resume=created == spec.stream_created)
-            info = await trio_asyncio.aio_as_trio(manager.add_consumer)(spec.stream, config)
+            info = await aio_as_trio(manager.add_consumer)(spec.stream, config)
         progress = await _progress(manager, spec, info)
     except nats.js.errors.NotFoundError as error:
         raise SourceError(
@@ -160,12 +160,12 @@ async def _progress(manager: JetStreamManager, spec: ConsumerSpec, info: Consume
     with trio.move_on_after(GHOSTS_END_WITHIN):
         while info.num_waiting:
             await trio.sleep(GHOSTS_POLL)
-            info = await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
+            info = await aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
     in_use = bool(info.num_waiting)
     if spec.stream_created is None and info.num_ack_pending and not in_use:
         # A process that is busy doesn't wait, but it acks. One that was there before us doesn't any more.
         await trio.sleep(STANDS_STILL_FOR)
-        before, info = info, await trio_asyncio.aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
+        before, info = info, await aio_as_trio(manager.consumer_info)(spec.stream, spec.durable)
         in_use = bool(info.num_waiting) or _numbers(info) != _numbers(before)
     deliveries, delivered, floor, unacked = _numbers(info)
     found = range(floor + 1, delivered + 1) if unacked else range(0)
