@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# Not that of `typing`, whose import would be half of what there is to do before a command can heed a signal.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from router_trio.errors import RouterError
     from router_trio.live import Live
     from router_trio.message import Fate, Message
