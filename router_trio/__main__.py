@@ -31,7 +31,8 @@ def main() -> int:
 
 def _interrupt_at_once() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        try:  # noqa: SIM105: contextlib would have to be imported
+        # contextlib would have to be imported.
+        try:  # noqa: SIM105
             signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
         except ValueError:
             pass  # not in the main thread, which no signal reaches
