@@ -50,9 +50,8 @@ class Attempts:
         return self._plan.next()
 
     def elsewhere(self, server: str) -> Iterator[Attempt]:
-        """One for each server but this one, at once."""
-        for number, other in enumerate(self._plan.elsewhere(server), 1):
-            yield Attempt(number, 0.0, other)
+        """One for each server but this one, and after which delay: at once if the link was stable."""
+        return self._plan.elsewhere(server)
 
     def discovered(self, servers: Sequence[str]) -> None:
         """A server told of these."""

@@ -8,7 +8,7 @@ resets nothing, so that a flapping server is not hammered.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 FIRST_RETRY_WITHIN = 0.1
@@ -114,9 +114,18 @@ class ReconnectPlan:
         if lived >= self._stable_after:
             self._steps = 0
 
-    def elsewhere(self, server: str) -> list[str]:
-        """All servers but that one."""
-        return [other for other in self._servers if _bare(other) != _bare(server)]
+    def elsewhere(self, server: str) -> Iterator[Attempt]:
+        """Give an attempt for each server but that one: for a link that is to be left while it still works.
+
+        At once, as long as no server was tried twice since the last stable link; from then on with the delays of all
+        other attempts, or servers that all want to be left would be hammered.
+        """
+        others = [other for other in self._servers if _bare(other) != _bare(server)]
+        for number, other in enumerate(others, 1):
+            step = self._steps // len(self._servers)
+            delay = full_jitter(step, self._base, self._maximum, self._uniform) if step else 0.0
+            self._steps += 1
+            yield Attempt(number, delay, other)
 
 
 def _bare(server: str) -> str:

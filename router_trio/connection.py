@@ -225,7 +225,9 @@ class Connection:
 
     async def _find_successor(self, session: Session, nursery: trio.Nursery) -> Session | None:
         """Connect to another server while the old link still works. None if there is none, or none takes us."""
+        self._attempts.lost(trio.current_time() - session.connected_at)  # as good as
         for attempt in self._attempts.elsewhere(session.server):
+            await trio.sleep(attempt.delay)
             self._attempts.begins(attempt)
             successor = await self._dial(attempt.server, nursery)
             if successor.error is None:

@@ -42,6 +42,9 @@ ConnectFactory = Callable[[str, ConnectionSettings], Connect]
 Pages = Callable[[Emit], "Sequence[BaseRoute]"]
 """Makes pages for the HTTP side beside the router's own; may emit events."""
 
+SOURCES_WITHIN = 10.0
+"""Seconds that the start waits for servers to answer the subscriptions of routes. Those that are late come later."""
+
 CLEAN_UP_WITHIN = 1.0
 """Seconds for the last fence, in which acks that were just written reach their servers."""
 
@@ -112,12 +115,13 @@ class Router:
         return add
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Live]:
+    async def open(self, *, stop: trio.Event | None = None) -> AsyncIterator[Live]:
         """Run the router while this is entered.
 
         Entering returns when the first attempt of each connection is over and every subscription that could be made
-        is alive: a server that is away is not waited for. Leaving drains within `shutdown_timeout`, also when
-        cancelled; what is left then is counted in `Live.unsettled`.
+        is alive: a server that is away is not waited for, and one that falls silent for `SOURCES_WITHIN` seconds. It
+        also returns when `stop` is set, for a program that is told to end while it starts. Leaving drains within
+        `shutdown_timeout`, also when cancelled; what is left then is counted in `Live.unsettled`.
 
         Raises `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP
         address is taken, `ConnectionExhaustedError` if a connection gives up; errors of the body come out as they are.
@@ -128,7 +132,7 @@ class Router:
             run = _Run(
                 self._settings, self._handlers, self._observers, self._log, self._connect, self._platform
             )
-            async with run.live(self._pages) as live:
+            async with run.live(self._pages, stop) as live:
                 try:
                     yield live
                 except BaseException as error:
@@ -210,7 +214,7 @@ class _Run:
         return route
 
     @asynccontextmanager
-    async def live(self, pages: Pages) -> AsyncIterator[Live]:
+    async def live(self, pages: Pages, stop: trio.Event | None) -> AsyncIterator[Live]:
         """The nursery tree."""
         live = self._live
         async with (
@@ -221,7 +225,7 @@ class _Run:
             nursery.start_soon(self._work)
             drained = False
             try:
-                await self._started()
+                await self._started(stop)
                 self._up.set()
                 yield live
                 drained = True  # cancelled from here on, it is cut short
@@ -252,12 +256,16 @@ class _Run:
             # One that failed took the others along: there is nobody left to wait for.
             self._draining.cancel()
 
-    async def _started(self) -> None:
-        for connection in self._connections.values():
-            await connection.first_attempt_over.wait()
-        for route in self._routes:
-            if self._connections[route.state.connection].connected:
-                await route.first_try_over.wait()
+    async def _started(self, stop: trio.Event | None) -> None:
+        async with trio.open_nursery() as nursery:
+            if stop is not None:
+                nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+            for connection in self._connections.values():
+                await connection.first_attempt_over.wait()  # which `connect_timeout` bounds
+            with trio.move_on_after(SOURCES_WITHIN):
+                for route in self._routes:
+                    await self._tried(route)
+            nursery.cancel_scope.cancel()
         self._emit(
             RouterStarted(
                 at=trio.current_time(),
@@ -266,6 +274,15 @@ class _Run:
                 routes=len(self._routes),
             )
         )
+
+    async def _tried(self, route: Route) -> None:
+        """Wait until a route has tried to subscribe, or its connection is gone."""
+        connection = self._connections[route.state.connection]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, route.first_try_over, nursery.cancel_scope)
+            while connection.connected:
+                await connection.changed()
+            nursery.cancel_scope.cancel()
 
     async def _drain(self) -> None:
         """Stop intake, let routes finish, let every accepted operation meet its fate; within `shutdown_timeout`."""
@@ -298,6 +315,11 @@ class _Run:
         self._emit(
             RouterStopped(at=trio.current_time(), ledger=self._live.ledger(), unsettled=self._live.unsettled)
         )
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -135,6 +135,7 @@ class DurationForm:
     """Tells pydantic that a float field is a duration: text in, seconds inside, text out in JSON."""
 
     minimum: float = 0.0
+    or_zero: bool = False
 
     def read(self, value: object) -> float:
         """Return seconds from text or, in code, from a number of seconds. Raises ValueError."""
@@ -144,8 +145,10 @@ class DurationForm:
             seconds = _checked_duration(value)
         else:
             raise ValueError("must be a duration, such as '500ms', '30s', '5m' or '1h30m'")
-        if seconds < self.minimum:
-            raise ValueError(f"{format_duration(seconds)} is too short; at least {format_duration(self.minimum)}")
+        if seconds < self.minimum and not (self.or_zero and seconds == 0):
+            zero = ", or 0s" if self.or_zero else ""
+            least = format_duration(self.minimum)
+            raise ValueError(f"{format_duration(seconds)} is too short; at least {least}{zero}")
         return seconds
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -31,9 +31,9 @@ def run(
 ) -> int:
     """Route messages until a signal comes.
 
-    SIGINT or SIGTERM lets it drain within shutdown_timeout; a second one
-    cuts that short. Logs go to stderr. Exits with 1 if it failed, or if
-    messages were left unsettled.
+    SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 or SIGUSR2 lets it drain
+    within shutdown_timeout; a second one cuts that short. Logs go to
+    stderr. Exits with 1 if it failed, or if messages were left unsettled.
 
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,

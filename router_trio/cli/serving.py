@@ -1,7 +1,7 @@
 """What `router-trio run` does once it knows its settings.
 
-Guarantees: the first SIGINT or SIGTERM lets the router drain, a second one cuts that short; the embedded server, if
-there is one, outlives the router's drain and is gone afterwards, whatever happens.
+Guarantees: the first signal lets the router drain, also if it has only begun to start; a second one cuts that short.
+The embedded server, if there is one, outlives the router's drain and is gone afterwards, whatever happens.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
     """Route until a signal comes, drain, and return the exit code. Raises `RouterError` if the router fails."""
     stop, everything = trio.Event(), trio.CancelScope()
 
+    opening = False
+
     def on_signal(number: int) -> None:
-        if number > 1:
+        if number > 1 or not opening:
             everything.cancel()
         stop.set()
 
     async def route() -> int:
+        nonlocal opening
         live: Live | None = None
         with everything:
             async with AsyncExitStack() as stack:
@@ -42,12 +45,15 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
                     print(server.url, flush=True)
                     used = with_servers(settings, server.url)
                 router = with_faults(used) if fault_injection else Router(used, log=True)
-                async with router.open() as live:
+                opening = True
+                async with router.open(stop=stop) as live:
                     # From here on garbage is looked for again (see `__main__`), but not in what the start has left.
                     gc.freeze()
                     gc.enable()
                     await stop.wait()
-        return outcome.FAILED if live is None or live.unsettled else outcome.DONE
+        if live is None:
+            return outcome.FAILED if opening else outcome.DONE  # before that there was nothing to lose
+        return outcome.FAILED if live.unsettled else outcome.DONE
 
     return await run_with_signals(route, on_signal)
 

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM for commands that run Trio.
+"""Signals that ask a command to end, for commands that run Trio.
 
-Guarantees: from entry on, no signal raises KeyboardInterrupt somewhere in the middle, and a `RouterError` of the job
-comes out bare, fit to be shown to people.
+Guarantees: from entry on, none of them ends the process by itself or raises KeyboardInterrupt somewhere in the middle,
+and a `RouterError` of the job comes out bare, fit to be shown to people.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ import trio
 from router_trio.errors import RouterError
 
 T = TypeVar("T")
+
+ASKED_FOR = (signal.SIGINT, signal.SIGTERM)
+
+OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""What process managers and terminals also send, and what would end the process without a word. Whoever has it ignored
+(`nohup`) wants it ignored."""
 
 
 async def run_with_signals(job: Callable[[], Awaitable[T]], on_signal: Callable[[int], None]) -> T:
@@ -31,7 +37,8 @@ async def run_with_signals(job: Callable[[], Awaitable[T]], on_signal: Callable[
             number += 1
             on_signal(number)
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    heeded = [*ASKED_FOR, *(number for number in OTHERS if signal.getsignal(number) is not signal.SIG_IGN)]
+    with trio.open_signal_receiver(*heeded) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
             # An error that leaves the nursery would be wrapped in a group.

@@ -41,6 +41,7 @@ class CoreRoute:
             self._deliver = Together(cut_through.deliver, CutThroughRoute(routing, self._inbox, self._received))
         self._in_hand = 0
         self._closing = trio.Event()
+        self._subscribing = trio.CancelScope()
         self._intake_over = trio.Event()
         self._intake_over.set()
         self._scope = trio.CancelScope()
@@ -56,8 +57,14 @@ class CoreRoute:
         source = self.routing.plan.settings.source
         assert source.subject is not None
         self._intake_over = trio.Event()
+        self._subscribing = trio.CancelScope()
         try:
-            subscription = await link.subscribe(source.subject, self._deliver, queue=source.queue)
+            # A server that doesn't answer must not hold up the end.
+            with self._subscribing:
+                subscription = await link.subscribe(source.subject, self._deliver, queue=source.queue)
+            if self._subscribing.cancelled_caught:
+                self._retry.tried(tried)
+                return
             self._retry.succeeded()
             self.state.enter(RUNNING)
             self._retry.ready(source.subject)
@@ -71,6 +78,7 @@ class CoreRoute:
     def close_intake(self) -> None:
         """Receive nothing more; what came is still routed."""
         self._closing.set()
+        self._subscribing.cancel()
 
     async def idle(self) -> None:
         """Wait until nothing more comes, and everything that came is with the destinations' outboxes."""

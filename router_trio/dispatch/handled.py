@@ -12,7 +12,16 @@ from typing import Any
 
 from router_trio import protocol
 from router_trio.dispatch.delivery import BatchDelivery, Delivery
-from router_trio.dispatch.handlers import Blocked, Handler, answers_of, as_message, begin
+from router_trio.dispatch.handlers import (
+    Blocked,
+    Handler,
+    answers_of,
+    as_message,
+    begin,
+    finished,
+    raise_if_ours,
+    raise_if_signal,
+)
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import RouterError
 from router_trio.message import Message
@@ -42,7 +51,8 @@ class HandledBatch:
         for raw, message in messages:
             try:
                 answer = begin(handler, message)
-            except Exception as error:
+            except BaseException as error:
+                raise_if_signal(error)
                 self._failed(error, self._delivery(raw))
                 continue
             kind = type(answer)  # a name for it, or mypyc would take the payload for bytes before that is looked at
@@ -74,7 +84,8 @@ class HandledBatch:
         message = as_message(raw, self._routing.plan.connection)
         try:
             answer = begin(self._handler, message)
-        except Exception as error:
+        except BaseException as error:
+            raise_if_signal(error)
             self._failed(error, delivery)
             return None
         if isinstance(answer, Blocked):
@@ -88,8 +99,9 @@ class HandledBatch:
 
     async def _blocked(self, blocked: Blocked, message: Message, delivery: Delivery) -> None:
         try:
-            answer = await blocked
-        except Exception as error:
+            answer = await finished(blocked)
+        except BaseException as error:
+            await raise_if_ours(error)
             self._failed(error, delivery)
         else:
             self._answered(answer, message, delivery)
@@ -97,7 +109,8 @@ class HandledBatch:
     def _answered(self, answer: Any, message: Message, delivery: Delivery) -> None:
         try:
             answers = answers_of(answer)
-        except Exception as error:
+        except BaseException as error:
+            raise_if_signal(error)
             self._failed(error, delivery)
             return
         if len(answers) == 1 and self._together and self._kept(answers[0], message, delivery):
@@ -126,7 +139,7 @@ class HandledBatch:
             kept.append(frame)
         return True
 
-    def _failed(self, error: Exception, delivery: Delivery) -> None:
+    def _failed(self, error: BaseException, delivery: Delivery) -> None:
         self.flush()
         self._routing.handler_failed(error, delivery)
         delivery.done()

@@ -1,20 +1,31 @@
 """Python handlers: found by name, called with a message, their answers made into a list.
 
-A handler may be `def` or `async def`, and may return a message, several, or None.
+A handler may be `def` or `async def`, and may return a message, several, or None. It may raise whatever it likes, also
+what is no `Exception`: that fails its message and nothing else. Only a signal that the process got, and the
+cancellation of the task that called it, pass through (see `raise_if_ours`).
 """
 
 from __future__ import annotations
 
 import importlib
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import CoroutineType
 from typing import Any
+
+import outcome
+import trio
 
 from router_trio import headers, protocol
 from router_trio.errors import HandlerError
 from router_trio.message import Message
 
 Handler = Callable[[Message], Any]
+
+MOST_CANCELLATIONS = 1000
+"""Cancellations in a row that a handler may swallow and go on waiting: then it is given up, or no router could end."""
 
 
 def load_handler(name: str) -> Handler:
@@ -24,10 +35,16 @@ def load_handler(name: str) -> Handler:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise HandlerError(f"handler {name!r}: can't import {module_name!r}: {error}; is it on sys.path?") from error
-    except Exception as error:
-        told = f"importing {module_name!r} raised {type(error).__name__}: {error}"
+    except BaseException as error:
+        raise_if_signal(error)
+        told = f"importing {module_name!r} raised {type(error).__name__}: {text_of(error)}"
         raise HandlerError(f"handler {name!r}: {told}; mend that module") from error
-    handler = getattr(module, function_name, None)
+    try:
+        handler = getattr(module, function_name, None)
+    except BaseException as error:  # a module may have a `__getattr__`
+        raise_if_signal(error)
+        told = f"looking for {function_name!r} in {module_name!r} raised {type(error).__name__}: {text_of(error)}"
+        raise HandlerError(f"handler {name!r}: {told}; mend that module") from error
     if not callable(handler):
         raise HandlerError(f"handler {name!r}: {module_name!r} has no function {function_name!r}")
     return handler  # type: ignore[no-any-return]
@@ -45,6 +62,7 @@ class Blocked:
     def __await__(self) -> Generator[Any, Any, Any]:
         # What `yield from` does once it has taken the first step (PEP 380).
         steps, wish = self._steps, self._wish
+        swallowed = 0
         while True:
             try:
                 try:
@@ -53,6 +71,11 @@ class Blocked:
                     wish = steps.throw(error)
                 else:
                     wish = steps.send(answer)
+                    # Trio gives the outcome of a wait, and the code that waited raises it.
+                    swallowed = swallowed + 1 if type(answer) is outcome.Error else 0
+                    if swallowed > MOST_CANCELLATIONS:
+                        _drop(steps)
+                        raise answer.error
             except StopIteration as done:
                 return done.value
 
@@ -79,10 +102,75 @@ def begin(handler: Handler, message: Message) -> Any:
         return done.value
 
 
+def _drop(steps: Any) -> None:
+    """Throw away a coroutine that can't be ended; it may object to that, too."""
+    with suppress(BaseException):
+        steps.close()
+
+
 async def invoke(handler: Handler, message: Message) -> list[Message]:
     """Call the handler; its answers. Blocks as long as it does, and raises what it raises, or as `answers_of`."""
     answer = begin(handler, message)
-    return answers_of(await answer if isinstance(answer, Blocked) else answer)
+    return answers_of(await finished(answer) if isinstance(answer, Blocked) else answer)
+
+
+async def finished(blocked: Blocked) -> Any:
+    """Return the answer of a handler that has begun. Blocks as long as it does, and raises what it raises.
+
+    Raises `trio.Cancelled` if the calling task is cancelled, also when the handler swallowed that and answered: the
+    message was given up, and its answer must not be sent.
+    """
+    answer = await blocked
+    await trio.lowlevel.checkpoint_if_cancelled()
+    return answer
+
+
+async def raise_if_ours(error: BaseException) -> None:
+    """Return if what came out of a handler is the handler's own. Else raise: a signal, or the task's cancellation.
+
+    `trio.Cancelled` in `error` decides nothing: a handler may have scopes of its own, mix cancellations with other
+    errors, or swallow ours and raise something else. What counts is whether this task is cancelled.
+    """
+    raise_if_signal(error)
+    await trio.lowlevel.checkpoint_if_cancelled()
+
+
+def raise_if_signal(error: BaseException) -> None:
+    """Raise the error, or the group that holds it, if a handler of signals raised it while other code ran.
+
+    Then it is somebody's wish to end the program. Such an error comes through the frame of the signal's handler, which
+    a `raise KeyboardInterrupt` or `sys.exit()` of other code does not.
+    """
+    if isinstance(error, Exception):
+        return  # most of them
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python calls them in the main thread only
+    receivers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {code for receiver in receivers if (code := getattr(receiver, "__code__", None)) is not None}
+    if _came_through(error, codes, signal.default_int_handler in receivers):
+        raise error
+
+
+def _came_through(error: BaseException, codes: set[Any], bare: bool) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_came_through(one, codes, bare) for one in error.exceptions)
+    if bare and isinstance(error, KeyboardInterrupt):
+        return True  # Python's own handler of SIGINT has no frame: it can't be told apart
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code in codes:
+            return True
+        step = step.tb_next
+    return False
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error of foreign code, which may fail at that, too."""
+    try:
+        return str(error)
+    except BaseException as another:
+        raise_if_signal(another)
+        return "(it has no text)"
 
 
 def answers_of(answer: Any) -> list[Message]:

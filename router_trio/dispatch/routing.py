@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import trio
 
 from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.handlers import Handler, as_message, invoke
+from router_trio.dispatch.handlers import Handler, as_message, invoke, raise_if_ours, text_of
 from router_trio.dispatch.outlet import Outlet
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
-from router_trio.quotes import LONGEST_TEXT, told_by
+from router_trio.quotes import bounded
 from router_trio.routes import RoutePlan
 from router_trio.states import RouteState
 from router_trio.tracing import Tracing
@@ -145,7 +145,8 @@ class Routing:
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
         try:
             answers = await invoke(handler, message)
-        except Exception as error:
+        except BaseException as error:
+            await raise_if_ours(error)
             self.handler_failed(error, delivery)
         else:
             self.answered(answers, message, delivery)
@@ -176,10 +177,9 @@ class Routing:
                 except RouterError as error:
                     self._refused(error, delivery, outlet)
 
-    def handler_failed(self, error: Exception, delivery: Delivery) -> None:
+    def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
-        kind = type(error).__qualname__
-        told = told_by(error, LONGEST_TEXT)
+        kind, told = type(error).__qualname__, bounded(text_of(error))
         delivery.fail("handler_error")
         if delivery.trace is not None:
             # What it says may quote the payload.

@@ -22,11 +22,11 @@ from typing import Any, NoReturn
 
 import nats.errors
 import trio
-import trio_asyncio
 from nats.aio.client import Client
 from nats.aio.transport import Transport
 
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, UnexpectedError
+from router_trio.nats.asyncio_loop import aio_as_trio, open_loop, trio_as_aio
 from router_trio.nats.credentials import login
 from router_trio.nats.dial import abandon, refused_ours, tls_context, tls_demand, upgrade
 from router_trio.nats.info import ServerInfo, parse_info, quote
@@ -91,7 +91,7 @@ class BorrowedTransport(Transport):
             self._refuse_to_upgrade()
         if ssl_context is WHEN_NEEDED:
             ssl_context = tls_context(self._settings)
-        self.stream = await trio_asyncio.trio_as_aio(upgrade)(self._plain, ssl_context, hostname)
+        self.stream = await trio_as_aio(upgrade)(self._plain, ssl_context, hostname)
         self.info = self.info.without_announcements()
 
     def write(self, payload: bytes) -> None:
@@ -113,7 +113,7 @@ class BorrowedTransport(Transport):
         """What is written waits for `readline`: CONNECT and PING go together, before a server can hang up between."""
 
     async def readline(self) -> bytes:
-        line: bytes = await trio_asyncio.trio_as_aio(self._exchange)()
+        line: bytes = await trio_as_aio(self._exchange)()
         return line
 
     async def read(self, buffer_size: int) -> bytes:
@@ -223,13 +223,13 @@ async def open_client(
     """
     transport = BorrowedTransport(stream, server, settings)
     try:
-        async with trio_asyncio.open_loop() as loop:
+        async with open_loop() as loop:
             loop.set_exception_handler(lambda _loop, context: None)  # its tasks are watched: see `client_died`
             client = Client()
             client._transport = transport
             options = _options(server, transport.demand, settings, name)
             try:
-                await trio_asyncio.aio_as_trio(client.connect)(**options)
+                await aio_as_trio(client.connect)(**options)
             except (nats.errors.Error, OSError) as error:
                 raise _failed(error) from error
             except LinkError:

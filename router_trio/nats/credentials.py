@@ -15,6 +15,7 @@ from nats.aio.client import RawCredentials
 from pydantic import SecretStr
 
 from router_trio.errors import AuthorizationError
+from router_trio.nats.dial import out_of_resources
 from router_trio.settings import ConnectionSettings
 
 _JWT = re.compile(r"BEGIN NATS USER JWT-*\s+(\S+)")
@@ -66,4 +67,6 @@ def _text(file: Path) -> str:
     try:
         return file.read_text("utf-8", "replace")
     except OSError as error:
+        if (lacking := out_of_resources(error)) is not None:
+            raise lacking from error
         raise AuthorizationError(f"the file {file} can't be read: {error.strerror}; mend its path or rights") from error

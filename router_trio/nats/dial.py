@@ -6,13 +6,18 @@ Errors of the operating system and of TLS are translated here, and nowhere else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
+from collections.abc import Iterator
 
 import trio
 
 from router_trio.errors import CertificateError, LinkError
 from router_trio.settings import ConnectionSettings, ServerURL
+
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOSPC})
+"""What the system says when it has no descriptor, memory or thread left: that may be otherwise the next time."""
 
 
 def address(server: str) -> ServerURL:
@@ -41,8 +46,47 @@ async def open_stream(server: str) -> trio.SocketStream:
             f"the name {host!r} can't be resolved: {detail}; check `servers` and the resolver", reason="dns"
         ) from error
     except OSError as error:
+        if (lacking := out_of_resources(error)) is not None:
+            raise lacking from error
         detail = error.strerror or str(error)
         raise LinkError(f"can't connect to {host}:{port}: {detail}; is the server running there?") from error
+
+
+def out_of_resources(error: BaseException) -> LinkError | None:
+    """Return the error to raise if the system had no descriptor, memory or thread left for an attempt to connect."""
+    # Trio tells of several failed addresses in a group, as the cause.
+    for one in _leaves(error):
+        scarce = isinstance(one, OSError) and not isinstance(one, ssl.SSLError) and one.errno in _SCARCE
+        if scarce or isinstance(one, MemoryError) or (isinstance(one, RuntimeError) and "new thread" in str(one)):
+            detail = (one.strerror if isinstance(one, OSError) else None) or str(one) or type(one).__name__
+            return LinkError(
+                f"the system has too little for one more connection: {detail}; raise its limits (ulimit -n, "
+                "LimitNOFILE, TasksMax)",
+                reason="resources",
+            )
+    return None
+
+
+def _leaves(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        if isinstance(error, BaseExceptionGroup):
+            for one in error.exceptions:
+                yield from _leaves(one)
+        yield error
+        error = error.__cause__
+
+
+def failed_attempt(server: str, error: BaseException) -> BaseException:
+    """Return the `LinkError` for what the system, or a library, raised during an attempt to connect; others as is."""
+    if isinstance(error, LinkError):
+        return error
+    lacking = out_of_resources(error)
+    if lacking is None and isinstance(error, OSError):
+        lacking = LinkError(f"can't connect to {address(server).address}: {error.strerror or error}")
+    if lacking is None:
+        return error
+    lacking.__cause__ = error
+    return lacking
 
 
 def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
@@ -56,6 +100,8 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
         if settings.tls_cert_file is not None:
             context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
     except OSError as error:
+        if (lacking := out_of_resources(error)) is not None:
+            raise lacking from error
         raise CertificateError(
             f"tls_ca_file, tls_cert_file or tls_key_file can't be used: {error}; each must be a PEM file, and the key "
             "that of the certificate"

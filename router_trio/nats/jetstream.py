@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import nats.errors
 import trio
-import trio_asyncio
 from nats.aio.client import Client
 
 from router_trio import protocol
@@ -31,6 +30,7 @@ from router_trio.nats.api import (
     consumer_info,
     stream_info,
 )
+from router_trio.nats.asyncio_loop import aio_as_trio
 from router_trio.quotes import excerpt
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class WirePullConsumer:
         self._send(b"".join(protocol.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
         with contextlib.suppress(TimeoutError, nats.errors.Error):
-            await trio_asyncio.aio_as_trio(self._client.request)(protocol.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
+            await aio_as_trio(self._client.request)(protocol.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
 
     def _ack_subject(self, sequence: int) -> bytes:
         """Where a delivery of that message is answered: of its numbers the server reads only the sequence.
@@ -197,7 +197,7 @@ async def _consumer(client: Client, spec: ConsumerSpec) -> ConsumerInfo:
 
 async def _ask(client: Client, request: str, body: bytes, read: Callable[[bytes], T]) -> T:
     """Send a request below `$JS.API.` and read its answer. Raises what `read` does, with the request named."""
-    answer = await trio_asyncio.aio_as_trio(client.request)(f"$JS.API.{request}", body, API_TIMEOUT)
+    answer = await aio_as_trio(client.request)(f"$JS.API.{request}", body, API_TIMEOUT)
     try:
         return read(answer.data)
     except AnswerError as error:

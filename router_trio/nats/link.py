@@ -13,7 +13,7 @@ from router_trio import protocol
 from router_trio.errors import LinkError, SourceError, UnexpectedError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, Together
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
-from router_trio.nats.dial import abandon, address, open_stream
+from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import parse_info
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.pubacks import PubAcks
@@ -36,8 +36,10 @@ class Dialer:
     @asynccontextmanager
     async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
         """See `link.Connect`."""
-        stream = await open_stream(server)
+        stream: trio.SocketStream | None = None
+        opened = False
         try:
+            stream = await open_stream(server)
             async with (
                 open_client(stream, server, self._settings, self._name) as (client, transport),
                 trio.open_nursery() as nursery,
@@ -48,15 +50,23 @@ class Dialer:
                 nursery.start_soon(client_died, client)
                 await link.fence()
                 link.announce()
+                opened = True
                 try:
                     yield link
                 finally:
                     link.ended = True
                 nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise innermost(group, LinkError) from None
+        except BaseException as error:
+            bare = innermost(error, LinkError)
+            if not opened:
+                # What failed is the attempt, whatever it failed by.
+                bare = failed_attempt(server, bare)
+            if bare is error:
+                raise
+            raise bare from bare.__cause__
         finally:
-            await abandon(stream)
+            if stream is not None:
+                await abandon(stream)
 
 
 async def _read(wire: Wire) -> None:
@@ -86,6 +96,9 @@ class NatsLink:
         self._deaf: str | None = None
         self._listen_at = 0.0
         self._client_deaf = False
+        self._too_many = 0
+        self._told_too_many = ""
+        self._one_at_a_time = trio.Lock()
         self._inboxes = 0
         self._inbox = inbox
         self._host = address(server).address
@@ -99,6 +112,7 @@ class NatsLink:
             informed=self._informed,
             denied=self._was_denied,
             handed_out=listener.handed_out,
+            too_many_subscriptions=self._had_too_many,
         )
         self.wire.unread = transport.hand_over(self.wire.send, self.wire.expect_foreign_pong)
         self._pubacks = PubAcks(listener)
@@ -150,11 +164,21 @@ class NatsLink:
 
     async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> _Subscription:
         """See `link.Link.subscribe`."""
-        raw = protocol.wire(subject)
-        sid = self.wire.subscribe(raw, deliver, protocol.wire(queue or ""))
+        raw, group = protocol.wire(subject), protocol.wire(queue or "")
+        refused = self._too_many
+        sid = self.wire.subscribe(raw, deliver, group)
         self._asked[raw] += 1
         try:
             await self.wire.fence()
+            if self._too_many > refused:
+                # Which SUB it was the server doesn't say: once more, alone.
+                async with self._one_at_a_time:
+                    refused = self._too_many
+                    self.wire.unsubscribe(sid)
+                    sid = self.wire.subscribe(raw, deliver, group)
+                    await self.wire.fence()
+                    if self._too_many > refused:
+                        raise self._no_room(repr(subject))
             denied = self._denied.get(raw)
             if denied:
                 told = denied.pop()
@@ -172,12 +196,27 @@ class NatsLink:
                 self._denied.pop(raw, None)
         return _Subscription(self.wire, sid)
 
+    def _no_room(self, what: str) -> SourceError:
+        return SourceError(
+            f"the server refused the subscription to {what}: {self._told_too_many}; raise max_subscriptions of the "
+            "server or of the account",
+            reason="max_subscriptions",
+        )
+
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         """See `link.Link.open_consumer`."""
         if self._client_deaf:
             self._client_deaf = False
             forget_inbox(self._client)
-        found = await ensure_consumer(self._client, spec)
+        refused = self._too_many
+        try:
+            found = await ensure_consumer(self._client, spec)
+        except SourceError as error:
+            if error.reason != "timeout" or self._too_many == refused:
+                raise
+            # What nats-py subscribes to for its answers may be among what was refused.
+            self._client_deaf = True
+            raise self._no_room("the answers of the JetStream API") from error
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
@@ -224,6 +263,10 @@ class NatsLink:
             raise LinkError(f"the server ended a subscription: {told}", reason="permission_denied")
         elif protocol.text(subject).startswith(_prefix(self._inbox) + "."):
             self._client_deaf = True
+
+    def _had_too_many(self, told: str) -> None:
+        self._too_many += 1
+        self._told_too_many = told
 
     def _informed(self, text: bytes) -> None:
         self.info = parse_info(text, self.info)

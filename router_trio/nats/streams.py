@@ -11,13 +11,13 @@ from typing import NamedTuple, TypeVar
 
 import nats.errors
 import nats.js.errors
-import trio_asyncio
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from router_trio.errors import LinkError, SourceError
 from router_trio.nats.api import ApiError, StreamInfo, stream_info
+from router_trio.nats.asyncio_loop import aio_as_trio, open_loop
 from router_trio.quotes import redact, told_by
 
 T = TypeVar("T")
@@ -98,10 +98,10 @@ async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]
 
     failure: LinkError | SourceError
     cause: Exception
-    async with trio_asyncio.open_loop():
+    async with open_loop():
         # An error that leaves the loop would be wrapped in groups.
         try:
-            result: T = await trio_asyncio.aio_as_trio(work)()
+            result: T = await aio_as_trio(work)()
             return result
         except nats.js.errors.Error as error:
             told = f"JetStream at {redact(url)} refused: {told_by(error)}"

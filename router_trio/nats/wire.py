@@ -40,6 +40,12 @@ _FOREIGN = re.compile(rb"H?MSG [!-~]+ [0-9]{1,6}(?: [!-~]+)? [0-9 ]+")
 
 _SID = re.compile(rb"[0-9]{1,20}")
 _HARMLESS = (b"invalid subject", b"invalid publish subject", b"permissions violation")
+"""What a server says of one frame alone."""
+
+_TOO_MANY_SUBSCRIPTIONS = b"maximum subscriptions exceeded"
+
+SAID_BEFORE_THE_END = 5.0
+"""Seconds within which a server closes the connection that it has said an error about."""
 
 
 class _Group(list[Arrivals]):
@@ -73,9 +79,11 @@ class Wire:
         informed: Callable[[bytes], None],
         denied: Callable[[bytes, bytes, str], None],
         handed_out: Callable[[], None],
+        too_many_subscriptions: Callable[[str], None] = lambda told: None,
     ) -> None:
         """`hand_on` gets bytes for nats-py, `informed` the JSON of an INFO, `denied` the kind (`publish` or
         `subscription`), the subject and the server's words. `handed_out` is told after the messages of each read.
+        `too_many_subscriptions` gets the server's words when it refused a SUB, of which it does not say which.
         """
         self._stream = stream
         self.read_size = READ_SIZE
@@ -85,6 +93,8 @@ class Wire:
         self._informed = informed
         self._denied = denied
         self._handed_out = handed_out
+        self._too_many_subscriptions = too_many_subscriptions
+        self._last_words: tuple[float, str] | None = None
         self._parser = protocol.FrameParser()
         self._groups: dict[DeliverTogether, _Group] = {}
         self._subjects: dict[bytes, bytes] = {}
@@ -214,7 +224,7 @@ class Wire:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise LinkError(f"the connection broke while writing: {_cause(error)}", reason="closed") from error
+            raise self._ended(f"the connection broke while writing: {_cause(error)}") from error
         except BaseException:
             self._torn = True
             raise
@@ -233,9 +243,9 @@ class Wire:
             try:
                 data = await self._stream.receive_some(self.read_size)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise LinkError(f"the connection broke while reading: {_cause(error)}", reason="closed") from error
+                raise self._ended(f"the connection broke while reading: {_cause(error)}") from error
             if not data:
-                raise LinkError("the server closed the connection", reason="closed")
+                raise self._ended("the server closed the connection")
 
     def _hand_out(self) -> None:
         parser = self._parser
@@ -283,8 +293,20 @@ class Wire:
         denied = _DENIED.match(words)
         if denied is not None:
             self._denied(denied[1].lower(), denied[2], told)
+        elif words.lower().startswith(_TOO_MANY_SUBSCRIPTIONS):
+            self._too_many_subscriptions(told)
         elif not words.lower().startswith(_HARMLESS):
-            raise LinkError(f"the server ended the connection: {told}", reason=_reason(words.lower()))
+            reason = _reason(words.lower())
+            if reason != "server_error":
+                raise LinkError(f"the server ended the connection: {told}", reason=reason)
+            # Whether this ends the connection only the server knows, which then closes it.
+            self._last_words = (trio.current_time(), told)
+
+    def _ended(self, how: str) -> LinkError:
+        """Return the error of a link that has ended: with what the server said just before, if it said anything."""
+        if self._last_words is None or trio.current_time() - self._last_words[0] > SAID_BEFORE_THE_END:
+            return LinkError(how, reason="closed")
+        return LinkError(f"the server ended the connection: {self._last_words[1]}", reason="server_error")
 
 
 def _deliver_each(group: Sequence[Arrivals]) -> None:

@@ -22,7 +22,7 @@ from router_trio.settings.host_names import canonical_host, is_loopback
 from router_trio.settings.problems import problems_from
 from router_trio.settings.server_url import ServerURL
 from router_trio.subjects import INBOX_PREFIX
-from router_trio.units import Duration, PositiveDuration, PositiveSize
+from router_trio.units import Duration, DurationForm, PositiveSize, SizeForm
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
@@ -31,6 +31,16 @@ OnReconnectExhausted = Literal["keep_trying", "stop"]
 OnPendingFull = Literal["drop_oldest", "reject", "block"]
 MessageIdOf = Literal["own", "sender"]
 
+
+# The least values that work: anything below keeps the machine busy with nothing else, or can never succeed.
+ConnectTimeout = Annotated[float, DurationForm(minimum=0.05)]
+LivenessInterval = Annotated[float, DurationForm(minimum=0.1)]
+ReconnectDelay = Annotated[float, DurationForm(minimum=0.01)]
+MaxReconnectDelay = Annotated[float, DurationForm(minimum=0.05)]
+PendingMaxAge = Annotated[float, DurationForm(minimum=0.01, or_zero=True)]
+PendingBytes = Annotated[int, SizeForm(minimum=64)]
+AckWait = Annotated[float, DurationForm(minimum=0.1)]
+NakDelay = Annotated[float, DurationForm(minimum=0.01)]
 
 MAX_INBOX_PREFIX = 64
 """Characters. It is part of every JetStream publish."""
@@ -188,18 +198,23 @@ class ConnectionSettings(Section, init=False):
         description="Where answers come to. This user must be allowed to subscribe below it, and nobody else.",
         examples=["_INBOX_router"],
     )
-    connect_timeout: PositiveDuration = Field(
-        "2s", validate_default=True, description="Longest time of one attempt to connect, handshake included."
+    connect_timeout: ConnectTimeout = Field(
+        "2s",
+        validate_default=True,
+        description="Longest time of one attempt to connect, handshake included; 50ms or more."
     )
-    liveness_interval: PositiveDuration = Field(
-        "5s", validate_default=True, description="Time between two fences; two missed ones mean that the link is lost."
+    liveness_interval: LivenessInterval = Field(
+        "5s",
+        validate_default=True,
+        description="Time between two fences; two missed ones mean that the link is lost. "
+        "100ms or more."
     )
     reconnect_attempts: int = Field(10, ge=1, description="Attempts of one round of reconnecting.")
-    reconnect_delay: PositiveDuration = Field(
-        "1s", validate_default=True, description="Base of the exponential backoff with full jitter."
+    reconnect_delay: ReconnectDelay = Field(
+        "1s", validate_default=True, description="Base of the exponential backoff with full jitter; 10ms or more."
     )
-    max_reconnect_delay: PositiveDuration = Field(
-        "30s", validate_default=True, description="Longest delay between two attempts."
+    max_reconnect_delay: MaxReconnectDelay = Field(
+        "30s", validate_default=True, description="Longest delay between two attempts; 50ms or more."
     )
     on_reconnect_exhausted: OnReconnectExhausted = Field(
         "keep_trying",
@@ -207,14 +222,14 @@ class ConnectionSettings(Section, init=False):
     )
     fail_open: bool = Field(False, description="While not connected, let publishes go instead of queueing them.")
     max_pending_operations: int = Field(1000, ge=1, description="Most operations that wait to be sent.")
-    max_pending_bytes: PositiveSize = Field(
+    max_pending_bytes: PendingBytes = Field(
         "64MiB", validate_default=True, description="Most bytes that wait to be sent."
     )
     on_pending_full: OnPendingFull = Field(
         "drop_oldest", description="When the queue is full: drop its oldest, reject the new one, or wait for room."
     )
-    pending_max_age: Duration = Field(
-        "0s", validate_default=True, description="Age at which a waiting operation is dropped; 0s: never."
+    pending_max_age: PendingMaxAge = Field(
+        "0s", validate_default=True, description="Age at which a waiting operation is dropped, 10ms or more; 0s: never."
     )
 
     @property
@@ -255,12 +270,17 @@ class SourceSettings(Section, init=False):
     max_in_flight_bytes: PositiveSize = Field(
         "16MiB", validate_default=True, description="The same in bytes; a message that is larger is worked on alone."
     )
-    ack_wait: PositiveDuration = Field(
-        "30s", validate_default=True, description="Time after which the stream delivers an unacked message again."
+    ack_wait: AckWait = Field(
+        "30s",
+        validate_default=True,
+        description="Time after which the stream delivers an unacked message again; "
+        "100ms or more."
     )
     max_deliver: int = Field(-1, ge=-1, description="Most deliveries of one message of the stream; -1: no limit.")
-    nak_delay: Duration = Field(
-        "1s", validate_default=True, description="Base delay before a failed message of the stream comes again."
+    nak_delay: NakDelay = Field(
+        "1s",
+        validate_default=True,
+        description="Base delay before a failed message of the stream comes again; 10ms or more."
     )
     message_id: MessageIdOf | None = Field(
         None,

@@ -6,14 +6,57 @@ from collections.abc import Iterator
 
 from router_trio.errors import Problem
 from router_trio.settings.loops import chosen_by_sender
-from router_trio.settings.sections import RouteSettings
+from router_trio.settings.sections import ConnectionSettings, RouteSettings
 from router_trio.settings.settings import Settings
+from router_trio.units import format_duration
 
 
 def warnings(settings: Settings) -> Iterator[Problem]:
     """Give every doubt about a valid configuration, with the path of its key."""
+    for name, connection in settings.connections.items():
+        yield from _hasty(f"connections.{name}", connection)
     for index, route in enumerate(settings.routes):
         yield from _first_tokens(f"routes[{index}]", route)
+        if route.source.stream is not None and route.source.ack_wait < HASTY_ACK_WAIT:
+            yield Problem(
+                f"routes[{index}].from.ack_wait",
+                f"{format_duration(route.source.ack_wait)} is short: what takes longer is delivered again while it is "
+                "worked on; take the longest time of handler and destinations, and some seconds",
+            )
+
+
+HASTY_CONNECT_TIMEOUT = 0.25
+HASTY_LIVENESS_INTERVAL = 0.5
+HASTY_MAX_RECONNECT_DELAY = 0.25
+HASTY_ACK_WAIT = 0.5
+"""Seconds. Less than that works on one machine, and hardly over a network."""
+
+
+def _hasty(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
+    timeout, interval = connection.connect_timeout, connection.liveness_interval
+    base, longest = connection.reconnect_delay, connection.max_reconnect_delay
+    if timeout < HASTY_CONNECT_TIMEOUT:
+        yield Problem(
+            f"{path}.connect_timeout",
+            f"{format_duration(timeout)} is short for a connect with TLS and a handshake over a network: attempts may "
+            "fail for that alone; take 2s",
+        )
+    if interval < HASTY_LIVENESS_INTERVAL:
+        yield Problem(
+            f"{path}.liveness_interval",
+            f"{format_duration(interval)} is short: a server that is busy for a moment counts as gone; take 5s",
+        )
+    if longest < HASTY_MAX_RECONNECT_DELAY:
+        yield Problem(
+            f"{path}.max_reconnect_delay",
+            f"{format_duration(longest)} is short: a server that is away, or overloaded, is asked again many times a "
+            "second by each router; take 30s",
+        )
+    if longest < base:
+        yield Problem(
+            f"{path}.max_reconnect_delay",
+            f"{format_duration(longest)} is less than reconnect_delay, {format_duration(base)}: the delay never grows",
+        )
 
 
 def _first_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """The HTTP side as a whole: the pages, what they are made of, and their server.
 
-Importing this imports Starlette, h11, the metrics SDK and prometheus_client, which takes as long as all the rest
+Importing this imports Starlette, h11 and prometheus_client, which takes as long as all the rest
 of the router: whoever starts a router does it later, and aside (see `telemetry`).
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import closing
 
 import trio
 from starlette.routing import BaseRoute
@@ -31,8 +30,7 @@ async def serve_site(
     pages: Sequence[BaseRoute],
 ) -> None:
     """Answer requests on `listeners` until cancelled. See `application` for what there is to ask for."""
-    with closing(MetricsPage(sources)) as page:
-        app = application(sources.view, page, clock, recent, started_at, allowed_hosts, pages)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(measure_lag, sources.loop_lags)
-            await serve_http(listeners, app)
+    app = application(sources.view, MetricsPage(sources), clock, recent, started_at, allowed_hosts, pages)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(measure_lag, sources.loop_lags)
+        await serve_http(listeners, app)

@@ -43,7 +43,8 @@ NO_BOUNDS = {
     "_ANSWER_WITHIN nats/streams.py": "of the demo, which reads streams of its own server",
     "MAX_ORDER publisher.py": "the longest number, to measure a line with",
     "_DIGEST_BYTES routes.py": "how long an id of ours is",
-    "SERIES_LIMIT telemetry/page.py": "of series that the configuration makes",
+    "HASTY_CONNECT_TIMEOUT settings/warnings.py": "below it `check` warns",
+    "HASTY_MAX_RECONNECT_DELAY settings/warnings.py": "below it `check` warns",
     "_READ_BYTES telemetry/http_connection.py": "read at once, within MAX_HEADER_BYTES and MAX_BODY_BYTES",
 }
 """Constants that are named like bounds and bound nothing that comes from outside: why."""

@@ -228,6 +228,17 @@ def test_announced_servers_are_asked_for_tls_however_the_configuration_asks(aski
 
 def test_elsewhere_is_every_server_but_one_however_it_is_written() -> None:
     ahead = plan(A, "tls://b:4222", "c:4222")
-    assert ahead.elsewhere("nats://user:secret@b:4222") == [A, "c:4222"]
-    assert ahead.elsewhere("c:4222") == [A, "tls://b:4222"]
-    assert plan(A).elsewhere(A) == []
+    assert [one.server for one in ahead.elsewhere("nats://user:secret@b:4222")] == [A, "c:4222"]
+    assert [one.server for one in ahead.elsewhere("c:4222")] == [A, "tls://b:4222"]
+    assert list(plan(A).elsewhere(A)) == []
+
+
+def test_elsewhere_comes_at_once_as_long_as_no_server_was_tried_twice() -> None:
+    ahead = plan(A, B)
+    ahead.next()
+    moves = [next(iter(ahead.elsewhere(server))) for server in (A, B, A, B, A, B)]
+    assert [move.server for move in moves] == [B, A, B, A, B, A]
+    assert [move.delay for move in moves[:2]] == [0.0, 0.0]
+    assert all(move.delay > 0 for move in moves[2:])
+    ahead.lost(1000.0)
+    assert next(iter(ahead.elsewhere(A))).delay == 0.0

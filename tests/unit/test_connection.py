@@ -48,6 +48,7 @@ class Network:
         self.brokers: dict[str, FakeBroker] = {}
         self.trouble: dict[str, LinkError] = {}
         self.delays: dict[str, float] = {}
+        self.lame_ducks = False
         self.dials: list[tuple[float, str]] = []
         self.most_links = 0
 
@@ -60,7 +61,15 @@ class Network:
         await trio.sleep(self.delays.get(server, 0.0))
         async with self.brokers.get(server, self.broker).connect(server, inbox, listener) as link:
             self.most_links = max(self.most_links, self.broker.links)
-            yield link
+            async with trio.open_nursery() as nursery:
+                if self.lame_ducks:
+                    nursery.start_soon(self._soon_a_lame_duck, listener)
+                yield link
+                nursery.cancel_scope.cancel()
+
+    async def _soon_a_lame_duck(self, listener: LinkListener) -> None:
+        await trio.sleep(0.001)
+        listener.lame_duck()
 
     def is_away(self) -> None:
         """No server answers, and links break."""
@@ -548,6 +557,17 @@ async def test_a_lame_duck_that_dies_during_the_move_leaves_no_second_link_behin
         await trio.sleep(60)
         assert network.broker.links == 1
         assert live.connections["main"].connected
+
+
+@pytest.mark.parametrize("servers", [[A, B], [A, B, C]])
+async def test_servers_that_are_all_lame_ducks_are_not_hammered(
+    network: Network, autojump_clock: MockClock, no_luck: None, servers: list[str]
+) -> None:
+    network.lame_ducks = True
+    async with opened(network, patient(servers)):
+        await trio.sleep(15)
+    # At most one each at once; behind that every second, two seconds, four.
+    assert len(network.dials) <= 1 + 5 * len(servers)
 
 
 async def test_two_lame_ducks_in_turn(network: Network, autojump_clock: MockClock) -> None:

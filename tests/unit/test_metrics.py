@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,12 +57,9 @@ def view() -> View:
     return make_view(["main", "edge"], ["eu", "us"])
 
 
-@pytest.fixture(params=["sdk", "sdk disabled"])
-def page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, view: View) -> Iterator[MetricsPage]:
-    monkeypatch.setenv("OTEL_SDK_DISABLED", "true" if request.param == "sdk disabled" else "")
-    page = MetricsPage(Sources(view, log_lines_dropped=lambda: 3, spans_dropped=lambda: 4))
-    yield page
-    page.close()
+@pytest.fixture
+def page(view: View) -> MetricsPage:
+    return MetricsPage(Sources(view, log_lines_dropped=lambda: 3, spans_dropped=lambda: 4))
 
 
 def scrape(page: MetricsPage) -> Samples:
@@ -218,7 +214,6 @@ def test_the_lag_of_the_event_loop(view: View) -> None:
     sources.loop_lags.record(0.003)
     sources.loop_lags.record(60.0)
     samples = scrape(page)
-    page.close()
     lag = "router_event_loop_lag_seconds"
     assert value(samples, f"{lag}_bucket", le="0.0025") == 0
     assert value(samples, f"{lag}_bucket", le="0.005") == 1
@@ -248,7 +243,7 @@ def test_labels_with_quotes_and_backslashes_survive(page: MetricsPage, view: Vie
     assert value(scrape(page), "router_messages_routed_total", **labels) == 2
 
 
-def test_more_series_than_the_limit_of_the_sdk(page: MetricsPage, view: View) -> None:
+def test_thousands_of_series_of_one_route(page: MetricsPage, view: View) -> None:
     view.routes[0].delivered.update({f"to.{number}": number for number in range(2500)})
     labels = {"connection": "main", "route": "eu", "destination": "to.2499"}
     assert value(scrape(page), "router_messages_routed_total", **labels) == 2499
@@ -270,8 +265,38 @@ def _without_process(text: bytes) -> list[bytes]:
 
 def test_two_routers_in_one_process_do_not_meet(page: MetricsPage) -> None:
     other = MetricsPage(Sources(make_view(["elsewhere"])))
-    try:
-        assert b"elsewhere" in other.render()
-        assert b"elsewhere" not in page.render()
-    finally:
-        other.close()
+    assert b"elsewhere" in other.render()
+    assert b"elsewhere" not in page.render()
+
+
+def test_a_page_of_many_routes_is_cheap() -> None:
+    """It holds the event loop. Some 2 ms for 200 routes; a collector per family and sample took 94 ms."""
+    view = make_view(["main"], [f"route{number}" for number in range(200)])
+    page = MetricsPage(Sources(view))
+    page.render()
+    took = []
+    for _ in range(10):
+        began = time.perf_counter()
+        page.render()
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.015
+
+
+def test_what_was_written_once_is_forgotten_with_what_it_belonged_to(page: MetricsPage, view: View) -> None:
+    eu = view.routes[0]
+    for number in range(5):
+        eu.delivered.clear()
+        eu.delivered.update({f"to.{number}.{one}": one for one in range(100)})
+        labels = {"connection": "main", "route": "eu", "destination": f"to.{number}.99"}
+        assert value(scrape(page), "router_messages_routed_total", **labels) == 99
+        assert max(len(family._known) for family in page._families) <= 3 * 102
+
+
+def test_numbers_that_are_not_finite_and_labels_that_are_no_text_are_written(page: MetricsPage, view: View) -> None:
+    view.routes[0].delivered["odd\nline \ud800"] = 3
+    view.routes[0].elapsed.total = float("inf")
+    view.routes[1].elapsed.total = float("nan")
+    text = page.render().decode()
+    assert 'destination="odd\\nline \\ud800"' in text
+    sums = [line for line in text.splitlines() if line.startswith("router_route_duration_seconds_sum")]
+    assert [line.rpartition(" ")[2] for line in sums] == ["+Inf", "NaN"]

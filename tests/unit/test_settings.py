@@ -23,6 +23,7 @@ from router_trio.settings import (
     TelemetrySettings,
     json_schema,
 )
+from router_trio.settings.warnings import warnings
 
 MAIN = {"main": {"servers": ["nats://127.0.0.1:4222"]}}
 
@@ -310,7 +311,7 @@ def test_secrets_are_never_shown_in_errors(connection: Any) -> None:
     [
         ({"reconect_delay": "1s"}, "reconect_delay", "unknown key; did you mean 'reconnect_delay'?"),
         ({"reconnect_delay": "1 sec"}, "reconnect_delay", "'1 sec' is not a duration; write a number and a unit"),
-        ({"reconnect_delay": "0s"}, "reconnect_delay", "0s is too short; at least 1ms"),
+        ({"reconnect_delay": "0s"}, "reconnect_delay", "0s is too short; at least 10ms"),
         ({"connect_timeout": "5"}, "connect_timeout", "'5' has no unit; write '5s'"),
         ({"reconnect_attempts": 0}, "reconnect_attempts", "must be at least 1"),
         ({"reconnect_attempts": "many"}, "reconnect_attempts", "must be a whole number"),
@@ -891,3 +892,58 @@ def test_a_bad_inbox_prefix_is_refused(prefix: str) -> None:
 )
 def test_whose_ids_copies_get(source: dict[str, Any], own: bool) -> None:
     assert SourceSettings(**source).own_ids is own
+
+
+# --- the least values that work ---
+
+
+@pytest.mark.parametrize(
+    ("key", "refused", "accepted"),
+    [
+        ("connect_timeout", "1ms", "50ms"),
+        ("connect_timeout", "49ms", "300ms"),
+        ("liveness_interval", "1ms", "100ms"),
+        ("reconnect_delay", "1ms", "10ms"),
+        ("max_reconnect_delay", "1ms", "50ms"),
+        ("pending_max_age", "1ms", "10ms"),
+        ("pending_max_age", "9ms", "0s"),
+        ("max_pending_bytes", "63B", "64B"),
+    ],
+)
+def test_what_can_not_work_on_a_connection_is_refused_with_the_least_value(
+    key: str, refused: str, accepted: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{key}: .* too (short|small); at least"):
+        Settings(connections={"main": {"servers": ["nats://a:4222"], key: refused}})
+    Settings(connections={"main": {"servers": ["nats://a:4222"], key: accepted}})
+
+
+@pytest.mark.parametrize(("key", "refused", "accepted"), [("ack_wait", "1ms", "100ms"), ("nak_delay", "0s", "10ms")])
+def test_what_can_not_work_on_a_stream_is_refused_with_the_least_value(key: str, refused: str, accepted: str) -> None:
+    def settings(value: str) -> Settings:
+        origin = {"stream": "IN", "durable": "d", key: value}
+        return Settings(
+            connections={"main": {"servers": ["nats://a:4222"]}},
+            routes=[{"name": "r", "from": origin, "to": [{"subject": "out"}]}],
+        )
+
+    with pytest.raises(ConfigurationError, match=rf"{key}: .* too short; at least {accepted}"):
+        settings(refused)
+    settings(accepted)
+
+
+def test_what_works_and_is_hasty_is_warned_about() -> None:
+    def warned(**connection: str) -> list[str]:
+        origin = {"stream": "IN", "durable": "d", "ack_wait": connection.pop("ack_wait", "30s")}
+        config = Settings(
+            connections={"main": {"servers": ["nats://a:4222"], **connection}},
+            routes=[{"name": "r", "from": origin, "to": [{"subject": "out"}]}],
+        )
+        return [problem.path for problem in warnings(config)]
+
+    assert warned() == []
+    assert warned(connect_timeout="50ms") == ["connections.main.connect_timeout"]
+    assert warned(liveness_interval="100ms") == ["connections.main.liveness_interval"]
+    assert warned(reconnect_delay="50ms", max_reconnect_delay="100ms") == ["connections.main.max_reconnect_delay"]
+    assert warned(reconnect_delay="1m") == ["connections.main.max_reconnect_delay"]
+    assert warned(ack_wait="100ms") == ["routes[0].from.ack_wait"]

@@ -1,0 +1,65 @@
+"""asyncio loops on Trio for nats-py, by trio-asyncio, without its changes to asyncio.
+
+Importing trio-asyncio changes asyncio for the whole process: the event loop policy, and the functions that find and
+make loops. A program's own `asyncio.run`, in whatever thread, then runs on something else. So all that is put back as
+soon as it is imported. What the changes are for, that code in one of these loops finds the running loop, is had as
+asyncio itself has it: the loop is the thread's running loop while one of its callbacks runs.
+
+Whoever has imported trio-asyncio before wants asyncio as it is then: nothing is put back, and nothing else is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def _import_without_traces() -> Any:
+    if "trio_asyncio" in sys.modules:
+        import trio_asyncio
+
+        return trio_asyncio
+    modules = (asyncio, asyncio.events, asyncio.tasks)
+    before = [dict(vars(module)) for module in modules]
+    import trio_asyncio
+
+    for module, names in zip(modules, before, strict=True):
+        for name, value in names.items():
+            if vars(module)[name] is not value:
+                setattr(module, name, value)
+    trio_asyncio._loop.TrioEventLoop = _running_loop(trio_asyncio)
+    return trio_asyncio
+
+
+def _running_loop(trio_asyncio: Any) -> type:
+    class RunningLoop(trio_asyncio.TrioEventLoop):  # type: ignore[misc]
+        """A loop that is the thread's running loop while one of its callbacks runs."""
+
+        def _queue_handle(self, handle: Any) -> Any:
+            # An AsyncHandle is a Trio function, which needs none.
+            if not isinstance(handle, trio_asyncio._handles.AsyncHandle) and not handle.cancelled():
+                handle._args = (handle._callback, *handle._args)
+                handle._callback = self._as_running
+            return super()._queue_handle(handle)
+
+        def _as_running(self, callback: Callable[..., object], *arguments: object) -> None:
+            outer = asyncio._get_running_loop()
+            asyncio._set_running_loop(self)
+            try:
+                callback(*arguments)
+            finally:
+                asyncio._set_running_loop(outer)
+
+    return RunningLoop
+
+
+_trio_asyncio = _import_without_traces()
+
+open_loop = _trio_asyncio.open_loop
+"""See `trio_asyncio.open_loop`."""
+aio_as_trio = _trio_asyncio.aio_as_trio
+"""See `trio_asyncio.aio_as_trio`."""
+trio_as_aio = _trio_asyncio.trio_as_aio
+"""See `trio_asyncio.trio_as_aio`."""

@@ -1,0 +1,154 @@
+"""Signals: every one that process managers send lets the router drain, also while it starts; the start has an end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+import router_trio.router
+from router_trio import Router
+from tests.integration.command import COMMAND, running
+from tests.servers import NatsServer
+from tests.watch import core_route, settings
+
+CONFIG = """
+[router]
+shutdown_timeout = "20s"
+[telemetry]
+listen = ""
+[connections.main]
+servers = ["URL"]
+connect_timeout = "60s"
+liveness_interval = "60s"
+[[routes]]
+name = "orders"
+from = { subject = "orders.*" }
+to = [ { subject = "eu.{{wildcard(1)}}" } ]
+[[routes]]
+name = "stored"
+from = { stream = "ORDERS", durable = "router", filter = "orders.*" }
+to = [ { subject = "us.{{wildcard(1)}}" } ]
+"""
+
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+
+
+def configuration(tmp_path: Path, url: str) -> Path:
+    path = tmp_path / "router.toml"
+    path.write_text(CONFIG.replace("URL", url))
+    return path
+
+
+@pytest.mark.parametrize("number", ALL)
+async def test_every_signal_drains_and_says_the_ledger(
+    server: NatsServer, tmp_path: Path, number: signal.Signals
+) -> None:
+    async with running("run", configuration(tmp_path, server.url), cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        run.send(number)
+        assert await run.ended() == 0
+    assert "main" in run.logged("ROUTER_STOPPED")[0]["ledger"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+async def test_a_signal_that_is_ignored_stays_ignored(
+    server: NatsServer, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As by `nohup`."""
+    ignoring = f"import os, signal, sys; signal.signal({number}, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    python = [sys.executable, "-c", ignoring, *COMMAND]
+    async with running("run", configuration(tmp_path, server.url), cwd=tmp_path, python=python) as run:
+        await run.has_logged("ROUTER_STARTED")
+        run.send(number)
+        with trio.move_on_after(0.5) as waited:
+            await run.ended()
+        assert waited.cancelled_caught
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+
+@asynccontextmanager
+async def impostor(pongs: int | None, *, then_close: bool = False) -> AsyncIterator[tuple[str, trio.Event]]:
+    """A server that answers so many PINGs (None: it does not even greet), and says nothing more; or closes.
+
+    Gives its URL, and an event that happens when it has fallen silent.
+    """
+    silent = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        if pongs is None:
+            silent.set()
+            await trio.sleep_forever()
+        await stream.send_all(b'INFO {"max_payload": 1048576, "headers": true}\r\n')
+        left = pongs
+        async for data in stream:
+            for _ in range(data.count(b"PING\r\n")):
+                if not left:
+                    silent.set()
+                    if then_close:
+                        for listener in listeners:
+                            await listener.aclose()
+                        await stream.aclose()
+                        return
+                    await trio.sleep_forever()
+                left -= 1
+                await stream.send_all(b"PONG\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        nursery.start_soon(_serve, serve, listeners)
+        yield f"nats://127.0.0.1:{port}", silent
+        nursery.cancel_scope.cancel()
+
+
+async def _serve(serve: Callable[[trio.SocketStream], object], listeners: list[trio.SocketListener]) -> None:
+    try:
+        await trio.serve_listeners(serve, listeners)  # type: ignore[arg-type]
+    except* trio.ClosedResourceError:
+        pass
+
+
+@pytest.mark.parametrize("pongs", [None, 0, 1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_the_first_signal_ends_a_start_that_a_server_holds_up(
+    tmp_path: Path, number: signal.Signals, pongs: int | None
+) -> None:
+    async with (
+        impostor(pongs) as (url, silent),
+        running("run", configuration(tmp_path, url), cwd=tmp_path) as run,
+    ):
+        await silent.wait()
+        run.send(number)
+        began = trio.current_time()
+        assert await run.ended() == 0
+        assert trio.current_time() - began < 5
+    assert run.logged("ROUTER_STOPPED")
+
+
+@pytest.mark.parametrize("pongs", [1, 2, 3])
+async def test_the_start_is_over_when_the_server_dies_in_it(pongs: int) -> None:
+    async with impostor(pongs, then_close=True) as (url, silent):
+        router = Router(settings(url, routes=[core_route("in", "out"), core_route("in.2", "out", name="other")]))
+        with trio.fail_after(5):
+            async with router.open() as live:
+                await silent.wait()
+                assert {route.state for route in live.routes} == {"starting"}
+
+
+async def test_the_start_is_over_when_the_server_falls_silent_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_trio.router, "SOURCES_WITHIN", 0.5)
+    async with impostor(2) as (url, _):
+        router = Router(settings(url, routes=[core_route("in", "out")], liveness_interval="1h"))
+        began = trio.current_time()
+        with trio.fail_after(10):
+            async with router.open() as live:
+                assert 0.5 <= trio.current_time() - began < 3
+                assert live.routes[0].state == "starting"

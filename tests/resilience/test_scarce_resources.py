@@ -1,0 +1,109 @@
+"""The system has nothing left for one more connection: that is a failed attempt, and never the end of the router."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.command import environment
+from tests.servers import NatsServer
+
+PROGRAM = """
+import json, os, resource, sys, threading
+import trio
+from router_trio import Router, Settings
+
+url, what, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+events = []
+config = Settings(
+    telemetry={"listen": ""},
+    connections={"main": {"servers": [url], "reconnect_delay": "50ms", "max_reconnect_delay": "100ms"}},
+)
+
+def observe(event):
+    global give_back
+    events.append(event)
+    if event.code == "NATS_CONNECTION_LOST":
+        give_back = take_descriptors() if what == "descriptors" else take_threads()
+
+router = Router(config, observers=[observe])
+
+def codes(code):
+    return [event for event in events if event.code == code]
+
+async def until(code, times):
+    with trio.fail_after(15):
+        while len(codes(code)) < times:
+            await trio.sleep(0.01)
+
+def take_descriptors():
+    # All that may be open are, but for `count`.
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 30, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    taken = []
+    while True:
+        try:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            break
+    for _ in range(count):
+        os.close(taken.pop())
+    return lambda: [os.close(one) for one in taken]
+
+def take_threads():
+    def refuse(*arguments, **options):
+        raise RuntimeError("can't start new thread")
+    import trio._core._thread_cache as cache
+    cache.THREAD_CACHE._idle_workers.clear()
+    threading._start_new_thread, kept = refuse, threading._start_new_thread
+    # 3.13 has another name for it.
+    joinable, threading._start_joinable_thread = getattr(threading, "_start_joinable_thread", None), refuse
+    def give_back():
+        threading._start_new_thread = kept
+        threading._start_joinable_thread = joinable
+    return give_back
+
+async def main():
+    async with router.open() as live:
+        await until("NATS_CONNECTION_ESTABLISHED", 1)
+        live.connections["main"].close_link()
+        await until("NATS_CONNECTION_LOST", 1)
+        await until("NATS_CONNECTION_FAILED", 3)
+        give_back()
+        await until("NATS_CONNECTION_RESTORED", 1)
+        receipt = await live.publish("out", b"x")
+        fate = await receipt.settled()
+    print(json.dumps({"reasons": sorted({one.reason for one in codes("NATS_CONNECTION_FAILED")}), "fate": fate.name}))
+
+trio.run(main)
+"""
+
+
+def run(server: NatsServer, what: str, count: int, url: str | None = None) -> dict[str, object]:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, url or server.url, what, str(count)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(),
+    )
+    assert ended.returncode == 0, ended.stderr
+    told: dict[str, object] = json.loads(ended.stdout)
+    return told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what is in /proc")
+@pytest.mark.parametrize("left", [0, 1, 2])
+async def test_too_few_descriptors_at_a_reconnect(server: NatsServer, left: int) -> None:
+    """It takes three: one for the socket, two for the loop of the control plane."""
+    assert run(server, "descriptors", left) == {"reasons": ["resources"], "fate": "fenced"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what is in /proc")
+async def test_no_thread_to_resolve_a_name_at_a_reconnect(server: NatsServer) -> None:
+    told = run(server, "threads", 0, url=f"nats://localhost:{server.port}")
+    assert told == {"reasons": ["resources"], "fate": "fenced"}

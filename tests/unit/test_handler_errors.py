@@ -1,0 +1,377 @@
+"""Whatever a handler raises fails its message and nothing else; cancellations and signals of ours pass through it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.dispatch.handlers import load_handler
+from router_trio.errors import HandlerError
+from router_trio.message import Message
+from router_trio.states import RUNNING
+from tests.integration.command import environment
+from tests.unit.routing_world import all_acked, eventually, fill, handled, one_broker, overhearing, to, world
+
+
+class Bare(BaseException):
+    """What no `except Exception` catches."""
+
+
+class Mute(Exception):
+    """An error that fails again when it is asked what it is."""
+
+    def __str__(self) -> str:
+        raise SystemExit("no text")
+
+
+def foreign_cancellation() -> trio.Cancelled:
+    """A `trio.Cancelled` that was kept and has nothing to do with the task that raises it."""
+    kept: list[trio.Cancelled] = []
+
+    async def be_cancelled() -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as error:
+                kept.append(error)
+                raise
+
+    trio.run(be_cancelled)
+    return kept[0]
+
+
+def nested(error: BaseException) -> BaseException:
+    return BaseExceptionGroup("outer", [ValueError("inner"), BaseExceptionGroup("inner", [error])])
+
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "SystemExit": lambda: SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "CancelledError": asyncio.CancelledError,
+    "Bare": lambda: Bare("bare"),
+    "BaseException": BaseException,
+    "StopIteration": lambda: StopIteration(7),
+    "StopAsyncIteration": StopAsyncIteration,
+    "RecursionError": RecursionError,
+    "MemoryError": MemoryError,
+    "Mute": Mute,
+    "Cancelled": foreign_cancellation,
+    "a group of SystemExit": lambda: nested(SystemExit(3)),
+    "a group of KeyboardInterrupt": lambda: nested(KeyboardInterrupt()),
+    "a group of Cancelled": lambda: nested(foreign_cancellation()),
+    "a group of errors": lambda: nested(ValueError()),
+}
+
+Raise = Callable[[BaseException], Any]
+
+
+def at_once(error: BaseException) -> Any:
+    raise error
+
+
+def before_it_blocks(error: BaseException) -> Any:
+    async def work() -> None:
+        raise error
+
+    return work()
+
+
+def after_it_blocked(error: BaseException) -> Any:
+    async def work() -> None:
+        await trio.sleep(0.001)
+        raise error
+
+    return work()
+
+
+def in_a_nursery(error: BaseException) -> Any:
+    async def fail() -> None:
+        await trio.sleep(0.001)
+        raise error
+
+    async def work() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            nursery.start_soon(trio.sleep_forever)
+
+    return work()
+
+
+def in_its_own_cancelled_scope(error: BaseException) -> Any:
+    async def work() -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as cancelled:
+                raise BaseExceptionGroup("mixed", [cancelled, error]) from None
+
+    return work()
+
+
+def in_a_generator(error: BaseException) -> Iterator[Message]:
+    yield Message("out.never")
+    raise error
+
+
+class Answers:
+    """An iterable whose iteration fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __iter__(self) -> Iterator[Message]:
+        raise self._error
+
+
+class Awaitable:
+    """An awaitable whose first step fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raise self._error
+        yield
+
+
+class Elusive:
+    """An answer that fails when it is looked at."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._error
+
+
+WAYS: tuple[Raise, ...] = (
+    at_once,
+    before_it_blocks,
+    after_it_blocked,
+    in_a_nursery,
+    in_its_own_cancelled_scope,
+    in_a_generator,
+    Answers,
+    Awaitable,
+    Elusive,
+)
+
+
+def sometimes(way: Raise, error: BaseException) -> Callable[[Message], Any]:
+    return lambda message: way(error) if message.payload == b"bad" else message
+
+
+def prepared(what: str) -> BaseException:
+    # Some are made by a Trio run of their own, which can't be inside of another one.
+    made: list[BaseException] = []
+    thread = threading.Thread(target=lambda: made.append(ERRORS[what]()))
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+def combined(errors: Iterable[str]) -> list[Any]:
+    """Every way with every error, but for a lone cancellation that a scope of the handler's own takes for its."""
+    absorb = (in_a_nursery, in_its_own_cancelled_scope)
+    pairs = [(way, what) for what in errors for way in WAYS if not (what == "Cancelled" and way in absorb)]
+    # An awaitable answers by StopIteration.
+    return [
+        pytest.param(way, what, id=f"{what}-{way.__name__}")
+        for way, what in pairs
+        if (way, what) != (Awaitable, "StopIteration")
+    ]
+
+
+@pytest.mark.parametrize(("way", "what"), combined(ERRORS))
+async def test_whatever_it_raises_fails_a_core_message_and_nothing_else(
+    autojump_clock: MockClock, way: Raise, what: str
+) -> None:
+    handler = handled(sometimes(way, prepared(what)), subject="in.*", to=to("out.{{wildcard(1)}}"))
+    async with world(handlers=[handler]) as w, overhearing(w.broker, "out.*") as heard:
+        w.broker.publish("in.1", b"bad")
+        w.broker.publish("in.2", b"good")
+        await eventually(lambda: len(heard) == 1)
+        assert dict(w.route.failed) == {"handler_error": 1}
+        assert w.route.state == RUNNING
+        (failed,) = w.watch.of("ROUTE_MESSAGE_FAILED")
+        assert failed.reason == "handler_error"
+
+
+@pytest.mark.parametrize(
+    ("way", "what"), combined(["SystemExit", "KeyboardInterrupt", "CancelledError", "Cancelled", "Mute"])
+)
+async def test_whatever_it_raises_fails_a_stream_message_and_nothing_else(
+    autojump_clock: MockClock, way: Raise, what: str
+) -> None:
+    error = prepared(what)
+    calls = 0
+
+    def once(message: Message) -> Any:
+        nonlocal calls
+        calls += 1
+        return way(error) if calls == 1 else message
+
+    route = handled(once, to=to("out.x", jetstream=True), stream="IN", durable="router")
+    async with world(handlers=[route], brokers=one_broker()) as w:
+        fill(w.broker, 3)
+        await all_acked(w, 3)
+        assert sorted(w.payloads("OUT")) == [b"0", b"1", b"2"]
+        assert dict(w.route.failed) == {"handler_error": 1}
+
+
+# --- what is ours ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_cancellation_of_the_route_is_not_the_handlers_error(autojump_clock: MockClock) -> None:
+    async def wait(message: Message) -> None:
+        await trio.sleep_forever()
+
+    handler = handled(wait, subject="in.*", to=to("out.x"))
+    async with world(handlers=[handler], shutdown_timeout=1.0) as w:
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: w.route.received)
+    assert dict(w.route.failed) == {"shutdown": 1}
+
+
+async def swallows(message: Message) -> Message:
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        return message
+    return message
+
+
+async def turns_it_into_another_error(message: Message) -> Message:
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        raise RuntimeError("instead") from None
+    return message
+
+
+async def mixes(message: Message) -> Message:
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled as error:
+        raise BaseExceptionGroup("mixed", [error, SystemExit(1)]) from None
+    return message
+
+
+async def goes_on_and_on(message: Message) -> Message:
+    while True:
+        with contextlib.suppress(trio.Cancelled):
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("handler", [swallows, turns_it_into_another_error, mixes, goes_on_and_on])
+async def test_a_handler_that_hides_the_cancellation_is_given_up_once(
+    autojump_clock: MockClock, handler: Callable[[Message], Any]
+) -> None:
+    """Its message was counted as left over: it must not be counted again, and nothing of it be sent."""
+    route = handled(handler, subject="in.*", to=to("out.x"))
+    async with world(handlers=[route], shutdown_timeout=1.0) as w, overhearing(w.broker, "out.*") as heard:
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: w.route.received)
+    assert dict(w.route.failed) == {"shutdown": 1}
+    assert heard == []
+
+
+PROGRAM = """
+import os, signal, sys
+import trio
+from router_trio import Router, Settings
+from router_trio.testing import FakeBroker
+
+broker = FakeBroker()
+config = Settings(telemetry={"listen": ""}, connections={"main": {"servers": ["nats://fake:4222"]}})
+router = Router(config, connect=lambda name, one: broker.connect)
+
+@router.route("in.*", to="out.x")
+HANDLER
+
+async def main():
+    async with router.open():
+        broker.publish("in.1", b"1")
+        await trio.sleep(5)
+        print("still there", flush=True)
+
+PREPARE
+trio.run(main)
+"""
+
+SYNCHRONOUS = """
+def handle(message):
+    os.kill(os.getpid(), signal.NUMBER)
+    return message
+"""
+BLOCKED = """
+async def handle(message):
+    await trio.sleep(0.01)
+    os.kill(os.getpid(), signal.NUMBER)
+    return message
+"""
+IN_A_NURSERY = """
+async def handle(message):
+    async def one():
+        await trio.sleep(0.01)
+        os.kill(os.getpid(), signal.NUMBER)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one)
+    return message
+"""
+
+
+@pytest.mark.parametrize("handler", [SYNCHRONOUS, BLOCKED, IN_A_NURSERY])
+@pytest.mark.parametrize(
+    ("number", "prepare", "code", "told"),
+    [
+        ("SIGINT", "", -signal.SIGINT, "KeyboardInterrupt"),
+        ("SIGTERM", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))", (1, 7), ""),
+    ],
+)
+def test_a_signal_while_a_handler_runs_ends_the_program(
+    tmp_path: Path, handler: str, number: str, prepare: str, code: Any, told: str
+) -> None:
+    program = PROGRAM.replace("HANDLER", handler.strip()).replace("PREPARE", prepare).replace("NUMBER", number)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False, env=environment()
+    )
+    assert "still there" not in ended.stdout
+    assert ended.returncode in (code if isinstance(code, tuple) else (code, 130)), ended.stderr
+    assert told in ended.stderr
+
+
+# --- being found -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statement", ["raise SystemExit(0)", "raise BaseException", "import sys; sys.exit(2)"])
+def test_a_module_that_ends_the_program_when_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ending_handlers.py").write_text(f"{statement}\n")
+    with pytest.raises(HandlerError, match=r"ending_handlers.*mend that module"):
+        load_handler("ending_handlers:handle")
+
+
+def test_a_module_that_fails_when_it_is_asked_for_its_handler_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lazy_handlers.py").write_text("def __getattr__(name):\n    raise SystemExit(name)\n")
+    with pytest.raises(HandlerError, match=r"lazy_handlers.*SystemExit"):
+        load_handler("lazy_handlers:handle")
