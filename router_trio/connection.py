@@ -21,6 +21,7 @@ from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.protocol import DEFAULT_CONTROL_LINE
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
+from router_trio.shares import Shares
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
 
 HAND_OVER_WITHIN = 2.0
@@ -76,6 +77,8 @@ class Connection:
         self._tell_of_changes: list[Callable[[], None]] = []
         self._tell_of_handing_out: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
+        self.shares = Shares(self.outbox.room)
+        """For who waits until a destination that refuses has room."""
         self._lost_at: float | None = None
         self._attempts = Attempts(
             settings, self.state, emit=emit, clock=trio.current_time, uniform=platform.random.uniform
@@ -154,7 +157,7 @@ class Connection:
 
     async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
         """One attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
-        session = Session(server, self._new_inbox(), self.outbox, fenced=self._fenced, progress=self._room)
+        session = Session(server, self._new_inbox(), self.outbox, fenced=self._fenced, progress=self._progress)
         nursery.start_soon(self._run_session, session)
         try:
             await _either(session.connected, session.ended)
@@ -289,6 +292,12 @@ class Connection:
         for tell in self._tell_of_changes:
             tell()
         self._room.unpark_all()
+        self.shares.wake()
+
+    def _progress(self) -> None:
+        """There may be room."""
+        self._room.unpark()
+        self.shares.look()
 
     def _fenced(self, at: float) -> None:
         self.state.fenced_at = at
