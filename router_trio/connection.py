@@ -299,6 +299,12 @@ class Connection:
         self._room.unpark()
         self.shares.look()
 
+    def shut_down(self) -> int:
+        """The end: see `Outbox.shut_down`. Whoever waits for room is told."""
+        left = self.outbox.shut_down()
+        self._tell_changed()
+        return left
+
     def _fenced(self, at: float) -> None:
         self.state.fenced_at = at
 

@@ -292,7 +292,7 @@ class _Run:
     def _stopped(self) -> None:
         self._abandon()
         for connection in self._connections.values():
-            self._live.unsettled += connection.outbox.shut_down()
+            self._live.unsettled += connection.shut_down()
         self._emit(
             RouterStopped(at=trio.current_time(), ledger=self._live.ledger(), unsettled=self._live.unsettled)
         )
