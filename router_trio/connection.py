@@ -78,7 +78,6 @@ class Connection:
         self._tell_of_handing_out: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
         self.shares = Shares(self.outbox.room)
-        """For who waits until a destination that refuses has room."""
         self._lost_at: float | None = None
         self._attempts = Attempts(
             settings, self.state, emit=emit, clock=trio.current_time, uniform=platform.random.uniform

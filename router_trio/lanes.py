@@ -242,12 +242,18 @@ class Lanes:
                 self._dissolve(subject, lane)
         return True
 
-    def drop_oldest(self, subject: bytes) -> OperationWithAck | None:
-        """Take out the oldest that is held of a subject; None if only one under way is there.
+    def drop_oldest(self, subject: bytes, destination: Destination) -> OperationWithAck | None:
+        """Take out the oldest that is held of a subject, or without a lane for it of the one that waits longest.
 
-        The lane stays: another one is about to be held.
+        None if there is none. The lane of the subject stays: another one is about to be held.
         """
-        lane = self.lanes[subject]
+        lane = self.lanes.get(subject)
+        if lane is None:
+            longest = next(iter(destination.ready.values()), None)
+            oldest = None if longest is None else longest.oldest
+            if oldest is not None:
+                self.withdraw(oldest)
+            return oldest
         if not lane.operations:
             return None
         oldest = lane.oldest

@@ -470,7 +470,13 @@ class Outbox:
         return self._accepted_at
 
     def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
-        if retriable and self._retries.hold(operation, reason):
+        held = (
+            retriable
+            and isinstance(operation, OperationWithAck)
+            and self.room.may_hold(operation)
+            and self._retries.hold(operation, reason)
+        )
+        if held:
             self._look_idle()
         else:
             self._fail([operation], reason, detail)

@@ -127,10 +127,8 @@ class Retries:
                 going.append(operation)
         return going
 
-    def hold(self, operation: Operation, reason: str) -> bool:
-        """Hold one that was refused for now and is in nobody's hands. False if there is no trying it again."""
-        if not isinstance(operation, OperationWithAck):
-            return False
+    def hold(self, operation: OperationWithAck, reason: str) -> bool:
+        """Hold one that was refused for now and is in nobody's hands. False if its time is over."""
         now = self._clock()
         if self._over(operation, now):
             return False

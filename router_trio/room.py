@@ -149,15 +149,15 @@ class Room:
         destination may be electing a leader, there is nothing to make.
         """
         subject = operation.subject
-        if subject not in self._lanes or self.is_waited_for:
-            return
         destination = self._over_its_share(operation.destination)
-        if destination is None or not self._for_long(destination):
+        if destination is None or self.is_waited_for or not self._for_long(destination):
             return
+        if subject not in self._lanes and not destination.slow:
+            return  # another stream behind the same template may take it
         held = destination.held
         if self._on_full == "drop_oldest":
             dropped: list[OperationWithAck] = []
-            while self._over_its_share(destination.key) and (oldest := self._lanes.drop_oldest(subject)):
+            while self._over_its_share(destination.key) and (oldest := self._lanes.drop_oldest(subject, destination)):
                 dropped.append(oldest)
             if dropped:
                 self._books.drop(dropped, "queue_full")
@@ -171,6 +171,20 @@ class Room:
         self._books.queue_full("rejected", held, self._share_of_operations, 1)
         self._books.not_accepted(True, "queue_full", told)
         raise PublishError(told, reason="queue_full")
+
+    def may_hold(self, operation: OperationWithAck) -> bool:
+        """Whether one that was refused for now may be held; else the refusal is its end.
+
+        What is held already, or behind something held, always may, and so may what a stream's route keeps in bounds.
+        The first of a subject may not when the share of its destination has been used up for long, or by far.
+        """
+        if operation.subject in self._lanes or getattr(operation.owner, "from_stream", False):
+            return True
+        destination = self._over_its_share(operation.destination)
+        if destination is None:
+            return True
+        by_far = self._lanes.held >= FORWARDED or self._lanes.held_bytes >= self._max_bytes
+        return not (by_far or self._for_long(destination))
 
     def refusals(self) -> list[Refusal]:
         """Return the destinations of which something is held back now: which, since when, and why."""
@@ -190,7 +204,7 @@ class Room:
         if destination is None:
             return None
         operations, size = self._share_of_operations, self._half_of_bytes
-        over = destination.held >= max(
+        over = destination.held + destination.trying >= max(
             operations - self._lanes.held, operations // LEAST_SHARE, 1
         ) or destination.held_bytes >= max(size - self._lanes.held_bytes, size // LEAST_SHARE, 1)
         return destination if over else None
