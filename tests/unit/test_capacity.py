@@ -231,6 +231,25 @@ async def test_a_destination_that_refuses_for_long_keeps_its_share_and_the_rest_
         w.entry()
 
 
+@pytest.mark.parametrize("on_full", ["drop_oldest", "reject"])
+@pytest.mark.parametrize("kind", ["missing", "leaderless"])
+async def test_new_subjects_without_end_use_up_no_more_than_a_share(
+    autojump_clock: MockClock, kind: str, on_full: str
+) -> None:
+    async with beside(kind, REFUSED, on_pending_full=on_full, max_pending_operations=100) as w:
+        outbox = w.live.connections["main"].outbox
+        most = 0
+        for second in range(40):
+            for number in range(500):
+                w.broker.publish(f"bad.{second}_{number}", b"")
+            await trio.sleep(1)
+            most = max(most, outbox.pending + outbox.in_flight)
+        await assert_neighbours_go_on(w)
+        assert most < 6_000, "what came before it was known to refuse for long"
+        assert outbox.pending + outbox.in_flight < 2_000
+        w.entry()
+
+
 async def test_with_block_a_route_waits_for_its_destination_and_loses_nothing(autojump_clock: MockClock) -> None:
     async with beside("missing", REFUSED, on_pending_full="block", max_pending_operations=100) as w:
         flood(w, 3000, 10)

@@ -482,6 +482,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _refuse(self, refused: Operation, retriable: bool) -> None:
         alive = [p for p in (self.publishes[one.order] for one in refused.split()) if p.fate is None]
+        may_hold = self._may_hold(refused)
         self.outbox.refused(refused, "fault", "injected", retriable)
         for publish in alive:
             if not publish.with_ack:
@@ -492,7 +493,11 @@ class OutboxMachine(RuleBasedStateMachine):
                 del self.flight[publish.order]
             else:
                 assert publish.fate.reason == "fault"
-                self._was_entitled_to_fail(publish, retriable)
+                self._was_entitled_to_fail(publish, retriable and may_hold)
+
+    def _may_hold(self, operation: Operation | None) -> bool:
+        """Whether the share of its destination has a place for it, if it is refused."""
+        return isinstance(operation, OperationWithAck) and self.outbox.room.may_hold(operation)
 
     def _next_batch(self) -> list[Operation]:
         due = self.sleeps_until is not None and self.sleeps_until <= self.now
@@ -563,6 +568,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.outbox.acked([(order, stored("S", order))])
             assert publish.fate in ((had,) if had is not None else (told,) if flew else (told, None))
             return
+        may_hold = self._may_hold(self.outbox.find(order))
         self.outbox.ack_refused(order, "no_responders", "nobody", answer == "later")
         if not flew:
             assert publish.fate == had
@@ -571,7 +577,7 @@ class OutboxMachine(RuleBasedStateMachine):
             del self.flight[order]
         else:
             assert publish.fate == Fate("failed_open" if self.outbox.fail_open else "failed", "no_responders")
-            self._was_entitled_to_fail(publish, answer == "later")
+            self._was_entitled_to_fail(publish, may_hold and answer == "later")
 
     def denied(self, subject: bytes) -> None:
         to_it = [o for o in self.flight if self.publishes[o].subject == subject]
