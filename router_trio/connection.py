@@ -30,6 +30,7 @@ from router_trio.pull import PullBudget
 from router_trio.quotes import bounded
 from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
+from router_trio.shares import Shares
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
 
 HAND_OVER_WITHIN = 2.0
@@ -86,6 +87,7 @@ class Connection:
         self._tell_of_changes: list[Callable[[], None]] = []
         self._tell_of_handing_out: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
+        self.shares = Shares(self.outbox.room)
         self._lost_at: float | None = None
         self._attempts = Attempts(
             settings, self.state, emit=emit, clock=trio.current_time, uniform=platform.random.uniform
@@ -132,12 +134,6 @@ class Connection:
         if self._session is not None:
             self._session.end()
 
-    def shut_down(self) -> int:
-        """The end: see `Outbox.shut_down`. Whoever waits for room, also outside of the router, is told."""
-        left = self.outbox.shut_down()
-        self._room.unpark_all()
-        return left
-
     # --- the supervisor ---
 
     async def run(self) -> None:
@@ -170,7 +166,7 @@ class Connection:
 
     async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
         """One attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
-        session = Session(server, self._new_inbox(), self.outbox, fenced=self._fenced, progress=self._room)
+        session = Session(server, self._new_inbox(), self.outbox, fenced=self._fenced, progress=self._progress)
         nursery.start_soon(self._run_session, session)
         try:
             await _either(session.connected, session.ended)
@@ -320,6 +316,18 @@ class Connection:
         for tell in self._tell_of_changes:
             tell()
         self._room.unpark_all()
+        self.shares.wake()
+
+    def _progress(self) -> None:
+        """There may be room."""
+        self._room.unpark()
+        self.shares.look()
+
+    def shut_down(self) -> int:
+        """The end: see `Outbox.shut_down`. Whoever waits for room is told."""
+        left = self.outbox.shut_down()
+        self._tell_changed()
+        return left
 
     def _fenced(self, at: float) -> None:
         self.state.fenced_at = at

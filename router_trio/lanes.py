@@ -4,40 +4,104 @@ When a stream has no leader (or doesn't exist) its publishes are answered "no re
 would lose the order, and waiting at its head would stop every other stream. So the subject gets a lane: its later
 publishes queue behind the refused one, everything else goes on. One publish a lane is tried at a time; when one is
 acked the lane dissolves and its operations return to the head of the queue.
+
+Lanes belong to destinations: one of a route, or for what a program publishes the first token of the subject. However
+many subjects a destination has lanes for, only so many publishes are tried at a time, and destinations take turns: one
+with thousands of subjects holds up neither the others nor the wire.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable
+from heapq import heappop, heappush
 
 from router_trio.operation import Operation, OperationWithAck
 
+TURN = 0.25
+"""Seconds of a turn of tries."""
+
+TRIES_A_TURN = 256
+"""Held publishes of one connection that are tried in one turn without being acked."""
+
+TRIED_AT_ONCE = 64
+"""Held publishes of one destination that are under way at once: what does not answer has no more of the wire."""
+
+UNANSWERED = "unanswered"
+"""Why a destination is held back that has refused nothing, and answers nothing either."""
+
 
 class _Lane:
-    __slots__ = ("operations", "probing", "retry_at")
+    __slots__ = ("_orders", "destination", "operations", "probing", "refused", "retry_at")
 
-    def __init__(self) -> None:
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
         self.operations: dict[int, OperationWithAck] = {}
         self.probing: int | None = None
         self.retry_at = 0.0
+        self.refused = False
+        self._orders: list[int] = []
+
+    def add(self, operation: OperationWithAck) -> None:
+        self.operations[operation.order] = operation
+        heappush(self._orders, operation.order)
 
     @property
     def oldest(self) -> OperationWithAck:
-        return self.operations[min(self.operations)]
+        # What was taken out leaves the heap when it gets to its top.
+        orders, operations = self._orders, self.operations
+        while orders[0] not in operations:
+            heappop(orders)
+        return operations[orders[0]]
+
+
+class Destination:
+    """A destination of which something is held: `held` operations with frames of `held_bytes` bytes.
+
+    It has refused since `since`, for `reason`. `slow`: it has so much unanswered that nothing more is tried.
+    """
+
+    __slots__ = ("held", "held_bytes", "idle", "key", "lanes", "ready", "reason", "since", "slow", "trying")
+
+    def __init__(self, key: Hashable, since: float) -> None:
+        self.key = key
+        self.since = since
+        self.reason = UNANSWERED
+        self.held = 0
+        self.held_bytes = 0
+        self.lanes = 0
+        self.idle = False
+        self.slow = False
+        self.trying = 0
+        self.ready: dict[bytes, _Lane] = {}
+        """Lanes that hold something and have nothing under way, in the order in which they are tried."""
+
+    @property
+    def next(self) -> Iterable[_Lane]:
+        """The lanes that may be tried, if their time has come."""
+        return () if self.slow or self.trying >= TRIED_AT_ONCE else self.ready.values()
 
 
 class Lanes:
     """All lanes of one connection. `held` operations are in them and not being tried, frames of `held_bytes` bytes.
 
-    `lanes` are there, by subject, also those whose only operation is under way.
+    `lanes` are there, by subject, also those whose only operation is under way; `destinations` have lanes, or had some
+    a moment ago.
     """
 
-    __slots__ = ("held", "held_bytes", "lanes")
+    __slots__ = ("_held", "_tries", "_turn_ends", "destinations", "held_bytes", "lanes")
 
     def __init__(self) -> None:
         self.lanes: dict[bytes, _Lane] = {}
-        self.held = 0
+        self.destinations: dict[Hashable, Destination] = {}
         self.held_bytes = 0
+        self._held: dict[int, OperationWithAck] = {}
+        self._tries = TRIES_A_TURN
+        self._turn_ends = 0.0
+
+    @property
+    def held(self) -> int:
+        """Operations that are held."""
+        return len(self._held)
 
     @property
     def oldest_accepted_at(self) -> float | None:
@@ -48,78 +112,223 @@ class Lanes:
     def __contains__(self, subject: bytes) -> bool:
         return subject in self.lanes
 
-    def hold(self, operation: OperationWithAck, retry_at: float | None = None) -> None:
+    # --- in ---
+
+    def hold(self, operation: OperationWithAck, retry_at: float | None = None, *, now: float = 0.0) -> None:
         """Hold an operation in its subject's lane, made if there is none. A refused one says when to try again."""
-        lane = self.lanes.setdefault(operation.subject, _Lane())
-        lane.operations[operation.order] = operation
-        self.held += 1
-        self.held_bytes += len(operation.frame)
+        subject = operation.subject
+        lane = self.lanes.get(subject)
+        if lane is None:
+            lane = self.lanes[subject] = _Lane(self.destination(operation.destination, now))
+            lane.destination.lanes += 1
+        destination = lane.destination
+        lane.add(operation)
+        self._held[operation.order] = operation
+        size = len(operation.frame)
+        self.held_bytes += size
+        destination.held += 1
+        destination.held_bytes += size
+        if lane.probing == operation.order:
+            self._not_under_way(lane)
         if retry_at is not None:
             lane.retry_at = retry_at
-        if lane.probing == operation.order:
-            lane.probing = None
+            lane.refused = True
+            destination.ready.pop(subject, None)
+            destination.reason = operation.refused_for or destination.reason
+        if lane.probing is None:
+            destination.ready[subject] = lane
+
+    def destination(self, key: Hashable, now: float) -> Destination:
+        """The destination with this key, made if nothing of it is held."""
+        destination = self.destinations.get(key)
+        if destination is None:
+            destination = self.destinations[key] = Destination(key, now)
+        return destination
+
+    # --- tries ---
 
     def due(self, now: float, must_wait: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
-        """The oldest operation of each lane whose time has come and that has none under way, marked as under way.
+        """The oldest operations of lanes whose time has come and that have none under way, marked as under way.
 
         `must_wait` says that one would overtake an older one elsewhere: that one will come to the lane first.
         """
-        due = []
-        for lane in self._ready():
-            if lane.retry_at <= now and not must_wait(lane.oldest):
-                lane.probing = lane.oldest.order
-                due.append(lane.operations.pop(lane.probing))
-        self._released(due)
+        if now >= self._turn_ends:
+            self._tries, self._turn_ends = TRIES_A_TURN, now + TURN
+        due: list[OperationWithAck] = []
+        destinations = [destination for destination in self.destinations.values() if destination.ready]
+        while destinations and self._tries > 0:
+            # One of each, until none has any more or the tries are used up.
+            going_on = []
+            for destination in destinations:
+                operation = self._try(destination, now, must_wait) if self._tries > 0 else None
+                if operation is not None:
+                    due.append(operation)
+                    going_on.append(destination)
+            destinations = going_on
         return due
+
+    def _try(
+        self, destination: Destination, now: float, must_wait: Callable[[OperationWithAck], bool]
+    ) -> OperationWithAck | None:
+        for lane in destination.next:
+            if lane.retry_at > now:
+                break
+            operation = lane.oldest
+            if not must_wait(operation):
+                self._remove(lane, operation)
+                lane.probing = operation.order
+                destination.ready.pop(operation.subject, None)
+                destination.trying += 1
+                self._tries -= 1
+                # Who had a try is the last to have one in the next turn.
+                self.destinations[destination.key] = self.destinations.pop(destination.key)
+                return operation
+        return None
 
     def next_due(self, must_wait: Callable[[OperationWithAck], bool]) -> float | None:
         """When `due` would give something; None if nothing waits for its time."""
-        return min((lane.retry_at for lane in self._ready() if not must_wait(lane.oldest)), default=None)
+        first = None
+        for destination in self.destinations.values():
+            for lane in destination.next:
+                if not must_wait(lane.oldest):
+                    first = lane.retry_at if first is None else min(first, lane.retry_at)
+                    break
+        if first is None:
+            return None
+        return first if self._tries > 0 else max(first, self._turn_ends)
 
-    def _ready(self) -> Iterator[_Lane]:
-        return (lane for lane in self.lanes.values() if lane.operations and lane.probing is None)
-
-    def settled(self, operation: Operation, *, accepted: bool) -> list[OperationWithAck]:
+    def settled(self, operation: Operation, *, accepted: bool, now: float = 0.0) -> list[OperationWithAck]:
         """An operation left: acked, or given up. Returns what its lane releases: all if acked, else nothing."""
-        lane = self.lanes.get(operation.subject)
+        subject = operation.subject
+        lane = self.lanes.get(subject)
         if lane is None or not (accepted or lane.probing == operation.order):
             return []
-        lane.probing = None
-        if lane.operations and not accepted:
+        destination = lane.destination
+        if lane.probing is not None:
+            self._not_under_way(lane)
+            self._tries += accepted
+        if accepted:
+            destination.since = now
+            if destination.slow and lane.operations:
+                # Let go now, all of it would be back at once.
+                lane.refused = False
+                destination.ready[subject] = lane
+                return []
+        elif lane.operations:
+            destination.ready[subject] = lane
             return []
-        del self.lanes[operation.subject]
-        held = list(lane.operations.values())
-        self._released(held)
-        return held
+        released = self._release(subject, lane)
+        if accepted and not destination.lanes and not destination.slow:
+            del self.destinations[destination.key]
+        return released
+
+    # --- out ---
 
     def find(self, order: int) -> OperationWithAck | None:
         """The held operation with this number."""
-        return next((la.operations[order] for la in self.lanes.values() if order in la.operations), None)
+        return self._held.get(order)
 
     def withdraw(self, operation: Operation) -> bool:
         """Take out a held operation. Returns whether it was here."""
-        lane = self.lanes.get(operation.subject)
-        if lane is None or lane.operations.pop(operation.order, None) is None:
+        held = self._held.get(operation.order)
+        if held is None:
             return False
-        self._released([operation])
-        if not lane.operations and lane.probing is None:
-            del self.lanes[operation.subject]
+        subject = held.subject
+        lane = self.lanes[subject]
+        self._remove(lane, held)
+        if not lane.operations:
+            lane.destination.ready.pop(subject, None)
+            if lane.probing is None:
+                self._dissolve(subject, lane)
         return True
 
-    def take_out(self, wanted: Callable[[Operation], bool]) -> list[OperationWithAck]:
+    def drop_oldest(self, subject: bytes, destination: Destination) -> OperationWithAck | None:
+        """Take out the oldest that is held of a subject, or without a lane for it of the one that waits longest.
+
+        None if there is none. The lane of the subject stays: another one is about to be held.
+        """
+        lane = self.lanes.get(subject)
+        if lane is None:
+            longest = next(iter(destination.ready.values()), None)
+            oldest = None if longest is None else longest.oldest
+            if oldest is not None:
+                self.withdraw(oldest)
+            return oldest
+        if not lane.operations:
+            return None
+        oldest = lane.oldest
+        self._remove(lane, oldest)
+        if not lane.operations:
+            lane.destination.ready.pop(subject, None)
+        return oldest
+
+    def take_out(self, wanted: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
         """Take out from what is held all that is wanted."""
-        found = [held for lane in self.lanes.values() for held in lane.operations.values() if wanted(held)]
+        found = [held for held in self._held.values() if wanted(held)]
         for operation in found:
             self.withdraw(operation)
         return found
 
     def clear(self) -> list[OperationWithAck]:
         """Take out everything that is held: the link died, or the router stops."""
-        held = [operation for lane in self.lanes.values() for operation in lane.operations.values()]
+        held = [*self._held.values()]
         self.lanes.clear()
-        self._released(held)
+        self.destinations.clear()
+        self._held.clear()
+        self.held_bytes = 0
         return held
 
-    def _released(self, operations: Sequence[Operation]) -> None:
-        self.held -= len(operations)
-        self.held_bytes -= sum(len(o.frame) for o in operations)
+    # --- inside ---
+
+    def _not_under_way(self, lane: _Lane) -> None:
+        lane.probing = None
+        lane.destination.trying -= 1
+
+    def _remove(self, lane: _Lane, operation: OperationWithAck) -> None:
+        size = len(operation.frame)
+        del lane.operations[operation.order]
+        del self._held[operation.order]
+        self.held_bytes -= size
+        lane.destination.held -= 1
+        lane.destination.held_bytes -= size
+
+    def _release(self, subject: bytes, lane: _Lane) -> list[OperationWithAck]:
+        released = list(lane.operations.values())
+        for held in released:
+            self._remove(lane, held)
+        self._dissolve(subject, lane)
+        return released
+
+    def _dissolve(self, subject: bytes, lane: _Lane) -> None:
+        destination = lane.destination
+        del self.lanes[subject]
+        destination.ready.pop(subject, None)
+        destination.lanes -= 1
+
+    def not_slow(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:
+        """These destinations answer again, or have too little unanswered to be in anybody's way.
+
+        Returns what was held for that alone.
+        """
+        released = []
+        for key in keys:
+            destination = self.destinations.get(key)
+            if destination is not None:
+                destination.slow = False
+                for subject, lane in [*destination.ready.items()]:
+                    if not lane.refused:
+                        released += self._release(subject, lane)
+        return released
+
+    def forget(self) -> None:
+        """Forget destinations of which nothing was held when this was asked before: they refuse nothing any more.
+
+        What has failed there does not show that: the next publish is refused as well, and `since` stays what it is.
+        """
+        for destination in [*self.destinations.values()]:
+            if destination.lanes or destination.slow:
+                destination.idle = False
+            elif destination.idle:
+                del self.destinations[destination.key]
+            else:
+                destination.idle = True

@@ -7,7 +7,7 @@ accepted one after the other: they stay together for as long as nothing happens 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import accumulate
 from typing import ClassVar, Protocol
 
@@ -129,7 +129,9 @@ class Operation:
     @property
     def subject(self) -> bytes:
         """The subject that it is published to."""
-        return self.frame.split(b" ", 2)[1]
+        frame = self.frame
+        start = frame.find(b" ") + 1
+        return frame[start : frame.find(b" ", start)]
 
     def split(self) -> Sequence[Operation]:
         """One operation for each message."""
@@ -184,6 +186,17 @@ class OperationWithAck(CoreOperation):
         self.refused_for: str | None = None
         self.resent = False
         self.written_at = 0.0
+
+    @property
+    def destination(self) -> Hashable:
+        """Whose capacity it uses: its owner's, if that is a route's, else that of its subject's first token."""
+        own: Hashable = getattr(self.owner, "destination", None)
+        if own is not None:
+            return own
+        frame = self.frame
+        start = frame.find(b" ") + 1
+        subject = frame[start : frame.find(b" ", start)]
+        return subject.partition(b".")[0]
 
 
 class OperationBatch(Operation):

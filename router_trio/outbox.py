@@ -29,6 +29,9 @@ MAX_UNFENCED = 65_536
 BATCH_OPERATIONS = 2048
 BATCH_BYTES = 256 * 1024
 
+BATCHES_HELD = 8
+"""Batches of which all is held back that are taken one after the other, before others have their turn."""
+
 SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: those that are forwarded stay together, and those that
 have to wait share it, which saves memory."""
@@ -70,7 +73,7 @@ class Outbox:
         self._lanes = Lanes()
         self._suspects = Suspects()
         self._retries = Retries(self._queue, self._lanes, clock=clock)
-        self._room = Room(
+        self.room = Room(
             connection,
             self._queue,
             self._lanes,
@@ -78,7 +81,9 @@ class Outbox:
             max_operations=max_operations,
             max_bytes=max_bytes,
             on_full=on_full,
+            clock=clock,
         )
+        """Also for who asks before it publishes, and for who asks which destinations refuse."""
         self._order = 0
         self._accepted_at = -inf
         self._held_back = False
@@ -121,18 +126,18 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        """Whether the queue is at its limit of operations or bytes."""
-        return self._room.full
+        """Whether what waits for the link or the wire is at its limit of operations or bytes."""
+        return self.room.full
 
     @property
     def blocks(self) -> bool:
         """Whether a publisher has to wait now: there is no room, and waiting may make some."""
-        return self._room.full and (self.connected or (self._room.is_waited_for and not self.fail_open))
+        return self.room.full and (self.connected or (self.room.is_waited_for and not self.fail_open))
 
     @property
     def crowded(self) -> bool:
         """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
-        return self.blocks and (not self.connected or self._room.crowded)
+        return self.blocks and (not self.connected or self.room.crowded)
 
     @property
     def next_order(self) -> int:
@@ -145,17 +150,20 @@ class Outbox:
         """Accept one operation. Returns its status: `sent` (on its way), `queued` or `failed_open`.
 
         `blocked` says that the caller waited for room while not connected: its failure is counted already. Raises
-        `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks `blocks`.
+        `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks `blocks` and
+        `room.waits_for`.
         """
         if self._closed:
             raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
         if self.connected:
             now = self._clock()
+            if with_ack and self._lanes.lanes and not getattr(owner, "from_stream", False):
+                self.room.make_share(OperationWithAck(0, frame, owner, now, True))
         else:
             if not blocked:
                 self._books.not_connected(with_ack)
             if not self.fail_open:
-                self._room.make(len(frame))
+                self.room.make(len(frame))
             now = self._same_time()
         self._order += 1
         clean = self.connected and not blocked
@@ -223,7 +231,7 @@ class Outbox:
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""
         self._books.not_connected(with_ack)
-        self._room.tell_blocked()
+        self.room.tell_blocked()
 
     def not_accepted(self, with_ack: bool, reason: str, detail: str) -> None:
         """A publish was refused for what it is, before it was accepted."""
@@ -231,7 +239,7 @@ class Outbox:
 
     def find(self, order: int) -> OperationWithAck | None:
         """The JetStream publish with this number, if it has no fate yet."""
-        return self._queue.find(order) or self._lanes.find(order)
+        return self._lanes.find(order) or self._queue.find(order)
 
     # --- the life of the link ---
 
@@ -261,6 +269,7 @@ class Outbox:
         blamed = self._suspects.link_down(reason, settled, queue.in_flight, only.order if only else None, now)
         queue.put_back(self._lanes.clear())
         queue.requeue_all()
+        self._retries.link_down()
         if blamed and only is not None and queue.withdraw(only):
             self._suspects.remember(only.subject, _content(only))
             self._fail([only], "poison", POISON)
@@ -291,25 +300,30 @@ class Outbox:
         now = self._clock()
         if self._max_age:
             self.expire()
+        window = self._retries.window(MAX_UNACKED, now)
         due = self._retries.due(now)
-        if due:
+        if due and self._suspects.careful:
             return [*due]
         if self._queue.unfenced >= MAX_UNFENCED:
-            return []
+            return [*due]
         most = BATCH_OPERATIONS
         if self._suspects.careful:
             most = min(most, self._suspects.room(self._queue.in_flight, now))
             self._queue.split_head(most)
         written: list[Operation] = []
-        while not written and most:
-            batch = self._queue.take(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=MAX_UNACKED)
-            if not batch:
-                break
+        for _ in range(BATCHES_HELD if most else 0):
+            batch = self._queue.take(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)
             # A whole batch may belong in lanes; nothing to write would then be a lie, and what is behind it would wait.
             written = self._retries.without_held(batch)
             if self._suspects.known:
                 written = self._without_poison(written)
-        return written
+            if written or not batch:
+                break
+        else:
+            if most:
+                self._wake()  # there may be more behind it, once others had their turn
+        # Those of lanes go with the others: however many are due, what is behind them in the queue does not wait.
+        return [*due, *written] if due else written
 
     def _without_poison(self, batch: list[Operation]) -> list[Operation]:
         """Fail of what was taken whatever has ended links before. Seldom: only once there was such a publish."""
@@ -373,8 +387,8 @@ class Outbox:
         for in_flight, (order, fate) in zip(found, pubacks, strict=True):
             operation = in_flight or self._retries.take_held(order)
             if operation is not None:
-                self._retries.left(operation, accepted=True)
                 acked.append((operation, fate))
+        self._retries.left([operation for operation, _ in acked], accepted=True)
         return acked
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
@@ -402,7 +416,7 @@ class Outbox:
 
     def give_up(self, operation: Operation, reason: str, detail: str) -> bool:
         """Fail an operation wherever it is, as when its publisher's time is over. False if it has a fate already."""
-        if not (self._queue.withdraw(operation) or self._lanes.withdraw(operation)):
+        if not (self._lanes.withdraw(operation) or self._queue.withdraw(operation)):
             return False
         self._fail([operation], reason, detail)
         self._wake()
@@ -421,12 +435,13 @@ class Outbox:
 
     def sweep(self) -> None:
         """Send again what has been without a PubAck for long on this link, and fail what is over its budget."""
-        self._fail(self._retries.sweep(), "timeout", f"no PubAck within {ACK_BUDGET:g} s")
+        for reason, operations in self._retries.sweep().items():
+            self._fail(operations, reason, f"no PubAck within {ACK_BUDGET:g} s")
         self._wake()
 
     def next_due(self) -> float | None:
-        """When a held publish should be tried again; None if nothing is held."""
-        return self._retries.next_due()
+        """When to ask for a batch again though nothing has happened; None if there is no need to."""
+        return self._retries.next_due(MAX_UNACKED)
 
     def expire(self) -> None:
         """Drop what has waited longer than `pending_max_age`."""
@@ -440,6 +455,7 @@ class Outbox:
         self._closed = True
         self._queue.put_back(self._lanes.clear())
         self._queue.requeue_all()
+        self._retries.link_down()
         left = self._books.drop(self._queue.drop_all(), "shutdown")
         self._look_idle()
         return left
@@ -454,14 +470,19 @@ class Outbox:
         return self._accepted_at
 
     def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
-        if retriable and self._retries.hold(operation, reason):
+        held = (
+            retriable
+            and isinstance(operation, OperationWithAck)
+            and self.room.may_hold(operation)
+            and self._retries.hold(operation, reason)
+        )
+        if held:
             self._look_idle()
         else:
             self._fail([operation], reason, detail)
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
-        for operation in operations:
-            self._retries.left(operation, accepted=False)
+        self._retries.left(operations, accepted=False)
         self._books.fail(operations, reason, detail)
         self._look_idle()
 

@@ -11,7 +11,7 @@ Pure and synchronous: no I/O, no clock of its own, no policy. Who decides what t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from math import inf
 from operator import attrgetter
@@ -70,6 +70,10 @@ class PendingQueue:
         """Written JetStream publishes without a PubAck."""
         return len(self._unacked)
 
+    def unacked_in_order(self) -> Iterator[OperationWithAck]:
+        """The same, from the one that was written first."""
+        return iter(self._unacked.values())
+
     @property
     def oldest_accepted_at(self) -> float | None:
         """When the head of the queue was accepted; None when nothing is pending."""
@@ -95,23 +99,31 @@ class PendingQueue:
         What was accepted at the same time just before them is one operation with them.
         """
         size = sum(map(len, frames))
-        self._together(accepted_at).extend(order, frames, size, runs)
+        self._together(order - len(frames), accepted_at).extend(order, frames, size, runs)
         self.pending_bytes += size
         self.pending += len(frames)
 
     def append_frame(self, order: int, frame: bytes, owner: Owner, accepted_at: float) -> None:
         """The same for one."""
         size = len(frame)
-        self._together(accepted_at).append(order, frame, size, owner)
+        self._together(order - 1, accepted_at).append(order, frame, size, owner)
         self.pending_bytes += size
         self.pending += 1
 
-    def _together(self, accepted_at: float) -> OperationBatch:
-        """The batch at the tail that takes what was accepted at this time."""
+    def _together(self, behind: int, accepted_at: float) -> OperationBatch:
+        """The batch at the tail that takes what was accepted at this time, right behind that number.
+
+        What was accepted in between may be here no more: taken back, or held elsewhere.
+        """
         waiting = self._waiting
         if waiting:
             last = waiting[-1]
-            if last.accepted_at == accepted_at and type(last) is OperationBatch and last.count < MOST_TOGETHER:
+            if (
+                last.accepted_at == accepted_at
+                and last.order == behind
+                and type(last) is OperationBatch
+                and last.count < MOST_TOGETHER
+            ):
                 return last
         batch = OperationBatch(accepted_at=accepted_at)
         waiting.append(batch)

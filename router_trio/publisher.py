@@ -13,6 +13,7 @@ from router_trio.deadlines import Deadlines
 from router_trio.dispatch.outlet import MESSAGE_ID, measure
 from router_trio.errors import PublishError, SubjectError
 from router_trio.headers import Headers, HeadersLike
+from router_trio.lanes import UNANSWERED
 from router_trio.message import Fate
 from router_trio.receipt import Receipt
 from router_trio.subjects import validate_subject
@@ -63,6 +64,8 @@ class Publisher:
             raise ValueError(f"a timeout is a number of seconds, 0 or more; this is {timeout}")
         target, block, body = self._checked(subject, payload, headers, True)
         receipt = Receipt()
+        if self._outbox.room.refuses(target):
+            await self._share(target, timeout)
         blocked = await self._room(with_ack=True)
         order = self._outbox.next_order
         reply = b"%b.%d" % (self._connection.inbox, order)
@@ -101,7 +104,7 @@ class Publisher:
         operation = self._outbox.find(order)
         if operation is not None:
             # What it was refused for all the time says more than that the time is over.
-            reason = operation.refused_for or "timeout"
+            reason = operation.refused_for or _reason(self._outbox.room.refuses(operation.subject))
             self._outbox.give_up(operation, reason, f"no PubAck within {limit:g} s")
 
     async def _room(self, *, with_ack: bool) -> bool:
@@ -120,6 +123,18 @@ class Publisher:
         self._outbox.blocked(with_ack)
         await self._connection.room()
         return True
+
+    async def _share(self, target: bytes, limit: float) -> None:
+        """Wait, within the time of the publish, while what its destination refuses is as much as may wait for it."""
+        destination = target.partition(b".")[0]
+        with trio.move_on_after(limit):
+            await self._connection.shares.wait(destination)
+        reason = self._outbox.room.refuses(target)
+        if reason is not None and self._outbox.room.waits_for(destination):
+            reason = _reason(reason)
+            told = f"what waits for its destination is as much as may, and within {limit:g} s nothing of it was taken"
+            self._outbox.not_accepted(True, reason, told)
+            raise PublishError(f"{told} ({reason})", reason=reason)
 
     def _checked(
         self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool
@@ -176,6 +191,11 @@ def _headers(given: HeadersLike) -> Headers:
     except (TypeError, ValueError) as error:
         told = f"headers are a mapping of strings, or pairs of strings; this is {type(given).__name__}: {error}"
         raise PublishError(told, reason="invalid_header") from error
+
+
+def _reason(refused_for: str | None) -> str:
+    """Why a publish fails whose time is over, if this is what its subject is held back for."""
+    return "timeout" if refused_for is None or refused_for == UNANSWERED else refused_for
 
 
 def _failure(fate: Fate) -> PublishError:

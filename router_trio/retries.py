@@ -6,9 +6,10 @@ synchronous; the clock is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 
-from router_trio.lanes import Lanes
+from router_trio.lanes import UNANSWERED, Lanes
 from router_trio.operation import Operation, OperationWithAck
 from router_trio.pending import PendingQueue
 
@@ -21,6 +22,18 @@ RESEND_UNACKED_AFTER = 5.0
 ACK_BUDGET = 30.0
 """Seconds on one live link after which an unconfirmed publish fails. A stream that elects a leader needs about 6."""
 
+SLOW_AFTER = 0.25
+"""Seconds without a PubAck after which a publish speaks against its destination, if the window is half used up."""
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks for slow destinations, while the window is half used up."""
+
+SLOW_SHARE = 64
+"""One part in so many of the window that is unanswered for that long makes a destination slow."""
+
+UNANSWERED_WINDOWS = 4
+"""What slow destinations leave unanswered uses up none of the window, up to so many windows."""
+
 
 class Retries:
     """Moves publishes between the queue of a connection and its lanes, in which they wait for their next try."""
@@ -29,53 +42,114 @@ class Retries:
         self._queue = queue
         self._lanes = lanes
         self._clock = clock
+        self._slow: set[Hashable] = set()
+        self._unanswered = 0
+        self._look_at = 0.0
 
     def due(self, now: float) -> list[OperationWithAck]:
         """Those whose time has come, in flight from now on."""
+        if not self._lanes.lanes:
+            return []
         due = self._lanes.due(now, self._queue.older_is_pending)
         if due:
             self._queue.put_in_flight(due, now)
         return due
 
-    def next_due(self) -> float | None:
-        """When a held publish should be tried again; None if nothing is held."""
-        return self._lanes.next_due(self._queue.older_is_pending)
+    def next_due(self, window: int) -> float | None:
+        """When a held publish should be tried again, or the window looked at; None if nothing waits for a time."""
+        due = self._lanes.next_due(self._queue.older_is_pending)
+        queue = self._queue
+        if queue.pending and queue.unacked >= window + self._unanswered:
+            oldest = next(queue.unacked_in_order())
+            look = max(oldest.written_at + SLOW_AFTER, self._look_at)
+            return look if due is None else min(due, look)
+        return due
+
+    # --- the window: what may be in flight ---
+
+    def window(self, most: int, now: float) -> int:
+        """How many JetStream publishes may be in flight: `most`, and those of destinations that answer nothing."""
+        if self._queue.unacked * 2 <= most:
+            if self._slow:
+                self._found_slow({}, now)
+                self._unanswered = 0
+            return most
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            unanswered: Counter[Hashable] = Counter()
+            since: dict[Hashable, float] = {}
+            for operation in self._queue.unacked_in_order():
+                if operation.written_at > now - SLOW_AFTER:
+                    break
+                key = operation.destination
+                unanswered[key] += 1
+                first = operation.first_written_at or operation.written_at
+                since[key] = min(first, since.get(key, first))
+            slow = {key: since[key] for key, count in unanswered.items() if count * SLOW_SHARE >= most}
+            self._found_slow(slow, now)
+            self._unanswered = min(sum(unanswered[key] for key in slow), UNANSWERED_WINDOWS * most)
+        return most + self._unanswered
+
+    def _found_slow(self, slow: dict[Hashable, float], now: float) -> None:
+        """These destinations are slow, and since when they answer nothing; the others are not."""
+        self._queue.put_back(self._lanes.not_slow([key for key in self._slow if key not in slow]))
+        for key, since in slow.items():
+            destination = self._lanes.destination(key, now)
+            destination.slow = True
+            if destination.reason == UNANSWERED:
+                destination.since = since
+        self._slow = set(slow)
+
+    def link_down(self) -> None:
+        """Nothing is in flight any more. Whatever was held is taken out by now."""
+        self._slow.clear()
+        self._unanswered = 0
+        self._look_at = 0.0
+
+    # --- in and out of lanes ---
 
     def without_held(self, batch: list[Operation]) -> list[Operation]:
-        """Of a batch that was taken, what may go: what is behind a refused publish to the same subject is held."""
-        if not self._lanes.lanes:
+        """Of a batch that was taken, what may go.
+
+        Held is what is behind a refused publish to the same subject, and what is for a slow destination.
+        """
+        lanes, slow = self._lanes, self._slow
+        if not lanes.lanes and not slow:
             return batch
         going = []
         for operation in batch:
-            if isinstance(operation, OperationWithAck) and operation.subject in self._lanes:
+            if isinstance(operation, OperationWithAck) and (
+                operation.subject in lanes or (slow and operation.destination in slow)
+            ):
                 self._queue.confirm_acked(operation.order)
-                self._lanes.hold(operation)
+                lanes.hold(operation, now=operation.written_at)
             else:
                 going.append(operation)
         return going
 
-    def hold(self, operation: Operation, reason: str) -> bool:
-        """Hold one that was refused for now and is in nobody's hands. False if there is no trying it again."""
-        if not isinstance(operation, OperationWithAck):
-            return False
+    def hold(self, operation: OperationWithAck, reason: str) -> bool:
+        """Hold one that was refused for now and is in nobody's hands. False if its time is over."""
         now = self._clock()
         if self._over(operation, now):
             return False
         operation.refused_for = reason
-        self._lanes.hold(operation, now + RETRY_REFUSED_AFTER)
+        self._lanes.hold(operation, now + RETRY_REFUSED_AFTER, now=now)
         return True
 
-    def sweep(self) -> list[OperationWithAck]:
-        """Have sent again what has been without a PubAck for long. Returns those that are over their budget instead."""
+    def sweep(self) -> dict[str, list[Operation]]:
+        """Have sent again what has been without a PubAck for long. Returns what is over its budget instead, and why."""
         now = self._clock()
-        over = []
+        self._lanes.forget()
+        over: dict[str, list[Operation]] = {}
+        for operation in self._lanes.take_out(lambda held: self._over(held, now)):
+            over.setdefault(operation.refused_for or "timeout", []).append(operation)
         for operation in self._queue.unacked_since(now - RESEND_UNACKED_AFTER):
             self._queue.confirm_acked(operation.order)
             if self._over(operation, now):
-                over.append(operation)
+                over.setdefault("timeout", []).append(operation)
             else:
                 operation.resent = True
-                self._lanes.hold(operation, now)
+                self._lanes.hold(operation, now, now=now)
         return over
 
     def take_held(self, order: int) -> OperationWithAck | None:
@@ -85,10 +159,19 @@ class Retries:
             self._lanes.withdraw(operation)
         return operation
 
-    def left(self, operation: Operation, *, accepted: bool) -> None:
-        """One left, acked or given up: what was held behind it may go, if it was acked or was the last of its lane."""
-        if self._lanes.lanes:
-            self._queue.put_back(self._lanes.settled(operation, accepted=accepted))
+    def left(self, operations: Sequence[Operation], *, accepted: bool) -> None:
+        """These left, acked or given up: what was held behind one may go, if it was acked or was the last of its lane.
+
+        All at once: each return to the queue costs as much as there is in it.
+        """
+        lanes = self._lanes
+        if not lanes.lanes:
+            return
+        now = self._clock()
+        released: list[OperationWithAck] = []
+        for operation in operations:
+            released += lanes.settled(operation, accepted=accepted, now=now)
+        self._queue.put_back(released)
 
     def _over(self, operation: OperationWithAck, now: float) -> bool:
         first = operation.first_written_at

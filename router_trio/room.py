@@ -1,10 +1,19 @@
-"""The room of one connection's outbox: how much may wait, and what becomes of a publish when there is no more."""
+"""The room of one connection's outbox: how much may wait, and what becomes of a publish when there is no more.
+
+What waits for the link or the wire is bounded by `max_pending_operations` and `max_pending_bytes`. What a destination
+refuses has room of its own, half as much, of which each destination has its share: as much as the others leave free.
+So what can't be sent never takes the room of what can.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
 from router_trio.books import Books
 from router_trio.errors import PublishError
-from router_trio.lanes import Lanes
+from router_trio.lanes import Destination, Lanes
+from router_trio.operation import OperationWithAck
 from router_trio.pending import PendingQueue
 
 FORWARDED = 32_768
@@ -12,9 +21,31 @@ FORWARDED = 32_768
 to read for a moment must not send what follows on the slow way: with a thousand routes, each with a task of its own for
 a message or two, that takes three times as long, and what came meanwhile would keep it there."""
 
+LEAST_SHARE = 16
+"""One part in so many of the room for what is refused is each destination's, whatever the others hold."""
+
+REFUSES_FOR_LONG = 10.0
+"""Seconds after which a destination that refuses is not taken for one that elects a leader: nobody waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A destination that takes nothing of what it is sent, or not all, now.
+
+    `destination` is route and template, or the first token of the subjects; `subject` one of `subjects` that are held.
+    `since` is a time of Trio's clock, `reason` that of the last refusal, `unanswered` if there was no answer.
+    """
+
+    destination: str
+    subject: str
+    subjects: int
+    held: int
+    since: float
+    reason: str
+
 
 class Room:
-    """Limits of what is pending, in the queue and in lanes together, and the policy for when it is full."""
+    """Limits of what is pending, in the queue and in lanes, and the policy for when it is full."""
 
     def __init__(
         self,
@@ -26,6 +57,7 @@ class Room:
         max_operations: int,
         max_bytes: int,
         on_full: str,
+        clock: Callable[[], float],
     ) -> None:
         self._connection = connection
         self._queue = queue
@@ -33,28 +65,29 @@ class Room:
         self._books = books
         self._max_operations = max_operations
         self._max_bytes = max_bytes
+        self._half_of_bytes = max_bytes // 2
         self._on_full = on_full
+        self._clock = clock
+
+    # --- what waits for the link or the wire ---
 
     @property
     def full(self) -> bool:
-        """Whether what is pending is at its limit of operations or bytes."""
+        """Whether what waits for the link or the wire is at its limit of operations or bytes."""
         # Written out, as each publish asks.
-        queue, lanes = self._queue, self._lanes
-        return (
-            queue.pending + lanes.held >= self._max_operations
-            or queue.pending_bytes + lanes.held_bytes >= self._max_bytes
+        queue = self._queue
+        return queue.pending >= self._max_operations or (
+            queue.pending_bytes >= self._half_of_bytes and self._too_many_bytes
         )
 
     @property
     def crowded(self) -> bool:
         """Whether it is too full even for what is forwarded at once while connected."""
-        return self._holds(max(self._max_operations, FORWARDED))
+        return self._queue.pending >= max(self._max_operations, FORWARDED) or self._too_many_bytes
 
-    def _holds(self, operations: int) -> bool:
-        queue, lanes = self._queue, self._lanes
-        return (
-            queue.pending + lanes.held >= operations or queue.pending_bytes + lanes.held_bytes >= self._max_bytes
-        )
+    @property
+    def _too_many_bytes(self) -> bool:
+        return self._queue.pending_bytes + min(self._lanes.held_bytes, self._half_of_bytes) >= self._max_bytes
 
     @property
     def is_waited_for(self) -> bool:
@@ -93,3 +126,97 @@ class Room:
     @property
     def _pending(self) -> int:
         return self._queue.pending + self._lanes.held
+
+    # --- what a destination refuses ---
+
+    def waits_for(self, key: Hashable) -> bool:
+        """Whether who publishes to this destination should wait: it refuses, and its share is used up.
+
+        Not if it has refused for long, unless the policy is to wait: then `make_share` decides.
+        """
+        destination = self._over_its_share(key) if self._lanes.lanes else None
+        return destination is not None and (self.is_waited_for or not self._for_long(destination))
+
+    def refuses(self, subject: bytes) -> str | None:
+        """Return why a publish with ack to this subject would be held back now; None if it would not."""
+        lane = self._lanes.lanes.get(subject)
+        return None if lane is None else lane.destination.reason
+
+    def make_share(self, operation: OperationWithAck) -> None:
+        """Make room in the share of a destination for a publish to a subject that it refuses, if it has none.
+
+        Raises `PublishError` (queue_full) when the policy is to refuse. Where the policy is to wait, and while the
+        destination may be electing a leader, there is nothing to make.
+        """
+        subject = operation.subject
+        destination = self._over_its_share(operation.destination)
+        if destination is None or self.is_waited_for or not self._for_long(destination):
+            return
+        if subject not in self._lanes and not destination.slow:
+            return  # another stream behind the same template may take it
+        held = destination.held
+        if self._on_full == "drop_oldest":
+            dropped: list[OperationWithAck] = []
+            while self._over_its_share(destination.key) and (oldest := self._lanes.drop_oldest(subject, destination)):
+                dropped.append(oldest)
+            if dropped:
+                self._books.drop(dropped, "queue_full")
+                self._books.queue_full("dropped_oldest", held, self._share_of_operations, len(dropped))
+            return
+        seconds = self._clock() - destination.since
+        told = (
+            f"{_name(destination.key)} on connection {self._connection!r} has taken nothing for {seconds:.0f} s "
+            f"({destination.reason}), and {held} publishes wait for it already"
+        )
+        self._books.queue_full("rejected", held, self._share_of_operations, 1)
+        self._books.not_accepted(True, "queue_full", told)
+        raise PublishError(told, reason="queue_full")
+
+    def may_hold(self, operation: OperationWithAck) -> bool:
+        """Whether one that was refused for now may be held; else the refusal is its end.
+
+        What is held already, or behind something held, always may, and so may what a stream's route keeps in bounds.
+        The first of a subject may not when the share of its destination has been used up for long, or by far.
+        """
+        if operation.subject in self._lanes or getattr(operation.owner, "from_stream", False):
+            return True
+        destination = self._over_its_share(operation.destination)
+        if destination is None:
+            return True
+        by_far = self._lanes.held >= FORWARDED or self._lanes.held_bytes >= self._max_bytes
+        return not (by_far or self._for_long(destination))
+
+    def refusals(self) -> list[Refusal]:
+        """Return the destinations of which something is held back now: which, since when, and why."""
+        found: dict[Hashable, Refusal] = {}
+        for subject, lane in self._lanes.lanes.items():
+            one = lane.destination
+            if one.key not in found:
+                text = subject.decode("utf-8", "replace")
+                found[one.key] = Refusal(_name(one.key), text, one.lanes, one.held, one.since, one.reason)
+        return [*found.values()]
+
+    def _for_long(self, destination: Destination) -> bool:
+        return self._clock() - destination.since >= REFUSES_FOR_LONG
+
+    def _over_its_share(self, key: Hashable) -> Destination | None:
+        destination = self._lanes.destinations.get(key)
+        if destination is None:
+            return None
+        operations, size = self._share_of_operations, self._half_of_bytes
+        over = destination.held + destination.trying >= max(
+            operations - self._lanes.held, operations // LEAST_SHARE, 1
+        ) or destination.held_bytes >= max(size - self._lanes.held_bytes, size // LEAST_SHARE, 1)
+        return destination if over else None
+
+    @property
+    def _share_of_operations(self) -> int:
+        """What all destinations that refuse may hold together."""
+        return self._max_operations // 2
+
+
+def _name(key: Hashable) -> str:
+    if isinstance(key, tuple):
+        route, template = key
+        return f"destination {template} of route {route}"
+    return f"{key.decode('utf-8', 'replace')}..." if isinstance(key, bytes) else str(key)

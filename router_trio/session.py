@@ -49,9 +49,9 @@ class Session:
         outbox: Outbox,
         *,
         fenced: Callable[[float], None],
-        progress: trio.lowlevel.ParkingLot,
+        progress: Callable[[], None],
     ) -> None:
-        """`fenced` is told the time of each answered fence; who waits in `progress` is woken when there may be room."""
+        """`fenced` is told the time of each answered fence, `progress` that there may be room for who waits for it."""
         self.server = server
         self.inbox = inbox
         self.link: Link | None = None
@@ -147,7 +147,7 @@ class Session:
             for refusal in await link.send(batch):
                 outbox.refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
             self._written.set()
-            self._progress.unpark()
+            self._progress()
 
     async def _wait_for_work(self, due: float | None) -> None:
         if due is None:
@@ -157,7 +157,7 @@ class Session:
                 await self.work.wait()
         self.work = trio.Event()
         # Some of what makes room writes nothing: a publish that failed, or was given up.
-        self._progress.unpark()
+        self._progress()
 
     async def _confirm(self, link: Link) -> None:
         """Fence behind fence while core publishes are unconfirmed: each confirms all that were written before it."""

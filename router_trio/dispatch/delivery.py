@@ -6,7 +6,7 @@ messages from a core subscription are followed by the batch (`BatchDelivery`): t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -27,6 +27,9 @@ class Delivery:
 
     __slots__ = ("raw", "reason", "received_at", "remaining", "route", "trace")
 
+    from_stream: ClassVar[bool] = False
+    """True if its source keeps it and bounds how many there are: no place is made for it at the cost of another."""
+
     message_id: bytes | None = None
     """The id of its copies if it has none of its own; None if any new one will do."""
 
@@ -42,6 +45,11 @@ class Delivery:
     def reply(self) -> bytes:
         """What a destination is to answer to, `b""` for nobody."""
         return self.raw[1]
+
+    @property
+    def destination(self) -> tuple[str, str]:
+        """The destination of an operation that this owns: route and template, as of each owner here."""
+        return self.route.name, self.route.destinations[0]
 
     def origin(self) -> dict[str, Any]:
         """The fields of a `Message` that tell of the stream that it came from."""
@@ -125,6 +133,16 @@ class Leg:
         self._template = template
         self._copy = copy
 
+    @property
+    def destination(self) -> tuple[str, str]:
+        """See `Delivery.destination`."""
+        return self.delivery.route.name, self._template
+
+    @property
+    def from_stream(self) -> bool:
+        """See `Delivery.from_stream`."""
+        return self.delivery.from_stream
+
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
         if fate.delivered:
@@ -135,10 +153,10 @@ class Leg:
 class BatchDelivery:
     """Messages that came together and have nothing to ack, to all destinations of a route."""
 
-    __slots__ = ("_received_at", "_recorded", "_route", "_settled")
+    __slots__ = ("_received_at", "_recorded", "_settled", "route")
 
     def __init__(self, route: RouteState, received_at: float) -> None:
-        self._route = route
+        self.route = route
         self._received_at = received_at
         self._settled: list[int] = []
         self._recorded = 0
@@ -150,7 +168,7 @@ class BatchDelivery:
 
     def settle(self, leg: int, template: str, count: int, fate: Fate, now: float, *, resent: bool = False) -> None:
         """`count` messages are settled at one destination. A message is done when it is at all of them."""
-        route = self._route
+        route = self.route
         if fate.duplicate and not route.own_ids and not resent:
             route.suppressed(count, fate.stream)
         elif fate.delivered:
@@ -177,6 +195,11 @@ class BatchLeg:
         self._batch = batch
         self._template = template
         self._leg = leg
+
+    @property
+    def destination(self) -> tuple[str, str]:
+        """See `Delivery.destination`."""
+        return self._batch.route.name, self._template
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""

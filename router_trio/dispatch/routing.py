@@ -39,6 +39,7 @@ class Routing:
         self._emit = emit
         self._full_errors = handler_errors == "full"
         state.suppressed = self.suppressed
+        self._with_ack = [(outlet, (state.name, outlet.template)) for outlet in outlets if outlet.destination.jetstream]
         self.connections = tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
 
     @property
@@ -67,10 +68,15 @@ class Routing:
     @property
     def crowded(self) -> bool:
         """Whether a destination has no room for what is forwarded as it comes, and waiting may make some."""
-        return any(connection.outbox.crowded for connection in self.connections)
+        return any(connection.outbox.crowded for connection in self.connections) or any(
+            outlet.outbox.room.waits_for(key) for outlet, key in self._with_ack
+        )
 
     async def room(self) -> None:
-        """Wait until every destination has room, or waiting would not make any."""
+        """Wait until every destination has room, or waiting would not make any. For routes that no stream holds up."""
+        for outlet, key in self._with_ack:
+            if outlet.outbox.room.waits_for(key):
+                await outlet.connection.shares.wait(key)
         for connection in self.connections:
             if connection.outbox.blocks:
                 await connection.room()

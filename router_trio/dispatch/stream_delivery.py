@@ -51,6 +51,7 @@ class StreamDelivery(Delivery):
         "sequence",
     )
 
+    from_stream = True
     reply = b""  # the reply subject of a delivery is for us, not for who gets the copies
 
     def __init__(self, source: Source, position: Position, raw: protocol.RawMessage, received_at: float) -> None:

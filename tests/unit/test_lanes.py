@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router_trio.lanes import Lanes
+from router_trio.lanes import TRIED_AT_ONCE, TRIES_A_TURN, TURN, Lanes
 from router_trio.operation import Operation, OperationWithAck
 
 
@@ -164,3 +164,78 @@ def test_clear_gives_back_everything_that_is_held() -> None:
     assert orders(lanes.clear()) == [2]
     assert not lanes.lanes
     assert (lanes.held, lanes.held_bytes) == (0, 0)
+
+
+# --- destinations ----------------------------------------------------------------------------------------------------
+
+
+def refuse(lanes: Lanes, operations: Sequence[Operation], now: float) -> None:
+    for one in operations:
+        assert isinstance(one, OperationWithAck)
+        lanes.hold(one, now + TURN, now=now)
+
+
+def test_a_destination_with_thousands_of_subjects_is_tried_in_turns() -> None:
+    lanes = Lanes()
+    refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
+    now, tried = 1.0, []
+    for _ in range(20):
+        while batch := lanes.due(now, nothing_waits):
+            assert len(batch) <= TRIED_AT_ONCE
+            tried += [one.order for one in batch]
+            refuse(lanes, batch, now)
+        assert len(tried) <= TRIES_A_TURN * (now / TURN)
+        again = next_due(lanes)
+        assert again is not None
+        assert again > now
+        now = again
+    assert len(tried) == 20 * TRIES_A_TURN
+    assert len(set(tried[:5000])) == 5000, "each once, before any of them again"
+
+
+def test_destinations_take_turns_however_much_one_of_them_holds() -> None:
+    lanes = Lanes()
+    refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
+    refuse(lanes, [operation(6000, b"one.a"), operation(6001, b"two.a")], 0.0)
+    for turn in range(1, 20):
+        tried: list[OperationWithAck] = []
+        while batch := lanes.due(turn * 2 * TURN, nothing_waits):
+            tried += batch
+            refuse(lanes, batch, turn * 2 * TURN)
+        assert {6000, 6001} <= set(orders(tried))
+
+
+def test_what_is_acked_uses_up_no_tries() -> None:
+    lanes = Lanes()
+    refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
+    while batch := lanes.due(1.0, nothing_waits):
+        for one in batch:
+            lanes.settled(one, accepted=True, now=1.0)
+    assert (lanes.held, lanes.lanes, lanes.destinations) == (0, {}, {})
+
+
+def test_of_a_slow_destination_nothing_is_tried_and_what_only_that_held_is_let_go_together() -> None:
+    lanes = Lanes()
+    lanes.destination(b"slow", 0.0).slow = True
+    for order in (1, 2, 3):
+        lanes.hold(operation(order, b"slow.%d" % (order % 2)))
+    refuse(lanes, [operation(4, b"slow.refused")], 0.0)
+    assert due(lanes, 9.0) == []
+    assert next_due(lanes) is None
+    assert lanes.settled(operation(9, b"slow.0"), accepted=True) == [], "it would be back at once"
+    assert orders(lanes.not_slow([b"slow"])) == [1, 2, 3]
+    assert due(lanes, 9.0) == [4]
+
+
+def test_since_when_a_destination_refuses_is_not_forgotten_when_all_of_it_has_failed() -> None:
+    lanes = Lanes()
+    refuse(lanes, [operation(1, b"a.1")], 5.0)
+    lanes.forget()
+    assert lanes.withdraw(operation(1, b"a.1"))
+    lanes.forget()
+    refuse(lanes, [operation(2, b"a.2")], 8.0)
+    assert lanes.destinations[b"a"].since == 5.0
+    lanes.withdraw(operation(2, b"a.2"))
+    lanes.forget()
+    lanes.forget()
+    assert not lanes.destinations

@@ -503,17 +503,46 @@ def test_frames_that_stay_together_expire_together() -> None:
     assert [e.count for e in desk.events if isinstance(e, PendingDropped)] == [3]
 
 
-def test_what_is_held_back_in_a_lane_counts_for_both_limits() -> None:
-    desk = connected(max_bytes=100)
-    desk.offer(size=200, with_ack=True)
+def test_what_is_held_back_in_a_lane_leaves_room_for_what_is_not() -> None:
+    desk = connected(max_bytes=1000, max_operations=2)
+    for size in (600, 600, 600):
+        desk.offer(size=size, with_ack=True)
+        desk.batch()
+    for order in (1, 2, 3):
+        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+    assert (desk.outbox.pending, desk.outbox.full, desk.outbox.crowded) == (3, False, False)
+    desk.offer(b"b", size=300)
+    assert not desk.outbox.full
+    desk.offer(b"b", size=200)
+    assert desk.outbox.full, "half of the bytes is theirs"
+
+
+def test_who_begins_carefully_and_may_send_nothing_more_yet_is_not_woken_for_it() -> None:
+    desk = connected()
+    for _ in range(4):
+        desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
-    assert desk.outbox.full
-    desk = connected(max_operations=1)
+    desk.outbox.link_down("closed")
+    desk.outbox.link_up()
+    assert desk.batch() == [1]
+    wakes = desk.wakes
+    assert desk.batch() == []
+    assert desk.wakes == wakes
+
+
+def test_many_batches_that_are_all_held_back_let_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "BATCH_OPERATIONS", 2)
+    desk = connected()
     desk.offer(with_ack=True)
     desk.batch()
     desk.outbox.ack_refused(1, "no_responders", "nobody", True)
-    assert desk.outbox.full
+    for _ in range(2 * outbox_module.BATCHES_HELD):
+        desk.offer(with_ack=True)
+    desk.offer(b"b")
+    wakes = desk.wakes
+    assert desk.batch() == []
+    assert desk.wakes == wakes + 1
+    assert desk.batch() == [2 * outbox_module.BATCHES_HELD + 2]
 
 
 # --- fail-open -------------------------------------------------------------------------------------------------------

@@ -38,10 +38,13 @@ from router_trio.ledger import DROP_REASONS
 from router_trio.message import Fate, stored
 from router_trio.operation import CoreOperation, Operation, OperationWithAck, Runs
 from router_trio.outbox import Outbox
-from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER
+from router_trio.retries import ACK_BUDGET, LOOK_EVERY, RESEND_UNACKED_AFTER, SLOW_AFTER, UNANSWERED_WINDOWS
+from router_trio.room import REFUSES_FOR_LONG
 from tests.unit.settled import Settled
 
-SUBJECTS = st.sampled_from([b"a", b"b"])
+SUBJECTS = st.sampled_from([b"a", b"b", b"r.1", b"r.2"])
+"""Those of the destination `r` are refused, or not answered, or answered as the others: it is drawn which."""
+
 BODIES = st.sampled_from([b"", b"x" * 10, b"x" * 60])
 KINDS = st.sampled_from(["core", "core", "core", "with ack", "with ack", "with ack", "frames", "waited", "too large"])
 ANSWERS = st.sampled_from(["ack", "ack", "later", "later", "never", "silence", "denied"])
@@ -116,6 +119,7 @@ class OutboxMachine(RuleBasedStateMachine):
             }
         ),
         most_together=st.integers(1, 4),
+        r=st.sampled_from([None, "later", "silence"]),
     )
     def build(
         self,
@@ -126,6 +130,7 @@ class OutboxMachine(RuleBasedStateMachine):
         max_age: float,
         limits: dict[str, Any],
         most_together: int,
+        r: str | None,
     ) -> None:
         # Small limits make the corners near; they are read at each call.
         self.patches = ExitStack()
@@ -133,6 +138,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.patches.enter_context(mock.patch.object(pending_module, "MOST_TOGETHER", most_together))
         self.most_together = most_together
         self.limits = limits
+        self.r = r
         self.now = 1000.0
         self.settled = Settled()
         self.max_age = max_age
@@ -155,6 +161,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.refused_before = 0
         self.queued = 0
         self.refused_frames = 0
+        self.refused_by_share = 0
         self.most_frames = 1
         self.awake = True
         self.sleeps_until: float | None = None
@@ -236,7 +243,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _offer(self, frame: bytes, with_ack: bool, counted: bool = False) -> None:
         outbox, connected = self.outbox, self.outbox.connected
-        was_full = outbox.full
+        was_full, was_refused = outbox.full, outbox.room.refusals()
         waited = sorted(p.order for p in self.pending())
         order = self._expect(frame, with_ack, connected and not counted)
         try:
@@ -245,6 +252,15 @@ class OutboxMachine(RuleBasedStateMachine):
             else:
                 status = outbox.offer(frame, with_ack=with_ack, owner=self, blocked=counted)
         except PublishError as error:
+            if connected and error.reason == "queue_full":
+                (refusal,) = [one for one in was_refused if one.destination == _destination(frame)]
+                assert with_ack
+                assert self.on_full == "reject"
+                assert refusal.held
+                assert self.now - refusal.since >= REFUSES_FOR_LONG
+                del self.publishes[order]
+                self.refused_by_share += 1
+                return
             refused_rightly = was_full and not connected and not outbox.fail_open and self.on_full != "drop_oldest"
             if error.reason != "queue_full" or not refused_rightly:
                 raise
@@ -341,6 +357,33 @@ class OutboxMachine(RuleBasedStateMachine):
         if waiter.counted and self.outbox.ledger.accepted > before:
             # The count is that of an accepted operation now.
             self.not_accepted_without_link[_kind(waiter.with_ack)] -= 1
+
+    @precondition(lambda self: self.outbox.connected and self.publishes)
+    @rule(number=PICKS)
+    def a_neighbour_publishes(self, number: int) -> None:
+        """Whatever is refused, or not answered: what is for another destination is accepted and written in no time."""
+        for _ in range(UNANSWERED_WINDOWS):
+            self.now += SLOW_AFTER + LOOK_EVERY
+            self.write_everything()
+        outbox = self.outbox
+        assert not outbox.blocks
+        assert not outbox.room.waits_for(b"n")
+        order = outbox.next_order
+        self._offer(protocol.publish(b"n.%d" % number, b""), with_ack=True)
+        self.write_everything()
+        assert order in self.flight
+        self.answer(order, "ack")
+        assert self.publishes[order].fate is not None
+
+    def write_everything(self) -> None:
+        """Write what may be written, and answer the fences, which make room for more."""
+        while True:
+            while self._next_batch() or self.awake:
+                pass
+            if all(self.publishes[order].with_ack for order in self.flight):
+                return
+            self._fence()
+            self.fence_answered(0)
 
     @precondition(lambda self: self.publishes)
     @rule(what=st.sampled_from(["give up", "denied", "fence", "ack", "later", "never"]), at=PICKS, subject=SUBJECTS)
@@ -439,6 +482,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _refuse(self, refused: Operation, retriable: bool) -> None:
         alive = [p for p in (self.publishes[one.order] for one in refused.split()) if p.fate is None]
+        may_hold = self._may_hold(refused)
         self.outbox.refused(refused, "fault", "injected", retriable)
         for publish in alive:
             if not publish.with_ack:
@@ -449,7 +493,11 @@ class OutboxMachine(RuleBasedStateMachine):
                 del self.flight[publish.order]
             else:
                 assert publish.fate.reason == "fault"
-                self._was_entitled_to_fail(publish, retriable)
+                self._was_entitled_to_fail(publish, retriable and may_hold)
+
+    def _may_hold(self, operation: Operation | None) -> bool:
+        """Whether the share of its destination has a place for it, if it is refused."""
+        return isinstance(operation, OperationWithAck) and self.outbox.room.may_hold(operation)
 
     def _next_batch(self) -> list[Operation]:
         due = self.sleeps_until is not None and self.sleeps_until <= self.now
@@ -505,6 +553,8 @@ class OutboxMachine(RuleBasedStateMachine):
         """The streams answer what is in flight, from the oldest on."""
         orders = sorted(o for o in self.flight if self.publishes[o].with_ack)
         for order, answer in zip(orders, answers, strict=False):
+            if self.r is not None and self.publishes[order].subject.startswith(b"r."):
+                answer = self.r
             if answer == "denied":
                 self.denied(self.publishes[order].subject)
             elif answer != "silence":
@@ -518,6 +568,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.outbox.acked([(order, stored("S", order))])
             assert publish.fate in ((had,) if had is not None else (told,) if flew else (told, None))
             return
+        may_hold = self._may_hold(self.outbox.find(order))
         self.outbox.ack_refused(order, "no_responders", "nobody", answer == "later")
         if not flew:
             assert publish.fate == had
@@ -526,7 +577,7 @@ class OutboxMachine(RuleBasedStateMachine):
             del self.flight[order]
         else:
             assert publish.fate == Fate("failed_open" if self.outbox.fail_open else "failed", "no_responders")
-            self._was_entitled_to_fail(publish, answer == "later")
+            self._was_entitled_to_fail(publish, may_hold and answer == "later")
 
     def denied(self, subject: bytes) -> None:
         to_it = [o for o in self.flight if self.publishes[o].subject == subject]
@@ -623,6 +674,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for kind, count in self.not_accepted_without_link.items():
             failed[kind, "not_connected"] += count
         failed["publish_with_ack", "too_large"] += self.refused_before
+        failed["publish_with_ack", "queue_full"] += self.refused_by_share
         for publish in self.publishes.values():
             kind, fate = _kind(publish.with_ack), publish.fate
             if not publish.clean:
@@ -655,7 +707,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 for acked, f in fates
                 if acked is with_ack and f.name in ("failed", "failed_open") and f.reason != "not_connected"
             ]
-            assert self._sum(kind) == len(failures) + self.refused_before * with_ack
+            assert self._sum(kind) == len(failures) + (self.refused_before + self.refused_by_share) * with_ack
 
     def _sum(self, kind: type[Any], reason: str | None = None) -> int:
         return sum(e.count for e in self.events if isinstance(e, kind) and reason in (None, getattr(e, "reason", None)))
@@ -676,21 +728,29 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @invariant()
     def limits_hold(self) -> None:
-        waiting = self.pending()
-        size = sum(p.size for p in waiting)
         outbox = self.outbox
-        assert outbox.full is (len(waiting) >= outbox.max_operations or size >= outbox.max_bytes)
+        held = [p for p in self.pending() if p.with_ack and outbox._lanes.find(p.order)]
+        waiting = [p for p in self.pending() if p not in held]
+        assert not held or outbox.connected
+        size, held_size = sum(p.size for p in waiting), sum(p.size for p in held)
+        least = min(held_size, outbox.max_bytes // 2)
+        assert outbox.full is (len(waiting) >= outbox.max_operations or size + least >= outbox.max_bytes)
         # The last one taken into a batch may be many that stay together; and each subject may have one probe above the
         # limit on its way.
         core = sum(not self.publishes[o].with_ack for o in self.flight)
         assert core < self.limits["MAX_UNFENCED"] + self.limits["BATCH_OPERATIONS"] + self.largest_batch - 1
-        assert len(self.flight) - core <= self.limits["MAX_UNACKED"] + 2
+        unanswered = UNANSWERED_WINDOWS * self.limits["MAX_UNACKED"]
+        assert len(self.flight) - core <= self.limits["MAX_UNACKED"] + unanswered + 4
         if outbox.fail_open and not outbox.connected:
             assert (outbox.pending, outbox.in_flight) == (0, 0), "kept something in fail-open mode"
 
 
 def _single(operations: Sequence[Operation]) -> list[Operation]:
     return [one for operation in operations for one in operation.split()]
+
+
+def _destination(frame: bytes) -> str:
+    return f"{frame.split(b' ')[1].split(b'.')[0].decode()}..."
 
 
 def _kind(with_ack: bool) -> str:

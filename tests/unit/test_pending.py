@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.operation import CoreOperation, Operation, OperationWithAck
+from router_trio.operation import CoreOperation, Operation, OperationWithAck, Runs
 from router_trio.pending import PendingQueue
+from router_trio.receipt import Receipt
 
 ALL = {"max_operations": 1000, "max_bytes": 1 << 30, "max_unacked": 1000}
 
@@ -295,3 +296,15 @@ def test_what_is_wanted_is_taken_out_of_what_is_pending() -> None:
     assert queue.pending_bytes == size - sum(len(one.frame) for one in taken)
     assert queue.take_out(lambda _: False) == []
     assert orders(queue.take(0.0, **ALL)) == [2, 4]
+
+
+def test_what_stays_together_has_consecutive_numbers_also_when_one_between_was_taken_back() -> None:
+    queue = PendingQueue()
+    queue.append_frame(1, b"PUB a 0\r\n\r\n", Receipt(), 0.0)
+    between = with_ack(2)
+    queue.append(between)
+    assert queue.withdraw(between)
+    queue.append_frame(3, b"PUB a 0\r\n\r\n", Receipt(), 0.0)
+    queue.append_frames(5, [b"PUB a 0\r\n\r\n"] * 2, Runs([Receipt()], [2]), 0.0)
+    waiting = queue.take(0.0, max_operations=9, max_bytes=999, max_unacked=9)
+    assert [part.order for one in waiting for part in one.split()] == [1, 3, 4, 5]

@@ -62,12 +62,17 @@ class World:
             on_full="reject",
             max_age=0.0,
         )
-        self.session = Session("nats://a:4222", b"_INBOX.x", self.outbox, fenced=self.fenced.append, progress=self.room)
+        self.session = Session(
+            "nats://a:4222", b"_INBOX.x", self.outbox, fenced=self.fenced.append, progress=self._progress
+        )
         self.dial_takes = 0.0
         self.dial_error: Exception | None = None
         self.death: Exception | None = None
         self.dying = trio.Event()
         self.closed = False
+
+    def _progress(self) -> None:
+        self.room.unpark()
 
     @asynccontextmanager
     async def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[StubLink]:

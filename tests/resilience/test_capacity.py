@@ -1,0 +1,122 @@
+"""A destination that takes nothing, or not all, beside others on the same connection: real servers, real time.
+
+Publishes and routes that have to do with the connection alone go on at once; what waits is delivered in order later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import Live
+from router_trio.errors import PublishError
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import RawClient, connect
+from tests.servers import NatsServer
+from tests.watch import Watch, core_route, eventually, settings, stream_route, until_stored, watched
+
+MESSAGES = 40_000
+SUBJECTS = 1_000
+
+HEALTHY = [
+    core_route("core.*", "fine.{{wildcard(1)}}", name="core"),
+    stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", name="stream"),
+]
+
+
+def _to_bad(name: str = "bad") -> dict[str, Any]:
+    destination = {"subject": "bad.copy.{{wildcard(1)}}", "jetstream": True}
+    return {"name": name, "from": {"subject": "bad.*"}, "to": [destination]}
+
+
+@asynccontextmanager
+async def beside(server: NatsServer, *routes: dict[str, Any], **bad: Any) -> AsyncIterator[tuple[Watch, JetStream]]:
+    """A router with routes that work, and `routes`; with options, `bad.copy.>` has a stream."""
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("IN", ["in.*"])
+        await stream.create_stream("OUT", ["out.>"])
+        if bad:
+            await stream.create_stream("BAD", ["bad.copy.>"], **bad)
+        async with watched(settings(server.url, routes=[*HEALTHY, *routes])) as watch:
+            yield watch, stream
+
+
+async def flood(client: RawClient) -> None:
+    """Messages for the destination that takes nothing: consecutive numbers."""
+    await client.publish_many((f"bad.{number % SUBJECTS}", b"%d" % number) for number in range(MESSAGES))
+    await client.ping()
+
+
+async def assert_neighbours_go_on(watch: Watch, client: RawClient, times: int = 5) -> None:
+    live = watch.router
+    for _ in range(times):
+        before = [sum(route.routed.values()) for route in live.routes[:2]]
+        with trio.fail_after(1):
+            await live.publish("x", b"")
+        with trio.fail_after(1):
+            await live.publish_with_ack("out.published", b"")
+        with trio.fail_after(1):
+            await client.publish("core.1", b"")
+            await client.publish("in.1", b"")
+            while [sum(route.routed.values()) for route in live.routes[:2]] != [number + 1 for number in before]:
+                await trio.sleep(0.01)
+        await trio.sleep(0.3)
+
+
+async def assert_whole_and_in_order(stream: JetStream) -> None:
+    await until_stored(stream, "BAD", MESSAGES, within=25)
+    last: dict[str, int] = {}
+    for message in await stream.stream_messages("BAD"):
+        number = int(message.payload)
+        assert number > last.get(message.subject, -1)
+        last[message.subject] = number
+
+
+async def test_a_missing_stream(server: NatsServer) -> None:
+    async with beside(server, _to_bad()) as (watch, stream), connect(server.url) as client:
+        await flood(client)
+        await assert_neighbours_go_on(watch, client)
+        await stream.create_stream("BAD", ["bad.copy.>"])
+        await assert_whole_and_in_order(stream)
+        await eventually(lambda: watch.router.connections["main"].outbox.room.refusals() == [])
+
+
+@pytest.mark.parametrize("state", ["sealed", "full"])
+async def test_a_stream_that_takes_nothing_more(server: NatsServer, state: str) -> None:
+    options: dict[str, Any] = {"max_msgs": 1, "discard": "new"} if state == "full" else {"storage": "memory"}
+    async with beside(server, _to_bad(), **options) as (watch, stream), connect(server.url) as client:
+        await stream.publish("bad.copy.first", b"")
+        if state == "sealed":
+            config = (await stream.stream_info("BAD"))["config"]
+            await stream.api("STREAM.UPDATE.BAD", {**config, "sealed": True})
+        await flood(client)
+        await assert_neighbours_go_on(watch, client)
+        await eventually(lambda: sum(watch.router.routes[2].failed.values()) == MESSAGES)
+
+
+async def test_somebody_listens_who_answers_nothing(server: NatsServer) -> None:
+    async with beside(server, _to_bad()) as (watch, _), connect(server.url) as client, connect(server.url) as mute:
+        await mute.subscribe("bad.copy.>")
+        await mute.ping()
+        await flood(client)
+        await assert_neighbours_go_on(watch, client, 20)
+
+
+async def test_publishes_of_a_program_to_a_missing_stream(server: NatsServer) -> None:
+    async with beside(server) as (watch, _), connect(server.url) as client, trio.open_nursery() as nursery:
+        for number in range(5_000):
+            nursery.start_soon(partial(_refused, watch.router, f"bad.copy.{number % SUBJECTS}"))
+        await trio.lowlevel.checkpoint()
+        await assert_neighbours_go_on(watch, client)
+
+
+async def _refused(live: Live, subject: str) -> None:
+    with pytest.raises(PublishError) as caught:
+        await live.publish_with_ack(subject, b"")
+    assert caught.value.reason == "no_responders"
