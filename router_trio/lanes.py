@@ -262,9 +262,13 @@ class Lanes:
             lane.destination.ready.pop(subject, None)
         return oldest
 
+    def wanted(self, wanted: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
+        """Return of what is held all that is wanted."""
+        return [held for held in self._held.values() if wanted(held)]
+
     def take_out(self, wanted: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
         """Take out from what is held all that is wanted."""
-        found = [held for held in self._held.values() if wanted(held)]
+        found = self.wanted(wanted)
         for operation in found:
             self.withdraw(operation)
         return found

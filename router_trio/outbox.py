@@ -436,7 +436,8 @@ class Outbox:
     def sweep(self) -> None:
         """Send again what has been without a PubAck for long on this link, and fail what is over its budget."""
         for reason, operations in self._retries.sweep().items():
-            self._fail(operations, reason, f"no PubAck within {ACK_BUDGET:g} s")
+            over = [one for one in operations if self._lanes.withdraw(one) or self._queue.withdraw(one)]
+            self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
         self._wake()
 
     def next_due(self) -> float | None:

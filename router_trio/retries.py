@@ -137,17 +137,20 @@ class Retries:
         return True
 
     def sweep(self) -> dict[str, list[Operation]]:
-        """Have sent again what has been without a PubAck for long. Returns what is over its budget instead, and why."""
+        """Have sent again what has been without a PubAck for long. Returns what is over its budget instead, and why.
+
+        That stays where it is: who is told of one must not find another missing.
+        """
         now = self._clock()
         self._lanes.forget()
         over: dict[str, list[Operation]] = {}
-        for operation in self._lanes.take_out(lambda held: self._over(held, now)):
+        for operation in self._lanes.wanted(lambda held: self._over(held, now)):
             over.setdefault(operation.refused_for or "timeout", []).append(operation)
         for operation in self._queue.unacked_since(now - RESEND_UNACKED_AFTER):
-            self._queue.confirm_acked(operation.order)
             if self._over(operation, now):
                 over.setdefault("timeout", []).append(operation)
             else:
+                self._queue.confirm_acked(operation.order)
                 operation.resent = True
                 self._lanes.hold(operation, now, now=now)
         return over
