@@ -11,11 +11,12 @@ from nats.aio.client import Client
 
 from router_trio import protocol
 from router_trio.errors import LinkError, SourceError, UnexpectedError, innermost
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, Together
+from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, StreamState, Together
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, open_stream
 from router_trio.nats.info import parse_info
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
+from router_trio.nats.lookups import Lookups
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.operation import Operation
@@ -80,6 +81,7 @@ class NatsLink:
         self, server: str, client: Client, transport: BorrowedTransport, inbox: bytes, listener: LinkListener
     ) -> None:
         self._client = client
+        self._lookups = Lookups(client)
         self._listener = listener
         self._asked: Counter[bytes] = Counter()
         self._denied: dict[bytes, list[str]] = {}
@@ -174,15 +176,28 @@ class NatsLink:
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         """See `link.Link.open_consumer`."""
-        if self._client_deaf:
-            self._client_deaf = False
-            forget_inbox(self._client)
+        self._let_client_listen()
         found = await ensure_consumer(self._client, spec)
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(protocol.text(inbox), deliver)
-        return WirePullConsumer(spec, found, inbox, self._client, self.wire.send, subscription)
+        return WirePullConsumer(spec, found, inbox, self._client, self._lookups, self.wire.send, subscription)
+
+    async def find_streams(self, subject: str) -> Sequence[str]:
+        """See `link.Link.find_streams`."""
+        self._let_client_listen()
+        return await self._lookups.find_streams(subject)
+
+    async def stream_state(self, name: str) -> StreamState | None:
+        """See `link.Link.stream_state`."""
+        self._let_client_listen()
+        return await self._lookups.stream_state(name)
+
+    def _let_client_listen(self) -> None:
+        if self._client_deaf:
+            self._client_deaf = False
+            forget_inbox(self._client)
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """See `link.Link.ack`."""
@@ -209,6 +224,7 @@ class NatsLink:
 
     def _was_denied(self, kind: bytes, subject: bytes, told: str) -> None:
         if kind == b"publish":
+            self._lookups.denied(subject)
             self._listener.publish_denied(subject, told)
         elif subject == self._inbox + b".*":
             self._deaf = f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from router_trio.headers import replace as replace_header
 from router_trio.link import ConsumerSpec, Progress
 from router_trio.protocol import RawMessage, delivered_size
 from router_trio.subjects import matches
@@ -249,8 +250,10 @@ class Consumer:
             f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{deliveries}.{sequence}.{consumer_sequence}"
             f".{stored.timestamp}.{len(self._matching) - position}"
         )
-        body = b"" if self.headers_only else stored.publish.payload
-        return raw(stored.publish.subject, reply.encode(), stored.publish.header, body)
+        _, _, block, body = stored.publish
+        if self.headers_only:
+            block, body = replace_header(block, b"Nats-Msg-Size", b"%d" % len(body)), b""
+        return raw(stored.publish.subject, reply.encode(), block, body)
 
 
 def _end(request: _Request, line: str) -> None:

@@ -1,6 +1,6 @@
 """Two worlds that a link can live in, the fake broker and a real nats-server, seen through the same few methods.
 
-In both, the router's user may not publish to `denied.>` nor subscribe to `secret.>`.
+In both, the router's user may not publish to `denied.>`, subscribe to `secret.>` or look up the stream `SECRET`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ WITHIN = 5.0
 _USERS = f"""
 authorization {{ users: [
   {{ user: router, password: "{PASSWORD}",
-     permissions: {{ publish: {{ deny: ["denied.>"] }}, subscribe: {{ deny: ["secret.>"] }} }} }}
+     permissions: {{ publish: {{ deny: ["denied.>", "$JS.API.STREAM.INFO.SECRET"] }}
+                     subscribe: {{ deny: ["secret.>"] }} }} }}
   {{ user: other, password: other }}
 ] }}
 """
@@ -64,6 +65,15 @@ class World(Protocol):
     async def delete_stream(self, name: str) -> None:
         """Delete a stream."""
 
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
+        """Have a stream take these subjects, or seal it."""
+
+    async def edit_consumer(self, stream: str, durable: str, *, headers_only: bool) -> None:
+        """Have a durable deliver only headers, or all again."""
+
+    async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
+        """Have a durable deliver nothing for so long; 0: no more."""
+
     async def lame_duck(self) -> None:
         """The server announces that it will shut down."""
 
@@ -79,6 +89,7 @@ class FakeWorld:
     def __init__(self) -> None:
         self.broker = FakeBroker()
         self.broker.deny_publish("denied.>")
+        self.broker.deny_publish("$JS.API.STREAM.INFO.SECRET")
         self.broker.deny_subscribe("secret.>")
 
     @property
@@ -102,6 +113,18 @@ class FakeWorld:
 
     async def delete_stream(self, name: str) -> None:
         self.broker.delete_stream(name)
+
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
+        if sealed:
+            self.broker.trouble.seal(name)
+        else:
+            self.broker.trouble.edit_subjects(name, *subjects)
+
+    async def edit_consumer(self, stream: str, durable: str, *, headers_only: bool) -> None:
+        self.broker.trouble.edit_consumer(stream, durable, headers_only=headers_only)
+
+    async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
+        self.broker.trouble.pause_consumer(stream, durable, seconds)
 
     async def lame_duck(self) -> None:
         self.broker.lame_duck()
@@ -144,6 +167,16 @@ class RealWorld:
 
     async def delete_stream(self, name: str) -> None:
         await self._jetstream.delete_stream(name)
+
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
+        changes: dict[str, Any] = {"sealed": True} if sealed else {"subjects": list(subjects)}
+        await self._jetstream.edit_stream(name, **changes)
+
+    async def edit_consumer(self, stream: str, durable: str, *, headers_only: bool) -> None:
+        await self._jetstream.edit_consumer(stream, durable, headers_only=headers_only)
+
+    async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
+        await self._jetstream.pause_consumer(stream, durable, seconds)
 
     async def lame_duck(self) -> None:
         self._process.lame_duck()

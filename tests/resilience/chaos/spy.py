@@ -144,6 +144,8 @@ class _Eyes:
         self.ack = link.ack
         self.nak = link.nak
         self.in_progress = link.in_progress
+        self.find_streams = link.find_streams
+        self.stream_state = link.stream_state
 
     @property
     def server(self) -> str:
