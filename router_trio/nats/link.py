@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -17,7 +17,7 @@ from router_trio.nats.dial import abandon, address, open_stream
 from router_trio.nats.info import parse_info
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.lookups import Lookups
-from router_trio.nats.pubacks import PubAcks
+from router_trio.nats.pubacks import PubAcks, StreamName
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.operation import Operation
 from router_trio.quotes import quoted
@@ -47,6 +47,7 @@ class Dialer:
                 nursery.start_soon(_read, link.wire)
                 nursery.start_soon(link.wire.write)
                 nursery.start_soon(client_died, client)
+                nursery.start_soon(link.answer_pubacks)
                 await link.fence()
                 link.announce()
                 try:
@@ -103,7 +104,9 @@ class NatsLink:
             handed_out=listener.handed_out,
         )
         self.wire.unread = transport.hand_over(self.wire.send, self.wire.expect_foreign_pong)
-        self._pubacks = PubAcks(listener)
+        self._unknown: deque[StreamName] = deque()
+        self._some_unknown = trio.Event()
+        self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self.wire.subscribe(inbox + b".*", self._pubacks.read)
 
     @property
@@ -143,6 +146,20 @@ class NatsLink:
             self.wire.unsubscribe(self._answers)
             self._answers = self.wire.subscribe(self._inbox + b".*", self._pubacks.read)
             await self.wire.fence()
+
+    def _ask_about(self, stream: StreamName) -> None:
+        self._unknown.append(stream)
+        self._some_unknown.set()
+
+    async def answer_pubacks(self) -> None:
+        """Find out whether the streams that PubAcks name exist, for as long as the link lives."""
+        while True:
+            while self._unknown:
+                self._let_client_listen()
+                stream = self._unknown.popleft()
+                self._pubacks.found(stream, await self._lookups.may_exist(*stream))
+            self._some_unknown = trio.Event()
+            await self._some_unknown.wait()
 
     async def fence(self) -> None:
         """See `link.Link.fence`."""
@@ -192,7 +209,9 @@ class NatsLink:
     async def stream_state(self, name: str) -> StreamState | None:
         """See `link.Link.stream_state`."""
         self._let_client_listen()
-        return await self._lookups.stream_state(name)
+        state = await self._lookups.stream_state(name)
+        self._pubacks.found((name, ""), state is not None)
+        return state
 
     def _let_client_listen(self) -> None:
         if self._client_deaf:
