@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.handlers import Handler, as_message, invoke
+from router_trio.dispatch.handlers import Blocked, Handler, answers_of, as_message, begin
 from router_trio.dispatch.outlet import Outlet
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
@@ -135,8 +135,16 @@ class Routing:
     async def handle(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination."""
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
+        state = self.state
         try:
-            answers = await invoke(handler, message)
+            answer = begin(handler, message)
+            if isinstance(answer, Blocked):
+                state.handler_begins(trio.current_time())
+                try:
+                    answer = await answer
+                finally:
+                    state.handler_returns(trio.current_time())
+            answers = answers_of(answer)
         except Exception as error:
             self.handler_failed(error, delivery)
         else:
