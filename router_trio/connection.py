@@ -13,6 +13,7 @@ import trio
 
 from router_trio.attempts import Attempts
 from router_trio.backoff import Attempt
+from router_trio.destinations import Destinations
 from router_trio.errors import LinkError, UnexpectedError
 from router_trio.events import (
     ConnectionEstablished,
@@ -22,7 +23,7 @@ from router_trio.events import (
     LameDuck,
     UnexpectedLinkError,
 )
-from router_trio.link import Connect, Link
+from router_trio.link import Connect, Link, Refusal
 from router_trio.outbox import Outbox
 from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.protocol import DEFAULT_CONTROL_LINE
@@ -66,10 +67,9 @@ class Connection:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
-        # What a link tells of publishes is the outbox's business alone (see `link.LinkListener`).
+        # What a link tells of stored publishes is the outbox's business alone (see `link.LinkListener`).
         self.acked = self.outbox.acked
-        self.ack_refused = self.outbox.ack_refused
-        self.publish_denied = self.outbox.publish_denied
+        self.destinations = Destinations(name, emit)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
         self.inbox = self._new_inbox()
@@ -80,7 +80,7 @@ class Connection:
         self.first_attempt_over = trio.Event()
         self._connect = connect
         self._emit = emit
-        self._sources: list[Source] = []
+        self._sources: list[Source] = [self.destinations]
         self._session: Session | None = None
         self._lame_duck = trio.Event()
         self._changed = trio.Event()
@@ -166,7 +166,14 @@ class Connection:
 
     async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
         """One attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
-        session = Session(server, self._new_inbox(), self.outbox, fenced=self._fenced, progress=self._progress)
+        session = Session(
+            server,
+            self._new_inbox(),
+            self.outbox,
+            fenced=self._fenced,
+            progress=self._progress,
+            refused=self._not_written,
+        )
         nursery.start_soon(self._run_session, session)
         try:
             await _either(session.connected, session.ended)
@@ -329,6 +336,11 @@ class Connection:
         self._tell_changed()
         return left
 
+    def _not_written(self, refusal: Refusal) -> None:
+        operation = refusal.operation
+        if operation.with_ack:
+            self.destinations.refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
+
     def _fenced(self, at: float) -> None:
         self.state.fenced_at = at
 
@@ -347,6 +359,16 @@ class Connection:
         self._tell_of_handing_out.append(tell)
 
     # --- what the link tells (see `link.LinkListener`) ---
+
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+        operation = self.outbox.find(order)
+        if operation is not None:
+            self.destinations.refused(operation.subject, reason, detail, retriable)
+        self.outbox.ack_refused(order, reason, detail, retriable)
+
+    def publish_denied(self, subject: bytes, detail: str) -> None:
+        self.destinations.refused(subject, "permission_denied", detail)
+        self.outbox.publish_denied(subject, detail)
 
     def handed_out(self) -> None:
         if self._tell_of_handing_out:

@@ -338,6 +338,38 @@ class MessageDeadLettered(RouteEvent):
     count: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationNotStored(RouteEvent):
+    """What this route sends to a destination is not taken: `reason` and `detail` say why, and what to do about it."""
+
+    code = "NATS_DESTINATION_NOT_STORED"
+    level = Level.WARN
+    connection: str
+    subject: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationStored(RouteEvent):
+    """A destination that took nothing takes messages again."""
+
+    code = "NATS_DESTINATION_STORED"
+    level = Level.INFO
+    connection: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationsUnknown(ConnectionEvent):
+    """The streams of the destinations can't be looked up: whether they are ready is told by what publishes meet."""
+
+    code = "NATS_DESTINATIONS_UNKNOWN"
+    level = Level.INFO
+    reason: str
+    detail: str
+
+
 # --- fault injection ---
 
 

@@ -19,6 +19,12 @@ from router_trio.message import PubAck
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
 
+LOOKUP_WITHIN = 2.0
+"""Seconds that a server has to answer what is looked up beside the messages."""
+
+LOOKUP_FAILED = frozenset({"permission_denied", "timeout", "bad_answer", "jetstream_unavailable"})
+"""Reasons of a `SourceError` that say nothing of what was looked up: we may not ask, or got no usable answer."""
+
 Deliver = Callable[[list[RawMessage]], None]
 """Takes a batch of received messages. Synchronous, must not raise; called from the link's reader.
 
@@ -101,6 +107,32 @@ class Limits:
     retention: str
 
 
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """A stream as a publisher meets it.
+
+    `refuses`: reason and detail why it takes no message now, or None as far as the server tells. `room`: how many more
+    messages and bytes it takes before it refuses; infinite if it has no such limit, or discards old ones for new ones.
+    `held`: its messages. `limits`: whatever it may be short of, in a form that changes if one of them does.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    refuses: tuple[str, str] | None
+    room: tuple[float, float]
+    held: int
+    limits: tuple[int, ...]
+
+    def has_more_room_than(self, before: StreamState) -> bool:
+        """Return True if it may take now what it refused then."""
+        return (
+            self.room[0] > before.room[0]
+            or self.room[1] > before.room[1]
+            or self.held < before.held
+            or self.limits != before.limits
+        )
+
+
 class LinkListener(Protocol):
     """Who is told what happens on a link. Every method is synchronous and must not raise."""
 
@@ -161,6 +193,14 @@ class PullConsumer(Subscription, Protocol):
         said nothing of it for a second: then they come again after their ack wait.
         """
 
+    async def check(self) -> str | None:
+        """Return why the consumer delivers nothing now, as when it is paused; None if it delivers.
+
+        Raises `SourceError` if there is no such consumer any more, if it was edited so that it no longer delivers what
+        was asked for, and if the server does not say (reason `permission_denied`, `timeout`, ...: see `LOOKUP_FAILED`).
+        Blocks for at most `LOOKUP_WITHIN` seconds. Can be cancelled.
+        """
+
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """Ask for `batch` more messages of together at most `max_bytes` (0: any), for at most `expires` seconds.
 
@@ -211,6 +251,17 @@ class Link(Protocol):
 
     def in_progress(self, reply: bytes) -> None:
         """Tell the server that a JetStream message is still being worked on: its ack wait starts anew."""
+
+
+    async def find_streams(self, subject: str) -> Sequence[str]:
+        """Return the names of streams that take some subject that this pattern matches.
+
+        Raises `SourceError` (see `LOOKUP_FAILED`) if the server does not say. Blocks for at most `LOOKUP_WITHIN`
+        seconds. Can be cancelled.
+        """
+
+    async def stream_state(self, name: str) -> StreamState | None:
+        """Return a stream as it is now, or None if the server says that there is none. Raises as `find_streams`."""
 
 
 class Connect(Protocol):

@@ -21,13 +21,13 @@ from router_trio.dispatch.routing import Routing
 from router_trio.dispatch.stream import StreamRoute
 from router_trio.errors import LinkError, innermost
 from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped
-from router_trio.link import Connect
+from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.live import Live
 from router_trio.nats.link import Dialer
 from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.routes import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
-from router_trio.states import RouteState
+from router_trio.states import DestinationState, RouteState
 from router_trio.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -201,6 +201,10 @@ class _Run:
     def _make(self, plan: RoutePlan) -> Route:
         templates = [destination.template for destination in plan.destinations]
         state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
+        for one in plan.destinations:
+            to = DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
+            state.to.append(to)
+            self._connections[one.connection].destinations.add(to)
         outlets = [Outlet(destination, self._connections[destination.connection]) for destination in plan.destinations]
         errors = self._settings.telemetry.handler_errors
         routing = Routing(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)
@@ -265,6 +269,10 @@ class _Run:
             with trio.move_on_after(SOURCES_WITHIN):
                 for route in self._routes:
                     await self._tried(route)
+            with trio.move_on_after(LOOKUP_WITHIN):
+                for connection in self._connections.values():
+                    if connection.connected:
+                        await connection.destinations.first_look_over.wait()
             nursery.cancel_scope.cancel()
         self._emit(
             RouterStarted(

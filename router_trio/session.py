@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from router_trio.errors import LinkError
-from router_trio.link import Connect, Link, LinkListener
+from router_trio.link import Connect, Link, LinkListener, Refusal
 from router_trio.outbox import Outbox
 
 SWEEP_EVERY = 1.0
@@ -50,8 +50,12 @@ class Session:
         *,
         fenced: Callable[[float], None],
         progress: Callable[[], None],
+        refused: Callable[[Refusal], None] = lambda _: None,
     ) -> None:
-        """`fenced` is told the time of each answered fence, `progress` that there may be room for who waits for it."""
+        """`fenced` is told the time of each answered fence, `progress` that there may be room for who waits for it.
+
+        `refused` is told of each publish that the link did not write, before the outbox is.
+        """
         self.server = server
         self.inbox = inbox
         self.link: Link | None = None
@@ -64,6 +68,7 @@ class Session:
         self._outbox = outbox
         self._fenced = fenced
         self._progress = progress
+        self._refused = refused
         self._go = trio.Event()
         self._scope = trio.CancelScope()
         self._written = trio.Event()
@@ -145,6 +150,7 @@ class Session:
                 await self._wait_for_work(None if self._leaving else outbox.next_due())
                 continue
             for refusal in await link.send(batch):
+                self._refused(refusal)
                 outbox.refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
             self._written.set()
             self._progress()

@@ -59,10 +59,70 @@ class ConnectionState:
         return None
 
 
+NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
+
+
+class DestinationState:
+    """Whether one destination of a route would take a message now, as far as anybody knows.
+
+    Two things tell: what a lookup found (`looked_up`: `found`), and what the last publish met (`met`: `refused`). Each
+    is a reason and its detail, or None. A message that gets through since is stronger than both: it is seen in the
+    route's own count, which costs the messages nothing.
+    """
+
+    def __init__(self, route: RouteState, connection: str, template: str, pattern: str, *, jetstream: bool) -> None:
+        """`pattern` is what the subjects of its messages match."""
+        self.connection = connection
+        self.template = template
+        self.pattern = pattern
+        self.jetstream = jetstream
+        self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if jetstream else None
+        self.met: tuple[str, str] | None = None
+        self._route = route
+        self._alone = route.destinations.count(template) == 1  # else the count is not of this one alone
+        self._routed_before = 0
+
+    @property
+    def route(self) -> str:
+        """The name of its route."""
+        return self._route.name
+
+    @property
+    def trouble(self) -> tuple[str, str] | None:
+        """Return why it would not take a message now: a short word and what to do about it; or None."""
+        if (self.met is not None or self.looked_up is not None) and not self.got_through:
+            return self.met or self.looked_up
+        return None
+
+    @property
+    def got_through(self) -> bool:
+        """Return True if a message got through since `found` or `refused` last told of trouble."""
+        return self._alone and self._routed > self._routed_before
+
+    def found(self, trouble: tuple[str, str] | None) -> None:
+        """A lookup has told of trouble, or of none."""
+        self.looked_up = trouble
+        if trouble is not None:
+            self._routed_before = self._routed
+
+    def refused(self, reason: str, detail: str) -> None:
+        """A publish was refused."""
+        self.met = (reason, detail)
+        self._routed_before = self._routed
+
+    @property
+    def _routed(self) -> int:
+        return self._route.routed[self.template]
+
+
 STARTING = "starting"
 RUNNING = "running"
 PAUSED = "paused"
 FAILED = "failed"
+
+
+HANDLER_QUIET = 8.0
+"""Seconds in which no call of a route's handler returned, though one is under way: the route counts as stuck."""
 
 
 class RouteState:
@@ -78,6 +138,12 @@ class RouteState:
         self.destinations = tuple(destinations)
         self.state = STARTING
         self.reason: str | None = None
+        self.to: list[DestinationState] = []
+        """What is known of its destinations, in order."""
+        self.handling = 0
+        """Calls of its handler that have not returned."""
+        self.handler_moved_at = 0.0
+        """When a call last returned, or began while there was no other, on the router's monotonic clock."""
         self.received = 0
         self.failed: Counter[str] = Counter()
         self.filtered = 0
@@ -110,8 +176,40 @@ class RouteState:
 
     @property
     def unready(self) -> str | None:
-        """Why this route would not route a message now, or None."""
+        """Why this route would not receive a message now, or None."""
         return None if self.state == RUNNING else self.reason or self.state
+
+    @property
+    def trouble(self) -> str | None:
+        """Return why it is not running or can't deliver: the first reason, or None."""
+        return self.unready or next(iter(self._undelivered()), None)
+
+    def _undelivered(self) -> list[str]:
+        found = [(one, one.trouble) for one in self.to]
+        return [
+            f"destination {one.template!r} on {one.connection}: {trouble[0]}: {trouble[1]}"
+            for one, trouble in found
+            if trouble is not None
+        ]
+
+    def reasons(self, now: float) -> list[str]:
+        """Return why this route would not route a message now (`now` on the router's monotonic clock): all reasons."""
+        reasons = [] if self.unready is None else [self.unready]
+        quiet = now - self.handler_moved_at
+        if self.handling and quiet > HANDLER_QUIET:
+            reasons.append(f"its handler has not returned for {quiet:.0f} s, and messages may wait behind it")
+        return reasons + self._undelivered()
+
+    def handler_begins(self, now: float) -> None:
+        """A call of the handler has to wait for something."""
+        if not self.handling:
+            self.handler_moved_at = now
+        self.handling += 1
+
+    def handler_returns(self, now: float) -> None:
+        """It has returned, or raised, or was cancelled."""
+        self.handling -= 1
+        self.handler_moved_at = now
 
 
 DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

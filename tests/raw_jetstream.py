@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import trio
@@ -81,6 +82,23 @@ class JetStream:
     async def delete_consumer(self, stream: str, consumer: str) -> None:
         """Delete a consumer."""
         await self.api(f"CONSUMER.DELETE.{stream}.{consumer}")
+
+    async def edit_stream(self, name: str, **changes: Any) -> None:
+        """Change fields of a stream's configuration."""
+        config = (await self.stream_info(name))["config"]
+        await self.api(f"STREAM.UPDATE.{name}", config | changes)
+
+    async def edit_consumer(self, stream: str, consumer: str, **changes: Any) -> None:
+        """Change fields of a consumer's configuration."""
+        config = (await self.consumer_info(stream, consumer))["config"]
+        body = {"stream_name": stream, "config": config | changes}
+        await self.api(f"CONSUMER.DURABLE.CREATE.{stream}.{consumer}", body)
+
+    async def pause_consumer(self, stream: str, consumer: str, seconds: float) -> None:
+        """Have a consumer deliver nothing for so long; 0: no more."""
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        body = {"pause_until": until.isoformat().replace("+00:00", "Z")} if seconds else {}
+        await self.api(f"CONSUMER.PAUSE.{stream}.{consumer}", body)
 
     async def publish(
         self, subject: str, payload: bytes = b"", headers: Headers | None = None, *, within: float = 5.0

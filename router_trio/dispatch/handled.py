@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
+import trio
+
 from router_trio import protocol
 from router_trio.dispatch.delivery import BatchDelivery, Delivery
 from router_trio.dispatch.handlers import (
@@ -98,6 +100,8 @@ class HandledBatch:
         return Delivery(self._routing.state, raw, self._received_at)
 
     async def _blocked(self, blocked: Blocked, message: Message, delivery: Delivery) -> None:
+        state = self._routing.state
+        state.handler_begins(trio.current_time())
         try:
             answer = await finished(blocked)
         except BaseException as error:
@@ -105,6 +109,8 @@ class HandledBatch:
             self._failed(error, delivery)
         else:
             self._answered(answer, message, delivery)
+        finally:
+            state.handler_returns(trio.current_time())
 
     def _answered(self, answer: Any, message: Message, delivery: Delivery) -> None:
         try:

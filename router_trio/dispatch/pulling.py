@@ -17,7 +17,7 @@ from router_trio.connection import Connection
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
-from router_trio.link import Link, PullConsumer
+from router_trio.link import LOOKUP_FAILED, Link, PullConsumer
 from router_trio.pull import PullBudget, PullCredit, Verdict
 from router_trio.states import PAUSED, RUNNING
 
@@ -28,6 +28,12 @@ BORROWED_EXPIRES = 5.0
 
 SILENCE = 15.0
 """Seconds without message or heartbeat after which a pull request is taken for lost: three heartbeats."""
+
+CHECK_EVERY = 5.0
+"""Seconds between two looks at what the consumer is on the server."""
+
+DENIED_CHECK_EVERY = 60.0
+"""The same while this user may not ask: a server logs each of these."""
 
 _PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
 
@@ -61,6 +67,7 @@ class Pulling:
         self._heard_at = 0.0
         self._told_of_waiting = False
         self._lost: SourceError | None = None
+        self._paused: str | None = None
 
     # --- what the route tells ---
 
@@ -68,6 +75,12 @@ class Pulling:
         """The link is new, or the consumer, or there is none: nothing is asked for."""
         self._credit.forget()
         self._lost = None
+        self._paused = None
+
+    def lose(self, detail: str) -> None:
+        """What comes is not what was asked for: the consumer has to be opened again."""
+        self._lost = SourceError(detail, reason="consumer_edited")
+        self._look_again.set()
 
     def heard(self, now: float) -> None:
         """Something came."""
@@ -122,6 +135,7 @@ class Pulling:
         asked = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_progress, link, consumer.ack_wait)
+            nursery.start_soon(self._check, consumer)
             for destination in self._routing.connections:
                 nursery.start_soon(self._look_when_changed, destination)
             while self._lost is None and not self._closing.is_set():
@@ -175,6 +189,9 @@ class Pulling:
     def _tell_state(self) -> None:
         turns = self._hand.turns
         self._told_of_waiting = bool(turns.lines)
+        if self._paused is not None:
+            self._routing.state.enter(PAUSED, self._paused)
+            return
         if not turns.lines:
             self._routing.state.enter(RUNNING)
             return
@@ -196,6 +213,27 @@ class Pulling:
         while True:
             await destination.changed()
             self._look_again.set()
+
+    async def _check(self, consumer: PullConsumer) -> None:
+        """Look at the consumer every `CHECK_EVERY` seconds: somebody may have paused or edited it.
+
+        That it was deleted is told to whoever has asked it for messages.
+        """
+        while self._lost is None:
+            pause = CHECK_EVERY
+            try:
+                paused = await consumer.check()
+            except SourceError as error:
+                if error.reason not in LOOKUP_FAILED and error.reason != "consumer_not_found":
+                    self._lost = error
+                    self._look_again.set()
+                elif error.reason == "permission_denied":
+                    pause = DENIED_CHECK_EVERY
+            else:
+                if paused != self._paused:
+                    self._paused = paused
+                    self._look_again.set()
+            await trio.sleep(pause)
 
     async def _tell_progress(self, link: Link, ack_wait: float) -> None:
         """Keep what is being worked on, or waits for its turn, from being delivered again."""

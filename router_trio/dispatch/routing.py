@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import trio
 
 from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.handlers import Handler, as_message, invoke, raise_if_ours, text_of
+from router_trio.dispatch.handlers import (
+    Blocked,
+    Handler,
+    answers_of,
+    as_message,
+    begin,
+    finished,
+    raise_if_ours,
+    text_of,
+)
 from router_trio.dispatch.outlet import Outlet
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
@@ -149,8 +158,16 @@ class Routing:
     async def handle(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination."""
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
+        state = self.state
         try:
-            answers = await invoke(handler, message)
+            answer = begin(handler, message)
+            if isinstance(answer, Blocked):
+                state.handler_begins(trio.current_time())
+                try:
+                    answer = await finished(answer)
+                finally:
+                    state.handler_returns(trio.current_time())
+            answers = answers_of(answer)
         except BaseException as error:
             await raise_if_ours(error)
             self.handler_failed(error, delivery)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, eq, itemgetter
 
 import trio
 
-from router_trio import protocol
+from router_trio import headers, protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
 from router_trio.dispatch.deliveries import Deliveries
@@ -39,7 +39,11 @@ a new one instead."""
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
 
+MSG_SIZE = b"Nats-Msg-Size"
+"""The header of a message whose payload a consumer with `headers_only` has left out."""
+
 _received_at = attrgetter("received_at")
+_header_size, _size = itemgetter(2), itemgetter(3)
 
 
 class StreamRoute:
@@ -90,6 +94,10 @@ class StreamRoute:
         self._stored: list[StreamDelivery] = []
         self._nothing_comes = False
         self._told_differences: list[str] = []
+        self._bare = False
+        """Whether a message without its payload came: nothing more is taken until the consumer is opened again."""
+        self._doubted = False
+        """Whether it was opened for that reason: if it delivers payloads, the header was the sender's doing."""
         self._scope = trio.CancelScope()
         for destination in routing.connections:
             destination.when_changed(self._recall)
@@ -105,6 +113,7 @@ class StreamRoute:
         position = self._hand.position
         # Only counts if the durable has to be made again, in the same incarnation of the stream.
         spec = replace(self._spec, stream_created=position.stream_created or None, start_sequence=position.start)
+        self._doubted, self._bare = self._bare, False
         consumer = await link.open_consumer(spec, self._received)
         self._intake_over = trio.Event()
         try:
@@ -160,6 +169,8 @@ class StreamRoute:
 
     def _received(self, batch: list[protocol.RawMessage]) -> None:
         now = trio.current_time()
+        if self._bare or True in map(eq, map(_header_size, batch), map(_size, batch)):
+            batch = self._with_payloads(batch)
         hand = self._hand
         self._pulling.heard(now)
         deliveries, others = self._deliveries.read(batch, hand.position, now)
@@ -181,6 +192,22 @@ class StreamRoute:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
+
+    def _with_payloads(self, batch: list[protocol.RawMessage]) -> list[protocol.RawMessage]:
+        """Return what came before the first message whose payload the server has left out.
+
+        Somebody has edited the durable (`headers_only`): it is opened again, and refused if that is so. If it is not,
+        the sender has written that header, and the message is taken when it comes again.
+        """
+        if self._bare:
+            return []
+        for index, raw in enumerate(batch):
+            empty = raw[1] and raw[2] == raw[3] > 0
+            if empty and not self._doubted and headers.find(protocol.header_block(raw), MSG_SIZE) is not None:
+                self._bare = True
+                self._pulling.lose("a message came without its payload: was the consumer edited (headers_only)?")
+                return batch[:index]
+        return batch
 
     # --- routing ---
 

@@ -25,6 +25,7 @@ from router_trio.link import (
     LinkListener,
     PullConsumer,
     Refusal,
+    StreamState,
     Subscription,
     Together,
 )
@@ -149,6 +150,14 @@ class FaultyLink:
         """See `link.Link.open_consumer`."""
         await self._before_subscribing()
         return await self._link.open_consumer(spec, deliver)
+
+    async def find_streams(self, subject: str) -> Sequence[str]:
+        """See `link.Link.find_streams`. Never struck."""
+        return await self._link.find_streams(subject)
+
+    async def stream_state(self, name: str) -> StreamState | None:
+        """See `link.Link.stream_state`. Never struck."""
+        return await self._link.stream_state(name)
 
     async def _before_subscribing(self) -> None:
         fault = self._strike("subscribe")

@@ -40,6 +40,9 @@ from router_trio.mappings.pieces import (
 from router_trio.quotes import quoted
 from router_trio.subjects import CONTROL, is_valid_subject, matches_tokens
 
+_MAKE_SEVERAL = frozenset({"split", "splitFromLeft", "splitFromRight", "sliceFromLeft", "sliceFromRight"})
+"""Functions that may make several tokens of one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
@@ -53,6 +56,8 @@ class Mapping:
     """True when the destination holds no placeholder, so that every subject maps to the destination itself."""
     literal_start: tuple[str, ...]
     """The tokens at the start of the destination that stand there as they are, before the first placeholder."""
+    pattern: str
+    """What every result matches: the destination with a wildcard in place of each placeholder."""
     _source_tokens: tuple[str, ...] = field(repr=False, compare=False)
     _pieces: tuple[Piece, ...] = field(repr=False, compare=False)
 
@@ -84,6 +89,7 @@ class Mapping:
         pieces: list[Piece] = []
         literal = deterministic = True
         literal_start: list[str] = []
+        shape: list[str] = []
         for token in tokens:
             try:
                 call = parse(token)
@@ -91,17 +97,22 @@ class Mapping:
                     pieces.append(_build(call, positions(call, wildcards, source, plain_source), random))
                     literal = False
                     deterministic = deterministic and call.name != "random"
+                    shape.append(">" if call.name in _MAKE_SEVERAL else "*")
                 elif token == ">":
                     pieces.append(partial(rest, len(source_tokens) - 1))
                     literal = False
+                    shape.append(">")
                 else:
                     pieces.append(partial(constant, token))
+                    shape.append(token)
                     if literal:
                         literal_start.append(token)
             except Refusal as refusal:
                 raise MappingError(f"destination {destination!r}: {token!r} {refusal}") from None
+        pattern = ".".join(shape[: shape.index(">") + 1] if ">" in shape else shape)
+        starts = tuple(literal_start)
         return cls(
-            source, destination, deterministic, literal, tuple(literal_start), tuple(source_tokens), tuple(pieces)
+            source, destination, deterministic, literal, starts, pattern, tuple(source_tokens), tuple(pieces)
         )
 
     @classmethod

@@ -101,6 +101,17 @@ class Object:
             raise self._wrong(name, f"a list of texts of at most {MAX_SUBJECT} characters")
         return tuple(value)
 
+    def names(self, name: str, *, most: int) -> tuple[str, ...]:
+        """Return a list of printable names of streams or consumers; empty if it is absent."""
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if type(value) is not list or len(value) > most:
+            raise self._wrong(name, f"a list of at most {most} texts")
+        if not all(type(one) is str and 0 < len(one) <= MAX_NAME and one.isprintable() for one in value):
+            raise self._wrong(name, f"a list of printable texts of at most {MAX_NAME} characters")
+        return tuple(value)
+
     def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
         """Return a list of whole numbers; empty if it is absent."""
         value = self._fields.get(name)

@@ -17,6 +17,9 @@ MAX_ANSWER = 1024 * 1024
 
 MAX_SUBJECTS = 10_000
 
+MAX_NAMES = 1024
+"""Names of streams in one answer: a server gives no more at a time."""
+
 NEVER = "0001-01-01T00:00:00Z"
 """The time of a message that there is not."""
 
@@ -44,10 +47,12 @@ class StreamInfo:
     replicas: int
     max_messages: int
     max_bytes: int
+    max_messages_per_subject: int
     max_message_size: int
     max_age: float
     duplicate_window: float
     sealed: bool
+    no_ack: bool
     mirror: bool
     deny_delete: bool
     deny_purge: bool
@@ -132,10 +137,12 @@ def stream_info(body: bytes) -> StreamInfo:
         replicas=config.number("num_replicas", 1),
         max_messages=config.number("max_msgs", -1, low=-1),
         max_bytes=config.number("max_bytes", -1, low=-1),
+        max_messages_per_subject=config.number("max_msgs_per_subject", -1, low=-1),
         max_message_size=config.number("max_msg_size", -1, low=-1),
         max_age=config.duration("max_age"),
         duplicate_window=config.duration("duplicate_window"),
         sealed=config.flag("sealed"),
+        no_ack=config.flag("no_ack"),
         mirror=config.object("mirror") is not None,
         deny_delete=config.flag("deny_delete"),
         deny_purge=config.flag("deny_purge"),
@@ -153,6 +160,11 @@ def stream_info(body: bytes) -> StreamInfo:
         last_sequence=_count(state, "last_seq"),
         last_time=state.time("last_ts", NEVER),
     )
+
+
+def stream_names(body: bytes) -> tuple[str, ...]:
+    """Read the answer to `STREAM.NAMES`: its first page. Raises as `stream_info` does."""
+    return _answer(body).names("streams", most=MAX_NAMES)
 
 
 def consumer_info(body: bytes) -> ConsumerInfo:

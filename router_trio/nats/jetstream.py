@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -31,18 +30,12 @@ from router_trio.nats.api import (
     stream_info,
 )
 from router_trio.nats.asyncio_loop import aio_as_trio
+from router_trio.nats.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
 from router_trio.quotes import excerpt
 
 T = TypeVar("T")
 
 API_TIMEOUT = 5.0
-
-NOT_FOUND = 404
-UNAVAILABLE = 503
-STREAM_NOT_FOUND = 10059
-"""Error code of the JetStream API; an absent consumer is 10014."""
-
-_NAME = re.compile(r"[^\s.*>/\\]{1,255}")
 
 GHOSTS_END_WITHIN = 0.5
 GHOSTS_POLL = 0.05
@@ -79,6 +72,7 @@ class WirePullConsumer:
         found: FoundConsumer,
         inbox: bytes,
         client: Client,
+        lookups: Lookups,
         send: Callable[[bytes], None],
         subscription: Subscription,
     ) -> None:
@@ -88,10 +82,27 @@ class WirePullConsumer:
         self.limits = found.limits
         self._spec = spec
         self._client = client
+        self._lookups = lookups
         self._request_subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
         self._inbox = inbox
         self._send = send
         self._subscription = subscription
+
+    async def check(self) -> str | None:
+        """See `link.PullConsumer.check`."""
+        spec = self._spec
+        try:
+            info = await self._lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
+        except ApiError as error:
+            if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
+                told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
+                raise SourceError(told, reason="consumer_not_found") from error
+            raise _refused(spec, error) from error
+        _compare(spec, info.config)
+        if not info.paused:
+            return None
+        until = f" until {info.config.pause_until}" if info.config.pause_until else ""
+        return f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server{until}; resume it"
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """See `link.PullConsumer.pull`."""
@@ -138,7 +149,7 @@ class WirePullConsumer:
 async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
     for name in (spec.stream, spec.durable):
-        if not _NAME.fullmatch(name) or not name.isprintable():
+        if not is_name(name):
             told = "is no name of a stream or consumer: it has up to 255 characters, no space and none of . * > / \\"
             raise SourceError(f"{excerpt(name)!r} {told}", reason="invalid_name")
     try:
@@ -269,6 +280,10 @@ def _compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
     if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
         told = excerpt(", ".join(has)) or "none"
         differences.append(f"its filter is {told}, the route's is {', '.join(wanted) or 'none'}")
+    if config.headers_only:
+        differences.append("it delivers only headers (headers_only), the payloads are needed")
+    if config.priority_groups:
+        differences.append("it has priority groups, which only pulls that name one get messages from")
     if differences:
         raise SourceError(
             f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -11,12 +11,13 @@ from nats.aio.client import Client
 
 from router_trio import protocol
 from router_trio.errors import LinkError, SourceError, UnexpectedError, innermost
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, Together
+from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, StreamState, Together
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import parse_info
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
-from router_trio.nats.pubacks import PubAcks
+from router_trio.nats.lookups import Lookups
+from router_trio.nats.pubacks import PubAcks, StreamName
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.operation import Operation
 from router_trio.quotes import quoted
@@ -48,6 +49,7 @@ class Dialer:
                 nursery.start_soon(_read, link.wire)
                 nursery.start_soon(link.wire.write)
                 nursery.start_soon(client_died, client)
+                nursery.start_soon(link.answer_pubacks)
                 await link.fence()
                 link.announce()
                 opened = True
@@ -90,6 +92,7 @@ class NatsLink:
         self, server: str, client: Client, transport: BorrowedTransport, inbox: bytes, listener: LinkListener
     ) -> None:
         self._client = client
+        self._lookups = Lookups(client)
         self._listener = listener
         self._asked: Counter[bytes] = Counter()
         self._denied: dict[bytes, list[str]] = {}
@@ -115,7 +118,9 @@ class NatsLink:
             too_many_subscriptions=self._had_too_many,
         )
         self.wire.unread = transport.hand_over(self.wire.send, self.wire.expect_foreign_pong)
-        self._pubacks = PubAcks(listener)
+        self._unknown: deque[StreamName] = deque()
+        self._some_unknown = trio.Event()
+        self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self.wire.subscribe(inbox + b".*", self._pubacks.read)
 
     @property
@@ -155,6 +160,20 @@ class NatsLink:
             self.wire.unsubscribe(self._answers)
             self._answers = self.wire.subscribe(self._inbox + b".*", self._pubacks.read)
             await self.wire.fence()
+
+    def _ask_about(self, stream: StreamName) -> None:
+        self._unknown.append(stream)
+        self._some_unknown.set()
+
+    async def answer_pubacks(self) -> None:
+        """Find out whether the streams that PubAcks name exist, for as long as the link lives."""
+        while True:
+            while self._unknown:
+                self._let_client_listen()
+                stream = self._unknown.popleft()
+                self._pubacks.found(stream, await self._lookups.may_exist(*stream))
+            self._some_unknown = trio.Event()
+            await self._some_unknown.wait()
 
     async def fence(self) -> None:
         """See `link.Link.fence`."""
@@ -205,9 +224,7 @@ class NatsLink:
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         """See `link.Link.open_consumer`."""
-        if self._client_deaf:
-            self._client_deaf = False
-            forget_inbox(self._client)
+        self._let_client_listen()
         refused = self._too_many
         try:
             found = await ensure_consumer(self._client, spec)
@@ -221,7 +238,24 @@ class NatsLink:
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(protocol.text(inbox), deliver)
-        return WirePullConsumer(spec, found, inbox, self._client, self.wire.send, subscription)
+        return WirePullConsumer(spec, found, inbox, self._client, self._lookups, self.wire.send, subscription)
+
+    async def find_streams(self, subject: str) -> Sequence[str]:
+        """See `link.Link.find_streams`."""
+        self._let_client_listen()
+        return await self._lookups.find_streams(subject)
+
+    async def stream_state(self, name: str) -> StreamState | None:
+        """See `link.Link.stream_state`."""
+        self._let_client_listen()
+        state = await self._lookups.stream_state(name)
+        self._pubacks.found((name, ""), state is not None)
+        return state
+
+    def _let_client_listen(self) -> None:
+        if self._client_deaf:
+            self._client_deaf = False
+            forget_inbox(self._client)
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """See `link.Link.ack`."""
@@ -252,6 +286,7 @@ class NatsLink:
 
     def _was_denied(self, kind: bytes, subject: bytes, told: str) -> None:
         if kind == b"publish":
+            self._lookups.denied(subject)
             self._listener.publish_denied(subject, told)
         elif subject == self._inbox + b".*":
             self._deaf = f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"

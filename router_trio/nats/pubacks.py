@@ -7,13 +7,14 @@ a header status 503 means that no stream listens to the subject.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from router_trio import headers, protocol
 from router_trio.link import LinkListener
 from router_trio.message import PubAck, stored
 from router_trio.nats.answers import AnswerError, read
 from router_trio.protocol import LAST_SEQUENCE
+from router_trio.quotes import excerpt
 
 _STORED = re.compile(rb'\{"stream": ?"[^"\\]+", ?(?:"domain": ?"[^"\\]*", ?)?"seq": ?([1-9][0-9]{0,18})\}')
 
@@ -40,18 +41,61 @@ MAX_REMEMBERED = 1024
 """Beginnings of PubAcks, a few for each stream that is published to. Then the memory starts anew."""
 
 
-class PubAcks:
-    """Reads the answers that came on one link, and tells a listener."""
+MAX_KEPT = 8192
+"""PubAcks that wait until it is known whether their stream exists; others are passed over, and their publishes resent.
 
-    def __init__(self, listener: LinkListener) -> None:
+More than there may be in flight: only those who make up PubAcks get there.
+"""
+
+MAX_ASKED_ABOUT = 64
+"""Streams that are asked about at a time, in the same way."""
+
+StreamName = tuple[str, str]
+"""A stream and its JetStream domain, `""` for none."""
+
+
+class PubAcks:
+    """Reads the answers that came on one link, and tells a listener.
+
+    Whoever may publish to an inbox can make up a PubAck. So the first one of each stream waits until the server was
+    asked whether it has that stream: `ask` is called, and `found` tells. What names a stream that exists is believed.
+    """
+
+    def __init__(self, listener: LinkListener, ask: Callable[[StreamName], None] | None = None) -> None:
+        """Without `ask`, every stream is believed in."""
         self._listener = listener
+        self._ask = ask
         self._streams: dict[bytes, str] = {}
+        self._known: set[StreamName] = set()
+        self._kept: dict[StreamName, list[PubAck]] = {}
+        self._kept_count = 0
+
+    def found(self, stream: StreamName, exists: bool) -> None:
+        """The server has this stream, or may have it for all that it tells; or it has not. May be told unasked."""
+        if exists and stream not in self._known:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._forget()
+            self._known.add(stream)
+        elif not exists and stream in self._known:
+            self._forget()
+        kept = self._kept.pop(stream, [])
+        self._kept_count -= len(kept)
+        if not kept:
+            return
+        if exists:
+            self._listener.acked(kept)
+        else:
+            told = f"the PubAck names the stream {excerpt(stream[0])!r}, and there is none of that name"
+            # Another answer to the same publish may be the right one.
+            others = {order for pubacks in self._kept.values() for order, _ in pubacks}
+            for order in dict.fromkeys(order for order, _ in kept if order not in others):
+                self._listener.ack_refused(order, "bad_answer", told, False)
+        self._listener.handed_out()
 
     def read(self, batch: Sequence[protocol.RawMessage]) -> None:
         """Tell what each answer means for the publish whose number ends its subject.
 
-        Whose stream stored it is in the fate that the listener gets: who knows which stream it has to be checks it
-        there.
+        Which stream stored it is in the fate that the listener gets.
         """
         streams = self._streams
         acked: list[PubAck] = []
@@ -86,6 +130,7 @@ class PubAcks:
             if error is None:
                 stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
                 duplicate = answer.flag("duplicate")
+                named = (stream, answer.text("domain", ""))
             else:
                 detail = error.description("description") or "error"
                 status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)
@@ -94,12 +139,31 @@ class PubAcks:
             self._listener.ack_refused(order, "bad_answer", told, False)
             return
         if error is None:
+            if self._ask is not None and named not in self._known:
+                self._keep(named, (order, stored(stream, sequence, duplicate)))
+                return
             if not duplicate:
                 self._remember(body, raw, stream)
             self._listener.acked([(order, stored(stream, sequence, duplicate))])
         else:
             retriable = status == 429 or error_code in _PASSING
             self._listener.ack_refused(order, _reason(error_code, detail), detail, retriable)
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._streams.clear()
+
+    def _keep(self, stream: StreamName, puback: PubAck) -> None:
+        kept = self._kept.get(stream)
+        if self._kept_count >= MAX_KEPT or (kept is None and len(self._kept) >= MAX_ASKED_ABOUT):
+            return
+        self._kept_count += 1
+        if kept is not None:
+            kept.append(puback)
+            return
+        self._kept[stream] = [puback]
+        assert self._ask is not None
+        self._ask(stream)
 
     def _remember(self, body: bytes, raw: protocol.RawMessage, stream: str) -> None:
         found = _STORED.fullmatch(body)

@@ -55,6 +55,12 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route} gave messages up at delivery {deliveries}, their last, such as {sequence} of stream {stream}: "
         "{reason}"
     ),
+    events.DestinationNotStored: "Route {route} can't deliver to {subject} on {connection}: {reason}",
+    events.DestinationStored: "Route {route} can deliver to {subject} on {connection} again",
+    events.DestinationsUnknown: (
+        "The streams that connection {connection} sends to can't be looked up: {reason}; "
+        "whether they take messages shows when some are sent"
+    ),
     events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: whoever reaches {page} can make this router fail",
     events.FaultInjected: "A fault strikes {operation} from now on, with probability {probability:g}: {fault}",
     events.FaultsCleared: "Injected faults are over: {operation}",

@@ -33,8 +33,7 @@ def readiness(view: RouterView, now: float) -> Answer:
         if why is not None:
             reasons.append({"connection": name, "reason": why})
     for route in view.routes:
-        if route.unready is not None:
-            reasons.append({"route": route.name, "reason": route.unready})
+        reasons += [{"route": route.name, "reason": why} for why in route.reasons(now)]
     return _answer(reasons)
 
 
@@ -69,8 +68,10 @@ def _connection(state: ConnectionState, connection: ConnectionView) -> dict[str,
 
 
 def _route(route: RouteState) -> dict[str, Any]:
+    reason = route.trouble
     return {
         "state": route.state,
+        **({} if reason is None else {"reason": shown_text(reason)}),
         "received": route.received,
         "routed": sum(route.routed.values()),
         "failed": sum(route.failed.values()),

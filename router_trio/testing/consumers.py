@@ -251,10 +251,10 @@ class Consumer:
             f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{deliveries}.{sequence}.{consumer_sequence}"
             f".{stored.timestamp}.{len(self._matching) - position}"
         )
-        header, body = stored.publish.header, stored.publish.payload
+        _, _, block, body = stored.publish
         if self.headers_only:
-            header, body = replace_header(header, b"Nats-Msg-Size", b"%d" % len(body)), b""
-        return raw(stored.publish.subject, reply.encode(), header, body)
+            block, body = replace_header(block, b"Nats-Msg-Size", b"%d" % len(body)), b""
+        return raw(stored.publish.subject, reply.encode(), block, body)
 
 
 def _end(request: _Request, line: str) -> None:

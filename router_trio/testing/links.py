@@ -17,13 +17,24 @@ import trio
 
 from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.headers import status
-from router_trio.link import Arrivals, ConsumerSpec, Deliver, DeliverTogether, LinkListener, Refusal, Together
+from router_trio.link import (
+    LOOKUP_WITHIN,
+    Arrivals,
+    ConsumerSpec,
+    Deliver,
+    DeliverTogether,
+    LinkListener,
+    Refusal,
+    StreamState,
+    Together,
+)
 from router_trio.message import stored
 from router_trio.operation import Operation
 from router_trio.protocol import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse
 from router_trio.testing.network import Network
+from router_trio.testing.streams import FULL
 from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
 
 T = TypeVar("T")
@@ -128,9 +139,30 @@ class FakeLink:
             return interest if isinstance(interest, SourceError) else server.open_consumer(spec, now)
 
         consumer = await self._open(subscription, ask)
-        subscription.consumer, subscription.progress = consumer, consumer.progress
+        subscription.spec, subscription.consumer, subscription.progress = spec, consumer, consumer.progress
         subscription.find = lambda: server.consumers.get((spec.stream, spec.durable))
         return subscription
+
+    async def find_streams(self, subject: str) -> Sequence[str]:
+        """See `link.Link.find_streams`."""
+        return await self.look_up(lambda _: self._network.server.find_streams(subject))
+
+    async def stream_state(self, name: str) -> StreamState | None:
+        """See `link.Link.stream_state`."""
+        return await self.look_up(lambda now: self._network.server.stream_state(name, now))
+
+    async def check_consumer(self, spec: ConsumerSpec) -> str | None:
+        """See `subscriptions.Line.check_consumer`."""
+        return await self.look_up(lambda now: self._network.server.check_consumer(spec, now))
+
+    async def look_up(self, ask: Callable[[float], T | SourceError]) -> T:
+        """Ask as `request` does, for a bounded time. Raises `SourceError`."""
+        with trio.move_on_after(LOOKUP_WITHIN):
+            answer = await self.request(ask)
+            if isinstance(answer, SourceError):
+                raise answer
+            return answer
+        raise SourceError(f"no answer within {LOOKUP_WITHIN:g} s", reason="timeout")
 
     async def _open(self, subscription: FakeSubscription, ask: Callable[[float], T | SourceError]) -> T:
         self._subscriptions.append(subscription)
@@ -267,7 +299,9 @@ class FakeLink:
                 continue
             answer = json.loads(payload(raw))
             if "error" in answer:
-                self._listener.ack_refused(order, "limit", answer["error"]["description"], False)
+                code, told = answer["error"]["err_code"], answer["error"]["description"]
+                reason = "limit" if code == FULL["err_code"] else f"jetstream_{code}"
+                self._listener.ack_refused(order, reason, told, False)
             else:
                 self._listener.acked([(order, stored(answer["stream"], answer["seq"], answer.get("duplicate", False)))])
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from router_trio.errors import SourceError
 from router_trio.headers import Headers, decode
-from router_trio.link import ConsumerSpec
+from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol import text
-from router_trio.subjects import matches
+from router_trio.subjects import matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
 from router_trio.testing.losses import Losses
@@ -101,7 +101,7 @@ class Server:
         if len(stream.stored) > before:
             self.watch.stored(stream, stream.stored[-1], now)
         elif b"error" in pub_ack:
-            self.watch.refused(publish, "limit", now)
+            self.watch.refused(publish, "jetstream_10109" if stream.sealed else "limit", now)
         if not publish.reply:
             return
 
@@ -186,17 +186,40 @@ class Server:
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
             consumer = self.consumers[spec.stream, spec.durable] = Consumer(spec, stream, self.losses)
-        # As on a real link: waits and limits may differ, they tune a consumer; what it filters is what it is.
-        has, wanted = (one.filter_subject or ">" for one in (consumer.spec, spec))
-        if has != wanted:
-            return SourceError(
-                f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: its filter "
-                f"is {has}, the route's is {wanted}. Use another `durable`, or delete that consumer",
-                reason="consumer_mismatch",
-            )
+        mismatch = _mismatch(spec, consumer)
+        if mismatch is not None:
+            return mismatch
         if consumer.spec.max_deliver != spec.max_deliver and not consumer.is_fixed:
             consumer.edit(max_deliver=spec.max_deliver)
         return consumer
+
+    def check_consumer(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:
+        """Say why the durable consumer of a spec delivers nothing now, or what became of it."""
+        consumer = self.consumers.get((spec.stream, spec.durable))
+        if consumer is None:
+            told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
+            return SourceError(told, reason="consumer_not_found")
+        mismatch = _mismatch(spec, consumer)
+        if mismatch is not None or now >= consumer.paused_until:
+            return mismatch
+        return f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server; resume it"
+
+    def find_streams(self, subject: str) -> list[str] | SourceError:
+        """Return the names of the streams that take subjects of this pattern."""
+        if not self.may_publish("$JS.API.STREAM.NAMES"):
+            return _may_not_ask()
+        return [
+            name for name, one in self.streams.items() if any(overlaps(subject, theirs) for theirs in one.subjects)
+        ]
+
+    def stream_state(self, name: str, now: float) -> StreamState | SourceError | None:
+        """Return what there is to know of a stream."""
+        if not self.may_publish(f"$JS.API.STREAM.INFO.{name}"):
+            return _may_not_ask()
+        stream = self.streams.get(name)
+        if stream is not None and now < stream.leaderless_until:
+            return SourceError(f"the stream {name!r} has no leader", reason="jetstream_unavailable")
+        return None if stream is None else stream.state
 
     def delete_consumer(self, stream: str, durable: str) -> None:
         """Delete a consumer; whoever waits for its messages is told. Raises `KeyError` if there is none."""
@@ -247,3 +270,22 @@ class Server:
     def next_due(self) -> float:
         """When `poll` has something to do if nothing else happens before; infinity for never."""
         return min(self.losses.next_due(), *(consumer.next_due() for consumer in self.consumers.values()), inf)
+
+
+def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
+    """As on a real link: waits and limits may differ, they tune a consumer; what it delivers is what it is."""
+    has, wanted = (one.filter_subject or ">" for one in (consumer.spec, spec))
+    differences = [f"its filter is {has}, the route's is {wanted}"] if has != wanted else []
+    if consumer.headers_only:
+        differences.append("it delivers only headers (headers_only), the payloads are needed")
+    if not differences:
+        return None
+    return SourceError(
+        f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
+        f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
+        reason="consumer_mismatch",
+    )
+
+
+def _may_not_ask() -> SourceError:
+    return SourceError("this user may not publish to the JetStream API", reason="permission_denied")

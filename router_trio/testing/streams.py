@@ -8,6 +8,7 @@ from math import inf
 from typing import NamedTuple
 
 from router_trio.headers import Headers, decode, find
+from router_trio.link import StreamState
 from router_trio.protocol import text
 from router_trio.subjects import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
@@ -16,8 +17,10 @@ EPOCH = 1_700_000_000
 """What the zero of Trio's clock is in Unix seconds: timestamps look like real ones, and no real time is read."""
 
 
-FULL = "maximum messages exceeded"
+FULL = {"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}
 """What a stream that takes no more (discard policy `new`) answers."""
+
+SEALED = {"code": 400, "err_code": 10109, "description": "invalid operation on sealed stream"}
 
 
 class StoredMessage(NamedTuple):
@@ -42,7 +45,7 @@ class Stream:
     """One stream. It keeps all that it takes, so sequences start at 1 and have no gaps. When full it refuses.
 
     `epoch` is what the zero of Trio's clock is for its server, in Unix seconds; `answers_after` the seconds that a
-    PubAck takes; without a leader it takes nothing.
+    PubAck takes; without a leader it takes nothing, and `sealed` it refuses everything.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Stream:
         self.max_messages = max_messages
         self.answers_after = 0.0
         self.leaderless_until = -inf
+        self.sealed = False
         self._epoch = epoch
         self.subjects = tuple(subjects)
         self.stored: list[Stored] = []
@@ -76,15 +80,29 @@ class Stream:
         """Whether some subject would go to both."""
         return any(overlaps(ours, theirs) for ours in self.subjects for theirs in other.subjects)
 
+    @property
+    def state(self) -> StreamState:
+        """What a lookup tells of it."""
+        room = inf if self.max_messages is None else self.max_messages - len(self.stored)
+        refuses = None
+        if self.sealed:
+            refuses = "stream_sealed", f"stream {self.name!r} is sealed"
+        elif room <= 0:
+            refuses = "stream_full", f"stream {self.name!r} is full: it has its {self.max_messages} messages (max_msgs)"
+        limits = (-1 if self.max_messages is None else self.max_messages,)
+        return StreamState(self.name, self.subjects, refuses, (room, inf), len(self.stored), limits)
+
     def store(self, publish: Publish, now: float) -> bytes:
         """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer."""
+        if self.sealed:
+            return json.dumps({"error": SEALED}).encode()
         message_id = find(publish.header, b"Nats-Msg-Id")
         if message_id is not None:
             self._forget(now - self.duplicate_window)
             if message_id in self._seen:
                 return self._pub_ack(self._seen[message_id][1], duplicate=True)
         if self.max_messages is not None and len(self.stored) >= self.max_messages:
-            return json.dumps({"error": {"code": 503, "err_code": 10077, "description": FULL}}).encode()
+            return json.dumps({"error": FULL}).encode()
         sequence = len(self.stored) + 1
         self.stored.append(Stored(publish, text(publish.subject), sequence, int((self._epoch + now) * 1e9)))
         if message_id is not None:

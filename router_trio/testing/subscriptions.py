@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Protocol, TypeVar
 
-from router_trio.link import Deliver, Limits, Progress, Together
+from router_trio.link import ConsumerSpec, Deliver, Limits, Progress, Together
 from router_trio.protocol import RawMessage
 from router_trio.testing.consumers import Consumer
 
@@ -30,6 +30,9 @@ class Line(Protocol):
 
     def act(self, action: Callable[[float], object]) -> None:
         """Have something done at the server when the network gets it there; nothing on a dead link."""
+
+    async def check_consumer(self, spec: ConsumerSpec) -> str | None:
+        """See `link.PullConsumer.check`."""
 
     async def request(self, question: Callable[[float], T]) -> T:
         """Ask the server, and wait for what it answers. Raises `LinkError` if the link dies meanwhile."""
@@ -65,6 +68,7 @@ class FakePullConsumer(FakeSubscription):
 
     def __init__(self, link: Line, deliver: Deliver, inbox: bytes) -> None:
         super().__init__(link, deliver)
+        self.spec: ConsumerSpec | None = None
         self.consumer: Consumer | None = None
         self.find: Callable[[], Consumer | None] = lambda: None
         """The consumer that has the name of this one now."""
@@ -96,6 +100,11 @@ class FakePullConsumer(FakeSubscription):
                     self._inbox, self.receive, batch, now, expires=expires, max_bytes=max_bytes, heartbeat=heartbeat
                 )
             )
+
+    async def check(self) -> str | None:
+        """See `link.PullConsumer.check`."""
+        assert self.spec is not None, "whoever makes one sets it"
+        return await self._link.check_consumer(self.spec)
 
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""

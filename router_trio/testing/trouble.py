@@ -77,6 +77,14 @@ class Trouble:
         """A stream refuses what would be more than this; None: no more."""
         self._server.streams[stream].max_messages = max_messages
 
+    def seal(self, stream: str) -> None:
+        """A stream takes nothing any more."""
+        self._server.streams[stream].sealed = True
+
+    def edit_subjects(self, stream: str, *subjects: str) -> None:
+        """A stream takes these subjects from now on, and no others."""
+        self._server.streams[stream].subjects = subjects
+
     def elect(self, stream: str, seconds: float) -> None:
         """A stream and its consumers have no leader for so long: nobody answers, and who waits for messages is told."""
         self._server.streams[stream].leaderless_until = trio.current_time() + seconds

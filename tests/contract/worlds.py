@@ -1,13 +1,12 @@
 """Two worlds that a link can live in, the fake broker and a real nats-server, seen through the same few methods.
 
-In both, the router's user may not publish to `denied.>` nor subscribe to `secret.>`.
+In both, the router's user may not publish to `denied.>`, subscribe to `secret.>` or look up the stream `SECRET`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +31,8 @@ WITHIN = 5.0
 _USERS = f"""
 authorization {{ users: [
   {{ user: router, password: "{PASSWORD}",
-     permissions: {{ publish: {{ deny: ["denied.>"] }}, subscribe: {{ deny: ["secret.>"] }} }} }}
+     permissions: {{ publish: {{ deny: ["denied.>", "$JS.API.STREAM.INFO.SECRET"] }}
+                     subscribe: {{ deny: ["secret.>"] }} }} }}
   {{ user: other, password: other }}
 ] }}
 """
@@ -62,7 +62,9 @@ class World(Protocol):
     async def delete_consumer(self, stream: str, durable: str) -> None:
         """Delete a durable consumer."""
 
-    async def edit_consumer(self, stream: str, durable: str, *, ack_wait: float, headers_only: bool = False) -> None:
+    async def edit_consumer(
+        self, stream: str, durable: str, *, ack_wait: float | None = None, headers_only: bool = False
+    ) -> None:
         """Change a durable consumer, as an administrator would."""
 
     async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
@@ -70,6 +72,9 @@ class World(Protocol):
 
     async def delete_stream(self, name: str) -> None:
         """Delete a stream."""
+
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
+        """Have a stream take these subjects, or seal it."""
 
     async def lame_duck(self) -> None:
         """The server announces that it will shut down."""
@@ -86,6 +91,7 @@ class FakeWorld:
     def __init__(self) -> None:
         self.broker = FakeBroker()
         self.broker.deny_publish("denied.>")
+        self.broker.deny_publish("$JS.API.STREAM.INFO.SECRET")
         self.broker.deny_subscribe("secret.>")
 
     @property
@@ -107,14 +113,23 @@ class FakeWorld:
     async def delete_consumer(self, stream: str, durable: str) -> None:
         self.broker.delete_consumer(stream, durable)
 
-    async def edit_consumer(self, stream: str, durable: str, *, ack_wait: float, headers_only: bool = False) -> None:
-        self.broker.trouble.edit_consumer(stream, durable, headers_only=headers_only, ack_wait=ack_wait)
+    async def edit_consumer(
+        self, stream: str, durable: str, *, ack_wait: float | None = None, headers_only: bool = False
+    ) -> None:
+        changes = {} if ack_wait is None else {"ack_wait": ack_wait}
+        self.broker.trouble.edit_consumer(stream, durable, headers_only=headers_only, **changes)
 
     async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
         self.broker.trouble.pause_consumer(stream, durable, seconds)
 
     async def delete_stream(self, name: str) -> None:
         self.broker.delete_stream(name)
+
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
+        if sealed:
+            self.broker.trouble.seal(name)
+        else:
+            self.broker.trouble.edit_subjects(name, *subjects)
 
     async def lame_duck(self) -> None:
         self.broker.lame_duck()
@@ -155,18 +170,21 @@ class RealWorld:
     async def delete_consumer(self, stream: str, durable: str) -> None:
         await self._jetstream.delete_consumer(stream, durable)
 
-    async def edit_consumer(self, stream: str, durable: str, *, ack_wait: float, headers_only: bool = False) -> None:
-        config = (await self._jetstream.consumer_info(stream, durable))["config"]
-        changed = {"ack_wait": round(ack_wait * 1e9), "headers_only": headers_only}
-        await self._jetstream.create_consumer(stream, durable, **config | changed)
+    async def edit_consumer(
+        self, stream: str, durable: str, *, ack_wait: float | None = None, headers_only: bool = False
+    ) -> None:
+        changes: dict[str, Any] = {} if ack_wait is None else {"ack_wait": round(ack_wait * 1e9)}
+        await self._jetstream.edit_consumer(stream, durable, headers_only=headers_only, **changes)
 
     async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
-        until = datetime.now(UTC) + timedelta(seconds=seconds)
-        request = {"pause_until": until.isoformat().replace("+00:00", "Z")}
-        await self._jetstream.api(f"CONSUMER.PAUSE.{stream}.{durable}", request)
+        await self._jetstream.pause_consumer(stream, durable, seconds)
 
     async def delete_stream(self, name: str) -> None:
         await self._jetstream.delete_stream(name)
+
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
+        changes: dict[str, Any] = {"sealed": True} if sealed else {"subjects": list(subjects)}
+        await self._jetstream.edit_stream(name, **changes)
 
     async def lame_duck(self) -> None:
         self._process.lame_duck()

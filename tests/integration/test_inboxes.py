@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import RawMessage, connect
 from tests.servers import NatsServer
-from tests.watch import Watch, settings, watched
+from tests.watch import Watch, core_route, eventually, settings, watched
 
 
 def inboxes(heard: list[RawMessage]) -> list[str]:
@@ -58,3 +59,27 @@ async def test_what_is_known_of_an_old_link_forges_nothing_on_the_next(server: N
 
 async def _publish_nowhere(watch: Watch) -> None:
     await watch.router.publish_with_ack("nowhere", b"x", timeout=60)
+
+
+@pytest.mark.parametrize("answer", [b'{"stream":"GHOST","seq":7}', b'{"stream":"NO SUCH > NAME","seq":7}'])
+async def test_a_puback_of_a_stream_that_there_is_not_acks_nothing(answer: bytes, server: NatsServer) -> None:
+    """Somebody hears what is published, and may answer to its inbox."""
+    route = core_route("in.*", "out.{{wildcard(1)}}")
+    route["to"][0]["jetstream"] = True
+    config = settings(server.url, routes=[route])
+    async with connect(server.url) as client, watched(config) as watch:
+        heard = await client.subscribe("out.*")
+        for _ in range(5):
+            await client.publish("in.x", b"x")
+        for _ in range(5):
+            message = await heard.next()
+            assert message.reply is not None
+            await client.publish(message.reply, answer)
+        await eventually(lambda: watch.router.routes[0].failed["bad_answer"] == 5)
+        assert watch.router.ledger()["main"]["settled"]["acked"] == 0
+        assert sum(watch.router.routes[0].routed.values()) == 0
+        # A stream that exists is believed, also one that did not a moment ago.
+        await JetStream(client).create_stream("GHOST", ["out.*"])
+        await heard.unsubscribe()
+        await client.publish("in.x", b"x")
+        await eventually(lambda: watch.router.ledger()["main"]["settled"]["acked"] == 1)

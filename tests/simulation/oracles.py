@@ -223,10 +223,14 @@ class Oracles:
         return self._arrivals.complete(plan, number)
 
     def unready(self, process: Process) -> str | None:
-        """What `/readyz` says is wrong, or None."""
+        """What `/readyz` says is wrong, or None.
+
+        A permission that was refused is known to be there again only when a publish got through.
+        """
         assert process.live is not None
-        code, body = readiness(process.live, trio.current_time())
-        return None if code == 200 else str(body["reasons"])
+        _, body = readiness(process.live, trio.current_time())
+        reasons = [one for one in body["reasons"] if "permission_denied" not in one["reason"]]
+        return str(reasons) if reasons else None
 
     def check_end(self, processes: int) -> None:
         """What can only be seen at the end."""

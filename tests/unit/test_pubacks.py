@@ -101,6 +101,97 @@ def test_more_streams_than_are_remembered_are_read_as_well(monkeypatch: pytest.M
     assert told(*bodies) == [(number, name, 5, False) for number, name in enumerate(names, 1)]
 
 
+# --- streams that there may not be ---
+
+
+class Asking(Listener):
+    """A listener behind `PubAcks` that ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str]] = []
+        self.handed_out_times = 0
+        self.pubacks = PubAcks(self, self.asked.append)
+
+    def handed_out(self) -> None:
+        self.handed_out_times += 1
+
+    def hear(self, *bodies: bytes, first: int = 1) -> None:
+        answers = [raw(b"_INBOX.x.%d" % number, b"", b"", body) for number, body in enumerate(bodies, first)]
+        self.pubacks.read(answers)
+
+
+OUT, GHOST = b'{"stream":"OUT", "seq":7}', b'{"stream":"GHOST", "seq":7}'
+
+
+def test_the_first_pubacks_of_a_stream_wait_until_it_is_known_to_exist() -> None:
+    heard = Asking()
+    heard.hear(OUT, b'{"stream":"OUT", "seq":8,"duplicate": true}')
+    heard.hear(OUT, first=3)
+    assert (heard.told, heard.asked) == ([], [("OUT", "")])
+    heard.pubacks.found(("OUT", ""), True)
+    assert heard.told == [(1, "OUT", 7, False), (2, "OUT", 8, True), (3, "OUT", 7, False)]
+    assert heard.handed_out_times == 1, "what is acked together is acked now"
+    heard.hear(OUT, OUT, first=4)
+    assert heard.told[3:] == [(4, "OUT", 7, False), (5, "OUT", 7, False)]
+    assert len(heard.asked) == 1
+
+
+def test_what_is_known_already_waits_for_nothing_until_the_stream_is_gone() -> None:
+    heard = Asking()
+    heard.pubacks.found(("OUT", ""), True)
+    heard.hear(OUT, OUT)
+    assert heard.told == [(1, "OUT", 7, False), (2, "OUT", 7, False)]
+    heard.pubacks.found(("OUT", ""), False)
+    assert (heard.asked, heard.handed_out_times) == ([], 0)
+    heard.hear(OUT, first=3)
+    assert heard.asked == [("OUT", "")]
+    heard.pubacks.found(("OUT", ""), False)
+    assert heard.told[2:] == [(3, "bad_answer", False)]
+
+
+def test_what_names_a_stream_that_there_is_not_is_refused_each_time() -> None:
+    heard = Asking()
+    for first in (1, 3):
+        heard.hear(GHOST, GHOST, first=first)
+        heard.pubacks.found(("GHOST", ""), False)
+    assert heard.told == [(number, "bad_answer", False) for number in (1, 2, 3, 4)]
+    assert heard.asked == [("GHOST", "")] * 2
+
+
+def test_a_made_up_puback_does_no_harm_to_the_right_one() -> None:
+    heard = Asking()
+    heard.hear(GHOST)
+    heard.hear(OUT)
+    heard.pubacks.found(("GHOST", ""), False)
+    assert heard.told == []
+    heard.pubacks.found(("OUT", ""), True)
+    assert heard.told == [(1, "OUT", 7, False)]
+
+
+def test_a_stream_of_another_domain_is_another_stream() -> None:
+    heard = Asking()
+    heard.hear(OUT)
+    heard.pubacks.found(("OUT", ""), True)
+    heard.hear(b'{"stream":"OUT","domain":"hub","seq":9}', first=2)
+    assert heard.asked == [("OUT", ""), ("OUT", "hub")]
+    assert len(heard.told) == 1
+
+
+def test_what_anybody_sends_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pubacks, "MAX_KEPT", 10)
+    monkeypatch.setattr(pubacks, "MAX_ASKED_ABOUT", 3)
+    heard = Asking()
+    heard.hear(*[b'{"stream":"S%d", "seq":7}' % number for number in range(5)], *[OUT] * 20)
+    assert heard.asked == [("S0", ""), ("S1", ""), ("S2", "")]
+    heard.hear(*[b'{"stream":"S0", "seq":7}'] * 20)
+    for number in range(3):
+        heard.pubacks.found((f"S{number}", ""), True)
+    assert len(heard.told) == 10
+    heard.hear(OUT)
+    assert heard.asked[-1] == ("OUT", "")
+
+
 # --- whatever anybody may send ---
 
 NOT_A_PUBACK = {

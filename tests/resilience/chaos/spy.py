@@ -145,6 +145,8 @@ class _Eyes:
         self.nak = link.nak
         self.term = link.term
         self.in_progress = link.in_progress
+        self.find_streams = link.find_streams
+        self.stream_state = link.stream_state
 
     @property
     def server(self) -> str:

@@ -1,0 +1,242 @@
+"""Whether the destinations of one connection take messages: looked up, and told by what publishes meet.
+
+Each stream is looked up once a time, however many routes send to it. What is found is plain state (`DestinationState`),
+which `/readyz` reads. A message costs nothing here: only refusals are looked at, and they are rare.
+
+Where streams can't be looked up, what publishes meet decides alone. The same where no stream takes a destination's
+subject here and its messages are stored all the same, by a stream of another account or domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+
+import trio
+
+from router_trio.errors import SourceError
+from router_trio.events import DestinationNotStored, DestinationStored, DestinationsUnknown, Emit
+from router_trio.link import LOOKUP_FAILED, Link, StreamState
+from router_trio.protocol import text
+from router_trio.states import DestinationState
+from router_trio.subjects import matches, matches_tokens, overlaps
+
+LOOK_EVERY = 5.0
+"""Seconds between two lookups of the streams behind the destinations."""
+
+DENIED_LOOK_EVERY = 60.0
+"""The same while this user may not ask: a server logs each of these."""
+
+MOST_STREAMS = 64
+"""Streams that are looked at for one destination, whose wildcards may take in any number of them."""
+
+MAX_REMEMBERED = 4096
+"""Subjects of refused publishes of which is remembered whose they are. Then the memory starts anew."""
+
+OF_THE_DESTINATION = frozenset({"no_responders", "permission_denied", "limit", "bad_answer", "jetstream_10109"})
+"""Reasons of refusals that others to the same destination would meet as well; 10109: the stream is sealed."""
+
+_CURES = {
+    "no_responders": "no stream takes this subject; create one for it, or mend the destination",
+    "permission_denied": "let this user publish there",
+    "limit": "the stream or the account is full; raise the limit, or delete messages",
+}
+
+
+class Destinations:
+    """The destinations of a connection. `serve` looks them up, on each link: see `session.Source`."""
+
+    def __init__(self, connection: str, emit: Emit) -> None:
+        self.first_look_over = trio.Event()
+        self._connection = connection
+        self._emit = emit
+        self._all: list[DestinationState] = []
+        self._told: set[DestinationState] = set()
+        self._unknown = False
+        self._streams: dict[str, StreamState] = {}
+        self._secret: set[str] = set()
+        """Streams that this user may not look at, by what the server said on this link."""
+        self._refusing: dict[DestinationState, dict[str, StreamState]] = {}
+        self._elsewhere: set[DestinationState] = set()
+        self._by_subject: dict[bytes, list[DestinationState]] = {}
+        self._look_now = trio.Event()
+        self._early_at = -inf
+
+    def add(self, destination: DestinationState) -> None:
+        """Watch this one too. Before the connection runs."""
+        self._all.append(destination)
+
+    # --- what publishes meet ---
+
+    def refused(self, subject: bytes, reason: str, detail: str, retriable: bool = False) -> None:
+        """A publish to this subject was refused. Passes over what was the message's own fault."""
+        if reason not in OF_THE_DESTINATION and not retriable:
+            return
+        for one in self._of(subject):
+            fresh = one.met is None or one.met[0] != reason or one.got_through
+            told = f"{detail}; {_CURES[reason]}" if reason in _CURES else detail
+            one.refused(reason, told)
+            if fresh:
+                self._refusing.pop(one, None)
+                self._look_early()
+                self._tell(one)
+
+    def _look_early(self) -> None:
+        """Look at once, but not each time that a destination takes one message and refuses the next."""
+        now = trio.current_time()
+        if now - self._early_at >= LOOK_EVERY:
+            self._early_at = now
+            self._look_now.set()
+
+    def _of(self, subject: bytes) -> list[DestinationState]:
+        found = self._by_subject.get(subject)
+        if found is None:
+            if len(self._by_subject) >= MAX_REMEMBERED:
+                self._by_subject.clear()
+            name = text(subject)
+            found = self._by_subject[subject] = [one for one in self._all if matches(one.pattern, name)]
+        return found
+
+    # --- what lookups find ---
+
+    async def serve(self, link: Link, tried: trio.Event) -> None:
+        """Look the destinations up at once and every `LOOK_EVERY` seconds, for as long as the link lives."""
+        tried.set()  # nothing has to wait for it
+        self._secret.clear()
+        for one in self._all:
+            if one.met is not None and one.met[0] == "permission_denied":
+                one.met = None  # the next link may have other rights
+        if not any(one.jetstream for one in self._all):
+            self.first_look_over.set()
+        while self._all:
+            began = trio.current_time()
+            self._look_now = trio.Event()
+            pause = LOOK_EVERY
+            try:
+                await self._look(link)
+            except SourceError as error:
+                self._not_known(error)
+                if error.reason == "permission_denied":
+                    pause = DENIED_LOOK_EVERY
+            self.first_look_over.set()
+            for one in self._all:
+                self._tell(one)
+            with trio.move_on_at(began + pause):
+                await self._look_now.wait()
+
+    async def _look(self, link: Link) -> None:
+        """Raises `SourceError` if the server does not tell, of `LOOKUP_FAILED`."""
+        stored = [one for one in self._all if one.jetstream]
+        patterns = dict.fromkeys(one.pattern for one in stored)
+        streams: dict[str, StreamState] = {}
+        try:
+            for name in self._streams:
+                await self._take(link, name, None, streams)
+            for pattern in patterns:
+                if not any(stream.refuses is None for stream in _behind(pattern, streams.values())):
+                    for name in (await link.find_streams(pattern))[:MOST_STREAMS]:
+                        await self._take(link, name, pattern, streams)
+        except SourceError as error:
+            if error.reason in LOOKUP_FAILED:
+                raise
+            for one in stored:
+                self._missing(one, (error.reason, str(error)))
+            return
+        self._unknown = False
+        self._streams = {
+            name: stream
+            for name, stream in streams.items()
+            if name not in self._secret and any(_behind(pattern, [stream]) for pattern in patterns)
+        }
+        for one in stored:
+            self._found(one, _behind(one.pattern, streams.values()))
+
+    async def _take(self, link: Link, name: str, pattern: str | None, streams: dict[str, StreamState]) -> None:
+        """Look at a stream, which was found by `pattern`. One that we may not look at counts as fine."""
+        if name in streams:
+            return
+        state = None
+        if name not in self._secret:
+            try:
+                state = await link.stream_state(name)
+            except SourceError as error:
+                if error.reason != "permission_denied":
+                    raise
+                self._secret.add(name)
+        if name in self._secret and pattern is not None:
+            state = StreamState(name, (pattern,), None, (inf, inf), 0, ())
+        if state is not None:
+            streams[name] = state
+
+    def _found(self, one: DestinationState, streams: list[StreamState]) -> None:
+        if not streams:
+            told = f"no stream takes {one.pattern!r}; create one for it, or mend the destination"
+            self._missing(one, ("no_stream", told))
+            return
+        self._elsewhere.discard(one)
+        # Its messages may all be for one of several that does take them: else, publishes tell.
+        refusals = [stream.refuses for stream in streams if stream.refuses is not None]
+        trouble = refusals[0] if len(refusals) == len(streams) else None
+        one.found(trouble)
+        before = self._refusing.setdefault(one, {stream.name: stream for stream in streams})
+        if one.met is None or one.met[0] == "permission_denied" or trouble is not None:
+            return
+        if one.met[0] == "limit":
+            # One without room for a message may be short of its limit: it counts as full until it has got more room.
+            mended = any(s.name not in before or s.has_more_room_than(before[s.name]) for s in streams)
+        else:
+            # What is not stored may be for those subjects that no stream takes.
+            mended = any(_covers(subject, one.pattern) for stream in streams for subject in stream.subjects)
+        if mended:
+            one.met = None
+
+    def _missing(self, one: DestinationState, trouble: tuple[str, str]) -> None:
+        if one.looked_up == trouble and one.got_through:
+            self._elsewhere.add(one)
+        one.found(None if one in self._elsewhere else trouble)
+
+    def _not_known(self, error: SourceError) -> None:
+        for one in self._all:
+            if one.jetstream and one.looked_up is not None and one.looked_up[0] == "not_looked_up":
+                one.found(None)
+        if not self._unknown:
+            self._unknown = True
+            self._emit(
+                DestinationsUnknown(
+                    at=trio.current_time(), connection=self._connection, reason=error.reason, detail=str(error)
+                )
+            )
+
+    def _tell(self, one: DestinationState) -> None:
+        if one.got_through:
+            one.met = None
+        trouble = one.trouble
+        if trouble is not None and one not in self._told and trouble[0] != "not_looked_up":
+            self._told.add(one)
+            reason, detail = trouble
+            self._emit(
+                DestinationNotStored(
+                    at=trio.current_time(),
+                    route=one.route,
+                    connection=self._connection,
+                    subject=one.template,
+                    reason=reason,
+                    detail=detail,
+                )
+            )
+        elif trouble is None and one in self._told:
+            self._told.remove(one)
+            self._emit(
+                DestinationStored(
+                    at=trio.current_time(), route=one.route, connection=self._connection, subject=one.template
+                )
+            )
+
+
+def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:
+    return [stream for stream in streams if any(overlaps(subject, pattern) for subject in stream.subjects)]
+
+
+def _covers(subject: str, pattern: str) -> bool:
+    """Return True if whatever matches `pattern` matches `subject`, which may have wildcards too."""
+    return matches_tokens(subject.split("."), pattern.split(".")) and (subject[-1] == ">" or pattern[-1] != ">")

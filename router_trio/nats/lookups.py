@@ -1,0 +1,154 @@
+"""What is asked of JetStream beside the messages: which streams there are, how they and a consumer are.
+
+A question that this user may not ask, or that nobody answers in time, is a `SourceError` with a reason of
+`link.LOOKUP_FAILED`: it says nothing of what was looked up. Nothing here is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import TypeVar
+
+import nats.errors
+import trio
+import trio_asyncio
+from nats.aio.client import Client
+
+from router_trio import protocol
+from router_trio.errors import SourceError
+from router_trio.link import LOOKUP_WITHIN, StreamState
+from router_trio.nats.answers import AnswerError
+from router_trio.nats.api import ApiError, StreamInfo, stream_info, stream_names
+
+T = TypeVar("T")
+
+NOT_FOUND = 404
+STREAM_NOT_FOUND = 10059
+"""Error code of the JetStream API; an absent consumer is 10014."""
+UNAVAILABLE = 503
+
+_NOT_ENABLED = frozenset({10039, 10076})
+"""Error codes of nats-server: JetStream is not enabled for the account, or on the server."""
+
+_NAME = re.compile(r"[^\s.*>/\\]{1,255}")
+
+
+def is_name(name: str) -> bool:
+    """Return True if a stream or a consumer can have this name: only then it may be a token of a request's subject."""
+    return _NAME.fullmatch(name) is not None and name.isprintable()
+
+
+class Lookups:
+    """The questions of one link."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._asking: dict[bytes, list[trio.CancelScope]] = {}
+
+    async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], domain: str = "") -> T:
+        """Send a request below `$JS.API.` and read its answer. Raises `SourceError`, or `ApiError` for an error.
+
+        `domain` asks the JetStream of that domain.
+        """
+        subject = protocol.wire(f"$JS.{domain}.API.{request}" if domain else f"$JS.API.{request}")
+        with trio.CancelScope() as scope:
+            asking = self._asking.setdefault(subject, [])
+            asking.append(scope)
+            try:
+                answer = await trio_asyncio.aio_as_trio(self._client.request)(
+                    protocol.text(subject), body, LOOKUP_WITHIN
+                )
+                return read(answer.data)
+            except AnswerError as error:
+                told = f"the answer to $JS.API.{request} is not one of JetStream: {error}"
+                raise SourceError(told, reason="bad_answer") from error
+            except nats.errors.NoRespondersError as error:
+                raise _not_enabled() from error
+            except TimeoutError as error:
+                told = f"no answer to $JS.API.{request} within {LOOKUP_WITHIN:g} s"
+                raise SourceError(told, reason="timeout") from error
+            except nats.errors.Error as error:
+                raise SourceError(f"$JS.API.{request} could not be asked", reason="jetstream_unavailable") from error
+            finally:
+                asking.remove(scope)
+                if not asking:
+                    self._asking.pop(subject, None)
+        raise SourceError(f"this user may not publish to $JS.API.{request}", reason="permission_denied")
+
+    def denied(self, subject: bytes) -> None:
+        """The server refused a publish to this subject: whoever waits for an answer to it gets none."""
+        for scope in self._asking.pop(subject, ()):
+            scope.cancel()
+
+    async def find_streams(self, subject: str) -> Sequence[str]:
+        """See `link.Link.find_streams`."""
+        try:
+            return await self.ask("STREAM.NAMES", json.dumps({"subject": subject}).encode(), stream_names)
+        except ApiError as error:
+            raise _said(error) from error
+
+    async def may_exist(self, name: str, domain: str = "") -> bool:
+        """Return False if the server says that there is no stream of this name; True also if it does not say."""
+        if not is_name(name) or not (domain == "" or is_name(domain)):
+            return False
+        try:
+            await self.ask(f"STREAM.INFO.{name}", b"", stream_info, domain)
+        except ApiError as error:
+            return error.error_code != STREAM_NOT_FOUND
+        except SourceError:
+            return True
+        return True
+
+    async def stream_state(self, name: str) -> StreamState | None:
+        """See `link.Link.stream_state`."""
+        if not is_name(name):
+            return None
+        try:
+            info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info)
+        except ApiError as error:
+            if error.code == NOT_FOUND:
+                return None
+            raise _said(error) from error
+        if info.name != name:
+            raise SourceError(f"the answer about stream {name!r} is about another one", reason="bad_answer")
+        limits = (info.max_messages, info.max_bytes, info.max_messages_per_subject, info.max_message_size)
+        return StreamState(info.name, info.subjects, _refuses(info), _room(info), info.messages, limits)
+
+
+def _said(error: ApiError) -> SourceError:
+    if error.error_code in _NOT_ENABLED:
+        return _not_enabled()
+    return SourceError(f"JetStream answered: {error.description}", reason="jetstream_unavailable")
+
+
+def _not_enabled() -> SourceError:
+    return SourceError("JetStream is not enabled on this server or for this account", reason="no_jetstream")
+
+
+def _refuses(info: StreamInfo) -> tuple[str, str] | None:
+    if info.sealed:
+        return "stream_sealed", f"stream {info.name!r} is sealed and takes no messages; send to another stream"
+    if info.no_ack:
+        told = f"stream {info.name!r} confirms nothing (no_ack), so nothing counts as stored; switch its acks on"
+        return "stream_without_acks", told
+    messages, octets = _room(info)
+    if messages <= 0:
+        limit = f"{info.max_messages} messages (max_msgs)"
+    elif octets <= 0:
+        limit = f"{info.max_bytes} bytes (max_bytes)"
+    else:
+        return None
+    told = f"stream {info.name!r} is full and refuses new messages: it has its {limit}; raise the limit, or delete some"
+    return "stream_full", told
+
+
+def _room(info: StreamInfo) -> tuple[float, float]:
+    """Return how many messages and bytes there is room for, as far as limits refuse new messages."""
+    if info.discard != "new":
+        return inf, inf
+    messages = info.max_messages - info.messages if info.max_messages > 0 else inf
+    octets = info.max_bytes - info.bytes if info.max_bytes > 0 else inf
+    return messages, octets

@@ -1,0 +1,364 @@
+"""What `/readyz` says of a router between real streams, and whether a probe that is sent then gets through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import Live, Message, Router, Settings, destinations, states
+from router_trio.dispatch import pulling
+from router_trio.dispatch.handlers import Handler
+from router_trio.embedded import HOST
+from tests.raw_jetstream import JetStream
+from tests.raw_nats import RawClient, connect
+from tests.servers import NatsServer, nats_server
+from tests.watch import Watch, core_route, stream_route
+
+WITHIN = 10.0
+
+CORE = core_route("in.*", "heard.{{wildcard(1)}}")
+TO_STREAM = core_route("in.*", "out.{{wildcard(1)}}")
+TO_STREAM["to"][0]["jetstream"] = True
+STREAM = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*")
+
+_numbers = count(1)
+
+
+def users(*, deny: Sequence[str] = ()) -> str:
+    """Configuration of a server whose user `router` may not publish to these subjects."""
+    return f"""
+authorization {{ users: [
+  {{ user: router, password: "secret", permissions: {{ publish: {{ deny: {json.dumps(list(deny))} }} }} }}
+  {{ user: other, password: "other" }}
+] }}
+"""
+
+
+@dataclass
+class Place:
+    """A server, the router between its streams, and another client."""
+
+    server: NatsServer
+    live: Live
+    client: RawClient
+    heard: list[bytes]
+    watch: Watch
+
+    @property
+    def streams(self) -> JetStream:
+        return JetStream(self.client)
+
+    async def readyz(self) -> tuple[int, list[dict[str, str]]]:
+        """What a probe of Kubernetes sees."""
+        assert self.live.http_address is not None
+        async with await trio.open_tcp_stream(*self.live.http_address) as stream:
+            await stream.send_all(b"GET /readyz HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n")
+            answer = b"".join([part async for part in stream])
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]), json.loads(body)["reasons"]
+
+    async def until_unready(self, reason: str) -> None:
+        with trio.move_on_after(WITHIN):
+            while True:
+                code, reasons = await self.readyz()
+                if code == 503 and any(reason in one["reason"] for one in reasons):
+                    return
+                await trio.sleep(0.05)
+        raise AssertionError((code, reasons))
+
+    async def until_ready(self) -> None:
+        with trio.move_on_after(WITHIN):
+            while True:
+                code, reasons = await self.readyz()
+                if code == 200:
+                    return
+                await trio.sleep(0.05)
+        raise AssertionError((code, reasons))
+
+    async def probe(self, within: float = 1.0) -> bool:
+        """Send a message to the route's source. Whether it gets through."""
+        payload = b"probe %d" % next(_numbers)
+        await self.client.publish("in.x", payload)
+        with trio.move_on_after(within):
+            while payload not in self.heard and payload not in await self.stored():
+                await trio.sleep(0.02)
+            return True
+        return False
+
+    async def stored(self) -> list[bytes]:
+        with suppress(Exception):  # the stream may be what is away
+            return [message.payload for message in await self.streams.stream_messages("OUT")]
+        return []
+
+
+@asynccontextmanager
+async def place(
+    tmp_path: Path,
+    *routes: dict[str, Any],
+    config: str | None = None,
+    jetstream: bool = True,
+    out: bool = True,
+    handler: Handler | None = None,
+) -> AsyncIterator[Place]:
+    """A router and its server, with the streams `IN` of `in.*` (for routes that read it) and `OUT` of `out.*`."""
+    async with (
+        nats_server(tmp_path, config=users() if config is None else config, jetstream=jetstream) as server,
+        connect(server.url, user="other", password="other") as client,
+    ):
+        streams = JetStream(client)
+        if any("stream" in route["from"] for route in routes):
+            await streams.create_stream("IN", ["in.*"])
+        if jetstream and out:
+            await streams.create_stream("OUT", ["out.*"])
+        quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
+        url = f"nats://router:secret@{HOST}:{server.port}"
+        settings = Settings(
+            router={"shutdown_timeout": "1s"},
+            telemetry={"listen": f"{HOST}:0"},
+            connections={"main": {"servers": [url], **quick}},
+            routes=list(routes),
+        )
+        watch = Watch()
+        heard: list[bytes] = []
+        subscription = await client.subscribe("heard.>")
+        router = Router(settings, observers=[watch])
+        router._handlers |= {route["name"]: handler for route in routes if handler is not None}
+        async with router.open() as live, trio.open_nursery() as nursery:
+            watch.live = live
+
+            async def listen() -> None:
+                while True:
+                    heard.append((await subscription.next(3600)).payload)
+
+            nursery.start_soon(listen)
+            yield Place(server, live, client, heard, watch)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destinations, "LOOK_EVERY", 0.3)
+    monkeypatch.setattr(pulling, "CHECK_EVERY", 0.3)
+
+
+Step = Callable[[Place], Awaitable[Any]]
+
+
+async def add_out(at: Place) -> None:
+    await at.streams.create_stream("OUT", ["out.*"])
+
+
+async def delete_out(at: Place) -> None:
+    await at.streams.delete_stream("OUT")
+
+
+async def replace_out(at: Place) -> None:
+    await delete_out(at)
+    await add_out(at)
+
+
+async def fill_with_messages(at: Place) -> None:
+    messages = (await at.streams.stream_info("OUT"))["state"]["messages"]
+    await at.streams.edit_stream("OUT", max_msgs=messages, discard="new")
+
+
+async def leave_little_room(at: Place) -> None:
+    """There are some bytes left: for no message."""
+    octets = (await at.streams.stream_info("OUT"))["state"]["bytes"]
+    await at.streams.edit_stream("OUT", max_bytes=octets + 10, discard="new")
+
+
+async def fill_with_bytes(at: Place) -> None:
+    octets = (await at.streams.stream_info("OUT"))["state"]["bytes"]
+    await at.streams.edit_stream("OUT", max_bytes=octets, discard="new")
+
+
+async def nothing(at: Place) -> None:
+    """It mends itself, or is broken already."""
+
+
+def edit_out(**changes: Any) -> Step:
+    return lambda at: at.streams.edit_stream("OUT", **changes)
+
+
+def deny(*subjects: str) -> Step:
+    return lambda at: at.server.reload(users(deny=subjects))
+
+
+def pause(seconds: float) -> Step:
+    return lambda at: at.streams.pause_consumer("IN", "router", seconds)
+
+
+def headers_only(on: bool) -> Step:
+    return lambda at: at.streams.edit_consumer("IN", "router", headers_only=on)
+
+
+STATES: dict[str, tuple[dict[str, Any], Step, str, Step]] = {
+    "stream deleted, core source": (TO_STREAM, delete_out, "no stream takes 'out.*'", add_out),
+    "stream deleted, stream source": (STREAM, delete_out, "no stream takes 'out.*'", add_out),
+    "stream sealed": (TO_STREAM, edit_out(sealed=True), "'OUT' is sealed", replace_out),
+    "full of messages": (TO_STREAM, fill_with_messages, "'OUT' is full", edit_out(max_msgs=-1)),
+    "full of messages, stream source": (STREAM, fill_with_messages, "'OUT' is full", edit_out(max_msgs=-1)),
+    "full of bytes": (STREAM, fill_with_bytes, "'OUT' is full", edit_out(max_bytes=-1)),
+    "subject taken": (TO_STREAM, edit_out(subjects=["other"]), "no stream takes", edit_out(subjects=["out.*"])),
+    "acks switched off": (STREAM, edit_out(no_ack=True), "no_ack", edit_out(no_ack=False)),
+    "consumer paused": (STREAM, pause(3600), "is paused", pause(0)),
+    "consumer edited": (STREAM, headers_only(True), "headers_only", headers_only(False)),
+}
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(("route", "break_it", "reason", "mend"), STATES.values(), ids=STATES)
+async def test_what_a_lookup_finds(
+    route: dict[str, Any], break_it: Step, reason: str, mend: Step, tmp_path: Path
+) -> None:
+    async with place(tmp_path, route) as at:
+        assert await at.readyz() == (200, [])
+        assert await at.probe()
+        await break_it(at)
+        await at.until_unready(reason)
+        assert not await at.probe(0.5) or "no_ack" in reason
+        await mend(at)
+        await at.until_ready()
+        assert await at.probe()
+
+
+MET: dict[str, tuple[dict[str, Any], Step, str, Step]] = {
+    "too little room": (TO_STREAM, leave_little_room, "limit", edit_out(max_bytes=-1)),
+    "too many of a subject": (
+        TO_STREAM,
+        edit_out(max_msgs_per_subject=1, discard="new", discard_new_per_subject=True, max_msgs=1000),
+        "limit",
+        edit_out(max_msgs_per_subject=-1, discard_new_per_subject=False),
+    ),
+    "some subjects taken": (TO_STREAM, edit_out(subjects=["out.a"]), "no_responders", edit_out(subjects=["out.*"])),
+    "no permission, core": (CORE, deny("heard.>"), "permission_denied", deny()),
+    "no permission": (TO_STREAM, deny("out.>"), "permission_denied", deny()),
+    "no permission, stream source": (STREAM, deny("out.>"), "permission_denied", deny()),
+}
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(("route", "break_it", "reason", "mend"), MET.values(), ids=MET)
+async def test_what_publishes_meet(
+    route: dict[str, Any], break_it: Step, reason: str, mend: Step, tmp_path: Path
+) -> None:
+    """No lookup tells, until a message has gone there; that it is mended, a message tells as well."""
+    async with place(tmp_path, route) as at:
+        assert await at.readyz() == (200, [])
+        assert await at.probe()
+        await break_it(at)
+        assert not await at.probe(0.5)
+        await at.until_unready(reason)
+        event = at.watch.of("NATS_DESTINATION_NOT_STORED")[0]
+        assert (event.route, event.reason) == ("route", reason)
+        await mend(at)
+        assert await at.probe(10.0)
+        await at.until_ready()
+        await at.watch.until("NATS_DESTINATION_STORED")
+
+
+async def test_a_stream_that_goes_is_told_of_in_good_time(tmp_path: Path) -> None:
+    """With the intervals as they are."""
+    async with place(tmp_path, TO_STREAM) as at:
+        await delete_out(at)
+        await at.until_unready("no stream takes 'out.*'")
+        await add_out(at)
+        await at.until_ready()
+
+
+@pytest.mark.parametrize("route", [TO_STREAM, STREAM], ids=["core source", "stream source"])
+async def test_a_stream_that_is_missing_at_the_start(route: dict[str, Any], tmp_path: Path) -> None:
+    async with place(tmp_path, route, out=False) as at:
+        code, reasons = await at.readyz()
+        assert code == 503
+        assert [one["route"] for one in reasons] == ["route"]
+        assert "destination 'out.{{wildcard(1)}}' on main: no_stream" in reasons[0]["reason"]
+        event = await at.watch.until("NATS_DESTINATION_NOT_STORED", within=1)
+        assert (event.route, event.subject, event.reason) == ("route", "out.{{wildcard(1)}}", "no_stream")
+
+
+async def test_a_server_without_jetstream(tmp_path: Path) -> None:
+    async with place(tmp_path, TO_STREAM, jetstream=False) as at:
+        await at.until_unready("JetStream is not enabled")
+        assert not await at.probe(0.2)
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_durable_that_is_deleted_is_made_again(tmp_path: Path) -> None:
+    async with place(tmp_path, STREAM) as at:
+        assert await at.probe()
+        await at.streams.delete_consumer("IN", "router")
+        assert await at.probe(10.0)
+        await at.until_ready()
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_frozen_server(tmp_path: Path) -> None:
+    async with place(tmp_path, CORE) as at:
+        at.server.stop()
+        await at.until_unready("")
+        at.server.cont()
+        await at.until_ready()
+        assert await at.probe()
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_who_may_not_look_streams_up_is_ready_all_the_same(tmp_path: Path) -> None:
+    config = users(deny=["$JS.API.STREAM.>"])
+    async with place(tmp_path, TO_STREAM, config=config) as at:
+        await at.until_ready()
+        assert await at.probe(5.0)
+        await trio.sleep(1)
+        assert await at.readyz() == (200, [])
+        assert [event.reason for event in at.watch.of("NATS_DESTINATIONS_UNKNOWN")] == ["permission_denied"]
+        await delete_out(at)
+        assert not await at.probe(0.5)
+        await at.until_unready("no_responders")
+        await add_out(at)
+        await at.until_ready()
+        assert await at.probe()
+
+
+async def test_nothing_is_stored_without_its_payload_when_a_consumer_is_edited(tmp_path: Path) -> None:
+    async with place(tmp_path, STREAM) as at:
+        assert await at.probe()
+        await headers_only(True)(at)
+        assert not await at.probe(0.5)
+        await at.until_unready("headers_only")
+        await headers_only(False)(at)
+        assert await at.probe(20.0)
+        assert b"" not in await at.stored()
+        assert len(await at.stored()) == 3
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_handler_that_does_not_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "HANDLER_QUIET", 0.5)
+    go_on = trio.Event()
+
+    async def handler(message: Message) -> Message:
+        if message.payload == b"hang":
+            await go_on.wait()
+        return message
+
+    for route in (CORE, STREAM):
+        go_on = trio.Event()
+        async with place(tmp_path, route, handler=handler) as at:
+            assert await at.probe()
+            await trio.sleep(1)
+            assert await at.readyz() == (200, []), "idle"
+            await at.client.publish("in.x", b"hang")
+            await at.until_unready("its handler has not returned for")
+            assert not await at.probe(0.2)
+            go_on.set()
+            await at.until_ready()
+            assert await at.probe()
