@@ -74,6 +74,9 @@ class ConsumerSpec:
     start_sequence: int | None = None
     stream_created: str | None = None
     """If the durable has to be created again: where to start, and in which incarnation of the stream that counts."""
+    last_sequence: int = 0
+    last_time: int = 0
+    """The last message that is known of that incarnation, 0 for none; its time in nanoseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,10 @@ class PullConsumer(Subscription, Protocol):
     @property
     def stream_created(self) -> str:
         """When the stream was created: another value means that it is another stream of the same name."""
+
+    @property
+    def went_back(self) -> str | None:
+        """How the stream shows that it is not what the spec knows of it: its sequences are now of other messages."""
 
     @property
     def progress(self) -> Progress:

@@ -23,7 +23,7 @@ from router_trio.dispatch.pulling import Pulling
 from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
 from router_trio.dispatch.stream_delivery import StreamDelivery
-from router_trio.events import Emit, MessageDeadLettered
+from router_trio.events import Emit, MessageDeadLettered, StreamWentBack
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.states import STARTING
 
@@ -96,8 +96,14 @@ class StreamRoute:
     async def _consume(self, link: Link, tried: trio.Event) -> None:
         """Receive from one consumer until the intake is closed. Raises `SourceError` if it can't be had or is lost."""
         position = self._hand.position
-        # Only counts if the durable has to be made again, in the same incarnation of the stream.
-        spec = replace(self._spec, stream_created=position.stream_created or None, start_sequence=position.start)
+        last_sequence, last_time = position.last_known
+        spec = replace(
+            self._spec,
+            stream_created=position.stream_created or None,
+            start_sequence=position.start,
+            last_sequence=last_sequence,
+            last_time=last_time,
+        )
         consumer = await link.open_consumer(spec, self._received)
         self._intake_over = trio.Event()
         try:
@@ -117,11 +123,11 @@ class StreamRoute:
         hand = self._hand
         self._pulling.start_anew()
         self._ack_wait = consumer.ack_wait
-        if consumer.stream_created != hand.position.stream_created:
-            # Another stream of that name: acks of what is in hand would now be taken for acks of other messages.
+        if consumer.went_back is not None:
+            self._tell_went_back(consumer.went_back)
+        if consumer.went_back is not None or consumer.stream_created != hand.position.stream_created:
             hand.start_anew(consumer.stream_created)
-            self._route()
-            self._acks.forget()
+            self._sequences_start_anew()
         if not consumer.progress.deliveries:
             hand.turns.all_due(trio.current_time())
         self._acks.pay(link)
@@ -138,6 +144,20 @@ class StreamRoute:
             astray = [sequence for sequence in progress.unacked if not position.knows(sequence)]
             if astray:
                 await consumer.again(astray)
+
+    def _other_message(self, delivery: StreamDelivery) -> None:
+        """See `Hand.take`."""
+        self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
+        self._sequences_start_anew()
+
+    def _sequences_start_anew(self) -> None:
+        """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
+        self._route()
+        self._acks.forget()
+
+    def _tell_went_back(self, detail: str) -> None:
+        stream = self._spec.stream
+        self._emit(StreamWentBack(at=trio.current_time(), route=self.state.name, stream=stream, detail=detail))
 
     @property
     def _patience(self) -> float:
@@ -159,10 +179,12 @@ class StreamRoute:
                 self._retry.succeeded()
         if deliveries:
             size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
-            again = hand.take(deliveries, self._patience)
+            again = hand.take(deliveries, self._patience, self._other_message)
             if again:
                 self.state.duplicates += len(again)
-                self._acks.ack([delivery.ack_subject for delivery in again if delivery.sequence not in hand.open])
+                position, in_hand = hand.position, hand.open
+                settled = [one for one in again if one.position is position and one.sequence not in in_hand]
+                self._acks.ack([delivery.ack_subject for delivery in settled])
             self.state.received += len(deliveries) - len(again)
             self._pulling.received(len(deliveries), size)
             self._retry.succeeded()

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import nats.errors
 import trio
@@ -21,13 +20,18 @@ from nats.aio.client import Client
 from router_trio import protocol
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Progress, Subscription
-from router_trio.nats.answers import AnswerError
-from router_trio.nats.api import ApiError, ConsumerConfig, ConsumerInfo, Reached, consumer_info, stream_info
+from router_trio.nats import past
+from router_trio.nats.api import (
+    ApiError,
+    ConsumerConfig,
+    ConsumerInfo,
+    Reached,
+    StreamInfo,
+    consumer_info,
+    stream_info,
+)
+from router_trio.nats.ask import API_TIMEOUT, ask
 from router_trio.quotes import excerpt
-
-T = TypeVar("T")
-
-API_TIMEOUT = 5.0
 
 NOT_FOUND = 404
 UNAVAILABLE = 503
@@ -58,6 +62,7 @@ class FoundConsumer:
 
     ack_wait: float
     stream_created: str
+    went_back: str | None
     progress: Progress
 
 
@@ -75,6 +80,7 @@ class WirePullConsumer:
     ) -> None:
         self.ack_wait = found.ack_wait
         self.stream_created = found.stream_created
+        self.went_back = found.went_back
         self.progress = found.progress
         self._spec = spec
         self._client = client
@@ -132,17 +138,25 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
             told = "is no name of a stream or consumer: it has up to 255 characters, no space and none of . * > / \\"
             raise SourceError(f"{excerpt(name)!r} {told}", reason="invalid_name")
     try:
-        stream = await _ask(client, f"STREAM.INFO.{spec.stream}", b"", stream_info)
+        stream = await ask(client, f"STREAM.INFO.{spec.stream}", b"", stream_info)
         if stream.name != spec.stream:
             raise SourceError(f"the answer about stream {spec.stream!r} is about another one", reason="bad_answer")
+        doubtful = past.is_doubtful(spec, stream)
+        went_back = past.went_back(spec, stream)
+        if went_back is None and doubtful:
+            went_back = await past.other_message(client, spec, doubtful=True)
         try:
             info = await _consumer(client, spec)
         except ApiError as missing:
             if missing.code != NOT_FOUND or missing.error_code == STREAM_NOT_FOUND:
                 raise
-            body = json.dumps({"stream_name": spec.stream, "config": _config(spec, stream.created)}).encode()
+            if went_back is None and not doubtful and spec.last_sequence:
+                # Where it starts must not be wrong: what is before that is never delivered.
+                went_back = await past.other_message(client, spec, doubtful=False)
+            resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
+            body = json.dumps({"stream_name": spec.stream, "config": _config(spec, resumes=resumes)}).encode()
             create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
-            info = await _ask(client, create, body, consumer_info)
+            info = await ask(client, create, body, consumer_info)
         progress = await _progress(client, spec, info)
     except ApiError as error:
         raise _refused(spec, error) from error
@@ -159,22 +173,11 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
     except nats.errors.Error as error:
         raise SourceError(f"the JetStream API could not be asked: {error}", reason="jetstream_unavailable") from error
     _compare(spec, info.config)
-    return FoundConsumer(info.config.ack_wait or spec.ack_wait, stream.created, progress)
+    return FoundConsumer(info.config.ack_wait or spec.ack_wait, stream.created, went_back, progress)
 
 
 async def _consumer(client: Client, spec: ConsumerSpec) -> ConsumerInfo:
-    return await _ask(client, f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
-
-
-async def _ask(client: Client, request: str, body: bytes, read: Callable[[bytes], T]) -> T:
-    """Send a request below `$JS.API.` and read its answer. Raises what `read` does, with the request named."""
-    answer = await trio_asyncio.aio_as_trio(client.request)(f"$JS.API.{request}", body, API_TIMEOUT)
-    try:
-        return read(answer.data)
-    except AnswerError as error:
-        raise SourceError(
-            f"the answer to $JS.API.{request} is not one of JetStream: {error}", reason="bad_answer"
-        ) from error
+    return await ask(client, f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
 
 
 def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
@@ -211,8 +214,7 @@ def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:
     return info.delivered, info.ack_floor, info.num_ack_pending
 
 
-def _config(spec: ConsumerSpec, stream_created: str) -> dict[str, object]:
-    resumes = spec.start_sequence is not None and spec.stream_created == stream_created
+def _config(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
     start = {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
     config: dict[str, object] = {
         "durable_name": spec.durable,

@@ -51,6 +51,9 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route} gave messages up at delivery {deliveries}, their last, such as {sequence} of stream {stream}: "
         "{reason}"
     ),
+    events.StreamWentBack: (
+        "Stream {stream} of route {route} went back in time: {detail}; what it has now is routed as new"
+    ),
     events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: whoever reaches {page} can make this router fail",
     events.FaultInjected: "A fault strikes {operation} from now on, with probability {probability:g}: {fault}",
     events.FaultsCleared: "Injected faults are over: {operation}",

@@ -43,7 +43,7 @@ class Consumer:
     """One durable consumer of one stream. A new one starts where its spec says, if that means this very stream."""
 
     def __init__(self, spec: ConsumerSpec, stream: Stream, losses: Losses) -> None:
-        resumes = spec.start_sequence is not None and spec.stream_created == stream.created
+        resumes = spec.start_sequence is not None and spec.stream_created is not None and not stream.differs(spec)
         self.spec = spec
         self.deleted = False
         self.headers_only = False
@@ -63,6 +63,10 @@ class Consumer:
     def stream_created(self) -> str:
         """Which incarnation of its stream it belongs to."""
         return self._stream.created
+
+    def differs(self, spec: ConsumerSpec) -> str | None:
+        """See `streams.Stream.differs`."""
+        return self._stream.differs(spec)
 
     @property
     def unacked(self) -> int:

@@ -129,6 +129,7 @@ class FakeLink:
 
         consumer = await self._open(subscription, ask)
         subscription.consumer, subscription.progress = consumer, consumer.progress
+        subscription.went_back = consumer.differs(spec)
         return subscription
 
     async def _open(self, subscription: FakeSubscription, ask: Callable[[float], T | SourceError]) -> T:

@@ -8,6 +8,7 @@ from math import inf
 from typing import NamedTuple
 
 from router_trio.headers import Headers, decode, find
+from router_trio.link import ConsumerSpec
 from router_trio.protocol import text
 from router_trio.subjects import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
@@ -95,6 +96,19 @@ class Stream:
         """Nothing behind this sequence was ever stored, as when a disk had not kept it: sequences go on from there."""
         del self.stored[sequence:]
         self._seen = {one: seen for one, seen in self._seen.items() if seen[1] <= sequence}
+
+    def differs(self, spec: ConsumerSpec) -> str | None:
+        """Return how the stream is another one than a spec knows; None if it is not, or the spec knows none."""
+        last = spec.last_sequence
+        if spec.stream_created is None:
+            return None
+        if spec.stream_created != self.created:
+            return f"it was made again: {self.created}"
+        if last > len(self.stored):
+            return f"its last sequence is {len(self.stored)}, message {last} came already"
+        if last and self.stored[last - 1].timestamp != spec.last_time:
+            return f"it has another message as its {last}"
+        return None
 
     def messages(self) -> list[StoredMessage]:
         """All that it holds, in order."""

@@ -67,6 +67,7 @@ class FakePullConsumer(FakeSubscription):
         super().__init__(link, deliver)
         self.consumer: Consumer | None = None
         self.progress = Progress(0, range(0), in_use=False)
+        self.went_back: str | None = None
         self._inbox = inbox
 
     @property
