@@ -6,7 +6,7 @@ Synchronous and without I/O: who acks, naks and asks for more is `stream`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
 from operator import attrgetter
 
@@ -15,7 +15,6 @@ from router_trio.dispatch.position import Position
 from router_trio.dispatch.stream_delivery import StreamDelivery
 from router_trio.dispatch.turns import Turns
 from router_trio.operation import CoreOperation, Operation
-
 
 _identity = attrgetter("sequence", "number", "time")
 
@@ -189,9 +188,9 @@ class Hand:
             and self.turns.pass_by(delivery)
         )
 
-    def give_up_waiting(self, now: float) -> bool:
-        """What is awaited and did not come in time holds up nobody any more. Whether something waited for it."""
-        in_turn = self.turns.give_up_waiting(now) if self.turns.awaited else []
+    def give_up_waiting(self, gone: Collection[int]) -> bool:
+        """What is awaited and never comes again holds up nobody any more. Whether something waited for it."""
+        in_turn = self.turns.give_up_waiting(gone) if gone else []
         self.waiting += in_turn
         return bool(in_turn)
 

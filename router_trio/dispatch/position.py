@@ -67,6 +67,12 @@ class Position:
         oldest = min(self._unsettled, default=self._highest + 1)
         return oldest if self._doubt is None else min(oldest, self._doubt)
 
+    @property
+    def unseen_from(self) -> int:
+        """The first message that the consumer may have delivered and that did not come: it went astray."""
+        behind = self._highest + 1
+        return behind if self._doubt is None else min(behind, self._doubt)
+
     def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool) -> bool:
         """The consumer was found, with so many deliveries behind it. Whether those that are missing can be ours alone.
 

@@ -109,8 +109,8 @@ class StreamRoute:
         try:
             self._found(link, consumer)
             self._retry.tried(tried)
-            await self._ask_again(consumer)
-            await self._pulling.keep_asking(link, consumer, self._late)
+            not_before = await self._ask_again(consumer)
+            await self._pulling.keep_asking(link, consumer, self._late, not_before)
             # What is under way is still routed: a restart has not to wait for it to be delivered again.
             await consumer.drain()
         finally:
@@ -134,16 +134,29 @@ class StreamRoute:
         self._acks.remind(link, hand.turns.expected())
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
-    async def _ask_again(self, consumer: PullConsumer) -> None:
+    async def _ask_again(self, consumer: PullConsumer) -> float:
         """What went to a link that died, or to a process before this one, is asked for before anything new.
 
-        So it keeps its order, and comes without the ack wait.
+        So it keeps its order, and comes without the ack wait. Where it can't be known which messages that are, or
+        whether somebody else has them, it comes after the ack wait, and nothing may be asked for before: returns until
+        when.
         """
         progress, position = consumer.progress, self._hand.position
-        if position.opened(progress.deliveries, trio.current_time(), self._patience, in_use=progress.in_use):
-            astray = [sequence for sequence in progress.unacked if not position.knows(sequence)]
-            if astray:
-                await consumer.again(astray)
+        opened_at = trio.current_time()
+        first = position.unseen_from
+        alone = position.opened(
+            progress.deliveries, opened_at, self._patience, in_use=progress.in_use is not False
+        )
+        if alone:
+            unacked = await consumer.unacked(first)
+            if unacked is not None:
+                astray = [sequence for sequence in unacked if not position.knows(sequence)]
+                if astray:
+                    await consumer.again(astray)
+                return opened_at
+        elif progress.in_use is not None:
+            return opened_at
+        return opened_at + consumer.ack_wait + OVERDUE
 
     def _other_message(self, delivery: StreamDelivery) -> None:
         """See `Hand.take`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from router_trio.nats.answers import Object, read
 from router_trio.protocol import LAST_SEQUENCE
@@ -26,7 +26,7 @@ NEVER = "0001-01-01T00:00:00Z"
 
 
 _TIME = re.compile(r"([^.Z+]{19})(?:\.([0-9]+))?(Z|[+-][0-9:]{5})")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ApiError(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import nats.errors
@@ -26,11 +26,12 @@ from router_trio.nats.api import (
     ConsumerConfig,
     ConsumerInfo,
     Reached,
-    StreamInfo,
     consumer_info,
     stream_info,
 )
 from router_trio.nats.ask import API_TIMEOUT, ask
+from router_trio.nats.others import Subscribe, others_at_work
+from router_trio.nats.unacked import find_between
 from router_trio.quotes import excerpt
 
 NOT_FOUND = 404
@@ -44,11 +45,8 @@ GHOSTS_END_WITHIN = 0.5
 GHOSTS_POLL = 0.05
 """Seconds that the server gets to notice that our link before this one is dead, and to forget its pull requests."""
 
-STANDS_STILL_FOR = 0.2
-"""Seconds without a delivery or an ack after which nobody else seems to work on what a consumer has delivered."""
-
-MOST_ASKED_FOR_AGAIN = 65_536
-"""Sequences; a wider range, of a consumer whose filter takes few of many messages, is left to the ack wait."""
+MOST_LOOKED_FOR = 16
+"""Messages of which one question after those that do not come again looks into the stream."""
 
 NOTE_TAKEN_WITHIN = 1.0
 
@@ -64,6 +62,7 @@ class FoundConsumer:
     stream_created: str
     went_back: str | None
     progress: Progress
+    unacked: range
 
 
 class WirePullConsumer:
@@ -82,6 +81,7 @@ class WirePullConsumer:
         self.stream_created = found.stream_created
         self.went_back = found.went_back
         self.progress = found.progress
+        self._unacked = found.unacked
         self._spec = spec
         self._client = client
         self._request_subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
@@ -95,6 +95,27 @@ class WirePullConsumer:
         if expires > 2 * IDLE_HEARTBEAT:
             request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
         self._send(protocol.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
+
+    async def unacked(self, first: int) -> Sequence[int] | None:
+        """See `link.PullConsumer.unacked`."""
+        between = range(max(first, self._unacked.start), self._unacked.stop)
+        return await find_between(self._client, self._spec.stream, self._spec.filter_subject, between)
+
+    async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+        """See `link.PullConsumer.gone`."""
+        with api_errors(self._spec):
+            info = await _consumer(self._client, self._spec)
+            nothing_else = info.num_ack_pending <= in_hand
+            answered = info.delivered.sequence if nothing_else else info.ack_floor.sequence
+            found = {sequence for sequence in sequences if sequence <= answered}
+            for sequence in [one for one in sequences if one not in found][:MOST_LOOKED_FOR]:
+                try:
+                    await past.look_up(self._client, self._spec.stream, {"seq": sequence})
+                except ApiError as error:
+                    if error.code != NOT_FOUND or error.error_code == STREAM_NOT_FOUND:
+                        raise
+                    found.add(sequence)
+            return found
 
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`."""
@@ -131,13 +152,13 @@ class WirePullConsumer:
         await self._subscription.drain()
 
 
-async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
+async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscribe) -> FoundConsumer:
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
     for name in (spec.stream, spec.durable):
         if not _NAME.fullmatch(name) or not name.isprintable():
             told = "is no name of a stream or consumer: it has up to 255 characters, no space and none of . * > / \\"
             raise SourceError(f"{excerpt(name)!r} {told}", reason="invalid_name")
-    try:
+    with api_errors(spec):
         stream = await ask(client, f"STREAM.INFO.{spec.stream}", b"", stream_info)
         if stream.name != spec.stream:
             raise SourceError(f"the answer about stream {spec.stream!r} is about another one", reason="bad_answer")
@@ -157,7 +178,16 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
             body = json.dumps({"stream_name": spec.stream, "config": _config(spec, resumes=resumes)}).encode()
             create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
             info = await ask(client, create, body, consumer_info)
-        progress = await _progress(client, spec, info)
+        progress, unacked = await _progress(client, spec, info, subscribe)
+    _compare(spec, info.config)
+    return FoundConsumer(info.config.ack_wait or spec.ack_wait, stream.created, went_back, progress, unacked)
+
+
+@contextlib.contextmanager
+def api_errors(spec: ConsumerSpec) -> Iterator[None]:
+    """Turn whatever a request to the API raises into a `SourceError`."""
+    try:
+        yield
     except ApiError as error:
         raise _refused(spec, error) from error
     except nats.errors.NoRespondersError as error:
@@ -172,8 +202,6 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
         ) from error
     except nats.errors.Error as error:
         raise SourceError(f"the JetStream API could not be asked: {error}", reason="jetstream_unavailable") from error
-    _compare(spec, info.config)
-    return FoundConsumer(info.config.ack_wait or spec.ack_wait, stream.created, went_back, progress)
 
 
 async def _consumer(client: Client, spec: ConsumerSpec) -> ConsumerInfo:
@@ -192,22 +220,26 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
     return SourceError(f"JetStream refused the consumer: {error.description}", reason="consumer_refused")
 
 
-async def _progress(client: Client, spec: ConsumerSpec, info: ConsumerInfo) -> Progress:
+async def _progress(
+    client: Client, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
+) -> tuple[Progress, range]:
     """How far the consumer is once the server has forgotten the requests of a dead link, which it may still serve."""
     with trio.move_on_after(GHOSTS_END_WITHIN):
         while info.num_waiting:
             await trio.sleep(GHOSTS_POLL)
             info = await _consumer(client, spec)
-    in_use = bool(info.num_waiting)
+    in_use: bool | None = bool(info.num_waiting)
     if spec.stream_created is None and info.num_ack_pending and not in_use:
-        # A process that is busy doesn't wait, but it acks. One that was there before us doesn't any more.
-        await trio.sleep(STANDS_STILL_FOR)
-        before, info = info, await _consumer(client, spec)
-        in_use = bool(info.num_waiting) or _numbers(info) != _numbers(before)
-    delivered, floor = info.delivered, info.ack_floor
-    most = MOST_ASKED_FOR_AGAIN if info.num_ack_pending else 0
-    unacked = range(floor.sequence + 1, delivered.sequence + 1 if delivered.sequence - floor.sequence <= most else 0)
-    return Progress(delivered.delivery, unacked, in_use)
+        # A process whose hands are full doesn't wait, but it says that it works. One that was there before us doesn't
+        # any more.
+        before = info
+        in_use = await others_at_work(subscribe, spec)
+        info = await _consumer(client, spec)
+        if info.num_waiting or _numbers(info) != _numbers(before):
+            in_use = True
+    first = info.ack_floor.sequence + 1
+    unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
+    return Progress(info.delivered.delivery, in_use), unacked
 
 
 def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:

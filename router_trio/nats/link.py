@@ -177,7 +177,7 @@ class NatsLink:
         if self._client_deaf:
             self._client_deaf = False
             forget_inbox(self._client)
-        found = await ensure_consumer(self._client, spec)
+        found = await ensure_consumer(self._client, spec, self.subscribe)
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)

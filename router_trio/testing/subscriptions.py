@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Protocol, TypeVar
 
+from router_trio.errors import SourceError
 from router_trio.link import Deliver, Progress, Together
 from router_trio.protocol import RawMessage
 from router_trio.testing.consumers import Consumer
@@ -66,8 +67,9 @@ class FakePullConsumer(FakeSubscription):
     def __init__(self, link: Line, deliver: Deliver, inbox: bytes) -> None:
         super().__init__(link, deliver)
         self.consumer: Consumer | None = None
-        self.progress = Progress(0, range(0), in_use=False)
+        self.progress = Progress(0, in_use=False)
         self.went_back: str | None = None
+        self.left_unacked: Sequence[int] = ()
         self._inbox = inbox
 
     @property
@@ -90,6 +92,18 @@ class FakePullConsumer(FakeSubscription):
                     self._inbox, self.receive, batch, now, expires=expires, max_bytes=max_bytes, heartbeat=heartbeat
                 )
             )
+
+    async def unacked(self, first: int) -> Sequence[int] | None:
+        """See `link.PullConsumer.unacked`."""
+        return [sequence for sequence in self.left_unacked if sequence >= first]
+
+    async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+        """See `link.PullConsumer.gone`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        consumer = self._opened()
+        answer = await self._link.request(lambda now: consumer.gone(sequences, now))
+        if isinstance(answer, SourceError):
+            raise answer
+        return answer
 
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""

@@ -181,7 +181,7 @@ def test_against_a_simple_model() -> None:
                 settled.add(done)
                 settle(position, done)
             assert position.start == min(unsettled, default=highest + 1)
-        assert not any(position.received(sequence, delivery + 1, stored_at(sequence), 0.0, PATIENCE) for sequence in settled)
+        assert not any(received(position, *settled, first_delivery=delivery + 1))
 
 
 def opened(position: Position, deliveries: int, *, in_use: bool = False) -> bool:
