@@ -1,7 +1,8 @@
 """Is another process at work on what a consumer has delivered? Its answers are heard, and nothing else tells.
 
-A process whose hands are full waits for no messages, and may ack nothing for long. Every route says four times a second that
-it is still at work (`link.SIGN_OF_WORK_EVERY`), at a subject where anybody may listen who has the permission.
+A process whose hands are full waits for no messages, and may ack nothing for long. Every route that has messages in
+hand says again and again that it is at work (`link.SIGN_OF_WORK_EVERY`), at a subject where anybody may listen who has
+the permission.
 """
 
 from __future__ import annotations
