@@ -61,7 +61,7 @@ class Stream:
         self.max_messages = max_messages
         self.answers_after = 0.0
         self.leaderless_until = -inf
-        self._epoch = epoch
+        self.epoch = epoch
         self.subjects = tuple(subjects)
         self.stored: list[Stored] = []
         for subject in self.subjects:
@@ -87,7 +87,7 @@ class Stream:
         if self.max_messages is not None and len(self.stored) >= self.max_messages:
             return json.dumps({"error": {"code": 503, "err_code": 10077, "description": FULL}}).encode()
         sequence = len(self.stored) + 1
-        self.stored.append(Stored(publish, text(publish.subject), sequence, int((self._epoch + now) * 1e9)))
+        self.stored.append(Stored(publish, text(publish.subject), sequence, int((self.epoch + now) * 1e9)))
         if message_id is not None:
             self._seen[message_id] = (now, sequence)
         return self._pub_ack(sequence, duplicate=False)
