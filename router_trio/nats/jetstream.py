@@ -63,6 +63,7 @@ class FoundConsumer:
     went_back: str | None
     progress: Progress
     unacked: range
+    num_unacked: int
 
 
 class WirePullConsumer:
@@ -82,6 +83,7 @@ class WirePullConsumer:
         self.went_back = found.went_back
         self.progress = found.progress
         self._unacked = found.unacked
+        self._num_unacked = found.num_unacked
         self._spec = spec
         self._client = client
         self._request_subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
@@ -99,7 +101,8 @@ class WirePullConsumer:
     async def unacked(self, first: int) -> Sequence[int] | None:
         """See `link.PullConsumer.unacked`."""
         between = range(max(first, self._unacked.start), self._unacked.stop)
-        return await find_between(self._client, self._spec.stream, self._spec.filter_subject, between)
+        spec = self._spec
+        return await find_between(self._client, spec.stream, spec.filter_subject, between, self._num_unacked)
 
     async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
         """See `link.PullConsumer.gone`."""
@@ -178,9 +181,12 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
             body = json.dumps({"stream_name": spec.stream, "config": _config(spec, resumes=resumes)}).encode()
             create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
             info = await ask(client, create, body, consumer_info)
-        progress, unacked = await _progress(client, spec, info, subscribe)
+        progress, info = await _progress(client, spec, info, subscribe)
     _compare(spec, info.config)
-    return FoundConsumer(info.config.ack_wait or spec.ack_wait, stream.created, went_back, progress, unacked)
+    first = info.ack_floor.sequence + 1
+    unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
+    ack_wait = info.config.ack_wait or spec.ack_wait
+    return FoundConsumer(ack_wait, stream.created, went_back, progress, unacked, info.num_ack_pending)
 
 
 @contextlib.contextmanager
@@ -222,7 +228,7 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
 
 async def _progress(
     client: Client, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
-) -> tuple[Progress, range]:
+) -> tuple[Progress, ConsumerInfo]:
     """How far the consumer is once the server has forgotten the requests of a dead link, which it may still serve."""
     with trio.move_on_after(GHOSTS_END_WITHIN):
         while info.num_waiting:
@@ -237,9 +243,7 @@ async def _progress(
         info = await _consumer(client, spec)
         if info.num_waiting or _numbers(info) != _numbers(before):
             in_use = True
-    first = info.ack_floor.sequence + 1
-    unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
-    return Progress(info.delivered.delivery, in_use), unacked
+    return Progress(info.delivered.delivery, in_use), info
 
 
 def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:

@@ -26,12 +26,15 @@ WITHIN = 3.0
 NOT_FOUND = 404
 
 
-async def find_between(client: Client, stream: str, wanted: str | None, sequences: range) -> list[int] | None:
+async def find_between(
+    client: Client, stream: str, wanted: str | None, sequences: range, unacked: int
+) -> list[int] | None:
     """Return the messages that the filter takes, in order; None if that is too many, or not to be found out in time.
 
-    Blocks for `WITHIN` seconds at most. Can be cancelled.
+    Where they are at least half of `sequences`, since so many are `unacked`, all of these are returned: a consumer
+    ignores what is said of others. Blocks for `WITHIN` seconds at most. Can be cancelled.
     """
-    if not sequences or wanted in (None, ">"):
+    if len(sequences) <= 2 * unacked or wanted in (None, ">"):
         return list(sequences) if len(sequences) <= MOST else None
     search = _Search(client, stream, str(wanted))
     part = -(-len(sequences) // AT_A_TIME) or 1
