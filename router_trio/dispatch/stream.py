@@ -17,6 +17,7 @@ import trio
 from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
+from router_trio.dispatch.astray import OVERDUE, ask_again
 from router_trio.dispatch.deliveries import Deliveries
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.pulling import Pulling
@@ -28,10 +29,6 @@ from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.states import STARTING
 
 LONGEST_NAK_DELAY = 60.0
-
-OVERDUE = 0.1
-"""Seconds from the end of a nak's delay until the message is asked for: a server that has it not ready yet would give
-a new one instead."""
 
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
@@ -109,7 +106,7 @@ class StreamRoute:
         try:
             self._found(link, consumer)
             self._retry.tried(tried)
-            not_before = await self._ask_again(consumer)
+            not_before = await ask_again(consumer, self._hand.position, self._patience)
             await self._pulling.keep_asking(link, consumer, self._late, not_before)
             # What is under way is still routed: a restart has not to wait for it to be delivered again.
             await consumer.drain()
@@ -133,30 +130,6 @@ class StreamRoute:
         self._acks.pay(link)
         self._acks.remind(link, hand.turns.expected())
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
-
-    async def _ask_again(self, consumer: PullConsumer) -> float:
-        """What went to a link that died, or to a process before this one, is asked for before anything new.
-
-        So it keeps its order, and comes without the ack wait. Where it can't be known which messages that are, or
-        whether somebody else has them, it comes after the ack wait, and nothing may be asked for before: returns until
-        when.
-        """
-        progress, position = consumer.progress, self._hand.position
-        opened_at = trio.current_time()
-        first = position.unseen_from
-        alone = position.opened(
-            progress.deliveries, opened_at, self._patience, in_use=progress.in_use is not False
-        )
-        if alone:
-            unacked = await consumer.unacked(first)
-            if unacked is not None:
-                astray = [sequence for sequence in unacked if not position.knows(sequence)]
-                if astray:
-                    await consumer.again(astray)
-                return opened_at
-        elif progress.in_use is not None:
-            return opened_at
-        return opened_at + consumer.ack_wait + OVERDUE
 
     def _other_message(self, delivery: StreamDelivery) -> None:
         """See `Hand.take`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TypeVar
@@ -18,16 +17,7 @@ import trio
 
 from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.headers import status
-from router_trio.link import (
-    LISTEN_FOR,
-    Arrivals,
-    ConsumerSpec,
-    Deliver,
-    DeliverTogether,
-    LinkListener,
-    Refusal,
-    Together,
-)
+from router_trio.link import Arrivals, ConsumerSpec, Deliver, DeliverTogether, LinkListener, Refusal, Together
 from router_trio.message import stored
 from router_trio.operation import Operation
 from router_trio.protocol import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
@@ -138,18 +128,7 @@ class FakeLink:
             return interest if isinstance(interest, SourceError) else server.open_consumer(spec, now)
 
         consumer = await self._open(subscription, ask)
-        subscription.consumer = consumer
-        answers = consumer.answers
-        if spec.stream_created is None and consumer.unacked and not consumer.progress.in_use:
-            try:
-                await trio.sleep(LISTEN_FOR)
-            except BaseException:
-                subscription.close()
-                raise
-        progress = consumer.progress
-        subscription.progress = replace(progress, in_use=progress.in_use or consumer.answers > answers)
-        subscription.left_unacked = consumer.left_unacked()
-        subscription.went_back = consumer.differs(spec)
+        await subscription.opened(spec, consumer)
         return subscription
 
     async def _open(self, subscription: FakeSubscription, ask: Callable[[float], T | SourceError]) -> T:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Protocol, TypeVar
 
+import trio
+
 from router_trio.errors import SourceError
-from router_trio.link import Deliver, Progress, Together
+from router_trio.link import LISTEN_FOR, ConsumerSpec, Deliver, Progress, Together
 from router_trio.protocol import RawMessage
 from router_trio.testing.consumers import Consumer
 
@@ -71,6 +74,21 @@ class FakePullConsumer(FakeSubscription):
         self.went_back: str | None = None
         self.left_unacked: Sequence[int] = ()
         self._inbox = inbox
+
+    async def opened(self, spec: ConsumerSpec, consumer: Consumer) -> None:
+        """The consumer is there: look at how far it is, and listen for others if the spec is of a new process."""
+        self.consumer = consumer
+        answers = consumer.answers
+        if spec.stream_created is None and consumer.unacked and not consumer.progress.in_use:
+            try:
+                await trio.sleep(LISTEN_FOR)
+            except BaseException:
+                self.close()
+                raise
+        progress = consumer.progress
+        self.progress = replace(progress, in_use=progress.in_use or consumer.answers > answers)
+        self.left_unacked = consumer.left_unacked()
+        self.went_back = consumer.differs(spec)
 
     @property
     def ack_wait(self) -> float:

@@ -224,6 +224,16 @@ def test_a_delivery_that_comes_twice_does_not_mean_that_others_take_some() -> No
     assert opened(position, 2)
 
 
+def test_what_went_astray_is_behind_what_came_unless_something_was_missing_before() -> None:
+    position = Position()
+    assert position.unseen_from == 1
+    received(position, 1, 2, first_delivery=1)
+    assert position.unseen_from == 3
+    settle(position, 1)
+    received(position, 6, first_delivery=4)
+    assert position.unseen_from == 2, "from the oldest that is unsettled: one between may be missing"
+
+
 def test_what_a_stream_of_the_same_name_delivered_before_is_not_ours() -> None:
     assert not opened(Position("2", shared=True), 3)
 

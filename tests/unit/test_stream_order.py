@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.dispatch import stream as module
+from router_trio.dispatch import astray as module
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
