@@ -37,7 +37,8 @@ from router_trio.quotes import excerpt
 NOT_FOUND = 404
 UNAVAILABLE = 503
 STREAM_NOT_FOUND = 10059
-"""Error code of the JetStream API; an absent consumer is 10014."""
+CONSUMER_NOT_FOUND = 10014
+"""Error codes of the JetStream API."""
 
 _NAME = re.compile(r"[^\s.*>/\\]{1,255}")
 
@@ -77,6 +78,7 @@ class WirePullConsumer:
         client: Client,
         send: Callable[[bytes], None],
         subscription: Subscription,
+        look_ups: trio.CapacityLimiter,
     ) -> None:
         self.ack_wait = found.ack_wait
         self.stream_created = found.stream_created
@@ -90,6 +92,7 @@ class WirePullConsumer:
         self._inbox = inbox
         self._send = send
         self._subscription = subscription
+        self._look_ups = look_ups
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """See `link.PullConsumer.pull`."""
@@ -102,7 +105,9 @@ class WirePullConsumer:
         """See `link.PullConsumer.unacked`."""
         between = range(max(first, self._unacked.start), self._unacked.stop)
         spec = self._spec
-        return await find_between(self._client, spec.stream, spec.filter_subject, between, self._num_unacked)
+        return await find_between(
+            self._client, spec.stream, spec.filter_subject, between, self._num_unacked, self._look_ups
+        )
 
     async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
         """See `link.PullConsumer.gone`."""
@@ -215,6 +220,9 @@ async def _consumer(client: Client, spec: ConsumerSpec) -> ConsumerInfo:
 
 
 def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
+    if error.code == NOT_FOUND and error.error_code == CONSUMER_NOT_FOUND:
+        told = f"the durable {spec.durable!r} of stream {spec.stream!r} is gone"
+        return SourceError(told, reason="consumer_deleted")
     if error.code == NOT_FOUND:
         told = f"there is no stream {spec.stream!r}; create it, or mend `stream` of this route"
         return SourceError(told, reason="stream_not_found")

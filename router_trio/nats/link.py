@@ -17,6 +17,7 @@ from router_trio.nats.dial import abandon, address, open_stream
 from router_trio.nats.info import parse_info
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.pubacks import PubAcks
+from router_trio.nats.unacked import AT_A_TIME
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.operation import Operation
 from router_trio.quotes import quoted
@@ -87,6 +88,7 @@ class NatsLink:
         self._listen_at = 0.0
         self._client_deaf = False
         self._inboxes = 0
+        self._look_ups = trio.CapacityLimiter(AT_A_TIME)
         self._inbox = inbox
         self._host = address(server).address
         self.info = transport.info
@@ -182,7 +184,9 @@ class NatsLink:
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(protocol.text(inbox), deliver)
-        return WirePullConsumer(spec, found, inbox, self._client, self.wire.send, subscription)
+        return WirePullConsumer(
+            spec, found, inbox, self._client, self.wire.send, subscription, self._look_ups
+        )
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """See `link.Link.ack`."""

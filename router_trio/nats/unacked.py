@@ -17,8 +17,11 @@ from router_trio.nats.past import look_up
 MOST = 8_192
 """Messages: four times what a route with the usual `max_in_flight` leaves behind. More are left to the ack wait."""
 
-AT_A_TIME = 4
-"""Questions under way for one route: each brings a whole message."""
+PARTS = 4
+"""Places that one route looks from at the same time."""
+
+AT_A_TIME = 8
+"""Questions under way on one link, of all its routes: each brings a whole message."""
 
 WITHIN = 3.0
 """Seconds for all of them."""
@@ -27,7 +30,7 @@ NOT_FOUND = 404
 
 
 async def find_between(
-    client: Client, stream: str, wanted: str | None, sequences: range, unacked: int
+    client: Client, stream: str, wanted: str | None, sequences: range, unacked: int, at_a_time: trio.CapacityLimiter
 ) -> list[int] | None:
     """Return the messages that the filter takes, in order; None if that is too many, or not to be found out in time.
 
@@ -36,8 +39,8 @@ async def find_between(
     """
     if len(sequences) <= 2 * unacked or wanted in (None, ">"):
         return list(sequences) if len(sequences) <= MOST else None
-    search = _Search(client, stream, str(wanted))
-    part = -(-len(sequences) // AT_A_TIME) or 1
+    search = _Search(client, stream, str(wanted), at_a_time)
+    part = -(-len(sequences) // PARTS)
     with trio.move_on_after(WITHIN) as scope:
         async with trio.open_nursery() as nursery:
             for start in range(0, len(sequences), part):
@@ -46,12 +49,13 @@ async def find_between(
 
 
 class _Search:
-    def __init__(self, client: Client, stream: str, wanted: str) -> None:
+    def __init__(self, client: Client, stream: str, wanted: str, at_a_time: trio.CapacityLimiter) -> None:
         self.found: list[int] = []
         self.failed = False
         self._client = client
         self._stream = stream
         self._wanted = wanted
+        self._at_a_time = at_a_time
 
     async def look_through(self, sequences: range, all_parts: trio.CancelScope) -> None:
         """Find what is in one part; the first failure ends all parts."""
@@ -59,7 +63,8 @@ class _Search:
         try:
             while sequence < sequences.stop and not self.failed:
                 which = {"seq": sequence, "next_by_subj": self._wanted}
-                found = (await look_up(self._client, self._stream, which)).sequence
+                async with self._at_a_time:
+                    found = (await look_up(self._client, self._stream, which)).sequence
                 if not sequence <= found < sequences.stop:
                     return
                 self.found.append(found)
