@@ -370,6 +370,16 @@ class DestinationsUnknown(ConnectionEvent):
     detail: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamWentBack(RouteEvent):
+    """A stream gives known sequences to other messages: it was made again, emptied or restored. They are routed."""
+
+    code = "STREAM_WENT_BACK"
+    level = Level.WARN
+    stream: str
+    detail: str
+
+
 # --- fault injection ---
 
 

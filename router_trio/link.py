@@ -9,7 +9,7 @@ Messages cross this port in batches, as raw tuples (`protocol.RawMessage`), neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -80,19 +80,28 @@ class ConsumerSpec:
     start_sequence: int | None = None
     stream_created: str | None = None
     """If the durable has to be created again: where to start, and in which incarnation of the stream that counts."""
+    last_sequence: int = 0
+    last_time: int = 0
+    """The last message that is known of that incarnation, 0 for none; its time in nanoseconds since 1970."""
+
+
+SIGN_OF_WORK_EVERY = 0.25
+"""Seconds between two signs, by `Link.in_progress`, that somebody works on what a consumer has delivered."""
+
+
+LISTEN_FOR = 3 * SIGN_OF_WORK_EVERY
+"""Seconds without one after which nobody works on what was delivered before this process came."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a durable was when it was opened.
 
-    `deliveries` counts those so far. `unacked` are the stream sequences among which are all that were delivered and had
-    no ack; empty if nothing was, or too many to ask for each. `in_use`: somebody else seems to take from it too.
+    `deliveries` counts those so far. `in_use`: somebody else seems to take from it too; None if that can't be told.
     """
 
     deliveries: int
-    unacked: range
-    in_use: bool
+    in_use: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +190,26 @@ class PullConsumer(Subscription, Protocol):
         """When the stream was created: another value means that it is another stream of the same name."""
 
     @property
+    def went_back(self) -> str | None:
+        """How the stream shows that it is not what the spec knows of it: its sequences are now of other messages."""
+
+    @property
     def progress(self) -> Progress:
         """How far the consumer was when it was opened."""
+
+    async def unacked(self, first: int) -> Sequence[int] | None:
+        """Return what had no ack when the consumer was opened, from that sequence on, in order.
+
+        Some of it may have one. None if it is too many, or could not be found out. Blocks for a few seconds at most.
+        """
+
+    async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+        """Return which of these, that were delivered and not acked here, never come again.
+
+        The stream has them no more, or the consumer has an answer for them, of somebody else. `in_hand`: how many
+        others were delivered here and are not acked. Raises `SourceError` if that can't be found out, `LinkError` if
+        the link dies. Blocks for a few seconds at most.
+        """
 
     async def again(self, sequences: Sequence[int]) -> None:
         """Have these messages delivered again, in this order, before anything new, to pulls after this call.

@@ -6,14 +6,17 @@ Synchronous and without I/O: who acks, naks and asks for more is `stream`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
+from operator import attrgetter
 
 from router_trio.dispatch.delivery import Leg
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.stream_delivery import StreamDelivery
 from router_trio.dispatch.turns import Turns
 from router_trio.operation import CoreOperation, Operation
+
+_identity = attrgetter("sequence", "number", "time")
 
 
 class Hand:
@@ -35,28 +38,42 @@ class Hand:
 
     def start_anew(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
+        self._start_at(Position(stream_created, shared=bool(self.position.stream_created)))
+
+    def _start_at(self, position: Position) -> None:
         self.waiting += self.turns.clear()
         self.open.clear()
-        self.position = Position(stream_created, shared=bool(self.position.stream_created))
+        self.position = position
 
-    def take(self, deliveries: Sequence[StreamDelivery], patience: float) -> list[StreamDelivery]:
+    def take(
+        self, deliveries: Sequence[StreamDelivery], patience: float, went_back: Callable[[StreamDelivery], None]
+    ) -> list[StreamDelivery]:
         """Deliveries came, at least one. Returns those that came again: their messages are `open`, or settled.
 
-        `patience`: see `Position.received`.
+        `patience`: see `Position.received`. `went_back` is told of each that shows that the stream went back in time:
+        it and what comes behind it is taken as of another stream.
         """
-        sequences = [delivery.sequence for delivery in deliveries]
-        if self.turns.lines or not self.position.followed(sequences, [delivery.number for delivery in deliveries]):
-            return [delivery for delivery in deliveries if not self._take(delivery, patience)]
+        sequences, numbers, times = zip(*map(_identity, deliveries), strict=True)
+        if self.turns.lines or not self.position.followed(sequences, numbers, times):
+            return [delivery for delivery in deliveries if not self._take(delivery, patience, went_back)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
         self.bytes += _size(deliveries)
         self.waiting += deliveries
         return []
 
-    def _take(self, delivery: StreamDelivery, patience: float) -> bool:
+    def _take(
+        self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]
+    ) -> bool:
         """Whether it is new."""
-        position, turns, sequence = self.position, self.turns, delivery.sequence
-        unsettled = position.received(sequence, delivery.number, delivery.received_at, patience)
+        turns, sequence = self.turns, delivery.sequence
+        in_hand = self.open.get(sequence)
+        other_in_hand = in_hand is not None and in_hand.time != delivery.time
+        if other_in_hand or self.position.contradicted(sequence, delivery.time):
+            self._start_at(Position(self.position.stream_created, next_delivery=delivery.number))
+            went_back(delivery)
+        position = delivery.position = self.position
+        unsettled = position.received(sequence, delivery.number, delivery.time, delivery.received_at, patience)
         in_hand = self.open.get(sequence)
         if in_hand is not None:
             in_hand.ack_subject = delivery.ack_subject
@@ -115,10 +132,11 @@ class Hand:
         self.bytes -= _size(deliveries)
         position = self.position
         ours = [delivery for delivery in deliveries if delivery.position is position]
-        sequences = [delivery.sequence for delivery in ours]
-        for sequence in sequences:
-            del self.open[sequence]
-        position.settled(sequences)
+        if ours:
+            sequences, _, times = zip(*map(_identity, ours), strict=True)
+            for sequence in sequences:
+                del self.open[sequence]
+            position.settled(sequences, times)
         if self.turns.lines:
             for delivery in ours:
                 self._have_their_turn(delivery)
@@ -170,9 +188,9 @@ class Hand:
             and self.turns.pass_by(delivery)
         )
 
-    def give_up_waiting(self, now: float) -> bool:
-        """What is awaited and did not come in time holds up nobody any more. Whether something waited for it."""
-        in_turn = self.turns.give_up_waiting(now) if self.turns.awaited else []
+    def give_up_waiting(self, gone: Collection[int]) -> bool:
+        """What is awaited and never comes again holds up nobody any more. Whether something waited for it."""
+        in_turn = self.turns.give_up_waiting(gone) if gone else []
         self.waiting += in_turn
         return bool(in_turn)
 

@@ -3,28 +3,38 @@
 The server keeps all this in the durable consumer. A durable that is deleted takes it along, and the one that replaces
 it is told by this where to start: behind what is settled, and never behind a message that isn't. A message that comes
 again though it is settled, because its ack was lost or because a new consumer starts before it, is known here.
+
+A message is known by its sequence and the time when it was stored, both as the stream gives them: a stream that went
+back in time (restored, emptied, made again) gives known sequences to other messages.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import repeat
 from math import inf
 from operator import lt
 
 REMEMBERED = 65_536
-"""At least so many of the last settled messages are known; so many unsettled ones are told apart."""
+"""At least so many of the last settled messages are known; so many unsettled ones are told apart.
+
+In bytes: some 130 for each, of three times as many at most, for each route: 26 MB when all is used.
+"""
 
 
 class Position:
     """One route's place in one incarnation of a stream. `stream_created` names the incarnation, `""` for none yet.
 
-    `shared`: what was delivered before the first link was delivered to others.
+    `shared`: what was delivered before the first link was delivered to others. `next_delivery`: the consumer's number
+    of the first delivery that is meant here.
     """
 
     __slots__ = (
         "_doubt",
         "_doubt_until",
         "_highest",
+        "_highest_time",
         "_next_delivery",
         "_older",
         "_recent",
@@ -33,13 +43,15 @@ class Position:
         "stream_created",
     )
 
-    def __init__(self, stream_created: str = "", *, shared: bool = False) -> None:
+    def __init__(self, stream_created: str = "", *, shared: bool = False, next_delivery: int = 1) -> None:
         self.stream_created = stream_created
-        self._unsettled: set[int] = set()
-        self._recent: set[int] = set()
-        self._older: set[int] = set()
+        # The time of each message, by its sequence.
+        self._unsettled: dict[int, bytes] = {}
+        self._recent: dict[int, bytes] = {}
+        self._older: dict[int, bytes] = {}
         self._highest = 0
-        self._next_delivery = 1
+        self._highest_time = b""
+        self._next_delivery = next_delivery
         self._shared = shared
         self._doubt: int | None = None
         self._doubt_until = 0.0
@@ -55,6 +67,12 @@ class Position:
         oldest = min(self._unsettled, default=self._highest + 1)
         return oldest if self._doubt is None else min(oldest, self._doubt)
 
+    @property
+    def unseen_from(self) -> int:
+        """The first message that the consumer may have delivered and that did not come: it went astray."""
+        behind = self._highest + 1
+        return behind if self._doubt is None else min(behind, self._doubt)
+
     def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool) -> bool:
         """The consumer was found, with so many deliveries behind it. Whether those that are missing can be ours alone.
 
@@ -67,26 +85,40 @@ class Position:
         self._count(deliveries, now, patience)
         return alone
 
+    @property
+    def last_known(self) -> tuple[int, int]:
+        """The sequence of the last message that came, and its time in nanoseconds since 1970; zeros for none."""
+        time = self._highest_time[:20]
+        return (self._highest, int(time)) if time.isdigit() else (0, 0)
+
+    def contradicted(self, sequence: int, time: bytes) -> bool:
+        """Return True if another message was known by that sequence: then the stream went back in time."""
+        for known in (self._unsettled, self._recent, self._older):
+            if sequence in known:
+                return known[sequence] != time
+        return False
+
     def knows(self, sequence: int) -> bool:
         """Whether that message came to this process, and is in hand, settled, or to come again."""
         return sequence in self._unsettled or sequence in self._recent or sequence in self._older
 
-    def followed(self, sequences: Sequence[int], deliveries: Sequence[int]) -> bool:
+    def followed(self, sequences: Sequence[int], deliveries: Sequence[int], times: Sequence[bytes]) -> bool:
         """Messages came, as the consumer's deliveries of those numbers. Whether they are as nearly always.
 
         That is: the next deliveries, of new messages, and nothing is missing. Else nothing was done: ask `received`.
         """
         following = range(self._next_delivery, self._next_delivery + len(deliveries))
         behind = (self._highest, *sequences)
-        if self._doubt is not None or list(following) != deliveries or not all(map(lt, behind, sequences)):
+        if self._doubt is not None or tuple(following) != tuple(deliveries) or not all(map(lt, behind, sequences)):
             return False
         self._next_delivery = following.stop
         self._highest = sequences[-1]
-        self._remember(sequences)
+        self._highest_time = times[-1]
+        self._remember(sequences, times)
         return True
 
-    def received(self, sequence: int, delivery: int, now: float, patience: float) -> bool:
-        """A message came, as the consumer's delivery of that number. Whether it is unsettled.
+    def received(self, sequence: int, delivery: int, time: bytes, now: float, patience: float) -> bool:
+        """A message came that does not contradict, as the consumer's delivery of that number. Whether it is unsettled.
 
         Deliveries that are missing went to a link that died, or to another process. They come again within `patience`
         seconds if the consumer lives; until then a new one would have to start before them.
@@ -96,14 +128,15 @@ class Position:
             # What is due again goes before what is new: a new message proves that the missing ones have come.
             self._doubt = None
         self._next_delivery += 1
-        self._highest = max(self._highest, sequence)
+        if sequence > self._highest:
+            self._highest, self._highest_time = sequence, time
         if sequence in self._recent or sequence in self._older:
             return False
-        self._remember((sequence,))
+        self._remember((sequence,), (time,))
         return True
 
-    def _remember(self, sequences: Sequence[int]) -> None:
-        self._unsettled.update(sequences)
+    def _remember(self, sequences: Sequence[int], times: Sequence[bytes]) -> None:
+        self._unsettled.update(zip(sequences, times, strict=True))
         if len(self._unsettled) > REMEMBERED:
             self._doubt, self._doubt_until = self.start, inf
             self._unsettled.clear()
@@ -116,13 +149,13 @@ class Position:
         self._next_delivery = deliveries + 1
         return complete
 
-    def settled(self, sequences: Sequence[int]) -> None:
+    def settled(self, sequences: Sequence[int], times: Sequence[bytes]) -> None:
         """These messages need not come again."""
-        self._unsettled.difference_update(sequences)
-        self._recent.update(sequences)
+        deque(map(self._unsettled.pop, sequences, repeat(None)), 0)
+        self._recent.update(zip(sequences, times, strict=True))
         if len(self._recent) >= REMEMBERED:
-            self._older, self._recent = self._recent, set()
+            self._older, self._recent = self._recent, {}
 
     def given_up(self, sequence: int) -> None:
         """The message will not come again from this consumer, though it failed."""
-        self._unsettled.discard(sequence)
+        self._unsettled.pop(sequence, None)

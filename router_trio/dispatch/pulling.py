@@ -8,7 +8,8 @@ asked for, but always what has to come again: a server gives that before anythin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 
 import trio
 
@@ -17,8 +18,9 @@ from router_trio.connection import Connection
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
-from router_trio.link import LOOKUP_FAILED, Link, PullConsumer
+from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.pull import PullBudget, PullCredit, Verdict
+from router_trio.quotes import bounded
 from router_trio.states import PAUSED, RUNNING
 
 PULL_EXPIRES = 30.0
@@ -39,6 +41,9 @@ _PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
 
 LEAST_PROGRESS_DELAY = 0.01
 """Seconds; a consumer may have an ack wait of a nanosecond."""
+
+MOST_LATE = 256
+"""Refused messages that a consumer is asked about at a time: the oldest of each subject first."""
 
 PROGRESS_SHARE = 1 / 3
 """Of the ack wait: how often the server is told that a message is still being worked on."""
@@ -68,6 +73,8 @@ class Pulling:
         self._told_of_waiting = False
         self._lost: SourceError | None = None
         self._paused: str | None = None
+        self._asking_about_late = False
+        self._not_told: str | None = None
 
     # --- what the route tells ---
 
@@ -126,13 +133,15 @@ class Pulling:
 
     # --- on one link ---
 
-    async def keep_asking(self, link: Link, consumer: PullConsumer, patience: float) -> None:
+    async def keep_asking(self, link: Link, consumer: PullConsumer, patience: float, not_before: float) -> None:
         """Ask until the intake is closed. Raises `SourceError` when the consumer is lost.
 
-        `patience`: seconds that a message may be late that is to come again.
+        `patience`: seconds that a message may be late that is to come again; then the consumer is asked whether it
+        does. `not_before`: nothing is asked for until then, so that what others left behind comes first.
         """
         hand = self._hand
-        asked = False
+        asked = self._asking_about_late = False
+        self._not_told = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_progress, link, consumer.ack_wait)
             nursery.start_soon(self._check, consumer)
@@ -145,14 +154,21 @@ class Pulling:
                 if away is None:
                     if not asked:
                         hand.turns.extend(now, patience)
-                    if hand.give_up_waiting(now):
-                        self._route()
-                    self._ask(consumer, now)
-                    self._tell_state()
+                    late = hand.turns.late(now)[:MOST_LATE]
+                    if late and not self._asking_about_late:
+                        self._asking_about_late = True
+                        nursery.start_soon(self._ask_about, consumer, late, patience)
+                    if now >= not_before:
+                        self._ask(consumer, now)
+                        self._tell_state()
+                    else:
+                        told = "what was delivered before, and is not acked, has to come again first: nothing is asked"
+                        self._routing.state.enter(PAUSED, f"{told} for in the first {not_before - now:.0f} s")
                 else:
                     self._routing.state.enter(PAUSED, f"destination connection {away!r} is not connected")
                 asked = away is None
-                with trio.CancelScope(deadline=self._next_look(now) if asked else self._silent_at):
+                deadline = self._next_look(now) if asked else self._silent_at
+                with trio.CancelScope(deadline=min(deadline, not_before) if now < not_before else deadline):
                     await self._look_again.wait()
                 if self._lost is None and trio.current_time() >= self._silent_at:
                     told = f"nothing was heard of the consumer for {SILENCE:g} s"
@@ -160,6 +176,22 @@ class Pulling:
             nursery.cancel_scope.cancel()
         if self._lost is not None:
             raise self._lost
+
+    async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], patience: float) -> None:
+        """Wait no longer for what never comes again, and longer for the rest."""
+        hand, turns = self._hand, self._hand.turns
+        position = hand.position
+        gone: Collection[int] = ()
+        try:
+            gone = await consumer.gone(late, len(hand.open))
+            self._not_told = None
+        except SourceError as error:
+            self._not_told = str(error)
+        if position is hand.position and hand.give_up_waiting(gone):
+            self._route()
+        turns.extend(trio.current_time(), patience)
+        self._asking_about_late = False
+        self._look_again.set()
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
         hand, turns, credit = self._hand, self._hand.turns, self._credit
@@ -196,6 +228,9 @@ class Pulling:
             self._routing.state.enter(RUNNING)
             return
         told = f"{turns.held} messages wait behind refused ones, of which {turns.awaited} have to come again"
+        if self._not_told is not None:
+            told += f"; these are late, and whether the stream still has them can't be found out: {self._not_told}"
+            told = bounded(told)
         held, held_bytes = self._worked_on()
         full = held >= self._credit.window or held_bytes >= self._credit.window_bytes
         self._routing.state.enter(PAUSED if turns.aside == held and full else RUNNING, told)
@@ -207,7 +242,9 @@ class Pulling:
 
     def _next_look(self, now: float) -> float:
         turns = self._hand.turns
-        return min(self._silent_at, turns.next_look(now)) if turns.awaited else self._silent_at
+        if not turns.awaited or self._asking_about_late:
+            return self._silent_at
+        return min(self._silent_at, turns.next_look(now))
 
     async def _look_when_changed(self, destination: Connection) -> None:
         while True:
@@ -238,9 +275,16 @@ class Pulling:
     async def _tell_progress(self, link: Link, ack_wait: float) -> None:
         """Keep what is being worked on, or waits for its turn, from being delivered again."""
         every = max(ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
+        sign = min(every, SIGN_OF_WORK_EVERY)
+        told_at = -math.inf
         while True:
-            old = trio.current_time() - every
-            for delivery in tuple(self._hand.open.values()):
+            now = trio.current_time()
+            in_hand = self._hand.open.values()
+            if now >= told_at + every:
+                told_at, most, old = now, len(in_hand), now - every
+            else:
+                most, old = 1, now - sign  # who else is there hears that somebody works
+            for delivery in tuple(islice(in_hand, most)):
                 if delivery.received_at <= old:
                     link.in_progress(delivery.ack_subject)
-            await trio.sleep(every)
+            await trio.sleep(sign)

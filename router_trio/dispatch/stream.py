@@ -17,6 +17,7 @@ import trio
 from router_trio import headers, protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
+from router_trio.dispatch.astray import OVERDUE, ask_again
 from router_trio.dispatch.deliveries import Deliveries
 from router_trio.dispatch.failures import LONGEST_DELAY, MOST_REMEMBERED, Failures
 from router_trio.dispatch.hand import Hand
@@ -25,16 +26,12 @@ from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
 from router_trio.dispatch.stream_delivery import StreamDelivery
 from router_trio.errors import SourceError
-from router_trio.events import ConsumerDiffers, Emit, MessageDeadLettered
+from router_trio.events import ConsumerDiffers, Emit, MessageDeadLettered, StreamWentBack
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.states import STARTING
 
 UNLIMITED = -1
 """Deliveries: what a server counts is not what failed, so it is not for the server to give up."""
-
-OVERDUE = 0.1
-"""Seconds from the end of a nak's delay until the message is asked for: a server that has it not ready yet would give
-a new one instead."""
 
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
@@ -111,16 +108,22 @@ class StreamRoute:
     async def _consume(self, link: Link, tried: trio.Event) -> None:
         """Receive from one consumer until the intake is closed. Raises `SourceError` if it can't be had or is lost."""
         position = self._hand.position
-        # Only counts if the durable has to be made again, in the same incarnation of the stream.
-        spec = replace(self._spec, stream_created=position.stream_created or None, start_sequence=position.start)
+        last_sequence, last_time = position.last_known
+        spec = replace(
+            self._spec,
+            stream_created=position.stream_created or None,
+            start_sequence=position.start,
+            last_sequence=last_sequence,
+            last_time=last_time,
+        )
         self._doubted, self._bare = self._bare, False
         consumer = await link.open_consumer(spec, self._received)
         self._intake_over = trio.Event()
         try:
             self._found(link, consumer)
             self._retry.tried(tried)
-            await self._ask_again(consumer)
-            await self._pulling.keep_asking(link, consumer, self._late)
+            not_before = await ask_again(consumer, self._hand.position, self._patience)
+            await self._pulling.keep_asking(link, consumer, self._late, not_before)
             # What is under way is still routed: a restart has not to wait for it to be delivered again.
             await consumer.drain()
         finally:
@@ -134,28 +137,31 @@ class StreamRoute:
         self._pulling.start_anew()
         self._ack_wait = consumer.ack_wait
         self._compare(consumer)
-        if consumer.stream_created != hand.position.stream_created:
-            # Another stream of that name: acks of what is in hand would now be taken for acks of other messages.
+        if consumer.went_back is not None:
+            self._tell_went_back(consumer.went_back)
+        if consumer.went_back is not None or consumer.stream_created != hand.position.stream_created:
             hand.start_anew(consumer.stream_created)
-            self.failures.clear()
-            self._route()
-            self._acks.forget()
+            self._sequences_start_anew()
         if not consumer.progress.deliveries:
             hand.turns.all_due(trio.current_time())
         self._acks.pay(link)
         self._acks.remind(link, hand.turns.expected())
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
-    async def _ask_again(self, consumer: PullConsumer) -> None:
-        """What went to a link that died, or to a process before this one, is asked for before anything new.
+    def _other_message(self, delivery: StreamDelivery) -> None:
+        """See `Hand.take`."""
+        self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
+        self._sequences_start_anew()
 
-        So it keeps its order, and comes without the ack wait.
-        """
-        progress, position = consumer.progress, self._hand.position
-        if position.opened(progress.deliveries, trio.current_time(), self._patience, in_use=progress.in_use):
-            astray = [sequence for sequence in progress.unacked if not position.knows(sequence)]
-            if astray:
-                await consumer.again(astray)
+    def _sequences_start_anew(self) -> None:
+        """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
+        self.failures.clear()
+        self._route()
+        self._acks.forget()
+
+    def _tell_went_back(self, detail: str) -> None:
+        stream = self._spec.stream
+        self._emit(StreamWentBack(at=trio.current_time(), route=self.state.name, stream=stream, detail=detail))
 
     @property
     def _patience(self) -> float:
@@ -179,10 +185,12 @@ class StreamRoute:
                 self._retry.succeeded()
         if deliveries:
             size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
-            again = hand.take(deliveries, self._patience)
+            again = hand.take(deliveries, self._patience, self._other_message)
             if again:
                 self.state.duplicates += len(again)
-                self._acks.ack([delivery.ack_subject for delivery in again if delivery.sequence not in hand.open])
+                position, in_hand = hand.position, hand.open
+                settled = [one for one in again if one.position is position and one.sequence not in in_hand]
+                self._acks.ack([delivery.ack_subject for delivery in settled])
             self.state.received += len(deliveries) - len(again)
             self._pulling.received(len(deliveries), size)
             self._retry.succeeded()

@@ -34,7 +34,8 @@ class Source(Protocol):
 class StreamDelivery(Delivery):
     """A message from a stream. `ack_subject` acks it; the newest delivery's is the one that counts.
 
-    `number` is the consumer's number of the delivery, `position` the place in the stream that it came from.
+    `number` is the consumer's number of the delivery, `position` the place in the stream that it came from, `time` when
+    the stream stored the message, in nanoseconds since 1970 and as it came.
     `message_id` is the same for every delivery of the message, another one if the stream was made anew. `refused`:
     some destination did not take it, for no reason of its own. `recalled`: it was taken back from one, see
     `Outbox.recall`; that alone is no failure.
@@ -49,6 +50,7 @@ class StreamDelivery(Delivery):
         "recalled",
         "refused",
         "sequence",
+        "time",
     )
 
     from_stream = True
@@ -72,6 +74,7 @@ class StreamDelivery(Delivery):
         self.number = int(tokens[6])
         if not 0 < self.sequence <= protocol.LAST_SEQUENCE or not 0 < self.number <= protocol.LAST_SEQUENCE:
             raise ValueError("a sequence that no stream has")
+        self.time = tokens[7]
         self.message_id = b"%b:%b:%b" % (tokens[2], tokens[5], tokens[7])
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:

@@ -8,7 +8,7 @@ as one run, up to the next one that was refused and has not come again. The same
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
@@ -63,7 +63,7 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class Awaited:
-    """A refused message: when it comes again (`due`), and how long it is waited for. `ack_subject` answers it.
+    """A refused message: when it comes again (`due`), and from when on it is late. `ack_subject` answers it.
 
     Both are infinite while it is in hand: other destinations have not answered yet.
     """
@@ -160,7 +160,7 @@ class Turns(Generic[D]):
         return self._try_one(line)
 
     def refused(self, delivery: D, due: float = inf, until: float = inf) -> D | None:
-        """A destination refused a message. Once it is sent back: when it is `due`, and until when it is waited for."""
+        """A destination refused a message. Once it is sent back: when it is `due`, and from when on it is late."""
         line = self.lines.setdefault(delivery.subject, _Line())
         self.awaited += delivery.sequence not in line.awaited
         line.awaited[delivery.sequence] = Awaited(delivery.ack_subject, due, until)
@@ -209,7 +209,7 @@ class Turns(Generic[D]):
         return sum(one.due <= now for one in self.expected())
 
     def next_look(self, now: float) -> float:
-        """When another one may come, or is waited for no longer."""
+        """When another one may come, or is late."""
         return min((one.due if one.due > now else one.until for one in self.expected()), default=inf)
 
     def all_due(self, now: float) -> None:
@@ -222,17 +222,30 @@ class Turns(Generic[D]):
         for one in self.expected():
             one.until = max(one.until, max(one.due, now) + patience)
 
-    def give_up_waiting(self, now: float) -> list[D]:
-        """What did not come in time is awaited no longer: another process has it, or the stream has lost it."""
-        gone: list[D] = []
+    def late(self, now: float) -> list[int]:
+        """What did not come in time, the oldest of each subject first: does it come again at all?"""
+        if not self.awaited:
+            return []
+        late = [
+            (sequence != line.end, sequence)
+            for line in self.lines.values()
+            for sequence, one in line.awaited.items()
+            if one.until <= now
+        ]
+        return [sequence for _, sequence in sorted(late)]
+
+    def give_up_waiting(self, gone: Collection[int]) -> list[D]:
+        """These never come again: another process has settled them, or the stream has lost them."""
+        in_turn: list[D] = []
         for subject, line in list(self.lines.items()):
-            late = [sequence for sequence, one in line.awaited.items() if one.until <= now]
-            for sequence in late:
+            # Not what is in hand: it has come again meanwhile, and was refused again.
+            awaited = [sequence for sequence in gone if sequence in line.awaited and line.awaited[sequence].due < inf]
+            for sequence in awaited:
                 del line.awaited[sequence]
-            self.awaited -= len(late)
-            if late and line.tried is None:
-                gone += self._let_go(subject, line)
-        return gone
+            self.awaited -= len(awaited)
+            if awaited and line.tried is None:
+                in_turn += self._let_go(subject, line)
+        return in_turn
 
     # --- the end ---
 

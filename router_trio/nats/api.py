@@ -6,7 +6,9 @@ values that mean the same.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from router_trio.nats.answers import Object, read
@@ -15,6 +17,9 @@ from router_trio.protocol import LAST_SEQUENCE
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer: one names subjects, metadata and replicas."""
 
+MAX_MESSAGE_ANSWER = 128 * 1024 * 1024
+"""Bytes of an answer with a message in it: the largest that a server can be told to take, in base64."""
+
 MAX_SUBJECTS = 10_000
 
 MAX_NAMES = 1024
@@ -22,6 +27,10 @@ MAX_NAMES = 1024
 
 NEVER = "0001-01-01T00:00:00Z"
 """The time of a message that there is not."""
+
+
+_TIME = re.compile(r"([^.Z+]{19})(?:\.([0-9]+))?(Z|[+-][0-9:]{5})")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ApiError(Exception):
@@ -69,6 +78,14 @@ class StreamInfo:
     first_time: str
     last_sequence: int
     last_time: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where and when a stream stored a message: the time is as the server writes it."""
+
+    sequence: int
+    time: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +184,24 @@ def stream_names(body: bytes) -> tuple[str, ...]:
     return _answer(body).names("streams", most=MAX_NAMES)
 
 
+def stored(body: bytes) -> Stored:
+    """Read the answer to `STREAM.MSG.GET`. Raises as `stream_info` does."""
+    message = _answer(body, MAX_MESSAGE_ANSWER).required("message")
+    return Stored(_count(message, "seq"), message.time("time"))
+
+
+def nanoseconds(time: str) -> int:
+    """Return a time that a server wrote in nanoseconds since 1970; 0 for `NEVER` and for one that there is not."""
+    match = _TIME.fullmatch(time)
+    if match is None:
+        return 0
+    try:
+        seconds = (datetime.fromisoformat(match[1] + match[3].replace("Z", "+00:00")) - _EPOCH) // timedelta(seconds=1)
+    except (ValueError, OverflowError):
+        return 0
+    return max(0, seconds * 1_000_000_000 + int((match[2] or "")[:9].ljust(9, "0")))
+
+
 def consumer_info(body: bytes) -> ConsumerInfo:
     """Read the answer to `CONSUMER.INFO` and `CONSUMER.CREATE`. Raises as `stream_info` does."""
     answer = _answer(body)
@@ -228,8 +263,8 @@ def _count(counted: Object, name: str) -> int:
     return counted.number(name, 0, high=LAST_SEQUENCE)
 
 
-def _answer(body: bytes) -> Object:
-    answer = read(body, MAX_ANSWER)
+def _answer(body: bytes, most: int = MAX_ANSWER) -> Object:
+    answer = read(body, most)
     error = answer.object("error")
     if error is not None:
         raise ApiError(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import nats.errors
 import trio
@@ -19,7 +18,7 @@ from nats.aio.client import Client
 from router_trio import protocol
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Limits, Progress, Subscription
-from router_trio.nats.answers import AnswerError
+from router_trio.nats import past
 from router_trio.nats.api import (
     ApiError,
     ConsumerConfig,
@@ -29,23 +28,22 @@ from router_trio.nats.api import (
     consumer_info,
     stream_info,
 )
+from router_trio.nats.ask import API_TIMEOUT, ask
 from router_trio.nats.asyncio_loop import aio_as_trio
 from router_trio.nats.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
+from router_trio.nats.others import Subscribe, others_at_work
+from router_trio.nats.unacked import find_between
 from router_trio.quotes import excerpt
 
-T = TypeVar("T")
-
-API_TIMEOUT = 5.0
+CONSUMER_NOT_FOUND = 10014
+"""Error code of the JetStream API."""
 
 GHOSTS_END_WITHIN = 0.5
 GHOSTS_POLL = 0.05
 """Seconds that the server gets to notice that our link before this one is dead, and to forget its pull requests."""
 
-STANDS_STILL_FOR = 0.2
-"""Seconds without a delivery or an ack after which nobody else seems to work on what a consumer has delivered."""
-
-MOST_ASKED_FOR_AGAIN = 65_536
-"""Sequences; a wider range, of a consumer whose filter takes few of many messages, is left to the ack wait."""
+MOST_LOOKED_FOR = 16
+"""Messages of which one question after those that do not come again looks into the stream."""
 
 NOTE_TAKEN_WITHIN = 1.0
 
@@ -59,8 +57,11 @@ class FoundConsumer:
 
     ack_wait: float
     stream_created: str
+    went_back: str | None
     progress: Progress
     limits: Limits
+    unacked: range
+    num_unacked: int
 
 
 class WirePullConsumer:
@@ -75,11 +76,15 @@ class WirePullConsumer:
         lookups: Lookups,
         send: Callable[[bytes], None],
         subscription: Subscription,
+        look_ups: trio.CapacityLimiter,
     ) -> None:
         self.ack_wait = found.ack_wait
         self.stream_created = found.stream_created
+        self.went_back = found.went_back
         self.progress = found.progress
         self.limits = found.limits
+        self._unacked = found.unacked
+        self._num_unacked = found.num_unacked
         self._spec = spec
         self._client = client
         self._lookups = lookups
@@ -87,6 +92,7 @@ class WirePullConsumer:
         self._inbox = inbox
         self._send = send
         self._subscription = subscription
+        self._look_ups = look_ups
 
     async def check(self) -> str | None:
         """See `link.PullConsumer.check`."""
@@ -110,6 +116,30 @@ class WirePullConsumer:
         if expires > 2 * IDLE_HEARTBEAT:
             request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
         self._send(protocol.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
+
+    async def unacked(self, first: int) -> Sequence[int] | None:
+        """See `link.PullConsumer.unacked`."""
+        between = range(max(first, self._unacked.start), self._unacked.stop)
+        spec = self._spec
+        return await find_between(
+            self._client, spec.stream, spec.filter_subject, between, self._num_unacked, self._look_ups
+        )
+
+    async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+        """See `link.PullConsumer.gone`."""
+        with api_errors(self._spec):
+            info = await _consumer(self._client, self._spec)
+            nothing_else = info.num_ack_pending <= in_hand
+            answered = info.delivered.sequence if nothing_else else info.ack_floor.sequence
+            found = {sequence for sequence in sequences if sequence <= answered}
+            for sequence in [one for one in sequences if one not in found][:MOST_LOOKED_FOR]:
+                try:
+                    await past.look_up(self._client, self._spec.stream, {"seq": sequence})
+                except ApiError as error:
+                    if error.code != NOT_FOUND or error.error_code == STREAM_NOT_FOUND:
+                        raise
+                    found.add(sequence)
+            return found
 
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`."""
@@ -146,25 +176,53 @@ class WirePullConsumer:
         await self._subscription.drain()
 
 
-async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
+async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscribe) -> FoundConsumer:
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
     for name in (spec.stream, spec.durable):
         if not is_name(name):
             told = "is no name of a stream or consumer: it has up to 255 characters, no space and none of . * > / \\"
             raise SourceError(f"{excerpt(name)!r} {told}", reason="invalid_name")
-    try:
-        stream = await _ask(client, f"STREAM.INFO.{spec.stream}", b"", stream_info)
+    with api_errors(spec):
+        stream = await ask(client, f"STREAM.INFO.{spec.stream}", b"", stream_info)
         if stream.name != spec.stream:
             raise SourceError(f"the answer about stream {spec.stream!r} is about another one", reason="bad_answer")
+        doubtful = past.is_doubtful(spec, stream)
+        went_back = past.went_back(spec, stream)
+        if went_back is None and doubtful:
+            went_back = await past.other_message(client, spec, doubtful=True)
         try:
             info = await _consumer(client, spec)
         except ApiError as missing:
             if missing.code != NOT_FOUND or missing.error_code == STREAM_NOT_FOUND:
                 raise
-            body = json.dumps({"stream_name": spec.stream, "config": _config(spec, stream.created)}).encode()
+            if went_back is None and not doubtful and spec.last_sequence:
+                # Where it starts must not be wrong: what is before that is never delivered.
+                went_back = await past.other_message(client, spec, doubtful=False)
+            resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
+            body = json.dumps({"stream_name": spec.stream, "config": _config(spec, resumes=resumes)}).encode()
             create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
-            info = await _ask(client, create, body, consumer_info)
-        progress = await _progress(client, spec, info)
+            info = await ask(client, create, body, consumer_info)
+        progress, info = await _progress(client, spec, info, subscribe)
+    _compare(spec, info.config)
+    first = info.ack_floor.sequence + 1
+    unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
+    config = await _lift(client, spec, info.config)
+    return FoundConsumer(
+        ack_wait=config.ack_wait or spec.ack_wait,
+        stream_created=stream.created,
+        went_back=went_back,
+        progress=progress,
+        limits=Limits(config.max_deliver, config.max_ack_pending, stream.retention),
+        unacked=unacked,
+        num_unacked=info.num_ack_pending,
+    )
+
+
+@contextlib.contextmanager
+def api_errors(spec: ConsumerSpec) -> Iterator[None]:
+    """Turn whatever a request to the API raises into a `SourceError`."""
+    try:
+        yield
     except ApiError as error:
         raise _refused(spec, error) from error
     except nats.errors.NoRespondersError as error:
@@ -179,10 +237,6 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec) -> FoundConsumer:
         ) from error
     except nats.errors.Error as error:
         raise SourceError(f"the JetStream API could not be asked: {error}", reason="jetstream_unavailable") from error
-    _compare(spec, info.config)
-    config = await _lift(client, spec, info.config)
-    limits = Limits(config.max_deliver, config.max_ack_pending, stream.retention)
-    return FoundConsumer(config.ack_wait or spec.ack_wait, stream.created, progress, limits)
 
 
 async def _lift(client: Client, spec: ConsumerSpec, config: ConsumerConfig) -> ConsumerConfig:
@@ -194,30 +248,22 @@ async def _lift(client: Client, spec: ConsumerSpec, config: ConsumerConfig) -> C
         return config
     subject = f"{spec.stream}.{spec.durable}"
     try:
-        fields = await _ask(client, f"CONSUMER.INFO.{subject}", b"", config_fields)
+        fields = await ask(client, f"CONSUMER.INFO.{subject}", b"", config_fields)
         changed = {"stream_name": spec.stream, "config": fields | {"max_deliver": spec.max_deliver}}
         body = json.dumps(changed).encode()
-        return (await _ask(client, f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config
+        return (await ask(client, f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config
     except (ApiError, SourceError, nats.errors.Error, TimeoutError):
         return config  # it goes on as it is, and the route says so
 
 
 async def _consumer(client: Client, spec: ConsumerSpec) -> ConsumerInfo:
-    return await _ask(client, f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
-
-
-async def _ask(client: Client, request: str, body: bytes, read: Callable[[bytes], T]) -> T:
-    """Send a request below `$JS.API.` and read its answer. Raises what `read` does, with the request named."""
-    answer = await aio_as_trio(client.request)(f"$JS.API.{request}", body, API_TIMEOUT)
-    try:
-        return read(answer.data)
-    except AnswerError as error:
-        raise SourceError(
-            f"the answer to $JS.API.{request} is not one of JetStream: {error}", reason="bad_answer"
-        ) from error
+    return await ask(client, f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
 
 
 def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
+    if error.code == NOT_FOUND and error.error_code == CONSUMER_NOT_FOUND:
+        told = f"the durable {spec.durable!r} of stream {spec.stream!r} is gone"
+        return SourceError(told, reason="consumer_deleted")
     if error.code == NOT_FOUND:
         told = f"there is no stream {spec.stream!r}; create it, or mend `stream` of this route"
         return SourceError(told, reason="stream_not_found")
@@ -229,30 +275,31 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
     return SourceError(f"JetStream refused the consumer: {error.description}", reason="consumer_refused")
 
 
-async def _progress(client: Client, spec: ConsumerSpec, info: ConsumerInfo) -> Progress:
+async def _progress(
+    client: Client, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
+) -> tuple[Progress, ConsumerInfo]:
     """How far the consumer is once the server has forgotten the requests of a dead link, which it may still serve."""
     with trio.move_on_after(GHOSTS_END_WITHIN):
         while info.num_waiting:
             await trio.sleep(GHOSTS_POLL)
             info = await _consumer(client, spec)
-    in_use = bool(info.num_waiting)
+    in_use: bool | None = bool(info.num_waiting)
     if spec.stream_created is None and info.num_ack_pending and not in_use:
-        # A process that is busy doesn't wait, but it acks. One that was there before us doesn't any more.
-        await trio.sleep(STANDS_STILL_FOR)
-        before, info = info, await _consumer(client, spec)
-        in_use = bool(info.num_waiting) or _numbers(info) != _numbers(before)
-    delivered, floor = info.delivered, info.ack_floor
-    most = MOST_ASKED_FOR_AGAIN if info.num_ack_pending else 0
-    unacked = range(floor.sequence + 1, delivered.sequence + 1 if delivered.sequence - floor.sequence <= most else 0)
-    return Progress(delivered.delivery, unacked, in_use)
+        # A process whose hands are full doesn't wait, but it says that it works. One that was there before us doesn't
+        # any more.
+        before = info
+        in_use = await others_at_work(subscribe, spec)
+        info = await _consumer(client, spec)
+        if info.num_waiting or _numbers(info) != _numbers(before):
+            in_use = True
+    return Progress(info.delivered.delivery, in_use), info
 
 
 def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:
     return info.delivered, info.ack_floor, info.num_ack_pending
 
 
-def _config(spec: ConsumerSpec, stream_created: str) -> dict[str, object]:
-    resumes = spec.start_sequence is not None and spec.stream_created == stream_created
+def _config(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
     start = {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
     config: dict[str, object] = {
         "durable_name": spec.durable,

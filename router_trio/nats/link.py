@@ -18,6 +18,7 @@ from router_trio.nats.info import parse_info
 from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
 from router_trio.nats.lookups import Lookups
 from router_trio.nats.pubacks import PubAcks, StreamName
+from router_trio.nats.unacked import AT_A_TIME
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.operation import Operation
 from router_trio.quotes import quoted
@@ -103,6 +104,7 @@ class NatsLink:
         self._told_too_many = ""
         self._one_at_a_time = trio.Lock()
         self._inboxes = 0
+        self._look_ups = trio.CapacityLimiter(AT_A_TIME)
         self._inbox = inbox
         self._host = address(server).address
         self.info = transport.info
@@ -227,7 +229,7 @@ class NatsLink:
         self._let_client_listen()
         refused = self._too_many
         try:
-            found = await ensure_consumer(self._client, spec)
+            found = await ensure_consumer(self._client, spec, self.subscribe)
         except SourceError as error:
             if error.reason != "timeout" or self._too_many == refused:
                 raise
@@ -238,7 +240,9 @@ class NatsLink:
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(protocol.text(inbox), deliver)
-        return WirePullConsumer(spec, found, inbox, self._client, self._lookups, self.wire.send, subscription)
+        return WirePullConsumer(
+            spec, found, inbox, self._client, self._lookups, self.wire.send, subscription, self._look_ups
+        )
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""

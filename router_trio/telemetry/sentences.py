@@ -61,6 +61,9 @@ SENTENCES: Mapping[type[Event], str] = {
         "The streams that connection {connection} sends to can't be looked up: {reason}; "
         "whether they take messages shows when some are sent"
     ),
+    events.StreamWentBack: (
+        "Stream {stream} of route {route} went back in time: {detail}; what it has now is routed as new"
+    ),
     events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: whoever reaches {page} can make this router fail",
     events.FaultInjected: "A fault strikes {operation} from now on, with probability {probability:g}: {fault}",
     events.FaultsCleared: "Injected faults are over: {operation}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from router_trio.errors import SourceError
 from router_trio.headers import replace as replace_header
 from router_trio.link import ConsumerSpec, Progress
 from router_trio.protocol import RawMessage, delivered_size
@@ -44,7 +45,7 @@ class Consumer:
     """One durable consumer of one stream. A new one starts where its spec says, if that means this very stream."""
 
     def __init__(self, spec: ConsumerSpec, stream: Stream, losses: Losses) -> None:
-        resumes = spec.start_sequence is not None and spec.stream_created == stream.created
+        resumes = spec.start_sequence is not None and spec.stream_created is not None and not stream.differs(spec)
         self.spec = spec
         self.deleted = False
         self.headers_only = False
@@ -60,11 +61,17 @@ class Consumer:
         # Never later than the earliest `due` among the unacked: spares a look at all of them at every poll.
         self._earliest = inf
         self._sequence = 0
+        self.answers = 0
+        """How often somebody said what becomes of a delivery, or that it is in progress."""
 
     @property
     def stream_created(self) -> str:
         """Which incarnation of its stream it belongs to."""
         return self._stream.created
+
+    def differs(self, spec: ConsumerSpec) -> str | None:
+        """See `streams.Stream.differs`."""
+        return self._stream.differs(spec)
 
     @property
     def unacked(self) -> int:
@@ -74,8 +81,19 @@ class Consumer:
     @property
     def progress(self) -> Progress:
         """How far it is."""
-        unacked = range(min(self._unacked), max(self._unacked) + 1) if self._unacked else range(0)
-        return Progress(self._sequence, unacked, in_use=bool(self._requests))
+        return Progress(self._sequence, in_use=bool(self._requests))
+
+    def left_unacked(self) -> list[int]:
+        """What was delivered and has no ack, in order."""
+        return sorted(self._unacked)
+
+    def gone(self, sequences: Sequence[int], now: float) -> list[int] | SourceError:
+        """Return which of these are never delivered again; an error if nobody can tell now."""
+        if self.deleted or now < self._stream.leaderless_until:
+            return SourceError("the consumer can't be asked now", reason="jetstream_unavailable")
+        stored = len(self._stream.stored)
+        ahead = self._matching[self._position :]
+        return [one for one in sequences if one > stored or (one not in self._unacked and one not in ahead)]
 
     def pull(
         self,
@@ -106,10 +124,12 @@ class Consumer:
 
     def ack(self, sequence: int) -> bool:
         """The message is done. One that isn't unacked is ignored, as a server does: returns False."""
+        self.answers += 1
         return not self.deleted and self._unacked.pop(sequence, None) is not None
 
     def nak(self, sequence: int, due: float) -> None:
         """Deliver the message again from that time on."""
+        self.answers += 1
         if sequence in self._unacked:
             self._postpone(self._unacked[sequence], due)
 

@@ -139,8 +139,8 @@ class FakeLink:
             return interest if isinstance(interest, SourceError) else server.open_consumer(spec, now)
 
         consumer = await self._open(subscription, ask)
-        subscription.spec, subscription.consumer, subscription.progress = spec, consumer, consumer.progress
         subscription.find = lambda: server.consumers.get((spec.stream, spec.durable))
+        await subscription.opened(spec, consumer)
         return subscription
 
     async def find_streams(self, subject: str) -> Sequence[str]:

@@ -169,6 +169,12 @@ class Server:
         self.streams[name] = stream
         self._streams_created += 1
 
+    def set_clock(self, seconds: float) -> None:
+        """See `trouble.Trouble.set_clock`."""
+        self._epoch += seconds
+        for stream in self.streams.values():
+            stream.epoch += seconds
+
     def delete_stream(self, name: str) -> None:
         """Delete a stream with its consumers. Raises `KeyError` if there is none."""
         del self.streams[name]

@@ -8,7 +8,7 @@ from math import inf
 from typing import NamedTuple
 
 from router_trio.headers import Headers, decode, find
-from router_trio.link import StreamState
+from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol import text
 from router_trio.subjects import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
@@ -64,7 +64,7 @@ class Stream:
         self.answers_after = 0.0
         self.leaderless_until = -inf
         self.sealed = False
-        self._epoch = epoch
+        self.epoch = epoch
         self.subjects = tuple(subjects)
         self.stored: list[Stored] = []
         for subject in self.subjects:
@@ -104,7 +104,7 @@ class Stream:
         if self.max_messages is not None and len(self.stored) >= self.max_messages:
             return json.dumps({"error": FULL}).encode()
         sequence = len(self.stored) + 1
-        self.stored.append(Stored(publish, text(publish.subject), sequence, int((self._epoch + now) * 1e9)))
+        self.stored.append(Stored(publish, text(publish.subject), sequence, int((self.epoch + now) * 1e9)))
         if message_id is not None:
             self._seen[message_id] = (now, sequence)
         return self._pub_ack(sequence, duplicate=False)
@@ -113,6 +113,19 @@ class Stream:
         """Nothing behind this sequence was ever stored, as when a disk had not kept it: sequences go on from there."""
         del self.stored[sequence:]
         self._seen = {one: seen for one, seen in self._seen.items() if seen[1] <= sequence}
+
+    def differs(self, spec: ConsumerSpec) -> str | None:
+        """Return how the stream is another one than a spec knows; None if it is not, or the spec knows none."""
+        last = spec.last_sequence
+        if spec.stream_created is None:
+            return None
+        if spec.stream_created != self.created:
+            return f"it was made again: {self.created}"
+        if last > len(self.stored):
+            return f"its last sequence is {len(self.stored)}, message {last} came already"
+        if last and self.stored[last - 1].timestamp != spec.last_time:
+            return f"it has another message as its {last}"
+        return None
 
     def messages(self) -> list[StoredMessage]:
         """All that it holds, in order."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Protocol, TypeVar
 
-from router_trio.link import ConsumerSpec, Deliver, Limits, Progress, Together
+import trio
+
+from router_trio.errors import SourceError
+from router_trio.link import LISTEN_FOR, ConsumerSpec, Deliver, Limits, Progress, Together
 from router_trio.protocol import RawMessage
 from router_trio.testing.consumers import Consumer
 
@@ -72,8 +76,26 @@ class FakePullConsumer(FakeSubscription):
         self.consumer: Consumer | None = None
         self.find: Callable[[], Consumer | None] = lambda: None
         """The consumer that has the name of this one now."""
-        self.progress = Progress(0, range(0), in_use=False)
+        self.progress = Progress(0, in_use=False)
+        self.went_back: str | None = None
+        self.left_unacked: Sequence[int] = ()
         self._inbox = inbox
+
+    async def opened(self, spec: ConsumerSpec, consumer: Consumer) -> None:
+        """The consumer is there: look at how far it is, and listen for others if the spec is of a new process."""
+        self.spec = spec
+        self.consumer = consumer
+        answers = consumer.answers
+        if spec.stream_created is None and consumer.unacked and not consumer.progress.in_use:
+            try:
+                await trio.sleep(LISTEN_FOR)
+            except BaseException:
+                self.close()
+                raise
+        progress = consumer.progress
+        self.progress = replace(progress, in_use=progress.in_use or consumer.answers > answers)
+        self.left_unacked = consumer.left_unacked()
+        self.went_back = consumer.differs(spec)
 
     @property
     def ack_wait(self) -> float:
@@ -105,6 +127,18 @@ class FakePullConsumer(FakeSubscription):
         """See `link.PullConsumer.check`."""
         assert self.spec is not None, "whoever makes one sets it"
         return await self._link.check_consumer(self.spec)
+
+    async def unacked(self, first: int) -> Sequence[int] | None:
+        """See `link.PullConsumer.unacked`."""
+        return [sequence for sequence in self.left_unacked if sequence >= first]
+
+    async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+        """See `link.PullConsumer.gone`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        consumer = self._opened()
+        answer = await self._link.request(lambda now: consumer.gone(sequences, now))
+        if isinstance(answer, SourceError):
+            raise answer
+        return answer
 
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""

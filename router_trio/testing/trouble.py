@@ -69,6 +69,10 @@ class Trouble:
 
     # --- streams ---
 
+    def set_clock(self, seconds: float) -> None:
+        """The clock of the server is set forward so much, or back: messages have other times from now on."""
+        self._server.set_clock(seconds)
+
     def slow_down(self, stream: str, seconds: float) -> None:
         """The PubAcks of a stream take so long; 0: no more."""
         self._server.streams[stream].answers_after = seconds

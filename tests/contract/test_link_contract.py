@@ -19,6 +19,7 @@ from router_trio.headers import Headers, decode, encode, find_number, status
 from router_trio.link import (
     LOOKUP_FAILED,
     LOOKUP_WITHIN,
+    SIGN_OF_WORK_EVERY,
     Arrivals,
     ConsumerSpec,
     Limits,
@@ -802,7 +803,8 @@ async def test_a_consumer_knows_how_far_it_was_when_it_was_opened(world: World) 
     received = Recorder()
     async with link_of(world) as link:
         consumer = await link.open_consumer(spec, received)
-        assert consumer.progress == Progress(0, range(0), in_use=False)
+        assert consumer.progress == Progress(0, in_use=False)
+        assert await consumer.unacked(1) == []
         for n in range(4):
             await world.publish(f"orders.{n}")
         consumer.pull(3, 30.0)
@@ -810,8 +812,9 @@ async def test_a_consumer_knows_how_far_it_was_when_it_was_opened(world: World) 
         assert not link.ack([raws[0][1]])
         await link.fence()
     async with link_of(world) as link:
-        found = (await link.open_consumer(spec, Recorder())).progress
-    assert found == Progress(3, range(2, 4), in_use=False)
+        consumer = await link.open_consumer(spec, Recorder())
+        assert consumer.progress == Progress(3, in_use=False)
+        assert [await consumer.unacked(first) for first in (1, 3, 4)] == [[2, 3], [3], []]
 
 
 async def test_a_consumer_that_another_link_waits_at_is_in_use(world: World) -> None:
@@ -916,6 +919,88 @@ async def test_a_durable_made_again_resumes_only_in_the_same_incarnation_of_its_
         assert consumer.stream_created != resuming.stream_created
         consumer.pull(1, 5.0)
         assert sequences(await anew.until_delivered(1)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("last_sequence", "off", "went_back"),
+    [(4, 0, False), (1, 0, False), (2, 0, False), (5, 0, True), (4, 1, True), (1, 1, True), (2, -1_000_000_000, True)],
+)
+async def test_a_stream_that_contradicts_what_is_known_of_it_went_back(
+    world: World, last_sequence: int, off: int, went_back: bool
+) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(4):
+        await world.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(4, 5.0)
+        times = [int(raw[1].split(b".")[7]) for raw in await received.until_delivered(4)]
+        known = replace(
+            SPEC,
+            stream_created=consumer.stream_created,
+            last_sequence=last_sequence,
+            last_time=times[min(last_sequence, 4) - 1] + off,
+        )
+        assert ((await link.open_consumer(known, Recorder())).went_back is not None) is went_back
+
+
+async def test_a_durable_made_again_in_a_stream_that_went_back_starts_at_the_beginning(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(4):
+        await world.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(world) as link:
+        created = (await link.open_consumer(SPEC, Recorder())).stream_created
+        await world.delete_consumer("ORDERS", "router")
+        known = replace(SPEC, stream_created=created, start_sequence=4, last_sequence=3, last_time=2**62)
+        consumer = await link.open_consumer(known, received)
+        assert consumer.went_back is not None
+        consumer.pull(1, 5.0)
+        assert sequences(await received.until_delivered(1)) == [1]
+
+
+async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it_no_more(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(6):
+        await world.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
+        consumer.pull(5, 5.0)
+        raws = await received.until_delivered(5)
+        assert not await consumer.gone([1, 2, 3], 2)
+        assert not other.ack([raws[0][1], raws[1][1]])
+        await other.fence()
+        assert sorted(await consumer.gone([1, 2, 3], 2)) == [1, 2], "those before are acked too"
+        assert not other.ack([raws[4][1]])
+        link.nak(raws[2][1], 20.0)
+        await other.fence()
+        await link.fence()
+        assert not await consumer.gone([3], 1)
+
+
+async def test_who_says_that_it_works_on_a_message_uses_the_consumer(world: World, clock: object) -> None:
+    """Though it waits for no more, and acks nothing."""
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    spec, received = replace(SPEC, ack_wait=30.0), Recorder()
+    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+        consumer = await link.open_consumer(spec, received)
+        consumer.pull(1, 5.0)
+        (raw,) = await received.until_delivered(1)
+
+        async def work() -> None:
+            while True:
+                link.in_progress(raw[1])
+                await trio.sleep(SIGN_OF_WORK_EVERY)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            assert (await other.open_consumer(spec, Recorder())).progress.in_use
+            nursery.cancel_scope.cancel()
+        await trio.sleep(SIGN_OF_WORK_EVERY)
+        assert not (await other.open_consumer(spec, Recorder())).progress.in_use
 
 
 async def test_an_idle_pull_gives_signs_of_life(world: World, clock: object) -> None:

@@ -45,6 +45,25 @@ async def numbers(client: RawClient, subjects: Sequence[str] | None = None) -> l
     return [int(one.payload) for one in stored if subjects is None or one.subject in subjects]
 
 
+async def test_a_refused_message_that_is_deleted_from_its_stream_holds_up_the_others_for_a_while(
+    tmp_path: Path,
+) -> None:
+    async with nats_server(tmp_path, config=config()) as server, somebody(server) as client:
+        stream = await source_and_sink(client)
+        given = settings(server.url, routes=[route(ack_wait=1.0, nak_delay="2s")], user="router", password="p")
+        async with watched(given) as watch:
+            state = watch.router.routes[0]
+            await server.reload(config(REFUSED))
+            await fill(stream, [3])
+            await eventually(lambda: state.failed["permission_denied"] == 1)
+            await server.reload(config())
+            await fill(stream, [13, 23])
+            await eventually(lambda: state.received == 3)
+            await stream.api("STREAM.MSG.DELETE.SOURCE", {"seq": 1})
+            await until_stored(stream, "SINK", 2, within=15)
+            assert await numbers(client) == [13, 23]
+
+
 async def test_permission_revoked_under_traffic_and_given_back(tmp_path: Path) -> None:
     each = 300
     async with nats_server(tmp_path, config=config()) as server, somebody(server) as client:

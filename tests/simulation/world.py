@@ -25,6 +25,9 @@ PROBED_WITHIN = 10.0
 PROBED_LATE_WITHIN = 45.0
 """Seconds until a probe arrives, and the same where a server has lost something that it alone can miss: it takes an ack
 wait, or the silence of a pull request."""
+LOOKED_UP_WITHIN = 8.0
+"""Seconds within which a router knows what there is to look up: it looks every 5 s, for 2 s at most."""
+
 LOOK_EVERY = 1.0
 
 STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"]}
@@ -214,7 +217,12 @@ class World:
 
     async def _probe(self, process: Process) -> None:
         """Whoever says that it is ready routes a message at once."""
-        if (told := self.oracles.unready(process)) is not None:
+        told = self.oracles.unready(process)
+        with trio.move_on_after(LOOKED_UP_WITHIN):
+            while told is not None:
+                await trio.sleep(0.5)
+                told = self.oracles.unready(process)
+        if told is not None:
             self.oracles.broken("readiness", f"all is well, and /readyz says {told}")
         patience = PROBED_LATE_WITHIN if LOSES & {step.kind for step in self.schedule.steps} else PROBED_WITHIN
         for plan in self.schedule.routes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from router_trio.dispatch import position as module
 from router_trio.dispatch.position import Position
 from tests.compiled import looks_inside
@@ -13,9 +15,18 @@ PATIENCE = 60.0
 
 def received(position: Position, *sequences: int, first_delivery: int, now: float = 0.0) -> list[bool]:
     return [
-        position.received(sequence, first_delivery + place, now, PATIENCE)
+        position.received(sequence, first_delivery + place, stored_at(sequence), now, PATIENCE)
         for place, sequence in enumerate(sequences)
     ]
+
+
+def settle(position: Position, *sequences: int) -> None:
+    position.settled(sequences, [*map(stored_at, sequences)])
+
+
+def stored_at(sequence: int) -> bytes:
+    """The time of a message, as the stream has it."""
+    return b"%d" % (1_700_000_000_000_000_000 + sequence)
 
 
 def test_it_starts_at_the_beginning_and_then_behind_what_is_settled() -> None:
@@ -23,18 +34,18 @@ def test_it_starts_at_the_beginning_and_then_behind_what_is_settled() -> None:
     assert position.start == 1
     assert received(position, 4, 6, 9, first_delivery=1) == [True, True, True]
     assert position.start == 4
-    position.settled([6])
+    settle(position, 6)
     assert position.start == 4
-    position.settled([4])
+    settle(position, 4)
     assert position.start == 9
-    position.settled([9])
+    settle(position, 9)
     assert position.start == 10
 
 
 def test_a_failed_message_is_unsettled_until_it_came_again_or_is_given_up() -> None:
     position = Position()
     received(position, 1, 2, first_delivery=1)
-    position.settled([2])
+    settle(position, 2)
     assert position.start == 1
     assert received(position, 1, first_delivery=3) == [True]
     position.given_up(1)
@@ -44,7 +55,7 @@ def test_a_failed_message_is_unsettled_until_it_came_again_or_is_given_up() -> N
 def test_a_settled_message_that_comes_again_is_known() -> None:
     position = Position()
     received(position, 1, 2, first_delivery=1)
-    position.settled([1])
+    settle(position, 1)
     assert received(position, 1, 2, first_delivery=3) == [False, True]
     position.given_up(2)
     assert received(position, 2, first_delivery=5) == [True], "it was never delivered anywhere"
@@ -53,17 +64,17 @@ def test_a_settled_message_that_comes_again_is_known() -> None:
 def test_deliveries_that_went_elsewhere_hold_the_start_back_until_they_must_have_come_again() -> None:
     position = Position()
     received(position, 1, 2, first_delivery=1)
-    position.settled([1])
-    position.settled([2])
+    settle(position, 1)
+    settle(position, 2)
     received(position, 5, first_delivery=5, now=10.0)
-    position.settled([5])
+    settle(position, 5)
     assert position.start == 3
     received(position, 6, first_delivery=6, now=69.0)
-    position.settled([6])
+    settle(position, 6)
     assert position.start == 3
     # What is due again comes before what is new, so a delivery of an old message proves nothing, a new one does.
     received(position, 3, first_delivery=7, now=71.0)
-    position.settled([3])
+    settle(position, 3)
     assert position.start == 3
     received(position, 7, first_delivery=8, now=71.0)
     assert position.start == 7
@@ -74,7 +85,7 @@ def test_a_second_gap_does_not_shorten_the_first() -> None:
     received(position, 3, first_delivery=3, now=0.0)
     received(position, 9, first_delivery=9, now=50.0)
     for sequence in (3, 9):
-        position.settled([sequence])
+        settle(position, sequence)
     received(position, 10, first_delivery=10, now=70.0)
     assert position.start == 1
 
@@ -82,17 +93,17 @@ def test_a_second_gap_does_not_shorten_the_first() -> None:
 def test_a_new_consumer_that_counts_from_one_is_no_gap() -> None:
     position = Position()
     received(position, 1, 2, 3, first_delivery=1)
-    position.settled([1])
+    settle(position, 1)
     received(position, 2, 3, 4, first_delivery=1)
     for sequence in (2, 3, 4):
-        position.settled([sequence])
+        settle(position, sequence)
     assert position.start == 5
 
 
 def test_a_process_that_takes_over_a_consumer_does_not_know_what_was_settled_before() -> None:
     position = Position()
     received(position, 500, first_delivery=700, now=0.0)
-    position.settled([500])
+    settle(position, 500)
     assert position.start == 1
     received(position, 501, first_delivery=701, now=PATIENCE)
     assert position.start == 501
@@ -102,7 +113,7 @@ def test_too_many_unsettled_ones_are_remembered_as_the_oldest() -> None:
     position = Position()
     received(position, *range(1, module.REMEMBERED + 10), first_delivery=1)
     for sequence in range(5, module.REMEMBERED + 10):
-        position.settled([sequence])
+        settle(position, sequence)
     assert position.start == 1
 
 
@@ -110,9 +121,9 @@ def test_at_least_the_last_settled_ones_are_known_and_no_more_than_twice_as_many
     position = Position()
     count = 5 * module.REMEMBERED // 2
     for sequence in range(1, count + 1):
-        position.received(sequence, sequence, 0.0, PATIENCE)
-        position.settled([sequence])
-    known = [not position.received(sequence, 1, 0.0, PATIENCE) for sequence in range(count, 0, -1)]
+        position.received(sequence, sequence, stored_at(sequence), 0.0, PATIENCE)
+        settle(position, sequence)
+    known = [not position.received(sequence, 1, stored_at(sequence), 0.0, PATIENCE) for sequence in range(count, 0, -1)]
     assert all(known[: module.REMEMBERED])
     assert sum(known) <= 2 * module.REMEMBERED
 
@@ -132,14 +143,16 @@ def test_what_follows_is_taken_together_as_it_would_be_one_by_one() -> None:
                 sequences.append(choose.randint(1, highest + 1) if odd else highest + choose.randint(1, 3))
                 deliveries.append(delivery)
                 highest = max(highest, sequences[-1])
-            if batched.followed(sequences, deliveries):
+            times = [*map(stored_at, sequences)]
+            came = [*zip(sequences, deliveries, times, strict=True)]
+            if batched.followed(sequences, deliveries, times):
                 together += 1
                 unsettled = [True] * len(sequences)
             else:
-                unsettled = [batched.received(*one, now, 5.0) for one in zip(sequences, deliveries, strict=True)]
-            assert unsettled == [single.received(*one, now, 5.0) for one in zip(sequences, deliveries, strict=True)]
+                unsettled = [batched.received(*one, now, 5.0) for one in came]
+            assert unsettled == [single.received(*one, now, 5.0) for one in came]
             for position in (batched, single):
-                position.settled(sequences[::2])
+                settle(position, *sequences[::2])
             assert state(batched) == state(single)
     assert together > 300
 
@@ -160,15 +173,15 @@ def test_against_a_simple_model() -> None:
             else:
                 highest += choose.randint(1, 3)
                 sequence = highest
-            assert position.received(sequence, delivery, 0.0, PATIENCE)
+            assert position.received(sequence, delivery, stored_at(sequence), 0.0, PATIENCE)
             unsettled.add(sequence)
             if choose.random() < 0.6:
                 done = choose.choice(sorted(unsettled))
                 unsettled.discard(done)
                 settled.add(done)
-                position.settled([done])
+                settle(position, done)
             assert position.start == min(unsettled, default=highest + 1)
-        assert not any(position.received(sequence, delivery + 1, 0.0, PATIENCE) for sequence in settled)
+        assert not any(received(position, *settled, first_delivery=delivery + 1))
 
 
 def opened(position: Position, deliveries: int, *, in_use: bool = False) -> bool:
@@ -211,6 +224,16 @@ def test_a_delivery_that_comes_twice_does_not_mean_that_others_take_some() -> No
     assert opened(position, 2)
 
 
+def test_what_went_astray_is_behind_what_came_unless_something_was_missing_before() -> None:
+    position = Position()
+    assert position.unseen_from == 1
+    received(position, 1, 2, first_delivery=1)
+    assert position.unseen_from == 3
+    settle(position, 1)
+    received(position, 6, first_delivery=4)
+    assert position.unseen_from == 2, "from the oldest that is unsettled: one between may be missing"
+
+
 def test_what_a_stream_of_the_same_name_delivered_before_is_not_ours() -> None:
     assert not opened(Position("2", shared=True), 3)
 
@@ -219,8 +242,45 @@ def test_what_was_found_delivered_holds_the_start_back_as_a_gap_does() -> None:
     position = Position()
     opened(position, 0)
     received(position, 1, first_delivery=1)
-    position.settled([1])
+    settle(position, 1)
     opened(position, 3)
     received(position, 9, first_delivery=4)
-    position.settled([9])
+    settle(position, 9)
     assert position.start == 2
+
+
+def test_a_sequence_with_another_time_contradicts_while_it_is_known() -> None:
+    position = Position()
+    received(position, 1, 2, first_delivery=1)
+    settle(position, 1)
+    assert not any(position.contradicted(sequence, stored_at(sequence)) for sequence in (1, 2, 3))
+    assert position.contradicted(1, b"5"), "settled"
+    assert position.contradicted(2, b"5"), "in hand"
+    assert not position.contradicted(3, b"5"), "never seen"
+    position.given_up(2)
+    assert not position.contradicted(2, b"5")
+
+
+def test_what_is_settled_long_ago_contradicts_as_long_as_it_is_remembered() -> None:
+    position = Position()
+    for sequence in range(1, module.REMEMBERED + 2):
+        received(position, sequence, first_delivery=sequence)
+        settle(position, sequence)
+    assert position.contradicted(1, b"5")
+
+
+def test_the_last_message_that_is_known_is_the_highest() -> None:
+    position = Position()
+    assert position.last_known == (0, 0)
+    position.followed([3, 4], [1, 2], [b"33", b"44"])
+    assert position.last_known == (4, 44)
+    position.received(7, 3, b"77", 0.0, PATIENCE)
+    position.received(6, 4, b"66", 0.0, PATIENCE)
+    assert position.last_known == (7, 77)
+
+
+@pytest.mark.parametrize("time", [b"", b"x", b"-1"])
+def test_a_time_that_is_none_is_the_last_of_nothing(time: bytes) -> None:
+    position = Position()
+    position.received(7, 1, time, 0.0, PATIENCE)
+    assert position.last_known == (0, 0)

@@ -16,9 +16,10 @@ from router_trio.dispatch.stream_delivery import Source, StreamDelivery
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol import RawMessage
-from router_trio.states import FAILED, RUNNING, RouteState
+from router_trio.states import FAILED, PAUSED, RUNNING, RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
+from router_trio.testing.subscriptions import FakePullConsumer
 from tests.unit.routing_world import (
     LOCAL,
     REMOTE,
@@ -173,6 +174,32 @@ async def test_what_got_lost_with_a_link_comes_again_at_once_and_before_what_is_
         assert w.payloads("OUT") == numbers(15)
         assert w.route.received == 15
         await eventually(lambda: unacked(w) == 0)
+
+
+async def test_nothing_new_is_asked_for_while_it_is_not_known_what_went_astray(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(consumer: FakePullConsumer, first: int) -> None:
+        return None
+
+    brokers = one_broker()
+    async with world([stream("IN", "out.x", ack_wait="30s")], brokers=brokers) as w:
+        fill(w.broker, 5)
+        await all_acked(w, 5)
+        monkeypatch.setattr(FakePullConsumer, "unacked", unknown)
+        w.broker.blackhole()
+        fill(w.broker, 5, first=5)
+        await trio.sleep(0.1)
+        w.broker.cut()
+        fill(w.broker, 5, first=10)
+        w.broker.up()
+        await eventually(lambda: w.route.state == PAUSED)
+        assert w.route.reason is not None
+        assert "come again first" in w.route.reason
+        await all_acked(w, 15)
+        assert w.payloads("OUT") == numbers(15)
+        assert w.route.received == 15
+        await eventually(lambda: w.route.state == RUNNING and w.route.reason is None)
 
 
 async def test_a_deleted_stream_is_waited_for_and_its_successor_starts_at_the_beginning(

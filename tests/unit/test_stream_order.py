@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.dispatch import stream as module
+from router_trio.dispatch import astray as module
+from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol import RawMessage
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
+from router_trio.testing.subscriptions import FakePullConsumer
 from tests.unit.routing_world import (
     World,
     all_acked,
@@ -268,14 +271,15 @@ async def test_what_is_sent_behind_a_refused_message_is_taken_back_when_the_link
 # --- when it does not come again -------------------------------------------------------------------------------------
 
 
-async def test_a_refused_message_that_is_gone_is_waited_for_only_so_long(autojump_clock: MockClock) -> None:
+async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only_so_long(
+    autojump_clock: MockClock,
+) -> None:
     brokers = one_broker()
     async with world([route(ack_wait="10s", max_in_flight=4)], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
         fill(w.broker, "a", 1)
         await eventually(lambda: w.route.failed["permission_denied"] == 1)
         w.broker.allow_publish("out.a")
-        # Its stream drops it, as one does that keeps messages only for a while.
         w.broker._server.consumers["IN", "router"].ack(1)
         began = trio.current_time()
         fill(w.broker, "a", 20, first=1)
@@ -283,6 +287,54 @@ async def test_a_refused_message_that_is_gone_is_waited_for_only_so_long(autojum
         assert 20 <= trio.current_time() - began <= 22
         assert arrived(w, "a") == numbers(20, first=1)
         await eventually(lambda: w.route.state == RUNNING)
+
+
+async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however_long_it_takes(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = one_broker()
+    async with world([route(ack_wait="1s", nak_delay="10s")], brokers=brokers) as w:
+        await _one_is_awaited(w)
+        w.broker.trouble.pause_consumer("IN", "router", 600)
+        await trio.sleep(500)
+        assert arrived(w, "a") == []
+        assert "is paused on the server" in str(w.route.reason)
+        await all_acked(w, 20)
+        assert arrived(w, "a") == numbers(20)
+
+
+async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_the_route_says_so(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(consumer: FakePullConsumer, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+        asked.append((list(sequences), in_hand))
+        raise SourceError("no answer", reason="timeout")
+
+    asked: list[tuple[list[int], int]] = []
+    brokers = one_broker()
+    async with world([route(ack_wait="10s", nak_delay="10s")], brokers=brokers) as w:
+        await _one_is_awaited(w)
+        w.broker._server.consumers["IN", "router"].ack(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(FakePullConsumer, "gone", ask)
+            await eventually(lambda: asked, 60)
+            await eventually(lambda: "can't be found out: no answer" in (w.route.reason or ""), 0.1)
+            await trio.sleep(200)
+        assert asked == [([1], 19)] * 11, "every 20 s"
+        assert arrived(w, "a") == []
+        await all_acked(w, 19)
+        assert arrived(w, "a") == numbers(19, first=1)
+        await eventually(lambda: w.route.reason is None)
+
+
+async def _one_is_awaited(w: World) -> None:
+    """The first of twenty messages was refused, and the others wait for it."""
+    w.broker.deny_publish("out.a")
+    fill(w.broker, "a", 1)
+    await eventually(lambda: w.route.failed["permission_denied"] == 1)
+    w.broker.allow_publish("out.a")
+    fill(w.broker, "a", 19, first=1)
+    await eventually(lambda: w.route.received == 20)
 
 
 async def test_a_pause_does_not_count_as_waiting(autojump_clock: MockClock) -> None:

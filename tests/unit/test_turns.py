@@ -48,7 +48,8 @@ def test_nothing_waits_while_nothing_is_refused() -> None:
     assert admitted(turns, messages(3)) == [1, 2, 3]
     assert turns.settled(Message(1)) == []
     assert (turns.aside, turns.due(inf), turns.next_look(0.0)) == (0, 0, inf)
-    assert turns.clear() == turns.stuck() == turns.give_up_waiting(inf) == []
+    assert turns.clear() == turns.stuck() == turns.give_up_waiting([1]) == []
+    assert turns.late(inf) == []
 
 
 def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> None:
@@ -135,16 +136,34 @@ def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
     assert (turns.due(0.9), turns.due(1.0), turns.due(2.0)) == (0, 1, 2)
     assert (turns.next_look(0.0), turns.next_look(1.0), turns.next_look(2.0)) == (1.0, 2.0, 1.0 + LATE)
     turns.extend(3.0, LATE)
-    assert turns.give_up_waiting(2.0 + LATE) == []
-    assert sequences(turns.give_up_waiting(3.0 + LATE)) == [3]
+    assert turns.late(2.0 + LATE) == []
+    assert turns.late(3.0 + LATE) == [1, 2]
+    assert turns.give_up_waiting([2]) == [], "the first is still awaited"
+    assert sequences(turns.give_up_waiting([1])) == [3]
     assert not turns.lines
+
+
+def test_the_oldest_of_each_subject_is_asked_about_first() -> None:
+    turns = Turns[Message]()
+    refuse(turns, Message(1), Message(2), Message(3, b"b"), Message(4, b"b"))
+    assert turns.late(1.0 + LATE) == [1, 3, 2, 4]
+
+
+def test_what_has_come_again_meanwhile_and_is_refused_again_is_not_gone() -> None:
+    turns, (one, two) = Turns[Message](), messages(2)
+    refuse(turns, one)
+    assert admitted(turns, [two, one]) == [1]
+    assert turns.refused(one) is None, "other destinations have not answered"
+    assert turns.give_up_waiting([1]) == []
+    assert turns.awaited == 1
 
 
 def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
     turns, (one, two, three) = Turns[Message](), messages(3)
     refuse(turns, one, two)
     assert admitted(turns, [one, three]) == [1]
-    assert turns.give_up_waiting(1.0 + LATE) == []
+    assert turns.late(1.0 + LATE) == [2]
+    assert turns.give_up_waiting([2]) == []
     assert sequences(turns.settled(one)) == [3]
     assert not turns.lines
 
@@ -321,7 +340,9 @@ class TurnsMachine(RuleBasedStateMachine):
         if not self.lost:
             assert not self.turns.lines, "held for ever"
         self.now += 2 * LATE
-        self.wait(*self.turns.give_up_waiting(self.now))
+        late = self.turns.late(self.now)
+        assert sorted(late) == sorted(message.sequence for message in self.lost)
+        self.wait(*self.turns.give_up_waiting(late))
         while self.waiting or self.under_way:
             if self.waiting:
                 self.route()

@@ -1,0 +1,191 @@
+"""A source stream that goes back in time while messages are in hand, and what looks like it and is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.link import ConsumerSpec
+from router_trio.nats import past
+from router_trio.nats.api import nanoseconds, stream_info
+from tests.raw_server import CREATED, stream_answer
+from tests.unit.routing_world import (
+    LOCAL,
+    REMOTE,
+    all_acked,
+    eventually,
+    fill,
+    numbers,
+    one_broker,
+    two_brokers,
+    unacked,
+    world,
+)
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+async def test_what_is_in_hand_of_the_time_before_acks_nothing_of_what_comes_now(
+    autojump_clock: MockClock, kept: int
+) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        brokers["edge"].stall(5.0)
+        fill(w.broker, 5)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 5)
+        w.broker.trouble.restore("IN", kept)
+        fill(w.broker, 5, first=5)
+        await w.watch.until("STREAM_WENT_BACK")
+        await eventually(lambda: w.route.received == 10)
+        assert unacked(w) == kept + 5
+        await eventually(lambda: len(w.payloads("OUT", "edge")) == 10)
+        assert w.successes("ack") == 5
+        await eventually(lambda: unacked(w) == 0, 60)
+        assert w.payloads("OUT", "edge") == numbers(10)
+        assert w.watch.count("STREAM_WENT_BACK") == 1
+
+
+@pytest.mark.parametrize("kept", [0, 6])
+@pytest.mark.parametrize("new", [2, 4, 10, 30])
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_stream_that_went_back_while_the_link_was_away(
+    autojump_clock: MockClock, kept: int, new: int, deleted: bool
+) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        fill(w.broker, 10)
+        await all_acked(w, 10)
+        await w.lose("main")
+        w.broker.trouble.restore("IN", kept)
+        fill(w.broker, new, first=10)
+        if deleted:
+            w.broker.delete_consumer("IN", "router")
+        await w.find("main")
+        await eventually(lambda: len(w.payloads("OUT", "edge")) == 10 + new)
+        await eventually(lambda: unacked(w) == 0)
+        assert w.payloads("OUT", "edge") == numbers(10 + new)
+        assert w.watch.count("STREAM_WENT_BACK") == 1
+
+
+async def test_acks_that_are_owed_are_not_sent_to_a_stream_that_went_back(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        brokers["edge"].stall(1.0)
+        fill(w.broker, 5)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 5)
+        await w.lose("main")
+        await eventually(lambda: w.failures("ack") == {"not_connected": 5})
+        w.broker.trouble.restore("IN", 0)
+        fill(w.broker, 5, first=5)
+        await w.find("main")
+        await all_acked(w, 5)
+        assert w.payloads("OUT", "edge") == numbers(10)
+
+
+async def test_a_clock_that_is_set_back_is_no_stream_that_went_back(autojump_clock: MockClock) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        sent = count()
+        for seconds in (0, -1000, 500, -5000, 0):
+            w.broker.trouble.set_clock(seconds)
+            fill(w.broker, 5, first=5 * next(sent))
+            await all_acked(w, 5 * (w.route.received // 5))
+            w.broker.delete_consumer("IN", "router")
+            await w.lose()
+            await w.find()
+        fill(w.broker, 5, first=25)
+        await eventually(lambda: len(w.payloads("OUT")) == 30)
+        assert w.payloads("OUT") == numbers(30)
+        assert (w.route.received, w.route.duplicates) == (30, 0)
+        assert w.watch.count("STREAM_WENT_BACK") == 0
+
+
+async def test_a_stream_that_goes_back_again_and_again(autojump_clock: MockClock) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        for number in range(5):
+            fill(w.broker, 5, first=5 * number)
+            await all_acked(w, 5 * (number + 1))
+            w.broker.trouble.restore("IN", 0)
+            await trio.sleep(1)
+        assert w.payloads("OUT") == numbers(25)
+        assert w.watch.count("STREAM_WENT_BACK") == 4
+
+
+# --- what a stream says of itself ------------------------------------------------------------------------------------
+
+SPEC = ConsumerSpec(
+    "S", "d", None, 30.0, -1, 10, start_sequence=8, stream_created=CREATED, last_sequence=7, last_time=7_000_000_000
+)
+
+
+def stream(first: int, first_at: int, last: int, last_at: int, **changes: Any) -> Any:
+    answer = stream_answer("S") | changes
+    answer["state"] |= {
+        "messages": last - first + 1,
+        "first_seq": first,
+        "first_ts": f"1970-01-01T00:00:{first_at:02}Z",
+        "last_seq": last,
+        "last_ts": f"1970-01-01T00:00:{last_at:02}Z",
+    }
+    return stream_info(json.dumps(answer).encode())
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        stream(1, 1, 7, 7),
+        stream(1, 1, 9, 9),
+        stream(7, 7, 9, 9),
+        stream(8, 7, 9, 9),
+        stream(8, 8, 7, 7),  # purged
+        stream(1, 50, 9, 9),  # its clock was set back
+        stream(1, 1, 9, 2),
+    ],
+)
+def test_a_stream_that_goes_on_shows_nothing(now: Any) -> None:
+    assert past.went_back(SPEC, now) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (stream(1, 1, 7, 7, created="2030-01-01T00:00:00Z"), "made again"),
+        (stream(1, 1, 6, 6), "last sequence is 6"),
+        (stream(1, 0, 0, 0), "last sequence is 0"),
+        (stream(1, 1, 7, 8), "another message as its 7"),
+        (stream(7, 8, 9, 9), "another message as its 7"),
+    ],
+)
+def test_a_stream_shows_that_it_went_back(now: Any, told: str) -> None:
+    assert told in (past.went_back(SPEC, now) or "")
+    assert past.went_back(replace(SPEC, stream_created=None), now) is None, "nothing was known"
+
+
+def test_a_stream_that_has_only_younger_messages_than_one_that_it_should_have_is_doubtful() -> None:
+    assert past.is_doubtful(SPEC, stream(1, 8, 20, 20))
+    assert not past.is_doubtful(SPEC, stream(8, 8, 20, 20)), "purged or aged"
+    assert not past.is_doubtful(SPEC, stream(1, 7, 20, 20))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1970-01-01T00:00:01Z", 1_000_000_000),
+        ("2026-11-25T23:04:26.493022854Z", 1_795_647_866_493_022_854),
+        ("2026-11-25T23:04:26.4Z", 1_795_647_866_400_000_000),
+        ("2026-11-26T01:04:26.000000001+02:00", 1_795_647_866_000_000_001),
+        ("0001-01-01T00:00:00Z", 0),
+        ("0001-01-01T00:00:00+23:59", 0),
+        ("2026-99-25T23:04:26Z", 0),
+        ("2026-11-25T23:04:26", 0),
+        ("", 0),
+    ],
+)
+def test_times_are_read_to_the_nanosecond(written: str, read: int) -> None:
+    assert nanoseconds(written) == read
