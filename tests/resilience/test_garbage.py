@@ -71,7 +71,7 @@ async def test_a_router_lives_and_routes_elsewhere(core_server: NatsServer, seed
             await session(Random(seeds[talked - 2]))(caller)
 
     async with impostor(play) as bad:
-        quick = {"reconnect_delay": "5ms", "max_reconnect_delay": "10ms", "liveness_interval": "1s"}
+        quick = {"reconnect_delay": "10ms", "max_reconnect_delay": "50ms", "liveness_interval": "1s"}
         connections = {
             "bad": {"servers": [bad.url], **quick, "connect_timeout": "1s"},
             "good": {"servers": [core_server.url]},
@@ -146,7 +146,7 @@ async def test_an_info_is_the_end_of_its_link_at_most(step: str, kind: str) -> N
             await caller.close()
 
     async with impostor(play) as server:
-        config = settings(server.url, reconnect_delay="5ms", max_reconnect_delay="10ms", liveness_interval="60s")
+        config = settings(server.url, reconnect_delay="10ms", max_reconnect_delay="50ms", liveness_interval="60s")
         async with watched(config) as watch:
             if kind == "fields":
                 await eventually(lambda: ends(watch).count("protocol") == len(bad), 30, lambda: ends(watch))

@@ -311,10 +311,10 @@ async def test_retries_grow_while_the_consumer_is_lost_again_and_again(autojump_
 
 async def test_what_is_in_hand_at_the_end_is_settled_and_acked(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
-    fill(brokers["main"], 200)
     route = stream("IN", to("core", "edge"), connection="main", max_in_flight=32)
     async with world([route], brokers=brokers) as w:
         brokers["edge"].stall(2.0)
+        fill(brokers["main"], 200)
         await eventually(lambda: w.route.received == 32)
     assert w.live.unsettled == 0
     done = w.route.routed["core"]
