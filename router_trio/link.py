@@ -279,7 +279,6 @@ class Link(Protocol):
     def in_progress(self, reply: bytes) -> None:
         """Tell the server that a JetStream message is still being worked on: its ack wait starts anew."""
 
-
     async def find_streams(self, subject: str) -> Sequence[str]:
         """Return the names of streams that take some subject that this pattern matches.
 

@@ -43,6 +43,7 @@ ZERO = 0x30
 SIZES: dict[bytes, int] = {b"%d" % size: size for size in range(4096)}
 """Sizes as they are written. To look one up costs less than to check and read it."""
 
+
 class Inbox(Protocol):
     """A list of the messages of one subscription."""
 

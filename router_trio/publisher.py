@@ -136,9 +136,7 @@ class Publisher:
             self._outbox.not_accepted(True, reason, told)
             raise PublishError(f"{told} ({reason})", reason=reason)
 
-    def _checked(
-        self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool
-    ) -> tuple[bytes, bytes, bytes]:
+    def _checked(self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool) -> tuple[bytes, bytes, bytes]:
         """Subject, header block and payload, fit for a frame. `with_ack` adds a `Nats-Msg-Id` if there is none."""
         try:
             target = _target(subject)

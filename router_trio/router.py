@@ -129,9 +129,7 @@ class Router:
         self._settings.require_servers()
         failure: BaseException | None = None
         try:
-            run = _Run(
-                self._settings, self._handlers, self._observers, self._log, self._connect, self._platform
-            )
+            run = _Run(self._settings, self._handlers, self._observers, self._log, self._connect, self._platform)
             async with run.live(self._pages, stop) as live:
                 try:
                     yield live
@@ -320,9 +318,7 @@ class _Run:
         self._abandon()
         for connection in self._connections.values():
             self._live.unsettled += connection.shut_down()
-        self._emit(
-            RouterStopped(at=trio.current_time(), ledger=self._live.ledger(), unsettled=self._live.unsettled)
-        )
+        self._emit(RouterStopped(at=trio.current_time(), ledger=self._live.ledger(), unsettled=self._live.unsettled))
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -60,7 +60,6 @@ class Caller:
         self.stream = secured
         return True
 
-
     async def close(self) -> None:
         """End the connection."""
         await trio.aclose_forcefully(self.stream)

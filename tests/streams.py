@@ -33,9 +33,7 @@ async def source_and_sink(client: RawClient, count: int = 0, **sink: Any) -> Jet
 
 async def fill(stream: JetStream, numbers: Iterable[int]) -> None:
     """Publish the messages with these numbers to SOURCE."""
-    await stream.publish_many(
-        [(f"source.{n % SUBJECTS}", b"%d" % n, [("Nats-Msg-Id", f"id-{n}")]) for n in numbers]
-    )
+    await stream.publish_many([(f"source.{n % SUBJECTS}", b"%d" % n, [("Nats-Msg-Id", f"id-{n}")]) for n in numbers])
 
 
 async def numbers_in(url: str, name: str = "SINK") -> list[int]:

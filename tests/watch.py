@@ -185,8 +185,10 @@ def assert_accounted(live: Live) -> None:
 async def assert_alive(live: Live, within: float = 10.0) -> None:
     """Every connection connects and every route runs again."""
     await eventually(
-        lambda: all(c.state.state == CONNECTED for c in live.connections.values())
-        and all(route.state == RUNNING for route in live.routes),
+        lambda: (
+            all(c.state.state == CONNECTED for c in live.connections.values())
+            and all(route.state == RUNNING for route in live.routes)
+        ),
         within,
         lambda: f"{[c.state.state for c in live.connections.values()]} {[(r.state, r.reason) for r in live.routes]}",
     )

@@ -64,9 +64,7 @@ def with_faults(settings: Settings) -> Router:
     from router_trio.faults import Faults
 
     faults = Faults()
-    return Router(
-        settings, log=True, connect=faults.around_factory(real_network), pages=partial(fault_pages, faults)
-    )
+    return Router(settings, log=True, connect=faults.around_factory(real_network), pages=partial(fault_pages, faults))
 
 
 def with_servers(settings: Settings, url: str) -> Settings:

@@ -83,9 +83,7 @@ class Acks:
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.failed[operation, error.reason] += 1
         self._emit(
-            event(
-                at=trio.current_time(), connection=self._connection.name, route=self._route, reason=error.reason
-            )
+            event(at=trio.current_time(), connection=self._connection.name, route=self._route, reason=error.reason)
         )
 
 

@@ -48,9 +48,7 @@ class Deliveries:
                 return deliveries, others
         return self.one_by_one(batch, position, now)
 
-    def _all(
-        self, batch: Sequence[protocol.RawMessage], position: Position, now: float
-    ) -> list[StreamDelivery] | None:
+    def _all(self, batch: Sequence[protocol.RawMessage], position: Position, now: float) -> list[StreamDelivery] | None:
         """All as deliveries, if each has a reply subject with our beginning and five numbers."""
         count, source = len(batch), self._source
         replies = b".".join(map(_reply, batch))

@@ -62,9 +62,7 @@ class Hand:
         self.waiting += deliveries
         return []
 
-    def _take(
-        self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]
-    ) -> bool:
+    def _take(self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]) -> bool:
         """Whether it is new."""
         turns, sequence = self.turns, delivery.sequence
         in_hand = self.open.get(sequence)
@@ -183,9 +181,7 @@ class Hand:
         owner = operation.owner if isinstance(operation, CoreOperation) else None
         delivery = owner.delivery if isinstance(owner, Leg) else owner
         return (
-            isinstance(delivery, StreamDelivery)
-            and delivery.position is self.position
-            and self.turns.pass_by(delivery)
+            isinstance(delivery, StreamDelivery) and delivery.position is self.position and self.turns.pass_by(delivery)
         )
 
     def give_up_waiting(self, gone: Collection[int]) -> bool:

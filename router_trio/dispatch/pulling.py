@@ -154,12 +154,12 @@ class Pulling:
                 if away is None:
                     if not asked:
                         hand.turns.extend(now, patience)
-                    late = hand.turns.late(now)[:MOST_LATE]
-                    if late and not self._asking_about_late:
+                    late = [] if self._asking_about_late else hand.turns.late(now)[:MOST_LATE]
+                    if late:
                         self._asking_about_late = True
                         nursery.start_soon(self._ask_about, consumer, late, patience)
                     if now >= not_before:
-                        self._ask(consumer, now)
+                        self._ask(consumer, now, at_least=1 if late else 0)
                         self._tell_state()
                     else:
                         told = "what was delivered before, and is not acked, has to come again first: nothing is asked"
@@ -193,13 +193,15 @@ class Pulling:
         self._asking_about_late = False
         self._look_again.set()
 
-    def _ask(self, consumer: PullConsumer, now: float) -> None:
+    def _ask(self, consumer: PullConsumer, now: float, at_least: int = 0) -> None:
         hand, turns, credit = self._hand, self._hand.turns, self._credit
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if turns.awaited:
-            # At most as many as were in hand before: should something new come instead, that must have an end.
-            wanted = max(wanted, credit.want_again(min(turns.due(now), self._most - hand.count)))
+            # At most as many as were in hand before: should something new come instead, that must have an end. But what is
+            # late is asked for each time though there is no room, or it could never come once new ones took its room.
+            room = max(self._most - hand.count, at_least)
+            wanted = max(wanted, credit.want_again(min(turns.due(now), room)))
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:

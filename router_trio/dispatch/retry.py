@@ -45,9 +45,7 @@ class SourceRetry:
         """The source is there: count it and say so."""
         self._connection.outbox.counters.succeeded["subscribe"] += 1
         self._emit(
-            RouteReady(
-                at=trio.current_time(), route=self._state.name, connection=self._connection.name, source=source
-            )
+            RouteReady(at=trio.current_time(), route=self._state.name, connection=self._connection.name, source=source)
         )
 
     def tried(self, on_this_link: trio.Event) -> None:

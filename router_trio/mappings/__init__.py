@@ -111,9 +111,7 @@ class Mapping:
                 raise MappingError(f"destination {destination!r}: {token!r} {refusal}") from None
         pattern = ".".join(shape[: shape.index(">") + 1] if ">" in shape else shape)
         starts = tuple(literal_start)
-        return cls(
-            source, destination, deterministic, literal, starts, pattern, tuple(source_tokens), tuple(pieces)
-        )
+        return cls(source, destination, deterministic, literal, starts, pattern, tuple(source_tokens), tuple(pieces))
 
     @classmethod
     def compile_for_any(cls, destination: str, *, random: Callable[[int], int] = randrange) -> Mapping:

@@ -271,4 +271,3 @@ def _answer(body: bytes, most: int = MAX_ANSWER) -> Object:
             error.number("code", high=999), error.number("err_code", 0, high=99_999), error.description("description")
         )
     return answer
-

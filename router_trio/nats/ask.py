@@ -16,9 +16,7 @@ T = TypeVar("T")
 API_TIMEOUT = 5.0
 
 
-async def ask(
-    client: Client, request: str, body: bytes, read: Callable[[bytes], T], within: float = API_TIMEOUT
-) -> T:
+async def ask(client: Client, request: str, body: bytes, read: Callable[[bytes], T], within: float = API_TIMEOUT) -> T:
     """Send a request below `$JS.API.` and read its answer. Can be cancelled.
 
     Raises what `read` does, with the request named, `TimeoutError` without an answer within so many seconds, and

@@ -77,7 +77,8 @@ def resolve_connection(name: str, connections: Mapping[str, object]) -> str:
 def _check_connections(connections: Connections) -> Iterator[Problem]:
     if not connections:
         yield Problem(
-            "connections", "no connection is configured; add [connections.main] with servers = ['nats://127.0.0.1:4222']"
+            "connections",
+            "no connection is configured; add [connections.main] with servers = ['nats://127.0.0.1:4222']",
         )
     for name, connection in connections.items():
         path = f"connections.{name}"

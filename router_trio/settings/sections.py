@@ -201,13 +201,12 @@ class ConnectionSettings(Section, init=False):
     connect_timeout: ConnectTimeout = Field(
         "2s",
         validate_default=True,
-        description="Longest time of one attempt to connect, handshake included; 50ms or more."
+        description="Longest time of one attempt to connect, handshake included; 50ms or more.",
     )
     liveness_interval: LivenessInterval = Field(
         "5s",
         validate_default=True,
-        description="Time between two fences; two missed ones mean that the link is lost. "
-        "100ms or more."
+        description="Time between two fences; two missed ones mean that the link is lost. 100ms or more.",
     )
     reconnect_attempts: int = Field(10, ge=1, description="Attempts of one round of reconnecting.")
     reconnect_delay: ReconnectDelay = Field(
@@ -250,9 +249,7 @@ class ConnectionSettings(Section, init=False):
 class SourceSettings(Section, init=False):
     """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
 
-    connection: str = Field(
-        "", description="Name of the connection; may be left out when there is only one."
-    )
+    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
     subject: str | None = Field(
         None, description="Subject to subscribe to; wildcards * and > allowed.", examples=["orders.*.*"]
     )
@@ -273,14 +270,13 @@ class SourceSettings(Section, init=False):
     ack_wait: AckWait = Field(
         "30s",
         validate_default=True,
-        description="Time after which the stream delivers an unacked message again; "
-        "100ms or more."
+        description="Time after which the stream delivers an unacked message again; 100ms or more.",
     )
     max_deliver: int = Field(-1, ge=-1, description="Most deliveries of one message of the stream; -1: no limit.")
     nak_delay: NakDelay = Field(
         "1s",
         validate_default=True,
-        description="Base delay before a failed message of the stream comes again; 10ms or more."
+        description="Base delay before a failed message of the stream comes again; 10ms or more.",
     )
     message_id: MessageIdOf | None = Field(
         None,
@@ -323,9 +319,7 @@ class HeaderSettings(Section, init=False):
 class DestinationSettings(Section, init=False):
     """`[[routes.to]]`: where a route sends."""
 
-    connection: str = Field(
-        "", description="Name of the connection; may be left out when there is only one."
-    )
+    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
     subject: str = Field(
         description="Subject, or a mapping of the source's wildcards with the syntax of nats-server.",
         examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],

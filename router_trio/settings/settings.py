@@ -41,9 +41,7 @@ class Settings(Section, init=False):
     """
 
     router: RouterSettings = Field({}, validate_default=True, description="The process as a whole.")
-    telemetry: TelemetrySettings = Field(
-        {}, validate_default=True, description="HTTP side, logs and traces."
-    )
+    telemetry: TelemetrySettings = Field({}, validate_default=True, description="HTTP side, logs and traces.")
     connections: dict[str, ConnectionSettings] = Field(
         default={}, description="Connections to NATS, by name; at least one."
     )

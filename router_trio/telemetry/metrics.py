@@ -245,9 +245,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         lambda one: one.state.exhausted,
     ),
     *(row for operation in OPERATIONS for row in _operation(operation, _OPERATION_TEXTS[operation])),
-    _counter(
-        f"{_QUEUE}_retry_total", "Operations to send after a reconnect.", lambda one: one.outbox.counters.retried
-    ),
+    _counter(f"{_QUEUE}_retry_total", "Operations to send after a reconnect.", lambda one: one.outbox.counters.retried),
     _counter(
         f"{_QUEUE}_retry_success_total",
         "Operations confirmed by the drain after a reconnect.",
@@ -357,10 +355,6 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     ProcessMetric("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes."),
     ProcessMetric("process_open_fds", "gauge", "Number of open file descriptors."),
     ProcessMetric("process_max_fds", "gauge", "Maximum number of open file descriptors."),
-    ProcessMetric(
-        "process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds."
-    ),
-    Metric(
-        "router_info", "gauge", ("version",), "1, with the version.", lambda sources: [((package_version(),), 1.0)]
-    ),
+    ProcessMetric("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds."),
+    Metric("router_info", "gauge", ("version",), "1, with the version.", lambda sources: [((package_version(),), 1.0)]),
 )

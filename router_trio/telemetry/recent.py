@@ -35,9 +35,7 @@ class Recent:
     `clock` gives monotonic seconds, `wall` the time of day as seconds since 1970.
     """
 
-    def __init__(
-        self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self.closing = trio.Event()
         self._wall = wall
         self._merger: Merger[Seen] = Merger(clock)

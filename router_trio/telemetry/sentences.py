@@ -72,6 +72,7 @@ SENTENCES: Mapping[type[Event], str] = {
     events.RouterStopped: "Router has stopped; {unsettled} messages are unsettled",
 }
 
+
 def sentence(event: Event) -> str:
     """The sentence of an event. One without a sentence of its own, as of an embedding program, gives its help text."""
     template = SENTENCES.get(type(event))

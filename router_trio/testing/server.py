@@ -214,9 +214,7 @@ class Server:
         """Return the names of the streams that take subjects of this pattern."""
         if not self.may_publish("$JS.API.STREAM.NAMES"):
             return _may_not_ask()
-        return [
-            name for name, one in self.streams.items() if any(overlaps(subject, theirs) for theirs in one.subjects)
-        ]
+        return [name for name, one in self.streams.items() if any(overlaps(subject, theirs) for theirs in one.subjects)]
 
     def stream_state(self, name: str, now: float) -> StreamState | SourceError | None:
         """Return what there is to know of a stream."""

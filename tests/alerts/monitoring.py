@@ -160,9 +160,7 @@ def programs() -> tuple[str, str]:
 
 
 @asynccontextmanager
-async def monitoring(
-    directory: Path, installed: tuple[str, str], targets: Sequence[str]
-) -> AsyncIterator[Monitoring]:
+async def monitoring(directory: Path, installed: tuple[str, str], targets: Sequence[str]) -> AsyncIterator[Monitoring]:
     """Scrape these targets and judge them. Entered when both programs are ready; they are killed at the end.
 
     `directory` takes their files, `installed` is what `programs` gave.
@@ -272,5 +270,3 @@ def _divided(duration: str) -> str:
 def _write(path: Path, content: object) -> Path:
     path.write_text(yaml.safe_dump(content))
     return path
-
-

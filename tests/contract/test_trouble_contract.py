@@ -89,9 +89,7 @@ async def test_a_durable_that_is_edited_to_headers_only_delivers_the_size_in_pla
     assert find(header_block(raw), b"Nats-Msg-Size") == b"4"
 
 
-async def test_a_durable_whose_ack_wait_is_edited_delivers_again_after_the_new_one(
-    world: World, clock: object
-) -> None:
+async def test_a_durable_whose_ack_wait_is_edited_delivers_again_after_the_new_one(world: World, clock: object) -> None:
     await world.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
     async with link_of(world) as link:

@@ -45,9 +45,7 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("types")
     (directory / "package.json").write_text('{"private": true}')
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", SCHEMA, TYPESCRIPT]
-    done = subprocess.run(
-        install, cwd=directory, capture_output=True, text=True, timeout=INSTALL_WITHIN, check=False
-    )
+    done = subprocess.run(install, cwd=directory, capture_output=True, text=True, timeout=INSTALL_WITHIN, check=False)
     assert done.returncode == 0, done.stderr
     return directory
 

@@ -13,7 +13,7 @@ from tests.docs.pages import pages
 
 # In code blocks and inline; also with the path of a virtual environment, and as a value of systemd's.
 _COMMAND = re.compile(r"^(?:Exec\w+=)?(?:\S*/)?router-trio +(?P<arguments>\S.*)$")
-_AS_JSON_LIST = re.compile(r'^CMD (\[.*\])$')
+_AS_JSON_LIST = re.compile(r"^CMD (\[.*\])$")
 NAMES = {name for name in app if not name.startswith("-")}
 
 

@@ -18,7 +18,7 @@ from tests.raw_nats import connect
 from tests.servers import NatsServer, nats_server
 from tests.watch import core_route
 
-EXAMPLE = '''
+EXAMPLE = """
 import trio
 from router_trio import Message, Router, Settings
 
@@ -34,7 +34,7 @@ async def main() -> None:
         print(await receipt.settled())
 
 trio.run(main)
-'''
+"""
 
 
 def settings(*urls: str, listen: str = "", **more: Any) -> Settings:

@@ -172,9 +172,7 @@ async def test_status(view: View) -> None:
         "in_flight": 0,
         "last_error": None,
     }
-    assert body["routes"] == {
-        "eu": {"state": "running", "received": 5, "routed": 3, "failed": 1, "dead_lettered": 1}
-    }
+    assert body["routes"] == {"eu": {"state": "running", "received": 5, "routed": 3, "failed": 1, "dead_lettered": 1}}
     assert body["ledger"]["main"] == {
         "accepted": 1,
         "pending": 1,

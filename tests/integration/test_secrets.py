@@ -33,6 +33,7 @@ VARIABLES = [
     {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:9/?token={SECRET}"},
 ]
 
+
 @pytest.fixture
 async def collector() -> AsyncIterator[OtlpReceiver]:
     """One that takes every span."""

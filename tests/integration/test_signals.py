@@ -73,7 +73,6 @@ async def test_a_signal_that_is_ignored_stays_ignored(
         assert await run.ended() == 0
 
 
-
 @asynccontextmanager
 async def impostor(pongs: int | None, *, then_close: bool = False) -> AsyncIterator[tuple[str, trio.Event]]:
     """A server that answers so many PINGs (None: it does not even greet), and says nothing more; or closes.

@@ -220,9 +220,7 @@ def test_what_may_not_be_logged_is_not_shown() -> None:
 
 @pytest.mark.timeout(90)
 @pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install --no-install-recommends chromium")
-async def test_a_browser_shows_it_and_reads_nothing_as_html(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_browser_shows_it_and_reads_nothing_as_html(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert BROWSER is not None
     # The browser's virtual time stands still while a request is open.
     monkeypatch.setattr(watching, "LIFETIME", 0.3)

@@ -445,9 +445,7 @@ async def test_an_outage_is_a_trace_with_its_attempts_and_its_drain(two: Two) ->
 # --- the end ---
 
 
-async def test_a_collector_that_is_down_costs_three_seconds_at_most(
-    two: Two, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_collector_that_is_down_costs_three_seconds_at_most(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")  # only so that the SDK's thread is gone with the test
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     endpoint = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"

@@ -14,9 +14,7 @@ from tests.performance.benchmarks.workloads.routing import closed_spec
 
 
 @pytest.mark.nightly
-async def test_core_to_core_is_at_least_as_fast_as_nats_py(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_core_to_core_is_at_least_as_fast_as_nats_py(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with setting(tmp_path, quick=True, say=print) as given:
         spec = closed_spec(given, 128)
         job = Job(given.url, CORE, tmp_path)

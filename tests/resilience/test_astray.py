@@ -123,9 +123,7 @@ async def test_what_can_not_be_found_out_is_waited_for(tmp_path: Path, denied: s
 def _settings(url: str, *names: str, ack_wait: float = 30.0, **connection: Any) -> Settings:
     """One route for each name, from that subject."""
     routes = [
-        stream_route(
-            "SOURCE", f"sink.{name}", name=name, durable=name, filter=f"source.{name}", ack_wait=ack_wait
-        )
+        stream_route("SOURCE", f"sink.{name}", name=name, durable=name, filter=f"source.{name}", ack_wait=ack_wait)
         for name in names
     ]
     given = settings(url, routes=routes, **connection)

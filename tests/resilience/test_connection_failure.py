@@ -411,9 +411,7 @@ async def test_ack_errors(server: NatsServer, proxy: TcpProxy) -> None:
         sink = main.model_copy(update={"servers": settings(server.url).connections["main"].servers})
         watch = Watch()
         entered, go = trio.Event(), trio.Event()
-        router = Router(
-            config.model_copy(update={"connections": {"main": main, "sink": sink}}), observers=[watch]
-        )
+        router = Router(config.model_copy(update={"connections": {"main": main, "sink": sink}}), observers=[watch])
 
         @router.route(
             to={"connection": "sink", "subject": "sink.{{wildcard(1)}}", "jetstream": True},

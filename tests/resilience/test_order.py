@@ -64,9 +64,7 @@ async def test_what_a_router_left_in_an_outage_goes_before_what_is_new(streams: 
         await _stored_in_order(streams)
 
 
-async def test_a_router_that_joins_another_takes_nothing_out_of_its_hands(
-    streams: NatsServer, proxy: TcpProxy
-) -> None:
+async def test_a_router_that_joins_another_takes_nothing_out_of_its_hands(streams: NatsServer, proxy: TcpProxy) -> None:
     spy = Spy()
     # The first one has its hands full all the time: what it sends is slow.
     busy = _settings(proxy, max_in_flight=32)

@@ -36,9 +36,7 @@ async def test_a_killed_server_costs_a_stream_route_nothing(server: NatsServer, 
         stream = JetStream(client)
         await stream.create_stream("SOURCE", ["source.*"])
         await stream.create_stream("SINK", ["sink.*"])
-        await stream.publish_many(
-            [(f"source.{i % 10}", b"%d" % i, [("Nats-Msg-Id", f"id-{i}")]) for i in range(count)]
-        )
+        await stream.publish_many([(f"source.{i % 10}", b"%d" % i, [("Nats-Msg-Id", f"id-{i}")]) for i in range(count)])
     route = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*")
     async with watched(settings(server.url, routes=[route])) as watch:
         live = watch.live

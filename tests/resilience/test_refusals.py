@@ -93,9 +93,7 @@ async def test_permission_revoked_under_traffic_and_given_back(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("max_ack_pending", [4, 1000])
-async def test_with_little_room_what_waits_lets_in_what_has_to_come_again(
-    tmp_path: Path, max_ack_pending: int
-) -> None:
+async def test_with_little_room_what_waits_lets_in_what_has_to_come_again(tmp_path: Path, max_ack_pending: int) -> None:
     """Also if somebody made a durable that would hand out much more."""
     count = 60
     async with nats_server(tmp_path, config=config(REFUSED)) as server, somebody(server) as client:

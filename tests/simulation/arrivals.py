@@ -23,9 +23,7 @@ Line = tuple[str, int, int, str]
 class Arrivals:
     """Copies by route and destination. Destinations are told apart by their subjects, `out.ROUTE.dINDEX.KEY`."""
 
-    def __init__(
-        self, schedule: Schedule, handled: Handled, broken: Callable[[str, str], None], trace: Trace
-    ) -> None:
+    def __init__(self, schedule: Schedule, handled: Handled, broken: Callable[[str, str], None], trace: Trace) -> None:
         self._plans = {plan.name: plan for plan in schedule.routes}
         without = WITHOUT_ORDER if "order by the clock" in schedule.also else WITHOUT_ORDER | ORDER_BY_THE_CLOCK
         self._in_order = not without & {step.kind for step in schedule.steps}

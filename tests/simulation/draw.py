@@ -85,9 +85,7 @@ def _connection(random: Random) -> dict[str, Any]:
     }
 
 
-def _route(
-    random: Random, name: str, brokers: list[str], connections: list[str], also: frozenset[str]
-) -> Plan:
+def _route(random: Random, name: str, brokers: list[str], connections: list[str], also: frozenset[str]) -> Plan:
     stream = random.random() < 0.65
     targets = tuple(
         Target(random.choice(connections), random.random() < (0.8 if stream else 0.4))
@@ -107,7 +105,7 @@ def _route(
             "ack_wait": random.choice((2.0, 5.0, 30.0)),
             "nak_delay": random.choice((0.05, 0.1, 1.0)),
         }
-        if "max_deliver" in also and random.random() < 0.5:
+        if random.random() < 0.15:
             source["max_deliver"] = random.choice((1, 3))
     else:
         source = {"subject": f"core.{name}.{random.choice(('*', '*', '*', KEYS[0]))}"}

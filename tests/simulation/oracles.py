@@ -41,9 +41,7 @@ COUNTERS = [row for row in TABLE if isinstance(row, Metric) and row.kind == "cou
 class Oracles:
     """Sees everything and tells what is `wrong`, as (promise, what happened)."""
 
-    def __init__(
-        self, schedule: Schedule, brokers: dict[str, FakeBroker], handled: Handled, trace: Trace
-    ) -> None:
+    def __init__(self, schedule: Schedule, brokers: dict[str, FakeBroker], handled: Handled, trace: Trace) -> None:
         self.wrong: list[tuple[str, str]] = []
         self.fails_for_what_it_is: set[int] = set()
         self.codes: Counter[str] = Counter()
@@ -190,9 +188,7 @@ class Oracles:
         live = process.live
         found = [f"{name} {one.state.state}" for name, one in live.connections.items() if not one.connected]
         found += [f"{one.name} {one.state}: {one.reason}" for one in live.routes if one.state != RUNNING]
-        found += [
-            f"{name} {entry}" for name, entry in live.ledger().items() if entry["pending"] or entry["in_flight"]
-        ]
+        found += [f"{name} {entry}" for name, entry in live.ledger().items() if entry["pending"] or entry["in_flight"]]
         for plan in self._schedule.routes:
             if plan.stream:
                 found += [f"message {number} of {plan.name}" for number in self._unaccounted(plan)]

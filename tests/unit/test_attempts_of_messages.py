@@ -143,9 +143,7 @@ async def test_so_do_the_answers_of_a_handler(autojump_clock: MockClock) -> None
 
 
 @pytest.mark.parametrize("kind", ["stream", "core"])
-async def test_an_id_that_another_message_has_used_is_said_and_not_routed(
-    autojump_clock: MockClock, kind: str
-) -> None:
+async def test_an_id_that_another_message_has_used_is_said_and_not_routed(autojump_clock: MockClock, kind: str) -> None:
     """The window of the sink is longer than that of the source: a sender uses its ids again."""
     brokers = one_broker()
     broker = brokers["main"]

@@ -94,6 +94,7 @@ def network() -> Network:
 @pytest.fixture
 def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every delay is as long as it may be."""
+
     def longest(*args: Any, **options: Any) -> ReconnectPlan:
         return ReconnectPlan(*args, **options | {"uniform": lambda _, bound: bound})
 

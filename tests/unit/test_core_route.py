@@ -142,7 +142,7 @@ async def test_a_resend_after_an_outage_is_stored_once(autojump_clock: MockClock
 
 
 async def test_a_message_without_a_subject_at_the_destination_fails_and_the_others_go_on(
-    autojump_clock: MockClock
+    autojump_clock: MockClock,
 ) -> None:
     broker = FakeBroker()
     broker.add_stream("S", ["js.>"])
@@ -285,7 +285,7 @@ async def test_the_inbox_is_also_bounded_by_bytes(autojump_clock: MockClock, mon
 
 
 async def test_a_refused_subscription_is_tried_again_with_growing_delay_and_others_work(
-    autojump_clock: MockClock
+    autojump_clock: MockClock,
 ) -> None:
     broker = FakeBroker()
     broker.deny_subscribe("secret")
@@ -343,7 +343,7 @@ async def test_what_was_under_way_at_the_end_is_still_routed(autojump_clock: Moc
 
 
 async def test_a_handler_that_does_not_end_is_cancelled_and_what_it_held_up_is_counted(
-    autojump_clock: MockClock
+    autojump_clock: MockClock,
 ) -> None:
     cancelled = 0
 

@@ -9,9 +9,7 @@ from rich.live import Live as Screen
 
 from router_trio.demo.display import Moment, PlainDisplay, ScreenDisplay, open_display
 
-MOMENT = Moment(
-    elapsed=5.0, duration=20.0, state="reconnecting", published=1234, pending=56, in_flight=7, settled=890
-)
+MOMENT = Moment(elapsed=5.0, duration=20.0, state="reconnecting", published=1234, pending=56, in_flight=7, settled=890)
 
 
 def test_what_is_no_terminal_gets_plain_lines() -> None:

@@ -180,9 +180,7 @@ async def test_no_line_shows_credentials() -> None:
 async def test_what_a_handler_raises_is_not_quoted() -> None:
     error = ValueError("invalid literal: 'the payload'")
     [line] = await logged(
-        events.MessageFailed(
-            at=0.0, route="r", reason="handler_error", error_type="ValueError", detail=str(error)
-        )
+        events.MessageFailed(at=0.0, route="r", reason="handler_error", error_type="ValueError", detail=str(error))
     )
     assert line["error_type"] == "ValueError"
     assert "payload" not in json.dumps(line)

@@ -77,9 +77,7 @@ def failed(number: int) -> Event:
 
 
 def restored(connection: str = "main") -> Event:
-    return ConnectionRestored(
-        at=3.0, connection=connection, server=SERVER, outage_seconds=2.0, reconnect_attempts=2
-    )
+    return ConnectionRestored(at=3.0, connection=connection, server=SERVER, outage_seconds=2.0, reconnect_attempts=2)
 
 
 def pending(connection: str = "main") -> Event:

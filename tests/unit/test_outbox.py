@@ -51,9 +51,7 @@ class Desk:
         self.wakes = 0
         self.told: dict[int, list[Fate]] = {}
         self.settled = Settled()
-        self.outbox = Outbox(
-            "main", emit=self.hear, clock=lambda: self.now, wake=self._wake, **(options | changes)
-        )
+        self.outbox = Outbox("main", emit=self.hear, clock=lambda: self.now, wake=self._wake, **(options | changes))
 
     def hear(self, event: Event) -> None:
         self.events.append(event)

@@ -530,9 +530,7 @@ async def test_cancelled_before_it_is_accepted_nothing_was(
 
 
 @WITH_ACK
-async def test_cancelled_while_it_waits_for_room_it_was_not_accepted(
-    autojump_clock: MockClock, with_ack: bool
-) -> None:
+async def test_cancelled_while_it_waits_for_room_it_was_not_accepted(autojump_clock: MockClock, with_ack: bool) -> None:
     async with world(brokers=broker_with_stream(), max_pending_operations=2, on_pending_full="block") as w:
         await w.lose()
         receipts = [await publish(w.live, b"%d" % number, with_ack=with_ack) for number in range(2)]
@@ -617,9 +615,7 @@ async def test_a_cancelled_wait_for_the_fate_changes_nothing(autojump_clock: Moc
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("policy", ["drop_oldest", "reject", "block"])
-async def test_callers_cancelled_at_any_moment_of_any_outage(
-    autojump_clock: MockClock, policy: str, seed: int
-) -> None:
+async def test_callers_cancelled_at_any_moment_of_any_outage(autojump_clock: MockClock, policy: str, seed: int) -> None:
     choose = random.Random(seed)
     answered: dict[int, Receipt] = {}
     refused: set[int] = set()

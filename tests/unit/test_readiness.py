@@ -112,7 +112,6 @@ STATES = {
         [STREAM], deny("out.>"), allow("out.>"), "permission_denied", probe_breaks=True, probe_helps=True
     ),
     "consumer paused": State([STREAM], pause(3600), pause(0), "paused"),
-
     "consumer delivers only headers": State([STREAM], headers_only(True), headers_only(False), "headers_only"),
     "connection away": State([CORE], lambda w: w.broker.down(), lambda w: w.broker.up(), "main"),
     "connection silent": State(

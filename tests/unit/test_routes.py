@@ -33,9 +33,7 @@ def test_a_plan_says_where_from_and_where_to() -> None:
 
 
 def test_the_pattern_of_a_stream_is_its_filter_or_everything() -> None:
-    filtered, whole = plans(
-        stream("A", "x.{{wildcard(1)}}", route="one", filter="a.*"), stream("B", "y", route="two")
-    )
+    filtered, whole = plans(stream("A", "x.{{wildcard(1)}}", route="one", filter="a.*"), stream("B", "y", route="two"))
     assert (filtered.pattern, filtered.stream) == ("a.*", "A")
     assert (whole.pattern, whole.stream) == (">", "B")
     assert whole.destinations[0].mapping.apply("any.subject.at.all") == "y"

@@ -99,9 +99,7 @@ class World:
     async def run(self, *sources: Source) -> None:
         connect = cast(Connect, self.connect)
         listener = cast(LinkListener, None)
-        await self.session.run(
-            connect, listener, sources, connect_timeout=2.0, liveness_interval=INTERVAL
-        )
+        await self.session.run(connect, listener, sources, connect_timeout=2.0, liveness_interval=INTERVAL)
 
     def publish(self, payload: bytes = b"x") -> Receipt:
         receipt = Receipt()

@@ -472,3 +472,23 @@ async def test_at_the_end_what_waits_for_one_in_hand_waits_for_its_fate(
     assert arrived(w, "a", "edge") == (numbers(5) if allowed else [])
     assert w.successes("ack") == (5 if allowed else 0)
     assert module.OVERDUE < 1
+
+
+async def test_a_refused_message_whose_nak_is_lost_still_comes_when_its_room_was_taken(
+    autojump_clock: MockClock,
+) -> None:
+    """It is asked for from when it was to come; what the server has instead until its ack wait ends takes all room."""
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"])
+    broker.add_stream("OUT", ["out.>"])
+    async with world([route(max_in_flight=2, ack_wait="5s", nak_delay="50ms")], brokers={"main": broker}) as w:
+        broker.deny_publish("out.a")
+        broker.trouble.lose("nak")
+        fill(broker, "a", 1)
+        await eventually(lambda: sum(w.route.failed.values()) == 1)
+        broker.allow_publish("out.a")
+        for number in range(1, 10):
+            fill(broker, "a", 1, first=number)
+            await trio.sleep(0.2)
+        await eventually(lambda: arrived(w, "a") == numbers(10), 60)
+        await eventually(lambda: unacked(w) == 0)

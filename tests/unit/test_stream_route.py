@@ -61,9 +61,7 @@ async def test_every_destination_gets_every_message_and_then_it_is_acked(autojum
 async def test_a_filter_takes_only_what_matches(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("IN", ["in.>"])
-    async with world(
-        [stream("IN", to("out"), filter="in.*.a")], brokers={"main": broker}
-    ) as w:
+    async with world([stream("IN", to("out"), filter="in.*.a")], brokers={"main": broker}) as w:
         for token in ("a", "b", "a", "c"):
             broker.publish(f"in.1.{token}", token.encode())
         await eventually(lambda: w.route.routed["out"] == 2)
@@ -86,9 +84,7 @@ async def test_headers_go_on_and_the_address_for_acks_does_not(autojump_clock: M
 
 
 @pytest.mark.parametrize(("message_id", "first"), [(None, "IN"), ("own", "IN"), ("sender", "own")])
-async def test_the_id_tells_which_copy_it_is(
-    autojump_clock: MockClock, message_id: str | None, first: str
-) -> None:
+async def test_the_id_tells_which_copy_it_is(autojump_clock: MockClock, message_id: str | None, first: str) -> None:
     broker = one_broker()["main"]
     broker.publish("in.x", b"own", {"Nats-Msg-Id": "own"})
     broker.publish("in.x", b"made")
@@ -390,9 +386,7 @@ async def test_one_that_fails_holds_up_nobody_else(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_the_last_delivery_that_fails_is_counted_as_dead_lettered(
-    autojump_clock: MockClock, limit: int
-) -> None:
+async def test_the_last_delivery_that_fails_is_counted_as_dead_lettered(autojump_clock: MockClock, limit: int) -> None:
     calls = 0
 
     def fail(message: Message) -> None:

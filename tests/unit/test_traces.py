@@ -234,9 +234,7 @@ async def test_a_batch_without_headers_costs_less_than_its_messages_one_by_one()
     async with recording(ratio=1e-18) as recorded:
         traces = recorded.traces
         whole = min(timeit.repeat(lambda: traces.sampled(batch), number=20, repeat=7))
-        singly = min(
-            timeit.repeat(lambda: [traces.sampled((raw,)) for raw in batch], number=20, repeat=7)
-        )
+        singly = min(timeit.repeat(lambda: [traces.sampled((raw,)) for raw in batch], number=20, repeat=7))
     assert whole < singly / 3
 
 

@@ -27,9 +27,7 @@ def create_streams(wire: Wire) -> None:
         config = {"name": name, "subjects": [f"{name.lower()}.*"], "storage": "file", "retention": "limits"}
         wire.request(f"$JS.API.STREAM.CREATE.{name}", config | {"num_replicas": 1})
     consumer = {"durable_name": CONSUMER, "ack_policy": "explicit", "max_ack_pending": 10_000, "filter_subject": "in.*"}
-    wire.request(
-        f"$JS.API.CONSUMER.DURABLE.CREATE.IN.{CONSUMER}", {"stream_name": "IN", "config": consumer}
-    )
+    wire.request(f"$JS.API.CONSUMER.DURABLE.CREATE.IN.{CONSUMER}", {"stream_name": "IN", "config": consumer})
 
 
 def fill(url: str, count: int, payload: int, tokens: int) -> None:

@@ -71,9 +71,7 @@ def judge(
             told = sorted(missing - gone)[:20]
             broken.append(f"lost {len(missing - gone)}, and the router says {failed}: {told}")
         if scene.received != scene.routed + failed:
-            broken.append(
-                f"the books: received {scene.received}, routed {scene.routed}, failed {dict(scene.failed)}"
-            )
+            broken.append(f"the books: received {scene.received}, routed {scene.routed}, failed {dict(scene.failed)}")
         poisoned = scene.received - len(accepted)
         if poisoned < 0:
             broken.append(f"received {scene.received}, but the links gave {len(accepted)}")

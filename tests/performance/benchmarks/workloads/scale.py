@@ -65,9 +65,7 @@ async def payloads(setting: Setting) -> list[Section]:
     for payload in (16, 1024 * 1024) if setting.quick else PAYLOADS:
         spec = closed_spec(setting, payload)
         job = setting.job(CORE)
-        turns = {
-            name: partial(routed, spec, CONTESTANTS[name], job) for name in ("router_trio", "nats_py", "raw")
-        }
+        turns = {name: partial(routed, spec, CONTESTANTS[name], job) for name in ("router_trio", "nats_py", "raw")}
         results = await in_turns(ROUNDS, turns, say=setting.say)
         for one in results.values():
             for figures in one.figures:
