@@ -198,8 +198,8 @@ class Pulling:
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if turns.awaited:
-            # At most as many as were in hand before: should something new come instead, that must have an end. But what is
-            # late is asked for each time though there is no room, or it could never come once new ones took its room.
+            # At most as many as were in hand before: should something new come instead, that must have an end. But what
+            # is late is asked for though there is no room, or it could never come once new ones took its room.
             room = max(self._most - hand.count, at_least)
             wanted = max(wanted, credit.want_again(min(turns.due(now), room)))
         size = credit.size(wanted, held_bytes) if wanted else 0
