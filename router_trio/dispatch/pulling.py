@@ -66,6 +66,7 @@ class Pulling:
         self._hand = hand
         self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self._may_ask)
         self._most = 2 * max_in_flight
+        self._more = 0
         self._closing = closing
         self._route = route
         self._look_again = trio.Event()
@@ -157,9 +158,10 @@ class Pulling:
                     late = [] if self._asking_about_late else hand.turns.late(now)[:MOST_LATE]
                     if late:
                         self._asking_about_late = True
+                        self._more += 1
                         nursery.start_soon(self._ask_about, consumer, late, patience)
                     if now >= not_before:
-                        self._ask(consumer, now, at_least=1 if late else 0)
+                        self._ask(consumer, now)
                         self._tell_state()
                     else:
                         told = "what was delivered before, and is not acked, has to come again first: nothing is asked"
@@ -193,15 +195,17 @@ class Pulling:
         self._asking_about_late = False
         self._look_again.set()
 
-    def _ask(self, consumer: PullConsumer, now: float, at_least: int = 0) -> None:
+    def _ask(self, consumer: PullConsumer, now: float) -> None:
         hand, turns, credit = self._hand, self._hand.turns, self._credit
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if turns.awaited:
-            # At most as many as were in hand before: should something new come instead, that must have an end. But what
-            # is late is asked for though there is no room, or it could never come once new ones took its room.
-            room = max(self._most - hand.count, at_least)
+            # At most as many as were in hand before: should something new come instead, that must have an end. Whenever
+            # something is late it is one more, or it could never come once new messages took the room.
+            room = self._most + self._more - hand.count
             wanted = max(wanted, credit.want_again(min(turns.due(now), room)))
+        else:
+            self._more = 0
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:
