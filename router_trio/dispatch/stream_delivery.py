@@ -12,6 +12,7 @@ from router_trio.dispatch.turns import OF_THE_MESSAGE
 from router_trio.message import Fate
 from router_trio.operation import Operation
 from router_trio.outbox import OUT_OF_TURN
+from router_trio.protocol import LAST_SEQUENCE
 from router_trio.states import RouteState
 
 
@@ -70,9 +71,9 @@ class StreamDelivery(Delivery):
         self.ack_subject = raw[1]
         self._source = source
         tokens = _tokens(raw[1])
-        self.sequence = int(tokens[5])
-        self.number = int(tokens[6])
-        if not 0 < self.sequence <= protocol.LAST_SEQUENCE or not 0 < self.number <= protocol.LAST_SEQUENCE:
+        self.sequence = sequence = int(tokens[5])
+        self.number = number = int(tokens[6])
+        if not (0 < sequence <= LAST_SEQUENCE and 0 < number <= LAST_SEQUENCE):
             raise ValueError("a sequence that no stream has")
         self.time = tokens[7]
         self.message_id = b"%b:%b:%b" % (tokens[2], tokens[5], tokens[7])
