@@ -151,7 +151,9 @@ class Turns(Generic[D]):
             self.awaited -= 1
         may_go = sequence == line.tried or sequence in line.run
         line.run.discard(sequence)
-        if may_go and sequence < line.end:
+        # One before it may have been refused since, and have come again: then that waits in hand, or is tried.
+        alone = line.tried is None or sequence <= line.tried
+        if may_go and alone and sequence < min(line.held.first, line.end):
             return delivery
         if sequence == line.tried:
             line.tried = None

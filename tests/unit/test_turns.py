@@ -354,3 +354,31 @@ class TurnsMachine(RuleBasedStateMachine):
 
 TestTurns = TurnsMachine.TestCase
 TestTurns.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+
+
+def let_go_before_a_refused_one() -> tuple[Turns[Message], list[Message]]:
+    """2 and 4 were let go and are not yet looked at; 5 has to come again."""
+    turns, given = Turns[Message](), messages(5)
+    one, two, _, four, five = given
+    refuse(turns, one, five)
+    assert admitted(turns, [two, four, one]) == [1]
+    assert sequences(turns.settled(one)) == [2, 4]
+    return turns, given
+
+
+def test_what_was_let_go_does_not_pass_one_that_is_refused_and_comes_again_meanwhile() -> None:
+    turns, (_, two, _, four, _) = let_go_before_a_refused_one()
+    assert admitted(turns, [two]) == [2]
+    refuse(turns, two)
+    assert admitted(turns, [two]) == [2], "it is tried alone"
+    assert admitted(turns, [four]) == []
+    assert sequences(turns.settled(two)) == [4]
+
+
+def test_what_is_to_be_tried_does_not_pass_one_that_is_refused_and_comes_again_meanwhile() -> None:
+    turns, (_, two, _, four, five) = let_go_before_a_refused_one()
+    assert admitted(turns, [two, four, five]) == [2, 4, 5]
+    refuse(turns, two)
+    assert admitted(turns, [two]) == [], "5 is about to be tried"
+    assert admitted(turns, [five]) == [2], "instead of 5, which waits"
+    assert sequences(turns.settled(two)) == [5]
