@@ -196,6 +196,13 @@ class Hand:
 
     # --- back to the stream ---
 
+    def give_back_newest(self, due: float, patience: float) -> StreamDelivery | None:
+        """Give away the newest that waits for its turn, if any does. It comes again as a refused one does."""
+        delivery = self.turns.give_back_newest(due, due + patience)
+        if delivery is not None:
+            self.finished(delivery)
+        return delivery
+
     def take_back_stuck(self) -> list[StreamDelivery]:
         """Give away what waits for what doesn't come any more; returned in the order of the stream."""
         stuck = self.turns.stuck()

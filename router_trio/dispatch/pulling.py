@@ -50,7 +50,10 @@ PROGRESS_SHARE = 1 / 3
 
 
 class Pulling:
-    """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it."""
+    """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it.
+
+    `make_room` is called when something is late, and what waits for it has all the room in which it could come.
+    """
 
     def __init__(
         self,
@@ -61,14 +64,15 @@ class Pulling:
         budget: PullBudget,
         closing: trio.Event,
         route: Callable[[], None],
+        make_room: Callable[[], None],
     ) -> None:
         self._routing = routing
         self._hand = hand
         self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self._may_ask)
         self._most = 2 * max_in_flight
-        self._more = 0
         self._closing = closing
         self._route = route
+        self._make_room = make_room
         self._look_again = trio.Event()
         self._heard_at = 0.0
         self._told_of_waiting = False
@@ -158,7 +162,6 @@ class Pulling:
                     late = [] if self._asking_about_late else hand.turns.late(now)[:MOST_LATE]
                     if late:
                         self._asking_about_late = True
-                        self._more += 1
                         nursery.start_soon(self._ask_about, consumer, late, patience)
                     if now >= not_before:
                         self._ask(consumer, now)
@@ -191,6 +194,8 @@ class Pulling:
             self._not_told = str(error)
         if position is hand.position and hand.give_up_waiting(gone):
             self._route()
+        if turns.late(trio.current_time()) and hand.count >= self._most:
+            self._make_room()
         turns.extend(trio.current_time(), patience)
         self._asking_about_late = False
         self._look_again.set()
@@ -200,12 +205,8 @@ class Pulling:
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if turns.awaited:
-            # At most as many as were in hand before: should something new come instead, that must have an end. Whenever
-            # something is late it is one more, or it could never come once new messages took the room.
-            room = self._most + self._more - hand.count
-            wanted = max(wanted, credit.want_again(min(turns.due(now), room)))
-        else:
-            self._more = 0
+            # At most as many as were in hand before: should something new come instead, that must have an end.
+            wanted = max(wanted, credit.want_again(min(turns.due(now), self._most - hand.count)))
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:

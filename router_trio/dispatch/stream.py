@@ -82,6 +82,7 @@ class StreamRoute:
             connection.pull_budget,
             self._closing,
             self._route,
+            self._make_room,
         )
         self._ack_wait = source.ack_wait
         self._arrived = trio.Event()
@@ -373,6 +374,12 @@ class StreamRoute:
                 )
             )
         self._told_differences = differences
+
+    def _make_room(self) -> None:
+        """Give back the newest that waits, so that what is late can come: it comes again later than that."""
+        delivery = self._hand.give_back_newest(trio.current_time() + self._ack_wait + OVERDUE, self._late)
+        if delivery is not None:
+            self._acks.nak(delivery.ack_subject, self._ack_wait)
 
     # --- the end ---
 

@@ -249,6 +249,17 @@ class Turns(Generic[D]):
                 in_turn += self._let_go(subject, line)
         return in_turn
 
+    def give_back_newest(self, due: float, until: float) -> D | None:
+        """Take out the newest of all that wait: it goes back to the stream, and is awaited like a refused one."""
+        line = max(self.lines.values(), key=lambda one: max(one.held, default=0), default=None)
+        if line is None or not line.held:
+            return None
+        delivery = line.held.pop(max(line.held))
+        self.held -= 1
+        line.awaited[delivery.sequence] = Awaited(delivery.ack_subject, due, until)
+        self.awaited += 1
+        return delivery
+
     # --- the end ---
 
     def stuck(self) -> list[D]:

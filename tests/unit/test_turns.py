@@ -270,6 +270,12 @@ class TurnsMachine(RuleBasedStateMachine):
     def never_come_again(self) -> None:
         self.lost.append(self.again.pop(0))
 
+    @rule()
+    def give_back(self) -> None:
+        message = self.turns.give_back_newest(self.now + 1.0, self.now + 1.0 + LATE)
+        if message is not None:
+            self.again.append(message)
+
     @precondition(lambda self: self.waiting)
     @rule()
     def route(self) -> None:
@@ -354,6 +360,24 @@ class TurnsMachine(RuleBasedStateMachine):
 
 TestTurns = TurnsMachine.TestCase
 TestTurns.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+
+
+def test_the_newest_that_waits_can_be_given_back_and_is_awaited_then() -> None:
+    turns, (one, two, three, four) = Turns[Message](), messages(4)
+    other = Message(9, b"b")
+    assert turns.give_back_newest(5.0, 6.0) is None
+    refuse(turns, one)
+    assert turns.give_back_newest(5.0, 6.0) is None, "nothing waits in hand"
+    refuse(turns, Message(8, b"b"))
+    assert admitted(turns, [two, three, other]) == []
+    assert turns.give_back_newest(5.0, 6.0) is other, "of all subjects"
+    assert turns.give_back_newest(5.0, 6.0) is three
+    assert (turns.held, turns.awaited) == (1, 4)
+    assert (turns.due(4.0), turns.due(5.0), turns.late(6.0)) == (2, 4, [3, 9])
+    assert admitted(turns, [one, four]) == [1]
+    assert sequences(turns.settled(one)) == [2], "what follows waits for the one that was given back"
+    assert admitted(turns, [two, three]) == [2, 3]
+    assert sequences(turns.settled(three)) == [4]
 
 
 def let_go_before_a_refused_one() -> tuple[Turns[Message], list[Message]]:
