@@ -5,10 +5,9 @@ Tests that let time pass take `clock`: the fake half runs on an autojump clock, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
-from pathlib import Path
 
 import pytest
 import trio
@@ -36,28 +35,11 @@ from tests.contract.worlds import (
     Recorder,
     World,
     link_of,
-    open_world,
     operation,
     operation_with_ack,
 )
 
 SPEC = ConsumerSpec("ORDERS", "router", None, ack_wait=1.0, max_deliver=-1, max_ack_pending=1000)
-
-
-@pytest.fixture(params=["fake", "real"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def clock(kind: str) -> trio.abc.Clock | None:
-    return trio.testing.MockClock(autojump_threshold=0) if kind == "fake" else None
-
-
-@pytest.fixture
-async def world(kind: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(kind, tmp_path) as opened:
-        yield opened
 
 
 # --- connecting and dying ---

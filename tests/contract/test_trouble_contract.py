@@ -6,36 +6,17 @@ none of them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 import trio
 import trio.testing
 
 from router_trio.headers import find
 from router_trio.protocol import header_block, payload
 from tests.contract.test_link_contract import SPEC
-from tests.contract.worlds import Recorder, World, link_of, open_world, operation
+from tests.contract.worlds import Recorder, World, link_of, operation
 
 MAX_CONTROL_LINE = 4096
-
-
-@pytest.fixture(params=["fake", "real"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def clock(kind: str) -> trio.abc.Clock | None:
-    return trio.testing.MockClock(autojump_threshold=0) if kind == "fake" else None
-
-
-@pytest.fixture
-async def world(kind: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(kind, tmp_path) as opened:
-        yield opened
 
 
 def subject_of(control_line: int) -> bytes:

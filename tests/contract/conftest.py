@@ -1,0 +1,28 @@
+"""The world of each test: the fake broker's, on an autojump clock, and a real nats-server's, on the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.contract.worlds import World, open_world
+
+
+@pytest.fixture(params=["fake", "real"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def clock(kind: str) -> trio.abc.Clock | None:
+    return trio.testing.MockClock(autojump_threshold=0) if kind == "fake" else None
+
+
+@pytest.fixture
+async def world(kind: str, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(kind, tmp_path) as opened:
+        yield opened
