@@ -195,6 +195,5 @@ class SizeForm:
 
 
 Duration = Annotated[float, DurationForm()]
-PositiveDuration = Annotated[float, DurationForm(minimum=0.001)]
 Size = Annotated[int, SizeForm()]
 PositiveSize = Annotated[int, SizeForm(minimum=1)]

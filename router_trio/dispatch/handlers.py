@@ -108,12 +108,6 @@ def _drop(steps: Any) -> None:
         steps.close()
 
 
-async def invoke(handler: Handler, message: Message) -> list[Message]:
-    """Call the handler; its answers. Blocks as long as it does, and raises what it raises, or as `answers_of`."""
-    answer = begin(handler, message)
-    return answers_of(await finished(answer) if isinstance(answer, Blocked) else answer)
-
-
 async def finished(blocked: Blocked) -> Any:
     """Return the answer of a handler that has begun. Blocks as long as it does, and raises what it raises.
 

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import protocol
-from router_trio.dispatch.handlers import Blocked, as_message, begin, invoke, load_handler
+from router_trio.dispatch.handlers import Blocked, Handler, answers_of, as_message, begin, finished, load_handler
 from router_trio.errors import HandlerError
 from router_trio.headers import Headers
 from router_trio.message import Message
@@ -35,6 +35,12 @@ OTHER = Message("in.y", b"other")
 
 
 # --- calling ---------------------------------------------------------------------------------------------------------
+
+
+async def invoke(handler: Handler, message: Message) -> list[Message]:
+    """As `Routing` does it."""
+    answer = begin(handler, message)
+    return answers_of(await finished(answer) if isinstance(answer, Blocked) else answer)
 
 
 def generator(message: Message) -> Iterator[Message]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from router_trio.units import (
     LONGEST_DURATION,
     SIZE_PATTERN,
     Duration,
-    PositiveDuration,
+    DurationForm,
     PositiveSize,
     Size,
     format_duration,
@@ -25,6 +25,8 @@ from router_trio.units import (
     parse_duration,
     parse_size,
 )
+
+PositiveDuration = Annotated[float, DurationForm(minimum=0.001)]
 
 DURATIONS = {
     "0s": 0.0,
