@@ -14,14 +14,13 @@ from typing import TypeVar
 
 import nats.errors
 import trio
-import trio_asyncio
 from nats.aio.client import Client
 
 from router_trio import protocol
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_WITHIN, StreamState
-from router_trio.nats.answers import AnswerError
 from router_trio.nats.api import ApiError, StreamInfo, stream_info, stream_names
+from router_trio.nats.ask import ask, subject_of
 
 T = TypeVar("T")
 
@@ -53,18 +52,12 @@ class Lookups:
 
         `domain` asks the JetStream of that domain.
         """
-        subject = protocol.wire(f"$JS.{domain}.API.{request}" if domain else f"$JS.API.{request}")
+        subject = protocol.wire(subject_of(request, domain))
         with trio.CancelScope() as scope:
             asking = self._asking.setdefault(subject, [])
             asking.append(scope)
             try:
-                answer = await trio_asyncio.aio_as_trio(self._client.request)(
-                    protocol.text(subject), body, LOOKUP_WITHIN
-                )
-                return read(answer.data)
-            except AnswerError as error:
-                told = f"the answer to $JS.API.{request} is not one of JetStream: {error}"
-                raise SourceError(told, reason="bad_answer") from error
+                return await ask(self._client, request, body, read, LOOKUP_WITHIN, domain)
             except nats.errors.NoRespondersError as error:
                 raise _not_enabled() from error
             except TimeoutError as error:

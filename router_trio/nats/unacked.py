@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.nats.api import ApiError
+from router_trio.nats.lookups import NOT_FOUND
 from router_trio.nats.past import look_up
 
 MOST = 8_192
@@ -25,8 +26,6 @@ AT_A_TIME = 8
 
 WITHIN = 3.0
 """Seconds for all of them."""
-
-NOT_FOUND = 404
 
 
 async def find_between(
