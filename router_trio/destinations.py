@@ -183,7 +183,10 @@ class Destinations:
             return
         if one.met[0] == "limit":
             # One without room for a message may be short of its limit: it counts as full until it has got more room.
-            mended = any(s.name not in before or s.has_more_room_than(before[s.name]) for s in streams)
+            # That may have been before this first look at it: where the server named the limit, there may be none now.
+            mended = any(s.name not in before or s.has_more_room_than(before[s.name]) for s in streams) or all(
+                stream.takes_again(one.met[1]) for stream in streams
+            )
         else:
             # What is not stored may be for those subjects that no stream takes.
             mended = any(_covers(subject, one.pattern) for stream in streams for subject in stream.subjects)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from router_trio.errors import LinkError
@@ -140,6 +141,17 @@ class StreamState:
             or self.held < before.held
             or self.limits != before.limits
         )
+
+    def takes_again(self, refusal: str) -> bool:
+        """Return True if it is not short now of what nats-server named when it refused a message.
+
+        How large that message was is not known here: of bytes, only no limit is enough.
+        """
+        if "maximum messages exceeded" in refusal:
+            return self.room[0] > 0
+        if "maximum bytes exceeded" in refusal:
+            return self.room[1] == inf
+        return False
 
 
 class LinkListener(Protocol):

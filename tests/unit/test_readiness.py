@@ -239,6 +239,22 @@ async def test_a_stream_of_several_that_takes_messages_is_enough_until_a_publish
         await until_unready(w, "jetstream_10109")
 
 
+async def test_a_limit_that_is_gone_before_anybody_looked_is_over_all_the_same(autojump_clock: MockClock) -> None:
+    """The first look at the stream after the refusal sees it with room: there never is more than that."""
+    async with world([TO_STREAM], brokers=one_broker()) as w:
+        fill_out(w)
+        w.broker.publish("in.x")
+        await until_unready(w, "limit")
+        limit(None)(w)  # a destination that takes one message and refuses the next is not looked at each time
+        await probe_arrives(w)
+        fill_out(w)
+        w.broker.publish("in.x")
+        await until_unready(w, "limit")
+        limit(None)(w)
+        await until_ready(w)
+        await probe_arrives(w)
+
+
 async def test_only_refusals_of_the_destination_count(autojump_clock: MockClock) -> None:
     async with world([TO_STREAM], brokers=one_broker()) as w:
         destinations = w.live.connections["main"].destinations
