@@ -171,8 +171,8 @@ class StreamRoute:
 
     @property
     def _late(self) -> float:
-        """Seconds that a message may be late which was naked here: the nak may be lost, not the ack wait."""
-        return 2 * self._ack_wait
+        """Seconds that a message may be late which was naked here: if the nak is lost, it comes after the ack wait."""
+        return self._ack_wait + OVERDUE
 
     def _received(self, batch: list[protocol.RawMessage]) -> None:
         now = trio.current_time()
