@@ -297,8 +297,9 @@ async def test_restarts_of_the_router_under_load(server: NatsServer) -> None:
             with trio.CancelScope() as scope:
                 async with watched(router, watch), trio.open_nursery() as publishers:
                     publishers.start_soon(publish, watch.router)
-                    routed = watch.router.routes[0]
+                    routed, before = watch.router.routes[0], len(acked)
                     await eventually(lambda routed=routed: sum(routed.routed.values()) > 300)  # type: ignore[misc]
+                    await eventually(lambda before=before: len(acked) > before)  # type: ignore[misc]
                     publishers.cancel_scope.cancel()
                     if number % 2:
                         scope.cancel()
