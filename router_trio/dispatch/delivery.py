@@ -81,6 +81,11 @@ class Delivery:
         """True if copies of the message may have been sent by this process before."""
         return False
 
+    @property
+    def out_of_turn(self) -> bool:
+        """True if a message before it has to come again first: nothing of it may be sent now."""
+        return False
+
     def copied(self, copy: int) -> None:
         """One of several copies was delivered."""
 

@@ -10,7 +10,7 @@ Pure; the time is given.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 MOST_REMEMBERED = 65_536
@@ -33,16 +33,11 @@ class Failed:
 
 
 class Failures:
-    """What failed and may be tried again.
+    """What failed of one stream, as it is now, and may be tried again. Messages are known by their sequences."""
 
-    `initial` is the first delay in seconds; `most` is the number of attempts, 0 for no end.
-    """
+    __slots__ = ("_failed",)
 
-    def __init__(self, initial: float, most: int, max_in_flight: int) -> None:
-        self._initial = initial
-        self._most = most
-        self._spacing = min(initial, 1.0) / max(1.0, max_in_flight / 2)
-        self._next = 0.0
+    def __init__(self) -> None:
         self._failed: dict[int, Failed] = {}
 
     def __bool__(self) -> bool:
@@ -76,6 +71,24 @@ class Failures:
         self._failed[sequence] = found
         return found
 
+    def settled(self, sequences: Iterable[int]) -> None:
+        """These messages are not tried again."""
+        for sequence in sequences:
+            self._failed.pop(sequence, None)
+
+
+class RetryPolicy:
+    """When a message that failed is tried again, and whether it is.
+
+    `initial` is the first delay in seconds; `most` is the number of attempts, 0 for no end.
+    """
+
+    def __init__(self, initial: float, most: int, max_in_flight: int) -> None:
+        self._initial = initial
+        self._most = most
+        self._spacing = min(initial, 1.0) / max(1.0, max_in_flight / 2)
+        self._next = 0.0
+
     @property
     def limited(self) -> bool:
         """True if what fails is given up at last."""
@@ -90,12 +103,3 @@ class Failures:
         backoff = min(self._initial * FACTOR ** min(attempts - 1, 32), LONGEST_DELAY)
         self._next = min(max(now, self._next + self._spacing), now + LONGEST_DELAY)
         return backoff + self._next - now
-
-    def settled(self, sequences: list[int]) -> None:
-        """These messages are not tried again."""
-        for sequence in sequences:
-            self._failed.pop(sequence, None)
-
-    def clear(self) -> None:
-        """The stream is another one."""
-        self._failed.clear()

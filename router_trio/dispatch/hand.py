@@ -180,9 +180,11 @@ class Hand:
         """Whether a publish is one of a message of ours that must not be sent before another has come again."""
         owner = operation.owner if isinstance(operation, CoreOperation) else None
         delivery = owner.delivery if isinstance(owner, Leg) else owner
-        return (
-            isinstance(delivery, StreamDelivery) and delivery.position is self.position and self.turns.pass_by(delivery)
-        )
+        return isinstance(delivery, StreamDelivery) and self.passes_by(delivery)
+
+    def passes_by(self, delivery: StreamDelivery) -> bool:
+        """The same for a message, which may be in its handler."""
+        return delivery.position is self.position and self.turns.pass_by(delivery)
 
     def give_up_waiting(self, gone: Collection[int]) -> bool:
         """What is awaited and never comes again holds up nobody any more. Whether something waited for it."""

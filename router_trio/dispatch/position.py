@@ -16,6 +16,8 @@ from itertools import repeat
 from math import inf
 from operator import lt
 
+from router_trio.dispatch.failures import Failures
+
 REMEMBERED = 65_536
 """At least so many of the last settled messages are known; so many unsettled ones are told apart.
 
@@ -27,7 +29,7 @@ class Position:
     """One route's place in one incarnation of a stream. `stream_created` names the incarnation, `""` for none yet.
 
     `shared`: what was delivered before the first link was delivered to others. `next_delivery`: the consumer's number
-    of the first delivery that is meant here.
+    of the first delivery that is meant here. `failures`: what failed of it.
     """
 
     __slots__ = (
@@ -40,11 +42,13 @@ class Position:
         "_recent",
         "_shared",
         "_unsettled",
+        "failures",
         "stream_created",
     )
 
     def __init__(self, stream_created: str = "", *, shared: bool = False, next_delivery: int = 1) -> None:
         self.stream_created = stream_created
+        self.failures = Failures()
         # The time of each message, by its sequence.
         self._unsettled: dict[int, bytes] = {}
         self._recent: dict[int, bytes] = {}
@@ -152,6 +156,8 @@ class Position:
     def settled(self, sequences: Sequence[int], times: Sequence[bytes]) -> None:
         """These messages need not come again."""
         deque(map(self._unsettled.pop, sequences, repeat(None)), 0)
+        if self.failures:
+            self.failures.settled(sequences)
         self._recent.update(zip(sequences, times, strict=True))
         if len(self._recent) >= REMEMBERED:
             self._older, self._recent = self._recent, {}
@@ -159,3 +165,4 @@ class Position:
     def given_up(self, sequence: int) -> None:
         """The message will not come again from this consumer, though it failed."""
         self._unsettled.pop(sequence, None)
+        self.failures.settled((sequence,))

@@ -21,6 +21,7 @@ from router_trio.dispatch.outlet import Outlet
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
+from router_trio.outbox import OUT_OF_TURN
 from router_trio.quotes import bounded
 from router_trio.routes import RoutePlan
 from router_trio.states import RouteState
@@ -111,7 +112,8 @@ class Routing:
     async def route(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination.
 
-        Every error becomes the delivery's failure. Cancelled in the handler, nothing was sent.
+        Every error becomes the delivery's failure. Cancelled in the handler, nothing was sent. Nor if a message before
+        it was refused while the handler worked: then it goes through the handler once more, behind that one.
         """
         if self.tracing.active and self.tracing.sampled((delivery.raw,)):
             self.begin(delivery)
@@ -167,6 +169,10 @@ class Routing:
                     answer = await finished(answer)
                 finally:
                     state.handler_returns(trio.current_time())
+                if delivery.out_of_turn:
+                    delivery.fail(OUT_OF_TURN)
+                    delivery.done()
+                    return
             answers = answers_of(answer)
         except BaseException as error:
             await raise_if_ours(error)

@@ -19,7 +19,7 @@ from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
 from router_trio.dispatch.astray import OVERDUE, ask_again
 from router_trio.dispatch.deliveries import Deliveries
-from router_trio.dispatch.failures import LONGEST_DELAY, MOST_REMEMBERED, Failures
+from router_trio.dispatch.failures import LONGEST_DELAY, MOST_REMEMBERED, RetryPolicy
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.pulling import Pulling
 from router_trio.dispatch.retry import SourceRetry
@@ -63,7 +63,7 @@ class StreamRoute:
             # failed and waits for its next attempt: that must not keep out what is new.
             2 * source.max_in_flight + MOST_REMEMBERED,
         )
-        self.failures = Failures(source.nak_delay, max(source.max_deliver, 0), source.max_in_flight)
+        self._policy = RetryPolicy(source.nak_delay, max(source.max_deliver, 0), source.max_in_flight)
         self._server_limit = UNLIMITED
         self._deliveries = Deliveries(self, source.stream, source.durable)
         self._connection = connection
@@ -156,7 +156,6 @@ class StreamRoute:
 
     def _sequences_start_anew(self) -> None:
         """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
-        self.failures.clear()
         self._route()
         self._acks.forget()
 
@@ -283,8 +282,6 @@ class StreamRoute:
         self._look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
-        if self.failures:
-            self.failures.settled([delivery.sequence for delivery in deliveries])
         self._acks.ack(self._hand.delivered(deliveries))
 
     def _look(self) -> None:
@@ -303,12 +300,12 @@ class StreamRoute:
             self._hand.take_back(delivery)
             return
         now = trio.current_time()
-        attempts = self.failures.add(delivery.sequence)
-        if self.failures.over(attempts):
+        attempts = delivery.position.failures.add(delivery.sequence)
+        if self._policy.over(attempts):
             self._give_up(delivery, delivery.reason, attempts)
             self._acks.term(delivery.ack_subject, delivery.reason)
             return
-        delay = self.failures.delay(attempts, now)
+        delay = self._policy.delay(attempts, now)
         if 0 < self._server_limit <= delivery.deliveries:
             # Nobody may change this consumer: its server does not deliver the message again.
             self._give_up(delivery, delivery.reason, attempts)
@@ -321,6 +318,10 @@ class StreamRoute:
         if self._hand.refused(delivery):
             self._recall()
 
+    def passes_by(self, delivery: StreamDelivery) -> bool:
+        """See `Source.passes_by`."""
+        return self._hand.passes_by(delivery)
+
     def _recall(self) -> None:
         """Take back what is behind a refused message and not sent, or not confirmed on a link that died."""
         if self._hand.turns.lines:
@@ -329,7 +330,6 @@ class StreamRoute:
 
     def _give_up(self, delivery: StreamDelivery, reason: str, attempts: int) -> None:
         """That was the last attempt: the stream keeps the message, and its consumer is done with it."""
-        self.failures.settled([delivery.sequence])
         self._hand.given_up(delivery)
         self.state.dead_lettered += 1
         self._emit(
@@ -348,7 +348,7 @@ class StreamRoute:
         limits, spec = consumer.limits, self._spec
         room = 2 * self._source.max_in_flight
         self._server_limit = limits.max_deliver
-        if self.failures.limited and limits.retention != "limits":
+        if self._policy.limited and limits.retention != "limits":
             raise SourceError(
                 f"max_deliver would delete what is given up, since the stream {spec.stream!r} has {limits.retention} "
                 "retention; remove max_deliver, or read from a stream with limits retention",

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from router_trio import protocol
 from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.failures import Failures
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.turns import OF_THE_MESSAGE
 from router_trio.message import Fate
@@ -20,13 +19,15 @@ class Source(Protocol):
     """Who took it from the stream."""
 
     state: RouteState
-    failures: Failures
 
     def refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take it, or it was taken back from one; others may not have answered yet."""
 
     def finished(self, delivery: StreamDelivery) -> None:
         """All destinations of a message are settled."""
+
+    def passes_by(self, delivery: StreamDelivery) -> bool:
+        """Return True if a message before it on its subject was refused and is not settled."""
 
     def stored(self, delivery: StreamDelivery) -> None:
         """The only destination of a message has stored it, and nothing is counted yet. Told by a link's PubAcks."""
@@ -125,15 +126,20 @@ class StreamDelivery(Delivery):
     @property
     def was_tried(self) -> bool:
         """See `Delivery.was_tried`."""
-        return self._source.failures.attempts(self.sequence) > 0
+        return self.position.failures.attempts(self.sequence) > 0
+
+    @property
+    def out_of_turn(self) -> bool:
+        """See `Delivery.out_of_turn`."""
+        return self._source.passes_by(self)
 
     def copied(self, copy: int) -> None:
         """See `Delivery.copied`."""
-        self._source.failures.copied(self.sequence, copy)
+        self.position.failures.copied(self.sequence, copy)
 
     def has_copied(self, copy: int) -> bool:
         """See `Delivery.has_copied`."""
-        return copy in self._source.failures.copies(self.sequence)
+        return copy in self.position.failures.copies(self.sequence)
 
     def start_again(self) -> None:
         """It will be routed once more, as if it had just come."""

@@ -132,9 +132,9 @@ class Turns(Generic[D]):
         return self.held + self.awaited
 
     def pass_by(self, delivery: D) -> bool:
-        """Whether a message that is under way is behind one that has to come again."""
+        """Whether a message that is under way is behind one that has to come again, or has and is tried or waits."""
         line = self.lines.get(delivery.subject)
-        return line is not None and delivery.sequence > line.end
+        return line is not None and delivery.sequence > min(line.end, line.tried or inf, line.held.first)
 
     # --- what comes and goes ---
 

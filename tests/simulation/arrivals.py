@@ -28,7 +28,6 @@ class Arrivals:
         without = WITHOUT_ORDER if "order by the clock" in schedule.also else WITHOUT_ORDER | ORDER_BY_THE_CLOCK
         self._in_order = not without & {step.kind for step in schedule.steps}
         self._has_second = "second process" in schedule.faults
-        self._also_in_handlers = "order in handlers" in schedule.also
         self._window = schedule.windows["OUT"]
         # A copy may be sent again where its PubAck was lost, or the process that got it.
         self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
@@ -114,8 +113,6 @@ class Arrivals:
         A message that its handler failed is not waited for.
         """
         if self._handled.raised[copy[0], copy[2]]:
-            return True
-        if self._plans[copy[0]].handler == "async" and not self._also_in_handlers:
             return True
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)

@@ -93,8 +93,6 @@ def _route(random: Random, name: str, brokers: list[str], connections: list[str]
     )
     handlers = [kind for kind in MAKE if kind not in NOT_YET or kind in also]
     handler = random.choice(handlers) if random.random() < 0.45 else None
-    if "order in handlers" in also:
-        handler = "async"
     if stream:
         in_flight = random.choice((1, 2, 5, 20, 100))
         source: dict[str, Any] = {

@@ -23,7 +23,6 @@ NOT_YET = {
     "/readyz doesn't say so",
     "room": "what waits for a missing stream takes the room of publishes that could be sent",
     "readiness": "/readyz says ok while a destination refuses everything or is missing, or a durable is paused",
-    "order in handlers": "what a handler has when a message before it is refused is sent before that all the same",
     "order by the clock": "a refused message is waited for by the clock, and may come later than that",
 }
 """Kinds of faults, of handlers or of looks that are left out of what is drawn, and what each would find. `--also KIND`
@@ -290,6 +289,5 @@ NEEDS = {
     "source and durable made anew": ("no pubacks", "slow stream"),
     "readiness": ("durable paused", "full stream", "publish denied"),
     "order by the clock": ("durable paused", "full stream"),
-    "order in handlers": ("sink missing", "full stream"),
 }
 """What is drawn as well with a kind of `NOT_YET`, since it shows with that alone."""

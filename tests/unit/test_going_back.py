@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.link import ConsumerSpec
+from router_trio.message import Message
 from router_trio.nats import past
 from router_trio.nats.api import nanoseconds, stream_info
 from tests.raw_server import CREATED, stream_answer
@@ -21,8 +22,10 @@ from tests.unit.routing_world import (
     all_acked,
     eventually,
     fill,
+    handled,
     numbers,
     one_broker,
+    to,
     two_brokers,
     unacked,
     world,
@@ -115,6 +118,30 @@ async def test_a_stream_that_goes_back_again_and_again(autojump_clock: MockClock
             await trio.sleep(1)
         assert w.payloads("OUT") == numbers(25)
         assert w.watch.count("STREAM_WENT_BACK") == 4
+
+
+async def test_copies_of_a_message_of_the_time_before_are_none_of_the_message_that_has_its_sequence_now(
+    autojump_clock: MockClock,
+) -> None:
+    go_on = trio.Event()
+
+    async def work(message: Message) -> Message:
+        await (go_on.wait() if message.payload == b"0" else trio.sleep(1.0))
+        return message
+
+    two = [to("out.one", jetstream=True), to("out.two", jetstream=True)]
+    async with world(handlers=[handled(work, to=two, stream="IN", durable="router")], brokers=one_broker()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.received == 1)
+        w.broker.trouble.restore("IN", 0)
+        fill(w.broker, 1, first=1)
+        await w.watch.until("STREAM_WENT_BACK")
+        w.broker.deny_publish("out.two")
+        go_on.set()
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.two")
+        await eventually(lambda: w.route.received == 2 and unacked(w) == 0)
+        assert w.payloads("OUT") == [b"0", b"1", b"1"]
 
 
 # --- what a stream says of itself ------------------------------------------------------------------------------------

@@ -158,7 +158,8 @@ def test_what_follows_is_taken_together_as_it_would_be_one_by_one() -> None:
 
 
 def state(position: Position) -> dict[str, object]:
-    return {name: getattr(position, name) for name in Position.__slots__}
+    fields = {name: getattr(position, name) for name in Position.__slots__}
+    return {**fields, "failures": position.failures._failed}
 
 
 def test_against_a_simple_model() -> None:

@@ -271,6 +271,30 @@ async def test_what_is_sent_behind_a_refused_message_is_taken_back_when_the_link
 # --- when it does not come again -------------------------------------------------------------------------------------
 
 
+async def test_what_a_handler_works_on_is_not_sent_if_a_message_before_it_is_refused_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    go_on, worked_on = trio.Event(), list[bytes]()
+
+    async def work(message: Message) -> Message:
+        worked_on.append(message.payload)
+        if message.payload == b"1":
+            await go_on.wait()
+        return message
+
+    destination = to("out.{{wildcard(1)}}", jetstream=True)
+    handler = handled(work, to=destination, stream="IN", durable="router", filter="in.*")
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 3)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.a")
+        go_on.set()
+        await all_acked(w, 3)
+        assert arrived(w, "a") == numbers(3)
+        assert worked_on == [b"0", b"1", b"0", b"1", b"2"]
+
+
 async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only_so_long(
     autojump_clock: MockClock,
 ) -> None:
@@ -284,7 +308,7 @@ async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only
         began = trio.current_time()
         fill(w.broker, "a", 20, first=1)
         await eventually(lambda: len(arrived(w, "a")) == 20, 60)
-        assert 20 <= trio.current_time() - began <= 22
+        assert 10 <= trio.current_time() - began <= 13
         assert arrived(w, "a") == numbers(20, first=1)
         await eventually(lambda: w.route.state == RUNNING)
 
@@ -320,7 +344,7 @@ async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_
             await eventually(lambda: asked, 60)
             await eventually(lambda: "can't be found out: no answer" in (w.route.reason or ""), 0.1)
             await trio.sleep(200)
-        assert asked == [([1], 19)] * 11, "every 20 s"
+        assert asked == [([1], 19)] * 20, "every 10.1 s"
         assert arrived(w, "a") == []
         await all_acked(w, 19)
         assert arrived(w, "a") == numbers(19, first=1)

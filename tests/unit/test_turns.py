@@ -209,7 +209,16 @@ def test_what_is_under_way_behind_a_refused_one_would_pass_it_by() -> None:
     assert [turns.pass_by(message) for message in (one, two, three)] == [False, False, True]
     assert not turns.pass_by(Message(9, b"b"))
     assert admitted(turns, [two]) == [2]
+    assert [turns.pass_by(message) for message in (one, two, three)] == [False, False, True], "it is tried, not settled"
+    turns.settled(two)
     assert not turns.pass_by(three)
+
+
+def test_what_is_under_way_would_pass_by_what_waits() -> None:
+    turns, (one, two, three, four) = Turns[Message](), messages(4)
+    refuse(turns, one, three)
+    assert admitted(turns, [three, two, one]) == [1]
+    assert [turns.pass_by(message) for message in (one, two, four)] == [False, True, True]
 
 
 def test_all_is_forgotten_in_the_order_of_the_stream() -> None:
