@@ -91,3 +91,9 @@ def stored(stream: str, sequence: int, duplicate: bool = False) -> Fate:
     """The fate of a publish that a stream has, `duplicate` if it was there before."""
     # Past Fate(), which takes longer: this is done for each PubAck.
     return tuple.__new__(Fate, ("acked", None, stream, sequence, duplicate))
+
+
+def stored_each(stream: str, sequences: Iterable[int]) -> list[Fate]:
+    """The fates of publishes that a stream has as these, each for the first time."""
+    new = tuple.__new__
+    return [new(Fate, ("acked", None, stream, sequence, False)) for sequence in sequences]

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import repeat
 from operator import itemgetter
 
 from router_trio import protocol
 from router_trio.dispatch.position import Position
-from router_trio.dispatch.stream_delivery import Source, StreamDelivery
+from router_trio.dispatch.stream_delivery import Columns, Source, StreamDelivery, columns, delivery_of
+from router_trio.protocol import LAST_SEQUENCE
 
 _NUMBERS = 5
 """How many numbers end the subject of an ack: see `stream_delivery`."""
 
+FEW = 3
+"""Messages that are read one by one: it takes no longer."""
+
 _reply = itemgetter(1)
 
-Read = tuple[list[StreamDelivery], Sequence[protocol.RawMessage]]
-"""Deliveries, and the others: statuses, and whatever anybody published."""
+Read = tuple[list[StreamDelivery], Columns, Sequence[protocol.RawMessage]]
+"""Deliveries, what they have in common, and the others: statuses, and whatever anybody published."""
 
 
 class Deliveries:
@@ -28,6 +33,7 @@ class Deliveries:
 
     def __init__(self, source: Source, stream: str, durable: str) -> None:
         self._source = source
+        self._stream = protocol.wire(stream)
         self._acked_at = protocol.wire(f"$JS.ACK.{stream}.{durable}.")
         domain = rb"(\.[^.]{1,255}\.[^.]{1,255})?"
         named = re.escape(protocol.wire(f".{stream}.{durable}"))
@@ -36,31 +42,44 @@ class Deliveries:
     def read(self, batch: Sequence[protocol.RawMessage], position: Position, now: float) -> Read:
         """Return what of a batch was delivered, as of `position`, and what was not.
 
-        Fast path of `one_by_one`; held equal by tests/unit/test_deliveries.py.
+        Fast path of `one_by_one`, for 256 together two fifths of its time; held equal by tests/unit/test_deliveries.py.
         """
-        deliveries = self._all(batch, position, now)
-        if deliveries is not None:
-            return deliveries, ()
+        if len(batch) <= FEW:
+            return self.one_by_one(batch, position, now)
+        found = self._all(batch, position, now)
+        if found is not None:
+            return *found, ()
         others = [raw for raw in batch if not raw[1]]
-        if others:
-            deliveries = self._all([raw for raw in batch if raw[1]], position, now)
-            if deliveries is not None:
-                return deliveries, others
+        if 0 < len(others) < len(batch):
+            found = self._all([raw for raw in batch if raw[1]], position, now)
+            if found is not None:
+                return *found, others
         return self.one_by_one(batch, position, now)
 
-    def _all(self, batch: Sequence[protocol.RawMessage], position: Position, now: float) -> list[StreamDelivery] | None:
-        """All as deliveries, if each has a reply subject with our beginning and five numbers."""
+    def _all(
+        self, batch: Sequence[protocol.RawMessage], position: Position, now: float
+    ) -> tuple[list[StreamDelivery], Columns] | None:
+        """All as deliveries, if each has a reply subject with our beginning and five numbers that a stream has."""
         count, source = len(batch), self._source
         replies = b".".join(map(_reply, batch))
-        numbers = replies.replace(self._acked_at, b"")
-        if len(replies) - len(numbers) != count * len(self._acked_at):
+        joined = replies.replace(self._acked_at, b"")
+        if len(replies) - len(joined) != count * len(self._acked_at):
             return None
-        if numbers.translate(None, b"0123456789") != b"." * (_NUMBERS * count - 1):
+        if joined.translate(None, b"0123456789") != b"." * (_NUMBERS * count - 1):
             return None
+        tokens = joined.split(b".")
         try:
-            return [StreamDelivery(source, position, raw, now) for raw in batch]
-        except (ValueError, IndexError):
+            sequences, numbers = [*map(int, tokens[1::5])], [*map(int, tokens[2::5])]
+        except ValueError:
             return None
+        if min(sequences) < 1 or min(numbers) < 1 or max(sequences) > LAST_SEQUENCE or max(numbers) > LAST_SEQUENCE:
+            return None
+        times = tokens[3::5]
+        ids = map(b":".join, zip(repeat(self._stream), tokens[1::5], times))
+        return [
+            StreamDelivery(source, position, raw, now, sequence, number, time, message_id)
+            for raw, sequence, number, time, message_id in zip(batch, sequences, numbers, times, ids, strict=True)
+        ], (sequences, numbers, times)
 
     def one_by_one(self, batch: Sequence[protocol.RawMessage], position: Position, now: float) -> Read:
         """See `read`."""
@@ -69,9 +88,9 @@ class Deliveries:
         for raw in batch:
             if self._delivered.fullmatch(raw[1]):
                 try:
-                    deliveries.append(StreamDelivery(self._source, position, raw, now))
+                    deliveries.append(delivery_of(self._source, position, raw, now))
                     continue
                 except ValueError:
                     pass  # a number that no stream has
             others.append(raw)
-        return deliveries, others
+        return deliveries, columns(deliveries), others

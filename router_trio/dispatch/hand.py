@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
-from operator import attrgetter
 
 from router_trio.dispatch.delivery import Leg
 from router_trio.dispatch.position import Position
-from router_trio.dispatch.stream_delivery import StreamDelivery
+from router_trio.dispatch.stream_delivery import Columns, StreamDelivery
 from router_trio.dispatch.turns import Turns
 from router_trio.operation import CoreOperation, Operation
-
-_identity = attrgetter("sequence", "number", "time")
 
 
 class Hand:
@@ -46,15 +43,21 @@ class Hand:
         self.position = position
 
     def take(
-        self, deliveries: Sequence[StreamDelivery], patience: float, went_back: Callable[[StreamDelivery], None]
+        self,
+        deliveries: Sequence[StreamDelivery],
+        columns: Columns,
+        patience: float,
+        went_back: Callable[[StreamDelivery], None],
     ) -> list[StreamDelivery]:
-        """Deliveries came, at least one. Returns those that came again: their messages are `open`, or settled.
+        """Deliveries came, at least one, with these `columns`.
+
+        Returns those that came again: their messages are `open`, or settled.
 
         `patience`: see `Position.received`. `went_back` is told of each that shows that the stream went back in time:
         it and what comes behind it is taken as of another stream.
         """
-        sequences, numbers, times = zip(*map(_identity, deliveries), strict=True)
-        if self.turns.lines or not self.position.followed(sequences, numbers, times):
+        sequences = columns[0]
+        if self.turns.lines or not self.position.followed(*columns):
             return [delivery for delivery in deliveries if not self._take(delivery, patience, went_back)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
@@ -131,10 +134,9 @@ class Hand:
         position = self.position
         ours = [delivery for delivery in deliveries if delivery.position is position]
         if ours:
-            sequences, _, times = zip(*map(_identity, ours), strict=True)
-            for sequence in sequences:
-                del self.open[sequence]
-            position.settled(sequences, times)
+            sequences = [delivery.sequence for delivery in ours]
+            deque(map(self.open.__delitem__, sequences), 0)
+            position.settled(sequences, [delivery.time for delivery in ours])
         if self.turns.lines:
             for delivery in ours:
                 self._have_their_turn(delivery)

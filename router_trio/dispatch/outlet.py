@@ -21,7 +21,9 @@ from router_trio.routes import Destination
 from router_trio.subjects import validate_subject
 
 MESSAGE_ID = b"Nats-Msg-Id"
-_IDENTIFIED = b"NATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n"
+_IDENTIFIED = b"H%b%b.%d %d %d\r\nNATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n%b"
+_IDENTIFIED_SIZE = len(b"NATS/1.0\r\nNats-Msg-Id: \r\n\r\n")
+"""The frame of a copy whose one header is its id; and how long that header block is without the id."""
 
 _MORE_DIGITS = 24
 """Bytes that a control line may grow by when a message gets headers or another payload: its two sizes."""
@@ -139,26 +141,31 @@ class Outlet:
         for delivery in deliveries:
             raw = delivery.raw
             subject, _, header_size, size, tail = raw
-            trace_parent = None if delivery.trace is None else self.trace(delivery)
             try:
                 prefix = prefixes.get(subject) or self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
                 ending = endings.get(subject) or self.address.ending_for(subject)
-                start = len(tail) - 2 - size + header_size
-                body = tail[start:]
-                if header_size:
-                    block = self._headers(tail[start - header_size : start], delivery.message_id, ending)
+                message_id = delivery.message_id or self.connection.new_message_id()
+                if header_size or delivery.trace is not None:
+                    start = len(tail) - 2 - size + header_size
+                    block = self._headers(tail[start - header_size : start], message_id, ending)
+                    trace_parent = self.trace(delivery)
+                    if trace_parent is not None:
+                        block = self._with_parent(block, trace_parent, size - header_size)
+                    size += len(block) - header_size
+                    if size > limit:
+                        measure(self.connection, size)
+                    frame = b"H%b%b.%d %d %d\r\n%b%b" % (prefix, inbox, order, len(block), size, block, tail[start:])
                 else:
-                    # What most messages of a stream are like.
-                    block = _IDENTIFIED % (delivery.message_id or self.connection.new_message_id(), ending)
-                if trace_parent is not None:
-                    block = self._with_parent(block, trace_parent, size - header_size)
-                size += len(block) - header_size
-                if size > limit:
-                    measure(self.connection, size)
+                    # What most messages of a stream are like: the same in one go.
+                    added = len(message_id) + len(ending) + _IDENTIFIED_SIZE
+                    if size + added > limit:
+                        measure(self.connection, size + added)
+                    body = tail[-2 - size :]
+                    frame = _IDENTIFIED % (prefix, inbox, order, added, size + added, message_id, ending, body)
             except RouterError as error:
                 refused.append((delivery, error))
                 continue
-            frames.append(b"H%b%b.%d %d %d\r\n%b%b" % (prefix, inbox, order, len(block), size, block, body))
+            frames.append(frame)
             owners.append(delivery)
             order += 1
         self.outbox.offer_each(frames, owners)

@@ -89,7 +89,7 @@ class StreamRoute:
         self._all_settled = trio.lowlevel.ParkingLot()
         self._intake_over = trio.Event()
         self._intake_over.set()
-        self._stored: list[StreamDelivery] = []
+        self.stored: list[StreamDelivery] = []
         self._nothing_comes = False
         self._told_differences: list[str] = []
         self._bare = False
@@ -179,13 +179,13 @@ class StreamRoute:
             batch = self._with_payloads(batch)
         hand = self._hand
         self._pulling.heard(now)
-        deliveries, others = self._deliveries.read(batch, hand.position, now)
+        deliveries, columns, others = self._deliveries.read(batch, hand.position, now)
         for raw in others:
             if self._pulling.status(raw):
                 self._retry.succeeded()
         if deliveries:
             size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
-            again = hand.take(deliveries, self._patience, self._other_message)
+            again = hand.take(deliveries, columns, self._patience, self._other_message)
             if again:
                 self.state.duplicates += len(again)
                 position, in_hand = hand.position, hand.open
@@ -266,14 +266,12 @@ class StreamRoute:
             self._not_delivered(delivery)
         self._look()
 
-    def stored(self, delivery: StreamDelivery) -> None:
-        """The only destination of a message has stored it: acked with all others of which the link tells now."""
-        if not self._stored:
-            self.routing.connections[0].when_handed_out(self._ack_stored)
-        self._stored.append(delivery)
+    def first_stored(self) -> None:
+        """See `Source.first_stored`. What is stored is acked with all others of which the link tells now."""
+        self.routing.connections[0].when_handed_out(self._ack_stored)
 
     def _ack_stored(self) -> None:
-        stored, self._stored = self._stored, []
+        stored, self.stored = self.stored, []
         state, now = self.state, trio.current_time()
         state.delivered[state.destinations[0]] += len(stored)
         for received_at, together in groupby(stored, _received_at):

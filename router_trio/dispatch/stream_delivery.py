@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from router_trio import protocol
@@ -14,11 +15,16 @@ from router_trio.outbox import OUT_OF_TURN
 from router_trio.protocol import LAST_SEQUENCE
 from router_trio.states import RouteState
 
+Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
+"""Of several deliveries: the sequences, the consumer's numbers, the times. See `StreamDelivery`."""
+
 
 class Source(Protocol):
     """Who took it from the stream."""
 
     state: RouteState
+    stored: list[StreamDelivery]
+    """Messages whose only destination has stored them, as a link's PubAcks say: nothing of it is counted yet."""
 
     def refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take it, or it was taken back from one; others may not have answered yet."""
@@ -29,8 +35,8 @@ class Source(Protocol):
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """Return True if a message before it on its subject was refused and is not settled."""
 
-    def stored(self, delivery: StreamDelivery) -> None:
-        """The only destination of a message has stored it, and nothing is counted yet. Told by a link's PubAcks."""
+    def first_stored(self) -> None:
+        """The first of `stored` is about to be put there."""
 
 
 class StreamDelivery(Delivery):
@@ -58,8 +64,17 @@ class StreamDelivery(Delivery):
     from_stream = True
     reply = b""  # the reply subject of a delivery is for us, not for who gets the copies
 
-    def __init__(self, source: Source, position: Position, raw: protocol.RawMessage, received_at: float) -> None:
-        """Raises `ValueError` or `IndexError` for a reply subject that no stream gives."""
+    def __init__(
+        self,
+        source: Source,
+        position: Position,
+        raw: protocol.RawMessage,
+        received_at: float,
+        sequence: int,
+        number: int,
+        time: bytes,
+        message_id: bytes,
+    ) -> None:
         # Written out, as `settle` is: both are done for each message.
         self.route = source.state
         self.raw = raw
@@ -71,13 +86,10 @@ class StreamDelivery(Delivery):
         self.recalled = self.refused = False
         self.ack_subject = raw[1]
         self._source = source
-        tokens = _tokens(raw[1])
-        self.sequence = sequence = int(tokens[5])
-        self.number = number = int(tokens[6])
-        if not (0 < sequence <= LAST_SEQUENCE and 0 < number <= LAST_SEQUENCE):
-            raise ValueError("a sequence that no stream has")
-        self.time = tokens[7]
-        self.message_id = b"%b:%b:%b" % (tokens[2], tokens[5], tokens[7])
+        self.sequence = sequence
+        self.number = number
+        self.time = time
+        self.message_id = message_id
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
@@ -89,7 +101,10 @@ class StreamDelivery(Delivery):
             and (not fate.duplicate or self.route.own_ids)
         ):
             self.remaining = 0
-            self._source.stored(self)
+            source = self._source
+            if not source.stored:
+                source.first_stored()
+            source.stored.append(self)
         else:
             super().settle(operation, count, fate, now)
 
@@ -150,6 +165,25 @@ class StreamDelivery(Delivery):
     def finished(self) -> None:
         """See `Delivery.finished`."""
         self._source.finished(self)
+
+
+def delivery_of(source: Source, position: Position, raw: protocol.RawMessage, received_at: float) -> StreamDelivery:
+    """Read the reply subject of a delivery. Raises `ValueError` or `IndexError` for one that no stream gives."""
+    tokens = _tokens(raw[1])
+    sequence, number = int(tokens[5]), int(tokens[6])
+    if not (0 < sequence <= LAST_SEQUENCE and 0 < number <= LAST_SEQUENCE):
+        raise ValueError("a sequence that no stream has")
+    message_id = b"%b:%b:%b" % (tokens[2], tokens[5], tokens[7])
+    return StreamDelivery(source, position, raw, received_at, sequence, number, tokens[7], message_id)
+
+
+def columns(deliveries: Sequence[StreamDelivery]) -> Columns:
+    """Return what they have in common."""
+    return (
+        [delivery.sequence for delivery in deliveries],
+        [delivery.number for delivery in deliveries],
+        [delivery.time for delivery in deliveries],
+    )
 
 
 def _number(token: bytes) -> int:

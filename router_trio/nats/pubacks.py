@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 from router_trio import headers, protocol
 from router_trio.link import LinkListener
-from router_trio.message import PubAck, stored
+from router_trio.message import PubAck, stored, stored_each
 from router_trio.nats.answers import AnswerError, read
 from router_trio.protocol import LAST_SEQUENCE
 from router_trio.quotes import excerpt
@@ -35,7 +36,12 @@ MAX_ANSWER = 8 * 1024
 MAX_DIGITS = 18
 """Of the number of a publish. Who makes a thousand each microsecond gets there in thirty years."""
 
+FEW = 8
+"""Answers that are read one by one: it takes no longer."""
+
 _ZERO = ord("0")
+
+_subject, _tail = itemgetter(0), itemgetter(4)
 
 MAX_REMEMBERED = 1024
 """Beginnings of PubAcks, a few for each stream that is published to. Then the memory starts anew."""
@@ -96,7 +102,48 @@ class PubAcks:
         """Tell what each answer means for the publish whose number ends its subject.
 
         Which stream stored it is in the fate that the listener gets.
+
+        Fast path of `one_by_one`, for 256 together a bit more than half of its time; held equal by
+        tests/unit/test_pubacks.py.
         """
+        acked = self._all(batch) if len(batch) > FEW else None
+        if acked is None:
+            self.one_by_one(batch)
+        else:
+            self._listener.acked(acked)
+
+    def _all(self, batch: Sequence[protocol.RawMessage]) -> list[PubAck] | None:
+        """All as PubAcks that differ in their numbers alone, if they do: what is before these was read once already."""
+        count, first = len(batch), batch[0]
+        start = first[4][: first[4].rfind(b":") + 1]
+        stream = self._streams.get(start)
+        if stream is None:
+            return None
+        tails = b"".join(map(_tail, batch))
+        numbers = tails.replace(start, b"")
+        if len(tails) - len(numbers) != count * len(start):
+            return None
+        inbox = first[0][: first[0].rfind(b".") + 1]
+        orders = b"".join(map(_subject, batch)).replace(inbox, b" ").split()
+        sequences = numbers.split(b"}\r\n")
+        if not (
+            len(orders) == len(sequences) - 1 == count
+            and b"".join(orders).isdigit()
+            and len(max(orders, key=len)) <= MAX_DIGITS
+            # Each of them has as many digits: `start` has the size of the whole.
+            and b"".join(sequences).isdigit()
+            and sequences.pop() == b""
+            and b"\n0" not in numbers
+            and numbers[0] != _ZERO
+        ):
+            return None
+        try:
+            return [*zip(map(int, orders), stored_each(stream, map(int, sequences)), strict=True)]
+        except ValueError:
+            return None  # one is empty
+
+    def one_by_one(self, batch: Sequence[protocol.RawMessage]) -> None:
+        """See `read`."""
         streams = self._streams
         acked: list[PubAck] = []
         for raw in batch:

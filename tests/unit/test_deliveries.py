@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from router_trio.dispatch.deliveries import Deliveries, Read
+from router_trio.dispatch.deliveries import FEW, Deliveries, Read
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.stream_delivery import Source
 from router_trio.link import ConsumerSpec
@@ -67,10 +67,12 @@ NONE = {
 
 @pytest.mark.parametrize("reply", NONE.values(), ids=NONE.keys())
 def test_what_is_none_is_not_taken_and_its_neighbours_are(reply: bytes) -> None:
-    batch = [delivery(1, 1), raw(b"in.x", reply, b"", b"forged"), delivery(2, 2), STATUS]
-    deliveries, others = read(batch)
-    assert [one.sequence for one in deliveries] == [1, 2]
-    assert list(others) == [batch[1], STATUS]
+    more = [delivery(number, number) for number in range(3, 3 + FEW)]
+    few = [delivery(1, 1), raw(b"in.x", reply, b"", b"forged"), delivery(2, 2), STATUS]
+    for batch in (few, few + more):
+        deliveries, _, others = read(batch)
+        assert [one.sequence for one in deliveries] == [1, 2, *range(3, len(batch) - 1)]
+        assert list(others) == [batch[1], STATUS]
 
 
 @pytest.mark.parametrize(
@@ -83,35 +85,49 @@ def test_what_is_none_is_not_taken_and_its_neighbours_are(reply: bytes) -> None:
     ],
 )
 def test_what_is_one_is_taken(message: RawMessage, sequence: int) -> None:
-    deliveries, others = read([message])
+    deliveries, _, others = read([message])
     assert [one.sequence for one in deliveries] == [sequence]
     assert not others
 
 
 def test_names_are_no_patterns() -> None:
     batch = [delivery(at="$JS.ACK.I+N.r(outer"), delivery(at="$JS.ACK.hub.ACC.I+N.r(outer"), delivery()]
-    deliveries, others = read(batch, "I+N", "r(outer")
+    deliveries, _, others = read(batch, "I+N", "r(outer")
     assert (len(deliveries), len(others)) == (2, 1)
 
 
+def test_statuses_alone_are_no_deliveries() -> None:
+    assert read([STATUS, STATUS]) == ([], ([], [], []), [STATUS, STATUS])
+
+
 @given(
-    batch=st.lists(
+    usual=st.lists(st.builds(delivery, st.integers(1, 2**64 - 1), st.integers(1, 2**64 - 1)), max_size=FEW + 2),
+    odd=st.lists(
         st.just(STATUS)
         | st.builds(delivery, st.integers(-1, 2**64), st.integers(-1, 2**64))
         | st.builds(delivery, st.text("0123456789.-_٣x", max_size=25), st.integers(0, 9))
         | st.builds(delivery, st.integers(1, 9), at=st.sampled_from(["$JS.ACK.a.b.IN.router", "$JS.ACK.IN.other", "x"]))
         | st.binary(max_size=60).map(lambda reply: raw(b"in.x", reply, b"", b""))
         | st.binary(max_size=60).map(lambda reply: raw(b"in.x", b"$JS.ACK.IN.router." + reply, b"", b"")),
-        max_size=5,
-    )
+        max_size=3,
+    ),
+    at=st.integers(0, FEW),
 )
-def test_both_ways_to_read_a_batch_are_the_same(batch: list[RawMessage]) -> None:
+def test_both_ways_to_read_a_batch_are_the_same(usual: list[RawMessage], odd: list[RawMessage], at: int) -> None:
     ours, position = Deliveries(SOURCE, "IN", "router"), Position()
-    fast, slow = ours.read(batch, position, 0.0), ours.one_by_one(batch, position, 0.0)
-    told = [(one.ack_subject, one.sequence, one.number) for one in fast[0]]
-    assert told == [(one.ack_subject, one.sequence, one.number) for one in slow[0]]
-    assert list(fast[1]) == list(slow[1])
-    assert all(0 < sequence < 2**64 and 0 < number < 2**64 for _, sequence, number in told)
+    for batch in (usual, [*usual[:at], STATUS, *usual[at:]], [*usual[:at], *odd, *usual[at:]]):
+        fast, slow = ours.read(batch, position, 0.0), ours.one_by_one(batch, position, 0.0)
+        told = [(one.ack_subject, one.sequence, one.number, one.time, one.message_id) for one in fast[0]]
+        assert told == [(one.ack_subject, one.sequence, one.number, one.time, one.message_id) for one in slow[0]]
+        assert [*map(list, fast[1])] == [*map(list, slow[1])]
+        assert list(fast[2]) == list(slow[2])
+        assert all(0 < sequence < 2**64 and 0 < number < 2**64 for _, sequence, number, _, _ in told)
+
+
+def test_the_usual_ones_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Deliveries, "one_by_one", None)
+    deliveries, _, others = read([*(delivery(number, number) for number in range(1, FEW + 2)), STATUS])
+    assert (len(deliveries), others) == (FEW + 1, [STATUS])
 
 
 @pytest.mark.parametrize("reply", NONE.values(), ids=NONE.keys())

@@ -126,7 +126,9 @@ async def test_copies_of_a_message_of_the_time_before_are_none_of_the_message_th
     go_on = trio.Event()
 
     async def work(message: Message) -> Message:
-        await (go_on.wait() if message.payload == b"0" else trio.sleep(1.0))
+        if message.payload == b"0":
+            await go_on.wait()
+        await trio.sleep(1.0)
         return message
 
     two = [to("out.one", jetstream=True), to("out.two", jetstream=True)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router_trio.message import PubAck
 from router_trio.nats import pubacks
-from router_trio.nats.pubacks import PubAcks
+from router_trio.nats.pubacks import FEW, PubAcks
 from router_trio.testing.frames import raw
 from tests.odd_answers import BODIES, DIGITS, json_values
 
@@ -292,3 +292,43 @@ def test_what_is_remembered_of_a_stream_changes_no_answer(stream: str, sequences
     together = told(*bodies)
     alone = [told(body)[0][1:] for body in bodies]
     assert [heard[1:] for heard in together] == alone
+
+
+def puback(sequence: int) -> bytes:
+    return b'{"stream":"OUT", "seq":%d}' % sequence
+
+
+USUAL = st.lists(st.tuples(st.integers(0, 10**17).map(str), st.integers(10, 99).map(puback)), min_size=FEW + 1)
+ODD = st.tuples(
+    st.sampled_from(["7", "", "x", "9" * 18, "9" * 19]),
+    st.integers(0, 199).map(puback)
+    | st.sampled_from([b'{"stream":"OTHER", "seq":7}', b'{"stream":"OUT", "seq":07}', b""])
+    | st.binary(max_size=5).map(lambda tail: b'{"stream":"OUT", "seq":' + tail),
+)
+
+
+def both_ways(answers: list[tuple[str, bytes]]) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+    heard = []
+    for way in (PubAcks.read, PubAcks.one_by_one):
+        listener = Listener()
+        pubacks = PubAcks(listener)
+        pubacks.read([raw(b"_INBOX.x.1", b"", b"", puback(sequence)) for sequence in (1, 11)])
+        way(pubacks, [raw(f"_INBOX.x.{order}".encode(), b"", b"", body) for order, body in answers])
+        heard.append(listener.told)
+    return heard[0], heard[1]
+
+
+@given(answers=USUAL, odd=ODD, at=st.integers(0, FEW))
+def test_both_ways_to_read_pubacks_are_the_same(
+    answers: list[tuple[str, bytes]], odd: tuple[str, bytes], at: int
+) -> None:
+    for batch in (answers, [*answers[:at], odd, *answers[at:]]):
+        fast, slow = both_ways(batch)
+        assert fast == slow
+
+
+def test_the_usual_ones_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PubAcks, "one_by_one", None)
+    pubacks = PubAcks(Listener())
+    pubacks._streams[b'26\r\n{"stream":"OUT", "seq":'] = "OUT"
+    pubacks.read([raw(b"_INBOX.x.1", b"", b"", puback(11))] * (FEW + 1))

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from router_trio.dispatch import pulling as module
 from router_trio.dispatch.position import Position
-from router_trio.dispatch.stream_delivery import Source, StreamDelivery
+from router_trio.dispatch.stream_delivery import Source, delivery_of
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol import RawMessage
@@ -452,7 +452,7 @@ async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock
 def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
     source = cast(Source, SimpleNamespace(state=RouteState("route", "main", ("out.x",))))
     message = raw(b"in.x", b"$JS.ACK.IN.router.x.9.9.y.z", b"", b"")
-    delivery = StreamDelivery(source, Position(), message, 0.0)
+    delivery = delivery_of(source, Position(), message, 0.0)
     assert delivery.deliveries == 0
     assert delivery.origin() == {"stream": "IN", "sequence": 9, "deliveries": 0, "timestamp": 0.0}
 
