@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from router_trio.books import Books
 from router_trio.errors import PublishError
-from router_trio.lanes import Destination, Lanes
+from router_trio.lanes import UNANSWERED, Destination, Lanes
 from router_trio.operation import OperationWithAck
 from router_trio.pending import PendingQueue
 
@@ -23,6 +23,9 @@ a message or two, that takes three times as long, and what came meanwhile would 
 
 LEAST_SHARE = 16
 """One part in so many of the room for what is refused is each destination's, whatever the others hold."""
+
+SLOW_FOR_LONG = 5.0
+"""Seconds after which a destination with much unanswered counts as one that does not answer."""
 
 REFUSES_FOR_LONG = 10.0
 """Seconds after which a destination that refuses is not taken for one that elects a leader: nobody waits for it."""
@@ -195,6 +198,15 @@ class Room:
                 text = subject.decode("utf-8", "replace")
                 found[one.key] = Refusal(_name(one.key), text, one.lanes, one.held, one.since, one.reason)
         return [*found.values()]
+
+    def unanswered(self) -> list[str]:
+        """Return the destinations that do not confirm what they are sent: publishes were sent again, or wait for it."""
+        now = self._clock()
+        return [
+            _name(one.key)
+            for one in {lane.destination.key: lane.destination for lane in self._lanes.lanes.values()}.values()
+            if one.reason == UNANSWERED and (not one.slow or now - one.since >= SLOW_FOR_LONG)
+        ]
 
     def _for_long(self, destination: Destination) -> bool:
         return self._clock() - destination.since >= REFUSES_FOR_LONG

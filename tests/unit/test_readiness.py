@@ -255,6 +255,17 @@ async def test_a_limit_that_is_gone_before_anybody_looked_is_over_all_the_same(a
         await probe_arrives(w)
 
 
+async def test_a_destination_that_confirms_nothing_is_not_ready(autojump_clock: MockClock) -> None:
+    async with world([STREAM], brokers=one_broker()) as w:
+        await probe_arrives(w)
+        w.broker.trouble.lose("puback", 1_000_000)
+        w.broker.publish("in.x")
+        await until_unready(w, "of route route confirms nothing that it is sent")
+        w.broker.trouble.lose("puback", 0)
+        await until_ready(w)
+        await probe_arrives(w)
+
+
 async def test_only_refusals_of_the_destination_count(autojump_clock: MockClock) -> None:
     async with world([TO_STREAM], brokers=one_broker()) as w:
         destinations = w.live.connections["main"].destinations
