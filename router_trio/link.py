@@ -9,7 +9,7 @@ Messages cross this port in batches, as raw tuples (`protocol.RawMessage`), neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from math import inf
@@ -215,12 +215,13 @@ class PullConsumer(Subscription, Protocol):
         Some of it may have one. None if it is too many, or could not be found out. Blocks for a few seconds at most.
         """
 
-    async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+    async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
         """Return which of these, that were delivered and not acked here, never come again.
 
-        The stream has them no more, or the consumer has an answer for them, of somebody else. `in_hand`: how many
-        others were delivered here and are not acked. Raises `SourceError` if that can't be found out, `LinkError` if
-        the link dies. Blocks for a few seconds at most.
+        The stream has them no more, or another message under that sequence, or the consumer has an answer for them, of
+        somebody else. `awaited`: their times as they came, by sequence, `b""` if unknown. `in_hand`: how many others
+        were delivered here and are not acked. Raises `SourceError` if that can't be found out, `LinkError` if the link
+        dies. Blocks for a few seconds at most.
         """
 
     async def again(self, sequences: Sequence[int]) -> None:

@@ -106,6 +106,10 @@ class Position:
         """Whether that message came to this process, and is in hand, settled, or to come again."""
         return sequence in self._unsettled or sequence in self._recent or sequence in self._older
 
+    def time_of(self, sequence: int) -> bytes:
+        """Return the time of an unsettled message, `b""` if it is not known."""
+        return self._unsettled.get(sequence, b"")
+
     def followed(self, sequences: Sequence[int], deliveries: Sequence[int], times: Sequence[bytes]) -> bool:
         """Messages came, as the consumer's deliveries of those numbers. Whether they are as nearly always.
 

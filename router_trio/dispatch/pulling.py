@@ -188,7 +188,7 @@ class Pulling:
         position = hand.position
         gone: Collection[int] = ()
         try:
-            gone = await consumer.gone(late, len(hand.open))
+            gone = await consumer.gone({one: position.time_of(one) for one in late}, len(hand.open))
             self._not_told = None
         except SourceError as error:
             self._not_told = str(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import nats.errors
@@ -26,6 +26,7 @@ from router_trio.nats.api import (
     Reached,
     config_fields,
     consumer_info,
+    nanoseconds,
     stream_info,
 )
 from router_trio.nats.ask import API_TIMEOUT, ask
@@ -125,16 +126,18 @@ class WirePullConsumer:
             self._client, spec.stream, spec.filter_subject, between, self._num_unacked, self._look_ups
         )
 
-    async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+    async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
         """See `link.PullConsumer.gone`."""
         with api_errors(self._spec):
             info = await _consumer(self._client, self._spec)
             nothing_else = info.num_ack_pending <= in_hand
             answered = info.delivered.sequence if nothing_else else info.ack_floor.sequence
-            found = {sequence for sequence in sequences if sequence <= answered}
-            for sequence in [one for one in sequences if one not in found][:MOST_LOOKED_FOR]:
+            found = {sequence for sequence in awaited if sequence <= answered}
+            for sequence in [one for one in awaited if one not in found][:MOST_LOOKED_FOR]:
                 try:
-                    await past.look_up(self._client, self._spec.stream, {"seq": sequence})
+                    stored = await past.look_up(self._client, self._spec.stream, {"seq": sequence})
+                    if awaited[sequence].isdigit() and nanoseconds(stored.time) != int(awaited[sequence][:20]):
+                        found.add(sequence)  # the stream is another one by now
                 except ApiError as error:
                     if error.code != NOT_FOUND or error.error_code == STREAM_NOT_FOUND:
                         raise

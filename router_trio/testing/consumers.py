@@ -7,7 +7,7 @@ again goes before what is new. Follows nats-server in what each status says; the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -87,13 +87,19 @@ class Consumer:
         """What was delivered and has no ack, in order."""
         return sorted(self._unacked)
 
-    def gone(self, sequences: Sequence[int], now: float) -> list[int] | SourceError:
+    def gone(self, awaited: Mapping[int, bytes], now: float) -> list[int] | SourceError:
         """Return which of these are never delivered again; an error if nobody can tell now."""
         if self.deleted or now < self._stream.leaderless_until:
             return SourceError("the consumer can't be asked now", reason="jetstream_unavailable")
-        stored = len(self._stream.stored)
+        stored = self._stream.stored
         ahead = self._matching[self._position :]
-        return [one for one in sequences if one > stored or (one not in self._unacked and one not in ahead)]
+        return [
+            one
+            for one, time in awaited.items()
+            if one > len(stored)
+            or (time and int(time) != stored[one - 1].timestamp)
+            or (one not in self._unacked and one not in ahead)
+        ]
 
     def pull(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Protocol, TypeVar
@@ -132,10 +132,9 @@ class FakePullConsumer(FakeSubscription):
         """See `link.PullConsumer.unacked`."""
         return [sequence for sequence in self.left_unacked if sequence >= first]
 
-    async def gone(self, sequences: Sequence[int], in_hand: int) -> Collection[int]:
+    async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
         """See `link.PullConsumer.gone`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
-        consumer = self._opened()
-        answer = await self._link.request(lambda now: consumer.gone(sequences, now))
+        answer = await self._link.request(lambda now: self._named().gone(awaited, now))
         if isinstance(answer, SourceError):
             raise answer
         return answer

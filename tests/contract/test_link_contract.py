@@ -951,15 +951,36 @@ async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
         consumer.pull(5, 5.0)
         raws = await received.until_delivered(5)
-        assert not await consumer.gone([1, 2, 3], 2)
+        times = {sequence: raw[1].split(b".")[7] for sequence, raw in enumerate(raws, 1)}
+        late = {sequence: times[sequence] for sequence in (1, 2, 3)}
+        assert not await consumer.gone(late, 2)
         assert not other.ack([raws[0][1], raws[1][1]])
         await other.fence()
-        assert sorted(await consumer.gone([1, 2, 3], 2)) == [1, 2], "those before are acked too"
+        assert sorted(await consumer.gone(late, 2)) == [1, 2], "those before are acked too"
         assert not other.ack([raws[4][1]])
         link.nak(raws[2][1], 20.0)
         await other.fence()
         await link.fence()
-        assert not await consumer.gone([3], 1)
+        assert not await consumer.gone({3: times[3]}, 1)
+
+
+async def test_what_was_delivered_is_gone_when_the_stream_has_another_message_there(world: World) -> None:
+    """Also one that the consumer of the new stream will not deliver."""
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    spec, received = replace(SPEC, filter_subject="orders.a", ack_wait=30.0), Recorder()
+    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+        consumer = await link.open_consumer(spec, received)
+        consumer.pull(1, 5.0)
+        (raw,) = await received.until_delivered(1)
+        awaited = {1: raw[1].split(b".")[7]}
+        await world.delete_stream("ORDERS")
+        await world.add_stream("ORDERS", ["orders.>"])
+        await world.publish("orders.b")
+        await world.publish("orders.a")
+        await other.open_consumer(spec, Recorder())
+        assert [*await consumer.gone(awaited, 0)] == [1]
+        assert not await consumer.gone({2: b""}, 0)
 
 
 async def test_who_says_that_it_works_on_a_message_uses_the_consumer(world: World, clock: object) -> None:

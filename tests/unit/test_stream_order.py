@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -330,8 +330,8 @@ async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however
 async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_the_route_says_so(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(consumer: FakePullConsumer, sequences: Sequence[int], in_hand: int) -> Collection[int]:
-        asked.append((list(sequences), in_hand))
+    async def ask(consumer: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
+        asked.append((list(awaited), in_hand))
         raise SourceError("no answer", reason="timeout")
 
     asked: list[tuple[list[int], int]] = []
