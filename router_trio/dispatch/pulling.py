@@ -52,7 +52,7 @@ PROGRESS_SHARE = 1 / 3
 class Pulling:
     """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it.
 
-    `make_room` is called when something is late, and what waits for it has all the room in which it could come.
+    `make_room` is called when something is due, and what waits for it has all the room in which it could come.
     """
 
     def __init__(
@@ -73,6 +73,9 @@ class Pulling:
         self._closing = closing
         self._route = route
         self._make_room = make_room
+        self._made_room_at = -math.inf
+        self._patience = 0.0
+        self._came_again = False
         self._look_again = trio.Event()
         self._heard_at = 0.0
         self._told_of_waiting = False
@@ -98,9 +101,10 @@ class Pulling:
         """Something came."""
         self._heard_at = now
 
-    def received(self, count: int, size: int) -> None:
-        """That many of the messages that were asked for came, of so many bytes."""
+    def received(self, count: int, size: int, *, again: bool) -> None:
+        """That many of the messages that were asked for came, of so many bytes. `again`: the last had come before."""
         self._credit.received(count, size)
+        self._came_again = again
 
     def _may_ask(self) -> None:
         self._look_again.set()
@@ -145,6 +149,7 @@ class Pulling:
         does. `not_before`: nothing is asked for until then, so that what others left behind comes first.
         """
         hand = self._hand
+        self._patience = patience
         asked = self._asking_about_late = False
         self._not_told = None
         async with trio.open_nursery() as nursery:
@@ -194,14 +199,16 @@ class Pulling:
             self._not_told = str(error)
         if position is hand.position and hand.give_up_waiting(gone):
             self._route()
-        if turns.late(trio.current_time()) and hand.count >= self._most:
-            self._make_room()
         turns.extend(trio.current_time(), patience)
         self._asking_about_late = False
         self._look_again.set()
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
         hand, turns, credit = self._hand, self._hand.turns, self._credit
+        if self._is_full and turns.due(now) and now >= self._makes_room_at:
+            # The server gives what comes again in the order in which it was due: others may be before what is awaited.
+            self._made_room_at = now
+            self._make_room()
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if turns.awaited:
@@ -215,6 +222,19 @@ class Pulling:
                 self._heard_at = now
             consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size)
             credit.asked(wanted, size)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether nothing is worked on that would make room by itself."""
+        return self._hand.turns.held >= self._most
+
+    @property
+    def _makes_room_at(self) -> float:
+        """From when on one may be given back: at once if the last had come before, so that others like it may come.
+
+        What is new would come for as long as there is any.
+        """
+        return self._made_room_at + (0.0 if self._came_again else self._patience)
 
     def _worked_on(self) -> tuple[int, int]:
         """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""
@@ -251,7 +271,8 @@ class Pulling:
         turns = self._hand.turns
         if not turns.awaited or self._asking_about_late:
             return self._silent_at
-        return min(self._silent_at, turns.next_look(now))
+        look = min(self._silent_at, turns.next_look(now))
+        return min(look, self._makes_room_at) if self._is_full and turns.due(now) else look
 
     async def _look_when_changed(self, destination: Connection) -> None:
         while True:

@@ -192,7 +192,8 @@ class StreamRoute:
                 settled = [one for one in again if one.position is position and one.sequence not in in_hand]
                 self._acks.ack([delivery.ack_subject for delivery in settled])
             self.state.received += len(deliveries) - len(again)
-            self._pulling.received(len(deliveries), size)
+            came_again = bool(hand.turns.lines) and deliveries[-1].deliveries > 1
+            self._pulling.received(len(deliveries), size, again=came_again)
             self._retry.succeeded()
         if self.routing.plan.handler is None:
             self._forward_at_once()
@@ -374,7 +375,7 @@ class StreamRoute:
         self._told_differences = differences
 
     def _make_room(self) -> None:
-        """Give back the newest that waits, so that what is late can come: it comes again later than that."""
+        """Give back the newest that waits, so that what is due can come: it comes again later than that."""
         delivery = self._hand.give_back_newest(trio.current_time() + self._ack_wait + OVERDUE, self._late)
         if delivery is not None:
             self._acks.nak(delivery.ack_subject, self._ack_wait)

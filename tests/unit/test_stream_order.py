@@ -308,7 +308,7 @@ async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only
         began = trio.current_time()
         fill(w.broker, "a", 20, first=1)
         await eventually(lambda: len(arrived(w, "a")) == 20, 60)
-        assert 10 <= trio.current_time() - began <= 13
+        assert 10 <= trio.current_time() - began <= 22
         assert arrived(w, "a") == numbers(20, first=1)
         await eventually(lambda: w.route.state == RUNNING)
 
