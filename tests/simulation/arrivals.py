@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from router_trio.protocol import text
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
-from tests.simulation.faults import ORDER_BY_THE_CLOCK, WITHOUT_ORDER
+from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER
 from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -20,20 +20,33 @@ Line = tuple[str, int, int, str]
 """Route, index of the destination, part, key: what order is kept in."""
 
 
+BACKED_OFF_AFTER = 5
+"""Attempts after which a message may wait for its next one up to a minute, and for its turn as long."""
+
+
 class Arrivals:
     """Copies by route and destination. Destinations are told apart by their subjects, `out.ROUTE.dINDEX.KEY`."""
 
-    def __init__(self, schedule: Schedule, handled: Handled, broken: Callable[[str, str], None], trace: Trace) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        handled: Handled,
+        published_at: Mapping[int, float],
+        broken: Callable[[str, str], None],
+        trace: Trace,
+    ) -> None:
+        """`published_at`: when each message of strangers was published, by its number."""
         self._plans = {plan.name: plan for plan in schedule.routes}
-        without = WITHOUT_ORDER if "order by the clock" in schedule.also else WITHOUT_ORDER | ORDER_BY_THE_CLOCK
-        self._in_order = not without & {step.kind for step in schedule.steps}
+        self._in_order = not WITHOUT_ORDER & {step.kind for step in schedule.steps}
         self._has_second = "second process" in schedule.faults
         self._window = schedule.windows["OUT"]
         # A copy may be sent again where its PubAck was lost, or the process that got it.
         self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
         self._handled = handled
+        self._published_at = published_at
         self._broken = broken
         self._trace = trace
+        self._went_back_at = [step.at for step in schedule.steps if step.kind in GOES_BACK]
         self._heard_within = _heard_within(schedule)
         self._there: set[Copy] = set()
         self._stored: dict[tuple[Copy, str], tuple[int, float]] = {}
@@ -110,9 +123,11 @@ class Arrivals:
     def _may_be_late(self, copy: Copy, before: list[Copy], now: float) -> bool:
         """Whether what overtook it was under way when it was refused: nothing could hold that back.
 
-        A message that its handler failed is not waited for.
+        A message that its handler failed is not waited for, nor a refused one that came before its stream went back.
         """
         if self._handled.raised[copy[0], copy[2]]:
+            return True
+        if self._refused[copy] and any(self._published_at[copy[2]] <= at <= now for at in self._went_back_at):
             return True
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)
@@ -125,6 +140,15 @@ class Arrivals:
         return all(
             (plan.name, index, number, part) in self._there for index in range(len(plan.targets)) for part in parts
         )
+
+    def failed(self, route: str) -> set[int]:
+        """The numbers of messages of a route of which a copy was refused: each comes again later and later."""
+        return {copy[2] for copy, times in self._refused.items() if copy[0] == route and times}
+
+    @property
+    def is_backed_off(self) -> bool:
+        """Whether some copy was refused so often that its next attempt may be as late as there is."""
+        return any(len(times) >= BACKED_OFF_AFTER for times in self._refused.values())
 
     def check_published(self, broker: str, number: int) -> None:
         """A program has a PubAck for this publish: it is stored, and once in each incarnation of the stream."""

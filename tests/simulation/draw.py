@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from router_trio.testing.streams import EPOCH
-from tests.simulation.faults import FAULTS, NEEDS, NOT_YET
+from tests.simulation.faults import FAULTS, NOT_YET
 from tests.simulation.handlers import MAKE
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
 
@@ -24,7 +24,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
     kinds = [kind for kind in FAULTS if kind not in NOT_YET]
-    wanted = sorted({*(also & FAULTS.keys()), *(needed for kind in also for needed in NEEDS.get(kind, ()))})
+    wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
     names = list(brokers)
     connections = [*names, *(f"{name}2" for name in names if "second connection" in faults)]

@@ -17,13 +17,8 @@ from tests.simulation.schedule import Plan
 
 NOT_YET = {
     "forgotten tail": "an ack that is under way meets the new message that has the sequence of the old one: seed 40118",
-    "source and durable made anew": "after a second process, a new message under the sequence of an old one can pass "
-    "for a duplicate, and is acked: seed 33",
     "durable narrowed": "few messages that have to come again use up what others have left of max_ack_pending, and "
     "/readyz doesn't say so",
-    "room": "what waits for a missing stream takes the room of publishes that could be sent",
-    "readiness": "/readyz says ok while a destination refuses everything or is missing, or a durable is paused",
-    "order by the clock": "a refused message is waited for by the clock, and may come later than that",
 }
 """Kinds of faults, of handlers or of looks that are left out of what is drawn, and what each would find. `--also KIND`
 draws one."""
@@ -277,17 +272,18 @@ WITHOUT_ORDER = frozenset({"message lost", "second process"})
 """With these no order is promised: a server that loses a message of a living link sends what is behind it first, and
 two processes share what they route."""
 
-ORDER_BY_THE_CLOCK = frozenset({"durable paused", "durable edited", "pull lost"})
-"""With these a refused message can come later than it is waited for: see `NOT_YET`."""
+UNTOLD = frozenset({"message lost", "pull lost", "nak lost", "ack lost", "in_progress lost", "silence"})
+"""With these messages wait for what nobody knows to be missing yet: `/readyz` says ok meanwhile."""
+
+CRAWLS = frozenset({"slow network", "slow stream"})
+"""With these messages wait for their turn for long, and all is well."""
+
+GOES_BACK = frozenset({"restored stream", "source made anew", "source and durable made anew", "forgotten tail"})
+"""With these a stream goes back in time: what waited for a refused message goes on, since that may be gone."""
+
+SLOW = frozenset({"silence", "slow network"})
+"""With these a publish takes long that nothing is wrong with."""
 
 LOSES = frozenset(f"{kind} lost" for kind in KINDS)
 """Kinds after which a server waits for what will not come."""
 
-NEEDS = {
-    "max_deliver": ("restart", "cut"),
-    "room": ("sink missing", "no pubacks"),
-    "source and durable made anew": ("no pubacks", "slow stream"),
-    "readiness": ("durable paused", "full stream", "publish denied"),
-    "order by the clock": ("durable paused", "full stream"),
-}
-"""What is drawn as well with a kind of `NOT_YET`, since it shows with that alone."""

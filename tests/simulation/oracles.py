@@ -19,6 +19,7 @@ from router_trio.testing import FakeBroker
 from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream
 from tests.simulation.arrivals import Arrivals
+from tests.simulation.faults import CRAWLS, UNTOLD
 from tests.simulation.handlers import FILTERED, RAISED, Handled, number_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -47,15 +48,16 @@ class Oracles:
         self.codes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
         self._schedule = schedule
+        self._is_told = not (UNTOLD | CRAWLS) & set(schedule.faults)
         self._brokers = brokers
         self._handled = handled
         self._trace = trace
-        self._arrivals = Arrivals(schedule, handled, self.broken, trace)
+        self.published_at: dict[int, float] = {}
+        self._arrivals = Arrivals(schedule, handled, self.published_at, self.broken, trace)
         self._given_up: set[tuple[str, int]] = set()
         self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
         self._counted: dict[tuple[str, ...], float] = {}
         self._counted_of = 0
-        self.published_at: dict[int, float] = {}
         self.sizes: dict[int, int] = {}
         self._ready_since: float | None = None
         self._attempts = dict.fromkeys(brokers, (0, 0.0))
@@ -103,6 +105,7 @@ class Oracles:
     def check(self, process: Process | None) -> None:
         """Any moment: a scrape adds up too, and no counter goes back."""
         if process is None or process.live is None:
+            self._ready_since = None
             return
         self._check_ledgers(process, "between events")
         self._check_bounds(process)
@@ -117,7 +120,7 @@ class Oracles:
                 self._counted[(row.name, *labels)] = number
         self._check_attempts()
         self._check_fences(process.live)
-        if "readiness" in self._schedule.also:
+        if self._is_told:
             self._check_readiness(process)
         self._trace.add(str(process.live.ledger()))
 
@@ -132,16 +135,19 @@ class Oracles:
     def _check_readiness(self, process: Process) -> None:
         """Who says for long that it is ready has routed what came by then."""
         now = trio.current_time()
-        if self.unready(process) is not None:
+        if self._reasons(process):
             self._ready_since = None
             return
         since = self._ready_since = now if self._ready_since is None else self._ready_since
         for plan in self._schedule.routes:
-            if plan.stream:
-                for number in self._unaccounted(plan):
-                    if now - max(since, self.published_at[number]) > TOLD_WITHIN:
-                        self.broken("readiness", f"message {number} of {plan.name} waits, and /readyz says ok")
-                        return
+            waiting = self._unaccounted(plan) if plan.stream else []
+            failed = self._arrivals.failed(plan.name)
+            if any(number in failed or self._handled.raised[plan.name, number] for number in waiting):
+                continue  # it waits for its next attempt, and others behind it
+            for number in waiting:
+                if now - max(since, self.published_at[number]) > TOLD_WITHIN:
+                    self.broken("readiness", f"message {number} of {plan.name} waits, and /readyz says ok")
+                    return
 
     def _check_attempts(self) -> None:
         """No broker is stormed, whatever it says."""
@@ -218,15 +224,23 @@ class Oracles:
             return True
         return self._arrivals.complete(plan, number)
 
+    @property
+    def is_backed_off(self) -> bool:
+        """Whether some message has failed so often that its next attempt may be late."""
+        return self._arrivals.is_backed_off
+
     def unready(self, process: Process) -> str | None:
         """What `/readyz` says is wrong, or None.
 
         A permission that was refused is known to be there again only when a publish got through.
         """
-        assert process.live is not None
-        _, body = readiness(process.live, trio.current_time())
-        reasons = [one for one in body["reasons"] if "permission_denied" not in one["reason"]]
+        reasons = [one for one in self._reasons(process) if "permission_denied" not in one["reason"]]
         return str(reasons) if reasons else None
+
+    def _reasons(self, process: Process) -> list[dict[str, str]]:
+        assert process.live is not None
+        reasons: list[dict[str, str]] = readiness(process.live, trio.current_time())[1]["reasons"]
+        return reasons
 
     def check_end(self, processes: int) -> None:
         """What can only be seen at the end."""

@@ -10,6 +10,7 @@ import trio
 from router_trio.errors import PublishError
 from router_trio.receipt import Receipt
 from router_trio.states import CONNECTED
+from tests.simulation.faults import SLOW
 from tests.simulation.schedule import KEYS, Step
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ class Programs:
     def __init__(self, world: World) -> None:
         self._world = world
         self._published = 0
-        slow = {"silence", "slow network"} & set(world.schedule.faults)
-        self._is_quick = "room" in world.schedule.also and not slow
+        self._is_quick = not SLOW & set(world.schedule.faults)
 
     def begin(self, step: Step) -> None:
         """Nothing happens without a process that is up: a program is a part of it."""
