@@ -52,7 +52,8 @@ PROGRESS_SHARE = 1 / 3
 class Pulling:
     """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it.
 
-    `make_room` is called when something is due, and what waits for it has all the room in which it could come.
+    `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
+    told whether that comes soon: others that were delivered before come now.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Pulling:
         budget: PullBudget,
         closing: trio.Event,
         route: Callable[[], None],
-        make_room: Callable[[], None],
+        make_room: Callable[[bool], None],
     ) -> None:
         self._routing = routing
         self._hand = hand
@@ -208,7 +209,7 @@ class Pulling:
         if self._is_full and turns.due(now) and now >= self._makes_room_at:
             # The server gives what comes again in the order in which it was due: others may be before what is awaited.
             self._made_room_at = now
-            self._make_room()
+            self._make_room(self._came_again)
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if turns.awaited:

@@ -374,11 +374,12 @@ class StreamRoute:
             )
         self._told_differences = differences
 
-    def _make_room(self) -> None:
+    def _make_room(self, soon: bool) -> None:
         """Give back the newest that waits, so that what is due can come: it comes again later than that."""
-        delivery = self._hand.give_back_newest(trio.current_time() + self._ack_wait + OVERDUE, self._late)
+        delay = self._source.nak_delay if soon else self._ack_wait
+        delivery = self._hand.give_back_newest(trio.current_time() + delay + OVERDUE, self._late)
         if delivery is not None:
-            self._acks.nak(delivery.ack_subject, self._ack_wait)
+            self._acks.nak(delivery.ack_subject, delay)
 
     # --- the end ---
 

@@ -313,6 +313,31 @@ async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only
         await eventually(lambda: w.route.state == RUNNING)
 
 
+async def test_a_refused_message_that_comes_behind_others_has_room_as_soon_as_it_is_due(
+    autojump_clock: MockClock,
+) -> None:
+    """The others fill the hand, and the server has one more of them that is due before it."""
+    raised: set[bytes] = set()
+
+    async def work(message: Message) -> Message:
+        if message.payload not in raised:
+            raised.add(message.payload)
+            raise ValueError("the first time only")
+        return message
+
+    source = {"stream": "IN", "durable": "router", "filter": "in.*", "max_in_flight": 2, "nak_delay": "1s"}
+    handler = handled(work, to=to("out.{{wildcard(1)}}", jetstream=True), ack_wait="30s", **source)
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 6)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1, 10)
+        w.broker.allow_publish("out.a")
+        began = trio.current_time()
+        await all_acked(w, 6)
+        assert trio.current_time() - began < 15
+        assert arrived(w, "a") == numbers(6)
+
+
 async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however_long_it_takes(
     autojump_clock: MockClock,
 ) -> None:
