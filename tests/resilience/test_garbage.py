@@ -23,7 +23,10 @@ from tests.watch import Watch, eventually, router_tasks, settings, watched
 SECONDS = 5.0
 
 
-@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 2_000), marks=pytest.mark.nightly)])
+NIGHTLY = [pytest.mark.nightly, pytest.mark.timeout(1_800)]
+
+
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 2_000), marks=NIGHTLY)])
 async def test_a_link_to_garbage_ends_by_a_link_error_alone(seeds: Sequence[int]) -> None:
     for seed in seeds:
         async with impostor(session(Random(seed))) as server:
@@ -53,7 +56,7 @@ def same(message: Message) -> Message:
     return message.replace(payload=message.payload + bytes(message.subject, "utf-8", "replace"))
 
 
-@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 1_000), marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 1_000), marks=NIGHTLY)])
 async def test_a_router_lives_and_routes_elsewhere(core_server: NatsServer, seeds: Sequence[int]) -> None:
     """Each link to the bad server is another seed; routes go from it, to it, and beside it."""
     talked = 0
