@@ -134,7 +134,7 @@ class Lanes:
             lane.retry_at = retry_at
             lane.refused = True
             destination.ready.pop(subject, None)
-            destination.reason = operation.refused_for or destination.reason
+            destination.reason = operation.refused_for or UNANSWERED
         if lane.probing is None:
             destination.ready[subject] = lane
 

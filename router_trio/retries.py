@@ -152,6 +152,7 @@ class Retries:
             else:
                 self._queue.confirm_acked(operation.order)
                 operation.resent = True
+                operation.refused_for = None
                 self._lanes.hold(operation, now, now=now)
         return over
 

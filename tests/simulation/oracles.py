@@ -60,6 +60,7 @@ class Oracles:
         self._counted_of = 0
         self.sizes: dict[int, int] = {}
         self._ready_since: float | None = None
+        self._lost = 0
         self._attempts = dict.fromkeys(brokers, (0, 0.0))
 
     def broken(self, promise: str, told: str) -> None:
@@ -135,6 +136,10 @@ class Oracles:
     def _check_readiness(self, process: Process) -> None:
         """Who says for long that it is ready has routed what came by then."""
         now = trio.current_time()
+        assert process.live is not None
+        lost = sum(one.state.lost for one in process.live.connections.values())
+        if lost != self._lost:
+            self._lost, self._ready_since = lost, None  # what was known of the link before is not known of this one
         if self._reasons(process):
             self._ready_since = None
             return

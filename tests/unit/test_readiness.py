@@ -266,6 +266,18 @@ async def test_a_destination_that_confirms_nothing_is_not_ready(autojump_clock: 
         await probe_arrives(w)
 
 
+async def test_a_destination_that_refused_and_then_confirms_nothing_is_not_ready(autojump_clock: MockClock) -> None:
+    async with world([STREAM], brokers=one_broker()) as w:
+        w.broker.trouble.elect("OUT", 1.0)
+        w.broker.publish("in.x")
+        await trio.sleep(0.5)
+        w.broker.trouble.lose("puback", 1_000_000)
+        await trio.sleep(WITHIN)
+        await until_unready(w, "confirms nothing that it is sent")
+        w.broker.trouble.lose("puback", 0)
+        await until_ready(w)
+
+
 async def test_only_refusals_of_the_destination_count(autojump_clock: MockClock) -> None:
     async with world([TO_STREAM], brokers=one_broker()) as w:
         destinations = w.live.connections["main"].destinations
