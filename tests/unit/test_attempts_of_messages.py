@@ -11,8 +11,11 @@ from trio.testing import MockClock
 
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
+from router_trio.protocol import RawMessage
+from router_trio.testing import FakeBroker
 from tests.unit.routing_world import (
     all_acked,
+    another_link,
     eventually,
     fill,
     handled,
@@ -94,6 +97,34 @@ async def test_a_message_is_given_up_once_whatever_its_durable_says(autojump_clo
         assert w.broker.unacked("IN", "router") == 0, "they are terminated"
 
 
+async def test_deliveries_that_nobody_worked_on_are_no_attempts_of_what_fails_later(autojump_clock: MockClock) -> None:
+    """A message that fails gets all its attempts, however often it was delivered before."""
+    brokers = one_broker()
+    broker = brokers["main"]
+    fill(broker, 1)
+    came: list[RawMessage] = []
+    async with another_link(broker) as link:
+        consumer = await link.open_consumer(durable(max_deliver=-1), came.extend)
+        for _ in range(5):
+            consumer.pull(1, 5.0)
+            await trio.sleep(1)
+            link.nak(came[-1][1], 0)
+        assert len(came) == 5
+        await link.fence()
+    calls = 0
+
+    def fail(message: Message) -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("never")
+
+    handler = handled(fail, to=to("out.x"), stream="IN", durable="router", max_deliver=3, nak_delay="10ms")
+    async with world(handlers=[handler], brokers=brokers) as w:
+        await eventually(lambda: w.route.dead_lettered == 1, 60)
+        assert calls == 3
+        assert [event.deliveries for event in w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")] == [3]
+
+
 @pytest.mark.parametrize("failing", [25, 200])
 async def test_what_fails_for_what_it_is_keeps_nobody_out(autojump_clock: MockClock, failing: int) -> None:
     def pick(message: Message) -> Message:
@@ -162,6 +193,24 @@ async def test_an_id_that_another_message_has_used_is_said_and_not_routed(autoju
         assert w.route.routed["out.x"] == stored
         assert {event.reason for event in w.watch.of("ROUTE_MESSAGE_FAILED")} <= {"duplicate"}
         assert (stored < 10) is (kind == "core")
+
+
+@pytest.mark.parametrize("kind", ["stream", "handler"])
+async def test_the_same_of_messages_that_are_followed_one_by_one(autojump_clock: MockClock, kind: str) -> None:
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"], duplicate_window=1.0)
+    broker.add_stream("OUT", ["out.>"])
+    routes, handlers = [stream("IN", "out.x", message_id="sender")], []
+    if kind == "handler":
+        routes, handlers = [], [handled(slow, subject="in.*", to=to("out.x", jetstream=True))]
+    async with world(routes, handlers=handlers, brokers={"main": broker}) as w:
+        for number in range(2):
+            broker.publish("in.x", b"%d" % number, {"Nats-Msg-Id": "id"})
+            await trio.sleep(2.0)
+        await eventually(lambda: w.route.routed["out.x"] + w.route.failed["duplicate"] == 2)
+        assert (w.route.routed["out.x"], w.route.failed["duplicate"]) == (1, 1)
+        assert [event.reason for event in w.watch.of("ROUTE_MESSAGE_FAILED")] == ["duplicate"]
+        assert w.payloads("OUT") == [b"0"]
 
 
 async def test_a_duplicate_of_our_own_resend_is_routed(autojump_clock: MockClock) -> None:

@@ -103,6 +103,17 @@ async def test_the_id_tells_which_copy_it_is(autojump_clock: MockClock, message_
         assert ids["out.a", b"own"][-1] == ids["out.a", b"made"][-1], "the end tells the copy, not the message"
 
 
+@pytest.mark.parametrize("message_id", ["own", "sender"])
+async def test_an_empty_id_of_a_sender_is_none(autojump_clock: MockClock, message_id: str) -> None:
+    """Its copies get the same id each time: else what is delivered again would be stored twice."""
+    broker = one_broker()["main"]
+    broker.publish("in.x", b"1", {"Nats-Msg-Id": ""})
+    async with world([stream("IN", "out.a", "out.b", message_id=message_id)], brokers={"main": broker}) as w:
+        await all_acked(w, 1)
+        ids = [m.headers["Nats-Msg-Id"].split(":") for m in broker.published]
+        assert [one[:2] for one in ids] == [["IN", "1"], ["IN", "1"]]
+
+
 async def test_no_more_than_the_window_is_in_hand(autojump_clock: MockClock) -> None:
     gate = trio.Event()
     held = 0
