@@ -123,11 +123,11 @@ class Arrivals:
     def _may_be_late(self, copy: Copy, before: list[Copy], now: float) -> bool:
         """Whether what overtook it was under way when it was refused: nothing could hold that back.
 
-        A message that its handler failed is not waited for, nor a refused one that came before its stream went back.
+        A message that its handler failed is not waited for, nor one that came before its stream went back.
         """
         if self._handled.raised[copy[0], copy[2]]:
             return True
-        if self._refused[copy] and any(self._published_at[copy[2]] <= at <= now for at in self._went_back_at):
+        if any(self._published_at[copy[2]] <= at <= now for at in self._went_back_at):
             return True
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)

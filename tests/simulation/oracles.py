@@ -61,6 +61,7 @@ class Oracles:
         self.sizes: dict[int, int] = {}
         self._ready_since: float | None = None
         self._lost = 0
+        self._moved: dict[str, tuple[int, float]] = {}
         self._attempts = dict.fromkeys(brokers, (0, 0.0))
 
     def broken(self, promise: str, told: str) -> None:
@@ -134,7 +135,7 @@ class Oracles:
                 self.broken("half open", f"{name} counts as connected, and answered no fence for {silent:.1f} s")
 
     def _check_readiness(self, process: Process) -> None:
-        """Who says for long that it is ready has routed what came by then."""
+        """Who says for long that it is ready has routed something of what came by then."""
         now = trio.current_time()
         assert process.live is not None
         lost = sum(one.state.lost for one in process.live.connections.values())
@@ -149,8 +150,11 @@ class Oracles:
             failed = self._arrivals.failed(plan.name)
             if any(number in failed or self._handled.raised[plan.name, number] for number in waiting):
                 continue  # it waits for its next attempt, and others behind it
+            done = len(self._source_of(plan)) - len(waiting)
+            if self._moved.get(plan.name, (-1, 0.0))[0] != done:
+                self._moved[plan.name] = done, now
             for number in waiting:
-                if now - max(since, self.published_at[number]) > TOLD_WITHIN:
+                if now - max(since, self.published_at[number], self._moved[plan.name][1]) > TOLD_WITHIN:
                     self.broken("readiness", f"message {number} of {plan.name} waits, and /readyz says ok")
                     return
 
