@@ -155,7 +155,7 @@ class Oracles:
                 self._moved[plan.name] = done, now
             for number in waiting:
                 if now - max(since, self.published_at[number], self._moved[plan.name][1]) > TOLD_WITHIN:
-                    self.broken("readiness", f"message {number} of {plan.name} waits, and /readyz says ok")
+                    self.broken("standstill", f"message {number} of {plan.name} waits, and /readyz says ok")
                     return
 
     def _check_attempts(self) -> None:
