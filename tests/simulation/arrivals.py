@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from math import inf
 
 from router_trio.protocol import text
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
-from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER
+from tests.simulation.faults import WITHOUT_ORDER
 from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -46,7 +47,7 @@ class Arrivals:
         self._published_at = published_at
         self._broken = broken
         self._trace = trace
-        self._went_back_at = [step.at for step in schedule.steps if step.kind in GOES_BACK]
+        self._went_back_at: defaultdict[str, float] = defaultdict(lambda: -inf)
         self._heard_within = _heard_within(schedule)
         self._there: set[Copy] = set()
         self._stored: dict[tuple[Copy, str], tuple[int, float]] = {}
@@ -54,6 +55,10 @@ class Arrivals:
         self._first_received: dict[Copy, float] = {}
         self._refused: defaultdict[Copy, list[float]] = defaultdict(list)
         self._line: defaultdict[Line, list[Copy]] = defaultdict(list)
+
+    def went_back(self, route: str, now: float) -> None:
+        """A route says that its stream went back in time."""
+        self._went_back_at[route] = now
 
     # --- what brokers tell ---
 
@@ -123,11 +128,11 @@ class Arrivals:
     def _may_be_late(self, copy: Copy, before: list[Copy], now: float) -> bool:
         """Whether what overtook it was under way when it was refused: nothing could hold that back.
 
-        A message that its handler failed is not waited for, nor one that came before its stream went back.
+        A message that its handler failed is not waited for, nor one that came before its stream was seen to go back.
         """
         if self._handled.raised[copy[0], copy[2]]:
             return True
-        if any(self._published_at[copy[2]] <= at <= now for at in self._went_back_at):
+        if self._published_at.get(copy[2], 0.0) <= self._went_back_at[copy[0]]:
             return True
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)

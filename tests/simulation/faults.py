@@ -278,9 +278,6 @@ UNTOLD = frozenset({"message lost", "pull lost", "nak lost", "ack lost", "in_pro
 CRAWLS = frozenset({"slow network", "slow stream"})
 """With these messages wait for their turn for long, and all is well."""
 
-GOES_BACK = frozenset({"restored stream", "source made anew", "source and durable made anew", "forgotten tail"})
-"""With these a stream goes back in time: what waited for a refused message goes on, since that may be gone."""
-
 SLOW = frozenset({"silence", "slow network"})
 """With these a publish takes long that nothing is wrong with."""
 

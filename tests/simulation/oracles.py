@@ -9,7 +9,7 @@ import trio
 
 from router_trio import Live
 from router_trio.dispatch.stream import StreamRoute
-from router_trio.events import Event, MessageDeadLettered
+from router_trio.events import Event, MessageDeadLettered, StreamWentBack
 from router_trio.message import Fate
 from router_trio.receipt import Receipt
 from router_trio.states import CONNECTED, RUNNING
@@ -81,6 +81,8 @@ class Oracles:
         self.codes[event.code] += 1
         if isinstance(event, MessageDeadLettered):
             self._given_up.add((event.route, event.sequence))
+        elif isinstance(event, StreamWentBack):
+            self._arrivals.went_back(event.route, trio.current_time())
         self._check_ledgers(process, f"at {event.code}")
         self._check_bounds(process)
 
