@@ -16,6 +16,7 @@ import trio
 from router_trio import headers, protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.hand import Hand
+from router_trio.dispatch.payloads import Payloads
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsumer
@@ -53,7 +54,8 @@ class Pulling:
     """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it.
 
     `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
-    told whether that comes soon: others that were delivered before come now.
+    told whether that comes soon: others that were delivered before come now. `confirmed` is told how much of what
+    `payloads` has kept came before the consumer was seen to deliver payloads.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Pulling:
         closing: trio.Event,
         route: Callable[[], None],
         make_room: Callable[[bool], None],
+        payloads: Payloads,
+        confirmed: Callable[[int], Sequence[int]],
     ) -> None:
         self._routing = routing
         self._hand = hand
@@ -74,6 +78,9 @@ class Pulling:
         self._closing = closing
         self._route = route
         self._make_room = make_room
+        self._payloads = payloads
+        self._confirmed = confirmed
+        self._check_now = trio.Event()
         self._made_room_at = -math.inf
         self._patience = 0.0
         self._came_again = False
@@ -90,13 +97,14 @@ class Pulling:
     def start_anew(self) -> None:
         """The link is new, or the consumer, or there is none: nothing is asked for."""
         self._credit.forget()
+        self._payloads.start_anew()
         self._lost = None
         self._paused = None
 
-    def lose(self, detail: str) -> None:
-        """What comes is not what was asked for: the consumer has to be opened again."""
-        self._lost = SourceError(detail, reason="consumer_edited")
-        self._look_again.set()
+    def kept(self, doubtful: Sequence[protocol.RawMessage]) -> None:
+        """These came, and may not be what was asked for: look at the consumer before they are taken."""
+        self._credit.received(len(doubtful), protocol.delivered_size(doubtful))
+        self._check_now.set()
 
     def heard(self, now: float) -> None:
         """Something came."""
@@ -287,19 +295,25 @@ class Pulling:
         """
         while self._lost is None:
             pause = CHECK_EVERY
+            self._check_now = trio.Event()
+            doubtful = len(self._payloads.doubtful)
             try:
                 paused = await consumer.check()
             except SourceError as error:
                 if error.reason not in LOOKUP_FAILED and error.reason != "consumer_not_found":
                     self._lost = error
                     self._look_again.set()
-                elif error.reason == "permission_denied":
+                elif error.reason == "permission_denied" and not doubtful:
                     pause = DENIED_CHECK_EVERY
             else:
                 if paused != self._paused:
                     self._paused = paused
                     self._look_again.set()
-            await trio.sleep(pause)
+                again = self._confirmed(doubtful) if doubtful else ()
+                if again:
+                    await consumer.again(again)
+            with trio.move_on_after(pause):
+                await self._check_now.wait()
 
     async def _tell_progress(self, link: Link, ack_wait: float) -> None:
         """Keep what is being worked on, or waits for its turn, from being delivered again."""

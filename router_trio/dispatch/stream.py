@@ -8,19 +8,21 @@ pulls, and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from operator import attrgetter, eq, itemgetter
+from operator import attrgetter
 
 import trio
 
-from router_trio import headers, protocol
+from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
 from router_trio.dispatch.astray import OVERDUE, ask_again
 from router_trio.dispatch.deliveries import Deliveries
 from router_trio.dispatch.failures import LONGEST_DELAY, MOST_REMEMBERED, RetryPolicy
 from router_trio.dispatch.hand import Hand
+from router_trio.dispatch.payloads import Payloads
 from router_trio.dispatch.pulling import Pulling
 from router_trio.dispatch.retry import SourceRetry
 from router_trio.dispatch.routing import Routing
@@ -36,11 +38,7 @@ UNLIMITED = -1
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
 
-MSG_SIZE = b"Nats-Msg-Size"
-"""The header of a message whose payload a consumer with `headers_only` has left out."""
-
 _received_at = attrgetter("received_at")
-_header_size, _size = itemgetter(2), itemgetter(3)
 
 
 class StreamRoute:
@@ -74,6 +72,7 @@ class StreamRoute:
         self._hand = Hand()
         self._closing = trio.Event()
         connection.pull_budget.join()
+        self._payloads = Payloads()
         self._pulling = Pulling(
             routing,
             self._hand,
@@ -83,6 +82,8 @@ class StreamRoute:
             self._closing,
             self._route,
             self._make_room,
+            self._payloads,
+            self._confirmed,
         )
         self._ack_wait = source.ack_wait
         self._arrived = trio.Event()
@@ -92,10 +93,6 @@ class StreamRoute:
         self.stored: list[StreamDelivery] = []
         self._nothing_comes = False
         self._told_differences: list[str] = []
-        self._bare = False
-        """Whether a message without its payload came: nothing more is taken until the consumer is opened again."""
-        self._doubted = False
-        """Whether it was opened for that reason: if it delivers payloads, the header was the sender's doing."""
         self._scope = trio.CancelScope()
         for destination in routing.connections:
             destination.when_changed(self._recall)
@@ -117,7 +114,6 @@ class StreamRoute:
             last_sequence=last_sequence,
             last_time=last_time,
         )
-        self._doubted, self._bare = self._bare, False
         consumer = await link.open_consumer(spec, self._received)
         self._intake_over = trio.Event()
         try:
@@ -173,12 +169,20 @@ class StreamRoute:
         """Seconds that a message may be late which was naked here: if the nak is lost, it comes after the ack wait."""
         return self._ack_wait + OVERDUE
 
-    def _received(self, batch: list[protocol.RawMessage]) -> None:
+    def _confirmed(self, count: int) -> Sequence[int]:
+        """The consumer delivers payloads. Returns which messages, of which that was in doubt, must come again."""
+        confirmed = self._payloads.confirm(count)
+        deliveries, _, _ = self._deliveries.read(confirmed, self._hand.position, trio.current_time())
+        return [delivery.sequence for delivery in deliveries]
+
+    def _received(self, batch: Sequence[protocol.RawMessage]) -> None:
         now = trio.current_time()
-        if self._bare or True in map(eq, map(_header_size, batch), map(_size, batch)):
-            batch = self._with_payloads(batch)
-        hand = self._hand
         self._pulling.heard(now)
+        kept = len(self._payloads.doubtful)
+        batch = self._payloads.sift(batch)
+        if self._payloads.doubtful:
+            self._pulling.kept(self._payloads.doubtful[kept:])
+        hand = self._hand
         deliveries, columns, others = self._deliveries.read(batch, hand.position, now)
         for raw in others:
             if self._pulling.status(raw):
@@ -201,22 +205,6 @@ class StreamRoute:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
-
-    def _with_payloads(self, batch: list[protocol.RawMessage]) -> list[protocol.RawMessage]:
-        """Return what came before the first message whose payload the server has left out.
-
-        Somebody has edited the durable (`headers_only`): it is opened again, and refused if that is so. If it is not,
-        the sender has written that header, and the message is taken when it comes again.
-        """
-        if self._bare:
-            return []
-        for index, raw in enumerate(batch):
-            empty = raw[1] and raw[2] == raw[3] > 0
-            if empty and not self._doubted and headers.find(protocol.header_block(raw), MSG_SIZE) is not None:
-                self._bare = True
-                self._pulling.lose("a message came without its payload: was the consumer edited (headers_only)?")
-                return batch[:index]
-        return batch
 
     # --- routing ---
 
