@@ -79,12 +79,17 @@ class Watch:
 
 
 @asynccontextmanager
-async def watched(router: Router | Settings, watch: Watch | None = None, **options: Any) -> AsyncIterator[Watch]:
-    """Open a router and check at the end that it is accounted for."""
+async def watched(
+    router: Router | Settings, watch: Watch | None = None, *, alone: bool = True, **options: Any
+) -> AsyncIterator[Watch]:
+    """Open a router and check at the end that it is accounted for.
+
+    `alone`: a router that was opened later has ended before, so that no task of any is left at the end.
+    """
     watch = watch or Watch()
     if isinstance(router, Settings):
         router = Router(router, observers=[watch], **options)
-    others = router_tasks()
+    others = not alone or router_tasks()
     async with router.open() as live:
         watch.live = live
         for name, connection in live.connections.items():

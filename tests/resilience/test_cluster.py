@@ -11,8 +11,8 @@ import trio
 from router_trio import Router
 from tests.raw_jetstream import JetStream, JetStreamError
 from tests.raw_nats import RawClient, RawNatsError, connect
-from tests.resilience.chaos.load import payload, subject
-from tests.resilience.chaos.spy import Spy, numbers
+from tests.resilience.chaos.load import numbers, payload, subject
+from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import out_of_order
 from tests.servers import Cluster, cluster
 from tests.watch import Watch, assert_alive, eventually, settings, stream_route, watched

@@ -21,8 +21,7 @@ import trio
 from router_trio import Settings
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import connect
-from tests.resilience.chaos.load import payload, subject
-from tests.resilience.chaos.spy import numbers
+from tests.resilience.chaos.load import numbers, payload, subject
 from tests.resilience.chaos.verdict import out_of_order
 from tests.servers import NatsServer, nats_server
 from tests.watch import assert_alive, eventually, settings, stream_route, until_stored, watched

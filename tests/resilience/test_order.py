@@ -12,8 +12,8 @@ from router_trio.settings import Settings
 from tests.proxy import TcpProxy
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import connect
-from tests.resilience.chaos.load import payload, subject
-from tests.resilience.chaos.spy import Spy, numbers
+from tests.resilience.chaos.load import numbers, payload, subject
+from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import out_of_order
 from tests.servers import NatsServer
 from tests.watch import eventually, settings, stream_route, watched

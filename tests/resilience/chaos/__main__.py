@@ -8,8 +8,8 @@ import sys
 import trio
 
 from tests.resilience.chaos.run import run_seed
-from tests.resilience.chaos.schedule import Kind, draw
-from tests.resilience.chaos.verdict import HEAD, Outcome, row, total
+from tests.resilience.chaos.schedule import VARIANTS, Kind, Variant, draw
+from tests.resilience.chaos.verdict import HEAD, Outcome, command, row, total
 
 
 def main() -> int:
@@ -21,14 +21,17 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of many seeds (default: 0)")
     parser.add_argument("--messages", type=int, default=2_000)
     parser.add_argument("--kind", choices=("stream", "core"), default="stream")
+    parser.add_argument("--variant", choices=VARIANTS, default="plain", help="of routes from streams (default: plain)")
     given = parser.parse_args()
+    if given.kind == "core" and given.variant != "plain":
+        parser.error(f"--variant {given.variant} is one of --kind stream")
     seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
     if given.seed is not None:
-        _tell(given.seed, given.kind, given.messages)
+        _tell(given.seed, given.kind, given.messages, given.variant)
     outcomes = []
     print(HEAD, flush=True)
     for seed in seeds:
-        outcome = _run(seed, given.kind, given.messages)
+        outcome = _run(seed, given.kind, given.messages, given.variant)
         if outcome is not None:
             outcomes.append(outcome)
             print(row(outcome), flush=True)
@@ -36,23 +39,23 @@ def main() -> int:
     return 1 if len(outcomes) < len(seeds) or any(outcome.broken for outcome in outcomes) else 0
 
 
-def _run(seed: int, kind: Kind, messages: int) -> Outcome | None:
+def _run(seed: int, kind: Kind, messages: int, variant: Variant) -> Outcome | None:
     """One seed in an event loop of its own; tells at once what went wrong."""
     try:
-        outcome = trio.run(run_seed, seed, kind, messages)
+        outcome = trio.run(run_seed, seed, kind, messages, variant)
     except Exception as error:
-        command = f"python -m tests.resilience.chaos --seed {seed} --kind {kind} --messages {messages}"
-        print(f"seed {seed} ended with {type(error).__name__}: {error}\n  {command}", file=sys.stderr, flush=True)
+        replay = command(draw(seed, kind, messages, variant))
+        print(f"seed {seed} ended with {type(error).__name__}: {error}\n  {replay}", file=sys.stderr, flush=True)
         return None
     for promise in outcome.broken:
         print(f"seed {seed}: {promise}\n  {outcome.command}", file=sys.stderr, flush=True)
     return outcome
 
 
-def _tell(seed: int, kind: Kind, messages: int) -> None:
-    schedule = draw(seed, kind, messages)
+def _tell(seed: int, kind: Kind, messages: int, variant: Variant) -> None:
+    schedule = draw(seed, kind, messages, variant)
     print(
-        f"seed {seed}: {messages} messages, {kind} to {kind}, {schedule.connections} connection(s), "
+        f"seed {seed}: {variant}, {messages} messages, {kind} to {kind}, {schedule.connections} connection(s), "
         f"max_pending_operations {schedule.max_pending}, max_in_flight {schedule.max_in_flight}"
     )
     for name, track in (("network", schedule.network), ("server", schedule.server)):

@@ -6,8 +6,10 @@ source holds all of them, in order, whatever happened. To a core subject it is p
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import trio
 
@@ -29,6 +31,12 @@ TROUBLE = (RawNatsError, OSError, trio.BrokenResourceError, trio.TooSlowError)
 """What a client of a server that comes and goes meets."""
 
 
+_NUMBER = re.compile(rb"#(\d+);")
+
+Request = tuple[str, bytes, list[tuple[str, str]]]
+"""Subject, payload and headers."""
+
+
 def payload(number: int) -> bytes:
     """A payload with this number in it; some are large."""
     filling = LARGE if number % LARGE_EVERY == 0 else 64
@@ -40,6 +48,19 @@ def subject(root: str, number: int) -> str:
     return f"{root}.{number % SUBJECTS}"
 
 
+def numbers(text: bytes) -> list[int]:
+    """The numbers of the messages in these frames or this payload; none for what the load did not publish."""
+    return [int(found) for found in _NUMBER.findall(text)]
+
+
+class Taken(NamedTuple):
+    """A message that the source has taken: by which attempt, and when that began."""
+
+    number: int
+    began: float
+    attempts: int
+
+
 @asynccontextmanager
 async def client(url: str) -> AsyncIterator[RawClient]:
     """A client with the permission to do anything."""
@@ -47,23 +68,39 @@ async def client(url: str) -> AsyncIterator[RawClient]:
         yield connected
 
 
-async def fill_stream(url: str, messages: int, seconds: float) -> None:
-    """Publish to `source.*` until the stream has all."""
+async def fill_stream(url: str, messages: int, seconds: float, noise: int = 0) -> Sequence[Taken]:
+    """Publish to `source.*` until the stream has all, with that many messages of `noise.*` before each.
+
+    Returns when each message was taken.
+    """
+    taken: list[Taken] = []
     for chunk, pause in _chunks(messages, seconds):
         await trio.sleep(pause)
-        requests = [(subject("source", n), payload(n), [("Nats-Msg-Id", f"id-{n}")]) for n in chunk]
+        attempts = 0
         while True:
+            attempts += 1
+            began = trio.current_time()
             try:
                 async with client(url) as publisher:
-                    await _published(publisher, requests)
+                    await _published(publisher, list(requests(chunk, noise)))
                 break
             except TROUBLE:
                 await trio.sleep(TRY_AGAIN_AFTER)
+        taken += [Taken(number, began, attempts) for number in chunk]
+    return taken
 
 
-async def _published(publisher: RawClient, requests: Sequence[tuple[str, bytes, list[tuple[str, str]]]]) -> None:
+def requests(chunk: Iterable[int], noise: int = 0) -> Iterator[Request]:
+    """What is published to a stream for these numbers."""
+    for number in chunk:
+        for other in range(noise):
+            yield f"noise.{other}", b"noise", [("Nats-Msg-Id", f"noise-{number}-{other}")]
+        yield subject("source", number), payload(number), [("Nats-Msg-Id", f"id-{number}")]
+
+
+async def _published(publisher: RawClient, messages: Sequence[Request]) -> None:
     with trio.fail_after(ATTEMPT_WITHIN):
-        await JetStream(publisher).publish_many(requests)
+        await JetStream(publisher).publish_many(messages)
 
 
 async def publish_core(url: str, messages: int, seconds: float) -> None:

@@ -11,8 +11,9 @@ import trio
 from tests.raw_jetstream import JetStream, JetStreamError
 from tests.resilience.chaos import load
 from tests.resilience.chaos.faults import run_track
-from tests.resilience.chaos.scene import DURABLE, SINK, SOURCE, Scene, scene
-from tests.resilience.chaos.schedule import Kind, draw
+from tests.resilience.chaos.scene import Scene, scene
+from tests.resilience.chaos.schedule import Kind, Variant, draw
+from tests.resilience.chaos.variants import DURABLE, SINK, SOURCE, dies_with_its_server, noise
 from tests.resilience.chaos.verdict import Outcome, judge
 
 SETTLED_WITHIN = 30.0
@@ -27,9 +28,9 @@ class Hang(AssertionError):
     """A router that did not finish its work, with what it said of itself."""
 
 
-async def run_seed(seed: int, kind: Kind, messages: int) -> Outcome:
+async def run_seed(seed: int, kind: Kind, messages: int, variant: Variant = "plain") -> Outcome:
     """Run the schedule of a seed. Raises `Hang`, or `trio.TooSlowError` if a fault or the load hangs."""
-    schedule = draw(seed, kind, messages)
+    schedule = draw(seed, kind, messages, variant)
     descriptors, tasks = _descriptors(), _router_tasks()
     leaks = []
     with tempfile.TemporaryDirectory(prefix="router-trio-chaos-") as directory, trio.fail_after(WHOLE_RUN_WITHIN):
@@ -39,8 +40,8 @@ async def run_seed(seed: int, kind: Kind, messages: int) -> Outcome:
             try:
                 with trio.fail_after(SETTLED_WITHIN):
                     if kind == "stream":
-                        await _all_acked(on)
-                    await on.close_router()
+                        leaks += await _all_acked(on)
+                    await on.close_routers()
             except trio.TooSlowError:
                 raise Hang(f"not settled {SETTLED_WITHIN:g} s after the last fault: {on.told()}") from None
             if _router_tasks() != tasks:
@@ -53,22 +54,34 @@ async def run_seed(seed: int, kind: Kind, messages: int) -> Outcome:
 
 async def _trouble(on: Scene) -> None:
     """The load and both tracks of faults, until all of them are over."""
-    publish = load.fill_stream if on.schedule.kind == "stream" else load.publish_core
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(publish, on.server.url, on.schedule.messages, on.schedule.seconds)
+        nursery.start_soon(_load, on)
         nursery.start_soon(run_track, on, on.schedule.network)
         nursery.start_soon(run_track, on, on.schedule.server)
 
 
-async def _all_acked(on: Scene) -> None:
-    """Wait until the durable has delivered everything and has an ack for all of it."""
+async def _load(on: Scene) -> None:
+    url, schedule = on.server.url, on.schedule
+    if schedule.kind == "stream":
+        on.taken = await load.fill_stream(url, schedule.messages, schedule.seconds, noise(schedule.variant))
+    else:
+        await load.publish_core(url, schedule.messages, schedule.seconds)
+
+
+async def _all_acked(on: Scene) -> list[str]:
+    """Wait until the durable has delivered everything and has an ack for all of it. Returns what is wrong with it.
+
+    What a router has in hand of a stream that is no more has no durable that waits for its ack: it is waited for too.
+    """
     async with load.client(on.server.url) as client:
         stream = JetStream(client)
         while True:
             try:
                 info = await stream.consumer_info(SOURCE, DURABLE)
-                if info["num_pending"] == info["num_ack_pending"] == 0:
-                    return
+                orphans = on.in_hand if dies_with_its_server(on.schedule.variant) else 0
+                if info["num_pending"] == info["num_ack_pending"] == orphans == 0:
+                    limit = info["config"]["max_deliver"]
+                    return [] if limit == -1 else [f"the durable gives messages up after {limit} deliveries"]
             except JetStreamError as error:
                 if error.code != 404:
                     raise

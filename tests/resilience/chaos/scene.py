@@ -1,7 +1,6 @@
-"""A scene: one server, a proxy for each connection of the router, and routers that follow one another.
+"""A scene: one server, routers, and a proxy for each of their connections.
 
-Everything that a fault may touch is here. The routers are real ones in this process; each is watched, and its books are
-checked when it is left.
+Everything that a fault may touch is here. The routers are real ones in this process.
 """
 
 from __future__ import annotations
@@ -15,25 +14,21 @@ from typing import Any
 
 import trio
 
-from router_trio import Live, Settings
+from router_trio import Settings
 from router_trio.embedded import HOST
-from router_trio.errors import AuthorizationError
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.proxy import TcpProxy, background, tcp_proxy
 from tests.raw_jetstream import JetStream, StoredMessage
-from tests.resilience.chaos import load
+from tests.resilience.chaos import load, variants
+from tests.resilience.chaos.routers import KeptRouter
 from tests.resilience.chaos.schedule import Schedule
 from tests.resilience.chaos.spy import Spy
+from tests.resilience.chaos.variants import ACK_WAIT, DURABLE, FILTER, SOURCE
 from tests.servers import NatsServer, nats_server
-from tests.watch import Watch, watched
+from tests.watch import Watch
 
 LIVENESS = 0.4
-ACK_WAIT = 2.0
 """Seconds: what a router under test is set to. The longest fault is longer than two missed fences."""
-
-DURABLE = "router"
-SINK = "SINK"
-SOURCE = "SOURCE"
 
 
 class Scene:
@@ -49,73 +44,55 @@ class Scene:
         self.spy = Spy()
         self.deaths: list[tuple[float, float]] = []
         """From when to when the server ended: JetStream before the process, and that before it is reaped."""
-        self.runs: list[Watch] = []
-        self.failed: Counter[str] = Counter()
-        """Messages that routes failed, by reason, over all runs that are over."""
-        self.received = 0
-        self.routed = 0
+        count = variants.routers(schedule.variant)
+        self.routers = [self._router(proxies[first::count], alone=count == 1) for first in range(count)]
+        self.taken: Sequence[load.Taken] = ()
+        """What the source has taken, and when."""
         self.sink_before: list[StoredMessage] = []
         """What the sinks held that were deleted."""
         self.sink_is_read = trio.Lock()
         """Held while nothing may reach the server: a fault of the network that ends must not let anything through."""
-        self._leave = trio.Event()
-        self._over = False
-        self._left = trio.Event()
-        self._opened = trio.Event()
+
+    # --- the routers ---
+
+    def _router(self, proxies: Sequence[TcpProxy], *, alone: bool) -> KeptRouter:
+        return KeptRouter(router_settings(self.schedule, proxies, self.collector), self.spy, proxies, alone=alone)
 
     @property
-    def live(self) -> Live:
-        """The router that runs now, or ran last."""
-        live = self.runs[-1].live
-        assert live is not None
-        return live
+    def runs(self) -> list[Watch]:
+        """Every router that was opened."""
+        return [watch for router in self.routers for watch in router.runs]
 
-    # --- the router ---
+    @property
+    def failed(self) -> Counter[str]:
+        """Messages that routes failed, by reason, over all runs that are over."""
+        return sum((router.failed for router in self.routers), Counter())
 
-    async def keep_routers(self) -> None:
-        """Run a router, and a new one whenever that is left, until `close_router`."""
-        while not self._over:
-            self._leave = trio.Event()
-            watch = Watch()
-            try:
-                async with watched(self._settings(), watch, connect=self.spy.connect):
-                    self.runs.append(watch)
-                    self._opened.set()
-                    await self._leave.wait()
-            except AuthorizationError:
-                # A server that loads another configuration refuses whoever is just shaking hands. A router that is
-                # refused before its first link ends, and who watches over processes starts it again.
-                continue
-            self._count(self.live)
-            self._left.set()
+    @property
+    def received(self) -> int:
+        """Messages that routes received, over all runs that are over."""
+        return sum(router.received for router in self.routers)
 
-    async def restart_router(self) -> None:
-        """Leave the router that runs, and wait for the next."""
-        self._opened = trio.Event()
-        self._leave.set()
-        await self._opened.wait()
+    @property
+    def routed(self) -> int:
+        """Messages that routes delivered, over all runs that are over."""
+        return sum(router.routed for router in self.routers)
 
-    async def close_router(self) -> None:
-        """Leave the last router: it drains, and its books are closed."""
-        self._over = True
-        self._left = trio.Event()
-        self._leave.set()
-        await self._left.wait()
+    @property
+    def in_hand(self) -> int:
+        """Messages that the routes that run have received and not settled."""
+        routes = [route for router in self.routers for route in router.live.routes]
+        return sum(route.received - sum(route.routed.values()) - sum(route.failed.values()) for route in routes)
 
-    async def router_is_open(self) -> None:
-        """Wait for the first one."""
-        await self._opened.wait()
+    async def close_routers(self) -> None:
+        """Leave all routers: they drain, and their books are closed."""
+        for router in self.routers:
+            await router.close()
 
     def told(self) -> str:
-        """What the last router says of itself, for a failure's message."""
-        status = self.live.status()
-        return json.dumps({"connections": status["connections"], "routes": status["routes"]}, default=str)
-
-    def _count(self, live: Live) -> None:
-        for route in live.routes:
-            self.received += route.received
-            self.routed += sum(route.routed.values())
-            self.failed.update(route.failed)
+        """What the last routers say of themselves, for a failure's message."""
+        told = [router.live.status() for router in self.routers]
+        return json.dumps([{name: one[name] for name in ("connections", "routes")} for one in told], default=str)
 
     # --- the server ---
 
@@ -128,6 +105,13 @@ class Scene:
             await self.server.kill()
         self.deaths.append((began, trio.current_time()))
 
+    async def revive(self) -> None:
+        """A new process of the server on the same store; streams that are kept in memory are made again."""
+        await self.server.restart()
+        if variants.dies_with_its_server(self.schedule.variant):
+            await self.create_sink()
+            await self.create_source()
+
     async def change(self, **changes: Any) -> None:
         """Let the server run with another configuration; without arguments with the first one."""
         await self.server.reload(config(**changes))
@@ -137,45 +121,47 @@ class Scene:
         async with load.client(self.server.url) as client:
             return await JetStream(client).stream_messages(stream)
 
+    async def create_source(self) -> None:
+        """Create the stream that the routers read."""
+        async with load.client(self.server.url) as client:
+            await variants.create_source(JetStream(client), self.schedule.variant)
+
     async def create_sink(self) -> None:
         """Create the stream that keeps what the routers send."""
         async with load.client(self.server.url) as client:
-            await JetStream(client).create_stream(SINK, ["sink.*" if self.schedule.kind == "stream" else "out.*"])
+            await variants.create_sink(JetStream(client), self.schedule)
 
-    # --- settings ---
 
-    def _settings(self) -> Settings:
-        schedule = self.schedule
-        names = ("main", "away")[: schedule.connections]
-        common: dict[str, Any] = {
-            "user": "router",
-            "password": "router",
-            "connect_timeout": 1.0,
-            "liveness_interval": LIVENESS,
-            "reconnect_delay": 0.05,
-            "max_reconnect_delay": 0.3,
-            "max_pending_operations": schedule.max_pending,
-        }
-        source: dict[str, Any] = {"connection": "main"}
-        to: dict[str, Any] = {"connection": names[-1]}
-        if schedule.kind == "stream":
-            source |= {"stream": SOURCE, "durable": DURABLE, "filter": "source.*"}
-            source |= {"ack_wait": ACK_WAIT, "nak_delay": 0.1, "max_in_flight": schedule.max_in_flight}
-            to |= {"subject": "sink.{{wildcard(1)}}", "jetstream": True}
-        else:
-            source |= {"subject": "in.*"}
-            to |= {"subject": "out.{{wildcard(1)}}"}
-        telemetry: dict[str, Any] = {"listen": ""}
-        if schedule.sampled:
-            telemetry |= {"otlp_endpoint": self.collector.endpoint, "trace_sample_ratio": schedule.sampled}
-        return Settings(
-            router={"shutdown_timeout": 0.5},
-            telemetry=telemetry,
-            connections={
-                name: {"servers": [proxy.url], **common} for name, proxy in zip(names, self.proxies, strict=True)
-            },
-            routes=[{"name": "route", "from": source, "to": [to]}],
-        )
+def router_settings(schedule: Schedule, proxies: Sequence[TcpProxy], collector: OtlpReceiver) -> Settings:
+    """The settings of a router that reaches its server through these proxies: one for each connection."""
+    names = ("main", "away")[: schedule.connections]
+    common: dict[str, Any] = {
+        "user": "router",
+        "password": "router",
+        "connect_timeout": 1.0,
+        "liveness_interval": LIVENESS,
+        "reconnect_delay": 0.05,
+        "max_reconnect_delay": 0.3,
+        "max_pending_operations": schedule.max_pending,
+    }
+    source: dict[str, Any] = {"connection": "main"}
+    to: dict[str, Any] = {"connection": names[-1]}
+    if schedule.kind == "stream":
+        source |= {"stream": SOURCE, "durable": DURABLE, "filter": FILTER}
+        source |= {"ack_wait": ACK_WAIT, "nak_delay": 0.1, "max_in_flight": schedule.max_in_flight}
+        to |= {"subject": "sink.{{wildcard(1)}}", "jetstream": True}
+    else:
+        source |= {"subject": "in.*"}
+        to |= {"subject": "out.{{wildcard(1)}}"}
+    telemetry: dict[str, Any] = {"listen": ""}
+    if schedule.sampled:
+        telemetry |= {"otlp_endpoint": collector.endpoint, "trace_sample_ratio": schedule.sampled}
+    return Settings(
+        router={"shutdown_timeout": 0.5},
+        telemetry=telemetry,
+        connections={name: {"servers": [proxy.url], **common} for name, proxy in zip(names, proxies, strict=True)},
+        routes=[{"name": "route", "from": source, "to": [to]}],
+    )
 
 
 def config(
@@ -207,16 +193,21 @@ def config(
 
 @asynccontextmanager
 async def scene(schedule: Schedule, directory: Path) -> AsyncIterator[Scene]:
-    """Server, streams, proxies and the first router, ready to be troubled. `close_router` before the end."""
+    """Server, streams, proxies and the first routers, ready to be troubled. `close_routers` before the end."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(nats_server(directory, config=config()))
-        proxies = [await stack.enter_async_context(tcp_proxy(HOST, server.port)) for _ in range(schedule.connections)]
+        needed = schedule.connections * variants.routers(schedule.variant)
+        proxies = [await stack.enter_async_context(tcp_proxy(HOST, server.port)) for _ in range(needed)]
         made = Scene(schedule, server, proxies, await stack.enter_async_context(otlp_receiver()))
         await made.create_sink()
         if schedule.kind == "stream":
+            await made.create_source()
+        if schedule.variant == "max-deliver":
             async with load.client(server.url) as client:
-                await JetStream(client).create_stream(SOURCE, ["source.*"])
+                await variants.create_worn_durable(client, schedule.messages)
         async with background() as nursery:
-            nursery.start_soon(made.keep_routers)
-            await made.router_is_open()
+            for router in made.routers:
+                nursery.start_soon(router.keep)
+            for router in made.routers:
+                await router.is_open()
             yield made

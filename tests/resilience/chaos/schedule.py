@@ -9,9 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["stream", "core"]
+
+Variant = Literal["plain", "max-deliver", "sparse", "memory", "two-routers"]
+"""How streams, durable and routers are made: see `variants`. Core routes are always plain."""
+
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 NETWORK: Mapping[str, int] = {
     "cut": 3,
@@ -82,6 +87,7 @@ class Schedule:
     network: tuple[Step, ...]
     server: tuple[Step, ...]
     sampled: float
+    variant: Variant = "plain"
 
     @property
     def faults(self) -> list[str]:
@@ -94,8 +100,10 @@ class Schedule:
         return max(sum(step.after + step.seconds for step in track) for track in (self.network, self.server))
 
 
-def draw(seed: int, kind: Kind, messages: int) -> Schedule:
-    """The schedule of a seed: the same for the same arguments."""
+def draw(seed: int, kind: Kind, messages: int, variant: Variant = "plain") -> Schedule:
+    """The schedule of a seed: the same for the same arguments. All variants have the same faults at the same times."""
+    if kind == "core" and variant != "plain":
+        raise ValueError(f"{variant} is a variant of routes from streams")
     dice = random.Random(f"{seed} {kind}")
     server = dict(SERVER) | (dict(STREAM) if kind == "stream" else {})
     return Schedule(
@@ -108,6 +116,7 @@ def draw(seed: int, kind: Kind, messages: int) -> Schedule:
         network=_track(dice, NETWORK, dice.randint(2, 4)),
         server=_track(dice, server, dice.randint(2, 3)),
         sampled=dice.choice((0.0, 0.05, 0.5)),
+        variant=variant,
     )
 
 

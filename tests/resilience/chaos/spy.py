@@ -6,7 +6,6 @@ number in their payload (see `load.payload`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -32,8 +31,8 @@ from router_trio.nats.link import Dialer
 from router_trio.operation import Operation
 from router_trio.protocol import RawMessage
 from router_trio.settings import ConnectionSettings
-
-_NUMBER = re.compile(rb"#(\d+);")
+from tests.resilience.chaos.hands import Hands
+from tests.resilience.chaos.load import numbers
 
 
 class Spy:
@@ -56,6 +55,9 @@ class Spy:
         """PubAcks that said: a duplicate."""
         self.acked_at: list[float] = []
         """When each PubAck came."""
+        self.stored: list[int] = []
+        """Numbers of the messages of which a PubAck said that a stream has them, in order."""
+        self.hands = Hands()
         self.deliver_twice = False
 
     @property
@@ -79,27 +81,31 @@ class Spy:
             else:
                 self.first_taken_at[message] = now
 
-    def refused(self, operation: Operation | None) -> None:
-        """A router heard that this was not taken."""
-        for message in numbers(operation.frame) if operation is not None else ():
+    def refused(self, operation: Operation | None, *, retriable: bool = False) -> None:
+        """A router heard that this was not taken. `retriable`: it keeps it, and tries again by itself."""
+        refused = numbers(operation.frame) if operation is not None else []
+        for message in refused:
             self.first_refused_at.setdefault(message, trio.current_time())
+        if not retriable:
+            self.hands.sent_back(refused)
 
-    def connect(self, name: str, settings: ConnectionSettings) -> Connect:
-        """A `router.ConnectFactory`."""
+    def took(self, operation: Operation | None) -> None:
+        """A PubAck for this came."""
+        self.acked_at.append(trio.current_time())
+        if operation is not None:
+            self.stored += numbers(operation.frame)
+
+    def connect(self, name: str, settings: ConnectionSettings, holder: object = None) -> Connect:
+        """A `router.ConnectFactory`. `holder` is the router, if there are several."""
         dial = Dialer(settings, name)
 
         @asynccontextmanager
         async def connect(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[Link]:
             ears = _Ears(listener, self)
             async with dial(server, inbox, ears) as link:
-                yield _Eyes(link, self, ears.unanswered)
+                yield _Eyes(link, self, ears.unanswered, holder)
 
         return connect
-
-
-def numbers(text: bytes) -> list[int]:
-    """The numbers of the messages in these frames or this payload; none for what the load did not publish."""
-    return [int(found) for found in _NUMBER.findall(text)]
 
 
 class _Ears:
@@ -117,12 +123,11 @@ class _Ears:
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         for order, fate in pubacks:
             self._spy.suppressed += fate.duplicate
-            self._spy.acked_at.append(trio.current_time())
-            self.unanswered.pop(order, None)
+            self._spy.took(self.unanswered.pop(order, None))
         self._listener.acked(pubacks)
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        self._spy.refused(self.unanswered.pop(order, None))
+        self._spy.refused(self.unanswered.pop(order, None), retriable=retriable)
         self._listener.ack_refused(order, reason, detail, retriable)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
@@ -135,15 +140,14 @@ class _Ears:
 class _Eyes:
     """See `link.Link`."""
 
-    def __init__(self, link: Link, spy: Spy, unanswered: dict[int, Operation]) -> None:
+    def __init__(self, link: Link, spy: Spy, unanswered: dict[int, Operation], holder: object) -> None:
         self._link = link
         self._spy = spy
         self._unanswered = unanswered
+        self._holder = holder
         self._seen_together: dict[DeliverTogether, DeliverTogether] = {}
         self.fence = link.fence
         self.ack = link.ack
-        self.nak = link.nak
-        self.term = link.term
         self.in_progress = link.in_progress
         self.find_streams = link.find_streams
         self.stream_state = link.stream_state
@@ -166,12 +170,23 @@ class _Eyes:
             self._spy.takes(operation.frame)
         refusals = await self._link.send(operations)
         refused = {refusal.operation.order for refusal in refusals}
+        for refusal in refusals:
+            if not refusal.retriable:
+                self._spy.hands.sent_back(numbers(refusal.operation.frame))
         for operation in operations:
             if operation.order not in refused:
                 self._spy.wrote(operation.frame)
             else:
                 self._unanswered.pop(operation.order, None)
         return refusals
+
+    def nak(self, reply: bytes, delay: float) -> None:
+        self._spy.hands.answered(reply)
+        self._link.nak(reply, delay)
+
+    def term(self, reply: bytes, reason: str) -> None:
+        self._spy.hands.answered(reply)
+        self._link.term(reply, reason)
 
     async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> Subscription:
         seen: Deliver | Together
@@ -197,6 +212,7 @@ class _Eyes:
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         def seen(batch: list[RawMessage]) -> None:
             again = [raw for raw in batch if raw[1].startswith(b"$JS.ACK.")]
+            self._spy.hands.brought(self._holder, again)
             deliver(batch)
             if self._spy.deliver_twice and again:
                 deliver(again)

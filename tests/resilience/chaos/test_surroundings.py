@@ -23,9 +23,8 @@ from tests.certificates import create_certificates
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import connect
 from tests.resilience.chaos import load
-from tests.resilience.chaos.load import payload, subject
+from tests.resilience.chaos.load import numbers, payload, subject
 from tests.resilience.chaos.scene import config
-from tests.resilience.chaos.spy import numbers
 from tests.resilience.chaos.verdict import out_of_order
 from tests.servers import NatsServer, nats_server
 from tests.watch import Watch, assert_alive, eventually, settings, stream_route, watched

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from tests.otlp_receiver import ReceivedSpan
 from tests.raw_jetstream import StoredMessage
+from tests.resilience.chaos import memory
+from tests.resilience.chaos.load import numbers
 from tests.resilience.chaos.scene import Scene
 from tests.resilience.chaos.schedule import Schedule
-from tests.resilience.chaos.spy import Spy, numbers
+from tests.resilience.chaos.spy import Spy
+from tests.resilience.chaos.variants import dies_with_its_server
 
 MAY_DIE_WITH_THE_SERVER = 1.0
 """Seconds before a server's end in which it may have taken a core publish, said so, and stored nothing. A fence proves
@@ -21,7 +24,8 @@ no more than that the server received it."""
 class Outcome:
     """One seed, as a row of the table. `broken` are the promises that were not kept.
 
-    `lost` are all that were received and did not arrive; `died` those of them that a server had when it ended.
+    `lost` are all that were received, or taken by a source, and did not arrive; `died` those of them that a server had
+    when it ended.
     """
 
     schedule: Schedule
@@ -37,11 +41,16 @@ class Outcome:
     @property
     def command(self) -> str:
         """What replays this seed."""
-        schedule = self.schedule
-        return (
-            f"python -m tests.resilience.chaos --seed {schedule.seed} --kind {schedule.kind} "
-            f"--messages {schedule.messages}"
-        )
+        return command(self.schedule)
+
+
+def command(schedule: Schedule) -> str:
+    """What replays a schedule."""
+    variant = f" --variant {schedule.variant}" if schedule.variant != "plain" else ""
+    return (
+        f"python -m tests.resilience.chaos --seed {schedule.seed} --kind {schedule.kind} "
+        f"--messages {schedule.messages}{variant}"
+    )
 
 
 def judge(
@@ -50,23 +59,28 @@ def judge(
     """Hold a finished scene against the promises. `sink` begins with what deleted sinks held."""
     broken = list(leaks)
     failed = sum(scene.failed.values())
+    mortal = dies_with_its_server(scene.schedule.variant)
     arrived = [found for message in sink for found in numbers(message.payload)]
     if scene.schedule.kind == "stream":
         accepted = [found for message in source for found in numbers(message.payload)]
-        died = 0
-        lost = len(set(accepted) - set(arrived))
+        if mortal:
+            accepted = [one.number for one in scene.taken]
+            arrived = memory.arrived(scene, sink)
+        missing = set(accepted) - set(arrived)
+        gone = memory.died(scene, missing) if mortal else set()
         if len(accepted) < scene.schedule.messages:
             broken.append(f"the source holds {len(accepted)} of {scene.schedule.messages} messages: no fair test")
-        if lost:
-            broken.append(f"lost: {sorted(set(accepted) - set(arrived))[:20]}")
+        if missing - gone:
+            broken.append(f"lost: {sorted(missing - gone)[:20]}")
         twice = stored_twice(scene, sink)
         if twice:
             broken.append(f"stored twice in one stream: {twice[:20]}")
+        if given_up := sum(watch.count("ROUTE_MESSAGE_DEAD_LETTERED") for watch in scene.runs):
+            broken.append(f"given up: {given_up}, by a route without a limit")
     else:
         accepted = scene.spy.received
         missing = set(accepted) - set(arrived)
         gone = {one for one in missing if _died_with_the_server(scene, one)}
-        died, lost = len(gone), len(missing)
         if len(missing - gone) > failed:
             told = sorted(missing - gone)[:20]
             broken.append(f"lost {len(missing - gone)}, and the router says {failed}: {told}")
@@ -76,12 +90,15 @@ def judge(
         if poisoned < 0:
             broken.append(f"received {scene.received}, but the links gave {len(accepted)}")
     broken += unfinished_traces(scene.collector.spans)
-    late = overtaken(accepted, arrived)
+    in_order = set(memory.published_once(scene)) if mortal else set(accepted)
+    late = overtaken([one for one in accepted if one in in_order], [one for one in arrived if one in in_order])
     wrong = [one for one, before in late if not were_in_flight(scene.spy, scene.schedule.faults, one, before)]
     # What is too large comes again later, and nobody waits for it: what is behind it would not fail.
     too_large = scene.failed["too_large"] if scene.schedule.kind == "stream" else 0
     # Without leave to answer the stream, a router can't ask again for what went astray before it takes what is new.
-    if len(wrong) > too_large and "no_acks" not in scene.schedule.faults:
+    # Routers that share a durable promise no order.
+    ordered = "no_acks" not in scene.schedule.faults and scene.schedule.variant != "two-routers"
+    if len(wrong) > too_large and ordered:
         broken.append(f"out of order: {wrong[:20]}; {too_large} were too large and came again")
     events = [event for watch in scene.runs for event in watch.of("NATS_CONNECTION_RESTORED")]
     return Outcome(
@@ -90,8 +107,8 @@ def judge(
         resent=scene.spy.resent,
         suppressed=scene.spy.suppressed,
         failed=scene.failed,
-        lost=lost,
-        died=died,
+        lost=len(missing),
+        died=len(gone),
         reordered=len(late),
         broken=tuple(broken),
     )
@@ -147,10 +164,15 @@ def unfinished_traces(spans: Sequence[ReceivedSpan]) -> list[str]:
 
 
 def stored_twice(scene: Scene, sink: Sequence[StoredMessage]) -> list[str]:
-    """Ids that one incarnation of the sink holds more than once."""
-    before = len(scene.sink_before)
-    now = Counter(message.header("Nats-Msg-Id") for message in sink[before:])
-    return [str(one) for one, times in now.items() if times > 1]
+    """Ids that one incarnation of the sink holds more than once; of two routers on one durable, the messages as well.
+
+    The whole run is shorter than the duplicate window.
+    """
+    held = sink[len(scene.sink_before) :]
+    now = Counter(str(message.header("Nats-Msg-Id")) for message in held)
+    if scene.schedule.variant == "two-routers":
+        now += Counter(f"#{found}" for message in held for found in numbers(message.payload))
+    return [one for one, times in now.items() if times > 1]
 
 
 def _died_with_the_server(scene: Scene, message: int) -> bool:

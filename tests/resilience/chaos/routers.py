@@ -1,0 +1,87 @@
+"""Routers that follow one another: each is watched, and its books are checked when it is left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+
+import trio
+
+from router_trio import Live, Settings
+from router_trio.errors import AuthorizationError
+from tests.proxy import TcpProxy
+from tests.resilience.chaos.spy import Spy
+from tests.watch import Watch, watched
+
+
+class KeptRouter:
+    """A router in this process that is started again whenever it is left, until `close`.
+
+    `proxies` are between it and the server. `alone`: there is no other one in this process.
+    """
+
+    def __init__(self, settings: Settings, spy: Spy, proxies: Sequence[TcpProxy], *, alone: bool) -> None:
+        self.proxies = proxies
+        self.runs: list[Watch] = []
+        self.failed: Counter[str] = Counter()
+        """Messages that routes failed, by reason, over all runs that are over; `received` and `routed` the same."""
+        self.received = 0
+        self.routed = 0
+        self._settings = settings
+        self._spy = spy
+        self._alone = alone
+        self._leave = trio.Event()
+        self._over = False
+        self._left = trio.Event()
+        self._opened = trio.Event()
+
+    @property
+    def live(self) -> Live:
+        """The router that runs now, or ran last."""
+        live = self.runs[-1].live
+        assert live is not None
+        return live
+
+    async def keep(self) -> None:
+        """Run a router, and a new one whenever that is left, until `close`."""
+        connect = partial(self._spy.connect, holder=self)
+        while not self._over:
+            self._leave = trio.Event()
+            watch = Watch()
+            try:
+                async with watched(self._settings, watch, alone=self._alone, connect=connect):
+                    self.runs.append(watch)
+                    self._opened.set()
+                    await self._leave.wait()
+            except AuthorizationError:
+                # A server that loads another configuration refuses whoever is just shaking hands. A router that is
+                # refused before its first link ends, and who watches over processes starts it again.
+                continue
+            self._count(self.live)
+            if not self._over:
+                self._spy.hands.left(self)
+            self._left.set()
+
+    async def restart(self) -> None:
+        """Leave the router that runs, and wait for the next."""
+        self._opened = trio.Event()
+        self._leave.set()
+        await self._opened.wait()
+
+    async def close(self) -> None:
+        """Leave the last router: it drains, and its books are closed."""
+        self._over = True
+        self._left = trio.Event()
+        self._leave.set()
+        await self._left.wait()
+
+    async def is_open(self) -> None:
+        """Wait for the first one."""
+        await self._opened.wait()
+
+    def _count(self, live: Live) -> None:
+        for route in live.routes:
+            self.received += route.received
+            self.routed += sum(route.routed.values())
+            self.failed.update(route.failed)
