@@ -1,4 +1,4 @@
-"""A few seeds on every run, a hundred at night. Each promise that a seed breaks is printed with what replays it."""
+"""A few seeds on every run; a hundred, and some of each variant, at night. A broken promise says what replays it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import pytest
 
+from router_trio.protocol import RawMessage
 from tests.otlp_receiver import ReceivedSpan
 from tests.resilience.chaos.faults import FAULTS
+from tests.resilience.chaos.hands import Hands
+from tests.resilience.chaos.load import payload
 from tests.resilience.chaos.run import run_seed
-from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, Kind, draw
+from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, VARIANTS, Kind, Variant, draw
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import HEAD, out_of_order, row, unfinished_traces, were_in_flight
 
 FEW = [(1, "stream", 500), (2, "stream", 1000), (7, "stream", 500), (14, "stream", 500)]
 FEW_CORE = [(0, "core", 500), (8, "core", 1000), (13, "core", 500), (15, "core", 500)]
 EVERY_NIGHT = 100
+OF_EACH_VARIANT = 10
 
 
 @pytest.mark.parametrize(("seed", "kind", "messages"), [*FEW, *FEW_CORE])
@@ -34,9 +38,40 @@ async def test_a_hundred_seeds_break_no_promise(seed: int, kind: Kind) -> None:
     assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "plain"])
+@pytest.mark.parametrize("seed", range(OF_EACH_VARIANT))
+@pytest.mark.timeout(120)
+async def test_ten_seeds_of_each_variant_break_no_promise(seed: int, variant: Variant) -> None:
+    outcome = await run_seed(seed, "stream", 2_000, variant)
+    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+
+
 def test_a_seed_always_draws_the_same() -> None:
     assert draw(5, "stream", 100) == draw(5, "stream", 100)
     assert draw(5, "stream", 100) != draw(6, "stream", 100)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_has_the_faults_of_its_seed(variant: Variant) -> None:
+    assert replace(draw(5, "stream", 100, variant), variant="plain") == draw(5, "stream", 100)
+
+
+def test_a_message_is_in_the_hands_of_who_got_it_last_until_it_goes_back() -> None:
+    hands, first, second = Hands(), object(), object()
+    hands.brought(first, [_delivery(number) for number in range(4)])
+    hands.brought(second, [_delivery(3)])
+    hands.answered(b"$JS.ACK.0")
+    hands.sent_back([1])
+    assert [number in hands for number in range(5)] == [False, False, True, True, False]
+    hands.left(first)
+    assert [number in hands for number in range(5)] == [False, False, False, True, False]
+    hands.brought(second, [_delivery(0)])
+    assert 0 in hands
+
+
+def _delivery(number: int) -> RawMessage:
+    return b"source.0", b"$JS.ACK.%d" % number, 0, 0, payload(number)
 
 
 def test_every_fault_has_a_weight_and_is_drawn_by_the_hundred_seeds() -> None:
