@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.proxy import background
+
 MAX_READ = 64 * 1024
 
 
@@ -94,12 +96,9 @@ async def otlp_receiver() -> AsyncIterator[OtlpReceiver]:
     """Receive on a free port of the loopback while this is entered."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     receiver = OtlpReceiver(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         nursery.start_soon(trio.serve_listeners, receiver._serve, [listener])
-        try:
-            yield receiver
-        finally:
-            nursery.cancel_scope.cancel()
+        yield receiver
 
 
 async def _next(connection: h11.Connection, stream: trio.SocketStream) -> object:
