@@ -158,11 +158,19 @@ class Hand:
 
     def take_back(self, delivery: StreamDelivery) -> None:
         """It was finished only because it was out of turn: it waits again."""
-        delivery.start_again()
+        self._start_again(delivery)
         self.open[delivery.sequence] = delivery
+        self._append(self.turns.admit(delivery))
+
+    def route_again(self, delivery: StreamDelivery) -> None:
+        """The same for one of the stream as it was before: nobody's turn is kept there any more."""
+        self._start_again(delivery)
+        self.waiting.append(delivery)
+
+    def _start_again(self, delivery: StreamDelivery) -> None:
+        delivery.start_again()
         self.count += 1
         self.bytes += delivery.raw[3]
-        self._append(self.turns.admit(delivery))
 
     def _append(self, in_turn: StreamDelivery | None) -> None:
         if in_turn is not None:

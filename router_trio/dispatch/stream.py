@@ -253,6 +253,8 @@ class StreamRoute:
             self._delivered([delivery])
         elif self._hand.finished(delivery):
             self._not_delivered(delivery)
+        elif delivery.reason is None:
+            self._hand.route_again(delivery)
         self._look()
 
     def first_stored(self) -> None:

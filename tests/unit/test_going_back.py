@@ -25,6 +25,7 @@ from tests.unit.routing_world import (
     handled,
     numbers,
     one_broker,
+    stream,
     to,
     two_brokers,
     unacked,
@@ -146,6 +147,28 @@ async def test_copies_of_a_message_of_the_time_before_are_none_of_the_message_th
         assert w.payloads("OUT") == [b"0", b"1", b"1"]
 
 
+async def test_what_was_taken_back_from_one_destination_is_sent_there_though_its_stream_went_back(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = two_brokers()
+    both = [to("out.one", "edge", jetstream=True), to("out.two", "edge", jetstream=True)]
+    async with world([stream("IN", *both, connection="main")], brokers=brokers) as w:
+        brokers["edge"].stall(5.0)
+        fill(w.broker, 1)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 2)
+        # As when a message before it is refused while its own copy is not sent again yet, after a loss.
+        outbox = w.live.connections["edge"].outbox
+        await w.lose("edge")
+        first = iter((True,))
+        outbox.recall(lambda copy: next(first, False))
+        assert w.entry("edge")["settled"]["failed"] == 1
+        w.broker.trouble.restore("IN", 0)
+        fill(w.broker, 1, first=1)
+        await w.find("edge")
+        await eventually(lambda: len(w.payloads("OUT", "edge")) == 4, 60)
+        assert sorted(w.payloads("OUT", "edge")) == [b"0", b"0", b"1", b"1"]
+
+
 # --- what a stream says of itself ------------------------------------------------------------------------------------
 
 SPEC = ConsumerSpec(
@@ -153,7 +176,7 @@ SPEC = ConsumerSpec(
 )
 
 
-def stream(first: int, first_at: int, last: int, last_at: int, **changes: Any) -> Any:
+def stream_of(first: int, first_at: int, last: int, last_at: int, **changes: Any) -> Any:
     answer = stream_answer("S") | changes
     answer["state"] |= {
         "messages": last - first + 1,
@@ -168,13 +191,13 @@ def stream(first: int, first_at: int, last: int, last_at: int, **changes: Any) -
 @pytest.mark.parametrize(
     "now",
     [
-        stream(1, 1, 7, 7),
-        stream(1, 1, 9, 9),
-        stream(7, 7, 9, 9),
-        stream(8, 7, 9, 9),
-        stream(8, 8, 7, 7),  # purged
-        stream(1, 50, 9, 9),  # its clock was set back
-        stream(1, 1, 9, 2),
+        stream_of(1, 1, 7, 7),
+        stream_of(1, 1, 9, 9),
+        stream_of(7, 7, 9, 9),
+        stream_of(8, 7, 9, 9),
+        stream_of(8, 8, 7, 7),  # purged
+        stream_of(1, 50, 9, 9),  # its clock was set back
+        stream_of(1, 1, 9, 2),
     ],
 )
 def test_a_stream_that_goes_on_shows_nothing(now: Any) -> None:
@@ -184,11 +207,11 @@ def test_a_stream_that_goes_on_shows_nothing(now: Any) -> None:
 @pytest.mark.parametrize(
     ("now", "told"),
     [
-        (stream(1, 1, 7, 7, created="2030-01-01T00:00:00Z"), "made again"),
-        (stream(1, 1, 6, 6), "last sequence is 6"),
-        (stream(1, 0, 0, 0), "last sequence is 0"),
-        (stream(1, 1, 7, 8), "another message as its 7"),
-        (stream(7, 8, 9, 9), "another message as its 7"),
+        (stream_of(1, 1, 7, 7, created="2030-01-01T00:00:00Z"), "made again"),
+        (stream_of(1, 1, 6, 6), "last sequence is 6"),
+        (stream_of(1, 0, 0, 0), "last sequence is 0"),
+        (stream_of(1, 1, 7, 8), "another message as its 7"),
+        (stream_of(7, 8, 9, 9), "another message as its 7"),
     ],
 )
 def test_a_stream_shows_that_it_went_back(now: Any, told: str) -> None:
@@ -197,9 +220,9 @@ def test_a_stream_shows_that_it_went_back(now: Any, told: str) -> None:
 
 
 def test_a_stream_that_has_only_younger_messages_than_one_that_it_should_have_is_doubtful() -> None:
-    assert past.is_doubtful(SPEC, stream(1, 8, 20, 20))
-    assert not past.is_doubtful(SPEC, stream(8, 8, 20, 20)), "purged or aged"
-    assert not past.is_doubtful(SPEC, stream(1, 7, 20, 20))
+    assert past.is_doubtful(SPEC, stream_of(1, 8, 20, 20))
+    assert not past.is_doubtful(SPEC, stream_of(8, 8, 20, 20)), "purged or aged"
+    assert not past.is_doubtful(SPEC, stream_of(1, 7, 20, 20))
 
 
 @pytest.mark.parametrize(
