@@ -47,7 +47,7 @@ class Arrivals:
         self._published_at = published_at
         self._broken = broken
         self._trace = trace
-        self._went_back_at: defaultdict[str, float] = defaultdict(lambda: -inf)
+        self.went_back_at: defaultdict[str, float] = defaultdict(lambda: -inf)
         self._heard_within = _heard_within(schedule)
         self._there: set[Copy] = set()
         self._stored: dict[tuple[Copy, str], tuple[int, float]] = {}
@@ -58,7 +58,7 @@ class Arrivals:
 
     def went_back(self, route: str, now: float) -> None:
         """A route says that its stream went back in time."""
-        self._went_back_at[route] = now
+        self.went_back_at[route] = now
 
     # --- what brokers tell ---
 
@@ -132,7 +132,7 @@ class Arrivals:
         """
         if self._handled.raised[copy[0], copy[2]]:
             return True
-        if self._published_at.get(copy[2], 0.0) <= self._went_back_at[copy[0]]:
+        if self._published_at.get(copy[2], 0.0) <= self.went_back_at[copy[0]]:
             return True
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)

@@ -281,6 +281,9 @@ CRAWLS = frozenset({"slow network", "slow stream"})
 SLOW = frozenset({"silence", "slow network"})
 """With these a publish takes long that nothing is wrong with."""
 
+GOES_BACK = frozenset({"restored stream", "source made anew", "source and durable made anew", "forgotten tail"})
+"""With these a stream goes back in time."""
+
 LOSES = frozenset(f"{kind} lost" for kind in KINDS)
 """Kinds after which a server waits for what will not come."""
 
