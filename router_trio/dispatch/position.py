@@ -167,6 +167,7 @@ class Position:
             self._older, self._recent = self._recent, {}
 
     def given_up(self, sequence: int) -> None:
-        """The message will not come again from this consumer, though it failed."""
-        self._unsettled.pop(sequence, None)
-        self.failures.settled((sequence,))
+        """The message is not tried again, though it failed. If it comes again, what was said of that was lost."""
+        time = self._unsettled.get(sequence)
+        if time is not None:
+            self.settled((sequence,), (time,))

@@ -24,6 +24,7 @@ from tests.unit.routing_world import (
     stream,
     to,
     two_brokers,
+    unacked,
     world,
 )
 
@@ -55,6 +56,22 @@ async def test_restarts_and_losses_use_up_no_attempts(autojump_clock: MockClock)
         await eventually(lambda: len(w.payloads("OUT")) >= 500, 600)
         assert sorted(map(int, w.payloads("OUT"))) == list(range(500))
         assert w.route.dead_lettered == 0
+
+
+async def test_what_was_given_up_is_not_tried_again_though_the_stream_never_heard_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with world([stream("IN", "out.x", max_deliver=1, ack_wait="5s")], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.x")
+        w.broker.trouble.lose("nak", 1)
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.dead_lettered == 1)
+        w.broker.allow_publish("out.x")
+        fill(w.broker, 1, first=1)
+        await eventually(lambda: w.route.duplicates == 1, 20)
+        await eventually(lambda: unacked(w) == 0)
+        assert w.payloads("OUT") == [b"1"]
+        assert w.route.dead_lettered == 1
 
 
 async def test_a_limit_that_may_not_be_lifted_is_said_and_gone_by(autojump_clock: MockClock) -> None:

@@ -58,7 +58,7 @@ def test_a_settled_message_that_comes_again_is_known() -> None:
     settle(position, 1)
     assert received(position, 1, 2, first_delivery=3) == [False, True]
     position.given_up(2)
-    assert received(position, 2, first_delivery=5) == [True], "it was never delivered anywhere"
+    assert received(position, 2, first_delivery=5) == [False], "it was counted as given up, and is not tried again"
 
 
 def test_deliveries_that_went_elsewhere_hold_the_start_back_until_they_must_have_come_again() -> None:
@@ -259,7 +259,8 @@ def test_a_sequence_with_another_time_contradicts_while_it_is_known() -> None:
     assert position.contradicted(2, b"5"), "in hand"
     assert not position.contradicted(3, b"5"), "never seen"
     position.given_up(2)
-    assert not position.contradicted(2, b"5")
+    assert position.contradicted(2, b"5"), "given up"
+    assert not position.contradicted(2, stored_at(2))
 
 
 def test_what_is_settled_long_ago_contradicts_as_long_as_it_is_remembered() -> None:
