@@ -60,7 +60,7 @@ class Oracles:
         self._given_up: set[tuple[str, int]] = set()
         self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
         self._counted: dict[tuple[str, ...], float] = {}
-        self._counted_of = 0
+        self._counted_of: Live | None = None
         self.sizes: dict[int, int] = {}
         self._ready_since: float | None = None
         self._lost = 0
@@ -116,8 +116,8 @@ class Oracles:
             return
         self._check_ledgers(process, "between events")
         self._check_bounds(process)
-        if process.number != self._counted_of:
-            self._counted_of = process.number
+        if process.live is not self._counted_of:
+            self._counted_of = process.live
             self._counted.clear()
         sources = Sources(process.live)
         for row in COUNTERS:
@@ -281,7 +281,9 @@ class Oracles:
         JetStream knows no more of a message than that, so nothing can be done until the route knows.
         """
         now, seen = trio.current_time(), self._arrivals.went_back_at[plan.name]
+        faults = self._schedule.faults
         under_way = 2 * self._schedule.latency[plan.broker] + SEEN_WITHIN
+        under_way += 1.2 * ("slow network" in faults) + 6.0 * ("ack late" in faults)
         return any(
             step.kind in GOES_BACK and step.at <= now <= (seen if seen >= step.at else step.at) + under_way
             for step in self._schedule.steps
