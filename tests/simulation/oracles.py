@@ -64,6 +64,8 @@ class Oracles:
         self.sizes: dict[int, int] = {}
         self._ready_since: float | None = None
         self._lost = 0
+        # A link that is being left is fenced no more once the next one is there.
+        self._leaving_takes = 2.0 * ("only lame ducks" in schedule.faults or "lame duck" in schedule.faults)
         self._moved: dict[str, tuple[int, float]] = {}
         self._attempts = dict.fromkeys(brokers, (0, 0.0))
 
@@ -134,7 +136,7 @@ class Oracles:
     def _check_fences(self, live: Live) -> None:
         """A link whose peer is silent is given up within two intervals."""
         for name, connection in live.connections.items():
-            state, bound = connection.state, 2 * connection.settings.liveness_interval
+            state, bound = connection.state, 2 * connection.settings.liveness_interval + self._leaving_takes
             silent = trio.current_time() - (state.fenced_at or 0.0)
             if state.state == CONNECTED and silent > bound:
                 self.broken("half open", f"{name} counts as connected, and answered no fence for {silent:.1f} s")

@@ -49,6 +49,7 @@ class Process:
                         await self._open()
                     except AuthorizationError:
                         # As a service manager would. Only a router that was never connected ends for it.
+                        self.live = None
                         world.trace.add("refused at the start")
                         await trio.sleep(REFUSED_AT_THE_START)
         except Exception as error:

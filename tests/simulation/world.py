@@ -28,7 +28,7 @@ BACKED_OFF_FOR = 2 * LONGEST_DELAY
 PROBED_WITHIN = 10.0
 PROBED_LATE_WITHIN = 45.0
 """Seconds until a probe arrives, and the same where a server has lost something that it alone can miss: it takes an ack
-wait, or the silence of a pull request."""
+wait, or the silence of a pull request. Or where much fails each time, and keeps a slow handler busy."""
 LOOKED_UP_WITHIN = 8.0
 """Seconds within which a router knows what there is to look up: it looks every 5 s, for 2 s at most."""
 
@@ -229,7 +229,8 @@ class World:
                 told = self.oracles.unready(process)
         if told is not None:
             self.oracles.broken("readiness", f"all is well, and /readyz says {told}")
-        patience = PROBED_LATE_WITHIN if LOSES & {step.kind for step in self.schedule.steps} else PROBED_WITHIN
+        late = LOSES & {step.kind for step in self.schedule.steps} or "small max_payload" in self.schedule.faults
+        patience = PROBED_LATE_WITHIN if late else PROBED_WITHIN
         for plan in self.schedule.routes:
             key = KEYS[0] if plan.filter == "*" else plan.filter
             number = self.publish(plan.broker, "in" if plan.stream else f"core.{plan.name}", key=key)
