@@ -54,8 +54,8 @@ class Pulling:
     """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it.
 
     `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
-    told whether that comes soon: others that were delivered before come now. `confirmed` is told how much of what
-    `payloads` has kept came before the consumer was seen to deliver payloads.
+    told whether that comes soon: others that were delivered before come now, or it is late. `confirmed` is told how
+    much of what `payloads` has kept came before the consumer was seen to deliver payloads.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class Pulling:
         if self._is_full and turns.due(now) and now >= self._makes_room_at:
             # The server gives what comes again in the order in which it was due: others may be before what is awaited.
             self._made_room_at = now
-            self._make_room(self._came_again)
+            self._make_room(self._came_again or bool(turns.late(now)))
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if turns.awaited:

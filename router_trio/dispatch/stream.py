@@ -180,8 +180,9 @@ class StreamRoute:
         self._pulling.heard(now)
         kept = len(self._payloads.doubtful)
         batch = self._payloads.sift(batch)
-        if self._payloads.doubtful:
-            self._pulling.kept(self._payloads.doubtful[kept:])
+        doubtful = self._payloads.doubtful[kept:]
+        if doubtful:
+            self._pulling.kept(doubtful)
         hand = self._hand
         deliveries, columns, others = self._deliveries.read(batch, hand.position, now)
         for raw in others:

@@ -19,6 +19,7 @@ from trio.testing import MockClock
 from router_trio import Message
 from router_trio.states import HANDLER_QUIET
 from router_trio.telemetry.status import readiness
+from router_trio.testing.subscriptions import FakePullConsumer
 from tests.unit.routing_world import World, core, eventually, handled, one_broker, stream, to, two_brokers, world
 
 WITHIN = 10.0
@@ -411,6 +412,25 @@ async def test_nor_when_it_is_edited_again_and_again(autojump_clock: MockClock, 
             await trio.sleep(seconds)
         await eventually(lambda: len(w.payloads("OUT")) >= 10, 60.0)
         assert sorted(w.payloads("OUT")) == [b"%d%b" % (number, part) for number in range(5) for part in (b"a", b"b")]
+
+
+async def test_signs_of_life_go_on_while_payloads_are_in_doubt(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = FakePullConsumer.check
+
+    async def slow(consumer: FakePullConsumer) -> str | None:
+        await trio.sleep(20)
+        return await check(consumer)
+
+    async with world([STREAM], brokers=one_broker()) as w:
+        monkeypatch.setattr(FakePullConsumer, "check", slow)
+        await trio.sleep(5)
+        w.broker.publish("in.x", b"", {"Nats-Msg-Size": "5"})
+        w.broker.publish("in.x", b"1")
+        await eventually(lambda: w.payloads("OUT") == [b"", b"1"], 100)
+        assert (w.live.connections["main"].state.established, w.live.connections["main"].state.lost) == (1, 0)
+        assert w.watch.count("NATS_SUBSCRIBE_ERROR") == 0
 
 
 async def test_a_sender_that_writes_that_header_stops_nothing(autojump_clock: MockClock) -> None:
