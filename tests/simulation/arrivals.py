@@ -9,7 +9,7 @@ from math import inf
 from router_trio.protocol import text
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
-from tests.simulation.faults import WITHOUT_ORDER
+from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER
 from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -48,6 +48,7 @@ class Arrivals:
         self._broken = broken
         self._trace = trace
         self.went_back_at: defaultdict[str, float] = defaultdict(lambda: -inf)
+        self._goes_back = [(step.at, step.what["broker"]) for step in schedule.steps if step.kind in GOES_BACK]
         self._heard_within = _heard_within(schedule)
         self._there: set[Copy] = set()
         self._stored: dict[tuple[Copy, str], tuple[int, float]] = {}
@@ -128,11 +129,14 @@ class Arrivals:
     def _may_be_late(self, copy: Copy, before: list[Copy], now: float) -> bool:
         """Whether what overtook it was under way when it was refused: nothing could hold that back.
 
-        A message that its handler failed is not waited for, nor one that came before its stream was seen to go back.
+        A message that its handler failed is not waited for, nor one that came before its stream went back, or was seen
+        to.
         """
         if self._handled.raised[copy[0], copy[2]]:
             return True
-        if self._published_at.get(copy[2], 0.0) <= self.went_back_at[copy[0]]:
+        broker = self._plans[copy[0]].broker
+        went_back = [at for at, where in self._goes_back if where == broker and at <= now]
+        if self._published_at.get(copy[2], 0.0) <= max(self.went_back_at[copy[0]], *went_back, -inf):
             return True
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)
