@@ -17,7 +17,7 @@ import trio
 from router_trio.errors import SourceError
 from router_trio.events import DestinationNotStored, DestinationStored, DestinationsUnknown, Emit
 from router_trio.link import LOOKUP_FAILED, Link, StreamState
-from router_trio.protocol import text
+from router_trio.protocol.framing import text
 from router_trio.states import DestinationState
 from router_trio.subjects import matches, matches_tokens, overlaps
 

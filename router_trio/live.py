@@ -9,7 +9,7 @@ import trio
 
 from router_trio.connection import Connection
 from router_trio.errors import ConfigurationError, Problem
-from router_trio.headers import HeadersLike
+from router_trio.protocol.headers import HeadersLike
 from router_trio.publisher import Publisher
 from router_trio.receipt import Receipt
 from router_trio.states import RouteState

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict, Unpack
 
-from router_trio.headers import EMPTY, Headers
+from router_trio.protocol.headers import EMPTY, Headers
 
 _AS_IT_IS: Any = object()
 

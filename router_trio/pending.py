@@ -17,7 +17,7 @@ from math import inf
 from operator import attrgetter
 
 from router_trio.operation import Operation, OperationBatch, OperationWithAck, Owner, Runs
-from router_trio.protocol import readdressed
+from router_trio.protocol.framing import readdressed
 
 MOST_TOGETHER = 1024
 """Core publishes in one batch, before the last that is added to it."""

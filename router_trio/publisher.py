@@ -6,15 +6,15 @@ from functools import lru_cache
 
 import trio
 
-from router_trio import headers as header_codec
-from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.deadlines import Deadlines
 from router_trio.dispatch.outlet import MESSAGE_ID, measure
 from router_trio.errors import PublishError, SubjectError
-from router_trio.headers import Headers, HeadersLike
 from router_trio.lanes import UNANSWERED
 from router_trio.message import Fate
+from router_trio.protocol import framing
+from router_trio.protocol import headers as header_codec
+from router_trio.protocol.headers import Headers, HeadersLike
 from router_trio.receipt import Receipt
 from router_trio.subjects import validate_subject
 
@@ -45,7 +45,7 @@ class Publisher:
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
         """A core publish."""
         target, block, body = self._checked(subject, payload, headers, False)
-        frame = protocol.publish(target, body, b"", block)
+        frame = framing.publish(target, body, b"", block)
         receipt = Receipt()
         outbox = self._outbox
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -69,7 +69,7 @@ class Publisher:
         blocked = await self._room(with_ack=True)
         order = self._outbox.next_order
         reply = b"%b.%d" % (self._connection.inbox, order)
-        frame = protocol.publish(target, body, reply=reply, headers=block)
+        frame = framing.publish(target, body, reply=reply, headers=block)
         receipt.status = self._outbox.offer(frame, with_ack=True, owner=receipt, blocked=blocked)
         if receipt.status != "failed_open" and self._connection.connected:
             await self._answer(receipt, order, timeout)
@@ -156,7 +156,7 @@ class Publisher:
 
     def _check_line(self, target: bytes, header_size: int, size: int, with_ack: bool) -> None:
         reply = b"%b.%d" % (self._connection.inbox, MAX_ORDER) if with_ack else b""
-        line = protocol.control_line_size(target, reply, header_size, size)
+        line = framing.control_line_size(target, reply, header_size, size)
         limit = self._connection.max_control_line
         if line > limit:
             raise PublishError(
@@ -170,7 +170,7 @@ class Publisher:
 def _target(subject: str) -> bytes:
     try:
         validate_subject(subject)
-        return protocol.wire(subject)
+        return framing.wire(subject)
     except (SubjectError, UnicodeEncodeError) as error:
         raise PublishError(str(error), reason="invalid_subject") from error
 

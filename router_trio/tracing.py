@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from router_trio.message import Fate
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 
 
 class MessageTrace(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router_trio import protocol
+from router_trio.protocol import framing
 
-COMPILED = not str(protocol.__file__).endswith(".py")
+COMPILED = not str(framing.__file__).endswith(".py")
 
 looks_inside = pytest.mark.skipif(COMPILED, reason="looks into, or replaces, what is compiled here")

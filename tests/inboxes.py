@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 
 
 class Inbox(list[RawMessage]):

@@ -47,9 +47,9 @@ unsettled at shutdown; 2 wrong usage; 78 invalid configuration."""
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    from router_trio import protocol
+    from router_trio.protocol import framing
 
-    compiled = "" if str(protocol.__file__).endswith(".py") else " (compiled)"
+    compiled = "" if str(framing.__file__).endswith(".py") else " (compiled)"
     try:
         return f"router-trio {version('router-trio')}{compiled}"
     except PackageNotFoundError:

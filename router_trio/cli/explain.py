@@ -52,7 +52,7 @@ def explain(
         router-trio explain router.toml orders.7.created
         router-trio explain router.toml orders.7.created --json
     """
-    from router_trio import headers
+    from router_trio.protocol import headers
     from router_trio.routes import compile_routes
     from router_trio.settings import Settings
     from router_trio.subjects import validate_subject

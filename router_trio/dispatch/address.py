@@ -6,9 +6,9 @@ server. What is remembered is short and bounded: see `MAX_REMEMBERED_BYTES`.
 
 from __future__ import annotations
 
-from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.errors import MappingError
+from router_trio.protocol import framing
 from router_trio.routes import Destination
 
 MAX_REMEMBERED_BYTES = 4 * 1024 * 1024
@@ -39,9 +39,9 @@ class Address:
     def subject_for(self, subject: bytes) -> bytes:
         """Return where a message with this subject goes. Raises `MappingError`."""
         prefix = self.prefixes.get(subject)
-        return protocol.prefixed_subject(prefix) if prefix is not None else self._mapped(subject)
+        return framing.prefixed_subject(prefix) if prefix is not None else self._mapped(subject)
 
-    def prefix_for(self, raw: protocol.RawMessage, more: int = 0) -> bytes:
+    def prefix_for(self, raw: framing.RawMessage, more: int = 0) -> bytes:
         """Return the start of the frame of a message's copy, whose control line has `more` bytes than the message's.
 
         Raises `MappingError`, also if the server would not take that line.
@@ -50,7 +50,7 @@ class Address:
         target = self._mapped(subject)
         if len(target) > LONGEST_REMEMBERED:
             self.check_line(len(target) + 1 + tail.find(b"\r\n") + more)
-        prefix = protocol.publish_prefix(target)
+        prefix = framing.publish_prefix(target)
         if self._destination.mapping.deterministic and max(len(target), len(subject)) <= LONGEST_REMEMBERED:
             self._remember(subject, prefix)
         return prefix
@@ -75,7 +75,7 @@ class Address:
             )
 
     def _mapped(self, subject: bytes) -> bytes:
-        return protocol.wire(self._destination.subject_for(protocol.text(subject)))
+        return framing.wire(self._destination.subject_for(framing.text(subject)))
 
     def _remember(self, subject: bytes, prefix: bytes) -> None:
         size = len(subject) + len(prefix) + _ENTRY_BYTES

@@ -9,7 +9,6 @@ from operator import length_hint
 
 import trio
 
-from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.cut_through import CutThrough, CutThroughRoute
 from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
@@ -22,6 +21,7 @@ from router_trio.dispatch.routing import Routing
 from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
 from router_trio.link import Deliver, Link, Together
+from router_trio.protocol import framing
 from router_trio.states import RUNNING, STARTING
 
 
@@ -109,7 +109,7 @@ class CoreRoute:
                     self._pass_on(received_at, batch)
                 self._in_hand = 0
 
-    async def _handle(self, handler: Handler, received_at: float, batch: list[protocol.RawMessage]) -> None:
+    async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
         tracing = self.routing.tracing
         handled = HandledBatch(self.routing, handler, received_at)
         start, end = 0, len(batch)
@@ -126,13 +126,13 @@ class CoreRoute:
             start = index + 1
         handled.flush()
 
-    def _pass_on(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
+    def _pass_on(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         if self.routing.tracing.active:
             self._forward_traced(received_at, batch)
         else:
             self._forward(received_at, batch)
 
-    def _forward_traced(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
+    def _forward_traced(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         """Forward a batch in which a few messages are sampled: what lies between two of them stays together."""
         start = 0
         for index in self.routing.tracing.sampled(batch):
@@ -145,7 +145,7 @@ class CoreRoute:
         if start < len(batch):
             self._forward(received_at, batch[start:] if start else batch)
 
-    def _forward(self, received_at: float, batch: list[protocol.RawMessage]) -> None:
+    def _forward(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         delivery = BatchDelivery(self.state, received_at)
         legs = [delivery.leg(outlet.template) for outlet in self.routing.outlets]
         for outlet, leg in zip(self.routing.outlets, legs, strict=True):
@@ -157,7 +157,7 @@ class CoreRoute:
                 leg.refuse(1, reason)
                 self.routing.fail(reason, detail)
 
-    def _received(self, batch: list[protocol.RawMessage]) -> None:
+    def _received(self, batch: list[framing.RawMessage]) -> None:
         self.state.received += len(batch)
         routing = self.routing
         if self._inbox.busy or routing.plan.handler is not None or routing.crowded:
@@ -171,7 +171,7 @@ class CoreRoute:
         self.routing.fail("slow_consumer", "more came than the destinations took", count=count)
 
 
-def _forward_each(outlet: Outlet, leg: BatchLeg, batch: list[protocol.RawMessage]) -> list[tuple[str, str]]:
+def _forward_each(outlet: Outlet, leg: BatchLeg, batch: list[framing.RawMessage]) -> list[tuple[str, str]]:
     """Publish each message of a batch to a stream."""
     refused = []
     for raw in batch:

@@ -12,7 +12,6 @@ from typing import cast
 
 import trio
 
-from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.inbox import Inbox
@@ -22,7 +21,8 @@ from router_trio.errors import MappingError, PublishError
 from router_trio.link import Arrivals, Deliver
 from router_trio.message import FENCED, Fate
 from router_trio.operation import CountedOwner, Operation, Owner, Runs
-from router_trio.protocol import RawMessage
+from router_trio.protocol import framing
+from router_trio.protocol.framing import RawMessage
 from router_trio.tracing import Tracing
 
 
@@ -122,7 +122,7 @@ class CutThroughRoute(CountedOwner):
 
     def traced(self, frame: bytes) -> tuple[Owner, bytes]:
         """A frame is sampled: who follows it from now on, and the frame that tells of it."""
-        raw = protocol.published(frame)
+        raw = framing.published(frame)
         delivery = Delivery(self.state, raw, trio.current_time())
         self._routing.begin(delivery)
         trace_parent = self.outlet.trace(delivery)

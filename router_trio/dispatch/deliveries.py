@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import repeat
 from operator import itemgetter
 
-from router_trio import protocol
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.stream_delivery import Columns, Source, StreamDelivery, columns, delivery_of
-from router_trio.protocol import LAST_SEQUENCE
+from router_trio.protocol import framing
+from router_trio.protocol.framing import LAST_SEQUENCE
 
 _NUMBERS = 5
 """How many numbers end the subject of an ack: see `stream_delivery`."""
@@ -24,7 +24,7 @@ FEW = 3
 
 _reply = itemgetter(1)
 
-Read = tuple[list[StreamDelivery], Columns, Sequence[protocol.RawMessage]]
+Read = tuple[list[StreamDelivery], Columns, Sequence[framing.RawMessage]]
 """Deliveries, what they have in common, and the others: statuses, and whatever anybody published."""
 
 
@@ -33,13 +33,13 @@ class Deliveries:
 
     def __init__(self, source: Source, stream: str, durable: str) -> None:
         self._source = source
-        self._stream = protocol.wire(stream)
-        self._acked_at = protocol.wire(f"$JS.ACK.{stream}.{durable}.")
+        self._stream = framing.wire(stream)
+        self._acked_at = framing.wire(f"$JS.ACK.{stream}.{durable}.")
         domain = rb"(\.[^.]{1,255}\.[^.]{1,255})?"
-        named = re.escape(protocol.wire(f".{stream}.{durable}"))
+        named = re.escape(framing.wire(f".{stream}.{durable}"))
         self._delivered = re.compile(rb"\$JS\.ACK" + domain + named + rb"(\.[0-9]*){5}(\.[^.]{1,255})?")
 
-    def read(self, batch: Sequence[protocol.RawMessage], position: Position, now: float) -> Read:
+    def read(self, batch: Sequence[framing.RawMessage], position: Position, now: float) -> Read:
         """Return what of a batch was delivered, as of `position`, and what was not.
 
         Fast path of `one_by_one`, for 256 together two fifths of its time; held equal by tests/unit/test_deliveries.py.
@@ -57,7 +57,7 @@ class Deliveries:
         return self.one_by_one(batch, position, now)
 
     def _all(
-        self, batch: Sequence[protocol.RawMessage], position: Position, now: float
+        self, batch: Sequence[framing.RawMessage], position: Position, now: float
     ) -> tuple[list[StreamDelivery], Columns] | None:
         """All as deliveries, if each has a reply subject with our beginning and five numbers that a stream has."""
         count, source = len(batch), self._source
@@ -81,10 +81,10 @@ class Deliveries:
             for raw, sequence, number, time, message_id in zip(batch, sequences, numbers, times, ids, strict=True)
         ], (sequences, numbers, times)
 
-    def one_by_one(self, batch: Sequence[protocol.RawMessage], position: Position, now: float) -> Read:
+    def one_by_one(self, batch: Sequence[framing.RawMessage], position: Position, now: float) -> Read:
         """See `read`."""
         deliveries: list[StreamDelivery] = []
-        others: list[protocol.RawMessage] = []
+        others: list[framing.RawMessage] = []
         for raw in batch:
             if self._delivered.fullmatch(raw[1]):
                 try:

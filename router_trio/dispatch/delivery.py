@@ -12,7 +12,7 @@ import trio
 
 from router_trio.message import Fate
 from router_trio.operation import Operation, OperationWithAck, Owner
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 from router_trio.states import RouteState
 from router_trio.tracing import MessageTrace
 

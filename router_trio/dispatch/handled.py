@@ -12,7 +12,6 @@ from typing import Any
 
 import trio
 
-from router_trio import protocol
 from router_trio.dispatch.delivery import BatchDelivery, Delivery
 from router_trio.dispatch.handlers import (
     Blocked,
@@ -28,6 +27,7 @@ from router_trio.dispatch.routing import Routing
 from router_trio.errors import RouterError
 from router_trio.message import Message
 from router_trio.operation import Owner, Runs
+from router_trio.protocol import framing
 
 
 class HandledBatch:
@@ -42,7 +42,7 @@ class HandledBatch:
         self._followed: dict[int, list[Owner]] = {}
         self._together = not any(outlet.destination.jetstream for outlet in self._outlets)
 
-    def take(self, messages: Iterable[tuple[protocol.RawMessage, Message]]) -> Awaitable[None] | None:
+    def take(self, messages: Iterable[tuple[framing.RawMessage, Message]]) -> Awaitable[None] | None:
         """Take messages through the handler until one blocks: returns what to await before the next one.
 
         Cancelled while it is awaited, nothing of that message was sent.
@@ -79,7 +79,7 @@ class HandledBatch:
             self._answered(answer, message, self._delivery(raw))
         return None
 
-    def take_traced(self, raw: protocol.RawMessage) -> Awaitable[None] | None:
+    def take_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
         """The same for one message that is sampled."""
         delivery = self._delivery(raw)
         self._routing.begin(delivery)
@@ -96,7 +96,7 @@ class HandledBatch:
         self._answered(answer, message, delivery)
         return None
 
-    def _delivery(self, raw: protocol.RawMessage) -> Delivery:
+    def _delivery(self, raw: framing.RawMessage) -> Delivery:
         return Delivery(self._routing.state, raw, self._received_at)
 
     async def _blocked(self, blocked: Blocked, message: Message, delivery: Delivery) -> None:
@@ -137,7 +137,7 @@ class HandledBatch:
             size = len(answer.payload)
             self._followed[len(self._frames[0])] = [delivery.leg(outlet.template) for outlet in self._outlets]
             frames = [
-                outlet.traced(protocol.published(frame), outlet.trace(delivery, size))
+                outlet.traced(framing.published(frame), outlet.trace(delivery, size))
                 for outlet, frame in zip(self._outlets, frames, strict=True)
             ]
             delivery.done()

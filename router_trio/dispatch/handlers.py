@@ -18,9 +18,9 @@ from typing import Any
 import outcome
 import trio
 
-from router_trio import headers, protocol
 from router_trio.errors import HandlerError
 from router_trio.message import Message
+from router_trio.protocol import framing, headers
 
 Handler = Callable[[Message], Any]
 
@@ -197,9 +197,9 @@ def _check(message: object) -> None:
         raise HandlerError("the subject and the reply of a message are strings; a message without reply has None")
 
 
-def as_messages(batch: Sequence[protocol.RawMessage], connection: str) -> list[Message]:
+def as_messages(batch: Sequence[framing.RawMessage], connection: str) -> list[Message]:
     """`Message`s for a handler, of what came from a core subscription."""
-    text, decode, empty, new = protocol.text, headers.decode, headers.EMPTY, tuple.__new__
+    text, decode, empty, new = framing.text, headers.decode, headers.EMPTY, tuple.__new__
     # Past Message(), which takes longer: this is done for each message.
     return [
         new(
@@ -220,7 +220,7 @@ def as_messages(batch: Sequence[protocol.RawMessage], connection: str) -> list[M
     ]
 
 
-def as_message(raw: protocol.RawMessage, connection: str, **origin: Any) -> Message:
+def as_message(raw: framing.RawMessage, connection: str, **origin: Any) -> Message:
     """A `Message` for a handler. `origin` are the fields that tell of a stream, where the reply is for the ack."""
     (message,) = as_messages((raw,), connection)
     return message.replace(reply=None, **origin) if origin else message

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 import trio
 
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 
 MAX_MESSAGES = 65_536
 MAX_BYTES = 64 * 1024 * 1024

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from router_trio import headers, protocol
 from router_trio.connection import Connection
-from router_trio.control_headers import ControlHeaders
 from router_trio.dispatch.address import LONGEST_REMEMBERED, Address
 from router_trio.dispatch.delivery import Delivery
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
 from router_trio.operation import Owner, Runs
+from router_trio.protocol import framing, headers
+from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.routes import Destination
 from router_trio.subjects import validate_subject
 
@@ -67,7 +67,7 @@ class Outlet:
         self._own_ids = destination.own_ids
         self._carries_reply = destination.carries_reply
 
-    def forward_core(self, batch: Sequence[protocol.RawMessage], owner: Owner) -> list[tuple[str, str]]:
+    def forward_core(self, batch: Sequence[framing.RawMessage], owner: Owner) -> list[tuple[str, str]]:
         """Publish a batch from a core subscription: what carries nothing along is its untouched tail.
 
         Returns reason and detail of each message that has no subject here, or is too large.
@@ -92,7 +92,7 @@ class Outlet:
         self.outbox.offer_frames(frames, Runs([owner], [len(frames)]))
         return failed
 
-    def carried(self, raw: protocol.RawMessage, prefix: bytes) -> bytes:
+    def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:
         """Return the frame of a core publish of a message with headers or a reply subject, and only what may go along.
 
         Raises `MappingError` or `PublishError` (`too_large`).
@@ -112,10 +112,10 @@ class Outlet:
         block = self._headers(tail[start:end], None, self.address.ending_for(subject))
         body = tail[end:-2]
         measure(self.connection, len(block) + len(body))
-        return protocol.publish(protocol.prefixed_subject(prefix), body, reply=reply, headers=block)
+        return framing.publish(framing.prefixed_subject(prefix), body, reply=reply, headers=block)
 
     def forward(
-        self, raw: protocol.RawMessage, owner: Owner, origin: Origin, trace_parent: bytes | None = None
+        self, raw: framing.RawMessage, owner: Owner, origin: Origin, trace_parent: bytes | None = None
     ) -> None:
         """Publish one raw message to its mapped subject. Raises `MappingError`, or `PublishError` if refused."""
         subject, _, header_size, size, tail = raw
@@ -175,7 +175,7 @@ class Outlet:
         self,
         message: Message,
         origin: Message,
-        raw: protocol.RawMessage,
+        raw: framing.RawMessage,
         owner: Owner,
         *,
         message_id: bytes | None,
@@ -188,16 +188,16 @@ class Outlet:
         target, block, reply = self._addressed(message, origin, raw, message_id)
         self._send(target, block, message.payload, owner, trace_parent, reply)
 
-    def frame(self, message: Message, origin: Message, raw: protocol.RawMessage) -> bytes:
+    def frame(self, message: Message, origin: Message, raw: framing.RawMessage) -> bytes:
         """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
         body = message.payload
         if not raw[2] and message[2:4] == origin[2:4] and message.subject is origin.subject:
             return self.frame_of(body, raw)
         target, block, reply = self._addressed(message, origin, raw, None)
         self._check_size(target, block, len(body), reply)
-        return protocol.publish(target, body, reply=reply, headers=block)
+        return framing.publish(target, body, reply=reply, headers=block)
 
-    def frame_of(self, body: bytes, raw: protocol.RawMessage) -> bytes:
+    def frame_of(self, body: bytes, raw: framing.RawMessage) -> bytes:
         """The frame of a core publish of a message without headers of which only the payload has changed.
 
         Raises as `forward`.
@@ -213,7 +213,7 @@ class Outlet:
         return b"%b%b%d\r\n%b\r\n" % (prefix, reply, size, body)
 
     def _addressed(
-        self, message: Message, origin: Message, raw: protocol.RawMessage, message_id: bytes | None
+        self, message: Message, origin: Message, raw: framing.RawMessage, message_id: bytes | None
     ) -> tuple[bytes, bytes, bytes]:
         """Subject, header block and reply subject of what a handler made of a message."""
         if message.subject is not origin.subject and message.subject != origin.subject:
@@ -223,15 +223,15 @@ class Outlet:
         reply = b""
         if message.reply and message.reply != origin.reply:
             validate_subject(message.reply, what="reply subject")
-            reply = protocol.wire(message.reply)
+            reply = framing.wire(message.reply)
         elif message.reply and self._carries_reply:
-            reply = protocol.wire(message.reply)
+            reply = framing.wire(message.reply)
         chosen = b""
         if message.headers is not origin.headers:
             chosen = _chosen_id(message, origin)
             block = headers.encode(self._control.removed_from(message.headers, origin.headers))
         else:
-            block = self._without_control(protocol.header_block(raw)) if raw[2] else b""
+            block = self._without_control(framing.header_block(raw)) if raw[2] else b""
         if self.destination.jetstream or MESSAGE_ID in block:
             block = self._with_id(block, chosen or self._first_id(block, message_id), self.destination.copy_id(target))
         return target, block, reply
@@ -241,7 +241,7 @@ class Outlet:
         validate_subject(subject)
         if subject != origin.reply or subject.startswith("$"):
             self.destination.check_reserved(subject)
-        return protocol.wire(subject)
+        return framing.wire(subject)
 
     def _send(
         self, target: bytes, block: bytes, body: bytes, owner: Owner, trace_parent: bytes | None, reply: bytes
@@ -254,11 +254,11 @@ class Outlet:
         if trace_parent is not None:
             block = self._with_parent(block, trace_parent, len(body))
         self._check_size(target, block, len(body), reply)
-        outbox.offer(protocol.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner)
+        outbox.offer(framing.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner)
 
     def _check_size(self, target: bytes, block: bytes, size: int, reply: bytes) -> None:
         measure(self.connection, len(block) + size)
-        self.address.check_line(protocol.control_line_size(target, reply, len(block), size))
+        self.address.check_line(framing.control_line_size(target, reply, len(block), size))
 
     def trace(self, delivery: Delivery, size: int | None = None) -> bytes | None:
         """Begin the span of a send of `size` bytes, by default those of the message's payload, if it is traced.
@@ -271,14 +271,14 @@ class Outlet:
             size = delivery.raw[3] - delivery.raw[2]
         return delivery.trace.send(self.template, self.connection.name, size)
 
-    def traced(self, raw: protocol.RawMessage, trace_parent: bytes | None) -> bytes:
+    def traced(self, raw: framing.RawMessage, trace_parent: bytes | None) -> bytes:
         """The frame of a core publish of what is addressed already, with another parent."""
         subject, reply, _, _, _ = raw
-        block, body = protocol.header_block(raw), protocol.payload(raw)
+        block, body = framing.header_block(raw), framing.payload(raw)
         # A line that may be full is not made longer.
         if trace_parent is not None and len(subject) <= LONGEST_REMEMBERED:
             block = self._with_parent(block, trace_parent, len(body))
-        return protocol.publish(subject, body, reply, block)
+        return framing.publish(subject, body, reply, block)
 
     # --- headers ---
 
@@ -318,4 +318,4 @@ class Outlet:
 def _chosen_id(message: Message, origin: Message) -> bytes:
     """The id that a handler itself has given to a message, `b""` for none: not the one that came."""
     given = message.headers.get("Nats-Msg-Id")
-    return protocol.wire(given) if given and given != origin.headers.get("Nats-Msg-Id") else b""
+    return framing.wire(given) if given and given != origin.headers.get("Nats-Msg-Id") else b""

@@ -13,13 +13,13 @@ from itertools import islice
 
 import trio
 
-from router_trio import headers, protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.payloads import Payloads
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsumer
+from router_trio.protocol import framing, headers
 from router_trio.pull import PullBudget, PullCredit, Verdict
 from router_trio.quotes import bounded
 from router_trio.states import PAUSED, RUNNING
@@ -101,9 +101,9 @@ class Pulling:
         self._lost = None
         self._paused = None
 
-    def kept(self, doubtful: Sequence[protocol.RawMessage]) -> None:
+    def kept(self, doubtful: Sequence[framing.RawMessage]) -> None:
         """These came, and may not be what was asked for: look at the consumer before they are taken."""
-        self._credit.received(len(doubtful), protocol.delivered_size(doubtful))
+        self._credit.received(len(doubtful), framing.delivered_size(doubtful))
         self._check_now.set()
 
     def heard(self, now: float) -> None:
@@ -135,9 +135,9 @@ class Pulling:
         self._closing.set()
         self._look_again.set()
 
-    def status(self, raw: protocol.RawMessage) -> bool:
+    def status(self, raw: framing.RawMessage) -> bool:
         """Read a status of the consumer. Whether it says that all is well."""
-        block = protocol.header_block(raw)
+        block = framing.header_block(raw)
         if not headers.status(block)[0]:
             return False  # it is nothing that a server says
         unfilled, unfilled_bytes = (headers.find_number(block, name) for name in _PENDING)

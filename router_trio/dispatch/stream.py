@@ -15,7 +15,6 @@ from operator import attrgetter
 
 import trio
 
-from router_trio import protocol
 from router_trio.connection import Connection
 from router_trio.dispatch.acks import Acks
 from router_trio.dispatch.astray import OVERDUE, ask_again
@@ -30,6 +29,7 @@ from router_trio.dispatch.stream_delivery import StreamDelivery
 from router_trio.errors import SourceError
 from router_trio.events import ConsumerDiffers, Emit, MessageDeadLettered, StreamWentBack
 from router_trio.link import ConsumerSpec, Link, PullConsumer
+from router_trio.protocol import framing
 from router_trio.states import STARTING
 
 UNLIMITED = -1
@@ -175,7 +175,7 @@ class StreamRoute:
         deliveries, _, _ = self._deliveries.read(confirmed, self._hand.position, trio.current_time())
         return [delivery.sequence for delivery in deliveries]
 
-    def _received(self, batch: Sequence[protocol.RawMessage]) -> None:
+    def _received(self, batch: Sequence[framing.RawMessage]) -> None:
         now = trio.current_time()
         self._pulling.heard(now)
         kept = len(self._payloads.doubtful)
@@ -189,7 +189,7 @@ class StreamRoute:
             if self._pulling.status(raw):
                 self._retry.succeeded()
         if deliveries:
-            size = protocol.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
+            size = framing.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
             again = hand.take(deliveries, columns, self._patience, self._other_message)
             if again:
                 self.state.duplicates += len(again)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from router_trio import protocol
 from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.turns import OF_THE_MESSAGE
 from router_trio.message import Fate
 from router_trio.operation import Operation
 from router_trio.outbox import OUT_OF_TURN
-from router_trio.protocol import LAST_SEQUENCE
+from router_trio.protocol import framing
+from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.states import RouteState
 
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
@@ -68,7 +68,7 @@ class StreamDelivery(Delivery):
         self,
         source: Source,
         position: Position,
-        raw: protocol.RawMessage,
+        raw: framing.RawMessage,
         received_at: float,
         sequence: int,
         number: int,
@@ -122,7 +122,7 @@ class StreamDelivery(Delivery):
         """See `Delivery.origin`."""
         tokens = _tokens(self.ack_subject)
         return {
-            "stream": protocol.text(tokens[2]),
+            "stream": framing.text(tokens[2]),
             "sequence": self.sequence,
             "deliveries": _number(tokens[4]),
             "timestamp": _number(tokens[7]) / 1e9,
@@ -167,7 +167,7 @@ class StreamDelivery(Delivery):
         self._source.finished(self)
 
 
-def delivery_of(source: Source, position: Position, raw: protocol.RawMessage, received_at: float) -> StreamDelivery:
+def delivery_of(source: Source, position: Position, raw: framing.RawMessage, received_at: float) -> StreamDelivery:
     """Read the reply subject of a delivery. Raises `ValueError` or `IndexError` for one that no stream gives."""
     tokens = _tokens(raw[1])
     sequence, number = int(tokens[5]), int(tokens[6])

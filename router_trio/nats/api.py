@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from router_trio.nats.answers import Object, read
-from router_trio.protocol import LAST_SEQUENCE
+from router_trio.protocol.framing import LAST_SEQUENCE
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer: one names subjects, metadata and replicas."""

@@ -30,7 +30,7 @@ from router_trio.nats.asyncio_loop import aio_as_trio, open_loop, trio_as_aio
 from router_trio.nats.credentials import login
 from router_trio.nats.dial import abandon, refused_ours, tls_context, tls_demand, upgrade
 from router_trio.nats.info import ServerInfo, parse_info, quote
-from router_trio.protocol import MAX_INFO, PING, PONG
+from router_trio.protocol.framing import MAX_INFO, PING, PONG
 from router_trio.settings import ConnectionSettings
 
 MAX_LINES_BEFORE_PONG = 64

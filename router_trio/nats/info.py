@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 from typing import Any, TypeVar
 
 from router_trio.errors import ProtocolError
-from router_trio.protocol import DEFAULT_CONTROL_LINE, MAX_INFO, MAX_MESSAGE
+from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, MAX_INFO, MAX_MESSAGE
 from router_trio.quotes import LONGEST_TEXT, excerpt
 
 T = TypeVar("T")

@@ -15,7 +15,6 @@ import nats.errors
 import trio
 from nats.aio.client import Client
 
-from router_trio import protocol
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Limits, Progress, Subscription
 from router_trio.nats import past
@@ -34,6 +33,7 @@ from router_trio.nats.asyncio_loop import aio_as_trio
 from router_trio.nats.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
 from router_trio.nats.others import Subscribe, others_at_work
 from router_trio.nats.unacked import find_between
+from router_trio.protocol import framing
 from router_trio.quotes import excerpt
 
 CONSUMER_NOT_FOUND = 10014
@@ -116,7 +116,7 @@ class WirePullConsumer:
         request = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
         if expires > 2 * IDLE_HEARTBEAT:
             request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
-        self._send(protocol.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
+        self._send(framing.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
 
     async def unacked(self, first: int) -> Sequence[int] | None:
         """See `link.PullConsumer.unacked`."""
@@ -150,12 +150,12 @@ class WirePullConsumer:
         # Some are queued for redelivery already: those that the server was about to send when the dead link was closed.
         # They would come before the others. A nak with a delay takes a message out of that queue, one without puts it
         # at its end.
-        self._send(b"".join(protocol.publish(subject, b'-NAK {"delay": 1}') for subject in subjects))
+        self._send(b"".join(framing.publish(subject, b'-NAK {"delay": 1}') for subject in subjects))
         *most, last = subjects
-        self._send(b"".join(protocol.publish(subject, b"-NAK") for subject in most))
+        self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
         with contextlib.suppress(TimeoutError, nats.errors.Error):
-            await aio_as_trio(self._client.request)(protocol.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
+            await aio_as_trio(self._client.request)(framing.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
 
     def _ack_subject(self, sequence: int) -> bytes:
         """Where a delivery of that message is answered: of its numbers the server reads only the sequence.

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 import trio
 from nats.aio.client import Client
 
-from router_trio import protocol
 from router_trio.errors import LinkError, SourceError, UnexpectedError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, StreamState, Together
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
@@ -21,6 +20,7 @@ from router_trio.nats.pubacks import PubAcks, StreamName
 from router_trio.nats.unacked import AT_A_TIME
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.operation import Operation
+from router_trio.protocol import framing
 from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings
 
@@ -146,9 +146,9 @@ class NatsLink:
             frame = operation.frame
             # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
             # joined were measured when they were accepted, on this link.
-            if len(frame) > limit and operation.count == 1 and protocol.published_size(frame) > limit:
+            if len(frame) > limit and operation.count == 1 and framing.published_size(frame) > limit:
                 refusals.append(Refusal(operation, "too_large", f"more than the server's max_payload of {limit} bytes"))
-            elif len(frame) > line_limit and operation.count == 1 and protocol.line_size(frame) > line_limit:
+            elif len(frame) > line_limit and operation.count == 1 and framing.line_size(frame) > line_limit:
                 detail = f"more than the server's max_control_line of {line_limit} bytes"
                 refusals.append(Refusal(operation, "too_large", detail))
             else:
@@ -185,7 +185,7 @@ class NatsLink:
 
     async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> _Subscription:
         """See `link.Link.subscribe`."""
-        raw, group = protocol.wire(subject), protocol.wire(queue or "")
+        raw, group = framing.wire(subject), framing.wire(queue or "")
         refused = self._too_many
         sid = self.wire.subscribe(raw, deliver, group)
         self._asked[raw] += 1
@@ -239,7 +239,7 @@ class NatsLink:
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
-        subscription = await self.subscribe(protocol.text(inbox), deliver)
+        subscription = await self.subscribe(framing.text(inbox), deliver)
         return WirePullConsumer(
             spec, found, inbox, self._client, self._lookups, self.wire.send, subscription, self._look_ups
         )
@@ -300,7 +300,7 @@ class NatsLink:
         elif self.wire.subscribed(subject):
             # Permissions were taken away. A link whose subscription is silently gone would look alive for ever.
             raise LinkError(f"the server ended a subscription: {told}", reason="permission_denied")
-        elif protocol.text(subject).startswith(_prefix(self._inbox) + "."):
+        elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
             self._client_deaf = True
 
     def _had_too_many(self, told: str) -> None:
@@ -323,7 +323,7 @@ class NatsLink:
 
 def _prefix(inbox: bytes) -> str:
     """The connection's `inbox_prefix`."""
-    return protocol.text(inbox.rpartition(b".")[0])
+    return framing.text(inbox.rpartition(b".")[0])
 
 
 def _not_connected() -> LinkError:

@@ -16,11 +16,11 @@ import nats.errors
 import trio
 from nats.aio.client import Client
 
-from router_trio import protocol
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_WITHIN, StreamState
 from router_trio.nats.api import ApiError, StreamInfo, stream_info, stream_names
 from router_trio.nats.ask import ask, subject_of
+from router_trio.protocol import framing
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Lookups:
 
         `domain` asks the JetStream of that domain.
         """
-        subject = protocol.wire(subject_of(request, domain))
+        subject = framing.wire(subject_of(request, domain))
         with trio.CancelScope() as scope:
             asking = self._asking.setdefault(subject, [])
             asking.append(scope)

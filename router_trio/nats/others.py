@@ -13,7 +13,7 @@ import trio
 
 from router_trio.errors import SourceError
 from router_trio.link import LISTEN_FOR, ConsumerSpec, Deliver, Subscription
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 
 Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
-from router_trio import headers, protocol
 from router_trio.link import LinkListener
 from router_trio.message import PubAck, stored, stored_each
 from router_trio.nats.answers import AnswerError, read
-from router_trio.protocol import LAST_SEQUENCE
+from router_trio.protocol import framing, headers
+from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.quotes import excerpt
 
 _STORED = re.compile(rb'\{"stream": ?"[^"\\]+", ?(?:"domain": ?"[^"\\]*", ?)?"seq": ?([1-9][0-9]{0,18})\}')
@@ -98,7 +98,7 @@ class PubAcks:
                 self._listener.ack_refused(order, "bad_answer", told, False)
         self._listener.handed_out()
 
-    def read(self, batch: Sequence[protocol.RawMessage]) -> None:
+    def read(self, batch: Sequence[framing.RawMessage]) -> None:
         """Tell what each answer means for the publish whose number ends its subject.
 
         Which stream stored it is in the fate that the listener gets.
@@ -112,7 +112,7 @@ class PubAcks:
         else:
             self._listener.acked(acked)
 
-    def _all(self, batch: Sequence[protocol.RawMessage]) -> list[PubAck] | None:
+    def _all(self, batch: Sequence[framing.RawMessage]) -> list[PubAck] | None:
         """All as PubAcks that differ in their numbers alone, if they do: what is before these was read once already."""
         count, first = len(batch), batch[0]
         start = first[4][: first[4].rfind(b":") + 1]
@@ -142,7 +142,7 @@ class PubAcks:
         except ValueError:
             return None  # one is empty
 
-    def one_by_one(self, batch: Sequence[protocol.RawMessage]) -> None:
+    def one_by_one(self, batch: Sequence[framing.RawMessage]) -> None:
         """See `read`."""
         streams = self._streams
         acked: list[PubAck] = []
@@ -165,9 +165,9 @@ class PubAcks:
             self._read(int(number), raw)
         self._listener.acked(acked)
 
-    def _read(self, order: int, raw: protocol.RawMessage) -> None:
-        body = protocol.payload(raw)
-        code, description = headers.status(protocol.header_block(raw))
+    def _read(self, order: int, raw: framing.RawMessage) -> None:
+        body = framing.payload(raw)
+        code, description = headers.status(framing.header_block(raw))
         if code == 503:
             self._listener.ack_refused(order, "no_responders", "no stream takes this subject", True)
             return
@@ -212,7 +212,7 @@ class PubAcks:
         assert self._ask is not None
         self._ask(stream)
 
-    def _remember(self, body: bytes, raw: protocol.RawMessage, stream: str) -> None:
+    def _remember(self, body: bytes, raw: framing.RawMessage, stream: str) -> None:
         found = _STORED.fullmatch(body)
         if found is not None and not raw[2] and not raw[1]:
             if len(self._streams) >= MAX_REMEMBERED:

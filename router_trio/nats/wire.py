@@ -14,10 +14,10 @@ from typing import Any
 
 import trio
 
-from router_trio import protocol
 from router_trio.errors import LinkError, ProtocolError
 from router_trio.link import Arrivals, Deliver, DeliverTogether, Together
 from router_trio.nats.info import quote
+from router_trio.protocol import framing
 from router_trio.quotes import told_by
 
 READ_SIZE = 256 * 1024
@@ -59,7 +59,7 @@ class _Group(list[Arrivals]):
 
 
 class _Inbox(Arrivals):
-    """See `protocol.Inbox`."""
+    """See `framing.Inbox`."""
 
     __slots__ = ("group",)
 
@@ -95,7 +95,7 @@ class Wire:
         self._handed_out = handed_out
         self._too_many_subscriptions = too_many_subscriptions
         self._last_words: tuple[float, str] | None = None
-        self._parser = protocol.FrameParser()
+        self._parser = framing.FrameParser()
         self._groups: dict[DeliverTogether, _Group] = {}
         self._subjects: dict[bytes, bytes] = {}
         self._next_sid = FIRST_SID
@@ -157,9 +157,9 @@ class Wire:
         """The bytes of a fence, which are to be appended now: it is behind all that was appended so far."""
         self._fence = trio.Event()
         self._pongs.append(self._fence)
-        self._queued += len(protocol.PING)
+        self._queued += len(framing.PING)
         self._fence_ends = self._queued
-        return protocol.PING
+        return framing.PING
 
     def expect_foreign_pong(self) -> None:
         """Somebody else has sent a PING: its PONG is not one of our fences."""
@@ -175,14 +175,14 @@ class Wire:
         else:
             self._parser.inboxes[sid] = _Inbox(deliver, _Group(_deliver_each))
         self._subjects[sid] = subject
-        self.send(protocol.subscribe(subject, sid, queue))
+        self.send(framing.subscribe(subject, sid, queue))
         return sid
 
     def unsubscribe(self, sid: bytes) -> None:
         """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
         if sid in self._subjects:
             self._forget(sid)
-            self.send(protocol.unsubscribe(sid))
+            self.send(framing.unsubscribe(sid))
 
     def subscribed(self, subject: bytes) -> bool:
         """Whether there is a subscription of ours to exactly this."""
@@ -191,7 +191,7 @@ class Wire:
     async def drain(self, sid: bytes) -> None:
         """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
         if sid in self._subjects:
-            self.send(protocol.unsubscribe(sid))
+            self.send(framing.unsubscribe(sid))
             await self.fence()
             self._forget(sid)
 
@@ -277,12 +277,12 @@ class Wire:
             if answered is not None:
                 answered.set()
             else:
-                self._hand_on(protocol.PONG)
+                self._hand_on(framing.PONG)
         elif word == b"PING":
             self._pongs_owed += 1
             if self._pongs_owed > MAX_PONGS_OWED:
                 raise ProtocolError(f"more than {MAX_PONGS_OWED} PINGs that the server did not let us answer")
-            self.send(protocol.PONG)
+            self.send(framing.PONG)
         elif word == b"INFO":
             self._informed(line[5:])
         elif word == b"-ERR":

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from router_trio.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.errors import MappingError, Problem, SubjectError
+from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.quotes import looks_secret
 from router_trio.settings.loops import feeds_itself
 from router_trio.settings.problems import suggestion

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from router_trio.headers import find
+from router_trio.protocol.headers import find
 
 SAMPLED = 0x01
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from router_trio.headers import END
-from router_trio.protocol import RawMessage, header_block, published
+from router_trio.protocol.framing import RawMessage, header_block, published
+from router_trio.protocol.headers import END
 from router_trio.telemetry.bucket import TokenBucket
 from router_trio.telemetry.traceparent import TraceParent, lookup, parse, says_unsampled
 from router_trio.telemetry.view import package_version

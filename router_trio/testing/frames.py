@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 
 _SUBJECT = re.compile(rb"[^ \t\r\n]+")  # a server relays all else, also what no client should send
 

@@ -16,7 +16,6 @@ from typing import TypeVar
 import trio
 
 from router_trio.errors import LinkError, ProtocolError, SourceError
-from router_trio.headers import status
 from router_trio.link import (
     LOOKUP_WITHIN,
     Arrivals,
@@ -30,7 +29,8 @@ from router_trio.link import (
 )
 from router_trio.message import stored
 from router_trio.operation import Operation
-from router_trio.protocol import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
+from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
+from router_trio.protocol.headers import status
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse
 from router_trio.testing.network import Network

@@ -9,7 +9,7 @@ from typing import Protocol
 import trio
 
 from router_trio.errors import LinkError
-from router_trio.protocol import DEFAULT_CONTROL_LINE
+from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
 from router_trio.testing.server import Server
 
 

@@ -12,9 +12,9 @@ from math import inf
 from typing import NamedTuple
 
 from router_trio.errors import SourceError
-from router_trio.headers import Headers, decode
 from router_trio.link import ConsumerSpec, StreamState
-from router_trio.protocol import text
+from router_trio.protocol.framing import text
+from router_trio.protocol.headers import Headers, decode
 from router_trio.subjects import matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from math import inf
 from typing import NamedTuple
 
-from router_trio.headers import Headers, decode, find
 from router_trio.link import ConsumerSpec, StreamState
-from router_trio.protocol import text
+from router_trio.protocol.framing import text
+from router_trio.protocol.headers import Headers, decode, find
 from router_trio.subjects import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
 

@@ -11,7 +11,7 @@ import trio
 
 from router_trio.errors import SourceError
 from router_trio.link import LISTEN_FOR, ConsumerSpec, Deliver, Limits, Progress, Together
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 from router_trio.testing.consumers import Consumer
 
 T = TypeVar("T")

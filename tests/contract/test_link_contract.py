@@ -14,7 +14,6 @@ import trio
 import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError, SourceError
-from router_trio.headers import Headers, decode, encode, find_number, status
 from router_trio.link import (
     LOOKUP_FAILED,
     LOOKUP_WITHIN,
@@ -27,7 +26,8 @@ from router_trio.link import (
     Subscription,
     Together,
 )
-from router_trio.protocol import RawMessage, delivered_size, header_block, payload, publish
+from router_trio.protocol.framing import RawMessage, delivered_size, header_block, payload, publish
+from router_trio.protocol.headers import Headers, decode, encode, find_number, status
 from tests.contract.worlds import (
     PASSWORD,
     WITHIN,

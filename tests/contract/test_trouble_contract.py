@@ -11,8 +11,8 @@ from dataclasses import replace
 import trio
 import trio.testing
 
-from router_trio.headers import find
-from router_trio.protocol import header_block, payload
+from router_trio.protocol.framing import header_block, payload
+from router_trio.protocol.headers import find
 from tests.contract.test_link_contract import SPEC
 from tests.contract.worlds import Recorder, World, link_of, operation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from router_trio.control_headers import CONTROL_HEADERS
+from router_trio.protocol.control_headers import CONTROL_HEADERS
 from router_trio.quotes import LONGEST_QUOTE
 from router_trio.telemetry.rendering import REST
 from router_trio.telemetry.traces import MAX_FOLLOWED

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router_trio import telemetry as telemetry_module
 from router_trio.errors import ListenError
 from router_trio.events import Event, RouterDraining
-from router_trio.protocol import publish
+from router_trio.protocol.framing import publish
 from router_trio.router import Router
 from router_trio.settings import Settings
 from router_trio.states import CONNECTED, PAUSED, RECONNECTING, RUNNING

@@ -29,7 +29,7 @@ from router_trio.events import Level
 from router_trio.link import ConsumerSpec
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.link import Dialer, NatsLink
-from router_trio.protocol import RawMessage, payload
+from router_trio.protocol.framing import RawMessage, payload
 from router_trio.settings import ConnectionSettings
 from tests.certificates import Certificates, create_certificates
 from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack

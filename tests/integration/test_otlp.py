@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from router_trio.events import ConnectionLost, ConnectionRestored, Event, ReconnectAttempt, RetryComplete, RetryPending
-from router_trio.headers import Headers, encode
 from router_trio.message import FENCED, Fate
-from router_trio.protocol import FrameParser, RawMessage, publish
+from router_trio.protocol.framing import FrameParser, RawMessage, publish
+from router_trio.protocol.headers import Headers, encode
 from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
 from tests.inboxes import Inbox

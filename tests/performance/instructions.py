@@ -15,7 +15,7 @@ from typing import Any, cast
 import trio
 
 import router_trio
-from router_trio import Settings, protocol
+from router_trio import Settings
 from router_trio.connection import Connection
 from router_trio.dispatch.core import CoreRoute
 from router_trio.dispatch.cut_through import CutThrough
@@ -27,6 +27,7 @@ from router_trio.dispatch.stream import StreamRoute
 from router_trio.errors import LinkError
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import Wire
+from router_trio.protocol import framing
 from router_trio.publisher import Publisher
 from router_trio.routes import compile_routes
 from router_trio.session import Session
@@ -221,7 +222,7 @@ def _stream_route() -> dict[str, Any]:
     return {"name": "r", "from": source, "to": [to]}
 
 
-def _raw(subject: bytes, reply: bytes, body: bytes = BODY) -> protocol.RawMessage:
+def _raw(subject: bytes, reply: bytes, body: bytes = BODY) -> framing.RawMessage:
     return subject, reply, 0, len(body), b"%d\r\n%b\r\n" % (len(body), body)
 
 

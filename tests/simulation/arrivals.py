@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from math import inf
 
-from router_trio.protocol import text
+from router_trio.protocol.framing import text
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
 from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from router_trio import Live, Router, Settings
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 from router_trio.states import RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw

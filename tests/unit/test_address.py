@@ -10,7 +10,7 @@ from router_trio.connection import Connection
 from router_trio.dispatch import address
 from router_trio.dispatch.address import Address
 from router_trio.errors import MappingError
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 from router_trio.routes import compile_routes
 from router_trio.settings import Settings
 

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import (
     all_acked,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router_trio import protocol
+from router_trio.protocol import framing
 from tests.compiled import COMPILED
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ HOOKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["b
 
 def test_what_is_tested_is_what_was_asked_for() -> None:
     """What a build left in the source tree, or a path in the wrong order, must not go unnoticed."""
-    assert ("TEST_COMPILED" in os.environ) == COMPILED, protocol.__file__
+    assert ("TEST_COMPILED" in os.environ) == COMPILED, framing.__file__
 
 
 @pytest.mark.parametrize("path", HOOKS["mypyc"]["include"])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.control_headers import CONTROL_HEADERS, ControlHeaders, is_control_header
-from router_trio.headers import END, VERSION, Headers, decode, encode
+from router_trio.protocol.control_headers import CONTROL_HEADERS, ControlHeaders, is_control_header
+from router_trio.protocol.headers import END, VERSION, Headers, decode, encode
 
 OF_EACH_KIND = [
     *("Nats-Rollup", "Nats-TTL", "Nats-Incr", "Nats-Marker-Reason", "Nats-Stream-Source"),

@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.dispatch import inbox
-from router_trio.headers import Headers
 from router_trio.message import Message
+from router_trio.protocol.headers import Headers
 from router_trio.states import FAILED, RUNNING
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import World, core, eventually, handled, overhearing, to, world

@@ -14,7 +14,7 @@ from router_trio.dispatch.deliveries import FEW, Deliveries, Read
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.stream_delivery import Source
 from router_trio.link import ConsumerSpec
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 from router_trio.states import RUNNING, RouteState
 from router_trio.testing.frames import raw
 from tests.unit.routing_world import LOCAL, all_acked, another_link, fill, hear, one_broker, unacked, world

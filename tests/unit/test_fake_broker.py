@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, SourceError, SubjectError
-from router_trio.headers import EMPTY, Headers, encode, status
 from router_trio.link import ConsumerSpec, Link
 from router_trio.operation import CoreOperation
-from router_trio.protocol import RawMessage, header_block, payload
+from router_trio.protocol.framing import RawMessage, header_block, payload
+from router_trio.protocol.headers import EMPTY, Headers, encode, status
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import FrameError, Publish, parse, raw
 from router_trio.testing.links import SOCKET_BUFFER

@@ -7,9 +7,9 @@ import trio
 import trio.testing
 
 from router_trio.errors import LinkError
-from router_trio.headers import status
 from router_trio.link import ConsumerSpec
-from router_trio.protocol import RawMessage, header_block, payload
+from router_trio.protocol.framing import RawMessage, header_block, payload
+from router_trio.protocol.headers import status
 from router_trio.testing import FakeBroker
 from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
 

@@ -11,11 +11,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio import protocol
 from router_trio.dispatch.handlers import Blocked, Handler, answers_of, as_message, begin, finished, load_handler
 from router_trio.errors import HandlerError
-from router_trio.headers import Headers
 from router_trio.message import Message
+from router_trio.protocol import framing
+from router_trio.protocol.headers import Headers
 from router_trio.states import RUNNING
 from router_trio.testing.frames import raw
 from tests.unit.routing_world import (
@@ -148,7 +148,7 @@ def test_a_message_for_a_handler_has_what_the_raw_one_has() -> None:
     block = b"NATS/1.0\r\nA: 1\r\nA: 2\r\n\r\n"
     message = as_message(raw(b"in.\xff", b"reply.to", block, b"payload"), "main")
     assert message == Message(
-        protocol.text(b"in.\xff"), b"payload", Headers([("A", "1"), ("A", "2")]), reply="reply.to", connection="main"
+        framing.text(b"in.\xff"), b"payload", Headers([("A", "1"), ("A", "2")]), reply="reply.to", connection="main"
     )
     message = as_message(raw(b"in.x", b"$JS.ACK.x", b"", b""), "main", stream="S", sequence=3, deliveries=2)
     assert (message.reply, message.stream, message.sequence, message.deliveries) == (None, "S", 3, 2)
@@ -394,8 +394,8 @@ async def test_a_handler_that_blocks_holds_up_nothing_that_was_handled_before_it
             w.broker.publish("in.a", body)
         await eventually(lambda: len(heard) >= 2)
         assert trio.current_time() - began < 1
-        assert [protocol.payload(message) for message in heard] == [b"1", b"2"]
+        assert [framing.payload(message) for message in heard] == [b"1", b"2"]
         await eventually(lambda: len(heard) == 4, 200)
-        assert [protocol.payload(message) for message in heard] == [b"1", b"2", b"SLOW", b"3"]
+        assert [framing.payload(message) for message in heard] == [b"1", b"2", b"SLOW", b"3"]
         await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 4)
         assert sum(w.route.durations.counts) == 4

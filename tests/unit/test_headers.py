@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio import headers
 from router_trio.errors import PublishError
-from router_trio.headers import EMPTY, Headers
 from router_trio.message import Message
+from router_trio.protocol import headers
+from router_trio.protocol.headers import EMPTY, Headers
 
 NAMES = st.text(st.sampled_from("aAbB-_!~#9"), min_size=1, max_size=5)
 # Without white space at the ends: reading strips it, as every client does.

@@ -20,7 +20,7 @@ from router_trio.nats.info import (
     parse_info,
     quote,
 )
-from router_trio.protocol import MAX_INFO, MAX_MESSAGE
+from router_trio.protocol.framing import MAX_INFO, MAX_MESSAGE
 from router_trio.quotes import LONGEST_QUOTE
 
 MAX_ERROR = 4 * LONGEST_QUOTE

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router_trio.message import stored
-from router_trio.protocol import publish
+from router_trio.protocol.framing import publish
 from router_trio.states import CONNECTED, RECONNECTING
 from router_trio.telemetry.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics import TABLE, ProcessMetric, Sources

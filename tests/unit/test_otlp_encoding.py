@@ -14,10 +14,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from router_trio.headers import Headers
-from router_trio.headers import encode as encode_headers
 from router_trio.message import FENCED, Fate, stored
-from router_trio.protocol import publish, published
+from router_trio.protocol.framing import publish, published
+from router_trio.protocol.headers import Headers
+from router_trio.protocol.headers import encode as encode_headers
 from router_trio.telemetry import otlp
 from router_trio.telemetry.otlp import MessageSpanExporter, encode
 from router_trio.telemetry.traces import Traces

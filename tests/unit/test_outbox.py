@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from router_trio import outbox as outbox_module
-from router_trio import protocol
 from router_trio.errors import PublishError
 from router_trio.events import (
     Event,
@@ -29,6 +28,7 @@ from router_trio.ledger import Ledger
 from router_trio.message import FATES, FENCED, Fate, stored
 from router_trio.operation import Operation, OperationWithAck, Runs
 from router_trio.outbox import MAX_UNFENCED, SAME_TIME, Outbox
+from router_trio.protocol import framing
 from router_trio.receipt import Receipt
 from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
 from router_trio.room import FORWARDED
@@ -65,7 +65,7 @@ class Desk:
             self.told.setdefault(order, []).append(fate)
 
     def offer(self, subject: bytes = b"a", *, with_ack: bool = False, size: int = 0, blocked: bool = False) -> str:
-        frame = protocol.publish(subject, b"x" * size)
+        frame = framing.publish(subject, b"x" * size)
         return self.outbox.offer(frame, with_ack=with_ack, owner=self, blocked=blocked)
 
     def batch(self) -> list[int]:
@@ -141,7 +141,7 @@ def test_publishers_wake_whoever_writes() -> None:
     desk.offer()
     assert desk.wakes > before
     before = desk.wakes
-    offer_frames(desk, [protocol.publish(b"a", b"")])
+    offer_frames(desk, [framing.publish(b"a", b"")])
     assert desk.wakes > before
 
 
@@ -151,7 +151,7 @@ def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: i
     receipts = [Receipt(), Receipt(), Receipt()]
     desk.offer()
     for receipt in receipts:
-        desk.outbox.offer_frame(protocol.publish(b"a", b""), receipt)
+        desk.outbox.offer_frame(framing.publish(b"a", b""), receipt)
     _, batch = desk.outbox.next_batch()
     desk.outbox.refused(batch.split()[part], "fault", "injected")
     assert desk.books() == (4, 0, 3, {"failed": 1})
@@ -168,11 +168,11 @@ def test_single_frames_of_the_same_time_stay_together_and_each_owner_is_told() -
     receipts = [Receipt(), Receipt(), Receipt()]
     for receipt in receipts:
         desk.wakes = 0
-        assert desk.outbox.offer_frame(protocol.publish(b"a", b""), receipt) == "sent"
+        assert desk.outbox.offer_frame(framing.publish(b"a", b""), receipt) == "sent"
         assert desk.wakes
     assert desk.outbox.pending == 3
     (batch,) = desk.outbox.next_batch()
-    assert (batch.order, batch.count, batch.frame) == (3, 3, 3 * protocol.publish(b"a", b""))
+    assert (batch.order, batch.count, batch.frame) == (3, 3, 3 * framing.publish(b"a", b""))
     assert [receipt.fate for receipt in receipts] == [None] * 3
     desk.outbox.next_batch()
     desk.outbox.fenced(desk.outbox.mark())
@@ -337,7 +337,7 @@ def test_drop_oldest_lets_go_of_the_oldest_and_tells_its_owner() -> None:
 
 
 def test_drop_oldest_makes_room_for_the_bytes_of_the_new_one() -> None:
-    small = len(protocol.publish(b"a", b"x" * 10))
+    small = len(framing.publish(b"a", b"x" * 10))
     desk = Desk(max_bytes=3 * small)
     for _ in range(3):
         desk.offer(size=10)
@@ -383,7 +383,7 @@ def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
 
 def test_frames_of_a_route_are_accepted_together() -> None:
     desk = connected()
-    offer_frames(desk, [protocol.publish(b"a", b"1"), protocol.publish(b"b", b"2")])
+    offer_frames(desk, [framing.publish(b"a", b"1"), framing.publish(b"b", b"2")])
     assert desk.books() == (2, 2, 0, {})
     assert desk.batch() == [1, 2]
     desk.batch()
@@ -394,7 +394,7 @@ def test_frames_of_a_route_are_accepted_together() -> None:
 
 def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
     desk = Desk(max_operations=2, on_full="reject")
-    offer_frames(desk, [protocol.publish(b"a", b"")] * 3)
+    offer_frames(desk, [framing.publish(b"a", b"")] * 3)
     assert desk.told == {0: [Fate("failed", "queue_full")]}
     assert desk.books() == (2, 2, 0, {})
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 3}
@@ -402,7 +402,7 @@ def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
 
 def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fenced() -> None:
     desk = connected()
-    offer_frames(desk, [protocol.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
+    offer_frames(desk, [framing.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
     assert len(desk.outbox.next_batch()) == 1
     desk.batch()
     mark = desk.outbox.mark()
@@ -415,7 +415,7 @@ def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fence
 @pytest.mark.parametrize("denied", [False, True])
 def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -> None:
     desk = connected()
-    offer_frames(desk, [protocol.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
+    offer_frames(desk, [framing.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
     (taken,) = desk.outbox.next_batch()
     if denied:
         desk.outbox.publish_denied(b"secret", "Permissions Violation")
@@ -431,9 +431,9 @@ def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -
 def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     desk = connected(max_age=10.0)
     for _ in range(2):
-        offer_frames(desk, [protocol.publish(b"a", b"12"), protocol.publish(b"b", b"")])
+        offer_frames(desk, [framing.publish(b"a", b"12"), framing.publish(b"b", b"")])
     assert desk.batch() == [1, 2, 3, 4]
-    offer_frames(desk, [protocol.publish(b"a", b"")] * 2)
+    offer_frames(desk, [framing.publish(b"a", b"")] * 2)
     desk.outbox.link_down()
     assert desk.books() == (6, 6, 0, {})
     assert desk.outbox.give_up(desk.outbox._queue._waiting[2], "timeout", "its time is over")
@@ -447,11 +447,11 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
 def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_own() -> None:
     desk, other = connected(), Desk()
     for frames, owner in ((2, desk), (1, other), (1, desk)):
-        offer_frames(desk, [protocol.publish(b"a", b"")] * frames, owner)
+        offer_frames(desk, [framing.publish(b"a", b"")] * frames, owner)
     assert [one.count for one in desk.outbox.next_batch()] == [4]
     desk.batch()
-    offer_frames(desk, [protocol.publish(b"a", b"")], other)
-    offer_frames(desk, [protocol.publish(b"a", b"")])
+    offer_frames(desk, [framing.publish(b"a", b"")], other)
+    offer_frames(desk, [framing.publish(b"a", b"")])
     desk.outbox.fenced(desk.outbox.mark())
     assert sum(len(fates) for fates in desk.told.values()) == 3
     assert sum(len(fates) for fates in other.told.values()) == 1
@@ -466,18 +466,18 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
 
 def test_frames_that_were_accepted_at_another_time_are_another_operation() -> None:
     desk = connected()
-    offer_frames(desk, [protocol.publish(b"a", b"")])
+    offer_frames(desk, [framing.publish(b"a", b"")])
     desk.now = SAME_TIME
-    offer_frames(desk, [protocol.publish(b"a", b"")])
+    offer_frames(desk, [framing.publish(b"a", b"")])
     desk.offer()
-    offer_frames(desk, [protocol.publish(b"a", b"")])
+    offer_frames(desk, [framing.publish(b"a", b"")])
     found = [(one.order, one.accepted_at) for one in desk.outbox.next_batch()]
     assert found == [(1, 0.0), (2, SAME_TIME), (3, SAME_TIME), (4, SAME_TIME)]
 
 
 def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> None:
     desk = connected(max_operations=1)
-    offer_frames(desk, [protocol.publish(b"a", b"")] * (FORWARDED - 1))
+    offer_frames(desk, [framing.publish(b"a", b"")] * (FORWARDED - 1))
     assert desk.outbox.blocks
     assert not desk.outbox.crowded
     desk.offer()
@@ -493,7 +493,7 @@ def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> N
 
 def test_frames_that_stay_together_expire_together() -> None:
     desk = connected(max_age=10.0)
-    offer_frames(desk, [protocol.publish(b"a", b"")] * 3)
+    offer_frames(desk, [framing.publish(b"a", b"")] * 3)
     desk.now = 10.1
     assert desk.batch() == []
     assert desk.books() == (3, 0, 0, {"dropped": 3})
@@ -873,7 +873,7 @@ def test_a_publish_of_128_bytes_that_waits_takes_at_most_400() -> None:
     try:
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(count):
-            outbox.offer(protocol.publish(b"out.0001", b"x" * 128), owner=Receipt())
+            outbox.offer(framing.publish(b"out.0001", b"x" * 128), owner=Receipt())
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -982,7 +982,7 @@ def test_what_is_pending_can_be_taken_back_and_what_is_in_flight_can_not() -> No
     assert desk.told == {4: [out_of_turn], 5: [out_of_turn]}
     assert desk.wakes == wakes + 1
     assert desk.books() == (5, 1, 2, {"failed": 2})
-    assert desk.outbox.pending_bytes == len(protocol.publish(b"a", b""))
+    assert desk.outbox.pending_bytes == len(framing.publish(b"a", b""))
     assert desk.kinds() == [PublishFailed, PublishWithAckFailed]
     assert desk.outbox.counters.failed == {("publish", "out_of_turn"): 1, ("publish_with_ack", "out_of_turn"): 1}
     assert desk.batch() == [3]
@@ -1032,7 +1032,7 @@ def test_an_owner_may_take_back_the_rest_when_it_is_told_of_a_failure() -> None:
 
     owner = Owner()
     for _ in range(4):
-        desk.outbox.offer(protocol.publish(b"a", b""), with_ack=True, owner=owner)
+        desk.outbox.offer(framing.publish(b"a", b""), with_ack=True, owner=owner)
     assert desk.batch() == [1, 2, 3, 4]
     for order in (1, 2, 3, 4):
         desk.outbox.ack_refused(order, "no_responders", "nobody", True)

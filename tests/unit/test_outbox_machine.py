@@ -20,7 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from router_trio import outbox as outbox_module
 from router_trio import pending as pending_module
-from router_trio import protocol
 from router_trio.errors import PublishError
 from router_trio.events import (
     Event,
@@ -38,6 +37,7 @@ from router_trio.ledger import DROP_REASONS
 from router_trio.message import Fate, stored
 from router_trio.operation import CoreOperation, Operation, OperationWithAck, Runs
 from router_trio.outbox import Outbox
+from router_trio.protocol import framing
 from router_trio.retries import ACK_BUDGET, LOOK_EVERY, RESEND_UNACKED_AFTER, SLOW_AFTER, UNANSWERED_WINDOWS
 from router_trio.room import REFUSES_FOR_LONG
 from tests.unit.settled import Settled
@@ -317,12 +317,12 @@ class OutboxMachine(RuleBasedStateMachine):
             elif self.outbox.blocks or (kind == "waited" and self.waiters):
                 self.wait_for_room(subject, kind == "with ack")
             else:
-                self._offer(protocol.publish(subject, body), kind == "with ack")
+                self._offer(framing.publish(subject, body), kind == "with ack")
 
     def offer_frames(self, subjects: list[bytes]) -> None:
         outbox, connected = self.outbox, self.outbox.connected
         self.most_frames = max(self.most_frames, len(subjects))
-        frames = [protocol.publish(subject, b"frames") for subject in subjects]
+        frames = [framing.publish(subject, b"frames") for subject in subjects]
         first = outbox.next_order
         for order, (subject, frame) in enumerate(zip(subjects, frames, strict=True), first):
             self.publishes[order] = Publish(order, subject, len(frame), False, connected, self.now)
@@ -344,7 +344,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def wait_for_room(self, subject: bytes, with_ack: bool) -> None:
         """One more publisher waits, or the first that waits finds room."""
         if self.outbox.blocks:
-            waiter = Waiter(protocol.publish(subject, b"waited"), with_ack)
+            waiter = Waiter(framing.publish(subject, b"waited"), with_ack)
             if not self.outbox.connected:
                 self.outbox.blocked(with_ack)
                 self.not_accepted_without_link[_kind(with_ack)] += 1
@@ -369,7 +369,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert not outbox.blocks
         assert not outbox.room.waits_for(b"n")
         order = outbox.next_order
-        self._offer(protocol.publish(b"n.%d" % number, b""), with_ack=True)
+        self._offer(framing.publish(b"n.%d" % number, b""), with_ack=True)
         self.write_everything()
         assert order in self.flight
         self.answer(order, "ack")

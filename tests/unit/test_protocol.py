@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from router_trio import headers, protocol
 from router_trio.errors import ProtocolError
-from router_trio.protocol import MAX_CONTROL_LINE, MAX_INFO, MAX_MESSAGE, FrameParser, RawMessage
+from router_trio.protocol import framing, headers
+from router_trio.protocol.framing import MAX_CONTROL_LINE, MAX_INFO, MAX_MESSAGE, FrameParser, RawMessage
 from tests.inboxes import Inbox
 
 KNOWN = (b"1", b"27", b"4")
@@ -126,8 +126,8 @@ def test_any_cut_of_a_stream_gives_the_same_frames(sent: list[Delivered | bytes]
         assert len(parsed.messages[sid]) == len(expected)
         for raw, one in zip(parsed.messages[sid], expected, strict=True):
             assert raw[:4] == (one.subject, one.reply, len(one.block), len(one.block) + len(one.body))
-            assert protocol.header_block(raw) == one.block
-            assert protocol.payload(raw) == one.body
+            assert framing.header_block(raw) == one.block
+            assert framing.payload(raw) == one.body
 
 
 @given(MESSAGES)
@@ -266,7 +266,7 @@ def test_a_large_message_in_many_pieces() -> None:
     data = one.frame() * 3
     pieces = [data[at : at + 4096] for at in range(0, len(data), 4096)]
     parsed = parse(pieces)
-    assert [protocol.payload(raw) for raw in parsed.messages[b"1"]] == [body] * 3
+    assert [framing.payload(raw) for raw in parsed.messages[b"1"]] == [body] * 3
 
 
 def test_an_inbox_that_is_not_emptied_is_named_once() -> None:
@@ -295,9 +295,9 @@ def test_frames_that_other_clients_die_of_are_frames(frame: bytes) -> None:
     parsed = parse([frame])
     assert not parsed.failed
     (raw,) = parsed.messages[b"1"]
-    assert protocol.payload(raw) == b"hello"
-    assert protocol.wire(protocol.text(raw[0])) == raw[0]
-    block = protocol.header_block(raw)
+    assert framing.payload(raw) == b"hello"
+    assert framing.wire(framing.text(raw[0])) == raw[0]
+    block = framing.header_block(raw)
     assert headers.status(block) == (0, "")
     assert headers.find(block, b"Nats-Msg-Id") is None
     assert len(headers.decode(block).pairs()) == block.count(b":")
@@ -310,10 +310,10 @@ def test_frames_that_other_clients_die_of_are_frames(frame: bytes) -> None:
 def test_a_new_subject_before_an_old_tail_is_the_same_message(one: Delivered, subject: bytes) -> None:
     one = Delivered(one.subject, b"1", one.reply, one.block, one.body)
     (raw,) = parse([one.frame()]).messages[b"1"]
-    frame = (b"H" if raw[2] else b"") + protocol.publish_prefix(subject) + raw[4]
+    frame = (b"H" if raw[2] else b"") + framing.publish_prefix(subject) + raw[4]
     assert read_published(frame) == (subject, one.reply, one.block, one.body)
-    assert protocol.published_size(frame) == len(one.block) + len(one.body)
-    assert frame == protocol.publish(subject, one.body, reply=one.reply, headers=one.block)
+    assert framing.published_size(frame) == len(one.block) + len(one.body)
+    assert frame == framing.publish(subject, one.body, reply=one.reply, headers=one.block)
 
 
 def test_a_header_size_of_none_is_refused_for_its_tail_would_read_as_a_reply() -> None:
@@ -326,22 +326,22 @@ def test_a_header_size_of_none_is_refused_for_its_tail_would_read_as_a_reply() -
 
 @given(SUBJECTS, REPLIES, BLOCKS, BODIES)
 def test_a_published_frame_reads_back(subject: bytes, reply: bytes, block: bytes, body: bytes) -> None:
-    frame = protocol.publish(subject, body, reply=reply, headers=block)
+    frame = framing.publish(subject, body, reply=reply, headers=block)
     assert read_published(frame) == (subject, reply, block, body)
-    assert protocol.published_size(frame) == len(block) + len(body)
-    raw = protocol.published(frame)
-    assert (*raw[:2], protocol.header_block(raw), protocol.payload(raw)) == (subject, reply, block, body)
-    assert frame == (b"H" if raw[2] else b"") + protocol.publish_prefix(subject) + raw[4]
+    assert framing.published_size(frame) == len(block) + len(body)
+    raw = framing.published(frame)
+    assert (*raw[:2], framing.header_block(raw), framing.payload(raw)) == (subject, reply, block, body)
+    assert frame == (b"H" if raw[2] else b"") + framing.publish_prefix(subject) + raw[4]
 
 
 @given(st.binary())
 def test_a_subject_survives_as_text(subject: bytes) -> None:
-    assert protocol.wire(protocol.text(subject)) == subject
+    assert framing.wire(framing.text(subject)) == subject
 
 
 def test_the_other_frames() -> None:
-    assert protocol.subscribe(b"a.>", b"1") == b"SUB a.> 1\r\n"
-    assert protocol.subscribe(b"a.>", b"1", b"workers") == b"SUB a.> workers 1\r\n"
-    assert protocol.unsubscribe(b"1") == b"UNSUB 1\r\n"
-    assert protocol.PING == b"PING\r\n"
-    assert protocol.PONG == b"PONG\r\n"
+    assert framing.subscribe(b"a.>", b"1") == b"SUB a.> 1\r\n"
+    assert framing.subscribe(b"a.>", b"1", b"workers") == b"SUB a.> workers 1\r\n"
+    assert framing.unsubscribe(b"1") == b"UNSUB 1\r\n"
+    assert framing.PING == b"PING\r\n"
+    assert framing.PONG == b"PONG\r\n"

@@ -13,8 +13,8 @@ from opentelemetry.trace import StatusCode
 
 from router_trio import events
 from router_trio.errors import MappingError, PublishError, SubjectError
-from router_trio.headers import Headers, encode
 from router_trio.mappings import Mapping
+from router_trio.protocol.headers import Headers, encode
 from router_trio.quotes import LONGEST_QUOTE, LONGEST_TEXT, bounded, excerpt, quoted, redact, told_by
 from router_trio.settings.server_url import _HOST, ServerURL
 from router_trio.states import ConnectionState

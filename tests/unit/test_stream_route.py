@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.headers import Headers
 from router_trio.message import Message
+from router_trio.protocol.headers import Headers
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import (

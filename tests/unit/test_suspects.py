@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio import protocol
 from router_trio.message import Fate, stored
 from router_trio.operation import Operation, Runs
+from router_trio.protocol import framing
 from router_trio.suspects import ANSWERED_WITHIN
 from tests.unit.test_outbox import Desk
 
@@ -75,11 +75,11 @@ def test_any_number_of_them_fail_and_nothing_else(bad: list[bool], with_ack: boo
     desk = Desk()
     if together and not with_ack:
         desk.outbox.link_up()
-        frames = [protocol.publish(b"bad" if one else b"good", b"%d" % number) for number, one in enumerate(bad)]
+        frames = [framing.publish(b"bad" if one else b"good", b"%d" % number) for number, one in enumerate(bad)]
         desk.outbox.offer_frames(frames, Runs([desk], [len(frames)]))
     else:
         for number, one in enumerate(bad):
-            frame = protocol.publish(b"bad" if one else b"good", b"%d" % number, reply=b"r" if with_ack else b"")
+            frame = framing.publish(b"bad" if one else b"good", b"%d" % number, reply=b"r" if with_ack else b"")
             desk.outbox.offer(frame, with_ack=with_ack, owner=desk)
     server = Server(desk, to(b"bad"))
     while not server.live():

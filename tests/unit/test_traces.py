@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from router_trio.headers import Headers, encode
 from router_trio.message import FENCED, Fate
-from router_trio.protocol import FrameParser, RawMessage, publish, publish_prefix
+from router_trio.protocol.framing import FrameParser, RawMessage, publish, publish_prefix
+from router_trio.protocol.headers import Headers, encode
 from router_trio.telemetry.export import MAX_QUEUED
 from router_trio.telemetry.traceparent import parse, write
 from router_trio.telemetry.traces import MAX_FOLLOWED, Traces, traces_wanted

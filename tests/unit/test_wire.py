@@ -16,7 +16,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from router_trio.errors import LinkError, ProtocolError
 from router_trio.link import Arrivals, Together
 from router_trio.nats.wire import MAX_PONGS_OWED, Wire, _is_for_nats_py
-from router_trio.protocol import PING, PONG, RawMessage
+from router_trio.protocol.framing import PING, PONG, RawMessage
 
 
 class SlowStream(trio.abc.Stream):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 from tests.resilience.chaos.load import numbers
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from router_trio.protocol import RawMessage
+from router_trio.protocol.framing import RawMessage
 from tests.otlp_receiver import ReceivedSpan
 from tests.resilience.chaos.faults import FAULTS
 from tests.resilience.chaos.hands import Hands

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from router_trio.headers import END, VERSION, Headers
+from router_trio.protocol.headers import END, VERSION, Headers
 
 CONTROL_HEADERS: dict[str, str] = {
     "Nats-Rollup": "purges what the stream has stored before",
