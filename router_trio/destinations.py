@@ -19,7 +19,7 @@ from router_trio.events import DestinationNotStored, DestinationStored, Destinat
 from router_trio.link import LOOKUP_FAILED, Link, StreamState
 from router_trio.protocol.framing import text
 from router_trio.states import DestinationState
-from router_trio.subjects import matches, matches_tokens, overlaps
+from router_trio.subjects.patterns import matches, matches_tokens, overlaps
 
 LOOK_EVERY = 5.0
 """Seconds between two lookups of the streams behind the destinations."""

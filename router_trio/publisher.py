@@ -16,7 +16,7 @@ from router_trio.protocol import framing
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
 from router_trio.receipt import Receipt
-from router_trio.subjects import validate_subject
+from router_trio.subjects.patterns import validate_subject
 
 REMEMBERED_SUBJECTS = 2048
 """Valid subjects whose check is not repeated."""

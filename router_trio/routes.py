@@ -10,10 +10,10 @@ from random import randrange
 from typing import Any
 
 from router_trio.errors import MappingError
-from router_trio.mappings import Mapping
 from router_trio.quotes import quoted
 from router_trio.settings import DestinationSettings, RouteSettings, Settings
-from router_trio.subjects import matches, reserved_namespace
+from router_trio.subjects.mapping import Mapping
+from router_trio.subjects.patterns import matches, reserved_namespace
 
 Handler = Callable[..., Any]
 

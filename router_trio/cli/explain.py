@@ -55,7 +55,7 @@ def explain(
     from router_trio.protocol import headers
     from router_trio.routes import compile_routes
     from router_trio.settings import Settings
-    from router_trio.subjects import validate_subject
+    from router_trio.subjects.patterns import validate_subject
 
     try:
         validate_subject(subject)

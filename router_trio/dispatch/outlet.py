@@ -18,7 +18,7 @@ from router_trio.operation import Owner, Runs
 from router_trio.protocol import framing, headers
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.routes import Destination
-from router_trio.subjects import validate_subject
+from router_trio.subjects.patterns import validate_subject
 
 MESSAGE_ID = b"Nats-Msg-Id"
 _IDENTIFIED = b"H%b%b.%d %d %d\r\nNATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n%b"

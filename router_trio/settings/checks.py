@@ -17,7 +17,7 @@ from router_trio.quotes import looks_secret
 from router_trio.settings.loops import feeds_itself
 from router_trio.settings.problems import suggestion
 from router_trio.settings.sections import ConnectionSettings, DestinationSettings, RouteSettings, SourceSettings
-from router_trio.subjects import validate_pattern, validate_subject
+from router_trio.subjects.patterns import validate_pattern, validate_subject
 
 Connections = Mapping[str, ConnectionSettings | None]
 

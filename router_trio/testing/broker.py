@@ -13,7 +13,7 @@ from router_trio.errors import AuthorizationError, LinkError, innermost
 from router_trio.link import LinkListener
 from router_trio.protocol.framing import wire
 from router_trio.protocol.headers import Headers, HeadersLike, encode
-from router_trio.subjects import validate_pattern, validate_subject
+from router_trio.subjects.patterns import validate_pattern, validate_subject
 from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.network import Network

@@ -16,7 +16,7 @@ from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Progress
 from router_trio.protocol.framing import RawMessage, delivered_size
 from router_trio.protocol.headers import replace as replace_header
-from router_trio.subjects import matches
+from router_trio.subjects.patterns import matches
 from router_trio.testing.frames import raw, status
 from router_trio.testing.losses import Losses
 from router_trio.testing.streams import Stream

@@ -15,7 +15,7 @@ from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import Headers, decode
-from router_trio.subjects import matches, overlaps
+from router_trio.subjects.patterns import matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
 from router_trio.testing.losses import Losses

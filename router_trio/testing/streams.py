@@ -10,7 +10,7 @@ from typing import NamedTuple
 from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import Headers, decode, find
-from router_trio.subjects import matches, overlaps, validate_pattern
+from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
 
 EPOCH = 1_700_000_000

@@ -15,7 +15,7 @@ import trio
 
 from router_trio.embedded import find_server_binary
 from router_trio.errors import MappingError
-from router_trio.mappings import Mapping
+from router_trio.subjects.mapping import Mapping
 from tests.raw_nats import connect
 from tests.servers import nats_server
 

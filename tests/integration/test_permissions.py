@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
-from router_trio.subjects import matches
+from router_trio.subjects.patterns import matches
 from tests.proxy import tcp_proxy
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import RawClient, RawSubscription, connect

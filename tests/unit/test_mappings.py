@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.errors import MappingError, RouterError
-from router_trio.mappings import Mapping
-from router_trio.subjects import is_valid_subject
+from router_trio.subjects.mapping import Mapping
+from router_trio.subjects.patterns import is_valid_subject
 
 WORDS = st.text(alphabet="ab-ä日", min_size=1, max_size=9)
 

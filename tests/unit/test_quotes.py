@@ -13,12 +13,12 @@ from opentelemetry.trace import StatusCode
 
 from router_trio import events
 from router_trio.errors import MappingError, PublishError, SubjectError
-from router_trio.mappings import Mapping
 from router_trio.protocol.headers import Headers, encode
 from router_trio.quotes import LONGEST_QUOTE, LONGEST_TEXT, bounded, excerpt, quoted, redact, told_by
 from router_trio.settings.server_url import _HOST, ServerURL
 from router_trio.states import ConnectionState
-from router_trio.subjects import validate_pattern, validate_subject
+from router_trio.subjects.mapping import Mapping
+from router_trio.subjects.patterns import validate_pattern, validate_subject
 from router_trio.telemetry.logs import Logs
 from router_trio.telemetry.recent import Recent
 from router_trio.telemetry.redact import redact_all, shown_text

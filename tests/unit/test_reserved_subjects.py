@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router_trio.mappings import Mapping
-from router_trio.subjects import reserved_namespace
+from router_trio.subjects.mapping import Mapping
+from router_trio.subjects.patterns import reserved_namespace
 
 
 @pytest.mark.parametrize(

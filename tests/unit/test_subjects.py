@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.errors import RouterError, SubjectError
-from router_trio.subjects import (
+from router_trio.subjects.patterns import (
     SubjectTree,
     is_valid_subject,
     is_wildcard,

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router_trio.mappings.pieces import CUTS
-from router_trio.subjects import CONTROL
+from router_trio.subjects.patterns import CONTROL
+from router_trio.subjects.pieces import CUTS
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _COMMA = re.compile(r",[\t\n\f\r ]*")

@@ -25,8 +25,10 @@ from operator import itemgetter
 from random import randrange
 
 from router_trio.errors import MappingError
-from router_trio.mappings.calls import Call, Refusal, parse, positions
-from router_trio.mappings.pieces import (
+from router_trio.quotes import quoted
+from router_trio.subjects.functions import Call, Refusal, parse, positions
+from router_trio.subjects.patterns import CONTROL, is_valid_subject, matches_tokens
+from router_trio.subjects.pieces import (
     CUTS,
     Piece,
     constant,
@@ -37,8 +39,6 @@ from router_trio.mappings.pieces import (
     sized,
     split_at,
 )
-from router_trio.quotes import quoted
-from router_trio.subjects import CONTROL, is_valid_subject, matches_tokens
 
 _MAKE_SEVERAL = frozenset({"split", "splitFromLeft", "splitFromRight", "sliceFromLeft", "sliceFromRight"})
 """Functions that may make several tokens of one."""

@@ -1,0 +1,1 @@
+"""Subjects: patterns with wildcards, and mappings from one subject to another. Pure."""
