@@ -24,7 +24,7 @@ def demo(*, duration: Annotated[str, Parameter(help="How long the traffic lasts;
         router-trio demo --duration 1m
     """
     from router_trio.demo import SHORTEST
-    from router_trio.units import format_duration, parse_duration
+    from router_trio.settings.units import format_duration, parse_duration
 
     try:
         seconds = parse_duration(duration)

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from router_trio.events import Emit, FaultInjected, FaultInjectionEnabled, FaultsCleared
 from router_trio.faults import OPERATIONS, Fault, Faults, Injection, close_connection, delay, error, timeout
 from router_trio.faults.kinds import CLOSE_CONNECTION, DELAY, ERROR, TIMEOUT
-from router_trio.units import parse_duration
+from router_trio.settings.units import parse_duration
 
 PATH = "/faults"
 MAX_BODY = 4096

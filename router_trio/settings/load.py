@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.document import PREFIX, Document, Location, is_model
 from router_trio.settings.problems import element_of, key_path, keys_of
-from router_trio.units import DurationForm
+from router_trio.settings.units import DurationForm
 
 
 def read_document(path: Path, environ: Mapping[str, str], root: type[BaseModel]) -> Document:

@@ -20,9 +20,9 @@ from router_trio.errors import ConfigurationError
 from router_trio.settings.host_names import canonical_host, is_loopback
 from router_trio.settings.problems import problems_from
 from router_trio.settings.server_url import ServerURL
+from router_trio.settings.units import Duration, DurationForm, PositiveSize, SizeForm
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import INBOX_PREFIX
-from router_trio.units import Duration, DurationForm, PositiveSize, SizeForm
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]

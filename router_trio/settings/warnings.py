@@ -8,7 +8,7 @@ from router_trio.errors import Problem
 from router_trio.settings.loops import chosen_by_sender
 from router_trio.settings.sections import ConnectionSettings, RouteSettings
 from router_trio.settings.settings import Settings
-from router_trio.units import format_duration
+from router_trio.settings.units import format_duration
 
 
 def warnings(settings: Settings) -> Iterator[Problem]:

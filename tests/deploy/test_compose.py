@@ -17,8 +17,8 @@ import pytest
 
 from router_trio import Settings
 from router_trio.embedded import find_server_binary
+from router_trio.settings.units import parse_duration
 from router_trio.telemetry.hosts import refusal
-from router_trio.units import parse_duration
 from tests.alerts.tools import ROOT, load, run
 from tests.supply.locks import lock
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from router_trio.units import (
+from router_trio.settings.units import (
     DURATION_PATTERN,
     LARGEST_SIZE,
     LONGEST_DURATION,
