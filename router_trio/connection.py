@@ -24,7 +24,7 @@ from router_trio.events import (
     UnexpectedLinkError,
 )
 from router_trio.link import Connect, Link, Refusal
-from router_trio.outbox import Outbox
+from router_trio.outbox.outbox import Outbox
 from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
 from router_trio.pull import PullBudget

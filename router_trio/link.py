@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from router_trio.errors import LinkError
 from router_trio.message import PubAck
-from router_trio.operation import Operation
+from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import RawMessage
 
 LOOKUP_WITHIN = 2.0

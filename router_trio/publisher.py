@@ -10,8 +10,8 @@ from router_trio.connection import Connection
 from router_trio.deadlines import Deadlines
 from router_trio.dispatch.outlet import MESSAGE_ID, measure
 from router_trio.errors import PublishError, SubjectError
-from router_trio.lanes import UNANSWERED
 from router_trio.message import Fate
+from router_trio.outbox.retry_lanes import UNANSWERED
 from router_trio.protocol import framing
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from router_trio.message import Fate
-from router_trio.operation import Operation
+from router_trio.outbox.operation import Operation
 
 
 class Receipt:

@@ -14,7 +14,7 @@ import trio
 
 from router_trio.errors import LinkError
 from router_trio.link import Connect, Link, LinkListener, Refusal
-from router_trio.outbox import Outbox
+from router_trio.outbox.outbox import Outbox
 
 SWEEP_EVERY = 1.0
 

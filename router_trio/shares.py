@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 import trio
 
-from router_trio.room import Room
+from router_trio.outbox.capacity import Room
 
 
 class Shares:

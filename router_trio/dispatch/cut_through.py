@@ -20,7 +20,7 @@ from router_trio.dispatch.routing import Routing
 from router_trio.errors import MappingError, PublishError
 from router_trio.link import Arrivals, Deliver
 from router_trio.message import FENCED, Fate
-from router_trio.operation import CountedOwner, Operation, Owner, Runs
+from router_trio.outbox.operation import CountedOwner, Operation, Owner, Runs
 from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.tracing import Tracing

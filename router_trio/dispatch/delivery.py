@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import trio
 
 from router_trio.message import Fate
-from router_trio.operation import Operation, OperationWithAck, Owner
+from router_trio.outbox.operation import Operation, OperationWithAck, Owner
 from router_trio.protocol.framing import RawMessage
 from router_trio.states import RouteState
 from router_trio.tracing import MessageTrace

@@ -13,7 +13,7 @@ from router_trio.dispatch.delivery import Leg
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.stream_delivery import Columns, StreamDelivery
 from router_trio.dispatch.turns import Turns
-from router_trio.operation import CoreOperation, Operation
+from router_trio.outbox.operation import CoreOperation, Operation
 
 
 class Hand:

@@ -26,7 +26,7 @@ from router_trio.dispatch.handlers import (
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import RouterError
 from router_trio.message import Message
-from router_trio.operation import Owner, Runs
+from router_trio.outbox.operation import Owner, Runs
 from router_trio.protocol import framing
 
 

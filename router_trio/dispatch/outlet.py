@@ -14,7 +14,7 @@ from router_trio.dispatch.address import LONGEST_REMEMBERED, Address
 from router_trio.dispatch.delivery import Delivery
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
-from router_trio.operation import Owner, Runs
+from router_trio.outbox.operation import Owner, Runs
 from router_trio.protocol import framing, headers
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.routes import Destination

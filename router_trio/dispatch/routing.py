@@ -21,7 +21,7 @@ from router_trio.dispatch.outlet import Outlet
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
-from router_trio.outbox import OUT_OF_TURN
+from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.quotes import bounded
 from router_trio.routes import RoutePlan
 from router_trio.states import RouteState

@@ -9,8 +9,8 @@ from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.position import Position
 from router_trio.dispatch.turns import OF_THE_MESSAGE
 from router_trio.message import Fate
-from router_trio.operation import Operation
-from router_trio.outbox import OUT_OF_TURN
+from router_trio.outbox.operation import Operation
+from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.states import RouteState

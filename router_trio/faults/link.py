@@ -29,7 +29,7 @@ from router_trio.link import (
     Subscription,
     Together,
 )
-from router_trio.operation import Operation
+from router_trio.outbox.operation import Operation
 
 T = TypeVar("T")
 

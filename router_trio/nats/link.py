@@ -19,7 +19,7 @@ from router_trio.nats.lookups import Lookups
 from router_trio.nats.pubacks import PubAcks, StreamName
 from router_trio.nats.unacked import AT_A_TIME
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
-from router_trio.operation import Operation
+from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing
 from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
-from router_trio.outbox import Outbox
+from router_trio.outbox.outbox import Outbox
 from router_trio.states import ConnectionState, RouteState
 
 

@@ -28,7 +28,7 @@ from router_trio.link import (
     Together,
 )
 from router_trio.message import stored
-from router_trio.operation import Operation
+from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
 from router_trio.protocol.headers import status
 from router_trio.testing.consumers import Consumer

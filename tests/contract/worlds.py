@@ -15,7 +15,7 @@ import trio
 from router_trio.link import Connect, Link
 from router_trio.message import PubAck
 from router_trio.nats.link import Dialer
-from router_trio.operation import CoreOperation, Operation, OperationWithAck
+from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.protocol.framing import RawMessage, publish
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router_trio.operation import Operation, OperationBatch
+from router_trio.outbox.operation import Operation, OperationBatch
 
 
 class Settled:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from router_trio.events import Event
-from router_trio.outbox import Outbox
+from router_trio.outbox.outbox import Outbox
 from router_trio.states import ConnectionState, RouteState
 
 

@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.errors import PublishError
-from router_trio.retries import ACK_BUDGET
-from router_trio.room import REFUSES_FOR_LONG
+from router_trio.outbox.capacity import REFUSES_FOR_LONG
+from router_trio.outbox.retries import ACK_BUDGET
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import World, core, eventually, overhearing, stream, to, world
 

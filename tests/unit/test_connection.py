@@ -26,8 +26,8 @@ from router_trio.errors import (
     PublishError,
 )
 from router_trio.link import Link, LinkListener
-from router_trio.outbox import Outbox
-from router_trio.retries import ACK_BUDGET
+from router_trio.outbox.outbox import Outbox
+from router_trio.outbox.retries import ACK_BUDGET
 from router_trio.testing import FakeBroker
 from tests.watch import Watch, assert_accounted, core_route, settings, watched
 

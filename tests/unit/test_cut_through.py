@@ -12,9 +12,9 @@ from router_trio import Receipt
 from router_trio.dispatch.core import CoreRoute
 from router_trio.dispatch.cut_through import CutThrough
 from router_trio.link import Arrivals, Together
-from router_trio.operation import Runs
-from router_trio.outbox import Outbox
-from router_trio.room import FORWARDED
+from router_trio.outbox.capacity import FORWARDED
+from router_trio.outbox.operation import Runs
+from router_trio.outbox.outbox import Outbox
 from router_trio.testing import FakeBroker
 from router_trio.tracing import NoTracing
 from tests.compiled import looks_inside

@@ -10,7 +10,7 @@ import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, SourceError, SubjectError
 from router_trio.link import ConsumerSpec, Link
-from router_trio.operation import CoreOperation
+from router_trio.outbox.operation import CoreOperation
 from router_trio.protocol.framing import RawMessage, header_block, payload
 from router_trio.protocol.headers import EMPTY, Headers, encode, status
 from router_trio.testing import FakeBroker

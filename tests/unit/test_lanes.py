@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router_trio.lanes import TRIED_AT_ONCE, TRIES_A_TURN, TURN, Lanes
-from router_trio.operation import Operation, OperationWithAck
+from router_trio.outbox.operation import Operation, OperationWithAck
+from router_trio.outbox.retry_lanes import TRIED_AT_ONCE, TRIES_A_TURN, TURN, Lanes
 
 
 def operation(order: int, subject: bytes = b"a") -> OperationWithAck:

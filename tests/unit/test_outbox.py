@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from router_trio import outbox as outbox_module
 from router_trio.errors import PublishError
 from router_trio.events import (
     Event,
@@ -24,14 +23,15 @@ from router_trio.events import (
     RetryComplete,
     RetryPending,
 )
-from router_trio.ledger import Ledger
 from router_trio.message import FATES, FENCED, Fate, stored
-from router_trio.operation import Operation, OperationWithAck, Runs
-from router_trio.outbox import MAX_UNFENCED, SAME_TIME, Outbox
+from router_trio.outbox import outbox as outbox_module
+from router_trio.outbox.capacity import FORWARDED
+from router_trio.outbox.ledger import Ledger
+from router_trio.outbox.operation import Operation, OperationWithAck, Runs
+from router_trio.outbox.outbox import MAX_UNFENCED, SAME_TIME, Outbox
+from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
 from router_trio.protocol import framing
 from router_trio.receipt import Receipt
-from router_trio.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
-from router_trio.room import FORWARDED
 from tests.unit.settled import Settled
 
 

@@ -18,8 +18,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router_trio import outbox as outbox_module
-from router_trio import pending as pending_module
 from router_trio.errors import PublishError
 from router_trio.events import (
     Event,
@@ -33,13 +31,15 @@ from router_trio.events import (
     RetryComplete,
     RetryPending,
 )
-from router_trio.ledger import DROP_REASONS
 from router_trio.message import Fate, stored
-from router_trio.operation import CoreOperation, Operation, OperationWithAck, Runs
-from router_trio.outbox import Outbox
+from router_trio.outbox import outbox as outbox_module
+from router_trio.outbox import queue as pending_module
+from router_trio.outbox.capacity import REFUSES_FOR_LONG
+from router_trio.outbox.ledger import DROP_REASONS
+from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck, Runs
+from router_trio.outbox.outbox import Outbox
+from router_trio.outbox.retries import ACK_BUDGET, LOOK_EVERY, RESEND_UNACKED_AFTER, SLOW_AFTER, UNANSWERED_WINDOWS
 from router_trio.protocol import framing
-from router_trio.retries import ACK_BUDGET, LOOK_EVERY, RESEND_UNACKED_AFTER, SLOW_AFTER, UNANSWERED_WINDOWS
-from router_trio.room import REFUSES_FOR_LONG
 from tests.unit.settled import Settled
 
 SUBJECTS = st.sampled_from([b"a", b"b", b"r.1", b"r.2"])

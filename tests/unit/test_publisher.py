@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from router_trio import Fate, Live, Receipt
 from router_trio.errors import ConfigurationError, PublishError
-from router_trio.operation import OperationWithAck
+from router_trio.outbox.operation import OperationWithAck
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import World, eventually, overhearing, world
 

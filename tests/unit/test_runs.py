@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.message import FENCED, Fate
-from router_trio.operation import CountedOwner, Operation, OperationBatch, Owner, Runs
+from router_trio.outbox.operation import CountedOwner, Operation, OperationBatch, Owner, Runs
 from router_trio.states import DURATION_BOUNDS, Histogram
 from tests.compiled import looks_inside
 

@@ -14,8 +14,8 @@ from trio.testing import MockClock
 from router_trio.errors import LinkError
 from router_trio.events import Event
 from router_trio.link import Connect, Link, LinkListener, Refusal
-from router_trio.operation import Operation
-from router_trio.outbox import Outbox
+from router_trio.outbox.operation import Operation
+from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import publish
 from router_trio.receipt import Receipt
 from router_trio.session import FENCE_EVERY, SOURCES_FIRST_WITHIN, Session, Source

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.message import Fate, stored
-from router_trio.operation import Operation, Runs
+from router_trio.outbox.operation import Operation, Runs
+from router_trio.outbox.suspects import ANSWERED_WITHIN
 from router_trio.protocol import framing
-from router_trio.suspects import ANSWERED_WITHIN
 from tests.unit.test_outbox import Desk
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
-from router_trio.lanes import UNANSWERED, Lanes
-from router_trio.operation import Operation, OperationWithAck
-from router_trio.pending import PendingQueue
+from router_trio.outbox.operation import Operation, OperationWithAck
+from router_trio.outbox.queue import PendingQueue
+from router_trio.outbox.retry_lanes import UNANSWERED, Lanes
 
 RETRY_REFUSED_AFTER = 0.25
 """Seconds until a publish that nobody took is tried again."""

@@ -16,7 +16,7 @@ from itertools import islice
 from math import inf
 from operator import attrgetter
 
-from router_trio.operation import Operation, OperationBatch, OperationWithAck, Owner, Runs
+from router_trio.outbox.operation import Operation, OperationBatch, OperationWithAck, Owner, Runs
 from router_trio.protocol.framing import readdressed
 
 MOST_TOGETHER = 1024

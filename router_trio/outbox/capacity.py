@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from router_trio.books import Books
 from router_trio.errors import PublishError
-from router_trio.lanes import UNANSWERED, Destination, Lanes
-from router_trio.operation import OperationWithAck
-from router_trio.pending import PendingQueue
+from router_trio.outbox.operation import OperationWithAck
+from router_trio.outbox.queue import PendingQueue
+from router_trio.outbox.retry_lanes import UNANSWERED, Destination, Lanes
+from router_trio.outbox.settlement import Books
 
 FORWARDED = 32_768
 """Operations that may be pending while connected before routes stop to forward what comes at once. A server that stops

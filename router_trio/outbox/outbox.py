@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import inf
 
-from router_trio.books import Books
 from router_trio.errors import PublishError
 from router_trio.events import Emit
-from router_trio.lanes import Lanes
 from router_trio.message import Fate, PubAck
-from router_trio.operation import CoreOperation, Operation, OperationWithAck, Owner, Runs
-from router_trio.pending import PendingQueue
-from router_trio.retries import ACK_BUDGET, Retries
-from router_trio.room import Room
-from router_trio.suspects import Suspects
+from router_trio.outbox.capacity import Room
+from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck, Owner, Runs
+from router_trio.outbox.queue import PendingQueue
+from router_trio.outbox.retries import ACK_BUDGET, Retries
+from router_trio.outbox.retry_lanes import Lanes
+from router_trio.outbox.settlement import Books
+from router_trio.outbox.suspects import Suspects
 
 MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""

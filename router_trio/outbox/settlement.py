@@ -20,9 +20,9 @@ from router_trio.events import (
     RetryComplete,
     RetryPending,
 )
-from router_trio.ledger import Counters, Ledger
 from router_trio.message import FENCED, Fate
-from router_trio.operation import Operation, OperationWithAck
+from router_trio.outbox.ledger import Counters, Ledger
+from router_trio.outbox.operation import Operation, OperationWithAck
 
 
 class Books:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from heapq import heappop, heappush
 
-from router_trio.operation import Operation, OperationWithAck
+from router_trio.outbox.operation import Operation, OperationWithAck
 
 TURN = 0.25
 """Seconds of a turn of tries."""
