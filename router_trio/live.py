@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.protocol.headers import HeadersLike
 from router_trio.publisher import Publisher

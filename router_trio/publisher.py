@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.deadlines import Deadlines
 from router_trio.dispatch.outlet import MESSAGE_ID, measure
 from router_trio.errors import PublishError, SubjectError

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.platform import REAL_PLATFORM, Platform
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.core import CoreRoute
 from router_trio.dispatch.cut_through import CutThrough
 from router_trio.dispatch.handlers import Handler, load_handler
@@ -24,7 +25,6 @@ from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStoppe
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.live import Live
 from router_trio.nats.link import Dialer
-from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.routes import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.states import DestinationState, RouteState

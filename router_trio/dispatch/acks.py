@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.turns import Awaited
 from router_trio.errors import LinkError
 from router_trio.events import AckFailed, Emit, NakFailed

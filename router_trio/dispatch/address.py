@@ -6,7 +6,7 @@ server. What is remembered is short and bounded: see `MAX_REMEMBERED_BYTES`.
 
 from __future__ import annotations
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError
 from router_trio.protocol import framing
 from router_trio.routes import Destination

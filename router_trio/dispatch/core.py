@@ -9,7 +9,7 @@ from operator import length_hint
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.cut_through import CutThrough, CutThroughRoute
 from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
 from router_trio.dispatch.handled import HandledBatch

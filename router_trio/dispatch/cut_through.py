@@ -12,7 +12,7 @@ from typing import cast
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.delivery import Delivery
 from router_trio.dispatch.inbox import Inbox
 from router_trio.dispatch.outlet import measure

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.address import LONGEST_REMEMBERED, Address
 from router_trio.dispatch.delivery import Delivery
 from router_trio.errors import MappingError, PublishError, RouterError

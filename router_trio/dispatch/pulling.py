@@ -13,14 +13,14 @@ from itertools import islice
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.hand import Hand
 from router_trio.dispatch.payloads import Payloads
 from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
-from router_trio.pull import PullBudget, PullCredit, Verdict
 from router_trio.quotes import bounded
 from router_trio.states import PAUSED, RUNNING
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError
 from router_trio.events import Emit, RouteReady, SubscribeFailed
 from router_trio.link import Link

@@ -15,7 +15,7 @@ from operator import attrgetter
 
 import trio
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.acks import Acks
 from router_trio.dispatch.astray import OVERDUE, ask_again
 from router_trio.dispatch.deliveries import Deliveries

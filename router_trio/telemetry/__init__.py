@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.events import Emit, Event
-from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.telemetry.listeners import address_of, open_listeners
 from router_trio.telemetry.metrics import Sources
 from router_trio.telemetry.recent import Recent

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from router_trio import Live, Receipt, Router, Settings
-from router_trio.connection import HAND_OVER_WITHIN
+from router_trio.connection.supervisor import HAND_OVER_WITHIN
 from router_trio.embedded import HOST, reserve_port
 from router_trio.errors import (
     AuthorizationError,

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import trio
 
-from router_trio import Live, Message, Router, Settings, destinations, states
+from router_trio import Live, Message, Router, Settings, states
+from router_trio.connection import destinations
 from router_trio.dispatch import pulling
 from router_trio.dispatch.handlers import Handler
 from router_trio.embedded import HOST

@@ -16,7 +16,8 @@ import trio
 
 import router_trio
 from router_trio import Settings
-from router_trio.connection import Connection
+from router_trio.connection.session import Session
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.core import CoreRoute
 from router_trio.dispatch.cut_through import CutThrough
 from router_trio.dispatch.handlers import Handler
@@ -30,7 +31,6 @@ from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
 from router_trio.publisher import Publisher
 from router_trio.routes import compile_routes
-from router_trio.session import Session
 from router_trio.states import RouteState
 from router_trio.tracing import NoTracing, Tracing
 

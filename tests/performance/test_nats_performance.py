@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from router_trio import Receipt
-from router_trio.backoff import FIRST_RETRY_WITHIN, ReconnectPlan, full_jitter
+from router_trio.connection.backoff import FIRST_RETRY_WITHIN, ReconnectPlan, full_jitter
 from router_trio.events import Event
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker

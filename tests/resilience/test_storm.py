@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from router_trio import Settings
-from router_trio.backoff import FIRST_RETRY_WITHIN
+from router_trio.connection.backoff import FIRST_RETRY_WITHIN
 from router_trio.nats import control
 from router_trio.settings import ConnectionSettings
 from tests.servers import NatsServer

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from router_trio.connection import Connection
+from router_trio.connection.supervisor import Connection
 from router_trio.dispatch import address
 from router_trio.dispatch.address import Address
 from router_trio.errors import MappingError

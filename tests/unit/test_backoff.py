@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.attempts import Attempts
-from router_trio.backoff import FIRST_RETRY_WITHIN, Attempt, ReconnectPlan, full_jitter
+from router_trio.connection.attempts import Attempts
+from router_trio.connection.backoff import FIRST_RETRY_WITHIN, Attempt, ReconnectPlan, full_jitter
 from router_trio.settings import ConnectionSettings
 from router_trio.states import ConnectionState
 

@@ -14,10 +14,10 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-import router_trio.attempts
+import router_trio.connection.attempts
 from router_trio import Fate, Live, Receipt, Router, Settings
-from router_trio.backoff import ReconnectPlan
-from router_trio.connection import HAND_OVER_WITHIN
+from router_trio.connection.backoff import ReconnectPlan
+from router_trio.connection.supervisor import HAND_OVER_WITHIN
 from router_trio.errors import (
     AuthorizationError,
     CertificateError,
@@ -98,7 +98,7 @@ def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
     def longest(*args: Any, **options: Any) -> ReconnectPlan:
         return ReconnectPlan(*args, **options | {"uniform": lambda _, bound: bound})
 
-    monkeypatch.setattr(router_trio.attempts, "ReconnectPlan", longest)
+    monkeypatch.setattr(router_trio.connection.attempts, "ReconnectPlan", longest)
 
 
 def patient(url: str | list[str] = A, **connection: Any) -> Settings:

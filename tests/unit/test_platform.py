@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import Router, Settings
-from router_trio.platform import Platform
+from router_trio.connection.platform import Platform
 from router_trio.testing import FakeBroker
 
 

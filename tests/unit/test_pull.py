@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio import pull
-from router_trio.pull import CONNECTION_BYTES, LARGEST_REQUEST, PullBudget, PullCredit, Verdict
+from router_trio.connection import pull_credit
+from router_trio.connection.pull_credit import CONNECTION_BYTES, LARGEST_REQUEST, PullBudget, PullCredit, Verdict
 
 MIB = 1024 * 1024
 SIZE = 100
@@ -155,7 +155,7 @@ def too_large(credit: PullCredit, messages: int, left: int) -> Verdict:
 
 def test_a_request_is_for_twice_the_bytes_that_its_messages_had_and_never_for_more_than_is_free() -> None:
     credit = a_credit(1000)
-    assert credit.size(1000, 0) == 2 * 1000 * pull.ASSUMED_SIZE
+    assert credit.size(1000, 0) == 2 * 1000 * pull_credit.ASSUMED_SIZE
     credit.asked(1000, 2 * MIB)
     credit.received(500, 500 * 300)
     assert credit.size(500, 500 * 300) == 2 * 500 * 300
@@ -169,8 +169,8 @@ def test_a_request_is_for_twice_the_bytes_that_its_messages_had_and_never_for_mo
 def test_what_is_held_in_bytes_holds_back_as_what_is_held_in_number_does() -> None:
     credit = a_credit(1000, MIB)
     assert credit.want(1, MIB) == 0
-    assert credit.want(1, MIB - pull.SMALLEST_REQUEST + 1) == 0
-    assert credit.want(1, MIB - pull.SMALLEST_REQUEST) == 999
+    assert credit.want(1, MIB - pull_credit.SMALLEST_REQUEST + 1) == 0
+    assert credit.want(1, MIB - pull_credit.SMALLEST_REQUEST) == 999
     assert credit.want(0, 0) == 1000, "one that is larger than all that may be held is asked for alone"
 
 
@@ -270,7 +270,7 @@ def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_m
             credit.asked(wanted, size)
             requests.append([wanted, size])
         assert len(held) + credit.outstanding <= window
-        assert sum(held) + credit.outstanding_bytes <= max(window_bytes, 2 * largest, 2 * pull.SMALLEST_REQUEST)
+        assert sum(held) + credit.outstanding_bytes <= max(window_bytes, 2 * largest, 2 * pull_credit.SMALLEST_REQUEST)
         assert credit.outstanding_bytes <= budget.share + budget.lent
         while requests and backlog and backlog[0] > requests[0][1]:
             assert too_large(credit, *requests.popleft()) is Verdict.ASK_AGAIN
@@ -328,14 +328,14 @@ def test_a_connection_that_is_cut_is_asked_for_half_and_later_for_all_again() ->
     budget.join()
     budget.cut()
     assert budget.limit == CONNECTION_BYTES // 2
-    clock.now += pull.GROWS_AFTER
+    clock.now += pull_credit.GROWS_AFTER
     assert budget.limit == CONNECTION_BYTES
     for _ in range(20):
         budget.cut()
-    assert budget.limit == pull.LEAST_CONNECTION_BYTES
-    clock.now += pull.GROWS_AFTER
-    assert budget.limit == pull.LEAST_CONNECTION_BYTES, "it takes longer each time"
+    assert budget.limit == pull_credit.LEAST_CONNECTION_BYTES
+    clock.now += pull_credit.GROWS_AFTER
+    assert budget.limit == pull_credit.LEAST_CONNECTION_BYTES, "it takes longer each time"
     for _ in range(5):
-        clock.now += pull.LONGEST_UNTIL_GROWTH
-        assert budget.limit > pull.LEAST_CONNECTION_BYTES
+        clock.now += pull_credit.LONGEST_UNTIL_GROWTH
+        assert budget.limit > pull_credit.LEAST_CONNECTION_BYTES
     assert budget.limit == CONNECTION_BYTES

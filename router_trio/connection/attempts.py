@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from router_trio.backoff import Attempt, ReconnectPlan
+from router_trio.connection.backoff import Attempt, ReconnectPlan
 from router_trio.errors import AuthorizationError, CertificateError, ConnectionExhaustedError, LinkError
 from router_trio.events import ConnectionFailed, Emit, ReconnectAttempt, ReconnectExhausted
 from router_trio.quotes import bounded

@@ -11,9 +11,13 @@ from itertools import count
 
 import trio
 
-from router_trio.attempts import Attempts
-from router_trio.backoff import Attempt
-from router_trio.destinations import Destinations
+from router_trio.connection.attempts import Attempts
+from router_trio.connection.backoff import Attempt
+from router_trio.connection.destinations import Destinations
+from router_trio.connection.platform import REAL_PLATFORM, Platform
+from router_trio.connection.pull_credit import PullBudget
+from router_trio.connection.session import Session, Source
+from router_trio.connection.shares import Shares
 from router_trio.errors import LinkError, UnexpectedError
 from router_trio.events import (
     ConnectionEstablished,
@@ -25,13 +29,9 @@ from router_trio.events import (
 )
 from router_trio.link import Connect, Link, Refusal
 from router_trio.outbox.outbox import Outbox
-from router_trio.platform import REAL_PLATFORM, Platform
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
-from router_trio.pull import PullBudget
 from router_trio.quotes import bounded
-from router_trio.session import Session, Source
 from router_trio.settings import ConnectionSettings
-from router_trio.shares import Shares
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
 
 HAND_OVER_WITHIN = 2.0

@@ -1,0 +1,1 @@
+"""One connection: its supervisor, its sessions, how it comes back, and what its links have in common."""
