@@ -7,10 +7,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from router_trio.client.live import Live
+    from router_trio.client.receipt import Receipt
     from router_trio.errors import RouterError
-    from router_trio.live import Live
     from router_trio.message import Fate, Message
-    from router_trio.receipt import Receipt
     from router_trio.router import Router
     from router_trio.settings import Settings
 
@@ -18,9 +18,9 @@ __all__ = ["Fate", "Live", "Message", "Receipt", "Router", "RouterError", "Setti
 
 _HOMES = {
     "Fate": "message",
-    "Live": "live",
+    "Live": "client.live",
     "Message": "message",
-    "Receipt": "receipt",
+    "Receipt": "client.receipt",
     "Router": "router",
     "RouterError": "errors",
     "Settings": "settings",

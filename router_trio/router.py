@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from router_trio.client.live import Live
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.core import CoreRoute
@@ -23,7 +24,6 @@ from router_trio.dispatch.stream import StreamRoute
 from router_trio.errors import LinkError, innermost
 from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped
 from router_trio.link import LOOKUP_WITHIN, Connect
-from router_trio.live import Live
 from router_trio.nats.link import Dialer
 from router_trio.routes import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings

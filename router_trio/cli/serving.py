@@ -14,7 +14,7 @@ import trio
 
 from router_trio.cli import outcome
 from router_trio.cli.signals import run_with_signals
-from router_trio.live import Live
+from router_trio.client.live import Live
 from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
 

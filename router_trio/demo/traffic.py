@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import trio
 
+from router_trio.client.live import Live
 from router_trio.errors import PublishError
-from router_trio.live import Live
 from router_trio.message import Message
 from router_trio.settings import Settings
 

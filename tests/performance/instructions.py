@@ -16,6 +16,7 @@ import trio
 
 import router_trio
 from router_trio import Settings
+from router_trio.client.publisher import Publisher
 from router_trio.connection.session import Session
 from router_trio.connection.supervisor import Connection
 from router_trio.dispatch.core import CoreRoute
@@ -29,7 +30,6 @@ from router_trio.errors import LinkError
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
-from router_trio.publisher import Publisher
 from router_trio.routes import compile_routes
 from router_trio.states import RouteState
 from router_trio.tracing import NoTracing, Tracing

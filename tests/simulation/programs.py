@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from router_trio.client.receipt import Receipt
 from router_trio.errors import PublishError
-from router_trio.receipt import Receipt
 from router_trio.states import CONNECTED
 from tests.simulation.faults import SLOW
 from tests.simulation.schedule import KEYS, Step

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import trio
 from trio.testing import MockClock
 
-from router_trio import deadlines as module
-from router_trio.deadlines import Deadlines
+from router_trio.client import ack_deadlines as module
+from router_trio.client.ack_deadlines import Deadlines
 
 
 @asynccontextmanager

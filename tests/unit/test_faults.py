@@ -10,12 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from router_trio.client.receipt import Receipt
 from router_trio.errors import LinkError, SourceError
 from router_trio.faults import OPERATIONS, Fault, Faults, Injection, close_connection, delay, error, timeout
 from router_trio.link import ConsumerSpec, Link, Refusal
 from router_trio.outbox.operation import OperationBatch, Runs
 from router_trio.protocol.framing import publish
-from router_trio.receipt import Receipt
 from router_trio.testing import FakeBroker
 from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
 

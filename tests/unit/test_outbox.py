@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from router_trio.client.receipt import Receipt
 from router_trio.errors import PublishError
 from router_trio.events import (
     Event,
@@ -31,7 +32,6 @@ from router_trio.outbox.operation import Operation, OperationWithAck, Runs
 from router_trio.outbox.outbox import MAX_UNFENCED, SAME_TIME, Outbox
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
 from router_trio.protocol import framing
-from router_trio.receipt import Receipt
 from tests.unit.settled import Settled
 
 

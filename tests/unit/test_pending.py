@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router_trio.client.receipt import Receipt
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck, Runs
 from router_trio.outbox.queue import PendingQueue
-from router_trio.receipt import Receipt
 
 ALL = {"max_operations": 1000, "max_bytes": 1 << 30, "max_unacked": 1000}
 

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from router_trio.client.receipt import Receipt
 from router_trio.connection.session import FENCE_EVERY, SOURCES_FIRST_WITHIN, Session, Source
 from router_trio.errors import LinkError
 from router_trio.events import Event
@@ -18,7 +19,6 @@ from router_trio.link import Connect, Link, LinkListener, Refusal
 from router_trio.outbox.operation import Operation
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import publish
-from router_trio.receipt import Receipt
 
 INTERVAL = 4.0
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import trio
 
+from router_trio.client.publisher import Publisher
+from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.protocol.headers import HeadersLike
-from router_trio.publisher import Publisher
-from router_trio.receipt import Receipt
 from router_trio.states import RouteState
 from router_trio.telemetry.status import status
 

@@ -1,0 +1,1 @@
+"""What a program has of an open router: to publish, and to read its state."""
