@@ -15,17 +15,17 @@ import trio
 from router_trio.client.live import Live
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.core import CoreRoute
-from router_trio.dispatch.cut_through import CutThrough
-from router_trio.dispatch.handlers import Handler, load_handler
-from router_trio.dispatch.outlet import Outlet
-from router_trio.dispatch.routing import Routing
-from router_trio.dispatch.stream import StreamRoute
 from router_trio.errors import LinkError, innermost
 from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.nats.link import Dialer
-from router_trio.routes import RoutePlan, compile_routes
+from router_trio.routing.core_route import CoreRoute
+from router_trio.routing.handlers import Handler, load_handler
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.passthrough import CutThrough
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.plans import RoutePlan, compile_routes
+from router_trio.routing.stream.route import StreamRoute
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.states import DestinationState, RouteState
 from router_trio.telemetry import Telemetry

@@ -66,7 +66,7 @@ def _handler_problems(settings: Settings) -> list[Problem]:
     named = [(index, route.handler) for index, route in enumerate(settings.routes) if route.handler is not None]
     if not named:
         return []
-    from router_trio.dispatch.handlers import load_handler
+    from router_trio.routing.handlers import load_handler
 
     search_working_directory()
     problems = []

@@ -17,7 +17,7 @@ from router_trio.cli import outcome
 from router_trio.errors import MappingError, PublishError, SubjectError
 
 if TYPE_CHECKING:
-    from router_trio.routes import Destination, RoutePlan
+    from router_trio.routing.plans import Destination, RoutePlan
 
 
 def explain(
@@ -53,7 +53,7 @@ def explain(
         router-trio explain router.toml orders.7.created --json
     """
     from router_trio.protocol import headers
-    from router_trio.routes import compile_routes
+    from router_trio.routing.plans import compile_routes
     from router_trio.settings import Settings
     from router_trio.subjects.patterns import validate_subject
 
@@ -131,7 +131,7 @@ class Explanation:
 
 def explain_subject(plans: Sequence[RoutePlan], subject: str) -> Explanation:
     """Return what the router would do with a message that comes on `subject`, which must be valid."""
-    from router_trio.routes import routes_for
+    from router_trio.routing.plans import routes_for
 
     routes = [
         (plan, [_sending(destination, subject) for destination in plan.destinations])

@@ -9,13 +9,13 @@ import trio
 from router_trio.client.ack_deadlines import Deadlines
 from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.outlet import MESSAGE_ID, measure
 from router_trio.errors import PublishError, SubjectError
 from router_trio.message import Fate
 from router_trio.outbox.retry_lanes import UNANSWERED
 from router_trio.protocol import framing
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
+from router_trio.routing.outlet import MESSAGE_ID, measure
 from router_trio.subjects.patterns import validate_subject
 
 REMEMBERED_SUBJECTS = 2048

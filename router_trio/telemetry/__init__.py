@@ -18,12 +18,12 @@ import trio
 
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.events import Emit, Event
+from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.telemetry.listeners import address_of, open_listeners
 from router_trio.telemetry.metrics import Sources
 from router_trio.telemetry.recent import Recent
 from router_trio.telemetry.traces import Traces, traces_wanted
 from router_trio.telemetry.view import ConnectionView, RouterView
-from router_trio.tracing import NoTracing, Tracing
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute

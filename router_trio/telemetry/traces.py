@@ -28,10 +28,10 @@ from router_trio.telemetry.view import package_version
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
+    from router_trio.routing.tracing import MessageTrace
     from router_trio.telemetry.export import Pipeline
     from router_trio.telemetry.outage import Outages
     from router_trio.telemetry.spans import MessageSpans
-    from router_trio.tracing import MessageTrace
 
 UNSAMPLED = TraceParent(0, 0, 0)
 """Stands for any parent whose caller does not record its span."""

@@ -38,11 +38,11 @@ BOUNDING_WORD = re.compile(
 """A constant with one of these in its name is taken for a bound."""
 
 NO_BOUNDS = {
-    "_ENTRY_BYTES dispatch/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
+    "_ENTRY_BYTES routing/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",
     "_ANSWER_WITHIN nats/streams.py": "of the demo, which reads streams of its own server",
     "MAX_ORDER client/publisher.py": "the longest number, to measure a line with",
-    "_DIGEST_BYTES routes.py": "how long an id of ours is",
+    "_DIGEST_BYTES routing/plans.py": "how long an id of ours is",
     "HASTY_CONNECT_TIMEOUT settings/warnings.py": "below it `check` warns",
     "HASTY_MAX_RECONNECT_DELAY settings/warnings.py": "below it `check` warns",
     "_READ_BYTES telemetry/http_connection.py": "read at once, within MAX_HEADER_BYTES and MAX_BODY_BYTES",

@@ -15,9 +15,9 @@ import trio
 
 from router_trio import Live, Message, Router, Settings, states
 from router_trio.connection import destinations
-from router_trio.dispatch import pulling
-from router_trio.dispatch.handlers import Handler
 from router_trio.embedded import HOST
+from router_trio.routing.handlers import Handler
+from router_trio.routing.stream import pull_loop
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import RawClient, connect
 from tests.servers import NatsServer, nats_server
@@ -147,7 +147,7 @@ async def place(
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destinations, "LOOK_EVERY", 0.3)
-    monkeypatch.setattr(pulling, "CHECK_EVERY", 0.3)
+    monkeypatch.setattr(pull_loop, "CHECK_EVERY", 0.3)
 
 
 Step = Callable[[Place], Awaitable[Any]]

@@ -19,20 +19,20 @@ from router_trio import Settings
 from router_trio.client.publisher import Publisher
 from router_trio.connection.session import Session
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.core import CoreRoute
-from router_trio.dispatch.cut_through import CutThrough
-from router_trio.dispatch.handlers import Handler
-from router_trio.dispatch.outlet import Outlet
-from router_trio.dispatch.position import Position
-from router_trio.dispatch.routing import Routing
-from router_trio.dispatch.stream import StreamRoute
 from router_trio.errors import LinkError
 from router_trio.nats.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
-from router_trio.routes import compile_routes
+from router_trio.routing.core_route import CoreRoute
+from router_trio.routing.handlers import Handler
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.passthrough import CutThrough
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.plans import compile_routes
+from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.route import StreamRoute
+from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.states import RouteState
-from router_trio.tracing import NoTracing, Tracing
 
 OURS = str(Path(router_trio.__file__).parent)
 BODY = b"x" * 128

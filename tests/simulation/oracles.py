@@ -9,9 +9,9 @@ import trio
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
-from router_trio.dispatch.stream import StreamRoute
 from router_trio.events import Event, MessageDeadLettered, StreamWentBack
 from router_trio.message import Fate
+from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import CONNECTED, RUNNING
 from router_trio.telemetry.metrics import TABLE, Metric, Sources
 from router_trio.telemetry.status import readiness

@@ -7,7 +7,7 @@ from random import Random
 import trio
 
 from router_trio.connection.platform import Platform
-from router_trio.dispatch.failures import LONGEST_DELAY
+from router_trio.routing.stream.failures import LONGEST_DELAY
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
 from tests.simulation.configuration import settings_of

@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytest
 
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch import address
-from router_trio.dispatch.address import Address
 from router_trio.errors import MappingError
 from router_trio.protocol.framing import RawMessage
-from router_trio.routes import compile_routes
+from router_trio.routing import address
+from router_trio.routing.address import Address
+from router_trio.routing.plans import compile_routes
 from router_trio.settings import Settings
 
 

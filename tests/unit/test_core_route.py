@@ -8,9 +8,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.dispatch import inbox
 from router_trio.message import Message
 from router_trio.protocol.headers import Headers
+from router_trio.routing import intake_queue
 from router_trio.states import FAILED, RUNNING
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import World, core, eventually, handled, overhearing, to, world
@@ -248,7 +248,7 @@ async def test_fail_open_lets_go_and_counts(autojump_clock: MockClock) -> None:
 async def test_more_than_the_inbox_holds_is_refused_counted_and_told(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "MAX_MESSAGES", 10)
+    monkeypatch.setattr(intake_queue, "MAX_MESSAGES", 10)
     gate = trio.Event()
 
     async def wait(message: Message) -> Message:
@@ -269,9 +269,9 @@ async def test_more_than_the_inbox_holds_is_refused_counted_and_told(
 
 
 async def test_the_inbox_is_also_bounded_by_bytes(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox, "MAX_BYTES", 1000)
+    monkeypatch.setattr(intake_queue, "MAX_BYTES", 1000)
     refused: list[int] = []
-    box = inbox.Inbox(refused.append)
+    box = intake_queue.Inbox(refused.append)
     raw = (b"s", b"", 0, 600, b"600\r\n" + b"x" * 600 + b"\r\n")
     for _ in range(4):
         box.deliver([raw])

@@ -9,14 +9,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio import Receipt
-from router_trio.dispatch.core import CoreRoute
-from router_trio.dispatch.cut_through import CutThrough
 from router_trio.link import Arrivals, Together
 from router_trio.outbox.capacity import FORWARDED
 from router_trio.outbox.operation import Runs
 from router_trio.outbox.outbox import Outbox
+from router_trio.routing.core_route import CoreRoute
+from router_trio.routing.passthrough import CutThrough
+from router_trio.routing.tracing import NoTracing
 from router_trio.testing import FakeBroker
-from router_trio.tracing import NoTracing
 from tests.compiled import looks_inside
 from tests.performance.instructions import Bench
 from tests.unit.routing_world import core, eventually, to, world

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from router_trio.dispatch.deliveries import FEW, Deliveries, Read
-from router_trio.dispatch.position import Position
-from router_trio.dispatch.stream_delivery import Source
 from router_trio.link import ConsumerSpec
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.deliveries import FEW, Deliveries, Read
+from router_trio.routing.stream.delivery import Source
 from router_trio.states import RUNNING, RouteState
 from router_trio.testing.frames import raw
 from tests.unit.routing_world import LOCAL, all_acked, another_link, fill, hear, one_broker, unacked, world

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from router_trio.cli.explain import Explanation, explain_subject
-from router_trio.routes import compile_routes
+from router_trio.routing.plans import compile_routes
 from router_trio.settings import Settings
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router_trio.dispatch import failures
-from router_trio.dispatch.failures import LONGEST_DELAY, Failures, RetryPolicy
+from router_trio.routing.stream import failures
+from router_trio.routing.stream.failures import LONGEST_DELAY, Failures, RetryPolicy
 
 
 def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:

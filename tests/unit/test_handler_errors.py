@@ -16,9 +16,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.dispatch.handlers import load_handler
 from router_trio.errors import HandlerError
 from router_trio.message import Message
+from router_trio.routing.handlers import load_handler
 from router_trio.states import RUNNING
 from tests.integration.command import environment
 from tests.unit.routing_world import all_acked, eventually, fill, handled, one_broker, overhearing, to, world

@@ -11,11 +11,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.dispatch.handlers import Blocked, Handler, answers_of, as_message, begin, finished, load_handler
 from router_trio.errors import HandlerError
 from router_trio.message import Message
 from router_trio.protocol import framing
 from router_trio.protocol.headers import Headers
+from router_trio.routing.handlers import Blocked, Handler, answers_of, as_message, begin, finished, load_handler
 from router_trio.states import RUNNING
 from router_trio.testing.frames import raw
 from tests.unit.routing_world import (

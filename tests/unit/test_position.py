@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from router_trio.dispatch import position as module
-from router_trio.dispatch.position import Position
+from router_trio.routing.stream import cursor as module
+from router_trio.routing.stream.cursor import Position
 from tests.compiled import looks_inside
 
 PATIENCE = 60.0

@@ -9,11 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.dispatch import astray as module
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing.stream import undelivered as module
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
 from router_trio.testing.subscriptions import FakePullConsumer

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router_trio.dispatch.turns import Turns
+from router_trio.routing.stream.subject_order import Turns
 
 LATE = 10.0
 

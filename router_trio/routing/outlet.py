@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.address import LONGEST_REMEMBERED, Address
-from router_trio.dispatch.delivery import Delivery
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
 from router_trio.outbox.operation import Owner, Runs
 from router_trio.protocol import framing, headers
 from router_trio.protocol.control_headers import ControlHeaders
-from router_trio.routes import Destination
+from router_trio.routing.address import LONGEST_REMEMBERED, Address
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.plans import Destination
 from router_trio.subjects.patterns import validate_subject
 
 MESSAGE_ID = b"Nats-Msg-Id"

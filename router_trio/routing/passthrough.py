@@ -13,17 +13,17 @@ from typing import cast
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.inbox import Inbox
-from router_trio.dispatch.outlet import measure
-from router_trio.dispatch.routing import Routing
 from router_trio.errors import MappingError, PublishError
 from router_trio.link import Arrivals, Deliver
 from router_trio.message import FENCED, Fate
 from router_trio.outbox.operation import CountedOwner, Operation, Owner, Runs
 from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
-from router_trio.tracing import Tracing
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.intake_queue import Inbox
+from router_trio.routing.outlet import measure
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.tracing import Tracing
 
 
 class CutThrough:

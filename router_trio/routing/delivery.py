@@ -13,8 +13,8 @@ import trio
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation, OperationWithAck, Owner
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing.tracing import MessageTrace
 from router_trio.states import RouteState
-from router_trio.tracing import MessageTrace
 
 
 def was_resent(operation: Operation) -> bool:

@@ -12,10 +12,10 @@ from contextlib import suppress
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.turns import Awaited
 from router_trio.errors import LinkError
 from router_trio.events import AckFailed, Emit, NakFailed
 from router_trio.link import Link
+from router_trio.routing.stream.subject_order import Awaited
 
 
 class Acks:

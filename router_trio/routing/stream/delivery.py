@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.position import Position
-from router_trio.dispatch.turns import OF_THE_MESSAGE
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import framing
 from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.subject_order import OF_THE_MESSAGE
 from router_trio.states import RouteState
 
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]

@@ -16,20 +16,20 @@ from operator import attrgetter
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.acks import Acks
-from router_trio.dispatch.astray import OVERDUE, ask_again
-from router_trio.dispatch.deliveries import Deliveries
-from router_trio.dispatch.failures import LONGEST_DELAY, MOST_REMEMBERED, RetryPolicy
-from router_trio.dispatch.hand import Hand
-from router_trio.dispatch.payloads import Payloads
-from router_trio.dispatch.pulling import Pulling
-from router_trio.dispatch.retry import SourceRetry
-from router_trio.dispatch.routing import Routing
-from router_trio.dispatch.stream_delivery import StreamDelivery
 from router_trio.errors import SourceError
 from router_trio.events import ConsumerDiffers, Emit, MessageDeadLettered, StreamWentBack
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.protocol import framing
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.resubscribe import SourceRetry
+from router_trio.routing.stream.ack_pending import Hand
+from router_trio.routing.stream.acks import Acks
+from router_trio.routing.stream.deliveries import Deliveries
+from router_trio.routing.stream.delivery import StreamDelivery
+from router_trio.routing.stream.failures import LONGEST_DELAY, MOST_REMEMBERED, RetryPolicy
+from router_trio.routing.stream.payloads import Payloads
+from router_trio.routing.stream.pull_loop import Pulling
+from router_trio.routing.stream.undelivered import OVERDUE, ask_again
 from router_trio.states import STARTING
 
 UNLIMITED = -1

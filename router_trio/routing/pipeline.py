@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 import trio
 
-from router_trio.dispatch.delivery import Delivery
-from router_trio.dispatch.handlers import (
+from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
+from router_trio.events import Emit, MessageFailed
+from router_trio.message import Message
+from router_trio.outbox.outbox import OUT_OF_TURN
+from router_trio.quotes import bounded
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.handlers import (
     Blocked,
     Handler,
     answers_of,
@@ -17,15 +22,10 @@ from router_trio.dispatch.handlers import (
     raise_if_ours,
     text_of,
 )
-from router_trio.dispatch.outlet import Outlet
-from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
-from router_trio.events import Emit, MessageFailed
-from router_trio.message import Message
-from router_trio.outbox.outbox import OUT_OF_TURN
-from router_trio.quotes import bounded
-from router_trio.routes import RoutePlan
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.plans import RoutePlan
+from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState
-from router_trio.tracing import Tracing
 
 
 class Routing:

@@ -15,13 +15,13 @@ import trio
 
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.hand import Hand
-from router_trio.dispatch.payloads import Payloads
-from router_trio.dispatch.routing import Routing
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
 from router_trio.quotes import bounded
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.stream.ack_pending import Hand
+from router_trio.routing.stream.payloads import Payloads
 from router_trio.states import PAUSED, RUNNING
 
 PULL_EXPIRES = 30.0

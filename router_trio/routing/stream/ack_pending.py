@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
 
-from router_trio.dispatch.delivery import Leg
-from router_trio.dispatch.position import Position
-from router_trio.dispatch.stream_delivery import Columns, StreamDelivery
-from router_trio.dispatch.turns import Turns
 from router_trio.outbox.operation import CoreOperation, Operation
+from router_trio.routing.delivery import Leg
+from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.delivery import Columns, StreamDelivery
+from router_trio.routing.stream.subject_order import Turns
 
 
 class Hand:

@@ -12,8 +12,12 @@ from typing import Any
 
 import trio
 
-from router_trio.dispatch.delivery import BatchDelivery, Delivery
-from router_trio.dispatch.handlers import (
+from router_trio.errors import RouterError
+from router_trio.message import Message
+from router_trio.outbox.operation import Owner, Runs
+from router_trio.protocol import framing
+from router_trio.routing.delivery import BatchDelivery, Delivery
+from router_trio.routing.handlers import (
     Blocked,
     Handler,
     answers_of,
@@ -23,11 +27,7 @@ from router_trio.dispatch.handlers import (
     raise_if_ours,
     raise_if_signal,
 )
-from router_trio.dispatch.routing import Routing
-from router_trio.errors import RouterError
-from router_trio.message import Message
-from router_trio.outbox.operation import Owner, Runs
-from router_trio.protocol import framing
+from router_trio.routing.pipeline import Routing
 
 
 class HandledBatch:

@@ -10,18 +10,18 @@ from operator import length_hint
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.dispatch.cut_through import CutThrough, CutThroughRoute
-from router_trio.dispatch.delivery import BatchDelivery, BatchLeg, Delivery
-from router_trio.dispatch.handled import HandledBatch
-from router_trio.dispatch.handlers import Handler, as_messages
-from router_trio.dispatch.inbox import Inbox
-from router_trio.dispatch.outlet import Outlet
-from router_trio.dispatch.retry import SourceRetry
-from router_trio.dispatch.routing import Routing
 from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
 from router_trio.link import Deliver, Link, Together
 from router_trio.protocol import framing
+from router_trio.routing.delivery import BatchDelivery, BatchLeg, Delivery
+from router_trio.routing.handler_batch import HandledBatch
+from router_trio.routing.handlers import Handler, as_messages
+from router_trio.routing.intake_queue import Inbox
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.passthrough import CutThrough, CutThroughRoute
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.resubscribe import SourceRetry
 from router_trio.states import RUNNING, STARTING
 
 

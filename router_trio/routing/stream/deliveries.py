@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import repeat
 from operator import itemgetter
 
-from router_trio.dispatch.position import Position
-from router_trio.dispatch.stream_delivery import Columns, Source, StreamDelivery, columns, delivery_of
 from router_trio.protocol import framing
 from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.delivery import Columns, Source, StreamDelivery, columns, delivery_of
 
 _NUMBERS = 5
 """How many numbers end the subject of an ack: see `stream_delivery`."""

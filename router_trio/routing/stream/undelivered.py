@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import trio
 
-from router_trio.dispatch.position import Position
 from router_trio.link import PullConsumer
+from router_trio.routing.stream.cursor import Position
 
 OVERDUE = 0.1
 """Seconds from the end of a nak's delay until the message is asked for: a server that has it not ready yet would give

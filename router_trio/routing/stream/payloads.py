@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import eq, itemgetter
 
-from router_trio.dispatch.stream_delivery import place_of
 from router_trio.protocol import headers
 from router_trio.protocol.framing import RawMessage, header_block
+from router_trio.routing.stream.delivery import place_of
 
 MSG_SIZE = b"Nats-Msg-Size"
 """The header with the size of the payload that was left out."""
