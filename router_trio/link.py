@@ -4,7 +4,7 @@ The tasks above see only this. Real links are in `nats/`; the fake broker in `te
 links too. A link is born connected and dies once: when it dies, the `async with` that opened it is cancelled and
 raises `LinkError`. Nothing on a link is ever retried by the link.
 
-Messages cross this port in batches, as raw tuples (`protocol.RawMessage`), never one call a message.
+Messages cross this port in batches, as raw tuples (`framing.RawMessage`), never one call a message.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class PullConsumer(Subscription, Protocol):
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """Ask for `batch` more messages of together at most `max_bytes` (0: any), for at most `expires` seconds.
 
-        The size of one is `protocol.delivered_size`. They come through `deliver`, and so do the statuses that end a
+        The size of one is `framing.delivered_size`. They come through `deliver`, and so do the statuses that end a
         request (`headers.status`), `409 Message Size Exceeds MaxBytes` as soon as the next message is too large for
         what is left of it, `409 Batch Completed` if bytes are left when all messages have come.
         """
@@ -263,7 +263,7 @@ class Link(Protocol):
 
     @property
     def max_control_line(self) -> int:
-        """The most bytes of a control line that the server takes: see `protocol.control_line_size`."""
+        """The most bytes of a control line that the server takes: see `framing.control_line_size`."""
 
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
         """Write operations in order; returns when the socket has taken them. Those refused are not written."""

@@ -1,4 +1,4 @@
-"""Inboxes for a parser (see `protocol.Inbox`)."""
+"""Inboxes for a parser (see `framing.Inbox`)."""
 
 from __future__ import annotations
 

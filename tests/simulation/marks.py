@@ -15,12 +15,13 @@ from types import CodeType, FrameType
 from typing import Any
 
 MODULES = (
-    *("connection", "session", "attempts", "backoff"),  # the supervisor
-    *("outbox", "books", "room", "pending", "lanes", "retries"),  # the outbox
-    *("pull", "dispatch.stream", "dispatch.pulling", "dispatch.hand", "dispatch.position"),  # the place in a stream
-    *("dispatch.turns", "dispatch.acks", "dispatch.stream_delivery"),  # the order
-    *("dispatch.core", "dispatch.cut_through", "dispatch.inbox", "dispatch.routing", "dispatch.handled"),
-    *("publisher", "deadlines", "receipt", "router"),
+    *("connection.supervisor", "connection.session", "connection.attempts", "connection.backoff"),
+    *("outbox.outbox", "outbox.settlement", "outbox.capacity", "outbox.queue", "outbox.retry_lanes", "outbox.retries"),
+    *("connection.pull_credit", "routing.stream.route", "routing.stream.pull_loop"),
+    *("routing.stream.ack_pending", "routing.stream.cursor"),  # the place in a stream
+    *("routing.stream.subject_order", "routing.stream.acks", "routing.stream.delivery"),  # the order
+    *("routing.core_route", "routing.passthrough", "routing.intake_queue", "routing.pipeline", "routing.handler_batch"),
+    *("client.publisher", "client.ack_deadlines", "client.receipt", "router"),
 )
 """Under `router_trio`."""
 

@@ -17,7 +17,7 @@ LATE = 10.0
 
 @dataclass(eq=False)
 class Message:
-    """See `turns.InTurn`."""
+    """See `subject_order.InTurn`."""
 
     sequence: int
     subject: bytes = b"a"
