@@ -51,7 +51,7 @@ Nothing came for one that has ended meanwhile.
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class SharedDelivery:
     """Makes a subscription one of those that `deliver` is called for. `key` tells them apart."""
 
     deliver: DeliverTogether
@@ -271,7 +271,9 @@ class Link(Protocol):
     async def fence(self) -> None:
         """Returns when the server has processed everything that was sent before this call."""
 
-    async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> Subscription:
+    async def subscribe(
+        self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
+    ) -> Subscription:
         """Subscribe; returns when the server has it. Raises `SourceError` when the server refuses."""
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:

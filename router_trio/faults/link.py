@@ -25,9 +25,9 @@ from router_trio.link import (
     LinkListener,
     PullConsumer,
     Refusal,
+    SharedDelivery,
     StreamState,
     Subscription,
-    Together,
 )
 from router_trio.outbox.operation import Operation
 
@@ -141,7 +141,9 @@ class FaultyLink:
 
     # --- receiving ---
 
-    async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> Subscription:
+    async def subscribe(
+        self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
+    ) -> Subscription:
         """See `link.Link.subscribe`."""
         await self._before_subscribing()
         return await self._link.subscribe(subject, deliver, queue=queue)

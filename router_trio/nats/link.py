@@ -10,7 +10,7 @@ import trio
 from nats.aio.client import Client
 
 from router_trio.errors import LinkError, SourceError, UnexpectedError, innermost
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, StreamState, Together
+from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import parse_info
@@ -183,7 +183,9 @@ class NatsLink:
 
     # --- receiving ---
 
-    async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> _Subscription:
+    async def subscribe(
+        self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
+    ) -> _Subscription:
         """See `link.Link.subscribe`."""
         raw, group = framing.wire(subject), framing.wire(queue or "")
         refused = self._too_many

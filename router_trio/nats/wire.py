@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from router_trio.errors import LinkError, ProtocolError
-from router_trio.link import Arrivals, Deliver, DeliverTogether, Together
+from router_trio.link import Arrivals, Deliver, DeliverTogether, SharedDelivery
 from router_trio.nats.info import quote
 from router_trio.protocol import framing
 from router_trio.quotes import told_by
@@ -165,11 +165,11 @@ class Wire:
         """Somebody else has sent a PING: its PONG is not one of our fences."""
         self._pongs.append(None)
 
-    def subscribe(self, subject: bytes, deliver: Deliver | Together, queue: bytes = b"") -> bytes:
+    def subscribe(self, subject: bytes, deliver: Deliver | SharedDelivery, queue: bytes = b"") -> bytes:
         """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
         self._next_sid += 1
         sid = b"%d" % self._next_sid
-        if isinstance(deliver, Together):
+        if isinstance(deliver, SharedDelivery):
             group = self._groups.setdefault(deliver.deliver, _Group(deliver.deliver))
             self._parser.inboxes[sid] = _Inbox(deliver.key, group)
         else:

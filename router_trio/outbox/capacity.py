@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from router_trio.errors import PublishError
 from router_trio.outbox.operation import OperationWithAck
-from router_trio.outbox.queue import PendingQueue
-from router_trio.outbox.retry_lanes import UNANSWERED, Destination, Lanes
-from router_trio.outbox.settlement import Books
+from router_trio.outbox.queue import SendQueue
+from router_trio.outbox.retry_lanes import UNANSWERED, Destination, RetryLanes
+from router_trio.outbox.settlement import Settlement
 
 FORWARDED = 32_768
 """Operations that may be pending while connected before routes stop to forward what comes at once. A server that stops
@@ -53,9 +53,9 @@ class Room:
     def __init__(
         self,
         connection: str,
-        queue: PendingQueue,
-        lanes: Lanes,
-        books: Books,
+        queue: SendQueue,
+        lanes: RetryLanes,
+        books: Settlement,
         *,
         max_operations: int,
         max_bytes: int,
@@ -65,7 +65,7 @@ class Room:
         self._connection = connection
         self._queue = queue
         self._lanes = lanes
-        self._books = books
+        self._settlement = books
         self._max_operations = max_operations
         self._max_bytes = max_bytes
         self._half_of_bytes = max_bytes // 2
@@ -106,7 +106,7 @@ class Room:
             return
         pending = self._pending
         if self._on_full != "drop_oldest":
-            self._books.queue_full("rejected", pending, self._max_operations, 1)
+            self._settlement.queue_full("rejected", pending, self._max_operations, 1)
             raise PublishError(
                 f"connection {self._connection!r} is not connected and its queue is full "
                 f"({pending} of {self._max_operations} operations); raise max_pending_operations or "
@@ -119,12 +119,12 @@ class Room:
             if oldest is None:
                 break
             dropped.append(oldest)
-        count = self._books.drop(dropped, "queue_full")
-        self._books.queue_full("dropped_oldest", pending, self._max_operations, count)
+        count = self._settlement.drop(dropped, "queue_full")
+        self._settlement.queue_full("dropped_oldest", pending, self._max_operations, count)
 
     def tell_blocked(self) -> None:
         """Say that a publisher waits for room."""
-        self._books.queue_full("blocked", self._pending, self._max_operations, 1)
+        self._settlement.queue_full("blocked", self._pending, self._max_operations, 1)
 
     @property
     def _pending(self) -> int:
@@ -163,16 +163,16 @@ class Room:
             while self._over_its_share(destination.key) and (oldest := self._lanes.drop_oldest(subject, destination)):
                 dropped.append(oldest)
             if dropped:
-                self._books.drop(dropped, "queue_full")
-                self._books.queue_full("dropped_oldest", held, self._share_of_operations, len(dropped))
+                self._settlement.drop(dropped, "queue_full")
+                self._settlement.queue_full("dropped_oldest", held, self._share_of_operations, len(dropped))
             return
         seconds = self._clock() - destination.since
         told = (
             f"{_name(destination.key)} on connection {self._connection!r} has taken nothing for {seconds:.0f} s "
             f"({destination.reason}), and {held} publishes wait for it already"
         )
-        self._books.queue_full("rejected", held, self._share_of_operations, 1)
-        self._books.not_accepted(True, "queue_full", told)
+        self._settlement.queue_full("rejected", held, self._share_of_operations, 1)
+        self._settlement.not_accepted(True, "queue_full", told)
         raise PublishError(told, reason="queue_full")
 
     def may_hold(self, operation: OperationWithAck) -> bool:

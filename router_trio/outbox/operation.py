@@ -41,7 +41,7 @@ class CountedOwner:
         raise NotImplementedError
 
 
-class Runs:
+class FrameOwners:
     """Whose the frames of a batch are: `owners[i]` has the next `counts[i]` of them."""
 
     __slots__ = ("counts", "owners")
@@ -50,7 +50,7 @@ class Runs:
         self.owners = owners
         self.counts = counts
 
-    def extend(self, others: Runs) -> None:
+    def extend(self, others: FrameOwners) -> None:
         """Those of further frames."""
         self.owners += others.owners
         self.counts += others.counts
@@ -211,9 +211,9 @@ class OperationBatch(Operation):
         self.count = 0
         self.size = 0
         self._frames: list[bytes] = []
-        self._runs = Runs([], [])
+        self._runs = FrameOwners([], [])
 
-    def extend(self, order: int, frames: Sequence[bytes], size: int, runs: Runs) -> None:
+    def extend(self, order: int, frames: Sequence[bytes], size: int, runs: FrameOwners) -> None:
         """Add frames of `size` bytes in all, the last of which has this number."""
         self.order = order
         self.count += len(frames)

@@ -13,11 +13,11 @@ from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
 from router_trio.outbox.capacity import Room
-from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck, Owner, Runs
-from router_trio.outbox.queue import PendingQueue
+from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
+from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retries import ACK_BUDGET, Retries
-from router_trio.outbox.retry_lanes import Lanes
-from router_trio.outbox.settlement import Books
+from router_trio.outbox.retry_lanes import RetryLanes
+from router_trio.outbox.settlement import Settlement
 from router_trio.outbox.suspects import Suspects
 
 MAX_UNACKED = 4096
@@ -59,9 +59,9 @@ class Outbox:
         max_age: float,
     ) -> None:
         self.connection = connection
-        self._books = Books(connection, emit=emit, clock=clock, fail_open=fail_open)
-        self.ledger = self._books.ledger
-        self.counters = self._books.counters
+        self._settlement = Settlement(connection, emit=emit, clock=clock, fail_open=fail_open)
+        self.ledger = self._settlement.ledger
+        self.counters = self._settlement.counters
         self.connected = False
         self.max_operations = max_operations
         self.max_bytes = max_bytes
@@ -69,15 +69,15 @@ class Outbox:
         self._clock = clock
         self._wake = wake
         self._max_age = max_age
-        self._queue = PendingQueue()
-        self._lanes = Lanes()
+        self._queue = SendQueue()
+        self._lanes = RetryLanes()
         self._suspects = Suspects()
         self._retries = Retries(self._queue, self._lanes, clock=clock)
         self.room = Room(
             connection,
             self._queue,
             self._lanes,
-            self._books,
+            self._settlement,
             max_operations=max_operations,
             max_bytes=max_bytes,
             on_full=on_full,
@@ -122,7 +122,7 @@ class Outbox:
     @property
     def draining(self) -> bool:
         """Whether a drain after a reconnect is running."""
-        return self._books.draining
+        return self._settlement.draining
 
     @property
     def full(self) -> bool:
@@ -161,7 +161,7 @@ class Outbox:
                 self.room.make_share(OperationWithAck(0, frame, owner, now, True))
         else:
             if not blocked:
-                self._books.not_connected(with_ack)
+                self._settlement.not_connected(with_ack)
             if not self.fail_open:
                 self.room.make(len(frame))
             now = self._same_time()
@@ -176,12 +176,12 @@ class Outbox:
         if self.connected:
             self._queue.append(operation)
             self._wake()
-            return "queued" if self._books.draining else "sent"
+            return "queued" if self._settlement.draining else "sent"
         if self.fail_open:
-            self._books.let_go([operation], "not_connected")
+            self._settlement.let_go([operation], "not_connected")
             return "failed_open"
         self._queue.append(operation)
-        self._books.queued(with_ack, self.pending)
+        self._settlement.queued(with_ack, self.pending)
         return "queued"
 
     def offer_frame(self, frame: bytes, owner: Owner) -> str:
@@ -190,9 +190,9 @@ class Outbox:
         self.ledger.accepted += 1
         self._queue.append_frame(self._order, frame, owner, self._same_time())
         self._wake()
-        return "queued" if self._books.draining else "sent"
+        return "queued" if self._settlement.draining else "sent"
 
-    def offer_frames(self, frames: Sequence[bytes], runs: Runs) -> None:
+    def offer_frames(self, frames: Sequence[bytes], runs: FrameOwners) -> None:
         """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
 
         While connected they stay together: one operation, for as long as nothing happens to them.
@@ -230,12 +230,12 @@ class Outbox:
 
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""
-        self._books.not_connected(with_ack)
+        self._settlement.not_connected(with_ack)
         self.room.tell_blocked()
 
     def not_accepted(self, with_ack: bool, reason: str, detail: str) -> None:
         """A publish was refused for what it is, before it was accepted."""
-        self._books.not_accepted(with_ack, reason, detail)
+        self._settlement.not_accepted(with_ack, reason, detail)
 
     def find(self, order: int) -> OperationWithAck | None:
         """The JetStream publish with this number, if it has no fate yet."""
@@ -254,7 +254,7 @@ class Outbox:
         self._suspects.link_up(self.ledger.settled_count)
         kept = self.pending
         if kept:
-            self._books.drain_begins(kept, self._order)
+            self._settlement.drain_begins(kept, self._order)
         self._wake()
 
     def link_down(self, reason: str = "") -> None:
@@ -263,7 +263,7 @@ class Outbox:
         `reason` is that of the `LinkError`. A publish that ends one link after the other fails, as `poison`.
         """
         self.connected = False
-        self._books.drain_ends()
+        self._settlement.drain_ends()
         queue, settled, now = self._queue, self.ledger.settled_count, self._clock()
         only = queue.only_in_flight()
         blamed = self._suspects.link_down(reason, settled, queue.in_flight, only.order if only else None, now)
@@ -274,7 +274,7 @@ class Outbox:
             self._suspects.remember(only.subject, _content(only))
             self._fail([only], "poison", POISON)
         if self.fail_open:
-            self._books.let_go(self._queue.drop_all(), "not_connected")
+            self._settlement.let_go(self._queue.drop_all(), "not_connected")
             self._look_idle()
 
     def unreachable(self) -> None:
@@ -359,7 +359,7 @@ class Outbox:
             return
         if held_up or self._suspects.careful:
             self._wake()
-        self._books.fenced(confirmed)
+        self._settlement.fenced(confirmed)
         self._look_idle()
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
@@ -374,7 +374,7 @@ class Outbox:
             acked = self._look_in_lanes(found, pubacks)
         if not acked:
             return
-        self._books.acked(acked)
+        self._settlement.acked(acked)
         if self._when_nothing_in_flight:
             self._look_idle()
         if self._lanes.lanes or self._queue.pending:
@@ -429,7 +429,7 @@ class Outbox:
         """
         recalled = self._queue.take_out(out_of_turn) + self._lanes.take_out(out_of_turn)
         if recalled:
-            self._books.fail(recalled, OUT_OF_TURN, "a message before it was refused, and comes again first")
+            self._settlement.fail(recalled, OUT_OF_TURN, "a message before it was refused, and comes again first")
             self._look_idle()
             self._wake()
 
@@ -447,7 +447,7 @@ class Outbox:
     def expire(self) -> None:
         """Drop what has waited longer than `pending_max_age`."""
         if self._max_age:
-            self._books.drop(self._queue.drop_older_than(self._clock() - self._max_age), "expired")
+            self._settlement.drop(self._queue.drop_older_than(self._clock() - self._max_age), "expired")
             self._look_idle()
 
     def shut_down(self) -> int:
@@ -457,7 +457,7 @@ class Outbox:
         self._queue.put_back(self._lanes.clear())
         self._queue.requeue_all()
         self._retries.link_down()
-        left = self._books.drop(self._queue.drop_all(), "shutdown")
+        left = self._settlement.drop(self._queue.drop_all(), "shutdown")
         self._look_idle()
         return left
 
@@ -484,7 +484,7 @@ class Outbox:
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
         self._retries.left(operations, accepted=False)
-        self._books.fail(operations, reason, detail)
+        self._settlement.fail(operations, reason, detail)
         self._look_idle()
 
     def _look_idle(self) -> None:

@@ -16,7 +16,7 @@ from itertools import islice
 from math import inf
 from operator import attrgetter
 
-from router_trio.outbox.operation import Operation, OperationBatch, OperationWithAck, Owner, Runs
+from router_trio.outbox.operation import FrameOwners, Operation, OperationBatch, OperationWithAck, Owner
 from router_trio.protocol.framing import readdressed
 
 MOST_TOGETHER = 1024
@@ -25,7 +25,7 @@ MOST_TOGETHER = 1024
 _order = attrgetter("order")
 
 
-class PendingQueue:
+class SendQueue:
     """Holds operations between acceptance and confirmation."""
 
     __slots__ = (
@@ -93,7 +93,7 @@ class PendingQueue:
         self.pending_bytes += size
         self.pending += len(operations)
 
-    def append_frames(self, order: int, frames: Sequence[bytes], runs: Runs, accepted_at: float) -> None:
+    def append_frames(self, order: int, frames: Sequence[bytes], runs: FrameOwners, accepted_at: float) -> None:
         """Put newly accepted core publishes at the tail, the last of them with this number.
 
         What was accepted at the same time just before them is one operation with them.

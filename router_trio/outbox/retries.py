@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 from router_trio.outbox.operation import Operation, OperationWithAck
-from router_trio.outbox.queue import PendingQueue
-from router_trio.outbox.retry_lanes import UNANSWERED, Lanes
+from router_trio.outbox.queue import SendQueue
+from router_trio.outbox.retry_lanes import UNANSWERED, RetryLanes
 
 RETRY_REFUSED_AFTER = 0.25
 """Seconds until a publish that nobody took is tried again."""
@@ -38,7 +38,7 @@ UNANSWERED_WINDOWS = 4
 class Retries:
     """Moves publishes between the queue of a connection and its lanes, in which they wait for their next try."""
 
-    def __init__(self, queue: PendingQueue, lanes: Lanes, *, clock: Callable[[], float]) -> None:
+    def __init__(self, queue: SendQueue, lanes: RetryLanes, *, clock: Callable[[], float]) -> None:
         self._queue = queue
         self._lanes = lanes
         self._clock = clock

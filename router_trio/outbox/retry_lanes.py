@@ -81,7 +81,7 @@ class Destination:
         return () if self.slow or self.trying >= TRIED_AT_ONCE else self.ready.values()
 
 
-class Lanes:
+class RetryLanes:
     """All lanes of one connection. `held` operations are in them and not being tried, frames of `held_bytes` bytes.
 
     `lanes` are there, by subject, also those whose only operation is under way; `destinations` have lanes, or had some

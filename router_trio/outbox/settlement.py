@@ -25,7 +25,7 @@ from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.operation import Operation, OperationWithAck
 
 
-class Books:
+class Settlement:
     """Ledger, counters and the progress of the drain after a reconnect."""
 
     def __init__(self, connection: str, *, emit: Emit, clock: Callable[[], float], fail_open: bool) -> None:

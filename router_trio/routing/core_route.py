@@ -12,10 +12,10 @@ import trio
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
-from router_trio.link import Deliver, Link, Together
+from router_trio.link import Deliver, Link, SharedDelivery
 from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, BatchLeg, Delivery
-from router_trio.routing.handler_batch import HandledBatch
+from router_trio.routing.handler_batch import HandlerBatch
 from router_trio.routing.handlers import Handler, as_messages
 from router_trio.routing.intake_queue import Inbox
 from router_trio.routing.outlet import Outlet
@@ -36,9 +36,9 @@ class CoreRoute:
         only = routing.outlets[0]
         plain = len(routing.outlets) == 1 and not only.destination.jetstream and routing.plan.handler is None
         self._inbox = Inbox(self._overflow)
-        self._deliver: Deliver | Together = self._received
+        self._deliver: Deliver | SharedDelivery = self._received
         if plain:
-            self._deliver = Together(cut_through.deliver, CutThroughRoute(routing, self._inbox, self._received))
+            self._deliver = SharedDelivery(cut_through.deliver, CutThroughRoute(routing, self._inbox, self._received))
         self._in_hand = 0
         self._closing = trio.Event()
         self._subscribing = trio.CancelScope()
@@ -111,7 +111,7 @@ class CoreRoute:
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
         tracing = self.routing.tracing
-        handled = HandledBatch(self.routing, handler, received_at)
+        handled = HandlerBatch(self.routing, handler, received_at)
         start, end = 0, len(batch)
         for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
             raws = batch[start:index]

@@ -14,7 +14,7 @@ import trio
 
 from router_trio.errors import RouterError
 from router_trio.message import Message
-from router_trio.outbox.operation import Owner, Runs
+from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, Delivery
 from router_trio.routing.handlers import (
@@ -30,7 +30,7 @@ from router_trio.routing.handlers import (
 from router_trio.routing.pipeline import Routing
 
 
-class HandledBatch:
+class HandlerBatch:
     """One batch on its way through a handler. `flush` it at the end."""
 
     def __init__(self, routing: Routing, handler: Handler, received_at: float) -> None:
@@ -157,7 +157,7 @@ class HandledBatch:
         delivery = BatchDelivery(self._routing.state, self._received_at)
         legs = [delivery.leg(outlet.template) for outlet in self._outlets]
         for index, (outlet, leg, frames) in enumerate(zip(self._outlets, legs, self._frames, strict=True)):
-            runs = Runs([leg], [len(frames)])
+            runs = FrameOwners([leg], [len(frames)])
             followers = {place: owners[index] for place, owners in self._followed.items()}
             runs.single_out([*followers], followers.get)
             outlet.outbox.offer_frames(frames, runs)

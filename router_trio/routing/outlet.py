@@ -12,7 +12,7 @@ from typing import Protocol
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
-from router_trio.outbox.operation import Owner, Runs
+from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.protocol import framing, headers
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.routing.address import LONGEST_REMEMBERED, Address
@@ -89,7 +89,7 @@ class Outlet:
                     append(prefix + tail)
             except (MappingError, PublishError) as error:
                 failed.append((error.reason, str(error)))
-        self.outbox.offer_frames(frames, Runs([owner], [len(frames)]))
+        self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]))
         return failed
 
     def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:

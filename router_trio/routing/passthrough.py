@@ -16,7 +16,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError
 from router_trio.link import Arrivals, Deliver
 from router_trio.message import FENCED, Fate
-from router_trio.outbox.operation import CountedOwner, Operation, Owner, Runs
+from router_trio.outbox.operation import CountedOwner, FrameOwners, Operation, Owner
 from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
@@ -40,7 +40,7 @@ class CutThrough:
         crowded = outbox.crowded
         if crowded or self._behind:
             touched = self._let_wait(touched, everything=crowded)
-        runs = Runs([arrivals.key for arrivals in touched], [])
+        runs = FrameOwners([arrivals.key for arrivals in touched], [])
         frames: list[bytes] = []
         add = frames.append
         for batch in touched:

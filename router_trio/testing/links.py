@@ -24,8 +24,8 @@ from router_trio.link import (
     DeliverTogether,
     LinkListener,
     Refusal,
+    SharedDelivery,
     StreamState,
-    Together,
 )
 from router_trio.message import stored
 from router_trio.outbox.operation import Operation
@@ -119,7 +119,7 @@ class FakeLink:
     # --- receiving ---
 
     async def subscribe(
-        self, subject: str, deliver: Deliver | Together, *, queue: str | None = None
+        self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> FakeSubscription:
         """See `link.Link.subscribe`."""
         subscription = FakeSubscription(self, deliver)
@@ -342,7 +342,7 @@ class FakeLink:
         groups: dict[DeliverTogether, list[tuple[FakeSubscription, Arrivals]]] = {}
         for subscription, batch in batches.items():
             deliver = subscription.deliver
-            if isinstance(deliver, Together):
+            if isinstance(deliver, SharedDelivery):
                 arrivals = Arrivals(deliver.key, batch)
                 groups.setdefault(deliver.deliver, []).append((subscription, arrivals))
             elif not subscription.closed:

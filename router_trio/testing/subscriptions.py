@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from router_trio.errors import SourceError
-from router_trio.link import LISTEN_FOR, ConsumerSpec, Deliver, Limits, Progress, Together
+from router_trio.link import LISTEN_FOR, ConsumerSpec, Deliver, Limits, Progress, SharedDelivery
 from router_trio.protocol.framing import RawMessage
 from router_trio.testing.consumers import Consumer
 
@@ -45,7 +45,7 @@ class Line(Protocol):
 class FakeSubscription:
     """See `link.Subscription`."""
 
-    def __init__(self, link: Line, deliver: Deliver | Together) -> None:
+    def __init__(self, link: Line, deliver: Deliver | SharedDelivery) -> None:
         self.closed = False
         self.deliver = deliver
         self._link = link

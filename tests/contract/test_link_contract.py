@@ -23,8 +23,8 @@ from router_trio.link import (
     Limits,
     Link,
     Progress,
+    SharedDelivery,
     Subscription,
-    Together,
 )
 from router_trio.protocol.framing import RawMessage, delivered_size, header_block, payload, publish
 from router_trio.protocol.headers import Headers, decode, encode, find_number, status
@@ -206,9 +206,9 @@ async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_tog
             arrivals.key(arrivals)
 
     async with link_of(world) as link:
-        await link.subscribe("one.*", Together(together, first))
+        await link.subscribe("one.*", SharedDelivery(together, first))
         await link.subscribe("alone.*", alone)
-        await link.subscribe("two.*", Together(together, second))
+        await link.subscribe("two.*", SharedDelivery(together, second))
         subjects = (b"one.a", b"two.a", b"alone.a")
         await link.send([operation(n, subjects[n % 3], b"%d" % n) for n in range(300)])
         await link.fence()
@@ -238,8 +238,8 @@ async def test_what_is_delivered_together_has_nothing_of_a_subscription_that_ano
 
     async with link_of(world) as link:
         await link.subscribe("end", close)
-        await link.subscribe("kept.*", Together(together, kept))
-        subscriptions.append(await link.subscribe("closed.*", Together(together, closed)))
+        await link.subscribe("kept.*", SharedDelivery(together, kept))
+        subscriptions.append(await link.subscribe("closed.*", SharedDelivery(together, closed)))
         await link.send([operation(n, subject) for n, subject in enumerate(sent)])
         await link.fence()
     assert len(kept.messages) == 1

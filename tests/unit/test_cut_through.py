@@ -9,9 +9,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio import Receipt
-from router_trio.link import Arrivals, Together
+from router_trio.link import Arrivals, SharedDelivery
 from router_trio.outbox.capacity import FORWARDED
-from router_trio.outbox.operation import Runs
+from router_trio.outbox.operation import FrameOwners
 from router_trio.outbox.outbox import Outbox
 from router_trio.routing.core_route import CoreRoute
 from router_trio.routing.passthrough import CutThrough
@@ -28,7 +28,7 @@ def offers(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
     offer_frames = Outbox.offer_frames
 
-    def offered(outbox: Outbox, frames: list[bytes], runs: Runs) -> None:
+    def offered(outbox: Outbox, frames: list[bytes], runs: FrameOwners) -> None:
         if outbox.connected:
             seen.append([*runs.counts])
         offer_frames(outbox, frames, runs)
@@ -66,7 +66,7 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
     def deliver(numbers: dict[CoreRoute, int]) -> None:
         touched = []
         for route, number in numbers.items():
-            assert isinstance(route._deliver, Together)
+            assert isinstance(route._deliver, SharedDelivery)
             subject = b"in.%04d.%d" % (number // 100, number)
             touched.append(Arrivals(route._deliver.key, [(subject, b"", 0, 0, b"0\r\n\r\n")]))
         cut_through.deliver(touched)
@@ -79,7 +79,7 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
     assert left() == [1, 101]
     outbox.fenced(outbox.mark())
     while not outbox.crowded:
-        outbox.offer_frames([b"PUB x 0\r\n\r\n"] * 10_000, Runs([Receipt()], [10_000]))
+        outbox.offer_frames([b"PUB x 0\r\n\r\n"] * 10_000, FrameOwners([Receipt()], [10_000]))
     deliver({first: 2, second: 102})
     assert (len(inbox), len(second._inbox)) == (1, 1)
     while outbox.crowded:

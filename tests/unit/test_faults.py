@@ -14,7 +14,7 @@ from router_trio.client.receipt import Receipt
 from router_trio.errors import LinkError, SourceError
 from router_trio.faults import OPERATIONS, Fault, Faults, Injection, close_connection, delay, error, timeout
 from router_trio.link import ConsumerSpec, Link, Refusal
-from router_trio.outbox.operation import OperationBatch, Runs
+from router_trio.outbox.operation import FrameOwners, OperationBatch
 from router_trio.protocol.framing import publish
 from router_trio.testing import FakeBroker
 from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
@@ -159,7 +159,7 @@ async def test_publishes_that_stay_together_are_struck_one_by_one(broker: FakeBr
     faults = Faults()
     faults.inject("publish", error("overloaded"), times=2)
     joined = OperationBatch(accepted_at=0.0)
-    joined.extend(4, [publish(b"out", b"%d" % n) for n in range(4)], 0, Runs([Receipt()], [4]))
+    joined.extend(4, [publish(b"out", b"%d" % n) for n in range(4)], 0, FrameOwners([Receipt()], [4]))
     async with faulty(broker, faults) as link:
         refusals = await link.send([joined])
         await link.fence()

@@ -28,7 +28,7 @@ from router_trio.message import FATES, FENCED, Fate, stored
 from router_trio.outbox import outbox as outbox_module
 from router_trio.outbox.capacity import FORWARDED
 from router_trio.outbox.ledger import Ledger
-from router_trio.outbox.operation import Operation, OperationWithAck, Runs
+from router_trio.outbox.operation import FrameOwners, Operation, OperationWithAck
 from router_trio.outbox.outbox import MAX_UNFENCED, SAME_TIME, Outbox
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
 from router_trio.protocol import framing
@@ -85,7 +85,7 @@ class Desk:
 
 
 def offer_frames(desk: Desk, frames: list[bytes], owner: Desk | None = None) -> None:
-    desk.outbox.offer_frames(frames, Runs([owner or desk], [len(frames)]))
+    desk.outbox.offer_frames(frames, FrameOwners([owner or desk], [len(frames)]))
 
 
 def connected(**changes: Any) -> Desk:

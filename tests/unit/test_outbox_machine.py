@@ -36,7 +36,7 @@ from router_trio.outbox import outbox as outbox_module
 from router_trio.outbox import queue as pending_module
 from router_trio.outbox.capacity import REFUSES_FOR_LONG
 from router_trio.outbox.ledger import DROP_REASONS
-from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck, Runs
+from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck
 from router_trio.outbox.outbox import Outbox
 from router_trio.outbox.retries import ACK_BUDGET, LOOK_EVERY, RESEND_UNACKED_AFTER, SLOW_AFTER, UNANSWERED_WINDOWS
 from router_trio.protocol import framing
@@ -327,7 +327,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for order, (subject, frame) in enumerate(zip(subjects, frames, strict=True), first):
             self.publishes[order] = Publish(order, subject, len(frame), False, connected, self.now)
         refused_before, accepted_before = self.refused_frames, outbox.ledger.accepted
-        outbox.offer_frames(frames, Runs([self], [len(frames)]))
+        outbox.offer_frames(frames, FrameOwners([self], [len(frames)]))
         refused = self.refused_frames - refused_before
         accepted = outbox.ledger.accepted - accepted_before
         assert accepted + refused == len(frames)

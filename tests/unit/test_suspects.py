@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.message import Fate, stored
-from router_trio.outbox.operation import Operation, Runs
+from router_trio.outbox.operation import FrameOwners, Operation
 from router_trio.outbox.suspects import ANSWERED_WITHIN
 from router_trio.protocol import framing
 from tests.unit.test_outbox import Desk
@@ -76,7 +76,7 @@ def test_any_number_of_them_fail_and_nothing_else(bad: list[bool], with_ack: boo
     if together and not with_ack:
         desk.outbox.link_up()
         frames = [framing.publish(b"bad" if one else b"good", b"%d" % number) for number, one in enumerate(bad)]
-        desk.outbox.offer_frames(frames, Runs([desk], [len(frames)]))
+        desk.outbox.offer_frames(frames, FrameOwners([desk], [len(frames)]))
     else:
         for number, one in enumerate(bad):
             frame = framing.publish(b"bad" if one else b"good", b"%d" % number, reply=b"r" if with_ack else b"")

@@ -14,7 +14,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from router_trio.errors import LinkError, ProtocolError
-from router_trio.link import Arrivals, Together
+from router_trio.link import Arrivals, SharedDelivery
 from router_trio.nats.wire import MAX_PONGS_OWED, Wire, _is_for_nats_py
 from router_trio.protocol.framing import PING, PONG, RawMessage
 
@@ -181,7 +181,7 @@ def test_of_what_is_delivered_together_a_subscription_that_has_ended_gets_nothin
     def together(touched: Sequence[Arrivals]) -> None:
         got.append([(one.key, [raw[0] for raw in one]) for one in touched])
 
-    sids = [wire.subscribe(b"x", Together(together, key)) for key in ("first", "second", "third")]
+    sids = [wire.subscribe(b"x", SharedDelivery(together, key)) for key in ("first", "second", "third")]
     ender = wire.subscribe(b"end", ends_second)
     frames = [b"MSG end %b 0\r\n\r\n" % ender, *(b"MSG %d %b 0\r\n\r\n" % one for one in enumerate(sids))]
     wire._parser.feed(b"".join([*frames, frames[1]]))

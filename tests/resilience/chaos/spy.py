@@ -23,8 +23,8 @@ from router_trio.link import (
     LinkListener,
     PullConsumer,
     Refusal,
+    SharedDelivery,
     Subscription,
-    Together,
 )
 from router_trio.message import PubAck
 from router_trio.nats.link import Dialer
@@ -188,11 +188,13 @@ class _Eyes:
         self._spy.hands.answered(reply)
         self._link.term(reply, reason)
 
-    async def subscribe(self, subject: str, deliver: Deliver | Together, *, queue: str | None = None) -> Subscription:
-        seen: Deliver | Together
-        if isinstance(deliver, Together):
+    async def subscribe(
+        self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
+    ) -> Subscription:
+        seen: Deliver | SharedDelivery
+        if isinstance(deliver, SharedDelivery):
             wrapped = partial(self._delivered_together, deliver.deliver)
-            seen = Together(self._seen_together.setdefault(deliver.deliver, wrapped), deliver.key)
+            seen = SharedDelivery(self._seen_together.setdefault(deliver.deliver, wrapped), deliver.key)
         else:
             seen = partial(self._delivered, deliver)
         return await self._link.subscribe(subject, seen, queue=queue)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.client.receipt import Receipt
-from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck, Runs
-from router_trio.outbox.queue import PendingQueue
+from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck
+from router_trio.outbox.queue import SendQueue
 
 ALL = {"max_operations": 1000, "max_bytes": 1 << 30, "max_unacked": 1000}
 
@@ -26,8 +26,8 @@ def frame(subject: bytes, size: int) -> bytes:
     return b"PUB %b %d\r\n%b\r\n" % (subject, size, b"x" * size)
 
 
-def queue_of(*operations: Operation) -> PendingQueue:
-    queue = PendingQueue()
+def queue_of(*operations: Operation) -> SendQueue:
+    queue = SendQueue()
     for one in operations:
         queue.append(one)
     return queue
@@ -42,7 +42,7 @@ def test_the_subject_is_that_of_the_frame() -> None:
 
 
 def test_an_empty_queue_has_nothing() -> None:
-    queue = PendingQueue()
+    queue = SendQueue()
     assert (queue.pending, queue.pending_bytes, queue.in_flight, queue.unfenced, queue.unacked) == (0, 0, 0, 0, 0)
     assert queue.oldest_accepted_at is None
     assert queue.take(0.0, **ALL) == []
@@ -299,12 +299,12 @@ def test_what_is_wanted_is_taken_out_of_what_is_pending() -> None:
 
 
 def test_what_stays_together_has_consecutive_numbers_also_when_one_between_was_taken_back() -> None:
-    queue = PendingQueue()
+    queue = SendQueue()
     queue.append_frame(1, b"PUB a 0\r\n\r\n", Receipt(), 0.0)
     between = with_ack(2)
     queue.append(between)
     assert queue.withdraw(between)
     queue.append_frame(3, b"PUB a 0\r\n\r\n", Receipt(), 0.0)
-    queue.append_frames(5, [b"PUB a 0\r\n\r\n"] * 2, Runs([Receipt()], [2]), 0.0)
+    queue.append_frames(5, [b"PUB a 0\r\n\r\n"] * 2, FrameOwners([Receipt()], [2]), 0.0)
     waiting = queue.take(0.0, max_operations=9, max_bytes=999, max_unacked=9)
     assert [part.order for one in waiting for part in one.split()] == [1, 3, 4, 5]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router_trio.outbox.operation import Operation, OperationWithAck
-from router_trio.outbox.retry_lanes import TRIED_AT_ONCE, TRIES_A_TURN, TURN, Lanes
+from router_trio.outbox.retry_lanes import TRIED_AT_ONCE, TRIES_A_TURN, TURN, RetryLanes
 
 
 def operation(order: int, subject: bytes = b"a") -> OperationWithAck:
@@ -17,11 +17,11 @@ def nothing_waits(_: Operation) -> bool:
     return False
 
 
-def due(lanes: Lanes, now: float) -> list[int]:
+def due(lanes: RetryLanes, now: float) -> list[int]:
     return [one.order for one in lanes.due(now, nothing_waits)]
 
 
-def next_due(lanes: Lanes) -> float | None:
+def next_due(lanes: RetryLanes) -> float | None:
     return lanes.next_due(nothing_waits)
 
 
@@ -30,7 +30,7 @@ def orders(operations: Sequence[Operation]) -> list[int]:
 
 
 def test_no_lane() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     assert lanes.held == 0
     assert lanes.held_bytes == 0
     assert not lanes.lanes
@@ -44,7 +44,7 @@ def test_no_lane() -> None:
 
 
 def test_a_refused_operation_is_tried_again_when_its_time_comes() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.hold(operation(1), 5.0)
     assert b"a" in lanes
     assert lanes.held == 1
@@ -59,7 +59,7 @@ def test_a_refused_operation_is_tried_again_when_its_time_comes() -> None:
 
 
 def test_one_operation_of_a_lane_is_under_way_at_a_time_and_it_is_the_oldest() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     for order in (3, 1, 2):
         lanes.hold(operation(order), 1.0)
     assert due(lanes, 1.0) == [1]
@@ -71,7 +71,7 @@ def test_one_operation_of_a_lane_is_under_way_at_a_time_and_it_is_the_oldest() -
 
 
 def test_lanes_of_other_subjects_go_their_own_way() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.hold(operation(1, b"a"), 1.0)
     lanes.hold(operation(2, b"b"), 2.0)
     lanes.hold(operation(3, b"b"))
@@ -82,7 +82,7 @@ def test_lanes_of_other_subjects_go_their_own_way() -> None:
 
 
 def test_one_that_would_overtake_an_older_one_is_not_due() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.hold(operation(4), 1.0)
     assert lanes.due(9.0, lambda one: one.order == 4) == []
     assert lanes.next_due(lambda one: one.order == 4) is None
@@ -91,7 +91,7 @@ def test_one_that_would_overtake_an_older_one_is_not_due() -> None:
 
 
 def test_an_ack_dissolves_the_lane_and_releases_all_of_it() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     for order in (1, 2, 3):
         lanes.hold(operation(order), 1.0)
     due(lanes, 1.0)
@@ -101,14 +101,14 @@ def test_an_ack_dissolves_the_lane_and_releases_all_of_it() -> None:
 
 
 def test_an_ack_of_another_one_that_was_in_flight_dissolves_the_lane_too() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     assert orders(lanes.settled(operation(2), accepted=True)) == [1]
     assert not lanes.lanes
 
 
 def test_when_the_one_under_way_is_given_up_the_next_one_is_tried() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2))
     assert due(lanes, 1.0) == [1]
@@ -119,7 +119,7 @@ def test_when_the_one_under_way_is_given_up_the_next_one_is_tried() -> None:
 
 
 def test_the_end_of_one_that_is_not_under_way_changes_nothing() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2))
     due(lanes, 1.0)
@@ -129,7 +129,7 @@ def test_the_end_of_one_that_is_not_under_way_changes_nothing() -> None:
 
 
 def test_a_held_one_can_be_found_and_withdrawn_once() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2), 1.0)
     found = lanes.find(2)
@@ -145,7 +145,7 @@ def test_a_held_one_can_be_found_and_withdrawn_once() -> None:
 
 
 def test_withdrawing_the_last_held_one_leaves_the_lane_to_the_one_under_way() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2))
     due(lanes, 1.0)
@@ -157,7 +157,7 @@ def test_withdrawing_the_last_held_one_leaves_the_lane_to_the_one_under_way() ->
 
 
 def test_clear_gives_back_everything_that_is_held() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     for order, subject in ((1, b"a"), (2, b"a"), (3, b"b")):
         lanes.hold(operation(order, subject), 1.0)
     assert due(lanes, 1.0) == [1, 3]
@@ -169,14 +169,14 @@ def test_clear_gives_back_everything_that_is_held() -> None:
 # --- destinations ----------------------------------------------------------------------------------------------------
 
 
-def refuse(lanes: Lanes, operations: Sequence[Operation], now: float) -> None:
+def refuse(lanes: RetryLanes, operations: Sequence[Operation], now: float) -> None:
     for one in operations:
         assert isinstance(one, OperationWithAck)
         lanes.hold(one, now + TURN, now=now)
 
 
 def test_a_destination_with_thousands_of_subjects_is_tried_in_turns() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
     now, tried = 1.0, []
     for _ in range(20):
@@ -194,7 +194,7 @@ def test_a_destination_with_thousands_of_subjects_is_tried_in_turns() -> None:
 
 
 def test_destinations_take_turns_however_much_one_of_them_holds() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
     refuse(lanes, [operation(6000, b"one.a"), operation(6001, b"two.a")], 0.0)
     for turn in range(1, 20):
@@ -206,7 +206,7 @@ def test_destinations_take_turns_however_much_one_of_them_holds() -> None:
 
 
 def test_what_is_acked_uses_up_no_tries() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
     while batch := lanes.due(1.0, nothing_waits):
         for one in batch:
@@ -215,7 +215,7 @@ def test_what_is_acked_uses_up_no_tries() -> None:
 
 
 def test_of_a_slow_destination_nothing_is_tried_and_what_only_that_held_is_let_go_together() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     lanes.destination(b"slow", 0.0).slow = True
     for order in (1, 2, 3):
         lanes.hold(operation(order, b"slow.%d" % (order % 2)))
@@ -228,7 +228,7 @@ def test_of_a_slow_destination_nothing_is_tried_and_what_only_that_held_is_let_g
 
 
 def test_since_when_a_destination_refuses_is_not_forgotten_when_all_of_it_has_failed() -> None:
-    lanes = Lanes()
+    lanes = RetryLanes()
     refuse(lanes, [operation(1, b"a.1")], 5.0)
     lanes.forget()
     assert lanes.withdraw(operation(1, b"a.1"))

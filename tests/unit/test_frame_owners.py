@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.message import FENCED, Fate
-from router_trio.outbox.operation import CountedOwner, Operation, OperationBatch, Owner, Runs
+from router_trio.outbox.operation import CountedOwner, FrameOwners, Operation, OperationBatch, Owner
 from router_trio.states import DURATION_BOUNDS, Histogram
 from tests.compiled import looks_inside
 
@@ -25,7 +25,7 @@ def runs_and_indexes(draw: st.DrawFn) -> tuple[list[int], set[int]]:
 @given(runs_and_indexes())
 def test_what_is_singled_out_gets_its_own_owner_and_the_others_keep_theirs(drawn: tuple[list[int], set[int]]) -> None:
     counts, indexes = drawn
-    runs = Runs([cast(Owner, f"owner {number}") for number in range(len(counts))], [*counts])
+    runs = FrameOwners([cast(Owner, f"owner {number}") for number in range(len(counts))], [*counts])
     before = [*runs.each()]
     assert len(before) == sum(counts)
     told: dict[int, Owner] = {}
@@ -61,7 +61,7 @@ def counted_owner() -> tuple[CountedOwner, list[tuple[int, Fate, float]]]:
     return Counted(Histogram(DURATION_BOUNDS)), told
 
 
-def batch_of(*runs: Runs) -> OperationBatch:
+def batch_of(*runs: FrameOwners) -> OperationBatch:
     """A batch that was accepted at 1.0, in as many steps."""
     batch = OperationBatch(accepted_at=1.0)
     order = 0
@@ -74,7 +74,7 @@ def batch_of(*runs: Runs) -> OperationBatch:
 @looks_inside
 def test_what_is_fenced_is_counted_or_told_by_who_owns_it() -> None:
     (counted, told), called = counted_owner(), Called()
-    batch = batch_of(Runs([counted, called], [2, 1]), Runs([counted], [3]))
+    batch = batch_of(FrameOwners([counted, called], [2, 1]), FrameOwners([counted], [3]))
     batch.settle(FENCED, 1.004)
     assert told == []
     recorded = Histogram(DURATION_BOUNDS)
@@ -88,7 +88,7 @@ def test_what_is_fenced_is_counted_or_told_by_who_owns_it() -> None:
 def test_any_other_fate_is_told_to_every_owner() -> None:
     (counted, told), called = counted_owner(), Called()
     failed = Fate("failed", "permission_denied")
-    batch_of(Runs([counted, called], [2, 1])).settle(failed, 2.0)
+    batch_of(FrameOwners([counted, called], [2, 1])).settle(failed, 2.0)
     assert told == [(2, failed, 2.0)]
     assert called.told == [(1, failed, 2.0)]
     assert not any(counted.fenced.counts)
@@ -97,7 +97,7 @@ def test_any_other_fate_is_told_to_every_owner() -> None:
 @looks_inside
 def test_of_a_batch_in_parts_each_owner_is_told_of_each_part() -> None:
     (counted, told), called = counted_owner(), Called()
-    for part in batch_of(Runs([counted, called], [2, 1])).split():
+    for part in batch_of(FrameOwners([counted, called], [2, 1])).split():
         part.settle(FENCED, 2.0)
     assert told == [(1, FENCED, 2.0)] * 2
     assert called.told == [(1, FENCED, 2.0)]
