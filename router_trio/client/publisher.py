@@ -64,7 +64,7 @@ class Publisher:
             raise ValueError(f"a timeout is a number of seconds, 0 or more; this is {timeout}")
         target, block, body = self._checked(subject, payload, headers, True)
         receipt = Receipt()
-        if self._outbox.room.refuses(target):
+        if self._outbox.capacity.refuses(target):
             await self._share(target, timeout)
         blocked = await self._room(with_ack=True)
         order = self._outbox.next_order
@@ -104,7 +104,7 @@ class Publisher:
         operation = self._outbox.find(order)
         if operation is not None:
             # What it was refused for all the time says more than that the time is over.
-            reason = operation.refused_for or _reason(self._outbox.room.refuses(operation.subject))
+            reason = operation.refused_for or _reason(self._outbox.capacity.refuses(operation.subject))
             self._outbox.give_up(operation, reason, f"no PubAck within {limit:g} s")
 
     async def _room(self, *, with_ack: bool) -> bool:
@@ -129,8 +129,8 @@ class Publisher:
         destination = target.partition(b".")[0]
         with trio.move_on_after(limit):
             await self._connection.shares.wait(destination)
-        reason = self._outbox.room.refuses(target)
-        if reason is not None and self._outbox.room.waits_for(destination):
+        reason = self._outbox.capacity.refuses(target)
+        if reason is not None and self._outbox.capacity.waits_for(destination):
             reason = _reason(reason)
             told = f"what waits for its destination is as much as may, and within {limit:g} s nothing of it was taken"
             self._outbox.not_accepted(True, reason, told)

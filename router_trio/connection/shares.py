@@ -6,13 +6,13 @@ from collections.abc import Hashable
 
 import trio
 
-from router_trio.outbox.capacity import Room
+from router_trio.outbox.capacity import Capacity
 
 
 class Shares:
     """All that wait for destinations of one connection: none for another's, and nobody else is held up by them."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Capacity) -> None:
         self._room = room
         self._waiting: dict[Hashable, trio.lowlevel.ParkingLot] = {}
 

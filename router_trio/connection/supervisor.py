@@ -87,7 +87,7 @@ class Connection:
         self._tell_of_changes: list[Callable[[], None]] = []
         self._tell_of_handing_out: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
-        self.shares = Shares(self.outbox.room)
+        self.shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
         self._attempts = Attempts(
             settings, self.state, emit=emit, clock=trio.current_time, uniform=platform.random.uniform

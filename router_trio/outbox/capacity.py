@@ -47,7 +47,7 @@ class Refusal:
     reason: str
 
 
-class Room:
+class Capacity:
     """Limits of what is pending, in the queue and in lanes, and the policy for when it is full."""
 
     def __init__(

@@ -12,7 +12,7 @@ from math import inf
 from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
-from router_trio.outbox.capacity import Room
+from router_trio.outbox.capacity import Capacity
 from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retries import ACK_BUDGET, Retries
@@ -73,7 +73,7 @@ class Outbox:
         self._lanes = RetryLanes()
         self._suspects = Suspects()
         self._retries = Retries(self._queue, self._lanes, clock=clock)
-        self.room = Room(
+        self.capacity = Capacity(
             connection,
             self._queue,
             self._lanes,
@@ -127,17 +127,17 @@ class Outbox:
     @property
     def full(self) -> bool:
         """Whether what waits for the link or the wire is at its limit of operations or bytes."""
-        return self.room.full
+        return self.capacity.full
 
     @property
     def blocks(self) -> bool:
         """Whether a publisher has to wait now: there is no room, and waiting may make some."""
-        return self.room.full and (self.connected or (self.room.is_waited_for and not self.fail_open))
+        return self.capacity.full and (self.connected or (self.capacity.is_waited_for and not self.fail_open))
 
     @property
     def crowded(self) -> bool:
         """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
-        return self.blocks and (not self.connected or self.room.crowded)
+        return self.blocks and (not self.connected or self.capacity.crowded)
 
     @property
     def next_order(self) -> int:
@@ -151,19 +151,19 @@ class Outbox:
 
         `blocked` says that the caller waited for room while not connected: its failure is counted already. Raises
         `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks `blocks` and
-        `room.waits_for`.
+        `capacity.waits_for`.
         """
         if self._closed:
             raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
         if self.connected:
             now = self._clock()
             if with_ack and self._lanes.lanes and not getattr(owner, "from_stream", False):
-                self.room.make_share(OperationWithAck(0, frame, owner, now, True))
+                self.capacity.make_share(OperationWithAck(0, frame, owner, now, True))
         else:
             if not blocked:
                 self._settlement.not_connected(with_ack)
             if not self.fail_open:
-                self.room.make(len(frame))
+                self.capacity.make(len(frame))
             now = self._same_time()
         self._order += 1
         clean = self.connected and not blocked
@@ -231,7 +231,7 @@ class Outbox:
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""
         self._settlement.not_connected(with_ack)
-        self.room.tell_blocked()
+        self.capacity.tell_blocked()
 
     def not_accepted(self, with_ack: bool, reason: str, detail: str) -> None:
         """A publish was refused for what it is, before it was accepted."""
@@ -474,7 +474,7 @@ class Outbox:
         held = (
             retriable
             and isinstance(operation, OperationWithAck)
-            and self.room.may_hold(operation)
+            and self.capacity.may_hold(operation)
             and self._retries.hold(operation, reason)
         )
         if held:

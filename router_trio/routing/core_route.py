@@ -17,7 +17,7 @@ from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, BatchLeg, Delivery
 from router_trio.routing.handler_batch import HandlerBatch
 from router_trio.routing.handlers import Handler, as_messages
-from router_trio.routing.intake_queue import Inbox
+from router_trio.routing.intake_queue import IntakeQueue
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import CutThrough, CutThroughRoute
 from router_trio.routing.pipeline import Routing
@@ -35,7 +35,7 @@ class CoreRoute:
         self._connection = connection
         only = routing.outlets[0]
         plain = len(routing.outlets) == 1 and not only.destination.jetstream and routing.plan.handler is None
-        self._inbox = Inbox(self._overflow)
+        self._inbox = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
         if plain:
             self._deliver = SharedDelivery(cut_through.deliver, CutThroughRoute(routing, self._inbox, self._received))

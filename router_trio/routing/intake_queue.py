@@ -21,7 +21,7 @@ MESSAGES_IN_A_TURN = 1024
 _tail = itemgetter(4)
 
 
-class Inbox:
+class IntakeQueue:
     """A bounded queue of batches with one taker. `deliver` is a `link.Deliver`."""
 
     def __init__(self, overflow: Callable[[int], None]) -> None:

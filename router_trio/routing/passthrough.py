@@ -20,7 +20,7 @@ from router_trio.outbox.operation import CountedOwner, FrameOwners, Operation, O
 from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.intake_queue import Inbox
+from router_trio.routing.intake_queue import IntakeQueue
 from router_trio.routing.outlet import measure
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.tracing import Tracing
@@ -88,7 +88,7 @@ class CutThroughRoute(CountedOwner):
 
     __slots__ = ("_routing", "inbox", "otherwise", "outlet", "prefixes", "state")
 
-    def __init__(self, routing: Routing, inbox: Inbox, otherwise: Deliver) -> None:
+    def __init__(self, routing: Routing, inbox: IntakeQueue, otherwise: Deliver) -> None:
         """`otherwise` takes what can't be forwarded when it comes, into `inbox`."""
         super().__init__(routing.state.forwarded)
         (self.outlet,) = routing.outlets

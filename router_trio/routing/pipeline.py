@@ -79,13 +79,13 @@ class Routing:
     def crowded(self) -> bool:
         """Whether a destination has no room for what is forwarded as it comes, and waiting may make some."""
         return any(connection.outbox.crowded for connection in self.connections) or any(
-            outlet.outbox.room.waits_for(key) for outlet, key in self._with_ack
+            outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack
         )
 
     async def room(self) -> None:
         """Wait until every destination has room, or waiting would not make any. For routes that no stream holds up."""
         for outlet, key in self._with_ack:
-            if outlet.outbox.room.waits_for(key):
+            if outlet.outbox.capacity.waits_for(key):
                 await outlet.connection.shares.wait(key)
         for connection in self.connections:
             if connection.outbox.blocks:

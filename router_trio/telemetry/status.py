@@ -32,7 +32,7 @@ def readiness(view: RouterView, now: float) -> Answer:
         why = connection.state.unready(now)
         if why is not None:
             reasons.append({"connection": name, "reason": why})
-        for destination in connection.outbox.room.unanswered():
+        for destination in connection.outbox.capacity.unanswered():
             why = f"{destination} confirms nothing that it is sent (no PubAck)"
             reasons.append({"connection": name, "reason": why})
     for route in view.routes:

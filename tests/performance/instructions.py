@@ -29,7 +29,7 @@ from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import CutThrough
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import compile_routes
-from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.states import RouteState
@@ -185,7 +185,7 @@ class Bench:
     def stream(self, messages: int) -> Callable[[], None]:
         """What a stream delivers is forwarded, written, acked by the destination, and acked to its source."""
         route = StreamRoute(self.routings[0], self.connection, lambda event: None)
-        route._hand.position = Position("x")
+        route._ack_pending.cursor = StreamCursor("x")
         acks = PubAcks(self.connection)
         first = 1
 
@@ -196,7 +196,7 @@ class Bench:
             first += messages
             order = self.outbox.next_order
             route._received([_raw(b"in.0000.%d" % (number % 7), ack % (number, number)) for number in numbers])
-            while route._hand.waiting:
+            while route._ack_pending.waiting:
                 _finish(route._route_some())
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
             orders = range(order, order + messages)

@@ -84,7 +84,7 @@ async def test_a_missing_stream(server: NatsServer) -> None:
         await assert_neighbours_go_on(watch, client)
         await stream.create_stream("BAD", ["bad.copy.>"])
         await assert_whole_and_in_order(stream)
-        await eventually(lambda: watch.router.connections["main"].outbox.room.refusals() == [])
+        await eventually(lambda: watch.router.connections["main"].outbox.capacity.refusals() == [])
 
 
 @pytest.mark.parametrize("state", ["sealed", "full"])

@@ -159,7 +159,7 @@ async def test_what_waits_is_delivered_in_order_when_the_stream_is_there(autojum
         await routed(w, MESSAGES, 20)
         assert in_order(w.payloads("BAD"))
         assert not w.live.routes[3].failed
-        assert w.live.connections["main"].outbox.room.refusals() == []
+        assert w.live.connections["main"].outbox.capacity.refusals() == []
 
 
 async def test_a_stream_that_was_slow_to_answer_gets_everything_once_and_in_order(autojump_clock: MockClock) -> None:
@@ -275,11 +275,11 @@ async def test_the_other_destination_of_a_route_goes_on_though_one_takes_nothing
 async def test_a_refusal_can_be_asked_for(autojump_clock: MockClock) -> None:
     async with beside("missing", REFUSED) as w:
         outbox = w.live.connections["main"].outbox
-        assert outbox.room.refusals() == []
+        assert outbox.capacity.refusals() == []
         began = trio.current_time()
         flood(w, 20, 4)
         await trio.sleep(1)
-        (refusal,) = outbox.room.refusals()
+        (refusal,) = outbox.capacity.refusals()
         assert refusal.destination == "destination bad.copy.{{wildcard(1)}} of route refused"
         assert refusal.subject.startswith("bad.copy.")
         assert (refusal.subjects, refusal.reason) == (4, "no_responders")
@@ -287,7 +287,7 @@ async def test_a_refusal_can_be_asked_for(autojump_clock: MockClock) -> None:
         assert began <= refusal.since < began + 0.1
         with pytest.raises(PublishError):
             await w.live.publish_with_ack("nobody.listens", b"", timeout=0.6)
-        assert len(outbox.room.refusals()) == 1
+        assert len(outbox.capacity.refusals()) == 1
 
 
 async def test_a_publish_that_no_share_has_room_for_is_told_within_its_time(autojump_clock: MockClock) -> None:

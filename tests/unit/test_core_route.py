@@ -271,7 +271,7 @@ async def test_more_than_the_inbox_holds_is_refused_counted_and_told(
 async def test_the_inbox_is_also_bounded_by_bytes(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake_queue, "MAX_BYTES", 1000)
     refused: list[int] = []
-    box = intake_queue.Inbox(refused.append)
+    box = intake_queue.IntakeQueue(refused.append)
     raw = (b"s", b"", 0, 600, b"600\r\n" + b"x" * 600 + b"\r\n")
     for _ in range(4):
         box.deliver([raw])

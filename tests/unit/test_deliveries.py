@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from router_trio.link import ConsumerSpec
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import FEW, Deliveries, Read
 from router_trio.routing.stream.delivery import Source
 from router_trio.states import RUNNING, RouteState
@@ -26,7 +26,7 @@ SOURCE = cast(Source, SimpleNamespace(state=RouteState("r", "main", ("out",))))
 
 
 def read(batch: list[RawMessage], stream: str = "IN", durable: str = "router") -> Read:
-    return Deliveries(SOURCE, stream, durable).read(batch, Position(), 0.0)
+    return Deliveries(SOURCE, stream, durable).read(batch, StreamCursor(), 0.0)
 
 
 def delivery(sequence: int | str = 5, number: int | str = 5, *, at: str = "$JS.ACK.IN.router") -> RawMessage:
@@ -114,7 +114,7 @@ def test_statuses_alone_are_no_deliveries() -> None:
     at=st.integers(0, FEW),
 )
 def test_both_ways_to_read_a_batch_are_the_same(usual: list[RawMessage], odd: list[RawMessage], at: int) -> None:
-    ours, position = Deliveries(SOURCE, "IN", "router"), Position()
+    ours, position = Deliveries(SOURCE, "IN", "router"), StreamCursor()
     for batch in (usual, [*usual[:at], STATUS, *usual[at:]], [*usual[:at], *odd, *usual[at:]]):
         fast, slow = ours.read(batch, position, 0.0), ours.one_by_one(batch, position, 0.0)
         told = [(one.ack_subject, one.sequence, one.number, one.time, one.message_id) for one in fast[0]]

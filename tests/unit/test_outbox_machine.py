@@ -243,7 +243,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _offer(self, frame: bytes, with_ack: bool, counted: bool = False) -> None:
         outbox, connected = self.outbox, self.outbox.connected
-        was_full, was_refused = outbox.full, outbox.room.refusals()
+        was_full, was_refused = outbox.full, outbox.capacity.refusals()
         waited = sorted(p.order for p in self.pending())
         order = self._expect(frame, with_ack, connected and not counted)
         try:
@@ -367,7 +367,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.write_everything()
         outbox = self.outbox
         assert not outbox.blocks
-        assert not outbox.room.waits_for(b"n")
+        assert not outbox.capacity.waits_for(b"n")
         order = outbox.next_order
         self._offer(framing.publish(b"n.%d" % number, b""), with_ack=True)
         self.write_everything()
@@ -497,7 +497,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _may_hold(self, operation: Operation | None) -> bool:
         """Whether the share of its destination has a place for it, if it is refused."""
-        return isinstance(operation, OperationWithAck) and self.outbox.room.may_hold(operation)
+        return isinstance(operation, OperationWithAck) and self.outbox.capacity.may_hold(operation)
 
     def _next_batch(self) -> list[Operation]:
         due = self.sleeps_until is not None and self.sleeps_until <= self.now

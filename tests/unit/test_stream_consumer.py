@@ -14,7 +14,7 @@ from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.stream import pull_loop as module
-from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Source, delivery_of
 from router_trio.states import FAILED, PAUSED, RUNNING, RouteState
 from router_trio.testing import FakeBroker
@@ -452,7 +452,7 @@ async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock
 def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
     source = cast(Source, SimpleNamespace(state=RouteState("route", "main", ("out.x",))))
     message = raw(b"in.x", b"$JS.ACK.IN.router.x.9.9.y.z", b"", b"")
-    delivery = delivery_of(source, Position(), message, 0.0)
+    delivery = delivery_of(source, StreamCursor(), message, 0.0)
     assert delivery.deliveries == 0
     assert delivery.origin() == {"stream": "IN", "sequence": 9, "deliveries": 0, "timestamp": 0.0}
 

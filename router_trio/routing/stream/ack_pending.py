@@ -11,12 +11,12 @@ from heapq import merge
 
 from router_trio.outbox.operation import CoreOperation, Operation
 from router_trio.routing.delivery import Leg
-from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, StreamDelivery
-from router_trio.routing.stream.subject_order import Turns
+from router_trio.routing.stream.subject_order import SubjectOrder
 
 
-class Hand:
+class AckPending:
     """What was received and is not settled. `count` is all of it, `open` what is of the stream as it is now.
 
     `bytes` is the size of its headers and payloads.
@@ -26,8 +26,8 @@ class Hand:
     """
 
     def __init__(self) -> None:
-        self.position = Position()
-        self.turns: Turns[StreamDelivery] = Turns()
+        self.cursor = StreamCursor()
+        self.order: SubjectOrder[StreamDelivery] = SubjectOrder()
         self.open: dict[int, StreamDelivery] = {}
         self.waiting: deque[StreamDelivery] = deque()
         self.count = 0
@@ -35,12 +35,12 @@ class Hand:
 
     def start_anew(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
-        self._start_at(Position(stream_created, shared=bool(self.position.stream_created)))
+        self._start_at(StreamCursor(stream_created, shared=bool(self.cursor.stream_created)))
 
-    def _start_at(self, position: Position) -> None:
-        self.waiting += self.turns.clear()
+    def _start_at(self, cursor: StreamCursor) -> None:
+        self.waiting += self.order.clear()
         self.open.clear()
-        self.position = position
+        self.cursor = cursor
 
     def take(
         self,
@@ -53,11 +53,11 @@ class Hand:
 
         Returns those that came again: their messages are `open`, or settled.
 
-        `patience`: see `Position.received`. `went_back` is told of each that shows that the stream went back in time:
-        it and what comes behind it is taken as of another stream.
+        `patience`: see `StreamCursor.received`. `went_back` is told of each that shows that the stream went back in
+        time: it and what comes behind it is taken as of another stream.
         """
         sequences = columns[0]
-        if self.turns.lines or not self.position.followed(*columns):
+        if self.order.lines or not self.cursor.followed(*columns):
             return [delivery for delivery in deliveries if not self._take(delivery, patience, went_back)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
@@ -67,14 +67,14 @@ class Hand:
 
     def _take(self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]) -> bool:
         """Whether it is new."""
-        turns, sequence = self.turns, delivery.sequence
+        order, sequence = self.order, delivery.sequence
         in_hand = self.open.get(sequence)
         other_in_hand = in_hand is not None and in_hand.time != delivery.time
-        if other_in_hand or self.position.contradicted(sequence, delivery.time):
-            self._start_at(Position(self.position.stream_created, next_delivery=delivery.number))
+        if other_in_hand or self.cursor.contradicted(sequence, delivery.time):
+            self._start_at(StreamCursor(self.cursor.stream_created, next_delivery=delivery.number))
             went_back(delivery)
-        position = delivery.position = self.position
-        unsettled = position.received(sequence, delivery.number, delivery.time, delivery.received_at, patience)
+        cursor = delivery.cursor = self.cursor
+        unsettled = cursor.received(sequence, delivery.number, delivery.time, delivery.received_at, patience)
         in_hand = self.open.get(sequence)
         if in_hand is not None:
             in_hand.ack_subject = delivery.ack_subject
@@ -84,23 +84,23 @@ class Hand:
         self.open[sequence] = delivery
         self.count += 1
         self.bytes += delivery.raw[3]
-        if not turns.lines:
+        if not order.lines:
             self.waiting.append(delivery)
             return True
-        if position.shared:
+        if cursor.shared:
             # The others don't wait, and may get what is awaited.
-            self.waiting += turns.clear()
-        self._append(turns.admit(delivery))
+            self.waiting += order.clear()
+        self._append(order.admit(delivery))
         return True
 
     def first(self) -> StreamDelivery | None:
         """The next one to route: it stays the first of `waiting`. None if nothing waits but for its turn."""
-        waiting, turns = self.waiting, self.turns
+        waiting, order = self.waiting, self.order
         while waiting:
             delivery = waiting[0]
-            if not turns.lines or delivery.position is not self.position:
+            if not order.lines or delivery.cursor is not self.cursor:
                 return delivery
-            in_turn = turns.admit(delivery)
+            in_turn = order.admit(delivery)
             if in_turn is delivery:
                 return delivery
             waiting.popleft()
@@ -111,7 +111,7 @@ class Hand:
     def take_first(self, most: int) -> list[StreamDelivery]:
         """Take out what `first` would give, one after the other: they are routed now, and nobody looks meanwhile."""
         waiting = self.waiting
-        if not self.turns.lines:
+        if not self.order.lines:
             return [waiting.popleft() for _ in range(min(most, len(waiting)))]
         taken: list[StreamDelivery] = []
         while len(taken) < most and self.first() is not None:
@@ -122,7 +122,7 @@ class Hand:
         """It is in hand no more. Whether it is of the stream as it is now."""
         self.count -= 1
         self.bytes -= delivery.raw[3]
-        if delivery.position is not self.position:
+        if delivery.cursor is not self.cursor:
             return False
         del self.open[delivery.sequence]
         return True
@@ -131,13 +131,13 @@ class Hand:
         """These are in hand no more, and need not come again. Returns where to ack those of the stream as it is now."""
         self.count -= len(deliveries)
         self.bytes -= _size(deliveries)
-        position = self.position
-        ours = [delivery for delivery in deliveries if delivery.position is position]
+        cursor = self.cursor
+        ours = [delivery for delivery in deliveries if delivery.cursor is cursor]
         if ours:
             sequences = [delivery.sequence for delivery in ours]
             deque(map(self.open.__delitem__, sequences), 0)
-            position.settled(sequences, [delivery.time for delivery in ours])
-        if self.turns.lines:
+            cursor.settled(sequences, [delivery.time for delivery in ours])
+        if self.order.lines:
             for delivery in ours:
                 self._have_their_turn(delivery)
         return [delivery.ack_subject for delivery in ours]
@@ -146,13 +146,13 @@ class Hand:
 
     def given_up(self, delivery: StreamDelivery) -> None:
         """It will not come again, though it failed."""
-        self.position.given_up(delivery.sequence)
+        self.cursor.given_up(delivery.sequence)
         self._have_their_turn(delivery)
 
     def comes_again(self, delivery: StreamDelivery, due: float, patience: float) -> None:
         """It failed, and comes again when it is `due`. If it was refused, what is behind it waits `patience` longer."""
-        if delivery.refused and not self.position.shared:
-            self._append(self.turns.refused(delivery, due, due + patience))
+        if delivery.refused and not self.cursor.shared:
+            self._append(self.order.refused(delivery, due, due + patience))
         else:
             self._have_their_turn(delivery)
 
@@ -160,7 +160,7 @@ class Hand:
         """It was finished only because it was out of turn: it waits again."""
         self._start_again(delivery)
         self.open[delivery.sequence] = delivery
-        self._append(self.turns.admit(delivery))
+        self._append(self.order.admit(delivery))
 
     def route_again(self, delivery: StreamDelivery) -> None:
         """The same for one of the stream as it was before: nobody's turn is kept there any more."""
@@ -180,10 +180,10 @@ class Hand:
 
     def refused(self, delivery: StreamDelivery) -> bool:
         """A destination did not take it; others may not have answered yet. Whether some is now `out_of_turn`."""
-        if delivery.position is not self.position or self.position.shared:
+        if delivery.cursor is not self.cursor or self.cursor.shared:
             return False
-        passed_by = not self.turns.pass_by(delivery)
-        self._append(self.turns.refused(delivery))
+        passed_by = not self.order.pass_by(delivery)
+        self._append(self.order.refused(delivery))
         return passed_by
 
     def out_of_turn(self, operation: Operation) -> bool:
@@ -194,38 +194,38 @@ class Hand:
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """The same for a message, which may be in its handler."""
-        return delivery.position is self.position and self.turns.pass_by(delivery)
+        return delivery.cursor is self.cursor and self.order.pass_by(delivery)
 
     def give_up_waiting(self, gone: Collection[int]) -> bool:
         """What is awaited and never comes again holds up nobody any more. Whether something waited for it."""
-        in_turn = self.turns.give_up_waiting(gone) if gone else []
+        in_turn = self.order.give_up_waiting(gone) if gone else []
         self.waiting += in_turn
         return bool(in_turn)
 
     def _have_their_turn(self, delivery: StreamDelivery) -> None:
-        if self.turns.lines:
-            self.waiting += self.turns.settled(delivery)
+        if self.order.lines:
+            self.waiting += self.order.settled(delivery)
 
     # --- back to the stream ---
 
     def give_back_newest(self, due: float, patience: float) -> StreamDelivery | None:
         """Give away the newest that waits for its turn, if any does. It comes again as a refused one does."""
-        delivery = self.turns.give_back_newest(due, due + patience)
+        delivery = self.order.give_back_newest(due, due + patience)
         if delivery is not None:
             self.finished(delivery)
         return delivery
 
     def take_back_stuck(self) -> list[StreamDelivery]:
         """Give away what waits for what doesn't come any more; returned in the order of the stream."""
-        stuck = self.turns.stuck()
+        stuck = self.order.stuck()
         for delivery in stuck:
             self.finished(delivery)
         return stuck
 
     def unrouted(self) -> Iterable[StreamDelivery]:
         """What was not routed at the end, of the stream as it is now, in its order."""
-        ours = [delivery for delivery in self.waiting if delivery.position is self.position]
-        return merge(sorted(ours, key=_sequence), self.turns.clear(), key=_sequence)
+        ours = [delivery for delivery in self.waiting if delivery.cursor is self.cursor]
+        return merge(sorted(ours, key=_sequence), self.order.clear(), key=_sequence)
 
 
 def _size(deliveries: Sequence[StreamDelivery]) -> int:

@@ -25,7 +25,7 @@ In bytes: some 130 for each, of three times as many at most, for each route: 26 
 """
 
 
-class Position:
+class StreamCursor:
     """One route's place in one incarnation of a stream. `stream_created` names the incarnation, `""` for none yet.
 
     `shared`: what was delivered before the first link was delivered to others. `next_delivery`: the consumer's number

@@ -11,7 +11,7 @@ from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.subject_order import OF_THE_MESSAGE
 from router_trio.states import RouteState
 
@@ -42,7 +42,7 @@ class Source(Protocol):
 class StreamDelivery(Delivery):
     """A message from a stream. `ack_subject` acks it; the newest delivery's is the one that counts.
 
-    `number` is the consumer's number of the delivery, `position` the place in the stream that it came from, `time` when
+    `number` is the consumer's number of the delivery, `cursor` the place in the stream that it came from, `time` when
     the stream stored the message, in nanoseconds since 1970 and as it came.
     `message_id` is the same for every delivery of the message, another one if the stream was made anew. `refused`:
     some destination did not take it, for no reason of its own. `recalled`: it was taken back from one, see
@@ -52,9 +52,9 @@ class StreamDelivery(Delivery):
     __slots__ = (
         "_source",
         "ack_subject",
+        "cursor",
         "message_id",
         "number",
-        "position",
         "recalled",
         "refused",
         "sequence",
@@ -67,7 +67,7 @@ class StreamDelivery(Delivery):
     def __init__(
         self,
         source: Source,
-        position: Position,
+        cursor: StreamCursor,
         raw: framing.RawMessage,
         received_at: float,
         sequence: int,
@@ -82,7 +82,7 @@ class StreamDelivery(Delivery):
         self.remaining = 1
         self.reason = None
         self.trace = None
-        self.position = position
+        self.cursor = cursor
         self.recalled = self.refused = False
         self.ack_subject = raw[1]
         self._source = source
@@ -141,7 +141,7 @@ class StreamDelivery(Delivery):
     @property
     def was_tried(self) -> bool:
         """See `Delivery.was_tried`."""
-        return self.position.failures.attempts(self.sequence) > 0
+        return self.cursor.failures.attempts(self.sequence) > 0
 
     @property
     def out_of_turn(self) -> bool:
@@ -150,11 +150,11 @@ class StreamDelivery(Delivery):
 
     def copied(self, copy: int) -> None:
         """See `Delivery.copied`."""
-        self.position.failures.copied(self.sequence, copy)
+        self.cursor.failures.copied(self.sequence, copy)
 
     def has_copied(self, copy: int) -> bool:
         """See `Delivery.has_copied`."""
-        return copy in self.position.failures.copies(self.sequence)
+        return copy in self.cursor.failures.copies(self.sequence)
 
     def start_again(self) -> None:
         """It will be routed once more, as if it had just come."""
@@ -167,14 +167,14 @@ class StreamDelivery(Delivery):
         self._source.finished(self)
 
 
-def delivery_of(source: Source, position: Position, raw: framing.RawMessage, received_at: float) -> StreamDelivery:
+def delivery_of(source: Source, cursor: StreamCursor, raw: framing.RawMessage, received_at: float) -> StreamDelivery:
     """Read the reply subject of a delivery. Raises `ValueError` or `IndexError` for one that no stream gives."""
     tokens = _tokens(raw[1])
     sequence, number = int(tokens[5]), int(tokens[6])
     if not (0 < sequence <= LAST_SEQUENCE and 0 < number <= LAST_SEQUENCE):
         raise ValueError("a sequence that no stream has")
     message_id = b"%b:%b:%b" % (tokens[2], tokens[5], tokens[7])
-    return StreamDelivery(source, position, raw, received_at, sequence, number, tokens[7], message_id)
+    return StreamDelivery(source, cursor, raw, received_at, sequence, number, tokens[7], message_id)
 
 
 def place_of(reply: bytes) -> bytes:

@@ -20,7 +20,7 @@ from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsum
 from router_trio.protocol import framing, headers
 from router_trio.quotes import bounded
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.stream.ack_pending import Hand
+from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.payloads import Payloads
 from router_trio.states import PAUSED, RUNNING
 
@@ -61,7 +61,7 @@ class Pulling:
     def __init__(
         self,
         routing: Routing,
-        hand: Hand,
+        pending: AckPending,
         max_in_flight: int,
         max_in_flight_bytes: int,
         budget: PullBudget,
@@ -72,7 +72,7 @@ class Pulling:
         confirmed: Callable[[int], Sequence[int]],
     ) -> None:
         self._routing = routing
-        self._hand = hand
+        self._ack_pending = pending
         self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self._may_ask)
         self._most = 2 * max_in_flight
         self._closing = closing
@@ -120,14 +120,14 @@ class Pulling:
 
     def look(self) -> None:
         """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""
-        hand, credit = self._hand, self._credit
-        turns = hand.turns
-        if bool(turns.lines) is not self._told_of_waiting:
+        pending, credit = self._ack_pending, self._credit
+        order = pending.order
+        if bool(order.lines) is not self._told_of_waiting:
             self._look_again.set()
-        elif not turns.lines:
-            if credit.want(hand.count, hand.bytes):
+        elif not order.lines:
+            if credit.want(pending.count, pending.bytes):
                 self._look_again.set()
-        elif credit.want(*self._worked_on()) or (turns.awaited and not credit.outstanding):
+        elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class Pulling:
         `patience`: seconds that a message may be late that is to come again; then the consumer is asked whether it
         does. `not_before`: nothing is asked for until then, so that what others left behind comes first.
         """
-        hand = self._hand
+        pending = self._ack_pending
         self._patience = patience
         asked = self._asking_about_late = False
         self._not_told = None
@@ -172,8 +172,8 @@ class Pulling:
                 away = self._routing.waits_for
                 if away is None:
                     if not asked:
-                        hand.turns.extend(now, patience)
-                    late = [] if self._asking_about_late else hand.turns.late(now)[:MOST_LATE]
+                        pending.order.extend(now, patience)
+                    late = [] if self._asking_about_late else pending.order.late(now)[:MOST_LATE]
                     if late:
                         self._asking_about_late = True
                         nursery.start_soon(self._ask_about, consumer, late, patience)
@@ -198,31 +198,31 @@ class Pulling:
 
     async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], patience: float) -> None:
         """Wait no longer for what never comes again, and longer for the rest."""
-        hand, turns = self._hand, self._hand.turns
-        position = hand.position
+        pending, order = self._ack_pending, self._ack_pending.order
+        cursor = pending.cursor
         gone: Collection[int] = ()
         try:
-            gone = await consumer.gone({one: position.time_of(one) for one in late}, len(hand.open))
+            gone = await consumer.gone({one: cursor.time_of(one) for one in late}, len(pending.open))
             self._not_told = None
         except SourceError as error:
             self._not_told = str(error)
-        if position is hand.position and hand.give_up_waiting(gone):
+        if cursor is pending.cursor and pending.give_up_waiting(gone):
             self._route()
-        turns.extend(trio.current_time(), patience)
+        order.extend(trio.current_time(), patience)
         self._asking_about_late = False
         self._look_again.set()
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
-        hand, turns, credit = self._hand, self._hand.turns, self._credit
-        if self._is_full and turns.due(now) and now >= self._makes_room_at:
+        pending, order, credit = self._ack_pending, self._ack_pending.order, self._credit
+        if self._is_full and order.due(now) and now >= self._makes_room_at:
             # The server gives what comes again in the order in which it was due: others may be before what is awaited.
             self._made_room_at = now
-            self._make_room(self._came_again or bool(turns.late(now)))
+            self._make_room(self._came_again or bool(order.late(now)))
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
-        if turns.awaited:
+        if order.awaited:
             # At most as many as were in hand before: should something new come instead, that must have an end.
-            wanted = max(wanted, credit.want_again(min(turns.due(now), self._most - hand.count)))
+            wanted = max(wanted, credit.want_again(min(order.due(now), self._most - pending.count)))
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:
@@ -235,7 +235,7 @@ class Pulling:
     @property
     def _is_full(self) -> bool:
         """Whether nothing is worked on that would make room by itself."""
-        return self._hand.turns.held >= self._most
+        return self._ack_pending.order.held >= self._most
 
     @property
     def _makes_room_at(self) -> float:
@@ -247,29 +247,29 @@ class Pulling:
 
     def _worked_on(self) -> tuple[int, int]:
         """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""
-        hand, turns = self._hand, self._hand.turns
-        if not turns.lines:
-            return hand.count, hand.bytes
-        held = max(hand.count - turns.held, turns.aside)
+        pending, order = self._ack_pending, self._ack_pending.order
+        if not order.lines:
+            return pending.count, pending.bytes
+        held = max(pending.count - order.held, order.aside)
         # As if all were of the same size.
-        return held, hand.bytes * held // hand.count if hand.count else 0
+        return held, pending.bytes * held // pending.count if pending.count else 0
 
     def _tell_state(self) -> None:
-        turns = self._hand.turns
-        self._told_of_waiting = bool(turns.lines)
+        order = self._ack_pending.order
+        self._told_of_waiting = bool(order.lines)
         if self._paused is not None:
             self._routing.state.enter(PAUSED, self._paused)
             return
-        if not turns.lines:
+        if not order.lines:
             self._routing.state.enter(RUNNING)
             return
-        told = f"{turns.held} messages wait behind refused ones, of which {turns.awaited} have to come again"
+        told = f"{order.held} messages wait behind refused ones, of which {order.awaited} have to come again"
         if self._not_told is not None:
             told += f"; these are late, and whether the stream still has them can't be found out: {self._not_told}"
             told = bounded(told)
         held, held_bytes = self._worked_on()
         full = held >= self._credit.window or held_bytes >= self._credit.window_bytes
-        self._routing.state.enter(PAUSED if turns.aside == held and full else RUNNING, told)
+        self._routing.state.enter(PAUSED if order.aside == held and full else RUNNING, told)
 
     @property
     def _silent_at(self) -> float:
@@ -277,11 +277,11 @@ class Pulling:
         return self._heard_at + SILENCE if self._credit.outstanding else math.inf
 
     def _next_look(self, now: float) -> float:
-        turns = self._hand.turns
-        if not turns.awaited or self._asking_about_late:
+        order = self._ack_pending.order
+        if not order.awaited or self._asking_about_late:
             return self._silent_at
-        look = min(self._silent_at, turns.next_look(now))
-        return min(look, self._makes_room_at) if self._is_full and turns.due(now) else look
+        look = min(self._silent_at, order.next_look(now))
+        return min(look, self._makes_room_at) if self._is_full and order.due(now) else look
 
     async def _look_when_changed(self, destination: Connection) -> None:
         while True:
@@ -322,7 +322,7 @@ class Pulling:
         told_at = -math.inf
         while True:
             now = trio.current_time()
-            in_hand = self._hand.open.values()
+            in_hand = self._ack_pending.open.values()
             if now >= told_at + every:
                 told_at, most, old = now, len(in_hand), now - every
             else:

@@ -22,7 +22,7 @@ from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.resubscribe import SourceRetry
-from router_trio.routing.stream.ack_pending import Hand
+from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery
@@ -69,13 +69,13 @@ class StreamRoute:
         self._retry = SourceRetry(routing.state, connection, emit)
         self.first_try_over = self._retry.first_try_over
         self._acks = Acks(routing.state.name, connection, emit)
-        self._hand = Hand()
+        self._ack_pending = AckPending()
         self._closing = trio.Event()
         connection.pull_budget.join()
         self._payloads = Payloads()
         self._pulling = Pulling(
             routing,
-            self._hand,
+            self._ack_pending,
             source.max_in_flight,
             source.max_in_flight_bytes,
             connection.pull_budget,
@@ -105,12 +105,12 @@ class StreamRoute:
 
     async def _consume(self, link: Link, tried: trio.Event) -> None:
         """Receive from one consumer until the intake is closed. Raises `SourceError` if it can't be had or is lost."""
-        position = self._hand.position
-        last_sequence, last_time = position.last_known
+        cursor = self._ack_pending.cursor
+        last_sequence, last_time = cursor.last_known
         spec = replace(
             self._spec,
-            stream_created=position.stream_created or None,
-            start_sequence=position.start,
+            stream_created=cursor.stream_created or None,
+            start_sequence=cursor.start,
             last_sequence=last_sequence,
             last_time=last_time,
         )
@@ -119,7 +119,7 @@ class StreamRoute:
         try:
             self._found(link, consumer)
             self._retry.tried(tried)
-            not_before = await ask_again(consumer, self._hand.position, self._patience)
+            not_before = await ask_again(consumer, self._ack_pending.cursor, self._patience)
             await self._pulling.keep_asking(link, consumer, self._late, not_before)
             # What is under way is still routed: a restart has not to wait for it to be delivered again.
             await consumer.drain()
@@ -130,23 +130,23 @@ class StreamRoute:
             self.state.enter(STARTING, "no consumer: the connection is away")
 
     def _found(self, link: Link, consumer: PullConsumer) -> None:
-        hand = self._hand
+        pending = self._ack_pending
         self._pulling.start_anew()
         self._ack_wait = consumer.ack_wait
         self._compare(consumer)
         if consumer.went_back is not None:
             self._tell_went_back(consumer.went_back)
-        if consumer.went_back is not None or consumer.stream_created != hand.position.stream_created:
-            hand.start_anew(consumer.stream_created)
+        if consumer.went_back is not None or consumer.stream_created != pending.cursor.stream_created:
+            pending.start_anew(consumer.stream_created)
             self._sequences_start_anew()
         if not consumer.progress.deliveries:
-            hand.turns.all_due(trio.current_time())
+            pending.order.all_due(trio.current_time())
         self._acks.pay(link)
-        self._acks.remind(link, hand.turns.expected())
+        self._acks.remind(link, pending.order.expected())
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
     def _other_message(self, delivery: StreamDelivery) -> None:
-        """See `Hand.take`."""
+        """See `AckPending.take`."""
         self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
         self._sequences_start_anew()
 
@@ -172,7 +172,7 @@ class StreamRoute:
     def _confirmed(self, count: int) -> Sequence[int]:
         """The consumer delivers payloads. Returns which messages, of which that was in doubt, must come again."""
         confirmed = self._payloads.confirm(count)
-        deliveries, _, _ = self._deliveries.read(confirmed, self._hand.position, trio.current_time())
+        deliveries, _, _ = self._deliveries.read(confirmed, self._ack_pending.cursor, trio.current_time())
         return [delivery.sequence for delivery in deliveries]
 
     def _received(self, batch: Sequence[framing.RawMessage]) -> None:
@@ -183,26 +183,26 @@ class StreamRoute:
         doubtful = self._payloads.doubtful[kept:]
         if doubtful:
             self._pulling.kept(doubtful)
-        hand = self._hand
-        deliveries, columns, others = self._deliveries.read(batch, hand.position, now)
+        pending = self._ack_pending
+        deliveries, columns, others = self._deliveries.read(batch, pending.cursor, now)
         for raw in others:
             if self._pulling.status(raw):
                 self._retry.succeeded()
         if deliveries:
             size = framing.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
-            again = hand.take(deliveries, columns, self._patience, self._other_message)
+            again = pending.take(deliveries, columns, self._patience, self._other_message)
             if again:
                 self.state.duplicates += len(again)
-                position, in_hand = hand.position, hand.open
-                settled = [one for one in again if one.position is position and one.sequence not in in_hand]
+                cursor, in_hand = pending.cursor, pending.open
+                settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
                 self._acks.ack([delivery.ack_subject for delivery in settled])
             self.state.received += len(deliveries) - len(again)
-            came_again = bool(hand.turns.lines) and deliveries[-1].deliveries > 1
+            came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             self._pulling.received(len(deliveries), size, again=came_again)
             self._retry.succeeded()
         if self.routing.plan.handler is None:
             self._forward_at_once()
-        if hand.waiting:
+        if pending.waiting:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         self._pulling.look()
@@ -211,7 +211,7 @@ class StreamRoute:
 
     async def run(self) -> None:
         """Route what arrives, until cancelled or abandoned."""
-        waiting = self._hand.waiting
+        waiting = self._ack_pending.waiting
         with self._scope:
             while True:
                 while not waiting:
@@ -226,23 +226,23 @@ class StreamRoute:
 
     def _forward_at_once(self) -> None:
         """What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task."""
-        waiting, routing = self._hand.waiting, self.routing
+        waiting, routing = self._ack_pending.waiting, self.routing
         while waiting and routing.clear:
-            routing.forward_each(self._hand.take_first(BATCH))
+            routing.forward_each(self._ack_pending.take_first(BATCH))
 
     async def _route_some(self) -> None:
-        routing, hand = self.routing, self._hand
+        routing, pending = self.routing, self._ack_pending
         handler = routing.plan.handler
         if handler is None:
-            routing.forward_each(hand.take_first(BATCH))
+            routing.forward_each(pending.take_first(BATCH))
         else:
-            for _ in range(min(len(hand.waiting), BATCH)):
-                delivery = hand.first()
+            for _ in range(min(len(pending.waiting), BATCH)):
+                delivery = pending.first()
                 if delivery is None:
                     break
                 # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
                 await routing.route(handler, delivery)
-                hand.waiting.popleft()
+                pending.waiting.popleft()
                 if routing.waits_for is not None:
                     break
         if self._nothing_comes:
@@ -252,10 +252,10 @@ class StreamRoute:
         """All destinations of a message are settled: ack or nak it."""
         if delivery.reason is None and not delivery.recalled:
             self._delivered([delivery])
-        elif self._hand.finished(delivery):
+        elif self._ack_pending.finished(delivery):
             self._not_delivered(delivery)
         elif delivery.reason is None:
-            self._hand.route_again(delivery)
+            self._ack_pending.route_again(delivery)
         self._look()
 
     def first_stored(self) -> None:
@@ -272,25 +272,25 @@ class StreamRoute:
         self._look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
-        self._acks.ack(self._hand.delivered(deliveries))
+        self._acks.ack(self._ack_pending.delivered(deliveries))
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""
-        hand = self._hand
-        if hand.waiting:
+        pending = self._ack_pending
+        if pending.waiting:
             self._route()
         if self._nothing_comes:
             self._give_back_stuck()
-        if not hand.count:
+        if not pending.count:
             self._all_settled.unpark_all()
         self._pulling.look()
 
     def _not_delivered(self, delivery: StreamDelivery) -> None:
         if delivery.reason is None:
-            self._hand.take_back(delivery)
+            self._ack_pending.take_back(delivery)
             return
         now = trio.current_time()
-        attempts = delivery.position.failures.add(delivery.sequence)
+        attempts = delivery.cursor.failures.add(delivery.sequence)
         if self._policy.over(attempts):
             self._give_up(delivery, delivery.reason, attempts)
             self._acks.term(delivery.ack_subject, delivery.reason)
@@ -300,27 +300,27 @@ class StreamRoute:
             # Nobody may change this consumer: its server does not deliver the message again.
             self._give_up(delivery, delivery.reason, attempts)
         else:
-            self._hand.comes_again(delivery, now + delay + OVERDUE, self._late)
+            self._ack_pending.comes_again(delivery, now + delay + OVERDUE, self._late)
         self._acks.nak(delivery.ack_subject, delay)
 
     def refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take a message: what is behind it must not be sent any more."""
-        if self._hand.refused(delivery):
+        if self._ack_pending.refused(delivery):
             self._recall()
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """See `Source.passes_by`."""
-        return self._hand.passes_by(delivery)
+        return self._ack_pending.passes_by(delivery)
 
     def _recall(self) -> None:
         """Take back what is behind a refused message and not sent, or not confirmed on a link that died."""
-        if self._hand.turns.lines:
+        if self._ack_pending.order.lines:
             for destination in self.routing.connections:
-                destination.outbox.recall(self._hand.out_of_turn)
+                destination.outbox.recall(self._ack_pending.out_of_turn)
 
     def _give_up(self, delivery: StreamDelivery, reason: str, attempts: int) -> None:
         """That was the last attempt: the stream keeps the message, and its consumer is done with it."""
-        self._hand.given_up(delivery)
+        self._ack_pending.given_up(delivery)
         self.state.dead_lettered += 1
         self._emit(
             MessageDeadLettered(
@@ -368,7 +368,7 @@ class StreamRoute:
     def _make_room(self, soon: bool) -> None:
         """Give back the newest that waits, so that what is due can come: it comes again later than that."""
         delay = self._source.nak_delay if soon else self._ack_wait
-        delivery = self._hand.give_back_newest(trio.current_time() + delay + OVERDUE, self._late)
+        delivery = self._ack_pending.give_back_newest(trio.current_time() + delay + OVERDUE, self._late)
         if delivery is not None:
             self._acks.nak(delivery.ack_subject, delay)
 
@@ -383,19 +383,19 @@ class StreamRoute:
         await self._intake_over.wait()
         self._nothing_comes = True
         self._give_back_stuck()
-        while self._hand.count:
+        while self._ack_pending.count:
             await self._all_settled.park()
 
     def _give_back_stuck(self) -> None:
-        for delivery in self._hand.take_back_stuck():
+        for delivery in self._ack_pending.take_back_stuck():
             self._acks.nak(delivery.ack_subject, 0)
-        if not self._hand.count:
+        if not self._ack_pending.count:
             self._all_settled.unpark_all()
 
     def abandon(self) -> int:
         """The end: give back to the stream what was not routed. Nothing of it is lost, so it counts as nothing."""
         if not self._scope.cancel_called:
             self._scope.cancel()
-            for delivery in self._hand.unrouted():
+            for delivery in self._ack_pending.unrouted():
                 self._acks.nak(delivery.ack_subject, 0)
         return 0

@@ -112,7 +112,7 @@ class _Line(Generic[D]):
         return self.awaited.first
 
 
-class Turns(Generic[D]):
+class SubjectOrder(Generic[D]):
     """All subjects of which something was refused and is not settled: `lines`, by subject.
 
     `held` counts what waits in hand, `awaited` what has to come again. What a method returns may go on, in that order;

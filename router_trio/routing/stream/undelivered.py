@@ -5,26 +5,26 @@ from __future__ import annotations
 import trio
 
 from router_trio.link import PullConsumer
-from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.cursor import StreamCursor
 
 OVERDUE = 0.1
 """Seconds from the end of a nak's delay until the message is asked for: a server that has it not ready yet would give
 a new one instead."""
 
 
-async def ask_again(consumer: PullConsumer, position: Position, patience: float) -> float:
+async def ask_again(consumer: PullConsumer, cursor: StreamCursor, patience: float) -> float:
     """Have what went astray delivered again: so it keeps its order, and comes without the ack wait.
 
     Where it can't be known which messages that are, or whether somebody else has them, it comes after the ack wait, and
-    nothing may be asked for before: returns until when. `patience`: see `Position.opened`. Blocks for a few seconds at
-    most. Raises `LinkError` if the link dies.
+    nothing may be asked for before: returns until when. `patience`: see `StreamCursor.opened`. Blocks for a few seconds
+    at most. Raises `LinkError` if the link dies.
     """
     progress, opened_at = consumer.progress, trio.current_time()
-    first = position.unseen_from
-    if position.opened(progress.deliveries, opened_at, patience, in_use=progress.in_use is not False):
+    first = cursor.unseen_from
+    if cursor.opened(progress.deliveries, opened_at, patience, in_use=progress.in_use is not False):
         unacked = await consumer.unacked(first)
         if unacked is not None:
-            astray = [sequence for sequence in unacked if not position.knows(sequence)]
+            astray = [sequence for sequence in unacked if not cursor.knows(sequence)]
             if astray:
                 await consumer.again(astray)
             return opened_at

@@ -32,7 +32,7 @@ class MeasurementError(Exception):
 
 
 @dataclass
-class Turns:
+class SubjectOrder:
     """What was measured of one contestant."""
 
     figures: list[Figures] = field(default_factory=list)
@@ -49,9 +49,9 @@ class Turns:
         return min(values), max(values)
 
 
-async def in_turns(rounds: int, turns: Mapping[str, Turn], *, say: Callable[[str], None]) -> dict[str, Turns]:
+async def in_turns(rounds: int, turns: Mapping[str, Turn], *, say: Callable[[str], None]) -> dict[str, SubjectOrder]:
     """Take each turn once a round. One that fails twice is not asked again."""
-    results = {name: Turns() for name in turns}
+    results = {name: SubjectOrder() for name in turns}
     for number in range(rounds):
         for name, turn in turns.items():
             mine = results[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tests.performance.benchmarks.measure import Turns
+from tests.performance.benchmarks.measure import SubjectOrder
 from tests.performance.benchmarks.section import Column, Section
 
 INTRODUCTION = """# Performance
@@ -62,7 +62,7 @@ def _last_words(text: str) -> str:
     return next((line for line in reversed(lines) if line), "no reason given")
 
 
-def failed(section: Section) -> Mapping[str, Turns]:
+def failed(section: Section) -> Mapping[str, SubjectOrder]:
     """The turns of those who failed, by name."""
     return {name: turns for name, turns in section.turns.items() if turns.failures}
 

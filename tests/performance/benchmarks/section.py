@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.performance.benchmarks.measure import Turns
+from tests.performance.benchmarks.measure import SubjectOrder
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Section:
     title: str
     text: str
     columns: tuple[Column, ...]
-    turns: Mapping[str, Turns]
+    turns: Mapping[str, SubjectOrder]
     against: tuple[str, ...] = ("nats_py", "raw")
     more_is_better: bool = True
     workload: str = ""
@@ -56,7 +56,7 @@ class Section:
             stored["title"],
             stored["text"],
             tuple(Column(**column) for column in stored["columns"]),
-            {name: Turns(**turns) for name, turns in stored["turns"].items()},
+            {name: SubjectOrder(**turns) for name, turns in stored["turns"].items()},
             tuple(stored["against"]),
             stored["more_is_better"],
             stored["workload"],

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, HANDLED, ROUTES, STREAM, Contestant, taking_part
-from tests.performance.benchmarks.measure import Figures, Turn, Turns, in_turns, routed
+from tests.performance.benchmarks.measure import Figures, SubjectOrder, Turn, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 from tests.performance.benchmarks.setting import Setting
 
@@ -91,7 +91,7 @@ async def stream_turn(setting: Setting, contestant: Contestant, **changes: Any) 
     return await routed(spec, contestant, setting.job(STREAM, **changes))
 
 
-async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, Turns]:
+async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, SubjectOrder]:
     spec = closed_spec(setting, payload)
     turns: dict[str, Turn] = {}
     if kind == CORE:

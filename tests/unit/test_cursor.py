@@ -7,20 +7,20 @@ import random
 import pytest
 
 from router_trio.routing.stream import cursor as module
-from router_trio.routing.stream.cursor import Position
+from router_trio.routing.stream.cursor import StreamCursor
 from tests.compiled import looks_inside
 
 PATIENCE = 60.0
 
 
-def received(position: Position, *sequences: int, first_delivery: int, now: float = 0.0) -> list[bool]:
+def received(position: StreamCursor, *sequences: int, first_delivery: int, now: float = 0.0) -> list[bool]:
     return [
         position.received(sequence, first_delivery + place, stored_at(sequence), now, PATIENCE)
         for place, sequence in enumerate(sequences)
     ]
 
 
-def settle(position: Position, *sequences: int) -> None:
+def settle(position: StreamCursor, *sequences: int) -> None:
     position.settled(sequences, [*map(stored_at, sequences)])
 
 
@@ -30,7 +30,7 @@ def stored_at(sequence: int) -> bytes:
 
 
 def test_it_starts_at_the_beginning_and_then_behind_what_is_settled() -> None:
-    position = Position()
+    position = StreamCursor()
     assert position.start == 1
     assert received(position, 4, 6, 9, first_delivery=1) == [True, True, True]
     assert position.start == 4
@@ -43,7 +43,7 @@ def test_it_starts_at_the_beginning_and_then_behind_what_is_settled() -> None:
 
 
 def test_a_failed_message_is_unsettled_until_it_came_again_or_is_given_up() -> None:
-    position = Position()
+    position = StreamCursor()
     received(position, 1, 2, first_delivery=1)
     settle(position, 2)
     assert position.start == 1
@@ -53,7 +53,7 @@ def test_a_failed_message_is_unsettled_until_it_came_again_or_is_given_up() -> N
 
 
 def test_a_settled_message_that_comes_again_is_known() -> None:
-    position = Position()
+    position = StreamCursor()
     received(position, 1, 2, first_delivery=1)
     settle(position, 1)
     assert received(position, 1, 2, first_delivery=3) == [False, True]
@@ -62,7 +62,7 @@ def test_a_settled_message_that_comes_again_is_known() -> None:
 
 
 def test_deliveries_that_went_elsewhere_hold_the_start_back_until_they_must_have_come_again() -> None:
-    position = Position()
+    position = StreamCursor()
     received(position, 1, 2, first_delivery=1)
     settle(position, 1)
     settle(position, 2)
@@ -81,7 +81,7 @@ def test_deliveries_that_went_elsewhere_hold_the_start_back_until_they_must_have
 
 
 def test_a_second_gap_does_not_shorten_the_first() -> None:
-    position = Position()
+    position = StreamCursor()
     received(position, 3, first_delivery=3, now=0.0)
     received(position, 9, first_delivery=9, now=50.0)
     for sequence in (3, 9):
@@ -91,7 +91,7 @@ def test_a_second_gap_does_not_shorten_the_first() -> None:
 
 
 def test_a_new_consumer_that_counts_from_one_is_no_gap() -> None:
-    position = Position()
+    position = StreamCursor()
     received(position, 1, 2, 3, first_delivery=1)
     settle(position, 1)
     received(position, 2, 3, 4, first_delivery=1)
@@ -101,7 +101,7 @@ def test_a_new_consumer_that_counts_from_one_is_no_gap() -> None:
 
 
 def test_a_process_that_takes_over_a_consumer_does_not_know_what_was_settled_before() -> None:
-    position = Position()
+    position = StreamCursor()
     received(position, 500, first_delivery=700, now=0.0)
     settle(position, 500)
     assert position.start == 1
@@ -110,7 +110,7 @@ def test_a_process_that_takes_over_a_consumer_does_not_know_what_was_settled_bef
 
 
 def test_too_many_unsettled_ones_are_remembered_as_the_oldest() -> None:
-    position = Position()
+    position = StreamCursor()
     received(position, *range(1, module.REMEMBERED + 10), first_delivery=1)
     for sequence in range(5, module.REMEMBERED + 10):
         settle(position, sequence)
@@ -118,7 +118,7 @@ def test_too_many_unsettled_ones_are_remembered_as_the_oldest() -> None:
 
 
 def test_at_least_the_last_settled_ones_are_known_and_no_more_than_twice_as_many() -> None:
-    position = Position()
+    position = StreamCursor()
     count = 5 * module.REMEMBERED // 2
     for sequence in range(1, count + 1):
         position.received(sequence, sequence, stored_at(sequence), 0.0, PATIENCE)
@@ -133,7 +133,7 @@ def test_what_follows_is_taken_together_as_it_would_be_one_by_one() -> None:
     choose = random.Random(11)
     together = 0
     for _ in range(300):
-        batched, single = Position(), Position()
+        batched, single = StreamCursor(), StreamCursor()
         highest = delivery = 0
         for now in range(12):
             sequences, deliveries = [], []
@@ -157,15 +157,15 @@ def test_what_follows_is_taken_together_as_it_would_be_one_by_one() -> None:
     assert together > 300
 
 
-def state(position: Position) -> dict[str, object]:
-    fields = {name: getattr(position, name) for name in Position.__slots__}
+def state(position: StreamCursor) -> dict[str, object]:
+    fields = {name: getattr(position, name) for name in StreamCursor.__slots__}
     return {**fields, "failures": position.failures._failed}
 
 
 def test_against_a_simple_model() -> None:
     choose = random.Random(7)
     for _ in range(200):
-        position, unsettled, highest, delivery = Position(), set[int](), 0, 0
+        position, unsettled, highest, delivery = StreamCursor(), set[int](), 0, 0
         settled: set[int] = set()
         for _ in range(60):
             delivery += 1
@@ -185,12 +185,12 @@ def test_against_a_simple_model() -> None:
         assert not any(received(position, *settled, first_delivery=delivery + 1))
 
 
-def opened(position: Position, deliveries: int, *, in_use: bool = False) -> bool:
+def opened(position: StreamCursor, deliveries: int, *, in_use: bool = False) -> bool:
     return position.opened(deliveries, 0.0, PATIENCE, in_use=in_use)
 
 
 def test_what_went_astray_with_a_link_is_ours() -> None:
-    position = Position()
+    position = StreamCursor()
     assert opened(position, 0)
     received(position, 1, 2, first_delivery=1)
     assert opened(position, 5), "three were under way"
@@ -200,12 +200,12 @@ def test_what_went_astray_with_a_link_is_ours() -> None:
 
 
 def test_a_first_link_takes_what_a_process_before_it_left_unless_somebody_is_at_work() -> None:
-    assert opened(Position(), 7)
-    assert not opened(Position(), 7, in_use=True)
+    assert opened(StreamCursor(), 7)
+    assert not opened(StreamCursor(), 7, in_use=True)
 
 
 def test_what_is_delivered_between_two_of_ours_is_not_ours() -> None:
-    position = Position()
+    position = StreamCursor()
     opened(position, 0)
     received(position, 1, first_delivery=1)
     assert not position.shared
@@ -218,7 +218,7 @@ def test_what_is_delivered_between_two_of_ours_is_not_ours() -> None:
 
 
 def test_a_delivery_that_comes_twice_does_not_mean_that_others_take_some() -> None:
-    position = Position()
+    position = StreamCursor()
     opened(position, 0)
     received(position, 1, 2, first_delivery=1)
     received(position, 1, 2, first_delivery=1)
@@ -226,7 +226,7 @@ def test_a_delivery_that_comes_twice_does_not_mean_that_others_take_some() -> No
 
 
 def test_what_went_astray_is_behind_what_came_unless_something_was_missing_before() -> None:
-    position = Position()
+    position = StreamCursor()
     assert position.unseen_from == 1
     received(position, 1, 2, first_delivery=1)
     assert position.unseen_from == 3
@@ -236,11 +236,11 @@ def test_what_went_astray_is_behind_what_came_unless_something_was_missing_befor
 
 
 def test_what_a_stream_of_the_same_name_delivered_before_is_not_ours() -> None:
-    assert not opened(Position("2", shared=True), 3)
+    assert not opened(StreamCursor("2", shared=True), 3)
 
 
 def test_what_was_found_delivered_holds_the_start_back_as_a_gap_does() -> None:
-    position = Position()
+    position = StreamCursor()
     opened(position, 0)
     received(position, 1, first_delivery=1)
     settle(position, 1)
@@ -251,7 +251,7 @@ def test_what_was_found_delivered_holds_the_start_back_as_a_gap_does() -> None:
 
 
 def test_a_sequence_with_another_time_contradicts_while_it_is_known() -> None:
-    position = Position()
+    position = StreamCursor()
     received(position, 1, 2, first_delivery=1)
     settle(position, 1)
     assert not any(position.contradicted(sequence, stored_at(sequence)) for sequence in (1, 2, 3))
@@ -264,7 +264,7 @@ def test_a_sequence_with_another_time_contradicts_while_it_is_known() -> None:
 
 
 def test_what_is_settled_long_ago_contradicts_as_long_as_it_is_remembered() -> None:
-    position = Position()
+    position = StreamCursor()
     for sequence in range(1, module.REMEMBERED + 2):
         received(position, sequence, first_delivery=sequence)
         settle(position, sequence)
@@ -272,7 +272,7 @@ def test_what_is_settled_long_ago_contradicts_as_long_as_it_is_remembered() -> N
 
 
 def test_the_last_message_that_is_known_is_the_highest() -> None:
-    position = Position()
+    position = StreamCursor()
     assert position.last_known == (0, 0)
     position.followed([3, 4], [1, 2], [b"33", b"44"])
     assert position.last_known == (4, 44)
@@ -283,6 +283,6 @@ def test_the_last_message_that_is_known_is_the_highest() -> None:
 
 @pytest.mark.parametrize("time", [b"", b"x", b"-1"])
 def test_a_time_that_is_none_is_the_last_of_nothing(time: bytes) -> None:
-    position = Position()
+    position = StreamCursor()
     position.received(7, 1, time, 0.0, PATIENCE)
     assert position.last_known == (0, 0)

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router_trio.routing.stream.subject_order import Turns
+from router_trio.routing.stream.subject_order import SubjectOrder
 
 LATE = 10.0
 
@@ -29,7 +29,7 @@ def messages(count: int, subject: bytes = b"a") -> list[Message]:
     return [Message(sequence, subject, b"%d" % sequence) for sequence in range(1, count + 1)]
 
 
-def admitted(turns: Turns[Message], given: Iterable[Message]) -> list[int]:
+def admitted(turns: SubjectOrder[Message], given: Iterable[Message]) -> list[int]:
     return [one.sequence for message in given if (one := turns.admit(message)) is not None]
 
 
@@ -37,13 +37,13 @@ def sequences(given: Iterable[Message]) -> list[int]:
     return [message.sequence for message in given]
 
 
-def refuse(turns: Turns[Message], *refused: Message, due: float = 1.0) -> None:
+def refuse(turns: SubjectOrder[Message], *refused: Message, due: float = 1.0) -> None:
     for message in refused:
         assert turns.refused(message, due, due + LATE) is None
 
 
 def test_nothing_waits_while_nothing_is_refused() -> None:
-    turns = Turns[Message]()
+    turns = SubjectOrder[Message]()
     assert not turns.lines
     assert admitted(turns, messages(3)) == [1, 2, 3]
     assert turns.settled(Message(1)) == []
@@ -53,7 +53,7 @@ def test_nothing_waits_while_nothing_is_refused() -> None:
 
 
 def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> None:
-    turns, (one, two, three) = Turns[Message](), messages(3)
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     refuse(turns, one)
     assert admitted(turns, [three, two]) == []
     assert (turns.held, turns.awaited, turns.aside) == (2, 1, 3)
@@ -65,7 +65,7 @@ def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> Non
 
 
 def test_other_subjects_don_t_wait() -> None:
-    turns = Turns[Message]()
+    turns = SubjectOrder[Message]()
     refuse(turns, Message(1))
     assert admitted(turns, [Message(2, b"b"), Message(3), Message(4, b"c")]) == [2, 4]
     assert turns.settled(Message(2, b"b")) == []
@@ -73,7 +73,7 @@ def test_other_subjects_don_t_wait() -> None:
 
 
 def test_one_at_a_time_is_tried_while_something_is_refused() -> None:
-    turns, (one, two, three) = Turns[Message](), messages(3)
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     refuse(turns, one, two, three)
     assert admitted(turns, [one, two, three]) == [1]
     refuse(turns, one)
@@ -83,7 +83,7 @@ def test_one_at_a_time_is_tried_while_something_is_refused() -> None:
 
 
 def test_what_waited_goes_up_to_the_next_one_that_has_to_come_again() -> None:
-    turns, (one, two, three, four, five) = Turns[Message](), messages(5)
+    turns, (one, two, three, four, five) = SubjectOrder[Message](), messages(5)
     refuse(turns, one, four)
     assert admitted(turns, [two, three, five, one]) == [1]
     run = turns.settled(one)
@@ -95,7 +95,7 @@ def test_what_waited_goes_up_to_the_next_one_that_has_to_come_again() -> None:
 
 
 def test_what_is_let_go_waits_again_if_one_before_it_is_refused() -> None:
-    turns, (one, two, three, four) = Turns[Message](), messages(4)
+    turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     refuse(turns, one, four)
     assert admitted(turns, [two, three, one]) == [1]
     run = turns.settled(one)
@@ -107,7 +107,7 @@ def test_what_is_let_go_waits_again_if_one_before_it_is_refused() -> None:
 
 
 def test_what_came_before_the_refusal_is_looked_at_when_it_is_routed() -> None:
-    turns, (one, two, three) = Turns[Message](), messages(3)
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     assert admitted(turns, [one, two, three]) == [1, 2, 3]
     refuse(turns, one)
     assert admitted(turns, [one]) == [1]
@@ -117,7 +117,7 @@ def test_what_came_before_the_refusal_is_looked_at_when_it_is_routed() -> None:
 
 
 def test_an_older_one_that_came_late_is_tried_before_the_refused_one_that_is_here() -> None:
-    turns, (one, two, three, four) = Turns[Message](), messages(4)
+    turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     refuse(turns, two)
     assert admitted(turns, [two]) == [2]
     assert admitted(turns, [one]) == []
@@ -129,7 +129,7 @@ def test_an_older_one_that_came_late_is_tried_before_the_refused_one_that_is_her
 
 
 def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
-    turns, (one, two, three) = Turns[Message](), messages(3)
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     refuse(turns, one)
     refuse(turns, two, due=2.0)
     assert admitted(turns, [three]) == []
@@ -144,13 +144,13 @@ def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
 
 
 def test_the_oldest_of_each_subject_is_asked_about_first() -> None:
-    turns = Turns[Message]()
+    turns = SubjectOrder[Message]()
     refuse(turns, Message(1), Message(2), Message(3, b"b"), Message(4, b"b"))
     assert turns.late(1.0 + LATE) == [1, 3, 2, 4]
 
 
 def test_what_has_come_again_meanwhile_and_is_refused_again_is_not_gone() -> None:
-    turns, (one, two) = Turns[Message](), messages(2)
+    turns, (one, two) = SubjectOrder[Message](), messages(2)
     refuse(turns, one)
     assert admitted(turns, [two, one]) == [1]
     assert turns.refused(one) is None, "other destinations have not answered"
@@ -159,7 +159,7 @@ def test_what_has_come_again_meanwhile_and_is_refused_again_is_not_gone() -> Non
 
 
 def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
-    turns, (one, two, three) = Turns[Message](), messages(3)
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     refuse(turns, one, two)
     assert admitted(turns, [one, three]) == [1]
     assert turns.late(1.0 + LATE) == [2]
@@ -169,7 +169,7 @@ def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
 
 
 def test_a_new_consumer_gives_at_once_what_the_old_one_was_to_give_later() -> None:
-    turns = Turns[Message]()
+    turns = SubjectOrder[Message]()
     refuse(turns, *messages(2), due=50.0)
     assert [one.ack_subject for one in turns.expected()] == [b"1", b"2"]
     turns.all_due(3.0)
@@ -177,7 +177,7 @@ def test_a_new_consumer_gives_at_once_what_the_old_one_was_to_give_later() -> No
 
 
 def test_at_the_end_only_what_can_go_on_stays() -> None:
-    turns = Turns[Message]()
+    turns = SubjectOrder[Message]()
     a, b = messages(3), messages(3, b"b")
     refuse(turns, a[0], b[0])
     assert admitted(turns, [a[1], b[2], b[1], a[0]]) == [1]
@@ -189,7 +189,7 @@ def test_at_the_end_only_what_can_go_on_stays() -> None:
 
 
 def test_a_message_that_one_destination_refused_and_another_has_yet_to_answer_is_waited_for() -> None:
-    turns, (one, two, three) = Turns[Message](), messages(3)
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     assert turns.refused(one) is None
     assert admitted(turns, [two]) == []
     assert (turns.awaited, list(turns.expected()), turns.due(1e9), turns.next_look(0.0)) == (1, [], 0, inf)
@@ -203,7 +203,7 @@ def test_a_message_that_one_destination_refused_and_another_has_yet_to_answer_is
 
 
 def test_what_is_under_way_behind_a_refused_one_would_pass_it_by() -> None:
-    turns, (one, two, three) = Turns[Message](), messages(3)
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     assert not turns.pass_by(three)
     refuse(turns, two)
     assert [turns.pass_by(message) for message in (one, two, three)] == [False, False, True]
@@ -215,14 +215,14 @@ def test_what_is_under_way_behind_a_refused_one_would_pass_it_by() -> None:
 
 
 def test_what_is_under_way_would_pass_by_what_waits() -> None:
-    turns, (one, two, three, four) = Turns[Message](), messages(4)
+    turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     refuse(turns, one, three)
     assert admitted(turns, [three, two, one]) == [1]
     assert [turns.pass_by(message) for message in (one, two, four)] == [False, True, True]
 
 
 def test_all_is_forgotten_in_the_order_of_the_stream() -> None:
-    turns = Turns[Message]()
+    turns = SubjectOrder[Message]()
     refuse(turns, Message(1), Message(2, b"b"))
     assert admitted(turns, [Message(5), Message(4, b"b"), Message(3)]) == []
     assert sequences(turns.clear()) == [3, 4, 5]
@@ -240,7 +240,7 @@ class TurnsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.turns = Turns[Message]()
+        self.turns = SubjectOrder[Message]()
         self.now = 0.0
         self.sequence = 0
         self.waiting: list[Message] = []
@@ -372,7 +372,7 @@ TestTurns.settings = settings(max_examples=200, stateful_step_count=50, deadline
 
 
 def test_the_newest_that_waits_can_be_given_back_and_is_awaited_then() -> None:
-    turns, (one, two, three, four) = Turns[Message](), messages(4)
+    turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     other = Message(9, b"b")
     assert turns.give_back_newest(5.0, 6.0) is None
     refuse(turns, one)
@@ -389,9 +389,9 @@ def test_the_newest_that_waits_can_be_given_back_and_is_awaited_then() -> None:
     assert sequences(turns.settled(three)) == [4]
 
 
-def let_go_before_a_refused_one() -> tuple[Turns[Message], list[Message]]:
+def let_go_before_a_refused_one() -> tuple[SubjectOrder[Message], list[Message]]:
     """2 and 4 were let go and are not yet looked at; 5 has to come again."""
-    turns, given = Turns[Message](), messages(5)
+    turns, given = SubjectOrder[Message](), messages(5)
     one, two, _, four, five = given
     refuse(turns, one, five)
     assert admitted(turns, [two, four, one]) == [1]
