@@ -134,7 +134,7 @@ class EmbeddedServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive. Notices, and reaps, one that ended by itself."""
+        """Return True if the process is alive. Notices, and reaps, one that ended by itself."""
         return self._process is not None and self._process.poll() is None
 
     @property

@@ -76,7 +76,7 @@ class Fate(NamedTuple):
 
     @property
     def delivered(self) -> bool:
-        """Whether a server confirmed it: `fenced` or `acked`."""
+        """Return True if a server confirmed it: `fenced` or `acked`."""
         return self.name in ("fenced", "acked")
 
 

@@ -327,7 +327,7 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Whether something else failed, or the caller gave up: then this is not what it is about."""
+    """Return True if something else failed, or the caller gave up: then this is not what it is about."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(trio.Cancelled) is not None
     return isinstance(error, trio.Cancelled)

@@ -59,7 +59,7 @@ class Receipt:
 
     @property
     def duplicate(self) -> bool:
-        """Whether the stream had it already."""
+        """Return True if the stream had it already."""
         return fate.duplicate if (fate := self.fate) else False
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:

@@ -70,7 +70,7 @@ class ReconnectPlan:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the round's attempts are used up."""
+        """Return True if the round's attempts are used up."""
         return self._number >= self.attempts_of_round
 
     def discovered(self, servers: Sequence[str]) -> None:

@@ -106,7 +106,7 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a live link."""
+        """Return True if there is a live link."""
         return self.outbox.connected
 
     async def changed(self) -> None:

@@ -20,12 +20,12 @@ class Tally:
 
     @property
     def exact(self) -> bool:
-        """Whether each message arrived once and in the order of its subject."""
+        """Return True if each message arrived once and in the order of its subject."""
         return not (self.missing or self.repeated or self.disordered or self.strange)
 
     @property
     def complete(self) -> bool:
-        """Whether each message arrived, be it more than once, and in order."""
+        """Return True if each message arrived, be it more than once, and in order."""
         return not (self.missing or self.disordered or self.strange)
 
     def __str__(self) -> str:

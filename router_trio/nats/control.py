@@ -65,7 +65,7 @@ class BorrowedTransport(Transport):
 
     @property
     def secured(self) -> bool:
-        """Whether TLS is on."""
+        """Return True if TLS is on."""
         return self.stream is not self._plain
 
     def hand_over(self, send: Callable[[bytes], None], pinged: Callable[[], None]) -> bytes:

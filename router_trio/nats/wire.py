@@ -185,7 +185,7 @@ class Wire:
             self.send(framing.unsubscribe(sid))
 
     def subscribed(self, subject: bytes) -> bool:
-        """Whether there is a subscription of ours to exactly this."""
+        """Return True if there is a subscription of ours to exactly this."""
         return subject in self._subjects.values()
 
     async def drain(self, sid: bytes) -> None:
@@ -316,7 +316,7 @@ def _deliver_each(group: Sequence[Arrivals]) -> None:
 
 
 def _is_for_nats_py(frame: bytes) -> bool:
-    """Whether nats-py should see a frame: a late message of a subscription that we ended is nobody's.
+    """Return True if nats-py should see a frame: a late message of a subscription that we ended is nobody's.
 
     And what no JetStream API answers, but a server relays, would end nats-py's reader: a subject or a status that is no
     UTF-8, a vertical tab in a subject, a header block without an end. Raises `ProtocolError` for what no server sends.

@@ -76,7 +76,7 @@ class Capacity:
 
     @property
     def full(self) -> bool:
-        """Whether what waits for the link or the wire is at its limit of operations or bytes."""
+        """Return True if what waits for the link or the wire is at its limit of operations or bytes."""
         # Written out, as each publish asks.
         queue = self._queue
         return queue.pending >= self._max_operations or (
@@ -85,7 +85,7 @@ class Capacity:
 
     @property
     def crowded(self) -> bool:
-        """Whether it is too full even for what is forwarded at once while connected."""
+        """Return True if it is too full even for what is forwarded at once while connected."""
         return self._queue.pending >= max(self._max_operations, FORWARDED) or self._too_many_bytes
 
     @property
@@ -94,7 +94,7 @@ class Capacity:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether the policy is that a publisher waits while it is full and nothing leaves."""
+        """Return True if the policy is that a publisher waits while it is full and nothing leaves."""
         return self._on_full == "block"
 
     def make(self, size: int) -> None:
@@ -133,7 +133,7 @@ class Capacity:
     # --- what a destination refuses ---
 
     def waits_for(self, key: Hashable) -> bool:
-        """Whether who publishes to this destination should wait: it refuses, and its share is used up.
+        """Return True if who publishes to this destination should wait: it refuses, and its share is used up.
 
         Not if it has refused for long, unless the policy is to wait: then `make_share` decides.
         """
@@ -176,7 +176,7 @@ class Capacity:
         raise PublishError(told, reason="queue_full")
 
     def may_hold(self, operation: OperationWithAck) -> bool:
-        """Whether one that was refused for now may be held; else the refusal is its end.
+        """Return True if one that was refused for now may be held; else the refusal is its end.
 
         What is held already, or behind something held, always may, and so may what a stream's route keeps in bounds.
         The first of a subject may not when the share of its destination has been used up for long, or by far.

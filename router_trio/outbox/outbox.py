@@ -121,17 +121,17 @@ class Outbox:
 
     @property
     def draining(self) -> bool:
-        """Whether a drain after a reconnect is running."""
+        """Return True if a drain after a reconnect is running."""
         return self._settlement.draining
 
     @property
     def full(self) -> bool:
-        """Whether what waits for the link or the wire is at its limit of operations or bytes."""
+        """Return True if what waits for the link or the wire is at its limit of operations or bytes."""
         return self.capacity.full
 
     @property
     def blocks(self) -> bool:
-        """Whether a publisher has to wait now: there is no room, and waiting may make some."""
+        """Return True if a publisher has to wait now: there is no room, and waiting may make some."""
         return self.capacity.full and (self.connected or (self.capacity.is_waited_for and not self.fail_open))
 
     @property

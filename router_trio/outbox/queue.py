@@ -324,7 +324,7 @@ class SendQueue:
         return self._unacked.get(order) or next(waiting, None)
 
     def older_is_pending(self, operation: Operation) -> bool:
-        """Whether a JetStream publish to the same subject that was accepted earlier is pending."""
+        """Return True if a JetStream publish to the same subject that was accepted earlier is pending."""
         for waiting in self._waiting:
             if waiting.order > operation.order:
                 break

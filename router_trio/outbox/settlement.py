@@ -73,7 +73,7 @@ class Settlement:
 
     @property
     def draining(self) -> bool:
-        """Whether a drain after a reconnect is running."""
+        """Return True if a drain after a reconnect is running."""
         return self._drain_left > 0
 
     def drain_begins(self, kept: int, until: int) -> None:

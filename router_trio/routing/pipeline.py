@@ -72,12 +72,12 @@ class Routing:
 
     @property
     def clear(self) -> bool:
-        """Whether `ready` would not wait."""
+        """Return True if `ready` would not wait."""
         return all(connection.connected and not connection.outbox.blocks for connection in self.connections)
 
     @property
     def crowded(self) -> bool:
-        """Whether a destination has no room for what is forwarded as it comes, and waiting may make some."""
+        """Return True if a destination has no room for what is forwarded as it comes, and waiting may make some."""
         return any(connection.outbox.crowded for connection in self.connections) or any(
             outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack
         )

@@ -31,5 +31,5 @@ class Document:
 
 
 def is_model(annotation: Any) -> bool:
-    """Whether a field's annotation is a section."""
+    """Return True if a field's annotation is a section."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -22,7 +22,7 @@ class _Produced(Enum):
 
 
 def feeds_itself(source: str, destination: str) -> bool:
-    """Whether what `destination` can become overlaps `source`. Both must be valid already."""
+    """Return True if what `destination` can become overlaps `source`. Both must be valid already."""
     return _meet(source.split("."), [_produced(token) for token in destination.split(".")])
 
 

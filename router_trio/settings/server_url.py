@@ -92,7 +92,7 @@ class ServerURL:
 
     @property
     def has_credentials(self) -> bool:
-        """Whether the URL carried a user, a password or a token."""
+        """Return True if the URL carried a user, a password or a token."""
         return self.user is not None or self.token is not None
 
     def __str__(self) -> str:

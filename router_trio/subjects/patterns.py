@@ -30,7 +30,7 @@ INBOX_PREFIX = "_INBOX"
 
 
 def is_valid_subject(subject: str) -> bool:
-    """Whether one can publish to `subject`. Gives False where `validate_subject` raises."""
+    """Return True if one can publish to `subject`. Gives False where `validate_subject` raises."""
     if (
         not subject
         or subject[0] == "."
@@ -85,12 +85,12 @@ def validate_pattern(pattern: str, *, what: str = "subject") -> None:
 
 
 def is_wildcard(pattern: str) -> bool:
-    """Whether `pattern` holds a wildcard token and so can match more than one subject."""
+    """Return True if `pattern` holds a wildcard token and so can match more than one subject."""
     return ("*" in pattern or ">" in pattern) and not WILDCARDS.isdisjoint(pattern.split("."))
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """Whether a subscription to `pattern` gets what is published to `subject`. Both must be valid."""
+    """Return True if a subscription to `pattern` gets what is published to `subject`. Both must be valid."""
     if "*" not in pattern and ">" not in pattern:
         return pattern == subject
     return matches_tokens(pattern.split("."), subject.split("."))
@@ -113,7 +113,7 @@ def matches_tokens(pattern: Sequence[str], subject: Sequence[str]) -> bool:
 
 
 def overlaps(a: str, b: str) -> bool:
-    """Whether some subject matches both patterns. Both must be valid."""
+    """Return True if some subject matches both patterns. Both must be valid."""
     ours, theirs = a.split("."), b.split(".")
     for left, right in zip(ours, theirs, strict=False):
         # ">" needs one token at least, and here the other side has one.

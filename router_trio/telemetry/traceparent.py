@@ -28,7 +28,7 @@ class TraceParent(NamedTuple):
 
     @property
     def sampled(self) -> bool:
-        """Whether the caller recorded its span."""
+        """Return True if the caller recorded its span."""
         return bool(self.flags & SAMPLED)
 
 
@@ -38,7 +38,7 @@ def lookup(block: bytes) -> bytes | None:
 
 
 def says_unsampled(value: bytes) -> bool:
-    """Whether the flags of a header of the known length have the sampled bit clear; looks at nothing else of it."""
+    """Return True if the flags of a header of the known length have the sampled bit clear. Looks at nothing else."""
     return len(value) == 55 and value[54] in _EVEN
 
 

@@ -53,7 +53,7 @@ _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP
 
 
 def traces_wanted(endpoint: str) -> bool:
-    """Whether there is anywhere to send spans to: the settings' endpoint or OpenTelemetry's variables."""
+    """Return True if there is anywhere to send spans to: the settings' endpoint or OpenTelemetry's variables."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     return bool(endpoint or any(os.environ.get(name) for name in _ENDPOINT_VARIABLES))
@@ -237,7 +237,7 @@ class _Skips:
         self._left = self._draw()
 
     def over(self) -> bool:
-        """Whether this one is sampled."""
+        """Return True if this one is sampled."""
         if self._left > 0:
             self._left -= 1
             return False

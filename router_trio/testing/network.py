@@ -74,7 +74,7 @@ class Network:
         self.wake()
 
     def flows(self) -> bool:
-        """Whether anything gets through now."""
+        """Return True if anything gets through now."""
         return trio.current_time() >= self._paused_until
 
     async def until_it_flows(self) -> None:

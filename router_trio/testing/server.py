@@ -74,7 +74,7 @@ class Server:
     # --- publish and subscribe ---
 
     def may_publish(self, subject: str) -> bool:
-        """Whether permissions allow it."""
+        """Return True if permissions allow it."""
         return not any(matches(pattern, subject) for pattern in self.denied_publishes)
 
     def receive(self, publish: Publish, now: float) -> None:

@@ -73,11 +73,11 @@ class Stream:
         self._seen: dict[bytes, tuple[float, int]] = {}
 
     def takes(self, subject: str) -> bool:
-        """Whether a publish to this subject is stored here."""
+        """Return True if a publish to this subject is stored here."""
         return any(matches(pattern, subject) for pattern in self.subjects)
 
     def overlaps(self, other: Stream) -> bool:
-        """Whether some subject would go to both."""
+        """Return True if some subject would go to both."""
         return any(overlaps(ours, theirs) for ours in self.subjects for theirs in other.subjects)
 
     @property

@@ -66,7 +66,7 @@ class AckPending:
         return []
 
     def _take(self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]) -> bool:
-        """Whether it is new."""
+        """Return True if it is new."""
         order, sequence = self.order, delivery.sequence
         in_hand = self.open.get(sequence)
         other_in_hand = in_hand is not None and in_hand.time != delivery.time
@@ -119,7 +119,7 @@ class AckPending:
         return taken
 
     def finished(self, delivery: StreamDelivery) -> bool:
-        """It is in hand no more. Whether it is of the stream as it is now."""
+        """It is in hand no more. Returns True if it is of the stream as it is now."""
         self.count -= 1
         self.bytes -= delivery.raw[3]
         if delivery.cursor is not self.cursor:
@@ -179,7 +179,7 @@ class AckPending:
     # --- what is under way ---
 
     def refused(self, delivery: StreamDelivery) -> bool:
-        """A destination did not take it; others may not have answered yet. Whether some is now `out_of_turn`."""
+        """A destination did not take it; others may not have answered. Returns True if some are now `out_of_turn`."""
         if delivery.cursor is not self.cursor or self.cursor.shared:
             return False
         passed_by = not self.order.pass_by(delivery)
@@ -187,7 +187,7 @@ class AckPending:
         return passed_by
 
     def out_of_turn(self, operation: Operation) -> bool:
-        """Whether a publish is one of a message of ours that must not be sent before another has come again."""
+        """Return True if a publish is of a message of ours that must not be sent before another has come again."""
         owner = operation.owner if isinstance(operation, CoreOperation) else None
         delivery = owner.delivery if isinstance(owner, Leg) else owner
         return isinstance(delivery, StreamDelivery) and self.passes_by(delivery)
@@ -197,7 +197,7 @@ class AckPending:
         return delivery.cursor is self.cursor and self.order.pass_by(delivery)
 
     def give_up_waiting(self, gone: Collection[int]) -> bool:
-        """What is awaited and never comes again holds up nobody any more. Whether something waited for it."""
+        """What is awaited and never comes again holds up nobody any more. Returns True if something waited for it."""
         in_turn = self.order.give_up_waiting(gone) if gone else []
         self.waiting += in_turn
         return bool(in_turn)

@@ -62,7 +62,7 @@ class StreamCursor:
 
     @property
     def shared(self) -> bool:
-        """Whether others were seen to take from the consumer as well, since the link is there."""
+        """Return True if others were seen to take from the consumer as well, since the link is there."""
         return self._shared
 
     @property
@@ -78,7 +78,7 @@ class StreamCursor:
         return behind if self._doubt is None else min(behind, self._doubt)
 
     def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool) -> bool:
-        """The consumer was found, with so many deliveries behind it. Whether those that are missing can be ours alone.
+        """The consumer was found, with so many deliveries behind it. Returns True if what is missing is ours alone.
 
         They can't if others took from the consumer as well: its deliveries on the link before this one were not all
         ours, or there was no such link and the consumer is in use now. Asking for those again would only have them
@@ -103,7 +103,7 @@ class StreamCursor:
         return False
 
     def knows(self, sequence: int) -> bool:
-        """Whether that message came to this process, and is in hand, settled, or to come again."""
+        """Return True if that message came to this process, and is in hand, settled, or to come again."""
         return sequence in self._unsettled or sequence in self._recent or sequence in self._older
 
     def time_of(self, sequence: int) -> bytes:
@@ -111,7 +111,7 @@ class StreamCursor:
         return self._unsettled.get(sequence, b"")
 
     def followed(self, sequences: Sequence[int], deliveries: Sequence[int], times: Sequence[bytes]) -> bool:
-        """Messages came, as the consumer's deliveries of those numbers. Whether they are as nearly always.
+        """Messages came, as the consumer's deliveries of those numbers. Returns True if all is as it nearly always is.
 
         That is: the next deliveries, of new messages, and nothing is missing. Else nothing was done: ask `received`.
         """
@@ -126,7 +126,9 @@ class StreamCursor:
         return True
 
     def received(self, sequence: int, delivery: int, time: bytes, now: float, patience: float) -> bool:
-        """A message came that does not contradict, as the consumer's delivery of that number. Whether it is unsettled.
+        """A message came that does not contradict, as the consumer's delivery of that number.
+
+        Returns True if it is unsettled.
 
         Deliveries that are missing went to a link that died, or to another process. They come again within `patience`
         seconds if the consumer lives; until then a new one would have to start before them.
@@ -150,7 +152,7 @@ class StreamCursor:
             self._unsettled.clear()
 
     def _count(self, deliveries: int, now: float, patience: float) -> bool:
-        """So many deliveries are behind. Whether all of them came here, or the consumer is a new one."""
+        """So many deliveries are behind. Returns True if all of them came here, or the consumer is a new one."""
         complete = deliveries in (0, self._next_delivery - 1)
         if not complete:
             self._doubt, self._doubt_until = self.start, max(self._doubt_until, now + patience)

@@ -136,7 +136,7 @@ class Pulling:
         self._look_again.set()
 
     def status(self, raw: framing.RawMessage) -> bool:
-        """Read a status of the consumer. Whether it says that all is well."""
+        """Read a status of the consumer. Returns True if it says that all is well."""
         block = framing.header_block(raw)
         if not headers.status(block)[0]:
             return False  # it is nothing that a server says
@@ -234,7 +234,7 @@ class Pulling:
 
     @property
     def _is_full(self) -> bool:
-        """Whether nothing is worked on that would make room by itself."""
+        """Return True if nothing is worked on that would make room by itself."""
         return self._ack_pending.order.held >= self._most
 
     @property

@@ -132,7 +132,7 @@ class SubjectOrder(Generic[D]):
         return self.held + self.awaited
 
     def pass_by(self, delivery: D) -> bool:
-        """Whether a message that is under way is behind one that has to come again, or has and is tried or waits."""
+        """Return True if a message under way is behind one that has to come again, or has and is tried or waits."""
         line = self.lines.get(delivery.subject)
         return line is not None and delivery.sequence > min(line.end, line.tried or inf, line.held.first)
 
