@@ -48,6 +48,7 @@ demo: $(DEMO)/.installed  ## The whole story in one command: traffic, a killed s
 
 lint: $(READY)  ## Style, types and the direction of imports
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -104,8 +105,9 @@ dist: $(READY)  ## Build the wheel, the sdist and the SBOM into dist/
 		--output-file $(DIST)/router_trio-$$($(BIN)/hatchling version).cdx.json requirements/runtime.txt
 	@ls $(DIST)
 
-format: $(READY)  ## Sort imports and fix what can be fixed
+format: $(READY)  ## Sort imports, fix what can be fixed, and format
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:  ## Remove what was installed and cached
 	rm -rf $(VENV) $(DEMO) $(TOOLS) $(COMPILED) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -100,9 +100,7 @@ def _state() -> list[Panel]:
             "Availability",
             "Share of the time range in which each connection was connected.",
             "percentunit",
-            now(
-                f"min by (connection) (avg_over_time(({STATUS} == bool 1)[$__range:$__interval]))", "{{connection}}"
-            ),
+            now(f"min by (connection) (avg_over_time(({STATUS} == bool 1)[$__range:$__interval]))", "{{connection}}"),
             ((0, RED), (0.99, ORANGE), (0.999, GREEN)),
         )
         .max(1)

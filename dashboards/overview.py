@@ -170,5 +170,3 @@ def _state() -> list[Panel]:
             alerts=["RouterMessagesDeadLettered"],
         ).span(6),
     ]
-
-

@@ -27,9 +27,7 @@ GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE = "green", "yellow", "orange", "red", "
 Query = prometheus.Dataquery
 Threshold = tuple[float, str]
 Panel = series.Panel | stat.Panel | bargauge.Panel | statetimeline.Panel | heatmap.Panel | tables.Panel
-P = TypeVar(
-    "P", series.Panel, stat.Panel, bargauge.Panel, statetimeline.Panel, heatmap.Panel, tables.Panel
-)
+P = TypeVar("P", series.Panel, stat.Panel, bargauge.Panel, statetimeline.Panel, heatmap.Panel, tables.Panel)
 
 ALERT_IF_ANY: Sequence[Threshold] = ((0, GREEN), (1, RED))
 """For counts of what should not be."""
@@ -203,9 +201,7 @@ def table(title: str, explanation: str, unit: str, key: str, columns: Sequence[t
 # --- what all have in common ---
 
 
-def _common(
-    panel: P, title: str, explanation: str, unit: str, queries: Sequence[Query], alerts: Sequence[str]
-) -> P:
+def _common(panel: P, title: str, explanation: str, unit: str, queries: Sequence[Query], alerts: Sequence[str]) -> P:
     panel.title(title).description(explanation).unit(unit).datasource(DATASOURCE).span(8).height(8)
     for index, one in enumerate(queries):
         panel.with_target(one.ref_id(_letter(index)).datasource(DATASOURCE))

@@ -157,5 +157,3 @@ def _telemetry() -> list[Panel]:
             query(events(of_process("router_listener_errors_total")), "{{instance}}"),
         ),
     ]
-
-

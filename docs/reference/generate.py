@@ -61,7 +61,7 @@ def _configuration(schema: Mapping[str, Any]) -> Iterator[str]:
         "",
         "Durations are written `500ms`, `30s`, `5m` or `1h`; sizes `512KiB` or `64MiB`. Every key can be set by the",
         "environment as well: `ROUTER_TRIO_` and the path of the key, with `__` between its parts, in capitals. Lists",
-        'and tables as a whole are JSON there: `ROUTER_TRIO_CONNECTIONS__MAIN__SERVERS=\'["nats://10.0.0.5:4222"]\'`.',
+        "and tables as a whole are JSON there: `ROUTER_TRIO_CONNECTIONS__MAIN__SERVERS='[\"nats://10.0.0.5:4222\"]'`.",
         "Only a key without a default has to be given.",
     )
     for definition in dict.fromkeys((*PREFIXES, *schema["$defs"])):

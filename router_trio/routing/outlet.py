@@ -114,9 +114,7 @@ class Outlet:
         measure(self.connection, len(block) + len(body))
         return framing.publish(framing.prefixed_subject(prefix), body, reply=reply, headers=block)
 
-    def forward(
-        self, raw: framing.RawMessage, owner: Owner, origin: Origin, trace_parent: bytes | None = None
-    ) -> None:
+    def forward(self, raw: framing.RawMessage, owner: Owner, origin: Origin, trace_parent: bytes | None = None) -> None:
         """Publish one raw message to its mapped subject. Raises `MappingError`, or `PublishError` if refused."""
         subject, _, header_size, size, tail = raw
         end = len(tail) - 2

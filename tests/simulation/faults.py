@@ -288,4 +288,3 @@ GOES_BACK = frozenset({"restored stream", "source made anew", "source and durabl
 
 LOSES = frozenset(f"{kind} lost" for kind in KINDS)
 """Kinds after which a server waits for what will not come."""
-

@@ -276,7 +276,6 @@ class Oracles:
                     return
                 self.broken("source ack", f"message {number} of {plan.name} was acked and is not where it belongs")
 
-
     def _meets_another(self, plan: Plan) -> bool:
         """Whether an ack that comes now may be one of the message that had its sequence before the stream went back.
 
