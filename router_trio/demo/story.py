@@ -15,7 +15,7 @@ from router_trio.demo.traffic import STREAMS, Traffic, demo_settings
 from router_trio.demo.verdict import Verdict, judge
 from router_trio.embedded import EmbeddedServer, open_embedded_server
 from router_trio.events import ConnectionLost, ConnectionRestored, Event, RetryComplete, RetryPending
-from router_trio.nats.streams import add_streams, count_messages, stream_messages
+from router_trio.nats.jetstream.streams import add_streams, count_messages, stream_messages
 from router_trio.router import Router
 
 KILLED_AT = 0.35

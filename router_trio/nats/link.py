@@ -14,10 +14,10 @@ from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, Share
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import parse_info
-from router_trio.nats.jetstream import WirePullConsumer, ensure_consumer
-from router_trio.nats.lookups import Lookups
-from router_trio.nats.pubacks import PubAcks, StreamName
-from router_trio.nats.unacked import AT_A_TIME
+from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
+from router_trio.nats.jetstream.lookups import Lookups
+from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
+from router_trio.nats.jetstream.unacked import AT_A_TIME
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing

@@ -40,7 +40,7 @@ BOUNDING_WORD = re.compile(
 NO_BOUNDS = {
     "_ENTRY_BYTES routing/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",
-    "_ANSWER_WITHIN nats/streams.py": "of the demo, which reads streams of its own server",
+    "_ANSWER_WITHIN nats/jetstream/streams.py": "of the demo, which reads streams of its own server",
     "MAX_ORDER client/publisher.py": "the longest number, to measure a line with",
     "_DIGEST_BYTES routing/plans.py": "how long an id of ours is",
     "HASTY_CONNECT_TIMEOUT settings/warnings.py": "below it `check` warns",

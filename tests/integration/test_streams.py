@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router_trio.errors import LinkError, SourceError
-from router_trio.nats.streams import StoredMessage, add_streams, count_messages, stream_messages
+from router_trio.nats.jetstream.streams import StoredMessage, add_streams, count_messages, stream_messages
 from tests.odd_answers import BODIES
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import connect

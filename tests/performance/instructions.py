@@ -20,7 +20,7 @@ from router_trio.client.publisher import Publisher
 from router_trio.connection.session import Session
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError
-from router_trio.nats.pubacks import PubAcks
+from router_trio.nats.jetstream.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
 from router_trio.routing.core_route import CoreRoute

@@ -13,8 +13,8 @@ from trio.testing import MockClock
 
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
-from router_trio.nats import past
-from router_trio.nats.api import nanoseconds, stream_info
+from router_trio.nats.jetstream import past
+from router_trio.nats.jetstream.api import nanoseconds, stream_info
 from tests.raw_server import CREATED, stream_answer
 from tests.unit.routing_world import (
     LOCAL,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.message import PubAck
-from router_trio.nats import pubacks
-from router_trio.nats.pubacks import FEW, PubAcks
+from router_trio.nats.jetstream import pubacks
+from router_trio.nats.jetstream.pubacks import FEW, PubAcks
 from router_trio.testing.frames import raw
 from tests.odd_answers import BODIES, DIGITS, json_values
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import trio
 
-from router_trio.nats.unacked import MOST, find_between
+from router_trio.nats.jetstream.unacked import MOST, find_between
 
 NOBODY = cast(Any, None)
 """A client that can't be asked."""

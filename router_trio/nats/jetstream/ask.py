@@ -8,8 +8,8 @@ from typing import TypeVar
 from nats.aio.client import Client
 
 from router_trio.errors import SourceError
-from router_trio.nats.answers import AnswerError
 from router_trio.nats.asyncio_loop import aio_as_trio
+from router_trio.nats.jetstream.answers import AnswerError
 
 T = TypeVar("T")
 

@@ -17,8 +17,9 @@ from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Limits, Progress, Subscription
-from router_trio.nats import past
-from router_trio.nats.api import (
+from router_trio.nats.asyncio_loop import aio_as_trio
+from router_trio.nats.jetstream import past
+from router_trio.nats.jetstream.api import (
     ApiError,
     ConsumerConfig,
     ConsumerInfo,
@@ -28,11 +29,10 @@ from router_trio.nats.api import (
     nanoseconds,
     stream_info,
 )
-from router_trio.nats.ask import API_TIMEOUT, ask
-from router_trio.nats.asyncio_loop import aio_as_trio
-from router_trio.nats.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
-from router_trio.nats.others import Subscribe, others_at_work
-from router_trio.nats.unacked import find_between
+from router_trio.nats.jetstream.ask import API_TIMEOUT, ask
+from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
+from router_trio.nats.jetstream.others import Subscribe, others_at_work
+from router_trio.nats.jetstream.unacked import find_between
 from router_trio.protocol import framing
 from router_trio.quotes import excerpt
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from router_trio.nats.answers import Object, read
+from router_trio.nats.jetstream.answers import Object, read
 from router_trio.protocol.framing import LAST_SEQUENCE
 
 MAX_ANSWER = 1024 * 1024

@@ -18,8 +18,8 @@ from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_WITHIN, StreamState
-from router_trio.nats.api import ApiError, StreamInfo, stream_info, stream_names
-from router_trio.nats.ask import ask, subject_of
+from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info, stream_names
+from router_trio.nats.jetstream.ask import ask, subject_of
 from router_trio.protocol import framing
 
 T = TypeVar("T")

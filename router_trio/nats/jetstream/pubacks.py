@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from router_trio.link import LinkListener
 from router_trio.message import PubAck, stored, stored_each
-from router_trio.nats.answers import AnswerError, read
+from router_trio.nats.jetstream.answers import AnswerError, read
 from router_trio.protocol import framing, headers
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.quotes import excerpt

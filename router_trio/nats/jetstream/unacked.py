@@ -11,9 +11,9 @@ import trio
 from nats.aio.client import Client
 
 from router_trio.errors import SourceError
-from router_trio.nats.api import ApiError
-from router_trio.nats.lookups import NOT_FOUND
-from router_trio.nats.past import look_up
+from router_trio.nats.jetstream.api import ApiError
+from router_trio.nats.jetstream.lookups import NOT_FOUND
+from router_trio.nats.jetstream.past import look_up
 
 MOST = 8_192
 """Messages: four times what a route with the usual `max_in_flight` leaves behind. More are left to the ack wait."""

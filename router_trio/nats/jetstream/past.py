@@ -14,8 +14,8 @@ from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec
-from router_trio.nats.api import ApiError, Stored, StreamInfo, nanoseconds, stored
-from router_trio.nats.ask import ask
+from router_trio.nats.jetstream.api import ApiError, Stored, StreamInfo, nanoseconds, stored
+from router_trio.nats.jetstream.ask import ask
 
 LOOK_UP_WITHIN = 2.0
 """Seconds for the answer to one look at a message."""

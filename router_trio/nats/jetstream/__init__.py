@@ -1,0 +1,1 @@
+"""JetStream on a link: what is asked of its API, consumers, and PubAcks."""
