@@ -16,7 +16,7 @@ import trio
 from router_trio import Live, Router, Settings
 from router_trio.events import Event
 from router_trio.states import CONNECTED, RUNNING
-from router_trio.telemetry.metrics import TABLE, Metric, Sources
+from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
 from tests.proxy import TcpProxy
 from tests.raw_jetstream import JetStream
 

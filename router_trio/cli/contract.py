@@ -29,8 +29,8 @@ def contract(*, json: Annotated[bool, Parameter(help="Print JSON.", show_default
 
 def collect() -> dict[str, list[dict[str, Any]]]:
     """Return `metrics` (name, type, labels, help) and `logs` (code, level, help), read from the code."""
-    from router_trio.telemetry.logs import log_codes
-    from router_trio.telemetry.metrics import TABLE
+    from router_trio.telemetry.logs.lines import log_codes
+    from router_trio.telemetry.metrics.table import TABLE
 
     metrics = [
         {"name": metric.name, "type": metric.kind, "labels": list(metric.labels), "help": metric.help}

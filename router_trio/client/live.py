@@ -13,7 +13,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.protocol.headers import HeadersLike
 from router_trio.states import RouteState
-from router_trio.telemetry.status import status
+from router_trio.telemetry.http.status import status
 
 
 class Live:

@@ -19,17 +19,17 @@ import trio
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.events import Emit, Event
 from router_trio.routing.tracing import NoTracing, Tracing
-from router_trio.telemetry.listeners import address_of, open_listeners
-from router_trio.telemetry.metrics import Sources
-from router_trio.telemetry.recent import Recent
-from router_trio.telemetry.traces import Traces, traces_wanted
+from router_trio.telemetry.http.listeners import address_of, open_listeners
+from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.table import Sources
+from router_trio.telemetry.traces.tracer import Traces, traces_wanted
 from router_trio.telemetry.view import ConnectionView, RouterView
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from router_trio.settings import Settings
-    from router_trio.telemetry.logs import Logs
+    from router_trio.telemetry.logs.lines import Logs
 
 __all__ = ["ConnectionView", "RouterView", "Telemetry"]
 
@@ -73,7 +73,7 @@ class Telemetry:
         self._recent = Recent(wall=platform.wall_clock) if listens else None
         self._logs: Logs | None = None
         if logs:
-            from router_trio.telemetry.logs import Logs
+            from router_trio.telemetry.logs.lines import Logs
 
             self._logs = Logs(
                 level=self._settings.log_level,
@@ -201,8 +201,8 @@ class Telemetry:
             await first()
         # In a thread, so that messages pass meanwhile; with a limiter of its own, since the program's may be used up.
         # Waited for also when cancelled: it takes a moment, and nothing of it is left behind.
-        await trio.to_thread.run_sync(import_module, "router_trio.telemetry.site", limiter=trio.CapacityLimiter(1))
-        from router_trio.telemetry.site import serve_site
+        await trio.to_thread.run_sync(import_module, "router_trio.telemetry.http.site", limiter=trio.CapacityLimiter(1))
+        from router_trio.telemetry.http.site import serve_site
 
         allowed_hosts = frozenset(self._settings.allowed_hosts)
         await serve_site(listeners, self._sources(view), recent, clock, started_at, allowed_hosts, pages)

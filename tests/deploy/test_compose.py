@@ -18,7 +18,7 @@ import pytest
 from router_trio import Settings
 from router_trio.embedded import find_server_binary
 from router_trio.settings.units import parse_duration
-from router_trio.telemetry.hosts import refusal
+from router_trio.telemetry.http.hosts import refusal
 from tests.alerts.tools import ROOT, load, run
 from tests.supply.locks import lock
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from router_trio import Settings
-from router_trio.telemetry import application
+from router_trio.telemetry.http import application
 from tests.docs.pages import DOCS, page
 from tests.supply.locks import project
 

@@ -45,7 +45,7 @@ NO_BOUNDS = {
     "_DIGEST_BYTES routing/plans.py": "how long an id of ours is",
     "HASTY_CONNECT_TIMEOUT settings/warnings.py": "below it `check` warns",
     "HASTY_MAX_RECONNECT_DELAY settings/warnings.py": "below it `check` warns",
-    "_READ_BYTES telemetry/http_connection.py": "read at once, within MAX_HEADER_BYTES and MAX_BODY_BYTES",
+    "_READ_BYTES telemetry/http/connection.py": "read at once, within MAX_HEADER_BYTES and MAX_BODY_BYTES",
 }
 """Constants that are named like bounds and bound nothing that comes from outside: why."""
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from router_trio.protocol.control_headers import CONTROL_HEADERS
 from router_trio.quotes import LONGEST_QUOTE
-from router_trio.telemetry.rendering import REST
-from router_trio.telemetry.traces import MAX_FOLLOWED
+from router_trio.telemetry.metrics.rendering import REST
+from router_trio.telemetry.traces.tracer import MAX_FOLLOWED
 from tests.docs.pages import DOCS, page
 from tests.docs.test_configurations import load
 

@@ -25,7 +25,8 @@ from router_trio.protocol.framing import publish
 from router_trio.router import Router
 from router_trio.settings import Settings
 from router_trio.states import CONNECTED, PAUSED, RECONNECTING, RUNNING
-from router_trio.telemetry import PAGES_WITHIN, Telemetry, http
+from router_trio.telemetry import PAGES_WITHIN, Telemetry
+from router_trio.telemetry.http import server
 from router_trio.testing import FakeBroker
 from tests.unit.telemetry_views import View, make_view
 
@@ -279,7 +280,7 @@ async def test_what_goes_first_holds_up_the_pages_for_a_moment_only(view: View) 
 
 
 async def test_pages_that_can_not_be_imported_end_the_router_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "router_trio.telemetry.site", None)
+    monkeypatch.setitem(sys.modules, "router_trio.telemetry.http.site", None)
     broker = FakeBroker()
     router = Router(settings(), connect=lambda name, _: broker.connect)
     with no_descriptor_left(), pytest.raises(ImportError, match=r"router_trio\.telemetry\.site"):
@@ -358,7 +359,7 @@ async def test_a_large_body_is_neither_needed_nor_kept(view: View) -> None:
 
 
 async def test_connections_are_bounded(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
     async with (
         served(view) as address,
         await trio.open_tcp_stream(*address) as first,
@@ -376,7 +377,7 @@ async def test_connections_are_bounded(view: View, monkeypatch: pytest.MonkeyPat
 
 
 async def test_the_life_of_a_connection_is_bounded(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "CONNECTION_SECONDS", 0.2)
+    monkeypatch.setattr(server, "CONNECTION_SECONDS", 0.2)
     async with served(view) as address, await trio.open_tcp_stream(*address) as stream:
         await stream.send_all(b"GET /heal")
         with trio.fail_after(3):
@@ -429,7 +430,7 @@ async def test_a_client_that_does_not_read_does_not_delay_the_end(view: View, ho
 
 
 async def test_a_client_that_does_not_read_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "CONNECTION_SECONDS", 1.0)
+    monkeypatch.setattr(server, "CONNECTION_SECONDS", 1.0)
     make_page_large(view)
     async with served(view) as address:
         stream = await open_that_does_not_read(address)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from router_trio import Router, Settings
 from router_trio.cli.fault_pages import fault_pages
 from router_trio.faults import Faults
-from router_trio.telemetry import exchange as exchange_module
-from router_trio.telemetry import http, http_connection, watching
+from router_trio.telemetry.http import connection, server, watching
+from router_trio.telemetry.http import exchange as exchange_module
 from router_trio.testing import FakeBroker
 from tests.integration.test_http import Address, exchange, get, make_page_large, read_all, served, split, view
 from tests.unit.telemetry_views import View
@@ -191,7 +191,7 @@ async def test_a_get_with_a_body_is_answered_without_reading_it(view: View) -> N
 
 
 async def test_headers_must_arrive_in_time(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
     async with served(view) as address, await trio.open_tcp_stream(*address) as stream:
         async with trio.open_nursery() as nursery:
 
@@ -209,8 +209,8 @@ async def test_headers_must_arrive_in_time(view: View, monkeypatch: pytest.Monke
 
 
 async def test_who_says_nothing_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "HEADER_SECONDS", 0.2)
-    monkeypatch.setattr(http, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.2)
     async with served(view) as address, held(address, 1, b"") as [silent], held(address, 1, b"") as [idle]:
         await idle.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 200 " in await idle.receive_some()
@@ -227,7 +227,7 @@ async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_watcher_that_takes_nothing_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_connection, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "SEND_SECONDS", 0.2)
     monkeypatch.setattr(watching, "INTERVAL", 0.01)
     monkeypatch.setattr(watching, "MAX_CLIENTS", 1)
     make_page_large(view)

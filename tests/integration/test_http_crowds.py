@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from router_trio.states import PAUSED
-from router_trio.telemetry import application, http, watching
-from router_trio.telemetry.page import MetricsPage
+from router_trio.telemetry.http import application, server, watching
+from router_trio.telemetry.metrics.page import MetricsPage
 from tests.integration.test_http import Address, get, make_page_large, read_all, served, split, view
 from tests.integration.test_http_attacks import ELSEWHERE, connect, held, probe
 from tests.unit.telemetry_views import View
@@ -48,8 +48,8 @@ async def test_probes_are_answered_when_all_answers_are_stuck(view: View, source
     """As many as may scrape, and none of them takes what it asked for."""
     make_page_large(view)
     request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with served(view) as address, held(address, http.MAX_CONNECTIONS_PER_PEER, b"", *sources) as streams:
-        most = min(http.MAX_REQUESTS_PER_PEER * len(sources), http.MAX_REQUESTS)
+    async with served(view) as address, held(address, server.MAX_CONNECTIONS_PER_PEER, b"", *sources) as streams:
+        most = min(server.MAX_REQUESTS_PER_PEER * len(sources), server.MAX_REQUESTS)
         async with trio.open_nursery() as nursery:
             for stream in streams:
                 nursery.start_soon(_send, stream, request)
@@ -89,7 +89,7 @@ async def test_one_peer_leaves_room_for_others(view: View) -> None:
     async with served(view) as address, held(address, 400, b"") as streams:
         assert await probe(address) == 200
         still = [stream for stream in streams if not await _ended(stream)]
-        assert len(still) <= http.MAX_CONNECTIONS_PER_PEER < http.MAX_CONNECTIONS
+        assert len(still) <= server.MAX_CONNECTIONS_PER_PEER < server.MAX_CONNECTIONS
         async with await connect(address, ELSEWHERE) as other:
             await other.send_all(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert split(await read_all(other))[0] == 200

@@ -17,8 +17,9 @@ import pytest
 import trio
 
 from router_trio.events import ConnectionLost, MessageFailed, PublishQueued
-from router_trio.telemetry import Telemetry, http, http_connection, watching
-from router_trio.telemetry.recent import KEPT, LONGEST_TEXT, Recent
+from router_trio.telemetry import Telemetry
+from router_trio.telemetry.http import connection, server, watching
+from router_trio.telemetry.logs.recent import KEPT, LONGEST_TEXT, Recent
 from tests.integration.test_http import Address, get, no_descriptor_left, settings
 from tests.unit.telemetry_views import View, make_view
 
@@ -141,7 +142,7 @@ async def test_a_stream_ends_in_order_when_its_time_is_over(monkeypatch: pytest.
 
 
 async def test_a_stream_outlives_the_patience_with_idle_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.3)
     monkeypatch.setattr(watching, "INTERVAL", 0.1)
     async with served() as (_, address), watching_at(address) as watcher:
         opened_at = time.perf_counter()
@@ -165,7 +166,7 @@ async def test_watchers_are_bounded_and_a_place_becomes_free(monkeypatch: pytest
 
 
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_connection, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "SEND_SECONDS", 0.3)
     monkeypatch.setattr(watching, "INTERVAL", 0.001)
     monkeypatch.setattr(watching, "MAX_CLIENTS", 1)
     view = make_view(["main"], [f"route-{number}" for number in range(500)])

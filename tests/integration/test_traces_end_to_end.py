@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
-from router_trio.telemetry.traces import MAX_FOLLOWED
+from router_trio.telemetry.traces.tracer import MAX_FOLLOWED
 from tests.otlp_receiver import OtlpReceiver, ReceivedSpan, otlp_receiver
 from tests.raw_jetstream import JetStream
 from tests.raw_nats import RawClient, RawMessage, connect, encode_publish

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from router_trio import Message
-from router_trio.telemetry.traces import Traces
+from router_trio.telemetry.traces.tracer import Traces
 from tests.compiled import looks_inside
 from tests.performance.instructions import Bench, instructions
 

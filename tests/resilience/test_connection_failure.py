@@ -16,7 +16,7 @@ from router_trio import Fate, Message, Receipt, Router
 from router_trio.embedded import quoted
 from router_trio.errors import PublishError
 from router_trio.states import FAILED, PAUSED, RUNNING
-from router_trio.telemetry.status import health, readiness
+from router_trio.telemetry.http.status import health, readiness
 from router_trio.testing import FakeBroker
 from tests.proxy import TcpProxy
 from tests.raw_jetstream import JetStream

@@ -13,8 +13,8 @@ from router_trio.events import Event, MessageDeadLettered, StreamWentBack
 from router_trio.message import Fate
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import CONNECTED, RUNNING
-from router_trio.telemetry.metrics import TABLE, Metric, Sources
-from router_trio.telemetry.status import readiness
+from router_trio.telemetry.http.status import readiness
+from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
 from router_trio.testing import FakeBroker
 from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream

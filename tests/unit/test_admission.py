@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.telemetry.admission import Admission, Limits
+from router_trio.telemetry.http.admission import Admission, Limits
 
 LIMITS = Limits(connections=8, connections_per_peer=4, requests=6, requests_per_peer=3)
 

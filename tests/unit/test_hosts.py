@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.settings.host_names import is_loopback
-from router_trio.telemetry.hosts import peer_of, refusal, split_host
+from router_trio.telemetry.http.hosts import peer_of, refusal, split_host
 
 ALLOWED = frozenset(("router.example.com", "router_1"))
 

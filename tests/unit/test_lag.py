@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.states import Histogram
-from router_trio.telemetry.lag import LAG_BOUNDS, MEASURE_INTERVAL, measure_lag
+from router_trio.telemetry.metrics.lag import LAG_BOUNDS, MEASURE_INTERVAL, measure_lag
 
 
 async def test_an_idle_loop_is_on_time(autojump_clock: MockClock) -> None:

@@ -18,11 +18,11 @@ import trio.testing
 
 from router_trio import events
 from router_trio.events import Event, Level, catalogue
-from router_trio.telemetry.logs import Logs, log_codes
-from router_trio.telemetry.merge import Merger
-from router_trio.telemetry.redact import redact
-from router_trio.telemetry.sentences import SENTENCES, sentence
-from router_trio.telemetry.writer import LineWriter, write_to_stderr
+from router_trio.telemetry.logs.lines import Logs, log_codes
+from router_trio.telemetry.logs.merge import Merger
+from router_trio.telemetry.logs.redact import redact
+from router_trio.telemetry.logs.sentences import SENTENCES, sentence
+from router_trio.telemetry.logs.writer import LineWriter, write_to_stderr
 
 # By name: a dataclass with slots leaves a first class of the same name behind, and a catalogue may find that one.
 KINDS: list[type[Event]] = [getattr(events, kind.__name__) for kind in catalogue()]

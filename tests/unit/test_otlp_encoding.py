@@ -19,9 +19,9 @@ from router_trio.protocol.framing import publish, published
 from router_trio.protocol.headers import Headers
 from router_trio.protocol.headers import encode as encode_headers
 from router_trio.routing.tracing import MessageTrace
-from router_trio.telemetry import otlp
-from router_trio.telemetry.otlp import MessageSpanExporter, encode
-from router_trio.telemetry.traces import Traces
+from router_trio.telemetry.traces import otlp
+from router_trio.telemetry.traces.otlp import MessageSpanExporter, encode
+from router_trio.telemetry.traces.tracer import Traces
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

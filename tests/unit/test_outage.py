@@ -22,8 +22,8 @@ from router_trio.events import (
     RetryPending,
     RouterDraining,
 )
-from router_trio.telemetry.outage import Outages
-from router_trio.telemetry.traces import Traces
+from router_trio.telemetry.traces.outage import Outages
+from router_trio.telemetry.traces.tracer import Traces
 
 SERVER = "nats://bob:s3cret@h:4222"
 

@@ -19,10 +19,10 @@ from router_trio.settings.server_url import _HOST, ServerURL
 from router_trio.states import ConnectionState
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import validate_pattern, validate_subject
-from router_trio.telemetry.logs import Logs
-from router_trio.telemetry.recent import Recent
-from router_trio.telemetry.redact import redact_all, shown_text
-from router_trio.telemetry.spans import _error
+from router_trio.telemetry.logs.lines import Logs
+from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.logs.redact import redact_all, shown_text
+from router_trio.telemetry.traces.spans import _error
 
 HOSTILE = [
     *("a:a:a:a@", "://", "=", '"', "'", "(", "[", "a://", "a@", "a:", "@a", "@", ":", "token=", "token='", 'token":'),

@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from router_trio import Message
 from router_trio.states import HANDLER_QUIET
-from router_trio.telemetry.status import readiness
+from router_trio.telemetry.http.status import readiness
 from router_trio.testing.subscriptions import FakePullConsumer
 from tests.unit.routing_world import World, core, eventually, handled, one_broker, stream, to, two_brokers, world
 

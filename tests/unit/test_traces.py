@@ -21,9 +21,9 @@ from router_trio.message import FENCED, Fate
 from router_trio.protocol.framing import FrameParser, RawMessage, publish, publish_prefix
 from router_trio.protocol.headers import Headers, encode
 from router_trio.routing.tracing import MessageTrace, NoTracing, Tracing
-from router_trio.telemetry.export import MAX_QUEUED
-from router_trio.telemetry.traceparent import parse, write
-from router_trio.telemetry.traces import MAX_FOLLOWED, Traces, traces_wanted
+from router_trio.telemetry.traces.export import MAX_QUEUED
+from router_trio.telemetry.traces.traceparent import parse, write
+from router_trio.telemetry.traces.tracer import MAX_FOLLOWED, Traces, traces_wanted
 from tests.inboxes import Inbox
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

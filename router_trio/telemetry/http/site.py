@@ -12,12 +12,12 @@ from collections.abc import Set as AbstractSet
 import trio
 from starlette.routing import BaseRoute
 
-from router_trio.telemetry.application import application
-from router_trio.telemetry.http import serve_http
-from router_trio.telemetry.lag import measure_lag
-from router_trio.telemetry.metrics import Sources
-from router_trio.telemetry.page import MetricsPage
-from router_trio.telemetry.recent import Recent
+from router_trio.telemetry.http.application import application
+from router_trio.telemetry.http.server import serve_http
+from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.lag import measure_lag
+from router_trio.telemetry.metrics.page import MetricsPage
+from router_trio.telemetry.metrics.table import Sources
 
 
 async def serve_site(

@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from router_trio.telemetry.recent import Recent
+from router_trio.telemetry.logs.recent import Recent
 
 MAX_CLIENTS = 16
 MAX_CLIENTS_PER_PEER = 8
@@ -50,7 +50,7 @@ _HEADERS = [
 @cache
 def page() -> tuple[str, dict[str, str]]:
     """The page's text, and the headers that it is to be served with."""
-    html = files("router_trio.telemetry").joinpath("status.html").read_text("utf-8")
+    html = files("router_trio.telemetry.http").joinpath("status.html").read_text("utf-8")
     allowed = {tag: _hash(html, tag) for tag in ("script", "style")}
     policy = (
         f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; connect-src 'self'; "

@@ -21,8 +21,8 @@ from router_trio.events import (
     RetryComplete,
     RetryPending,
 )
-from router_trio.telemetry.redact import shown_text
-from router_trio.telemetry.spans import SYSTEM, fail
+from router_trio.telemetry.logs.redact import shown_text
+from router_trio.telemetry.traces.spans import SYSTEM, fail
 
 OUTAGE = "nats outage"
 DRAIN = "drain"

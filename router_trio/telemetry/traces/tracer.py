@@ -21,17 +21,17 @@ import trio
 
 from router_trio.protocol.framing import RawMessage, header_block, published
 from router_trio.protocol.headers import END
-from router_trio.telemetry.bucket import TokenBucket
-from router_trio.telemetry.traceparent import TraceParent, lookup, parse, says_unsampled
+from router_trio.telemetry.traces.bucket import TokenBucket
+from router_trio.telemetry.traces.traceparent import TraceParent, lookup, parse, says_unsampled
 from router_trio.telemetry.view import package_version
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from router_trio.routing.tracing import MessageTrace
-    from router_trio.telemetry.export import Pipeline
-    from router_trio.telemetry.outage import Outages
-    from router_trio.telemetry.spans import MessageSpans
+    from router_trio.telemetry.traces.export import Pipeline
+    from router_trio.telemetry.traces.outage import Outages
+    from router_trio.telemetry.traces.spans import MessageSpans
 
 UNSAMPLED = TraceParent(0, 0, 0)
 """Stands for any parent whose caller does not record its span."""
@@ -61,7 +61,7 @@ def traces_wanted(endpoint: str) -> bool:
 
 def otlp_exporter(endpoint: str) -> SpanExporter:
     """The OTLP/HTTP exporter for a base URL; for an empty one OpenTelemetry's variables decide."""
-    from router_trio.telemetry.otlp import MessageSpanExporter
+    from router_trio.telemetry.traces.otlp import MessageSpanExporter
 
     url = endpoint.rstrip("/")
     if url and not url.endswith(_TRACES_PATH):
@@ -160,9 +160,9 @@ class Traces:
         """Make and export spans while this is entered. Leaving exports what is left, within two seconds."""
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-        from router_trio.telemetry.export import Pipeline, quote_no_variables
-        from router_trio.telemetry.outage import Outages
-        from router_trio.telemetry.spans import MessageSpans
+        from router_trio.telemetry.traces.export import Pipeline, quote_no_variables
+        from router_trio.telemetry.traces.outage import Outages
+        from router_trio.telemetry.traces.spans import MessageSpans
 
         quote_no_variables()
         pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())

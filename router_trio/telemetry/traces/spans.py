@@ -24,8 +24,8 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 
 from router_trio.message import Fate
 from router_trio.quotes import bounded, excerpt
-from router_trio.telemetry.redact import shown_text
-from router_trio.telemetry.traceparent import TraceParent, write
+from router_trio.telemetry.logs.redact import shown_text
+from router_trio.telemetry.traces.traceparent import TraceParent, write
 
 SYSTEM = ("messaging.system", "nats")
 

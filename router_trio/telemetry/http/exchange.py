@@ -14,7 +14,7 @@ import trio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
-from router_trio.telemetry.http_connection import Header, HTTPConnection, RequestRefused
+from router_trio.telemetry.http.connection import Header, HTTPConnection, RequestRefused
 
 MAX_BODY_BYTES = 64 * 1024
 """What an application can read of a body; what is longer is refused with 413."""

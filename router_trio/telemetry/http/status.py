@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from router_trio.states import ConnectionState, RouteState
-from router_trio.telemetry.redact import shown_text
+from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
 Answer = tuple[int, dict[str, Any]]

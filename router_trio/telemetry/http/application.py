@@ -12,12 +12,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router_trio.telemetry import watching
-from router_trio.telemetry.hosts import refusal
-from router_trio.telemetry.page import CONTENT_TYPE, MetricsPage
-from router_trio.telemetry.recent import Recent
-from router_trio.telemetry.rendering import Rendering, SharedPage
-from router_trio.telemetry.status import health, readiness, status
+from router_trio.telemetry.http import watching
+from router_trio.telemetry.http.hosts import refusal
+from router_trio.telemetry.http.status import health, readiness, status
+from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
+from router_trio.telemetry.metrics.rendering import Rendering, SharedPage
 from router_trio.telemetry.view import RouterView
 
 _FRESH = {"cache-control": "no-store"}

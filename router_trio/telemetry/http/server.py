@@ -15,10 +15,10 @@ import trio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from router_trio.telemetry.admission import Admission, Limits
-from router_trio.telemetry.exchange import answer, path_of
-from router_trio.telemetry.hosts import PROBES, peer_of
-from router_trio.telemetry.http_connection import HTTPConnection, RequestRefused
+from router_trio.telemetry.http.admission import Admission, Limits
+from router_trio.telemetry.http.connection import HTTPConnection, RequestRefused
+from router_trio.telemetry.http.exchange import answer, path_of
+from router_trio.telemetry.http.hosts import PROBES, peer_of
 
 GRACE_SECONDS = 1.0
 """How long open requests may take after the end was asked for."""

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from router_trio.telemetry.spans import MessageSpan
+from router_trio.telemetry.traces.spans import MessageSpan
 
 _KINDS = {
     SpanKind.CONSUMER: trace_pb2.Span.SPAN_KIND_CONSUMER,

@@ -17,9 +17,9 @@ import trio
 
 from router_trio.events import Event
 from router_trio.quotes import LONGEST_TEXT
-from router_trio.telemetry.merge import Merged, Merger
-from router_trio.telemetry.redact import redact_all
-from router_trio.telemetry.sentences import sentence, shown
+from router_trio.telemetry.logs.merge import Merged, Merger
+from router_trio.telemetry.logs.redact import redact_all
+from router_trio.telemetry.logs.sentences import sentence, shown
 
 __all__ = ["KEPT", "LONGEST_TEXT", "Recent"]
 

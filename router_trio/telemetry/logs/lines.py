@@ -21,10 +21,10 @@ from typing import Any
 import trio
 
 from router_trio.events import Event, Level, catalogue
-from router_trio.telemetry.merge import INTERVAL, Merged, Merger
-from router_trio.telemetry.redact import redact_all
-from router_trio.telemetry.sentences import sentence, shown
-from router_trio.telemetry.writer import LineWriter, write_to_stderr
+from router_trio.telemetry.logs.merge import INTERVAL, Merged, Merger
+from router_trio.telemetry.logs.redact import redact_all
+from router_trio.telemetry.logs.sentences import sentence, shown
+from router_trio.telemetry.logs.writer import LineWriter, write_to_stderr
 
 LIBRARY = "LIBRARY"
 LIBRARIES = ("nats", "opentelemetry", "trio", "trio-asyncio", "asyncio", "router_trio")

@@ -15,7 +15,7 @@ from typing import Literal
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
 from router_trio.states import RUNNING, Histogram, RouteState
-from router_trio.telemetry.lag import LAG_BOUNDS
+from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
 

@@ -1,0 +1,1 @@
+"""The HTTP side: probes, metrics, the status page. Limits on whoever connects."""

@@ -1,0 +1,1 @@
+"""What is logged, and how: lines, their sentences, what is left out of them."""

@@ -1,0 +1,1 @@
+"""Spans of messages and of outages, and how they are exported."""
