@@ -107,7 +107,7 @@ class UnexpectedError(ProtocolError):
 
 
 class SourceError(RouterError):
-    """A route's subscription or consumer can't be had, or was lost. `reason` is fit for a metric label."""
+    """A route could not subscribe or open its consumer, or lost it. `reason` is fit for a metric label."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)

@@ -271,7 +271,7 @@ class NakFailed(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscribeFailed(OperationEvent):
-    """A route's subscription or consumer can't be had, or was lost; the route tries again."""
+    """A route could not subscribe or open its consumer, or lost it; the route tries again."""
 
     code = "NATS_SUBSCRIBE_ERROR"
     level = Level.WARN

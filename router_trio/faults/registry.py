@@ -62,9 +62,9 @@ class Faults:
         if operation not in OPERATIONS:
             raise ValueError(f"there is no operation {operation!r}; there are {', '.join(OPERATIONS)}")
         if not 0 < probability <= 1:
-            raise ValueError(f"a probability of {probability!r} is none: more than 0, at most 1")
+            raise ValueError(f"probability must be in (0, 1], got {probability!r}")
         if times is not None and times < 1:
-            raise ValueError(f"a fault that strikes {times!r} times is none: 1 or more, or leave it out")
+            raise ValueError(f"times must be 1 or more, got {times!r}; leave it out for no end")
         injection = Injection(operation, fault, probability, seed, times)
         self._active[operation] = injection
         self._dice[operation] = random.Random(seed)

@@ -166,7 +166,7 @@ class StreamRoute:
 
     @property
     def _late(self) -> float:
-        """Seconds that a message may be late which was naked here: if the nak is lost, it comes after the ack wait."""
+        """Seconds that a message may be late that was nakked here: if the nak is lost, it comes after the ack wait."""
         return self._ack_wait + OVERDUE
 
     def _confirmed(self, count: int) -> Sequence[int]:

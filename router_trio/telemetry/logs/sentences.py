@@ -44,7 +44,7 @@ SENTENCES: Mapping[type[Event], str] = {
     events.PendingDropped: "Pending operations of {connection} were dropped: {reason}",
     events.AckFailed: "Acks on {connection} failed: {reason}; the stream delivers these messages again",
     events.NakFailed: "Naks on {connection} failed: {reason}; the stream delivers these messages after its ack wait",
-    events.SubscribeFailed: "A subscription or consumer on {connection} can't be had: {reason}; trying again",
+    events.SubscribeFailed: "Could not subscribe or open a consumer on {connection}: {reason}; trying again",
     events.ConsumerDiffers: (
         "Route {route}: the consumer {durable} of stream {stream} differs from the configuration: {detail}; "
         "change one of them"
@@ -52,20 +52,20 @@ SENTENCES: Mapping[type[Event], str] = {
     events.RouteReady: "Route {route} receives from {source} on {connection}",
     events.MessageFailed: "Messages of route {route} failed: {reason}",
     events.MessageDeadLettered: (
-        "Route {route} gave messages up at delivery {deliveries}, their last, such as {sequence} of stream {stream}: "
+        "Route {route} gave messages up after attempt {deliveries}, their last, such as {sequence} of stream {stream}: "
         "{reason}"
     ),
     events.DestinationNotStored: "Route {route} can't deliver to {subject} on {connection}: {reason}",
     events.DestinationStored: "Route {route} can deliver to {subject} on {connection} again",
     events.DestinationsUnknown: (
-        "The streams that connection {connection} sends to can't be looked up: {reason}; "
-        "whether they take messages shows when some are sent"
+        "Could not look up the streams that {connection} publishes to: {reason}; "
+        "whether they accept messages is known when some are published"
     ),
     events.StreamWentBack: (
         "Stream {stream} of route {route} went back in time: {detail}; what it has now is routed as new"
     ),
     events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: whoever reaches {page} can make this router fail",
-    events.FaultInjected: "A fault strikes {operation} from now on, with probability {probability:g}: {fault}",
+    events.FaultInjected: "A fault is injected into {operation} from now on, with probability {probability:g}: {fault}",
     events.FaultsCleared: "Injected faults are over: {operation}",
     events.RouterStarted: "Router {name} is running: {connections} connections, {routes} routes",
     events.RouterDraining: "Router is draining {pending_count} operations, for at most {timeout_seconds:g} s",
