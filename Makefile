@@ -52,9 +52,9 @@ lint: $(READY)  ## Style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Many tests wait for servers: three at a time keep two processors busy.
+# Many tests wait for servers: four at a time keep two processors busy.
 test: lint  ## All checks and tests that are quick
-	$(BIN)/pytest -m "not nightly" -n 3
+	$(BIN)/pytest -m "not nightly" -n 4
 
 $(COMPILED)/.built: $(READY) $(shell find router_trio -name '*.py')
 	rm -rf $(COMPILED)
