@@ -283,7 +283,7 @@ async def test_pages_that_can_not_be_imported_end_the_router_and_say_why(monkeyp
     monkeypatch.setitem(sys.modules, "router_trio.telemetry.http.site", None)
     broker = FakeBroker()
     router = Router(settings(), connect=lambda name, _: broker.connect)
-    with no_descriptor_left(), pytest.raises(ImportError, match=r"router_trio\.telemetry\.site"):
+    with no_descriptor_left(), pytest.raises(ImportError, match=r"router_trio\.telemetry\.http\.site"):
         async with router.open():
             await trio.sleep_forever()
 
