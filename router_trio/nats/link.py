@@ -135,7 +135,7 @@ class NatsLink:
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
         """See `link.Link.send`."""
         refusals: list[Refusal] = []
-        limit, line_limit = self.max_payload, self.max_control_line
+        small = min(self.max_payload, self.max_control_line)
         frames = []
         if self._deaf is not None and any(one.with_ack for one in operations):
             await self._listen_again()
@@ -146,15 +146,21 @@ class NatsLink:
             frame = operation.frame
             # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
             # joined were measured when they were accepted, on this link.
-            if len(frame) > limit and operation.count == 1 and framing.published_size(frame) > limit:
-                refusals.append(Refusal(operation, "too_large", f"more than the server's max_payload of {limit} bytes"))
-            elif len(frame) > line_limit and operation.count == 1 and framing.line_size(frame) > line_limit:
-                detail = f"more than the server's max_control_line of {line_limit} bytes"
-                refusals.append(Refusal(operation, "too_large", detail))
-            else:
+            too_large = self._too_large(frame) if len(frame) > small and operation.count == 1 else None
+            if too_large is None:
                 frames.append(frame)
+            else:
+                refusals.append(Refusal(operation, "too_large", too_large))
         await self.wire.send_now(b"".join(frames), fenced=bool(operations) and not operations[-1].with_ack)
         return refusals
+
+    def _too_large(self, frame: bytes) -> str | None:
+        """Return why the server would not take a publish; None if it would."""
+        if framing.published_size(frame) > self.max_payload:
+            return f"more than the server's max_payload of {self.max_payload} bytes"
+        if framing.line_size(frame) > self.max_control_line:
+            return f"more than the server's max_control_line of {self.max_control_line} bytes"
+        return None
 
     async def _listen_again(self) -> None:
         if trio.current_time() >= self._listen_at:
