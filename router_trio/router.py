@@ -22,7 +22,7 @@ from router_trio.nats.link import Dialer
 from router_trio.routing.core_route import CoreRoute
 from router_trio.routing.handlers import Handler, load_handler
 from router_trio.routing.outlet import Outlet
-from router_trio.routing.passthrough import CutThrough
+from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan, compile_routes
 from router_trio.routing.stream.route import StreamRoute
@@ -186,8 +186,8 @@ class _Run:
             name: Connection(name, one, connect(name, one), self._emit, platform)
             for name, one in settings.connections.items()
         }
-        self._cut_through = {
-            name: CutThrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
+        self._passthrough = {
+            name: Passthrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
         }
         plans = compile_routes(settings, _load_handlers(settings.routes, handlers), platform.random.randrange)
         self._routes: list[Route] = [self._make(plan) for plan in plans]
@@ -209,7 +209,7 @@ class _Run:
         connection = self._connections[plan.connection]
         route: Route
         if plan.stream is None:
-            route = CoreRoute(routing, connection, self._cut_through[outlets[0].connection.name], self._emit)
+            route = CoreRoute(routing, connection, self._passthrough[outlets[0].connection.name], self._emit)
         else:
             route = StreamRoute(routing, connection, self._emit)
         connection.attach(route)

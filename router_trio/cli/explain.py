@@ -1,6 +1,6 @@
 """`router-trio explain`: what would happen to this message?
 
-The decisions are those of the router itself (`routes`, `mappings`); nothing is connected, sent or called.
+The decisions are those of the router (`routing.plans`, `subjects.mapping`): nothing is connected, sent or called.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from router_trio.routing.handler_batch import HandlerBatch
 from router_trio.routing.handlers import Handler, as_messages
 from router_trio.routing.intake_queue import IntakeQueue
 from router_trio.routing.outlet import Outlet
-from router_trio.routing.passthrough import CutThrough, CutThroughRoute
+from router_trio.routing.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.resubscribe import SourceRetry
 from router_trio.states import RUNNING, STARTING
@@ -28,8 +28,8 @@ from router_trio.states import RUNNING, STARTING
 class CoreRoute:
     """One route from a core subscription. `serve` receives, on each link; `run` routes, as long as the router lives."""
 
-    def __init__(self, routing: Routing, connection: Connection, cut_through: CutThrough, emit: Emit) -> None:
-        """`cut_through` leads to the connection of the first destination."""
+    def __init__(self, routing: Routing, connection: Connection, passthrough: Passthrough, emit: Emit) -> None:
+        """`passthrough` leads to the connection of the first destination."""
         self.routing = routing
         self.state = routing.state
         self._connection = connection
@@ -38,7 +38,7 @@ class CoreRoute:
         self._inbox = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
         if plain:
-            self._deliver = SharedDelivery(cut_through.deliver, CutThroughRoute(routing, self._inbox, self._received))
+            self._deliver = SharedDelivery(passthrough.deliver, PassthroughRoute(routing, self._inbox, self._received))
         self._in_hand = 0
         self._closing = trio.Event()
         self._subscribing = trio.CancelScope()

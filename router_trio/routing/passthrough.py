@@ -26,16 +26,16 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.tracing import Tracing
 
 
-class CutThrough:
+class Passthrough:
     """The way to one connection's outbox of all that is cut through to it."""
 
     def __init__(self, destination: Connection, tracing: Tracing) -> None:
         self._connection = destination
         self._tracing = tracing
-        self._behind: set[CutThroughRoute] = set()
+        self._behind: set[PassthroughRoute] = set()
 
     def deliver(self, touched: Sequence[Arrivals]) -> None:
-        """See `link.DeliverTogether`. The keys are `CutThroughRoute`s."""
+        """See `link.DeliverTogether`. The keys are `PassthroughRoute`s."""
         outbox, limit = self._connection.outbox, self._connection.max_payload
         crowded = outbox.crowded
         if crowded or self._behind:
@@ -44,7 +44,7 @@ class CutThrough:
         frames: list[bytes] = []
         add = frames.append
         for batch in touched:
-            route: CutThroughRoute = batch.key
+            route: PassthroughRoute = batch.key
             count = len(batch)
             route.state.received += count
             prefixes = route.prefixes
@@ -71,7 +71,7 @@ class CutThrough:
         behind = {route for route in self._behind if route.inbox.busy}
         rest = []
         for arrivals in touched:
-            route: CutThroughRoute = arrivals.key
+            route: PassthroughRoute = arrivals.key
             if everything or route in behind:
                 route.otherwise(arrivals)
                 # Nothing but what goes this way gets into the inbox: until then, it need not be looked at.
@@ -83,7 +83,7 @@ class CutThrough:
         return rest
 
 
-class CutThroughRoute(CountedOwner):
+class PassthroughRoute(CountedOwner):
     """One core route to a core subject that only passes on: the owner of all that is cut through for it."""
 
     __slots__ = ("_routing", "inbox", "otherwise", "outlet", "prefixes", "state")
@@ -133,5 +133,5 @@ class CutThroughRoute(CountedOwner):
 
 def _trace(frames: list[bytes], index: int, owner: Owner) -> Owner:
     """Put the frame that tells of its trace in the place of one, and return who follows that."""
-    follower, frames[index] = cast(CutThroughRoute, owner).traced(frames[index])
+    follower, frames[index] = cast(PassthroughRoute, owner).traced(frames[index])
     return follower

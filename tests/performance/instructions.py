@@ -26,7 +26,7 @@ from router_trio.protocol import framing
 from router_trio.routing.core_route import CoreRoute
 from router_trio.routing.handlers import Handler
 from router_trio.routing.outlet import Outlet
-from router_trio.routing.passthrough import CutThrough
+from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
@@ -132,8 +132,8 @@ class Bench:
 
     def core(self, messages: int) -> Callable[[], None]:
         """What comes for the routes in turn, is forwarded, written and fenced."""
-        cut_through = CutThrough(self.connection, self._tracing)
-        routes = [CoreRoute(routing, self.connection, cut_through, lambda event: None) for routing in self.routings]
+        passthrough = Passthrough(self.connection, self._tracing)
+        routes = [CoreRoute(routing, self.connection, passthrough, lambda event: None) for routing in self.routings]
         sids = [self.wire.subscribe(b"in", route._deliver) for route in routes]
         data = b"".join(
             b"MSG in.%04d.%d %b 128\r\n%b\r\n" % (number % len(sids), number % 7, sids[number % len(sids)], BODY)
@@ -152,8 +152,8 @@ class Bench:
 
     def handled(self, messages: int, handler: Handler) -> Callable[[], None]:
         """Messages in hand go through a handler, are written and fenced."""
-        cut_through = CutThrough(self.connection, self._tracing)
-        route = CoreRoute(self.routings[0], self.connection, cut_through, lambda event: None)
+        passthrough = Passthrough(self.connection, self._tracing)
+        route = CoreRoute(self.routings[0], self.connection, passthrough, lambda event: None)
         raws = [_raw(b"in.0000.%d" % (number % 7), b"") for number in range(messages)]
 
         def run() -> None:

@@ -14,7 +14,7 @@ from router_trio.outbox.capacity import FORWARDED
 from router_trio.outbox.operation import FrameOwners
 from router_trio.outbox.outbox import Outbox
 from router_trio.routing.core_route import CoreRoute
-from router_trio.routing.passthrough import CutThrough
+from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.tracing import NoTracing
 from router_trio.testing import FakeBroker
 from tests.compiled import looks_inside
@@ -59,8 +59,8 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
 ) -> None:
     bench = Bench(2)
     outbox = bench.outbox
-    cut_through = CutThrough(bench.connection, NoTracing())
-    first, second = (CoreRoute(one, bench.connection, cut_through, lambda event: None) for one in bench.routings)
+    passthrough = Passthrough(bench.connection, NoTracing())
+    first, second = (CoreRoute(one, bench.connection, passthrough, lambda event: None) for one in bench.routings)
     inbox = first._inbox
 
     def deliver(numbers: dict[CoreRoute, int]) -> None:
@@ -69,7 +69,7 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
             assert isinstance(route._deliver, SharedDelivery)
             subject = b"in.%04d.%d" % (number // 100, number)
             touched.append(Arrivals(route._deliver.key, [(subject, b"", 0, 0, b"0\r\n\r\n")]))
-        cut_through.deliver(touched)
+        passthrough.deliver(touched)
 
     def left() -> list[int]:
         """The numbers of the messages that leave now."""
@@ -98,7 +98,7 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
         deliver({first: 4})
         assert len(inbox) == 0
         assert left() == [4], "nothing waits any more"
-        assert not cut_through._behind
+        assert not passthrough._behind
         nursery.cancel_scope.cancel()
 
 

@@ -1,6 +1,6 @@
 """What a route from a stream has in hand: what waits to be routed, what waits for its turn, what is under way.
 
-Synchronous and without I/O: who acks, naks and asks for more is `stream`.
+Synchronous and without I/O: who acks, naks and asks for more is `route` and `pull_loop`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, Source, StreamDelivery, columns, delivery_of
 
 _NUMBERS = 5
-"""How many numbers end the subject of an ack: see `stream_delivery`."""
+"""How many numbers end the subject of an ack: see `delivery`."""
 
 FEW = 3
 """Messages that are read one by one: it takes no longer."""
