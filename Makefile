@@ -53,8 +53,10 @@ lint: $(READY)  ## Style, types and the direction of imports
 	$(BIN)/lint-imports
 
 # Many tests wait for servers: four at a time keep two processors busy.
-test: lint  ## All checks and tests that are quick
-	$(BIN)/pytest -m "not nightly" -n 4
+WORKERS ?= 4
+
+test: lint  ## All checks and tests that are quick, WORKERS=4 at a time
+	$(BIN)/pytest -m "not nightly" -n $(WORKERS)
 
 $(COMPILED)/.built: $(READY) $(shell find router_trio -name '*.py')
 	rm -rf $(COMPILED)
