@@ -5,20 +5,17 @@ token, a last `>` for one or more. The rules are those of nats-server, with one 
 unpaired surrogates are refused as well. The server relays control characters, but `\\x0b` and `\\x0c` break the
 frame parser of other clients, so a router must not bring them into the world.
 
-Guarantees: everything here is pure and synchronous, and raises nothing but `SubjectError`. `matches`, `overlaps` and
-`SubjectTree` expect valid arguments; they don't check them again, because they are asked for every message.
+Guarantees: everything here is pure and synchronous, and raises nothing but `SubjectError`. `matches` and `overlaps`
+expect valid arguments.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Generic, TypeVar
 
 from router_trio.errors import SubjectError
 from router_trio.quotes import quoted
-
-T = TypeVar("T")
 
 CONTROL = re.compile("[\x00-\x20\x7f]")
 """One character that no subject may hold: a space, NUL or another ASCII control character."""
@@ -84,11 +81,6 @@ def validate_pattern(pattern: str, *, what: str = "subject") -> None:
         )
 
 
-def is_wildcard(pattern: str) -> bool:
-    """Return True if `pattern` holds a wildcard token and so can match more than one subject."""
-    return ("*" in pattern or ">" in pattern) and not WILDCARDS.isdisjoint(pattern.split("."))
-
-
 def matches(pattern: str, subject: str) -> bool:
     """Return True if a subscription to `pattern` gets what is published to `subject`. Both must be valid."""
     if "*" not in pattern and ">" not in pattern:
@@ -143,93 +135,6 @@ def reserved_namespace(subject: str, own_start: Sequence[str], inbox_prefix: str
     if own < len(prefix) and tokens[: len(prefix)] == prefix:
         return inbox_prefix
     return None
-
-
-class SubjectTree(Generic[T]):
-    """Finds the values whose pattern matches a subject.
-
-    The cost of a look-up grows with the subject's tokens and the number of values found, not with the number of
-    patterns. Answers are remembered for up to `cache_size` subjects, so that a subject seen before costs one
-    dictionary look-up however many wildcards there are.
-    """
-
-    def __init__(self, *, cache_size: int = 8192) -> None:
-        self._root: _Node[T] = _Node()
-        self._size = 0
-        # Two generations instead of one least-recently-used list: a full young generation becomes the old one, and
-        # what is asked again moves back. Subjects in use survive, and nothing is reordered on a hit.
-        self._generation_size = max(1, cache_size // 2)
-        self._young: dict[str, list[T]] = {}
-        self._old: dict[str, list[T]] = {}
-
-    def __len__(self) -> int:
-        return self._size
-
-    def insert(self, pattern: str, value: T) -> None:
-        """Add `value` under `pattern`. The same pattern may hold many values, and the same value many times.
-
-        Raises SubjectError if the pattern is not valid.
-        """
-        validate_pattern(pattern, what="pattern")
-        node = self._root
-        values: list[tuple[int, T]] | None = None
-        for token in pattern.split("."):
-            if token == ">":
-                values = node.rest
-            elif token == "*":
-                if node.any is None:
-                    node.any = _Node()
-                node = node.any
-            else:
-                node = node.children.setdefault(token, _Node())
-        (node.values if values is None else values).append((self._size, value))
-        self._size += 1
-        self._young.clear()
-        self._old.clear()
-
-    def match(self, subject: str) -> list[T]:
-        """The values of all patterns that match `subject`, in the order in which they were inserted.
-
-        The list is the caller's own. The subject must be valid.
-        """
-        found = self._young.get(subject)
-        if found is None:
-            found = self._old.get(subject)
-            if found is None:
-                found = self._search(subject.split("."))
-            if len(self._young) >= self._generation_size:
-                self._old, self._young = self._young, {}
-            self._young[subject] = found
-        return found.copy()
-
-    def _search(self, tokens: list[str]) -> list[T]:
-        found: list[tuple[int, T]] = []
-        level = [self._root]
-        for token in tokens:
-            below: list[_Node[T]] = []
-            for node in level:
-                found += node.rest
-                child = node.children.get(token)
-                if child is not None:
-                    below.append(child)
-                if node.any is not None:
-                    below.append(node.any)
-            level = below
-        for node in level:
-            found += node.values
-        return [value for _, value in sorted(found, key=lambda entry: entry[0])]
-
-
-class _Node(Generic[T]):
-    """One place in the tree. Wildcards have slots of their own, so that a token that is literally `*` finds none."""
-
-    __slots__ = ("any", "children", "rest", "values")
-
-    def __init__(self) -> None:
-        self.children: dict[str, _Node[T]] = {}
-        self.any: _Node[T] | None = None
-        self.values: list[tuple[int, T]] = []
-        self.rest: list[tuple[int, T]] = []
 
 
 def _checked_tokens(subject: str, what: str) -> list[str]:

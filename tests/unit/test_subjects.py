@@ -1,4 +1,4 @@
-"""Subjects and patterns: what is valid, what matches, and that the tree finds exactly what matches."""
+"""Subjects and patterns: what is valid, and what matches."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from router_trio.errors import RouterError, SubjectError
 from router_trio.subjects.patterns import (
-    SubjectTree,
     is_valid_subject,
-    is_wildcard,
     matches,
     overlaps,
     validate_pattern,
@@ -207,97 +205,3 @@ def test_patterns_that_overlap_share_a_subject(a: str, b: str) -> None:
 def _widened(pattern: str, length: int) -> list[str]:
     tokens = pattern.split(".")
     return tokens[:-1] + ["*"] * (length - len(tokens) + 1) if tokens[-1] == ">" else tokens
-
-
-@pytest.mark.parametrize(("pattern", "expected"), [("a.b", False), ("a*.b>", False), ("a.*", True), ("a.>", True)])
-def test_is_wildcard(pattern: str, expected: bool) -> None:
-    assert is_wildcard(pattern) is expected
-
-
-# --- the tree --------------------------------------------------------------------------------------------------------
-
-
-def tree_of(*patterns: str, cache_size: int = 8192) -> SubjectTree[str]:
-    tree: SubjectTree[str] = SubjectTree(cache_size=cache_size)
-    for pattern in patterns:
-        tree.insert(pattern, pattern)
-    return tree
-
-
-def test_the_tree_answers_in_insertion_order() -> None:
-    tree = tree_of(">", "a.b", "*.b", "a.*", "a.>", "b.>", "a.b")
-    assert tree.match("a.b") == [">", "a.b", "*.b", "a.*", "a.>", "a.b"]
-    assert tree.match("b") == [">"]
-    assert len(tree) == 7
-
-
-def test_an_empty_tree_matches_nothing() -> None:
-    assert SubjectTree[int]().match("a.b") == []
-
-
-def test_the_tree_keeps_the_same_value_twice() -> None:
-    tree: SubjectTree[int] = SubjectTree()
-    tree.insert("a", 1)
-    tree.insert("a", 1)
-    assert tree.match("a") == [1, 1]
-
-
-def test_the_tree_refuses_an_invalid_pattern_and_stays_as_it_was() -> None:
-    tree = tree_of("a.>")
-    with pytest.raises(SubjectError, match=r"pattern 'a\.>\.b'"):
-        tree.insert("a.>.b", "x")
-    assert tree.match("a.b") == ["a.>"]
-    assert len(tree) == 1
-
-
-def test_an_insert_is_seen_by_subjects_that_were_asked_before() -> None:
-    tree = tree_of("a.*")
-    assert tree.match("a.b") == ["a.*"]
-    assert tree.match("c") == []
-    tree.insert(">", ">")
-    assert tree.match("a.b") == ["a.*", ">"]
-    assert tree.match("c") == [">"]
-
-
-def test_the_answer_is_the_callers_own() -> None:
-    tree = tree_of("a")
-    tree.match("a").append("x")
-    assert tree.match("a") == ["a"]
-
-
-def test_a_subject_with_a_literal_star_finds_no_other_pattern() -> None:
-    assert tree_of("a.b", "a.*").match("a.*") == ["a.*"]
-
-
-@given(st.lists(PATTERNS | SUBJECTS, max_size=12), st.lists(SUBJECTS, max_size=12), st.integers(0, 4))
-def test_the_tree_agrees_with_matches(patterns: list[str], subjects: list[str], cache_size: int) -> None:
-    # A cache of a few entries turns over within one example; every subject is asked twice.
-    tree: SubjectTree[tuple[int, str]] = SubjectTree(cache_size=cache_size)
-    for entry in enumerate(patterns):
-        tree.insert(entry[1], entry)
-    for subject in subjects + subjects:
-        assert tree.match(subject) == [entry for entry in enumerate(patterns) if matches(entry[1], subject)]
-
-
-def test_the_cache_is_bounded() -> None:
-    tree = tree_of("*", cache_size=10)
-    for number in range(1000):
-        assert tree.match(str(number)) == ["*"]
-    assert len(tree._young) + len(tree._old) <= 10
-
-
-def test_a_subject_in_use_stays_cached_while_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = tree_of("*", cache_size=10)
-    searched: list[str] = []
-    search = tree._search
-
-    def counting_search(tokens: list[str]) -> list[str]:
-        searched.append(".".join(tokens))
-        return search(tokens)
-
-    monkeypatch.setattr(tree, "_search", counting_search)
-    for number in range(100):
-        tree.match("hot")
-        tree.match(f"cold-{number}")
-    assert searched.count("hot") == 1
-    assert len(searched) == 101
