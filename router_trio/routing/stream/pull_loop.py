@@ -285,8 +285,9 @@ class Pulling:
 
     async def _look_when_changed(self, destination: Connection) -> None:
         while True:
-            await destination.changed()
+            # Also at the beginning: it may have changed between the first look and this task's first step.
             self._look_again.set()
+            await destination.changed()
 
     async def _check(self, consumer: PullConsumer) -> None:
         """Look at the consumer every `CHECK_EVERY` seconds: somebody may have paused or edited it.
