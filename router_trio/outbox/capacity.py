@@ -7,7 +7,7 @@ So what can't be sent never takes the room of what can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from router_trio.errors import PublishError
@@ -191,22 +191,26 @@ class Capacity:
 
     def refusals(self) -> list[Refusal]:
         """Return the destinations of which something is held back now: which, since when, and why."""
-        found: dict[Hashable, Refusal] = {}
-        for subject, lane in self._lanes.lanes.items():
-            one = lane.destination
-            if one.key not in found:
-                text = subject.decode("utf-8", "replace")
-                found[one.key] = Refusal(_name(one.key), text, one.lanes, one.held, one.since, one.reason)
-        return [*found.values()]
+        return [
+            Refusal(_name(one.key), subject.decode("utf-8", "replace"), one.lanes, one.held, one.since, one.reason)
+            for subject, one in self._refusing()
+        ]
 
     def unanswered(self) -> list[str]:
         """Return the destinations that do not confirm what they are sent: publishes were sent again, or wait for it."""
         now = self._clock()
         return [
             _name(one.key)
-            for one in {lane.destination.key: lane.destination for lane in self._lanes.lanes.values()}.values()
+            for _, one in self._refusing()
             if one.reason == UNANSWERED and (not one.slow or now - one.since >= SLOW_FOR_LONG)
         ]
+
+    def _refusing(self) -> Iterable[tuple[bytes, Destination]]:
+        """Each destination of which something is held back, with one of its subjects."""
+        found: dict[Hashable, tuple[bytes, Destination]] = {}
+        for subject, lane in self._lanes.lanes.items():
+            found.setdefault(lane.destination.key, (subject, lane.destination))
+        return found.values()
 
     def _for_long(self, destination: Destination) -> bool:
         return self._clock() - destination.since >= REFUSES_FOR_LONG
