@@ -433,6 +433,21 @@ async def test_signs_of_life_go_on_while_payloads_are_in_doubt(
         assert w.watch.count("NATS_SUBSCRIBE_ERROR") == 0
 
 
+async def test_a_forged_message_in_the_inbox_puts_nothing_in_doubt(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(consumer: FakePullConsumer) -> str | None:
+        await trio.sleep_forever()
+
+    async with world([STREAM], brokers=one_broker()) as w:
+        monkeypatch.setattr(FakePullConsumer, "check", never)
+        await trio.sleep(5)
+        inbox = w.live.connections["main"].inbox.decode()
+        for _ in range(100):
+            w.broker.publish(f"{inbox}-pull-1", b"", {"Nats-Msg-Size": "5"}, reply="elsewhere")
+        await probe_arrives(w)
+
+
 async def test_a_sender_that_writes_that_header_stops_nothing(autojump_clock: MockClock) -> None:
     async with world([STREAM], brokers=one_broker()) as w:
         for number in range(3):

@@ -14,7 +14,7 @@ from operator import itemgetter
 from router_trio.protocol import framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.delivery import Columns, Source, StreamDelivery, columns, delivery_of
+from router_trio.routing.stream.delivery import Columns, Source, StreamDelivery, columns_of, delivery_of
 
 _NUMBERS = 5
 """How many numbers end the subject of an ack: see `delivery`."""
@@ -93,4 +93,4 @@ class Deliveries:
                 except ValueError:
                     pass  # a number that no stream has
             others.append(raw)
-        return deliveries, columns(deliveries), others
+        return deliveries, columns_of(deliveries), others

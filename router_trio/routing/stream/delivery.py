@@ -177,13 +177,7 @@ def delivery_of(source: Source, cursor: StreamCursor, raw: framing.RawMessage, r
     return StreamDelivery(source, cursor, raw, received_at, sequence, number, tokens[7], message_id)
 
 
-def place_of(reply: bytes) -> bytes:
-    """Return sequence and time of the message that a reply subject acks, `b""` if it acks none."""
-    tokens = _tokens(reply)
-    return b"%b:%b" % (tokens[5], tokens[7]) if len(tokens) > 7 else b""
-
-
-def columns(deliveries: Sequence[StreamDelivery]) -> Columns:
+def columns_of(deliveries: Sequence[StreamDelivery]) -> Columns:
     """Return what they have in common."""
     return (
         [delivery.sequence for delivery in deliveries],

@@ -12,7 +12,7 @@ from operator import eq, itemgetter
 
 from router_trio.protocol import headers
 from router_trio.protocol.framing import RawMessage, header_block
-from router_trio.routing.stream.delivery import place_of
+from router_trio.routing.stream.delivery import StreamDelivery
 
 MSG_SIZE = b"Nats-Msg-Size"
 """The header with the size of the payload that was left out."""
@@ -21,45 +21,47 @@ _header_size, _size = itemgetter(2), itemgetter(3)
 
 
 class Payloads:
-    """What came from one durable and is not taken yet. `doubtful` are no more messages than were asked for."""
+    """What one durable has delivered and is not taken yet: `doubtful`, no more than was asked for."""
 
     def __init__(self) -> None:
-        self.doubtful: list[RawMessage] = []
-        self._never_had: set[bytes] = set()
+        self.doubtful: list[StreamDelivery] = []
+        self._never_had: set[tuple[int, bytes]] = set()
 
     def start_anew(self) -> None:
         """The consumer is opened again, and delivers again what is not acked."""
         self.doubtful.clear()
         self._never_had.clear()
 
-    def sift(self, batch: Sequence[RawMessage]) -> Sequence[RawMessage]:
-        """Keep the first message that may have lost its payload, and all behind it. Returns the rest: mostly all.
+    def sift(self, deliveries: Sequence[StreamDelivery], batch: Sequence[RawMessage]) -> int:
+        """Keep the first of these, of a batch, that may have lost its payload, and all behind it.
 
-        Statuses are never kept.
+        Returns how many come before it: nearly always all.
         """
         if not self.doubtful:
             if True not in map(eq, map(_header_size, batch), map(_size, batch)):
-                return batch
-            if not any(map(self._is_doubtful, batch)):
-                return batch
-        taken = []
-        for raw in batch:
-            if raw[1] and (self.doubtful or self._is_doubtful(raw)):
-                self.doubtful.append(raw)
-            else:
-                taken.append(raw)
-        return taken
+                return len(deliveries)
+            doubtful = (index for index, delivery in enumerate(deliveries) if self._is_doubtful(delivery))
+            first = next(doubtful, len(deliveries))
+        else:
+            first = 0
+        self.doubtful += deliveries[first:]
+        return first
 
-    def confirm(self, count: int) -> Sequence[RawMessage]:
-        """The consumer delivers payloads, and so many were here before it was asked. Returns these: they come again."""
+    def confirm(self, count: int) -> list[int]:
+        """The consumer delivers payloads, and so many were here before it was asked. Returns which must come again."""
         confirmed = self.doubtful[:count]
-        self._never_had.update(place_of(raw[1]) for raw in confirmed if _is_bare(raw))
+        self._never_had.update(_place(delivery) for delivery in confirmed if _is_bare(delivery))
         del self.doubtful[:count]
-        return confirmed
+        return [delivery.sequence for delivery in confirmed]
 
-    def _is_doubtful(self, raw: RawMessage) -> bool:
-        return _is_bare(raw) and place_of(raw[1]) not in self._never_had
+    def _is_doubtful(self, delivery: StreamDelivery) -> bool:
+        return _is_bare(delivery) and _place(delivery) not in self._never_had
 
 
-def _is_bare(raw: RawMessage) -> bool:
-    return bool(raw[1]) and raw[2] == raw[3] > 0 and headers.find(header_block(raw), MSG_SIZE) is not None
+def _is_bare(delivery: StreamDelivery) -> bool:
+    raw = delivery.raw
+    return raw[2] == raw[3] > 0 and headers.find(header_block(raw), MSG_SIZE) is not None
+
+
+def _place(delivery: StreamDelivery) -> tuple[int, bytes]:
+    return delivery.sequence, delivery.time

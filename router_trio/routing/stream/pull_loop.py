@@ -54,8 +54,8 @@ class Pulling:
     """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it.
 
     `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
-    told whether that comes soon: others that were delivered before come now, or it is late. `confirmed` is told how
-    much of what `payloads` has kept came before the consumer was seen to deliver payloads.
+    told whether that comes soon: others that were delivered before come now, or it is late. `payloads` is told how much
+    of what it has kept came before the consumer was seen to deliver payloads.
     """
 
     def __init__(
@@ -69,7 +69,6 @@ class Pulling:
         route: Callable[[], None],
         make_room: Callable[[bool], None],
         payloads: Payloads,
-        confirmed: Callable[[int], Sequence[int]],
     ) -> None:
         self._routing = routing
         self._ack_pending = pending
@@ -79,7 +78,6 @@ class Pulling:
         self._route = route
         self._make_room = make_room
         self._payloads = payloads
-        self._confirmed = confirmed
         self._check_now = trio.Event()
         self._made_room_at = -math.inf
         self._patience = 0.0
@@ -310,7 +308,7 @@ class Pulling:
                 if paused != self._paused:
                     self._paused = paused
                     self._look_again.set()
-                again = self._confirmed(doubtful) if doubtful else ()
+                again = self._payloads.confirm(doubtful)
                 if again:
                     await consumer.again(again)
             with trio.move_on_after(pause):

@@ -25,7 +25,7 @@ from router_trio.routing.resubscribe import SourceRetry
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
-from router_trio.routing.stream.delivery import StreamDelivery
+from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.failures import LONGEST_DELAY, MOST_REMEMBERED, RetryPolicy
 from router_trio.routing.stream.payloads import Payloads
 from router_trio.routing.stream.pull_loop import Pulling
@@ -83,7 +83,6 @@ class StreamRoute:
             self._route,
             self._make_room,
             self._payloads,
-            self._confirmed,
         )
         self._ack_wait = source.ack_wait
         self._arrived = trio.Event()
@@ -169,27 +168,22 @@ class StreamRoute:
         """Seconds that a message may be late that was nakked here: if the nak is lost, it comes after the ack wait."""
         return self._ack_wait + OVERDUE
 
-    def _confirmed(self, count: int) -> Sequence[int]:
-        """The consumer delivers payloads. Returns which messages, of which that was in doubt, must come again."""
-        confirmed = self._payloads.confirm(count)
-        deliveries, _, _ = self._deliveries.read(confirmed, self._ack_pending.cursor, trio.current_time())
-        return [delivery.sequence for delivery in deliveries]
-
     def _received(self, batch: Sequence[framing.RawMessage]) -> None:
         now = trio.current_time()
         self._pulling.heard(now)
-        kept = len(self._payloads.doubtful)
-        batch = self._payloads.sift(batch)
-        doubtful = self._payloads.doubtful[kept:]
-        if doubtful:
-            self._pulling.kept(doubtful)
         pending = self._ack_pending
         deliveries, columns, others = self._deliveries.read(batch, pending.cursor, now)
         for raw in others:
             if self._pulling.status(raw):
                 self._retry.succeeded()
+        taken = self._payloads.sift(deliveries, batch)
+        if taken < len(deliveries):
+            self._pulling.kept([delivery.raw for delivery in deliveries[taken:]])
+            deliveries = deliveries[:taken]
+            columns = columns_of(deliveries)
         if deliveries:
-            size = framing.delivered_size(batch if not others else [delivery.raw for delivery in deliveries])
+            alone = len(deliveries) == len(batch)
+            size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
             again = pending.take(deliveries, columns, self._patience, self._other_message)
             if again:
                 self.state.duplicates += len(again)
