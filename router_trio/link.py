@@ -33,7 +33,7 @@ The list is the link's, which empties it afterwards.
 """
 
 
-class Arrivals(list[RawMessage]):
+class SubscriptionBatch(list[RawMessage]):
     """What came for one subscription and has yet to be delivered. `key` is what the subscription was made with."""
 
     __slots__ = ("key",)
@@ -43,7 +43,7 @@ class Arrivals(list[RawMessage]):
         self.key = key
 
 
-DeliverTogether = Callable[[Sequence[Arrivals]], None]
+DeliverShared = Callable[[Sequence[SubscriptionBatch]], None]
 """Takes what came at one time for several subscriptions, as `Deliver` does for one.
 
 Nothing came for one that has ended meanwhile.
@@ -54,7 +54,7 @@ Nothing came for one that has ended meanwhile.
 class SharedDelivery:
     """Makes a subscription one of those that `deliver` is called for. `key` tells them apart."""
 
-    deliver: DeliverTogether
+    deliver: DeliverShared
     key: Any
 
 
@@ -166,7 +166,7 @@ class LinkListener(Protocol):
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """The server refused a publish to this subject (permissions). Comes before the next fence is answered."""
 
-    def handed_out(self) -> None:
+    def read_done(self) -> None:
         """Everything that came at one time, of all subscriptions, has been delivered."""
 
     def lame_duck(self) -> None:

@@ -215,7 +215,7 @@ class PullCredit:
         if returned:
             self._budget.give_back(returned)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """No request is under way any more: the link is new, or the consumer moved."""
         self.outstanding = self.outstanding_bytes = 0
         self._least = 1
@@ -238,7 +238,7 @@ class PullCredit:
                 return self._too_large_for(left)
             self._least = 1  # if it was for a large message, that is gone
             return Reading(Verdict.ASK_AGAIN)
-        self.forget()
+        self.clear()
         if code == 409 and ("leadership" in words or "shutdown" in words):
             return Reading(Verdict.ASK_AGAIN)
         if code == 409 and "maxrequestbatch" in words and self.window > 1:

@@ -85,7 +85,7 @@ class Connection:
         self._lame_duck = trio.Event()
         self._changed = trio.Event()
         self._tell_of_changes: list[Callable[[], None]] = []
-        self._tell_of_handing_out: list[Callable[[], None]] = []
+        self._tell_when_read_done: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
         self.shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
@@ -354,9 +354,9 @@ class Connection:
             self.outbox.expire()
             self._room.unpark_all()
 
-    def when_handed_out(self, tell: Callable[[], None]) -> None:
+    def when_read_done(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, when all that came at one time has been delivered. For who is told something by a link."""
-        self._tell_of_handing_out.append(tell)
+        self._tell_when_read_done.append(tell)
 
     # --- what the link tells (see `link.LinkListener`) ---
 
@@ -370,9 +370,9 @@ class Connection:
         self.destinations.refused(subject, "permission_denied", detail)
         self.outbox.publish_denied(subject, detail)
 
-    def handed_out(self) -> None:
-        if self._tell_of_handing_out:
-            waiting, self._tell_of_handing_out = self._tell_of_handing_out, []
+    def read_done(self) -> None:
+        if self._tell_when_read_done:
+            waiting, self._tell_when_read_done = self._tell_when_read_done, []
             for tell in waiting:
                 tell()
 

@@ -97,7 +97,7 @@ class NatsLink:
         self._listener = listener
         self._asked: Counter[bytes] = Counter()
         self._denied: dict[bytes, list[str]] = {}
-        self._deaf: str | None = None
+        self._inbox_denied: str | None = None
         self._listen_at = 0.0
         self._client_deaf = False
         self._too_many = 0
@@ -113,10 +113,10 @@ class NatsLink:
         self.ended = False
         self.wire = Wire(
             transport.stream,
-            hand_on=transport.feed,
-            informed=self._informed,
+            pass_to_client=transport.feed,
+            on_info=self._on_info,
             denied=self._was_denied,
-            handed_out=listener.handed_out,
+            read_done=listener.read_done,
             too_many_subscriptions=self._had_too_many,
         )
         self.wire.unread = transport.hand_over(self.wire.send, self.wire.expect_foreign_pong)
@@ -137,10 +137,10 @@ class NatsLink:
         refusals: list[Refusal] = []
         small = min(self.max_payload, self.max_control_line)
         frames = []
-        if self._deaf is not None and any(one.with_ack for one in operations):
+        if self._inbox_denied is not None and any(one.with_ack for one in operations):
             await self._listen_again()
-        if self._deaf is not None:
-            refusals = [Refusal(one, "permission_denied", self._deaf) for one in operations if one.with_ack]
+        if self._inbox_denied is not None:
+            refusals = [Refusal(one, "permission_denied", self._inbox_denied) for one in operations if one.with_ack]
             operations = [one for one in operations if not one.with_ack]
         for operation in operations:
             frame = operation.frame
@@ -164,7 +164,7 @@ class NatsLink:
 
     async def _listen_again(self) -> None:
         if trio.current_time() >= self._listen_at:
-            self._deaf = None
+            self._inbox_denied = None
             self.wire.unsubscribe(self._answers)
             self._answers = self.wire.subscribe(self._inbox + b".*", self._pubacks.read)
             await self.wire.fence()
@@ -301,7 +301,9 @@ class NatsLink:
             self._lookups.denied(subject)
             self._listener.publish_denied(subject, told)
         elif subject == self._inbox + b".*":
-            self._deaf = f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"
+            self._inbox_denied = (
+                f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"
+            )
             self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
         elif self._asked[subject]:
             self._denied.setdefault(subject, []).append(told)
@@ -315,7 +317,7 @@ class NatsLink:
         self._too_many += 1
         self._told_too_many = told
 
-    def _informed(self, text: bytes) -> None:
+    def _on_info(self, text: bytes) -> None:
         self.info = parse_info(text, self.info)
         self.max_payload = self.info.max_payload
         self.max_control_line = self.info.max_control_line

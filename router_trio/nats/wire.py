@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from router_trio.errors import LinkError, ProtocolError
-from router_trio.link import Arrivals, Deliver, DeliverTogether, SharedDelivery
+from router_trio.link import Deliver, DeliverShared, SharedDelivery, SubscriptionBatch
 from router_trio.nats.info import quote
 from router_trio.protocol import framing
 from router_trio.quotes import told_by
@@ -48,18 +48,18 @@ SAID_BEFORE_THE_END = 5.0
 """Seconds within which a server closes the connection that it has said an error about."""
 
 
-class _Group(list[Arrivals]):
+class _Group(list[SubscriptionBatch]):
     """Of subscriptions that are delivered together, those for which something came."""
 
     __slots__ = ("deliver",)
 
-    def __init__(self, deliver: DeliverTogether) -> None:
+    def __init__(self, deliver: DeliverShared) -> None:
         super().__init__()
         self.deliver = deliver
 
 
-class _Inbox(Arrivals):
-    """See `framing.Inbox`."""
+class _Buffer(SubscriptionBatch):
+    """See `framing.MessageBuffer`."""
 
     __slots__ = ("group",)
 
@@ -75,34 +75,34 @@ class Wire:
         self,
         stream: trio.abc.Stream,
         *,
-        hand_on: Callable[[bytes], None],
-        informed: Callable[[bytes], None],
+        pass_to_client: Callable[[bytes], None],
+        on_info: Callable[[bytes], None],
         denied: Callable[[bytes, bytes, str], None],
-        handed_out: Callable[[], None],
+        read_done: Callable[[], None],
         too_many_subscriptions: Callable[[str], None] = lambda told: None,
     ) -> None:
-        """`hand_on` gets bytes for nats-py, `informed` the JSON of an INFO, `denied` the kind (`publish` or
-        `subscription`), the subject and the server's words. `handed_out` is told after the messages of each read.
+        """`pass_to_client` gets bytes for nats-py, `on_info` the JSON of an INFO, `denied` the kind (`publish` or
+        `subscription`), the subject and the server's words. `read_done` is told after the messages of each read.
         `too_many_subscriptions` gets the server's words when it refused a SUB, of which it does not say which.
         """
         self._stream = stream
         self.read_size = READ_SIZE
         self.unread: bytes | bytearray = b""
         """What was read from the stream already, behind the handshake."""
-        self._hand_on = hand_on
-        self._informed = informed
+        self._pass_to_client = pass_to_client
+        self._on_info = on_info
         self._denied = denied
-        self._handed_out = handed_out
+        self._read_done = read_done
         self._too_many_subscriptions = too_many_subscriptions
         self._last_words: tuple[float, str] | None = None
         self._parser = framing.FrameParser()
-        self._groups: dict[DeliverTogether, _Group] = {}
+        self._groups: dict[DeliverShared, _Group] = {}
         self._subjects: dict[bytes, bytes] = {}
         self._next_sid = FIRST_SID
         self._out: list[bytes] = []
         self._queued = 0
         self._written = 0
-        self._writing = self._torn = False
+        self._writing = self._half_written = False
         self._work = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self._pongs: deque[trio.Event | None] = deque()
@@ -171,9 +171,9 @@ class Wire:
         sid = b"%d" % self._next_sid
         if isinstance(deliver, SharedDelivery):
             group = self._groups.setdefault(deliver.deliver, _Group(deliver.deliver))
-            self._parser.inboxes[sid] = _Inbox(deliver.key, group)
+            self._parser.buffers[sid] = _Buffer(deliver.key, group)
         else:
-            self._parser.inboxes[sid] = _Inbox(deliver, _Group(_deliver_each))
+            self._parser.buffers[sid] = _Buffer(deliver, _Group(_deliver_each))
         self._subjects[sid] = subject
         self.send(framing.subscribe(subject, sid, queue))
         return sid
@@ -196,9 +196,9 @@ class Wire:
             self._forget(sid)
 
     def _forget(self, sid: bytes) -> None:
-        inbox = self._parser.inboxes.pop(sid, None)
-        if inbox is not None:
-            inbox.clear()
+        buffer = self._parser.buffers.pop(sid, None)
+        if buffer is not None:
+            buffer.clear()
             del self._subjects[sid]
 
     # --- the two tasks ---
@@ -207,7 +207,7 @@ class Wire:
         """Write what is appended, joined, for as long as the link lives. Raises `LinkError`."""
         while True:
             await self._work.wait()
-            if self._torn:
+            if self._half_written:
                 raise LinkError("writing was cancelled in the middle of a frame", reason="closed")
             if self._writing:
                 await self._progress.park()
@@ -226,7 +226,7 @@ class Wire:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._ended(f"the connection broke while writing: {_cause(error)}") from error
         except BaseException:
-            self._torn = True
+            self._half_written = True
             raise
         finally:
             self._writing = False
@@ -256,12 +256,12 @@ class Wire:
                     arrivals.clear()
                 group.clear()
             parser.touched.clear()
-            self._handed_out()
+            self._read_done()
         if parser.foreign:
             frames = [frame for frame in parser.foreign if _is_for_nats_py(frame)]
             parser.foreign.clear()
             if frames:
-                self._hand_on(b"".join(frames))
+                self._pass_to_client(b"".join(frames))
         if parser.control:
             lines = parser.control.copy()
             parser.control.clear()
@@ -277,14 +277,14 @@ class Wire:
             if answered is not None:
                 answered.set()
             else:
-                self._hand_on(framing.PONG)
+                self._pass_to_client(framing.PONG)
         elif word == b"PING":
             self._pongs_owed += 1
             if self._pongs_owed > MAX_PONGS_OWED:
                 raise ProtocolError(f"more than {MAX_PONGS_OWED} PINGs that the server did not let us answer")
             self.send(framing.PONG)
         elif word == b"INFO":
-            self._informed(line[5:])
+            self._on_info(line[5:])
         elif word == b"-ERR":
             self._error(line[5:].strip().strip(b"'"))
 
@@ -309,7 +309,7 @@ class Wire:
         return LinkError(f"the server ended the connection: {self._last_words[1]}", reason="server_error")
 
 
-def _deliver_each(group: Sequence[Arrivals]) -> None:
+def _deliver_each(group: Sequence[SubscriptionBatch]) -> None:
     for arrivals in group:
         if arrivals:  # or its subscription has ended meanwhile
             arrivals.key(arrivals)

@@ -84,7 +84,7 @@ class Capacity:
         )
 
     @property
-    def crowded(self) -> bool:
+    def over_limit(self) -> bool:
         """Return True if it is too full even for what is forwarded at once while connected."""
         return self._queue.pending >= max(self._max_operations, FORWARDED) or self._too_many_bytes
 
@@ -97,7 +97,7 @@ class Capacity:
         """Return True if the policy is that a publisher waits while it is full and nothing leaves."""
         return self._on_full == "block"
 
-    def make(self, size: int) -> None:
+    def make_space(self, size: int) -> None:
         """Make room for a frame of that size, if there is none and the policy is to drop the oldest.
 
         Raises `PublishError` (queue_full) when the policy is to refuse.

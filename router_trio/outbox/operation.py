@@ -202,7 +202,7 @@ class OperationWithAck(CoreOperation):
 class OperationBatch(Operation):
     """Core publishes with consecutive numbers, all accepted while connected."""
 
-    __slots__ = ("_frames", "_runs", "count", "size")
+    __slots__ = ("_frames", "_owners", "count", "size")
 
     size: int
 
@@ -211,15 +211,15 @@ class OperationBatch(Operation):
         self.count = 0
         self.size = 0
         self._frames: list[bytes] = []
-        self._runs = FrameOwners([], [])
+        self._owners = FrameOwners([], [])
 
-    def extend(self, order: int, frames: Sequence[bytes], size: int, runs: FrameOwners) -> None:
+    def extend(self, order: int, frames: Sequence[bytes], size: int, owners: FrameOwners) -> None:
         """Add frames of `size` bytes in all, the last of which has this number."""
         self.order = order
         self.count += len(frames)
         self.size += size
         self._frames += frames
-        self._runs.extend(runs)
+        self._owners.extend(owners)
 
     def append(self, order: int, frame: bytes, size: int, owner: Owner) -> None:
         """Add one frame of `size` bytes, which has this number."""
@@ -227,8 +227,8 @@ class OperationBatch(Operation):
         self.count += 1
         self.size += size
         self._frames.append(frame)
-        self._runs.owners.append(owner)
-        self._runs.counts.append(1)
+        self._owners.owners.append(owner)
+        self._owners.counts.append(1)
 
     @property
     def frame(self) -> bytes:
@@ -240,9 +240,9 @@ class OperationBatch(Operation):
         first = self.order - self.count + 1
         return [
             CoreOperation(first + index, frame, owner=owner, accepted_at=self.accepted_at, clean=self.clean)
-            for index, (frame, owner) in enumerate(zip(self._frames, self._runs.each(), strict=True))
+            for index, (frame, owner) in enumerate(zip(self._frames, self._owners.each(), strict=True))
         ]
 
     def settle(self, fate: Fate, now: float) -> None:
         """See `Operation`."""
-        self._runs.settle(self, fate, now)
+        self._owners.settle(self, fate, now)

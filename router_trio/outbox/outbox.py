@@ -135,9 +135,9 @@ class Outbox:
         return self.capacity.full and (self.connected or (self.capacity.is_waited_for and not self.fail_open))
 
     @property
-    def crowded(self) -> bool:
+    def over_limit(self) -> bool:
         """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
-        return self.blocks and (not self.connected or self.capacity.crowded)
+        return self.blocks and (not self.connected or self.capacity.over_limit)
 
     @property
     def next_order(self) -> int:
@@ -163,7 +163,7 @@ class Outbox:
             if not blocked:
                 self._settlement.not_connected(with_ack)
             if not self.fail_open:
-                self.capacity.make(len(frame))
+                self.capacity.make_space(len(frame))
             now = self._same_time()
         self._order += 1
         clean = self.connected and not blocked
@@ -192,7 +192,7 @@ class Outbox:
         self._wake()
         return "queued" if self._settlement.draining else "sent"
 
-    def offer_frames(self, frames: Sequence[bytes], runs: FrameOwners) -> None:
+    def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners) -> None:
         """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
 
         While connected they stay together: one operation, for as long as nothing happens to them.
@@ -202,10 +202,10 @@ class Outbox:
         if self.connected:
             self._order += len(frames)
             self.ledger.accepted += len(frames)
-            self._queue.append_frames(self._order, frames, runs, self._same_time())
+            self._queue.append_frames(self._order, frames, owners, self._same_time())
             self._wake()
             return
-        for frame, owner in zip(frames, runs.each(), strict=True):
+        for frame, owner in zip(frames, owners.each(), strict=True):
             try:
                 self.offer(frame, owner=owner)
             except PublishError as error:

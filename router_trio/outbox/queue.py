@@ -93,13 +93,13 @@ class SendQueue:
         self.pending_bytes += size
         self.pending += len(operations)
 
-    def append_frames(self, order: int, frames: Sequence[bytes], runs: FrameOwners, accepted_at: float) -> None:
+    def append_frames(self, order: int, frames: Sequence[bytes], owners: FrameOwners, accepted_at: float) -> None:
         """Put newly accepted core publishes at the tail, the last of them with this number.
 
         What was accepted at the same time just before them is one operation with them.
         """
         size = sum(map(len, frames))
-        self._together(order - len(frames), accepted_at).extend(order, frames, size, runs)
+        self._together(order - len(frames), accepted_at).extend(order, frames, size, owners)
         self.pending_bytes += size
         self.pending += len(frames)
 

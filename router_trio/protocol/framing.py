@@ -44,12 +44,12 @@ SIZES: dict[bytes, int] = {b"%d" % size: size for size in range(4096)}
 """Sizes as they are written. To look one up costs less than to check and read it."""
 
 
-class Inbox(Protocol):
+class MessageBuffer(Protocol):
     """A list of the messages of one subscription."""
 
     @property
     def group(self) -> list[Any]:
-        """The list of those inboxes with messages that it is to be in when it has some."""
+        """The list of those buffers with messages that it is to be in when it has some."""
 
     def append(self, raw: RawMessage, /) -> None:
         """A message came."""
@@ -64,16 +64,16 @@ class Inbox(Protocol):
 class FrameParser:
     """Turns received bytes into messages for known subscriptions, foreign frames and control lines.
 
-    After each `feed`: `inboxes[sid]` holds the messages that came for a subscription registered there, its group has
-    all inboxes that got some, and `touched` the groups (whoever registers empties all three); `foreign` has whole
+    After each `feed`: `buffers[sid]` holds the messages that came for a subscription registered there, its group has
+    all buffers that got some, and `touched` the groups (whoever registers empties all three); `foreign` has whole
     frames of other subscriptions as bytes, `control` the other lines (PING, PONG, INFO, -ERR, +OK) without CRLF, in
     order.
     """
 
-    __slots__ = ("_buffer", "_line", "_needed", "control", "foreign", "inboxes", "touched")
+    __slots__ = ("_buffer", "_line", "_needed", "buffers", "control", "foreign", "touched")
 
     def __init__(self) -> None:
-        self.inboxes: dict[bytes, Inbox] = {}
+        self.buffers: dict[bytes, MessageBuffer] = {}
         self.touched: list[list[Any]] = []
         self.foreign: list[bytes] = []
         self.control: list[bytes] = []
@@ -100,7 +100,7 @@ class FrameParser:
             self._buffer.append(data[position:] if position else data)
 
     def _parse(self, data: bytes) -> int:
-        inboxes = self.inboxes
+        buffers = self.buffers
         find = data.find
         sizes = SIZES
         length = len(data)
@@ -159,18 +159,18 @@ class FrameParser:
                 raise ProtocolError("a message that does not end where its size says")
             if sid != sid_of_run:
                 try:
-                    inbox = inboxes[sid]
+                    buffer = buffers[sid]
                 except KeyError:
                     self.foreign.append(data[position:end])
                     position = end
                     continue
                 sid_of_run = sid
-                if not inbox:
-                    group = inbox.group
+                if not buffer:
+                    group = buffer.group
                     if not group:
                         self.touched.append(group)
-                    group.append(inbox)
-            inbox.append((subject, reply, header_size, size, data[start:end]))
+                    group.append(buffer)
+            buffer.append((subject, reply, header_size, size, data[start:end]))
             position = end
 
     def _control_line(self, line: bytes) -> None:

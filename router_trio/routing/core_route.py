@@ -14,7 +14,7 @@ from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
 from router_trio.link import Deliver, Link, SharedDelivery
 from router_trio.protocol import framing
-from router_trio.routing.delivery import BatchDelivery, BatchLeg, Delivery
+from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
 from router_trio.routing.handler_batch import HandlerBatch
 from router_trio.routing.handlers import Handler, as_messages
 from router_trio.routing.intake_queue import IntakeQueue
@@ -35,10 +35,10 @@ class CoreRoute:
         self._connection = connection
         only = routing.outlets[0]
         plain = len(routing.outlets) == 1 and not only.destination.jetstream and routing.plan.handler is None
-        self._inbox = IntakeQueue(self._overflow)
+        self._intake = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
         if plain:
-            self._deliver = SharedDelivery(passthrough.deliver, PassthroughRoute(routing, self._inbox, self._received))
+            self._deliver = SharedDelivery(passthrough.deliver, PassthroughRoute(routing, self._intake, self._received))
         self._in_hand = 0
         self._closing = trio.Event()
         self._subscribing = trio.CancelScope()
@@ -83,12 +83,12 @@ class CoreRoute:
     async def idle(self) -> None:
         """Wait until nothing more comes, and everything that came is with the destinations' outboxes."""
         await self._intake_over.wait()
-        await self._inbox.empty()
+        await self._intake.empty()
 
     def abandon(self) -> int:
         """The end: how many messages were received and never routed. Counts them as failed."""
         self._scope.cancel()
-        left, self._in_hand = self._inbox.clear() + self._in_hand, 0
+        left, self._in_hand = self._intake.clear() + self._in_hand, 0
         if left > 0:
             self.state.failed["shutdown"] += left
             self.routing.fail("shutdown", "received, and not routed before the shutdown", count=left)
@@ -100,7 +100,7 @@ class CoreRoute:
         handler = routing.plan.handler
         with self._scope:
             while True:
-                received_at, batch = await self._inbox.take()
+                received_at, batch = await self._intake.take()
                 self._in_hand = len(batch)
                 await routing.room()
                 if handler is not None:
@@ -147,21 +147,21 @@ class CoreRoute:
 
     def _forward(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         delivery = BatchDelivery(self.state, received_at)
-        legs = [delivery.leg(outlet.template) for outlet in self.routing.outlets]
-        for outlet, leg in zip(self.routing.outlets, legs, strict=True):
+        owners = [delivery.owner_for(outlet.template) for outlet in self.routing.outlets]
+        for outlet, owner in zip(self.routing.outlets, owners, strict=True):
             if outlet.destination.jetstream:
-                refused = _forward_each(outlet, leg, batch)
+                refused = _forward_each(outlet, owner, batch)
             else:
-                refused = outlet.forward_core(batch, leg)
+                refused = outlet.forward_core(batch, owner)
             for reason, detail in refused:
-                leg.refuse(1, reason)
+                owner.refuse(1, reason)
                 self.routing.fail(reason, detail)
 
     def _received(self, batch: list[framing.RawMessage]) -> None:
         self.state.received += len(batch)
         routing = self.routing
-        if self._inbox.busy or routing.plan.handler is not None or routing.crowded:
-            self._inbox.deliver(batch)
+        if self._intake.busy or routing.plan.handler is not None or routing.over_limit:
+            self._intake.deliver(batch)
         else:
             # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
             self._pass_on(trio.current_time(), batch)
@@ -171,12 +171,12 @@ class CoreRoute:
         self.routing.fail("slow_consumer", "more came than the destinations took", count=count)
 
 
-def _forward_each(outlet: Outlet, leg: BatchLeg, batch: list[framing.RawMessage]) -> list[tuple[str, str]]:
+def _forward_each(outlet: Outlet, owner: BatchTracker, batch: list[framing.RawMessage]) -> list[tuple[str, str]]:
     """Publish each message of a batch to a stream."""
     refused = []
     for raw in batch:
         try:
-            outlet.forward(raw, leg, leg)
+            outlet.forward(raw, owner, owner)
         except (MappingError, PublishError) as error:
             refused.append((error.reason, str(error)))
     return refused

@@ -58,19 +58,19 @@ class Delivery:
     def finished(self) -> None:
         """Called once, when the last destination is settled."""
 
-    def leg(self, template: str) -> Owner:
+    def owner_for(self, template: str) -> Owner:
         """The owner of the operation to the destination with this template, which is the only one there."""
         self.remaining += 1
         # Of a route with one destination the message itself is the owner: no object more for most messages.
-        return self if len(self.route.destinations) == 1 else self._leg(template)
+        return self if len(self.route.destinations) == 1 else self._tracked(template)
 
-    def _leg(self, template: str) -> Owner:
-        return Leg(self, template, self.route.destinations.index(template))
+    def _tracked(self, template: str) -> Owner:
+        return DestinationTracker(self, template, self.route.destinations.index(template))
 
     def copy(self, template: str, number: int) -> Owner:
         """The owner of one of several operations, each of which sends a copy with a number of its own."""
         self.remaining += 1
-        return Leg(self, template, number)
+        return DestinationTracker(self, template, number)
 
     def _is_of_another(self, operation: Operation) -> bool:
         """Return True if the stream took a copy for another message, to which a sender gave the same id."""
@@ -128,7 +128,7 @@ class Delivery:
         self.finished()
 
 
-class Leg:
+class DestinationTracker:
     """One of several copies of one message, by its number: the owner of its operation."""
 
     __slots__ = ("_copy", "_template", "delivery")
@@ -166,12 +166,12 @@ class BatchDelivery:
         self._settled: list[int] = []
         self._recorded = 0
 
-    def leg(self, template: str) -> BatchLeg:
+    def owner_for(self, template: str) -> BatchTracker:
         """The owner of the batch's operations to one destination."""
         self._settled.append(0)
-        return BatchLeg(self, template, len(self._settled) - 1)
+        return BatchTracker(self, template, len(self._settled) - 1)
 
-    def settle(self, leg: int, template: str, count: int, fate: Fate, now: float, *, resent: bool = False) -> None:
+    def settle(self, place: int, template: str, count: int, fate: Fate, now: float, *, resent: bool = False) -> None:
         """`count` messages are settled at one destination. A message is done when it is at all of them."""
         route = self.route
         if fate.duplicate and not route.own_ids and not resent:
@@ -181,25 +181,25 @@ class BatchDelivery:
         else:
             route.failed[fate.reason or fate.name] += count
         settled = self._settled
-        settled[leg] += count
+        settled[place] += count
         everywhere = min(settled) - self._recorded
         if everywhere > 0:
             route.elapsed.record(now - self._received_at, everywhere)
             self._recorded += everywhere
 
 
-class BatchLeg:
+class BatchTracker:
     """One destination of a batch: the owner of its operations, and what its messages have in common."""
 
-    __slots__ = ("_batch", "_leg", "_template")
+    __slots__ = ("_batch", "_place", "_template")
 
     reply = b""
     message_id = None
 
-    def __init__(self, batch: BatchDelivery, template: str, leg: int) -> None:
+    def __init__(self, batch: BatchDelivery, template: str, place: int) -> None:
         self._batch = batch
         self._template = template
-        self._leg = leg
+        self._place = place
 
     @property
     def destination(self) -> tuple[str, str]:
@@ -208,8 +208,8 @@ class BatchLeg:
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        self._batch.settle(self._leg, self._template, count, fate, now, resent=was_resent(operation))
+        self._batch.settle(self._place, self._template, count, fate, now, resent=was_resent(operation))
 
     def refuse(self, count: int, reason: str) -> None:
         """That many messages of the batch never became operations here."""
-        self._batch.settle(self._leg, self._template, count, Fate("failed", reason), trio.current_time())
+        self._batch.settle(self._place, self._template, count, Fate("failed", reason), trio.current_time())

@@ -135,7 +135,7 @@ class HandlerBatch:
             return False
         if delivery.trace is not None:
             size = len(answer.payload)
-            self._followed[len(self._frames[0])] = [delivery.leg(outlet.template) for outlet in self._outlets]
+            self._followed[len(self._frames[0])] = [delivery.owner_for(outlet.template) for outlet in self._outlets]
             frames = [
                 outlet.traced(framing.published(frame), outlet.trace(delivery, size))
                 for outlet, frame in zip(self._outlets, frames, strict=True)
@@ -155,11 +155,11 @@ class HandlerBatch:
         if not self._frames[0]:
             return
         delivery = BatchDelivery(self._routing.state, self._received_at)
-        legs = [delivery.leg(outlet.template) for outlet in self._outlets]
-        for index, (outlet, leg, frames) in enumerate(zip(self._outlets, legs, self._frames, strict=True)):
-            runs = FrameOwners([leg], [len(frames)])
+        owners = [delivery.owner_for(outlet.template) for outlet in self._outlets]
+        for index, (outlet, owner, frames) in enumerate(zip(self._outlets, owners, self._frames, strict=True)):
+            shared = FrameOwners([owner], [len(frames)])
             followers = {place: owners[index] for place, owners in self._followed.items()}
-            runs.single_out([*followers], followers.get)
-            outlet.outbox.offer_frames(frames, runs)
+            shared.single_out([*followers], followers.get)
+            outlet.outbox.offer_frames(frames, shared)
             frames.clear()
         self._followed.clear()

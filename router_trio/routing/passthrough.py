@@ -1,4 +1,4 @@
-"""Cut-through: what nobody changes or looks at is forwarded while it arrives, without a turn of its route's task.
+"""Passthrough: what nobody changes or looks at is forwarded while it arrives, without a turn of its route's task.
 
 A message costs a look-up of its subject and a joined frame, whatever route it is for. With a thousand routes each
 message is a batch of its own: so what comes at one time for all of them is forwarded in one go, and offered together.
@@ -14,7 +14,7 @@ import trio
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError
-from router_trio.link import Arrivals, Deliver
+from router_trio.link import Deliver, SubscriptionBatch
 from router_trio.message import FENCED, Fate
 from router_trio.outbox.operation import CountedOwner, FrameOwners, Operation, Owner
 from router_trio.protocol import framing
@@ -27,20 +27,20 @@ from router_trio.routing.tracing import Tracing
 
 
 class Passthrough:
-    """The way to one connection's outbox of all that is cut through to it."""
+    """The way to one connection's outbox of all that passes through to it."""
 
     def __init__(self, destination: Connection, tracing: Tracing) -> None:
         self._connection = destination
         self._tracing = tracing
         self._behind: set[PassthroughRoute] = set()
 
-    def deliver(self, touched: Sequence[Arrivals]) -> None:
-        """See `link.DeliverTogether`. The keys are `PassthroughRoute`s."""
+    def deliver(self, touched: Sequence[SubscriptionBatch]) -> None:
+        """See `link.DeliverShared`. The keys are `PassthroughRoute`s."""
         outbox, limit = self._connection.outbox, self._connection.max_payload
-        crowded = outbox.crowded
+        crowded = outbox.over_limit
         if crowded or self._behind:
             touched = self._let_wait(touched, everything=crowded)
-        runs = FrameOwners([arrivals.key for arrivals in touched], [])
+        owners = FrameOwners([arrivals.key for arrivals in touched], [])
         frames: list[bytes] = []
         add = frames.append
         for batch in touched:
@@ -61,21 +61,21 @@ class Passthrough:
                 except (MappingError, PublishError) as error:
                     route.fail(raw, error.reason, str(error))
                     count -= 1
-            runs.counts.append(count)
+            owners.counts.append(count)
         if self._tracing.active:
-            runs.single_out(self._tracing.sampled_frames(frames), partial(_trace, frames))
-        outbox.offer_frames(frames, runs)
+            owners.single_out(self._tracing.sampled_frames(frames), partial(_trace, frames))
+        outbox.offer_frames(frames, owners)
 
-    def _let_wait(self, touched: Sequence[Arrivals], *, everything: bool) -> list[Arrivals]:
+    def _let_wait(self, touched: Sequence[SubscriptionBatch], *, everything: bool) -> list[SubscriptionBatch]:
         """What can't be forwarded now goes into the inboxes of its routes. Returns what can be."""
-        behind = {route for route in self._behind if route.inbox.busy}
+        behind = {route for route in self._behind if route.intake.busy}
         rest = []
         for arrivals in touched:
             route: PassthroughRoute = arrivals.key
             if everything or route in behind:
                 route.otherwise(arrivals)
-                # Nothing but what goes this way gets into the inbox: until then, it need not be looked at.
-                if route.inbox.busy:
+                # Nothing but what goes this way gets into the intake: until then, it need not be looked at.
+                if route.intake.busy:
                     behind.add(route)
             else:
                 rest.append(arrivals)
@@ -84,17 +84,17 @@ class Passthrough:
 
 
 class PassthroughRoute(CountedOwner):
-    """One core route to a core subject that only passes on: the owner of all that is cut through for it."""
+    """One core route to a core subject that only passes on: the owner of all that passes through."""
 
-    __slots__ = ("_routing", "inbox", "otherwise", "outlet", "prefixes", "state")
+    __slots__ = ("_routing", "intake", "otherwise", "outlet", "prefixes", "state")
 
-    def __init__(self, routing: Routing, inbox: IntakeQueue, otherwise: Deliver) -> None:
-        """`otherwise` takes what can't be forwarded when it comes, into `inbox`."""
+    def __init__(self, routing: Routing, intake: IntakeQueue, otherwise: Deliver) -> None:
+        """`otherwise` takes what can't be forwarded when it comes, into `intake`."""
         super().__init__(routing.state.forwarded)
         (self.outlet,) = routing.outlets
         self.prefixes = self.outlet.address.prefixes
         self.state = routing.state
-        self.inbox = inbox
+        self.intake = intake
         self.otherwise = otherwise
         self._routing = routing
 
@@ -126,7 +126,7 @@ class PassthroughRoute(CountedOwner):
         delivery = Delivery(self.state, raw, trio.current_time())
         self._routing.begin(delivery)
         trace_parent = self.outlet.trace(delivery)
-        owner = delivery.leg(self.outlet.template)
+        owner = delivery.owner_for(self.outlet.template)
         delivery.done()
         return owner, self.outlet.traced(raw, trace_parent)
 

@@ -76,9 +76,9 @@ class Routing:
         return all(connection.connected and not connection.outbox.blocks for connection in self.connections)
 
     @property
-    def crowded(self) -> bool:
+    def over_limit(self) -> bool:
         """Return True if a destination has no room for what is forwarded as it comes, and waiting may make some."""
-        return any(connection.outbox.crowded for connection in self.connections) or any(
+        return any(connection.outbox.over_limit for connection in self.connections) or any(
             outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack
         )
 
@@ -136,9 +136,11 @@ class Routing:
         for copy, outlet in enumerate(self.outlets):
             if delivery.has_copied(copy):
                 continue
-            leg = delivery.copy(outlet.template, copy) if len(self.outlets) > 1 else delivery.leg(outlet.template)
+            owner = (
+                delivery.copy(outlet.template, copy) if len(self.outlets) > 1 else delivery.owner_for(outlet.template)
+            )
             try:
-                outlet.forward(delivery.raw, leg, delivery, outlet.trace(delivery))
+                outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery))
             except RouterError as error:
                 self._refused(error, delivery, outlet)
         delivery.done()
@@ -199,10 +201,10 @@ class Routing:
                 copy = index * len(self.outlets) + place
                 if delivery.has_copied(copy):
                     continue
-                leg = delivery.copy(outlet.template, copy) if several else delivery.leg(outlet.template)
+                owner = delivery.copy(outlet.template, copy) if several else delivery.owner_for(outlet.template)
                 trace_parent = outlet.trace(delivery, len(answer.payload))
                 try:
-                    outlet.forward_message(changed, message, raw, leg, message_id=own_id, trace_parent=trace_parent)
+                    outlet.forward_message(changed, message, raw, owner, message_id=own_id, trace_parent=trace_parent)
                 except RouterError as error:
                     self._refused(error, delivery, outlet)
 

@@ -18,14 +18,14 @@ import trio
 from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.link import (
     LOOKUP_WITHIN,
-    Arrivals,
     ConsumerSpec,
     Deliver,
-    DeliverTogether,
+    DeliverShared,
     LinkListener,
     Refusal,
     SharedDelivery,
     StreamState,
+    SubscriptionBatch,
 )
 from router_trio.message import stored
 from router_trio.outbox.operation import Operation
@@ -339,11 +339,11 @@ class FakeLink:
         self._progress.unpark_all()
 
     def _deliver(self, batches: dict[FakeSubscription, list[RawMessage]]) -> None:
-        groups: dict[DeliverTogether, list[tuple[FakeSubscription, Arrivals]]] = {}
+        groups: dict[DeliverShared, list[tuple[FakeSubscription, SubscriptionBatch]]] = {}
         for subscription, batch in batches.items():
             deliver = subscription.deliver
             if isinstance(deliver, SharedDelivery):
-                arrivals = Arrivals(deliver.key, batch)
+                arrivals = SubscriptionBatch(deliver.key, batch)
                 groups.setdefault(deliver.deliver, []).append((subscription, arrivals))
             elif not subscription.closed:
                 deliver(batch)
@@ -355,7 +355,7 @@ class FakeLink:
                 arrivals.clear()
         if batches:
             batches.clear()
-            self._listener.handed_out()
+            self._listener.read_done()
 
     # --- the end ---
 

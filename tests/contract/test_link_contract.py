@@ -18,13 +18,13 @@ from router_trio.link import (
     LOOKUP_FAILED,
     LOOKUP_WITHIN,
     SIGN_OF_WORK_EVERY,
-    Arrivals,
     ConsumerSpec,
     Limits,
     Link,
     Progress,
     SharedDelivery,
     Subscription,
+    SubscriptionBatch,
 )
 from router_trio.protocol.framing import RawMessage, delivered_size, header_block, payload, publish
 from router_trio.protocol.headers import Headers, decode, encode, find_number, status
@@ -200,7 +200,7 @@ async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_tog
     first, second, alone = Recorder(), Recorder(), Recorder()
     calls: list[int] = []
 
-    def together(touched: Sequence[Arrivals]) -> None:
+    def together(touched: Sequence[SubscriptionBatch]) -> None:
         calls.append(len(touched))
         for arrivals in touched:
             arrivals.key(arrivals)
@@ -226,7 +226,7 @@ async def test_what_is_delivered_together_has_nothing_of_a_subscription_that_ano
     subscriptions: list[Subscription] = []
     before: list[int] = []
 
-    def together(touched: Sequence[Arrivals]) -> None:
+    def together(touched: Sequence[SubscriptionBatch]) -> None:
         for arrivals in touched:
             if arrivals:
                 arrivals.key(arrivals)

@@ -241,7 +241,7 @@ class Recorder:
         self.denied.append((subject, detail))
         self._tell()
 
-    def handed_out(self) -> None:
+    def read_done(self) -> None:
         self.events.append("handed out")
         self._tell()
 

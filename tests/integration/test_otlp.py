@@ -15,7 +15,7 @@ from router_trio.protocol.framing import FrameParser, RawMessage, publish
 from router_trio.protocol.headers import Headers, encode
 from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
-from tests.inboxes import Inbox
+from tests.buffers import MessageBuffer
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.unit.telemetry_views import make_view
 
@@ -48,10 +48,10 @@ def telemetry(endpoint: str, *, logs: bool = False) -> Telemetry:
 
 def received(traceparent: str) -> RawMessage:
     parser = FrameParser()
-    parser.inboxes[b"1"] = inbox = Inbox()
+    parser.buffers[b"1"] = buffer = MessageBuffer()
     frame = publish(b"orders.7", b"hello", headers=encode(Headers({"traceparent": traceparent})))
     parser.feed(b"HMSG orders.7 1 " + frame.removeprefix(b"HPUB orders.7 "))
-    return inbox[0]
+    return buffer[0]
 
 
 def route_one(telemetry: Telemetry) -> str:

@@ -111,8 +111,8 @@ class Bench:
         link = SimpleNamespace(ack=self._acked)
         self.connection._session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings)]
-        told = {"hand_on": _nothing, "informed": _nothing, "denied": _nothing}
-        self.wire = Wire(cast(Any, None), handed_out=self.connection.handed_out, **told)
+        told = {"pass_to_client": _nothing, "on_info": _nothing, "denied": _nothing}
+        self.wire = Wire(cast(Any, None), read_done=self.connection.read_done, **told)
 
     def _routing(self, plan: Any) -> Routing:
         outlet = Outlet(plan.destinations[0], self.connection)
@@ -201,7 +201,7 @@ class Bench:
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
             orders = range(order, order + messages)
             acks.read([_raw(b"_INBOX.x.%d" % one, b"", b'{"stream":"OUT", "seq":%d}' % one) for one in orders])
-            self.connection.handed_out()
+            self.connection.read_done()
             assert len(self.answers) == messages
             self.answers.clear()
             assert not self.outbox.pending + self.outbox.in_flight

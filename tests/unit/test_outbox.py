@@ -479,16 +479,16 @@ def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> N
     desk = connected(max_operations=1)
     offer_frames(desk, [framing.publish(b"a", b"")] * (FORWARDED - 1))
     assert desk.outbox.blocks
-    assert not desk.outbox.crowded
+    assert not desk.outbox.over_limit
     desk.offer()
-    assert desk.outbox.crowded
+    assert desk.outbox.over_limit
     desk.outbox.link_down()
-    assert not desk.outbox.crowded, "waiting would make no room"
+    assert not desk.outbox.over_limit, "waiting would make no room"
     desk = Desk(max_operations=2, on_full="block")
     desk.offer()
-    assert not desk.outbox.crowded
+    assert not desk.outbox.over_limit
     desk.offer()
-    assert desk.outbox.crowded
+    assert desk.outbox.over_limit
 
 
 def test_frames_that_stay_together_expire_together() -> None:
@@ -508,7 +508,7 @@ def test_what_is_held_back_in_a_lane_leaves_room_for_what_is_not() -> None:
         desk.batch()
     for order in (1, 2, 3):
         desk.outbox.ack_refused(order, "no_responders", "nobody", True)
-    assert (desk.outbox.pending, desk.outbox.full, desk.outbox.crowded) == (3, False, False)
+    assert (desk.outbox.pending, desk.outbox.full, desk.outbox.over_limit) == (3, False, False)
     desk.offer(b"b", size=300)
     assert not desk.outbox.full
     desk.offer(b"b", size=200)

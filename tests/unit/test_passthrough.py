@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio import Receipt
-from router_trio.link import Arrivals, SharedDelivery
+from router_trio.link import SharedDelivery, SubscriptionBatch
 from router_trio.outbox.capacity import FORWARDED
 from router_trio.outbox.operation import FrameOwners
 from router_trio.outbox.outbox import Outbox
@@ -61,14 +61,14 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
     outbox = bench.outbox
     passthrough = Passthrough(bench.connection, NoTracing())
     first, second = (CoreRoute(one, bench.connection, passthrough, lambda event: None) for one in bench.routings)
-    inbox = first._inbox
+    inbox = first._intake
 
     def deliver(numbers: dict[CoreRoute, int]) -> None:
         touched = []
         for route, number in numbers.items():
             assert isinstance(route._deliver, SharedDelivery)
             subject = b"in.%04d.%d" % (number // 100, number)
-            touched.append(Arrivals(route._deliver.key, [(subject, b"", 0, 0, b"0\r\n\r\n")]))
+            touched.append(SubscriptionBatch(route._deliver.key, [(subject, b"", 0, 0, b"0\r\n\r\n")]))
         passthrough.deliver(touched)
 
     def left() -> list[int]:
@@ -78,14 +78,14 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
     deliver({first: 1, second: 101})
     assert left() == [1, 101]
     outbox.fenced(outbox.mark())
-    while not outbox.crowded:
+    while not outbox.over_limit:
         outbox.offer_frames([b"PUB x 0\r\n\r\n"] * 10_000, FrameOwners([Receipt()], [10_000]))
     deliver({first: 2, second: 102})
-    assert (len(inbox), len(second._inbox)) == (1, 1)
-    while outbox.crowded:
+    assert (len(inbox), len(second._intake)) == (1, 1)
+    while outbox.over_limit:
         assert left() == []
         outbox.fenced(outbox.mark())
-    second._inbox.clear()
+    second._intake.clear()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(second.run)
         await wait_all_tasks_blocked()
@@ -131,7 +131,7 @@ async def test_what_a_crowded_outbox_has_no_room_for_waits_and_what_comes_later_
     async with world([route], brokers=brokers, connections={"edge": {"max_pending_operations": 1}}) as w:
         brokers["edge"].stall(1.0)
         published = 0
-        while not w.live.connections["edge"].outbox.crowded:
+        while not w.live.connections["edge"].outbox.over_limit:
             for _ in range(FORWARDED // 4):
                 w.broker.publish("in", b"%09d" % published)
                 published += 1

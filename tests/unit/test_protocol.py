@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router_trio.errors import ProtocolError
 from router_trio.protocol import framing, headers
 from router_trio.protocol.framing import MAX_CONTROL_LINE, MAX_INFO, MAX_MESSAGE, FrameParser, RawMessage
-from tests.inboxes import Inbox
+from tests.buffers import MessageBuffer
 
 KNOWN = (b"1", b"27", b"4")
 TOGETHER = (b"27", b"4")
@@ -58,7 +58,7 @@ MESSAGES = st.builds(Delivered, SUBJECTS, SIDS, REPLIES, BLOCKS, BODIES)
 
 @dataclass
 class Parsed:
-    """Everything that a parser gave, the inboxes emptied after each feed."""
+    """Everything that a parser gave, the buffers emptied after each feed."""
 
     messages: dict[bytes, list[RawMessage]]
     foreign: list[bytes]
@@ -68,9 +68,9 @@ class Parsed:
 
 def parse(pieces: list[bytes]) -> Parsed:
     parser = FrameParser()
-    together: list[Inbox] = []
-    inboxes = {sid: Inbox(together if sid in TOGETHER else None) for sid in KNOWN}
-    parser.inboxes.update(inboxes)
+    together: list[MessageBuffer] = []
+    buffers = {sid: MessageBuffer(together if sid in TOGETHER else None) for sid in KNOWN}
+    parser.buffers.update(buffers)
     parsed = Parsed({sid: [] for sid in KNOWN}, [], [], False)
     for piece in pieces:
         try:
@@ -78,13 +78,13 @@ def parse(pieces: list[bytes]) -> Parsed:
         except ProtocolError:
             parsed.failed = True
         assert len({id(group) for group in parser.touched}) == len(parser.touched)
-        touched = [id(inbox) for group in parser.touched for inbox in group]
-        assert sorted(touched) == sorted(id(inbox) for inbox in inboxes.values() if inbox)
-        for sid, inbox in inboxes.items():
-            assert not inbox or any(group is inbox.group for group in parser.touched)
-            parsed.messages[sid] += inbox
-            inbox.clear()
-            inbox.group.clear()
+        touched = [id(buffer) for group in parser.touched for buffer in group]
+        assert sorted(touched) == sorted(id(buffer) for buffer in buffers.values() if buffer)
+        for sid, buffer in buffers.items():
+            assert not buffer or any(group is buffer.group for group in parser.touched)
+            parsed.messages[sid] += buffer
+            buffer.clear()
+            buffer.group.clear()
         parser.touched.clear()
         if parsed.failed:
             break
@@ -192,12 +192,12 @@ def test_what_is_no_frame_is_an_error(data: bytes) -> None:
 
 def test_what_came_before_the_error_stays() -> None:
     parser = FrameParser()
-    parser.inboxes[b"1"] = inbox = Inbox()
+    parser.buffers[b"1"] = buffer = MessageBuffer()
     with pytest.raises(ProtocolError, match="unknown frame b'BOOM'"):
         parser.feed(b"PING\r\nMSG a 1 2\r\nhi\r\nMSG a 9 0\r\n\r\nBOOM\r\n")
     assert parser.control == [b"PING"]
-    assert inbox == [(b"a", b"", 0, 2, b"2\r\nhi\r\n")]
-    assert parser.touched == [[inbox]]
+    assert buffer == [(b"a", b"", 0, 2, b"2\r\nhi\r\n")]
+    assert parser.touched == [[buffer]]
     assert parser.foreign == [b"MSG a 9 0\r\n\r\n"]
 
 
@@ -271,12 +271,12 @@ def test_a_large_message_in_many_pieces() -> None:
 
 def test_an_inbox_that_is_not_emptied_is_named_once() -> None:
     parser = FrameParser()
-    parser.inboxes[b"1"] = inbox = Inbox()
+    parser.buffers[b"1"] = buffer = MessageBuffer()
     frame = b"MSG a 1 0\r\n\r\n"
     parser.feed(frame * 2)
     parser.feed(frame)
-    assert parser.touched == [[inbox]]
-    assert len(inbox) == 3
+    assert parser.touched == [[buffer]]
+    assert len(buffer) == 3
 
 
 @pytest.mark.parametrize(

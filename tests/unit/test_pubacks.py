@@ -30,7 +30,7 @@ class Listener:
     def publish_denied(self, subject: bytes, detail: str) -> None:
         raise AssertionError("not from here")
 
-    def handed_out(self) -> None:
+    def read_done(self) -> None:
         raise AssertionError("not from here")
 
     def lame_duck(self) -> None:
@@ -113,7 +113,7 @@ class Asking(Listener):
         self.handed_out_times = 0
         self.pubacks = PubAcks(self, self.asked.append)
 
-    def handed_out(self) -> None:
+    def read_done(self) -> None:
         self.handed_out_times += 1
 
     def hear(self, *bodies: bytes, first: int = 1) -> None:

@@ -200,14 +200,14 @@ def test_a_message_that_found_no_room_gets_it_when_there_is_more_and_all_of_it_w
     assert credit.want(2, 2 * 900_000) == 0, "that would be too little again"
     assert asked(credit, 1, 900_000) > 0
     assert credit.outstanding_bytes >= 900_000
-    credit.forget()
+    credit.clear()
     assert asked(credit, 0) > 0
     while credit.outstanding_bytes < 5 * MIB:
         assert too_large(credit, credit.outstanding, credit.outstanding_bytes) is Verdict.ASK_AGAIN
         assert credit.want(1, 10_000) == 0, "it is larger than all that may be held: alone"
         assert asked(credit, 0) > 0
     credit.received(1, 5 * MIB)
-    credit.forget()
+    credit.clear()
     assert credit.size(100, 0) == 2 * MIB
 
 
@@ -290,7 +290,7 @@ def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_m
         assert idle < len(rounds) + 2 or not any(rounds), "it goes on"
         if not any(rounds) and held and idle > 2:
             held.popleft()
-    credit.forget()
+    credit.clear()
     assert budget.lent == 0
 
 
@@ -315,7 +315,7 @@ def test_all_consumers_of_a_connection_have_an_equal_share_and_borrow_from_the_r
             assert credits[number].borrowed
             credits[number].received(1, MIB)
             assert not credits[number].borrowed or credits[number].outstanding_bytes > budget.share
-            credits[number].forget()
+            credits[number].clear()
             sizes[number] = 2**40
     assert sizes == [2**40] * 100
     assert told, "whoever waited for others to give back was told"

@@ -24,7 +24,7 @@ from router_trio.routing.tracing import MessageTrace, NoTracing, Tracing
 from router_trio.telemetry.traces.export import MAX_QUEUED
 from router_trio.telemetry.traces.traceparent import parse, write
 from router_trio.telemetry.traces.tracer import MAX_FOLLOWED, Traces, traces_wanted
-from tests.inboxes import Inbox
+from tests.buffers import MessageBuffer
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -33,11 +33,11 @@ SPAN = "b7ad6b7169203331"
 def received(payload: bytes = b"hello", headers: dict[str, str] | None = None) -> RawMessage:
     """A message as the parser hands it out."""
     parser = FrameParser()
-    parser.inboxes[b"1"] = inbox = Inbox()
+    parser.buffers[b"1"] = buffer = MessageBuffer()
     frame = publish(b"orders.7", payload, headers=encode(Headers(headers)))
     word, subject, rest = frame.split(b" ", 2)
     parser.feed((b"HMSG " if word == b"HPUB" else b"MSG ") + subject + b" 1 " + rest)
-    [raw] = inbox
+    [raw] = buffer
     return raw
 
 

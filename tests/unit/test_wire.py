@@ -14,7 +14,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from router_trio.errors import LinkError, ProtocolError
-from router_trio.link import Arrivals, SharedDelivery
+from router_trio.link import SharedDelivery, SubscriptionBatch
 from router_trio.nats.wire import MAX_PONGS_OWED, Wire, _is_for_nats_py
 from router_trio.protocol.framing import PING, PONG, RawMessage
 
@@ -45,7 +45,7 @@ def wire_on(stream: trio.abc.Stream) -> Wire:
     def nothing(*arguments: object) -> None:
         """Nobody listens."""
 
-    return Wire(stream, hand_on=nothing, informed=nothing, denied=nothing, handed_out=nothing)
+    return Wire(stream, pass_to_client=nothing, on_info=nothing, denied=nothing, read_done=nothing)
 
 
 @asynccontextmanager
@@ -178,7 +178,7 @@ def test_of_what_is_delivered_together_a_subscription_that_has_ended_gets_nothin
     def ends_second(batch: list[RawMessage]) -> None:
         wire.unsubscribe(sids[1])
 
-    def together(touched: Sequence[Arrivals]) -> None:
+    def together(touched: Sequence[SubscriptionBatch]) -> None:
         got.append([(one.key, [raw[0] for raw in one]) for one in touched])
 
     sids = [wire.subscribe(b"x", SharedDelivery(together, key)) for key in ("first", "second", "third")]
@@ -274,7 +274,9 @@ def test_nats_py_takes_whatever_is_handed_on_to_it(frames: list[bytes]) -> None:
     def nothing(*arguments: object) -> None:
         """Nobody listens."""
 
-    wire = Wire(memory_stream_pair()[0], hand_on=handed.append, informed=nothing, denied=nothing, handed_out=nothing)
+    wire = Wire(
+        memory_stream_pair()[0], pass_to_client=handed.append, on_info=nothing, denied=nothing, read_done=nothing
+    )
     client = Taken()
     parser = Parser(client)
     with suppress(LinkError):

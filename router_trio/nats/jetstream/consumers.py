@@ -39,8 +39,8 @@ from router_trio.quotes import excerpt
 CONSUMER_NOT_FOUND = 10014
 """Error code of the JetStream API."""
 
-GHOSTS_END_WITHIN = 0.5
-GHOSTS_POLL = 0.05
+STALE_PULLS_END_WITHIN = 0.5
+STALE_PULLS_POLL = 0.05
 """Seconds that the server gets to notice that our link before this one is dead, and to forget its pull requests."""
 
 MOST_LOOKED_FOR = 16
@@ -282,9 +282,9 @@ async def _progress(
     client: Client, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
 ) -> tuple[Progress, ConsumerInfo]:
     """How far the consumer is once the server has forgotten the requests of a dead link, which it may still serve."""
-    with trio.move_on_after(GHOSTS_END_WITHIN):
+    with trio.move_on_after(STALE_PULLS_END_WITHIN):
         while info.num_waiting:
-            await trio.sleep(GHOSTS_POLL)
+            await trio.sleep(STALE_PULLS_POLL)
             info = await _consumer(client, spec)
     in_use: bool | None = bool(info.num_waiting)
     if spec.stream_created is None and info.num_ack_pending and not in_use:

@@ -96,7 +96,7 @@ class PubAcks:
             others = {order for pubacks in self._kept.values() for order, _ in pubacks}
             for order in dict.fromkeys(order for order, _ in kept if order not in others):
                 self._listener.ack_refused(order, "bad_answer", told, False)
-        self._listener.handed_out()
+        self._listener.read_done()
 
     def read(self, batch: Sequence[framing.RawMessage]) -> None:
         """Tell what each answer means for the publish whose number ends its subject.

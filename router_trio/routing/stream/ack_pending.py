@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
 
 from router_trio.outbox.operation import CoreOperation, Operation
-from router_trio.routing.delivery import Leg
+from router_trio.routing.delivery import DestinationTracker
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, StreamDelivery
 from router_trio.routing.stream.subject_order import SubjectOrder
@@ -33,7 +33,7 @@ class AckPending:
         self.count = 0
         self.bytes = 0
 
-    def start_anew(self, stream_created: str) -> None:
+    def reset(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
         self._start_at(StreamCursor(stream_created, shared=bool(self.cursor.stream_created)))
 
@@ -189,7 +189,7 @@ class AckPending:
     def out_of_turn(self, operation: Operation) -> bool:
         """Return True if a publish is of a message of ours that must not be sent before another has come again."""
         owner = operation.owner if isinstance(operation, CoreOperation) else None
-        delivery = owner.delivery if isinstance(owner, Leg) else owner
+        delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
         return isinstance(delivery, StreamDelivery) and self.passes_by(delivery)
 
     def passes_by(self, delivery: StreamDelivery) -> bool:

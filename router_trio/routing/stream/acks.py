@@ -26,7 +26,7 @@ class Acks:
         self._connection = connection
         self._counters = connection.outbox.counters
         self._emit = emit
-        self._owed: list[bytes] = []
+        self._unsent: list[bytes] = []
 
     def ack(self, replies: Sequence[bytes]) -> None:
         """The messages with these reply subjects are settled."""
@@ -34,7 +34,7 @@ class Acks:
         failed = [(reply, _not_connected()) for reply in replies] if link is None else link.ack(replies)
         self._counters.succeeded["ack"] += len(replies) - len(failed)
         for reply, error in failed:
-            self._owed.append(reply)
+            self._unsent.append(reply)
             self._failed("ack", AckFailed, error)
 
     def nak(self, reply: bytes, delay: float) -> None:
@@ -57,28 +57,28 @@ class Acks:
                 raise _not_connected()
             link.term(reply, reason)
         except LinkError as error:
-            self._owed.append(reply)  # an ack ends its deliveries as well
+            self._unsent.append(reply)  # an ack ends its deliveries as well
             self._failed("nak", NakFailed, error)
         else:
             self._counters.succeeded["nak"] += 1
 
-    def pay(self, link: Link) -> None:
+    def flush_unsent(self, link: Link) -> None:
         """Send the acks that are owed: they were counted, as failed, when they met no link.
 
         Those that this link does not take either are for the next one: it is not for a route to end a link.
         """
-        self._owed = [reply for reply, _ in link.ack(self._owed)]
+        self._unsent = [reply for reply, _ in link.ack(self._unsent)]
 
-    def remind(self, link: Link, awaited: Iterable[Awaited]) -> None:
+    def renak(self, link: Link, awaited: Iterable[Awaited]) -> None:
         """Say again on a new link which messages are to come again, and when: they are waited for."""
         now = trio.current_time()
         with suppress(LinkError):
             for one in awaited:
                 link.nak(one.ack_subject, max(0.0, one.due - now))
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
-        self._owed.clear()
+        self._unsent.clear()
 
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.failed[operation, error.reason] += 1

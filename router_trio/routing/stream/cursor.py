@@ -73,7 +73,7 @@ class StreamCursor:
 
     @property
     def unseen_from(self) -> int:
-        """The first message that the consumer may have delivered and that did not come: it went astray."""
+        """The first message that the consumer may have delivered and that did not come: it may be undelivered."""
         behind = self._highest + 1
         return behind if self._doubt is None else min(behind, self._doubt)
 

@@ -27,7 +27,7 @@ class Payloads:
         self.doubtful: list[StreamDelivery] = []
         self._never_had: set[tuple[int, bytes]] = set()
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """The consumer is opened again, and delivers again what is not acked."""
         self.doubtful.clear()
         self._never_had.clear()

@@ -50,7 +50,7 @@ PROGRESS_SHARE = 1 / 3
 """Of the ack wait: how often the server is told that a message is still being worked on."""
 
 
-class Pulling:
+class PullLoop:
     """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it.
 
     `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
@@ -92,10 +92,10 @@ class Pulling:
 
     # --- what the route tells ---
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """The link is new, or the consumer, or there is none: nothing is asked for."""
-        self._credit.forget()
-        self._payloads.start_anew()
+        self._credit.clear()
+        self._payloads.reset()
         self._lost = None
         self._paused = None
 

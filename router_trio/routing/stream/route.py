@@ -28,7 +28,7 @@ from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.failures import LONGEST_DELAY, MOST_REMEMBERED, RetryPolicy
 from router_trio.routing.stream.payloads import Payloads
-from router_trio.routing.stream.pull_loop import Pulling
+from router_trio.routing.stream.pull_loop import PullLoop
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
 from router_trio.states import STARTING
 
@@ -73,7 +73,7 @@ class StreamRoute:
         self._closing = trio.Event()
         connection.pull_budget.join()
         self._payloads = Payloads()
-        self._pulling = Pulling(
+        self._pull_loop = PullLoop(
             routing,
             self._ack_pending,
             source.max_in_flight,
@@ -119,40 +119,40 @@ class StreamRoute:
             self._found(link, consumer)
             self._retry.tried(tried)
             not_before = await ask_again(consumer, self._ack_pending.cursor, self._patience)
-            await self._pulling.keep_asking(link, consumer, self._late, not_before)
+            await self._pull_loop.keep_asking(link, consumer, self._late, not_before)
             # What is under way is still routed: a restart has not to wait for it to be delivered again.
             await consumer.drain()
         finally:
             consumer.close()
-            self._pulling.start_anew()  # what was borrowed from others is theirs again
+            self._pull_loop.reset()  # what was borrowed from others is theirs again
             self._intake_over.set()
             self.state.enter(STARTING, "no consumer: the connection is away")
 
     def _found(self, link: Link, consumer: PullConsumer) -> None:
         pending = self._ack_pending
-        self._pulling.start_anew()
+        self._pull_loop.reset()
         self._ack_wait = consumer.ack_wait
         self._compare(consumer)
         if consumer.went_back is not None:
             self._tell_went_back(consumer.went_back)
         if consumer.went_back is not None or consumer.stream_created != pending.cursor.stream_created:
-            pending.start_anew(consumer.stream_created)
-            self._sequences_start_anew()
+            pending.reset(consumer.stream_created)
+            self._reset_sequences()
         if not consumer.progress.deliveries:
             pending.order.all_due(trio.current_time())
-        self._acks.pay(link)
-        self._acks.remind(link, pending.order.expected())
+        self._acks.flush_unsent(link)
+        self._acks.renak(link, pending.order.expected())
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
     def _other_message(self, delivery: StreamDelivery) -> None:
         """See `AckPending.take`."""
         self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
-        self._sequences_start_anew()
+        self._reset_sequences()
 
-    def _sequences_start_anew(self) -> None:
+    def _reset_sequences(self) -> None:
         """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
         self._route()
-        self._acks.forget()
+        self._acks.clear()
 
     def _tell_went_back(self, detail: str) -> None:
         stream = self._spec.stream
@@ -170,15 +170,15 @@ class StreamRoute:
 
     def _received(self, batch: Sequence[framing.RawMessage]) -> None:
         now = trio.current_time()
-        self._pulling.heard(now)
+        self._pull_loop.heard(now)
         pending = self._ack_pending
         deliveries, columns, others = self._deliveries.read(batch, pending.cursor, now)
         for raw in others:
-            if self._pulling.status(raw):
+            if self._pull_loop.status(raw):
                 self._retry.succeeded()
         taken = self._payloads.sift(deliveries, batch)
         if taken < len(deliveries):
-            self._pulling.kept([delivery.raw for delivery in deliveries[taken:]])
+            self._pull_loop.kept([delivery.raw for delivery in deliveries[taken:]])
             deliveries = deliveries[:taken]
             columns = columns_of(deliveries)
         if deliveries:
@@ -192,14 +192,14 @@ class StreamRoute:
                 self._acks.ack([delivery.ack_subject for delivery in settled])
             self.state.received += len(deliveries) - len(again)
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
-            self._pulling.received(len(deliveries), size, again=came_again)
+            self._pull_loop.received(len(deliveries), size, again=came_again)
             self._retry.succeeded()
         if self.routing.plan.handler is None:
             self._forward_at_once()
         if pending.waiting:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
-        self._pulling.look()
+        self._pull_loop.look()
 
     # --- routing ---
 
@@ -254,7 +254,7 @@ class StreamRoute:
 
     def first_stored(self) -> None:
         """See `Source.first_stored`. What is stored is acked with all others of which the link tells now."""
-        self.routing.connections[0].when_handed_out(self._ack_stored)
+        self.routing.connections[0].when_read_done(self._ack_stored)
 
     def _ack_stored(self) -> None:
         stored, self.stored = self.stored, []
@@ -277,7 +277,7 @@ class StreamRoute:
             self._give_back_stuck()
         if not pending.count:
             self._all_settled.unpark_all()
-        self._pulling.look()
+        self._pull_loop.look()
 
     def _not_delivered(self, delivery: StreamDelivery) -> None:
         if delivery.reason is None:
@@ -370,7 +370,7 @@ class StreamRoute:
 
     def close_intake(self) -> None:
         """Ask for nothing more; what is in hand or under way is still routed."""
-        self._pulling.close()
+        self._pull_loop.close()
 
     async def idle(self) -> None:
         """Wait until nothing more comes, and every message in hand is settled, or given back if it can't be."""

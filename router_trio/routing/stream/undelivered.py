@@ -13,7 +13,7 @@ a new one instead."""
 
 
 async def ask_again(consumer: PullConsumer, cursor: StreamCursor, patience: float) -> float:
-    """Have what went astray delivered again: so it keeps its order, and comes without the ack wait.
+    """Have what the lost link did not deliver delivered again: so it keeps its order, and comes without the ack wait.
 
     Where it can't be known which messages that are, or whether somebody else has them, it comes after the ack wait, and
     nothing may be asked for before: returns until when. `patience`: see `StreamCursor.opened`. Blocks for a few seconds
@@ -24,9 +24,9 @@ async def ask_again(consumer: PullConsumer, cursor: StreamCursor, patience: floa
     if cursor.opened(progress.deliveries, opened_at, patience, in_use=progress.in_use is not False):
         unacked = await consumer.unacked(first)
         if unacked is not None:
-            astray = [sequence for sequence in unacked if not cursor.knows(sequence)]
-            if astray:
-                await consumer.again(astray)
+            missing = [sequence for sequence in unacked if not cursor.knows(sequence)]
+            if missing:
+                await consumer.again(missing)
             return opened_at
     elif progress.in_use is not None:
         return opened_at

@@ -14,17 +14,17 @@ from itertools import pairwise
 import trio
 
 from router_trio.link import (
-    Arrivals,
     Connect,
     ConsumerSpec,
     Deliver,
-    DeliverTogether,
+    DeliverShared,
     Link,
     LinkListener,
     PullConsumer,
     Refusal,
     SharedDelivery,
     Subscription,
+    SubscriptionBatch,
 )
 from router_trio.message import PubAck
 from router_trio.nats.link import Dialer
@@ -116,7 +116,7 @@ class _Ears:
         self._spy = spy
         self.unanswered: dict[int, Operation] = {}
         """JetStream publishes by their number, in the order in which they were written."""
-        self.handed_out = listener.handed_out
+        self.read_done = listener.read_done
         self.lame_duck = listener.lame_duck
         self.discovered = listener.discovered
 
@@ -145,7 +145,7 @@ class _Eyes:
         self._spy = spy
         self._unanswered = unanswered
         self._holder = holder
-        self._seen_together: dict[DeliverTogether, DeliverTogether] = {}
+        self._seen_together: dict[DeliverShared, DeliverShared] = {}
         self.fence = link.fence
         self.ack = link.ack
         self.in_progress = link.in_progress
@@ -203,7 +203,7 @@ class _Eyes:
         self._saw(batch)
         deliver(batch)
 
-    def _delivered_together(self, deliver: DeliverTogether, touched: Sequence[Arrivals]) -> None:
+    def _delivered_together(self, deliver: DeliverShared, touched: Sequence[SubscriptionBatch]) -> None:
         for batch in touched:
             self._saw(batch)
         deliver(touched)
