@@ -12,7 +12,7 @@ DIST := dist
 INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help demo test test-compiled compiled simulate test-nightly lint format bench docs lock audit dist clean
+.PHONY: help demo test test-compiled compiled simulate test-nightly lint format shape bench docs lock audit dist clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -78,6 +78,9 @@ simulate: $(READY)  ## The whole router under SEEDS=1000 drawn schedules of faul
 
 test-nightly: $(READY)  ## Long chaos, soak and performance figures
 	$(BIN)/pytest -m nightly --timeout 1800
+
+shape: $(READY)  ## How the tree is built, in numbers; VERBOSE=1 says what was counted, TREE=DIR takes another checkout
+	$(BIN)/python -m tests.shape $(if $(VERBOSE),--verbose) $(TREE)
 
 bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=1 for the essential figures only
 	$(BIN)/python -m tests.performance.benchmarks $(if $(QUICK),--quick,--write)

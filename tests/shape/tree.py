@@ -1,0 +1,139 @@
+"""A checkout, read: its modules as syntax trees, and what can be counted without looking into them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+PACKAGE = "router_trio"
+LONG = 350
+"""Lines that a file has at most."""
+
+SUPPORT = ("World", "eventually", "fill", "settings")
+"""What every test area wants, and should have once."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One file of Python. `path` is relative to the root of the tree."""
+
+    path: Path
+    text: str
+    syntax: ast.Module
+
+    @property
+    def room(self) -> str:
+        """The entry of the package that it belongs to: a folder, or the module itself."""
+        return self.path.parts[1].removesuffix(".py")
+
+    @property
+    def package(self) -> tuple[str, ...]:
+        """What its relative imports are relative to."""
+        return self.path.parent.parts
+
+
+class Tree:
+    """The checkout below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def package(self) -> Sequence[Module]:
+        """The modules of the package."""
+        return self._modules(PACKAGE)
+
+    @cached_property
+    def tests(self) -> Sequence[Module]:
+        """The modules of the tests."""
+        return self._modules("tests")
+
+    def entries(self) -> list[str]:
+        """Folders and modules at the root of the package; `py.typed`, which says nothing to a reader, left out."""
+        there = (self.root / PACKAGE).iterdir()
+        return sorted(path.name for path in there if path.name not in ("__pycache__", "py.typed"))
+
+    def folders(self) -> dict[str, int]:
+        """Modules of each folder of the package, `__init__` left out, by the folder's path."""
+        found = dict.fromkeys((module.path.parent.as_posix() for module in self.package), 0)
+        for module in self.package:
+            found[module.path.parent.as_posix()] += module.path.name != "__init__.py"
+        return found
+
+    def arrows(self) -> set[tuple[str, str]]:
+        """Room imports room, wherever in a module that stands; the root's `__init__` counts for none."""
+        rooms = {module.room for module in self.package} - {"__init__"}
+        return {
+            (module.room, to)
+            for module in self.package
+            for to in _imported_rooms(module)
+            if module.room in rooms and to in rooms and to != module.room
+        }
+
+    def layers(self) -> list[str]:
+        """The floors that import-linter holds."""
+        project = tomllib.loads(self._read("pyproject.toml"))
+        contracts = project["tool"]["importlinter"]["contracts"]
+        return next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+
+    def words(self) -> list[str] | None:
+        """What the glossary has to teach; None if the tree has none."""
+        if not (self.root / "docs" / "glossary.md").exists():
+            return None
+        return re.findall(r"^\| \*\*(.+?)\*\* \|", self._read("docs/glossary.md"), flags=re.M)
+
+    def methods_of(self, name: str) -> list[str]:
+        """The public methods and properties of the class of this name."""
+        (found,) = (
+            node
+            for module in self.package
+            for node in module.syntax.body
+            if isinstance(node, ast.ClassDef) and node.name == name
+        )
+        return public_methods(found)
+
+    def long_files(self, modules: Sequence[Module]) -> list[str]:
+        """Those with more than `LONG` lines, the longest first, with their lines."""
+        lines = {module.path.as_posix(): module.text.count("\n") for module in modules}
+        long = sorted((path for path in lines if lines[path] > LONG), key=lambda path: -lines[path])
+        return [f"{path} ({lines[path]})" for path in long]
+
+    def support(self) -> dict[str, list[str]]:
+        """Where the tests define what they should share, by `SUPPORT`; in classes and functions is not looked."""
+        found: dict[str, list[str]] = {name: [] for name in SUPPORT}
+        for module in self.tests:
+            for node in module.syntax.body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name in found:
+                    found[node.name].append(f"{module.path.as_posix()}:{node.lineno}")
+        return found
+
+    def _modules(self, folder: str) -> Sequence[Module]:
+        paths = sorted((self.root / folder).rglob("*.py"))
+        texts = [(path.relative_to(self.root), path.read_text(encoding="utf-8")) for path in paths]
+        return [Module(path, text, ast.parse(text)) for path, text in texts]
+
+    def _read(self, path: str) -> str:
+        return (self.root / path).read_text(encoding="utf-8")
+
+
+def public_methods(node: ast.ClassDef) -> list[str]:
+    """Names of the methods and properties that a class defines and that have no underscore before them."""
+    methods = (one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef))
+    return list(dict.fromkeys(one.name for one in methods if not one.name.startswith("_")))
+
+
+def _imported_rooms(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.syntax):
+        names: list[tuple[str, ...]] = []
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = module.package[: len(module.package) + 1 - node.level] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            names = [(*base, alias.name) for alias in node.names]
+        yield from (name[1] for name in names if name[0] == PACKAGE and len(name) > 1)
