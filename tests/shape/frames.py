@@ -6,7 +6,7 @@ its destination, and its settlement (core: the answered fence; stream: the PubAc
 coroutine that goes on is a call as well. What Trio and nats-py do is not counted. The figure is that of the median
 message.
 
-Python 3.12 and later have no frame for a comprehension: there it is fewer than in 3.11, by which the bounds go.
+Python 3.12 and later have no frame for a list comprehension, as 3.11 has, with which the bounds were measured.
 """
 
 from __future__ import annotations
