@@ -269,7 +269,10 @@ class Link(Protocol):
         """Write operations in order; returns when the socket has taken them. Those refused are not written."""
 
     async def fence(self) -> None:
-        """Returns when the server has processed everything that was sent before this call."""
+        """Returns when the server has processed everything that was sent before this call, at once if that is known."""
+
+    async def ping(self) -> None:
+        """Returns when the server has given a sign of life after this call: a fence that is answered now."""
 
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None

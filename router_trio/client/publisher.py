@@ -101,7 +101,7 @@ class Publisher:
 
     def _give_up(self, order: int, limit: float) -> None:
         """The time of a publish is over."""
-        operation = self._outbox.find(order)
+        operation = self._outbox.queue.find(order)
         if operation is not None:
             # What it was refused for all the time says more than that the time is over.
             reason = operation.refused_for or _reason(self._outbox.capacity.refuses(operation.subject))
@@ -120,7 +120,7 @@ class Publisher:
         if self._connection.connected:
             await self._connection.room()
             return False
-        self._outbox.blocked(with_ack)
+        self._outbox.capacity.blocked(with_ack)
         await self._connection.room()
         return True
 
@@ -133,7 +133,7 @@ class Publisher:
         if reason is not None and self._outbox.capacity.waits_for(destination):
             reason = _reason(reason)
             told = f"what waits for its destination is as much as may, and within {limit:g} s nothing of it was taken"
-            self._outbox.not_accepted(True, reason, told)
+            self._outbox.settlement.not_accepted(True, reason, told)
             raise PublishError(f"{told} ({reason})", reason=reason)
 
     def _checked(self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool) -> tuple[bytes, bytes, bytes]:
@@ -150,7 +150,7 @@ class Publisher:
             if len(target) > SHORT_SUBJECT:
                 self._check_line(target, len(block), size, with_ack)
         except PublishError as error:
-            self._outbox.not_accepted(with_ack, error.reason, str(error))
+            self._outbox.settlement.not_accepted(with_ack, error.reason, str(error))
             raise
         return target, block, body
 

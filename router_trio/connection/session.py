@@ -1,6 +1,6 @@
 """One link's life: born at connect, dies at loss, never revives.
 
-All tasks that need this link run in its nursery: the sender, the confirmer, the liveness fence, the sweeper, and one
+All tasks that need this link run in its nursery: the sender, the confirmer, the liveness fence, and one
 for each source that reads from it. When the link dies they are all gone before `run` returns.
 """
 
@@ -15,8 +15,6 @@ import trio
 from router_trio.errors import LinkError
 from router_trio.link import Connect, Link, LinkListener, Refusal
 from router_trio.outbox.outbox import Outbox
-
-SWEEP_EVERY = 1.0
 
 SOURCES_FIRST_WITHIN = 1.0
 """Seconds for which a new link's sources may hold up what is to be sent on it."""
@@ -98,7 +96,6 @@ class Session:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(self._watch, link, liveness_interval)
                             nursery.start_soon(self._confirm, link)
-                            nursery.start_soon(self._sweep)
                             await self._begin(link, sources, nursery)
                             nursery.start_soon(self._send, link)
                 if dialling.cancelled_caught:
@@ -145,25 +142,23 @@ class Session:
         outbox = self._outbox
         while True:
             batch = outbox.next_batch()
-            if not batch:
-                # What is due on a link that is being left is for the next one: it must not wake us for ever.
-                await self._wait_for_work(None if self._leaving else outbox.next_due())
-                continue
-            for refusal in await link.send(batch):
-                self._refused(refusal)
-                outbox.refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
-            self._written.set()
+            # What was taken has made room, or what was failed or given up meanwhile.
             self._progress()
-
-    async def _wait_for_work(self, due: float | None) -> None:
-        if due is None:
-            await self.work.wait()
-        else:
-            with trio.CancelScope(deadline=due):
+            if outbox.unfenced:
+                self._written.set()
+            if batch:
+                for refusal in await link.send(batch):
+                    self._refused(refusal)
+                    outbox.refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
+                continue
+            # What is due on a link that is being left is for the next one: it must not wake us for ever.
+            due = None if self._leaving else outbox.next_due()
+            if due is None:
                 await self.work.wait()
-        self.work = trio.Event()
-        # Some of what makes room writes nothing: a publish that failed, or was given up.
-        self._progress()
+            else:
+                with trio.CancelScope(deadline=due):
+                    await self.work.wait()
+            self.work = trio.Event()
 
     async def _confirm(self, link: Link) -> None:
         """Fence behind fence while core publishes are unconfirmed: each confirms all that were written before it."""
@@ -173,9 +168,10 @@ class Session:
                 await self._written.wait()
                 self._written = trio.Event()
                 continue
-            mark = outbox.mark()
-            await self._fence(link)
-            outbox.fenced(mark)
+            sent = outbox.sent
+            await link.fence()
+            self._answered()
+            outbox.fenced(sent)
 
     async def _watch(self, link: Link, interval: float) -> None:
         """The liveness fence: a peer that answers none of two is gone, whatever the socket says.
@@ -188,7 +184,7 @@ class Session:
                 await trio.sleep_until(last + FENCE_EVERY * interval)
                 for _ in range(FENCES):
                     if self.fenced_at == last:
-                        waiting.start_soon(self._fence, link)
+                        waiting.start_soon(self._ping, link)
                         await trio.sleep(FENCE_PATIENCE * interval)
                 if self.fenced_at == last:
                     silent = trio.current_time() - last
@@ -196,15 +192,13 @@ class Session:
                         f"no answer to a fence for {silent:.1f} s: the link is half open", reason="liveness"
                     )
 
-    async def _fence(self, link: Link) -> None:
-        await link.fence()
+    async def _ping(self, link: Link) -> None:
+        await link.ping()
+        self._answered()
+
+    def _answered(self) -> None:
         self.fenced_at = trio.current_time()
         self._fenced(self.fenced_at)
-
-    async def _sweep(self) -> None:
-        while True:
-            await trio.sleep(SWEEP_EVERY)
-            self._outbox.sweep()
 
 
 def _first(group: BaseExceptionGroup[LinkError]) -> LinkError:

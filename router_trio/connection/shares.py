@@ -14,28 +14,29 @@ class Shares:
 
     def __init__(self, room: Capacity) -> None:
         self._room = room
-        self._waiting: dict[Hashable, trio.lowlevel.ParkingLot] = {}
+        self.waiting: dict[Hashable, trio.lowlevel.ParkingLot] = {}
+        """Destinations for which somebody waits."""
 
     async def wait(self, destination: Hashable) -> None:
         """Wait while this destination refuses and its share is used up, as long as waiting makes sense."""
         try:
             while self._room.waits_for(destination):
-                await self._waiting.setdefault(destination, trio.lowlevel.ParkingLot()).park()
+                await self.waiting.setdefault(destination, trio.lowlevel.ParkingLot()).park()
         finally:
             # One is woken at a time, and each wakes the next: also if it was woken and cancelled at once.
-            waiting = self._waiting.get(destination)
+            waiting = self.waiting.get(destination)
             if waiting is not None:
                 waiting.unpark()
                 if not waiting:
-                    del self._waiting[destination]
+                    del self.waiting[destination]
 
     def look(self) -> None:
         """Something was taken, refused or given up: there may be a place."""
-        for destination, waiting in self._waiting.items():
+        for destination, waiting in self.waiting.items():
             if not self._room.waits_for(destination):
                 waiting.unpark()
 
     def wake(self) -> None:
         """The link came or went: all look again."""
-        for waiting in self._waiting.values():
+        for waiting in self.waiting.values():
             waiting.unpark_all()

@@ -37,7 +37,7 @@ from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
 HAND_OVER_WITHIN = 2.0
 """Seconds in which what is in flight may still be confirmed on a link that is being left for another server."""
 
-EXPIRE_EVERY = 1.0
+SWEEP_EVERY = 1.0
 
 
 class Connection:
@@ -143,8 +143,7 @@ class Connection:
         if the first server that answers refuses: those are mistakes to mend, not outages to wait out.
         """
         async with trio.open_nursery() as nursery:
-            if self.settings.pending_max_age:
-                nursery.start_soon(self._expire)
+            nursery.start_soon(self._sweep)
             while True:
                 session: Session | None = await self._establish(nursery)
                 while session is not None:
@@ -266,8 +265,7 @@ class Connection:
                     reconnect_attempts=failed_attempts + 1,
                 )
             )
-        self.outbox.readdress(session.inbox)
-        self.outbox.link_up()
+        self.outbox.link_up(session.inbox)
         session.serve()
         self._tell_changed()
         self.first_attempt_over.set()
@@ -328,7 +326,8 @@ class Connection:
     def _progress(self) -> None:
         """There may be room."""
         self._room.unpark()
-        self.shares.look()
+        if self.shares.waiting:
+            self.shares.look()
 
     def shut_down(self) -> int:
         """The end: see `Outbox.shut_down`. Whoever waits for room is told."""
@@ -348,11 +347,14 @@ class Connection:
         if self._session is not None:
             self._session.work.set()
 
-    async def _expire(self) -> None:
+    async def _sweep(self) -> None:
+        """Look after what has waited for long, also while no link is there."""
+        max_age = self.settings.pending_max_age
         while True:
-            await trio.sleep(min(EXPIRE_EVERY, self.settings.pending_max_age / 4))
-            self.outbox.expire()
-            self._room.unpark_all()
+            await trio.sleep(min(SWEEP_EVERY, max_age / 4) if max_age else SWEEP_EVERY)
+            self.outbox.sweep()
+            if max_age:
+                self._room.unpark_all()
 
     def when_read_done(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, when all that came at one time has been delivered. For who is told something by a link."""
@@ -361,7 +363,7 @@ class Connection:
     # --- what the link tells (see `link.LinkListener`) ---
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        operation = self.outbox.find(order)
+        operation = self.outbox.queue.find(order)
         if operation is not None:
             self.destinations.refused(operation.subject, reason, detail, retriable)
         self.outbox.ack_refused(order, reason, detail, retriable)

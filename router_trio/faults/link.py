@@ -131,6 +131,10 @@ class FaultyLink:
         """See `link.Link.fence`. An ack that is delayed has not been sent yet."""
         await self._link.fence()
 
+    async def ping(self) -> None:
+        """See `link.Link.ping`."""
+        await self._link.ping()
+
     async def _write(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
         return await self._link.send(operations) if operations else ()
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 from nats.aio.client import Client
 
-from router_trio.errors import LinkError, SourceError, UnexpectedError, innermost
+from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
@@ -47,7 +47,7 @@ class Dialer:
                 trio.open_nursery() as nursery,
             ):
                 link = NatsLink(server, client, transport, inbox, listener)
-                nursery.start_soon(_read, link.wire)
+                nursery.start_soon(link.wire.read)
                 nursery.start_soon(link.wire.write)
                 nursery.start_soon(client_died, client)
                 nursery.start_soon(link.answer_pubacks)
@@ -70,20 +70,6 @@ class Dialer:
         finally:
             if stream is not None:
                 await abandon(stream)
-
-
-async def _read(wire: Wire) -> None:
-    """Read for as long as the link lives. Raises `LinkError` alone: the last line of defence.
-
-    All that is told of from here on, by whatever callback, is the peer's doing. It must not end more than its link, and
-    is not passed over in silence either: see `events.UnexpectedLinkError`.
-    """
-    try:
-        await wire.read()
-    except LinkError:
-        raise
-    except Exception as error:
-        raise UnexpectedError(error) from error
 
 
 class NatsLink:
@@ -186,6 +172,10 @@ class NatsLink:
     async def fence(self) -> None:
         """See `link.Link.fence`."""
         await self.wire.fence()
+
+    async def ping(self) -> None:
+        """See `link.Link.ping`."""
+        await self.wire.ping()
 
     # --- receiving ---
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from router_trio.errors import LinkError, ProtocolError
+from router_trio.errors import LinkError, ProtocolError, UnexpectedError
 from router_trio.link import Deliver, DeliverShared, SharedDelivery, SubscriptionBatch
 from router_trio.nats.info import quote
 from router_trio.protocol import framing
@@ -146,12 +146,24 @@ class Wire:
             raise
 
     async def fence(self) -> None:
-        """Returns when the server has processed everything that was appended before this call. Can be cancelled."""
-        if self._queued != self._fence_ends or self._fence.is_set():
-            if not self._out:
-                self._work.set()
-            self._out.append(self._ping())
+        """Returns when the server has processed everything that was appended before this call. Can be cancelled.
+
+        The PONG of a PING behind all of that may have come already: then nothing is sent.
+        """
+        if self._queued != self._fence_ends:
+            self._send_ping()
         await self._fence.wait()
+
+    async def ping(self) -> None:
+        """Returns when the server has answered a PING, this one's or that of a fence under way. Can be cancelled."""
+        if self._queued != self._fence_ends or self._fence.is_set():
+            self._send_ping()
+        await self._fence.wait()
+
+    def _send_ping(self) -> None:
+        if not self._out:
+            self._work.set()
+        self._out.append(self._ping())
 
     def _ping(self) -> bytes:
         """The bytes of a fence, which are to be appended now: it is behind all that was appended so far."""
@@ -234,20 +246,29 @@ class Wire:
         self._written += len(data)
 
     async def read(self) -> None:
-        """Read and hand out, for as long as the link lives. Raises `LinkError`, or `ProtocolError` for garbage."""
-        data, self.unread = self.unread, b""
-        while True:
-            if data:
-                self._parser.feed(bytes(data))
-                self._hand_out()
-            try:
-                data = await self._stream.receive_some(self.read_size)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise self._ended(f"the connection broke while reading: {_cause(error)}") from error
-            if not data:
-                raise self._ended("the server closed the connection")
+        """Read and deliver, for as long as the link lives. Raises `LinkError` alone: the last line of defence.
 
-    def _hand_out(self) -> None:
+        Whatever a callback raises is the peer's doing, by what it sent. It must not end more than its link, and is not
+        passed over in silence either: see `events.UnexpectedLinkError`. Garbage is a `ProtocolError`.
+        """
+        data, self.unread = self.unread, b""
+        try:
+            while True:
+                if data:
+                    self._parser.feed(bytes(data))
+                    self._deliver()
+                try:
+                    data = await self._stream.receive_some(self.read_size)
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    raise self._ended(f"the connection broke while reading: {_cause(error)}") from error
+                if not data:
+                    raise self._ended("the server closed the connection")
+        except LinkError:
+            raise
+        except Exception as error:
+            raise UnexpectedError(error) from error
+
+    def _deliver(self) -> None:
         parser = self._parser
         if parser.touched:
             for group in parser.touched:

@@ -1,4 +1,4 @@
-"""The room of one connection's outbox: how much may wait, and what becomes of a publish when there is no more.
+"""The capacity of one connection's outbox: how much may wait, and what becomes of a publish when there is no more.
 
 What waits for the link or the wire is bounded by `max_pending_operations` and `max_pending_bytes`. What a destination
 refuses has room of its own, half as much, of which each destination has its share: as much as the others leave free.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from router_trio.errors import PublishError
 from router_trio.outbox.operation import OperationWithAck
 from router_trio.outbox.queue import SendQueue
-from router_trio.outbox.retry_lanes import UNANSWERED, Destination, RetryLanes
+from router_trio.outbox.retry_lanes import UNANSWERED, Destination
 from router_trio.outbox.settlement import Settlement
 
 FORWARDED = 32_768
@@ -54,8 +54,7 @@ class Capacity:
         self,
         connection: str,
         queue: SendQueue,
-        lanes: RetryLanes,
-        books: Settlement,
+        settlement: Settlement,
         *,
         max_operations: int,
         max_bytes: int,
@@ -64,8 +63,8 @@ class Capacity:
     ) -> None:
         self._connection = connection
         self._queue = queue
-        self._lanes = lanes
-        self._settlement = books
+        self._lanes = queue.lanes
+        self._settlement = settlement
         self._max_operations = max_operations
         self._max_bytes = max_bytes
         self._half_of_bytes = max_bytes // 2
@@ -79,18 +78,18 @@ class Capacity:
         """Return True if what waits for the link or the wire is at its limit of operations or bytes."""
         # Written out, as each publish asks.
         queue = self._queue
-        return queue.pending >= self._max_operations or (
-            queue.pending_bytes >= self._half_of_bytes and self._too_many_bytes
+        return queue.waiting >= self._max_operations or (
+            queue.waiting_bytes >= self._half_of_bytes and self._too_many_bytes
         )
 
     @property
     def over_limit(self) -> bool:
         """Return True if it is too full even for what is forwarded at once while connected."""
-        return self._queue.pending >= max(self._max_operations, FORWARDED) or self._too_many_bytes
+        return self._queue.waiting >= max(self._max_operations, FORWARDED) or self._too_many_bytes
 
     @property
     def _too_many_bytes(self) -> bool:
-        return self._queue.pending_bytes + min(self._lanes.held_bytes, self._half_of_bytes) >= self._max_bytes
+        return self._queue.waiting_bytes + min(self._lanes.held_bytes, self._half_of_bytes) >= self._max_bytes
 
     @property
     def is_waited_for(self) -> bool:
@@ -104,7 +103,7 @@ class Capacity:
         """
         if not self.full:
             return
-        pending = self._pending
+        pending = self._queue.pending
         if self._on_full != "drop_oldest":
             self._settlement.queue_full("rejected", pending, self._max_operations, 1)
             raise PublishError(
@@ -114,7 +113,7 @@ class Capacity:
                 reason="queue_full",
             )
         dropped = []
-        while self.full or self._queue.pending_bytes + size > self._max_bytes:
+        while self.full or self._queue.waiting_bytes + size > self._max_bytes:
             oldest = self._queue.drop_oldest()
             if oldest is None:
                 break
@@ -122,13 +121,10 @@ class Capacity:
         count = self._settlement.drop(dropped, "queue_full")
         self._settlement.queue_full("dropped_oldest", pending, self._max_operations, count)
 
-    def tell_blocked(self) -> None:
-        """Say that a publisher waits for room."""
-        self._settlement.queue_full("blocked", self._pending, self._max_operations, 1)
-
-    @property
-    def _pending(self) -> int:
-        return self._queue.pending + self._lanes.held
+    def blocked(self, with_ack: bool) -> None:
+        """A publisher has to wait for room while not connected: counts its failure, before it waits."""
+        self._settlement.not_connected(with_ack)
+        self._settlement.queue_full("blocked", self._queue.pending, self._max_operations, 1)
 
     # --- what a destination refuses ---
 

@@ -206,12 +206,15 @@ class OperationBatch(Operation):
 
     size: int
 
-    def __init__(self, *, accepted_at: float) -> None:
-        super().__init__(0, accepted_at=accepted_at, clean=True)
-        self.count = 0
-        self.size = 0
-        self._frames: list[bytes] = []
-        self._owners = FrameOwners([], [])
+    def __init__(self, order: int, frames: Sequence[bytes], size: int, owners: FrameOwners, accepted_at: float) -> None:
+        """Frames of `size` bytes in all, the last of which has this number. `owners` is the batch's from now on."""
+        self.order = order
+        self.accepted_at = accepted_at
+        self.clean = True
+        self.count = len(frames)
+        self.size = size
+        self._frames = [*frames]
+        self._owners = owners
 
     def extend(self, order: int, frames: Sequence[bytes], size: int, owners: FrameOwners) -> None:
         """Add frames of `size` bytes in all, the last of which has this number."""

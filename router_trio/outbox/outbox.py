@@ -1,7 +1,7 @@
 """The outbox of one connection: decides what becomes of every publish.
 
-Pending queue, lanes, retries, room and books meet here and nowhere else: an operation is accepted, queued, dropped,
-failed or confirmed by exactly one method. Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
+Queue, retries, capacity and settlement meet here and nowhere else: an operation is accepted, queued, dropped, failed
+or confirmed by exactly one method. Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from router_trio.outbox.capacity import Capacity
 from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retries import ACK_BUDGET, Retries
-from router_trio.outbox.retry_lanes import RetryLanes
 from router_trio.outbox.settlement import Settlement
 from router_trio.outbox.suspects import Suspects
 
@@ -59,7 +58,7 @@ class Outbox:
         max_age: float,
     ) -> None:
         self.connection = connection
-        self._settlement = Settlement(connection, emit=emit, clock=clock, fail_open=fail_open)
+        self.settlement = self._settlement = Settlement(connection, emit=emit, clock=clock, fail_open=fail_open)
         self.ledger = self._settlement.ledger
         self.counters = self._settlement.counters
         self.connected = False
@@ -69,14 +68,15 @@ class Outbox:
         self._clock = clock
         self._wake = wake
         self._max_age = max_age
-        self._queue = SendQueue()
-        self._lanes = RetryLanes()
+        self.queue = self._queue = SendQueue()
+        """What is pending and in flight: for who looks. It is changed here alone."""
+        self._lanes = self._queue.lanes
+        self._in_flight = self._queue.in_flight
         self._suspects = Suspects()
-        self._retries = Retries(self._queue, self._lanes, clock=clock)
+        self._retries = Retries(self._queue, clock=clock)
         self.capacity = Capacity(
             connection,
             self._queue,
-            self._lanes,
             self._settlement,
             max_operations=max_operations,
             max_bytes=max_bytes,
@@ -89,45 +89,29 @@ class Outbox:
         self._held_back = False
         self._closed = False
         self._when_nothing_in_flight: list[Callable[[], None]] = []
-        self._sent = 0
+        self.sent = 0
+        """The position behind the last core publish that was sent, for `fenced`.
+
+        A batch that the link has in hand is not behind it: a fence that overtakes it, or what is refused of it, would
+        confirm what was never written.
+        """
 
     # --- what there is ---
 
     @property
     def pending(self) -> int:
         """Operations accepted and not written."""
-        return self._queue.pending + self._lanes.held
+        return self._queue.pending
 
     @property
     def in_flight(self) -> int:
         """Operations written and not confirmed."""
-        return self._queue.in_flight
+        return self._in_flight.count
 
     @property
     def unfenced(self) -> int:
         """Core publishes that wait for a fence: those of a batch that the link still has in hand don't yet."""
-        return self._queue.unfenced_before(self._sent)
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of what is pending."""
-        return self._queue.pending_bytes + self._lanes.held_bytes
-
-    @property
-    def oldest_age(self) -> float:
-        """Seconds since the oldest pending operation was accepted; 0 when nothing is pending."""
-        times = (self._queue.oldest_accepted_at, self._lanes.oldest_accepted_at)
-        return max((self._clock() - time for time in times if time is not None), default=0.0)
-
-    @property
-    def draining(self) -> bool:
-        """Return True if a drain after a reconnect is running."""
-        return self._settlement.draining
-
-    @property
-    def full(self) -> bool:
-        """Return True if what waits for the link or the wire is at its limit of operations or bytes."""
-        return self.capacity.full
+        return max(0, self.sent - self._in_flight.written + self._in_flight.unfenced)
 
     @property
     def blocks(self) -> bool:
@@ -137,7 +121,7 @@ class Outbox:
     @property
     def over_limit(self) -> bool:
         """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
-        return self.blocks and (not self.connected or self.capacity.over_limit)
+        return self.capacity.full and self.blocks and (not self.connected or self.capacity.over_limit)
 
     @property
     def next_order(self) -> int:
@@ -228,27 +212,12 @@ class Outbox:
         )
         self._wake()
 
-    def blocked(self, with_ack: bool) -> None:
-        """A publisher has to wait for room while not connected: counts its failure, before it waits."""
-        self._settlement.not_connected(with_ack)
-        self.capacity.tell_blocked()
-
-    def not_accepted(self, with_ack: bool, reason: str, detail: str) -> None:
-        """A publish was refused for what it is, before it was accepted."""
-        self._settlement.not_accepted(with_ack, reason, detail)
-
-    def find(self, order: int) -> OperationWithAck | None:
-        """The JetStream publish with this number, if it has no fate yet."""
-        return self._lanes.find(order) or self._queue.find(order)
-
     # --- the life of the link ---
 
-    def readdress(self, inbox: bytes) -> None:
-        """The next link has its PubAcks come to `inbox`. Before `link_up`: what was kept is told."""
-        self._queue.readdress(inbox)
-
-    def link_up(self) -> None:
-        """A link is there: what was kept is drained first, in order."""
+    def link_up(self, inbox: bytes = b"") -> None:
+        """A link is there, whose PubAcks come to `inbox`: what was kept is drained first, in order."""
+        if inbox:
+            self._queue.readdress(inbox)
         self.connected = True
         self._held_back = False
         self._suspects.link_up(self.ledger.settled_count)
@@ -265,9 +234,8 @@ class Outbox:
         self.connected = False
         self._settlement.drain_ends()
         queue, settled, now = self._queue, self.ledger.settled_count, self._clock()
-        only = queue.only_in_flight()
-        blamed = self._suspects.link_down(reason, settled, queue.in_flight, only.order if only else None, now)
-        queue.put_back(self._lanes.clear())
+        only = self._in_flight.only()
+        blamed = self._suspects.link_down(reason, settled, self._in_flight.count, only.order if only else None, now)
         queue.requeue_all()
         self._retries.link_down()
         if blamed and only is not None and queue.withdraw(only):
@@ -294,21 +262,23 @@ class Outbox:
 
         Asking says that the batch before was sent, and that what the link refused of it was told to `refused`.
         """
-        self._sent = self._queue.mark()
+        self.sent = self._in_flight.written
         if self._held_back:
             return []
-        now = self._clock()
         if self._max_age:
-            self.expire()
+            self._expire()
+        if not self._queue.waiting and not self._lanes.lanes:
+            return []
+        now = self._clock()
         window = self._retries.window(MAX_UNACKED, now)
         due = self._retries.due(now)
         if due and self._suspects.careful:
             return [*due]
-        if self._queue.unfenced >= MAX_UNFENCED:
+        if self._in_flight.unfenced >= MAX_UNFENCED:
             return [*due]
         most = BATCH_OPERATIONS
         if self._suspects.careful:
-            most = min(most, self._suspects.room(self._queue.in_flight, now))
+            most = min(most, self._suspects.room(self._in_flight.count, now))
             self._queue.split_head(most)
         written: list[Operation] = []
         for _ in range(BATCHES_HELD if most else 0):
@@ -333,7 +303,7 @@ class Outbox:
             if not poison:
                 good.append(operation)
                 continue
-            for one in self._queue.remains_in_parts(operation):
+            for one in self._in_flight.single_parts(operation):
                 if any(one.order == bad.order for bad in poison):
                     self._queue.withdraw(one)
                     self._fail([one], "poison", POISON)
@@ -341,67 +311,53 @@ class Outbox:
                     good.append(one)
         return good
 
-    def mark(self) -> int:
-        """The position behind the last core publish that was sent.
-
-        A batch that the link has in hand is not behind it: a fence that overtakes it, or what is refused of it, would
-        confirm what was never written.
-        """
-        return self._sent
-
     # --- confirmations ---
 
     def fenced(self, mark: int) -> None:
-        """A fence behind `mark` was answered: the core publishes before it are with the server."""
-        held_up = self._queue.unfenced >= MAX_UNFENCED
-        confirmed = self._queue.confirm_fenced(mark)
+        """A fence behind `mark`, as `sent` was then, was answered: the core publishes before it are with the server."""
+        held_up = self._in_flight.unfenced >= MAX_UNFENCED
+        confirmed = self._in_flight.fenced(mark)
         if not confirmed:
             return
         if held_up or self._suspects.careful:
             self._wake()
         self._settlement.fenced(confirmed)
-        self._look_idle()
+        if self._when_nothing_in_flight:
+            self._look_idle()
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         """PubAcks came. One for an operation that has a fate, or will be sent again, is ignored.
 
         A late one, for a publish that is held by now, counts: the stream has it, and a held one may yet fail.
         """
-        found = self._queue.confirm_each([order for order, _ in pubacks])
-        acked = [(one, fate) for one, (_, fate) in zip(found, pubacks, strict=True) if one is not None]
-        if self._lanes.lanes or len(acked) < len(found):
-            # Seldom: something waits in lanes, or a PubAck is late or doubled.
-            acked = self._look_in_lanes(found, pubacks)
+        acked: list[tuple[OperationWithAck, Fate]] = []
+        take_out = self._in_flight.unacked.pop
+        for order, fate in pubacks:
+            # Held: seldom, and a late PubAck. One that is doubled is not found at all.
+            operation = take_out(order, None) or self._retries.take_held(order)
+            if operation is not None:
+                acked.append((operation, fate))
         if not acked:
             return
+        if self._lanes.lanes:
+            self._retries.left([operation for operation, _ in acked], accepted=True)
         self._settlement.acked(acked)
         if self._when_nothing_in_flight:
             self._look_idle()
-        if self._lanes.lanes or self._queue.pending:
+        if self._lanes.lanes or self._queue.waiting:
             self._wake()  # there is room in flight, or a lane goes on
-
-    def _look_in_lanes(
-        self, found: Sequence[OperationWithAck | None], pubacks: Sequence[PubAck]
-    ) -> list[tuple[OperationWithAck, Fate]]:
-        acked = []
-        for in_flight, (order, fate) in zip(found, pubacks, strict=True):
-            operation = in_flight or self._retries.take_held(order)
-            if operation is not None:
-                acked.append((operation, fate))
-        self._retries.left([operation for operation, _ in acked], accepted=True)
-        return acked
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         """A publish was answered with an error: tried again within its budget if that may help, else failed."""
-        operation = self._queue.confirm_acked(order)
+        operation = self._in_flight.acked(order)
         if operation is not None:
             self._hold_or_fail(operation, reason, detail, retriable)
             self._wake()
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """The server refused a publish to `subject`: the oldest one in flight to it has failed."""
-        operation = self._queue.find_in_flight(subject)
-        if operation is not None and self._queue.withdraw(operation):
+        operation = self._in_flight.oldest_to(subject)
+        if operation is not None and self._in_flight.withdraw(operation):
             self._fail([operation], "permission_denied", detail)
             self._wake()
 
@@ -416,7 +372,7 @@ class Outbox:
 
     def give_up(self, operation: Operation, reason: str, detail: str) -> bool:
         """Fail an operation wherever it is, as when its publisher's time is over. False if it has a fate already."""
-        if not (self._lanes.withdraw(operation) or self._queue.withdraw(operation)):
+        if not self._queue.withdraw(operation):
             return False
         self._fail([operation], reason, detail)
         self._wake()
@@ -427,34 +383,34 @@ class Outbox:
 
         May be called by an owner that is told a fate: nothing here is in the middle of anything then.
         """
-        recalled = self._queue.take_out(out_of_turn) + self._lanes.take_out(out_of_turn)
+        recalled = self._queue.take_out(out_of_turn)
         if recalled:
             self._settlement.fail(recalled, OUT_OF_TURN, "a message before it was refused, and comes again first")
             self._look_idle()
             self._wake()
 
     def sweep(self) -> None:
-        """Send again what has been without a PubAck for long on this link, and fail what is over its budget."""
+        """Send again what has been without a PubAck for long on this link, and fail what is over its budget.
+
+        Drop what has waited longer than `pending_max_age`.
+        """
+        if self._max_age:
+            self._expire()
         for reason, operations in self._retries.sweep().items():
-            over = [one for one in operations if self._lanes.withdraw(one) or self._queue.withdraw(one)]
+            over = [one for one in operations if self._queue.withdraw(one)]
             self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
         self._wake()
 
     def next_due(self) -> float | None:
         """When to ask for a batch again though nothing has happened; None if there is no need to."""
+        if not self._queue.waiting and not self._lanes.lanes:
+            return None
         return self._retries.next_due(MAX_UNACKED)
-
-    def expire(self) -> None:
-        """Drop what has waited longer than `pending_max_age`."""
-        if self._max_age:
-            self._settlement.drop(self._queue.drop_older_than(self._clock() - self._max_age), "expired")
-            self._look_idle()
 
     def shut_down(self) -> int:
         """The end: whatever has no fate yet is dropped, or was in flight and stays unconfirmed. Returns how many."""
         self.connected = False
         self._closed = True
-        self._queue.put_back(self._lanes.clear())
         self._queue.requeue_all()
         self._retries.link_down()
         left = self._settlement.drop(self._queue.drop_all(), "shutdown")
@@ -487,8 +443,14 @@ class Outbox:
         self._settlement.fail(operations, reason, detail)
         self._look_idle()
 
+    def _expire(self) -> None:
+        dropped = self._queue.drop_older_than(self._clock() - self._max_age)
+        if dropped:
+            self._settlement.drop(dropped, "expired")
+            self._look_idle()
+
     def _look_idle(self) -> None:
-        if self._when_nothing_in_flight and not self._queue.in_flight:
+        if self._when_nothing_in_flight and not self._in_flight.count:
             waiting, self._when_nothing_in_flight = self._when_nothing_in_flight, []
             for tell in waiting:
                 tell()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
-from router_trio.outbox.retry_lanes import UNANSWERED, RetryLanes
+from router_trio.outbox.retry_lanes import UNANSWERED
 
 RETRY_REFUSED_AFTER = 0.25
 """Seconds until a publish that nobody took is tried again."""
@@ -38,9 +38,10 @@ UNANSWERED_WINDOWS = 4
 class Retries:
     """Moves publishes between the queue of a connection and its lanes, in which they wait for their next try."""
 
-    def __init__(self, queue: SendQueue, lanes: RetryLanes, *, clock: Callable[[], float]) -> None:
+    def __init__(self, queue: SendQueue, *, clock: Callable[[], float]) -> None:
         self._queue = queue
-        self._lanes = lanes
+        self._lanes = queue.lanes
+        self._in_flight = queue.in_flight
         self._clock = clock
         self._slow: set[Hashable] = set()
         self._unanswered = 0
@@ -50,17 +51,17 @@ class Retries:
         """Those whose time has come, in flight from now on."""
         if not self._lanes.lanes:
             return []
-        due = self._lanes.due(now, self._queue.older_is_pending)
-        if due:
-            self._queue.put_in_flight(due, now)
+        due = self._lanes.due(now, self._queue.older_waits)
+        for operation in due:
+            self._in_flight.add_with_ack(operation, now)
         return due
 
     def next_due(self, window: int) -> float | None:
         """When a held publish should be tried again, or the window looked at; None if nothing waits for a time."""
-        due = self._lanes.next_due(self._queue.older_is_pending)
-        queue = self._queue
-        if queue.pending and queue.unacked >= window + self._unanswered:
-            oldest = next(queue.unacked_in_order())
+        due = self._lanes.next_due(self._queue.older_waits) if self._lanes.lanes else None
+        unacked = self._in_flight.unacked
+        if self._queue.waiting and len(unacked) >= window + self._unanswered:
+            oldest = next(iter(unacked.values()))
             look = max(oldest.written_at + SLOW_AFTER, self._look_at)
             return look if due is None else min(due, look)
         return due
@@ -69,7 +70,7 @@ class Retries:
 
     def window(self, most: int, now: float) -> int:
         """How many JetStream publishes may be in flight: `most`, and those of destinations that answer nothing."""
-        if self._queue.unacked * 2 <= most:
+        if len(self._in_flight.unacked) * 2 <= most:
             if self._slow:
                 self._found_slow({}, now)
                 self._unanswered = 0
@@ -78,7 +79,7 @@ class Retries:
             self._look_at = now + LOOK_EVERY
             unanswered: Counter[Hashable] = Counter()
             since: dict[Hashable, float] = {}
-            for operation in self._queue.unacked_in_order():
+            for operation in self._in_flight.unacked.values():
                 if operation.written_at > now - SLOW_AFTER:
                     break
                 key = operation.destination
@@ -121,7 +122,7 @@ class Retries:
             if isinstance(operation, OperationWithAck) and (
                 operation.subject in lanes or (slow and operation.destination in slow)
             ):
-                self._queue.confirm_acked(operation.order)
+                self._in_flight.acked(operation.order)
                 lanes.hold(operation, now=operation.written_at)
             else:
                 going.append(operation)
@@ -142,15 +143,15 @@ class Retries:
         That stays where it is: who is told of one must not find another missing.
         """
         now = self._clock()
-        self._lanes.forget()
+        self._lanes.clear_idle()
         over: dict[str, list[Operation]] = {}
         for operation in self._lanes.wanted(lambda held: self._over(held, now)):
             over.setdefault(operation.refused_for or "timeout", []).append(operation)
-        for operation in self._queue.unacked_since(now - RESEND_UNACKED_AFTER):
+        for operation in self._in_flight.unacked_since(now - RESEND_UNACKED_AFTER):
             if self._over(operation, now):
                 over.setdefault("timeout", []).append(operation)
             else:
-                self._queue.confirm_acked(operation.order)
+                self._in_flight.acked(operation.order)
                 operation.resent = True
                 operation.refused_for = None
                 self._lanes.hold(operation, now, now=now)

@@ -324,7 +324,7 @@ class RetryLanes:
                         released += self._release(subject, lane)
         return released
 
-    def forget(self) -> None:
+    def clear_idle(self) -> None:
         """Forget destinations of which nothing was held when this was asked before: they refuse nothing any more.
 
         What has failed there does not show that: the next publish is refused as well, and `since` stays what it is.

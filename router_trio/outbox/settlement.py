@@ -1,4 +1,4 @@
-"""The books of one connection: what was accepted, what became of it, and who is told.
+"""The settlement of one connection's publishes: what was accepted, what became of it, and who is told.
 
 Every fate is given here and nowhere else: counted once in the ledger, once in the operation counters, told to the
 owner once, and said in an event. Decides nothing: who gets which fate is the outbox's business.
@@ -112,8 +112,13 @@ class Settlement:
 
     def fenced(self, operations: Sequence[Operation]) -> None:
         """A fence confirmed these."""
-        self.ledger.settle("fenced", sum([operation.count for operation in operations]))
-        self.counters.succeeded["publish"] += sum([operation.count for operation in operations if operation.clean])
+        count = clean = 0
+        for operation in operations:
+            count += operation.count
+            if operation.clean:
+                clean += operation.count
+        self.ledger.settle("fenced", count)
+        self.counters.succeeded["publish"] += clean
         now = self._clock()
         for operation in operations:
             operation.settle(FENCED, now)
@@ -123,8 +128,11 @@ class Settlement:
 
     def acked(self, operations: Sequence[tuple[OperationWithAck, Fate]]) -> None:
         """Streams have stored these."""
+        clean = 0
+        for operation, _ in operations:
+            clean += operation.clean
         self.ledger.settle("acked", len(operations))
-        self.counters.succeeded["publish_with_ack"] += sum([operation.clean for operation, _ in operations])
+        self.counters.succeeded["publish_with_ack"] += clean
         now = self._clock()
         for operation, fate in operations:
             owner = operation.owner

@@ -84,22 +84,9 @@ class FrameParser:
     def feed(self, data: bytes) -> None:
         """Parse what came. Raises `ProtocolError` for what is no frame; what was parsed before it stays."""
         if self._buffer:
-            self._buffer.append(data)
-            # A large message comes in many pieces: they are joined when it is whole, not at each piece.
-            self._needed -= len(data)
-            if self._needed > 0:
+            data = self._joined(data)
+            if not data:
                 return
-            # So is a line, which would otherwise be searched for its end again with each piece.
-            self._line -= len(data)
-            if self._line > 0 and b"\n" not in data:
-                return
-            data = b"".join(self._buffer)
-            self._buffer.clear()
-        position = self._parse(data)
-        if position < len(data):
-            self._buffer.append(data[position:] if position else data)
-
-    def _parse(self, data: bytes) -> int:
         buffers = self.buffers
         find = data.find
         sizes = SIZES
@@ -114,7 +101,7 @@ class FrameParser:
                 self._line = limit - (length - position)
                 if self._line < 0:
                     raise ProtocolError(f"a line of more than {limit} bytes")
-                return position
+                break
             kind = data[position : position + 4]
             try:
                 if kind == b"MSG ":
@@ -144,7 +131,10 @@ class FrameParser:
                     if not 0 < header_size <= size:
                         raise ProtocolError(f"header size {header_size} of a message of {size} bytes")
                 else:
-                    self._control_line(data[position:line_end])
+                    if kind == b"PONG":
+                        self.control.append(data[position:line_end])
+                    else:
+                        self._control_line(data[position:line_end])
                     position = line_end + 2
                     continue
             except ValueError:
@@ -154,7 +144,7 @@ class FrameParser:
                 if size > MAX_MESSAGE:
                     raise ProtocolError(f"a message of {size} bytes")
                 self._needed = end - length
-                return position
+                break
             if data[end - 2 : end] != b"\r\n":
                 raise ProtocolError("a message that does not end where its size says")
             if sid != sid_of_run:
@@ -172,6 +162,23 @@ class FrameParser:
                     group.append(buffer)
             buffer.append((subject, reply, header_size, size, data[start:end]))
             position = end
+        if position < length:
+            self._buffer.append(data[position:] if position else data)
+
+    def _joined(self, data: bytes) -> bytes:
+        """Return what came so far with this piece, `b""` if it can't be whole yet."""
+        self._buffer.append(data)
+        # A large message comes in many pieces: they are joined when it is whole, not at each piece.
+        self._needed -= len(data)
+        if self._needed > 0:
+            return b""
+        # So is a line, which would otherwise be searched for its end again with each piece.
+        self._line -= len(data)
+        if self._line > 0 and b"\n" not in data:
+            return b""
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        return data
 
     def _control_line(self, line: bytes) -> None:
         word = line[:4].upper()

@@ -73,7 +73,11 @@ class Routing:
     @property
     def clear(self) -> bool:
         """Return True if `ready` would not wait."""
-        return all(connection.connected and not connection.outbox.blocks for connection in self.connections)
+        for connection in self.connections:
+            outbox = connection.outbox
+            if not outbox.connected or outbox.blocks:
+                return False
+        return True
 
     @property
     def over_limit(self) -> bool:

@@ -105,6 +105,10 @@ class FakeLink:
         """See `link.Link.fence`. Raises `LinkError` on a dead link, for who still waits outside of its context."""
         await self.request(lambda _: None)
 
+    async def ping(self) -> None:
+        """See `link.Link.ping`. Raises as `fence` does."""
+        await self.request(lambda _: None)
+
     def _publishing(self, publish: Publish) -> Callable[[float], None]:
         def arrive(now: float) -> None:
             if self._network.server.may_publish(text(publish.subject)):

@@ -142,10 +142,10 @@ class Bench:
 
         def run() -> None:
             self.wire._parser.feed(data)
-            self.wire._hand_out()
+            self.wire._deliver()
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
             self.written()
-            self.outbox.fenced(self.outbox.mark())
+            self.outbox.fenced(self.outbox.sent)
             assert not self.outbox.pending + self.outbox.in_flight
 
         return run
@@ -160,7 +160,7 @@ class Bench:
             _finish(route._handle(handler, trio.current_time(), raws))
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
             self.written()
-            self.outbox.fenced(self.outbox.mark())
+            self.outbox.fenced(self.outbox.sent)
             assert not self.outbox.pending + self.outbox.in_flight
 
         return run
@@ -177,7 +177,7 @@ class Bench:
             _finish(publish())
             assert sum(frames.count(b"PUB in.") for frames in self.written()) == messages
             self.written()
-            self.outbox.fenced(self.outbox.mark())
+            self.outbox.fenced(self.outbox.sent)
             assert not self.outbox.pending + self.outbox.in_flight
 
         return run

@@ -158,8 +158,8 @@ async def test_an_error_refuses_what_it_strikes_and_nothing_else(broker: FakeBro
 async def test_publishes_that_stay_together_are_struck_one_by_one(broker: FakeBroker) -> None:
     faults = Faults()
     faults.inject("publish", error("overloaded"), times=2)
-    joined = OperationBatch(accepted_at=0.0)
-    joined.extend(4, [publish(b"out", b"%d" % n) for n in range(4)], 0, FrameOwners([Receipt()], [4]))
+    frames = [publish(b"out", b"%d" % n) for n in range(4)]
+    joined = OperationBatch(4, frames, 0, FrameOwners([Receipt()], [4]), 0.0)
     async with faulty(broker, faults) as link:
         refusals = await link.send([joined])
         await link.fence()

@@ -63,7 +63,7 @@ def counted_owner() -> tuple[CountedOwner, list[tuple[int, Fate, float]]]:
 
 def batch_of(*runs: FrameOwners) -> OperationBatch:
     """A batch that was accepted at 1.0, in as many steps."""
-    batch = OperationBatch(accepted_at=1.0)
+    batch = OperationBatch(0, [], 0, FrameOwners([], []), 1.0)
     order = 0
     for one in runs:
         order += sum(one.counts)

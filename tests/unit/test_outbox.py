@@ -104,7 +104,7 @@ def test_a_core_publish_is_sent_and_fenced() -> None:
     assert desk.batch() == [1]
     assert desk.books() == (1, 0, 1, {})
     assert desk.batch() == []
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.books() == (1, 0, 0, {"fenced": 1})
     assert desk.told == {1: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 1}
@@ -116,7 +116,7 @@ def test_a_jetstream_publish_is_sent_and_acked() -> None:
     desk = connected()
     assert desk.offer(with_ack=True) == "sent"
     assert desk.batch() == [1]
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.books() == (1, 0, 1, {}), "a fence says nothing of a stream"
     desk.outbox.acked([(1, stored("ORDERS", 7, True))])
     assert desk.told == {1: [Fate("acked", None, "ORDERS", 7, True)]}
@@ -156,7 +156,7 @@ def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: i
     desk.outbox.refused(batch.split()[part], "fault", "injected")
     assert desk.books() == (4, 0, 3, {"failed": 1})
     desk.outbox.next_batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     expected = [FENCED, FENCED, FENCED]
     expected[part] = Fate("failed", "fault")
     assert [receipt.fate for receipt in receipts] == expected
@@ -175,7 +175,7 @@ def test_single_frames_of_the_same_time_stay_together_and_each_owner_is_told() -
     assert (batch.order, batch.count, batch.frame) == (3, 3, 3 * framing.publish(b"a", b""))
     assert [receipt.fate for receipt in receipts] == [None] * 3
     desk.outbox.next_batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert [receipt.fate for receipt in receipts] == [FENCED] * 3
 
 
@@ -184,7 +184,7 @@ def test_a_full_queue_blocks_publishers_while_connected_under_every_policy() -> 
         desk = connected(on_full=on_full, max_operations=1)
         assert not desk.outbox.blocks
         desk.offer()
-        assert desk.outbox.full
+        assert desk.outbox.capacity.full
         assert desk.outbox.blocks
         desk.batch()
         assert not desk.outbox.blocks
@@ -206,11 +206,11 @@ def test_a_fence_that_overtakes_a_batch_in_hand_confirms_nothing_of_it() -> None
     desk.offer()
     desk.batch()
     assert desk.outbox.unfenced == 0
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.books() == (1, 0, 1, {})
     desk.batch()
     assert desk.outbox.unfenced == 1
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.books() == (1, 0, 0, {"fenced": 1})
 
 
@@ -219,10 +219,10 @@ def test_one_that_the_link_refuses_is_not_confirmed_by_a_fence_meanwhile() -> No
     desk.offer()
     desk.offer(size=100)
     taken = desk.outbox.next_batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     desk.outbox.refused(taken[1], "too_large", "more than max_payload")
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "too_large")]}
     assert desk.outbox.counters.succeeded == {"publish": 1}
     assert desk.outbox.counters.failed == {("publish", "too_large"): 1}
@@ -241,7 +241,7 @@ def test_without_a_link_a_publish_is_queued_and_counted_as_failed_once() -> None
     desk.outbox.link_up()
     assert desk.batch() == [1, 2]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     desk.outbox.acked([(2, stored("S", 1))])
     assert desk.books() == (2, 0, 0, {"fenced": 1, "acked": 1})
     assert desk.outbox.counters.succeeded == Counter(), "counted as failed, so not as succeeded too"
@@ -253,14 +253,14 @@ def test_while_a_drain_runs_new_publishes_queue_behind_it() -> None:
     desk.offer()
     desk.offer(with_ack=True)
     desk.outbox.link_up()
-    assert desk.outbox.draining
+    assert desk.outbox.settlement.draining
     assert desk.offer() == "queued"
     assert desk.batch() == [1, 2, 3]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
-    assert desk.outbox.draining
+    desk.outbox.fenced(desk.outbox.sent)
+    assert desk.outbox.settlement.draining
     desk.outbox.acked([(2, stored("S", 1))])
-    assert not desk.outbox.draining
+    assert not desk.outbox.settlement.draining
     assert desk.offer() == "sent"
     counters = desk.outbox.counters
     assert (counters.retried, counters.retry_succeeded, counters.retry_failed) == (2, 2, 0)
@@ -278,7 +278,7 @@ def test_a_drain_that_an_outage_cuts_short_starts_again_with_what_is_left() -> N
     desk.batch()
     desk.outbox.acked([(1, stored("S", 1))])
     desk.outbox.link_down()
-    assert not desk.outbox.draining
+    assert not desk.outbox.settlement.draining
     desk.outbox.link_up()
     desk.batch()
     desk.outbox.ack_refused(2, "limit", "maximum messages exceeded", False)
@@ -301,7 +301,7 @@ def test_what_was_in_flight_is_sent_again_first_and_in_order() -> None:
     assert desk.batch() == [1, 3, 4, 5]
     desk.outbox.acked([(4, stored("S", 2))])
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.books() == (5, 0, 0, {"acked": 2, "fenced": 3})
     assert desk.outbox.counters.succeeded == {"publish": 2, "publish_with_ack": 2}
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 1}
@@ -312,7 +312,7 @@ def test_a_fence_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
     desk.offer()
     desk.batch()
     desk.batch()
-    mark = desk.outbox.mark()
+    mark = desk.outbox.sent
     desk.outbox.link_down()
     desk.outbox.link_up()
     desk.batch()
@@ -369,7 +369,7 @@ def test_without_room_a_publish_that_can_not_wait_is_refused_and_never_accepted(
 def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
     desk = Desk(max_operations=1, on_full="block")
     desk.offer()
-    desk.outbox.blocked(True)
+    desk.outbox.capacity.blocked(True)
     assert desk.outbox.counters.failed["publish_with_ack", "not_connected"] == 1
     assert desk.events[-1] == QueueFull(at=0.0, connection="main", reason="blocked", queue_size=1, max_size=1)
     desk.outbox.link_up()
@@ -387,7 +387,7 @@ def test_frames_of_a_route_are_accepted_together() -> None:
     assert desk.books() == (2, 2, 0, {})
     assert desk.batch() == [1, 2]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.told == {1: [FENCED], 2: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 2}
 
@@ -405,7 +405,7 @@ def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fence
     offer_frames(desk, [framing.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
     assert len(desk.outbox.next_batch()) == 1
     desk.batch()
-    mark = desk.outbox.mark()
+    mark = desk.outbox.sent
     desk.outbox.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
@@ -421,7 +421,7 @@ def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -
         desk.outbox.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.refused(taken, "fault", "injected")
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     reasons = ["fault", "permission_denied" if denied else "fault", "fault"]
     assert desk.told == {order: [Fate("failed", reason)] for order, reason in enumerate(reasons, 1)}
     assert desk.books() == (3, 0, 0, {"failed": 3})
@@ -440,7 +440,7 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     desk.outbox.link_up()
     assert [one.order for one in desk.outbox.next_batch()] == [1, 2, 4, 5, 6]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.books() == (6, 0, 0, {"failed": 1, "fenced": 5})
 
 
@@ -452,7 +452,7 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
     desk.batch()
     offer_frames(desk, [framing.publish(b"a", b"")], other)
     offer_frames(desk, [framing.publish(b"a", b"")])
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert sum(len(fates) for fates in desk.told.values()) == 3
     assert sum(len(fates) for fates in other.told.values()) == 1
     desk.outbox.link_down()
@@ -460,7 +460,7 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
     desk.outbox.link_up()
     desk.batch()
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.told[6] == other.told[5] == [FENCED]
 
 
@@ -508,11 +508,11 @@ def test_what_is_held_back_in_a_lane_leaves_room_for_what_is_not() -> None:
         desk.batch()
     for order in (1, 2, 3):
         desk.outbox.ack_refused(order, "no_responders", "nobody", True)
-    assert (desk.outbox.pending, desk.outbox.full, desk.outbox.over_limit) == (3, False, False)
+    assert (desk.outbox.pending, desk.outbox.capacity.full, desk.outbox.over_limit) == (3, False, False)
     desk.offer(b"b", size=300)
-    assert not desk.outbox.full
+    assert not desk.outbox.capacity.full
     desk.offer(b"b", size=200)
-    assert desk.outbox.full, "half of the bytes is theirs"
+    assert desk.outbox.capacity.full, "half of the bytes is theirs"
 
 
 def test_who_begins_carefully_and_may_send_nothing_more_yet_is_not_woken_for_it() -> None:
@@ -703,7 +703,7 @@ def test_a_denied_publish_fails_and_its_neighbours_are_fenced() -> None:
     desk.offer(b"a")
     desk.batch()
     desk.batch()
-    mark = desk.outbox.mark()
+    mark = desk.outbox.sent
     desk.outbox.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
@@ -798,7 +798,7 @@ def test_room_under_the_bound_of_unconfirmed_core_publishes_wakes_whoever_writes
     assert desk.batch() == [1]
     assert desk.batch() == []
     before = desk.wakes
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.wakes > before
     assert desk.batch() == [2]
 
@@ -820,7 +820,7 @@ def test_give_up_fails_an_operation_wherever_it_is_and_once(where: str) -> None:
     desk.outbox.acked([(1, stored("S", 1))])
     assert desk.told == {1: [Fate("failed", "timeout")]}
     assert desk.books() == (1, 0, 0, {"failed": 1})
-    assert desk.outbox.find(1) is None
+    assert desk.outbox.queue.find(1) is None
     assert desk.outbox.next_due() is None
 
 
@@ -830,10 +830,10 @@ def test_what_waited_too_long_is_dropped_also_while_connected() -> None:
     desk.now = 5.0
     desk.offer()
     desk.now = 10.0
-    desk.outbox.expire()
+    desk.outbox.sweep()
     assert desk.told == {}, "as old as the limit is not older"
     desk.now = 10.1
-    desk.outbox.expire()
+    desk.outbox.sweep()
     assert desk.told == {1: [Fate("dropped", "expired")]}
     desk.now = 15.1
     desk.outbox.link_up()
@@ -849,9 +849,9 @@ def test_publishes_that_wait_share_the_time_of_the_first_of_their_millisecond() 
     for at in (1.0, 1.0 + SAME_TIME / 2, 1.0 + SAME_TIME * 2):
         desk.now = at
         desk.offer()
-    assert desk.outbox.oldest_age == pytest.approx(SAME_TIME * 2)
+    assert desk.outbox.queue.oldest_accepted_at == 1.0
     desk.now = 11.0 + SAME_TIME / 4
-    desk.outbox.expire()
+    desk.outbox.sweep()
     assert sorted(desk.told) == [1, 2]
 
 
@@ -885,7 +885,7 @@ def test_without_a_limit_nothing_expires() -> None:
     desk = Desk()
     desk.offer()
     desk.now = 1e9
-    desk.outbox.expire()
+    desk.outbox.sweep()
     assert desk.books() == (1, 1, 0, {})
 
 
@@ -916,7 +916,7 @@ def test_a_link_that_is_being_left_gets_nothing_more() -> None:
     desk.offer()
     desk.outbox.hold_back()
     assert desk.batch() == []
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.books() == (2, 1, 0, {"fenced": 1}), "what was written is still confirmed"
     desk.outbox.link_down()
     desk.outbox.link_up()
@@ -941,7 +941,7 @@ def test_everyone_who_waits_for_an_empty_flight_is_told_once() -> None:
 
 def test_refused_before_it_was_accepted_is_counted_and_not_in_the_ledger() -> None:
     desk = connected()
-    desk.outbox.not_accepted(True, "too_large", "more than max_payload")
+    desk.outbox.settlement.not_accepted(True, "too_large", "more than max_payload")
     assert desk.books() == (0, 0, 0, {})
     assert desk.outbox.counters.failed == {("publish_with_ack", "too_large"): 1}
     assert desk.kinds() == [PublishWithAckFailed]
@@ -961,7 +961,7 @@ def _single(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _find(desk: Desk, order: int) -> Operation:
-    found = desk.outbox.find(order)
+    found = desk.outbox.queue.find(order)
     assert found is not None
     return found
 
@@ -982,7 +982,7 @@ def test_what_is_pending_can_be_taken_back_and_what_is_in_flight_can_not() -> No
     assert desk.told == {4: [out_of_turn], 5: [out_of_turn]}
     assert desk.wakes == wakes + 1
     assert desk.books() == (5, 1, 2, {"failed": 2})
-    assert desk.outbox.pending_bytes == len(framing.publish(b"a", b""))
+    assert desk.outbox.queue.pending_bytes == len(framing.publish(b"a", b""))
     assert desk.kinds() == [PublishFailed, PublishWithAckFailed]
     assert desk.outbox.counters.failed == {("publish", "out_of_turn"): 1, ("publish_with_ack", "out_of_turn"): 1}
     assert desk.batch() == [3]
@@ -1084,7 +1084,7 @@ def _go_away(desk: Desk) -> None:
 def _grow_old(desk: Desk) -> None:
     desk.outbox.link_down()
     desk.now = 1000.0
-    desk.outbox.expire()
+    desk.outbox.sweep()
 
 
 def _refuse(desk: Desk) -> None:

@@ -226,11 +226,11 @@ class OutboxMachine(RuleBasedStateMachine):
     def find(self, order: int) -> Operation | None:
         """The operation itself, wherever the outbox keeps it; None if it is one with others."""
         if self.publishes[order].with_ack:
-            found = self.outbox.find(order)
+            found = self.outbox.queue.find(order)
             assert found is not None
             return found
         queue = self.outbox._queue
-        return next((o for o in (*queue._waiting, *queue._fenced) if o.order == order and o.count == 1), None)
+        return next((o for o in (*queue._waiting, *queue.in_flight._core) if o.order == order and o.count == 1), None)
 
     # --- publishers ---
 
@@ -243,7 +243,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _offer(self, frame: bytes, with_ack: bool, counted: bool = False) -> None:
         outbox, connected = self.outbox, self.outbox.connected
-        was_full, was_refused = outbox.full, outbox.capacity.refusals()
+        was_full, was_refused = outbox.capacity.full, outbox.capacity.refusals()
         waited = sorted(p.order for p in self.pending())
         order = self._expect(frame, with_ack, connected and not counted)
         try:
@@ -310,7 +310,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def publish(self, offers: list[tuple[bytes, bytes, str]]) -> None:
         for subject, body, kind in offers:
             if kind == "too large":
-                self.outbox.not_accepted(True, "too_large", "more than max_payload")
+                self.outbox.settlement.not_accepted(True, "too_large", "more than max_payload")
                 self.refused_before += 1
             elif kind == "frames":
                 self.offer_frames([subject] * (len(body) // 10))
@@ -346,7 +346,7 @@ class OutboxMachine(RuleBasedStateMachine):
         if self.outbox.blocks:
             waiter = Waiter(framing.publish(subject, b"waited"), with_ack)
             if not self.outbox.connected:
-                self.outbox.blocked(with_ack)
+                self.outbox.capacity.blocked(with_ack)
                 self.not_accepted_without_link[_kind(with_ack)] += 1
                 waiter.counted = True
             self.waiters.append(waiter)
@@ -404,7 +404,7 @@ class OutboxMachine(RuleBasedStateMachine):
         order = self.pick(list(self.publishes), at)
         publish = self.publishes[order]
         had = publish.fate
-        assert had is None or self.outbox.find(order) is None
+        assert had is None or self.outbox.queue.find(order) is None
         operation = (
             self.find(order)
             if had is None
@@ -532,7 +532,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _fence(self) -> None:
         behind = frozenset(o for o in self.flight if not self.publishes[o].with_ack and o not in self.in_hand)
-        self.fences.append(Fence(self.link, self.outbox.mark(), behind))
+        self.fences.append(Fence(self.link, self.outbox.sent, behind))
 
     def fence_answered(self, at: int) -> None:
         """Also one of a link that is long gone, and one that was overtaken by a later one."""
@@ -568,7 +568,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.outbox.acked([(order, stored("S", order))])
             assert publish.fate in ((had,) if had is not None else (told,) if flew else (told, None))
             return
-        may_hold = self._may_hold(self.outbox.find(order))
+        may_hold = self._may_hold(self.outbox.queue.find(order))
         self.outbox.ack_refused(order, "no_responders", "nobody", answer == "later")
         if not flew:
             assert publish.fate == had
@@ -614,7 +614,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def _expire(self) -> None:
         fresh = [p for p in self.pending() if not self.max_age or self.now - p.at <= self.max_age]
         stale = [p for p in self.pending() if p not in fresh]
-        self.outbox.expire()
+        self.outbox.sweep()
         assert all(p.fate is None for p in fresh)
         assert all(p.fate in (None, Fate("dropped", "expired")) for p in stale)
         if not self.outbox.connected:
@@ -630,7 +630,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for _ in range(4 * len(self.publishes) + 4):
             while self._next_batch():
                 pass
-            self.outbox.fenced(self.outbox.mark())
+            self.outbox.fenced(self.outbox.sent)
             for order in sorted(o for o in self.flight if self.publishes[o].with_ack):
                 self.outbox.acked([(order, stored("S", order))])
             if all(p.fate is not None for p in self.publishes.values()):
@@ -715,7 +715,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @invariant()
     def drains_add_up(self) -> None:
         counters = self.outbox.counters
-        assert self.outbox.draining is (self.drain is not None and self.drain.left > 0)
+        assert self.outbox.settlement.draining is (self.drain is not None and self.drain.left > 0)
         assert counters.retried == sum(len(d.kept) for d in self.drains)
         assert counters.retry_succeeded == sum(d.success for d in self.drains)
         assert counters.retry_failed == sum(d.failed for d in self.drains)
@@ -734,7 +734,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert not held or outbox.connected
         size, held_size = sum(p.size for p in waiting), sum(p.size for p in held)
         least = min(held_size, outbox.max_bytes // 2)
-        assert outbox.full is (len(waiting) >= outbox.max_operations or size + least >= outbox.max_bytes)
+        assert outbox.capacity.full is (len(waiting) >= outbox.max_operations or size + least >= outbox.max_bytes)
         # The last one taken into a batch may be many that stay together; and each subject may have one probe above the
         # limit on its way.
         core = sum(not self.publishes[o].with_ack for o in self.flight)

@@ -230,12 +230,12 @@ def test_of_a_slow_destination_nothing_is_tried_and_what_only_that_held_is_let_g
 def test_since_when_a_destination_refuses_is_not_forgotten_when_all_of_it_has_failed() -> None:
     lanes = RetryLanes()
     refuse(lanes, [operation(1, b"a.1")], 5.0)
-    lanes.forget()
+    lanes.clear_idle()
     assert lanes.withdraw(operation(1, b"a.1"))
-    lanes.forget()
+    lanes.clear_idle()
     refuse(lanes, [operation(2, b"a.2")], 8.0)
     assert lanes.destinations[b"a"].since == 5.0
     lanes.withdraw(operation(2, b"a.2"))
-    lanes.forget()
-    lanes.forget()
+    lanes.clear_idle()
+    lanes.clear_idle()
     assert not lanes.destinations

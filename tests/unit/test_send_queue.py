@@ -43,12 +43,13 @@ def test_the_subject_is_that_of_the_frame() -> None:
 
 def test_an_empty_queue_has_nothing() -> None:
     queue = SendQueue()
-    assert (queue.pending, queue.pending_bytes, queue.in_flight, queue.unfenced, queue.unacked) == (0, 0, 0, 0, 0)
+    assert (queue.pending, queue.pending_bytes, queue.in_flight.count) == (0, 0, 0)
     assert queue.oldest_accepted_at is None
     assert queue.take(0.0, **ALL) == []
     assert queue.drop_oldest() is None
-    assert queue.confirm_fenced(queue.mark()) == []
-    assert queue.requeue_all() == 0
+    assert queue.in_flight.fenced(queue.in_flight.written) == []
+    queue.requeue_all()
+    assert queue.take(0.0, **ALL) == []
 
 
 def times(one: OperationWithAck) -> tuple[float | None, float]:
@@ -61,7 +62,8 @@ def times(one: OperationWithAck) -> tuple[float | None, float]:
 def test_what_is_taken_is_in_flight_in_order_of_acceptance() -> None:
     queue = queue_of(operation(1), with_ack(2), operation(3))
     assert orders(queue.take(0.0, **ALL)) == [1, 2, 3]
-    assert (queue.pending, queue.pending_bytes, queue.in_flight, queue.unfenced, queue.unacked) == (0, 0, 3, 2, 1)
+    assert (queue.pending, queue.pending_bytes, queue.in_flight.count) == (0, 0, 3)
+    assert (queue.in_flight.unfenced, len(queue.in_flight.unacked)) == (2, 1)
 
 
 def test_take_stops_at_the_number_of_operations() -> None:
@@ -81,7 +83,7 @@ def test_take_stops_at_the_first_that_needs_an_ack_when_there_is_no_room() -> No
     assert orders(queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [1]
     # The core publish behind it doesn't overtake: order is acceptance.
     assert queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1) == []
-    assert queue.confirm_acked(1) is not None
+    assert queue.in_flight.acked(1) is not None
     assert orders(queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [2, 3]
 
 
@@ -89,8 +91,8 @@ def test_the_first_write_is_remembered_until_the_link_dies() -> None:
     one = with_ack(1)
     queue = queue_of(one)
     queue.take(5.0, **ALL)
-    queue.confirm_acked(1)
-    queue.put_in_flight([one], 9.0)
+    queue.in_flight.acked(1)
+    queue.in_flight.add_with_ack(one, 9.0)
     assert times(one) == (5.0, 9.0)
     queue.requeue_all()
     assert times(one) == (None, 9.0)
@@ -102,7 +104,7 @@ def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
     one = with_ack(1)
     queue = queue_of(one)
     queue.take(5.0, **ALL)
-    queue.confirm_acked(1)
+    queue.in_flight.acked(1)
     queue.put_back([one])
     assert times(one) == (5.0, 5.0)
     queue.requeue_all()
@@ -115,13 +117,12 @@ def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
 def test_a_fence_confirms_what_was_written_before_its_mark_and_only_core_publishes() -> None:
     queue = queue_of(operation(1), with_ack(2), operation(3), operation(4))
     queue.take(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
-    mark = queue.mark()
+    mark = queue.in_flight.written
     queue.take(0.0, **ALL)
-    assert queue.unfenced_before(mark) == 2
-    assert orders(queue.confirm_fenced(mark)) == [1, 3]
-    assert queue.confirm_fenced(mark) == []
-    assert queue.unfenced == 1
-    assert queue.unacked == 1
+    assert orders(queue.in_flight.fenced(mark)) == [1, 3]
+    assert queue.in_flight.fenced(mark) == []
+    assert queue.in_flight.unfenced == 1
+    assert len(queue.in_flight.unacked) == 1
 
 
 def test_fences_that_are_answered_out_of_order_confirm_each_operation_once() -> None:
@@ -129,45 +130,45 @@ def test_fences_that_are_answered_out_of_order_confirm_each_operation_once() -> 
     marks = []
     for _ in range(3):
         queue.take(0.0, max_operations=1, max_bytes=1, max_unacked=0)
-        marks.append(queue.mark())
-    assert orders(queue.confirm_fenced(marks[1])) == [1, 2]
-    assert queue.confirm_fenced(marks[0]) == []
-    assert orders(queue.confirm_fenced(marks[2])) == [3]
+        marks.append(queue.in_flight.written)
+    assert orders(queue.in_flight.fenced(marks[1])) == [1, 2]
+    assert queue.in_flight.fenced(marks[0]) == []
+    assert orders(queue.in_flight.fenced(marks[2])) == [3]
 
 
 def test_a_mark_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
     queue = queue_of(operation(1), operation(2))
     queue.take(0.0, **ALL)
-    mark = queue.mark()
-    assert queue.requeue_all() == 2
+    mark = queue.in_flight.written
+    assert queue.in_flight.count == 2
+    queue.requeue_all()
+    assert queue.in_flight.count == 0
     queue.take(1.0, **ALL)
-    assert queue.unfenced_before(mark) == 0
-    assert queue.confirm_fenced(mark) == []
-    assert orders(queue.confirm_fenced(queue.mark())) == [1, 2]
+    assert queue.in_flight.fenced(mark) == []
+    assert orders(queue.in_flight.fenced(queue.in_flight.written)) == [1, 2]
 
 
 def test_one_that_leaves_the_middle_never_makes_a_fence_confirm_too_much() -> None:
     before, after = operation(2), operation(4)
     queue = queue_of(operation(1), before, operation(3), after)
     queue.take(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
-    mark = queue.mark()
+    mark = queue.in_flight.written
     queue.take(0.0, **ALL)
     assert queue.withdraw(before)
-    assert queue.unfenced_before(mark) == 2
     assert queue.withdraw(after)
     # One too few now; the next fence has it.
-    assert orders(queue.confirm_fenced(mark)) == [1]
-    assert orders(queue.confirm_fenced(queue.mark())) == [3]
+    assert orders(queue.in_flight.fenced(mark)) == [1]
+    assert orders(queue.in_flight.fenced(queue.in_flight.written)) == [3]
 
 
 def test_a_puback_confirms_once() -> None:
     queue = queue_of(with_ack(1), operation(2))
     queue.take(0.0, **ALL)
-    found = queue.confirm_acked(1)
+    found = queue.in_flight.acked(1)
     assert found is not None
     assert found.order == 1
-    assert queue.confirm_acked(1) is None
-    assert queue.confirm_acked(2) is None, "a core publish has no PubAck"
+    assert queue.in_flight.acked(1) is None
+    assert queue.in_flight.acked(2) is None, "a core publish has no PubAck"
 
 
 # --- back ------------------------------------------------------------------------------------------------------------
@@ -177,7 +178,8 @@ def test_after_a_loss_everything_in_flight_is_sent_again_first_in_order_of_accep
     queue = queue_of(*(with_ack(order) if order % 2 == 0 else operation(order) for order in range(1, 8)))
     size = queue.pending_bytes
     queue.take(0.0, max_operations=5, max_bytes=1 << 30, max_unacked=9)
-    assert queue.requeue_all() == 5
+    assert queue.in_flight.count == 5
+    queue.requeue_all()
     assert queue.pending_bytes == size
     assert orders(queue.take(0.0, **ALL)) == [1, 2, 3, 4, 5, 6, 7]
 
@@ -187,7 +189,7 @@ def test_what_comes_back_in_turns_is_merged_by_order_of_acceptance() -> None:
     queue = queue_of(*taken)
     queue.take(0.0, **ALL)
     for one in taken:
-        queue.confirm_acked(one.order)
+        queue.in_flight.acked(one.order)
     queue.put_back([taken[2], taken[3]])
     queue.put_back([taken[4], taken[0]])
     queue.put_back([])
@@ -203,17 +205,17 @@ def test_whatever_comes_back_the_queue_stays_in_order_of_acceptance(steps: list[
         if step == "take":
             queue.take(0.0, max_operations=data.draw(st.integers(1, 6)), max_bytes=1 << 30, max_unacked=8)
         elif step == "ack":
-            found = queue.confirm_acked(data.draw(st.integers(1, 19)))
+            found = queue.in_flight.acked(data.draw(st.integers(1, 19)))
             if found is not None:
                 out[found.order] = found
         elif step == "put_back":
             chosen = data.draw(st.lists(st.sampled_from(sorted(out)), unique=True)) if out else []
             queue.put_back([out.pop(order) for order in chosen])
         elif step == "fence":
-            left -= set(orders(queue.confirm_fenced(queue.mark())))
+            left -= set(orders(queue.in_flight.fenced(queue.in_flight.written)))
         else:
             queue.requeue_all()
-        assert queue.pending + queue.in_flight + len(out) == len(left)
+        assert queue.pending + queue.in_flight.count + len(out) == len(left)
     queue.put_back(list(out.values()))
     queue.requeue_all()
     assert queue.pending_bytes == sum(len(operation(order, size=order).frame) for order in left)
@@ -249,7 +251,7 @@ def test_withdraw_finds_an_operation_wherever_it_is_and_only_once() -> None:
     for one in (unacked, fenced, waiting):
         assert queue.withdraw(one)
         assert not queue.withdraw(one)
-    assert (queue.pending, queue.pending_bytes, queue.in_flight) == (0, 0, 0)
+    assert (queue.pending, queue.pending_bytes, queue.in_flight.count) == (0, 0, 0)
 
 
 def test_the_oldest_in_flight_to_a_subject_is_found_among_both_kinds() -> None:
@@ -262,28 +264,28 @@ def test_the_oldest_in_flight_to_a_subject_is_found_among_both_kinds() -> None:
     )
     queue.take(0.0, max_operations=4, max_bytes=1 << 30, max_unacked=9)
     seen = []
-    while (found := queue.find_in_flight(b"a")) is not None:
+    while (found := queue.in_flight.oldest_to(b"a")) is not None:
         seen.append(found.order)
         assert queue.withdraw(found)
     assert seen == [2, 3, 4]
-    assert queue.find_in_flight(b"c") is None, "it is pending, not in flight"
+    assert queue.in_flight.oldest_to(b"c") is None, "it is pending, not in flight"
 
 
 def test_an_older_one_to_the_same_subject_is_seen_while_it_waits() -> None:
     probe = with_ack(4)
     queue = queue_of(operation(1), with_ack(2, subject=b"b"), with_ack(5), operation(6))
-    assert not queue.older_is_pending(probe)
+    assert not queue.older_waits(probe)
     queue.put_back([with_ack(3)])
-    assert queue.older_is_pending(probe)
+    assert queue.older_waits(probe)
 
 
 def test_what_has_waited_long_for_its_puback() -> None:
     queue = queue_of(with_ack(1), with_ack(2), operation(3))
     queue.take(1.0, max_operations=1, max_bytes=1 << 30, max_unacked=9)
     queue.take(2.0, **ALL)
-    assert orders(queue.unacked_since(0.9)) == []
-    assert orders(queue.unacked_since(1.0)) == [1]
-    assert orders(queue.unacked_since(9.0)) == [1, 2]
+    assert orders(queue.in_flight.unacked_since(0.9)) == []
+    assert orders(queue.in_flight.unacked_since(1.0)) == [1]
+    assert orders(queue.in_flight.unacked_since(9.0)) == [1, 2]
 
 
 def test_what_is_wanted_is_taken_out_of_what_is_pending() -> None:
@@ -292,7 +294,7 @@ def test_what_is_wanted_is_taken_out_of_what_is_pending() -> None:
     size = queue.pending_bytes
     taken = queue.take_out(lambda one: one.order in (1, 3, 5))
     assert orders(taken) == [3, 5], "1 is in flight"
-    assert (queue.pending, queue.in_flight) == (2, 1)
+    assert (queue.pending, queue.in_flight.count) == (2, 1)
     assert queue.pending_bytes == size - sum(len(one.frame) for one in taken)
     assert queue.take_out(lambda _: False) == []
     assert orders(queue.take(0.0, **ALL)) == [2, 4]

@@ -37,6 +37,9 @@ class StubLink:
         self.fences.append(trio.current_time())
         await trio.sleep(self.latency)
 
+    async def ping(self) -> None:
+        await self.fence()
+
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
         await trio.sleep(self.send_takes)
         self.sent.extend(one.frame for one in operations if not self.refuse(one))

@@ -150,7 +150,7 @@ async def fenced(wire: Wire, behind: trio.Event) -> None:
 
 def answer(wire: Wire) -> None:
     wire._parser.feed(PONG)
-    wire._hand_out()
+    wire._deliver()
 
 
 def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delivered() -> None:
@@ -164,10 +164,10 @@ def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delive
     sid = wire.subscribe(b"one", first)
     second = wire.subscribe(b"two", first)
     wire._parser.feed(b"MSG one %b 0\r\n\r\nMSG two %b 0\r\n\r\n" % (sid, second))
-    wire._hand_out()
+    wire._deliver()
     assert got == [b"one"]
     wire._parser.feed(b"MSG two %b 0\r\n\r\nMSG one %b 0\r\n\r\n" % (second, sid))
-    wire._hand_out()
+    wire._deliver()
     assert got == [b"one", b"one"]
 
 
@@ -185,10 +185,10 @@ def test_of_what_is_delivered_together_a_subscription_that_has_ended_gets_nothin
     ender = wire.subscribe(b"end", ends_second)
     frames = [b"MSG end %b 0\r\n\r\n" % ender, *(b"MSG %d %b 0\r\n\r\n" % one for one in enumerate(sids))]
     wire._parser.feed(b"".join([*frames, frames[1]]))
-    wire._hand_out()
+    wire._deliver()
     assert got == [[("first", [b"0", b"0"]), ("second", []), ("third", [b"2"])]]
     wire._parser.feed(frames[3] + frames[2] + frames[1])
-    wire._hand_out()
+    wire._deliver()
     assert got[1:] == [[("third", [b"2"]), ("first", [b"0"])]]
 
 
@@ -283,7 +283,7 @@ def test_nats_py_takes_whatever_is_handed_on_to_it(frames: list[bytes]) -> None:
         for frame in frames:
             wire._parser.feed(frame)
             expected = sum(map(_is_for_nats_py, wire._parser.foreign))
-            wire._hand_out()
+            wire._deliver()
             before = client.taken
             with suppress(StopIteration):
                 parser.parse(b"".join(handed)).send(None)  # it waits for nothing

@@ -61,7 +61,8 @@ class AckPending:
             return [delivery for delivery in deliveries if not self._take(delivery, patience, went_back)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
-        self.bytes += _size(deliveries)
+        for delivery in deliveries:
+            self.bytes += delivery.raw[3]
         self.waiting += deliveries
         return []
 
@@ -112,8 +113,12 @@ class AckPending:
         """Take out what `first` would give, one after the other: they are routed now, and nobody looks meanwhile."""
         waiting = self.waiting
         if not self.order.lines:
-            return [waiting.popleft() for _ in range(min(most, len(waiting)))]
-        taken: list[StreamDelivery] = []
+            if most < len(waiting):
+                return [waiting.popleft() for _ in range(most)]
+            taken = list(waiting)
+            waiting.clear()
+            return taken
+        taken = []
         while len(taken) < most and self.first() is not None:
             taken.append(waiting.popleft())
         return taken
@@ -130,17 +135,25 @@ class AckPending:
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
         """These are in hand no more, and need not come again. Returns where to ack those of the stream as it is now."""
         self.count -= len(deliveries)
-        self.bytes -= _size(deliveries)
-        cursor = self.cursor
-        ours = [delivery for delivery in deliveries if delivery.cursor is cursor]
-        if ours:
-            sequences = [delivery.sequence for delivery in ours]
-            deque(map(self.open.__delitem__, sequences), 0)
-            cursor.settled(sequences, [delivery.time for delivery in ours])
+        cursor, in_hand = self.cursor, self.open
+        sequences: list[int] = []
+        times: list[bytes] = []
+        ack_subjects: list[bytes] = []
+        for delivery in deliveries:
+            self.bytes -= delivery.raw[3]
+            if delivery.cursor is cursor:
+                sequence = delivery.sequence
+                del in_hand[sequence]
+                sequences.append(sequence)
+                times.append(delivery.time)
+                ack_subjects.append(delivery.ack_subject)
+        if sequences:
+            cursor.settled(sequences, times)
         if self.order.lines:
-            for delivery in ours:
-                self._have_their_turn(delivery)
-        return [delivery.ack_subject for delivery in ours]
+            for delivery in deliveries:
+                if delivery.cursor is cursor:
+                    self._have_their_turn(delivery)
+        return ack_subjects
 
     # --- what becomes of one that is finished and was not delivered, and of what waited for it ---
 
@@ -226,10 +239,6 @@ class AckPending:
         """What was not routed at the end, of the stream as it is now, in its order."""
         ours = [delivery for delivery in self.waiting if delivery.cursor is self.cursor]
         return merge(sorted(ours, key=_sequence), self.order.clear(), key=_sequence)
-
-
-def _size(deliveries: Sequence[StreamDelivery]) -> int:
-    return sum([delivery.raw[3] for delivery in deliveries])
 
 
 def _sequence(delivery: StreamDelivery) -> int:

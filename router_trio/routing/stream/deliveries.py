@@ -14,7 +14,7 @@ from operator import itemgetter
 from router_trio.protocol import framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.delivery import Columns, Source, StreamDelivery, columns_of, delivery_of
+from router_trio.routing.stream.delivery import Columns, Source, StreamDelivery, delivery_of
 
 _NUMBERS = 5
 """How many numbers end the subject of an ack: see `delivery`."""
@@ -85,12 +85,20 @@ class Deliveries:
         """See `read`."""
         deliveries: list[StreamDelivery] = []
         others: list[framing.RawMessage] = []
+        sequences: list[int] = []
+        numbers: list[int] = []
+        times: list[bytes] = []
         for raw in batch:
             if self._delivered.fullmatch(raw[1]):
                 try:
-                    deliveries.append(delivery_of(self._source, cursor, raw, now))
-                    continue
+                    delivery = delivery_of(self._source, cursor, raw, now)
                 except ValueError:
                     pass  # a number that no stream has
+                else:
+                    deliveries.append(delivery)
+                    sequences.append(delivery.sequence)
+                    numbers.append(delivery.number)
+                    times.append(delivery.time)
+                    continue
             others.append(raw)
-        return deliveries, columns_of(deliveries), others
+        return deliveries, (sequences, numbers, times), others

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import trio
+
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
 from router_trio.states import RUNNING, Histogram, RouteState
@@ -148,11 +150,12 @@ def _succeeded(operation: str) -> Callable[[ConnectionView], float]:
 
 
 def _pending_bytes(connection: ConnectionView) -> float:
-    return connection.outbox.pending_bytes
+    return connection.outbox.queue.pending_bytes
 
 
 def _oldest_age(connection: ConnectionView) -> float:
-    return connection.outbox.oldest_age
+    oldest = connection.outbox.queue.oldest_accepted_at
+    return 0.0 if oldest is None else trio.current_time() - oldest
 
 
 def _unbalanced(connection: ConnectionView) -> float:

@@ -147,6 +147,7 @@ class _Eyes:
         self._holder = holder
         self._seen_together: dict[DeliverShared, DeliverShared] = {}
         self.fence = link.fence
+        self.ping = link.ping
         self.ack = link.ack
         self.in_progress = link.in_progress
         self.find_streams = link.find_streams
