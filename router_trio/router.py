@@ -25,6 +25,7 @@ from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan, compile_routes
+from router_trio.routing.route import Route
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.states import DestinationState, RouteState
@@ -33,7 +34,6 @@ from router_trio.telemetry import Telemetry
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
-Route = CoreRoute | StreamRoute
 H = TypeVar("H", bound=Handler)
 
 ConnectFactory = Callable[[str, ConnectionSettings], Connect]

@@ -12,10 +12,10 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import PublishError, SubjectError
 from router_trio.message import Fate
 from router_trio.outbox.retry_lanes import UNANSWERED
-from router_trio.protocol import framing
+from router_trio.protocol import framing, message_ids
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
-from router_trio.routing.outlet import MESSAGE_ID, measure
+from router_trio.routing.outlet import measure
 from router_trio.subjects.patterns import validate_subject
 
 REMEMBERED_SUBJECTS = 2048
@@ -142,8 +142,8 @@ class Publisher:
             target = _target(subject)
             body = payload if type(payload) is bytes else _body(payload)
             block = b"" if given is None else header_codec.encode(_headers(given))
-            if with_ack and not header_codec.find(block, MESSAGE_ID):
-                block = header_codec.replace(block, MESSAGE_ID, self._connection.new_message_id())
+            if with_ack and not message_ids.find(block):
+                block = message_ids.replace(block, self._connection.new_message_id())
             size = len(block) + len(body)
             if size > self._connection.max_payload:
                 measure(self._connection, size)

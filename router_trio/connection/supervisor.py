@@ -28,6 +28,7 @@ from router_trio.events import (
     UnexpectedLinkError,
 )
 from router_trio.link import Connect, Link, Refusal
+from router_trio.message import PubAck
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
 from router_trio.quotes import bounded
@@ -67,8 +68,6 @@ class Connection:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
-        # What a link tells of stored publishes is the outbox's business alone (see `link.LinkListener`).
-        self.acked = self.outbox.acked
         self.destinations = Destinations(name, emit)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
@@ -361,6 +360,9 @@ class Connection:
         self._tell_when_read_done.append(tell)
 
     # --- what the link tells (see `link.LinkListener`) ---
+
+    def acked(self, pubacks: Sequence[PubAck]) -> None:
+        self.outbox.acked(pubacks)
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         operation = self.outbox.queue.find(order)

@@ -21,18 +21,16 @@ from router_trio.routing.intake_queue import IntakeQueue
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.resubscribe import SourceRetry
-from router_trio.states import RUNNING, STARTING
+from router_trio.routing.route import Route
+from router_trio.states import RUNNING
 
 
-class CoreRoute:
-    """One route from a core subscription. `serve` receives, on each link; `run` routes, as long as the router lives."""
+class CoreRoute(Route):
+    """One route from a core subscription."""
 
     def __init__(self, routing: Routing, connection: Connection, passthrough: Passthrough, emit: Emit) -> None:
         """`passthrough` leads to the connection of the first destination."""
-        self.routing = routing
-        self.state = routing.state
-        self._connection = connection
+        super().__init__(routing, connection, emit)
         only = routing.outlets[0]
         plain = len(routing.outlets) == 1 and not only.destination.jetstream and routing.plan.handler is None
         self._intake = IntakeQueue(self._overflow)
@@ -40,25 +38,14 @@ class CoreRoute:
         if plain:
             self._deliver = SharedDelivery(passthrough.deliver, PassthroughRoute(routing, self._intake, self._received))
         self._in_hand = 0
-        self._closing = trio.Event()
         self._subscribing = trio.CancelScope()
-        self._intake_over = trio.Event()
-        self._intake_over.set()
-        self._scope = trio.CancelScope()
-        self._retry = SourceRetry(routing.state, connection, emit)
-        self.first_try_over = self._retry.first_try_over
-
-    async def serve(self, link: Link, tried: trio.Event) -> None:
-        """See `session.Source`: subscribe, and again with growing delay if the server refuses."""
-        await self._retry.keep_receiving(self._receive, link, tried, self._closing)
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
-        """Receive until the intake is closed, and then what the server had sent before. Raises `SourceError`."""
+        """See `Route`."""
         source = self.routing.plan.settings.source
         assert source.subject is not None
-        self._intake_over = trio.Event()
         self._subscribing = trio.CancelScope()
-        try:
+        with self._receiving("no subscription: the connection is away"):
             # A server that doesn't answer must not hold up the end.
             with self._subscribing:
                 subscription = await link.subscribe(source.subject, self._deliver, queue=source.queue)
@@ -71,22 +58,18 @@ class CoreRoute:
             self._retry.tried(tried)
             await self._closing.wait()
             await subscription.drain()
-        finally:
-            self._intake_over.set()
-            self.state.enter(STARTING, "no subscription: the connection is away")
 
     def close_intake(self) -> None:
-        """Receive nothing more; what came is still routed."""
-        self._closing.set()
+        """See `Route`."""
+        super().close_intake()
         self._subscribing.cancel()
 
-    async def idle(self) -> None:
-        """Wait until nothing more comes, and everything that came is with the destinations' outboxes."""
-        await self._intake_over.wait()
+    async def _all_routed(self) -> None:
+        """See `Route`."""
         await self._intake.empty()
 
     def abandon(self) -> int:
-        """The end: how many messages were received and never routed. Counts them as failed."""
+        """See `Route`."""
         self._scope.cancel()
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
         if left > 0:
@@ -94,20 +77,19 @@ class CoreRoute:
             self.routing.fail("shutdown", "received, and not routed before the shutdown", count=left)
         return left
 
-    async def run(self) -> None:
-        """Route what arrives, until cancelled or abandoned."""
+    async def _route_arriving(self) -> None:
+        """See `Route`."""
         routing = self.routing
         handler = routing.plan.handler
-        with self._scope:
-            while True:
-                received_at, batch = await self._intake.take()
-                self._in_hand = len(batch)
-                await routing.room()
-                if handler is not None:
-                    await self._handle(handler, received_at, batch)
-                else:
-                    self._pass_on(received_at, batch)
-                self._in_hand = 0
+        while True:
+            received_at, batch = await self._intake.take()
+            self._in_hand = len(batch)
+            await routing.room()
+            if handler is not None:
+                await self._handle(handler, received_at, batch)
+            else:
+                self._pass_on(received_at, batch)
+            self._in_hand = 0
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
         tracing = self.routing.tracing

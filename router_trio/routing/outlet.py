@@ -13,17 +13,12 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
 from router_trio.outbox.operation import FrameOwners, Owner
-from router_trio.protocol import framing, headers
+from router_trio.protocol import framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.routing.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.plans import Destination
 from router_trio.subjects.patterns import validate_subject
-
-MESSAGE_ID = b"Nats-Msg-Id"
-_IDENTIFIED = b"H%b%b.%d %d %d\r\nNATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n%b"
-_IDENTIFIED_SIZE = len(b"NATS/1.0\r\nNats-Msg-Id: \r\n\r\n")
-"""The frame of a copy whose one header is its id; and how long that header block is without the id."""
 
 _MORE_DIGITS = 24
 """Bytes that a control line may grow by when a message gets headers or another payload: its two sizes."""
@@ -68,12 +63,20 @@ class Outlet:
         self._carries_reply = destination.carries_reply
 
     def forward_core(self, batch: Sequence[framing.RawMessage], owner: Owner) -> list[tuple[str, str]]:
-        """Publish a batch from a core subscription: what carries nothing along is its untouched tail.
-
-        Returns reason and detail of each message that has no subject here, or is too large.
-        """
-        failed = []
+        """Publish a batch from a core subscription. Returns reason and detail of each message that was refused."""
         frames: list[bytes] = []
+        refused = self.add_frames(batch, frames)
+        self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]))
+        return [(error.reason, str(error)) for _, error in refused]
+
+    def add_frames(
+        self, batch: Sequence[framing.RawMessage], frames: list[bytes]
+    ) -> Sequence[tuple[framing.RawMessage, MappingError | PublishError]]:
+        """Add the frames of core publishes of a batch: what carries nothing along is its untouched tail.
+
+        Returns those that have no subject here, or are too large, and why.
+        """
+        refused: list[tuple[framing.RawMessage, MappingError | PublishError]] = []
         append = frames.append
         prefixes = self.address.prefixes
         limit = self.connection.max_payload
@@ -88,9 +91,8 @@ class Outlet:
                 else:
                     append(prefix + tail)
             except (MappingError, PublishError) as error:
-                failed.append((error.reason, str(error)))
-        self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]))
-        return failed
+                refused.append((raw, error))
+        return refused
 
     def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:
         """Return the frame of a core publish of a message with headers or a reply subject, and only what may go along.
@@ -107,7 +109,7 @@ class Outlet:
             return prefix + tail
         start = len(tail) - 2 - size
         end = start + header_size
-        if self._control.search(tail, start, end) is None and tail.find(MESSAGE_ID, start, end) < 0:
+        if self._control.search(tail, start, end) is None and tail.find(message_ids.HEADER, start, end) < 0:
             return b"H" + prefix + tail
         block = self._headers(tail[start:end], None, self.address.ending_for(subject))
         body = tail[end:-2]
@@ -155,11 +157,11 @@ class Outlet:
                     frame = b"H%b%b.%d %d %d\r\n%b%b" % (prefix, inbox, order, len(block), size, block, tail[start:])
                 else:
                     # What most messages of a stream are like: the same in one go.
-                    added = len(message_id) + len(ending) + _IDENTIFIED_SIZE
+                    added = len(message_id) + len(ending) + message_ids.ADDED
                     if size + added > limit:
                         measure(self.connection, size + added)
                     body = tail[-2 - size :]
-                    frame = _IDENTIFIED % (prefix, inbox, order, added, size + added, message_id, ending, body)
+                    frame = message_ids.FRAME % (prefix, inbox, order, added, size + added, message_id, ending, body)
             except RouterError as error:
                 refused.append((delivery, error))
                 continue
@@ -230,7 +232,7 @@ class Outlet:
             block = headers.encode(self._control.removed_from(message.headers, origin.headers))
         else:
             block = self._without_control(framing.header_block(raw)) if raw[2] else b""
-        if self.destination.jetstream or MESSAGE_ID in block:
+        if self.destination.jetstream or message_ids.HEADER in block:
             block = self._with_id(block, chosen or self._first_id(block, message_id), self.destination.copy_id(target))
         return target, block, reply
 
@@ -286,7 +288,7 @@ class Outlet:
         A stream knows a copy by its id. A core publish has one only if the message had one.
         """
         block = self._without_control(block)
-        if self.destination.jetstream or MESSAGE_ID in block:
+        if self.destination.jetstream or message_ids.HEADER in block:
             return self._with_id(block, self._first_id(block, first_id), ending)
         return block
 
@@ -295,12 +297,12 @@ class Outlet:
 
     def _first_id(self, block: bytes, own: bytes | None) -> bytes | None:
         """What the id of a copy begins with; None if there is nothing to know the message by."""
-        return own if self._own_ids else headers.find(block, MESSAGE_ID) or own
+        return own if self._own_ids else message_ids.find(block) or own
 
     def _with_id(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
         if first_id is None and not self.destination.jetstream:
-            return headers.without(block, MESSAGE_ID + b":")
-        return headers.replace(block, MESSAGE_ID, (first_id or self.connection.new_message_id()) + ending)
+            return message_ids.remove(block)
+        return message_ids.replace(block, (first_id or self.connection.new_message_id()) + ending)
 
     def _with_parent(self, block: bytes, trace_parent: bytes, size: int) -> bytes:
         """The headers of a message with a payload of `size` bytes, with the parent for whoever receives it.
@@ -315,5 +317,5 @@ class Outlet:
 
 def _chosen_id(message: Message, origin: Message) -> bytes:
     """The id that a handler itself has given to a message, `b""` for none: not the one that came."""
-    given = message.headers.get("Nats-Msg-Id")
-    return framing.wire(given) if given and given != origin.headers.get("Nats-Msg-Id") else b""
+    given = message.headers.get(message_ids.NAME)
+    return framing.wire(given) if given and given != origin.headers.get(message_ids.NAME) else b""

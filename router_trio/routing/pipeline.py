@@ -10,6 +10,7 @@ from router_trio.errors import MappingError, PublishError, RouterError, SubjectE
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
 from router_trio.outbox.outbox import OUT_OF_TURN
+from router_trio.protocol import message_ids
 from router_trio.quotes import bounded
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.handlers import (
@@ -236,7 +237,7 @@ class Routing:
 
 def _without_own_id(answer: Message, message: Message) -> Message:
     """A further answer that merely carries the source's id along gets one of its own."""
-    name = "Nats-Msg-Id"
+    name = message_ids.NAME
     if name not in answer.headers or answer.headers[name] != message.headers.get(name):
         return answer
     return answer.replace(headers=[pair for pair in answer.headers.pairs() if pair[0] != name])

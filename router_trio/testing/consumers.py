@@ -14,6 +14,7 @@ from typing import Any
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Progress
+from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage, delivered_size
 from router_trio.protocol.headers import replace as replace_header
 from router_trio.subjects.patterns import matches
@@ -273,14 +274,19 @@ class Consumer:
 
     def _message(self, sequence: int, deliveries: int, consumer_sequence: int, position: int) -> RawMessage:
         stored = self._stream.stored[sequence - 1]
-        reply = (
-            f"$JS.ACK.{self.spec.stream}.{self.spec.durable}.{deliveries}.{sequence}.{consumer_sequence}"
-            f".{stored.timestamp}.{len(self._matching) - position}"
+        reply = ack_reply.subject(
+            self.spec.stream.encode(),
+            self.spec.durable.encode(),
+            deliveries=deliveries,
+            sequence=sequence,
+            number=consumer_sequence,
+            time=stored.timestamp,
+            pending=len(self._matching) - position,
         )
         _, _, block, body = stored.publish
         if self.headers_only:
             block, body = replace_header(block, b"Nats-Msg-Size", b"%d" % len(body)), b""
-        return raw(stored.publish.subject, reply.encode(), block, body)
+        return raw(stored.publish.subject, reply, block, body)
 
 
 def _end(request: _Request, line: str) -> None:

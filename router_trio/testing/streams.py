@@ -8,8 +8,9 @@ from math import inf
 from typing import NamedTuple
 
 from router_trio.link import ConsumerSpec, StreamState
+from router_trio.protocol import message_ids
 from router_trio.protocol.framing import text
-from router_trio.protocol.headers import Headers, decode, find
+from router_trio.protocol.headers import Headers, decode
 from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
 
@@ -96,8 +97,8 @@ class Stream:
         """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer."""
         if self.sealed:
             return json.dumps({"error": SEALED}).encode()
-        message_id = find(publish.header, b"Nats-Msg-Id")
-        if message_id is not None:
+        message_id = message_ids.find(publish.header)
+        if message_id:
             self._forget(now - self.duplicate_window)
             if message_id in self._seen:
                 return self._pub_ack(self._seen[message_id][1], duplicate=True)
@@ -105,7 +106,7 @@ class Stream:
             return json.dumps({"error": FULL}).encode()
         sequence = len(self.stored) + 1
         self.stored.append(Stored(publish, text(publish.subject), sequence, int((self.epoch + now) * 1e9)))
-        if message_id is not None:
+        if message_id:
             self._seen[message_id] = (now, sequence)
         return self._pub_ack(sequence, duplicate=False)
 

@@ -8,10 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.connection.supervisor import Connection
 from router_trio.message import Message
 from router_trio.protocol.headers import Headers
-from router_trio.routing.stream.pull_loop import PullLoop
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
 from tests.unit.routing_world import (
@@ -479,19 +477,12 @@ async def test_a_missing_destination_stream_is_waited_for_and_nothing_acked(auto
         assert w.payloads("OUT") == numbers(5)
 
 
-async def test_a_destination_that_connects_while_a_route_begins_to_watch_it_is_noticed(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+async def test_a_destination_that_connects_after_a_route_found_its_consumer_is_noticed(
+    autojump_clock: MockClock,
 ) -> None:
-    watch = PullLoop._look_when_changed
-
-    async def begins_late(loop: PullLoop, destination: Connection) -> None:
-        await trio.sleep(2)
-        await watch(loop, destination)
-
     brokers = two_brokers()
     async with world([REMOTE], brokers=brokers) as w:
         await w.lose("edge")
-        monkeypatch.setattr(PullLoop, "_look_when_changed", begins_late)
         w.broker.delete_consumer("IN", "router")
         await w.watch.until("ROUTE_READY", times=2)
         await w.find("edge")

@@ -33,7 +33,7 @@ from router_trio.nats.jetstream.ask import API_TIMEOUT, ask
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
 from router_trio.nats.jetstream.others import Subscribe, others_at_work
 from router_trio.nats.jetstream.unacked import find_between
-from router_trio.protocol import framing
+from router_trio.protocol import ack_reply, framing
 from router_trio.quotes import excerpt
 
 CONSUMER_NOT_FOUND = 10014
@@ -163,11 +163,8 @@ class WirePullConsumer:
         The number of the delivery has to be one that there was.
         """
         spec = self._spec
-        return b"$JS.ACK.%b.%b.1.%d.%d.0.0" % (
-            spec.stream.encode(),
-            spec.durable.encode(),
-            sequence,
-            self.progress.deliveries,
+        return ack_reply.subject(
+            spec.stream.encode(), spec.durable.encode(), sequence=sequence, number=self.progress.deliveries
         )
 
     def close(self) -> None:

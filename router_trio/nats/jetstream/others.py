@@ -13,6 +13,7 @@ import trio
 
 from router_trio.errors import SourceError
 from router_trio.link import LISTEN_FOR, ConsumerSpec, Deliver, Subscription
+from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 
 Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
@@ -29,10 +30,10 @@ async def others_at_work(subscribe: Subscribe, spec: ConsumerSpec) -> bool | Non
         heard.set()
 
     try:
-        # Where domain and account are in it, and where they are not.
-        answers = await subscribe(f"$JS.ACK.{spec.stream}.{spec.durable}.>", hear)
+        older_form, newer_form = ack_reply.subscriptions(spec.stream, spec.durable)
+        answers = await subscribe(older_form, hear)
         try:
-            of_domain = await subscribe(f"$JS.ACK.*.*.{spec.stream}.{spec.durable}.>", hear)
+            of_domain = await subscribe(newer_form, hear)
             try:
                 with trio.move_on_after(LISTEN_FOR):
                     await heard.wait()

@@ -6,18 +6,14 @@ subject has to name the route's own stream and consumer, and is never taken as i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import repeat
 from operator import itemgetter
 
-from router_trio.protocol import framing
+from router_trio.protocol import ack_reply, framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, Source, StreamDelivery, delivery_of
-
-_NUMBERS = 5
-"""How many numbers end the subject of an ack: see `delivery`."""
 
 FEW = 3
 """Messages that are read one by one: it takes no longer."""
@@ -34,10 +30,9 @@ class Deliveries:
     def __init__(self, source: Source, stream: str, durable: str) -> None:
         self._source = source
         self._stream = framing.wire(stream)
-        self._acked_at = framing.wire(f"$JS.ACK.{stream}.{durable}.")
-        domain = rb"(\.[^.]{1,255}\.[^.]{1,255})?"
-        named = re.escape(framing.wire(f".{stream}.{durable}"))
-        self._delivered = re.compile(rb"\$JS\.ACK" + domain + named + rb"(\.[0-9]*){5}(\.[^.]{1,255})?")
+        consumer = framing.wire(durable)
+        self._acked_at = ack_reply.prefix(self._stream, consumer)
+        self._delivered = ack_reply.pattern(self._stream, consumer)
 
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
         """Return what of a batch was delivered, as of `cursor`, and what was not.
@@ -65,7 +60,7 @@ class Deliveries:
         joined = replies.replace(self._acked_at, b"")
         if len(replies) - len(joined) != count * len(self._acked_at):
             return None
-        if joined.translate(None, b"0123456789") != b"." * (_NUMBERS * count - 1):
+        if joined.translate(None, b"0123456789") != b"." * (ack_reply.NUMBERS * count - 1):
             return None
         tokens = joined.split(b".")
         try:

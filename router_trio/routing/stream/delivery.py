@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
 from router_trio.outbox.outbox import OUT_OF_TURN
-from router_trio.protocol import framing
+from router_trio.protocol import ack_reply, framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.stream.cursor import StreamCursor
@@ -116,16 +116,16 @@ class StreamDelivery(Delivery):
     @property
     def deliveries(self) -> int:
         """How often the message was delivered."""
-        return _number(_tokens(self.ack_subject)[4])
+        return _number(ack_reply.tokens(self.ack_subject)[ack_reply.DELIVERIES])
 
     def origin(self) -> dict[str, Any]:
         """See `Delivery.origin`."""
-        tokens = _tokens(self.ack_subject)
+        tokens = ack_reply.tokens(self.ack_subject)
         return {
-            "stream": framing.text(tokens[2]),
+            "stream": framing.text(tokens[ack_reply.STREAM]),
             "sequence": self.sequence,
-            "deliveries": _number(tokens[4]),
-            "timestamp": _number(tokens[7]) / 1e9,
+            "deliveries": _number(tokens[ack_reply.DELIVERIES]),
+            "timestamp": _number(tokens[ack_reply.TIME]) / 1e9,
         }
 
     def fail(self, reason: str) -> None:
@@ -169,12 +169,13 @@ class StreamDelivery(Delivery):
 
 def delivery_of(source: Source, cursor: StreamCursor, raw: framing.RawMessage, received_at: float) -> StreamDelivery:
     """Read the reply subject of a delivery. Raises `ValueError` or `IndexError` for one that no stream gives."""
-    tokens = _tokens(raw[1])
-    sequence, number = int(tokens[5]), int(tokens[6])
+    tokens = ack_reply.tokens(raw[1])
+    sequence, number = int(tokens[ack_reply.SEQUENCE]), int(tokens[ack_reply.NUMBER])
     if not (0 < sequence <= LAST_SEQUENCE and 0 < number <= LAST_SEQUENCE):
         raise ValueError("a sequence that no stream has")
-    message_id = b"%b:%b:%b" % (tokens[2], tokens[5], tokens[7])
-    return StreamDelivery(source, cursor, raw, received_at, sequence, number, tokens[7], message_id)
+    time = tokens[ack_reply.TIME]
+    message_id = b"%b:%b:%b" % (tokens[ack_reply.STREAM], tokens[ack_reply.SEQUENCE], time)
+    return StreamDelivery(source, cursor, raw, received_at, sequence, number, time, message_id)
 
 
 def columns_of(deliveries: Sequence[StreamDelivery]) -> Columns:
@@ -189,14 +190,3 @@ def columns_of(deliveries: Sequence[StreamDelivery]) -> Columns:
 def _number(token: bytes) -> int:
     """0 for what is none: the reply subject may be anybody's."""
     return int(token[:20]) if token.isdigit() else 0
-
-
-def _tokens(reply: bytes) -> list[bytes]:
-    """Of `$JS.ACK.stream.consumer.delivered.stream_sequence.consumer_sequence.timestamp.pending`, the older form.
-
-    The newer one is `$JS.ACK.domain.account.stream. ... .pending.token`.
-    """
-    tokens = reply.split(b".")
-    if len(tokens) >= 11:
-        del tokens[2:4]
-    return tokens

@@ -14,7 +14,6 @@ from itertools import islice
 import trio
 
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
-from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
@@ -72,7 +71,7 @@ class PullLoop:
     ) -> None:
         self._routing = routing
         self._ack_pending = pending
-        self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self._may_ask)
+        self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self.look_again)
         self._most = 2 * max_in_flight
         self._closing = closing
         self._route = route
@@ -113,9 +112,6 @@ class PullLoop:
         self._credit.received(count, size)
         self._came_again = again
 
-    def _may_ask(self) -> None:
-        self._look_again.set()
-
     def look(self) -> None:
         """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""
         pending, credit = self._ack_pending, self._credit
@@ -128,9 +124,8 @@ class PullLoop:
         elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
 
-    def close(self) -> None:
-        """Ask for nothing more."""
-        self._closing.set()
+    def look_again(self) -> None:
+        """A destination came or went, or the intake was closed."""
         self._look_again.set()
 
     def status(self, raw: framing.RawMessage) -> bool:
@@ -162,8 +157,6 @@ class PullLoop:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_progress, link, consumer.ack_wait)
             nursery.start_soon(self._check, consumer)
-            for destination in self._routing.connections:
-                nursery.start_soon(self._look_when_changed, destination)
             while self._lost is None and not self._closing.is_set():
                 self._look_again = trio.Event()
                 now = trio.current_time()
@@ -280,12 +273,6 @@ class PullLoop:
             return self._silent_at
         look = min(self._silent_at, order.next_look(now))
         return min(look, self._makes_room_at) if self._is_full and order.due(now) else look
-
-    async def _look_when_changed(self, destination: Connection) -> None:
-        while True:
-            # Also at the beginning: it may have changed between the first look and this task's first step.
-            self._look_again.set()
-            await destination.changed()
 
     async def _check(self, consumer: PullConsumer) -> None:
         """Look at the consumer every `CHECK_EVERY` seconds: somebody may have paused or edited it.

@@ -21,7 +21,7 @@ from router_trio.events import ConsumerDiffers, Emit, MessageDeadLettered, Strea
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.resubscribe import SourceRetry
+from router_trio.routing.route import Route
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
@@ -30,7 +30,6 @@ from router_trio.routing.stream.failures import LONGEST_DELAY, MOST_REMEMBERED, 
 from router_trio.routing.stream.payloads import Payloads
 from router_trio.routing.stream.pull_loop import PullLoop
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
-from router_trio.states import STARTING
 
 UNLIMITED = -1
 """Deliveries: what a server counts is not what failed, so it is not for the server to give up."""
@@ -41,12 +40,11 @@ BATCH = 256
 _received_at = attrgetter("received_at")
 
 
-class StreamRoute:
-    """One route from a stream. `serve` receives, on each link; `run` routes, as long as the router lives."""
+class StreamRoute(Route):
+    """One route from a stream."""
 
     def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
-        self.routing = routing
-        self.state = routing.state
+        super().__init__(routing, connection, emit)
         source = routing.plan.settings.source
         assert source.stream is not None
         assert source.durable is not None
@@ -64,13 +62,8 @@ class StreamRoute:
         self._policy = RetryPolicy(source.nak_delay, max(source.max_deliver, 0), source.max_in_flight)
         self._server_limit = UNLIMITED
         self._deliveries = Deliveries(self, source.stream, source.durable)
-        self._connection = connection
-        self._emit = emit
-        self._retry = SourceRetry(routing.state, connection, emit)
-        self.first_try_over = self._retry.first_try_over
         self._acks = Acks(routing.state.name, connection, emit)
         self._ack_pending = AckPending()
-        self._closing = trio.Event()
         connection.pull_budget.join()
         self._payloads = Payloads()
         self._pull_loop = PullLoop(
@@ -87,23 +80,17 @@ class StreamRoute:
         self._ack_wait = source.ack_wait
         self._arrived = trio.Event()
         self._all_settled = trio.lowlevel.ParkingLot()
-        self._intake_over = trio.Event()
-        self._intake_over.set()
         self.stored: list[StreamDelivery] = []
         self._nothing_comes = False
         self._told_differences: list[str] = []
-        self._scope = trio.CancelScope()
         for destination in routing.connections:
             destination.when_changed(self._recall)
+            destination.when_changed(self._pull_loop.look_again)
 
     # --- receiving, on one link ---
 
-    async def serve(self, link: Link, tried: trio.Event) -> None:
-        """See `session.Source`: find the consumer, pull from it, and again with growing delay when it is lost."""
-        await self._retry.keep_receiving(self._consume, link, tried, self._closing)
-
-    async def _consume(self, link: Link, tried: trio.Event) -> None:
-        """Receive from one consumer until the intake is closed. Raises `SourceError` if it can't be had or is lost."""
+    async def _receive(self, link: Link, tried: trio.Event) -> None:
+        """See `Route`."""
         cursor = self._ack_pending.cursor
         last_sequence, last_time = cursor.last_known
         spec = replace(
@@ -114,19 +101,17 @@ class StreamRoute:
             last_time=last_time,
         )
         consumer = await link.open_consumer(spec, self._received)
-        self._intake_over = trio.Event()
-        try:
-            self._found(link, consumer)
-            self._retry.tried(tried)
-            not_before = await ask_again(consumer, self._ack_pending.cursor, self._patience)
-            await self._pull_loop.keep_asking(link, consumer, self._late, not_before)
-            # What is under way is still routed: a restart has not to wait for it to be delivered again.
-            await consumer.drain()
-        finally:
-            consumer.close()
-            self._pull_loop.reset()  # what was borrowed from others is theirs again
-            self._intake_over.set()
-            self.state.enter(STARTING, "no consumer: the connection is away")
+        with self._receiving("no consumer: the connection is away"):
+            try:
+                self._found(link, consumer)
+                self._retry.tried(tried)
+                not_before = await ask_again(consumer, self._ack_pending.cursor, self._patience)
+                await self._pull_loop.keep_asking(link, consumer, self._late, not_before)
+                # What is under way is still routed: a restart has not to wait for it to be delivered again.
+                await consumer.drain()
+            finally:
+                consumer.close()
+                self._pull_loop.reset()  # what was borrowed from others is theirs again
 
     def _found(self, link: Link, consumer: PullConsumer) -> None:
         pending = self._ack_pending
@@ -203,17 +188,16 @@ class StreamRoute:
 
     # --- routing ---
 
-    async def run(self) -> None:
-        """Route what arrives, until cancelled or abandoned."""
+    async def _route_arriving(self) -> None:
+        """See `Route`."""
         waiting = self._ack_pending.waiting
-        with self._scope:
-            while True:
-                while not waiting:
-                    self._arrived = trio.Event()
-                    await self._arrived.wait()
-                await trio.lowlevel.checkpoint()
-                await self.routing.ready()  # last: what is routed in one go relies on it
-                await self._route_some()
+        while True:
+            while not waiting:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+            await trio.lowlevel.checkpoint()
+            await self.routing.ready()  # last: what is routed in one go relies on it
+            await self._route_some()
 
     def _route(self) -> None:
         self._arrived.set()
@@ -369,12 +353,12 @@ class StreamRoute:
     # --- the end ---
 
     def close_intake(self) -> None:
-        """Ask for nothing more; what is in hand or under way is still routed."""
-        self._pull_loop.close()
+        """See `Route`."""
+        super().close_intake()
+        self._pull_loop.look_again()
 
-    async def idle(self) -> None:
-        """Wait until nothing more comes, and every message in hand is settled, or given back if it can't be."""
-        await self._intake_over.wait()
+    async def _all_routed(self) -> None:
+        """See `Route`. Every message in hand is settled, or given back if it can't be."""
         self._nothing_comes = True
         self._give_back_stuck()
         while self._ack_pending.count:
@@ -387,7 +371,7 @@ class StreamRoute:
             self._all_settled.unpark_all()
 
     def abandon(self) -> int:
-        """The end: give back to the stream what was not routed. Nothing of it is lost, so it counts as nothing."""
+        """See `Route`. What was not routed is given back to the stream: none of it is lost, so it counts as nothing."""
         if not self._scope.cancel_called:
             self._scope.cancel()
             for delivery in self._ack_pending.unrouted():

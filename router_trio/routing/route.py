@@ -1,0 +1,81 @@
+"""What both kinds of route share: a life on one link after the other, and an end that leaves nothing uncounted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from router_trio.connection.supervisor import Connection
+from router_trio.events import Emit
+from router_trio.link import Link
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.resubscribe import SourceRetry
+from router_trio.states import STARTING
+
+
+class Route(ABC):
+    """One route. `serve` receives, on each link; `run` routes, for as long as the router lives."""
+
+    def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
+        self.routing = routing
+        self.state = routing.state
+        self._connection = connection
+        self._emit = emit
+        self._retry = SourceRetry(routing.state, connection, emit)
+        self.first_try_over = self._retry.first_try_over
+        """Set once the route has tried to receive, with or without success."""
+        self._closing = trio.Event()
+        self._intake_over = trio.Event()
+        self._intake_over.set()
+        self._scope = trio.CancelScope()
+
+    async def serve(self, link: Link, tried: trio.Event) -> None:
+        """See `session.Source`: receive from this link, and again with growing delay when the source is lost."""
+        await self._retry.keep_receiving(self._receive, link, tried, self._closing)
+
+    async def run(self) -> None:
+        """Route what arrives, until cancelled or abandoned."""
+        with self._scope:
+            await self._route_arriving()
+
+    def close_intake(self) -> None:
+        """Receive nothing more; what came is still routed."""
+        self._closing.set()
+
+    async def idle(self) -> None:
+        """Wait until nothing more comes, and all that came is routed, or given back to its stream if it can't be."""
+        await self._intake_over.wait()
+        await self._all_routed()
+
+    @abstractmethod
+    def abandon(self) -> int:
+        """End without waiting. Returns how many messages were received and never routed, and counts them as failed."""
+
+    @contextmanager
+    def _receiving(self, afterwards: str) -> Iterator[None]:
+        """While it is entered, more may come. `afterwards`: the reason why nothing comes then."""
+        self._intake_over = trio.Event()
+        try:
+            yield
+        finally:
+            self._intake_over.set()
+            self.state.enter(STARTING, afterwards)
+
+    @abstractmethod
+    async def _receive(self, link: Link, tried: trio.Event) -> None:
+        """Receive until the intake is closed, and then what was under way.
+
+        Raises `SourceError` if there is no source, or it is lost. `tried` is set (by `SourceRetry.tried`) when the link
+        need not wait for this route any more.
+        """
+
+    @abstractmethod
+    async def _route_arriving(self) -> None:
+        """Route what arrives, for ever."""
+
+    @abstractmethod
+    async def _all_routed(self) -> None:
+        """Wait until all that came is routed: nothing more comes."""
