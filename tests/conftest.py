@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from router_trio.embedded import HOST
-from tests.proxy import TcpProxy, tcp_proxy
-from tests.servers import NatsServer, nats_server
+from tests.support.proxy import TcpProxy, tcp_proxy
+from tests.support.servers import NatsServer, nats_server
 
 _THREADS_END_WITHIN = 2.0
 _IDLE_TRIO_WORKER = "Trio thread"  # trio keeps idle workers for ten seconds; a busy one has the name of its job

@@ -19,9 +19,9 @@ from router_trio.outbox.operation import CoreOperation, Operation, OperationWith
 from router_trio.protocol.framing import RawMessage, publish
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, connect
-from tests.servers import NatsServer, nats_server
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, connect
+from tests.support.servers import NatsServer, nats_server
 
 PASSWORD = "s3cret"
 WRONG_PASSWORD = "gu3ssed"

@@ -15,12 +15,12 @@ import trio
 
 from router_trio import Settings
 from router_trio.embedded import HOST, reserve_port
-from tests.credentials import user_nkey
 from tests.deploy.confined import settings, system_calls
 from tests.docs.pages import DOCS, page
-from tests.integration.command import ROOT, running
-from tests.raw_nats import connect
-from tests.servers import nats_server
+from tests.support.command import ROOT, running
+from tests.support.credentials import user_nkey
+from tests.support.raw_nats import connect
+from tests.support.servers import nats_server
 
 UNIT = DOCS / "deploy" / "router-trio.service"
 COMMAND = "/opt/router-trio/bin/router-trio"

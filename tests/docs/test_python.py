@@ -16,8 +16,8 @@ import trio
 
 from router_trio.embedded import HOST
 from tests.docs.pages import ROOT, Block, blocks
-from tests.integration.command import environment
-from tests.servers import NatsServer
+from tests.support.command import environment
+from tests.support.servers import NatsServer
 
 PYTHON = blocks("python")
 RUN_WITHIN = 30.0

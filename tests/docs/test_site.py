@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.docs.pages import DOCS, ROOT
-from tests.integration.command import environment
+from tests.support.command import environment
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import trio
 
 from router_trio.embedded import HOST, reserve_port
 from tests.docs.pages import DOCS, page
-from tests.integration.command import command, running
+from tests.support.command import command, running
 
 TUTORIAL = page(DOCS / "tutorial.md")
 SECOND = "await trio.sleep(1)"

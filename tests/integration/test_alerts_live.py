@@ -14,9 +14,9 @@ import trio
 
 from router_trio.embedded import HOST, reserve_port
 from tests.alerts.monitoring import FASTER, Monitoring, monitoring, programs
-from tests.integration.command import running
-from tests.raw_nats import connect
-from tests.servers import NatsServer, nats_server
+from tests.support.command import running
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer, nats_server
 
 QUEUE = 10
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from router_trio.events import catalogue
-from tests.integration.command import COMMAND, command, environment
+from tests.support.command import COMMAND, command, environment
 
 COMMANDS = ("run", "demo", "check", "explain", "contract", "schema")
 

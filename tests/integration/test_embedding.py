@@ -14,9 +14,9 @@ import trio
 from router_trio import Message, Router, Settings
 from router_trio.embedded import HOST
 from router_trio.errors import AuthorizationError, ConfigurationError, ListenError
-from tests.raw_nats import connect
-from tests.servers import NatsServer, nats_server
-from tests.watch import core_route
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer, nats_server
+from tests.support.watch import core_route
 
 EXAMPLE = """
 import trio

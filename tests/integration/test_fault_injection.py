@@ -18,10 +18,10 @@ from router_trio.cli.outcome import INVALID_CONFIGURATION
 from router_trio.embedded import HOST, reserve_port
 from router_trio.faults import Faults, Injection, close_connection, delay, error, timeout
 from router_trio.testing import FakeBroker
-from tests.integration.command import command, running
-from tests.raw_nats import connect
-from tests.servers import NatsServer
-from tests.watch import Watch
+from tests.support.command import command, running
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.watch import Watch
 
 Address = tuple[str, int]
 

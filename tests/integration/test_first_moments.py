@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.integration.command import COMMAND, environment
-from tests.raw_nats import connect
-from tests.servers import NatsServer
+from tests.support.command import COMMAND, environment
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
 
 CONFIG = """
 [telemetry]

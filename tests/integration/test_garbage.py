@@ -14,13 +14,13 @@ import trio
 
 from router_trio import Settings
 from router_trio.states import FAILED, RUNNING
-from tests.odd_answers import BODIES, DIGITS
-from tests.raw_nats import connect
-from tests.raw_server import NO_CONSUMER, Published, RawServer, Sent, consumer_answer, raw_server, stream_answer
-from tests.servers import nats_server
+from tests.support.odd_answers import BODIES, DIGITS
+from tests.support.raw_nats import connect
+from tests.support.raw_server import NO_CONSUMER, Published, RawServer, Sent, consumer_answer, raw_server, stream_answer
+from tests.support.servers import nats_server
+from tests.support.watch import Watch, eventually, watched
 from tests.unit.test_deliveries import NONE
 from tests.unit.test_pubacks import NOT_A_PUBACK
-from tests.watch import Watch, eventually, watched
 
 QUICK = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
 

@@ -19,13 +19,13 @@ from router_trio.errors import AuthorizationError, LinkError, ProtocolError
 from router_trio.nats.control import MAX_LINES_BEFORE_PONG, BorrowedTransport
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.settings import ConnectionSettings
-from tests.certificates import Certificates, create_certificates
 from tests.contract.worlds import INBOX, Recorder
-from tests.credentials import create_operator, read_credentials, user_nkey
-from tests.impostors import Caller, Play, impostor, info, saying
-from tests.raw_nats import connect
-from tests.servers import cluster, nats_server
-from tests.watch import assert_alive, eventually, settings, watched
+from tests.support.certificates import Certificates, create_certificates
+from tests.support.credentials import create_operator, read_credentials, user_nkey
+from tests.support.impostors import Caller, Play, impostor, info, saying
+from tests.support.raw_nats import connect
+from tests.support.servers import cluster, nats_server
+from tests.support.watch import assert_alive, eventually, settings, watched
 
 SECRET = "s3cr3t-of-the-test"
 WITHIN = 10.0

@@ -10,10 +10,10 @@ import trio
 
 from router_trio import Router
 from router_trio.quotes import LONGEST_TEXT
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
-from tests.servers import NatsServer
-from tests.watch import Watch, core_route, settings, stream_route, watched
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.watch import Watch, core_route, settings, stream_route, watched
 
 LONGEST_LAG = 0.1
 """Seconds for which nothing else in the process may run."""

@@ -28,7 +28,7 @@ from router_trio.states import CONNECTED, PAUSED, RECONNECTING, RUNNING
 from router_trio.telemetry import PAGES_WITHIN, Telemetry
 from router_trio.telemetry.http import server
 from router_trio.testing import FakeBroker
-from tests.unit.telemetry_views import View, make_view
+from tests.support.telemetry_views import View, make_view
 
 Address = tuple[str, int]
 DRAINING = RouterDraining(at=0.0, pending_count=1, timeout_seconds=1.0)

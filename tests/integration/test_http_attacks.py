@@ -23,7 +23,7 @@ from router_trio.telemetry.http import connection, server, watching
 from router_trio.telemetry.http import exchange as exchange_module
 from router_trio.testing import FakeBroker
 from tests.integration.test_http import Address, exchange, get, make_page_large, read_all, served, split, view
-from tests.unit.telemetry_views import View
+from tests.support.telemetry_views import View
 
 __all__ = ["view"]
 

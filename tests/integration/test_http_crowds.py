@@ -13,7 +13,7 @@ from router_trio.telemetry.http import application, server, watching
 from router_trio.telemetry.metrics.page import MetricsPage
 from tests.integration.test_http import Address, get, make_page_large, read_all, served, split, view
 from tests.integration.test_http_attacks import ELSEWHERE, connect, held, probe
-from tests.unit.telemetry_views import View
+from tests.support.telemetry_views import View
 
 __all__ = ["view"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawMessage, connect
-from tests.servers import NatsServer
-from tests.watch import Watch, core_route, eventually, settings, watched
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawMessage, connect
+from tests.support.servers import NatsServer
+from tests.support.watch import Watch, core_route, eventually, settings, watched
 
 
 def inboxes(heard: list[RawMessage]) -> list[str]:

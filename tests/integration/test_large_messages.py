@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from router_trio import Settings
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
-from tests.servers import nats_server
-from tests.watch import core_route, eventually, settings, stream_route, watched
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import nats_server
+from tests.support.watch import core_route, eventually, settings, stream_route, watched
 
 LARGE = 1_000_000
 MESSAGES = 120

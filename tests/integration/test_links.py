@@ -31,15 +31,15 @@ from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.protocol.framing import RawMessage, payload
 from router_trio.settings import ConnectionSettings
-from tests.certificates import Certificates, create_certificates
 from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
-from tests.credentials import create_operator, nkey_config, user_nkey
-from tests.impostors import impostor, saying
-from tests.proxy import TcpProxy, tcp_proxy
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
-from tests.servers import NatsServer, cluster, nats_server
-from tests.watch import Watch, assert_alive, core_route, eventually, settings, watched
+from tests.support.certificates import Certificates, create_certificates
+from tests.support.credentials import create_operator, nkey_config, user_nkey
+from tests.support.impostors import impostor, saying
+from tests.support.proxy import TcpProxy, tcp_proxy
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer, cluster, nats_server
+from tests.support.watch import Watch, assert_alive, core_route, eventually, settings, watched
 
 DIAL_WITHIN = 10.0
 SECRET = "s3cr3t-of-the-test"

@@ -16,8 +16,8 @@ import trio
 from router_trio.embedded import find_server_binary
 from router_trio.errors import MappingError
 from router_trio.subjects.mapping import Mapping
-from tests.raw_nats import connect
-from tests.servers import nats_server
+from tests.support.raw_nats import connect
+from tests.support.servers import nats_server
 
 WORDS = ("abcdefg", "a", "äöü-日本", "a-b--c-", "-x")
 PAIRS = ("foo.bar", "fo.obar", "a-b.ä")

@@ -14,11 +14,11 @@ import trio
 
 from router_trio import Fate, Live, Receipt, Router, Settings
 from router_trio.states import PAUSED
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, connect
-from tests.servers import NatsServer, nats_server
-from tests.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, route, source_and_sink
-from tests.watch import (
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, connect
+from tests.support.servers import NatsServer, nats_server
+from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, route, source_and_sink
+from tests.support.watch import (
     Watch,
     assert_survived,
     core_route,

@@ -15,9 +15,9 @@ from router_trio.protocol.framing import FrameParser, RawMessage, publish
 from router_trio.protocol.headers import Headers, encode
 from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
-from tests.buffers import MessageBuffer
-from tests.otlp_receiver import OtlpReceiver, otlp_receiver
-from tests.unit.telemetry_views import make_view
+from tests.support.buffers import MessageBuffer
+from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.support.telemetry_views import make_view
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"

@@ -18,10 +18,10 @@ from router_trio.connection import destinations
 from router_trio.embedded import HOST
 from router_trio.routing.handlers import Handler
 from router_trio.routing.stream import pull_loop
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, connect
-from tests.servers import NatsServer, nats_server
-from tests.watch import Watch, core_route, stream_route
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, connect
+from tests.support.servers import NatsServer, nats_server
+from tests.support.watch import Watch, core_route, stream_route
 
 WITHIN = 10.0
 

@@ -15,11 +15,11 @@ import pytest
 import trio
 
 from router_trio.embedded import HOST
-from tests.certificates import Certificates, create_certificates
-from tests.integration.command import COMMAND, command, running
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawNatsError, connect
-from tests.servers import NatsServer, nats_server
+from tests.support.certificates import Certificates, create_certificates
+from tests.support.command import COMMAND, command, running
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawNatsError, connect
+from tests.support.servers import NatsServer, nats_server
 
 Write = Callable[..., Path]
 

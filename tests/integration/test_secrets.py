@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from router_trio.embedded import reserve_port
-from tests.integration.command import command, running
-from tests.otlp_receiver import OtlpReceiver, otlp_receiver
-from tests.raw_nats import connect
-from tests.servers import NatsServer
+from tests.support.command import command, running
+from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
 
 SECRET = "Qs3cretZ9"
 SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"

@@ -24,12 +24,12 @@ import trio.testing
 from router_trio import embedded
 from router_trio.embedded import HOST, EmbeddedServer, find_server_binary, open_embedded_server, reserve_port
 from router_trio.errors import EmbeddedServerError
-from tests.certificates import Certificates, create_certificates
-from tests.credentials import Nkey, create_operator, nkey_config, read_credentials, user_nkey
-from tests.proxy import TcpProxy
-from tests.raw_jetstream import JetStream, JetStreamError
-from tests.raw_nats import NoResponders, RawNatsClosed, RawNatsError, connect, parse_headers
-from tests.servers import NatsServer, cluster, nats_server
+from tests.support.certificates import Certificates, create_certificates
+from tests.support.credentials import Nkey, create_operator, nkey_config, read_credentials, user_nkey
+from tests.support.proxy import TcpProxy
+from tests.support.raw_jetstream import JetStream, JetStreamError
+from tests.support.raw_nats import NoResponders, RawNatsClosed, RawNatsError, connect, parse_headers
+from tests.support.servers import NatsServer, cluster, nats_server
 
 T = TypeVar("T")
 

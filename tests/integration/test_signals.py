@@ -13,9 +13,9 @@ import trio
 
 import router_trio.router
 from router_trio import Router
-from tests.integration.command import COMMAND, running
-from tests.servers import NatsServer
-from tests.watch import core_route, settings
+from tests.support.command import COMMAND, running
+from tests.support.servers import NatsServer
+from tests.support.watch import core_route, settings
 
 CONFIG = """
 [router]

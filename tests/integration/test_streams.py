@@ -6,11 +6,11 @@ import pytest
 
 from router_trio.errors import LinkError, SourceError
 from router_trio.nats.jetstream.streams import StoredMessage, add_streams, count_messages, stream_messages
-from tests.odd_answers import BODIES
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
-from tests.raw_server import Published, Sent, raw_server
-from tests.servers import NatsServer
+from tests.support.odd_answers import BODIES
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.raw_server import Published, Sent, raw_server
+from tests.support.servers import NatsServer
 
 
 async def test_streams_are_made_counted_and_read_in_order(server: NatsServer) -> None:

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from router_trio.states import FAILED, RUNNING
-from tests.raw_nats import connect
-from tests.servers import nats_server
-from tests.watch import core_route, eventually, settings, watched
+from tests.support.raw_nats import connect
+from tests.support.servers import nats_server
+from tests.support.watch import core_route, eventually, settings, watched
 
 
 async def test_more_routes_than_the_server_takes_subscriptions(tmp_path: Path) -> None:

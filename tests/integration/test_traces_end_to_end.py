@@ -18,11 +18,11 @@ import trio
 
 from router_trio import Message, Router, Settings
 from router_trio.telemetry.traces.tracer import MAX_FOLLOWED
-from tests.otlp_receiver import OtlpReceiver, ReceivedSpan, otlp_receiver
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, RawMessage, connect, encode_publish
-from tests.servers import NatsServer, nats_server
-from tests.watch import Watch, until_settled, until_stored, watched
+from tests.support.otlp_receiver import OtlpReceiver, ReceivedSpan, otlp_receiver
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, RawMessage, connect, encode_publish
+from tests.support.servers import NatsServer, nats_server
+from tests.support.watch import Watch, until_settled, until_stored, watched
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"

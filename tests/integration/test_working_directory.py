@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.command import command, environment, running
-from tests.raw_nats import connect
-from tests.servers import NatsServer
+from tests.support.command import command, environment, running
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
 
 POISON = 'import sys\nsys.stderr.write("POISONED: " + __name__ + "\\n")\nraise SystemExit(99)\n'
 CONFIG = """

@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from router_trio import Message
 from router_trio.telemetry.traces.tracer import Traces
-from tests.compiled import looks_inside
 from tests.performance.instructions import Bench, instructions
+from tests.support.compiled import looks_inside
 
 pytestmark = looks_inside
 

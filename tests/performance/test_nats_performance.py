@@ -21,10 +21,10 @@ from router_trio.connection.backoff import FIRST_RETRY_WITHIN, ReconnectPlan, fu
 from router_trio.events import Event
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
-from tests.proxy import TcpProxy
-from tests.raw_nats import connect
-from tests.servers import NatsServer
-from tests.watch import Watch, assert_survived, cut_off, let_in, settings, watched
+from tests.support.proxy import TcpProxy
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.watch import Watch, assert_survived, cut_off, let_in, settings, watched
 
 PAYLOAD = b"x" * 128
 

@@ -23,10 +23,10 @@ from typing import Any
 import trio
 
 from router_trio.embedded import HOST, reserve_port
-from tests.integration.command import COMMAND, environment
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import Headers, RawClient, RawNatsError, connect
-from tests.servers import NatsServer, nats_server
+from tests.support.command import COMMAND, environment
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import Headers, RawClient, RawNatsError, connect
+from tests.support.servers import NatsServer, nats_server
 
 RESTART_EVERY = 20.0
 DOWN_FOR = 1.0

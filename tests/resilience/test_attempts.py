@@ -8,11 +8,11 @@ from pathlib import Path
 import trio
 
 from router_trio import Message, Router, Settings
-from tests.integration.command import running
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
-from tests.servers import NatsServer
-from tests.watch import until_stored, watched
+from tests.support.command import running
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.watch import until_stored, watched
 
 MESSAGES = 300
 LIMIT = {"max_deliver": 3, "ack_wait": 2_000_000_000, "filter_subject": "in.*"}

@@ -18,12 +18,12 @@ from router_trio.errors import PublishError
 from router_trio.states import FAILED, PAUSED, RUNNING
 from router_trio.telemetry.http.status import health, readiness
 from router_trio.testing import FakeBroker
-from tests.proxy import TcpProxy
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import NoResponders, RawClient, connect
-from tests.servers import NatsServer, nats_server
-from tests.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, numbers_in, route, source_and_sink
-from tests.watch import (
+from tests.support.proxy import TcpProxy
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import NoResponders, RawClient, connect
+from tests.support.servers import NatsServer, nats_server
+from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, numbers_in, route, source_and_sink
+from tests.support.watch import (
     Watch,
     assert_survived,
     core_route,

@@ -14,11 +14,11 @@ from router_trio.errors import LinkError, SourceError, UnexpectedError
 from router_trio.nats.link import Dialer
 from router_trio.settings import ConnectionSettings
 from tests.contract.worlds import INBOX, Recorder
-from tests.garbage import session
-from tests.impostors import Caller, impostor, info
-from tests.raw_nats import connect
-from tests.servers import NatsServer
-from tests.watch import Watch, eventually, router_tasks, settings, watched
+from tests.support.garbage import session
+from tests.support.impostors import Caller, impostor, info
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.watch import Watch, eventually, router_tasks, settings, watched
 
 SECONDS = 5.0
 

@@ -17,11 +17,11 @@ from router_trio.errors import PublishError
 from router_trio.faults import Fault, Faults, close_connection, delay, error, timeout
 from router_trio.router import real_network
 from router_trio.states import FAILED
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
-from tests.servers import NatsServer
-from tests.streams import assert_sink_is_whole, fill, route, source_and_sink
-from tests.watch import Watch, assert_survived, eventually, settings, until_stored, watched
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.streams import assert_sink_is_whole, fill, route, source_and_sink
+from tests.support.watch import Watch, assert_survived, eventually, settings, until_stored, watched
 
 COUNT = 300
 

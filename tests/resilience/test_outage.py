@@ -10,11 +10,11 @@ import trio
 import trio.testing
 
 from router_trio import Fate, Live, Receipt, Router
-from tests.proxy import TcpProxy
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
-from tests.servers import NatsServer
-from tests.watch import (
+from tests.support.proxy import TcpProxy
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.watch import (
     Watch,
     assert_accounted,
     assert_alive,

@@ -18,11 +18,11 @@ from router_trio import Fate, Receipt
 from router_trio.errors import PublishError
 from router_trio.faults import Faults, close_connection, error, timeout
 from router_trio.router import real_network
-from tests.proxy import TcpProxy
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
-from tests.servers import NatsServer
-from tests.watch import Watch, assert_survived, cut_off, let_in, settings, until_settled, watched
+from tests.support.proxy import TcpProxy
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.watch import Watch, assert_survived, cut_off, let_in, settings, until_settled, watched
 
 OPERATIONS = ("publish", "publish_with_ack")
 ERRORS = {"publish": "NATS_PUBLISH_ERROR", "publish_with_ack": "NATS_PUBLISH_WITH_ACK_ERROR"}

@@ -12,11 +12,11 @@ import trio
 
 from router_trio.settings import Settings
 from router_trio.states import PAUSED, RUNNING
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, connect
-from tests.servers import NatsServer, nats_server
-from tests.streams import SUBJECTS, assert_sink_is_whole, fill, numbers_in, route, source_and_sink
-from tests.watch import assert_survived, eventually, settings, until_stored, watched
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, connect
+from tests.support.servers import NatsServer, nats_server
+from tests.support.streams import SUBJECTS, assert_sink_is_whole, fill, numbers_in, route, source_and_sink
+from tests.support.watch import assert_survived, eventually, settings, until_stored, watched
 
 REFUSED = ("sink.3", "sink.4")
 """The others are not concerned."""

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.integration.command import environment
-from tests.servers import NatsServer
+from tests.support.command import environment
+from tests.support.servers import NatsServer
 
 PROGRAM = """
 import json, os, resource, sys, threading

@@ -12,8 +12,8 @@ from router_trio import Settings
 from router_trio.connection.backoff import FIRST_RETRY_WITHIN
 from router_trio.nats import control
 from router_trio.settings import ConnectionSettings
-from tests.servers import NatsServer
-from tests.watch import Watch, eventually, settings, watched
+from tests.support.servers import NatsServer
+from tests.support.watch import Watch, eventually, settings, watched
 
 BUCKET = 0.1
 """Seconds."""

@@ -16,10 +16,10 @@ import pytest
 import trio
 
 from router_trio.embedded import reserve_port
-from tests.integration.command import running
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, RawNatsError, connect
-from tests.servers import NatsServer, nats_server
+from tests.support.command import running
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, RawNatsError, connect
+from tests.support.servers import NatsServer, nats_server
 
 SEED = 14
 

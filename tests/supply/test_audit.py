@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.command import environment
 from tests.supply.locks import LOCKS, REQUIREMENTS, lock
+from tests.support.command import environment
 
 PLAYED = """
 import json, sys

@@ -16,8 +16,8 @@ from router_trio.nats.jetstream import api
 from router_trio.nats.jetstream.answers import AnswerError
 from router_trio.nats.jetstream.api import ApiError, ConsumerInfo, Reached, StreamInfo
 from router_trio.quotes import LONGEST_QUOTE
-from tests.odd_answers import BODIES, VALUES, json_values
-from tests.raw_server import consumer_answer, stream_answer
+from tests.support.odd_answers import BODIES, VALUES, json_values
+from tests.support.raw_server import consumer_answer, stream_answer
 
 READERS: dict[str, tuple[Callable[[bytes], StreamInfo | ConsumerInfo], dict[str, Any]]] = {
     "stream": (api.stream_info, stream_answer("S")),

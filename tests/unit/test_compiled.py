@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from router_trio.protocol import framing
-from tests.compiled import COMPILED
+from tests.support.compiled import COMPILED
 
 ROOT = Path(__file__).parents[2]
 HOOKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]

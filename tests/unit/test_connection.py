@@ -29,7 +29,7 @@ from router_trio.link import Link, LinkListener
 from router_trio.outbox.outbox import Outbox
 from router_trio.outbox.retries import ACK_BUDGET
 from router_trio.testing import FakeBroker
-from tests.watch import Watch, assert_accounted, core_route, settings, watched
+from tests.support.watch import Watch, assert_accounted, core_route, settings, watched
 
 A, B, C = "nats://a:4222", "nats://b:4222", "nats://c:4222"
 REFUSED = LinkError("nobody listens there")

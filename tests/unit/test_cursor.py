@@ -8,7 +8,7 @@ import pytest
 
 from router_trio.routing.stream import cursor as module
 from router_trio.routing.stream.cursor import StreamCursor
-from tests.compiled import looks_inside
+from tests.support.compiled import looks_inside
 
 PATIENCE = 60.0
 

@@ -17,7 +17,7 @@ from router_trio.routing.stream.deliveries import FEW, Deliveries, Read
 from router_trio.routing.stream.delivery import Source
 from router_trio.states import RUNNING, RouteState
 from router_trio.testing.frames import raw
-from tests.unit.routing_world import LOCAL, all_acked, another_link, fill, hear, one_broker, unacked, world
+from tests.support.world import LOCAL, all_acked, another_link, fill, hear, one_broker, unacked, world
 
 STATUS = raw(b"_INBOX.x", b"", b"NATS/1.0 409 Batch Completed\r\n\r\n", b"")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router_trio.message import FENCED, Fate
 from router_trio.outbox.operation import CountedOwner, FrameOwners, Operation, OperationBatch, Owner
 from router_trio.states import DURATION_BOUNDS, Histogram
-from tests.compiled import looks_inside
+from tests.support.compiled import looks_inside
 
 
 @st.composite

@@ -20,8 +20,8 @@ from router_trio.errors import HandlerError
 from router_trio.message import Message
 from router_trio.routing.handlers import load_handler
 from router_trio.states import RUNNING
-from tests.integration.command import environment
-from tests.unit.routing_world import all_acked, eventually, fill, handled, one_broker, overhearing, to, world
+from tests.support.command import environment
+from tests.support.world import all_acked, eventually, fill, handled, one_broker, overhearing, to, world
 
 
 class Bare(BaseException):

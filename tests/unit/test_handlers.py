@@ -18,7 +18,7 @@ from router_trio.protocol.headers import Headers
 from router_trio.routing.handlers import Blocked, Handler, answers_of, as_message, begin, finished, load_handler
 from router_trio.states import RUNNING
 from router_trio.testing.frames import raw
-from tests.unit.routing_world import (
+from tests.support.world import (
     Handled,
     all_acked,
     eventually,

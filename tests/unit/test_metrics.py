@@ -15,7 +15,7 @@ from router_trio.states import CONNECTED, RECONNECTING
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.telemetry.metrics.table import TABLE, ProcessMetric, Sources
-from tests.unit.telemetry_views import View, make_view
+from tests.support.telemetry_views import View, make_view
 
 CONNECTION_GAUGES = {
     "router_nats_connection_status",

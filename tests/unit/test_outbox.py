@@ -32,7 +32,7 @@ from router_trio.outbox.operation import FrameOwners, Operation, OperationWithAc
 from router_trio.outbox.outbox import MAX_UNFENCED, SAME_TIME, Outbox
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
 from router_trio.protocol import framing
-from tests.unit.settled import Settled
+from tests.support.settled import Settled
 
 
 class Desk:

@@ -40,7 +40,7 @@ from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, 
 from router_trio.outbox.outbox import Outbox
 from router_trio.outbox.retries import ACK_BUDGET, LOOK_EVERY, RESEND_UNACKED_AFTER, SLOW_AFTER, UNANSWERED_WINDOWS
 from router_trio.protocol import framing
-from tests.unit.settled import Settled
+from tests.support.settled import Settled
 
 SUBJECTS = st.sampled_from([b"a", b"b", b"r.1", b"r.2"])
 """Those of the destination `r` are refused, or not answered, or answered as the others: it is drawn which."""

@@ -17,9 +17,9 @@ from router_trio.routing.core_route import CoreRoute
 from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.tracing import NoTracing
 from router_trio.testing import FakeBroker
-from tests.compiled import looks_inside
 from tests.performance.instructions import Bench
-from tests.unit.routing_world import core, eventually, to, world
+from tests.support.compiled import looks_inside
+from tests.support.world import core, eventually, to, world
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router_trio.errors import ProtocolError
 from router_trio.protocol import framing, headers
 from router_trio.protocol.framing import MAX_CONTROL_LINE, MAX_INFO, MAX_MESSAGE, FrameParser, RawMessage
-from tests.buffers import MessageBuffer
+from tests.support.buffers import MessageBuffer
 
 KNOWN = (b"1", b"27", b"4")
 TOGETHER = (b"27", b"4")

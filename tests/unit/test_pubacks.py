@@ -13,7 +13,7 @@ from router_trio.message import PubAck
 from router_trio.nats.jetstream import pubacks
 from router_trio.nats.jetstream.pubacks import FEW, PubAcks
 from router_trio.testing.frames import raw
-from tests.odd_answers import BODIES, DIGITS, json_values
+from tests.support.odd_answers import BODIES, DIGITS, json_values
 
 
 class Listener:

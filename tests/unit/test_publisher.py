@@ -14,7 +14,7 @@ from router_trio import Fate, Live, Receipt
 from router_trio.errors import ConfigurationError, PublishError
 from router_trio.outbox.operation import OperationWithAck
 from router_trio.testing import FakeBroker
-from tests.unit.routing_world import World, eventually, overhearing, world
+from tests.support.world import World, eventually, overhearing, world
 
 WITH_ACK = pytest.mark.parametrize("with_ack", [False, True], ids=["publish", "publish_with_ack"])
 

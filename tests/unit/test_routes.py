@@ -6,7 +6,7 @@ from typing import Any
 
 from router_trio.routing.plans import RoutePlan, compile_routes, routes_for
 from router_trio.settings import Settings
-from tests.unit.routing_world import core, stream
+from tests.support.world import core, stream
 
 
 def plans(*routes: dict[str, Any], connections: tuple[str, ...] = ("main",)) -> list[RoutePlan]:

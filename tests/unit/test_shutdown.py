@@ -9,7 +9,7 @@ import trio.testing
 from router_trio import Fate, Live, Receipt, Router, Settings
 from router_trio.errors import ConnectionExhaustedError, PublishError
 from router_trio.testing import FakeBroker
-from tests.watch import assert_accounted, router_tasks, settings
+from tests.support.watch import assert_accounted, router_tasks, settings
 
 
 def router(broker: FakeBroker, config: Settings) -> Router:

@@ -20,7 +20,7 @@ from router_trio.states import FAILED, PAUSED, RUNNING, RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from router_trio.testing.subscriptions import FakePullConsumer
-from tests.unit.routing_world import (
+from tests.support.world import (
     LOCAL,
     REMOTE,
     all_acked,

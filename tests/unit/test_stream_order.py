@@ -17,7 +17,7 @@ from router_trio.routing.stream import undelivered as module
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
 from router_trio.testing.subscriptions import FakePullConsumer
-from tests.unit.routing_world import (
+from tests.support.world import (
     World,
     all_acked,
     another_link,

@@ -12,7 +12,7 @@ from router_trio.message import Message
 from router_trio.protocol.headers import Headers
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
-from tests.unit.routing_world import (
+from tests.support.world import (
     LOCAL,
     REMOTE,
     all_acked,

@@ -24,7 +24,7 @@ from router_trio.routing.tracing import MessageTrace, NoTracing, Tracing
 from router_trio.telemetry.traces.export import MAX_QUEUED
 from router_trio.telemetry.traces.traceparent import parse, write
 from router_trio.telemetry.traces.tracer import MAX_FOLLOWED, Traces, traces_wanted
-from tests.buffers import MessageBuffer
+from tests.support.buffers import MessageBuffer
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"

@@ -15,7 +15,7 @@ import trio
 
 from tests.performance.benchmarks.contestants import Job
 from tests.performance.benchmarks.environment import PEERS
-from tests.servers import NatsServer, nats_server
+from tests.support.servers import NatsServer, nats_server
 
 SERVER_CONFIG = 'ping_interval: "1h"\nmax_payload: 2MB\n'
 """No PING in the middle of a measurement: the load generator answers none."""

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from tests.proxy import TcpProxy
-from tests.raw_jetstream import JetStream, JetStreamError
-from tests.raw_nats import encode_publish
 from tests.resilience.chaos import load
 from tests.resilience.chaos.scene import Scene
 from tests.resilience.chaos.schedule import Step
 from tests.resilience.chaos.variants import DURABLE, SINK, SOURCE
+from tests.support.proxy import TcpProxy
+from tests.support.raw_jetstream import JetStream, JetStreamError
+from tests.support.raw_nats import encode_publish
 
 Fault = Callable[[Scene, Step], Awaitable[None]]
 

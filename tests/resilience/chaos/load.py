@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import trio
 
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, RawNatsError, connect
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, RawNatsError, connect
 
 SUBJECTS = 10
 CHUNKS = 40

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from tests.raw_jetstream import StoredMessage
 from tests.resilience.chaos.load import numbers
 from tests.resilience.chaos.scene import Scene
+from tests.support.raw_jetstream import StoredMessage
 
 
 def arrived(scene: Scene, sink: Sequence[StoredMessage]) -> list[int]:

@@ -10,9 +10,9 @@ import trio
 
 from router_trio import Live, Settings
 from router_trio.errors import AuthorizationError
-from tests.proxy import TcpProxy
 from tests.resilience.chaos.spy import Spy
-from tests.watch import Watch, watched
+from tests.support.proxy import TcpProxy
+from tests.support.watch import Watch, watched
 
 
 class KeptRouter:

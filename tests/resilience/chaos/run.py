@@ -8,13 +8,13 @@ from pathlib import Path
 
 import trio
 
-from tests.raw_jetstream import JetStream, JetStreamError
 from tests.resilience.chaos import load
 from tests.resilience.chaos.faults import run_track
 from tests.resilience.chaos.scene import Scene, scene
 from tests.resilience.chaos.schedule import Kind, Variant, draw
 from tests.resilience.chaos.variants import DURABLE, SINK, SOURCE, dies_with_its_server, noise
 from tests.resilience.chaos.verdict import Outcome, judge
+from tests.support.raw_jetstream import JetStream, JetStreamError
 
 SETTLED_WITHIN = 30.0
 """Seconds from the end of the last fault to the last ack."""

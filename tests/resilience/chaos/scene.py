@@ -16,16 +16,16 @@ import trio
 
 from router_trio import Settings
 from router_trio.embedded import HOST
-from tests.otlp_receiver import OtlpReceiver, otlp_receiver
-from tests.proxy import TcpProxy, background, tcp_proxy
-from tests.raw_jetstream import JetStream, StoredMessage
 from tests.resilience.chaos import load, variants
 from tests.resilience.chaos.routers import KeptRouter
 from tests.resilience.chaos.schedule import Schedule
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.variants import ACK_WAIT, DURABLE, FILTER, SOURCE
-from tests.servers import NatsServer, nats_server
-from tests.watch import Watch
+from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.support.proxy import TcpProxy, background, tcp_proxy
+from tests.support.raw_jetstream import JetStream, StoredMessage
+from tests.support.servers import NatsServer, nats_server
+from tests.support.watch import Watch
 
 LIVENESS = 0.4
 """Seconds: what a router under test is set to. The longest fault is longer than two missed fences."""

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from router_trio.protocol.framing import RawMessage
-from tests.otlp_receiver import ReceivedSpan
 from tests.resilience.chaos.faults import FAULTS
 from tests.resilience.chaos.hands import Hands
 from tests.resilience.chaos.load import payload
@@ -15,6 +14,7 @@ from tests.resilience.chaos.run import run_seed
 from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, VARIANTS, Kind, Variant, draw
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import HEAD, out_of_order, row, unfinished_traces, were_in_flight
+from tests.support.otlp_receiver import ReceivedSpan
 
 FEW = [(1, "stream", 500), (2, "stream", 1000), (7, "stream", 500), (14, "stream", 500)]
 FEW_CORE = [(0, "core", 500), (8, "core", 1000), (13, "core", 500), (15, "core", 500)]

@@ -19,15 +19,15 @@ import trio
 from router_trio import Settings
 from router_trio.embedded import quoted
 from router_trio.errors import PublishError
-from tests.certificates import create_certificates
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import connect
 from tests.resilience.chaos import load
 from tests.resilience.chaos.load import numbers, payload, subject
 from tests.resilience.chaos.scene import config
 from tests.resilience.chaos.verdict import out_of_order
-from tests.servers import NatsServer, nats_server
-from tests.watch import Watch, assert_alive, eventually, settings, stream_route, watched
+from tests.support.certificates import create_certificates
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer, nats_server
+from tests.support.watch import Watch, assert_alive, eventually, settings, stream_route, watched
 
 DAY = 24 * 3600.0
 MESSAGES = 1_000

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient
 from tests.resilience.chaos import load
 from tests.resilience.chaos.schedule import Schedule, Variant
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient
 
 DURABLE = "router"
 SINK = "SINK"

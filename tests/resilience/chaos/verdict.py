@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tests.otlp_receiver import ReceivedSpan
-from tests.raw_jetstream import StoredMessage
 from tests.resilience.chaos import memory
 from tests.resilience.chaos.load import numbers
 from tests.resilience.chaos.scene import Scene
 from tests.resilience.chaos.schedule import Schedule
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.variants import dies_with_its_server
+from tests.support.otlp_receiver import ReceivedSpan
+from tests.support.raw_jetstream import StoredMessage
 
 MAY_DIE_WITH_THE_SERVER = 1.0
 """Seconds before a server's end in which it may have taken a core publish, said so, and stored nothing. A fence proves

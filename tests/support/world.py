@@ -19,7 +19,7 @@ from router_trio.states import RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from router_trio.testing.links import FakeLink
-from tests.watch import Watch, assert_accounted
+from tests.support.watch import Watch, assert_accounted
 
 Handled = tuple[Callable[..., Any], dict[str, Any]]
 

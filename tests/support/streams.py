@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, RawSubscription, connect
-from tests.watch import stream_route
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, RawSubscription, connect
+from tests.support.watch import stream_route
 
 SUBJECTS = 10
 

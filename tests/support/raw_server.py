@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import trio
 
 from router_trio.embedded import HOST
-from tests.proxy import background
+from tests.support.proxy import background
 
 CREATED = "2026-01-02T03:04:05.678901234Z"
 

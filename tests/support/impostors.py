@@ -15,8 +15,8 @@ from typing import Any
 import trio
 
 from router_trio.embedded import HOST
-from tests.certificates import Certificates
-from tests.proxy import background
+from tests.support.certificates import Certificates
+from tests.support.proxy import background
 
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 

@@ -17,8 +17,8 @@ from router_trio import Live, Router, Settings
 from router_trio.events import Event
 from router_trio.states import CONNECTED, RUNNING
 from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
-from tests.proxy import TcpProxy
-from tests.raw_jetstream import JetStream
+from tests.support.proxy import TcpProxy
+from tests.support.raw_jetstream import JetStream
 
 
 class Watch:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from tests.raw_nats import HeaderPairs, Headers, RawClient, RawMessage, RawNatsError, parse_headers, windows
+from tests.support.raw_nats import HeaderPairs, Headers, RawClient, RawMessage, RawNatsError, parse_headers, windows
 
 _PULL_BATCH = 2_000
 _PULL_EXPIRES = 60  # seconds; the reader gives up earlier

@@ -2,7 +2,7 @@
 
 It does not reconnect. When the connection ends, whoever waits gets `RawNatsClosed`. What the server says in -ERR is in
 `errors`. Cancelling a call that sends may leave half a frame behind: then drop the client. JetStream is next door, in
-`tests.raw_jetstream`.
+`tests.support.raw_jetstream`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import trio
 
-from tests.proxy import background
+from tests.support.proxy import background
 
 HeaderPairs = tuple[tuple[str, str], ...]
 Headers = Mapping[str, str] | Sequence[tuple[str, str]] | bytes

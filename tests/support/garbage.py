@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from tests.impostors import Caller, Play
+from tests.support.impostors import Caller, Play
 
 STEP_WITHIN = 0.5
 """Seconds for which a step waits for what it would answer: the other side may have nothing to say."""
