@@ -19,8 +19,8 @@ from tests.support.raw_nats import connect
 from tests.support.raw_server import NO_CONSUMER, Published, RawServer, Sent, consumer_answer, raw_server, stream_answer
 from tests.support.servers import nats_server
 from tests.support.watch import Watch, eventually, watched
-from tests.unit.test_deliveries import NONE
-from tests.unit.test_pubacks import NOT_A_PUBACK
+from tests.unit.nats.test_pubacks import NOT_A_PUBACK
+from tests.unit.routing.stream.test_deliveries import NONE
 
 QUICK = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
 

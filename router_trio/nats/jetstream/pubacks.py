@@ -104,7 +104,7 @@ class PubAcks:
         Which stream stored it is in the fate that the listener gets.
 
         Fast path of `one_by_one`, for 256 together a bit more than half of its time; held equal by
-        tests/unit/test_pubacks.py.
+        tests/unit/nats/test_pubacks.py.
         """
         acked = self._all(batch) if len(batch) > FEW else None
         if acked is None:

@@ -2,7 +2,7 @@
 
 The SDK makes each attribute of each span anew, which is most of what a sampled message costs, in a thread that shares
 the interpreter with the routes. Here a key with its value is made once, as nearly all of them were seen before. What is
-sent is what the exporter would send (`tests/unit/test_otlp_encoding.py` holds it to that).
+sent is what the exporter would send (`tests/unit/telemetry/test_otlp_encoding.py` holds it to that).
 """
 
 from __future__ import annotations
