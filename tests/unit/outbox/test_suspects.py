@@ -12,7 +12,7 @@ from router_trio.message import Fate, stored
 from router_trio.outbox.operation import FrameOwners, Operation
 from router_trio.outbox.suspects import ANSWERED_WITHIN
 from router_trio.protocol import framing
-from tests.unit.outbox.test_outbox import Desk
+from tests.unit.outbox.desk import Desk
 
 
 class Server:

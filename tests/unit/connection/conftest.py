@@ -1,0 +1,26 @@
+"""The fake network of a connection, and delays without chance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import router_trio.connection.attempts
+from router_trio.connection.backoff import ReconnectPlan
+from tests.unit.connection.network import Network
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every delay is as long as it may be."""
+
+    def longest(*args: Any, **options: Any) -> ReconnectPlan:
+        return ReconnectPlan(*args, **options | {"uniform": lambda _, bound: bound})
+
+    monkeypatch.setattr(router_trio.connection.attempts, "ReconnectPlan", longest)

@@ -1,0 +1,136 @@
+"""A full outbox: who waits, what is dropped and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from router_trio.errors import PublishError
+from router_trio.events import PublishQueued, QueueFull
+from router_trio.message import Fate, stored
+from router_trio.outbox import outbox as outbox_module
+from router_trio.outbox.capacity import FORWARDED
+from router_trio.protocol import framing
+from tests.unit.outbox.desk import Desk, connected, offer_frames
+
+
+def test_drop_oldest_lets_go_of_the_oldest_and_tells_its_owner() -> None:
+    desk = Desk(max_operations=2)
+    for _ in range(3):
+        assert desk.offer() == "queued"
+    assert desk.told == {1: [Fate("dropped", "queue_full")]}
+    assert desk.books() == (3, 2, 0, {"dropped": 1})
+    assert desk.outbox.counters.dropped == {"queue_full": 1}
+    assert (
+        QueueFull(at=0.0, connection="main", reason="dropped_oldest", count=1, queue_size=2, max_size=2) in desk.events
+    )
+
+
+def test_drop_oldest_makes_room_for_the_bytes_of_the_new_one() -> None:
+    small = len(framing.publish(b"a", b"x" * 10))
+    desk = Desk(max_bytes=3 * small)
+    for _ in range(3):
+        desk.offer(size=10)
+    desk.offer(size=30)
+    assert sorted(desk.told) == [1, 2], "no more than it takes"
+    assert desk.books() == (4, 2, 0, {"dropped": 2})
+
+
+def test_drop_oldest_takes_one_that_is_larger_than_the_queue_when_nothing_is_left_to_drop() -> None:
+    desk = Desk(max_bytes=100)
+    desk.offer(size=500)
+    desk.offer(size=500)
+    assert desk.books() == (2, 1, 0, {"dropped": 1})
+
+
+@pytest.mark.parametrize("on_full", ["reject", "block"])
+def test_without_room_a_publish_that_can_not_wait_is_refused_and_never_accepted(on_full: str) -> None:
+    desk = Desk(max_operations=1, on_full=on_full)
+    desk.offer()
+    with pytest.raises(PublishError, match=r"'main' is not connected and its queue is full \(1 of 1 operations\)") as e:
+        desk.offer(with_ack=True)
+    assert e.value.reason == "queue_full"
+    assert desk.books() == (1, 1, 0, {})
+    assert desk.outbox.counters.failed == {("publish", "not_connected"): 1, ("publish_with_ack", "not_connected"): 1}
+    assert desk.kinds() == [PublishQueued, QueueFull]
+    assert desk.outbox.blocks is (on_full == "block")
+
+
+def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
+    desk = Desk(max_operations=1, on_full="block")
+    desk.offer()
+    desk.outbox.blocked(True)
+    assert desk.outbox.counters.failed["publish_with_ack", "not_connected"] == 1
+    assert desk.events[-1] == QueueFull(at=0.0, connection="main", reason="blocked", queue_size=1, max_size=1)
+    desk.outbox.link_up()
+    desk.batch()
+    assert desk.offer(with_ack=True, blocked=True) == "queued"
+    desk.batch()
+    desk.outbox.acked([(2, stored("S", 1))])
+    assert desk.outbox.counters.failed["publish_with_ack", "not_connected"] == 1
+    assert desk.outbox.counters.succeeded["publish_with_ack"] == 0
+
+
+def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
+    desk = Desk(max_operations=2, on_full="reject")
+    offer_frames(desk, [framing.publish(b"a", b"")] * 3)
+    assert desk.told == {0: [Fate("failed", "queue_full")]}
+    assert desk.books() == (2, 2, 0, {})
+    assert desk.outbox.counters.failed == {("publish", "not_connected"): 3}
+
+
+def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> None:
+    desk = connected(max_operations=1)
+    offer_frames(desk, [framing.publish(b"a", b"")] * (FORWARDED - 1))
+    assert desk.outbox.blocks
+    assert not desk.outbox.over_limit
+    desk.offer()
+    assert desk.outbox.over_limit
+    desk.outbox.link_down()
+    assert not desk.outbox.over_limit, "waiting would make no room"
+    desk = Desk(max_operations=2, on_full="block")
+    desk.offer()
+    assert not desk.outbox.over_limit
+    desk.offer()
+    assert desk.outbox.over_limit
+
+
+def test_what_is_held_back_in_a_lane_leaves_room_for_what_is_not() -> None:
+    desk = connected(max_bytes=1000, max_operations=2)
+    for size in (600, 600, 600):
+        desk.offer(size=size, with_ack=True)
+        desk.batch()
+    for order in (1, 2, 3):
+        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+    assert (desk.outbox.pending, desk.outbox.full, desk.outbox.over_limit) == (3, False, False)
+    desk.offer(b"b", size=300)
+    assert not desk.outbox.full
+    desk.offer(b"b", size=200)
+    assert desk.outbox.full, "half of the bytes is theirs"
+
+
+def test_who_begins_carefully_and_may_send_nothing_more_yet_is_not_woken_for_it() -> None:
+    desk = connected()
+    for _ in range(4):
+        desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.link_down("closed")
+    desk.outbox.link_up()
+    assert desk.batch() == [1]
+    wakes = desk.wakes
+    assert desk.batch() == []
+    assert desk.wakes == wakes
+
+
+def test_many_batches_that_are_all_held_back_let_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "BATCH_OPERATIONS", 2)
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    for _ in range(2 * outbox_module.BATCHES_HELD):
+        desk.offer(with_ack=True)
+    desk.offer(b"b")
+    wakes = desk.wakes
+    assert desk.batch() == []
+    assert desk.wakes == wakes + 1
+    assert desk.batch() == [2 * outbox_module.BATCHES_HELD + 2]

@@ -1,0 +1,156 @@
+"""What is given up, expires or is taken back, wherever in the outbox it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from router_trio.events import PendingDropped, PublishFailed, PublishWithAckFailed, RetryComplete, RetryPending
+from router_trio.message import Fate, stored
+from router_trio.outbox.operation import Operation, OperationWithAck
+from router_trio.outbox.retries import ACK_BUDGET, RETRY_REFUSED_AFTER
+from router_trio.protocol import framing
+from tests.unit.outbox.desk import Desk, connected, find
+
+# --- giving up ---
+
+
+@pytest.mark.parametrize("where", ["pending", "in flight", "held"])
+def test_give_up_fails_an_operation_wherever_it_is_and_once(where: str) -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    operation = find(desk, 1)
+    if where != "pending":
+        desk.batch()
+    if where == "held":
+        desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    assert desk.outbox.give_up(operation, "timeout", "its time is over")
+    assert not desk.outbox.give_up(operation, "timeout", "its time is over")
+    desk.outbox.acked([(1, stored("S", 1))])
+    assert desk.told == {1: [Fate("failed", "timeout")]}
+    assert desk.books() == (1, 0, 0, {"failed": 1})
+    assert desk.outbox.find(1) is None
+    assert desk.outbox.next_due() is None
+
+
+def test_what_waited_too_long_is_dropped_also_while_connected() -> None:
+    desk = Desk(max_age=10.0)
+    desk.offer()
+    desk.now = 5.0
+    desk.offer()
+    desk.now = 10.0
+    desk.outbox.expire()
+    assert desk.told == {}, "as old as the limit is not older"
+    desk.now = 10.1
+    desk.outbox.expire()
+    assert desk.told == {1: [Fate("dropped", "expired")]}
+    desk.now = 15.1
+    desk.outbox.link_up()
+    assert desk.batch() == []
+    assert desk.told == {1: [Fate("dropped", "expired")], 2: [Fate("dropped", "expired")]}
+    assert desk.outbox.counters.dropped == {"expired": 2}
+    assert [e.count for e in desk.events if isinstance(e, PendingDropped)] == [1, 1]
+    assert [(e.success_count, e.failed_count) for e in desk.events if isinstance(e, RetryComplete)] == [(0, 1)]
+
+
+def test_without_a_limit_nothing_expires() -> None:
+    desk = Desk()
+    desk.offer()
+    desk.now = 1e9
+    desk.outbox.expire()
+    assert desk.books() == (1, 1, 0, {})
+
+
+def test_shutting_down_settles_everything_wherever_it_is() -> None:
+    desk = connected()
+    for _ in range(3):
+        desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.acked([(3, stored("S", 1))])
+    desk.offer()
+    assert desk.outbox.shut_down() == 3
+    assert desk.books() == (4, 0, 0, {"acked": 1, "dropped": 3})
+    assert desk.outbox.counters.dropped == {"shutdown": 3}
+    assert desk.outbox.shut_down() == 0
+    desk.outbox.acked([(2, stored("S", 2))])
+    assert desk.books() == (4, 0, 0, {"acked": 1, "dropped": 3})
+    assert desk.outbox.counters.failed == {}
+
+
+# --- what its owner would not send now ---
+
+
+def test_what_is_pending_can_be_taken_back_and_what_is_in_flight_can_not() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.offer()
+    assert desk.batch() == [1, 2]
+    for with_ack in (True, False, True):
+        desk.offer(with_ack=with_ack)
+    wakes = desk.wakes
+    desk.outbox.recall(lambda operation: operation.order in (1, 2, 4, 5))
+    out_of_turn = Fate("failed", "out_of_turn")
+    assert desk.told == {4: [out_of_turn], 5: [out_of_turn]}
+    assert desk.wakes == wakes + 1
+    assert desk.books() == (5, 1, 2, {"failed": 2})
+    assert desk.outbox.pending_bytes == len(framing.publish(b"a", b""))
+    assert desk.kinds() == [PublishFailed, PublishWithAckFailed]
+    assert desk.outbox.counters.failed == {("publish", "out_of_turn"): 1, ("publish_with_ack", "out_of_turn"): 1}
+    assert desk.batch() == [3]
+
+
+def test_what_a_lane_holds_can_be_taken_back() -> None:
+    desk = connected()
+    for _ in range(3):
+        desk.offer(with_ack=True)
+    assert desk.batch() == [1, 2, 3]
+    for order in (1, 2, 3):
+        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+    desk.now += RETRY_REFUSED_AFTER
+    assert desk.batch() == [1]
+    desk.outbox.recall(lambda operation: operation.order > 1)
+    assert desk.books() == (3, 0, 1, {"failed": 2})
+    desk.outbox.acked([(1, stored("ORDERS", 1))])
+    desk.offer(with_ack=True)
+    assert desk.batch() == [4], "the lane is gone"
+
+
+def test_what_was_in_flight_on_a_dead_link_can_be_taken_back() -> None:
+    desk = connected()
+    for _ in range(3):
+        desk.offer(with_ack=True)
+    assert desk.batch() == [1, 2, 3]
+    desk.outbox.publish_denied(b"a", "no")
+    desk.outbox.link_down()
+    told: list[int] = []
+    desk.outbox.when_nothing_in_flight(lambda: told.append(1))
+    desk.outbox.recall(lambda operation: True)
+    assert desk.books() == (3, 0, 0, {"failed": 3})
+    assert told == [1], "whoever waits for the end hears of it"
+    desk.outbox.link_up()
+    assert desk.batch() == []
+    assert RetryPending not in desk.kinds()
+
+
+def test_an_owner_may_take_back_the_rest_when_it_is_told_of_a_failure() -> None:
+    desk = connected()
+
+    class Owner:
+        def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+            desk.settle(operation, count, fate, now)
+            if fate.reason != "out_of_turn":
+                desk.outbox.recall(lambda one: isinstance(one, OperationWithAck) and one.owner is self)
+
+    owner = Owner()
+    for _ in range(4):
+        desk.outbox.offer(framing.publish(b"a", b""), with_ack=True, owner=owner)
+    assert desk.batch() == [1, 2, 3, 4]
+    for order in (1, 2, 3, 4):
+        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+    desk.now += ACK_BUDGET
+    assert desk.batch() == [1]
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    assert desk.told == {1: [Fate("failed", "no_responders")]} | {
+        order: [Fate("failed", "out_of_turn")] for order in (2, 3, 4)
+    }
+    assert desk.books() == (4, 0, 0, {"failed": 4})

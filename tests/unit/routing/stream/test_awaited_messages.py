@@ -1,0 +1,179 @@
+"""A refused message that is awaited: for how long, and who can say that it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.errors import SourceError
+from router_trio.link import ConsumerSpec
+from router_trio.message import Message
+from router_trio.protocol.framing import RawMessage
+from router_trio.states import RUNNING
+from router_trio.testing.subscriptions import FakePullConsumer
+from tests.support.world import (
+    World,
+    all_acked,
+    another_link,
+    eventually,
+    handled,
+    numbers,
+    one_broker,
+    to,
+    two_brokers,
+    world,
+)
+from tests.unit.routing.stream.refusing import arrived, fill, remote, route
+
+
+async def test_what_a_handler_works_on_is_not_sent_if_a_message_before_it_is_refused_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    go_on, worked_on = trio.Event(), list[bytes]()
+
+    async def work(message: Message) -> Message:
+        worked_on.append(message.payload)
+        if message.payload == b"1":
+            await go_on.wait()
+        return message
+
+    destination = to("out.{{wildcard(1)}}", jetstream=True)
+    handler = handled(work, to=destination, stream="IN", durable="router", filter="in.*")
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 3)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.a")
+        go_on.set()
+        await all_acked(w, 3)
+        assert arrived(w, "a") == numbers(3)
+        assert worked_on == [b"0", b"1", b"0", b"1", b"2"]
+
+
+async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only_so_long(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = one_broker()
+    async with world([route(ack_wait="10s", max_in_flight=4)], brokers=brokers) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 1)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.a")
+        w.broker._server.consumers["IN", "router"].ack(1)
+        began = trio.current_time()
+        fill(w.broker, "a", 20, first=1)
+        await eventually(lambda: len(arrived(w, "a")) == 20, 60)
+        assert 10 <= trio.current_time() - began <= 22
+        assert arrived(w, "a") == numbers(20, first=1)
+        await eventually(lambda: w.route.state == RUNNING)
+
+
+async def test_a_refused_message_that_comes_behind_others_has_room_as_soon_as_it_is_due(
+    autojump_clock: MockClock,
+) -> None:
+    """The others fill the hand, and the server has one more of them that is due before it."""
+    raised: set[bytes] = set()
+
+    async def work(message: Message) -> Message:
+        if message.payload not in raised:
+            raised.add(message.payload)
+            raise ValueError("the first time only")
+        return message
+
+    source = {"stream": "IN", "durable": "router", "filter": "in.*", "max_in_flight": 2, "nak_delay": "1s"}
+    handler = handled(work, to=to("out.{{wildcard(1)}}", jetstream=True), ack_wait="30s", **source)
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 6)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1, 10)
+        w.broker.allow_publish("out.a")
+        began = trio.current_time()
+        await all_acked(w, 6)
+        assert trio.current_time() - began < 15
+        assert arrived(w, "a") == numbers(6)
+
+
+async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however_long_it_takes(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = one_broker()
+    async with world([route(ack_wait="1s", nak_delay="10s")], brokers=brokers) as w:
+        await _one_is_awaited(w)
+        w.broker.trouble.pause_consumer("IN", "router", 600)
+        await trio.sleep(500)
+        assert arrived(w, "a") == []
+        assert "is paused on the server" in str(w.route.reason)
+        await all_acked(w, 20)
+        assert arrived(w, "a") == numbers(20)
+
+
+async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_the_route_says_so(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(consumer: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
+        asked.append((list(awaited), in_hand))
+        raise SourceError("no answer", reason="timeout")
+
+    asked: list[tuple[list[int], int]] = []
+    brokers = one_broker()
+    async with world([route(ack_wait="10s", nak_delay="10s")], brokers=brokers) as w:
+        await _one_is_awaited(w)
+        w.broker._server.consumers["IN", "router"].ack(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(FakePullConsumer, "gone", ask)
+            await eventually(lambda: asked, 60)
+            await eventually(lambda: "can't be found out: no answer" in (w.route.reason or ""), 0.1)
+            await trio.sleep(200)
+        assert asked == [([1], 19)] * 20, "every 10.1 s"
+        assert arrived(w, "a") == []
+        await all_acked(w, 19)
+        assert arrived(w, "a") == numbers(19, first=1)
+        await eventually(lambda: w.route.reason is None)
+
+
+async def _one_is_awaited(w: World) -> None:
+    """The first of twenty messages was refused, and the others wait for it."""
+    w.broker.deny_publish("out.a")
+    fill(w.broker, "a", 1)
+    await eventually(lambda: w.route.failed["permission_denied"] == 1)
+    w.broker.allow_publish("out.a")
+    fill(w.broker, "a", 19, first=1)
+    await eventually(lambda: w.route.received == 20)
+
+
+async def test_a_pause_does_not_count_as_waiting(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    async with world([remote(ack_wait="1s", max_in_flight=2)], brokers=brokers) as w:
+        brokers["edge"].deny_publish("out.a")
+        fill(w.broker, "a", 20)
+        await eventually(lambda: w.route.failed["permission_denied"] >= 2)
+        await w.lose("edge")
+        await trio.sleep(100)
+        brokers["edge"].allow_publish("out.a")
+        await w.find("edge")
+        await all_acked(w, 20)
+        assert arrived(w, "a", "edge") == numbers(20)
+
+
+async def test_where_others_take_from_the_durable_too_nobody_waits(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([route()], brokers=brokers) as w, another_link(w.broker) as other:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 10)
+        await eventually(lambda: w.route.failed["permission_denied"] == 10)
+        fill(w.broker, "a", 1, first=10)
+        await eventually(lambda: w.route.received == 11)
+        assert w.route.failed["permission_denied"] == 10, "as yet nobody else was seen: it waits"
+        taken: list[RawMessage] = []
+        consumer = await other.open_consumer(ConsumerSpec("IN", "router", "in.*", 30.0, -1, 2048), taken.extend)
+        w.broker._server.consumers["IN", "router"]._requests.rotate(-1)
+        consumer.pull(1, 30.0)
+        w.broker._server.consumers["IN", "router"]._requests.rotate(1)
+        fill(w.broker, "b", 2)
+        await eventually(lambda: len(taken) == 1 and len(arrived(w, "b")) == 1)
+        failed = w.route.failed["permission_denied"]
+        fill(w.broker, "a", 1, first=11)
+        await eventually(lambda: w.route.failed["permission_denied"] >= failed + 1, 0.1)

@@ -1,0 +1,133 @@
+"""Order per subject while links, consumers and streams come and go, and at the end."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.routing.stream import undelivered as module
+from router_trio.testing import FakeBroker
+from tests.support.world import all_acked, eventually, numbers, one_broker, two_brokers, unacked, world
+from tests.unit.routing.stream.refusing import arrived, fill, remote, route
+
+# --- links, consumers and streams that come and go ---
+
+
+async def test_a_nak_that_met_no_link_is_said_again_on_the_next_one(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    async with world([remote()], brokers=brokers) as w:
+        brokers["edge"].deny_publish("out.a")
+        brokers["edge"].stall(1.0)
+        fill(w.broker, "a", 5)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 5)
+        await w.lose("main")
+        await eventually(lambda: w.route.failed["permission_denied"] == 5)
+        assert w.failures("nak") == {"not_connected": 5}
+        brokers["edge"].allow_publish("out.a")
+        await w.find("main")
+        began = trio.current_time()
+        fill(w.broker, "a", 5, first=5)
+        await all_acked(w, 10)
+        assert trio.current_time() - began < 5, "far less than the ack wait"
+        assert arrived(w, "a", "edge") == numbers(10)
+
+
+@pytest.mark.parametrize(("max_in_flight", "within"), [(1024, 5), (2, 65)])
+async def test_a_consumer_made_again_brings_what_is_awaited_first(
+    autojump_clock: MockClock, max_in_flight: int, within: float
+) -> None:
+    """With little room the loss is noticed when something is asked for again."""
+    brokers = one_broker()
+    async with world([route(nak_delay="60s", max_in_flight=max_in_flight)], brokers=brokers) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 10)
+        await eventually(lambda: w.route.failed["permission_denied"] == min(max_in_flight, 10))
+        w.broker.allow_publish("out.a")
+        w.broker.delete_consumer("IN", "router")
+        fill(w.broker, "a", 10, first=10)
+        await eventually(lambda: len(arrived(w, "a")) == 20, within)
+        assert arrived(w, "a") == numbers(20)
+        await eventually(lambda: unacked(w) == 0)
+
+
+async def test_what_waits_is_routed_when_its_stream_is_another_one(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([route()], brokers=brokers) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 1)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        fill(w.broker, "a", 3, first=1)
+        await eventually(lambda: w.route.received == 4)
+        w.broker.allow_publish("out.a")
+        w.broker.delete_stream("IN")
+        w.broker.add_stream("IN", ["in.*"])
+        await eventually(lambda: len(arrived(w, "a")) == 3)
+        fill(w.broker, "a", 2, first=10)
+        await all_acked(w, 2)
+        assert arrived(w, "a") == [*numbers(3, first=1), b"10", b"11"]
+
+
+# --- the end ---
+
+
+async def test_at_the_end_what_waits_for_what_does_not_come_is_given_back_at_once(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([route(nak_delay="60s")], brokers=brokers, shutdown_timeout=20) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, "a", 5)
+        await eventually(lambda: w.route.failed["permission_denied"] == 5)
+        fill(w.broker, "a", 5, first=5)
+        await eventually(lambda: w.route.received == 10)
+        began = trio.current_time()
+    assert trio.current_time() - began < 2
+    assert w.live.unsettled == 0
+    assert w.successes("nak") == 10
+    brokers["main"].allow_publish("out.a")
+    began = trio.current_time()
+    async with world([route()], brokers=brokers) as w:
+        await eventually(lambda: len(arrived(w, "a")) == 10)
+        assert trio.current_time() - began < 2
+        assert arrived(w, "a") == numbers(10)
+        await eventually(lambda: unacked(w) == 0)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_at_the_end_what_waits_for_one_in_hand_waits_for_its_fate(
+    autojump_clock: MockClock, allowed: bool
+) -> None:
+    brokers = two_brokers()
+    async with world([remote()], brokers=brokers, shutdown_timeout=20) as w:
+        brokers["edge"].deny_publish("out.a")
+        fill(w.broker, "a", 5)
+        await eventually(lambda: w.route.failed["permission_denied"] == 5)
+        if allowed:
+            brokers["edge"].allow_publish("out.a")
+        brokers["edge"].stall(4.0)
+        await eventually(lambda: w.route.received == 10)
+        began = trio.current_time()
+    assert 1 < trio.current_time() - began < 5
+    assert w.live.unsettled == 0
+    assert arrived(w, "a", "edge") == (numbers(5) if allowed else [])
+    assert w.successes("ack") == (5 if allowed else 0)
+    assert module.OVERDUE < 1
+
+
+async def test_a_refused_message_whose_nak_is_lost_still_comes_when_its_room_was_taken(
+    autojump_clock: MockClock,
+) -> None:
+    """It is asked for from when it was to come; what the server has instead until its ack wait ends takes all room."""
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"])
+    broker.add_stream("OUT", ["out.>"])
+    async with world([route(max_in_flight=2, ack_wait="5s", nak_delay="50ms")], brokers={"main": broker}) as w:
+        broker.deny_publish("out.a")
+        broker.trouble.lose("nak")
+        fill(broker, "a", 1)
+        await eventually(lambda: sum(w.route.failed.values()) == 1)
+        broker.allow_publish("out.a")
+        for number in range(1, 10):
+            fill(broker, "a", 1, first=number)
+            await trio.sleep(0.2)
+        await eventually(lambda: arrived(w, "a") == numbers(10), 60)
+        await eventually(lambda: unacked(w) == 0)

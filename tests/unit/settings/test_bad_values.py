@@ -1,0 +1,278 @@
+"""Values that are refused one by one, each with its key and its cure, and those that are warned about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router_trio.errors import ConfigurationError
+from router_trio.settings import ConnectionSettings, Settings, SourceSettings
+from router_trio.settings.warnings import warnings
+from tests.unit.settings.problems import MAIN, problems, route
+
+# --- problems of form ---
+
+
+@pytest.mark.parametrize(
+    ("connection", "key", "message"),
+    [
+        ({"reconect_delay": "1s"}, "reconect_delay", "unknown key; did you mean 'reconnect_delay'?"),
+        ({"reconnect_delay": "1 sec"}, "reconnect_delay", "'1 sec' is not a duration; write a number and a unit"),
+        ({"reconnect_delay": "0s"}, "reconnect_delay", "0s is too short; at least 10ms"),
+        ({"connect_timeout": "5"}, "connect_timeout", "'5' has no unit; write '5s'"),
+        ({"reconnect_attempts": 0}, "reconnect_attempts", "must be at least 1"),
+        ({"reconnect_attempts": "many"}, "reconnect_attempts", "must be a whole number"),
+        ({"reconnect_attempts": 1.5}, "reconnect_attempts", "must be a whole number"),
+        ({"fail_open": "perhaps"}, "fail_open", "must be true or false"),
+        ({"on_pending_full": "drop"}, "on_pending_full", "must be 'drop_oldest', 'reject' or 'block'"),
+        ({"on_reconnect_exhausted": "x"}, "on_reconnect_exhausted", "must be 'keep_trying' or 'stop'"),
+        ({"max_pending_operations": 0}, "max_pending_operations", "must be at least 1"),
+        ({"max_pending_bytes": "64mib"}, "max_pending_bytes", "'64mib' is not a size"),
+        ({"servers": "nats://host"}, "servers", "must be a list in brackets"),
+        ({"servers": [4222]}, "servers[0]", "must be a server URL"),
+        ({"user": 7}, "user", "must be text in quotes"),
+        ({"user": ""}, "user", "must not be empty"),
+        ({"tls_ca_file": 7}, "tls_ca_file", "must be the path of a file, in quotes"),
+    ],
+)
+def test_bad_value_of_a_connection(connection: dict[str, Any], key: str, message: str) -> None:
+    found = problems(lambda: Settings(connections={"main": connection}))
+    assert set(found) == {f"connections.main.{key}"}
+    assert found[f"connections.main.{key}"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("router", "name", "", "must not be empty"),
+        ("router", "shutdown_timeout", "soon", "'soon' is not a duration"),
+        ("telemetry", "listen", "9001", "must be HOST:PORT"),
+        ("telemetry", "listen", "::1:9001", "must be HOST:PORT"),
+        ("telemetry", "listen", "host:99999", "must be HOST:PORT"),
+        ("telemetry", "allowed_hosts", "router.example.com", "must be a list"),
+        ("telemetry", "log_level", "warn", "must be 'debug', 'info', 'warning' or 'error'"),
+        ("telemetry", "log_format", "text", "must be 'json' or 'console'"),
+        ("telemetry", "otlp_endpoint", "localhost:4318", "must be an HTTP URL"),
+        ("telemetry", "otlp_endpoint", "http://host:port", "must be an HTTP URL"),
+        ("telemetry", "otlp_endpoint", "http://[::1", "must be an HTTP URL"),
+        ("telemetry", "otlp_endpoint", "http://me:you@host", "must not hold credentials"),
+        ("telemetry", "trace_sample_ratio", 1.5, "must be at most 1"),
+        ("telemetry", "trace_sample_ratio", -0.5, "must be at least 0"),
+        ("telemetry", "trace_sample_ratio", float("nan"), "must be a finite number"),
+        ("telemetry", "trace_sample_ratio", "half", "must be a number"),
+    ],
+)
+def test_bad_value_of_the_process(section: str, key: str, value: object, message: str) -> None:
+    found = problems(lambda: Settings(connections=MAIN, **{section: {key: value}}))
+    assert set(found) == {f"{section}.{key}"}
+    assert found[f"{section}.{key}"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "http://router.example.com",
+        "router.example.com:9001",
+        "router.example.com/",
+        "*.example.com",
+        "*",
+        ".example.com",
+        "router..example.com",
+        "a b",
+        "",
+        "::1",
+        "user@host",
+        "münchen.example",
+        "x" * 64,
+    ],
+)
+def test_an_allowed_host_is_a_name_alone(host: str) -> None:
+    found = problems(lambda: Settings(connections=MAIN, telemetry={"allowed_hosts": ["fine.example", host]}))
+    assert set(found) == {"telemetry.allowed_hosts[1]"}
+    assert found["telemetry.allowed_hosts[1]"].startswith("must be the name of a host alone")
+
+
+def test_allowed_hosts_are_compared_in_one_form() -> None:
+    telemetry = {"allowed_hosts": ["Router.Example.COM.", "router_1", "[2001:DB8::1]"]}
+    settings = Settings(connections=MAIN, telemetry=telemetry)
+    assert settings.telemetry.allowed_hosts == ["router.example.com", "router_1", "2001:db8::1"]
+    assert Settings(connections=MAIN).telemetry.allowed_hosts == []
+
+
+@pytest.mark.parametrize(
+    ("listen", "beyond"),
+    [
+        ("", False),
+        ("127.0.0.1:9001", False),
+        ("127.8.0.1:0", False),
+        ("[::1]:9001", False),
+        ("LocalHost:9001", False),
+        ("0.0.0.0:9001", True),
+        ("[::]:9001", True),
+        ("10.0.0.1:9001", True),
+        ("router.example.com:9001", True),
+    ],
+)
+def test_listening_beyond_the_loopback(listen: str, beyond: bool) -> None:
+    settings = Settings(connections=MAIN, telemetry={"listen": listen})
+    assert settings.telemetry.listens_beyond_loopback is beyond
+
+
+@pytest.mark.parametrize("key", ["router", "telemetry", "connections"])
+def test_section_that_is_no_table(key: str) -> None:
+    found = problems(lambda: Settings(**{"connections": MAIN, key: 5}))
+    assert found == {key: "must be a table of keys and values"}
+
+
+def test_unknown_keys_everywhere_get_a_suggestion() -> None:
+    bad = route(to=[{"subject": "out"}, {"subject": "more", "jetsream": True}], handlr="a:b")
+    bad["from"]["subjct"] = "x"
+    found = problems(lambda: Settings(connections=MAIN, routes=[bad], conections={}, router={"nam": "x"}))
+    assert found == {
+        "conections": "unknown key; did you mean 'connections'?",
+        "router.nam": "unknown key; did you mean 'name'?",
+        "routes[0].handlr": "unknown key; did you mean 'handler'?",
+        "routes[0].from.subjct": "unknown key; did you mean 'subject'?",
+        "routes[0].to[1].jetsream": "unknown key; did you mean 'jetstream'?",
+    }
+
+
+def test_unknown_key_without_a_likeness_lists_what_there_is() -> None:
+    found = problems(lambda: Settings(connections=MAIN, router={"zzz": 1}))
+    assert found == {"router.zzz": "unknown key; there is: 'name', 'shutdown_timeout'"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "message"),
+    [
+        ({"to": []}, "routes[0].to", "must have at least 1 entry"),
+        ({"to": [{}]}, "routes[0].to[0].subject", "missing, and has no default"),
+        ({"to": {"subject": "out"}}, "routes[0].to", "must be a list in brackets"),
+        ({"name": ""}, "routes[0].name", "must not be empty"),
+        ({"name": "a\nb"}, "routes[0].name", "has control characters; give it a name that can be printed"),
+        ({"from": "in.*"}, "routes[0].from", "must be a table of keys and values"),
+    ],
+)
+def test_bad_form_of_a_route(changes: dict[str, Any], path: str, message: str) -> None:
+    assert problems(lambda: Settings(connections=MAIN, routes=[route() | changes])) == {path: message}
+
+
+@pytest.mark.parametrize("key", ["name", "from", "to"])
+def test_missing_key_of_a_route(key: str) -> None:
+    bad = route()
+    del bad[key]
+    assert problems(lambda: Settings(connections=MAIN, routes=[bad])) == {
+        f"routes[0].{key}": "missing, and has no default"
+    }
+
+
+def test_section_by_itself_reports_every_problem_too() -> None:
+    found = problems(lambda: ConnectionSettings(fail_opn=True, reconnect_delay="x"))
+    assert set(found) == {"fail_opn", "reconnect_delay"}
+
+
+def _with_destination(**to: Any) -> dict[str, Any]:
+    return {"name": "r", "from": {"subject": "a.*"}, "to": [{"subject": "b", **to}]}
+
+
+# --- what goes along with a message ---
+
+
+@pytest.mark.parametrize(
+    ("to", "path", "told"),
+    [
+        ({"headers": {"keep": ["X-Mine"]}}, "routes[0].to[0].headers.keep[0]", "no control header"),
+        ({"headers": {"keep": ["Nats-Msg-Id"]}}, "routes[0].to[0].headers.keep[0]", "no control header"),
+        ({"headers": {"kept": []}}, "routes[0].to[0].headers.kept", "unknown"),
+        ({"reply": True, "jetstream": True}, "routes[0].to[0].reply", "PubAck"),
+    ],
+)
+def test_what_can_not_go_along_is_refused(to: dict[str, Any], path: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Settings(connections={"main": {"servers": ["nats://h:1"]}}, routes=[_with_destination(**to)])
+    (problem,) = refused.value.problems
+    assert problem.path == path
+    assert told in problem.message
+
+
+@pytest.mark.parametrize("keep", ["Nats-TTL", "nats-ttl", "Nats-Schedule-Target", "Nats-Expected-*"])
+def test_a_control_header_may_be_kept(keep: str) -> None:
+    route = _with_destination(headers={"keep": [keep]})
+    settings = Settings(connections={"main": {"servers": ["nats://h:1"]}}, routes=[route])
+    assert settings.routes[0].to[0].headers.keep == [keep]
+
+
+@pytest.mark.parametrize("prefix", ["a b", "a.*", ">", "a.", "$SYS", "", "x" * 65])
+def test_a_bad_inbox_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Settings(connections={"main": {"servers": ["nats://h:1"], "inbox_prefix": prefix}})
+    assert [problem.path for problem in refused.value.problems] == ["connections.main.inbox_prefix"]
+
+
+@pytest.mark.parametrize(
+    ("source", "own"),
+    [
+        ({"subject": "a"}, False),
+        ({"subject": "a", "message_id": "own"}, True),
+        ({"stream": "S", "durable": "d"}, True),
+        ({"stream": "S", "durable": "d", "message_id": "sender"}, False),
+    ],
+)
+def test_whose_ids_copies_get(source: dict[str, Any], own: bool) -> None:
+    assert SourceSettings(**source).own_ids is own
+
+
+# --- the least values that work ---
+
+
+@pytest.mark.parametrize(
+    ("key", "refused", "accepted"),
+    [
+        ("connect_timeout", "1ms", "50ms"),
+        ("connect_timeout", "49ms", "300ms"),
+        ("liveness_interval", "1ms", "100ms"),
+        ("reconnect_delay", "1ms", "10ms"),
+        ("max_reconnect_delay", "1ms", "50ms"),
+        ("pending_max_age", "1ms", "10ms"),
+        ("pending_max_age", "9ms", "0s"),
+        ("max_pending_bytes", "63B", "64B"),
+    ],
+)
+def test_what_can_not_work_on_a_connection_is_refused_with_the_least_value(
+    key: str, refused: str, accepted: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{key}: .* too (short|small); at least"):
+        Settings(connections={"main": {"servers": ["nats://a:4222"], key: refused}})
+    Settings(connections={"main": {"servers": ["nats://a:4222"], key: accepted}})
+
+
+@pytest.mark.parametrize(("key", "refused", "accepted"), [("ack_wait", "1ms", "100ms"), ("nak_delay", "0s", "10ms")])
+def test_what_can_not_work_on_a_stream_is_refused_with_the_least_value(key: str, refused: str, accepted: str) -> None:
+    def settings(value: str) -> Settings:
+        origin = {"stream": "IN", "durable": "d", key: value}
+        return Settings(
+            connections={"main": {"servers": ["nats://a:4222"]}},
+            routes=[{"name": "r", "from": origin, "to": [{"subject": "out"}]}],
+        )
+
+    with pytest.raises(ConfigurationError, match=rf"{key}: .* too short; at least {accepted}"):
+        settings(refused)
+    settings(accepted)
+
+
+def test_what_works_and_is_hasty_is_warned_about() -> None:
+    def warned(**connection: str) -> list[str]:
+        origin = {"stream": "IN", "durable": "d", "ack_wait": connection.pop("ack_wait", "30s")}
+        config = Settings(
+            connections={"main": {"servers": ["nats://a:4222"], **connection}},
+            routes=[{"name": "r", "from": origin, "to": [{"subject": "out"}]}],
+        )
+        return [problem.path for problem in warnings(config)]
+
+    assert warned() == []
+    assert warned(connect_timeout="50ms") == ["connections.main.connect_timeout"]
+    assert warned(liveness_interval="100ms") == ["connections.main.liveness_interval"]
+    assert warned(reconnect_delay="50ms", max_reconnect_delay="100ms") == ["connections.main.max_reconnect_delay"]
+    assert warned(reconnect_delay="1m") == ["connections.main.max_reconnect_delay"]
+    assert warned(ack_wait="100ms") == ["routes[0].from.ack_wait"]
