@@ -25,9 +25,9 @@ from typing import Any
 
 import trio
 
-from tests.raw_jetstream import JetStream
-from tests.raw_nats import RawClient, connect
-from tests.servers import nats_server
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, connect
+from tests.support.servers import nats_server
 
 MESSAGES = 120
 NOT_COUNTED = 20

@@ -77,6 +77,6 @@ def singles(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def find(desk: Desk, order: int) -> Operation:
-    found = desk.outbox.find(order)
+    found = desk.outbox.queue.find(order)
     assert found is not None
     return found

@@ -6,8 +6,6 @@ import itertools
 import tracemalloc
 from collections import Counter
 
-import pytest
-
 from router_trio.client.receipt import Receipt
 from router_trio.events import (
     PublishFailedOpen,
@@ -34,7 +32,7 @@ def test_without_a_link_a_publish_is_queued_and_counted_as_failed_once() -> None
     desk.outbox.link_up()
     assert desk.batch() == [1, 2]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     desk.outbox.acked([(2, stored("S", 1))])
     assert desk.books() == (2, 0, 0, {"fenced": 1, "acked": 1})
     assert desk.outbox.counters.succeeded == Counter(), "counted as failed, so not as succeeded too"
@@ -46,14 +44,14 @@ def test_while_a_drain_runs_new_publishes_queue_behind_it() -> None:
     desk.offer()
     desk.offer(with_ack=True)
     desk.outbox.link_up()
-    assert desk.outbox.draining
+    assert desk.outbox.settlement.draining
     assert desk.offer() == "queued"
     assert desk.batch() == [1, 2, 3]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
-    assert desk.outbox.draining
+    desk.outbox.fenced(desk.outbox.sent)
+    assert desk.outbox.settlement.draining
     desk.outbox.acked([(2, stored("S", 1))])
-    assert not desk.outbox.draining
+    assert not desk.outbox.settlement.draining
     assert desk.offer() == "sent"
     counters = desk.outbox.counters
     assert (counters.retried, counters.retry_succeeded, counters.retry_failed) == (2, 2, 0)
@@ -71,7 +69,7 @@ def test_a_drain_that_an_outage_cuts_short_starts_again_with_what_is_left() -> N
     desk.batch()
     desk.outbox.acked([(1, stored("S", 1))])
     desk.outbox.link_down()
-    assert not desk.outbox.draining
+    assert not desk.outbox.settlement.draining
     desk.outbox.link_up()
     desk.batch()
     desk.outbox.ack_refused(2, "limit", "maximum messages exceeded", False)
@@ -94,7 +92,7 @@ def test_what_was_in_flight_is_sent_again_first_and_in_order() -> None:
     assert desk.batch() == [1, 3, 4, 5]
     desk.outbox.acked([(4, stored("S", 2))])
     desk.batch()
-    desk.outbox.fenced(desk.outbox.mark())
+    desk.outbox.fenced(desk.outbox.sent)
     assert desk.books() == (5, 0, 0, {"acked": 2, "fenced": 3})
     assert desk.outbox.counters.succeeded == {"publish": 2, "publish_with_ack": 2}
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 1}
@@ -105,7 +103,7 @@ def test_a_fence_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
     desk.offer()
     desk.batch()
     desk.batch()
-    mark = desk.outbox.mark()
+    mark = desk.outbox.sent
     desk.outbox.link_down()
     desk.outbox.link_up()
     desk.batch()
@@ -157,9 +155,9 @@ def test_publishes_that_wait_share_the_time_of_the_first_of_their_millisecond() 
     for at in (1.0, 1.0 + SAME_TIME / 2, 1.0 + SAME_TIME * 2):
         desk.now = at
         desk.offer()
-    assert desk.outbox.oldest_age == pytest.approx(SAME_TIME * 2)
+    assert desk.outbox.queue.oldest_accepted_at == 1.0
     desk.now = 11.0 + SAME_TIME / 4
-    desk.outbox.expire()
+    desk.outbox.sweep()
     assert sorted(desk.told) == [1, 2]
 
 

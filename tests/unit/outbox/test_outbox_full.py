@@ -58,7 +58,7 @@ def test_without_room_a_publish_that_can_not_wait_is_refused_and_never_accepted(
 def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
     desk = Desk(max_operations=1, on_full="block")
     desk.offer()
-    desk.outbox.blocked(True)
+    desk.outbox.capacity.blocked(True)
     assert desk.outbox.counters.failed["publish_with_ack", "not_connected"] == 1
     assert desk.events[-1] == QueueFull(at=0.0, connection="main", reason="blocked", queue_size=1, max_size=1)
     desk.outbox.link_up()
@@ -101,11 +101,11 @@ def test_what_is_held_back_in_a_lane_leaves_room_for_what_is_not() -> None:
         desk.batch()
     for order in (1, 2, 3):
         desk.outbox.ack_refused(order, "no_responders", "nobody", True)
-    assert (desk.outbox.pending, desk.outbox.full, desk.outbox.over_limit) == (3, False, False)
+    assert (desk.outbox.pending, desk.outbox.capacity.full, desk.outbox.over_limit) == (3, False, False)
     desk.offer(b"b", size=300)
-    assert not desk.outbox.full
+    assert not desk.outbox.capacity.full
     desk.offer(b"b", size=200)
-    assert desk.outbox.full, "half of the bytes is theirs"
+    assert desk.outbox.capacity.full, "half of the bytes is theirs"
 
 
 def test_who_begins_carefully_and_may_send_nothing_more_yet_is_not_woken_for_it() -> None:

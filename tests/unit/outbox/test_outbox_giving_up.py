@@ -28,7 +28,7 @@ def test_give_up_fails_an_operation_wherever_it_is_and_once(where: str) -> None:
     desk.outbox.acked([(1, stored("S", 1))])
     assert desk.told == {1: [Fate("failed", "timeout")]}
     assert desk.books() == (1, 0, 0, {"failed": 1})
-    assert desk.outbox.find(1) is None
+    assert desk.outbox.queue.find(1) is None
     assert desk.outbox.next_due() is None
 
 
@@ -38,10 +38,10 @@ def test_what_waited_too_long_is_dropped_also_while_connected() -> None:
     desk.now = 5.0
     desk.offer()
     desk.now = 10.0
-    desk.outbox.expire()
+    desk.outbox.sweep()
     assert desk.told == {}, "as old as the limit is not older"
     desk.now = 10.1
-    desk.outbox.expire()
+    desk.outbox.sweep()
     assert desk.told == {1: [Fate("dropped", "expired")]}
     desk.now = 15.1
     desk.outbox.link_up()
@@ -56,7 +56,7 @@ def test_without_a_limit_nothing_expires() -> None:
     desk = Desk()
     desk.offer()
     desk.now = 1e9
-    desk.outbox.expire()
+    desk.outbox.sweep()
     assert desk.books() == (1, 1, 0, {})
 
 
@@ -93,7 +93,7 @@ def test_what_is_pending_can_be_taken_back_and_what_is_in_flight_can_not() -> No
     assert desk.told == {4: [out_of_turn], 5: [out_of_turn]}
     assert desk.wakes == wakes + 1
     assert desk.books() == (5, 1, 2, {"failed": 2})
-    assert desk.outbox.pending_bytes == len(framing.publish(b"a", b""))
+    assert desk.outbox.queue.pending_bytes == len(framing.publish(b"a", b""))
     assert desk.kinds() == [PublishFailed, PublishWithAckFailed]
     assert desk.outbox.counters.failed == {("publish", "out_of_turn"): 1, ("publish_with_ack", "out_of_turn"): 1}
     assert desk.batch() == [3]

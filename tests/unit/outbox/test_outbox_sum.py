@@ -49,7 +49,7 @@ def _go_away(desk: Desk) -> None:
 def _grow_old(desk: Desk) -> None:
     desk.outbox.link_down()
     desk.now = 1000.0
-    desk.outbox.expire()
+    desk.outbox.sweep()
 
 
 def _refuse(desk: Desk) -> None:
