@@ -58,6 +58,7 @@ class Outlet:
         self.connection = connection
         self.outbox = connection.outbox
         self.address = Address(destination, connection)
+        self._prefixes = self.address.prefixes
         self._control = ControlHeaders(destination.keep)
         self._own_ids = destination.own_ids
         self._carries_reply = destination.carries_reply
@@ -76,9 +77,8 @@ class Outlet:
 
         Returns those that have no subject here, or are too large, and why.
         """
-        refused: list[tuple[framing.RawMessage, MappingError | PublishError]] = []
-        append = frames.append
-        prefixes = self.address.prefixes
+        refused: list[tuple[framing.RawMessage, MappingError | PublishError]] | None = None
+        prefixes = self._prefixes
         limit = self.connection.max_payload
         for raw in batch:
             subject, reply, header_size, size, tail = raw
@@ -87,12 +87,13 @@ class Outlet:
                 if size > limit:
                     measure(self.connection, size)
                 elif header_size or reply:
-                    append(self.carried(raw, prefix))
+                    frames.append(self.carried(raw, prefix))
                 else:
-                    append(prefix + tail)
+                    frames.append(prefix + tail)
             except (MappingError, PublishError) as error:
+                refused = refused or []
                 refused.append((raw, error))
-        return refused
+        return refused or ()
 
     def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:
         """Return the frame of a core publish of a message with headers or a reply subject, and only what may go along.

@@ -13,6 +13,7 @@ from typing import cast
 import trio
 
 from router_trio.connection.supervisor import Connection
+from router_trio.errors import MappingError, PublishError
 from router_trio.link import Deliver, SubscriptionBatch
 from router_trio.message import FENCED, Fate
 from router_trio.outbox.operation import CountedOwner, FrameOwners, Operation, Owner
@@ -20,6 +21,7 @@ from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.intake_queue import IntakeQueue
+from router_trio.routing.outlet import measure
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.tracing import Tracing
 
@@ -34,7 +36,7 @@ class Passthrough:
 
     def deliver(self, touched: Sequence[SubscriptionBatch]) -> None:
         """See `link.DeliverShared`. The keys are `PassthroughRoute`s."""
-        outbox = self._connection.outbox
+        outbox, limit = self._connection.outbox, self._connection.max_payload
         over_limit = outbox.over_limit
         if over_limit or self._behind:
             touched = self._let_wait(touched, everything=over_limit)
@@ -42,11 +44,23 @@ class Passthrough:
         frames: list[bytes] = []
         for batch in touched:
             route: PassthroughRoute = batch.key
-            route.state.received += len(batch)
-            refused = route.outlet.add_frames(batch, frames)
-            for raw, error in refused:
-                route.fail(raw, error.reason, str(error))
-            owners.counts.append(len(batch) - len(refused))
+            count = len(batch)
+            route.state.received += count
+            prefixes = route.prefixes
+            for raw in batch:
+                subject, reply, header_size, size, tail = raw
+                try:
+                    prefix = prefixes.get(subject) or route.outlet.address.prefix_for(raw)
+                    if size > limit:
+                        measure(self._connection, size)
+                    elif header_size or reply:
+                        frames.append(route.outlet.carried(raw, prefix))
+                    else:
+                        frames.append(prefix + tail)
+                except (MappingError, PublishError) as error:
+                    route.fail(raw, error.reason, str(error))
+                    count -= 1
+            owners.counts.append(count)
         if self._tracing.active:
             owners.single_out(self._tracing.sampled_frames(frames), partial(_trace, frames))
         outbox.offer_frames(frames, owners)
@@ -71,12 +85,13 @@ class Passthrough:
 class PassthroughRoute(CountedOwner):
     """One core route to a core subject that only passes on: the owner of all that passes through."""
 
-    __slots__ = ("_routing", "intake", "otherwise", "outlet", "state")
+    __slots__ = ("_routing", "intake", "otherwise", "outlet", "prefixes", "state")
 
     def __init__(self, routing: Routing, intake: IntakeQueue, otherwise: Deliver) -> None:
         """`otherwise` takes what can't be forwarded when it comes, into `intake`."""
         super().__init__(routing.state.forwarded)
         (self.outlet,) = routing.outlets
+        self.prefixes = self.outlet.address.prefixes
         self.state = routing.state
         self.intake = intake
         self.otherwise = otherwise
