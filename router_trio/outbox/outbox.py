@@ -114,6 +114,12 @@ class Outbox:
         return max(0, self.sent - self._in_flight.written + self._in_flight.unfenced)
 
     @property
+    def oldest_age(self) -> float:
+        """Seconds since the oldest pending operation was accepted; 0 when nothing is pending."""
+        oldest = self._queue.oldest_accepted_at
+        return 0.0 if oldest is None else self._clock() - oldest
+
+    @property
     def blocks(self) -> bool:
         """Return True if a publisher has to wait now: there is no room, and waiting may make some."""
         return self.capacity.full and (self.connected or (self.capacity.is_waited_for and not self.fail_open))

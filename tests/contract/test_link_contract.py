@@ -23,6 +23,7 @@ from router_trio.link import (
     Link,
     Progress,
     SharedDelivery,
+    StreamState,
     Subscription,
     SubscriptionBatch,
 )
@@ -1084,6 +1085,14 @@ async def test_streams_are_found_by_what_they_take(world: World) -> None:
             assert sorted(await link.find_streams(subject)) == names, subject
 
 
+async def holding(link: Link, stream: str, count: int) -> StreamState:
+    """The state of a stream once it has stored so many messages: a server says PONG to a publish before that."""
+    with trio.fail_after(10):
+        while (state := await link.stream_state(stream)) is None or state.held < count:
+            await trio.sleep(0.01)
+    return state
+
+
 async def test_a_stream_tells_whether_it_takes_a_message(world: World) -> None:
     await world.add_stream("ORDERS", ["orders.>"], max_messages=2)
     async with link_of(world) as link:
@@ -1093,12 +1102,10 @@ async def test_a_stream_tells_whether_it_takes_a_message(world: World) -> None:
         assert (state.refuses, state.room, state.held) == (None, (2, inf), 0)
         before = state
         await world.publish("orders.new")
-        state = await link.stream_state("ORDERS")
-        assert state is not None
+        state = await holding(link, "ORDERS", 1)
         assert (state.refuses, state.room) == (None, (1, inf))
         await world.publish("orders.new")
-        state = await link.stream_state("ORDERS")
-        assert state is not None
+        state = await holding(link, "ORDERS", 2)
         assert state.refuses is not None
         assert (state.refuses[0], state.room[0], state.held) == ("stream_full", 0, 2)
         assert before.has_more_room_than(state)

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import trio
-
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
 from router_trio.states import RUNNING, Histogram, RouteState
@@ -154,8 +152,7 @@ def _pending_bytes(connection: ConnectionView) -> float:
 
 
 def _oldest_age(connection: ConnectionView) -> float:
-    oldest = connection.outbox.queue.oldest_accepted_at
-    return 0.0 if oldest is None else trio.current_time() - oldest
+    return connection.outbox.oldest_age
 
 
 def _unbalanced(connection: ConnectionView) -> float:

@@ -281,15 +281,16 @@ async def test_what_the_link_refuses_fails_and_the_rest_goes_through(autojump_cl
     assert receipts[1].fate.reason == "too_large"
 
 
-async def test_who_waits_for_room_is_woken_by_each_batch(autojump_clock: MockClock) -> None:
+async def test_who_waits_for_room_is_woken_by_each_batch_that_is_taken(autojump_clock: MockClock) -> None:
     world = World()
     world.link.send_takes = 1.0
     async with serving(world), trio.open_nursery() as nursery:
-        nursery.start_soon(world.room.park)
-        world.publish()
-        await trio.sleep(0.5)
-        assert len(world.room) == 1
-        await trio.sleep(0.6)
+        for _ in range(2):
+            world.publish()
+            nursery.start_soon(world.room.park)
+            await trio.testing.wait_all_tasks_blocked()
+        assert len(world.room) == 1, "the second waits while the first batch is written"
+        await trio.sleep(1.1)
         assert len(world.room) == 0
 
 

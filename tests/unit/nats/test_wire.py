@@ -114,14 +114,19 @@ async def test_a_fence_goes_with_what_is_fenced_and_whoever_asks_next_waits_for_
         assert waiting.cancelled_caught
         assert b"".join(stream.taken) == b"1" + PING
         answer(wire)
-        # What is answered, or behind which something was appended, says nothing of what comes now.
-        for sent in (b"", b"2"):
+        stream.taken.clear()
+        with trio.fail_after(1):
+            await wire.fence()
+        assert stream.taken == [], "all that was appended is known to be with the server"
+        # It says nothing of what is appended behind it, and no more of whether the server still lives.
+        for sent, ask in ((b"2", wire.fence), (b"", wire.ping), (b"3", wire.ping)):
             stream.taken.clear()
             wire.send(sent)
             with trio.move_on_after(1) as waiting:
-                await wire.fence()
+                await ask()
             assert waiting.cancelled_caught
             assert b"".join(stream.taken) == sent + PING
+            answer(wire)
 
 
 async def test_no_fence_goes_with_anything_while_one_is_under_way(autojump_clock: MockClock) -> None:
