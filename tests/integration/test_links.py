@@ -356,7 +356,7 @@ async def test_what_nobody_foresaw_is_an_event_and_the_router_lives(
             named = await watch.until("NATS_UNEXPECTED_ERROR")
             assert named.level == Level.ERROR
             assert named.error_type == "ZeroDivisionError"
-            assert "in _informed" in named.place
+            assert "in _on_info" in named.place
             assert "nats/link.py:" in named.place
             assert not any(SECRET in str(event) for event in watch.events)
             receipt = await live.publish("x", b"x", connection="other")
