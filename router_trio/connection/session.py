@@ -149,10 +149,10 @@ class Session:
             if batch:
                 for refusal in await link.send(batch):
                     self._refused(refusal)
-                    outbox.refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
+                    outbox.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
                 continue
             # What is due on a link that is being left is for the next one: it must not wake us for ever.
-            due = None if self._leaving else outbox.next_due()
+            due = None if self._leaving else outbox.next_batch_at()
             if due is None:
                 await self.work.wait()
             else:

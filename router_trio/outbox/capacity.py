@@ -148,7 +148,7 @@ class Capacity:
         destination may be electing a leader, there is nothing to make.
         """
         subject = operation.subject
-        destination = self._over_its_share(operation.destination)
+        destination = self._over_its_share(operation.capacity_key)
         if destination is None or self.is_waited_for or not self._for_long(destination):
             return
         if subject not in self._lanes and not destination.slow:
@@ -179,7 +179,7 @@ class Capacity:
         """
         if operation.subject in self._lanes or getattr(operation.owner, "from_stream", False):
             return True
-        destination = self._over_its_share(operation.destination)
+        destination = self._over_its_share(operation.capacity_key)
         if destination is None:
             return True
         by_far = self._lanes.held >= FORWARDED or self._lanes.held_bytes >= self._max_bytes

@@ -24,7 +24,7 @@ class InFlight:
         self.unfenced = 0
         """Core publishes that no fence has confirmed."""
         self.written = 0
-        """Core publishes that were ever written: the position behind the last one, for `fenced`."""
+        """Core publishes that were ever written: the position behind the last one, for `take_fenced`."""
         self.unacked: dict[int, OperationWithAck] = {}
         """JetStream publishes without a PubAck, from the one that was written first."""
         self._core: deque[Operation] = deque()
@@ -51,7 +51,7 @@ class InFlight:
 
     # --- out, confirmed ---
 
-    def fenced(self, mark: int) -> list[Operation]:
+    def take_fenced(self, mark: int) -> list[Operation]:
         """Take out the core publishes that were written before `mark` was read from `written`."""
         core = self._core
         count = mark - (self.written - self.unfenced)
@@ -65,7 +65,7 @@ class InFlight:
             self.unfenced -= confirmed[-1].count
         return confirmed
 
-    def acked(self, order: int) -> OperationWithAck | None:
+    def take_acked(self, order: int) -> OperationWithAck | None:
         """Take out the JetStream publish with this number; None if it is not here (a late or doubled PubAck)."""
         return self.unacked.pop(order, None)
 

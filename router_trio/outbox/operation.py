@@ -25,6 +25,14 @@ class Owner(Protocol):
         """
 
 
+class RouteOwner(Owner, Protocol):
+    """An owner of operations of a route: what they hold counts for their destination."""
+
+    @property
+    def destination(self) -> tuple[str, str]:
+        """The destination's route and template."""
+
+
 class CountedOwner:
     """An owner that is not called for what is fenced together: `fenced` gets how many that is, and how long it took.
 
@@ -188,7 +196,7 @@ class OperationWithAck(CoreOperation):
         self.written_at = 0.0
 
     @property
-    def destination(self) -> Hashable:
+    def capacity_key(self) -> Hashable:
         """Whose capacity it uses: its owner's, if that is a route's, else that of its subject's first token."""
         own: Hashable = getattr(self.owner, "destination", None)
         if own is not None:

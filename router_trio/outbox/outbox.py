@@ -209,7 +209,7 @@ class Outbox:
         first = self._order + 1
         self._order += len(frames)
         self.ledger.accepted += len(frames)
-        self._queue.extend(
+        self._queue.append_each(
             [
                 OperationWithAck(order, frame, owner, now, True)
                 for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
@@ -243,7 +243,7 @@ class Outbox:
         only = self._in_flight.only()
         blamed = self._suspects.link_down(reason, settled, self._in_flight.count, only.order if only else None, now)
         queue.requeue_all()
-        self._retries.link_down()
+        self._retries.clear()
         if blamed and only is not None and queue.withdraw(only):
             self._suspects.remember(only.subject, _content(only))
             self._fail([only], "poison", POISON)
@@ -266,7 +266,7 @@ class Outbox:
     def next_batch(self) -> list[Operation]:
         """Move what may be written now from pending into flight, and return it.
 
-        Asking says that the batch before was sent, and that what the link refused of it was told to `refused`.
+        Asking says that the batch before was sent, and that what the link refused of it was told to `write_refused`.
         """
         self.sent = self._in_flight.written
         if self._held_back:
@@ -277,18 +277,18 @@ class Outbox:
             return []
         now = self._clock()
         window = self._retries.window(MAX_UNACKED, now)
-        due = self._retries.due(now)
+        due = self._retries.take_due(now)
         if due and self._suspects.careful:
             return [*due]
         if self._in_flight.unfenced >= MAX_UNFENCED:
             return [*due]
         most = BATCH_OPERATIONS
         if self._suspects.careful:
-            most = min(most, self._suspects.room(self._in_flight.count, now))
+            most = min(most, self._suspects.send_limit(self._in_flight.count, now))
             self._queue.split_head(most)
         written: list[Operation] = []
         for _ in range(BATCHES_HELD if most else 0):
-            batch = self._queue.take(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)
+            batch = self._queue.take_batch(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)
             # A whole batch may belong in lanes; nothing to write would then be a lie, and what is behind it would wait.
             written = self._retries.without_held(batch)
             if self._suspects.known:
@@ -322,12 +322,12 @@ class Outbox:
     def fenced(self, mark: int) -> None:
         """A fence behind `mark`, as `sent` was then, was answered: the core publishes before it are with the server."""
         held_up = self._in_flight.unfenced >= MAX_UNFENCED
-        confirmed = self._in_flight.fenced(mark)
+        confirmed = self._in_flight.take_fenced(mark)
         if not confirmed:
             return
         if held_up or self._suspects.careful:
             self._wake()
-        self._settlement.fenced(confirmed)
+        self._settlement.settle_fenced(confirmed)
         if self._when_nothing_in_flight:
             self._look_idle()
 
@@ -347,7 +347,7 @@ class Outbox:
             return
         if self._lanes.lanes:
             self._retries.left([operation for operation, _ in acked], accepted=True)
-        self._settlement.acked(acked)
+        self._settlement.settle_acked(acked)
         if self._when_nothing_in_flight:
             self._look_idle()
         if self._lanes.lanes or self._queue.waiting:
@@ -355,7 +355,7 @@ class Outbox:
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         """A publish was answered with an error: tried again within its budget if that may help, else failed."""
-        operation = self._in_flight.acked(order)
+        operation = self._in_flight.take_acked(order)
         if operation is not None:
             self._hold_or_fail(operation, reason, detail, retriable)
             self._wake()
@@ -367,7 +367,7 @@ class Outbox:
             self._fail([operation], "permission_denied", detail)
             self._wake()
 
-    def refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
+    def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
         """The link did not write this operation, or this part of one, though it was taken."""
         for one in self._queue.remains(operation):
             if self._queue.withdraw(one):
@@ -407,18 +407,18 @@ class Outbox:
             self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
         self._wake()
 
-    def next_due(self) -> float | None:
+    def next_batch_at(self) -> float | None:
         """When to ask for a batch again though nothing has happened; None if there is no need to."""
         if not self._queue.waiting and not self._lanes.lanes:
             return None
-        return self._retries.next_due(MAX_UNACKED)
+        return self._retries.next_try_at(MAX_UNACKED)
 
     def shut_down(self) -> int:
         """The end: whatever has no fate yet is dropped, or was in flight and stays unconfirmed. Returns how many."""
         self.connected = False
         self._closed = True
         self._queue.requeue_all()
-        self._retries.link_down()
+        self._retries.clear()
         left = self._settlement.drop(self._queue.drop_all(), "shutdown")
         self._look_idle()
         return left

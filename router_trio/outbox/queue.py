@@ -84,7 +84,7 @@ class SendQueue:
         self.waiting_bytes += operation.size
         self.waiting += operation.count
 
-    def extend(self, operations: Sequence[OperationWithAck], size: int) -> None:
+    def append_each(self, operations: Sequence[OperationWithAck], size: int) -> None:
         """Put newly accepted JetStream publishes of `size` bytes in all at the tail."""
         self._waiting.extend(operations)
         self.waiting_bytes += size
@@ -134,7 +134,7 @@ class SendQueue:
 
     # --- out, over the wire ---
 
-    def take(self, now: float, *, max_operations: int, max_bytes: int, max_unacked: int) -> list[Operation]:
+    def take_batch(self, now: float, *, max_operations: int, max_bytes: int, max_unacked: int) -> list[Operation]:
         """Move operations from the head into flight and return them: at least one if any may go."""
         waiting, in_flight = self._waiting, self.in_flight
         taken: list[Operation] = []

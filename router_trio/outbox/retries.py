@@ -47,18 +47,18 @@ class Retries:
         self._unanswered = 0
         self._look_at = 0.0
 
-    def due(self, now: float) -> list[OperationWithAck]:
+    def take_due(self, now: float) -> list[OperationWithAck]:
         """Those whose time has come, in flight from now on."""
         if not self._lanes.lanes:
             return []
-        due = self._lanes.due(now, self._queue.older_waits)
+        due = self._lanes.take_due(now, self._queue.older_waits)
         for operation in due:
             self._in_flight.add_with_ack(operation, now)
         return due
 
-    def next_due(self, window: int) -> float | None:
+    def next_try_at(self, window: int) -> float | None:
         """When a held publish should be tried again, or the window looked at; None if nothing waits for a time."""
-        due = self._lanes.next_due(self._queue.older_waits) if self._lanes.lanes else None
+        due = self._lanes.next_try_at(self._queue.older_waits) if self._lanes.lanes else None
         unacked = self._in_flight.unacked
         if self._queue.waiting and len(unacked) >= window + self._unanswered:
             oldest = next(iter(unacked.values()))
@@ -82,7 +82,7 @@ class Retries:
             for operation in self._in_flight.unacked.values():
                 if operation.written_at > now - SLOW_AFTER:
                     break
-                key = operation.destination
+                key = operation.capacity_key
                 unanswered[key] += 1
                 first = operation.first_written_at or operation.written_at
                 since[key] = min(first, since.get(key, first))
@@ -95,13 +95,13 @@ class Retries:
         """These destinations are slow, and since when they answer nothing; the others are not."""
         self._queue.put_back(self._lanes.not_slow([key for key in self._slow if key not in slow]))
         for key, since in slow.items():
-            destination = self._lanes.destination(key, now)
+            destination = self._lanes.destination_for(key, now)
             destination.slow = True
             if destination.reason == UNANSWERED:
                 destination.since = since
         self._slow = set(slow)
 
-    def link_down(self) -> None:
+    def clear(self) -> None:
         """Nothing is in flight any more. Whatever was held is taken out by now."""
         self._slow.clear()
         self._unanswered = 0
@@ -120,9 +120,9 @@ class Retries:
         going = []
         for operation in batch:
             if isinstance(operation, OperationWithAck) and (
-                operation.subject in lanes or (slow and operation.destination in slow)
+                operation.subject in lanes or (slow and operation.capacity_key in slow)
             ):
-                self._in_flight.acked(operation.order)
+                self._in_flight.take_acked(operation.order)
                 lanes.hold(operation, now=operation.written_at)
             else:
                 going.append(operation)
@@ -151,7 +151,7 @@ class Retries:
             if self._over(operation, now):
                 over.setdefault("timeout", []).append(operation)
             else:
-                self._in_flight.acked(operation.order)
+                self._in_flight.take_acked(operation.order)
                 operation.resent = True
                 operation.refused_for = None
                 self._lanes.hold(operation, now, now=now)
@@ -175,7 +175,7 @@ class Retries:
         now = self._clock()
         released: list[OperationWithAck] = []
         for operation in operations:
-            released += lanes.settled(operation, accepted=accepted, now=now)
+            released += lanes.release(operation, accepted=accepted, now=now)
         self._queue.put_back(released)
 
     def _over(self, operation: OperationWithAck, now: float) -> bool:

@@ -76,7 +76,7 @@ class Destination:
         """Lanes that hold something and have nothing under way, in the order in which they are tried."""
 
     @property
-    def next(self) -> Iterable[_Lane]:
+    def to_try(self) -> Iterable[_Lane]:
         """The lanes that may be tried, if their time has come."""
         return () if self.slow or self.trying >= TRIED_AT_ONCE else self.ready.values()
 
@@ -119,7 +119,7 @@ class RetryLanes:
         subject = operation.subject
         lane = self.lanes.get(subject)
         if lane is None:
-            lane = self.lanes[subject] = _Lane(self.destination(operation.destination, now))
+            lane = self.lanes[subject] = _Lane(self.destination_for(operation.capacity_key, now))
             lane.destination.lanes += 1
         destination = lane.destination
         lane.add(operation)
@@ -138,7 +138,7 @@ class RetryLanes:
         if lane.probing is None:
             destination.ready[subject] = lane
 
-    def destination(self, key: Hashable, now: float) -> Destination:
+    def destination_for(self, key: Hashable, now: float) -> Destination:
         """The destination with this key, made if nothing of it is held."""
         destination = self.destinations.get(key)
         if destination is None:
@@ -147,7 +147,7 @@ class RetryLanes:
 
     # --- tries ---
 
-    def due(self, now: float, must_wait: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
+    def take_due(self, now: float, must_wait: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
         """The oldest operations of lanes whose time has come and that have none under way, marked as under way.
 
         `must_wait` says that one would overtake an older one elsewhere: that one will come to the lane first.
@@ -170,7 +170,7 @@ class RetryLanes:
     def _try(
         self, destination: Destination, now: float, must_wait: Callable[[OperationWithAck], bool]
     ) -> OperationWithAck | None:
-        for lane in destination.next:
+        for lane in destination.to_try:
             if lane.retry_at > now:
                 break
             operation = lane.oldest
@@ -185,11 +185,11 @@ class RetryLanes:
                 return operation
         return None
 
-    def next_due(self, must_wait: Callable[[OperationWithAck], bool]) -> float | None:
-        """When `due` would give something; None if nothing waits for its time."""
+    def next_try_at(self, must_wait: Callable[[OperationWithAck], bool]) -> float | None:
+        """When `take_due` would give something; None if nothing waits for its time."""
         first = None
         for destination in self.destinations.values():
-            for lane in destination.next:
+            for lane in destination.to_try:
                 if not must_wait(lane.oldest):
                     first = lane.retry_at if first is None else min(first, lane.retry_at)
                     break
@@ -197,7 +197,7 @@ class RetryLanes:
             return None
         return first if self._tries > 0 else max(first, self._turn_ends)
 
-    def settled(self, operation: Operation, *, accepted: bool, now: float = 0.0) -> list[OperationWithAck]:
+    def release(self, operation: Operation, *, accepted: bool, now: float = 0.0) -> list[OperationWithAck]:
         """An operation left: acked, or given up. Returns what its lane releases: all if acked, else nothing."""
         subject = operation.subject
         lane = self.lanes.get(subject)

@@ -110,7 +110,7 @@ class Settlement:
 
     # --- fates ---
 
-    def fenced(self, operations: Sequence[Operation]) -> None:
+    def settle_fenced(self, operations: Sequence[Operation]) -> None:
         """A fence confirmed these."""
         count = clean = 0
         for operation in operations:
@@ -126,7 +126,7 @@ class Settlement:
             until = self._drain_until
             self._drained(sum([operation.count for operation in operations if operation.order <= until]), success=True)
 
-    def acked(self, operations: Sequence[tuple[OperationWithAck, Fate]]) -> None:
+    def settle_acked(self, operations: Sequence[tuple[OperationWithAck, Fate]]) -> None:
         """Streams have stored these."""
         clean = 0
         for operation, _ in operations:

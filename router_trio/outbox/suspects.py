@@ -29,7 +29,7 @@ class Suspects:
 
     def __init__(self) -> None:
         self.careful = False
-        """True while what is sent is limited by `room`."""
+        """True while what is sent is limited by `send_limit`."""
         self.known: set[int] = set()
         """Hashes of what was remembered."""
         self._window = 0
@@ -44,7 +44,7 @@ class Suspects:
         self._settled = settled
         self._window = 0
 
-    def room(self, in_flight: int, now: float) -> int:
+    def send_limit(self, in_flight: int, now: float) -> int:
         """Return how many operations may be sent now beside those that are unconfirmed. Only while `careful`."""
         if not in_flight:
             self._window = max(1, 2 * self._window)

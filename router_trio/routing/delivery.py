@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import trio
 
 from router_trio.message import Fate
-from router_trio.outbox.operation import Operation, OperationWithAck, Owner
+from router_trio.outbox.operation import Operation, OperationWithAck, RouteOwner
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.tracing import MessageTrace
 from router_trio.states import RouteState
@@ -58,16 +58,16 @@ class Delivery:
     def finished(self) -> None:
         """Called once, when the last destination is settled."""
 
-    def owner_for(self, template: str) -> Owner:
+    def owner_for(self, template: str) -> RouteOwner:
         """The owner of the operation to the destination with this template, which is the only one there."""
         self.remaining += 1
         # Of a route with one destination the message itself is the owner: no object more for most messages.
         return self if len(self.route.destinations) == 1 else self._tracked(template)
 
-    def _tracked(self, template: str) -> Owner:
+    def _tracked(self, template: str) -> RouteOwner:
         return DestinationTracker(self, template, self.route.destinations.index(template))
 
-    def copy(self, template: str, number: int) -> Owner:
+    def copy(self, template: str, number: int) -> RouteOwner:
         """The owner of one of several operations, each of which sends a copy with a number of its own."""
         self.remaining += 1
         return DestinationTracker(self, template, number)

@@ -100,7 +100,7 @@ def test_one_that_the_link_refuses_is_not_confirmed_by_a_fence_meanwhile() -> No
     desk.offer(size=100)
     taken = desk.outbox.next_batch()
     desk.outbox.fenced(desk.outbox.sent)
-    desk.outbox.refused(taken[1], "too_large", "more than max_payload")
+    desk.outbox.write_refused(taken[1], "too_large", "more than max_payload")
     desk.batch()
     desk.outbox.fenced(desk.outbox.sent)
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "too_large")]}

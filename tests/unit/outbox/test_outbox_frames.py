@@ -22,7 +22,7 @@ def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: i
     for receipt in receipts:
         desk.outbox.offer_frame(framing.publish(b"a", b""), receipt)
     _, batch = desk.outbox.next_batch()
-    desk.outbox.refused(batch.split()[part], "fault", "injected")
+    desk.outbox.write_refused(batch.split()[part], "fault", "injected")
     assert desk.books() == (4, 0, 3, {"failed": 1})
     desk.outbox.next_batch()
     desk.outbox.fenced(desk.outbox.sent)
@@ -81,7 +81,7 @@ def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -
     (taken,) = desk.outbox.next_batch()
     if denied:
         desk.outbox.publish_denied(b"secret", "Permissions Violation")
-    desk.outbox.refused(taken, "fault", "injected")
+    desk.outbox.write_refused(taken, "fault", "injected")
     desk.batch()
     desk.outbox.fenced(desk.outbox.sent)
     reasons = ["fault", "permission_denied" if denied else "fault", "fault"]

@@ -29,7 +29,7 @@ def test_give_up_fails_an_operation_wherever_it_is_and_once(where: str) -> None:
     assert desk.told == {1: [Fate("failed", "timeout")]}
     assert desk.books() == (1, 0, 0, {"failed": 1})
     assert desk.outbox.queue.find(1) is None
-    assert desk.outbox.next_due() is None
+    assert desk.outbox.next_batch_at() is None
 
 
 def test_what_waited_too_long_is_dropped_also_while_connected() -> None:

@@ -483,7 +483,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def _refuse(self, refused: Operation, retriable: bool) -> None:
         alive = [p for p in (self.publishes[one.order] for one in refused.split()) if p.fate is None]
         may_hold = self._may_hold(refused)
-        self.outbox.refused(refused, "fault", "injected", retriable)
+        self.outbox.write_refused(refused, "fault", "injected", retriable)
         for publish in alive:
             if not publish.with_ack:
                 self.core_on_wire.remove(publish.order)
@@ -527,7 +527,7 @@ class OutboxMachine(RuleBasedStateMachine):
         if batch:
             self.awake = True
         else:
-            self.sleeps_until = self.outbox.next_due()
+            self.sleeps_until = self.outbox.next_batch_at()
         return batch
 
     def _fence(self) -> None:
@@ -635,7 +635,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 self.outbox.acked([(order, stored("S", order))])
             if all(p.fate is not None for p in self.publishes.values()):
                 break
-            self.now = max(self.now, self.outbox.next_due() or 0.0)
+            self.now = max(self.now, self.outbox.next_batch_at() or 0.0)
         assert [p for p in self.publishes.values() if p.fate is None] == []
         assert (self.outbox.pending, self.outbox.in_flight, self.outbox.unfenced) == (0, 0, 0)
         assert self.idle_calls == self.idle_waiters or not unsettled

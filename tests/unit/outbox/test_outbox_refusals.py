@@ -37,7 +37,7 @@ def test_a_stream_without_a_leader_holds_back_its_subject_in_order_and_nothing_e
     desk.offer()
     assert desk.batch() == [5, 6]
     assert desk.batch() == []
-    assert desk.outbox.next_due() == RETRY_REFUSED_AFTER
+    assert desk.outbox.next_batch_at() == RETRY_REFUSED_AFTER
     desk.now = RETRY_REFUSED_AFTER
     assert desk.batch() == [1]
     assert desk.batch() == [], "one of a subject is tried at a time"
@@ -113,7 +113,7 @@ def test_a_link_that_will_not_write_a_publish_is_asked_again_within_its_budget()
     desk.offer(with_ack=True)
     while not desk.told:
         assert desk.batch() == [1]
-        desk.outbox.refused(find(desk, 1), "fault", "injected", True)
+        desk.outbox.write_refused(find(desk, 1), "fault", "injected", True)
         desk.now += RETRY_REFUSED_AFTER
         assert desk.now < 2 * ACK_BUDGET
     assert desk.now > ACK_BUDGET
@@ -124,8 +124,8 @@ def test_a_core_publish_that_the_link_refuses_fails_even_if_a_later_try_might_no
     desk = connected()
     desk.offer()
     (taken,) = desk.outbox.next_batch()
-    desk.outbox.refused(taken, "fault", "injected", True)
-    desk.outbox.refused(taken, "fault", "injected", True)
+    desk.outbox.write_refused(taken, "fault", "injected", True)
+    desk.outbox.write_refused(taken, "fault", "injected", True)
     assert desk.books() == (1, 0, 0, {"failed": 1})
 
 

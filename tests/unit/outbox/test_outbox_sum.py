@@ -30,7 +30,7 @@ def _deny(desk: Desk) -> None:
 
 
 def _recall(desk: Desk) -> None:
-    desk.outbox.refused(OperationWithAck(0, b"", None, 0.0, True), "gone", "")
+    desk.outbox.write_refused(OperationWithAck(0, b"", None, 0.0, True), "gone", "")
     desk.outbox.link_down()
     desk.outbox.link_up()
     desk.outbox.recall(lambda operation: operation.with_ack)

@@ -18,11 +18,11 @@ def nothing_waits(_: Operation) -> bool:
 
 
 def due(lanes: RetryLanes, now: float) -> list[int]:
-    return [one.order for one in lanes.due(now, nothing_waits)]
+    return [one.order for one in lanes.take_due(now, nothing_waits)]
 
 
 def next_due(lanes: RetryLanes) -> float | None:
-    return lanes.next_due(nothing_waits)
+    return lanes.next_try_at(nothing_waits)
 
 
 def orders(operations: Sequence[Operation]) -> list[int]:
@@ -37,7 +37,7 @@ def test_no_lane() -> None:
     assert b"a" not in lanes
     assert due(lanes, 1e9) == []
     assert next_due(lanes) is None
-    assert lanes.settled(operation(1), accepted=True) == []
+    assert lanes.release(operation(1), accepted=True) == []
     assert not lanes.withdraw(operation(1))
     assert lanes.find(1) is None
     assert lanes.clear() == []
@@ -84,10 +84,10 @@ def test_lanes_of_other_subjects_go_their_own_way() -> None:
 def test_one_that_would_overtake_an_older_one_is_not_due() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(4), 1.0)
-    assert lanes.due(9.0, lambda one: one.order == 4) == []
-    assert lanes.next_due(lambda one: one.order == 4) is None
+    assert lanes.take_due(9.0, lambda one: one.order == 4) == []
+    assert lanes.next_try_at(lambda one: one.order == 4) is None
     lanes.hold(operation(2))
-    assert [one.order for one in lanes.due(9.0, lambda one: one.order == 4)] == [2]
+    assert [one.order for one in lanes.take_due(9.0, lambda one: one.order == 4)] == [2]
 
 
 def test_an_ack_dissolves_the_lane_and_releases_all_of_it() -> None:
@@ -95,7 +95,7 @@ def test_an_ack_dissolves_the_lane_and_releases_all_of_it() -> None:
     for order in (1, 2, 3):
         lanes.hold(operation(order), 1.0)
     due(lanes, 1.0)
-    assert orders(lanes.settled(operation(1), accepted=True)) == [2, 3]
+    assert orders(lanes.release(operation(1), accepted=True)) == [2, 3]
     assert not lanes.lanes
     assert (lanes.held, lanes.held_bytes) == (0, 0)
 
@@ -103,7 +103,7 @@ def test_an_ack_dissolves_the_lane_and_releases_all_of_it() -> None:
 def test_an_ack_of_another_one_that_was_in_flight_dissolves_the_lane_too() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
-    assert orders(lanes.settled(operation(2), accepted=True)) == [1]
+    assert orders(lanes.release(operation(2), accepted=True)) == [1]
     assert not lanes.lanes
 
 
@@ -112,9 +112,9 @@ def test_when_the_one_under_way_is_given_up_the_next_one_is_tried() -> None:
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2))
     assert due(lanes, 1.0) == [1]
-    assert lanes.settled(operation(1), accepted=False) == []
+    assert lanes.release(operation(1), accepted=False) == []
     assert due(lanes, 1.0) == [2]
-    assert lanes.settled(operation(2), accepted=False) == []
+    assert lanes.release(operation(2), accepted=False) == []
     assert not lanes.lanes, "an empty lane is none"
 
 
@@ -123,7 +123,7 @@ def test_the_end_of_one_that_is_not_under_way_changes_nothing() -> None:
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2))
     due(lanes, 1.0)
-    assert lanes.settled(operation(9), accepted=False) == []
+    assert lanes.release(operation(9), accepted=False) == []
     assert due(lanes, 9.0) == [], "1 is still under way"
     assert lanes.held == 1
 
@@ -153,7 +153,7 @@ def test_withdrawing_the_last_held_one_leaves_the_lane_to_the_one_under_way() ->
     assert b"a" in lanes
     lanes.hold(operation(3))
     assert due(lanes, 9.0) == []
-    assert orders(lanes.settled(operation(1), accepted=True)) == [3]
+    assert orders(lanes.release(operation(1), accepted=True)) == [3]
 
 
 def test_clear_gives_back_everything_that_is_held() -> None:
@@ -180,7 +180,7 @@ def test_a_destination_with_thousands_of_subjects_is_tried_in_turns() -> None:
     refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
     now, tried = 1.0, []
     for _ in range(20):
-        while batch := lanes.due(now, nothing_waits):
+        while batch := lanes.take_due(now, nothing_waits):
             assert len(batch) <= TRIED_AT_ONCE
             tried += [one.order for one in batch]
             refuse(lanes, batch, now)
@@ -199,7 +199,7 @@ def test_destinations_take_turns_however_much_one_of_them_holds() -> None:
     refuse(lanes, [operation(6000, b"one.a"), operation(6001, b"two.a")], 0.0)
     for turn in range(1, 20):
         tried: list[OperationWithAck] = []
-        while batch := lanes.due(turn * 2 * TURN, nothing_waits):
+        while batch := lanes.take_due(turn * 2 * TURN, nothing_waits):
             tried += batch
             refuse(lanes, batch, turn * 2 * TURN)
         assert {6000, 6001} <= set(orders(tried))
@@ -208,21 +208,21 @@ def test_destinations_take_turns_however_much_one_of_them_holds() -> None:
 def test_what_is_acked_uses_up_no_tries() -> None:
     lanes = RetryLanes()
     refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
-    while batch := lanes.due(1.0, nothing_waits):
+    while batch := lanes.take_due(1.0, nothing_waits):
         for one in batch:
-            lanes.settled(one, accepted=True, now=1.0)
+            lanes.release(one, accepted=True, now=1.0)
     assert (lanes.held, lanes.lanes, lanes.destinations) == (0, {}, {})
 
 
 def test_of_a_slow_destination_nothing_is_tried_and_what_only_that_held_is_let_go_together() -> None:
     lanes = RetryLanes()
-    lanes.destination(b"slow", 0.0).slow = True
+    lanes.destination_for(b"slow", 0.0).slow = True
     for order in (1, 2, 3):
         lanes.hold(operation(order, b"slow.%d" % (order % 2)))
     refuse(lanes, [operation(4, b"slow.refused")], 0.0)
     assert due(lanes, 9.0) == []
     assert next_due(lanes) is None
-    assert lanes.settled(operation(9, b"slow.0"), accepted=True) == [], "it would be back at once"
+    assert lanes.release(operation(9, b"slow.0"), accepted=True) == [], "it would be back at once"
     assert orders(lanes.not_slow([b"slow"])) == [1, 2, 3]
     assert due(lanes, 9.0) == [4]
 

@@ -45,11 +45,11 @@ def test_an_empty_queue_has_nothing() -> None:
     queue = SendQueue()
     assert (queue.pending, queue.pending_bytes, queue.in_flight.count) == (0, 0, 0)
     assert queue.oldest_accepted_at is None
-    assert queue.take(0.0, **ALL) == []
+    assert queue.take_batch(0.0, **ALL) == []
     assert queue.drop_oldest() is None
-    assert queue.in_flight.fenced(queue.in_flight.written) == []
+    assert queue.in_flight.take_fenced(queue.in_flight.written) == []
     queue.requeue_all()
-    assert queue.take(0.0, **ALL) == []
+    assert queue.take_batch(0.0, **ALL) == []
 
 
 def times(one: OperationWithAck) -> tuple[float | None, float]:
@@ -61,50 +61,50 @@ def times(one: OperationWithAck) -> tuple[float | None, float]:
 
 def test_what_is_taken_is_in_flight_in_order_of_acceptance() -> None:
     queue = queue_of(operation(1), with_ack(2), operation(3))
-    assert orders(queue.take(0.0, **ALL)) == [1, 2, 3]
+    assert orders(queue.take_batch(0.0, **ALL)) == [1, 2, 3]
     assert (queue.pending, queue.pending_bytes, queue.in_flight.count) == (0, 0, 3)
     assert (queue.in_flight.unfenced, len(queue.in_flight.unacked)) == (2, 1)
 
 
 def test_take_stops_at_the_number_of_operations() -> None:
     queue = queue_of(*(operation(order) for order in range(1, 6)))
-    assert orders(queue.take(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)) == [1, 2]
-    assert orders(queue.take(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)) == [3, 4]
+    assert orders(queue.take_batch(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)) == [1, 2]
+    assert orders(queue.take_batch(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)) == [3, 4]
 
 
 def test_take_gives_one_that_is_larger_than_a_batch() -> None:
     queue = queue_of(operation(1, size=100), operation(2))
-    assert orders(queue.take(0.0, max_operations=9, max_bytes=1, max_unacked=9)) == [1]
+    assert orders(queue.take_batch(0.0, max_operations=9, max_bytes=1, max_unacked=9)) == [1]
     assert queue.pending_bytes == len(operation(2).frame)
 
 
 def test_take_stops_at_the_first_that_needs_an_ack_when_there_is_no_room() -> None:
     queue = queue_of(with_ack(1), with_ack(2), operation(3))
-    assert orders(queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [1]
+    assert orders(queue.take_batch(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [1]
     # The core publish behind it doesn't overtake: order is acceptance.
-    assert queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1) == []
-    assert queue.in_flight.acked(1) is not None
-    assert orders(queue.take(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [2, 3]
+    assert queue.take_batch(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1) == []
+    assert queue.in_flight.take_acked(1) is not None
+    assert orders(queue.take_batch(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [2, 3]
 
 
 def test_the_first_write_is_remembered_until_the_link_dies() -> None:
     one = with_ack(1)
     queue = queue_of(one)
-    queue.take(5.0, **ALL)
-    queue.in_flight.acked(1)
+    queue.take_batch(5.0, **ALL)
+    queue.in_flight.take_acked(1)
     queue.in_flight.add_with_ack(one, 9.0)
     assert times(one) == (5.0, 9.0)
     queue.requeue_all()
     assert times(one) == (None, 9.0)
-    queue.take(11.0, **ALL)
+    queue.take_batch(11.0, **ALL)
     assert times(one) == (11.0, 11.0)
 
 
 def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
     one = with_ack(1)
     queue = queue_of(one)
-    queue.take(5.0, **ALL)
-    queue.in_flight.acked(1)
+    queue.take_batch(5.0, **ALL)
+    queue.in_flight.take_acked(1)
     queue.put_back([one])
     assert times(one) == (5.0, 5.0)
     queue.requeue_all()
@@ -116,11 +116,11 @@ def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
 
 def test_a_fence_confirms_what_was_written_before_its_mark_and_only_core_publishes() -> None:
     queue = queue_of(operation(1), with_ack(2), operation(3), operation(4))
-    queue.take(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
+    queue.take_batch(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
     mark = queue.in_flight.written
-    queue.take(0.0, **ALL)
-    assert orders(queue.in_flight.fenced(mark)) == [1, 3]
-    assert queue.in_flight.fenced(mark) == []
+    queue.take_batch(0.0, **ALL)
+    assert orders(queue.in_flight.take_fenced(mark)) == [1, 3]
+    assert queue.in_flight.take_fenced(mark) == []
     assert queue.in_flight.unfenced == 1
     assert len(queue.in_flight.unacked) == 1
 
@@ -129,46 +129,46 @@ def test_fences_that_are_answered_out_of_order_confirm_each_operation_once() -> 
     queue = queue_of(operation(1), operation(2), operation(3))
     marks = []
     for _ in range(3):
-        queue.take(0.0, max_operations=1, max_bytes=1, max_unacked=0)
+        queue.take_batch(0.0, max_operations=1, max_bytes=1, max_unacked=0)
         marks.append(queue.in_flight.written)
-    assert orders(queue.in_flight.fenced(marks[1])) == [1, 2]
-    assert queue.in_flight.fenced(marks[0]) == []
-    assert orders(queue.in_flight.fenced(marks[2])) == [3]
+    assert orders(queue.in_flight.take_fenced(marks[1])) == [1, 2]
+    assert queue.in_flight.take_fenced(marks[0]) == []
+    assert orders(queue.in_flight.take_fenced(marks[2])) == [3]
 
 
 def test_a_mark_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
     queue = queue_of(operation(1), operation(2))
-    queue.take(0.0, **ALL)
+    queue.take_batch(0.0, **ALL)
     mark = queue.in_flight.written
     assert queue.in_flight.count == 2
     queue.requeue_all()
     assert queue.in_flight.count == 0
-    queue.take(1.0, **ALL)
-    assert queue.in_flight.fenced(mark) == []
-    assert orders(queue.in_flight.fenced(queue.in_flight.written)) == [1, 2]
+    queue.take_batch(1.0, **ALL)
+    assert queue.in_flight.take_fenced(mark) == []
+    assert orders(queue.in_flight.take_fenced(queue.in_flight.written)) == [1, 2]
 
 
 def test_one_that_leaves_the_middle_never_makes_a_fence_confirm_too_much() -> None:
     before, after = operation(2), operation(4)
     queue = queue_of(operation(1), before, operation(3), after)
-    queue.take(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
+    queue.take_batch(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
     mark = queue.in_flight.written
-    queue.take(0.0, **ALL)
+    queue.take_batch(0.0, **ALL)
     assert queue.withdraw(before)
     assert queue.withdraw(after)
     # One too few now; the next fence has it.
-    assert orders(queue.in_flight.fenced(mark)) == [1]
-    assert orders(queue.in_flight.fenced(queue.in_flight.written)) == [3]
+    assert orders(queue.in_flight.take_fenced(mark)) == [1]
+    assert orders(queue.in_flight.take_fenced(queue.in_flight.written)) == [3]
 
 
 def test_a_puback_confirms_once() -> None:
     queue = queue_of(with_ack(1), operation(2))
-    queue.take(0.0, **ALL)
-    found = queue.in_flight.acked(1)
+    queue.take_batch(0.0, **ALL)
+    found = queue.in_flight.take_acked(1)
     assert found is not None
     assert found.order == 1
-    assert queue.in_flight.acked(1) is None
-    assert queue.in_flight.acked(2) is None, "a core publish has no PubAck"
+    assert queue.in_flight.take_acked(1) is None
+    assert queue.in_flight.take_acked(2) is None, "a core publish has no PubAck"
 
 
 # --- back ------------------------------------------------------------------------------------------------------------
@@ -177,23 +177,23 @@ def test_a_puback_confirms_once() -> None:
 def test_after_a_loss_everything_in_flight_is_sent_again_first_in_order_of_acceptance() -> None:
     queue = queue_of(*(with_ack(order) if order % 2 == 0 else operation(order) for order in range(1, 8)))
     size = queue.pending_bytes
-    queue.take(0.0, max_operations=5, max_bytes=1 << 30, max_unacked=9)
+    queue.take_batch(0.0, max_operations=5, max_bytes=1 << 30, max_unacked=9)
     assert queue.in_flight.count == 5
     queue.requeue_all()
     assert queue.pending_bytes == size
-    assert orders(queue.take(0.0, **ALL)) == [1, 2, 3, 4, 5, 6, 7]
+    assert orders(queue.take_batch(0.0, **ALL)) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_what_comes_back_in_turns_is_merged_by_order_of_acceptance() -> None:
     taken = [with_ack(order) for order in range(1, 7)]
     queue = queue_of(*taken)
-    queue.take(0.0, **ALL)
+    queue.take_batch(0.0, **ALL)
     for one in taken:
-        queue.in_flight.acked(one.order)
+        queue.in_flight.take_acked(one.order)
     queue.put_back([taken[2], taken[3]])
     queue.put_back([taken[4], taken[0]])
     queue.put_back([])
-    assert orders(queue.take(0.0, **ALL)) == [1, 3, 4, 5]
+    assert orders(queue.take_batch(0.0, **ALL)) == [1, 3, 4, 5]
 
 
 @given(st.lists(st.sampled_from(["take", "put_back", "requeue", "ack", "fence"]), max_size=30), st.data())
@@ -203,23 +203,23 @@ def test_whatever_comes_back_the_queue_stays_in_order_of_acceptance(steps: list[
     left = set(range(1, 20))
     for step in steps:
         if step == "take":
-            queue.take(0.0, max_operations=data.draw(st.integers(1, 6)), max_bytes=1 << 30, max_unacked=8)
+            queue.take_batch(0.0, max_operations=data.draw(st.integers(1, 6)), max_bytes=1 << 30, max_unacked=8)
         elif step == "ack":
-            found = queue.in_flight.acked(data.draw(st.integers(1, 19)))
+            found = queue.in_flight.take_acked(data.draw(st.integers(1, 19)))
             if found is not None:
                 out[found.order] = found
         elif step == "put_back":
             chosen = data.draw(st.lists(st.sampled_from(sorted(out)), unique=True)) if out else []
             queue.put_back([out.pop(order) for order in chosen])
         elif step == "fence":
-            left -= set(orders(queue.in_flight.fenced(queue.in_flight.written)))
+            left -= set(orders(queue.in_flight.take_fenced(queue.in_flight.written)))
         else:
             queue.requeue_all()
         assert queue.pending + queue.in_flight.count + len(out) == len(left)
     queue.put_back(list(out.values()))
     queue.requeue_all()
     assert queue.pending_bytes == sum(len(operation(order, size=order).frame) for order in left)
-    assert orders(queue.take(0.0, **ALL)) == sorted(left)
+    assert orders(queue.take_batch(0.0, **ALL)) == sorted(left)
     assert queue.pending_bytes == 0
 
 
@@ -247,7 +247,7 @@ def test_what_is_older_is_dropped_and_what_is_as_old_stays() -> None:
 def test_withdraw_finds_an_operation_wherever_it_is_and_only_once() -> None:
     unacked, fenced, waiting = with_ack(1), operation(2), operation(3)
     queue = queue_of(unacked, fenced, waiting)
-    queue.take(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)
+    queue.take_batch(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)
     for one in (unacked, fenced, waiting):
         assert queue.withdraw(one)
         assert not queue.withdraw(one)
@@ -262,7 +262,7 @@ def test_the_oldest_in_flight_to_a_subject_is_found_among_both_kinds() -> None:
         operation(4, subject=b"a"),
         operation(5, subject=b"c"),
     )
-    queue.take(0.0, max_operations=4, max_bytes=1 << 30, max_unacked=9)
+    queue.take_batch(0.0, max_operations=4, max_bytes=1 << 30, max_unacked=9)
     seen = []
     while (found := queue.in_flight.oldest_to(b"a")) is not None:
         seen.append(found.order)
@@ -281,8 +281,8 @@ def test_an_older_one_to_the_same_subject_is_seen_while_it_waits() -> None:
 
 def test_what_has_waited_long_for_its_puback() -> None:
     queue = queue_of(with_ack(1), with_ack(2), operation(3))
-    queue.take(1.0, max_operations=1, max_bytes=1 << 30, max_unacked=9)
-    queue.take(2.0, **ALL)
+    queue.take_batch(1.0, max_operations=1, max_bytes=1 << 30, max_unacked=9)
+    queue.take_batch(2.0, **ALL)
     assert orders(queue.in_flight.unacked_since(0.9)) == []
     assert orders(queue.in_flight.unacked_since(1.0)) == [1]
     assert orders(queue.in_flight.unacked_since(9.0)) == [1, 2]
@@ -290,14 +290,14 @@ def test_what_has_waited_long_for_its_puback() -> None:
 
 def test_what_is_wanted_is_taken_out_of_what_is_pending() -> None:
     queue = queue_of(*(operation(order, size=order) for order in range(1, 6)))
-    queue.take(0.0, **(ALL | {"max_operations": 1}))
+    queue.take_batch(0.0, **(ALL | {"max_operations": 1}))
     size = queue.pending_bytes
     taken = queue.take_out(lambda one: one.order in (1, 3, 5))
     assert orders(taken) == [3, 5], "1 is in flight"
     assert (queue.pending, queue.in_flight.count) == (2, 1)
     assert queue.pending_bytes == size - sum(len(one.frame) for one in taken)
     assert queue.take_out(lambda _: False) == []
-    assert orders(queue.take(0.0, **ALL)) == [2, 4]
+    assert orders(queue.take_batch(0.0, **ALL)) == [2, 4]
 
 
 def test_what_stays_together_has_consecutive_numbers_also_when_one_between_was_taken_back() -> None:
@@ -308,5 +308,5 @@ def test_what_stays_together_has_consecutive_numbers_also_when_one_between_was_t
     assert queue.withdraw(between)
     queue.append_frame(3, b"PUB a 0\r\n\r\n", Receipt(), 0.0)
     queue.append_frames(5, [b"PUB a 0\r\n\r\n"] * 2, FrameOwners([Receipt()], [2]), 0.0)
-    waiting = queue.take(0.0, max_operations=9, max_bytes=999, max_unacked=9)
+    waiting = queue.take_batch(0.0, max_operations=9, max_bytes=999, max_unacked=9)
     assert [part.order for one in waiting for part in one.split()] == [1, 3, 4, 5]
