@@ -65,8 +65,8 @@ NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 class DestinationState:
     """Whether one destination of a route would take a message now, as far as anybody knows.
 
-    Two things tell: what a lookup found (`looked_up`: `found`), and what the last publish met (`met`: `refused`). Each
-    is a reason and its detail, or None. A message that gets through since is stronger than both: it is seen in the
+    Two things tell: what a lookup found (`looked_up`: `found`), and what the last publish met (`met`: `mark_refused`).
+    Each is a reason and its detail, or None. A message that gets through since is stronger than both: it is seen in the
     route's own count, which costs the messages nothing.
     """
 
@@ -83,7 +83,7 @@ class DestinationState:
         self._routed_before = 0
 
     @property
-    def route(self) -> str:
+    def route_name(self) -> str:
         """The name of its route."""
         return self._route.name
 
@@ -96,7 +96,7 @@ class DestinationState:
 
     @property
     def got_through(self) -> bool:
-        """Return True if a message got through since `found` or `refused` last told of trouble."""
+        """Return True if a message got through since `found` or `mark_refused` last told of trouble."""
         return self._alone and self._routed > self._routed_before
 
     def found(self, trouble: tuple[str, str] | None) -> None:
@@ -105,7 +105,7 @@ class DestinationState:
         if trouble is not None:
             self._routed_before = self._routed
 
-    def refused(self, reason: str, detail: str) -> None:
+    def mark_refused(self, reason: str, detail: str) -> None:
         """A publish was refused."""
         self.met = (reason, detail)
         self._routed_before = self._routed

@@ -118,10 +118,10 @@ class Publisher:
         if not self._outbox.blocks:
             return False
         if self._connection.connected:
-            await self._connection.room()
+            await self._connection.wait_for_capacity()
             return False
         self._outbox.capacity.blocked(with_ack)
-        await self._connection.room()
+        await self._connection.wait_for_capacity()
         return True
 
     async def _share(self, target: bytes, limit: float) -> None:

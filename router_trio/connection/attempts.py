@@ -55,7 +55,7 @@ class Attempts:
 
     def discovered(self, servers: Sequence[str]) -> None:
         """A server told of these."""
-        self._plan.discovered(servers)
+        self._plan.set_discovered(servers)
 
     # --- what becomes of them ---
 

@@ -73,7 +73,7 @@ class ReconnectPlan:
         """Return True if the round's attempts are used up."""
         return self._number >= self.attempts_of_round
 
-    def discovered(self, servers: Sequence[str]) -> None:
+    def set_discovered(self, servers: Sequence[str]) -> None:
         """Know the servers that a server told of, as `host:port`, beside the configured ones.
 
         They replace those that were told of before: a cluster whose members come and go would be a growing list of

@@ -68,14 +68,14 @@ class Destinations:
 
     # --- what publishes meet ---
 
-    def refused(self, subject: bytes, reason: str, detail: str, retriable: bool = False) -> None:
+    def publish_refused(self, subject: bytes, reason: str, detail: str, retriable: bool = False) -> None:
         """A publish to this subject was refused. Passes over what was the message's own fault."""
         if reason not in OF_THE_DESTINATION and not retriable:
             return
         for one in self._of(subject):
             fresh = one.met is None or one.met[0] != reason or one.got_through
             told = f"{detail}; {_CURES[reason]}" if reason in _CURES else detail
-            one.refused(reason, told)
+            one.mark_refused(reason, told)
             if fresh:
                 self._refusing.pop(one, None)
                 self._look_early()
@@ -220,7 +220,7 @@ class Destinations:
             self._emit(
                 DestinationNotStored(
                     at=trio.current_time(),
-                    route=one.route,
+                    route=one.route_name,
                     connection=self._connection,
                     subject=one.template,
                     reason=reason,
@@ -231,7 +231,7 @@ class Destinations:
             self._told.remove(one)
             self._emit(
                 DestinationStored(
-                    at=trio.current_time(), route=one.route, connection=self._connection, subject=one.template
+                    at=trio.current_time(), route=one.route_name, connection=self._connection, subject=one.template
                 )
             )
 

@@ -194,7 +194,7 @@ class PullCredit:
         """Return True if something that others may need is asked for: it should be given back soon."""
         return self._borrowed > 0
 
-    def received(self, count: int, size: int) -> None:
+    def count_received(self, count: int, size: int) -> None:
         """That many messages came, at least one, of so many bytes."""
         self._average = size // count
         self._least = 1
@@ -221,7 +221,7 @@ class PullCredit:
         self._least = 1
         self._give_back()
 
-    def status(self, code: int, description: str, unfilled: int | None, unfilled_bytes: int | None) -> Reading:
+    def read_status(self, code: int, description: str, unfilled: int | None, unfilled_bytes: int | None) -> Reading:
         """Read a status.
 
         `unfilled` and `unfilled_bytes` are its headers Nats-Pending-Messages and Nats-Pending-Bytes: what that request

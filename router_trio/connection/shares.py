@@ -36,7 +36,7 @@ class Shares:
             if not self._room.waits_for(destination):
                 waiting.unpark()
 
-    def wake(self) -> None:
+    def wake_all(self) -> None:
         """The link came or went: all look again."""
         for waiting in self.waiting.values():
             waiting.unpark_all()

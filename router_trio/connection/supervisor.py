@@ -112,7 +112,7 @@ class Connection:
         """Wait until the connection comes or goes."""
         await self._changed.wait()
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait while the queue is full and may empty, whatever empties it; or until there is nothing to wait for."""
         while self.outbox.blocks:
             await self._room.park()
@@ -320,7 +320,7 @@ class Connection:
         for tell in self._tell_of_changes:
             tell()
         self._room.unpark_all()
-        self.shares.wake()
+        self.shares.wake_all()
 
     def _progress(self) -> None:
         """There may be room."""
@@ -337,7 +337,7 @@ class Connection:
     def _not_written(self, refusal: Refusal) -> None:
         operation = refusal.operation
         if operation.with_ack:
-            self.destinations.refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
+            self.destinations.publish_refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
 
     def _fenced(self, at: float) -> None:
         self.state.fenced_at = at
@@ -367,11 +367,11 @@ class Connection:
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         operation = self.outbox.queue.find(order)
         if operation is not None:
-            self.destinations.refused(operation.subject, reason, detail, retriable)
+            self.destinations.publish_refused(operation.subject, reason, detail, retriable)
         self.outbox.ack_refused(order, reason, detail, retriable)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
-        self.destinations.refused(subject, "permission_denied", detail)
+        self.destinations.publish_refused(subject, "permission_denied", detail)
         self.outbox.publish_denied(subject, detail)
 
     def read_done(self) -> None:

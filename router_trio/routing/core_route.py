@@ -84,7 +84,7 @@ class CoreRoute(Route):
         while True:
             received_at, batch = await self._intake.take()
             self._in_hand = len(batch)
-            await routing.room()
+            await routing.wait_for_capacity()
             if handler is not None:
                 await self._handle(handler, received_at, batch)
             else:

@@ -66,7 +66,7 @@ class Routing:
                     await connection.changed()
                     break
                 if connection.outbox.blocks:
-                    await connection.room()
+                    await connection.wait_for_capacity()
                     break
             else:
                 return
@@ -87,14 +87,14 @@ class Routing:
             outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack
         )
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait until every destination has room, or waiting would not make any. For routes that no stream holds up."""
         for outlet, key in self._with_ack:
             if outlet.outbox.capacity.waits_for(key):
                 await outlet.connection.shares.wait(key)
         for connection in self.connections:
             if connection.outbox.blocks:
-                await connection.room()
+                await connection.wait_for_capacity()
 
     def fail(self, reason: str, detail: str, *, error_type: str | None = None, count: int = 1) -> None:
         """Say that a message failed in this route. Counting is the delivery's."""

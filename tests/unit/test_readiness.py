@@ -282,9 +282,9 @@ async def test_a_destination_that_refused_and_then_confirms_nothing_is_not_ready
 async def test_only_refusals_of_the_destination_count(autojump_clock: MockClock) -> None:
     async with world([TO_STREAM], brokers=one_broker()) as w:
         destinations = w.live.connections["main"].destinations
-        destinations.refused(b"out.x", "too_large", "of the message")
-        destinations.refused(b"out.x", "wrong_expectation", "of the message")
-        destinations.refused(b"elsewhere", "permission_denied", "of nobody here")
+        destinations.publish_refused(b"out.x", "too_large", "of the message")
+        destinations.publish_refused(b"out.x", "wrong_expectation", "of the message")
+        destinations.publish_refused(b"elsewhere", "permission_denied", "of nobody here")
         assert not why(w)
         assert not w.watch.of("NATS_DESTINATION_NOT_STORED")
 

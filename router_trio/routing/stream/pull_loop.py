@@ -100,16 +100,16 @@ class PullLoop:
 
     def kept(self, doubtful: Sequence[framing.RawMessage]) -> None:
         """These came, and may not be what was asked for: look at the consumer before they are taken."""
-        self._credit.received(len(doubtful), framing.delivered_size(doubtful))
+        self._credit.count_received(len(doubtful), framing.delivered_size(doubtful))
         self._check_now.set()
 
     def heard(self, now: float) -> None:
         """Something came."""
         self._heard_at = now
 
-    def received(self, count: int, size: int, *, again: bool) -> None:
+    def count_received(self, count: int, size: int, *, again: bool) -> None:
         """That many of the messages that were asked for came, of so many bytes. `again`: the last had come before."""
-        self._credit.received(count, size)
+        self._credit.count_received(count, size)
         self._came_again = again
 
     def look(self) -> None:
@@ -128,13 +128,13 @@ class PullLoop:
         """A destination came or went, or the intake was closed."""
         self._look_again.set()
 
-    def status(self, raw: framing.RawMessage) -> bool:
+    def read_status(self, raw: framing.RawMessage) -> bool:
         """Read a status of the consumer. Returns True if it says that all is well."""
         block = framing.header_block(raw)
         if not headers.status(block)[0]:
             return False  # it is nothing that a server says
         unfilled, unfilled_bytes = (headers.find_number(block, name) for name in _PENDING)
-        reading = self._credit.status(*headers.status(block), unfilled, unfilled_bytes)
+        reading = self._credit.read_status(*headers.status(block), unfilled, unfilled_bytes)
         if reading.verdict is Verdict.GO_ON:
             return True
         if reading.verdict is Verdict.REOPEN:

@@ -159,7 +159,7 @@ class StreamRoute(Route):
         pending = self._ack_pending
         deliveries, columns, others = self._deliveries.read(batch, pending.cursor, now)
         for raw in others:
-            if self._pull_loop.status(raw):
+            if self._pull_loop.read_status(raw):
                 self._retry.succeeded()
         taken = self._payloads.sift(deliveries, batch)
         if taken < len(deliveries):
@@ -177,7 +177,7 @@ class StreamRoute(Route):
                 self._acks.ack([delivery.ack_subject for delivery in settled])
             self.state.received += len(deliveries) - len(again)
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
-            self._pull_loop.received(len(deliveries), size, again=came_again)
+            self._pull_loop.count_received(len(deliveries), size, again=came_again)
             self._retry.succeeded()
         if self.routing.plan.handler is None:
             self._forward_at_once()

@@ -158,40 +158,40 @@ def test_discovered_servers_are_tried_after_the_configured_ones() -> None:
     ahead = plan(A)
     ahead.next()
     ahead.connected(A)
-    ahead.discovered(["b:4222", "a:4222", "c:4222", "b:4222"])
+    ahead.set_discovered(["b:4222", "a:4222", "c:4222", "b:4222"])
     assert ahead.servers == (A, B, C)
     assert [ahead.next().server for _ in range(3)] == [A, B, C]
 
 
 def test_discovered_servers_replace_those_of_before_and_never_the_configured_ones() -> None:
     ahead = plan(A, B)
-    ahead.discovered(["c:4222", "d:4222"])
-    ahead.discovered(["d:4222"])
+    ahead.set_discovered(["c:4222", "d:4222"])
+    ahead.set_discovered(["d:4222"])
     assert list(ahead.servers) == [A, B, "nats://d:4222"]
-    ahead.discovered(["a:4222"])
+    ahead.set_discovered(["a:4222"])
     assert list(ahead.servers) == [A, B]
 
 
 def test_discovery_does_not_change_whose_turn_it_is() -> None:
     ahead = plan(A)
-    ahead.discovered(["b:4222", "c:4222"])
+    ahead.set_discovered(["b:4222", "c:4222"])
     ahead.connected(C)
-    ahead.discovered(["d:4222", "c:4222"])
+    ahead.set_discovered(["d:4222", "c:4222"])
     assert ahead.next().server == C
 
 
 def test_a_discovered_server_that_is_gone_gives_its_turn_away() -> None:
     ahead = plan(A)
-    ahead.discovered(["b:4222", "c:4222"])
+    ahead.set_discovered(["b:4222", "c:4222"])
     ahead.connected(C)
-    ahead.discovered(["b:4222"])
+    ahead.set_discovered(["b:4222"])
     assert ahead.servers == (A, B)
     assert {ahead.next().server for _ in range(2)} == {A, B}
 
 
 def test_discovered_servers_are_asked_for_tls_as_the_configured_ones_are() -> None:
     ahead = plan("tls://a:4222")
-    ahead.discovered(["b:4222", "[::1]:4222"])
+    ahead.set_discovered(["b:4222", "[::1]:4222"])
     assert ahead.servers == ("tls://a:4222", "tls://b:4222", "tls://[::1]:4222")
 
 
@@ -202,7 +202,7 @@ def test_announced_servers_of_a_mixed_list_are_asked_for_tls(servers: tuple[str,
     ahead = plan(*servers)
     for _ in range(turns):
         ahead.next()
-    ahead.discovered(["c:4222"])
+    ahead.set_discovered(["c:4222"])
     assert ahead.servers == (*servers, "tls://c:4222")
 
 

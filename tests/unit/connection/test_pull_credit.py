@@ -50,13 +50,13 @@ def test_the_whole_window_is_asked_for_at_once_and_topped_up_when_half_of_it_is_
     credit = a_credit(10)
     assert asked(credit, 0) == 10
     assert asked(credit, 0) == 0
-    credit.received(10, 10 * SIZE)
+    credit.count_received(10, 10 * SIZE)
     assert asked(credit, 10) == 0
     credit = a_credit(10)
     asked(credit, 0)
-    credit.received(4, 4 * SIZE)
+    credit.count_received(4, 4 * SIZE)
     assert asked(credit, 0) == 0, "less than half is free"
-    credit.received(1, 1 * SIZE)
+    credit.count_received(1, 1 * SIZE)
     assert asked(credit, 0) == 5
     assert credit.outstanding == 10
 
@@ -76,7 +76,7 @@ def test_never_more_than_the_window_is_asked_for_and_held() -> None:
         asked(credit, held)
         assert credit.outstanding + held <= 7
         if step % 3 and credit.outstanding:
-            credit.received(1, 1 * SIZE)
+            credit.count_received(1, 1 * SIZE)
             held += 1
         elif held:
             held -= 1
@@ -85,7 +85,7 @@ def test_never_more_than_the_window_is_asked_for_and_held() -> None:
 def test_more_than_was_asked_for_leaves_no_debt() -> None:
     credit = a_credit(4)
     asked(credit, 0)
-    credit.received(6, 6 * SIZE)
+    credit.count_received(6, 6 * SIZE)
     assert credit.outstanding == 0
     assert credit.want(2, 2 * SIZE) == 2
 
@@ -95,7 +95,7 @@ def test_more_than_was_asked_for_leaves_no_debt() -> None:
 def test_a_request_that_ended_gives_back_what_it_did_not_bring(code: int, unfilled: int | None, left: int) -> None:
     credit = a_credit(10)
     asked(credit, 0)
-    reading = credit.status(code, "Request Timeout", unfilled, None if unfilled is None else 0)
+    reading = credit.read_status(code, "Request Timeout", unfilled, None if unfilled is None else 0)
     assert reading.verdict is Verdict.ASK_AGAIN
     assert credit.outstanding == left
 
@@ -103,7 +103,7 @@ def test_a_request_that_ended_gives_back_what_it_did_not_bring(code: int, unfill
 def test_a_heartbeat_changes_nothing() -> None:
     credit = a_credit(10)
     asked(credit, 0)
-    assert credit.status(100, "Idle Heartbeat", None, None).verdict is Verdict.GO_ON
+    assert credit.read_status(100, "Idle Heartbeat", None, None).verdict is Verdict.GO_ON
     assert credit.outstanding == 10
 
 
@@ -124,7 +124,7 @@ def test_a_heartbeat_changes_nothing() -> None:
 def test_every_other_status_ends_all_requests(code: int, description: str, verdict: Verdict, reason: str) -> None:
     credit = a_credit(10)
     asked(credit, 0)
-    reading = credit.status(code, description, None, None)
+    reading = credit.read_status(code, description, None, None)
     assert (reading.verdict, reading.reason) == (verdict, reason)
     assert credit.outstanding == 0
     assert (reading.detail != "") == (verdict is Verdict.REOPEN)
@@ -133,7 +133,7 @@ def test_every_other_status_ends_all_requests(code: int, description: str, verdi
 def test_a_smaller_batch_is_tried_when_the_server_refuses_a_large_one_until_there_is_none() -> None:
     credit = a_credit(10)
     sizes = []
-    while credit.status(409, "Exceeded MaxRequestBatch of 0", None, None).verdict is Verdict.ASK_AGAIN:
+    while credit.read_status(409, "Exceeded MaxRequestBatch of 0", None, None).verdict is Verdict.ASK_AGAIN:
         sizes.append(credit.window)
     assert sizes == [5, 2, 1]
 
@@ -150,18 +150,18 @@ def test_what_is_due_again_is_asked_for_whatever_is_held() -> None:
 
 
 def too_large(credit: PullCredit, messages: int, left: int) -> Verdict:
-    return credit.status(409, "Message Size Exceeds MaxBytes", messages, left).verdict
+    return credit.read_status(409, "Message Size Exceeds MaxBytes", messages, left).verdict
 
 
 def test_a_request_is_for_twice_the_bytes_that_its_messages_had_and_never_for_more_than_is_free() -> None:
     credit = a_credit(1000)
     assert credit.size(1000, 0) == 2 * 1000 * pull_credit.ASSUMED_SIZE
     credit.asked(1000, 2 * MIB)
-    credit.received(500, 500 * 300)
+    credit.count_received(500, 500 * 300)
     assert credit.size(500, 500 * 300) == 2 * 500 * 300
-    credit.received(500, 500 * 5000)
+    credit.count_received(500, 500 * 5000)
     assert credit.size(1000, 0) == 1000 * 5000 * 2
-    credit.received(1, MIB)
+    credit.count_received(1, MIB)
     assert credit.size(1000, 0) == 16 * MIB
     assert credit.size(1000, 15 * MIB) == MIB
 
@@ -177,8 +177,8 @@ def test_what_is_held_in_bytes_holds_back_as_what_is_held_in_number_does() -> No
 def test_the_bytes_of_a_request_that_is_over_come_back() -> None:
     credit = a_credit(10)
     assert asked(credit, 0) == 10
-    credit.received(4, 4 * SIZE)
-    assert credit.status(409, "Batch Completed", 0, credit.outstanding_bytes - 50).verdict is Verdict.ASK_AGAIN
+    credit.count_received(4, 4 * SIZE)
+    assert credit.read_status(409, "Batch Completed", 0, credit.outstanding_bytes - 50).verdict is Verdict.ASK_AGAIN
     assert (credit.outstanding, credit.outstanding_bytes) == (6, 50)
     assert too_large(credit, 6, 50) is Verdict.ASK_AGAIN
     assert (credit.outstanding, credit.outstanding_bytes) == (0, 0)
@@ -187,7 +187,7 @@ def test_the_bytes_of_a_request_that_is_over_come_back() -> None:
 def test_a_request_that_was_filled_to_the_last_byte_is_over() -> None:
     credit = a_credit(10)
     asked(credit, 0)
-    credit.received(3, credit.outstanding_bytes)
+    credit.count_received(3, credit.outstanding_bytes)
     assert (credit.outstanding, credit.outstanding_bytes) == (0, 0)
     assert credit.want(3, 3 * SIZE) == 7
 
@@ -195,7 +195,7 @@ def test_a_request_that_was_filled_to_the_last_byte_is_over() -> None:
 def test_a_message_that_found_no_room_gets_it_when_there_is_more_and_all_of_it_when_nothing_is_held() -> None:
     credit = a_credit(100, 2 * MIB)
     asked(credit, 0)
-    credit.received(2, 2 * 900_000)
+    credit.count_received(2, 2 * 900_000)
     too_large(credit, 98, credit.outstanding_bytes)
     assert credit.want(2, 2 * 900_000) == 0, "that would be too little again"
     assert asked(credit, 1, 900_000) > 0
@@ -206,7 +206,7 @@ def test_a_message_that_found_no_room_gets_it_when_there_is_more_and_all_of_it_w
         assert too_large(credit, credit.outstanding, credit.outstanding_bytes) is Verdict.ASK_AGAIN
         assert credit.want(1, 10_000) == 0, "it is larger than all that may be held: alone"
         assert asked(credit, 0) > 0
-    credit.received(1, 5 * MIB)
+    credit.count_received(1, 5 * MIB)
     credit.clear()
     assert credit.size(100, 0) == 2 * MIB
 
@@ -219,7 +219,7 @@ def test_nothing_is_borrowed_again_for_a_message_that_did_not_come() -> None:
     too_large(credit, 100, credit.outstanding_bytes)
     asked(credit, 0)
     assert credit.borrowed
-    credit.status(408, "Request Timeout", 100, credit.outstanding_bytes)
+    credit.read_status(408, "Request Timeout", 100, credit.outstanding_bytes)
     assert asked(credit, 0) == 100
     assert credit.outstanding_bytes == budget.share
     assert (credit.borrowed, budget.lent) == (False, 0)
@@ -229,7 +229,7 @@ def test_a_message_that_nobody_can_be_asked_for_ends_in_an_error() -> None:
     credit = a_credit(100)
     for _ in range(64):
         asked(credit, 0)
-        reading = credit.status(409, "Message Size Exceeds MaxBytes", None, None)
+        reading = credit.read_status(409, "Message Size Exceeds MaxBytes", None, None)
         if reading.verdict is Verdict.REOPEN:
             break
     assert (reading.verdict, reading.reason) == (Verdict.REOPEN, "consumer_limit")
@@ -240,7 +240,7 @@ def test_fewer_bytes_are_tried_when_the_consumer_limits_them() -> None:
     credit = a_credit(1000)
     asked(credit, 0)
     while credit.size(1000, 0) > 40_000:
-        assert credit.status(409, "Exceeded MaxRequestMaxBytes of 40000", None, None).verdict is Verdict.ASK_AGAIN
+        assert credit.read_status(409, "Exceeded MaxRequestMaxBytes of 40000", None, None).verdict is Verdict.ASK_AGAIN
     assert asked(credit, 0) == 1000
     assert credit.outstanding_bytes > 20_000
 
@@ -278,11 +278,11 @@ def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_m
             held.append(backlog.popleft())
             requests[0][0] -= 1
             requests[0][1] -= held[-1]
-            credit.received(1, held[-1])
+            credit.count_received(1, held[-1])
             if not requests[0][0] or not requests[0][1]:
                 messages, left = requests.popleft()
                 if left:
-                    credit.status(409, "Batch Completed", messages, left)
+                    credit.read_status(409, "Batch Completed", messages, left)
         for _ in range(min(len(held), rounds[turn % len(rounds)])):
             held.popleft()
         turn += 1
@@ -313,7 +313,7 @@ def test_all_consumers_of_a_connection_have_an_equal_share_and_borrow_from_the_r
         served = [number for number, size in enumerate(sizes) if MIB <= size < 2**40]
         for number in served:
             assert credits[number].borrowed
-            credits[number].received(1, MIB)
+            credits[number].count_received(1, MIB)
             assert not credits[number].borrowed or credits[number].outstanding_bytes > budget.share
             credits[number].clear()
             sizes[number] = 2**40

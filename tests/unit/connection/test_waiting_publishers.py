@@ -51,7 +51,7 @@ async def test_of_many_that_wait_for_room_each_wakes_the_next_also_one_that_does
     blocked = True
     monkeypatch.setattr(Outbox, "blocks", property(lambda outbox: blocked))
     async with opened(network, patient()) as (_, live), trio.open_nursery() as nursery:
-        waiting = [await in_background(nursery, live.connections["main"].room) for _ in range(5)]
+        waiting = [await in_background(nursery, live.connections["main"].wait_for_capacity) for _ in range(5)]
         blocked = False
         live.connections["main"]._room.unpark()
         await trio.testing.wait_all_tasks_blocked()
