@@ -74,7 +74,7 @@ class CoreRoute(Route):
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
         if left > 0:
             self.state.failed["shutdown"] += left
-            self.routing.fail("shutdown", "received, and not routed before the shutdown", count=left)
+            self.routing.emit_failure("shutdown", "received, and not routed before the shutdown", count=left)
         return left
 
     async def _route_arriving(self) -> None:
@@ -99,14 +99,14 @@ class CoreRoute(Route):
             raws = batch[start:index]
             left = iter(raws)
             messages = zip(left, as_messages(raws, self.routing.plan.connection), strict=True)
-            while (blocked := handled.take(messages)) is not None:
+            while (blocked := handled.handle(messages)) is not None:
                 self._in_hand = 1 + length_hint(left) + end - index
                 await blocked
-            if index < end and (blocked := handled.take_traced(batch[index])) is not None:
+            if index < end and (blocked := handled.handle_traced(batch[index])) is not None:
                 self._in_hand = end - index
                 await blocked
             start = index + 1
-        handled.flush()
+        handled.offer_kept()
 
     def _pass_on(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         if self.routing.tracing.active:
@@ -121,7 +121,7 @@ class CoreRoute(Route):
             if start < index:
                 self._forward(received_at, batch[start:index])
             delivery = Delivery(self.state, batch[index], received_at)
-            self.routing.begin(delivery)
+            self.routing.begin_trace(delivery)
             self.routing.forward(delivery)
             start = index + 1
         if start < len(batch):
@@ -137,12 +137,12 @@ class CoreRoute(Route):
                 refused = outlet.forward_core(batch, owner)
             for reason, detail in refused:
                 owner.refuse(1, reason)
-                self.routing.fail(reason, detail)
+                self.routing.emit_failure(reason, detail)
 
     def _received(self, batch: list[framing.RawMessage]) -> None:
         self.state.received += len(batch)
         routing = self.routing
-        if self._intake.busy or routing.plan.handler is not None or routing.over_limit:
+        if self._intake.busy or routing.plan.handler is not None or routing.lacks_capacity:
             self._intake.deliver(batch)
         else:
             # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
@@ -150,7 +150,7 @@ class CoreRoute(Route):
 
     def _overflow(self, count: int) -> None:
         self.state.failed["slow_consumer"] += count
-        self.routing.fail("slow_consumer", "more came than the destinations took", count=count)
+        self.routing.emit_failure("slow_consumer", "more came than the destinations took", count=count)
 
 
 def _forward_each(outlet: Outlet, owner: BatchTracker, batch: list[framing.RawMessage]) -> list[tuple[str, str]]:

@@ -95,9 +95,9 @@ class Delivery:
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        self.settled(self.route.destinations[0], operation, fate, now)
+        self.operation_settled(self.route.destinations[0], operation, fate, now)
 
-    def settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
+    def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
         """An operation to the destination with this template has its fate."""
         if not fate.delivered:
             self.fail(fate.reason or fate.name)
@@ -152,7 +152,7 @@ class DestinationTracker:
         """See `operation.Owner`."""
         if fate.delivered:
             self.delivery.copied(self._copy)
-        self.delivery.settled(self._template, operation, fate, now)
+        self.delivery.operation_settled(self._template, operation, fate, now)
 
 
 class BatchDelivery:

@@ -31,7 +31,7 @@ from router_trio.routing.pipeline import Routing
 
 
 class HandlerBatch:
-    """One batch on its way through a handler. `flush` it at the end."""
+    """One batch on its way through a handler. `offer_kept` at the end."""
 
     def __init__(self, routing: Routing, handler: Handler, received_at: float) -> None:
         self._routing = routing
@@ -42,7 +42,7 @@ class HandlerBatch:
         self._followed: dict[int, list[Owner]] = {}
         self._together = not any(outlet.destination.jetstream for outlet in self._outlets)
 
-    def take(self, messages: Iterable[tuple[framing.RawMessage, Message]]) -> Awaitable[None] | None:
+    def handle(self, messages: Iterable[tuple[framing.RawMessage, Message]]) -> Awaitable[None] | None:
         """Take messages through the handler until one blocks: returns what to await before the next one.
 
         Cancelled while it is awaited, nothing of that message was sent.
@@ -59,7 +59,7 @@ class HandlerBatch:
                 continue
             kind = type(answer)  # a name for it, or mypyc would take the payload for bytes before that is looked at
             if kind is Blocked:
-                self.flush()
+                self.offer_kept()
                 return self._blocked(answer, message, self._delivery(raw))
             if (
                 only is not None
@@ -79,10 +79,10 @@ class HandlerBatch:
             self._answered(answer, message, self._delivery(raw))
         return None
 
-    def take_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
+    def handle_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
         """The same for one message that is sampled."""
         delivery = self._delivery(raw)
-        self._routing.begin(delivery)
+        self._routing.begin_trace(delivery)
         message = as_message(raw, self._routing.plan.connection)
         try:
             answer = begin(self._handler, message)
@@ -91,7 +91,7 @@ class HandlerBatch:
             self._failed(error, delivery)
             return None
         if isinstance(answer, Blocked):
-            self.flush()
+            self.offer_kept()
             return self._blocked(answer, message, delivery)
         self._answered(answer, message, delivery)
         return None
@@ -122,7 +122,7 @@ class HandlerBatch:
         if len(answers) == 1 and self._together and self._kept(answers[0], message, delivery):
             return
         if answers:
-            self.flush()
+            self.offer_kept()
         self._routing.answered(answers, message, delivery)
         delivery.done()
 
@@ -146,11 +146,11 @@ class HandlerBatch:
         return True
 
     def _failed(self, error: BaseException, delivery: Delivery) -> None:
-        self.flush()
+        self.offer_kept()
         self._routing.handler_failed(error, delivery)
         delivery.done()
 
-    def flush(self) -> None:
+    def offer_kept(self) -> None:
         """Offer what was kept to the destinations."""
         if not self._frames[0]:
             return

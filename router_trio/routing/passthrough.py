@@ -58,7 +58,7 @@ class Passthrough:
                     else:
                         frames.append(prefix + tail)
                 except (MappingError, PublishError) as error:
-                    route.fail(raw, error.reason, str(error))
+                    route.not_offered(raw, error.reason, str(error))
                     count -= 1
             owners.counts.append(count)
         if self._tracing.active:
@@ -106,24 +106,24 @@ class PassthroughRoute(CountedOwner):
             self.state.failed[fate.reason or fate.name] += count
             self.state.elapsed.record(seconds, count)
 
-    def fail(self, raw: RawMessage, reason: str, detail: str) -> None:
+    def not_offered(self, raw: RawMessage, reason: str, detail: str) -> None:
         """A message is never offered."""
         routing = self._routing
         if routing.tracing.active and routing.tracing.sampled((raw,)):
             # It fails again, and its trace says so.
             delivery = Delivery(self.state, raw, trio.current_time())
-            routing.begin(delivery)
+            routing.begin_trace(delivery)
             routing.forward(delivery)
             return
         self.state.failed[reason] += 1
         self.state.elapsed.record(0.0)
-        routing.fail(reason, detail)
+        routing.emit_failure(reason, detail)
 
     def traced(self, frame: bytes) -> tuple[Owner, bytes]:
         """A frame is sampled: who follows it from now on, and the frame that tells of it."""
         raw = framing.published(frame)
         delivery = Delivery(self.state, raw, trio.current_time())
-        self._routing.begin(delivery)
+        self._routing.begin_trace(delivery)
         trace_parent = self.outlet.trace(delivery)
         owner = delivery.owner_for(self.outlet.template)
         delivery.done()

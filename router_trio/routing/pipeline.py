@@ -72,7 +72,7 @@ class Routing:
                 return
 
     @property
-    def clear(self) -> bool:
+    def is_ready(self) -> bool:
         """Return True if `ready` would not wait."""
         for connection in self.connections:
             outbox = connection.outbox
@@ -81,7 +81,7 @@ class Routing:
         return True
 
     @property
-    def over_limit(self) -> bool:
+    def lacks_capacity(self) -> bool:
         """Return True if a destination has no room for what is forwarded as it comes, and waiting may make some."""
         return any(connection.outbox.over_limit for connection in self.connections) or any(
             outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack
@@ -96,7 +96,7 @@ class Routing:
             if connection.outbox.blocks:
                 await connection.wait_for_capacity()
 
-    def fail(self, reason: str, detail: str, *, error_type: str | None = None, count: int = 1) -> None:
+    def emit_failure(self, reason: str, detail: str, *, error_type: str | None = None, count: int = 1) -> None:
         """Say that a message failed in this route. Counting is the delivery's."""
         self._emit(
             MessageFailed(
@@ -112,7 +112,7 @@ class Routing:
     def suppressed(self, count: int, stream: str | None) -> None:
         """A stream had messages with the ids that the senders gave to these: it has not stored these."""
         self.state.failed["duplicate"] += count
-        self.fail("duplicate", f"the stream {stream} has another message with this Nats-Msg-Id", count=count)
+        self.emit_failure("duplicate", f"the stream {stream} has another message with this Nats-Msg-Id", count=count)
 
     async def route(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination.
@@ -121,10 +121,10 @@ class Routing:
         it was refused while the handler worked: then it goes through the handler once more, behind that one.
         """
         if self.tracing.active and self.tracing.sampled((delivery.raw,)):
-            self.begin(delivery)
+            self.begin_trace(delivery)
         await self.handle(handler, delivery)
 
-    def begin(self, delivery: Delivery) -> None:
+    def begin_trace(self, delivery: Delivery) -> None:
         """Begin the trace of a message that is sampled."""
         origin = delivery.origin()
         delivery.trace = self.tracing.begin(
@@ -154,7 +154,7 @@ class Routing:
         """Take messages, as they are, to every destination; all of which are connected, and stay so meanwhile."""
         if self.tracing.active:
             for index in self.tracing.sampled([delivery.raw for delivery in deliveries]):
-                self.begin(deliveries[index])
+                self.begin_trace(deliveries[index])
         only = self.outlets[0]
         if len(self.outlets) > 1 or not only.destination.jetstream:
             for delivery in deliveries:
@@ -220,7 +220,7 @@ class Routing:
         if delivery.trace is not None:
             # What it says may quote the payload.
             delivery.trace.failed(kind, told if self._full_errors else kind)
-        self.fail("handler_error", told, error_type=kind)
+        self.emit_failure("handler_error", told, error_type=kind)
 
     def _refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
@@ -231,7 +231,7 @@ class Routing:
         delivery.fail(reason)
         if delivery.trace is not None:
             delivery.trace.refused(outlet.template, reason, str(error))
-        self.fail(reason, str(error))
+        self.emit_failure(reason, str(error))
         delivery.done()
 
 

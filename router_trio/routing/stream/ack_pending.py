@@ -33,7 +33,7 @@ class AckPending:
         self.count = 0
         self.bytes = 0
 
-    def reset(self, stream_created: str) -> None:
+    def stream_replaced(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
         self._start_at(StreamCursor(stream_created, shared=bool(self.cursor.stream_created)))
 
@@ -42,7 +42,7 @@ class AckPending:
         self.open.clear()
         self.cursor = cursor
 
-    def take(
+    def add(
         self,
         deliveries: Sequence[StreamDelivery],
         columns: Columns,
@@ -53,12 +53,12 @@ class AckPending:
 
         Returns those that came again: their messages are `open`, or settled.
 
-        `patience`: see `StreamCursor.received`. `went_back` is told of each that shows that the stream went back in
-        time: it and what comes behind it is taken as of another stream.
+        `patience`: see `StreamCursor.mark_received`. `went_back` is told of each that shows that the stream went back
+        in time: it and what comes behind it is taken as of another stream.
         """
         sequences = columns[0]
         if self.order.lines or not self.cursor.followed(*columns):
-            return [delivery for delivery in deliveries if not self._take(delivery, patience, went_back)]
+            return [delivery for delivery in deliveries if not self._add(delivery, patience, went_back)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
         for delivery in deliveries:
@@ -66,7 +66,7 @@ class AckPending:
         self.waiting += deliveries
         return []
 
-    def _take(self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]) -> bool:
+    def _add(self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]) -> bool:
         """Return True if it is new."""
         order, sequence = self.order, delivery.sequence
         in_hand = self.open.get(sequence)
@@ -75,7 +75,7 @@ class AckPending:
             self._start_at(StreamCursor(self.cursor.stream_created, next_delivery=delivery.number))
             went_back(delivery)
         cursor = delivery.cursor = self.cursor
-        unsettled = cursor.received(sequence, delivery.number, delivery.time, delivery.received_at, patience)
+        unsettled = cursor.mark_received(sequence, delivery.number, delivery.time, delivery.received_at, patience)
         in_hand = self.open.get(sequence)
         if in_hand is not None:
             in_hand.ack_subject = delivery.ack_subject
@@ -123,7 +123,7 @@ class AckPending:
             taken.append(waiting.popleft())
         return taken
 
-    def finished(self, delivery: StreamDelivery) -> bool:
+    def remove(self, delivery: StreamDelivery) -> bool:
         """It is in hand no more. Returns True if it is of the stream as it is now."""
         self.count -= 1
         self.bytes -= delivery.raw[3]
@@ -148,7 +148,7 @@ class AckPending:
                 times.append(delivery.time)
                 ack_subjects.append(delivery.ack_subject)
         if sequences:
-            cursor.settled(sequences, times)
+            cursor.mark_settled(sequences, times)
         if self.order.lines:
             for delivery in deliveries:
                 if delivery.cursor is cursor:
@@ -165,7 +165,7 @@ class AckPending:
     def comes_again(self, delivery: StreamDelivery, due: float, patience: float) -> None:
         """It failed, and comes again when it is `due`. If it was refused, what is behind it waits `patience` longer."""
         if delivery.refused and not self.cursor.shared:
-            self._append(self.order.refused(delivery, due, due + patience))
+            self._append(self.order.await_redelivery(delivery, due, due + patience))
         else:
             self._have_their_turn(delivery)
 
@@ -191,12 +191,12 @@ class AckPending:
 
     # --- what is under way ---
 
-    def refused(self, delivery: StreamDelivery) -> bool:
+    def hold_back_behind(self, delivery: StreamDelivery) -> bool:
         """A destination did not take it; others may not have answered. Returns True if some are now `out_of_turn`."""
         if delivery.cursor is not self.cursor or self.cursor.shared:
             return False
         passed_by = not self.order.pass_by(delivery)
-        self._append(self.order.refused(delivery))
+        self._append(self.order.await_redelivery(delivery))
         return passed_by
 
     def out_of_turn(self, operation: Operation) -> bool:
@@ -217,7 +217,7 @@ class AckPending:
 
     def _have_their_turn(self, delivery: StreamDelivery) -> None:
         if self.order.lines:
-            self.waiting += self.order.settled(delivery)
+            self.waiting += self.order.release_behind(delivery)
 
     # --- back to the stream ---
 
@@ -225,14 +225,14 @@ class AckPending:
         """Give away the newest that waits for its turn, if any does. It comes again as a refused one does."""
         delivery = self.order.give_back_newest(due, due + patience)
         if delivery is not None:
-            self.finished(delivery)
+            self.remove(delivery)
         return delivery
 
     def take_back_stuck(self) -> list[StreamDelivery]:
         """Give away what waits for what doesn't come any more; returned in the order of the stream."""
         stuck = self.order.stuck()
         for delivery in stuck:
-            self.finished(delivery)
+            self.remove(delivery)
         return stuck
 
     def unrouted(self) -> Iterable[StreamDelivery]:

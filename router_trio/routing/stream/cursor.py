@@ -113,7 +113,8 @@ class StreamCursor:
     def followed(self, sequences: Sequence[int], deliveries: Sequence[int], times: Sequence[bytes]) -> bool:
         """Messages came, as the consumer's deliveries of those numbers. Returns True if all is as it nearly always is.
 
-        That is: the next deliveries, of new messages, and nothing is missing. Else nothing was done: ask `received`.
+        That is: the next deliveries, of new messages, and nothing is missing. Else nothing was done: ask
+        `mark_received`.
         """
         following = range(self._next_delivery, self._next_delivery + len(deliveries))
         behind = (self._highest, *sequences)
@@ -125,7 +126,7 @@ class StreamCursor:
         self._remember(sequences, times)
         return True
 
-    def received(self, sequence: int, delivery: int, time: bytes, now: float, patience: float) -> bool:
+    def mark_received(self, sequence: int, delivery: int, time: bytes, now: float, patience: float) -> bool:
         """A message came that does not contradict, as the consumer's delivery of that number.
 
         Returns True if it is unsettled.
@@ -159,11 +160,11 @@ class StreamCursor:
         self._next_delivery = deliveries + 1
         return complete
 
-    def settled(self, sequences: Sequence[int], times: Sequence[bytes]) -> None:
+    def mark_settled(self, sequences: Sequence[int], times: Sequence[bytes]) -> None:
         """These messages need not come again."""
         deque(map(self._unsettled.pop, sequences, repeat(None)), 0)
         if self.failures:
-            self.failures.settled(sequences)
+            self.failures.discard(sequences)
         self._recent.update(zip(sequences, times, strict=True))
         if len(self._recent) >= REMEMBERED:
             self._older, self._recent = self._recent, {}
@@ -172,4 +173,4 @@ class StreamCursor:
         """The message is not tried again, though it failed. If it comes again, what was said of that was lost."""
         time = self._unsettled.get(sequence)
         if time is not None:
-            self.settled((sequence,), (time,))
+            self.mark_settled((sequence,), (time,))

@@ -26,7 +26,7 @@ class Source(Protocol):
     stored: list[StreamDelivery]
     """Messages whose only destination has stored them, as a link's PubAcks say: nothing of it is counted yet."""
 
-    def refused(self, delivery: StreamDelivery) -> None:
+    def destination_refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take it, or it was taken back from one; others may not have answered yet."""
 
     def finished(self, delivery: StreamDelivery) -> None:
@@ -136,7 +136,7 @@ class StreamDelivery(Delivery):
             super().fail(reason)
         if reason not in OF_THE_MESSAGE and not self.refused:
             self.refused = True
-            self._source.refused(self)
+            self._source.destination_refused(self)
 
     @property
     def was_tried(self) -> bool:

@@ -71,7 +71,7 @@ class Failures:
         self._failed[sequence] = found
         return found
 
-    def settled(self, sequences: Iterable[int]) -> None:
+    def discard(self, sequences: Iterable[int]) -> None:
         """These messages are not tried again."""
         for sequence in sequences:
             self._failed.pop(sequence, None)

@@ -163,7 +163,7 @@ class PullLoop:
                 away = self._routing.waits_for
                 if away is None:
                     if not asked:
-                        pending.order.extend(now, patience)
+                        pending.order.wait_longer(now, patience)
                     late = [] if self._asking_about_late else pending.order.late(now)[:MOST_LATE]
                     if late:
                         self._asking_about_late = True
@@ -199,13 +199,13 @@ class PullLoop:
             self._not_told = str(error)
         if cursor is pending.cursor and pending.give_up_waiting(gone):
             self._route()
-        order.extend(trio.current_time(), patience)
+        order.wait_longer(trio.current_time(), patience)
         self._asking_about_late = False
         self._look_again.set()
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
         pending, order, credit = self._ack_pending, self._ack_pending.order, self._credit
-        if self._is_full and order.due(now) and now >= self._makes_room_at:
+        if self._is_full and order.count_due(now) and now >= self._makes_room_at:
             # The server gives what comes again in the order in which it was due: others may be before what is awaited.
             self._made_room_at = now
             self._make_room(self._came_again or bool(order.late(now)))
@@ -213,7 +213,7 @@ class PullLoop:
         wanted = credit.want(held, held_bytes)
         if order.awaited:
             # At most as many as were in hand before: should something new come instead, that must have an end.
-            wanted = max(wanted, credit.want_again(min(order.due(now), self._most - pending.count)))
+            wanted = max(wanted, credit.want_again(min(order.count_due(now), self._most - pending.count)))
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:
@@ -272,7 +272,7 @@ class PullLoop:
         if not order.awaited or self._asking_about_late:
             return self._silent_at
         look = min(self._silent_at, order.next_look(now))
-        return min(look, self._makes_room_at) if self._is_full and order.due(now) else look
+        return min(look, self._makes_room_at) if self._is_full and order.count_due(now) else look
 
     async def _check(self, consumer: PullConsumer) -> None:
         """Look at the consumer every `CHECK_EVERY` seconds: somebody may have paused or edited it.

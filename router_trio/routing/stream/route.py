@@ -121,7 +121,7 @@ class StreamRoute(Route):
         if consumer.went_back is not None:
             self._tell_went_back(consumer.went_back)
         if consumer.went_back is not None or consumer.stream_created != pending.cursor.stream_created:
-            pending.reset(consumer.stream_created)
+            pending.stream_replaced(consumer.stream_created)
             self._reset_sequences()
         if not consumer.progress.deliveries:
             pending.order.all_due(trio.current_time())
@@ -130,7 +130,7 @@ class StreamRoute(Route):
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
     def _other_message(self, delivery: StreamDelivery) -> None:
-        """See `AckPending.take`."""
+        """See `AckPending.add`."""
         self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
         self._reset_sequences()
 
@@ -169,7 +169,7 @@ class StreamRoute(Route):
         if deliveries:
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
-            again = pending.take(deliveries, columns, self._patience, self._other_message)
+            again = pending.add(deliveries, columns, self._patience, self._other_message)
             if again:
                 self.state.duplicates += len(again)
                 cursor, in_hand = pending.cursor, pending.open
@@ -205,7 +205,7 @@ class StreamRoute(Route):
     def _forward_at_once(self) -> None:
         """What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task."""
         waiting, routing = self._ack_pending.waiting, self.routing
-        while waiting and routing.clear:
+        while waiting and routing.is_ready:
             routing.forward_each(self._ack_pending.take_first(BATCH))
 
     async def _route_some(self) -> None:
@@ -230,7 +230,7 @@ class StreamRoute(Route):
         """All destinations of a message are settled: ack or nak it."""
         if delivery.reason is None and not delivery.recalled:
             self._delivered([delivery])
-        elif self._ack_pending.finished(delivery):
+        elif self._ack_pending.remove(delivery):
             self._not_delivered(delivery)
         elif delivery.reason is None:
             self._ack_pending.route_again(delivery)
@@ -281,9 +281,9 @@ class StreamRoute(Route):
             self._ack_pending.comes_again(delivery, now + delay + OVERDUE, self._late)
         self._acks.nak(delivery.ack_subject, delay)
 
-    def refused(self, delivery: StreamDelivery) -> None:
+    def destination_refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take a message: what is behind it must not be sent any more."""
-        if self._ack_pending.refused(delivery):
+        if self._ack_pending.hold_back_behind(delivery):
             self._recall()
 
     def passes_by(self, delivery: StreamDelivery) -> bool:

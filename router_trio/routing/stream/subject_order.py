@@ -107,7 +107,7 @@ class _Line(Generic[D]):
         self.tried: int | None = None
 
     @property
-    def end(self) -> float:
+    def first_awaited(self) -> float:
         """The first that is awaited: nothing from there on may go."""
         return self.awaited.first
 
@@ -134,7 +134,7 @@ class SubjectOrder(Generic[D]):
     def pass_by(self, delivery: D) -> bool:
         """Return True if a message under way is behind one that has to come again, or has and is tried or waits."""
         line = self.lines.get(delivery.subject)
-        return line is not None and delivery.sequence > min(line.end, line.tried or inf, line.held.first)
+        return line is not None and delivery.sequence > min(line.first_awaited, line.tried or inf, line.held.first)
 
     # --- what comes and goes ---
 
@@ -153,7 +153,7 @@ class SubjectOrder(Generic[D]):
         line.run.discard(sequence)
         # One before it may have been refused since, and have come again: then that waits in hand, or is tried.
         alone = line.tried is None or sequence <= line.tried
-        if may_go and alone and sequence < min(line.held.first, line.end):
+        if may_go and alone and sequence < min(line.held.first, line.first_awaited):
             return delivery
         if sequence == line.tried:
             line.tried = None
@@ -161,7 +161,7 @@ class SubjectOrder(Generic[D]):
         self.held += 1
         return self._try_one(line)
 
-    def refused(self, delivery: D, due: float = inf, until: float = inf) -> D | None:
+    def await_redelivery(self, delivery: D, due: float = inf, until: float = inf) -> D | None:
         """A destination refused a message. Once it is sent back: when it is `due`, and from when on it is late."""
         line = self.lines.setdefault(delivery.subject, _Line())
         self.awaited += delivery.sequence not in line.awaited
@@ -170,7 +170,7 @@ class SubjectOrder(Generic[D]):
             line.tried = None
         return self._try_one(line)
 
-    def settled(self, delivery: D) -> list[D]:
+    def release_behind(self, delivery: D) -> list[D]:
         """A message was delivered, given up, or failed for what it is."""
         line = self.lines.get(delivery.subject)
         if line is None:
@@ -185,14 +185,14 @@ class SubjectOrder(Generic[D]):
 
     def _try_one(self, line: _Line[D]) -> D | None:
         """The oldest that waits, if it waits for nobody any more."""
-        if line.tried is not None or not line.held.first < line.end:
+        if line.tried is not None or not line.held.first < line.first_awaited:
             return None
         line.tried = int(line.held.first)
         self.held -= 1
         return line.held.pop(line.tried)
 
     def _let_go(self, subject: bytes, line: _Line[D]) -> list[D]:
-        end = line.end
+        end = line.first_awaited
         run = sorted(sequence for sequence in line.held if sequence < end)
         self.held -= len(run)
         if not line.awaited:
@@ -206,7 +206,7 @@ class SubjectOrder(Generic[D]):
         """All that was sent back."""
         return (one for line in self.lines.values() for one in line.awaited.values() if one.due < inf)
 
-    def due(self, now: float) -> int:
+    def count_due(self, now: float) -> int:
         """How many may come now."""
         return sum(one.due <= now for one in self.expected())
 
@@ -219,7 +219,7 @@ class SubjectOrder(Generic[D]):
         for one in self.expected():
             one.due = min(one.due, now)
 
-    def extend(self, now: float, patience: float) -> None:
+    def wait_longer(self, now: float, patience: float) -> None:
         """Nothing could come for a while: what is awaited gets `patience` seconds more from when it may come."""
         for one in self.expected():
             one.until = max(one.until, max(one.due, now) + patience)
@@ -229,7 +229,7 @@ class SubjectOrder(Generic[D]):
         if not self.awaited:
             return []
         late = [
-            (sequence != line.end, sequence)
+            (sequence != line.first_awaited, sequence)
             for line in self.lines.values()
             for sequence, one in line.awaited.items()
             if one.until <= now

@@ -15,13 +15,13 @@ PATIENCE = 60.0
 
 def received(position: StreamCursor, *sequences: int, first_delivery: int, now: float = 0.0) -> list[bool]:
     return [
-        position.received(sequence, first_delivery + place, stored_at(sequence), now, PATIENCE)
+        position.mark_received(sequence, first_delivery + place, stored_at(sequence), now, PATIENCE)
         for place, sequence in enumerate(sequences)
     ]
 
 
 def settle(position: StreamCursor, *sequences: int) -> None:
-    position.settled(sequences, [*map(stored_at, sequences)])
+    position.mark_settled(sequences, [*map(stored_at, sequences)])
 
 
 def stored_at(sequence: int) -> bytes:
@@ -121,9 +121,11 @@ def test_at_least_the_last_settled_ones_are_known_and_no_more_than_twice_as_many
     position = StreamCursor()
     count = 5 * module.REMEMBERED // 2
     for sequence in range(1, count + 1):
-        position.received(sequence, sequence, stored_at(sequence), 0.0, PATIENCE)
+        position.mark_received(sequence, sequence, stored_at(sequence), 0.0, PATIENCE)
         settle(position, sequence)
-    known = [not position.received(sequence, 1, stored_at(sequence), 0.0, PATIENCE) for sequence in range(count, 0, -1)]
+    known = [
+        not position.mark_received(sequence, 1, stored_at(sequence), 0.0, PATIENCE) for sequence in range(count, 0, -1)
+    ]
     assert all(known[: module.REMEMBERED])
     assert sum(known) <= 2 * module.REMEMBERED
 
@@ -149,8 +151,8 @@ def test_what_follows_is_taken_together_as_it_would_be_one_by_one() -> None:
                 together += 1
                 unsettled = [True] * len(sequences)
             else:
-                unsettled = [batched.received(*one, now, 5.0) for one in came]
-            assert unsettled == [single.received(*one, now, 5.0) for one in came]
+                unsettled = [batched.mark_received(*one, now, 5.0) for one in came]
+            assert unsettled == [single.mark_received(*one, now, 5.0) for one in came]
             for position in (batched, single):
                 settle(position, *sequences[::2])
             assert state(batched) == state(single)
@@ -174,7 +176,7 @@ def test_against_a_simple_model() -> None:
             else:
                 highest += choose.randint(1, 3)
                 sequence = highest
-            assert position.received(sequence, delivery, stored_at(sequence), 0.0, PATIENCE)
+            assert position.mark_received(sequence, delivery, stored_at(sequence), 0.0, PATIENCE)
             unsettled.add(sequence)
             if choose.random() < 0.6:
                 done = choose.choice(sorted(unsettled))
@@ -276,13 +278,13 @@ def test_the_last_message_that_is_known_is_the_highest() -> None:
     assert position.last_known == (0, 0)
     position.followed([3, 4], [1, 2], [b"33", b"44"])
     assert position.last_known == (4, 44)
-    position.received(7, 3, b"77", 0.0, PATIENCE)
-    position.received(6, 4, b"66", 0.0, PATIENCE)
+    position.mark_received(7, 3, b"77", 0.0, PATIENCE)
+    position.mark_received(6, 4, b"66", 0.0, PATIENCE)
     assert position.last_known == (7, 77)
 
 
 @pytest.mark.parametrize("time", [b"", b"x", b"-1"])
 def test_a_time_that_is_none_is_the_last_of_nothing(time: bytes) -> None:
     position = StreamCursor()
-    position.received(7, 1, time, 0.0, PATIENCE)
+    position.mark_received(7, 1, time, 0.0, PATIENCE)
     assert position.last_known == (0, 0)

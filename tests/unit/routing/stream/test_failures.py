@@ -14,7 +14,7 @@ def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:
     one = Failures()
     assert [one.add(7) for _ in range(3)] == [1, 2, 3]
     assert one.add(8) == 1
-    one.settled([7])
+    one.discard([7])
     assert one.add(7) == 1
 
 
@@ -44,7 +44,7 @@ def test_what_was_delivered_is_remembered_until_the_message_is() -> None:
     one.copied(7, 2)
     assert (one.attempts(7), one.copies(7)) == (1, {0, 2})
     assert (one.attempts(8), one.copies(8)) == (0, set())
-    one.settled([7])
+    one.discard([7])
     assert not one
 
 

@@ -39,15 +39,15 @@ def sequences(given: Iterable[Message]) -> list[int]:
 
 def refuse(turns: SubjectOrder[Message], *refused: Message, due: float = 1.0) -> None:
     for message in refused:
-        assert turns.refused(message, due, due + LATE) is None
+        assert turns.await_redelivery(message, due, due + LATE) is None
 
 
 def test_nothing_waits_while_nothing_is_refused() -> None:
     turns = SubjectOrder[Message]()
     assert not turns.lines
     assert admitted(turns, messages(3)) == [1, 2, 3]
-    assert turns.settled(Message(1)) == []
-    assert (turns.aside, turns.due(inf), turns.next_look(0.0)) == (0, 0, inf)
+    assert turns.release_behind(Message(1)) == []
+    assert (turns.aside, turns.count_due(inf), turns.next_look(0.0)) == (0, 0, inf)
     assert turns.clear() == turns.stuck() == turns.give_up_waiting([1]) == []
     assert turns.late(inf) == []
 
@@ -59,7 +59,7 @@ def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> Non
     assert (turns.held, turns.awaited, turns.aside) == (2, 1, 3)
     assert admitted(turns, [one]) == [1], "it came again"
     assert (turns.held, turns.awaited) == (2, 0)
-    assert sequences(turns.settled(one)) == [2, 3]
+    assert sequences(turns.release_behind(one)) == [2, 3]
     assert not turns.lines
     assert turns.aside == 0
 
@@ -68,7 +68,7 @@ def test_other_subjects_don_t_wait() -> None:
     turns = SubjectOrder[Message]()
     refuse(turns, Message(1))
     assert admitted(turns, [Message(2, b"b"), Message(3), Message(4, b"c")]) == [2, 4]
-    assert turns.settled(Message(2, b"b")) == []
+    assert turns.release_behind(Message(2, b"b")) == []
     assert turns.held == 1
 
 
@@ -79,18 +79,18 @@ def test_one_at_a_time_is_tried_while_something_is_refused() -> None:
     refuse(turns, one)
     assert (turns.held, turns.awaited) == (2, 1)
     assert admitted(turns, [one]) == [1]
-    assert sequences(turns.settled(one)) == [2, 3], "those that were refused before and are here go as one run"
+    assert sequences(turns.release_behind(one)) == [2, 3], "those that were refused before and are here go as one run"
 
 
 def test_what_waited_goes_up_to_the_next_one_that_has_to_come_again() -> None:
     turns, (one, two, three, four, five) = SubjectOrder[Message](), messages(5)
     refuse(turns, one, four)
     assert admitted(turns, [two, three, five, one]) == [1]
-    run = turns.settled(one)
+    run = turns.release_behind(one)
     assert sequences(run) == [2, 3]
     assert admitted(turns, run) == [2, 3], "looked at again before they are routed"
     assert admitted(turns, [four]) == [4]
-    assert sequences(turns.settled(four)) == [5]
+    assert sequences(turns.release_behind(four)) == [5]
     assert not turns.lines
 
 
@@ -98,12 +98,12 @@ def test_what_is_let_go_waits_again_if_one_before_it_is_refused() -> None:
     turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     refuse(turns, one, four)
     assert admitted(turns, [two, three, one]) == [1]
-    run = turns.settled(one)
+    run = turns.release_behind(one)
     assert admitted(turns, run[:1]) == [2]
     refuse(turns, two)
     assert admitted(turns, run[1:]) == []
     assert admitted(turns, [four, two]) == [2]
-    assert sequences(turns.settled(two)) == [3, 4]
+    assert sequences(turns.release_behind(two)) == [3, 4]
 
 
 def test_what_came_before_the_refusal_is_looked_at_when_it_is_routed() -> None:
@@ -113,7 +113,7 @@ def test_what_came_before_the_refusal_is_looked_at_when_it_is_routed() -> None:
     assert admitted(turns, [one]) == [1]
     assert admitted(turns, [two, three]) == [], "one came again, and is not routed yet"
     assert admitted(turns, [one]) == [1], "it is looked at again, too"
-    assert sequences(turns.settled(one)) == [2, 3]
+    assert sequences(turns.release_behind(one)) == [2, 3]
 
 
 def test_an_older_one_that_came_late_is_tried_before_the_refused_one_that_is_here() -> None:
@@ -121,10 +121,10 @@ def test_an_older_one_that_came_late_is_tried_before_the_refused_one_that_is_her
     refuse(turns, two)
     assert admitted(turns, [two]) == [2]
     assert admitted(turns, [one]) == []
-    again = turns.refused(two, 1.0, 1.0 + LATE)
+    again = turns.await_redelivery(two, 1.0, 1.0 + LATE)
     assert again is one
     assert admitted(turns, [three, two]) == []
-    assert sequences(turns.settled(one)) == [2, 3]
+    assert sequences(turns.release_behind(one)) == [2, 3]
     assert admitted(turns, [four]) == [4]
 
 
@@ -133,9 +133,9 @@ def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
     refuse(turns, one)
     refuse(turns, two, due=2.0)
     assert admitted(turns, [three]) == []
-    assert (turns.due(0.9), turns.due(1.0), turns.due(2.0)) == (0, 1, 2)
+    assert (turns.count_due(0.9), turns.count_due(1.0), turns.count_due(2.0)) == (0, 1, 2)
     assert (turns.next_look(0.0), turns.next_look(1.0), turns.next_look(2.0)) == (1.0, 2.0, 1.0 + LATE)
-    turns.extend(3.0, LATE)
+    turns.wait_longer(3.0, LATE)
     assert turns.late(2.0 + LATE) == []
     assert turns.late(3.0 + LATE) == [1, 2]
     assert turns.give_up_waiting([2]) == [], "the first is still awaited"
@@ -153,7 +153,7 @@ def test_what_has_come_again_meanwhile_and_is_refused_again_is_not_gone() -> Non
     turns, (one, two) = SubjectOrder[Message](), messages(2)
     refuse(turns, one)
     assert admitted(turns, [two, one]) == [1]
-    assert turns.refused(one) is None, "other destinations have not answered"
+    assert turns.await_redelivery(one) is None, "other destinations have not answered"
     assert turns.give_up_waiting([1]) == []
     assert turns.awaited == 1
 
@@ -164,7 +164,7 @@ def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
     assert admitted(turns, [one, three]) == [1]
     assert turns.late(1.0 + LATE) == [2]
     assert turns.give_up_waiting([2]) == []
-    assert sequences(turns.settled(one)) == [3]
+    assert sequences(turns.release_behind(one)) == [3]
     assert not turns.lines
 
 
@@ -173,7 +173,7 @@ def test_a_new_consumer_gives_at_once_what_the_old_one_was_to_give_later() -> No
     refuse(turns, *messages(2), due=50.0)
     assert [one.ack_subject for one in turns.expected()] == [b"1", b"2"]
     turns.all_due(3.0)
-    assert turns.due(3.0) == 2
+    assert turns.count_due(3.0) == 2
 
 
 def test_at_the_end_only_what_can_go_on_stays() -> None:
@@ -190,14 +190,14 @@ def test_at_the_end_only_what_can_go_on_stays() -> None:
 
 def test_a_message_that_one_destination_refused_and_another_has_yet_to_answer_is_waited_for() -> None:
     turns, (one, two, three) = SubjectOrder[Message](), messages(3)
-    assert turns.refused(one) is None
+    assert turns.await_redelivery(one) is None
     assert admitted(turns, [two]) == []
-    assert (turns.awaited, list(turns.expected()), turns.due(1e9), turns.next_look(0.0)) == (1, [], 0, inf)
+    assert (turns.awaited, list(turns.expected()), turns.count_due(1e9), turns.next_look(0.0)) == (1, [], 0, inf)
     refuse(turns, one)
-    assert (turns.awaited, turns.due(1.0)) == (1, 1)
+    assert (turns.awaited, turns.count_due(1.0)) == (1, 1)
     assert admitted(turns, [one, three]) == [1]
-    assert turns.refused(one) is None
-    assert sequences(turns.settled(one)) == [2, 3], "it was given up"
+    assert turns.await_redelivery(one) is None
+    assert sequences(turns.release_behind(one)) == [2, 3], "it was given up"
     assert not turns.lines
     assert turns.aside == 0
 
@@ -210,7 +210,7 @@ def test_what_is_under_way_behind_a_refused_one_would_pass_it_by() -> None:
     assert not turns.pass_by(Message(9, b"b"))
     assert admitted(turns, [two]) == [2]
     assert [turns.pass_by(message) for message in (one, two, three)] == [False, False, True], "it is tried, not settled"
-    turns.settled(two)
+    turns.release_behind(two)
     assert not turns.pass_by(three)
 
 
@@ -312,15 +312,15 @@ class TurnsMachine(RuleBasedStateMachine):
         self.under_way.remove(message)
         if wrong:
             self.wrong.add(message.sequence)
-            self.wait(*self.turns.settled(message))
+            self.wait(*self.turns.release_behind(message))
         elif message.subject in self.refusing:
             self.again.append(message)
-            one = self.turns.refused(message, self.now + 1.0, self.now + 1.0 + LATE)
+            one = self.turns.await_redelivery(message, self.now + 1.0, self.now + 1.0 + LATE)
             if one is not None:
                 self.wait(one)
         else:
             self.delivered[message.subject].append(message.sequence)
-            self.wait(*self.turns.settled(message))
+            self.wait(*self.turns.release_behind(message))
 
     @rule(seconds=st.sampled_from([0.5, 2.0]))
     def time_passes(self, seconds: float) -> None:
@@ -382,11 +382,11 @@ def test_the_newest_that_waits_can_be_given_back_and_is_awaited_then() -> None:
     assert turns.give_back_newest(5.0, 6.0) is other, "of all subjects"
     assert turns.give_back_newest(5.0, 6.0) is three
     assert (turns.held, turns.awaited) == (1, 4)
-    assert (turns.due(4.0), turns.due(5.0), turns.late(6.0)) == (2, 4, [3, 9])
+    assert (turns.count_due(4.0), turns.count_due(5.0), turns.late(6.0)) == (2, 4, [3, 9])
     assert admitted(turns, [one, four]) == [1]
-    assert sequences(turns.settled(one)) == [2], "what follows waits for the one that was given back"
+    assert sequences(turns.release_behind(one)) == [2], "what follows waits for the one that was given back"
     assert admitted(turns, [two, three]) == [2, 3]
-    assert sequences(turns.settled(three)) == [4]
+    assert sequences(turns.release_behind(three)) == [4]
 
 
 def let_go_before_a_refused_one() -> tuple[SubjectOrder[Message], list[Message]]:
@@ -395,7 +395,7 @@ def let_go_before_a_refused_one() -> tuple[SubjectOrder[Message], list[Message]]
     one, two, _, four, five = given
     refuse(turns, one, five)
     assert admitted(turns, [two, four, one]) == [1]
-    assert sequences(turns.settled(one)) == [2, 4]
+    assert sequences(turns.release_behind(one)) == [2, 4]
     return turns, given
 
 
@@ -405,7 +405,7 @@ def test_what_was_let_go_does_not_pass_one_that_is_refused_and_comes_again_meanw
     refuse(turns, two)
     assert admitted(turns, [two]) == [2], "it is tried alone"
     assert admitted(turns, [four]) == []
-    assert sequences(turns.settled(two)) == [4]
+    assert sequences(turns.release_behind(two)) == [4]
 
 
 def test_what_is_to_be_tried_does_not_pass_one_that_is_refused_and_comes_again_meanwhile() -> None:
@@ -414,4 +414,4 @@ def test_what_is_to_be_tried_does_not_pass_one_that_is_refused_and_comes_again_m
     refuse(turns, two)
     assert admitted(turns, [two]) == [], "5 is about to be tried"
     assert admitted(turns, [five]) == [2], "instead of 5, which waits"
-    assert sequences(turns.settled(two)) == [5]
+    assert sequences(turns.release_behind(two)) == [5]
