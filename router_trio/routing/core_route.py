@@ -99,7 +99,7 @@ class CoreRoute(Route):
             raws = batch[start:index]
             left = iter(raws)
             messages = zip(left, as_messages(raws, self.routing.plan.connection), strict=True)
-            while (blocked := handled.handle(messages)) is not None:
+            while (blocked := handled.handle_each(messages)) is not None:
                 self._in_hand = 1 + length_hint(left) + end - index
                 await blocked
             if index < end and (blocked := handled.handle_traced(batch[index])) is not None:

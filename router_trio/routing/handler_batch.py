@@ -31,7 +31,7 @@ from router_trio.routing.pipeline import Routing
 
 
 class HandlerBatch:
-    """One batch on its way through a handler. `offer_kept` at the end."""
+    """One batch on its way through a handler. `offer_kept` is called at the end."""
 
     def __init__(self, routing: Routing, handler: Handler, received_at: float) -> None:
         self._routing = routing
@@ -42,7 +42,7 @@ class HandlerBatch:
         self._followed: dict[int, list[Owner]] = {}
         self._together = not any(outlet.destination.jetstream for outlet in self._outlets)
 
-    def handle(self, messages: Iterable[tuple[framing.RawMessage, Message]]) -> Awaitable[None] | None:
+    def handle_each(self, messages: Iterable[tuple[framing.RawMessage, Message]]) -> Awaitable[None] | None:
         """Take messages through the handler until one blocks: returns what to await before the next one.
 
         Cancelled while it is awaited, nothing of that message was sent.

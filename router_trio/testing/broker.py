@@ -100,7 +100,7 @@ class FakeBroker:
 
     def unacked(self, stream: str, durable: str) -> int:
         """Messages of a consumer that were delivered and not acked. Raises `KeyError` if there is no such consumer."""
-        return self._server.consumers[stream, durable].unacked
+        return self._server.consumers[stream, durable].unacked_count
 
     # --- another client ---
 

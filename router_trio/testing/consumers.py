@@ -75,7 +75,7 @@ class Consumer:
         return self._stream.differs(spec)
 
     @property
-    def unacked(self) -> int:
+    def unacked_count(self) -> int:
         """Messages that were delivered and wait for their ack."""
         return len(self._unacked)
 
@@ -125,7 +125,7 @@ class Consumer:
         request = _Request(inbox, receive, batch, max_bytes or inf, now + expires, heartbeat, now + heartbeat)
         self._losses.meets("pull", now, lambda: self._requests.append(request))
 
-    def withdraw(self, receive: Receive) -> None:
+    def remove_requests(self, receive: Receive) -> None:
         """Forget the pull requests of somebody who is gone."""
         self._requests = deque(request for request in self._requests if request.receive != receive)
 
@@ -140,7 +140,7 @@ class Consumer:
         if sequence in self._unacked:
             self._postpone(self._unacked[sequence], due)
 
-    def extend(self, sequence: int, now: float) -> None:
+    def extend_ack_wait(self, sequence: int, now: float) -> None:
         """The ack wait of the message starts anew."""
         self.nak(sequence, now + self.spec.ack_wait)
 

@@ -149,11 +149,11 @@ class FakeLink:
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""
-        return await self.look_up(lambda _: self._network.server.find_streams(subject))
+        return await self.look_up(lambda _: self._network.server.streams_of(subject))
 
     async def stream_state(self, name: str) -> StreamState | None:
         """See `link.Link.stream_state`."""
-        return await self.look_up(lambda now: self._network.server.stream_state(name, now))
+        return await self.look_up(lambda now: self._network.server.state_of_stream(name, now))
 
     async def check_consumer(self, spec: ConsumerSpec) -> str | None:
         """See `subscriptions.Line.check_consumer`."""
@@ -227,7 +227,7 @@ class FakeLink:
         # Not before the server hears of it: if the link dies first, that is what ends it there.
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
-            self._network.server.unsubscribe(subscription.receive)
+            self._network.server.remove_receiver(subscription.receive)
 
     def flush(self) -> None:
         """See `network.Endpoint.flush`."""
@@ -242,8 +242,8 @@ class FakeLink:
             action(now)
         self._progress.unpark_all()
 
-    def next_due(self) -> float:
-        """See `network.Endpoint.next_due`."""
+    def next_arrival(self) -> float:
+        """See `network.Endpoint.next_arrival`."""
         return min((queue[0][0] for queue in (self._out, self._in) if queue), default=inf)
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
@@ -374,10 +374,10 @@ class FakeLink:
         self._in.clear()
         for subscription in self._subscriptions:
             subscription.closed = True
-            self._network.server.unsubscribe(subscription.receive)
+            self._network.server.remove_receiver(subscription.receive)
         self.scope.cancel()
         self._progress.unpark_all()
-        self._network.wake()
+        self._network.wake_links()
 
     def _check_alive(self) -> None:
         if self.death is not None:

@@ -6,9 +6,20 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
+from typing import Protocol
 
 KINDS = ("puback", "ack", "nak", "in_progress", "pull", "message")
 """A stream's answer to a publish, what a client says of a message, a request for messages, a delivery."""
+
+
+class Timed(Protocol):
+    """A part of a server that does something at its time, when it is asked to."""
+
+    def poll(self, now: float) -> None:
+        """Do what is due."""
+
+    def next_due(self) -> float:
+        """When `poll` may have something to do if nothing else happens before; infinity for never."""
 
 
 class Losses:

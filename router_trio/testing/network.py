@@ -21,7 +21,7 @@ class Endpoint(Protocol):
     def flush(self) -> None:
         """What was sent, and has been on its way for long enough, reaches the server."""
 
-    def next_due(self) -> float:
+    def next_arrival(self) -> float:
         """When something that is on its way arrives."""
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
@@ -64,14 +64,14 @@ class Network:
     def pause(self, until: float) -> None:
         """Hold back everything in both directions until that time, or until `resume`."""
         self._paused_until = until
-        self.wake()
+        self.wake_links()
 
     def resume(self) -> None:
         """Let what was held back go on."""
         self._paused_until = -inf
         self._resumed.set()
         self._resumed = trio.Event()
-        self.wake()
+        self.wake_links()
 
     def flows(self) -> bool:
         """Return True if anything gets through now."""
@@ -97,10 +97,10 @@ class Network:
         if not self.flows():
             return min(due, self._paused_until)
         for link in self.links:
-            due = min(due, link.next_due())
+            due = min(due, link.next_arrival())
         return due
 
-    def wake(self) -> None:
+    def wake_links(self) -> None:
         """Let every link look at what has changed."""
         for link in self.links:
             link.wake()

@@ -6,7 +6,7 @@ Synchronous, knows no links and no clock: whoever calls gives the time and the f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from router_trio.protocol.headers import Headers, decode
 from router_trio.subjects.patterns import matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
-from router_trio.testing.losses import Losses
+from router_trio.testing.losses import Losses, Timed
 from router_trio.testing.streams import EPOCH, Stored, Stream
 
 
@@ -51,7 +51,7 @@ class Watch:
     def refused(self, publish: Publish, why: str, now: float) -> None:
         """A publish that wanted an answer was not taken."""
 
-    def acked(self, stream: str, durable: str, sequence: int, now: float) -> None:
+    def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
         """A consumer took an ack."""
 
 
@@ -121,11 +121,11 @@ class Server:
         self._interests.append(interest)
         return interest
 
-    def unsubscribe(self, receive: Receive) -> None:
+    def remove_receiver(self, receive: Receive) -> None:
         """Forget the subscriptions and pull requests of this receiver."""
         self._interests = [interest for interest in self._interests if interest.receive != receive]
         for consumer in self.consumers.values():
-            consumer.withdraw(receive)
+            consumer.remove_requests(receive)
 
     def _route(self, subject: str, publish: Publish) -> bool:
         receivers = self._receivers(subject)
@@ -210,13 +210,13 @@ class Server:
             return mismatch
         return f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server; resume it"
 
-    def find_streams(self, subject: str) -> list[str] | SourceError:
+    def streams_of(self, subject: str) -> list[str] | SourceError:
         """Return the names of the streams that take subjects of this pattern."""
         if not self.may_publish("$JS.API.STREAM.NAMES"):
             return _may_not_ask()
         return [name for name, one in self.streams.items() if any(overlaps(subject, theirs) for theirs in one.subjects)]
 
-    def stream_state(self, name: str, now: float) -> StreamState | SourceError | None:
+    def state_of_stream(self, name: str, now: float) -> StreamState | SourceError | None:
         """Return what there is to know of a stream."""
         if not self.may_publish(f"$JS.API.STREAM.INFO.{name}"):
             return _may_not_ask()
@@ -237,7 +237,7 @@ class Server:
 
     def _acked(self, consumer: Consumer, sequence: int, now: float) -> None:
         if consumer.ack(sequence):
-            self.watch.acked(consumer.spec.stream, consumer.spec.durable, sequence, now)
+            self.watch.ack_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
 
     def term(self, reply: bytes, now: float) -> None:
         """The message with this reply subject is given up."""
@@ -255,7 +255,7 @@ class Server:
         """The ack wait of the message with this reply subject starts anew."""
         consumer, sequence = self._delivered(reply)
         if consumer is not None:
-            self.losses.meets("in_progress", now, lambda: consumer.extend(sequence, now))
+            self.losses.meets("in_progress", now, lambda: consumer.extend_ack_wait(sequence, now))
 
     def _delivered(self, reply: bytes) -> tuple[Consumer | None, int]:
         words = reply.decode("ascii", "replace").split(".")
@@ -267,13 +267,16 @@ class Server:
 
     def poll(self, now: float) -> None:
         """Do what is due: deliver to waiting pull requests, and end those whose time is over."""
-        self.losses.poll(now)
-        for consumer in self.consumers.values():
-            consumer.poll(now)
+        for part in self._timed():
+            part.poll(now)
 
     def next_due(self) -> float:
         """When `poll` has something to do if nothing else happens before; infinity for never."""
-        return min(self.losses.next_due(), *(consumer.next_due() for consumer in self.consumers.values()), inf)
+        return min(part.next_due() for part in self._timed())
+
+    def _timed(self) -> Iterator[Timed]:
+        yield self.losses
+        yield from self.consumers.values()
 
 
 def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:

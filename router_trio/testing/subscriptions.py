@@ -86,7 +86,7 @@ class FakePullConsumer(FakeSubscription):
         self.spec = spec
         self.consumer = consumer
         answers = consumer.answers
-        if spec.stream_created is None and consumer.unacked and not consumer.progress.in_use:
+        if spec.stream_created is None and consumer.unacked_count and not consumer.progress.in_use:
             try:
                 await trio.sleep(LISTEN_FOR)
             except BaseException:

@@ -47,7 +47,7 @@ class Trouble:
         """Each link breaks behind so many more publishes, acks, messages ...; what is behind them never arrives."""
         for link in self._network.links.copy():
             link.break_after(to_server, from_server)
-        self._network.wake()
+        self._network.wake_links()
 
     def stay_lame(self, is_lame: bool) -> None:
         """Whoever connects is told at once that the server will shut down, or is told so no more."""
@@ -94,7 +94,7 @@ class Trouble:
         self._server.streams[stream].leaderless_until = trio.current_time() + seconds
         for consumer in self._consumers(stream):
             consumer.end_requests("409 Leadership Change")
-        self._network.wake()
+        self._network.wake_links()
 
     def forget(self, stream: str, count: int) -> None:
         """A stream loses its last messages, as on a power failure: what comes next gets their sequences."""
@@ -114,7 +114,7 @@ class Trouble:
         )
         for spec in specs:
             self._server.open_consumer(spec)
-        self._network.wake()
+        self._network.wake_links()
 
     # --- consumers ---
 
@@ -128,7 +128,7 @@ class Trouble:
         consumer.edit(**changes)
         if headers_only is not None:
             consumer.headers_only = headers_only
-        self._network.wake()
+        self._network.wake_links()
 
     def fix_consumer(self, stream: str, durable: str) -> None:
         """Whoever opens a durable may not change it any more."""
@@ -137,12 +137,12 @@ class Trouble:
     def pause_consumer(self, stream: str, durable: str, seconds: float = inf) -> None:
         """A durable delivers nothing for so long; 0: no more."""
         self._server.consumers[stream, durable].paused_until = trio.current_time() + seconds
-        self._network.wake()
+        self._network.wake_links()
 
     def deliver_again(self, stream: str, durable: str, count: int) -> None:
         """A durable delivers so many of its unacked messages once more."""
         self._server.consumers[stream, durable].deliver_again(count, trio.current_time())
-        self._network.wake()
+        self._network.wake_links()
 
     def _consumers(self, stream: str) -> Iterable[Consumer]:
         return [consumer for (name, _), consumer in self._server.consumers.items() if name == stream]
@@ -151,4 +151,4 @@ class Trouble:
         stream.forget_after(last)
         for consumer in self._consumers(stream.name):
             consumer.went_back()
-        self._network.wake()
+        self._network.wake_links()

@@ -306,6 +306,6 @@ class _BrokerWatch(Watch):
         """See `Watch.stored`."""
         self._arrivals.stored(self._broker, stream, stored, now)
 
-    def acked(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """See `Watch.acked`."""
+    def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
+        """See `Watch.ack_taken`."""
         self._oracles.acked(durable, sequence)

@@ -339,15 +339,15 @@ async def test_what_another_account_stores_counts_though_no_stream_is_found_here
     """The same messages are stored, by a stream that no lookup tells of."""
     brokers = one_broker()
     server = brokers["main"]._server
-    find = server.find_streams
-    server.find_streams = lambda subject: []  # type: ignore[method-assign]
+    find = server.streams_of
+    server.streams_of = lambda subject: []  # type: ignore[method-assign]
     async with world([TO_STREAM], brokers=brokers) as w:
         assert "no stream takes" in why(w)
         await probe_arrives(w)
         for _ in range(60):
             await trio.sleep(1)
             assert not why(w)
-        server.find_streams = find  # type: ignore[method-assign]
+        server.streams_of = find  # type: ignore[method-assign]
         await trio.sleep(WITHIN)
         delete_out(w)
         await until_unready(w, "no stream takes")
@@ -357,9 +357,9 @@ async def test_each_stream_is_looked_up_once_a_time_however_many_routes_send_to_
     brokers = one_broker()
     server = brokers["main"]._server
     asked: list[str] = []
-    state, find = server.stream_state, server.find_streams
-    server.stream_state = lambda name, now: asked.append(name) or state(name, now)  # type: ignore[method-assign, func-returns-value]
-    server.find_streams = lambda subject: asked.append(subject) or find(subject)  # type: ignore[method-assign, func-returns-value]
+    state, find = server.state_of_stream, server.streams_of
+    server.state_of_stream = lambda name, now: asked.append(name) or state(name, now)  # type: ignore[method-assign, func-returns-value]
+    server.streams_of = lambda subject: asked.append(subject) or find(subject)  # type: ignore[method-assign, func-returns-value]
     routes = [core(f"in.{n}", to(f"out.{n}", jetstream=True), name=f"route{n}") for n in range(20)]
     async with world(routes, brokers=brokers) as w:
         await trio.sleep(1)
