@@ -133,14 +133,14 @@ class EmbeddedServer:
         return f"nats://{HOST}:{self.port}"
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Return True if the process is alive. Notices, and reaps, one that ended by itself."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
         """The process id. Raises `EmbeddedServerError` if the server is not running."""
-        if self._process is None or not self.running:
+        if self._process is None or not self.is_running:
             raise EmbeddedServerError(f"the nats-server at {self.address} is not running: restart() it first")
         return self._process.pid
 

@@ -87,7 +87,7 @@ class Telemetry:
         return self._traces if self._traces is not None else NoTracing()
 
     @property
-    def address(self) -> tuple[str, int] | None:
+    def http_address(self) -> tuple[str, int] | None:
         """Host and port of the HTTP side; None outside of `serve`, or when it is switched off."""
         return self._address
 
@@ -104,7 +104,7 @@ class Telemetry:
     @property
     def log_lines_dropped(self) -> int:
         """Log lines that were let go because stderr did not take them."""
-        return self._logs.dropped if self._logs is not None else 0
+        return self._logs.lines_dropped if self._logs is not None else 0
 
     def emit(self, event: Event) -> None:
         """Tell everyone who listens. Never blocks and never raises."""
@@ -139,7 +139,7 @@ class Telemetry:
         pages: Sequence[BaseRoute] = (),
         first: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
     ) -> AsyncIterator[tuple[str, int] | None]:
-        """Write logs, export spans and answer HTTP while this is entered; gives `address`.
+        """Write logs, export spans and answer HTTP while this is entered; gives `http_address`.
 
         `clock` is the one of the fences; `pages` are served beside the router's own. Entering raises `ListenError`;
         who connects from then on is answered as soon as `first` has returned, or has taken too long. Leaving, cancelled

@@ -215,9 +215,9 @@ async def test_two_requests_on_one_connection(view: View) -> None:
 
 async def test_port_0_is_a_free_port_and_is_told(view: View) -> None:
     telemetry = Telemetry(settings(), logs=False)
-    assert telemetry.address is None
+    assert telemetry.http_address is None
     async with telemetry.serve(view) as address:
-        assert telemetry.address == address
+        assert telemetry.http_address == address
         assert address is not None
         assert address[0] == "127.0.0.1"
         assert address[1] != 0

@@ -54,7 +54,7 @@ class TestEmbeddedServer:
             async with connect(server.url) as client:
                 assert client.info["jetstream"] is True
                 assert client.info["host"] == HOST
-        assert not server.running
+        assert not server.is_running
         assert is_gone(pid)
         assert not directory.exists()
 
@@ -100,7 +100,7 @@ class TestEmbeddedServer:
                 await js.publish("s", b"before")
                 await server.kill()
                 await client.closed()
-            assert not server.running
+            assert not server.is_running
             assert is_gone(first_pid)
             with pytest.raises(EmbeddedServerError, match=r"not running: restart\(\) it first"):
                 _ = server.pid
@@ -126,7 +126,7 @@ class TestEmbeddedServer:
     async def test_terminate_ends_it_in_order_and_twice_is_no_error(self) -> None:
         async with open_embedded_server(jetstream=False) as server:
             await server.terminate()
-            assert not server.running
+            assert not server.is_running
             assert "Server Exiting" in server.recent_log()
             await server.terminate()
             await server.kill()
@@ -327,7 +327,7 @@ class TestNatsServer:
             await leader.kill()
             with trio.fail_after(30):
                 assert (await group.stream_leader("R3")) is not leader
-            survivor = next(server for server in group.servers if server.running)
+            survivor = next(server for server in group.servers if server.is_running)
             async with connect(survivor.url) as client:
                 # The stream has a leader again; the cluster, whose leader the killed one may have been, not yet.
                 stored = await _answered(lambda: JetStream(client).stream_messages("R3"))

@@ -81,7 +81,7 @@ async def test_a_leader_that_goes_costs_time_and_nothing_else(
             await eventually(lambda: len(set(spy.written_at)) == messages, 90, lambda: live.status()["routes"])
             await eventually(lambda: not live.ledger()["main"]["in_flight"], 30, live.ledger)
             await assert_alive(live)
-        survivor = next(server for server in group.servers if server.running)
+        survivor = next(server for server in group.servers if server.is_running)
         async with connect(survivor.url) as client:
             stored = await JetStream(client).stream_messages("SINK")
     arrived = [found for message in stored for found in numbers(message.payload)]
@@ -102,7 +102,7 @@ async def _fill(group: Cluster, messages: int) -> None:
     """Publish to the source until it has all, a chunk at a time, on whatever server runs."""
     sent = 0
     while sent < messages:
-        server = next(server for server in group.servers if server.running)
+        server = next(server for server in group.servers if server.is_running)
         try:
             async with connect(server.url) as client:
                 while sent < messages:

@@ -152,9 +152,9 @@ class Cluster:
         """The running server that leads a stream. Waits until there is one."""
         while True:
             for server in self.servers:
-                if server.running and (name := await _stream_leader(server, stream)):
+                if server.is_running and (name := await _stream_leader(server, stream)):
                     for leader in self.servers:
-                        if leader.name == name and leader.running:
+                        if leader.name == name and leader.is_running:
                             return leader
             await trio.sleep(_POLL_INTERVAL)
 

@@ -83,7 +83,7 @@ class Object:
             raise self._wrong(name, "a text")
         return excerpt(value or "")
 
-    def subject(self, name: str) -> str:
+    def optional_subject(self, name: str) -> str:
         """Return a subject, which may have any characters; `""` if it is absent."""
         value = self._fields.get(name)
         if value is not None and (type(value) is not str or len(value) > MAX_SUBJECT):

@@ -229,11 +229,11 @@ def config_fields(body: bytes) -> dict[str, Any]:
 
 
 def _consumer_config(config: Object) -> ConsumerConfig:
-    one = config.subject("filter_subject")
+    one = config.optional_subject("filter_subject")
     return ConsumerConfig(
         durable=config.text("durable_name", ""),
         deliver_policy=config.text("deliver_policy", "all"),
-        deliver_subject=config.subject("deliver_subject"),
+        deliver_subject=config.optional_subject("deliver_subject"),
         deliver_group=config.text("deliver_group", ""),
         filter_subjects=(one,) if one else config.subjects("filter_subjects", most=MAX_SUBJECTS),
         ack_policy=config.text("ack_policy", "none"),

@@ -129,7 +129,7 @@ class HTTPConnection:
         if scope.cancelled_caught:
             raise trio.BrokenResourceError("the client was too slow")
 
-    def reset(self) -> bool:
+    def start_next_request(self) -> bool:
         """Get ready for the next request; return False if there can be none on this connection."""
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()

@@ -174,7 +174,7 @@ class _Server:
                 return False
         if self._admission.may_answer(client):
             await answer(connection, request, self._app)
-            return connection.reset()
+            return connection.start_next_request()
         if path_of(request) not in PROBES:
             raise RequestRefused(503, "too many requests at a time")
         connection.ends = True

@@ -78,7 +78,7 @@ class Logs:
         self._lock = threading.Lock()
 
     @property
-    def dropped(self) -> int:
+    def lines_dropped(self) -> int:
         """Lines that were let go because stderr did not take them."""
         return self._writer.dropped
 
@@ -107,7 +107,7 @@ class Logs:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Write lines, and those of the libraries, while this is entered. Leaving flushes, within a second."""
-        async with self._writer.running():
+        async with self._writer.writing():
             try:
                 with self._libraries():
                     yield

@@ -35,7 +35,7 @@ class _Window(Generic[T]):
         self.count = 0
         self.reasons: Counter[str] = Counter()
 
-    def take(self, now: float) -> Merged[T]:
+    def merge(self, now: float) -> Merged[T]:
         merged = Merged(self.latest, self.count, dict(self.reasons))
         self.opened_at = now
         self.count = 0
@@ -61,7 +61,7 @@ class Merger(Generic[T]):
         window.count += count
         if reason is not None:
             window.reasons[reason] += count
-        return window.take(now) if passes else None
+        return window.merge(now) if passes else None
 
     def due(self, *, everything: bool = False) -> list[Merged[T]]:
         """What was summed and has waited for an interval, or `everything` that was summed."""
@@ -70,7 +70,7 @@ class Merger(Generic[T]):
         for key, window in list(self._windows.items()):
             over = now - window.opened_at >= INTERVAL
             if window.count and (over or everything):
-                due.append(window.take(now))
+                due.append(window.merge(now))
             elif over:
                 del self._windows[key]
         return due

@@ -23,7 +23,7 @@ FLUSH_SECONDS = 1.0
 
 
 class LineWriter:
-    """A bounded buffer of lines. Nothing is written before `running` is entered; lines before that wait."""
+    """A bounded buffer of lines. Nothing is written before `writing` is entered; lines before that wait."""
 
     def __init__(self, write: Callable[[bytes], object], *, max_lines: int = MAX_LINES) -> None:
         self._write = write
@@ -45,7 +45,7 @@ class LineWriter:
                 self._changed.notify()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def writing(self) -> AsyncIterator[None]:
         """Write while this is entered. Leaving flushes, for at most `FLUSH_SECONDS`, also when cancelled."""
         thread = threading.Thread(target=self._run, name="router_trio log writer", daemon=True)
         thread.start()

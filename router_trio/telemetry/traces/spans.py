@@ -69,7 +69,7 @@ class MessageSpans:
             remote = SpanContext(parent.trace_id, parent.span_id, is_remote=True, trace_flags=TraceFlags(parent.flags))
         return SpansOfMessage(self, _Span(f"process {route}", SpanKind.CONSUMER, remote, attributes))
 
-    def end(self, span: _Span) -> None:
+    def end_span(self, span: _Span) -> None:
         """A span has ended now."""
         self._ended(
             MessageSpan(
@@ -102,7 +102,7 @@ class _Span:
         self.context = SpanContext(trace_id, getrandbits(64) or 1, is_remote=False, trace_flags=_SAMPLED)
         self.start_time = time.time_ns()
 
-    def fail(self, error_type: str, detail: str) -> None:
+    def mark_failed(self, error_type: str, detail: str) -> None:
         self.attributes["error.type"] = shown_text(error_type)
         self.status = _error(detail)
 
@@ -144,7 +144,7 @@ class SpansOfMessage:
             span.attributes["messaging.nats.duplicate"] = True
         if not fate.delivered:
             self._fail(span, fate.reason or fate.name, f"{fate.name} at {destination}")
-        self._spans.end(span)
+        self._spans.end_span(span)
 
     def refused(self, destination: str, reason: str, detail: str) -> None:
         """End the newest open span to that destination: its operation was never accepted."""
@@ -153,7 +153,7 @@ class SpansOfMessage:
             return
         self._sends.remove(found)
         self._fail(found[1], reason, detail)
-        self._spans.end(found[1])
+        self._spans.end_span(found[1])
 
     def failed(self, error_type: str, detail: str) -> None:
         """The message failed in the router; what `process` says when it ends."""
@@ -163,14 +163,14 @@ class SpansOfMessage:
         """End `process`, and as failures the sends that have no fate."""
         for destination, span in self._sends:
             self._fail(span, "unsettled", f"no fate at {destination} when the message ended")
-            self._spans.end(span)
+            self._spans.end_span(span)
         self._sends.clear()
         if self._failure is not None:
-            self._process.fail(*self._failure)
-        self._spans.end(self._process)
+            self._process.mark_failed(*self._failure)
+        self._spans.end_span(self._process)
 
     def _fail(self, span: _Span, error_type: str, detail: str) -> None:
-        span.fail(error_type, detail)
+        span.mark_failed(error_type, detail)
         if self._failure is None:
             self._failure = (error_type, detail)
 

@@ -284,7 +284,7 @@ async def test_a_stalled_output_costs_lines_and_never_blocks() -> None:
         written.append(data)
 
     writer = LineWriter(stalled, max_lines=10)
-    async with writer.running():
+    async with writer.writing():
         writer.put("first")
         assert await trio.to_thread.run_sync(entered.wait, 10)
         started = time.perf_counter()
@@ -307,7 +307,7 @@ async def test_leaving_is_bounded_when_the_output_is_stalled_for_good() -> None:
     writer = LineWriter(stalled)
     started = time.perf_counter()
     try:
-        async with writer.running():
+        async with writer.writing():
             writer.put("in the write")
             assert await trio.to_thread.run_sync(entered.wait, 10)
             writer.put("behind it")
@@ -321,7 +321,7 @@ async def test_leaving_flushes_also_when_cancelled() -> None:
     sink: list[bytes] = []
     writer = LineWriter(sink.append)
     with trio.CancelScope() as scope:
-        async with writer.running():
+        async with writer.writing():
             scope.cancel()
             for number in range(500):
                 writer.put(str(number))
@@ -333,7 +333,7 @@ async def test_lines_before_running_wait_and_lines_after_it_are_counted() -> Non
     sink: list[bytes] = []
     writer = LineWriter(sink.append)
     writer.put("before")
-    async with writer.running():
+    async with writer.writing():
         pass
     writer.put("after")
     assert sink == [b"before\n"]
@@ -345,7 +345,7 @@ async def test_an_output_that_is_gone_costs_lines() -> None:
         raise BrokenPipeError
 
     writer = LineWriter(broken)
-    async with writer.running():
+    async with writer.writing():
         writer.put("one")
         writer.put("two")
     assert writer.dropped == 2
