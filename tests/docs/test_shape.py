@@ -18,11 +18,11 @@ BOUNDS = {
     "modules in its largest folder": 13,
     "layers of import-linter": 13,
     "words that must be taught": 8,
+    "public method names with three meanings or more": 15,
     "groups written twice for speed that say so": 12,
     # Those that follow are over their goal, and at what they are now: whoever makes one smaller lowers it, down to the
     # goal.
     "imports between its entries": 109,
-    "public method names with three meanings or more": 49,
     "public methods of Outbox": 27,
     "of them without both of their tests": 2,
     "definitions that nothing refers to": 1,
