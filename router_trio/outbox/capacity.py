@@ -76,7 +76,7 @@ class Capacity:
     @property
     def full(self) -> bool:
         """Return True if what waits for the link or the wire is at its limit of operations or bytes."""
-        # Written out, as each publish asks.
+        # What is held counts for a half of the bytes at most: below that, it need not be asked.
         queue = self._queue
         return queue.waiting >= self._max_operations or (
             queue.waiting_bytes >= self._half_of_bytes and self._too_many_bytes

@@ -55,11 +55,8 @@ class InFlight:
         """Take out the core publishes that were written before `mark` was read from `written`."""
         core = self._core
         count = mark - (self.written - self.unfenced)
-        if count >= self.unfenced:
-            self._core, self.unfenced = deque(), 0
-            return list(core)
         confirmed = []
-        left = self.unfenced - count
+        left = max(0, self.unfenced - count)
         while self.unfenced > left and self.unfenced - core[0].count >= left:
             confirmed.append(core.popleft())
             self.unfenced -= confirmed[-1].count

@@ -119,10 +119,9 @@ class Operation:
     count: int
     """How many messages it is. `order` is the number of the last."""
 
-    def __init__(self, order: int, *, accepted_at: float, clean: bool) -> None:
-        self.order = order
-        self.accepted_at = accepted_at
-        self.clean = clean
+    order: int
+    accepted_at: float
+    clean: bool
 
     @property
     def frame(self) -> bytes:
@@ -159,7 +158,6 @@ class CoreOperation(Operation):
     frame: bytes
 
     def __init__(self, order: int, frame: bytes, owner: Owner | None, accepted_at: float, clean: bool) -> None:
-        # Not by the constructor above: one call more would be felt by each publish.
         self.order = order
         self.frame = frame
         self.owner = owner
@@ -185,11 +183,7 @@ class OperationWithAck(CoreOperation):
     with_ack = True
 
     def __init__(self, order: int, frame: bytes, owner: Owner | None, accepted_at: float, clean: bool) -> None:
-        self.order = order
-        self.frame = frame
-        self.owner = owner
-        self.accepted_at = accepted_at
-        self.clean = clean
+        super().__init__(order, frame, owner, accepted_at, clean)
         self.first_written_at: float | None = None
         self.refused_for: str | None = None
         self.resent = False

@@ -131,10 +131,7 @@ class FrameParser:
                     if not 0 < header_size <= size:
                         raise ProtocolError(f"header size {header_size} of a message of {size} bytes")
                 else:
-                    if kind == b"PONG":
-                        self.control.append(data[position:line_end])
-                    else:
-                        self._control_line(data[position:line_end])
+                    self._control_line(data[position:line_end])
                     position = line_end + 2
                     continue
             except ValueError:

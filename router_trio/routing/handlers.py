@@ -12,7 +12,6 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from types import CoroutineType
 from typing import Any
 
 import outcome
@@ -87,12 +86,6 @@ def begin(handler: Handler, message: Message) -> Any:
     caller's to count.
     """
     answer = handler(message)
-    if type(answer) is CoroutineType:
-        try:
-            # A coroutine is its own iterator, but for the built-in `next`.
-            return Blocked(answer, answer.send(None))
-        except StopIteration as done:
-            return done.value
     if not hasattr(answer, "__await__"):
         return answer
     steps = answer.__await__()

@@ -192,8 +192,6 @@ class Outlet:
     def frame(self, message: Message, origin: Message, raw: framing.RawMessage) -> bytes:
         """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
         body = message.payload
-        if not raw[2] and message[2:4] == origin[2:4] and message.subject is origin.subject:
-            return self.frame_of(body, raw)
         target, block, reply = self._addressed(message, origin, raw, None)
         self._check_size(target, block, len(body), reply)
         return framing.publish(target, body, reply=reply, headers=block)

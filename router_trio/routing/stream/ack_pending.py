@@ -111,15 +111,9 @@ class AckPending:
 
     def take_first(self, most: int) -> list[StreamDelivery]:
         """Take out what `first` would give, one after the other: they are routed now, and nobody looks meanwhile."""
-        waiting = self.waiting
-        if not self.order.lines:
-            if most < len(waiting):
-                return [waiting.popleft() for _ in range(most)]
-            taken = list(waiting)
-            waiting.clear()
-            return taken
-        taken = []
-        while len(taken) < most and self.first() is not None:
+        waiting, order = self.waiting, self.order
+        taken: list[StreamDelivery] = []
+        while waiting and len(taken) < most and (not order.lines or self.first() is not None):
             taken.append(waiting.popleft())
         return taken
 

@@ -75,13 +75,7 @@ class StreamDelivery(Delivery):
         time: bytes,
         message_id: bytes,
     ) -> None:
-        # Written out, as `settle` is: both are done for each message.
-        self.route = source.state
-        self.raw = raw
-        self.received_at = received_at
-        self.remaining = 1
-        self.reason = None
-        self.trace = None
+        super().__init__(source.state, raw, received_at)
         self.cursor = cursor
         self.recalled = self.refused = False
         self.ack_subject = raw[1]

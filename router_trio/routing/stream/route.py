@@ -180,7 +180,9 @@ class StreamRoute(Route):
             self._pull_loop.count_received(len(deliveries), size, again=came_again)
             self._retry.succeeded()
         if self.routing.plan.handler is None:
-            self._forward_at_once()
+            # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
+            while pending.waiting and self.routing.is_ready:
+                self.routing.forward_each(pending.take_first(BATCH))
         if pending.waiting:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
@@ -201,12 +203,6 @@ class StreamRoute(Route):
 
     def _route(self) -> None:
         self._arrived.set()
-
-    def _forward_at_once(self) -> None:
-        """What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task."""
-        waiting, routing = self._ack_pending.waiting, self.routing
-        while waiting and routing.is_ready:
-            routing.forward_each(self._ack_pending.take_first(BATCH))
 
     async def _route_some(self) -> None:
         routing, pending = self.routing, self._ack_pending
