@@ -84,10 +84,10 @@ class Outlet:
             subject, reply, header_size, size, tail = raw
             try:
                 prefix = prefixes.get(subject) or self.address.prefix_for(raw)
-                if size > limit:
-                    measure(self.connection, size)
-                elif header_size or reply:
+                if header_size or reply:
                     frames.append(self.carried(raw, prefix))
+                elif size > limit:
+                    measure(self.connection, size)
                 else:
                     frames.append(prefix + tail)
             except (MappingError, PublishError) as error:
@@ -107,10 +107,12 @@ class Outlet:
             else:
                 tail, reply = tail[len(reply) + 1 :], b""
         if not header_size:
+            measure(self.connection, size)
             return prefix + tail
         start = len(tail) - 2 - size
         end = start + header_size
         if self._control.search(tail, start, end) is None and tail.find(message_ids.HEADER, start, end) < 0:
+            measure(self.connection, size)
             return b"H" + prefix + tail
         block = self._headers(tail[start:end], None, self.address.ending_for(subject))
         body = tail[end:-2]
@@ -201,10 +203,10 @@ class Outlet:
 
         Raises as `forward`.
         """
+        prefix = self.address.prefixes.get(raw[0]) or self.address.prefix_for(raw, _MORE_DIGITS)
         size = len(body)
         if size > self.connection.max_payload:
             measure(self.connection, size)
-        prefix = self.address.prefixes.get(raw[0]) or self.address.prefix_for(raw, _MORE_DIGITS)
         reply = raw[1]
         if reply:
             reply = reply + b" " if self._carries_reply else b""

@@ -51,10 +51,10 @@ class Passthrough:
                 subject, reply, header_size, size, tail = raw
                 try:
                     prefix = prefixes.get(subject) or route.outlet.address.prefix_for(raw)
-                    if size > limit:
-                        measure(self._connection, size)
-                    elif header_size or reply:
+                    if header_size or reply:
                         frames.append(route.outlet.carried(raw, prefix))
+                    elif size > limit:
+                        measure(self._connection, size)
                     else:
                         frames.append(prefix + tail)
                 except (MappingError, PublishError) as error:
