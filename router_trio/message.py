@@ -94,6 +94,6 @@ def stored(stream: str, sequence: int, duplicate: bool = False) -> Fate:
 
 
 def stored_each(stream: str, sequences: Iterable[int]) -> list[Fate]:
-    """The fates of publishes that a stream has as these, each for the first time."""
+    """Return what `stored` returns for each: for PubAcks that are read together."""
     new = tuple.__new__
     return [new(Fate, ("acked", None, stream, sequence, False)) for sequence in sequences]

@@ -128,6 +128,12 @@ class CoreRoute(Route):
             self._forward(received_at, batch[start:] if start else batch)
 
     def _forward(self, received_at: float, batch: list[framing.RawMessage]) -> None:
+        """Take a batch to every destination, with `BatchDelivery`, `Outlet.forward_core` and `Outbox.offer_frames`.
+
+        Fast path of `Routing.forward`; held equal by
+        tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one, worth 600
+        instructions a message (tests/performance/test_fast_paths.py::test_core_messages_that_are_forwarded_together).
+        """
         delivery = BatchDelivery(self.state, received_at)
         owners = [delivery.owner_for(outlet.template) for outlet in self.routing.outlets]
         for outlet, owner in zip(self.routing.outlets, owners, strict=True):

@@ -24,7 +24,7 @@ BOUNDS = {
     # goal.
     "imports between its entries": 109,
     "public methods of Outbox": 27,
-    "of them without both of their tests": 2,
+    "of them without both of their tests": 0,
     "definitions that nothing refers to": 1,
     "files in router_trio/ of more than 350 lines": 7,
     "files in tests/ of more than 350 lines": 29,

@@ -20,6 +20,7 @@ from router_trio.client.publisher import Publisher
 from router_trio.connection.session import Session
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError
+from router_trio.events import Event
 from router_trio.nats.jetstream.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
@@ -98,26 +99,38 @@ def _traced(run: Callable[[], object]) -> int:
 class Bench:
     """One connection that is up, its wire, and `count` routes from it to it. Needs an event loop for its clock."""
 
-    def __init__(self, count: int, *, stream: bool = False, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        stream: bool = False,
+        tracing: Tracing | None = None,
+        routes: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """`routes` are others than those that it has by default."""
         settings = Settings(
             connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
-            routes=[_stream_route() if stream else _core_route(number) for number in range(count)],
+            routes=routes or [_stream_route() if stream else _core_route(number) for number in range(count)],
         )
         self.connection = Connection("main", settings.connections["main"], cast(Any, None), lambda event: None)
         self.outbox = self.connection.outbox
         self._tracing = tracing or NoTracing()
         self.outbox.link_up()
         self.answers: list[bytes] = []
-        link = SimpleNamespace(ack=self._acked)
+        self.naks: list[tuple[bytes, float]] = []
+        self.events: list[Event] = []
+        """What the routes say."""
+        link = SimpleNamespace(ack=self._acked, nak=lambda *nak: self.naks.append(nak))
         self.connection._session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings)]
         told = {"pass_to_client": _nothing, "on_info": _nothing, "denied": _nothing}
         self.wire = Wire(cast(Any, None), read_done=self.connection.read_done, **told)
 
     def _routing(self, plan: Any) -> Routing:
-        outlet = Outlet(plan.destinations[0], self.connection)
-        state = RouteState(plan.name, "main", [outlet.template])
-        return Routing(plan, [outlet], state, lambda event: None, self._tracing)
+        outlets = [Outlet(destination, self.connection) for destination in plan.destinations]
+        templates, own_ids = [outlet.template for outlet in outlets], plan.settings.source.own_ids
+        state = RouteState(plan.name, "main", templates, own_ids=own_ids)
+        return Routing(plan, outlets, state, self.events.append, self._tracing)
 
     def _acked(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         self.answers += replies
@@ -130,10 +143,22 @@ class Bench:
             frames += [operation.frame for operation in batch]
         return frames
 
+    def core_routes(self) -> tuple[Passthrough, list[CoreRoute]]:
+        """The routes from core subscriptions, and the way that what only passes through goes."""
+        passthrough = Passthrough(self.connection, self._tracing)
+        return passthrough, [
+            CoreRoute(routing, self.connection, passthrough, lambda event: None) for routing in self.routings
+        ]
+
+    def stream_route(self) -> StreamRoute:
+        """The first route, from a stream, with a consumer."""
+        route = StreamRoute(self.routings[0], self.connection, lambda event: None)
+        route._ack_pending.cursor = StreamCursor("x")
+        return route
+
     def core(self, messages: int) -> Callable[[], None]:
         """What comes for the routes in turn, is forwarded, written and fenced."""
-        passthrough = Passthrough(self.connection, self._tracing)
-        routes = [CoreRoute(routing, self.connection, passthrough, lambda event: None) for routing in self.routings]
+        _, routes = self.core_routes()
         sids = [self.wire.subscribe(b"in", route._deliver) for route in routes]
         data = b"".join(
             b"MSG in.%04d.%d %b 128\r\n%b\r\n" % (number % len(sids), number % 7, sids[number % len(sids)], BODY)
@@ -152,12 +177,11 @@ class Bench:
 
     def handled(self, messages: int, handler: Handler) -> Callable[[], None]:
         """Messages in hand go through a handler, are written and fenced."""
-        passthrough = Passthrough(self.connection, self._tracing)
-        route = CoreRoute(self.routings[0], self.connection, passthrough, lambda event: None)
-        raws = [_raw(b"in.0000.%d" % (number % 7), b"") for number in range(messages)]
+        _, (route, *_) = self.core_routes()
+        raws = [raw(b"in.0000.%d" % (number % 7), b"") for number in range(messages)]
 
         def run() -> None:
-            _finish(route._handle(handler, trio.current_time(), raws))
+            finish(route._handle(handler, trio.current_time(), raws))
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
             self.written()
             self.outbox.fenced(self.outbox.sent)
@@ -174,7 +198,7 @@ class Bench:
                 await publisher.publish("in.0000.1", BODY, None)
 
         def run() -> None:
-            _finish(publish())
+            finish(publish())
             assert sum(frames.count(b"PUB in.") for frames in self.written()) == messages
             self.written()
             self.outbox.fenced(self.outbox.sent)
@@ -184,23 +208,21 @@ class Bench:
 
     def stream(self, messages: int) -> Callable[[], None]:
         """What a stream delivers is forwarded, written, acked by the destination, and acked to its source."""
-        route = StreamRoute(self.routings[0], self.connection, lambda event: None)
-        route._ack_pending.cursor = StreamCursor("x")
+        route = self.stream_route()
         acks = PubAcks(self.connection)
         first = 1
 
         def run() -> None:
             nonlocal first
-            ack = b"$JS.ACK.IN.router.1.%d.%d.1700000000000000000.9"
             numbers = range(first, first + messages)
             first += messages
             order = self.outbox.next_order
-            route._received([_raw(b"in.0000.%d" % (number % 7), ack % (number, number)) for number in numbers])
+            route._received([delivered(number) for number in numbers])
             while route._ack_pending.waiting:
-                _finish(route._route_some())
+                finish(route._route_some())
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
             orders = range(order, order + messages)
-            acks.read([_raw(b"_INBOX.x.%d" % one, b"", b'{"stream":"OUT", "seq":%d}' % one) for one in orders])
+            acks.read([puback(one) for one in orders])
             self.connection.read_done()
             assert len(self.answers) == messages
             self.answers.clear()
@@ -222,11 +244,24 @@ def _stream_route() -> dict[str, Any]:
     return {"name": "r", "from": source, "to": [to]}
 
 
-def _raw(subject: bytes, reply: bytes, body: bytes = BODY) -> framing.RawMessage:
-    return subject, reply, 0, len(body), b"%d\r\n%b\r\n" % (len(body), body)
+def raw(subject: bytes, reply: bytes, body: bytes = BODY) -> framing.RawMessage:
+    """A message without headers."""
+    return subject, reply, 0, len(body), b"%b%d\r\n%b\r\n" % (reply and reply + b" ", len(body), body)
 
 
-def _finish(routing: Any) -> None:
+def delivered(number: int) -> framing.RawMessage:
+    """A delivery of that number, of the message with that sequence."""
+    ack = b"$JS.ACK.IN.router.1.%d.%d.1700000000000000000.9"
+    return raw(b"in.0000.%d" % (number % 7), ack % (number, number))
+
+
+def puback(order: int) -> framing.RawMessage:
+    """What a stream answers to the publish with that number."""
+    return raw(b"_INBOX.x.%d" % order, b"", b'{"stream":"OUT", "seq":%d}' % order)
+
+
+def finish(routing: Any) -> None:
+    """Run what must not block."""
     try:
         routing.send(None)
     except StopIteration:

@@ -86,7 +86,12 @@ class StreamDelivery(Delivery):
         self.message_id = message_id
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
+        """See `operation.Owner`. What was stored and nothing else is done with all others of its read.
+
+        Fast path of `Delivery.settle`; held equal by
+        test_both_ways_of_streams.py::test_what_is_stored_together_is_acked_as_each_would_be, worth 270 instructions a
+        message (tests/performance/test_fast_paths.py::test_messages_that_are_stored_together).
+        """
         if (
             fate.name == "acked"
             and self.remaining == 1

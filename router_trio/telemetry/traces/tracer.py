@@ -245,7 +245,12 @@ class _Skips:
         return True
 
     def among(self, count: int) -> list[int]:
-        """The indexes of those of the next `count` that are sampled: what `over` would have said, in one step."""
+        """The indexes of those of the next `count` that are sampled: what `over` would have said, in one step.
+
+        Fast path of `over`; held equal by
+        tests/unit/telemetry/test_traces.py::test_batches_are_sampled_as_their_messages_would_be_one_by_one, worth 10
+        instructions a message (tests/performance/test_fast_paths.py::test_a_batch_of_which_some_are_sampled).
+        """
         found = []
         at = self._left
         while at < count:

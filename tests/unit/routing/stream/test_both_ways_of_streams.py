@@ -1,0 +1,173 @@
+"""What is written twice for speed in routes from streams: see `test_both_ways`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.message import Fate
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.stream.ack_pending import AckPending
+from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.delivery import StreamDelivery, columns_of, delivery_of
+from router_trio.states import RouteState
+from router_trio.testing.frames import raw
+from tests.performance.instructions import Bench
+from tests.support.compiled import looks_inside
+from tests.unit.routing.both_ways import (
+    BLOCKS,
+    BODIES,
+    SUBJECTS,
+    bench,
+    both,
+    to,
+)
+
+pytestmark = looks_inside
+
+# --- streams ---
+
+STREAM = {"stream": "IN", "durable": "router", "filter": "in.*"}
+STORED = [to("out.{{split(1,-)}}", jetstream=True)]
+
+
+def delivery(number: int, subject: bytes, block: bytes, body: bytes) -> RawMessage:
+    return raw(subject, b"$JS.ACK.IN.router.1.%d.%d.17000000000000%05d.9" % (number, number, number), block, body)
+
+
+STREAMED = st.lists(st.tuples(SUBJECTS, BLOCKS, BODIES), max_size=6).map(
+    lambda many: [delivery(number, *one) for number, one in enumerate(many, 1)]
+)
+
+
+@given(messages=STREAMED, own_ids=st.booleans())
+def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
+    messages: list[RawMessage], own_ids: bool
+) -> None:
+    source = STREAM | ({} if own_ids else {"message_id": "sender"})
+
+    def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
+        async def run(made: Bench) -> None:
+            route = made.stream_route()
+            deliveries = [delivery_of(route, StreamCursor("x"), one, 0.0) for one in messages]
+            route._ack_pending.count = len(deliveries)
+            route._ack_pending.cursor = StreamCursor("other")
+            if together:
+                made.routings[0].forward_each(deliveries)
+            else:
+                for one in deliveries:
+                    made.routings[0].forward(one)
+            made.events.append(cast(Any, [(one.remaining, one.reason, one.refused) for one in deliveries]))
+            made.events.append(cast(Any, list(made.outbox.queue.in_flight.unacked)))
+
+        return run
+
+    both(lambda: bench(STORED, source=source), way(together=True), way(together=False))
+
+
+FATES = st.sampled_from([
+    Fate("acked", None, "OUT", 7),
+    Fate("acked", None, "OUT", 8),
+    Fate("acked", None, "OUT", 9, True),
+    Fate("failed", "no_responders"),
+    Fate("dropped", "expired"),
+])  # fmt: skip
+
+
+@given(fates=st.lists(FATES, max_size=8), own_ids=st.booleans())
+def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], own_ids: bool) -> None:
+    source = STREAM | ({} if own_ids else {"message_id": "sender"})
+
+    def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
+        async def run(made: Bench) -> None:
+            route = made.stream_route()
+            route._received([delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)])
+            made.written()
+            for operation, fate in zip([*made.outbox.queue.in_flight.unacked.values()], fates, strict=True):
+                owner = operation.owner
+                assert isinstance(owner, StreamDelivery)
+                if together:
+                    owner.settle(operation, 1, fate, 0.0)
+                else:
+                    Delivery.settle(owner, operation, 1, fate, 0.0)
+            made.connection.read_done()
+            made.answers.sort()  # what is stored and nothing else is acked at the end of the read
+            pending = route._ack_pending
+            told = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.waiting]]
+            made.events.append(cast(Any, [told, of_cursor(pending.cursor)]))
+
+        return run
+
+    both(lambda: bench(STORED, source=source), way(together=True), way(together=False))
+
+
+def of_cursor(cursor: StreamCursor) -> dict[str, object]:
+    fields = {name: getattr(cursor, name) for name in StreamCursor.__slots__}
+    return {**fields, "failures": cursor.failures._failed}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) -> None:
+    choose = random.Random(seed)
+    fast, slow = AckPending(), AckPending()
+    source = cast(Any, _Source())
+    told: dict[bool, list[Any]] = {True: [], False: []}
+    highest = number = taken = 0
+    for now in range(30):
+        batch = []
+        for _ in range(choose.randint(1, 5)):
+            odd = choose.random() < 0.03
+            number += choose.randint(2, 4) if odd else 1
+            sequence = choose.randint(1, highest + 1) if odd else highest + choose.randint(1, 3)
+            highest = max(highest, sequence)
+            time = sequence + (choose.random() < 0.01)
+            batch.append(
+                raw(b"in.%d" % (sequence % 3), b"$JS.ACK.IN.router.1.%d.%d.%d.9" % (sequence, number, time), b"", b"x")
+            )
+        refused, done = choose.random() < 0.1, choose.random()
+        for pending, together in ((fast, True), (slow, False)):
+            deliveries = [delivery_of(source, pending.cursor, one, float(now)) for one in batch]
+            back = told[together].append
+            if together:
+                again = pending.add(deliveries, columns_of(deliveries), 5.0, back)
+            else:
+                again = [one for one in deliveries if not pending._add(one, 5.0, back)]
+            told[together].append([deliveries.index(one) for one in again])
+            routed = pending.take_first(choose_count(done, len(pending.waiting)))
+            for place, one in enumerate(routed):
+                if refused and not place and pending.remove(one):
+                    one.refused = True
+                    pending.comes_again(one, now + 3.0, 5.0)
+                elif place or not refused:
+                    told[together].append(pending.delivered([one]))
+        assert of_hand(fast) == of_hand(slow)
+        taken += len(batch)
+    assert [*map(of_one, told[True])] == [*map(of_one, told[False])]
+    assert taken > 50
+
+
+class _Source:
+    """Who took them from the stream."""
+
+    state = RouteState("r", "main", ("out",))
+
+
+def choose_count(share: float, waiting: int) -> int:
+    return int(share * (waiting + 1))
+
+
+def of_hand(pending: AckPending) -> list[Any]:
+    waiting = [(one.sequence, one.number) for one in pending.waiting]
+    ours = [one.cursor is pending.cursor for one in pending.waiting]
+    order = pending.order
+    return [waiting, ours, [*pending.open], pending.count, pending.bytes, [*order.lines], of_cursor(pending.cursor)]
+
+
+def of_one(told: Any) -> Any:
+    return (told.sequence, told.number) if isinstance(told, StreamDelivery) else told

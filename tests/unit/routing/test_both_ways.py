@@ -1,0 +1,258 @@
+"""What is written twice for speed: the same messages both ways, and everything that is seen of them is the same.
+
+Each fast path names the test that holds it equal to its twin; others are in `test_both_ways_of_streams`,
+`test_pubacks`, `test_deliveries` and `test_traces`. What each is worth is in `tests/performance/test_fast_paths.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from router_trio import Message, Receipt
+from router_trio.errors import RouterError
+from router_trio.link import SharedDelivery, SubscriptionBatch
+from router_trio.message import FENCED
+from router_trio.outbox.operation import CoreOperation, FrameOwners
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.handler_batch import HandlerBatch
+from router_trio.routing.handlers import Handler, as_message, begin
+from router_trio.routing.passthrough import PassthroughRoute
+from router_trio.states import RouteState
+from router_trio.testing.frames import raw
+from tests.performance.instructions import Bench
+from tests.support.compiled import looks_inside
+from tests.unit.routing.both_ways import (
+    BLOCKS,
+    BODIES,
+    CORE,
+    KEPT,
+    MAX_PAYLOAD,
+    ONE,
+    REPLIES,
+    SUBJECTS,
+    TWO,
+    bench,
+    both,
+    of_route,
+    to,
+)
+
+pytestmark = looks_inside
+
+
+def singly(made: Bench, messages: Sequence[RawMessage]) -> None:
+    """Each message by itself, as what is traced goes."""
+    (routing,) = made.routings
+    for one in messages:
+        routing.forward(Delivery(routing.state, one, trio.current_time()))
+
+
+# --- core ---
+
+
+@given(messages=CORE, to=st.sampled_from([ONE, KEPT]))
+def test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one(
+    messages: list[RawMessage], to: list[dict[str, Any]]
+) -> None:
+    async def fast(made: Bench) -> None:
+        _, (route,) = made.core_routes()
+        route._forward(trio.current_time(), messages)
+
+    async def slow(made: Bench) -> None:
+        singly(made, messages)
+
+    both(lambda: bench(to), fast, slow)
+
+
+TAKEN = CORE.map(lambda many: [one for one in many if one[0] != b"in.--x" and one[3] <= MAX_PAYLOAD])
+
+
+WITH_STREAM = [*ONE, to("stored.{{wildcard(1)}}", jetstream=True)]
+
+
+@given(messages=TAKEN, to=st.sampled_from([TWO, WITH_STREAM]))
+def test_a_batch_to_several_destinations_is_as_well(messages: list[RawMessage], to: list[dict[str, Any]]) -> None:
+    """What a destination refuses is left out: in a batch it counts once for each that refuses it."""
+
+    async def fast(made: Bench) -> None:
+        _, (route,) = made.core_routes()
+        for one in messages:  # on the wire, a batch is in the order of the destinations
+            route._forward(trio.current_time(), [one])
+
+    async def slow(made: Bench) -> None:
+        singly(made, messages)
+
+    both(lambda: bench(to), fast, slow)
+
+
+@given(messages=st.lists(st.tuples(st.integers(0, 2), CORE), max_size=4))
+def test_what_passes_through_is_what_its_routes_would_forward(messages: list[tuple[int, list[RawMessage]]]) -> None:
+    came = {number: batch for number, batch in messages if batch}
+
+    async def fast(made: Bench) -> None:
+        passthrough, routes = made.core_routes()
+        passthrough.deliver([SubscriptionBatch(key(routes[number]), batch) for number, batch in came.items()])
+
+    async def slow(made: Bench) -> None:
+        _, routes = made.core_routes()
+        for number, batch in came.items():
+            routes[number]._received(batch)
+
+    both(lambda: bench(ONE, KEPT, ONE), fast, slow)
+
+
+def key(route: Any) -> PassthroughRoute:
+    deliver = route._deliver
+    assert isinstance(deliver, SharedDelivery)
+    return cast(PassthroughRoute, deliver.key)
+
+
+@given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=5), seconds=st.floats(0, 100))
+def test_what_is_fenced_is_counted_as_its_owner_would_count_it(counts: list[int], seconds: float) -> None:
+    async def settled(together: bool) -> list[Any]:
+        made = bench(*[ONE] * 5)
+        _, routes = made.core_routes()
+        owners = [key(route) for route in routes[: len(counts)]]
+        operation = CoreOperation(1, b"", None, 1.0, True)
+        if together:
+            FrameOwners([*owners], counts).settle(operation, FENCED, 1.0 + seconds)
+        else:
+            for owner, count in zip(owners, counts, strict=True):
+                owner.settle(operation, count, FENCED, 1.0 + seconds)
+        return [of_route(routing.state) for routing in made.routings]
+
+    assert trio.run(settled, True) == trio.run(settled, False)
+
+
+# --- handlers ---
+
+
+async def handler(message: Message) -> Any:
+    """What it makes of a message is in the first letter of its payload."""
+    kind = message.payload[:1]
+    if kind == b"0":
+        return None
+    if kind == b"1":
+        return [message.replace(payload=b"one"), message.replace(payload=b"two", headers={"B": "c"})]
+    if kind == b"2":
+        raise ValueError("it can't")
+    if kind == b"3":
+        await trio.lowlevel.checkpoint()
+    if kind == b"4":
+        return message.replace(subject="other.x", reply="_INBOX.z", headers={"Nats-Msg-Id": "of-it", "Nats-TTL": "5"})
+    if kind == b"5":
+        return "no message"
+    if kind == b"6":
+        return message.replace(payload=cast(bytes, bytearray(b"no bytes")))
+    if kind == b"7":
+        return message.replace(payload=b"x" * (MAX_PAYLOAD + 1))
+    return message.replace(payload=message.payload.upper())
+
+
+HANDLED = st.lists(
+    st.builds(raw, SUBJECTS, REPLIES, BLOCKS, BODIES | st.sampled_from([b"%d" % kind for kind in range(8)])), max_size=8
+)
+
+
+@given(messages=HANDLED, to=st.sampled_from([ONE, KEPT, TWO]))
+def test_what_is_handled_together_is_what_each_would_be_by_itself(
+    messages: list[RawMessage], to: list[dict[str, Any]]
+) -> None:
+    async def fast(made: Bench) -> None:
+        _, (route,) = made.core_routes()
+        # To several destinations one by one: on the wire, a batch is in their order.
+        for batch in [messages] if len(to) == 1 else [[one] for one in messages]:
+            await route._handle(handler, trio.current_time(), batch)
+
+    async def slow(made: Bench) -> None:
+        (routing,) = made.routings
+        for one in messages:
+            await routing.handle(handler, Delivery(routing.state, one, trio.current_time()))
+
+    both(lambda: bench(to), fast, slow)
+
+
+def plain(message: Message) -> Message:
+    return message.replace(payload=message.payload[::-1])
+
+
+@given(messages=CORE)
+def test_a_changed_payload_is_sent_as_any_other_answer(messages: list[RawMessage]) -> None:
+    async def fast(made: Bench) -> None:
+        handled = HandlerBatch(made.routings[0], plain, trio.current_time())
+        assert handled.handle_each([(one, as_message(one, "main")) for one in messages]) is None
+        handled.offer_kept()
+
+    async def slow(made: Bench) -> None:
+        (routing,) = made.routings
+        handled = HandlerBatch(routing, plain, trio.current_time())
+        for one in messages:
+            answered(handled, plain, routing.state, one)
+        handled.offer_kept()
+
+    both(lambda: bench(ONE), fast, slow)
+
+
+def answered(handled: HandlerBatch, handler: Handler, state: RouteState, one: RawMessage) -> None:
+    message = as_message(one, "main")
+    handled._answered(begin(handler, message), message, Delivery(state, one, trio.current_time()))
+
+
+# --- the frame of a changed payload ---
+
+
+@given(one=st.builds(raw, SUBJECTS, REPLIES, st.just(b""), BODIES), body=BODIES)
+def test_a_frame_of_a_changed_payload_is_that_of_the_message(one: RawMessage, body: bytes) -> None:
+    (outlet,) = bench(ONE).routings[0].outlets
+    message = as_message(one, "main")
+
+    def told(frame: Callable[[], bytes]) -> object:
+        try:
+            return frame()
+        except RouterError as error:
+            return type(error), str(error)
+
+    fast = told(lambda: outlet.frame_of(body, one))
+    assert fast == told(lambda: outlet.frame(message.replace(payload=body), message, one))
+
+
+# --- a program ---
+
+
+@given(script=st.lists(st.sampled_from(["publish", "publish", "write", "fence", "lose", "later"]), max_size=20))
+def test_what_a_program_publishes_is_accepted_as_any_other_publish(script: list[str]) -> None:
+    async def run(way: str) -> list[Any]:
+        made = Bench(1)
+        outbox = made.outbox
+        receipts: list[Receipt] = []
+        told: list[Any] = []
+        for number, step in enumerate(script):
+            if step == "publish":
+                frame = b"PUB a.%d 0\r\n\r\n" % number
+                receipts.append(Receipt())
+                if way == "fast":
+                    told.append(outbox.offer_frame(frame, receipts[-1]))
+                else:
+                    told.append(outbox.offer(frame, owner=receipts[-1]))
+            elif step == "write":
+                told.append(b"".join(made.written()))
+            elif step == "fence":
+                outbox.fenced(outbox.sent)
+            elif step == "lose":
+                outbox.link_down("closed")
+                outbox.link_up()
+            else:
+                cast(MockClock, trio.lowlevel.current_clock()).jump(0.002)
+            told.append((outbox.pending, outbox.in_flight, outbox.unfenced, outbox.queue.pending_bytes))
+            told.append([receipt.fate for receipt in receipts])
+        counters = outbox.counters
+        return [*told, outbox.ledger.settled, outbox.ledger.accepted, counters.succeeded, +counters.failed]
+
+    assert trio.run(run, "fast", clock=MockClock()) == trio.run(run, "slow", clock=MockClock())
