@@ -1,4 +1,7 @@
-"""The world of each test: the fake broker's, on an autojump clock, and a real nats-server's, on the real one."""
+"""The world of each test: the fake broker's, on an autojump clock, and a real nats-server's, on the real one.
+
+Tests that let time pass take `clock`: the fake half runs on an autojump clock, the real half on the real one.
+"""
 
 from __future__ import annotations
 

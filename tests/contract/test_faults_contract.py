@@ -8,7 +8,15 @@ import trio.testing
 
 from router_trio.faults import Faults
 from router_trio.link import Connect
-from tests.contract import test_link_contract as contract
+from tests.contract import (
+    test_connecting,
+    test_consumers,
+    test_core,
+    test_lookups,
+    test_publishing,
+    test_pulls,
+    test_redeliveries,
+)
 from tests.contract.worlds import FakeWorld
 
 
@@ -35,4 +43,15 @@ def world() -> FaultyWorld:
     return FaultyWorld()
 
 
-globals().update({name: one for name, one in vars(contract).items() if name.startswith("test_")})
+CONTRACT = (
+    test_connecting,
+    test_core,
+    test_publishing,
+    test_pulls,
+    test_redeliveries,
+    test_consumers,
+    test_lookups,
+)
+
+for promises in CONTRACT:
+    globals().update({name: one for name, one in vars(promises).items() if name.startswith("test_")})

@@ -13,7 +13,7 @@ import trio.testing
 
 from router_trio.protocol.framing import header_block, payload
 from router_trio.protocol.headers import find
-from tests.contract.test_link_contract import SPEC
+from tests.contract.orders import SPEC
 from tests.contract.worlds import Recorder, World, link_of, operation
 
 MAX_CONTROL_LINE = 4096

@@ -16,7 +16,9 @@ TEXT = (ROOT / "docs" / "testing.md").read_text()
 ROW = re.compile(r"^\| (?P<group>[^|]+) \| (?P<scenario>[^|]+) \| `(?P<test>test_\w+)` \|$", re.MULTILINE)
 
 LEAST = {
-    "tests/resilience/test_connection_failure.py": 22,
+    "tests/resilience/test_connection_failure.py": 13,
+    "tests/resilience/test_jetstream_errors.py": 8,
+    "tests/resilience/test_workflows_in_a_failure.py": 5,
     "tests/resilience/test_jetstream_fault_injection.py": 15,
     "tests/resilience/test_publish_failure.py": 4,
     "tests/integration/test_nats_integration.py": 10,

@@ -20,7 +20,7 @@ from router_trio.nats.control import MAX_LINES_BEFORE_PONG, BorrowedTransport
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.settings import ConnectionSettings
 from tests.contract.worlds import INBOX, Recorder
-from tests.support.certificates import Certificates, create_certificates
+from tests.support.certificates import Certificates
 from tests.support.credentials import create_operator, read_credentials, user_nkey
 from tests.support.impostors import Caller, Play, impostor, info, saying
 from tests.support.raw_nats import connect
@@ -29,11 +29,6 @@ from tests.support.watch import assert_alive, eventually, settings, watched
 
 SECRET = "s3cr3t-of-the-test"
 WITHIN = 10.0
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return create_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @asynccontextmanager

@@ -22,10 +22,8 @@ from router_trio.faults import Faults
 from router_trio.telemetry.http import connection, server, watching
 from router_trio.telemetry.http import exchange as exchange_module
 from router_trio.testing import FakeBroker
-from tests.integration.test_http import Address, exchange, get, make_page_large, read_all, served, split, view
+from tests.integration.pages import Address, exchange, get, make_page_large, read_all, served, split
 from tests.support.telemetry_views import View
-
-__all__ = ["view"]
 
 PROBE_WITHIN = 0.5
 """Seconds. It takes a few milliseconds; the rest is for a machine that is busy."""

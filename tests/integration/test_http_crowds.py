@@ -11,12 +11,9 @@ import trio
 from router_trio.states import PAUSED
 from router_trio.telemetry.http import application, server, watching
 from router_trio.telemetry.metrics.page import MetricsPage
-from tests.integration.test_http import Address, get, make_page_large, read_all, served, split, view
+from tests.integration.pages import Address, get, make_page_large, read_all, served, split
 from tests.integration.test_http_attacks import ELSEWHERE, connect, held, probe
 from tests.support.telemetry_views import View
-
-__all__ = ["view"]
-
 
 # --- number ---
 

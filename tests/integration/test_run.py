@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from router_trio.embedded import HOST
-from tests.support.certificates import Certificates, create_certificates
+from tests.support.certificates import Certificates
 from tests.support.command import COMMAND, command, running
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawNatsError, connect
@@ -48,11 +48,6 @@ def write(tmp_path: Path) -> Write:
         return path
 
     return write
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return create_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 # --- it routes, and ends when told ---

@@ -20,7 +20,7 @@ from router_trio.events import ConnectionLost, MessageFailed, PublishQueued
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http import connection, server, watching
 from router_trio.telemetry.logs.recent import KEPT, LONGEST_TEXT, Recent
-from tests.integration.test_http import Address, get, no_descriptor_left, settings
+from tests.integration.pages import Address, get, no_descriptor_left, settings
 from tests.support.telemetry_views import View, make_view
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

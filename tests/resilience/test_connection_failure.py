@@ -1,4 +1,4 @@
-"""A connection fails, in every way that servers and networks have, and comes back.
+"""A connection fails, and comes back.
 
 Each test ends with `assert_survived`: alive, accounted, visible. docs/testing.md has the list of scenarios.
 """
@@ -6,25 +6,22 @@ Each test ends with `assert_survived`: alive, accounted, visible. docs/testing.m
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from router_trio import Fate, Message, Receipt, Router
-from router_trio.embedded import quoted
+from router_trio import Fate
 from router_trio.errors import PublishError
-from router_trio.states import FAILED, PAUSED, RUNNING
 from router_trio.telemetry.http.status import health, readiness
 from router_trio.testing import FakeBroker
+from tests.resilience.outage_codes import KEPT, OUTAGE
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
-from tests.support.raw_nats import NoResponders, RawClient, connect
-from tests.support.servers import NatsServer, nats_server
-from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, numbers_in, route, source_and_sink
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, source_and_sink
 from tests.support.watch import (
-    Watch,
     assert_survived,
     core_route,
     cut_off,
@@ -36,8 +33,6 @@ from tests.support.watch import (
     watched,
 )
 
-OUTAGE = ("NATS_CONNECTION_LOST", "NATS_RECONNECT_ATTEMPT", "NATS_CONNECTION_RESTORED")
-KEPT = ("NATS_RETRY_PENDING", "NATS_RETRY_COMPLETE")
 CORE = core_route("in.*", "out.{{wildcard(1)}}")
 
 
@@ -254,366 +249,6 @@ async def test_many_attempts_with_backoff_and_jitter(autojump_clock: trio.testin
     longest = delays[10:]
     assert len(set(longest)) > 40, "jitter: hardly two are alike"
     assert min(longest) < 10_000 < 20_000 < max(longest), "full jitter: over the whole of 0 to 30 s"
-
-
-# --- JetStream errors ---
-
-
-async def test_no_responders(server: NatsServer) -> None:
-    async with connect(server.url) as client, watched(settings(server.url)) as watch:
-        live = watch.router
-        with pytest.raises(PublishError) as caught:
-            await live.publish_with_ack("sink.1", b"lost", timeout=0.4)
-        assert caught.value.reason == "no_responders"
-        assert watch.metric("router_nats_publish_with_ack_failures_total", reason="no_responders") == 1
-        receipts: list[Receipt] = []
-        async with trio.open_nursery() as nursery:
-
-            async def publish() -> None:
-                receipts.append(await live.publish_with_ack("sink.2", b"held"))
-
-            nursery.start_soon(publish)
-            await eventually(lambda: live.ledger()["main"]["accepted"] == 2)
-            # What nobody takes holds up nobody else.
-            assert await (await live.publish("out", b"x")).settled() == Fate("fenced")
-            await JetStream(client).create_stream("SINK", ["sink.*"])
-        assert receipts[0].status == "acked", "tried again until the stream was there"
-        await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
-        assert [message.payload for message in await JetStream(client).stream_messages("SINK")] == [b"held"]
-
-
-async def test_jetstream_not_enabled(tmp_path: Path) -> None:
-    other = core_route("in.*", "out.{{wildcard(1)}}", name="core")
-    async with (
-        nats_server(tmp_path, jetstream=False) as bare,
-        watched(settings(bare.url, routes=[ROUTE, other])) as watch,
-    ):
-        live = watch.router
-        refused = await watch.until("NATS_SUBSCRIBE_ERROR")
-        assert (refused.reason, refused.route) == ("jetstream_unavailable", "route")
-        assert [route.state for route in live.routes] == [FAILED, RUNNING]
-        assert "JetStream is not enabled" in str(live.routes[0].reason)
-        with pytest.raises(PublishError) as caught:
-            await live.publish_with_ack("sink.1", b"x", timeout=0.3)
-        assert caught.value.reason == "no_responders"
-        async with connect(bare.url) as client:
-            subscription = await client.subscribe("out.*")
-            await client.publish("in.1", b"core works all the same")
-            await subscription.next()
-        # Somebody switches it on.
-        bare.write_config(f"jetstream {{ store_dir: {quoted(bare.directory / 'late')} }}\n")
-        await bare.restart()
-        async with connect(bare.url) as client:
-            stream = await source_and_sink(client, 100)
-            await until_stored(stream, "SINK", 100)
-        await assert_survived(watch, seen=[*OUTAGE, "NATS_SUBSCRIBE_ERROR", "NATS_PUBLISH_WITH_ACK_ERROR"])
-
-
-async def test_consumer_deleted_under_a_route(server: NatsServer) -> None:
-    count = 3_000
-    async with connect(server.url) as client:
-        stream = await source_and_sink(client, count)
-        async with watched(settings(server.url, routes=[ROUTE])) as watch:
-            route = watch.router.routes[0]
-            await eventually(lambda: sum(route.routed.values()) > count / 5)
-            await stream.delete_consumer("SOURCE", "router")
-            lost = await watch.until("NATS_SUBSCRIBE_ERROR")
-            # A request that waited is told so; one that comes later finds nobody; one that comes in between is lost.
-            assert lost.reason in ("consumer_deleted", "no_responders", "consumer_silent")
-            await until_stored(stream, "SINK", count)
-            await fill(stream, range(count, count + 100))
-            await until_stored(stream, "SINK", count + 100)
-            await assert_survived(watch, losses=0, seen=["NATS_SUBSCRIBE_ERROR"])
-            assert watch.metric("router_nats_subscribe_failures_total", reason=lost.reason) == 1
-    await assert_sink_is_whole(server.url, count + 100)
-
-
-async def test_consumer_replaced_while_away(server: NatsServer, proxy: TcpProxy) -> None:
-    """The new one starts from the beginning, as a server does that has forgotten: what is settled is only acked."""
-    count = 2_000
-    async with connect(server.url) as client:
-        stream = await source_and_sink(client, count)
-        async with watched(settings(proxy.url, routes=[ROUTE])) as watch:
-            live = watch.router
-            await eventually(lambda: sum(live.routes[0].routed.values()) == count)
-            await cut_off(proxy, watch)
-            await stream.delete_consumer("SOURCE", "router")
-            await stream.create_consumer("SOURCE", "router", filter_subject="source.*")
-            await let_in(proxy, watch)
-            await fill(stream, range(count, count + 100))
-            await until_stored(stream, "SINK", count + 100, within=10)
-            await until_nothing_is_unacked(stream)
-            assert live.routes[0].duplicates == count
-            assert watch.metric("router_messages_routed_total") == count + 100, "nothing was routed again"
-            await assert_survived(watch, seen=OUTAGE)
-    await assert_sink_is_whole(server.url, count + 100)
-
-
-async def test_stream_deleted_while_publishing(server: NatsServer) -> None:
-    async with connect(server.url) as client:
-        stream = JetStream(client)
-        await stream.create_stream("SINK", ["sink.*"])
-        async with watched(settings(server.url)) as watch:
-            live = watch.router
-            assert (await live.publish_with_ack("sink.1", b"1")).sequence == 1
-            await stream.delete_stream("SINK")
-            with pytest.raises(PublishError) as caught:
-                await live.publish_with_ack("sink.1", b"2", timeout=0.4)
-            assert caught.value.reason == "no_responders"
-            await stream.create_stream("SINK", ["sink.*"])
-            receipt = await live.publish_with_ack("sink.1", b"3")
-            assert (receipt.status, receipt.sequence, receipt.duplicate) == ("acked", 1, False)
-            await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
-
-
-async def test_stream_at_its_limits(server: NatsServer) -> None:
-    count = 100
-    async with connect(server.url) as client:
-        stream = await source_and_sink(client, count, max_msgs=60, discard="new")
-        async with watched(settings(server.url, routes=[route(nak_delay="100ms")])) as watch:
-            live = watch.router
-            await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
-            with pytest.raises(PublishError) as caught:
-                await live.publish_with_ack("sink.1", b"0")
-            assert caught.value.reason == "limit"
-            assert (await stream.stream_info("SINK"))["state"]["messages"] == 60
-            assert watch.metric("router_nats_nak_total") > 0, "what was refused comes again"
-            config = (await stream.stream_info("SINK"))["config"]
-            await stream.api("STREAM.UPDATE.SINK", {**config, "max_msgs": -1})
-            await until_stored(stream, "SINK", count)
-            await eventually(lambda: sum(live.routes[0].routed.values()) == count)
-            await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
-            assert watch.metric("router_messages_failed_total", reason="limit") >= 40
-    assert sorted(await numbers_in(server.url)) == list(range(count))
-
-
-async def test_wrong_expected_sequence(server: NatsServer) -> None:
-    async with connect(server.url) as client, watched(settings(server.url)) as watch:
-        live = watch.router
-        await JetStream(client).create_stream("SINK", ["sink.*"])
-        await live.publish_with_ack("sink.1", b"1")
-        with pytest.raises(PublishError) as caught:
-            await live.publish_with_ack("sink.1", b"2", {"Nats-Expected-Last-Sequence": "7"})
-        assert caught.value.reason == "wrong_expectation"
-        receipt = await live.publish_with_ack("sink.1", b"3", {"Nats-Expected-Last-Sequence": "1"})
-        assert receipt.sequence == 2
-        await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
-        assert watch.metric("router_nats_publish_with_ack_failures_total", reason="wrong_expectation") == 1
-        assert watch.metric("router_nats_publish_with_ack_total") == 2
-
-
-async def test_ack_errors(server: NatsServer, proxy: TcpProxy) -> None:
-    """A message that is settled when its source is away: its ack meets no link, and is sent on the next one."""
-    async with connect(server.url) as client:
-        stream = await source_and_sink(client, 1)
-        config = settings(proxy.url)
-        main = config.connections["main"]
-        sink = main.model_copy(update={"servers": settings(server.url).connections["main"].servers})
-        watch = Watch()
-        entered, go = trio.Event(), trio.Event()
-        router = Router(config.model_copy(update={"connections": {"main": main, "sink": sink}}), observers=[watch])
-
-        @router.route(
-            to={"connection": "sink", "subject": "sink.{{wildcard(1)}}", "jetstream": True},
-            connection="main",
-            stream="SOURCE",
-            durable="router",
-            filter="source.*",
-            ack_wait="1s",
-        )
-        async def slow(message: Message) -> Message:
-            entered.set()
-            await go.wait()
-            return message
-
-        async with watched(router, watch):
-            await entered.wait()
-            await cut_off(proxy, watch)
-            go.set()
-            failed = await watch.until("NATS_ACK_ERROR")
-            assert (failed.reason, failed.route) == ("not_connected", "slow")
-            assert watch.metric("router_nats_ack_failures_total", reason="not_connected") == 1
-            await let_in(proxy, watch)
-            await until_nothing_is_unacked(stream)
-            await assert_survived(watch, seen=[*OUTAGE, "NATS_ACK_ERROR"])
-    assert await numbers_in(server.url) == [0]
-
-
-async def until_nothing_is_unacked(stream: JetStream) -> None:
-    """Wait until the consumer knows that nothing is left to do."""
-    with trio.fail_after(10):
-        while True:
-            info = await stream.consumer_info("SOURCE", "router")
-            if info["num_pending"] == info["num_ack_pending"] == 0:
-                return
-            await trio.sleep(0.02)
-
-
-# --- workflows in a failure ---
-
-
-async def test_incoming_requests_while_down(server: NatsServer, proxy: TcpProxy) -> None:
-    async with connect(server.url) as client, watched(settings(proxy.url)) as watch:
-        live = watch.router
-        await JetStream(client).create_stream("SINK", ["sink.*"])
-        await cut_off(proxy, watch)
-        receipts: list[Receipt] = []
-
-        async def call(number: int) -> None:
-            receipts.append(await live.publish(f"out.{number}", b"x"))
-            receipts.append(await live.publish_with_ack(f"sink.{number}", b"x"))
-
-        with trio.fail_after(1):
-            async with trio.open_nursery() as nursery:
-                for number in range(50):
-                    nursery.start_soon(call, number)
-        assert {receipt.status for receipt in receipts} == {"queued"}, "everybody has an answer at once"
-        await let_in(proxy, watch)
-        names = [(await receipt.settled()).name for receipt in receipts]
-        assert (names.count("fenced"), names.count("acked")) == (50, 50)
-        await assert_survived(watch, seen=[*OUTAGE, *KEPT, "NATS_PUBLISH_QUEUED", "NATS_PUBLISH_WITH_ACK_QUEUED"])
-
-
-async def test_requests_through_a_route_while_down(server: NatsServer, proxy: TcpProxy) -> None:
-    async with (
-        connect(server.url) as client,
-        watched(settings(proxy.url, routes=[core_route("ask.*", "answer.{{wildcard(1)}}")])) as watch,
-        trio.open_nursery() as nursery,
-    ):
-        service = await client.subscribe("answer.*")
-
-        async def answer() -> None:
-            async for request in service:
-                assert request.reply is not None
-                await client.publish(request.reply, b"yes, " + request.payload)
-
-        nursery.start_soon(answer)
-        assert (await client.request("ask.1", b"a")).payload == b"yes, a"
-        await cut_off(proxy, watch)
-        await until_nobody_answers(client, "ask.1")
-        await let_in(proxy, watch)
-        await assert_survived(watch, seen=OUTAGE)
-        assert (await client.request("ask.1", b"c")).payload == b"yes, c"
-        nursery.cancel_scope.cancel()
-
-
-async def until_nobody_answers(client: RawClient, subject: str) -> None:
-    """Ask until the server says that nobody is there: it notices a moment later that a subscriber has gone."""
-    with trio.fail_after(5):
-        while True:
-            try:
-                await client.request(subject, within=0.1)
-            except NoResponders:
-                return
-            except trio.TooSlowError:
-                continue
-
-
-async def test_messages_in_flight_at_the_moment_of_loss(server: NatsServer, proxy: TcpProxy) -> None:
-    async with connect(server.url) as client, watched(settings(proxy.url, liveness_interval="30s")) as watch:
-        live = watch.router
-        stream = JetStream(client)
-        await stream.create_stream("SINK", ["sink.*"])
-        subscription = await client.subscribe("out")
-        proxy.blackhole("to_client")
-        receipts = [await live.publish("out", b"%d" % number) for number in range(50)]
-        with_ack: list[Receipt] = []
-        async with trio.open_nursery() as nursery:
-
-            async def publish(number: int) -> None:
-                with_ack.append(await live.publish_with_ack("sink.1", b"%d" % number))
-
-            for number in range(50):
-                nursery.start_soon(publish, number)
-            await until_stored(stream, "SINK", 50)
-            assert await numbers_from(subscription, 50) == list(range(50))
-            entry = live.ledger()["main"]
-            assert (entry["in_flight"], sum(entry["settled"].values())) == (100, 0), "written, and nobody confirmed it"
-            await cut_off(proxy, watch)
-            proxy.clear()
-            assert live.ledger()["main"]["pending"] == 100
-        assert {receipt.status for receipt in with_ack} == {"queued"}, "the link went while they waited"
-        await let_in(proxy, watch)
-        assert {(await receipt.settled()).name for receipt in receipts} == {"fenced"}
-        fates = [await receipt.settled() for receipt in with_ack]
-        assert {(fate.name, fate.duplicate) for fate in fates} == {("acked", True)}, "the stream had them all"
-        await assert_survived(watch, seen=[*OUTAGE, *KEPT])
-        assert await numbers_from(subscription, 50) == list(range(50)), "a core publish may come twice, and in order"
-        assert len(await stream.stream_messages("SINK")) == 50
-
-
-async def test_core_route_in_a_failure(server: NatsServer, proxy: TcpProxy, tmp_path: Path) -> None:
-    """The destination is away: what comes is kept, and sent in order."""
-    async with (
-        nats_server(tmp_path, jetstream=False, name="edge") as edge,
-        connect(edge.url) as source,
-        connect(server.url) as sink,
-    ):
-        config = settings(proxy.url)
-        main = config.connections["main"]
-        away = main.model_copy(update={"servers": settings(edge.url).connections["main"].servers})
-        watch = Watch()
-        router = Router(config.model_copy(update={"connections": {"main": main, "edge": away}}), observers=[watch])
-
-        @router.route("in.*", to={"connection": "main", "subject": "out"}, connection="edge")
-        def through(message: Message) -> Message:
-            return message
-
-        async with watched(router, watch):
-            live = watch.router
-            subscription = await sink.subscribe("out")
-            await cut_off(proxy, watch)
-            await source.publish_many([("in.1", b"%d" % number) for number in range(500)])
-            await eventually(lambda: live.ledger()["main"]["pending"] == 500)
-            assert live.routes[0].state == RUNNING, "a core route goes on receiving"
-            await let_in(proxy, watch)
-            assert await numbers_from(subscription, 500) == list(range(500))
-            await assert_survived(watch, seen=[*OUTAGE, *KEPT, "NATS_PUBLISH_QUEUED"])
-            assert watch.metric("router_messages_routed_total") == 500
-            assert watch.gauges["edge"] == [1.0], "the other connection never noticed"
-
-
-async def test_jetstream_route_in_a_failure(server: NatsServer, proxy: TcpProxy) -> None:
-    """The destination is away: the route stops pulling, and another route on the same source goes on."""
-    count = 3_000
-    async with connect(server.url) as client:
-        stream = await source_and_sink(client)
-        config = settings(server.url)
-        main = config.connections["main"]
-        other = main.model_copy(update={"servers": settings(proxy.url).connections["main"].servers})
-        both = config.model_copy(update={"connections": {"main": main, "sink": other}})
-        watch = Watch()
-        router = Router(both, observers=[watch])
-
-        @router.route(
-            to={"connection": "sink", "subject": "sink.{{wildcard(1)}}", "jetstream": True},
-            connection="main",
-            stream="SOURCE",
-            durable="router",
-            filter="source.*",
-        )
-        def through(message: Message) -> Message:
-            return message
-
-        @router.route("source.*", to={"connection": "main", "subject": "copy"}, connection="main")
-        def copied(message: Message) -> Message:
-            return message
-
-        async with watched(router, watch):
-            live = watch.router
-            copies = await client.subscribe("copy")
-            await cut_off(proxy, watch)
-            await eventually(lambda: live.routes[0].state == PAUSED)
-            await fill(stream, range(count))
-            assert len(await numbers_from(copies, count)) == count, "the route beside it goes on"
-            held = (await stream.consumer_info("SOURCE", "router"))["num_ack_pending"]
-            assert held <= 1024, "it holds no more than max_in_flight"
-            assert live.ledger()["sink"]["pending"] <= 1024
-            await let_in(proxy, watch)
-            await until_stored(stream, "SINK", count)
-            await assert_survived(watch, connection="sink", seen=OUTAGE)
-            assert watch.gauges["main"] == [1.0]
-    await assert_sink_is_whole(server.url, count)
 
 
 # --- recovery ---

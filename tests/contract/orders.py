@@ -1,0 +1,26 @@
+"""The consumer that the tests of the contract open, and what its deliveries say."""
+
+from __future__ import annotations
+
+from router_trio.link import ConsumerSpec
+from router_trio.protocol.framing import RawMessage, header_block
+from router_trio.protocol.headers import find_number, status
+
+SPEC = ConsumerSpec("ORDERS", "router", None, ack_wait=1.0, max_deliver=-1, max_ack_pending=1000)
+
+
+def sequences(raws: list[RawMessage]) -> list[int]:
+    """The stream's sequence of each, out of its ack subject."""
+    return [int(raw[1].split(b".")[5]) for raw in raws]
+
+
+def delivered(raw: RawMessage) -> int:
+    """How often it was delivered."""
+    return int(raw[1].split(b".")[4])
+
+
+def ending(raw: RawMessage) -> tuple[int, str, int | None, int | None]:
+    """Code and description of a status, and what the request did not bring: messages and bytes."""
+    block = header_block(raw)
+    left = (find_number(block, name) for name in (b"Nats-Pending-Messages", b"Nats-Pending-Bytes"))
+    return (*status(block), *left)  # type: ignore[return-value]

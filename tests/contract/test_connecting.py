@@ -1,0 +1,123 @@
+"""What `router_trio.link` promises of a link's life: how it begins, how it dies, and what is told of it."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from router_trio.errors import AuthorizationError, LinkError
+from router_trio.link import Link
+from tests.contract.worlds import PASSWORD, WITHIN, WRONG_PASSWORD, Recorder, World, link_of
+
+
+async def test_a_link_names_its_server_without_credentials_and_knows_its_limit(world: World) -> None:
+    async with link_of(world) as link:
+        host_and_port = world.server.rpartition("@")[2].removeprefix("nats://")
+        assert link.server == host_and_port
+        assert link.max_payload == 1024 * 1024
+
+
+async def test_refused_credentials_raise_an_authorization_error_without_the_password(world: World) -> None:
+    await world.refuse_credentials()
+    with pytest.raises(AuthorizationError) as caught:
+        async with link_of(world):
+            pytest.fail("entered with credentials that the server does not know")
+    assert caught.value.reason == "authorization"
+    assert PASSWORD not in str(caught.value)
+    assert WRONG_PASSWORD not in str(caught.value)
+
+
+async def test_connecting_to_a_dead_server_raises_a_link_error(world: World) -> None:
+    await world.die()
+    with pytest.raises(LinkError) as caught, trio.fail_after(WITHIN):
+        async with link_of(world):
+            pytest.fail("entered without a server")
+    assert type(caught.value) is LinkError
+    assert caught.value.reason == "network"
+
+
+async def test_the_death_of_a_link_cancels_its_body_and_raises_a_link_error_bare(world: World) -> None:
+    endings: list[BaseException] = []
+
+    async def body() -> None:
+        async with link_of(world):
+            try:
+                await world.die()
+                await trio.sleep_forever()
+            except BaseException as ending:
+                endings.append(ending)
+                raise
+
+    with pytest.raises(LinkError), trio.fail_after(WITHIN):
+        await body()
+    assert [type(ending) for ending in endings] == [trio.Cancelled]
+
+
+async def test_the_death_of_a_link_ends_the_tasks_of_its_body(world: World) -> None:
+    async def body() -> None:
+        async with link_of(world) as link, trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(trio.sleep_forever)
+            await link.fence()
+            await world.die()
+
+    with pytest.raises(LinkError), trio.fail_after(WITHIN):
+        await body()
+
+
+async def test_an_error_of_the_body_comes_through_bare(world: World) -> None:
+    mistake = ValueError("a mistake of the body")
+    with pytest.raises(ValueError, match="a mistake") as caught:
+        async with link_of(world):
+            raise mistake
+    assert caught.value is mistake
+
+
+async def test_cancelling_the_body_is_no_death(world: World) -> None:
+    with trio.CancelScope() as scope:
+        async with link_of(world):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_acks_on_a_dead_link_raise_a_link_error(world: World) -> None:
+    kept: list[Link] = []
+
+    async def body() -> None:
+        async with link_of(world) as link:
+            kept.append(link)
+            await world.die()
+            await trio.sleep_forever()
+
+    with pytest.raises(LinkError), trio.fail_after(WITHIN):
+        await body()
+    reply = b"$JS.ACK.ORDERS.router.1.1.1.1700000000000000000.0"
+    assert [refused for refused, _ in kept[0].ack([reply, reply])] == [reply, reply]
+    with pytest.raises(LinkError):
+        kept[0].nak(reply, 1.0)
+    with pytest.raises(LinkError):
+        kept[0].in_progress(reply)
+
+
+async def test_closing_a_subscription_of_a_dead_link_does_nothing(world: World) -> None:
+    subscriptions = []
+
+    async def body() -> None:
+        async with link_of(world) as link:
+            subscriptions.append(await link.subscribe("orders.*", Recorder()))
+            await world.die()
+            await trio.sleep_forever()
+
+    with pytest.raises(LinkError), trio.fail_after(WITHIN):
+        await body()
+    subscriptions[0].close()
+    subscriptions[0].close()
+
+
+async def test_the_listener_hears_of_a_lame_duck(world: World) -> None:
+    listener = Recorder()
+    async with link_of(world, listener):
+        await world.lame_duck()
+        await listener.until(lambda recorder: recorder.lame_ducks)

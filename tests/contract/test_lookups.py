@@ -1,0 +1,145 @@
+"""What `router_trio.link` promises of lookups of streams and consumers."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+import trio
+import trio.testing
+
+from router_trio.errors import SourceError
+from router_trio.link import LOOKUP_FAILED, LOOKUP_WITHIN
+from router_trio.protocol.framing import header_block, payload
+from router_trio.protocol.headers import find_number
+from tests.contract.orders import SPEC
+from tests.contract.worlds import Recorder, World, link_of, operation_with_ack
+
+
+async def test_streams_are_found_by_what_they_take(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>", "old.*.x"])
+    await world.add_stream("OTHER", ["other.a", "other.b"])
+    async with link_of(world) as link:
+        for subject, names in {
+            "orders.new": ["ORDERS"],
+            "orders.*": ["ORDERS"],
+            "old.>": ["ORDERS"],
+            "other.*": ["OTHER"],
+            "other.c": [],
+            "*.a": ["ORDERS", "OTHER"],
+            ">": ["ORDERS", "OTHER"],
+            "none.>": [],
+        }.items():
+            assert sorted(await link.find_streams(subject)) == names, subject
+
+
+async def holding(link: Link, stream: str, count: int) -> StreamState:
+    """The state of a stream once it has stored so many messages: a server says PONG to a publish before that."""
+    with trio.fail_after(10):
+        while (state := await link.stream_state(stream)) is None or state.held < count:
+            await trio.sleep(0.01)
+    return state
+
+
+async def test_a_stream_tells_whether_it_takes_a_message(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"], max_messages=2)
+    async with link_of(world) as link:
+        state = await link.stream_state("ORDERS")
+        assert state is not None
+        assert (state.name, state.subjects) == ("ORDERS", ("orders.>",))
+        assert (state.refuses, state.room, state.held) == (None, (2, inf), 0)
+        before = state
+        await world.publish("orders.new")
+        state = await holding(link, "ORDERS", 1)
+        assert (state.refuses, state.room) == (None, (1, inf))
+        await world.publish("orders.new")
+        state = await holding(link, "ORDERS", 2)
+        assert state.refuses is not None
+        assert (state.refuses[0], state.room[0], state.held) == ("stream_full", 0, 2)
+        assert before.has_more_room_than(state)
+        assert not state.has_more_room_than(before)
+        assert "'ORDERS' is full" in state.refuses[1]
+
+
+async def test_a_sealed_stream_says_so_and_refuses(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.edit_stream("ORDERS", sealed=True)
+    listener = Recorder()
+    async with link_of(world, listener) as link:
+        state = await link.stream_state("ORDERS")
+        assert state is not None
+        assert state.refuses is not None
+        assert state.refuses[0] == "stream_sealed"
+        await link.send([operation_with_ack(1, b"orders.new")])
+        await listener.until(lambda recorder: recorder.refusals)
+    assert listener.refusals == {1: ("jetstream_10109", False)}
+
+
+async def test_a_stream_that_is_edited_or_gone_says_so(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    async with link_of(world) as link:
+        await world.edit_stream("ORDERS", "other.>")
+        assert not await link.find_streams("orders.new")
+        state = await link.stream_state("ORDERS")
+        assert state is not None
+        assert state.subjects == ("other.>",)
+        await world.delete_stream("ORDERS")
+        assert await link.stream_state("ORDERS") is None
+
+
+async def test_what_may_not_be_looked_up_is_an_error_that_says_nothing_of_it(world: World) -> None:
+    async with link_of(world) as link:
+        began = trio.current_time()
+        with pytest.raises(SourceError) as caught:
+            await link.stream_state("SECRET")
+        assert caught.value.reason == "permission_denied"
+        assert caught.value.reason in LOOKUP_FAILED
+        assert trio.current_time() - began < LOOKUP_WITHIN, "the server has said so"
+        assert await link.stream_state("ORDERS") is None
+
+
+async def test_a_consumer_that_is_paused_says_so_until_it_goes_on(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        assert await consumer.check() is None
+        await world.pause_consumer("ORDERS", "router", 60.0)
+        assert "is paused" in str(await consumer.check())
+        await world.pause_consumer("ORDERS", "router", 0.0)
+        assert await consumer.check() is None
+
+
+async def test_a_consumer_that_delivers_only_headers_is_refused_by_name(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        await world.edit_consumer("ORDERS", "router", headers_only=True)
+        for refused in (consumer.check(), link.open_consumer(SPEC, Recorder())):
+            with pytest.raises(SourceError, match="headers_only") as caught:
+                await refused
+            assert caught.value.reason == "consumer_mismatch"
+        await world.edit_consumer("ORDERS", "router", headers_only=False)
+        assert await consumer.check() is None
+
+
+async def test_a_consumer_that_is_gone_says_so(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        await world.delete_consumer("ORDERS", "router")
+        with pytest.raises(SourceError) as caught:
+            await consumer.check()
+        assert caught.value.reason == "consumer_not_found"
+
+
+async def test_a_message_without_its_payload_tells_how_large_that_is(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        await world.edit_consumer("ORDERS", "router", headers_only=True)
+        await world.publish("orders.new", b"12345")
+        consumer.pull(1, 5.0)
+        (raw,) = await received.until_delivered(1)
+    assert payload(raw) == b""
+    assert find_number(header_block(raw), b"Nats-Msg-Size") == 5

@@ -1,0 +1,209 @@
+"""What `router_trio.link` promises of acks, naks and signs of work: what comes again, when, and before what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import trio
+import trio.testing
+
+from router_trio.link import SIGN_OF_WORK_EVERY, Limits
+from router_trio.protocol.framing import header_block
+from router_trio.protocol.headers import status
+from tests.contract.orders import SPEC, delivered, sequences
+from tests.contract.worlds import Recorder, World, link_of
+
+
+async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    await world.publish("orders.b")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(2, 5.0)
+        first = await received.until_delivered(2)
+        assert not link.ack([first[0][1]])
+        consumer.pull(2, 2.5)
+        again = (await received.until_delivered(3))[2]
+        assert sequences([again]) == [2]
+        assert delivered(again) == 2
+        assert not link.ack([again[1]])
+        ending = (await received.until_delivered(4))[3]
+    assert status(header_block(ending))[0] == 408
+
+
+async def test_a_nak_brings_a_message_again_after_its_delay(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
+        consumer.pull(3, 10.0)
+        first = (await received.until_delivered(1))[0]
+        asked_at = trio.current_time()
+        link.nak(first[1], 0.0)
+        second = (await received.until_delivered(2))[1]
+        link.nak(second[1], 0.5)
+        third = (await received.until_delivered(3))[2]
+        took = trio.current_time() - asked_at
+    assert [delivered(raw) for raw in (first, second, third)] == [1, 2, 3]
+    assert 0.5 <= took < 3.0
+
+
+async def test_in_progress_starts_the_ack_wait_anew(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(2, 30.0)
+        first = (await received.until_delivered(1))[0]
+        started_at = trio.current_time()
+        for _ in range(4):
+            await trio.sleep(0.5)
+            link.in_progress(first[1])
+        again = (await received.until_delivered(2))[1]
+        took = trio.current_time() - started_at
+    assert delivered(again) == 2
+    assert took >= 2.9  # half a second four times, then the ack wait
+
+
+async def test_max_deliver_ends_the_deliveries(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=0.3, max_deliver=2), received)
+        consumer.pull(3, 2.0)
+        *messages, ending = await received.until_delivered(3)
+    assert [delivered(raw) for raw in messages] == [1, 2]
+    assert status(header_block(ending))[0] == 408
+
+
+async def test_max_ack_pending_holds_back_until_something_is_acked(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(3):
+        await world.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0, max_ack_pending=2), received)
+        consumer.pull(3, 0.4)
+        *messages, ending = await received.until_delivered(3)
+        assert sequences(messages) == [1, 2]
+        assert status(header_block(ending))[0] == 408
+        consumer.pull(3, 5.0)
+        assert not link.ack([messages[0][1]])
+        third = (await received.until_delivered(4))[3]
+    assert sequences([third]) == [3]
+
+
+async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    first, second = Recorder(), Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, first)
+        consumer.pull(5, 30.0)
+        await first.until_delivered(1)
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, second)
+        consumer.pull(5, 5.0)
+        (raw,) = await second.until_delivered(1)
+    assert sequences([raw]) == [1]
+    assert delivered(raw) == 2
+
+
+async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    spec = replace(SPEC, ack_wait=30.0)
+    for n in range(5):
+        await world.publish(f"orders.{n}")
+    first, second = Recorder(), Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(spec, first)
+        consumer.pull(4, 30.0)
+        raws = await first.until_delivered(4)
+        assert not link.ack([raws[1][1]])
+        await link.fence()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(spec, second)
+        # The second has an ack, the fifth was never delivered, a sixth there is none: those are left alone.
+        await consumer.again([1, 2, 3, 5, 6])
+        consumer.pull(10, 5.0)
+        again = await second.until_delivered(3)
+    assert sequences(again) == [1, 3, 5]
+    assert [delivered(raw) for raw in again] == [2, 2, 1]
+
+
+async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(world: World) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    for n in range(5):
+        await world.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
+        consumer.pull(5, 30.0)
+        await received.until_delivered(5)
+    async with link_of(world) as link:
+        again = Recorder()
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), again)
+        await consumer.again([4])
+        await consumer.again([1, 2, 3, 4, 5])
+        consumer.pull(10, 5.0)
+        raws = await again.until_delivered(5)
+    assert sequences(raws) == [1, 2, 3, 4, 5]
+
+
+async def test_who_says_that_it_works_on_a_message_uses_the_consumer(world: World, clock: object) -> None:
+    """Though it waits for no more, and acks nothing."""
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    spec, received = replace(SPEC, ack_wait=30.0), Recorder()
+    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+        consumer = await link.open_consumer(spec, received)
+        consumer.pull(1, 5.0)
+        (raw,) = await received.until_delivered(1)
+
+        async def work() -> None:
+            while True:
+                link.in_progress(raw[1])
+                await trio.sleep(SIGN_OF_WORK_EVERY)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            assert (await other.open_consumer(spec, Recorder())).progress.in_use
+            nursery.cancel_scope.cancel()
+        await trio.sleep(SIGN_OF_WORK_EVERY)
+        assert not (await other.open_consumer(spec, Recorder())).progress.in_use
+
+
+async def test_a_limit_of_deliveries_is_lifted(world: World, clock: object) -> None:
+    """It counts what was delivered, also to links that died, and not what failed."""
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, max_deliver=2), Recorder())
+        assert consumer.limits == Limits(2, SPEC.max_ack_pending, "limits")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        assert consumer.limits == Limits(-1, SPEC.max_ack_pending, "limits")
+        consumer.pull(10, 5.0)
+        for number in range(1, 6):
+            link.nak((await received.until_delivered(number))[-1][1], 0.0)
+        assert [delivered(raw) for raw in received.messages] == [1, 2, 3, 4, 5]
+
+
+async def test_what_is_terminated_is_not_delivered_again(world: World, clock: object) -> None:
+    await world.add_stream("ORDERS", ["orders.>"])
+    await world.publish("orders.a")
+    received = Recorder()
+    async with link_of(world) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=0.3), received)
+        consumer.pull(2, 1.5)
+        link.term((await received.until_delivered(1))[0][1], "it was bad")
+        *messages, ending = await received.until_delivered(2)
+    assert len(messages) == 1
+    assert status(header_block(ending))[0] == 408
+    assert await world.payloads("ORDERS") == [b""], "the stream keeps it"

@@ -1,0 +1,64 @@
+"""Links to real servers, as a connection with given settings opens them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio.errors import LinkError
+from router_trio.nats.link import Dialer, NatsLink
+from router_trio.protocol.framing import payload
+from router_trio.settings import ConnectionSettings
+from tests.contract.worlds import INBOX, Recorder, operation
+from tests.support.servers import NatsServer
+
+DIAL_WITHIN = 10.0
+SECRET = "s3cr3t-of-the-test"
+USERS = f'authorization {{ users: [ {{ user: router, password: "{SECRET}" }} ] }}\n'
+
+
+@asynccontextmanager
+async def link_to(url: str, listener: Recorder | None = None, **options: Any) -> AsyncIterator[NatsLink]:
+    """A link, as a connection with these settings opens it."""
+    config = ConnectionSettings(servers=[url], **options)
+    server = str(config.servers[0])
+    with trio.CancelScope(deadline=trio.current_time() + DIAL_WITHIN) as dialling:
+        async with Dialer(config, "main")(server, INBOX, listener or Recorder()) as link:
+            dialling.deadline = math.inf
+            yield link
+    assert not dialling.cancelled_caught, f"neither connected nor refused within {DIAL_WITHIN:g} s"
+
+
+async def works(url: str, **options: Any) -> None:
+    """Connect, and send a message to oneself over TCP and back."""
+    received = Recorder()
+    async with link_to(url, **options) as link:
+        await link.subscribe("echo", received)
+        assert list(await link.send([operation(1, b"echo", b"hello")])) == []
+        await link.fence()
+        assert [payload(raw) for raw in received.messages] == [b"hello"]
+        assert link.server == url.rpartition("@")[2].removeprefix("nats://").removeprefix("tls://")
+
+
+async def refused(kind: type[LinkError], url: str, **options: Any) -> LinkError:
+    """Try to connect; returns the error, which must be of exactly this kind and hold no secret."""
+    with pytest.raises(LinkError) as caught:
+        async with link_to(url, **options):
+            pass
+    assert type(caught.value) is kind, repr(caught.value)
+    assert SECRET not in str(caught.value)
+    return caught.value
+
+
+INFO = b'INFO {"server_id":"x","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
+
+
+async def until_no_client(server: NatsServer) -> None:
+    with trio.fail_after(10):
+        while (await server.varz())["connections"]:
+            await trio.sleep(0.02)

