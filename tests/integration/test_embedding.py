@@ -16,7 +16,7 @@ from router_trio.embedded import HOST
 from router_trio.errors import AuthorizationError, ConfigurationError, ListenError
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import core_route
+from tests.support.settings import core_route
 
 EXAMPLE = """
 import trio

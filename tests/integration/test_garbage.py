@@ -14,11 +14,12 @@ import trio
 
 from router_trio import Settings
 from router_trio.states import FAILED, RUNNING
+from tests.support.eventually import eventually
 from tests.support.odd_answers import BODIES, DIGITS
 from tests.support.raw_nats import connect
 from tests.support.raw_server import NO_CONSUMER, Published, RawServer, Sent, consumer_answer, raw_server, stream_answer
 from tests.support.servers import nats_server
-from tests.support.watch import Watch, eventually, watched
+from tests.support.watch import Watch, watched
 from tests.unit.nats.test_pubacks import NOT_A_PUBACK
 from tests.unit.routing.stream.test_deliveries import NONE
 

@@ -22,10 +22,12 @@ from router_trio.settings import ConnectionSettings
 from tests.contract.worlds import INBOX, Recorder
 from tests.support.certificates import Certificates
 from tests.support.credentials import create_operator, read_credentials, user_nkey
+from tests.support.eventually import eventually
 from tests.support.impostors import Caller, Play, impostor, info, saying
 from tests.support.raw_nats import connect
 from tests.support.servers import cluster, nats_server
-from tests.support.watch import assert_alive, eventually, settings, watched
+from tests.support.settings import settings
+from tests.support.watch import assert_alive, watched
 
 SECRET = "s3cr3t-of-the-test"
 WITHIN = 10.0

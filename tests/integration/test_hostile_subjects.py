@@ -13,7 +13,8 @@ from router_trio.quotes import LONGEST_TEXT
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
-from tests.support.watch import Watch, core_route, settings, stream_route, watched
+from tests.support.settings import core_route, settings, stream_route
+from tests.support.watch import Watch, watched
 
 LONGEST_LAG = 0.1
 """Seconds for which nothing else in the process may run."""

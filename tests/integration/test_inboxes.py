@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import trio
 
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawMessage, connect
 from tests.support.servers import NatsServer
-from tests.support.watch import Watch, core_route, eventually, settings, watched
+from tests.support.settings import core_route, settings
+from tests.support.watch import Watch, watched
 
 
 def inboxes(heard: list[RawMessage]) -> list[str]:

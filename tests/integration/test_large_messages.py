@@ -10,10 +10,12 @@ import pytest
 import trio
 
 from router_trio import Settings
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import nats_server
-from tests.support.watch import core_route, eventually, settings, stream_route, watched
+from tests.support.settings import core_route, settings, stream_route
+from tests.support.watch import watched
 
 LARGE = 1_000_000
 MESSAGES = 120

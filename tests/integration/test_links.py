@@ -17,9 +17,9 @@ from router_trio.errors import LinkError
 from tests.contract.worlds import Recorder, operation
 from tests.integration.dial import link_to, refused, until_no_client, works
 from tests.support.certificates import Certificates
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.servers import nats_server
-from tests.support.watch import eventually
 
 # --- names ---
 

@@ -11,7 +11,8 @@ from tests.integration.dial import SECRET, USERS, refused, works
 from tests.support.certificates import Certificates
 from tests.support.credentials import create_operator, nkey_config, user_nkey
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import settings, watched
+from tests.support.settings import settings
+from tests.support.watch import watched
 
 # --- logging in ---
 

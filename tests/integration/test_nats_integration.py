@@ -14,19 +14,13 @@ import trio
 
 from router_trio import Fate, Live, Receipt, Router, Settings
 from router_trio.states import PAUSED
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
+from tests.support.settings import core_route, settings
 from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, route, source_and_sink
-from tests.support.watch import (
-    Watch,
-    assert_survived,
-    core_route,
-    eventually,
-    settings,
-    until_stored,
-    watched,
-)
+from tests.support.watch import Watch, assert_survived, until_stored, watched
 
 LONG: dict[str, Any] = {"max_reconnect_delay": "100ms", "reconnect_attempts": 3}
 """An outage of several rounds is longer than every delay, and still short enough for a test."""

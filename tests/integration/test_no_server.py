@@ -9,8 +9,10 @@ import trio
 
 from router_trio.errors import LinkError
 from tests.integration.dial import INFO, refused
+from tests.support.eventually import eventually
 from tests.support.impostors import impostor, saying
-from tests.support.watch import eventually, settings, watched
+from tests.support.settings import settings
+from tests.support.watch import watched
 
 
 @pytest.mark.parametrize(

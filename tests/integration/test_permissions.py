@@ -14,11 +14,13 @@ import trio
 
 from router_trio import Message, Router, Settings
 from router_trio.subjects.patterns import matches
+from tests.support.eventually import eventually
 from tests.support.proxy import tcp_proxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, RawSubscription, connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import Watch, core_route, eventually, settings, stream_route, watched
+from tests.support.settings import core_route, settings, stream_route
+from tests.support.watch import Watch, watched
 
 CONFIG = (Path(__file__).parents[2] / "docs/deploy/nats-permissions.conf").read_text(encoding="utf-8")
 USERS = ("admin", "router", "producer", "consumer")

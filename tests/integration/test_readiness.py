@@ -21,7 +21,8 @@ from router_trio.routing.stream import pull_loop
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import Watch, core_route, stream_route
+from tests.support.settings import core_route, stream_route
+from tests.support.watch import Watch
 
 WITHIN = 10.0
 

@@ -12,19 +12,12 @@ import trio
 from router_trio import Message, Router, Settings
 from router_trio.errors import PublishError
 from router_trio.states import FAILED, RUNNING, RouteState
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import (
-    Watch,
-    assert_alive,
-    core_route,
-    eventually,
-    settings,
-    stream_route,
-    until_stored,
-    watched,
-)
+from tests.support.settings import core_route, settings, stream_route
+from tests.support.watch import Watch, assert_alive, until_stored, watched
 
 GONE = {"consumer_deleted", "no_responders", "consumer_silent"}
 """What is heard of a consumer that is gone: by whether a pull request waited at the server, was under way to it, or was

@@ -16,10 +16,12 @@ import pytest
 from router_trio import Message, Router
 from router_trio.errors import PublishError
 from router_trio.settings import Settings
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import Watch, assert_alive, core_route, eventually, settings, until_stored, watched
+from tests.support.settings import core_route, settings
+from tests.support.watch import Watch, assert_alive, until_stored, watched
 
 KINDS = ("core", "stream", "handler", "handler of a stream")
 

@@ -15,7 +15,7 @@ import router_trio.router
 from router_trio import Router
 from tests.support.command import COMMAND, running
 from tests.support.servers import NatsServer
-from tests.support.watch import core_route, settings
+from tests.support.settings import core_route, settings
 
 CONFIG = """
 [router]

@@ -8,9 +8,11 @@ import pytest
 import trio
 
 from router_trio.states import FAILED, RUNNING
+from tests.support.eventually import eventually
 from tests.support.raw_nats import connect
 from tests.support.servers import nats_server
-from tests.support.watch import core_route, eventually, settings, watched
+from tests.support.settings import core_route, settings
+from tests.support.watch import watched
 
 
 async def test_more_routes_than_the_server_takes_subscriptions(tmp_path: Path) -> None:

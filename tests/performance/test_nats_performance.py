@@ -24,7 +24,8 @@ from router_trio.testing import FakeBroker
 from tests.support.proxy import TcpProxy
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
-from tests.support.watch import Watch, assert_survived, cut_off, let_in, settings, watched
+from tests.support.settings import settings
+from tests.support.watch import Watch, assert_survived, cut_off, let_in, watched
 
 PAYLOAD = b"x" * 128
 

@@ -14,11 +14,13 @@ from router_trio import Message, Router
 from router_trio.embedded import HOST
 from router_trio.settings import Settings
 from router_trio.states import PAUSED
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy, tcp_proxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import Watch, eventually, settings, stream_route, until_stored, watched
+from tests.support.settings import settings, stream_route
+from tests.support.watch import Watch, until_stored, watched
 
 FOREIGN = 70_000
 """Messages between two of a route's own: more than anybody could ask for one by one."""

@@ -15,10 +15,12 @@ import trio
 
 from router_trio import Live
 from router_trio.errors import PublishError
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer
-from tests.support.watch import Watch, core_route, eventually, settings, stream_route, until_stored, watched
+from tests.support.settings import core_route, settings, stream_route
+from tests.support.watch import Watch, until_stored, watched
 
 MESSAGES = 40_000
 SUBJECTS = 1_000

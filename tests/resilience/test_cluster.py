@@ -12,10 +12,12 @@ from router_trio import Router
 from tests.resilience.chaos.load import numbers, payload, subject
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import out_of_order
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, JetStreamError
 from tests.support.raw_nats import RawClient, RawNatsError, connect
 from tests.support.servers import Cluster, cluster
-from tests.support.watch import Watch, assert_alive, eventually, settings, stream_route, watched
+from tests.support.settings import settings, stream_route
+from tests.support.watch import Watch, assert_alive, watched
 
 STEP_DOWN_WITHIN = 3.0
 """Seconds without a PubAck when a leader hands over, besides those in which the stream has none."""

@@ -16,22 +16,14 @@ from router_trio.errors import PublishError
 from router_trio.telemetry.http.status import health, readiness
 from router_trio.testing import FakeBroker
 from tests.resilience.outage_codes import KEPT, OUTAGE
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
+from tests.support.settings import core_route, settings
 from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, source_and_sink
-from tests.support.watch import (
-    assert_survived,
-    core_route,
-    cut_off,
-    eventually,
-    let_in,
-    settings,
-    until_settled,
-    until_stored,
-    watched,
-)
+from tests.support.watch import assert_survived, cut_off, let_in, until_settled, until_stored, watched
 
 CORE = core_route("in.*", "out.{{wildcard(1)}}")
 

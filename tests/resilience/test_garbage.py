@@ -14,11 +14,13 @@ from router_trio.errors import LinkError, SourceError, UnexpectedError
 from router_trio.nats.link import Dialer
 from router_trio.settings import ConnectionSettings
 from tests.contract.worlds import INBOX, Recorder
+from tests.support.eventually import eventually
 from tests.support.garbage import session
 from tests.support.impostors import Caller, impostor, info
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
-from tests.support.watch import Watch, eventually, router_tasks, settings, watched
+from tests.support.settings import settings
+from tests.support.watch import Watch, router_tasks, watched
 
 SECONDS = 5.0
 

@@ -12,11 +12,13 @@ import trio
 
 from router_trio import Message, Router
 from router_trio.settings import Settings
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
-from tests.support.watch import Watch, eventually, settings, stream_route, until_stored, watched
+from tests.support.settings import settings, stream_route
+from tests.support.watch import Watch, until_stored, watched
 
 KNOWN = 150
 """Messages that were routed before."""

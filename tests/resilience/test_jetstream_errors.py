@@ -13,22 +13,14 @@ from router_trio.embedded import quoted
 from router_trio.errors import PublishError
 from router_trio.states import FAILED, RUNNING
 from tests.resilience.outage_codes import OUTAGE
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
+from tests.support.settings import core_route, settings
 from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_in, route, source_and_sink
-from tests.support.watch import (
-    Watch,
-    assert_survived,
-    core_route,
-    cut_off,
-    eventually,
-    let_in,
-    settings,
-    until_stored,
-    watched,
-)
+from tests.support.watch import Watch, assert_survived, cut_off, let_in, until_stored, watched
 
 
 async def test_no_responders(server: NatsServer) -> None:

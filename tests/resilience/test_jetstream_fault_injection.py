@@ -17,11 +17,13 @@ from router_trio.errors import PublishError
 from router_trio.faults import Fault, Faults, close_connection, delay, error, timeout
 from router_trio.router import real_network
 from router_trio.states import FAILED
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
+from tests.support.settings import settings
 from tests.support.streams import assert_sink_is_whole, fill, route, source_and_sink
-from tests.support.watch import Watch, assert_survived, eventually, settings, until_stored, watched
+from tests.support.watch import Watch, assert_survived, until_stored, watched
 
 COUNT = 300
 

@@ -21,10 +21,12 @@ import trio
 from router_trio import Settings
 from tests.resilience.chaos.load import numbers, payload, subject
 from tests.resilience.chaos.verdict import out_of_order
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import assert_alive, eventually, settings, stream_route, until_stored, watched
+from tests.support.settings import settings, stream_route
+from tests.support.watch import assert_alive, until_stored, watched
 
 INTERVAL = 2.0
 """Seconds of `liveness_interval`; large enough that its margin, an eighth of two, is more than a busy machine's lag."""

@@ -12,11 +12,13 @@ from router_trio.settings import Settings
 from tests.resilience.chaos.load import numbers, payload, subject
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import out_of_order
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
-from tests.support.watch import eventually, settings, stream_route, watched
+from tests.support.settings import settings, stream_route
+from tests.support.watch import watched
 
 ACK_WAIT = 30.0
 AT_ONCE = 10.0

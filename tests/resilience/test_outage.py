@@ -10,21 +10,19 @@ import trio
 import trio.testing
 
 from router_trio import Fate, Live, Receipt, Router
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
+from tests.support.settings import core_route, settings, stream_route
 from tests.support.watch import (
     Watch,
     assert_accounted,
     assert_alive,
-    core_route,
     cut_off,
-    eventually,
     let_in,
     router_tasks,
-    settings,
-    stream_route,
     until_stored,
     watched,
 )

@@ -22,7 +22,8 @@ from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
-from tests.support.watch import Watch, assert_survived, cut_off, let_in, settings, until_settled, watched
+from tests.support.settings import settings
+from tests.support.watch import Watch, assert_survived, cut_off, let_in, until_settled, watched
 
 OPERATIONS = ("publish", "publish_with_ack")
 ERRORS = {"publish": "NATS_PUBLISH_ERROR", "publish_with_ack": "NATS_PUBLISH_WITH_ACK_ERROR"}

@@ -12,11 +12,13 @@ import trio
 
 from router_trio.settings import Settings
 from router_trio.states import PAUSED, RUNNING
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
+from tests.support.settings import settings
 from tests.support.streams import SUBJECTS, assert_sink_is_whole, fill, numbers_in, route, source_and_sink
-from tests.support.watch import assert_survived, eventually, settings, until_stored, watched
+from tests.support.watch import assert_survived, until_stored, watched
 
 REFUSED = ("sink.3", "sink.4")
 """The others are not concerned."""

@@ -12,8 +12,10 @@ from router_trio import Settings
 from router_trio.connection.backoff import FIRST_RETRY_WITHIN
 from router_trio.nats import control
 from router_trio.settings import ConnectionSettings
+from tests.support.eventually import eventually
 from tests.support.servers import NatsServer
-from tests.support.watch import Watch, eventually, settings, watched
+from tests.support.settings import settings
+from tests.support.watch import Watch, watched
 
 BUCKET = 0.1
 """Seconds."""

@@ -10,22 +10,14 @@ import trio.testing
 from router_trio import Message, Receipt, Router
 from router_trio.states import PAUSED, RUNNING
 from tests.resilience.outage_codes import KEPT, OUTAGE
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import NoResponders, RawClient, connect
 from tests.support.servers import NatsServer, nats_server
+from tests.support.settings import core_route, settings
 from tests.support.streams import assert_sink_is_whole, fill, numbers_from, source_and_sink
-from tests.support.watch import (
-    Watch,
-    assert_survived,
-    core_route,
-    cut_off,
-    eventually,
-    let_in,
-    settings,
-    until_stored,
-    watched,
-)
+from tests.support.watch import Watch, assert_survived, cut_off, let_in, until_stored, watched
 
 
 async def test_incoming_requests_while_down(server: NatsServer, proxy: TcpProxy) -> None:

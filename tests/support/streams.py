@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, RawSubscription, connect
-from tests.support.watch import stream_route
+from tests.support.settings import stream_route
 
 SUBJECTS = 10
 

@@ -7,7 +7,7 @@ counters, the status gauge during the fault and after it. `assert_survived` asks
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from router_trio import Live, Router, Settings
 from router_trio.events import Event
 from router_trio.states import CONNECTED, RUNNING
 from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
+from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 
@@ -199,46 +200,8 @@ async def assert_alive(live: Live, within: float = 10.0) -> None:
     )
 
 
-async def eventually(
-    true: Callable[[], bool], within: float = 10.0, otherwise: Callable[[], object] = lambda: "not in time"
-) -> None:
-    """Wait for plain state that nobody signals; fails with what `otherwise` says."""
-    with trio.move_on_after(within):
-        while not true():
-            await trio.sleep(0.005)
-        return
-    raise AssertionError(otherwise())
-
-
-def settings(url: str | list[str], *, routes: list[dict[str, Any]] | None = None, **connection: Any) -> Settings:
-    """Settings with one connection `main`, no HTTP, and reconnects that are quick enough for a test."""
-    quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
-    servers = [url] if isinstance(url, str) else url
-    return Settings(
-        telemetry={"listen": ""},
-        connections={"main": {"servers": servers, **quick, **connection}},
-        routes=routes or [],
-    )
-
-
 async def until_stored(stream: JetStream, name: str, count: int, within: float = 60.0) -> None:
     """Wait until a stream holds that many messages."""
     with trio.fail_after(within):
         while (await stream.stream_info(name))["state"]["messages"] < count:
             await trio.sleep(0.05)
-
-
-def stream_route(
-    stream: str, to: str, *, name: str = "route", durable: str = "router", **source: Any
-) -> dict[str, Any]:
-    """A route from a stream to a stream."""
-    return {
-        "name": name,
-        "from": {"stream": stream, "durable": durable, **source},
-        "to": [{"subject": to, "jetstream": True}],
-    }
-
-
-def core_route(subject: str, to: str, *, name: str = "route", **source: Any) -> dict[str, Any]:
-    """A route from a core subject to a core subject."""
-    return {"name": name, "from": {"subject": subject, **source}, "to": [{"subject": to}]}

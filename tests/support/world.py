@@ -19,6 +19,7 @@ from router_trio.states import RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from router_trio.testing.links import FakeLink
+from tests.support.eventually import eventually
 from tests.support.watch import Watch, assert_accounted
 
 Handled = tuple[Callable[..., Any], dict[str, Any]]
@@ -201,18 +202,6 @@ async def all_acked(w: World, acked: int) -> None:
     """Wait until so many acks were sent, and the consumer waits for none."""
     await eventually(lambda: w.successes("ack") == acked, 600, lambda: (w.successes("ack"), acked))
     await eventually(lambda: unacked(w) == 0)
-
-
-async def eventually(
-    true: Callable[[], object], within: float = 10.0, otherwise: Callable[[], object] = lambda: "not in time"
-) -> None:
-    """As `watch.eventually`, on a clock that costs nothing: looks less often when it takes long."""
-    began = trio.current_time()
-    with trio.move_on_after(within):
-        while not true():
-            await trio.sleep(0.005 if trio.current_time() < began + 1 else 0.1)
-        return
-    raise AssertionError(otherwise())
 
 
 REMOTE = stream("IN", to("out.{{wildcard(1)}}", "edge", jetstream=True), connection="main", filter="in.*")

@@ -20,7 +20,8 @@ from router_trio import Message
 from router_trio.states import HANDLER_QUIET
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing.subscriptions import FakePullConsumer
-from tests.support.world import World, core, eventually, handled, one_broker, stream, to, two_brokers, world
+from tests.support.eventually import eventually
+from tests.support.world import World, core, handled, one_broker, stream, to, two_brokers, world
 
 WITHIN = 10.0
 

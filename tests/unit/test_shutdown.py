@@ -9,7 +9,8 @@ import trio.testing
 from router_trio import Fate, Live, Receipt, Router, Settings
 from router_trio.errors import ConnectionExhaustedError, PublishError
 from router_trio.testing import FakeBroker
-from tests.support.watch import assert_accounted, router_tasks, settings
+from tests.support.settings import settings
+from tests.support.watch import assert_accounted, router_tasks
 
 
 def router(broker: FakeBroker, config: Settings) -> Router:

@@ -24,10 +24,12 @@ from tests.resilience.chaos.load import numbers, payload, subject
 from tests.resilience.chaos.scene import config
 from tests.resilience.chaos.verdict import out_of_order
 from tests.support.certificates import create_certificates
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import Watch, assert_alive, eventually, settings, stream_route, watched
+from tests.support.settings import settings, stream_route
+from tests.support.watch import Watch, assert_alive, watched
 
 DAY = 24 * 3600.0
 MESSAGES = 1_000

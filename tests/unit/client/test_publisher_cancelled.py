@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from router_trio import Fate, Receipt
 from router_trio.errors import PublishError
 from router_trio.outbox.operation import OperationWithAck
-from tests.support.world import eventually, world
+from tests.support.eventually import eventually
+from tests.support.world import world
 from tests.unit.client.publishing import WITH_ACK, broker_with_stream, fates, operation, payloads, publish
 
 

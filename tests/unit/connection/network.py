@@ -14,7 +14,8 @@ from router_trio import Live, Settings
 from router_trio.errors import LinkError, PublishError
 from router_trio.link import Link, LinkListener
 from router_trio.testing import FakeBroker
-from tests.support.watch import Watch, settings, watched
+from tests.support.settings import settings
+from tests.support.watch import Watch, watched
 
 A, B, C = "nats://a:4222", "nats://b:4222", "nats://c:4222"
 

@@ -8,7 +8,8 @@ import trio.testing
 from trio.testing import MockClock
 
 from router_trio import Fate, Live, Receipt, Router
-from tests.support.watch import assert_accounted, core_route, settings
+from tests.support.settings import core_route, settings
+from tests.support.watch import assert_accounted
 from tests.unit.connection.network import A, B, Network, opened, patient
 
 

@@ -15,7 +15,8 @@ from router_trio.errors import PublishError
 from router_trio.outbox.capacity import REFUSES_FOR_LONG
 from router_trio.outbox.retries import ACK_BUDGET
 from router_trio.testing import FakeBroker
-from tests.support.world import World, core, eventually, overhearing, stream, to, world
+from tests.support.eventually import eventually
+from tests.support.world import World, core, overhearing, stream, to, world
 
 MESSAGES = 40_000
 SUBJECTS = 1_000

@@ -13,7 +13,8 @@ from router_trio.protocol.headers import Headers
 from router_trio.routing import intake_queue
 from router_trio.states import FAILED, RUNNING
 from router_trio.testing import FakeBroker
-from tests.support.world import World, core, eventually, handled, overhearing, to, world
+from tests.support.eventually import eventually
+from tests.support.world import World, core, handled, overhearing, to, world
 
 
 async def published(w: World, count: int, connection: str = "main") -> None:

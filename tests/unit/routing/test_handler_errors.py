@@ -21,7 +21,8 @@ from router_trio.message import Message
 from router_trio.routing.handlers import load_handler
 from router_trio.states import RUNNING
 from tests.support.command import environment
-from tests.support.world import all_acked, eventually, fill, handled, one_broker, overhearing, to, world
+from tests.support.eventually import eventually
+from tests.support.world import all_acked, fill, handled, one_broker, overhearing, to, world
 
 
 class Bare(BaseException):

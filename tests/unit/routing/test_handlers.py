@@ -18,17 +18,8 @@ from router_trio.protocol.headers import Headers
 from router_trio.routing.handlers import Blocked, Handler, answers_of, as_message, begin, finished, load_handler
 from router_trio.states import RUNNING
 from router_trio.testing.frames import raw
-from tests.support.world import (
-    Handled,
-    all_acked,
-    eventually,
-    fill,
-    handled,
-    one_broker,
-    overhearing,
-    to,
-    world,
-)
+from tests.support.eventually import eventually
+from tests.support.world import Handled, all_acked, fill, handled, one_broker, overhearing, to, world
 
 MESSAGE = Message("in.x", b"payload")
 OTHER = Message("in.y", b"other")

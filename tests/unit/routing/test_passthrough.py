@@ -19,7 +19,8 @@ from router_trio.routing.tracing import NoTracing
 from router_trio.testing import FakeBroker
 from tests.performance.instructions import Bench
 from tests.support.compiled import looks_inside
-from tests.support.world import core, eventually, to, world
+from tests.support.eventually import eventually
+from tests.support.world import core, to, world
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
 from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
 from tests.support.world import (
     all_acked,
     another_link,
-    eventually,
     fill,
     handled,
     numbers,

@@ -14,18 +14,8 @@ from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
 from router_trio.states import RUNNING
 from router_trio.testing.subscriptions import FakePullConsumer
-from tests.support.world import (
-    World,
-    all_acked,
-    another_link,
-    eventually,
-    handled,
-    numbers,
-    one_broker,
-    to,
-    two_brokers,
-    world,
-)
+from tests.support.eventually import eventually
+from tests.support.world import World, all_acked, another_link, handled, numbers, one_broker, to, two_brokers, world
 from tests.unit.routing.stream.refusing import arrived, fill, remote, route
 
 

@@ -15,12 +15,12 @@ from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.nats.jetstream import past
 from router_trio.nats.jetstream.api import nanoseconds, stream_info
+from tests.support.eventually import eventually
 from tests.support.raw_server import CREATED, stream_answer
 from tests.support.world import (
     LOCAL,
     REMOTE,
     all_acked,
-    eventually,
     fill,
     handled,
     numbers,

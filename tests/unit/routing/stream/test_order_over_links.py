@@ -8,7 +8,8 @@ from trio.testing import MockClock
 
 from router_trio.routing.stream import undelivered as module
 from router_trio.testing import FakeBroker
-from tests.support.world import all_acked, eventually, numbers, one_broker, two_brokers, unacked, world
+from tests.support.eventually import eventually
+from tests.support.world import all_acked, numbers, one_broker, two_brokers, unacked, world
 from tests.unit.routing.stream.refusing import arrived, fill, remote, route
 
 # --- links, consumers and streams that come and go ---

@@ -20,13 +20,13 @@ from router_trio.states import FAILED, PAUSED, RUNNING, RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from router_trio.testing.subscriptions import FakePullConsumer
+from tests.support.eventually import eventually
 from tests.support.world import (
     LOCAL,
     REMOTE,
     all_acked,
     another_link,
     core,
-    eventually,
     fill,
     handled,
     hear,

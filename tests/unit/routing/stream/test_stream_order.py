@@ -10,10 +10,10 @@ from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
 from tests.support.world import (
     all_acked,
     another_link,
-    eventually,
     handled,
     numbers,
     one_broker,

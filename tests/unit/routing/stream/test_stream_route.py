@@ -12,12 +12,12 @@ from router_trio.message import Message
 from router_trio.protocol.headers import Headers
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
 from tests.support.world import (
     LOCAL,
     REMOTE,
     all_acked,
     core,
-    eventually,
     fill,
     handled,
     numbers,

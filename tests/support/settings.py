@@ -1,0 +1,34 @@
+"""Settings for tests: one connection or several, quick to come back, and routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router_trio import Settings
+
+
+def settings(url: str | list[str], *, routes: list[dict[str, Any]] | None = None, **connection: Any) -> Settings:
+    """Settings with one connection `main`, no HTTP, and reconnects that are quick enough for a test."""
+    quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
+    servers = [url] if isinstance(url, str) else url
+    return Settings(
+        telemetry={"listen": ""},
+        connections={"main": {"servers": servers, **quick, **connection}},
+        routes=routes or [],
+    )
+
+
+def core_route(subject: str, to: str, *, name: str = "route", **source: Any) -> dict[str, Any]:
+    """A route from a core subject to a core subject."""
+    return {"name": name, "from": {"subject": subject, **source}, "to": [{"subject": to}]}
+
+
+def stream_route(
+    stream: str, to: str, *, name: str = "route", durable: str = "router", **source: Any
+) -> dict[str, Any]:
+    """A route from a stream to a stream."""
+    return {
+        "name": name,
+        "from": {"stream": stream, "durable": durable, **source},
+        "to": [{"subject": to, "jetstream": True}],
+    }
