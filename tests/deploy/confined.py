@@ -33,7 +33,7 @@ class Comparison(ctypes.Structure):
     )
 
 
-def settings(unit: Path) -> dict[str, list[str]]:
+def unit_settings(unit: Path) -> dict[str, list[str]]:
     """Return the settings of a unit; those that stand there several times have several values."""
     found: dict[str, list[str]] = {}
     for name, value in re.findall(r"^(\w+)=(.*)$", unit.read_text(encoding="utf-8"), re.MULTILINE):
@@ -64,7 +64,7 @@ def system_calls(lines: Sequence[str]) -> set[str]:
 
 def confine(unit: Path) -> None:
     """Give up for good what the unit forbids. Raises `OSError`."""
-    given = settings(unit)
+    given = unit_settings(unit)
     os.umask(int(given["UMask"][0], 8))
     calls = system_calls(given["SystemCallFilter"])
     families = [getattr(socket, name) for name in given["RestrictAddressFamilies"][0].split()]

@@ -134,7 +134,7 @@ def test_no_two_services_want_one_port() -> None:
 
 
 @pytest.fixture
-def settings() -> Settings:
+def configured() -> Settings:
     return Settings.load(str(DEPLOY / "router.toml"))
 
 
@@ -145,25 +145,25 @@ def test_the_router_reads_its_configuration_where_it_looks_for_it() -> None:
     assert mounts("router") == {PurePosixPath(command[1]): DEPLOY / "router.toml"}
 
 
-def test_the_router_reaches_the_others(settings: Settings) -> None:
-    assert settings.telemetry.listen_address == ("0.0.0.0", 9001)
+def test_the_router_reaches_the_others(configured: Settings) -> None:
+    assert configured.telemetry.listen_address == ("0.0.0.0", 9001)
     assert list(published("router").values()) == [9001]
-    [server] = settings.connections["main"].servers
+    [server] = configured.connections["main"].servers
     assert str(server) == "nats://nats:4222"
     assert list(published("nats").values()) == [4222]
-    assert settings.telemetry.otlp_endpoint == "http://jaeger:4318"
+    assert configured.telemetry.otlp_endpoint == "http://jaeger:4318"
 
 
-def test_prometheus_asks_for_the_router_by_a_name_that_it_answers_to(settings: Settings) -> None:
+def test_prometheus_asks_for_the_router_by_a_name_that_it_answers_to(configured: Settings) -> None:
     [job] = load(DEPLOY / "prometheus.yml")["scrape_configs"]
     for target in job["static_configs"][0]["targets"]:
         headers = [(b"host", target.encode())]
-        assert refusal("/metrics", headers, settings.telemetry.allowed_hosts) is None
+        assert refusal("/metrics", headers, configured.telemetry.allowed_hosts) is None
 
 
-def test_the_router_has_time_to_drain(settings: Settings) -> None:
+def test_the_router_has_time_to_drain(configured: Settings) -> None:
     grace = parse_duration(SERVICES["router"]["stop_grace_period"])
-    assert grace >= settings.router.shutdown_timeout + 5
+    assert grace >= configured.router.shutdown_timeout + 5
 
 
 def test_its_image_is_built_from_what_is_there() -> None:
@@ -179,9 +179,9 @@ def test_its_image_is_built_from_what_is_there() -> None:
                 assert {f"!{name}", f"!{name}/*.txt"} & set(handed), f"{line}: the build is not handed {name}"
 
 
-def test_the_health_check_asks_the_port_that_the_router_has(settings: Settings) -> None:
+def test_the_health_check_asks_the_port_that_the_router_has(configured: Settings) -> None:
     check = SERVICES["router"]["healthcheck"]["test"]
-    assert f"http://127.0.0.1:{settings.telemetry.listen_address[1]}/healthz" in check[-1]  # type: ignore[index]
+    assert f"http://127.0.0.1:{configured.telemetry.listen_address[1]}/healthz" in check[-1]  # type: ignore[index]
     compile(check[-1], "healthcheck", "exec")
 
 

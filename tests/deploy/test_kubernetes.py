@@ -39,7 +39,7 @@ def unknown_field(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def configured(tmp_path: Path) -> Settings:
     """The configuration of the pods, with their variables and files."""
     config = tmp_path / "router.toml"
     config.write_text(MANIFESTS["ConfigMap"]["data"]["router.toml"])
@@ -147,8 +147,8 @@ def test_only_monitoring_is_let_in_and_only_to_the_telemetry() -> None:
     assert [one["port"] for one in rule["ports"]] == [port["name"] for port in CONTAINER["ports"]]
 
 
-def test_what_the_configuration_names_is_reached_and_nothing_else(settings: Settings) -> None:
-    named = [*map(str, settings.connections["main"].servers), str(settings.telemetry.otlp_endpoint)]
+def test_what_the_configuration_names_is_reached_and_nothing_else(configured: Settings) -> None:
+    named = [*map(str, configured.connections["main"].servers), str(configured.telemetry.otlp_endpoint)]
     wanted = set()
     for address in map(urlsplit, named):
         assert address.hostname is not None
@@ -162,21 +162,21 @@ def test_what_the_configuration_names_is_reached_and_nothing_else(settings: Sett
 # --- how it lives ---
 
 
-def test_the_telemetry_is_reached_from_outside_of_the_pod(settings: Settings) -> None:
-    address = settings.telemetry.listen_address
+def test_the_telemetry_is_reached_from_outside_of_the_pod(configured: Settings) -> None:
+    address = configured.telemetry.listen_address
     assert address is not None
     assert address[0] == "0.0.0.0"
     assert [port["containerPort"] for port in CONTAINER["ports"]] == [address[1]]
     assert TEMPLATE["metadata"]["annotations"]["prometheus.io/port"] == str(address[1])
 
 
-def test_the_credentials_are_where_the_router_looks(settings: Settings) -> None:
-    assert settings.connections["main"].credentials_file is not None
+def test_the_credentials_are_where_the_router_looks(configured: Settings) -> None:
+    assert configured.connections["main"].credentials_file is not None
     assert "credentials" not in MANIFESTS["ConfigMap"]["data"]["router.toml"]
 
 
-def test_a_pod_is_not_killed_before_the_router_has_drained(settings: Settings) -> None:
-    assert POD["terminationGracePeriodSeconds"] >= settings.router.shutdown_timeout + 5
+def test_a_pod_is_not_killed_before_the_router_has_drained(configured: Settings) -> None:
+    assert POD["terminationGracePeriodSeconds"] >= configured.router.shutdown_timeout + 5
 
 
 def test_probes_ask_pages_that_exist() -> None:

@@ -15,7 +15,7 @@ import trio
 
 from router_trio import Settings
 from router_trio.embedded import HOST, reserve_port
-from tests.deploy.confined import settings, system_calls
+from tests.deploy.confined import system_calls, unit_settings
 from tests.docs.pages import DOCS, page
 from tests.support.command import ROOT, running
 from tests.support.credentials import user_nkey
@@ -84,7 +84,7 @@ def test_the_page_shows_the_unit_as_it_is() -> None:
 def test_it_waits_for_the_drain_and_does_not_restart_what_must_be_mended(tmp_path: Path) -> None:
     sample = tmp_path / "router.toml"
     sample.write_text('[connections.main]\nservers = ["nats://127.0.0.1:4222"]\n')
-    given = settings(UNIT)
+    given = unit_settings(UNIT)
     assert int(given["TimeoutStopSec"][0].removesuffix("s")) >= Settings.load(sample).router.shutdown_timeout + 5
     assert given["RestartPreventExitStatus"] == ["2 78"]
 
@@ -98,7 +98,7 @@ async def test_what_it_forbids_is_refused(what: str) -> None:
 
 def test_it_allows_what_a_service_needs_and_no_more() -> None:
     systemd_analyze("--version")
-    allowed = system_calls(settings(UNIT)["SystemCallFilter"])
+    allowed = system_calls(unit_settings(UNIT)["SystemCallFilter"])
     assert {"epoll_wait", "futex", "execve", "mmap", "getrandom"} <= allowed
     assert not {"mount", "ptrace", "bpf", "kexec_load", "init_module", "setuid", "sched_setaffinity"} & allowed
 

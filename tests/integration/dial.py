@@ -15,6 +15,7 @@ from router_trio.nats.link import Dialer, NatsLink
 from router_trio.protocol.framing import payload
 from router_trio.settings import ConnectionSettings
 from tests.contract.worlds import INBOX, Recorder, operation
+from tests.support.eventually import eventually
 from tests.support.servers import NatsServer
 
 DIAL_WITHIN = 10.0
@@ -59,6 +60,9 @@ INFO = b'INFO {"server_id":"x","version":"2.10.0","proto":1,"headers":true,"max_
 
 
 async def until_no_client(server: NatsServer) -> None:
-    with trio.fail_after(10):
-        while (await server.varz())["connections"]:
-            await trio.sleep(0.02)
+    """Wait until no client is connected."""
+
+    async def nobody() -> bool:
+        return bool((await server.varz())["connections"] == 0)
+
+    await eventually(nobody)

@@ -16,14 +16,14 @@ from tests.support.telemetry_views import View
 Address = tuple[str, int]
 
 
-def settings(listen: str = "127.0.0.1:0", **telemetry: Any) -> Settings:
+def telemetry_settings(listen: str = "127.0.0.1:0", **telemetry: Any) -> Settings:
     connections = {"main": {"servers": ["nats://bob:s3cret@127.0.0.1:4222"]}}
     return Settings(telemetry={"listen": listen, **telemetry}, connections=connections)
 
 
 @asynccontextmanager
 async def served(view: View, **telemetry: Any) -> AsyncIterator[Address]:
-    async with Telemetry(settings(**telemetry), logs=False).serve(view) as address:
+    async with Telemetry(telemetry_settings(**telemetry), logs=False).serve(view) as address:
         assert address is not None
         yield address
 

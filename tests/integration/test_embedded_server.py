@@ -20,6 +20,7 @@ import trio.testing
 from router_trio import embedded
 from router_trio.embedded import HOST, EmbeddedServer, find_server_binary, open_embedded_server, reserve_port
 from router_trio.errors import EmbeddedServerError
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawNatsError, connect
 
@@ -207,9 +208,5 @@ class TestEmbeddedServer:
                 line += await process.stdout.receive_some()
             pid, directory = line.decode().split()
             process.kill()
-            with trio.fail_after(5):
-                while True:
-                    if is_gone(int(pid)):
-                        break
-                    await trio.sleep(0.01)
+            await eventually(lambda: is_gone(int(pid)), 5)
         shutil.rmtree(directory)  # which nobody was left to remove

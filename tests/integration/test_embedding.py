@@ -14,6 +14,7 @@ import trio
 from router_trio import Message, Router, Settings
 from router_trio.embedded import HOST
 from router_trio.errors import AuthorizationError, ConfigurationError, ListenError
+from tests.support.eventually import eventually
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import core_route
@@ -37,7 +38,7 @@ trio.run(main)
 """
 
 
-def settings(*urls: str, listen: str = "", **more: Any) -> Settings:
+def embedded(*urls: str, listen: str = "", **more: Any) -> Settings:
     connections = {f"server{number}": {"servers": [url]} for number, url in enumerate(urls)}
     return Settings(telemetry={"listen": listen}, connections=connections, **more)
 
@@ -66,7 +67,7 @@ async def test_the_example_of_the_first_page_does_what_it_says(core_server: Nats
 async def test_settings_from_a_file_and_from_code_are_the_same(core_server: NatsServer, tmp_path: Path) -> None:
     file = tmp_path / "router.toml"
     file.write_text(f'[telemetry]\nlisten = ""\n[connections.server0]\nservers = ["{core_server.url}"]\n')
-    for given in (Settings.load(file), Settings.load(str(file)), settings(core_server.url)):
+    for given in (Settings.load(file), Settings.load(str(file)), embedded(core_server.url)):
         async with Router(given).open() as live:
             receipt = await live.publish("out", b"x")
             assert (receipt.status, (await receipt.settled()).name) == ("sent", "fenced")
@@ -74,7 +75,7 @@ async def test_settings_from_a_file_and_from_code_are_the_same(core_server: Nats
 
 
 async def test_one_router_may_be_opened_again(core_server: NatsServer) -> None:
-    router = Router(settings(core_server.url))
+    router = Router(embedded(core_server.url))
     for _ in range(2):
         async with router.open() as live:
             receipt = await live.publish("out", b"x")
@@ -85,8 +86,8 @@ async def test_one_router_may_be_opened_again(core_server: NatsServer) -> None:
 @pytest.mark.parametrize("listen", ["", f"{HOST}:0"])
 async def test_several_routers_in_one_process(core_server: NatsServer, listen: str) -> None:
     """Each has its own connections, routes, ledger and pages."""
-    first = Router(settings(core_server.url, listen=listen))
-    second = Router(settings(core_server.url, listen=listen, routes=[core_route("step.two", "step.three")]))
+    first = Router(embedded(core_server.url, listen=listen))
+    second = Router(embedded(core_server.url, listen=listen, routes=[core_route("step.two", "step.three")]))
 
     @first.route("step.one", to="step.two")
     def shout(message: Message) -> Message:
@@ -110,11 +111,10 @@ async def test_routers_in_tasks_of_one_nursery(core_server: NatsServer) -> None:
     ready: list[str] = []
 
     async def run(name: str) -> None:
-        async with Router(settings(core_server.url)).open() as live:
+        async with Router(embedded(core_server.url)).open() as live:
             await (await live.publish("out", b"x")).settled()
             ready.append(name)
-            while len(ready) < 5:
-                await trio.sleep(0.005)
+            await eventually(lambda: len(ready) == 5)
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -143,14 +143,14 @@ class Own(Exception):
 )
 async def test_an_error_of_the_body_comes_out_as_it_is(core_server: NatsServer, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
-        async with Router(settings(core_server.url)).open():
+        async with Router(embedded(core_server.url)).open():
             raise error
     assert caught.value is error
 
 
 async def test_a_cancelled_body_is_cancelled_and_nothing_else(core_server: NatsServer) -> None:
     with trio.move_on_after(0.1) as scope:
-        async with Router(settings(core_server.url)).open():
+        async with Router(embedded(core_server.url)).open():
             await trio.sleep_forever()
     assert scope.cancelled_caught
 
@@ -158,10 +158,10 @@ async def test_a_cancelled_body_is_cancelled_and_nothing_else(core_server: NatsS
 async def test_errors_of_the_start_come_out_bare(core_server: NatsServer, tmp_path: Path) -> None:
     async with nats_server(tmp_path, config="authorization { token: secret }\n", jetstream=False) as guarded:
         with pytest.raises(AuthorizationError):
-            async with Router(settings(core_server.url, guarded.url)).open():
+            async with Router(embedded(core_server.url, guarded.url)).open():
                 pytest.fail("entered")
     with pytest.raises(ListenError):
-        async with Router(settings(core_server.url, listen=f"{HOST}:{core_server.port}")).open():
+        async with Router(embedded(core_server.url, listen=f"{HOST}:{core_server.port}")).open():
             pytest.fail("entered")
     with pytest.raises(ConfigurationError, match=r"connections\.main\.servers"):
         async with Router(Settings(connections={"main": {}})).open():

@@ -20,6 +20,7 @@ from router_trio.nats.control import MAX_LINES_BEFORE_PONG, BorrowedTransport
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.settings import ConnectionSettings
 from tests.contract.worlds import INBOX, Recorder
+from tests.integration.dial import until_no_client
 from tests.support.certificates import Certificates
 from tests.support.credentials import create_operator, read_credentials, user_nkey
 from tests.support.eventually import eventually
@@ -157,9 +158,7 @@ async def test_the_transport_writes_nothing_in_clear_whatever_it_is_asked_to(cer
 async def test_a_full_server_with_tls_says_so(tmp_path: Path, certificates: Certificates) -> None:
     config = certificates.server_config() + "max_connections: 1\n"
     async with nats_server(tmp_path, config=config, jetstream=False) as server:
-        with trio.fail_after(10):
-            while (await server.varz())["connections"]:  # whoever looked whether it is ready
-                await trio.sleep(0.01)
+        await until_no_client(server)  # whoever looked whether it is ready
         async with connect(server.url, tls=certificates.client_context()):
             error = await refused(ConnectionSettings(servers=[server.url], tls_ca_file=certificates.ca))
             assert error.reason in ("max_connections", "tls"), error  # it may close before it is heard

@@ -15,7 +15,7 @@ from router_trio.errors import ListenError
 from router_trio.protocol.framing import publish
 from router_trio.states import PAUSED, RECONNECTING
 from router_trio.telemetry import Telemetry
-from tests.integration.pages import Address, get, no_descriptor_left, served, settings, split
+from tests.integration.pages import Address, get, no_descriptor_left, served, split, telemetry_settings
 from tests.support.telemetry_views import View
 
 
@@ -144,14 +144,14 @@ async def test_two_requests_on_one_connection(view: View) -> None:
 
 
 async def test_port_0_is_a_free_port_and_is_told(view: View) -> None:
-    telemetry = Telemetry(settings(), logs=False)
+    telemetry = Telemetry(telemetry_settings(), logs=False)
     assert telemetry.http_address is None
     async with telemetry.serve(view) as address:
         assert telemetry.http_address == address
         assert address is not None
         assert address[0] == "127.0.0.1"
         assert address[1] != 0
-    assert telemetry.address is None
+    assert telemetry.http_address is None
 
 
 async def test_a_name_of_several_addresses_has_one_port(view: View) -> None:
@@ -163,7 +163,7 @@ async def test_a_busy_port_is_named_with_its_cure(view: View) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, no_descriptor_left():
         port = taken.getsockname()[1]
         with pytest.raises(ListenError, match=rf"127\.0\.0\.1:{port}.*telemetry\.listen") as caught:
-            async with Telemetry(settings(f"127.0.0.1:{port}"), logs=False).serve(view):
+            async with Telemetry(telemetry_settings(f"127.0.0.1:{port}"), logs=False).serve(view):
                 pytest.fail("entered")
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.EADDRINUSE
@@ -172,7 +172,7 @@ async def test_a_busy_port_is_named_with_its_cure(view: View) -> None:
 @pytest.mark.parametrize("listen", ["192.0.2.1:9001", "host.invalid:9001"])
 async def test_an_address_that_is_not_ours(view: View, listen: str) -> None:
     with pytest.raises(ListenError, match=r"telemetry\.listen"):
-        async with Telemetry(settings(listen), logs=False).serve(view):
+        async with Telemetry(telemetry_settings(listen), logs=False).serve(view):
             pytest.fail("entered")
 
 

@@ -23,6 +23,7 @@ from router_trio.telemetry.http import connection, server, watching
 from router_trio.telemetry.http import exchange as exchange_module
 from router_trio.testing import FakeBroker
 from tests.integration.pages import Address, exchange, get, make_page_large, read_all, served, split
+from tests.support.eventually import eventually
 from tests.support.telemetry_views import View
 
 PROBE_WITHIN = 0.5
@@ -234,11 +235,16 @@ async def test_a_watcher_that_takes_nothing_is_cut_off(view: View, monkeypatch: 
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             await deaf.connect(address)
             await deaf.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            with trio.fail_after(10):
-                while (await get(address, "/events", "HEAD"))[0] != 503:
-                    await trio.sleep(0.01)
-                while (await get(address, "/events", "HEAD"))[0] == 503:
-                    await trio.sleep(0.05)
+            await eventually(lambda: is_refused(address))
+            await eventually(lambda: is_taken(address))
+
+
+async def is_refused(address: Address) -> bool:
+    return (await get(address, "/events", "HEAD"))[0] == 503
+
+
+async def is_taken(address: Address) -> bool:
+    return not await is_refused(address)
 
 
 # --- other sites ---

@@ -17,7 +17,8 @@ from router_trio.events import Event, RouterDraining
 from router_trio.router import Router
 from router_trio.telemetry import PAGES_WITHIN, Telemetry
 from router_trio.testing import FakeBroker
-from tests.integration.pages import get, no_descriptor_left, served, settings
+from tests.integration.pages import get, no_descriptor_left, served, telemetry_settings
+from tests.support.eventually import eventually
 from tests.support.telemetry_views import View
 
 DRAINING = RouterDraining(at=0.0, pending_count=1, timeout_seconds=1.0)
@@ -29,7 +30,7 @@ DRAINING = RouterDraining(at=0.0, pending_count=1, timeout_seconds=1.0)
 async def test_who_asks_before_the_pages_are_there_is_answered_when_they_are(view: View) -> None:
     first = trio.Event()
     answered: list[int] = []
-    telemetry = Telemetry(settings(), logs=False)
+    telemetry = Telemetry(telemetry_settings(), logs=False)
     async with telemetry.serve(view, first=first.wait) as address, trio.open_nursery() as nursery:
         assert address is not None
 
@@ -44,7 +45,7 @@ async def test_who_asks_before_the_pages_are_there_is_answered_when_they_are(vie
 
 
 async def test_what_goes_first_holds_up_the_pages_for_a_moment_only(view: View) -> None:
-    async with Telemetry(settings(), logs=False).serve(view, first=trio.sleep_forever) as address:
+    async with Telemetry(telemetry_settings(), logs=False).serve(view, first=trio.sleep_forever) as address:
         assert address is not None
         assert (await get(address, "/healthz"))[0] == 200
 
@@ -52,7 +53,7 @@ async def test_what_goes_first_holds_up_the_pages_for_a_moment_only(view: View) 
 async def test_pages_that_can_not_be_imported_end_the_router_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "router_trio.telemetry.http.site", None)
     broker = FakeBroker()
-    router = Router(settings(), connect=lambda name, _: broker.connect)
+    router = Router(telemetry_settings(), connect=lambda name, _: broker.connect)
     with no_descriptor_left(), pytest.raises(ImportError, match=r"router_trio\.telemetry\.http\.site"):
         async with router.open():
             await trio.sleep_forever()
@@ -71,8 +72,7 @@ async def test_cancelled_while_the_pages_are_imported_nothing_is_left_behind(
     monkeypatch.setattr(telemetry_module, "import_module", import_slowly)
     with trio.CancelScope() as scope:
         async with served(view):
-            while not begun.is_set():
-                await trio.sleep(0.001)
+            await eventually(begun.is_set)
             scope.cancel()
     assert scope.cancelled_caught
     assert over.is_set()
@@ -97,7 +97,7 @@ async def test_a_listener_that_raises_hurts_nobody(view: View, capfd: pytest.Cap
     def broken(event: Event) -> None:
         raise RuntimeError("listener")
 
-    telemetry = Telemetry(settings(), listeners=[broken, heard.append])
+    telemetry = Telemetry(telemetry_settings(), listeners=[broken, heard.append])
     async with telemetry.serve(view) as address:
         assert address is not None
         for _ in range(3):
@@ -112,7 +112,7 @@ async def test_a_listener_that_raises_hurts_nobody(view: View, capfd: pytest.Cap
 
 
 async def test_lines_from_before_serving_are_not_lost(view: View, capfd: pytest.CaptureFixture[str]) -> None:
-    telemetry = Telemetry(settings(listen=""))
+    telemetry = Telemetry(telemetry_settings(listen=""))
     telemetry.emit(DRAINING)
     assert capfd.readouterr().err == ""
     async with telemetry.serve(view) as address:

@@ -19,7 +19,7 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import core_route, settings
-from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, route, source_and_sink
+from tests.support.streams import ROUTE, assert_sink_is_whole, numbers_from, publish_numbered, route, source_and_sink
 from tests.support.watch import Watch, assert_survived, until_stored, watched
 
 LONG: dict[str, Any] = {"max_reconnect_delay": "100ms", "reconnect_attempts": 3}
@@ -114,7 +114,7 @@ async def test_jetstream_route(server: NatsServer) -> None:
         stream = await source_and_sink(client, 500)
         async with watched(settings(server.url, routes=[ROUTE])) as watch:
             await until_stored(stream, "SINK", 500)
-            await fill(stream, range(500, 1000))
+            await publish_numbered(stream, range(500, 1000))
             await until_stored(stream, "SINK", 1000)
             await assert_survived(watch, losses=0)
             await eventually(lambda: watch.metric("router_nats_ack_total") == 1000)
@@ -185,12 +185,12 @@ async def test_fail_open_jetstream_route(server: NatsServer, edge: NatsServer) -
     async with client_with(server.url, ("SINK", "sink.*")):
         pass
     async with client_with(edge.url, ("SOURCE", "source.*")) as (_, source), watched(config) as watch:
-        await fill(source, range(count))
+        await publish_numbered(source, range(count))
         await eventually(lambda: watch.metric("router_messages_routed_total") > 100)
         await server.kill()
         await watch.until("NATS_CONNECTION_LOST")
         await eventually(lambda: watch.router.routes[0].state == PAUSED)
-        await fill(source, range(count, 2 * count))
+        await publish_numbered(source, range(count, 2 * count))
         await server.restart()
         await watch.until("NATS_CONNECTION_RESTORED")
         async with connect(server.url) as client:
@@ -254,7 +254,7 @@ async def test_jetstream_route_over_a_long_failure(server: NatsServer) -> None:
         async with connect(server.url) as client:
             stream = JetStream(client)
             await until_stored(stream, "SINK", count)
-            await fill(stream, range(count, count + 500))
+            await publish_numbered(stream, range(count, count + 500))
             await until_stored(stream, "SINK", count + 500)
         await assert_survived(watch, seen=["NATS_RECONNECT_EXHAUSTED"])
     await assert_sink_is_whole(server.url, count + 500)
@@ -274,7 +274,7 @@ async def test_restarts_of_the_router_under_load(server: NatsServer) -> None:
     async def load(stream: JetStream) -> None:
         nonlocal total
         while not stop.is_set():
-            await fill(stream, range(total, total + 100))
+            await publish_numbered(stream, range(total, total + 100))
             total += 100
 
     async def publish(live: Live) -> None:

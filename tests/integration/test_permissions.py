@@ -65,6 +65,14 @@ class Shop:
         pending: int = info["num_pending"] + info["num_ack_pending"]
         return pending
 
+    async def any_ack_pending(self) -> bool:
+        """Whether a message was delivered and is not acked."""
+        return bool((await self.stream.consumer_info("PAYMENTS", "router"))["num_ack_pending"])
+
+    async def all_acked(self) -> bool:
+        """Whether every message of the stream is acked."""
+        return await self.unacked() == 0
+
     async def stored(self) -> int:
         """How many copies are stored."""
         count: int = (await self.stream.stream_info("COPIES"))["state"]["messages"]
@@ -154,18 +162,14 @@ async def test_with_these_rights_everything_works(tmp_path: Path, monkeypatch: p
         # What was delivered to a link that died is asked for again on the next one.
         proxy.blackhole("to_client")
         await at.producer.publish("payments.lost")
-        with trio.fail_after(5):
-            while (await at.stream.consumer_info("PAYMENTS", "router"))["num_ack_pending"] < 1:
-                await trio.sleep(0.01)
+        await eventually(at.any_ack_pending, 5)
         proxy.reset()
         proxy.clear()
         await watch.until("ROUTE_READY", 4)
         await eventually(lambda: at.look().answers["-NAK with reply"] >= 1)
         await at.producer.publish("orders.2")
         await eventually(lambda: at.look().seen["eu.2"] == 1 and at.answers["+ACK"] >= 4)
-        with trio.fail_after(5):
-            while await at.unacked():
-                await trio.sleep(0.01)
+        await eventually(at.all_acked, 5)
         assert await at.stored() == 4
         assert refused(at.server, "router") <= LOOK_UPS
         assert not watch.of("NATS_SUBSCRIBE_ERROR")

@@ -18,6 +18,7 @@ from router_trio.connection import destinations
 from router_trio.embedded import HOST
 from router_trio.routing.handlers import Handler
 from router_trio.routing.stream import pull_loop
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
@@ -53,6 +54,8 @@ class Place:
     client: RawClient
     heard: list[bytes]
     watch: Watch
+    answer: tuple[int, list[dict[str, str]]] = (0, [])
+    """The last one of a probe."""
 
     @property
     def streams(self) -> JetStream:
@@ -68,22 +71,18 @@ class Place:
         return int(head.split()[1]), json.loads(body)["reasons"]
 
     async def until_unready(self, reason: str) -> None:
-        with trio.move_on_after(WITHIN):
-            while True:
-                code, reasons = await self.readyz()
-                if code == 503 and any(reason in one["reason"] for one in reasons):
-                    return
-                await trio.sleep(0.05)
-        raise AssertionError((code, reasons))
+        async def unready() -> bool:
+            self.answer = code, reasons = await self.readyz()
+            return code == 503 and any(reason in one["reason"] for one in reasons)
+
+        await eventually(unready, WITHIN, lambda: self.answer)
 
     async def until_ready(self) -> None:
-        with trio.move_on_after(WITHIN):
-            while True:
-                code, reasons = await self.readyz()
-                if code == 200:
-                    return
-                await trio.sleep(0.05)
-        raise AssertionError((code, reasons))
+        async def ready() -> bool:
+            self.answer = await self.readyz()
+            return self.answer[0] == 200
+
+        await eventually(ready, WITHIN, lambda: self.answer)
 
     async def probe(self, within: float = 1.0, subject: str = "in.x") -> bool:
         """Send a message to the route's source. Whether it gets through."""

@@ -17,7 +17,8 @@ from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import core_route, settings, stream_route
-from tests.support.watch import Watch, assert_alive, until_stored, watched
+from tests.support.streams import publish_numbered
+from tests.support.watch import Watch, assert_alive, until_nothing_is_unacked, until_stored, watched
 
 GONE = {"consumer_deleted", "no_responders", "consumer_silent"}
 """What is heard of a consumer that is gone: by whether a pull request waited at the server, was under way to it, or was
@@ -36,13 +37,6 @@ async def client(server: NatsServer) -> AsyncIterator[RawClient]:
         yield connected
 
 
-async def fill(client: RawClient, count: int, *, first: int = 0) -> None:
-    """Publish numbers into `SOURCE`, in three subjects, each with an id of its own."""
-    await JetStream(client).publish_many(
-        [(f"source.{n % 3}", b"%d" % n, [("Nats-Msg-Id", f"id-{n}")]) for n in range(first, first + count)]
-    )
-
-
 async def sink(client: RawClient) -> list[StoredMessage]:
     return await JetStream(client).stream_messages("SINK")
 
@@ -54,16 +48,6 @@ def assert_complete(stored: list[StoredMessage], count: int) -> None:
     for subject in {message.subject for message in stored}:
         of_subject = [int(message.payload) for message in stored if message.subject == subject]
         assert of_subject == sorted(of_subject)
-
-
-async def all_acked(client: RawClient, within: float = 20.0) -> None:
-    """Wait until the consumer has nothing more to give and waits for no ack."""
-    with trio.fail_after(within):
-        while True:
-            info = await JetStream(client).consumer_info("SOURCE", "router")
-            if info["num_pending"] == info["num_ack_pending"] == 0:
-                return
-            await trio.sleep(0.05)
 
 
 def route_of(watch: Watch, index: int = 0) -> RouteState:
@@ -125,7 +109,7 @@ async def test_from_a_stream_to_a_stream_on_another_server(tmp_path: Path) -> No
     ):
         await JetStream(here).create_stream("SOURCE", ["source.*"])
         await JetStream(there).create_stream("SINK", ["sink.*"])
-        await fill(here, 500)
+        await publish_numbered(JetStream(here), range(500))
         config = Settings(
             telemetry={"listen": ""},
             connections={"near": {"servers": [near.url]}, "far": {"servers": [far.url]}},
@@ -138,9 +122,9 @@ async def test_from_a_stream_to_a_stream_on_another_server(tmp_path: Path) -> No
             ],
         )
         async with watched(config):
-            await fill(here, 500, first=500)
+            await publish_numbered(JetStream(here), range(500, 1000))
             await until_stored(JetStream(there), "SINK", 1000)
-            await all_acked(here)
+            await until_nothing_is_unacked(JetStream(here), 20)
         stored = await sink(there)
         assert_complete(stored, 1000)
         assert len({message.header("Nats-Msg-Id") for message in stored}) == 1000
@@ -160,7 +144,7 @@ async def test_routers_of_one_queue_group_share(core_server: NatsServer) -> None
 
 async def test_five_thousand_messages_through_a_handler_in_order(server: NatsServer, client: RawClient) -> None:
     count = 5000
-    await fill(client, count)
+    await publish_numbered(JetStream(client), range(count))
     watch = Watch()
     router = Router(settings(server.url), observers=[watch])
 
@@ -174,7 +158,7 @@ async def test_five_thousand_messages_through_a_handler_in_order(server: NatsSer
 
     async with watched(router, watch):
         await until_stored(JetStream(client), "SINK", count)
-        await all_acked(client)
+        await until_nothing_is_unacked(JetStream(client), 20)
     stored = await sink(client)
     assert [int(message.payload) for message in stored] == list(range(count))
     assert all(message.header("Sequence") == str(int(message.payload) + 1) for message in stored)
@@ -185,14 +169,14 @@ async def test_five_thousand_messages_through_a_handler_in_order(server: NatsSer
 
 async def test_a_consumer_deleted_under_load(server: NatsServer, client: RawClient) -> None:
     count = 6000
-    await fill(client, count)
+    await publish_numbered(JetStream(client), range(count))
     async with watched(settings(server.url, routes=[STREAM_ROUTE])) as watch:
         route = route_of(watch)
         await eventually(lambda: sum(route.routed.values()) > count / 6)
         await JetStream(client).delete_consumer("SOURCE", "router")
         assert sum(route.routed.values()) < count, "deleted too late to prove anything"
         await until_stored(JetStream(client), "SINK", count)
-        await all_acked(client)
+        await until_nothing_is_unacked(JetStream(client), 20)
         await assert_alive(watch.live)  # type: ignore[arg-type]
         (lost,) = watch.of("NATS_SUBSCRIBE_ERROR")
         assert lost.reason in GONE
@@ -202,7 +186,7 @@ async def test_a_consumer_deleted_under_load(server: NatsServer, client: RawClie
 
 async def test_a_stream_deleted_under_load_and_made_again(server: NatsServer, client: RawClient) -> None:
     stream = JetStream(client)
-    await fill(client, 6000)
+    await publish_numbered(JetStream(client), range(6000))
     async with watched(settings(server.url, routes=[STREAM_ROUTE, core_route("ping", "pong", name="core")])) as watch:
         route = route_of(watch)
         await eventually(lambda: sum(route.routed.values()) > 1000)
@@ -216,9 +200,9 @@ async def test_a_stream_deleted_under_load_and_made_again(server: NatsServer, cl
         assert 1000 < received < 6000, "deleted too late to prove anything"
         await eventually(lambda: sum(route.routed.values()) == received)
         await stream.create_stream("SOURCE", ["source.*"])
-        await fill(client, 500, first=10_000)
+        await publish_numbered(JetStream(client), range(10_000, 10_500))
         await eventually(lambda: sum(route.routed.values()) == received + 500, 20)
-        await all_acked(client)
+        await until_nothing_is_unacked(JetStream(client), 20)
         assert route_of(watch, 1).state == RUNNING
     numbers = [int(message.payload) for message in await sink(client)]
     assert numbers == [*range(received), *range(10_000, 10_500)]
@@ -275,7 +259,7 @@ async def test_limits_of_a_durable_that_refuses_the_pulls_are_told_and_do_not_sp
 
 async def test_a_restart_under_load_goes_on_where_it_was(server: NatsServer, client: RawClient) -> None:
     count = 6000
-    await fill(client, count)
+    await publish_numbered(JetStream(client), range(count))
     received: list[int] = []
 
     async def run(until: int) -> Watch:
@@ -294,7 +278,7 @@ async def test_a_restart_under_load_goes_on_where_it_was(server: NatsServer, cli
         # comes first in the next run, which the order shows.
         assert sum(route.routed.values()) == route.received
         assert watch.live.connections["main"].outbox.counters.succeeded["ack"] == route.received
-    await all_acked(client)
+    await until_nothing_is_unacked(JetStream(client), 20)
     assert sum(received) == count
     assert all(part > 0 for part in received)
     stored = await sink(client)

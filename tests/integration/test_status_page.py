@@ -20,7 +20,8 @@ from router_trio.events import ConnectionLost, MessageFailed, PublishQueued
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http import connection, server, watching
 from router_trio.telemetry.logs.recent import KEPT, LONGEST_TEXT, Recent
-from tests.integration.pages import Address, get, no_descriptor_left, settings
+from tests.integration.pages import Address, get, no_descriptor_left, telemetry_settings
+from tests.support.eventually import eventually
 from tests.support.telemetry_views import View, make_view
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,7 +35,7 @@ def lost(detail: str = "EOF", reason: str = "closed") -> ConnectionLost:
 
 @asynccontextmanager
 async def served(view: View | None = None) -> AsyncIterator[tuple[Telemetry, Address]]:
-    telemetry = Telemetry(settings(), logs=False)
+    telemetry = Telemetry(telemetry_settings(), logs=False)
     async with telemetry.serve(view or make_view(["main"], ["eu"])) as address:
         assert address is not None
         yield telemetry, address
@@ -181,9 +182,11 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
             # Of those who come later a stream is over at once.
             monkeypatch.setattr(watching, "LIFETIME", 0.0)
             assert (await get(address, "/events"))[0] == 503
-            with trio.fail_after(20):
-                while (await get(address, "/events"))[0] == 503:
-                    await trio.sleep(0.05)
+
+            async def is_taken() -> bool:
+                return (await get(address, "/events"))[0] != 503
+
+            await eventually(is_taken, 20)
 
 
 # --- what is remembered ---

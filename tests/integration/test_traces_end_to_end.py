@@ -52,7 +52,7 @@ class Two:
     consumer: RawClient
     collector: OtlpReceiver
 
-    def settings(self, *routes: dict[str, Any], endpoint: str | None = None, ratio: float = 0.0) -> Settings:
+    def traced(self, *routes: dict[str, Any], endpoint: str | None = None, ratio: float = 0.0) -> Settings:
         """A router from `edge` to `core` that traces what its callers record, and a share of the rest."""
         quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "200ms"}
         return Settings(
@@ -107,7 +107,7 @@ def traceparents(message: RawMessage) -> list[str]:
 @pytest.mark.parametrize("name", ["traceparent", "Traceparent"])
 async def test_producer_router_and_consumer_are_one_trace(two: Two, name: str) -> None:
     inbox = await two.consumer.subscribe("eu.*")
-    async with routing(two.settings(CORE_TO_CORE)):
+    async with routing(two.traced(CORE_TO_CORE)):
         await two.producer.publish("orders.7", b"hello", headers={name: SAMPLED, "Other": "kept"})
         message = await inbox.next()
     process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
@@ -127,7 +127,7 @@ async def test_a_chain_of_routes_over_both_servers_is_one_trace(two: Two) -> Non
         "to": [{"connection": "edge", "subject": "done.{{wildcard(1)}}"}],
     }
     inbox = await two.producer.subscribe("done.*")
-    async with routing(two.settings(CORE_TO_CORE, back)):
+    async with routing(two.traced(CORE_TO_CORE, back)):
         await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
         message = await inbox.next()
     parents = [SPAN]
@@ -151,7 +151,7 @@ async def test_from_a_stream_to_a_stream_and_to_a_subject(two: Two) -> None:
         ],
     }
     copies = await two.consumer.subscribe("copy.*")
-    async with routing(two.settings(route)) as watch:
+    async with routing(two.traced(route)) as watch:
         await source.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
         copy = await copies.next()
         await until_settled(watch.router)
@@ -176,7 +176,7 @@ async def test_through_a_handler(two: Two) -> None:
     inbox = await two.consumer.subscribe("loud.*")
     destination = {"subject": "loud.{{wildcard(1)}}", "connection": "core"}
     route = {"subject": "orders.*", "connection": "edge", "to": destination}
-    async with routing(two.settings(), (loud, route)):
+    async with routing(two.traced(), (loud, route)):
         await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
         message = await inbox.next()
     process, send = two.collector.named("process loud"), two.collector.named("send loud.{{wildcard(1)}}")
@@ -190,7 +190,7 @@ async def test_through_a_handler(two: Two) -> None:
 async def test_a_context_that_is_not_sampled_passes_untouched(two: Two) -> None:
     block = f"NATS/1.0\r\nOther: x\r\ntraceparent: {UNSAMPLED}\r\ntracestate: a=1\r\n\r\n".encode()
     inbox = await two.consumer.subscribe("eu.*")
-    async with routing(two.settings(CORE_TO_CORE, ratio=1.0)):
+    async with routing(two.traced(CORE_TO_CORE, ratio=1.0)):
         await two.producer.publish("orders.7", b"hello", headers=block)
         message = await inbox.next()
         # One without a context begins a trace here, so that the ratio is known to count.
@@ -206,7 +206,7 @@ async def test_a_context_that_is_not_sampled_passes_untouched(two: Two) -> None:
 async def test_many_messages_of_which_some_are_recorded_keep_their_order(two: Two) -> None:
     inbox = await two.consumer.subscribe("eu.*")
     numbers = [b"%d" % number for number in range(300)]
-    async with routing(two.settings(CORE_TO_CORE)):
+    async with routing(two.traced(CORE_TO_CORE)):
         for number in numbers:
             recorded = {"traceparent": SAMPLED} if int(number) % 7 == 0 else None
             await two.producer.publish("orders.7", number, headers=recorded)
@@ -235,7 +235,7 @@ async def test_many_messages_through_a_handler_of_which_some_are_recorded_keep_t
         ],
     }
     kept = [number for number in range(300) if number % 13]
-    async with routing(two.settings(), (loud, route)) as watch:
+    async with routing(two.traced(), (loud, route)) as watch:
         for number in range(300):
             recorded = {"traceparent": SAMPLED} if number % 7 == 0 else None
             await two.producer.publish("orders.7", b"%d" % number, headers=recorded)
@@ -266,7 +266,7 @@ async def test_many_messages_of_a_stream_of_which_some_are_recorded_keep_their_o
         ("orders.7", number, {"traceparent": SAMPLED} if yes else None)
         for number, yes in zip(numbers, recorded, strict=True)
     )
-    async with routing(two.settings(route)) as watch:
+    async with routing(two.traced(route)) as watch:
         await until_stored(sink, "EU", len(numbers))
         await until_settled(watch.router)
     stored = await sink.stream_messages("EU")
@@ -285,7 +285,7 @@ async def test_a_handler_that_raises(two: Two) -> None:
         raise LookupError("no such order")
 
     route = {"subject": "orders.*", "connection": "edge", "to": {"subject": "never", "connection": "core"}}
-    async with routing(two.settings(), (broken, route)) as watch:
+    async with routing(two.traced(), (broken, route)) as watch:
         await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
         await watch.until("ROUTE_MESSAGE_FAILED")
     process = two.collector.named("process broken")
@@ -312,7 +312,7 @@ async def test_what_a_handler_quotes_of_a_payload_is_shown_only_if_asked_for(
     if kind == "stream":
         await JetStream(two.producer).create_stream("ORDERS", ["orders.>"])
         source = {"stream": "ORDERS", "durable": "router"}
-    settings = two.settings()
+    settings = two.traced()
     telemetry = settings.telemetry.model_copy(update={"handler_errors": handler_errors})
     settings = settings.model_copy(update={"telemetry": telemetry})
     watch = Watch()
@@ -341,7 +341,7 @@ async def test_an_error_that_can_not_be_asked_what_it_says_fails_its_message_onl
         raise BrokenError
 
     route = {"subject": "orders.*", "connection": "edge", "to": {"subject": "never", "connection": "core"}}
-    async with routing(two.settings(), (broken, route)) as watch:
+    async with routing(two.traced(), (broken, route)) as watch:
         for _ in range(2):
             await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
         await watch.until("ROUTE_MESSAGE_FAILED", 2)
@@ -351,7 +351,7 @@ async def test_senders_can_not_have_more_traced_than_is_followed_in_a_second(two
     count = int(MAX_FOLLOWED) * 10
     inbox = await two.consumer.subscribe("eu.*")
     started = time.monotonic()
-    async with routing(two.settings(CORE_TO_CORE)) as watch:
+    async with routing(two.traced(CORE_TO_CORE)) as watch:
         frames = encode_publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
         await two.producer.send(frames * count)
         got = [await inbox.next() for _ in range(count)]
@@ -371,7 +371,7 @@ async def test_a_stream_that_refuses(two: Two) -> None:
         "from": {"connection": "edge", "subject": "orders.*"},
         "to": [{"connection": "core", "subject": "eu.{{wildcard(1)}}", "jetstream": True}],
     }
-    async with routing(two.settings(route)) as watch:
+    async with routing(two.traced(route)) as watch:
         await two.producer.publish("orders.7", b"x" * 100, headers={"traceparent": SAMPLED})
         await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
     process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
@@ -384,7 +384,7 @@ async def test_a_stream_that_refuses(two: Two) -> None:
 async def test_what_never_becomes_an_operation_ends_its_spans_with_the_reason(two: Two, tmp_path: Path) -> None:
     """The same reason in the trace as in the counters and in the log."""
     async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
-        settings = two.settings(CORE_TO_CORE)
+        settings = two.traced(CORE_TO_CORE)
         connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
         settings = settings.model_copy(update={"connections": {**settings.connections, "core": connection}})
         async with routing(settings) as watch:
@@ -399,7 +399,7 @@ async def test_what_never_becomes_an_operation_ends_its_spans_with_the_reason(tw
 async def test_what_would_be_too_large_with_a_parent_goes_without(two: Two, tmp_path: Path) -> None:
     """A message does not fail because somebody looks at it."""
     async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
-        settings = two.settings(CORE_TO_CORE, ratio=1.0)
+        settings = two.traced(CORE_TO_CORE, ratio=1.0)
         connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
         settings = settings.model_copy(update={"connections": {**settings.connections, "core": connection}})
         async with connect(small.url) as consumer, routing(settings):
@@ -418,7 +418,7 @@ def _servers(url: str) -> Any:
 
 
 async def test_an_outage_is_a_trace_with_its_attempts_and_its_drain(two: Two) -> None:
-    async with routing(two.settings(CORE_TO_CORE)) as watch:
+    async with routing(two.traced(CORE_TO_CORE)) as watch:
         await two.core.kill()
         await watch.until("NATS_CONNECTION_LOST")
         await two.producer.publish("orders.7", b"kept", headers={"traceparent": SAMPLED})
@@ -451,7 +451,7 @@ async def test_a_collector_that_is_down_costs_three_seconds_at_most(two: Two, mo
     endpoint = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
     await listener.aclose()
     inbox = await two.consumer.subscribe("eu.*")
-    async with routing(two.settings(CORE_TO_CORE, endpoint=endpoint, ratio=1.0)):
+    async with routing(two.traced(CORE_TO_CORE, endpoint=endpoint, ratio=1.0)):
         await two.producer.publish("orders.7", b"hello")
         message = await inbox.next()
         leaving_at = time.perf_counter()

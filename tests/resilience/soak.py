@@ -24,6 +24,7 @@ import trio
 
 from router_trio.embedded import HOST, reserve_port
 from tests.support.command import COMMAND, environment
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import Headers, RawClient, RawNatsError, connect
 from tests.support.servers import NatsServer, nats_server
@@ -256,9 +257,7 @@ async def _command(server: NatsServer, directory: Path) -> AsyncIterator[Router]
         )
         try:
             router = Router(process, port, log)
-            with trio.fail_after(15):
-                while not await _is_up(router):
-                    await trio.sleep(TICK)
+            await eventually(lambda: _is_up(router), 15)
             yield router
         finally:
             with trio.CancelScope(shield=True):

@@ -184,17 +184,20 @@ async def _sparse_into_the_void(server: NatsServer, proxy: TcpProxy, name: str, 
 
 async def _until_delivered(server: NatsServer, count: int, name: str = "a") -> None:
     async with _jetstream(server) as stream:
-        with trio.fail_after(5):
-            while (await stream.consumer_info("SOURCE", name))["num_ack_pending"] < count:
-                await trio.sleep(0.01)
+
+        async def delivered() -> bool:
+            return bool((await stream.consumer_info("SOURCE", name))["num_ack_pending"] >= count)
+
+        await eventually(delivered, 5)
 
 
 async def _all_acked(server: NatsServer, names: list[str]) -> None:
     async with _jetstream(server) as stream:
-        with trio.fail_after(20):
-            for name in names:
-                while (await stream.consumer_info("SOURCE", name))["num_ack_pending"]:
-                    await trio.sleep(0.05)
+
+        async def acked() -> bool:
+            return not sum([(await stream.consumer_info("SOURCE", name))["num_ack_pending"] for name in names])
+
+        await eventually(acked, 20)
 
 
 async def _number_stored(server: NatsServer, count: int) -> None:

@@ -22,7 +22,7 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 from tests.support.settings import core_route, settings
-from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_from, source_and_sink
+from tests.support.streams import ROUTE, assert_sink_is_whole, numbers_from, publish_numbered, source_and_sink
 from tests.support.watch import assert_survived, cut_off, let_in, until_settled, until_stored, watched
 
 CORE = core_route("in.*", "out.{{wildcard(1)}}")
@@ -210,7 +210,7 @@ async def test_flapping(server: NatsServer, proxy: TcpProxy) -> None:
         stream = await source_and_sink(client)
         async with watched(settings(proxy.url, routes=[ROUTE])) as watch:
             for times in range(flaps):
-                await fill(stream, range(times * each, (times + 1) * each))
+                await publish_numbered(stream, range(times * each, (times + 1) * each))
                 proxy.reset()
                 await watch.until("NATS_CONNECTION_RESTORED", times + 1)
             await until_stored(stream, "SINK", count)
@@ -258,7 +258,7 @@ async def test_recovery_after_a_short_drop(server: NatsServer, proxy: TcpProxy) 
             (attempt,) = watch.of("NATS_RECONNECT_ATTEMPT")
             assert attempt.delay_ms <= 100
             assert restored.outage_seconds < 1.0
-            await fill(stream, range(100))
+            await publish_numbered(stream, range(100))
             await until_stored(stream, "SINK", 100)
             await assert_survived(watch, seen=OUTAGE)
     await assert_sink_is_whole(server.url, 100)
@@ -280,7 +280,7 @@ async def test_recovery_after_a_long_one(server: NatsServer, proxy: TcpProxy) ->
             await let_in(proxy, watch)
             assert trio.current_time() - opened_at < 0.1 + 1.0, "one delay, and the time to connect"
             assert {(await receipt.settled()).name for receipt in receipts} == {"acked"}
-            await fill(stream, range(100, 200))
+            await publish_numbered(stream, range(100, 200))
             await until_stored(stream, "SINK", 200)
             await assert_survived(watch, seen=[*OUTAGE, *KEPT, "NATS_RECONNECT_EXHAUSTED"])
             assert watch.metric("router_nats_reconnection_exhausted_total") >= 4

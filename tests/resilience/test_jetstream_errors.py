@@ -19,8 +19,8 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import core_route, settings
-from tests.support.streams import ROUTE, assert_sink_is_whole, fill, numbers_in, route, source_and_sink
-from tests.support.watch import Watch, assert_survived, cut_off, let_in, until_stored, watched
+from tests.support.streams import ROUTE, assert_sink_is_whole, numbers_in, publish_numbered, route, source_and_sink
+from tests.support.watch import Watch, assert_survived, cut_off, let_in, until_nothing_is_unacked, until_stored, watched
 
 
 async def test_no_responders(server: NatsServer) -> None:
@@ -85,7 +85,7 @@ async def test_consumer_deleted_under_a_route(server: NatsServer) -> None:
             # A request that waited is told so; one that comes later finds nobody; one that comes in between is lost.
             assert lost.reason in ("consumer_deleted", "no_responders", "consumer_silent")
             await until_stored(stream, "SINK", count)
-            await fill(stream, range(count, count + 100))
+            await publish_numbered(stream, range(count, count + 100))
             await until_stored(stream, "SINK", count + 100)
             await assert_survived(watch, losses=0, seen=["NATS_SUBSCRIBE_ERROR"])
             assert watch.metric("router_nats_subscribe_failures_total", reason=lost.reason) == 1
@@ -104,7 +104,7 @@ async def test_consumer_replaced_while_away(server: NatsServer, proxy: TcpProxy)
             await stream.delete_consumer("SOURCE", "router")
             await stream.create_consumer("SOURCE", "router", filter_subject="source.*")
             await let_in(proxy, watch)
-            await fill(stream, range(count, count + 100))
+            await publish_numbered(stream, range(count, count + 100))
             await until_stored(stream, "SINK", count + 100, within=10)
             await until_nothing_is_unacked(stream)
             assert live.routes[0].duplicates == count
@@ -201,13 +201,3 @@ async def test_ack_errors(server: NatsServer, proxy: TcpProxy) -> None:
             await until_nothing_is_unacked(stream)
             await assert_survived(watch, seen=[*OUTAGE, "NATS_ACK_ERROR"])
     assert await numbers_in(server.url) == [0]
-
-
-async def until_nothing_is_unacked(stream: JetStream) -> None:
-    """Wait until the consumer knows that nothing is left to do."""
-    with trio.fail_after(10):
-        while True:
-            info = await stream.consumer_info("SOURCE", "router")
-            if info["num_pending"] == info["num_ack_pending"] == 0:
-                return
-            await trio.sleep(0.02)

@@ -22,8 +22,8 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 from tests.support.settings import settings
-from tests.support.streams import assert_sink_is_whole, fill, route, source_and_sink
-from tests.support.watch import Watch, assert_survived, until_stored, watched
+from tests.support.streams import assert_sink_is_whole, publish_numbered, route, source_and_sink
+from tests.support.watch import Watch, assert_survived, until_nothing_is_unacked, until_stored, watched
 
 COUNT = 300
 
@@ -47,16 +47,6 @@ async def routing(
         async with watched(config, connect=faults.around_factory(real_network)) as watch:
             yield watch, stream
     await assert_sink_is_whole(server.url, count, in_order=False)
-
-
-async def until_acked(stream: JetStream) -> None:
-    """Wait until the route's consumer has nothing left to deliver and nothing unacked."""
-    with trio.fail_after(15):
-        while True:
-            info = await stream.consumer_info("SOURCE", "router")
-            if info["num_pending"] == info["num_ack_pending"] == 0:
-                return
-            await trio.sleep(0.02)
 
 
 # --- connect ---
@@ -124,14 +114,14 @@ async def test_publish_close_connection(server: NatsServer, faults: Faults) -> N
         await watch.until("NATS_CONNECTION_RESTORED", times=3)
         await assert_survived(watch, losses=3, seen=["NATS_CONNECTION_LOST", "NATS_RETRY_PENDING"])
         assert {one.reason for one in watch.of("NATS_CONNECTION_LOST")} == {"closed"}
-        await until_acked(stream)
+        await until_nothing_is_unacked(stream)
 
 
 async def test_publish_with_ack_error(server: NatsServer, faults: Faults) -> None:
     faults.inject("publish_with_ack", error("overloaded"), times=50)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
-        await until_acked(stream)
+        await until_nothing_is_unacked(stream)
         await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
         assert watch.metric("router_nats_publish_with_ack_failures_total", reason="overloaded") == 50
         assert watch.metric("router_messages_failed_total", reason="overloaded") == 50
@@ -151,7 +141,7 @@ async def test_ack_error(server: NatsServer, faults: Faults) -> None:
     faults.inject("ack", error("refused"), times=20)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
-        await until_acked(stream)
+        await until_nothing_is_unacked(stream)
         await assert_survived(watch, losses=0, seen=["NATS_ACK_ERROR"])
         assert watch.metric("router_nats_ack_failures_total", reason="refused") == 20
         assert watch.metric("router_messages_routed_total") == COUNT, "what comes again is not routed again"
@@ -161,7 +151,7 @@ async def test_ack_timeout(server: NatsServer, faults: Faults) -> None:
     faults.inject("ack", timeout(0.2), times=20)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
-        await until_acked(stream)
+        await until_nothing_is_unacked(stream)
         await assert_survived(watch, losses=0, seen=["NATS_ACK_ERROR"])
         assert watch.metric("router_nats_ack_failures_total", reason="timeout") == 20
 
@@ -173,7 +163,7 @@ async def test_ack_close_connection(server: NatsServer, faults: Faults) -> None:
         await until_stored(stream, "SINK", COUNT)
         await watch.until("NATS_CONNECTION_RESTORED", times=2)
         await assert_survived(watch, losses=2, seen=["NATS_ACK_ERROR", "NATS_CONNECTION_LOST"])
-        await until_acked(stream)
+        await until_nothing_is_unacked(stream)
         # One that is owed already, and struck when it is sent again, is the same failure.
         assert 1 <= watch.metric("router_nats_ack_failures_total", reason="closed") <= faults.struck["ack"] == 2
 
@@ -212,7 +202,7 @@ async def test_intermittent_publish_errors(server: NatsServer, faults: Faults) -
     faults.inject("publish_with_ack", error("overloaded"), probability=0.2, seed=42)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
-        await until_acked(stream)
+        await until_nothing_is_unacked(stream)
         await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
         struck = faults.struck["publish_with_ack"]
         assert COUNT * 0.1 < struck < COUNT * 0.5
@@ -232,7 +222,7 @@ async def test_cascading_failures(server: NatsServer, faults: Faults) -> None:
     async with routing(server, faults) as (watch, stream):
         faults.inject("connect", error("refused"), probability=0.5, seed=1, times=6)
         await until_stored(stream, "SINK", COUNT)
-        await until_acked(stream)
+        await until_nothing_is_unacked(stream)
         await watch.until("NATS_CONNECTION_RESTORED", times=3)
         await assert_survived(watch, losses=3, seen=["NATS_CONNECTION_LOST", "NATS_ACK_ERROR", "NATS_RETRY_COMPLETE"])
         assert 0 < watch.metric("router_nats_ack_failures_total", reason="refused") <= faults.struck["ack"]
@@ -256,10 +246,10 @@ async def test_full_recovery_after_the_faults_are_cleared(server: NatsServer, fa
         faults.clear()
         assert await receipt.settled() == Fate("fenced")
         await until_stored(stream, "SINK", 2 * COUNT)
-        await until_acked(stream)
+        await until_nothing_is_unacked(stream)
         await assert_survived(watch, seen=["NATS_CONNECTION_LOST", "NATS_NAK_ERROR", "NATS_RETRY_COMPLETE"])
         failures = len(watch.events)
-        await fill(stream, range(COUNT))  # known ids: the stream drops them, and nothing is routed
+        await publish_numbered(stream, range(COUNT))  # known ids: the stream drops them, and nothing is routed
         copy_id = (await stream.stream_messages("SINK"))[0].header("Nats-Msg-Id")
         assert copy_id is not None
         assert (await watch.router.publish_with_ack("sink.0", b"0", {"Nats-Msg-Id": copy_id})).duplicate

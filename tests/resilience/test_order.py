@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 
 from router_trio import Live, Router
 from router_trio.settings import Settings
@@ -18,7 +17,7 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 from tests.support.settings import settings, stream_route
-from tests.support.watch import watched
+from tests.support.watch import until_stored, watched
 
 ACK_WAIT = 30.0
 AT_ONCE = 10.0
@@ -106,17 +105,18 @@ async def _deliver_into_the_void(server: NatsServer, proxy: TcpProxy, chunk: ran
     proxy.blackhole("to_client")
     await _publish(server, chunk)
     async with connect(server.url) as client:
-        with trio.fail_after(5):
-            while (await JetStream(client).consumer_info("SOURCE", "router"))["num_pending"]:
-                await trio.sleep(0.01)
+        stream = JetStream(client)
+
+        async def all_delivered() -> bool:
+            return bool((await stream.consumer_info("SOURCE", "router"))["num_pending"] == 0)
+
+        await eventually(all_delivered, 5)
 
 
 async def _stored_in_order(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = JetStream(client)
-        with trio.fail_after(AT_ONCE):
-            while (await stream.stream_info("SINK"))["state"]["messages"] < MESSAGES:
-                await trio.sleep(0.02)
+        await until_stored(stream, "SINK", MESSAGES, AT_ONCE)
         arrived = [found for message in await stream.stream_messages("SINK") for found in numbers(message.payload)]
     assert sorted(arrived) == list(range(MESSAGES))
     assert out_of_order(range(MESSAGES), arrived) == []

@@ -17,7 +17,7 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import settings
-from tests.support.streams import SUBJECTS, assert_sink_is_whole, fill, numbers_in, route, source_and_sink
+from tests.support.streams import SUBJECTS, assert_sink_is_whole, numbers_in, publish_numbered, route, source_and_sink
 from tests.support.watch import assert_survived, until_stored, watched
 
 REFUSED = ("sink.3", "sink.4")
@@ -56,10 +56,10 @@ async def test_a_refused_message_that_is_deleted_from_its_stream_holds_up_the_ot
         async with watched(given) as watch:
             state = watch.router.routes[0]
             await server.reload(config(REFUSED))
-            await fill(stream, [3])
+            await publish_numbered(stream, [3])
             await eventually(lambda: state.failed["permission_denied"] == 1)
             await server.reload(config())
-            await fill(stream, [13, 23])
+            await publish_numbered(stream, [13, 23])
             await eventually(lambda: state.received == 3)
             await stream.api("STREAM.MSG.DELETE.SOURCE", {"seq": 1})
             await until_stored(stream, "SINK", 2, within=15)
@@ -75,7 +75,7 @@ async def test_permission_revoked_under_traffic_and_given_back(tmp_path: Path) -
             await until_stored(stream, "SINK", each)
             await server.reload(config(REFUSED))
             for times in range(1, 4):
-                await fill(stream, range(times * each, (times + 1) * each))
+                await publish_numbered(stream, range(times * each, (times + 1) * each))
             others = 4 * each * (SUBJECTS - len(REFUSED)) // SUBJECTS
             await until_stored(stream, "SINK", others + each * len(REFUSED) // SUBJECTS, within=10)
             await eventually(lambda: live.routes[0].failed["permission_denied"] > 0)
@@ -83,7 +83,7 @@ async def test_permission_revoked_under_traffic_and_given_back(tmp_path: Path) -
             assert "wait behind" in str(live.routes[0].reason)
             assert await numbers(client, REFUSED) == [n for n in range(each) if n % SUBJECTS in (3, 4)]
             await server.reload(config())
-            await fill(stream, range(4 * each, 5 * each))
+            await publish_numbered(stream, range(4 * each, 5 * each))
             await until_stored(stream, "SINK", 5 * each)
             await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
             await eventually(lambda: live.routes[0].reason is None)
@@ -105,7 +105,7 @@ async def test_with_little_room_what_waits_lets_in_what_has_to_come_again(tmp_pa
         )
         async with watched(routed(server, max_in_flight=2)) as watch:
             route = watch.router.routes[0]
-            await fill(stream, [n for n in range(count) if n % SUBJECTS in (3, 4)])
+            await publish_numbered(stream, [n for n in range(count) if n % SUBJECTS in (3, 4)])
             await eventually(lambda: route.state == PAUSED)
             failed = route.failed["permission_denied"]
             await eventually(lambda: route.failed["permission_denied"] > failed + 4)
@@ -145,7 +145,7 @@ async def test_a_stream_that_was_full_takes_the_rest_in_order(server: NatsServer
             await trio.sleep(0.5)
             config = (await stream.stream_info("SINK"))["config"]
             await stream.api("STREAM.UPDATE.SINK", {**config, "max_msgs": -1})
-            await fill(stream, range(count, count + 100))
+            await publish_numbered(stream, range(count, count + 100))
             await until_stored(stream, "SINK", count + 100)
             await assert_survived(watch, losses=0)
     await assert_sink_is_whole(server.url, count + 100)

@@ -16,7 +16,7 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import NoResponders, RawClient, connect
 from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import core_route, settings
-from tests.support.streams import assert_sink_is_whole, fill, numbers_from, source_and_sink
+from tests.support.streams import assert_sink_is_whole, numbers_from, publish_numbered, source_and_sink
 from tests.support.watch import Watch, assert_survived, cut_off, let_in, until_stored, watched
 
 
@@ -172,7 +172,7 @@ async def test_jetstream_route_in_a_failure(server: NatsServer, proxy: TcpProxy)
             copies = await client.subscribe("copy")
             await cut_off(proxy, watch)
             await eventually(lambda: live.routes[0].state == PAUSED)
-            await fill(stream, range(count))
+            await publish_numbered(stream, range(count))
             assert len(await numbers_from(copies, count)) == count, "the route beside it goes on"
             held = (await stream.consumer_info("SOURCE", "router"))["num_ack_pending"]
             assert held <= 1024, "it holds no more than max_in_flight"

@@ -27,11 +27,11 @@ async def source_and_sink(client: RawClient, count: int = 0, **sink: Any) -> Jet
     stream = JetStream(client)
     await stream.create_stream("SOURCE", ["source.*"])
     await stream.create_stream("SINK", ["sink.*"], **sink)
-    await fill(stream, range(count))
+    await publish_numbered(stream, range(count))
     return stream
 
 
-async def fill(stream: JetStream, numbers: Iterable[int]) -> None:
+async def publish_numbered(stream: JetStream, numbers: Iterable[int]) -> None:
     """Publish the messages with these numbers to SOURCE."""
     await stream.publish_many([(f"source.{n % SUBJECTS}", b"%d" % n, [("Nats-Msg-Id", f"id-{n}")]) for n in numbers])
 

@@ -200,8 +200,20 @@ async def assert_alive(live: Live, within: float = 10.0) -> None:
     )
 
 
+async def until_nothing_is_unacked(stream: JetStream, within: float = 15.0) -> None:
+    """Wait until the consumer `router` of SOURCE has nothing left to deliver and nothing unacked."""
+
+    async def nothing() -> bool:
+        info = await stream.consumer_info("SOURCE", "router")
+        return bool(info["num_pending"] == info["num_ack_pending"] == 0)
+
+    await eventually(nothing, within)
+
+
 async def until_stored(stream: JetStream, name: str, count: int, within: float = 60.0) -> None:
     """Wait until a stream holds that many messages."""
-    with trio.fail_after(within):
-        while (await stream.stream_info(name))["state"]["messages"] < count:
-            await trio.sleep(0.05)
+
+    async def stored() -> bool:
+        return bool((await stream.stream_info(name))["state"]["messages"] >= count)
+
+    await eventually(stored, within)

@@ -182,10 +182,11 @@ def one_broker() -> dict[str, FakeBroker]:
     return {"main": broker}
 
 
-def fill(broker: FakeBroker, count: int, *, first: int = 0) -> None:
-    """Publish messages into `IN`: consecutive numbers."""
+def fill(broker: FakeBroker, count: int, *, first: int = 0, subjects: str = "x") -> None:
+    """Publish messages into `IN`: consecutive numbers, each to all of these subjects in turn, of one letter each."""
     for payload in numbers(count, first=first):
-        broker.publish("in.x", payload)
+        for subject in subjects:
+            broker.publish(f"in.{subject}", payload)
 
 
 def numbers(count: int, *, first: int = 0) -> list[bytes]:

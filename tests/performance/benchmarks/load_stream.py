@@ -30,7 +30,7 @@ def create_streams(wire: Wire) -> None:
     wire.request(f"$JS.API.CONSUMER.DURABLE.CREATE.IN.{CONSUMER}", {"stream_name": "IN", "config": consumer})
 
 
-def fill(url: str, count: int, payload: int, tokens: int) -> None:
+def fill_source(url: str, count: int, payload: int, tokens: int) -> None:
     """Publish `count` messages into IN, each with its PubAck."""
     block = Block("in.", tokens, payload_of(payload), reply="_INBOX.fill")
     loop = ClosedLoop(url, block, "_INBOX.fill", FILL_WINDOW, mark=b"{")
@@ -44,7 +44,7 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
     wire = Wire(spec["url"])
     create_streams(wire)
     total = spec["messages"]
-    fill(spec["url"], total, spec["payload"], spec["tokens"])
+    fill_source(spec["url"], total, spec["payload"], spec["tokens"])
     pid = say_ready()
 
     def reading() -> Reading:

@@ -19,7 +19,7 @@ BIG = b"x" * 100_000
 """Three of these are more than the socket buffer of a fake link takes."""
 
 
-async def fill(network: Network, live: Live) -> list[Receipt]:
+async def fill_queue(network: Network, live: Live) -> list[Receipt]:
     """Fill the socket buffer of a link that hears nothing, and the queue of five behind it."""
     network.broker.blackhole()
     receipts = [await live.publish("out", BIG) for _ in range(3)]
@@ -35,7 +35,7 @@ async def test_a_publisher_waits_for_room_on_a_slow_link_under_every_policy(
 ) -> None:
     config = patient(max_pending_operations=5, on_pending_full=policy)
     async with opened(network, config) as (watch, live), trio.open_nursery() as nursery:
-        receipts = await fill(network, live)
+        receipts = await fill_queue(network, live)
         waiting = await in_background(nursery, partial(live.publish, "out", b"last"))
         assert waiting == []
         network.broker.up()
@@ -68,7 +68,7 @@ async def test_a_publisher_that_waits_hears_of_the_loss_of_the_link(
         opened(network, patient(max_pending_operations=5, **how)) as (watch, live),
         trio.open_nursery() as nursery,
     ):
-        receipts = await fill(network, live)
+        receipts = await fill_queue(network, live)
         waiting = await in_background(nursery, partial(live.publish, "out", b"last"))
         await watch.until("NATS_CONNECTION_LOST")
         await trio.testing.wait_all_tasks_blocked()

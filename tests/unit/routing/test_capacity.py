@@ -67,8 +67,8 @@ async def assert_neighbours_go_on(w: World) -> None:
     with trio.fail_after(1):
         for subject in ("core.1", "in.1", "store.1"):
             w.broker.publish(subject, b"")
-        while [sum(route.routed.values()) for route in w.live.routes[:3]] != [number + 1 for number in before]:
-            await trio.sleep(0.01)
+        after = [number + 1 for number in before]
+        await eventually(lambda: [sum(route.routed.values()) for route in w.live.routes[:3]] == after, 1)
 
 
 async def routed(w: World, count: int, within: float) -> None:

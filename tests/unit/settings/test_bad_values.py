@@ -249,7 +249,7 @@ def test_what_can_not_work_on_a_connection_is_refused_with_the_least_value(
 
 @pytest.mark.parametrize(("key", "refused", "accepted"), [("ack_wait", "1ms", "100ms"), ("nak_delay", "0s", "10ms")])
 def test_what_can_not_work_on_a_stream_is_refused_with_the_least_value(key: str, refused: str, accepted: str) -> None:
-    def settings(value: str) -> Settings:
+    def with_value(value: str) -> Settings:
         origin = {"stream": "IN", "durable": "d", key: value}
         return Settings(
             connections={"main": {"servers": ["nats://a:4222"]}},
@@ -257,8 +257,8 @@ def test_what_can_not_work_on_a_stream_is_refused_with_the_least_value(key: str,
         )
 
     with pytest.raises(ConfigurationError, match=rf"{key}: .* too short; at least {accepted}"):
-        settings(refused)
-    settings(accepted)
+        with_value(refused)
+    with_value(accepted)
 
 
 def test_what_works_and_is_hasty_is_warned_about() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from router_trio.testing import FakeBroker
 from tests.support.world import World, stream, to
 
 
@@ -17,13 +16,6 @@ def remote(**source: Any) -> dict[str, Any]:
     """The same, to the stream of another connection."""
     to_edge = to("out.{{wildcard(1)}}", "edge", jetstream=True)
     return stream("IN", to_edge, connection="main", filter="in.*", **source)
-
-
-def fill(broker: FakeBroker, subjects: str, count: int, *, first: int = 0) -> None:
-    """Publish consecutive numbers, each to all of these subjects in turn."""
-    for number in range(first, first + count):
-        for subject in subjects:
-            broker.publish(f"in.{subject}", b"%d" % number)
 
 
 def arrived(w: World, subject: str, connection: str = "main") -> list[bytes]:

@@ -15,8 +15,19 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.states import RUNNING
 from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
-from tests.support.world import World, all_acked, another_link, handled, numbers, one_broker, to, two_brokers, world
-from tests.unit.routing.stream.refusing import arrived, fill, remote, route
+from tests.support.world import (
+    World,
+    all_acked,
+    another_link,
+    fill,
+    handled,
+    numbers,
+    one_broker,
+    to,
+    two_brokers,
+    world,
+)
+from tests.unit.routing.stream.refusing import arrived, remote, route
 
 
 async def test_what_a_handler_works_on_is_not_sent_if_a_message_before_it_is_refused_meanwhile(
@@ -34,7 +45,7 @@ async def test_what_a_handler_works_on_is_not_sent_if_a_message_before_it_is_ref
     handler = handled(work, to=destination, stream="IN", durable="router", filter="in.*")
     async with world(handlers=[handler], brokers=one_broker()) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 3)
+        fill(w.broker, 3, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 1)
         w.broker.allow_publish("out.a")
         go_on.set()
@@ -49,12 +60,12 @@ async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only
     brokers = one_broker()
     async with world([route(ack_wait="10s", max_in_flight=4)], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 1)
+        fill(w.broker, 1, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 1)
         w.broker.allow_publish("out.a")
         w.broker._server.consumers["IN", "router"].ack(1)
         began = trio.current_time()
-        fill(w.broker, "a", 20, first=1)
+        fill(w.broker, 20, first=1, subjects="a")
         await eventually(lambda: len(arrived(w, "a")) == 20, 60)
         assert 10 <= trio.current_time() - began <= 22
         assert arrived(w, "a") == numbers(20, first=1)
@@ -77,7 +88,7 @@ async def test_a_refused_message_that_comes_behind_others_has_room_as_soon_as_it
     handler = handled(work, to=to("out.{{wildcard(1)}}", jetstream=True), ack_wait="30s", **source)
     async with world(handlers=[handler], brokers=one_broker()) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 6)
+        fill(w.broker, 6, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 1, 10)
         w.broker.allow_publish("out.a")
         began = trio.current_time()
@@ -127,10 +138,10 @@ async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_
 async def _one_is_awaited(w: World) -> None:
     """The first of twenty messages was refused, and the others wait for it."""
     w.broker.deny_publish("out.a")
-    fill(w.broker, "a", 1)
+    fill(w.broker, 1, subjects="a")
     await eventually(lambda: w.route.failed["permission_denied"] == 1)
     w.broker.allow_publish("out.a")
-    fill(w.broker, "a", 19, first=1)
+    fill(w.broker, 19, first=1, subjects="a")
     await eventually(lambda: w.route.received == 20)
 
 
@@ -138,7 +149,7 @@ async def test_a_pause_does_not_count_as_waiting(autojump_clock: MockClock) -> N
     brokers = two_brokers()
     async with world([remote(ack_wait="1s", max_in_flight=2)], brokers=brokers) as w:
         brokers["edge"].deny_publish("out.a")
-        fill(w.broker, "a", 20)
+        fill(w.broker, 20, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] >= 2)
         await w.lose("edge")
         await trio.sleep(100)
@@ -152,9 +163,9 @@ async def test_where_others_take_from_the_durable_too_nobody_waits(autojump_cloc
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w, another_link(w.broker) as other:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 10)
+        fill(w.broker, 10, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 10)
-        fill(w.broker, "a", 1, first=10)
+        fill(w.broker, 1, first=10, subjects="a")
         await eventually(lambda: w.route.received == 11)
         assert w.route.failed["permission_denied"] == 10, "as yet nobody else was seen: it waits"
         taken: list[RawMessage] = []
@@ -162,8 +173,8 @@ async def test_where_others_take_from_the_durable_too_nobody_waits(autojump_cloc
         w.broker._server.consumers["IN", "router"]._requests.rotate(-1)
         consumer.pull(1, 30.0)
         w.broker._server.consumers["IN", "router"]._requests.rotate(1)
-        fill(w.broker, "b", 2)
+        fill(w.broker, 2, subjects="b")
         await eventually(lambda: len(taken) == 1 and len(arrived(w, "b")) == 1)
         failed = w.route.failed["permission_denied"]
-        fill(w.broker, "a", 1, first=11)
+        fill(w.broker, 1, first=11, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] >= failed + 1, 0.1)

@@ -9,8 +9,8 @@ from trio.testing import MockClock
 from router_trio.routing.stream import undelivered as module
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import all_acked, numbers, one_broker, two_brokers, unacked, world
-from tests.unit.routing.stream.refusing import arrived, fill, remote, route
+from tests.support.world import all_acked, fill, numbers, one_broker, two_brokers, unacked, world
+from tests.unit.routing.stream.refusing import arrived, remote, route
 
 # --- links, consumers and streams that come and go ---
 
@@ -20,7 +20,7 @@ async def test_a_nak_that_met_no_link_is_said_again_on_the_next_one(autojump_clo
     async with world([remote()], brokers=brokers) as w:
         brokers["edge"].deny_publish("out.a")
         brokers["edge"].stall(1.0)
-        fill(w.broker, "a", 5)
+        fill(w.broker, 5, subjects="a")
         await eventually(lambda: w.entry("edge")["in_flight"] == 5)
         await w.lose("main")
         await eventually(lambda: w.route.failed["permission_denied"] == 5)
@@ -28,7 +28,7 @@ async def test_a_nak_that_met_no_link_is_said_again_on_the_next_one(autojump_clo
         brokers["edge"].allow_publish("out.a")
         await w.find("main")
         began = trio.current_time()
-        fill(w.broker, "a", 5, first=5)
+        fill(w.broker, 5, first=5, subjects="a")
         await all_acked(w, 10)
         assert trio.current_time() - began < 5, "far less than the ack wait"
         assert arrived(w, "a", "edge") == numbers(10)
@@ -42,11 +42,11 @@ async def test_a_consumer_made_again_brings_what_is_awaited_first(
     brokers = one_broker()
     async with world([route(nak_delay="60s", max_in_flight=max_in_flight)], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 10)
+        fill(w.broker, 10, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == min(max_in_flight, 10))
         w.broker.allow_publish("out.a")
         w.broker.delete_consumer("IN", "router")
-        fill(w.broker, "a", 10, first=10)
+        fill(w.broker, 10, first=10, subjects="a")
         await eventually(lambda: len(arrived(w, "a")) == 20, within)
         assert arrived(w, "a") == numbers(20)
         await eventually(lambda: unacked(w) == 0)
@@ -56,15 +56,15 @@ async def test_what_waits_is_routed_when_its_stream_is_another_one(autojump_cloc
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 1)
+        fill(w.broker, 1, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 1)
-        fill(w.broker, "a", 3, first=1)
+        fill(w.broker, 3, first=1, subjects="a")
         await eventually(lambda: w.route.received == 4)
         w.broker.allow_publish("out.a")
         w.broker.delete_stream("IN")
         w.broker.add_stream("IN", ["in.*"])
         await eventually(lambda: len(arrived(w, "a")) == 3)
-        fill(w.broker, "a", 2, first=10)
+        fill(w.broker, 2, first=10, subjects="a")
         await all_acked(w, 2)
         assert arrived(w, "a") == [*numbers(3, first=1), b"10", b"11"]
 
@@ -76,9 +76,9 @@ async def test_at_the_end_what_waits_for_what_does_not_come_is_given_back_at_onc
     brokers = one_broker()
     async with world([route(nak_delay="60s")], brokers=brokers, shutdown_timeout=20) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 5)
+        fill(w.broker, 5, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 5)
-        fill(w.broker, "a", 5, first=5)
+        fill(w.broker, 5, first=5, subjects="a")
         await eventually(lambda: w.route.received == 10)
         began = trio.current_time()
     assert trio.current_time() - began < 2
@@ -100,7 +100,7 @@ async def test_at_the_end_what_waits_for_one_in_hand_waits_for_its_fate(
     brokers = two_brokers()
     async with world([remote()], brokers=brokers, shutdown_timeout=20) as w:
         brokers["edge"].deny_publish("out.a")
-        fill(w.broker, "a", 5)
+        fill(w.broker, 5, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 5)
         if allowed:
             brokers["edge"].allow_publish("out.a")
@@ -124,11 +124,11 @@ async def test_a_refused_message_whose_nak_is_lost_still_comes_when_its_room_was
     async with world([route(max_in_flight=2, ack_wait="5s", nak_delay="50ms")], brokers={"main": broker}) as w:
         broker.deny_publish("out.a")
         broker.trouble.lose("nak")
-        fill(broker, "a", 1)
+        fill(broker, 1, subjects="a")
         await eventually(lambda: sum(w.route.failed.values()) == 1)
         broker.allow_publish("out.a")
         for number in range(1, 10):
-            fill(broker, "a", 1, first=number)
+            fill(broker, 1, first=number, subjects="a")
             await trio.sleep(0.2)
         await eventually(lambda: arrived(w, "a") == numbers(10), 60)
         await eventually(lambda: unacked(w) == 0)

@@ -14,6 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.world import (
     all_acked,
     another_link,
+    fill,
     handled,
     numbers,
     one_broker,
@@ -23,7 +24,7 @@ from tests.support.world import (
     unacked,
     world,
 )
-from tests.unit.routing.stream.refusing import arrived, fill, route
+from tests.unit.routing.stream.refusing import arrived, route
 
 
 async def deaf_durable(broker: FakeBroker, max_ack_pending: int) -> None:
@@ -36,13 +37,13 @@ async def deaf_durable(broker: FakeBroker, max_ack_pending: int) -> None:
 async def test_what_is_behind_a_refused_message_waits_and_other_subjects_go_on(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:
-        fill(w.broker, "ab", 3)
+        fill(w.broker, 3, subjects="ab")
         await all_acked(w, 6)
         w.broker.deny_publish("out.a")
-        fill(w.broker, "ab", 50, first=3)
+        fill(w.broker, 50, first=3, subjects="ab")
         await eventually(lambda: len(arrived(w, "b")) == 53)
         await trio.sleep(20)
-        fill(w.broker, "ab", 50, first=53)
+        fill(w.broker, 50, first=53, subjects="ab")
         await eventually(lambda: len(arrived(w, "b")) == 103)
         assert arrived(w, "a") == numbers(3)
         assert w.route.state == RUNNING
@@ -60,9 +61,9 @@ async def test_when_nothing_waits_any_more_the_route_says_so_at_once(autojump_cl
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 1)
+        fill(w.broker, 1, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 1)
-        fill(w.broker, "a", 1, first=1)
+        fill(w.broker, 1, first=1, subjects="a")
         await eventually(lambda: w.route.reason is not None)
         w.broker.allow_publish("out.a")
         await all_acked(w, 2)
@@ -75,7 +76,7 @@ async def test_while_a_destination_refuses_one_message_of_a_subject_is_tried_at_
     brokers = one_broker()
     async with world([route(nak_delay="1s")], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "a", 100)
+        fill(w.broker, 100, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 100)
         await trio.sleep(100)
         # 1, 2, 4 ... 32 and 60 seconds later.
@@ -95,7 +96,7 @@ async def test_what_waits_never_uses_up_the_room_of_what_has_to_come_again(
     async with world([route(max_in_flight=max_in_flight)], brokers=brokers) as w:
         for subject in "abc":
             w.broker.deny_publish(f"out.{subject}")
-        fill(w.broker, "abc", 20)
+        fill(w.broker, 20, subjects="abc")
         await eventually(lambda: w.route.state == PAUSED)
         await trio.sleep(300)
         assert unacked(w) <= 2 * max_in_flight + 1
@@ -112,7 +113,7 @@ async def test_a_subject_that_is_given_up_waits_for_nobody(autojump_clock: MockC
     brokers = one_broker()
     async with world([route(max_deliver=3, max_in_flight=4)], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "ab", 10)
+        fill(w.broker, 10, subjects="ab")
         await eventually(lambda: len(arrived(w, "b")) == 10 and w.route.dead_lettered >= 5, 300)
         w.broker.allow_publish("out.a")
         await eventually(lambda: len(arrived(w, "a")) + w.route.dead_lettered == 10, 300)
@@ -133,7 +134,7 @@ async def test_one_that_fails_for_what_it_is_holds_up_nobody(autojump_clock: Moc
 
     handler = handled(grow, to=to("out.x", jetstream=True), stream="IN", durable="router", max_in_flight=4)
     async with world(handlers=[handler], brokers={"main": broker}) as w:
-        fill(w.broker, "x", 20)
+        fill(w.broker, 20, subjects="x")
         await eventually(lambda: w.successes("ack") == 19)
         assert arrived(w, "x") == [payload for payload in numbers(20) if payload != b"3"]
         assert set(w.route.failed) == {"too_large"}
@@ -165,11 +166,11 @@ async def test_what_one_destination_refuses_holds_up_the_rest_before_another_has
     async with world([both], brokers=brokers) as w:
         brokers["edge"].stall(3.0)
         w.broker.deny_publish("copy.a")
-        fill(w.broker, "a", 1)
+        fill(w.broker, 1, subjects="a")
         await eventually(lambda: w.failures("publish_with_ack") == {"permission_denied": 1})
         assert not w.route.failed, "edge has not answered"
         w.broker.allow_publish("copy.a")
-        fill(w.broker, "a", 5, first=1)
+        fill(w.broker, 5, first=1, subjects="a")
         await all_acked(w, 6)
         assert w.payloads("COPY") == arrived(w, "a", "edge") == numbers(6)
 
@@ -187,7 +188,7 @@ async def test_what_is_let_go_while_a_handler_works_is_neither_lost_nor_routed_t
     handler = handled(work, to=destination, stream="IN", durable="router", filter="in.*", nak_delay="1s")
     async with world(handlers=[handler], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
-        fill(w.broker, "ab", 10)
+        fill(w.broker, 10, subjects="ab")
         await eventually(lambda: len(arrived(w, "b")) == 5, 60)
         w.broker.allow_publish("out.a")
         await all_acked(w, 20)
@@ -203,7 +204,7 @@ async def test_what_was_given_up_in_a_long_outage_of_a_stream_comes_before_what_
     broker.add_stream("IN", ["in.*"])
     async with world([route(max_in_flight=100)], brokers={"main": broker}) as w:
         for number in range(40):
-            fill(broker, "ab", 1, first=number)
+            fill(broker, 1, first=number, subjects="ab")
             await trio.sleep(1)
         assert w.failures("publish_with_ack")["out_of_turn"] > 0
         assert w.route.failed == {"no_responders": w.successes("nak")}, "what is taken back waits in hand"
@@ -225,7 +226,7 @@ async def test_what_is_sent_behind_a_refused_message_is_taken_back_when_the_link
     source = {"stream": "IN", "durable": "router", "connection": "main", "filter": "in.*"}
     async with world(handlers=[handled(choose, to=destination, **source)], brokers=brokers) as w:
         brokers["edge"].deny_publish("out.a")
-        fill(w.broker, "a", 6)
+        fill(w.broker, 6, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 2)
         assert w.entry("edge")["settled"] == {"failed": 2}, "the others wait for a stream that takes them"
         await w.lose("edge")
