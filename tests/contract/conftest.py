@@ -1,4 +1,4 @@
-"""The world of each test: the fake broker's, on an autojump clock, and a real nats-server's, on the real one.
+"""The peer of each test: the fake broker, on an autojump clock, and a real nats-server, on the real one.
 
 Tests that let time pass take `clock`: the fake half runs on an autojump clock, the real half on the real one.
 """
@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.contract.worlds import World, open_world
+from tests.contract.peers import Peer, open_peer
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -26,6 +26,6 @@ def clock(kind: str) -> trio.abc.Clock | None:
 
 
 @pytest.fixture
-async def world(kind: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(kind, tmp_path) as opened:
+async def peer(kind: str, tmp_path: Path) -> AsyncIterator[Peer]:
+    async with open_peer(kind, tmp_path) as opened:
         yield opened

@@ -8,42 +8,43 @@ import trio.testing
 
 from router_trio.errors import AuthorizationError, LinkError
 from router_trio.link import Link
-from tests.contract.worlds import PASSWORD, WITHIN, WRONG_PASSWORD, Recorder, World, link_of
+from tests.contract.peers import PASSWORD, WRONG_PASSWORD, Peer, link_of
+from tests.support.recorder import WITHIN, Recorder
 
 
-async def test_a_link_names_its_server_without_credentials_and_knows_its_limit(world: World) -> None:
-    async with link_of(world) as link:
-        host_and_port = world.server.rpartition("@")[2].removeprefix("nats://")
+async def test_a_link_names_its_server_without_credentials_and_knows_its_limit(peer: Peer) -> None:
+    async with link_of(peer) as link:
+        host_and_port = peer.server.rpartition("@")[2].removeprefix("nats://")
         assert link.server == host_and_port
         assert link.max_payload == 1024 * 1024
 
 
-async def test_refused_credentials_raise_an_authorization_error_without_the_password(world: World) -> None:
-    await world.refuse_credentials()
+async def test_refused_credentials_raise_an_authorization_error_without_the_password(peer: Peer) -> None:
+    await peer.refuse_credentials()
     with pytest.raises(AuthorizationError) as caught:
-        async with link_of(world):
+        async with link_of(peer):
             pytest.fail("entered with credentials that the server does not know")
     assert caught.value.reason == "authorization"
     assert PASSWORD not in str(caught.value)
     assert WRONG_PASSWORD not in str(caught.value)
 
 
-async def test_connecting_to_a_dead_server_raises_a_link_error(world: World) -> None:
-    await world.die()
+async def test_connecting_to_a_dead_server_raises_a_link_error(peer: Peer) -> None:
+    await peer.die()
     with pytest.raises(LinkError) as caught, trio.fail_after(WITHIN):
-        async with link_of(world):
+        async with link_of(peer):
             pytest.fail("entered without a server")
     assert type(caught.value) is LinkError
     assert caught.value.reason == "network"
 
 
-async def test_the_death_of_a_link_cancels_its_body_and_raises_a_link_error_bare(world: World) -> None:
+async def test_the_death_of_a_link_cancels_its_body_and_raises_a_link_error_bare(peer: Peer) -> None:
     endings: list[BaseException] = []
 
     async def body() -> None:
-        async with link_of(world):
+        async with link_of(peer):
             try:
-                await world.die()
+                await peer.die()
                 await trio.sleep_forever()
             except BaseException as ending:
                 endings.append(ending)
@@ -54,41 +55,41 @@ async def test_the_death_of_a_link_cancels_its_body_and_raises_a_link_error_bare
     assert [type(ending) for ending in endings] == [trio.Cancelled]
 
 
-async def test_the_death_of_a_link_ends_the_tasks_of_its_body(world: World) -> None:
+async def test_the_death_of_a_link_ends_the_tasks_of_its_body(peer: Peer) -> None:
     async def body() -> None:
-        async with link_of(world) as link, trio.open_nursery() as nursery:
+        async with link_of(peer) as link, trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(trio.sleep_forever)
             await link.fence()
-            await world.die()
+            await peer.die()
 
     with pytest.raises(LinkError), trio.fail_after(WITHIN):
         await body()
 
 
-async def test_an_error_of_the_body_comes_through_bare(world: World) -> None:
+async def test_an_error_of_the_body_comes_through_bare(peer: Peer) -> None:
     mistake = ValueError("a mistake of the body")
     with pytest.raises(ValueError, match="a mistake") as caught:
-        async with link_of(world):
+        async with link_of(peer):
             raise mistake
     assert caught.value is mistake
 
 
-async def test_cancelling_the_body_is_no_death(world: World) -> None:
+async def test_cancelling_the_body_is_no_death(peer: Peer) -> None:
     with trio.CancelScope() as scope:
-        async with link_of(world):
+        async with link_of(peer):
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
 
 
-async def test_acks_on_a_dead_link_raise_a_link_error(world: World) -> None:
+async def test_acks_on_a_dead_link_raise_a_link_error(peer: Peer) -> None:
     kept: list[Link] = []
 
     async def body() -> None:
-        async with link_of(world) as link:
+        async with link_of(peer) as link:
             kept.append(link)
-            await world.die()
+            await peer.die()
             await trio.sleep_forever()
 
     with pytest.raises(LinkError), trio.fail_after(WITHIN):
@@ -101,13 +102,13 @@ async def test_acks_on_a_dead_link_raise_a_link_error(world: World) -> None:
         kept[0].in_progress(reply)
 
 
-async def test_closing_a_subscription_of_a_dead_link_does_nothing(world: World) -> None:
+async def test_closing_a_subscription_of_a_dead_link_does_nothing(peer: Peer) -> None:
     subscriptions = []
 
     async def body() -> None:
-        async with link_of(world) as link:
+        async with link_of(peer) as link:
             subscriptions.append(await link.subscribe("orders.*", Recorder()))
-            await world.die()
+            await peer.die()
             await trio.sleep_forever()
 
     with pytest.raises(LinkError), trio.fail_after(WITHIN):
@@ -116,8 +117,8 @@ async def test_closing_a_subscription_of_a_dead_link_does_nothing(world: World) 
     subscriptions[0].close()
 
 
-async def test_the_listener_hears_of_a_lame_duck(world: World) -> None:
+async def test_the_listener_hears_of_a_lame_duck(peer: Peer) -> None:
     listener = Recorder()
-    async with link_of(world, listener):
-        await world.lame_duck()
+    async with link_of(peer, listener):
+        await peer.lame_duck()
         await listener.until(lambda recorder: recorder.lame_ducks)

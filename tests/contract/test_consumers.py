@@ -9,15 +9,16 @@ import pytest
 from router_trio.errors import SourceError
 from router_trio.link import Progress
 from tests.contract.orders import SPEC, sequences
-from tests.contract.worlds import Recorder, World, link_of, operation
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder, operation
 
 
-async def test_a_filter_selects(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_filter_selects(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for subject in ("orders.eu.1", "orders.us.1", "orders.eu.2"):
-        await world.publish(subject)
+        await peer.publish(subject)
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, filter_subject="orders.eu.*"), received)
         consumer.pull(2, 5.0)
         raws = await received.until_delivered(2)
@@ -25,44 +26,44 @@ async def test_a_filter_selects(world: World) -> None:
     assert [raw[1].split(b".")[8] for raw in raws] == [b"1", b"0"]
 
 
-async def test_a_durable_goes_on_where_the_last_link_left_off(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_durable_goes_on_where_the_last_link_left_off(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
-        await world.publish(f"orders.{n}")
+        await peer.publish(f"orders.{n}")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(2, 5.0)
         for raw in await received.until_delivered(2):
             assert not link.ack([raw[1]])
         await link.fence()
     later = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, later)
         consumer.pull(2, 5.0)
         raws = await later.until_delivered(2)
     assert sequences(raws) == [3, 4]
 
 
-async def test_a_durable_that_exists_is_taken_with_its_own_ack_wait(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    async with link_of(world) as link:
+async def test_a_durable_that_exists_is_taken_with_its_own_ack_wait(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
         first = await link.open_consumer(SPEC, Recorder())
         second = await link.open_consumer(replace(SPEC, ack_wait=7.0), Recorder())
     assert (first.ack_wait, second.ack_wait) == (1.0, 1.0)
 
 
-async def test_a_missing_stream_raises_a_source_error_that_names_it(world: World) -> None:
-    async with link_of(world) as link:
+async def test_a_missing_stream_raises_a_source_error_that_names_it(peer: Peer) -> None:
+    async with link_of(peer) as link:
         with pytest.raises(SourceError, match="ORDERS") as caught:
             await link.open_consumer(SPEC, Recorder())
         assert caught.value.reason == "stream_not_found"
         await link.fence()
 
 
-async def test_a_durable_with_another_filter_raises_a_source_error_that_names_both(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    async with link_of(world) as link:
+async def test_a_durable_with_another_filter_raises_a_source_error_that_names_both(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
         await link.open_consumer(replace(SPEC, filter_subject="orders.eu.*"), Recorder())
         with pytest.raises(SourceError) as caught:
             await link.open_consumer(replace(SPEC, filter_subject="orders.us.*"), Recorder())
@@ -73,39 +74,39 @@ async def test_a_durable_with_another_filter_raises_a_source_error_that_names_bo
         await link.fence()
 
 
-async def test_a_consumer_knows_how_far_it_was_when_it_was_opened(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_consumer_knows_how_far_it_was_when_it_was_opened(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     spec = replace(SPEC, ack_wait=30.0)
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(spec, received)
         assert consumer.progress == Progress(0, in_use=False)
         assert await consumer.unacked(1) == []
         for n in range(4):
-            await world.publish(f"orders.{n}")
+            await peer.publish(f"orders.{n}")
         consumer.pull(3, 30.0)
         raws = await received.until_delivered(3)
         assert not link.ack([raws[0][1]])
         await link.fence()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(spec, Recorder())
         assert consumer.progress == Progress(3, in_use=False)
         assert [await consumer.unacked(first) for first in (1, 3, 4)] == [[2, 3], [3], []]
 
 
-async def test_a_consumer_that_another_link_waits_at_is_in_use(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+async def test_a_consumer_that_another_link_waits_at_is_in_use(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(SPEC, Recorder())
         consumer.pull(3, 30.0)
         await link.fence()
         assert (await other.open_consumer(SPEC, Recorder())).progress.in_use
 
 
-async def test_two_links_share_a_consumer_and_nothing_comes_twice(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_two_links_share_a_consumer_and_nothing_comes_twice(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     first, second = Recorder(), Recorder()
-    async with link_of(world) as one, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+    async with link_of(peer) as one, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         for link, received in ((one, first), (other, second)):
             consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
             consumer.pull(10, 5.0)
@@ -116,10 +117,10 @@ async def test_two_links_share_a_consumer_and_nothing_comes_twice(world: World) 
     assert sorted(sequences(first.messages + second.messages)) == list(range(1, 21))
 
 
-async def test_a_drained_consumer_leaves_nothing_undelivered_and_nothing_more_comes(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_drained_consumer_leaves_nothing_undelivered_and_nothing_more_comes(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     drained, other = Recorder(), Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), drained)
         consumer.pull(50, 30.0)
         await link.send([operation(n, b"orders.new") for n in range(20)])
@@ -133,23 +134,23 @@ async def test_a_drained_consumer_leaves_nothing_undelivered_and_nothing_more_co
     assert sequences([raw]) == [21]
 
 
-async def test_a_durable_made_again_resumes_only_in_the_same_incarnation_of_its_stream(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_durable_made_again_resumes_only_in_the_same_incarnation_of_its_stream(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
-        await world.publish(f"orders.{n}")
+        await peer.publish(f"orders.{n}")
     lost, resumed, anew = Recorder(), Recorder(), Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, lost)
         resuming = replace(SPEC, start_sequence=3, stream_created=consumer.stream_created)
-        await world.delete_consumer("ORDERS", "router")
+        await peer.delete_consumer("ORDERS", "router")
         consumer = await link.open_consumer(resuming, resumed)
         assert consumer.stream_created == resuming.stream_created
         consumer.pull(1, 5.0)
         assert sequences(await resumed.until_delivered(1)) == [3]
-        await world.delete_stream("ORDERS")
-        await world.add_stream("ORDERS", ["orders.>"])
+        await peer.delete_stream("ORDERS")
+        await peer.add_stream("ORDERS", ["orders.>"])
         for n in range(4):
-            await world.publish(f"orders.{n}")
+            await peer.publish(f"orders.{n}")
         consumer = await link.open_consumer(resuming, anew)
         assert consumer.stream_created != resuming.stream_created
         consumer.pull(1, 5.0)
@@ -161,13 +162,13 @@ async def test_a_durable_made_again_resumes_only_in_the_same_incarnation_of_its_
     [(4, 0, False), (1, 0, False), (2, 0, False), (5, 0, True), (4, 1, True), (1, 1, True), (2, -1_000_000_000, True)],
 )
 async def test_a_stream_that_contradicts_what_is_known_of_it_went_back(
-    world: World, last_sequence: int, off: int, went_back: bool
+    peer: Peer, last_sequence: int, off: int, went_back: bool
 ) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
-        await world.publish(f"orders.{n}")
+        await peer.publish(f"orders.{n}")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(4, 5.0)
         times = [int(raw[1].split(b".")[7]) for raw in await received.until_delivered(4)]
@@ -180,14 +181,14 @@ async def test_a_stream_that_contradicts_what_is_known_of_it_went_back(
         assert ((await link.open_consumer(known, Recorder())).went_back is not None) is went_back
 
 
-async def test_a_durable_made_again_in_a_stream_that_went_back_starts_at_the_beginning(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_durable_made_again_in_a_stream_that_went_back_starts_at_the_beginning(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
-        await world.publish(f"orders.{n}")
+        await peer.publish(f"orders.{n}")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         created = (await link.open_consumer(SPEC, Recorder())).stream_created
-        await world.delete_consumer("ORDERS", "router")
+        await peer.delete_consumer("ORDERS", "router")
         known = replace(SPEC, stream_created=created, start_sequence=4, last_sequence=3, last_time=2**62)
         consumer = await link.open_consumer(known, received)
         assert consumer.went_back is not None
@@ -195,12 +196,12 @@ async def test_a_durable_made_again_in_a_stream_that_went_back_starts_at_the_beg
         assert sequences(await received.until_delivered(1)) == [1]
 
 
-async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it_no_more(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it_no_more(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(6):
-        await world.publish(f"orders.{n}")
+        await peer.publish(f"orders.{n}")
     received = Recorder()
-    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+    async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
         consumer.pull(5, 5.0)
         raws = await received.until_delivered(5)
@@ -217,29 +218,29 @@ async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it
         assert not await consumer.gone({3: times[3]}, 1)
 
 
-async def test_what_was_delivered_is_gone_when_the_stream_has_another_message_there(world: World) -> None:
+async def test_what_was_delivered_is_gone_when_the_stream_has_another_message_there(peer: Peer) -> None:
     """Also one that the consumer of the new stream will not deliver."""
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
     spec, received = replace(SPEC, filter_subject="orders.a", ack_wait=30.0), Recorder()
-    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+    async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(spec, received)
         consumer.pull(1, 5.0)
         (raw,) = await received.until_delivered(1)
         awaited = {1: raw[1].split(b".")[7]}
-        await world.delete_stream("ORDERS")
-        await world.add_stream("ORDERS", ["orders.>"])
-        await world.publish("orders.b")
-        await world.publish("orders.a")
+        await peer.delete_stream("ORDERS")
+        await peer.add_stream("ORDERS", ["orders.>"])
+        await peer.publish("orders.b")
+        await peer.publish("orders.a")
         await other.open_consumer(spec, Recorder())
         assert [*await consumer.gone(awaited, 0)] == [1]
         assert not await consumer.gone({2: b""}, 0)
 
 
-async def test_a_closed_consumer_takes_nothing_more_and_the_next_one_gets_it(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_closed_consumer_takes_nothing_more_and_the_next_one_gets_it(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     closed, other = Recorder(), Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, closed)
         consumer.pull(3, 30.0)
         await link.fence()
@@ -247,7 +248,7 @@ async def test_a_closed_consumer_takes_nothing_more_and_the_next_one_gets_it(wor
         await link.fence()
         successor = await link.open_consumer(SPEC, other)
         successor.pull(1, 5.0)
-        await world.publish("orders.a")
+        await peer.publish("orders.a")
         (raw,) = await other.until_delivered(1)
     assert closed.messages == []
     assert sequences([raw]) == [1]

@@ -10,14 +10,15 @@ from router_trio.errors import SourceError
 from router_trio.link import SharedDelivery, Subscription, SubscriptionBatch
 from router_trio.protocol.framing import RawMessage, header_block, payload, publish
 from router_trio.protocol.headers import Headers, decode, encode
-from tests.contract.worlds import Recorder, World, link_of, operation
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder, operation
 
 # --- core ---
 
 
-async def test_everything_sent_before_a_fence_is_delivered_when_it_returns_and_in_order(world: World) -> None:
+async def test_everything_sent_before_a_fence_is_delivered_when_it_returns_and_in_order(peer: Peer) -> None:
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("orders.*", received)
         batch = [operation(n, b"orders.new", b"%d" % n) for n in range(500)]
         assert await link.send(batch[:200]) == []
@@ -27,9 +28,9 @@ async def test_everything_sent_before_a_fence_is_delivered_when_it_returns_and_i
         assert [payload(raw) for raw in received.messages] == [b"%d" % n for n in range(500)]
 
 
-async def test_messages_come_in_batches(world: World) -> None:
+async def test_messages_come_in_batches(peer: Peer) -> None:
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("orders.*", received)
         await link.send([operation(n, b"orders.new") for n in range(500)])
         await link.fence()
@@ -37,9 +38,9 @@ async def test_messages_come_in_batches(world: World) -> None:
     assert len(received.batches) < 50
 
 
-async def test_the_listener_hears_when_all_that_came_at_one_time_is_handed_out(world: World) -> None:
+async def test_the_listener_hears_when_all_that_came_at_one_time_is_handed_out(peer: Peer) -> None:
     listener = Recorder()
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         await link.subscribe("one.*", listener)
         await link.subscribe("two.*", listener)
         listener.events.clear()
@@ -51,7 +52,7 @@ async def test_the_listener_hears_when_all_that_came_at_one_time_is_handed_out(w
         assert listener.events[0] == "delivered"
 
 
-async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_together(world: World) -> None:
+async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_together(peer: Peer) -> None:
     first, second, alone = Recorder(), Recorder(), Recorder()
     calls: list[int] = []
 
@@ -60,7 +61,7 @@ async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_tog
         for arrivals in touched:
             arrivals.key(arrivals)
 
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("one.*", SharedDelivery(together, first))
         await link.subscribe("alone.*", alone)
         await link.subscribe("two.*", SharedDelivery(together, second))
@@ -75,7 +76,7 @@ async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_tog
 
 @pytest.mark.parametrize("sent", [(b"end", b"kept.a", b"closed.a"), (b"closed.a", b"kept.a", b"end")])
 async def test_what_is_delivered_together_has_nothing_of_a_subscription_that_another_one_has_closed(
-    world: World, sent: tuple[bytes, ...]
+    peer: Peer, sent: tuple[bytes, ...]
 ) -> None:
     closed, kept = Recorder(), Recorder()
     subscriptions: list[Subscription] = []
@@ -91,7 +92,7 @@ async def test_what_is_delivered_together_has_nothing_of_a_subscription_that_ano
         for subscription in subscriptions:
             subscription.close()
 
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("end", close)
         await link.subscribe("kept.*", SharedDelivery(together, kept))
         subscriptions.append(await link.subscribe("closed.*", SharedDelivery(together, closed)))
@@ -101,10 +102,10 @@ async def test_what_is_delivered_together_has_nothing_of_a_subscription_that_ano
     assert [len(closed.messages)] == before, "not after it was closed"
 
 
-async def test_a_raw_message_is_what_the_protocol_module_says(world: World) -> None:
+async def test_a_raw_message_is_what_the_protocol_module_says(peer: Peer) -> None:
     received = Recorder()
     block = encode(Headers({"A": "1"}))
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("orders.*", received)
         plain = operation(1, b"orders.plain", b"abc")
         full = operation(2, b"orders.full", b"abc", headers=block)
@@ -120,10 +121,10 @@ async def test_a_raw_message_is_what_the_protocol_module_says(world: World) -> N
     ]
 
 
-async def test_headers_come_through_with_repeated_names_in_order(world: World) -> None:
+async def test_headers_come_through_with_repeated_names_in_order(peer: Peer) -> None:
     received = Recorder()
     headers = Headers([("X-Trace", "1"), ("Other", "Grüße"), ("X-Trace", "2")])
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("orders.*", received)
         await link.send([operation(1, b"orders.new", b"body", headers=encode(headers))])
         (raw,) = await received.until_delivered(1)
@@ -131,9 +132,9 @@ async def test_headers_come_through_with_repeated_names_in_order(world: World) -
     assert payload(raw) == b"body"
 
 
-async def test_poison_is_delivered_byte_for_byte_and_harms_nobody(world: World) -> None:
+async def test_poison_is_delivered_byte_for_byte_and_harms_nobody(peer: Peer) -> None:
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("poison.>", received)
         poison = [
             operation(1, b"poison.\xff\xfe", b"no UTF-8"),
@@ -159,9 +160,9 @@ async def test_poison_is_delivered_byte_for_byte_and_harms_nobody(world: World) 
         ("*", [b"orders"]),
     ],
 )
-async def test_wildcards_select(world: World, pattern: str, taken: list[bytes]) -> None:
+async def test_wildcards_select(peer: Peer, pattern: str, taken: list[bytes]) -> None:
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe(pattern, received)
         subjects = [b"orders.7.new", b"orders", b"orders.7", b"orders.8.new", b"other.7.new"]
         await link.send([operation(n, subject) for n, subject in enumerate(subjects)])
@@ -169,9 +170,9 @@ async def test_wildcards_select(world: World, pattern: str, taken: list[bytes]) 
     assert [raw[0] for raw in received.messages] == taken
 
 
-async def test_a_queue_group_shares_and_a_plain_subscription_gets_all(world: World) -> None:
+async def test_a_queue_group_shares_and_a_plain_subscription_gets_all(peer: Peer) -> None:
     first, second, all_of_it = Recorder(), Recorder(), Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("orders.*", first, queue="routers")
         await link.subscribe("orders.*", second, queue="routers")
         await link.subscribe("orders.*", all_of_it)
@@ -183,18 +184,18 @@ async def test_a_queue_group_shares_and_a_plain_subscription_gets_all(world: Wor
     assert len(all_of_it.messages) == 200
 
 
-async def test_a_subscription_gets_what_other_clients_publish(world: World) -> None:
+async def test_a_subscription_gets_what_other_clients_publish(peer: Peer) -> None:
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("orders.*", received)
-        await world.publish("orders.new", b"from elsewhere")
+        await peer.publish("orders.new", b"from elsewhere")
         (raw,) = await received.until_delivered(1)
     assert payload(raw) == b"from elsewhere"
 
 
-async def test_a_closed_subscription_gets_nothing_more(world: World) -> None:
+async def test_a_closed_subscription_gets_nothing_more(peer: Peer) -> None:
     closed, other = Recorder(), Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         subscription = await link.subscribe("orders.*", closed)
         await link.subscribe("orders.*", other)
         await link.send([operation(1, b"orders.new")])
@@ -206,9 +207,9 @@ async def test_a_closed_subscription_gets_nothing_more(world: World) -> None:
     assert (len(closed.messages), len(other.messages)) == (1, 2)
 
 
-async def test_a_drained_subscription_gets_all_that_was_sent_before_and_nothing_after(world: World) -> None:
+async def test_a_drained_subscription_gets_all_that_was_sent_before_and_nothing_after(peer: Peer) -> None:
     drained, other = Recorder(), Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         subscription = await link.subscribe("orders.*", drained)
         await link.subscribe("orders.*", other)
         await link.send([operation(n, b"orders.new", b"%d" % n) for n in range(300)])
@@ -224,9 +225,9 @@ async def test_a_drained_subscription_gets_all_that_was_sent_before_and_nothing_
 # --- what is refused ---
 
 
-async def test_a_denied_publish_is_told_before_the_fence_and_the_others_go_through(world: World) -> None:
+async def test_a_denied_publish_is_told_before_the_fence_and_the_others_go_through(peer: Peer) -> None:
     listener, received = Recorder(), Recorder()
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         await link.subscribe("orders.*", received)
         await link.send([operation(1, b"denied.a"), operation(2, b"orders.new"), operation(3, b"denied.b")])
         await link.fence()
@@ -235,9 +236,9 @@ async def test_a_denied_publish_is_told_before_the_fence_and_the_others_go_throu
         assert len(received.messages) == 1
 
 
-async def test_a_denied_subscription_raises_a_source_error_and_the_link_lives(world: World) -> None:
+async def test_a_denied_subscription_raises_a_source_error_and_the_link_lives(peer: Peer) -> None:
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         with pytest.raises(SourceError, match=r"secret\.plans") as caught:
             await link.subscribe("secret.plans", Recorder())
         assert caught.value.reason == "permission_denied"
@@ -247,10 +248,10 @@ async def test_a_denied_subscription_raises_a_source_error_and_the_link_lives(wo
     assert len(received.messages) == 1
 
 
-async def test_what_is_too_large_is_refused_and_not_written(world: World) -> None:
+async def test_what_is_too_large_is_refused_and_not_written(peer: Peer) -> None:
     received = Recorder()
     block = encode(Headers({"A": "1"}))
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("orders.*", received)
         limit = link.max_payload
         fits = operation(1, b"orders.fits", bytes(limit))

@@ -17,11 +17,11 @@ from tests.contract import (
     test_pulls,
     test_redeliveries,
 )
-from tests.contract.worlds import FakeWorld
+from tests.contract.peers import FakePeer
 
 
-class FaultyWorld(FakeWorld):
-    """The fake broker's world behind fault injection."""
+class FaultyPeer(FakePeer):
+    """The fake broker behind fault injection."""
 
     @property
     def connect(self) -> Connect:
@@ -39,8 +39,8 @@ def kind() -> str:
 
 
 @pytest.fixture
-def world() -> FaultyWorld:
-    return FaultyWorld()
+def peer() -> FaultyPeer:
+    return FaultyPeer()
 
 
 CONTRACT = (

@@ -13,13 +13,14 @@ from router_trio.link import LOOKUP_FAILED, LOOKUP_WITHIN
 from router_trio.protocol.framing import header_block, payload
 from router_trio.protocol.headers import find_number
 from tests.contract.orders import SPEC
-from tests.contract.worlds import Recorder, World, link_of, operation_with_ack
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder, operation_with_ack
 
 
-async def test_streams_are_found_by_what_they_take(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>", "old.*.x"])
-    await world.add_stream("OTHER", ["other.a", "other.b"])
-    async with link_of(world) as link:
+async def test_streams_are_found_by_what_they_take(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>", "old.*.x"])
+    await peer.add_stream("OTHER", ["other.a", "other.b"])
+    async with link_of(peer) as link:
         for subject, names in {
             "orders.new": ["ORDERS"],
             "orders.*": ["ORDERS"],
@@ -41,18 +42,18 @@ async def holding(link: Link, stream: str, count: int) -> StreamState:
     return state
 
 
-async def test_a_stream_tells_whether_it_takes_a_message(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"], max_messages=2)
-    async with link_of(world) as link:
+async def test_a_stream_tells_whether_it_takes_a_message(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"], max_messages=2)
+    async with link_of(peer) as link:
         state = await link.stream_state("ORDERS")
         assert state is not None
         assert (state.name, state.subjects) == ("ORDERS", ("orders.>",))
         assert (state.refuses, state.room, state.held) == (None, (2, inf), 0)
         before = state
-        await world.publish("orders.new")
+        await peer.publish("orders.new")
         state = await holding(link, "ORDERS", 1)
         assert (state.refuses, state.room) == (None, (1, inf))
-        await world.publish("orders.new")
+        await peer.publish("orders.new")
         state = await holding(link, "ORDERS", 2)
         assert state.refuses is not None
         assert (state.refuses[0], state.room[0], state.held) == ("stream_full", 0, 2)
@@ -61,11 +62,11 @@ async def test_a_stream_tells_whether_it_takes_a_message(world: World) -> None:
         assert "'ORDERS' is full" in state.refuses[1]
 
 
-async def test_a_sealed_stream_says_so_and_refuses(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.edit_stream("ORDERS", sealed=True)
+async def test_a_sealed_stream_says_so_and_refuses(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.edit_stream("ORDERS", sealed=True)
     listener = Recorder()
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         state = await link.stream_state("ORDERS")
         assert state is not None
         assert state.refuses is not None
@@ -75,20 +76,20 @@ async def test_a_sealed_stream_says_so_and_refuses(world: World) -> None:
     assert listener.refusals == {1: ("jetstream_10109", False)}
 
 
-async def test_a_stream_that_is_edited_or_gone_says_so(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    async with link_of(world) as link:
-        await world.edit_stream("ORDERS", "other.>")
+async def test_a_stream_that_is_edited_or_gone_says_so(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
+        await peer.edit_stream("ORDERS", "other.>")
         assert not await link.find_streams("orders.new")
         state = await link.stream_state("ORDERS")
         assert state is not None
         assert state.subjects == ("other.>",)
-        await world.delete_stream("ORDERS")
+        await peer.delete_stream("ORDERS")
         assert await link.stream_state("ORDERS") is None
 
 
-async def test_what_may_not_be_looked_up_is_an_error_that_says_nothing_of_it(world: World) -> None:
-    async with link_of(world) as link:
+async def test_what_may_not_be_looked_up_is_an_error_that_says_nothing_of_it(peer: Peer) -> None:
+    async with link_of(peer) as link:
         began = trio.current_time()
         with pytest.raises(SourceError) as caught:
             await link.stream_state("SECRET")
@@ -98,47 +99,47 @@ async def test_what_may_not_be_looked_up_is_an_error_that_says_nothing_of_it(wor
         assert await link.stream_state("ORDERS") is None
 
 
-async def test_a_consumer_that_is_paused_says_so_until_it_goes_on(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    async with link_of(world) as link:
+async def test_a_consumer_that_is_paused_says_so_until_it_goes_on(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, Recorder())
         assert await consumer.check() is None
-        await world.pause_consumer("ORDERS", "router", 60.0)
+        await peer.pause_consumer("ORDERS", "router", 60.0)
         assert "is paused" in str(await consumer.check())
-        await world.pause_consumer("ORDERS", "router", 0.0)
+        await peer.pause_consumer("ORDERS", "router", 0.0)
         assert await consumer.check() is None
 
 
-async def test_a_consumer_that_delivers_only_headers_is_refused_by_name(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    async with link_of(world) as link:
+async def test_a_consumer_that_delivers_only_headers_is_refused_by_name(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, Recorder())
-        await world.edit_consumer("ORDERS", "router", headers_only=True)
+        await peer.edit_consumer("ORDERS", "router", headers_only=True)
         for refused in (consumer.check(), link.open_consumer(SPEC, Recorder())):
             with pytest.raises(SourceError, match="headers_only") as caught:
                 await refused
             assert caught.value.reason == "consumer_mismatch"
-        await world.edit_consumer("ORDERS", "router", headers_only=False)
+        await peer.edit_consumer("ORDERS", "router", headers_only=False)
         assert await consumer.check() is None
 
 
-async def test_a_consumer_that_is_gone_says_so(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    async with link_of(world) as link:
+async def test_a_consumer_that_is_gone_says_so(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, Recorder())
-        await world.delete_consumer("ORDERS", "router")
+        await peer.delete_consumer("ORDERS", "router")
         with pytest.raises(SourceError) as caught:
             await consumer.check()
         assert caught.value.reason == "consumer_not_found"
 
 
-async def test_a_message_without_its_payload_tells_how_large_that_is(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_message_without_its_payload_tells_how_large_that_is(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
-        await world.edit_consumer("ORDERS", "router", headers_only=True)
-        await world.publish("orders.new", b"12345")
+        await peer.edit_consumer("ORDERS", "router", headers_only=True)
+        await peer.publish("orders.new", b"12345")
         consumer.pull(1, 5.0)
         (raw,) = await received.until_delivered(1)
     assert payload(raw) == b""

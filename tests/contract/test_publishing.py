@@ -3,58 +3,59 @@
 from __future__ import annotations
 
 from router_trio.protocol.headers import Headers, encode
-from tests.contract.worlds import Recorder, World, link_of, operation, operation_with_ack
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder, operation, operation_with_ack
 
 
-async def test_pub_acks_reach_the_listener_with_stream_and_sequence(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_pub_acks_reach_the_listener_with_stream_and_sequence(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     listener = Recorder()
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         await link.send([operation_with_ack(n, b"orders.new", b"%d" % n) for n in range(41, 44)])
         await listener.until(lambda recorder: len(recorder.acks) == 3)
     assert listener.acks == {41: ("ORDERS", 1, False), 42: ("ORDERS", 2, False), 43: ("ORDERS", 3, False)}
-    assert await world.payloads("ORDERS") == [b"41", b"42", b"43"]
+    assert await peer.payloads("ORDERS") == [b"41", b"42", b"43"]
 
 
-async def test_a_message_id_seen_before_is_acked_as_a_duplicate_of_the_first(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_message_id_seen_before_is_acked_as_a_duplicate_of_the_first(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     listener = Recorder()
     headers = encode(Headers({"Nats-Msg-Id": "order-7"}))
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         await link.send([operation_with_ack(1, b"orders.new", b"first", headers=headers)])
         await link.send([operation_with_ack(2, b"orders.new", b"other")])
         await link.send([operation_with_ack(3, b"orders.new", b"again", headers=headers)])
         await listener.until(lambda recorder: len(recorder.acks) == 3)
     assert listener.acks == {1: ("ORDERS", 1, False), 2: ("ORDERS", 2, False), 3: ("ORDERS", 1, True)}
-    assert await world.payloads("ORDERS") == [b"first", b"other"]
+    assert await peer.payloads("ORDERS") == [b"first", b"other"]
 
 
-async def test_a_core_publish_is_stored_too_and_gets_no_ack(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_core_publish_is_stored_too_and_gets_no_ack(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     listener = Recorder()
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         await link.send([operation(1, b"orders.new", b"core")])
         await link.send([operation_with_ack(2, b"orders.new", b"with ack")])
         await listener.until(lambda recorder: recorder.acks)
     assert listener.acks == {2: ("ORDERS", 2, False)}
-    assert await world.payloads("ORDERS") == [b"core", b"with ack"]
+    assert await peer.payloads("ORDERS") == [b"core", b"with ack"]
 
 
-async def test_no_stream_for_the_subject_is_no_responders_and_worth_another_try(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_no_stream_for_the_subject_is_no_responders_and_worth_another_try(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     listener = Recorder()
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         await link.send([operation_with_ack(1, b"nobody.home"), operation_with_ack(2, b"orders.new")])
         await listener.until(lambda recorder: recorder.acks and recorder.refusals)
     assert listener.refusals == {1: ("no_responders", True)}
     assert listener.acks == {2: ("ORDERS", 1, False)}
 
 
-async def test_a_full_stream_refuses_and_another_try_does_not_help(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"], max_messages=1)
+async def test_a_full_stream_refuses_and_another_try_does_not_help(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"], max_messages=1)
     listener = Recorder()
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         await link.send([operation_with_ack(1, b"orders.new", b"in"), operation_with_ack(2, b"orders.new", b"out")])
         await listener.until(lambda recorder: recorder.acks and recorder.refusals)
     assert listener.refusals == {2: ("limit", False)}
-    assert await world.payloads("ORDERS") == [b"in"]
+    assert await peer.payloads("ORDERS") == [b"in"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 from router_trio.protocol.framing import delivered_size, header_block, payload
 from router_trio.protocol.headers import status
 from tests.contract.orders import SPEC, ending, sequences
-from tests.contract.worlds import Recorder, World, link_of, operation, operation_with_ack
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder, operation, operation_with_ack
 
 
-async def test_a_pull_gets_a_batch_of_the_oldest_and_each_message_says_where_it_is_from(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_pull_gets_a_batch_of_the_oldest_and_each_message_says_where_it_is_from(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(5):
-        await world.publish(f"orders.{n}", b"%d" % n)
+        await peer.publish(f"orders.{n}", b"%d" % n)
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         assert consumer.ack_wait == 1.0
         consumer.pull(3, 5.0)
@@ -29,10 +30,10 @@ async def test_a_pull_gets_a_batch_of_the_oldest_and_each_message_says_where_it_
         assert words[8:] == [b"%d" % (5 - n)]
 
 
-async def test_a_pull_waits_for_what_is_published_later(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_pull_waits_for_what_is_published_later(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(2, 5.0)
         await link.fence()
@@ -41,11 +42,11 @@ async def test_a_pull_waits_for_what_is_published_later(world: World) -> None:
     assert [payload(raw) for raw in raws] == [b"a", b"b"]
 
 
-async def test_a_pull_that_expires_ends_with_status_408(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
+async def test_a_pull_that_expires_ends_with_status_408(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(3, 0.3)
         message, ending = await received.until_delivered(2)
@@ -54,13 +55,13 @@ async def test_a_pull_that_expires_ends_with_status_408(world: World, clock: obj
     assert ending[1] == payload(ending) == b""
 
 
-async def test_a_pull_ends_before_the_message_that_is_larger_than_what_is_left_of_its_bytes(world: World) -> None:
+async def test_a_pull_ends_before_the_message_that_is_larger_than_what_is_left_of_its_bytes(peer: Peer) -> None:
     """The sizes of both are the same to the byte, with subject and reply."""
-    await world.add_stream("ORDERS", ["orders.>"])
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(12):
-        await world.publish("orders.a", b"x" * (100 * n))
+        await peer.publish("orders.a", b"x" * (100 * n))
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(5, 5.0, 700)
         *messages, over = await received.until_delivered(4)
@@ -75,12 +76,12 @@ async def test_a_pull_ends_before_the_message_that_is_larger_than_what_is_left_o
         assert ending(over) == (409, "Batch Completed", 0, 5000 - delivered_size(messages))
 
 
-async def test_a_pull_that_is_filled_to_the_last_byte_ends_without_a_word(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_pull_that_is_filled_to_the_last_byte_ends_without_a_word(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for _ in range(3):
-        await world.publish("orders.a", b"x" * 100)
+        await peer.publish("orders.a", b"x" * 100)
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(1, 5.0)
         (first,) = await received.until_delivered(1)
@@ -92,16 +93,16 @@ async def test_a_pull_that_is_filled_to_the_last_byte_ends_without_a_word(world:
     assert ending(over) == (408, "Request Timeout", 4, 10_000 - delivered_size([third]))
 
 
-async def test_two_pulls_share_what_comes_and_what_is_too_large_ends_both(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_two_pulls_share_what_comes_and_what_is_too_large_ends_both(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(5, 5.0, 400)
         consumer.pull(5, 5.0, 500)
         await link.fence()
-        await world.publish("orders.a", b"x")
-        await world.publish("orders.a", b"x" * 1000)
+        await peer.publish("orders.a", b"x")
+        await peer.publish("orders.a", b"x" * 1000)
         message, *over = await received.until_delivered(3)
     left = [ending(raw)[2:] for raw in over]
     assert sequences([message]) == [1]
@@ -109,14 +110,14 @@ async def test_two_pulls_share_what_comes_and_what_is_too_large_ends_both(world:
     assert sum(size or 0 for _, size in left) == 900 - delivered_size([message])
 
 
-async def test_who_pulls_hears_that_the_consumer_was_deleted(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_who_pulls_hears_that_the_consumer_was_deleted(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(3, 5.0)
         await link.fence()
-        await world.delete_consumer("ORDERS", "router")
+        await peer.delete_consumer("ORDERS", "router")
         (ending,) = await received.until_delivered(1)
         assert status(header_block(ending)) == (409, "Consumer Deleted")
         consumer.pull(3, 5.0)
@@ -124,14 +125,14 @@ async def test_who_pulls_hears_that_the_consumer_was_deleted(world: World, clock
         assert status(header_block(nobody))[0] == 503
 
 
-async def test_who_pulls_hears_that_the_stream_was_deleted_and_publishes_find_nobody(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_who_pulls_hears_that_the_stream_was_deleted_and_publishes_find_nobody(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     listener, received = Recorder(), Recorder()
-    async with link_of(world, listener) as link:
+    async with link_of(peer, listener) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(3, 5.0)
         await link.fence()
-        await world.delete_stream("ORDERS")
+        await peer.delete_stream("ORDERS")
         (ending,) = await received.until_delivered(1)
         assert status(header_block(ending)) == (409, "Consumer Deleted")
         await link.send([operation_with_ack(1, b"orders.new")])
@@ -139,10 +140,10 @@ async def test_who_pulls_hears_that_the_stream_was_deleted_and_publishes_find_no
     assert listener.refusals == {1: ("no_responders", True)}
 
 
-async def test_an_idle_pull_gives_signs_of_life(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_an_idle_pull_gives_signs_of_life(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(3, 30.0)
         (sign,) = await received.until_delivered(1, within=8.0)

@@ -11,15 +11,16 @@ from router_trio.link import SIGN_OF_WORK_EVERY, Limits
 from router_trio.protocol.framing import header_block
 from router_trio.protocol.headers import status
 from tests.contract.orders import SPEC, delivered, sequences
-from tests.contract.worlds import Recorder, World, link_of
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder
 
 
-async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
-    await world.publish("orders.b")
+async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
+    await peer.publish("orders.b")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(2, 5.0)
         first = await received.until_delivered(2)
@@ -33,11 +34,11 @@ async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(worl
     assert status(header_block(ending))[0] == 408
 
 
-async def test_a_nak_brings_a_message_again_after_its_delay(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
+async def test_a_nak_brings_a_message_again_after_its_delay(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
         consumer.pull(3, 10.0)
         first = (await received.until_delivered(1))[0]
@@ -51,11 +52,11 @@ async def test_a_nak_brings_a_message_again_after_its_delay(world: World, clock:
     assert 0.5 <= took < 3.0
 
 
-async def test_in_progress_starts_the_ack_wait_anew(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
+async def test_in_progress_starts_the_ack_wait_anew(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         consumer.pull(2, 30.0)
         first = (await received.until_delivered(1))[0]
@@ -69,11 +70,11 @@ async def test_in_progress_starts_the_ack_wait_anew(world: World, clock: object)
     assert took >= 2.9  # half a second four times, then the ack wait
 
 
-async def test_max_deliver_ends_the_deliveries(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
+async def test_max_deliver_ends_the_deliveries(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=0.3, max_deliver=2), received)
         consumer.pull(3, 2.0)
         *messages, ending = await received.until_delivered(3)
@@ -81,12 +82,12 @@ async def test_max_deliver_ends_the_deliveries(world: World, clock: object) -> N
     assert status(header_block(ending))[0] == 408
 
 
-async def test_max_ack_pending_holds_back_until_something_is_acked(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_max_ack_pending_holds_back_until_something_is_acked(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(3):
-        await world.publish(f"orders.{n}")
+        await peer.publish(f"orders.{n}")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0, max_ack_pending=2), received)
         consumer.pull(3, 0.4)
         *messages, ending = await received.until_delivered(3)
@@ -98,15 +99,15 @@ async def test_max_ack_pending_holds_back_until_something_is_acked(world: World,
     assert sequences([third]) == [3]
 
 
-async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
+async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
     first, second = Recorder(), Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, first)
         consumer.pull(5, 30.0)
         await first.until_delivered(1)
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, second)
         consumer.pull(5, 5.0)
         (raw,) = await second.until_delivered(1)
@@ -114,19 +115,19 @@ async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(world: 
     assert delivered(raw) == 2
 
 
-async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     spec = replace(SPEC, ack_wait=30.0)
     for n in range(5):
-        await world.publish(f"orders.{n}")
+        await peer.publish(f"orders.{n}")
     first, second = Recorder(), Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(spec, first)
         consumer.pull(4, 30.0)
         raws = await first.until_delivered(4)
         assert not link.ack([raws[1][1]])
         await link.fence()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(spec, second)
         # The second has an ack, the fifth was never delivered, a sixth there is none: those are left alone.
         await consumer.again([1, 2, 3, 5, 6])
@@ -136,16 +137,16 @@ async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(worl
     assert [delivered(raw) for raw in again] == [2, 2, 1]
 
 
-async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(world: World) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(5):
-        await world.publish(f"orders.{n}")
+        await peer.publish(f"orders.{n}")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
         consumer.pull(5, 30.0)
         await received.until_delivered(5)
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         again = Recorder()
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), again)
         await consumer.again([4])
@@ -155,12 +156,12 @@ async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(w
     assert sequences(raws) == [1, 2, 3, 4, 5]
 
 
-async def test_who_says_that_it_works_on_a_message_uses_the_consumer(world: World, clock: object) -> None:
+async def test_who_says_that_it_works_on_a_message_uses_the_consumer(peer: Peer, clock: object) -> None:
     """Though it waits for no more, and acks nothing."""
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
     spec, received = replace(SPEC, ack_wait=30.0), Recorder()
-    async with link_of(world) as link, world.connect(world.server, b"_INBOX.other", Recorder()) as other:
+    async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(spec, received)
         consumer.pull(1, 5.0)
         (raw,) = await received.until_delivered(1)
@@ -178,15 +179,15 @@ async def test_who_says_that_it_works_on_a_message_uses_the_consumer(world: Worl
         assert not (await other.open_consumer(spec, Recorder())).progress.in_use
 
 
-async def test_a_limit_of_deliveries_is_lifted(world: World, clock: object) -> None:
+async def test_a_limit_of_deliveries_is_lifted(peer: Peer, clock: object) -> None:
     """It counts what was delivered, also to links that died, and not what failed."""
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
-    async with link_of(world) as link:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, max_deliver=2), Recorder())
         assert consumer.limits == Limits(2, SPEC.max_ack_pending, "limits")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         assert consumer.limits == Limits(-1, SPEC.max_ack_pending, "limits")
         consumer.pull(10, 5.0)
@@ -195,15 +196,15 @@ async def test_a_limit_of_deliveries_is_lifted(world: World, clock: object) -> N
         assert [delivered(raw) for raw in received.messages] == [1, 2, 3, 4, 5]
 
 
-async def test_what_is_terminated_is_not_delivered_again(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
-    await world.publish("orders.a")
+async def test_what_is_terminated_is_not_delivered_again(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=0.3), received)
         consumer.pull(2, 1.5)
         link.term((await received.until_delivered(1))[0][1], "it was bad")
         *messages, ending = await received.until_delivered(2)
     assert len(messages) == 1
     assert status(header_block(ending))[0] == 408
-    assert await world.payloads("ORDERS") == [b""], "the stream keeps it"
+    assert await peer.payloads("ORDERS") == [b""], "the stream keeps it"

@@ -14,7 +14,8 @@ import trio.testing
 from router_trio.protocol.framing import header_block, payload
 from router_trio.protocol.headers import find
 from tests.contract.orders import SPEC
-from tests.contract.worlds import Recorder, World, link_of, operation
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder, operation
 
 MAX_CONTROL_LINE = 4096
 
@@ -24,31 +25,31 @@ def subject_of(control_line: int) -> bytes:
     return b"s" * (control_line - len(b" 0"))
 
 
-async def test_the_longest_control_line_is_taken(world: World) -> None:
+async def test_the_longest_control_line_is_taken(peer: Peer) -> None:
     received = Recorder()
     subject = subject_of(MAX_CONTROL_LINE)
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         await link.subscribe("*", received)
         await link.send([operation(1, subject)])
         await link.fence()
         assert [raw[0] for raw in received.messages] == [subject]
 
 
-async def test_a_longer_control_line_is_not_written(world: World) -> None:
-    async with link_of(world) as link:
+async def test_a_longer_control_line_is_not_written(peer: Peer) -> None:
+    async with link_of(peer) as link:
         (refusal,) = await link.send([operation(1, subject_of(MAX_CONTROL_LINE + 1))])
         assert (refusal.reason, refusal.retriable) == ("too_large", False)
         await link.fence()
 
 
-async def test_a_paused_durable_delivers_nothing_and_then_goes_on(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_paused_durable_delivers_nothing_and_then_goes_on(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
-        await world.pause_consumer("ORDERS", "router", 1.0)
+        await peer.pause_consumer("ORDERS", "router", 1.0)
         consumer.pull(3, 10.0)
-        await world.publish("orders.a", b"a")
+        await peer.publish("orders.a", b"a")
         await trio.sleep(0.4)
         assert not received.messages
         (raw,) = await received.until_delivered(1)
@@ -56,44 +57,44 @@ async def test_a_paused_durable_delivers_nothing_and_then_goes_on(world: World, 
 
 
 async def test_a_durable_that_is_edited_to_headers_only_delivers_the_size_in_place_of_the_payload(
-    world: World, clock: object
+    peer: Peer, clock: object
 ) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
-        await world.edit_consumer("ORDERS", "router", ack_wait=1.0, headers_only=True)
-        await world.publish("orders.a", b"four")
+        await peer.edit_consumer("ORDERS", "router", ack_wait=1.0, headers_only=True)
+        await peer.publish("orders.a", b"four")
         consumer.pull(1, 5.0)
         (raw,) = await received.until_delivered(1)
     assert payload(raw) == b""
     assert find(header_block(raw), b"Nats-Msg-Size") == b"4"
 
 
-async def test_a_durable_whose_ack_wait_is_edited_delivers_again_after_the_new_one(world: World, clock: object) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+async def test_a_durable_whose_ack_wait_is_edited_delivers_again_after_the_new_one(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
-        await world.edit_consumer("ORDERS", "router", ack_wait=0.5)
+        await peer.edit_consumer("ORDERS", "router", ack_wait=0.5)
         consumer.pull(2, 10.0)
-        await world.publish("orders.a", b"a")
+        await peer.publish("orders.a", b"a")
         first, again = await received.until_delivered(2)
     assert first[1].split(b".")[4:6] == [b"1", b"1"]
     assert again[1].split(b".")[4:6] == [b"2", b"1"]
 
 
 async def test_who_has_a_durable_of_a_stream_is_answered_by_the_one_that_took_its_name(
-    world: World, clock: object
+    peer: Peer, clock: object
 ) -> None:
-    await world.add_stream("ORDERS", ["orders.>"])
+    await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
-    async with link_of(world) as link:
+    async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
-        await world.delete_stream("ORDERS")
-        await world.add_stream("ORDERS", ["orders.>"])
+        await peer.delete_stream("ORDERS")
+        await peer.add_stream("ORDERS", ["orders.>"])
         await link.open_consumer(SPEC, Recorder())
-        await world.publish("orders.a", b"of the new one")
+        await peer.publish("orders.a", b"of the new one")
         consumer.pull(1, 5.0)
         (raw,) = await received.until_delivered(1)
     assert payload(raw) == b"of the new one"

@@ -14,8 +14,8 @@ from router_trio.errors import LinkError
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.protocol.framing import payload
 from router_trio.settings import ConnectionSettings
-from tests.contract.worlds import INBOX, Recorder, operation
 from tests.support.eventually import eventually
+from tests.support.recorder import INBOX, Recorder, operation
 from tests.support.servers import NatsServer
 
 DIAL_WITHIN = 10.0

@@ -19,13 +19,13 @@ from router_trio.errors import AuthorizationError, LinkError, ProtocolError
 from router_trio.nats.control import MAX_LINES_BEFORE_PONG, BorrowedTransport
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.settings import ConnectionSettings
-from tests.contract.worlds import INBOX, Recorder
 from tests.integration.dial import until_no_client
 from tests.support.certificates import Certificates
 from tests.support.credentials import create_operator, read_credentials, user_nkey
 from tests.support.eventually import eventually
 from tests.support.impostors import Caller, Play, impostor, info, saying
 from tests.support.raw_nats import connect
+from tests.support.recorder import INBOX, Recorder
 from tests.support.servers import cluster, nats_server
 from tests.support.settings import settings
 from tests.support.watch import assert_alive, watched

@@ -14,11 +14,11 @@ import trio
 
 from router_trio.embedded import HOST, reserve_port
 from router_trio.errors import LinkError
-from tests.contract.worlds import Recorder, operation
 from tests.integration.dial import link_to, refused, until_no_client, works
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
+from tests.support.recorder import Recorder, operation
 from tests.support.servers import nats_server
 
 # --- names ---

@@ -11,11 +11,11 @@ from router_trio.events import Level
 from router_trio.link import ConsumerSpec
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.protocol.framing import RawMessage, payload
-from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
 from tests.integration.dial import INFO, SECRET, link_to
 from tests.support.impostors import impostor, saying
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
+from tests.support.recorder import INBOX, Recorder, operation, operation_with_ack
 from tests.support.servers import NatsServer
 from tests.support.watch import Watch
 

@@ -12,12 +12,12 @@ from router_trio.connection.supervisor import HAND_OVER_WITHIN
 from router_trio.embedded import HOST
 from router_trio.errors import LinkError, PublishError, SourceError
 from router_trio.nats.link import NatsLink
-from tests.contract.worlds import Recorder
 from tests.integration.dial import SECRET, USERS, link_to, refused, until_no_client, works
 from tests.support.eventually import eventually
 from tests.support.proxy import tcp_proxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
+from tests.support.recorder import Recorder
 from tests.support.servers import NatsServer, cluster, nats_server
 from tests.support.settings import core_route, settings
 from tests.support.watch import assert_alive, watched

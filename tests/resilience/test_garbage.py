@@ -13,11 +13,11 @@ from router_trio import Message, Router, Settings
 from router_trio.errors import LinkError, SourceError, UnexpectedError
 from router_trio.nats.link import Dialer
 from router_trio.settings import ConnectionSettings
-from tests.contract.worlds import INBOX, Recorder
 from tests.support.eventually import eventually
 from tests.support.garbage import session
 from tests.support.impostors import Caller, impostor, info
 from tests.support.raw_nats import connect
+from tests.support.recorder import INBOX, Recorder
 from tests.support.servers import NatsServer
 from tests.support.settings import settings
 from tests.support.watch import Watch, router_tasks, watched

@@ -18,7 +18,7 @@ from tests.simulation.configuration import destinations_of
 from tests.simulation.handlers import MAKE
 
 if TYPE_CHECKING:
-    from tests.simulation.world import World
+    from tests.simulation.simulation import Simulation
 
 REFUSED_AT_THE_START = 1.0
 """Seconds until somebody starts a router again that ended because its credentials were refused."""
@@ -27,7 +27,7 @@ REFUSED_AT_THE_START = 1.0
 class Process:
     """A router that runs. After `crash` nothing that it does reaches anybody, as if it were not there."""
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, simulation: Simulation, number: int) -> None:
         self.number = number
         self.live: Live | None = None
         self.dead = False
@@ -35,13 +35,13 @@ class Process:
         self.over = trio.Event()
         self.up = trio.Event()
         self.programs: trio.Nursery | None = None
-        self._world = world
+        self._simulation = simulation
         self._scope = trio.CancelScope()
         self._links: list[FakeLink] = []
 
     async def run(self) -> None:
         """Until `ending` is set, or it crashes."""
-        world = self._world
+        simulation = self._simulation
         try:
             with self._scope:
                 while not self.ending.is_set():
@@ -50,17 +50,20 @@ class Process:
                     except AuthorizationError:
                         # As a service manager would. Only a router that was never connected ends for it.
                         self.live = None
-                        world.trace.add("refused at the start")
+                        simulation.trace.add("refused at the start")
                         await trio.sleep(REFUSED_AT_THE_START)
         except Exception as error:
             if not self.dead:
-                world.oracles.broken("end", f"the router ended: {error!r}")
+                simulation.oracles.broken("end", f"the router ended: {error!r}")
         finally:
             self.over.set()
 
     async def _open(self) -> None:
         router = Router(
-            self._world.settings, observers=[self._observe], connect=self._connect, platform=self._world.platform
+            self._simulation.settings,
+            observers=[self._observe],
+            connect=self._connect,
+            platform=self._simulation.platform,
         )
         self._add_handlers(router)
         async with router.open() as live:
@@ -70,19 +73,19 @@ class Process:
                 await self.ending.wait()
                 self.programs.cancel_scope.cancel()
             self.programs = None
-        self._world.oracles.closed(self)
+        self._simulation.oracles.closed(self)
 
     def _add_handlers(self, router: Router) -> None:
-        for plan in self._world.schedule.routes:
+        for plan in self._simulation.schedule.routes:
             if plan.handler is not None:
                 source, to = dict(plan.source), destinations_of(plan)
                 subject = source.pop("subject", None)
                 add = router.route(subject, to=to, name=plan.name, connection=plan.broker, **source)
-                add(MAKE[plan.handler](self._world.handled, plan.name))
+                add(MAKE[plan.handler](self._simulation.handled, plan.name))
 
     def crash(self) -> None:
         """The process is killed: its sockets are gone, and no exit path of it reaches anybody."""
-        self._world.trace.add(f"process {self.number} is killed")
+        self._simulation.trace.add(f"process {self.number} is killed")
         self.dead = True
         for link in self._links:
             link.die(LinkError("the process was killed", reason="killed"))
@@ -90,11 +93,11 @@ class Process:
 
     def _observe(self, event: Event) -> None:
         if not self.dead:
-            self._world.trace.add(repr(event))
-            self._world.oracles.observe(self, event)
+            self._simulation.trace.add(repr(event))
+            self._simulation.oracles.observe(self, event)
 
     def _connect(self, name: str, _: ConnectionSettings) -> Connect:
-        broker = self._world.brokers[name[0]]
+        broker = self._simulation.brokers[name[0]]
 
         @asynccontextmanager
         async def connect(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:

@@ -15,7 +15,7 @@ from tests.simulation.schedule import KEYS, Step
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
-    from tests.simulation.world import World
+    from tests.simulation.simulation import Simulation
 
 AT_ONCE = 1e-6
 """Seconds within which a cancelled publish has ended: nothing that it does then may wait."""
@@ -28,18 +28,18 @@ HAS_ROOM_WITHIN = 1.0
 class Programs:
     """Begins them in the process that is there, and hands what they got to the oracles."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
         self._published = 0
-        self._is_quick = not SLOW & set(world.schedule.faults)
+        self._is_quick = not SLOW & set(simulation.schedule.faults)
 
     def begin(self, step: Step) -> None:
         """Nothing happens without a process that is up: a program is a part of it."""
-        process = self._world.process
+        process = self._simulation.process
         if process is None or process.programs is None or process.dead:
             return
         if step.what["outlives"]:
-            self._world.nursery.start_soon(self._outlive, process, step)
+            self._simulation.nursery.start_soon(self._outlive, process, step)
         else:
             process.programs.start_soon(self._run, process, step)
 
@@ -54,7 +54,7 @@ class Programs:
         await process.over.wait()
         await trio.sleep(1.0)
         if not process.dead:
-            self._world.oracles.broken("told", "a program still waits a second after the router's end")
+            self._simulation.oracles.broken("told", "a program still waits a second after the router's end")
         scope.cancel()
 
     async def _run(self, process: Process, step: Step) -> None:
@@ -67,7 +67,7 @@ class Programs:
                     await self._publish(process, step, self._published)
 
     async def _publish(self, process: Process, step: Step, number: int) -> None:
-        what, live, oracles = step.what, process.live, self._world.oracles
+        what, live, oracles = step.what, process.live, self._simulation.oracles
         assert live is not None
         began = trio.current_time()
         deadline = began + what["cancel"] if what["cancel"] else inf
@@ -85,7 +85,7 @@ class Programs:
                     receipt = await live.publish(f"said.{key}", b"%d" % number, None, what["broker"])
             except PublishError as error:
                 if not process.dead:
-                    self._world.trace.add(f"publish {number} failed: {error.reason}")
+                    self._simulation.trace.add(f"publish {number} failed: {error.reason}")
         if process.dead:
             return
         if scope.cancelled_caught and trio.current_time() > deadline + AT_ONCE:
@@ -94,5 +94,5 @@ class Programs:
         if not what["with_ack"] and waited > HAS_ROOM_WITHIN and state.lost == lost and self._is_quick:
             oracles.broken("room", f"a publish to a subject that nothing is wrong with took {waited:.1f} s")
         if receipt is not None:
-            self._world.trace.add(f"publish {number}: {receipt.status}")
+            self._simulation.trace.add(f"publish {number}: {receipt.status}")
             oracles.published(process, what["broker"], number, what["with_ack"], receipt)

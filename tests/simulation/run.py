@@ -14,8 +14,8 @@ from trio.testing import MockClock
 
 from tests.simulation.draw import draw
 from tests.simulation.schedule import Schedule
+from tests.simulation.simulation import Simulation
 from tests.simulation.trace import Trace
-from tests.simulation.world import World
 
 STUCK_AFTER = 10.0
 """Seconds of work after which a run is taken for one that never ends; most take a tenth of one."""
@@ -45,18 +45,18 @@ def simulate(
     schedule = schedule or draw(seed, also)
     trace = Trace(keep=keep)
     clock = MockClock(autojump_threshold=0)
-    world = World(schedule, trace)
-    with _deterministic(seed), _bounded(world.oracles.wrong):
+    simulation = Simulation(schedule, trace)
+    with _deterministic(seed), _bounded(simulation.oracles.wrong):
         try:
-            trio.run(world.run, clock=clock)
+            trio.run(simulation.run, clock=clock)
         except Exception as error:
-            world.oracles.wrong.append(("end", f"the run ended with {_told(error)}"))
+            simulation.oracles.wrong.append(("end", f"the run ended with {_told(error)}"))
     return Outcome(
         schedule=schedule,
         digest=trace.digest,
-        wrong=tuple(world.oracles.wrong),
+        wrong=tuple(simulation.oracles.wrong),
         lines=tuple(trace.lines),
-        codes=dict(world.oracles.codes),
+        codes=dict(simulation.oracles.codes),
         virtual_seconds=clock.current_time(),
     )
 

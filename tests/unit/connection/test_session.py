@@ -46,7 +46,7 @@ class StubLink:
         return [Refusal(one, "too_large", "too much") for one in operations if self.refuse(one)]
 
 
-class World:
+class SessionSetup:
     """A session with its outbox, and a network that the test rules."""
 
     def __init__(self) -> None:
@@ -111,159 +111,159 @@ class World:
 
 
 @asynccontextmanager
-async def serving(world: World, *sources: Source) -> AsyncIterator[Session]:
+async def serving(setup: SessionSetup, *sources: Source) -> AsyncIterator[Session]:
     """A session that is connected and serves; it is ended behind the body."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.run, *sources)
-        await world.session.connected.wait()
-        world.outbox.link_up()
-        world.session.serve()
-        yield world.session
-        world.session.end()
+        nursery.start_soon(setup.run, *sources)
+        await setup.session.connected.wait()
+        setup.outbox.link_up()
+        setup.session.serve()
+        yield setup.session
+        setup.session.end()
 
 
 # --- the dial ---
 
 
 async def test_a_dial_that_fails_is_told_and_nothing_is_left(autojump_clock: MockClock) -> None:
-    world = World()
-    world.dial_error = LinkError("nobody listens")
-    await world.run()
-    assert world.session.error is world.dial_error
-    assert world.session.ended.is_set()
-    assert not world.session.connected.is_set()
+    setup = SessionSetup()
+    setup.dial_error = LinkError("nobody listens")
+    await setup.run()
+    assert setup.session.error is setup.dial_error
+    assert setup.session.ended.is_set()
+    assert not setup.session.connected.is_set()
 
 
 async def test_a_dial_is_bounded(autojump_clock: MockClock) -> None:
-    world = World()
-    world.dial_takes = 10.0
-    await world.run()
+    setup = SessionSetup()
+    setup.dial_takes = 10.0
+    await setup.run()
     assert trio.current_time() == 2.0
-    assert world.session.error is not None
-    assert world.session.error.reason == "timeout"
-    assert world.closed
+    assert setup.session.error is not None
+    assert setup.session.error.reason == "timeout"
+    assert setup.closed
 
 
 async def test_a_session_may_be_ended_before_it_is_connected(autojump_clock: MockClock) -> None:
-    world = World()
-    world.dial_takes = 1.0
+    setup = SessionSetup()
+    setup.dial_takes = 1.0
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.run)
+        nursery.start_soon(setup.run)
         await trio.sleep(0.5)
-        world.session.end()
-        await world.session.ended.wait()
+        setup.session.end()
+        await setup.session.ended.wait()
         assert trio.current_time() == 0.5
-    assert world.session.error is None
-    assert not world.session.connected.is_set()
+    assert setup.session.error is None
+    assert not setup.session.connected.is_set()
 
 
 async def test_a_session_may_be_ended_before_it_began() -> None:
-    world = World()
-    world.session.end()
-    await world.run()
-    assert world.session.ended.is_set()
-    assert world.session.link is None
+    setup = SessionSetup()
+    setup.session.end()
+    await setup.run()
+    assert setup.session.ended.is_set()
+    assert setup.session.link is None
 
 
 async def test_a_link_that_dies_before_it_serves_is_told(autojump_clock: MockClock) -> None:
-    world = World()
+    setup = SessionSetup()
     death = LinkError("gone")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.run)
-        await world.session.connected.wait()
-        world.die(death)
-        await world.session.ended.wait()
-    assert world.session.error is death
-    assert world.session.link is None
+        nursery.start_soon(setup.run)
+        await setup.session.connected.wait()
+        setup.die(death)
+        await setup.session.ended.wait()
+    assert setup.session.error is death
+    assert setup.session.link is None
 
 
 async def test_another_error_is_not_swallowed(autojump_clock: MockClock) -> None:
-    world = World()
-    world.dial_error = ZeroDivisionError()
+    setup = SessionSetup()
+    setup.dial_error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
-        await world.run()
-    assert world.session.ended.is_set()
+        await setup.run()
+    assert setup.session.ended.is_set()
 
 
 # --- the liveness fence ---
 
 
 async def test_an_idle_link_is_fenced_at_even_intervals(autojump_clock: MockClock) -> None:
-    world = World()
-    async with serving(world):
+    setup = SessionSetup()
+    async with serving(setup):
         await trio.sleep(10 * INTERVAL)
     due = [round(FENCE_EVERY * INTERVAL * number, 6) for number in range(1, 14)]
-    assert world.link.fences == due
-    assert world.fenced == due
+    assert setup.link.fences == due
+    assert setup.fenced == due
 
 
 async def test_a_busy_link_needs_no_fence_of_its_own(autojump_clock: MockClock) -> None:
-    world = World()
-    async with serving(world):
+    setup = SessionSetup()
+    async with serving(setup):
         published = 0
         while trio.current_time() < 10 * INTERVAL:
-            world.publish()
+            setup.publish()
             published += 1
             await trio.sleep(0.5)
-    assert len(world.link.fences) == published
+    assert len(setup.link.fences) == published
 
 
 @pytest.mark.parametrize("latency", [0.1, 0.49, 0.51, 0.75, 0.95])
 async def test_a_slow_answer_is_an_answer(latency: float, autojump_clock: MockClock) -> None:
     """Also when it comes after the next fence was sent."""
-    world = World()
-    world.link.latency = latency * INTERVAL
-    async with serving(world) as session:
+    setup = SessionSetup()
+    setup.link.latency = latency * INTERVAL
+    async with serving(setup) as session:
         await trio.sleep(50 * INTERVAL)
         assert not session.ended.is_set()
     assert session.error is None
 
 
 async def test_no_answer_to_either_of_two_fences_ends_the_link(autojump_clock: MockClock) -> None:
-    world = World()
-    async with serving(world) as session:
+    setup = SessionSetup()
+    async with serving(setup) as session:
         await trio.sleep(1.0)
-        world.link.latency = 1000.0
+        setup.link.latency = 1000.0
         await session.ended.wait()
         assert trio.current_time() == 1.75 * INTERVAL
-        assert len(world.link.fences) == 2
+        assert len(setup.link.fences) == 2
     assert session.error is not None
     assert session.error.reason == "liveness"
     assert "no answer to a fence for 7.0 s" in str(session.error)
-    assert world.closed
+    assert setup.closed
 
 
 async def test_a_blocked_writer_does_not_hide_a_dead_link(autojump_clock: MockClock) -> None:
-    world = World()
-    world.link.send_takes = world.link.latency = 1000.0
-    async with serving(world) as session:
-        receipt = world.publish()
+    setup = SessionSetup()
+    setup.link.send_takes = setup.link.latency = 1000.0
+    async with serving(setup) as session:
+        receipt = setup.publish()
         await session.ended.wait()
         assert trio.current_time() == 1.75 * INTERVAL
-        world.outbox.link_down()
+        setup.outbox.link_down()
     assert receipt.fate is None
-    assert (world.outbox.pending, world.outbox.in_flight) == (1, 0)
+    assert (setup.outbox.pending, setup.outbox.in_flight) == (1, 0)
 
 
 # --- sending ---
 
 
 async def test_what_is_published_is_sent_and_confirmed(autojump_clock: MockClock) -> None:
-    world = World()
-    async with serving(world):
-        receipts = [world.publish(b"%d" % number) for number in range(10)]
+    setup = SessionSetup()
+    async with serving(setup):
+        receipts = [setup.publish(b"%d" % number) for number in range(10)]
         assert {(await one.settled()).name for one in receipts} == {"fenced"}
-    assert world.link.sent == [publish(b"out", b"%d" % number) for number in range(10)]
-    assert len(world.link.fences) == 1
+    assert setup.link.sent == [publish(b"out", b"%d" % number) for number in range(10)]
+    assert len(setup.link.fences) == 1
 
 
 async def test_nothing_is_confirmed_by_a_fence_that_was_sent_before_it(autojump_clock: MockClock) -> None:
-    world = World()
-    world.link.latency = 1.0
-    async with serving(world):
-        first = world.publish()
+    setup = SessionSetup()
+    setup.link.latency = 1.0
+    async with serving(setup):
+        first = setup.publish()
         await trio.sleep(0.5)
-        second = world.publish()
+        second = setup.publish()
         await first.settled()
         assert trio.current_time() == 1.0
         assert second.fate is None
@@ -272,54 +272,54 @@ async def test_nothing_is_confirmed_by_a_fence_that_was_sent_before_it(autojump_
 
 
 async def test_what_the_link_refuses_fails_and_the_rest_goes_through(autojump_clock: MockClock) -> None:
-    world = World()
-    world.link.refuse = lambda operation: b"large" in operation.frame
-    async with serving(world):
-        receipts = [world.publish(payload) for payload in (b"1", b"large", b"2")]
+    setup = SessionSetup()
+    setup.link.refuse = lambda operation: b"large" in operation.frame
+    async with serving(setup):
+        receipts = [setup.publish(payload) for payload in (b"1", b"large", b"2")]
         assert [(await one.settled()).name for one in receipts] == ["fenced", "failed", "fenced"]
     assert receipts[1].fate is not None
     assert receipts[1].fate.reason == "too_large"
 
 
 async def test_who_waits_for_room_is_woken_by_each_batch_that_is_taken(autojump_clock: MockClock) -> None:
-    world = World()
-    world.link.send_takes = 1.0
-    async with serving(world), trio.open_nursery() as nursery:
+    setup = SessionSetup()
+    setup.link.send_takes = 1.0
+    async with serving(setup), trio.open_nursery() as nursery:
         for _ in range(2):
-            world.publish()
-            nursery.start_soon(world.room.park)
+            setup.publish()
+            nursery.start_soon(setup.room.park)
             await trio.testing.wait_all_tasks_blocked()
-        assert len(world.room) == 1, "the second waits while the first batch is written"
+        assert len(setup.room) == 1, "the second waits while the first batch is written"
         await trio.sleep(1.1)
-        assert len(world.room) == 0
+        assert len(setup.room) == 0
 
 
 async def test_who_waits_for_room_is_woken_when_something_fails(autojump_clock: MockClock) -> None:
-    world = World()
-    async with serving(world), trio.open_nursery() as nursery:
-        order = world.outbox.next_order
-        world.outbox.offer(publish(b"stored", b"x", reply=b"_INBOX.x.%d" % order), with_ack=True)
+    setup = SessionSetup()
+    async with serving(setup), trio.open_nursery() as nursery:
+        order = setup.outbox.next_order
+        setup.outbox.offer(publish(b"stored", b"x", reply=b"_INBOX.x.%d" % order), with_ack=True)
         await trio.sleep(1.0)
-        nursery.start_soon(world.room.park)
+        nursery.start_soon(setup.room.park)
         await trio.testing.wait_all_tasks_blocked()
-        world.outbox.ack_refused(order, "limit", "the stream is full", retriable=False)
+        setup.outbox.ack_refused(order, "limit", "the stream is full", retriable=False)
         await trio.testing.wait_all_tasks_blocked()
-        assert len(world.room) == 0
+        assert len(setup.room) == 0
 
 
 async def test_a_link_that_is_left_gets_nothing_more_and_confirms_what_it_has(autojump_clock: MockClock) -> None:
-    world = World()
-    world.link.latency = 1.0
-    async with serving(world) as session:
-        first = world.publish(b"1")
+    setup = SessionSetup()
+    setup.link.latency = 1.0
+    async with serving(setup) as session:
+        first = setup.publish(b"1")
         await trio.sleep(0.1)
         session.leave()
-        second = world.publish(b"2")
+        second = setup.publish(b"2")
         await trio.sleep(5.0)
         assert first.fate is not None
         assert first.fate.name == "fenced"
         assert second.fate is None
-    assert world.link.sent == [publish(b"out", b"1")]
+    assert setup.link.sent == [publish(b"out", b"1")]
 
 
 # --- sources ---
@@ -347,30 +347,30 @@ class StubSource:
 
 
 async def test_sources_are_served_and_end_with_the_link(autojump_clock: MockClock) -> None:
-    world = World()
+    setup = SessionSetup()
     sources = StubSource(), StubSource()
-    async with serving(world, *sources) as session:
+    async with serving(setup, *sources) as session:
         await trio.testing.wait_all_tasks_blocked()
-        assert [one.served for one in sources] == [[world.link]] * 2
-        world.die(LinkError("gone"))
+        assert [one.served for one in sources] == [[setup.link]] * 2
+        setup.die(LinkError("gone"))
         await session.ended.wait()
         assert [one.ended for one in sources] == [1, 1]
 
 
 @pytest.mark.parametrize(("tries", "sent_at"), [(0.5, 0.5), (100.0, SOURCES_FIRST_WITHIN)])
 async def test_sources_go_first_but_not_for_long(tries: float, sent_at: float, autojump_clock: MockClock) -> None:
-    world = World()
+    setup = SessionSetup()
     receipt = Receipt()
-    world.outbox.offer(publish(b"out", b"kept"), owner=receipt)
-    async with serving(world, StubSource(tries)):
+    setup.outbox.offer(publish(b"out", b"kept"), owner=receipt)
+    async with serving(setup, StubSource(tries)):
         await receipt.settled()
         assert trio.current_time() == sent_at
 
 
 async def test_a_dead_link_that_a_source_meets_first_ends_the_session(autojump_clock: MockClock) -> None:
-    world = World()
+    setup = SessionSetup()
     met = LinkError("the link is dead", reason="closed")
-    async with serving(world, StubSource(0.5, fails=met)) as session:
+    async with serving(setup, StubSource(0.5, fails=met)) as session:
         await session.ended.wait()
     assert session.error is met
 
@@ -379,16 +379,16 @@ async def test_a_dead_link_that_a_source_meets_first_ends_the_session(autojump_c
 
 
 async def test_several_tasks_that_meet_the_dead_link_make_one_loss(autojump_clock: MockClock) -> None:
-    world = World()
-    world.die(LinkError("gone"))
-    async with serving(world, StubSource(fails=LinkError("dead"))) as session:
+    setup = SessionSetup()
+    setup.die(LinkError("gone"))
+    async with serving(setup, StubSource(fails=LinkError("dead"))) as session:
         await session.ended.wait()
     assert str(session.error) in ("gone", "dead")
 
 
 async def test_a_link_that_dies_when_the_session_is_cancelled_raises_nothing(autojump_clock: MockClock) -> None:
     """Some tasks meet the cancellation and some the dead link: what is left of both is the cancellation."""
-    world = World()
+    setup = SessionSetup()
 
     class DiesWhenCancelled:
         async def serve(self, link: Link, tried: trio.Event) -> NoReturn:
@@ -399,10 +399,10 @@ async def test_a_link_that_dies_when_the_session_is_cancelled_raises_nothing(aut
                 raise LinkError("it died first") from None
 
     with trio.CancelScope() as scope:
-        async with serving(world, DiesWhenCancelled(), StubSource()):
+        async with serving(setup, DiesWhenCancelled(), StubSource()):
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
-    assert world.session.ended.is_set()
-    assert world.closed
+    assert setup.session.ended.is_set()
+    assert setup.closed

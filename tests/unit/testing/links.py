@@ -9,7 +9,7 @@ import trio.testing
 from router_trio.errors import LinkError
 from router_trio.link import ConsumerSpec
 from router_trio.testing import FakeBroker
-from tests.contract.worlds import INBOX, Recorder
+from tests.support.recorder import INBOX, Recorder
 
 SERVER = "nats://user:secret@one:4222"
 SPEC = ConsumerSpec("ORDERS", "router", None, ack_wait=30.0, max_deliver=-1, max_ack_pending=1000)

@@ -11,7 +11,7 @@ from router_trio.outbox.operation import CoreOperation
 from router_trio.protocol.framing import RawMessage, header_block, payload
 from router_trio.protocol.headers import EMPTY, Headers, encode, status
 from router_trio.testing import FakeBroker
-from tests.contract.worlds import INBOX, Recorder, operation
+from tests.support.recorder import INBOX, Recorder, operation
 from tests.unit.testing.links import SERVER, SPEC, use_until_death
 
 # --- refusals ---

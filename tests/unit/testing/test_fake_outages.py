@@ -11,7 +11,7 @@ from router_trio.link import Link
 from router_trio.protocol.framing import payload
 from router_trio.testing import FakeBroker
 from router_trio.testing.links import SOCKET_BUFFER
-from tests.contract.worlds import INBOX, Recorder, operation
+from tests.support.recorder import INBOX, Recorder, operation
 from tests.unit.testing.links import SERVER, use_until_death
 
 

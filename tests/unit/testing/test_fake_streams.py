@@ -12,7 +12,7 @@ from router_trio.errors import SubjectError
 from router_trio.protocol.framing import payload
 from router_trio.protocol.headers import Headers, encode
 from router_trio.testing import FakeBroker
-from tests.contract.worlds import INBOX, Recorder, operation_with_ack
+from tests.support.recorder import INBOX, Recorder, operation_with_ack
 from tests.unit.testing.links import SERVER, SPEC
 
 

@@ -11,7 +11,7 @@ from router_trio.link import ConsumerSpec
 from router_trio.protocol.framing import RawMessage, header_block, payload
 from router_trio.protocol.headers import status
 from router_trio.testing import FakeBroker
-from tests.contract.worlds import INBOX, Recorder, operation, operation_with_ack
+from tests.support.recorder import INBOX, Recorder, operation, operation_with_ack
 
 SERVER = "nats://one:4222"
 SPEC = ConsumerSpec("IN", "router", None, ack_wait=2.0, max_deliver=-1, max_ack_pending=1000)

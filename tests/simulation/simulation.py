@@ -38,7 +38,7 @@ STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"]}
 """Of each broker: what routes read, what they write, what programs write."""
 
 
-class World:
+class Simulation:
     """One run."""
 
     def __init__(self, schedule: Schedule, trace: Trace) -> None:

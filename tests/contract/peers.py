@@ -1,32 +1,26 @@
-"""Two worlds that a link can live in, the fake broker and a real nats-server, seen through the same few methods.
+"""Two peers that a link can have, the fake broker and a real nats-server, seen through the same few methods.
 
 In both, the router's user may not publish to `denied.>`, subscribe to `secret.>` or look up the stream `SECRET`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import trio
-
 from router_trio.link import Connect, Link
-from router_trio.message import PubAck
 from router_trio.nats.link import Dialer
-from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
-from router_trio.protocol.framing import RawMessage, publish
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
+from tests.support.recorder import INBOX, Recorder
 from tests.support.servers import NatsServer, nats_server
 
 PASSWORD = "s3cret"
 WRONG_PASSWORD = "gu3ssed"
-INBOX = b"_INBOX.contract"
-WITHIN = 5.0
 
 _USERS = f"""
 authorization {{ users: [
@@ -38,8 +32,8 @@ authorization {{ users: [
 """
 
 
-class World(Protocol):
-    """What a test can do besides using the link."""
+class Peer(Protocol):
+    """What a link connects to, and what a test can do to it besides using the link."""
 
     server: str
 
@@ -83,8 +77,8 @@ class World(Protocol):
         """The server is gone."""
 
 
-class FakeWorld:
-    """A `World` in memory."""
+class FakePeer:
+    """A `Peer` in memory."""
 
     server = f"nats://router:{PASSWORD}@fake:4222"
 
@@ -138,8 +132,8 @@ class FakeWorld:
         self.broker.down()
 
 
-class RealWorld:
-    """A `World` around a nats-server."""
+class RealPeer:
+    """A `Peer` around a nats-server."""
 
     def __init__(self, process: NatsServer, client: RawClient) -> None:
         self.server = process.url
@@ -194,93 +188,18 @@ class RealWorld:
 
 
 @asynccontextmanager
-async def open_world(kind: str, tmp_path: Path) -> AsyncIterator[World]:
-    """The world of that kind, `fake` or `real`."""
+async def open_peer(kind: str, tmp_path: Path) -> AsyncIterator[Peer]:
+    """The peer of that kind, `fake` or `real`."""
     if kind == "fake":
-        yield FakeWorld()
+        yield FakePeer()
         return
     async with (
         nats_server(tmp_path, config=_USERS) as process,
         connect(process.url, user="other", password="other") as client,
     ):
-        yield RealWorld(process, client)
+        yield RealPeer(process, client)
 
 
-class Recorder:
-    """A `LinkListener`, and a `Deliver`: writes down what it is told, and lets a test wait for it."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[RawMessage]] = []
-        self.acks: dict[int, tuple[str | None, int | None, bool]] = {}
-        self.refusals: dict[int, tuple[str, bool]] = {}
-        self.denied: list[tuple[bytes, str]] = []
-        self.events: list[str] = []
-        self.lame_ducks = 0
-        self.servers: list[str] = []
-        self._told = trio.Event()
-
-    def __call__(self, batch: list[RawMessage]) -> None:
-        self.batches.append(batch.copy())
-        self.events.append("delivered")
-        self._tell()
-
-    @property
-    def messages(self) -> list[RawMessage]:
-        """All that was delivered, in order."""
-        return [raw for batch in self.batches for raw in batch]
-
-    def acked(self, pubacks: Sequence[PubAck]) -> None:
-        self.acks |= {order: (fate.stream, fate.sequence, fate.duplicate) for order, fate in pubacks}
-        self._tell()
-
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        self.refusals[order] = (reason, retriable)
-        self._tell()
-
-    def publish_denied(self, subject: bytes, detail: str) -> None:
-        self.denied.append((subject, detail))
-        self._tell()
-
-    def read_done(self) -> None:
-        self.events.append("handed out")
-        self._tell()
-
-    def lame_duck(self) -> None:
-        self.lame_ducks += 1
-        self._tell()
-
-    def discovered(self, servers: Sequence[str]) -> None:
-        self.servers = list(servers)
-        self._tell()
-
-    async def until(self, condition: Callable[[Recorder], object], *, within: float = WITHIN) -> None:
-        """Returns when it is true of this recorder. Raises `trio.TooSlowError` after `within` seconds."""
-        with trio.fail_after(within):
-            while not condition(self):
-                await self._told.wait()
-
-    async def until_delivered(self, count: int, *, within: float = WITHIN) -> list[RawMessage]:
-        """All messages, as soon as there are that many. See `until`."""
-        await self.until(lambda recorder: len(recorder.messages) >= count, within=within)
-        return self.messages
-
-    def _tell(self) -> None:
-        self._told.set()
-        self._told = trio.Event()
-
-
-def link_of(world: World, listener: Recorder | None = None) -> AbstractAsyncContextManager[Link]:
+def link_of(peer: Peer, listener: Recorder | None = None) -> AbstractAsyncContextManager[Link]:
     """A link that one test uses."""
-    return world.connect(world.server, INBOX, listener or Recorder())
-
-
-def operation(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> CoreOperation:
-    """A core publish."""
-    frame = publish(subject, payload, headers=headers)
-    return CoreOperation(order, frame, owner=None, accepted_at=0.0, clean=True)
-
-
-def operation_with_ack(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> Operation:
-    """A JetStream publish, whose PubAck is expected at the link's inbox."""
-    frame = publish(subject, payload, reply=b"%b.%d" % (INBOX, order), headers=headers)
-    return OperationWithAck(order, frame, owner=None, accepted_at=0.0, clean=True)
+    return peer.connect(peer.server, INBOX, listener or Recorder())
