@@ -37,7 +37,7 @@ class ConfigurationError(RouterError):
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
         # No text of ours repeats a secret; one that quotes a wrong value may all the same.
-        self.problems = tuple(Problem(redact(one.path), redact(one.message)) for one in problems)
+        self.problems: tuple[Problem, ...] = tuple(Problem(redact(one.path), redact(one.message)) for one in problems)
         self.source = source
         lines = (": ".join(filter(None, (redact(source), problem.path, problem.message))) for problem in self.problems)
         super().__init__("\n".join(lines))
@@ -65,7 +65,7 @@ class MappingError(RouterError, ValueError):
 class LinkError(RouterError):
     """A connection attempt failed, or a live link died. `reason` is a short word, fit for a metric label."""
 
-    reason = "network"
+    reason: str = "network"
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
@@ -98,11 +98,11 @@ class UnexpectedError(ProtocolError):
     """
 
     def __init__(self, error: Exception) -> None:
-        self.error_type = type(error).__name__
+        self.error_type: str = type(error).__name__
         frames = extract_tb(error.__traceback__)
         ours = [frame for frame in frames if "router_trio" in frame.filename]
         frame = (ours or frames)[-1]
-        self.place = f"{frame.filename.rpartition('router_trio/')[2]}:{frame.lineno} in {frame.name}"
+        self.place: str = f"{frame.filename.rpartition('router_trio/')[2]}:{frame.lineno} in {frame.name}"
         super().__init__(f"{self.error_type} at {self.place}: a fault of router_trio, please report it")
 
 

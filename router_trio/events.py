@@ -89,7 +89,7 @@ class ConnectionLost(ConnectionEvent):
 
     code = "NATS_CONNECTION_LOST"
     level = Level.ERROR
-    tag = "nats_connection_failure"
+    tag: ClassVar[str | None] = "nats_connection_failure"
     server: str
     reason: str
     detail: str
@@ -126,7 +126,7 @@ class ReconnectAttempt(ConnectionEvent):
 
     code = "NATS_RECONNECT_ATTEMPT"
     level = Level.INFO
-    tag = "nats_reconnecting"
+    tag: ClassVar[str | None] = "nats_reconnecting"
     server: str
     attempt: int
     max_attempts: int

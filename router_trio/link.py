@@ -40,7 +40,7 @@ class SubscriptionBatch(list[RawMessage]):
 
     def __init__(self, key: Any, messages: Iterable[RawMessage] = ()) -> None:
         super().__init__(messages)
-        self.key = key
+        self.key: Any = key
 
 
 DeliverShared = Callable[[Sequence[SubscriptionBatch]], None]
@@ -157,7 +157,7 @@ class StreamState:
 class LinkListener(Protocol):
     """Who is told what happens on a link. Every method is synchronous and must not raise."""
 
-    def acked(self, pubacks: Sequence[PubAck]) -> None:
+    def acked(self, pubacks: Sequence[PubAck], /) -> None:
         """Streams stored these JetStream publishes. May be called with none."""
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
@@ -192,14 +192,17 @@ class PullConsumer(Subscription, Protocol):
     @property
     def ack_wait(self) -> float:
         """Seconds after which the server delivers an unacked message again."""
+        ...
 
     @property
     def limits(self) -> Limits:
         """What the server goes by, after `open_consumer` has lifted what it could."""
+        ...
 
     @property
     def stream_created(self) -> str:
         """When the stream was created: another value means that it is another stream of the same name."""
+        ...
 
     @property
     def went_back(self) -> str | None:
@@ -208,6 +211,7 @@ class PullConsumer(Subscription, Protocol):
     @property
     def progress(self) -> Progress:
         """How far the consumer was when it was opened."""
+        ...
 
     async def unacked(self, first: int) -> Sequence[int] | None:
         """Return what had no ack when the consumer was opened, from that sequence on, in order.
@@ -223,6 +227,7 @@ class PullConsumer(Subscription, Protocol):
         were delivered here and are not acked. Raises `SourceError` if that can't be found out, `LinkError` if the link
         dies. Blocks for a few seconds at most.
         """
+        ...
 
     async def again(self, sequences: Sequence[int]) -> None:
         """Have these messages delivered again, in this order, before anything new, to pulls after this call.
@@ -256,17 +261,21 @@ class Link(Protocol):
     @property
     def server(self) -> str:
         """Where it is connected to, without credentials."""
+        ...
 
     @property
     def max_payload(self) -> int:
         """The most bytes of headers and payload that the server takes."""
+        ...
 
     @property
     def max_control_line(self) -> int:
         """The most bytes of a control line that the server takes: see `framing.control_line_size`."""
+        ...
 
     async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
         """Write operations in order; returns when the socket has taken them. Those refused are not written."""
+        ...
 
     async def fence(self) -> None:
         """Returns when the server has processed everything that was sent before this call, at once if that is known."""
@@ -278,15 +287,18 @@ class Link(Protocol):
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> Subscription:
         """Subscribe; returns when the server has it. Raises `SourceError` when the server refuses."""
+        ...
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         """Find the durable consumer, or create it. Raises `SourceError`: no such stream, another configuration, ...
 
         A limit of deliveries that is lower than the wanted one is lifted if the server lets us.
         """
+        ...
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """Ack JetStream messages, by their reply subjects. Returns those whose ack was not written, and why."""
+        ...
 
     def nak(self, reply: bytes, delay: float) -> None:
         """Nak a JetStream message: deliver it again after `delay` seconds. Raises `LinkError`."""
@@ -303,6 +315,7 @@ class Link(Protocol):
         Raises `SourceError` (see `LOOKUP_FAILED`) if the server does not say. Blocks for at most `LOOKUP_WITHIN`
         seconds. Can be cancelled.
         """
+        ...
 
     async def stream_state(self, name: str) -> StreamState | None:
         """Return a stream as it is now, or None if the server says that there is none. Raises as `find_streams`."""
@@ -317,3 +330,4 @@ class Connect(Protocol):
         Entering raises `LinkError` (or `AuthorizationError`, `CertificateError`) if it can't connect, and so does
         leaving when the link died. The caller bounds the time with a cancel scope.
         """
+        ...

@@ -22,14 +22,14 @@ class ConnectionState:
 
     def __init__(self, name: str, wall_clock: Callable[[], float] = time.time) -> None:
         self.name = name
-        self.state = DISCONNECTED
-        self.since = wall_clock()
+        self.state: str = DISCONNECTED
+        self.since: float = wall_clock()
         self._wall_clock = wall_clock
         self.server: str | None = None
         self.attempts = 0
         self.last_error: str | None = None
         self.fenced_at: float | None = None
-        self.fence_bound = float("inf")
+        self.fence_bound: float = float("inf")
         self.established = 0
         self.lost = 0
         self.restored = 0
@@ -135,14 +135,14 @@ class RouteState:
         """Called for messages that a stream took for others that it has."""
         self.name = name
         self.connection = connection
-        self.destinations = tuple(destinations)
-        self.state = STARTING
+        self.destinations: tuple[str, ...] = tuple(destinations)
+        self.state: str = STARTING
         self.reason: str | None = None
         self.to: list[DestinationState] = []
         """What is known of its destinations, in order."""
-        self.handling = 0
+        self.handling: int = 0
         """Calls of its handler that have not returned."""
-        self.handler_moved_at = 0.0
+        self.handler_moved_at: float = 0.0
         """When a call last returned, or began while there was no other, on the router's monotonic clock."""
         self.received = 0
         self.failed: Counter[str] = Counter()
@@ -151,9 +151,9 @@ class RouteState:
         self.duplicates = 0
         self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)
         """Messages that each destination has, but those of `forwarded`."""
-        self.elapsed = Histogram(DURATION_BOUNDS)
+        self.elapsed: Histogram = Histogram(DURATION_BOUNDS)
         """Seconds from receiving a message to settling it, but those of `forwarded`."""
-        self.forwarded = Histogram(DURATION_BOUNDS)
+        self.forwarded: Histogram = Histogram(DURATION_BOUNDS)
         """The same of what was forwarded to the first destination while it arrived: one count says both."""
 
     @property
@@ -222,9 +222,9 @@ class Histogram:
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self.bounds: tuple[float, ...] = tuple(bounds)
+        self.counts: list[int] = [0] * (len(bounds) + 1)
+        self.total: float = 0.0
 
     def record(self, value: float, count: int = 1) -> None:
         """Count a value, `count` times."""

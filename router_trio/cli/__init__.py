@@ -78,7 +78,7 @@ class _PlainHelp:
         self._formatter.render_description(console, options, description)
 
 
-app = App(
+app: App = App(
     name="router-trio",
     help=_ABOUT,
     version=_version,

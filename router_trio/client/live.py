@@ -22,13 +22,15 @@ class Live:
     def __init__(self, name: str, connections: dict[str, Connection], routes: Sequence[RouteState]) -> None:
         self.name = name
         self.connections = connections
-        self.routes = tuple(routes)
+        self.routes: tuple[RouteState, ...] = tuple(routes)
         self.fatal: str | None = None
         self.http_address: tuple[str, int] | None = None
         self._opened_at = trio.current_time()
         self.unsettled = 0
         """How many accepted messages had no confirmed fate at shutdown, and how many were received and never routed."""
-        self.publishers = {name: Publisher(connection) for name, connection in connections.items()}
+        self.publishers: dict[str, Publisher] = {
+            name: Publisher(connection) for name, connection in connections.items()
+        }
         """For `publish`, by connection. Whoever opens the router runs them."""
         self._only = next(iter(self.publishers.values())) if len(connections) == 1 else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 import trio
@@ -39,7 +40,7 @@ class Publisher:
         self._outbox = connection.outbox
         self._waiting: set[trio.Event] = set()
         self._deadlines = Deadlines(self._give_up)
-        self.run = self._deadlines.run
+        self.run: Callable[[], Awaitable[None]] = self._deadlines.run
         connection.when_changed(self._look)
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:

@@ -17,7 +17,7 @@ class Receipt:
     __slots__ = ("_outcome", "status")
 
     def __init__(self) -> None:
-        self.status = ""
+        self.status: str = ""
         # One slot for both, since each publish that waits has a receipt: the fate, and before it what tells of it.
         self._outcome: Fate | trio.Event | None = None
 

@@ -45,7 +45,7 @@ class Display(Protocol):
 class PlainDisplay:
     """One line for each thing said or shown."""
 
-    interval = 2.0
+    interval: float = 2.0
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -66,7 +66,7 @@ class PlainDisplay:
 class ScreenDisplay:
     """What is said scrolls, and below it the numbers are kept up to date."""
 
-    interval = 0.2
+    interval: float = 0.2
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen

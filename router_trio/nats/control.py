@@ -49,12 +49,12 @@ class BorrowedTransport(Transport):
     def __init__(self, stream: trio.SocketStream, server: str, settings: ConnectionSettings) -> None:
         self._server = server
         self._settings = settings
-        self.demand = tls_demand(server, settings)
+        self.demand: str | None = tls_demand(server, settings)
         """What of the configuration insists on TLS, or None."""
         self.stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
-        self.info = ServerInfo()
+        self.info: ServerInfo = ServerInfo()
         """What the server has said of itself, as far as that may be believed."""
-        self.buffer = bytearray()
+        self.buffer: bytearray = bytearray()
         self._searched = 0
         self._plain = stream
         self._greeted = False
@@ -128,7 +128,8 @@ class BorrowedTransport(Transport):
     def at_eof(self) -> bool:
         return False
 
-    def __bool__(self) -> bool:
+    # The base class says that it returns None.
+    def __bool__(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return True
 
     async def _exchange(self) -> bytes:

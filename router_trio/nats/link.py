@@ -13,7 +13,7 @@ from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
-from router_trio.nats.info import parse_info
+from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
 from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
@@ -93,11 +93,11 @@ class NatsLink:
         self._look_ups = trio.CapacityLimiter(AT_A_TIME)
         self._inbox = inbox
         self._host = address(server).address
-        self.info = transport.info
-        self.max_payload = self.info.max_payload
-        self.max_control_line = self.info.max_control_line
+        self.info: ServerInfo = transport.info
+        self.max_payload: int = self.info.max_payload
+        self.max_control_line: int = self.info.max_control_line
         self.ended = False
-        self.wire = Wire(
+        self.wire: Wire = Wire(
             transport.stream,
             pass_to_client=transport.feed,
             on_info=self._on_info,

@@ -13,7 +13,7 @@ Pure and synchronous.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from router_trio.protocol.headers import END, VERSION, Headers
 
@@ -54,7 +54,7 @@ class ControlHeaders:
         # The line feed comes first and in no case, so that the search goes from line to line and not by character.
         start = f"\n{f'(?!(?i:{kept}))' if kept else ''}(?i:{_ANY})"
         found = re.compile(start.encode())
-        self.search = found.search
+        self.search: Callable[..., re.Match[bytes] | None] = found.search
         """`search(data, start, end)` finds one in a part of `data` that is a raw header block."""
         # With the lines that continue it (RFC 5322 calls that folding).
         self._line = re.compile(start.encode() + rb"[^\n]*(?:\n[ \t][^\n]*)*")

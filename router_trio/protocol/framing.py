@@ -50,6 +50,7 @@ class MessageBuffer(Protocol):
     @property
     def group(self) -> list[Any]:
         """The list of those buffers with messages that it is to be in when it has some."""
+        ...
 
     def append(self, raw: RawMessage, /) -> None:
         """A message came."""
@@ -59,6 +60,7 @@ class MessageBuffer(Protocol):
 
     def __len__(self) -> int:
         """How many are in it."""
+        ...
 
 
 class FrameParser:
@@ -157,7 +159,8 @@ class FrameParser:
                     if not group:
                         self.touched.append(group)
                     group.append(buffer)
-            buffer.append((subject, reply, header_size, size, data[start:end]))
+            # Bound by the frame that began the run, as `sid_of_run` was.
+            buffer.append((subject, reply, header_size, size, data[start:end]))  # pyright: ignore[reportPossiblyUnboundVariable]
             position = end
         if position < length:
             self._buffer.append(data[position:] if position else data)

@@ -42,7 +42,8 @@ class Headers(Mapping[str, str]):
             pairs.extend(source._pairs)
         elif isinstance(source, Mapping):
             for name, value in source.items():
-                pairs.extend((name, one) for one in ([value] if isinstance(value, str) else value))
+                # A mapping is also an iterable of its keys: here it is never one of pairs.
+                pairs.extend((name, one) for one in ([value] if isinstance(value, str) else value))  # pyright: ignore[reportArgumentType]
         elif source is not None:
             pairs.extend((name, value) for name, value in source)
         self._pairs = tuple(pairs)

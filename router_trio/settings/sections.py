@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from random import randrange
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -53,7 +53,7 @@ class Section(BaseModel):
     the attribute are accepted (`from` and `source`), and text as a file would have it (`"30s"`).
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         populate_by_name=True,
@@ -100,6 +100,9 @@ def _checked_host(text: str) -> str:
     return host
 
 
+_NOT_AN_ENDPOINT = "must be an HTTP URL, such as 'http://localhost:4318'; '' switches the export off"
+
+
 def _checked_endpoint(text: str) -> str:
     if not text:
         return text
@@ -107,9 +110,9 @@ def _checked_endpoint(text: str) -> str:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
+        raise ValueError(_NOT_AN_ENDPOINT) from None
     if not usable:
-        raise ValueError("must be an HTTP URL, such as 'http://localhost:4318'; '' switches the export off")
+        raise ValueError(_NOT_AN_ENDPOINT)
     if "@" in parts.netloc:
         raise ValueError("must not hold credentials; put them into OTEL_EXPORTER_OTLP_HEADERS")
     return text

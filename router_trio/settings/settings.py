@@ -74,11 +74,12 @@ class Settings(Section, init=False):
         """
         document = read_document(Path(path), os.environ if environ is None else environ, cls)
         problems = document.problems
+        settings: Settings | None = None
         try:
             settings = cls(**document.data)
         except ConfigurationError as error:
             problems = problems + [document.attribute(problem) for problem in error.problems]
-        if problems:
+        if settings is None or problems:
             raise ConfigurationError(problems, str(path))
         settings._source = str(path)
         return settings

@@ -21,10 +21,12 @@ class ConnectionView(Protocol):
     @property
     def state(self) -> ConnectionState:
         """Its state and lifecycle counters."""
+        ...
 
     @property
     def outbox(self) -> Outbox:
         """Its queue, ledger and operation counters."""
+        ...
 
 
 class RouterView(Protocol):
@@ -33,14 +35,17 @@ class RouterView(Protocol):
     @property
     def name(self) -> str:
         """The name from the settings."""
+        ...
 
     @property
     def connections(self) -> Mapping[str, ConnectionView]:
         """Its connections by name; empty while it is being built."""
+        ...
 
     @property
     def routes(self) -> Sequence[RouteState]:
         """Its routes."""
+        ...
 
     @property
     def fatal(self) -> str | None:

@@ -36,11 +36,11 @@ class FakeBroker:
         epoch: float = EPOCH,
     ) -> None:
         """`epoch` is what the zero of Trio's clock is on this server, in Unix seconds: clocks of servers differ."""
-        self.connect_attempts = 0
+        self.connect_attempts: int = 0
         """How often somebody tried to connect, with or without success."""
         self._server = Server(epoch)
         self._network = Network(self._server, max_payload=max_payload)
-        self.trouble = Trouble(self._server, self._network)
+        self.trouble: Trouble = Trouble(self._server, self._network)
         """What happens to a server and its streams in the long run."""
         self._is_down = False
         self._refuses_credentials = False

@@ -47,11 +47,11 @@ class Consumer:
 
     def __init__(self, spec: ConsumerSpec, stream: Stream, losses: Losses) -> None:
         resumes = spec.start_sequence is not None and spec.stream_created is not None and not stream.differs(spec)
-        self.spec = spec
-        self.deleted = False
+        self.spec: ConsumerSpec = spec
+        self.deleted: bool = False
         self.headers_only = False
         self.is_fixed = False
-        self.paused_until = -inf
+        self.paused_until: float = -inf
         self._losses = losses
         self._stream = stream
         self._requests: deque[_Request] = deque()
@@ -62,7 +62,7 @@ class Consumer:
         # Never later than the earliest `due` among the unacked: spares a look at all of them at every poll.
         self._earliest = inf
         self._sequence = 0
-        self.answers = 0
+        self.answers: int = 0
         """How often somebody said what becomes of a delivery, or that it is in progress."""
 
     @property

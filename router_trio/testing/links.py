@@ -50,9 +50,9 @@ class FakeLink:
 
     def __init__(self, network: Network, server: str, inbox: bytes, listener: LinkListener) -> None:
         self.server = server
-        self.max_payload = network.max_payload
+        self.max_payload: int = network.max_payload
         self.max_control_line = DEFAULT_CONTROL_LINE  # no server tells its own
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope = trio.CancelScope()
         self.death: LinkError | None = None
         self._network = network
         self._listener = listener

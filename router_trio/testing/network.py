@@ -23,6 +23,7 @@ class Endpoint(Protocol):
 
     def next_arrival(self) -> float:
         """When something that is on its way arrives."""
+        ...
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
         """The connection breaks behind so much of what is on its way."""

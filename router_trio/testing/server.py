@@ -59,8 +59,8 @@ class Server:
     """Subscriptions, streams, consumers and permissions. `epoch`: see `Stream`."""
 
     def __init__(self, epoch: float = EPOCH) -> None:
-        self.watch = Watch()
-        self.losses = Losses()
+        self.watch: Watch = Watch()
+        self.losses: Losses = Losses()
         self._epoch = epoch
         self.published: list[PublishedMessage] = []
         self.streams: dict[str, Stream] = {}

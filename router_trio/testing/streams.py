@@ -62,11 +62,11 @@ class Stream:
         self.name = name
         self.created = created
         self.max_messages = max_messages
-        self.answers_after = 0.0
-        self.leaderless_until = -inf
+        self.answers_after: float = 0.0
+        self.leaderless_until: float = -inf
         self.sealed = False
         self.epoch = epoch
-        self.subjects = tuple(subjects)
+        self.subjects: tuple[str, ...] = tuple(subjects)
         self.stored: list[Stored] = []
         for subject in self.subjects:
             validate_pattern(subject, what=f"stream {name!r}: subject")

@@ -40,13 +40,14 @@ class Line(Protocol):
 
     async def request(self, question: Callable[[float], T]) -> T:
         """Ask the server, and wait for what it answers. Raises `LinkError` if the link dies meanwhile."""
+        ...
 
 
 class FakeSubscription:
     """See `link.Subscription`."""
 
     def __init__(self, link: Line, deliver: Deliver | SharedDelivery) -> None:
-        self.closed = False
+        self.closed: bool = False
         self.deliver = deliver
         self._link = link
 
@@ -76,7 +77,7 @@ class FakePullConsumer(FakeSubscription):
         self.consumer: Consumer | None = None
         self.find: Callable[[], Consumer | None] = lambda: None
         """The consumer that has the name of this one now."""
-        self.progress = Progress(0, in_use=False)
+        self.progress: Progress = Progress(0, in_use=False)
         self.went_back: str | None = None
         self.left_unacked: Sequence[int] = ()
         self._inbox = inbox

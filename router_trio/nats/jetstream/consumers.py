@@ -79,11 +79,11 @@ class WirePullConsumer:
         subscription: Subscription,
         look_ups: trio.CapacityLimiter,
     ) -> None:
-        self.ack_wait = found.ack_wait
-        self.stream_created = found.stream_created
-        self.went_back = found.went_back
-        self.progress = found.progress
-        self.limits = found.limits
+        self.ack_wait: float = found.ack_wait
+        self.stream_created: str = found.stream_created
+        self.went_back: str | None = found.went_back
+        self.progress: Progress = found.progress
+        self.limits: Limits = found.limits
         self._unacked = found.unacked
         self._num_unacked = found.num_unacked
         self._spec = spec

@@ -175,27 +175,25 @@ class PubAcks:
         try:
             answer = read(body, MAX_ANSWER)
             error = answer.object("error")
-            if error is None:
-                stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
-                duplicate = answer.flag("duplicate")
-                named = (stream, answer.text("domain", ""))
-            else:
+            if error is not None:
                 detail = error.description("description") or "error"
                 status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)
+                retriable = status == 429 or error_code in _PASSING
+                self._listener.ack_refused(order, _reason(error_code, detail), detail, retriable)
+                return
+            stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
+            duplicate = answer.flag("duplicate")
+            named = (stream, answer.text("domain", ""))
         except AnswerError as wrong:
             told = f"not a PubAck: {code} {description}" if code else f"not a PubAck: {wrong}"
             self._listener.ack_refused(order, "bad_answer", told, False)
             return
-        if error is None:
-            if self._ask is not None and named not in self._known:
-                self._keep(named, (order, stored(stream, sequence, duplicate)))
-                return
-            if not duplicate:
-                self._remember(body, raw, stream)
-            self._listener.acked([(order, stored(stream, sequence, duplicate))])
-        else:
-            retriable = status == 429 or error_code in _PASSING
-            self._listener.ack_refused(order, _reason(error_code, detail), detail, retriable)
+        if self._ask is not None and named not in self._known:
+            self._keep(named, (order, stored(stream, sequence, duplicate)))
+            return
+        if not duplicate:
+            self._remember(body, raw, stream)
+        self._listener.acked([(order, stored(stream, sequence, duplicate))])
 
     def _forget(self) -> None:
         self._known.clear()

@@ -47,7 +47,7 @@ class HTTPConnection:
         self._stream = stream
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self._is_head = False
-        self.ends = False
+        self.ends: bool = False
         """Set it to let the connection end with the answer."""
 
     @property

@@ -36,7 +36,7 @@ class Recent:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
-        self.closing = trio.Event()
+        self.closing: trio.Event = trio.Event()
         self._wall = wall
         self._merger: Merger[Seen] = Merger(clock)
         self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)

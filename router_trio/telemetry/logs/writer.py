@@ -32,7 +32,7 @@ class LineWriter:
         self._changed = threading.Condition()
         self._writing = 0
         self._closed = False
-        self.dropped = 0
+        self.dropped: int = 0
 
     def put(self, line: str) -> None:
         """Queue a line, without its end. Never blocks on the output; callable from any thread."""

@@ -23,7 +23,7 @@ class Rendering:
     """Whose turn it is to make a page: in the order of asking."""
 
     def __init__(self) -> None:
-        self.turn = trio.Lock()
+        self.turn: trio.Lock = trio.Lock()
         self._not_before = -inf
 
     async def make(self, page: Callable[[], T]) -> T:

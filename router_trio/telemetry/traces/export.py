@@ -7,7 +7,7 @@ the outside: how many spans went in, and how many the exporter has answered for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -35,13 +35,13 @@ class Pipeline:
         self._exporter = _CountingExporter(exporter)
         self._processor = _CountingProcessor(self._exporter)
         # Sampling is decided before a span is begun; whatever begins one wants it.
-        self.provider = TracerProvider(
+        self.provider: TracerProvider = TracerProvider(
             sampler=ALWAYS_ON,
             resource=Resource.create({"service.name": service_name, "service.version": version}),
             shutdown_on_exit=False,
         )
         self.provider.add_span_processor(self._processor)
-        self.ended = self._processor.on_end
+        self.ended: Callable[[ReadableSpan], None] = self._processor.on_end
         """Takes a span that no tracer of the provider has made."""
 
     @property

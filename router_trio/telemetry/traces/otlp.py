@@ -25,6 +25,11 @@ _KINDS = {
     SpanKind.CONSUMER: trace_pb2.Span.SPAN_KIND_CONSUMER,
     SpanKind.PRODUCER: trace_pb2.Span.SPAN_KIND_PRODUCER,
 }
+_CODES = {
+    StatusCode.UNSET: trace_pb2.Status.STATUS_CODE_UNSET,
+    StatusCode.OK: trace_pb2.Status.STATUS_CODE_OK,
+    StatusCode.ERROR: trace_pb2.Status.STATUS_CODE_ERROR,
+}
 _UNSET = trace_pb2.Status()
 _LOCAL = trace_pb2.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE = _LOCAL | trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
@@ -57,6 +62,7 @@ def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
 
 def _encoded(span: MessageSpan) -> trace_pb2.Span:
     context, parent, status = span.context, span.parent, span.status
+    assert context is not None  # optional only by the SDK's annotation
     return trace_pb2.Span(
         trace_id=context.trace_id.to_bytes(16, "big"),
         span_id=context.span_id.to_bytes(8, "big"),
@@ -65,10 +71,14 @@ def _encoded(span: MessageSpan) -> trace_pb2.Span:
         kind=_KINDS[span.kind],
         start_time_unix_nano=span.start_time or 0,
         end_time_unix_nano=span.end_time or 0,
-        attributes=[_attribute(key, value) for key, value in (span.attributes or {}).items()],
+        # Its values are strings, integers and booleans, see `MessageSpan`; the SDK's annotation has more.
+        attributes=[
+            _attribute(key, value)  # pyright: ignore[reportArgumentType]
+            for key, value in (span.attributes or {}).items()
+        ],
         status=_UNSET
         if status.status_code is StatusCode.UNSET
-        else trace_pb2.Status(code=status.status_code.value, message=status.description or ""),
+        else trace_pb2.Status(code=_CODES[status.status_code], message=status.description or ""),
         flags=_REMOTE if parent is not None and parent.is_remote else _LOCAL,
     )
 

@@ -93,14 +93,14 @@ class _Span:
     __slots__ = ("attributes", "context", "kind", "name", "parent", "start_time", "status")
 
     def __init__(self, name: str, kind: SpanKind, parent: SpanContext | None, attributes: dict[str, Any]) -> None:
-        self.name = name
-        self.kind = kind
-        self.parent = parent
-        self.attributes = attributes
-        self.status = _UNSET
+        self.name: str = name
+        self.kind: SpanKind = kind
+        self.parent: SpanContext | None = parent
+        self.attributes: dict[str, Any] = attributes
+        self.status: Status = _UNSET
         trace_id = (getrandbits(128) or 1) if parent is None else parent.trace_id
-        self.context = SpanContext(trace_id, getrandbits(64) or 1, is_remote=False, trace_flags=_SAMPLED)
-        self.start_time = time.time_ns()
+        self.context: SpanContext = SpanContext(trace_id, getrandbits(64) or 1, is_remote=False, trace_flags=_SAMPLED)
+        self.start_time: int = time.time_ns()
 
     def mark_failed(self, error_type: str, detail: str) -> None:
         self.attributes["error.type"] = shown_text(error_type)

@@ -87,12 +87,12 @@ class Traces:
         self._exporter = exporter
         self._skip = _Skips(sample_ratio, random or Random())
         self._followed = TokenBucket(MAX_FOLLOWED, MAX_FOLLOWED, clock)
-        self.not_followed = 0
+        self.not_followed: int = 0
         """Messages whose sender records their trace, and which were more than `MAX_FOLLOWED`."""
         self._pipeline: Pipeline | None = None
         self._spans: MessageSpans | None = None
         self.outages: Outages | None = None
-        self.active = False
+        self.active: bool = False
         """Whether spans are made: an endpoint is configured, and this is running."""
 
     @property
