@@ -47,7 +47,7 @@ class Destinations:
     """The destinations of a connection. `serve` looks them up, on each link: see `session.Source`."""
 
     def __init__(self, connection: str, emit: Emit) -> None:
-        self.first_look_over = trio.Event()
+        self.first_look_over: trio.Event = trio.Event()
         self._connection = connection
         self._emit = emit
         self._all: list[DestinationState] = []

@@ -67,8 +67,8 @@ class PullBudget:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.consumers = 0
-        self.lent = 0
+        self.consumers: int = 0
+        self.lent: int = 0
         self._limit = CONNECTION_BYTES
         self._clock = clock
         self._grows_at = 0.0
@@ -140,10 +140,10 @@ class PullCredit:
     )
 
     def __init__(self, window: int, window_bytes: int, budget: PullBudget, tell: Callable[[], None]) -> None:
-        self.window = window
-        self.window_bytes = window_bytes
-        self.outstanding = 0
-        self.outstanding_bytes = 0
+        self.window: int = window
+        self.window_bytes: int = window_bytes
+        self.outstanding: int = 0
+        self.outstanding_bytes: int = 0
         self._budget = budget
         self._tell = tell
         self._borrowed = 0

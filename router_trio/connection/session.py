@@ -58,11 +58,11 @@ class Session:
         self.inbox = inbox
         self.link: Link | None = None
         self.error: LinkError | None = None
-        self.connected = trio.Event()
-        self.ended = trio.Event()
-        self.work = trio.Event()
-        self.fenced_at = 0.0
-        self.connected_at = 0.0
+        self.connected: trio.Event = trio.Event()
+        self.ended: trio.Event = trio.Event()
+        self.work: trio.Event = trio.Event()
+        self.fenced_at: float = 0.0
+        self.connected_at: float = 0.0
         self._outbox = outbox
         self._fenced = fenced
         self._progress = progress

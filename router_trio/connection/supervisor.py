@@ -55,9 +55,9 @@ class Connection:
         self.name = name
         self.settings = settings
         self.platform = platform
-        self.state = ConnectionState(name, platform.wall_clock)
+        self.state: ConnectionState = ConnectionState(name, platform.wall_clock)
         self.state.fence_bound = 2 * settings.liveness_interval
-        self.outbox = Outbox(
+        self.outbox: Outbox = Outbox(
             name,
             emit=emit,
             clock=trio.current_time,
@@ -71,12 +71,12 @@ class Connection:
         self.destinations = Destinations(name, emit)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
-        self.inbox = self._new_inbox()
+        self.inbox: bytes = self._new_inbox()
         """Where the PubAcks of the link come to; another one for each link, which nobody can guess."""
-        self.max_payload = 1024 * 1024
-        self.max_control_line = DEFAULT_CONTROL_LINE
-        self.pull_budget = PullBudget(trio.current_time)
-        self.first_attempt_over = trio.Event()
+        self.max_payload: int = 1024 * 1024
+        self.max_control_line: int = DEFAULT_CONTROL_LINE
+        self.pull_budget: PullBudget = PullBudget(trio.current_time)
+        self.first_attempt_over: trio.Event = trio.Event()
         self._connect = connect
         self._emit = emit
         self._sources: list[Source] = [self.destinations]
@@ -86,7 +86,7 @@ class Connection:
         self._tell_of_changes: list[Callable[[], None]] = []
         self._tell_when_read_done: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
-        self.shares = Shares(self.outbox.capacity)
+        self.shares: Shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
         self._attempts = Attempts(
             settings, self.state, emit=emit, clock=trio.current_time, uniform=platform.random.uniform

@@ -18,7 +18,7 @@ class Ledger:
     __slots__ = ("accepted", "settled")
 
     def __init__(self) -> None:
-        self.accepted = 0
+        self.accepted: int = 0
         self.settled: dict[str, int] = dict.fromkeys(FATES, 0)
 
     def settle(self, fate: str, count: int = 1) -> None:
@@ -49,9 +49,9 @@ class Counters:
         self.succeeded: Counter[str] = Counter()
         self.failed: Counter[tuple[str, str]] = Counter()
         self.dropped: Counter[str] = Counter()
-        self.retried = 0
-        self.retry_succeeded = 0
-        self.retry_failed = 0
+        self.retried: int = 0
+        self.retry_succeeded: int = 0
+        self.retry_failed: int = 0
 
 
 OPERATIONS = ("publish", "publish_with_ack", "ack", "nak", "subscribe")

@@ -46,7 +46,7 @@ class CountedOwner:
     __slots__ = ("fenced",)
 
     def __init__(self, fenced: Histogram) -> None:
-        self.fenced = fenced
+        self.fenced: Histogram = fenced
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `Owner`. For what has another fate, or was fenced by itself."""
@@ -59,8 +59,8 @@ class FrameOwners:
     __slots__ = ("counts", "owners")
 
     def __init__(self, owners: list[Owner], counts: list[int]) -> None:
-        self.owners = owners
-        self.counts = counts
+        self.owners: list[Owner] = owners
+        self.counts: list[int] = counts
 
     def extend(self, others: FrameOwners) -> None:
         """Those of further frames."""
@@ -163,8 +163,9 @@ class CoreOperation(Operation):
 
     def __init__(self, order: int, frame: bytes, owner: Owner | None, accepted_at: float, clean: bool) -> None:
         self.order = order
-        self.frame = frame
-        self.owner = owner
+        # A field is read faster than the property that it stands for, here and in `OperationBatch`.
+        self.frame = frame  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.owner: Owner | None = owner
         self.accepted_at = accepted_at
         self.clean = clean
 
@@ -190,8 +191,8 @@ class OperationWithAck(CoreOperation):
         super().__init__(order, frame, owner, accepted_at, clean)
         self.first_written_at: float | None = None
         self.refused_for: str | None = None
-        self.resent = False
-        self.written_at = 0.0
+        self.resent: bool = False
+        self.written_at: float = 0.0
 
     @property
     def capacity_key(self) -> Hashable:
@@ -210,6 +211,7 @@ class OperationBatch(Operation):
 
     __slots__ = ("_frames", "_owners", "count", "size")
 
+    order: int
     size: int
 
     def __init__(self, order: int, frames: Sequence[bytes], size: int, owners: FrameOwners, accepted_at: float) -> None:
@@ -234,7 +236,7 @@ class OperationBatch(Operation):
         """Add one frame of `size` bytes, which has this number."""
         self.order = order
         self.count += 1
-        self.size += size
+        self.size += size  # pyright: ignore[reportIncompatibleMethodOverride]
         self._frames.append(frame)
         self._owners.owners.append(owner)
         self._owners.counts.append(1)

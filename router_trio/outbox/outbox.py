@@ -13,6 +13,7 @@ from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
 from router_trio.outbox.capacity import Capacity
+from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retries import ACK_BUDGET, Retries

@@ -63,15 +63,15 @@ class Destination:
     __slots__ = ("held", "held_bytes", "idle", "key", "lanes", "ready", "reason", "since", "slow", "trying")
 
     def __init__(self, key: Hashable, since: float) -> None:
-        self.key = key
-        self.since = since
-        self.reason = UNANSWERED
-        self.held = 0
-        self.held_bytes = 0
-        self.lanes = 0
-        self.idle = False
-        self.slow = False
-        self.trying = 0
+        self.key: Hashable = key
+        self.since: float = since
+        self.reason: str = UNANSWERED
+        self.held: int = 0
+        self.held_bytes: int = 0
+        self.lanes: int = 0
+        self.idle: bool = False
+        self.slow: bool = False
+        self.trying: int = 0
         self.ready: dict[bytes, _Lane] = {}
         """Lanes that hold something and have nothing under way, in the order in which they are tried."""
 
@@ -93,7 +93,7 @@ class RetryLanes:
     def __init__(self) -> None:
         self.lanes: dict[bytes, _Lane] = {}
         self.destinations: dict[Hashable, Destination] = {}
-        self.held_bytes = 0
+        self.held_bytes: int = 0
         self._held: dict[int, OperationWithAck] = {}
         self._tries = TRIES_A_TURN
         self._turn_ends = 0.0

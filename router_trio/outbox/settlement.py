@@ -29,8 +29,8 @@ class Settlement:
     """Ledger, counters and the progress of the drain after a reconnect."""
 
     def __init__(self, connection: str, *, emit: Emit, clock: Callable[[], float], fail_open: bool) -> None:
-        self.ledger = Ledger()
-        self.counters = Counters()
+        self.ledger: Ledger = Ledger()
+        self.counters: Counters = Counters()
         self._connection = connection
         self._emit = emit
         self._clock = clock

@@ -12,7 +12,7 @@ import trio
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
-from router_trio.link import Deliver, Link, SharedDelivery
+from router_trio.link import Deliver, Link, SharedDelivery, Subscription
 from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
 from router_trio.routing.handler_batch import HandlerBatch
@@ -47,9 +47,10 @@ class CoreRoute(Route):
         self._subscribing = trio.CancelScope()
         with self._receiving("no subscription: the connection is away"):
             # A server that doesn't answer must not hold up the end.
+            subscription: Subscription | None = None
             with self._subscribing:
                 subscription = await link.subscribe(source.subject, self._deliver, queue=source.queue)
-            if self._subscribing.cancelled_caught:
+            if subscription is None:
                 self._retry.tried(tried)
                 return
             self._retry.succeeded()

@@ -34,10 +34,12 @@ class Delivery:
     """The id of its copies if it has none of its own; None if any new one will do."""
 
     def __init__(self, route: RouteState, raw: RawMessage, received_at: float) -> None:
-        self.route = route
-        self.raw = raw
-        self.received_at = received_at
-        self.remaining = 1  # one for the routing itself, so that it can't finish while destinations are being added
+        self.route: RouteState = route
+        self.raw: RawMessage = raw
+        self.received_at: float = received_at
+        self.remaining: int = (
+            1  # one for the routing itself, so that it can't finish while destinations are being added
+        )
         self.reason: str | None = None
         self.trace: MessageTrace | None = None
 
@@ -134,7 +136,7 @@ class DestinationTracker:
     __slots__ = ("_copy", "_template", "delivery")
 
     def __init__(self, delivery: Delivery, template: str, copy: int) -> None:
-        self.delivery = delivery
+        self.delivery: Delivery = delivery
         self._template = template
         self._copy = copy
 
@@ -161,7 +163,7 @@ class BatchDelivery:
     __slots__ = ("_received_at", "_recorded", "_settled", "route")
 
     def __init__(self, route: RouteState, received_at: float) -> None:
-        self.route = route
+        self.route: RouteState = route
         self._received_at = received_at
         self._settled: list[int] = []
         self._recorded = 0

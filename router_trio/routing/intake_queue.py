@@ -31,7 +31,7 @@ class IntakeQueue:
         self._bytes = 0
         self._arrived = trio.Event()
         self._taken = 0
-        self.busy = False
+        self.busy: bool = False
         """Whether something waits, or the taker is at work on what it took."""
         self._finished = trio.lowlevel.ParkingLot()
 

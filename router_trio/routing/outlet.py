@@ -43,6 +43,7 @@ class Origin(Protocol):
     @property
     def reply(self) -> bytes:
         """The reply subject, `b""` for none."""
+        ...
 
     @property
     def message_id(self) -> bytes | None:
@@ -54,7 +55,7 @@ class Outlet:
 
     def __init__(self, destination: Destination, connection: Connection) -> None:
         self.destination = destination
-        self.template = destination.template
+        self.template: str = destination.template
         self.connection = connection
         self.outbox = connection.outbox
         self.address = Address(destination, connection)

@@ -21,9 +21,10 @@ from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.intake_queue import IntakeQueue
-from router_trio.routing.outlet import measure
+from router_trio.routing.outlet import Outlet, measure
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.tracing import Tracing
+from router_trio.states import RouteState
 
 
 class Passthrough:
@@ -95,11 +96,12 @@ class PassthroughRoute(CountedOwner):
     def __init__(self, routing: Routing, intake: IntakeQueue, otherwise: Deliver) -> None:
         """`otherwise` takes what can't be forwarded when it comes, into `intake`."""
         super().__init__(routing.state.forwarded)
-        (self.outlet,) = routing.outlets
-        self.prefixes = self.outlet.address.prefixes
-        self.state = routing.state
-        self.intake = intake
-        self.otherwise = otherwise
+        (outlet,) = routing.outlets
+        self.outlet: Outlet = outlet
+        self.prefixes: dict[bytes, bytes] = self.outlet.address.prefixes
+        self.state: RouteState = routing.state
+        self.intake: IntakeQueue = intake
+        self.otherwise: Deliver = otherwise
         self._routing = routing
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:

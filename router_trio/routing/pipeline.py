@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
+from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
@@ -44,14 +45,16 @@ class Routing:
     ) -> None:
         """`handler_errors`: "type" or "full", what a span says of an error that the handler raises."""
         self.plan = plan
-        self.outlets = tuple(outlets)
+        self.outlets: tuple[Outlet, ...] = tuple(outlets)
         self.state = state
         self.tracing = tracing
         self._emit = emit
         self._full_errors = handler_errors == "full"
         state.suppressed = self.suppressed
         self._with_ack = [(outlet, (state.name, outlet.template)) for outlet in outlets if outlet.destination.jetstream]
-        self.connections = tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
+        self.connections: tuple[Connection, ...] = tuple(
+            {outlet.connection.name: outlet.connection for outlet in outlets}.values()
+        )
 
     @property
     def waits_for(self) -> str | None:

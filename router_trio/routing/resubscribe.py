@@ -29,7 +29,7 @@ class SourceRetry:
         self._connection = connection
         self._emit = emit
         self._delay = FIRST_DELAY
-        self.first_try_over = trio.Event()
+        self.first_try_over: trio.Event = trio.Event()
         """Whether the route has ever tried, with or without success."""
 
     async def keep_receiving(self, receive: Receive, link: Link, tried: trio.Event, closing: trio.Event) -> None:

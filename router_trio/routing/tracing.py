@@ -19,6 +19,7 @@ class MessageTrace(Protocol):
 
     def send(self, destination: str, connection: str, size: int) -> bytes:
         """Begin a span `send DESTINATION` (a template). Returns the `traceparent` value for the outgoing message."""
+        ...
 
     def sent(self, destination: str, fate: Fate) -> None:
         """The send to this destination has its fate: ends its span."""
@@ -41,9 +42,11 @@ class Tracing(Protocol):
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
         """The indexes of the sampled messages of a batch, in order. Each of them is then asked of `begin`."""
+        ...
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
         """The same of messages that are PUB and HPUB frames already."""
+        ...
 
     def begin(
         self,

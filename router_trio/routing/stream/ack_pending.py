@@ -26,12 +26,12 @@ class AckPending:
     """
 
     def __init__(self) -> None:
-        self.cursor = StreamCursor()
+        self.cursor: StreamCursor = StreamCursor()
         self.order: SubjectOrder[StreamDelivery] = SubjectOrder()
         self.open: dict[int, StreamDelivery] = {}
         self.waiting: deque[StreamDelivery] = deque()
-        self.count = 0
-        self.bytes = 0
+        self.count: int = 0
+        self.bytes: int = 0
 
     def stream_replaced(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""

@@ -47,8 +47,8 @@ class StreamCursor:
     )
 
     def __init__(self, stream_created: str = "", *, shared: bool = False, next_delivery: int = 1) -> None:
-        self.stream_created = stream_created
-        self.failures = Failures()
+        self.stream_created: str = stream_created
+        self.failures: Failures = Failures()
         # The time of each message, by its sequence.
         self._unsettled: dict[int, bytes] = {}
         self._recent: dict[int, bytes] = {}

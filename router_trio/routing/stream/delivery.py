@@ -13,6 +13,7 @@ from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.subject_order import OF_THE_MESSAGE
+from router_trio.routing.tracing import MessageTrace
 from router_trio.states import RouteState
 
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
@@ -34,6 +35,7 @@ class Source(Protocol):
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """Return True if a message before it on its subject was refused and is not settled."""
+        ...
 
     def first_stored(self) -> None:
         """The first of `stored` is about to be put there."""
@@ -62,7 +64,8 @@ class StreamDelivery(Delivery):
     )
 
     from_stream = True
-    reply = b""  # the reply subject of a delivery is for us, not for who gets the copies
+    # The reply subject of a delivery is for us, not for who gets the copies. A constant is read faster than a property.
+    reply = b""  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def __init__(
         self,
@@ -80,10 +83,10 @@ class StreamDelivery(Delivery):
         self.recalled = self.refused = False
         self.ack_subject = raw[1]
         self._source = source
-        self.sequence = sequence
-        self.number = number
-        self.time = time
-        self.message_id = message_id
+        self.sequence: int = sequence
+        self.number: int = number
+        self.time: bytes = time
+        self.message_id: bytes | None = message_id
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`. What was stored and nothing else is done with all others of its read.

@@ -123,8 +123,8 @@ class SubjectOrder(Generic[D]):
 
     def __init__(self) -> None:
         self.lines: dict[bytes, _Line[D]] = {}
-        self.awaited = 0
-        self.held = 0
+        self.awaited: int = 0
+        self.held: int = 0
 
     @property
     def aside(self) -> int:
