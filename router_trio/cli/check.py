@@ -1,4 +1,4 @@
-"""`router-trio check`: is this configuration right?"""
+"""`router-trio check`: say what is wrong with a configuration."""
 
 from __future__ import annotations
 

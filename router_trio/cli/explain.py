@@ -1,4 +1,4 @@
-"""`router-trio explain`: what would happen to this message?
+"""`router-trio explain`: say what would happen to a message.
 
 The decisions are those of the router (`routing.plans`, `subjects.mapping`): nothing is connected, sent or called.
 """

@@ -1,0 +1,1 @@
+"""The real links: nats-py for the handshake and the JetStream API, a wire of our own for everything else."""

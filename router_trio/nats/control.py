@@ -84,6 +84,7 @@ class BorrowedTransport(Transport):
         """The stream is connected already."""
 
     async def connect_tls(self, uri: Any, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
+        """Upgrade the stream to TLS, as nats-py asks. Do nothing if it is TLS already."""
         hostname = uri if isinstance(uri, str) else uri.hostname
         if self.secured:
             return
@@ -95,6 +96,10 @@ class BorrowedTransport(Transport):
         self.info = self.info.without_announcements()
 
     def write(self, payload: bytes) -> None:
+        """Send bytes of nats-py; until `hand_over` they wait for `readline`.
+
+        Raise `LinkError` for what would leave in clear where TLS is a must.
+        """
         if self._send is None:
             # The last word on what leaves in clear, whatever was read or understood before.
             if self.demand is not None and not self.secured:
@@ -106,6 +111,7 @@ class BorrowedTransport(Transport):
         self._send(bytes(payload))
 
     def writelines(self, payload: list[bytes]) -> None:
+        """See `write`."""
         for one in payload:
             self.write(one)
 
@@ -113,10 +119,12 @@ class BorrowedTransport(Transport):
         """What is written waits for `readline`: CONNECT and PING go together, before a server can hang up between."""
 
     async def readline(self) -> bytes:
+        """Send what was written, and return the next line of the handshake."""
         line: bytes = await trio_as_aio(self._exchange)()
         return line
 
     async def read(self, buffer_size: int) -> bytes:
+        """Return what the wire has fed. Wait until there is something."""
         return await self._fed.get()
 
     async def wait_closed(self) -> None:
@@ -126,6 +134,7 @@ class BorrowedTransport(Transport):
         """Closing is the link's business."""
 
     def at_eof(self) -> bool:
+        """Return False: that the stream has ended is for the wire to find."""
         return False
 
     # The base class says that it returns None.

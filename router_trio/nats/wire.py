@@ -81,9 +81,11 @@ class Wire:
         read_done: Callable[[], None],
         too_many_subscriptions: Callable[[str], None] = lambda told: None,
     ) -> None:
-        """`pass_to_client` gets bytes for nats-py, `on_info` the JSON of an INFO, `denied` the kind (`publish` or
-        `subscription`), the subject and the server's words. `read_done` is told after the messages of each read.
-        `too_many_subscriptions` gets the server's words when it refused a SUB, of which it does not say which.
+        """`pass_to_client` gets bytes for nats-py, `on_info` the JSON of an INFO.
+
+        `denied` gets the kind (`publish` or `subscription`), the subject and the server's words. `read_done` is told
+        after the messages of each read. `too_many_subscriptions` gets the server's words when it refused a SUB, of
+        which it does not say which.
         """
         self._stream = stream
         self.read_size = READ_SIZE

@@ -1,8 +1,8 @@
-"""Subjects and subscription patterns: what is valid, what matches what.
+r"""Subjects and subscription patterns: what is valid, what matches what.
 
 A subject is a row of tokens with dots between them. A pattern may also hold wildcards: `*` stands for exactly one
 token, a last `>` for one or more. The rules are those of nats-server, with one addition: control characters and
-unpaired surrogates are refused as well. The server relays control characters, but `\\x0b` and `\\x0c` break the
+unpaired surrogates are refused as well. The server relays control characters, but `\x0b` and `\x0c` break the
 frame parser of other clients, so a router must not bring them into the world.
 
 Guarantees: everything here is pure and synchronous, and raises nothing but `SubjectError`. `matches` and `overlaps`

@@ -17,7 +17,9 @@ class HasPeer(Protocol):
     """A connection, told apart by identity."""
 
     @property
-    def peer(self) -> str: ...
+    def peer(self) -> str:
+        """The address that it comes from."""
+        ...
 
 
 C = TypeVar("C", bound=HasPeer)
