@@ -52,6 +52,9 @@ lint: $(READY)  ## Style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+types: $(READY) $(TOOLS)/.installed  ## Types as editors read them, with pyright: clean, and complete for users
+	$(BIN)/pytest tests/supply/test_types.py
+
 # Many tests wait for servers: four at a time keep two processors busy.
 WORKERS ?= 4
 

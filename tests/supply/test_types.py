@@ -1,0 +1,61 @@
+"""The types that the package is shipped with (`py.typed`) are complete, and clean for who reads them with pyright.
+
+mypy reads the same sources by other rules: it infers what has no annotation, where pyright's users would get a guess.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.supply.locks import ROOT
+
+PATH = os.pathsep.join([str(ROOT / ".venv-tools" / "bin"), os.environ["PATH"]])
+PYRIGHT = shutil.which("basedpyright", path=PATH)
+
+pytestmark = [
+    pytest.mark.skipif(PYRIGHT is None, reason="pyright is not installed: `make types` installs it, and runs this"),
+    # It reads all sources and those of the dependencies: half a minute of one processor.
+    pytest.mark.timeout(300),
+]
+
+
+def pyright(*arguments: str) -> dict[str, Any]:
+    """Return what pyright says of the sources that are next to these tests. Blocks for up to a minute."""
+    # For `--verifytypes` the interpreter is the first on the path, whatever `--pythonpath` says.
+    path = os.pathsep.join([str(Path(sys.executable).parent), PATH])
+    run = subprocess.run(
+        [str(PYRIGHT), "--outputjson", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told: dict[str, Any] = json.loads(run.stdout)
+    return told
+
+
+def places(diagnostics: list[dict[str, Any]]) -> list[str]:
+    return [f"{one['file']}:{one['range']['start']['line'] + 1}: {one['message']}" for one in diagnostics]
+
+
+def test_pyright_has_nothing_to_say_of_the_package() -> None:
+    told = pyright("--pythonpath", sys.executable)
+    assert told["summary"]["filesAnalyzed"] >= 150
+    assert places(told["generalDiagnostics"]) == []
+
+
+def test_the_type_of_every_public_name_is_known_and_each_function_has_a_docstring() -> None:
+    told = pyright("--verifytypes", "router_trio", "--ignoreexternal")["typeCompleteness"]
+    assert Path(told["pyTypedPath"]) == ROOT / "router_trio" / "py.typed"
+    assert told["exportedSymbolCounts"]["withKnownType"] >= 3000
+    assert {one["name"]: one["diagnostics"] for one in told["symbols"] if one["diagnostics"]} == {}
+    assert told["completenessScore"] == 1
