@@ -375,17 +375,20 @@ class Connection:
         self.outbox.publish_denied(subject, detail)
 
     def read_done(self) -> None:
+        """See `LinkListener.read_done`."""
         if self._tell_when_read_done:
             waiting, self._tell_when_read_done = self._tell_when_read_done, []
             for tell in waiting:
                 tell()
 
     def lame_duck(self) -> None:
+        """See `LinkListener.lame_duck`."""
         if self._session is not None and not self._lame_duck.is_set():
             self._emit(LameDuck(at=trio.current_time(), connection=self.name, server=self._session.server))
             self._lame_duck.set()
 
     def discovered(self, servers: Sequence[str]) -> None:
+        """See `LinkListener.discovered`."""
         self._attempts.discovered(servers)
 
 

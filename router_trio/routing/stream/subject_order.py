@@ -48,13 +48,19 @@ class InTurn(Protocol):
     """A message of a stream: its source subject, its place in the stream, and where it is answered."""
 
     @property
-    def subject(self) -> bytes: ...
+    def subject(self) -> bytes:
+        """The subject that the stream has it under."""
+        ...
 
     @property
-    def sequence(self) -> int: ...
+    def sequence(self) -> int:
+        """Its sequence in the stream."""
+        ...
 
     @property
-    def ack_subject(self) -> bytes: ...
+    def ack_subject(self) -> bytes:
+        """The reply subject of the newest delivery, which acks it."""
+        ...
 
 
 D = TypeVar("D", bound=InTurn)
@@ -225,7 +231,7 @@ class SubjectOrder(Generic[D]):
             one.until = max(one.until, max(one.due, now) + patience)
 
     def late(self, now: float) -> list[int]:
-        """What did not come in time, the oldest of each subject first: does it come again at all?"""
+        """Return what did not come in time, and may never come again: the oldest of each subject first."""
         if not self.awaited:
             return []
         late = [
