@@ -26,7 +26,7 @@ class Live:
         self.fatal: str | None = None
         self.http_address: tuple[str, int] | None = None
         self._opened_at = trio.current_time()
-        self.unsettled = 0
+        self.unsettled: int = 0
         """How many accepted messages had no confirmed fate at shutdown, and how many were received and never routed."""
         self.publishers: dict[str, Publisher] = {
             name: Publisher(connection) for name, connection in connections.items()

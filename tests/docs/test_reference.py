@@ -6,6 +6,7 @@ import runpy
 
 import pytest
 
+import router_trio
 from router_trio.cli import app
 from router_trio.cli.contract import collect
 from router_trio.settings import json_schema
@@ -25,11 +26,13 @@ def test_the_reference_has_no_other_pages() -> None:
     assert {path.name for path in GENERATE.parent.glob("*.md")} == set(PAGES)
 
 
-def test_every_key_metric_code_and_command_is_in_the_reference() -> None:
+def test_every_key_metric_code_public_name_and_command_is_in_the_reference() -> None:
     contract = collect()
     keys = [key for section in json_schema()["$defs"].values() for key in section["properties"]]
     assert all(f"| `{key}` |" in PAGES["configuration.md"] for key in keys)
     assert all(f"| `{metric['name']}` |" in PAGES["metrics.md"] for metric in contract["metrics"])
     assert all(f"| `{log['code']}` |" in PAGES["logs.md"] for log in contract["logs"])
+    python = PAGES["python.md"].splitlines()
+    assert all(any(f"class {name}" in line for line in python) for name in router_trio.__all__)
     names = [name for name in app if not name.startswith("-")]
     assert all(f"## `router-trio {name}`" in PAGES["commands.md"] for name in names)
