@@ -68,7 +68,7 @@ class Connection:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
-        self.destinations = Destinations(name, emit)
+        self.destinations: Destinations = Destinations(name, emit)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
         self.inbox: bytes = self._new_inbox()
@@ -362,15 +362,18 @@ class Connection:
     # --- what the link tells (see `link.LinkListener`) ---
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
+        """See `link.LinkListener`."""
         self.outbox.acked(pubacks)
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+        """See `link.LinkListener`."""
         operation = self.outbox.queue.find(order)
         if operation is not None:
             self.destinations.publish_refused(operation.subject, reason, detail, retriable)
         self.outbox.ack_refused(order, reason, detail, retriable)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
+        """See `link.LinkListener`."""
         self.destinations.publish_refused(subject, "permission_denied", detail)
         self.outbox.publish_denied(subject, detail)
 

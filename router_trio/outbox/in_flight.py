@@ -7,12 +7,13 @@ by its PubAck, whose subject ends with its number. Pure and synchronous.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from operator import attrgetter
 
 from router_trio.outbox.operation import Operation, OperationWithAck
 
-by_order = attrgetter("order")
+by_order: Callable[[Operation], int] = attrgetter("order")
 
 
 class InFlight:
@@ -21,9 +22,9 @@ class InFlight:
     __slots__ = ("_core", "unacked", "unfenced", "written")
 
     def __init__(self) -> None:
-        self.unfenced = 0
+        self.unfenced: int = 0
         """Core publishes that no fence has confirmed."""
-        self.written = 0
+        self.written: int = 0
         """Core publishes that were ever written: the position behind the last one, for `take_fenced`."""
         self.unacked: dict[int, OperationWithAck] = {}
         """JetStream publishes without a PubAck, from the one that was written first."""

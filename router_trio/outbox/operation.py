@@ -31,6 +31,7 @@ class RouteOwner(Owner, Protocol):
     @property
     def destination(self) -> tuple[str, str]:
         """The destination's route and template."""
+        ...
 
 
 class CountedOwner:
@@ -219,7 +220,7 @@ class OperationBatch(Operation):
         self.order = order
         self.accepted_at = accepted_at
         self.clean = True
-        self.count = len(frames)
+        self.count: int = len(frames)
         self.size = size
         self._frames = [*frames]
         self._owners = owners
@@ -228,7 +229,7 @@ class OperationBatch(Operation):
         """Add frames of `size` bytes in all, the last of which has this number."""
         self.order = order
         self.count += len(frames)
-        self.size += size
+        self.size += size  # pyright: ignore[reportIncompatibleMethodOverride]
         self._frames += frames
         self._owners.extend(owners)
 

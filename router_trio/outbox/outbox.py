@@ -59,23 +59,25 @@ class Outbox:
         max_age: float,
     ) -> None:
         self.connection = connection
-        self.settlement = self._settlement = Settlement(connection, emit=emit, clock=clock, fail_open=fail_open)
-        self.ledger = self._settlement.ledger
-        self.counters = self._settlement.counters
-        self.connected = False
+        self.settlement: Settlement = Settlement(connection, emit=emit, clock=clock, fail_open=fail_open)
+        self._settlement = self.settlement
+        self.ledger: Ledger = self._settlement.ledger
+        self.counters: Counters = self._settlement.counters
+        self.connected: bool = False
         self.max_operations = max_operations
         self.max_bytes = max_bytes
         self.fail_open = fail_open
         self._clock = clock
         self._wake = wake
         self._max_age = max_age
-        self.queue = self._queue = SendQueue()
+        self.queue: SendQueue = SendQueue()
         """What is pending and in flight: for who looks. It is changed here alone."""
+        self._queue = self.queue
         self._lanes = self._queue.lanes
         self._in_flight = self._queue.in_flight
         self._suspects = Suspects()
         self._retries = Retries(self._queue, clock=clock)
-        self.capacity = Capacity(
+        self.capacity: Capacity = Capacity(
             connection,
             self._queue,
             self._settlement,
@@ -90,7 +92,7 @@ class Outbox:
         self._held_back = False
         self._closed = False
         self._when_nothing_in_flight: list[Callable[[], None]] = []
-        self.sent = 0
+        self.sent: int = 0
         """The position behind the last core publish that was sent, for `fenced`.
 
         A batch that the link has in hand is not behind it: a fence that overtakes it, or what is refused of it, would

@@ -29,13 +29,13 @@ class SendQueue:
     __slots__ = ("_waiting", "in_flight", "lanes", "waiting", "waiting_bytes")
 
     def __init__(self) -> None:
-        self.waiting = 0
+        self.waiting: int = 0
         """Operations that wait for the link or the wire."""
-        self.waiting_bytes = 0
+        self.waiting_bytes: int = 0
         """Bytes of their frames."""
-        self.lanes = RetryLanes()
+        self.lanes: RetryLanes = RetryLanes()
         """What is held back."""
-        self.in_flight = InFlight()
+        self.in_flight: InFlight = InFlight()
         """What was written."""
         self._waiting: deque[Operation] = deque()
 

@@ -28,7 +28,7 @@ class Suspects:
     """How much may be sent at once on a link, and which publish is to blame for its end."""
 
     def __init__(self) -> None:
-        self.careful = False
+        self.careful: bool = False
         """True while what is sent is limited by `send_limit`."""
         self.known: set[int] = set()
         """Hashes of what was remembered."""

@@ -57,6 +57,11 @@ class Delivery:
         """The fields of a `Message` that tell of the stream that it came from."""
         return {}
 
+    def start_again(self) -> None:
+        """It will be routed once more, as if it had just come."""
+        self.remaining = 1
+        self.trace = None
+
     def finished(self) -> None:
         """Called once, when the last destination is settled."""
 

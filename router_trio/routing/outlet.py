@@ -13,6 +13,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
 from router_trio.outbox.operation import FrameOwners, Owner
+from router_trio.outbox.outbox import Outbox
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.routing.address import LONGEST_REMEMBERED, Address
@@ -57,8 +58,8 @@ class Outlet:
         self.destination = destination
         self.template: str = destination.template
         self.connection = connection
-        self.outbox = connection.outbox
-        self.address = Address(destination, connection)
+        self.outbox: Outbox = connection.outbox
+        self.address: Address = Address(destination, connection)
         self._prefixes = self.address.prefixes
         self._control = ControlHeaders(destination.keep)
         self._own_ids = destination.own_ids

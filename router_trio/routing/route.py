@@ -13,7 +13,7 @@ from router_trio.events import Emit
 from router_trio.link import Link
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.resubscribe import SourceRetry
-from router_trio.states import STARTING
+from router_trio.states import STARTING, RouteState
 
 
 class Route(ABC):
@@ -21,11 +21,11 @@ class Route(ABC):
 
     def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
         self.routing = routing
-        self.state = routing.state
+        self.state: RouteState = routing.state
         self._connection = connection
         self._emit = emit
         self._retry = SourceRetry(routing.state, connection, emit)
-        self.first_try_over = self._retry.first_try_over
+        self.first_try_over: trio.Event = self._retry.first_try_over
         """Set once the route has tried to receive, with or without success."""
         self._closing = trio.Event()
         self._intake_over = trio.Event()

@@ -20,6 +20,7 @@ class Timed(Protocol):
 
     def next_due(self) -> float:
         """When `poll` may have something to do if nothing else happens before; infinity for never."""
+        ...
 
 
 class Losses:

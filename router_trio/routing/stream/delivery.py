@@ -13,7 +13,6 @@ from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.subject_order import OF_THE_MESSAGE
-from router_trio.routing.tracing import MessageTrace
 from router_trio.states import RouteState
 
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
@@ -79,9 +78,10 @@ class StreamDelivery(Delivery):
         message_id: bytes,
     ) -> None:
         super().__init__(source.state, raw, received_at)
-        self.cursor = cursor
-        self.recalled = self.refused = False
-        self.ack_subject = raw[1]
+        self.cursor: StreamCursor = cursor
+        self.recalled: bool = False
+        self.refused: bool = False
+        self.ack_subject: bytes = raw[1]
         self._source = source
         self.sequence: int = sequence
         self.number: int = number
@@ -159,10 +159,10 @@ class StreamDelivery(Delivery):
         return copy in self.cursor.failures.copies(self.sequence)
 
     def start_again(self) -> None:
-        """It will be routed once more, as if it had just come."""
-        self.remaining = 1
-        self.recalled = self.refused = False
-        self.trace = None
+        """See `Delivery.start_again`."""
+        super().start_again()
+        self.recalled = False
+        self.refused = False
 
     def finished(self) -> None:
         """See `Delivery.finished`."""
