@@ -1,8 +1,12 @@
-"""The code map of ARCHITECTURE.md is the tree: each file that it names is there, and each room is on one floor."""
+"""ARCHITECTURE.md is true: its code map is the tree, and each of its invariants names a test that exists."""
 
 from __future__ import annotations
 
+import ast
 import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 
 from tests.docs.pages import DOCS, ROOT
 
@@ -21,3 +25,63 @@ def test_each_room_is_on_one_floor() -> None:
     rooms = sorted(room.rstrip("/") for floor in floors for room in re.findall(r"`([\w/]+)`", floor))
     there = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_") and path.suffix in ("", ".py")}
     assert rooms == sorted(there)
+
+
+_HEADING, *INVARIANTS = re.findall(r"^\| (.+?) \| (.+) \|$", TEXT.split("## Invariants")[1], flags=re.M)
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+CONTRACT = re.compile(r"`lint-imports`: (.+)")
+
+
+def test_each_invariant_names_what_holds_it() -> None:
+    assert len(INVARIANTS) >= 15
+    for invariant, held_by in INVARIANTS:
+        assert TEST.search(held_by) or CONTRACT.fullmatch(held_by), invariant
+
+
+def test_each_test_that_is_named_exists() -> None:
+    named = TEST.findall(TEXT)
+    assert len(named) >= 15
+    for path, name in named:
+        body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        assert name in {defined for statement in body for defined in _names(statement)}, f"{path}::{name}"
+
+
+def test_each_contract_of_imports_that_is_named_exists() -> None:
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {contract["name"] for contract in configuration["tool"]["importlinter"]["contracts"]}
+    named = [found[1] for _, held_by in INVARIANTS if (found := CONTRACT.fullmatch(held_by))]
+    assert len(named) >= 3
+    assert set(named) <= contracts
+
+
+def test_nothing_is_started_but_in_a_nursery() -> None:
+    """No constructor starts a task, no task is without a parent, and a lifetime is `async with`."""
+    for path, function in _functions():
+        assert function.name not in ("start", "stop"), path
+        called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+        calls = {one.attr for one in called if isinstance(one, ast.Attribute)}
+        assert "spawn_system_task" not in calls, path
+        if function.name == "__init__":
+            assert not calls & {"start_soon", "start"}, path
+
+
+def test_locks_are_off_the_path_of_a_message() -> None:
+    locking = {path for path in PACKAGE.rglob("*.py") if re.search(r"\bR?Lock\(", path.read_text(encoding="utf-8"))}
+    assert {path.relative_to(PACKAGE).parts[0] for path in locking} == {"telemetry", "nats"}
+    assert [path for path in locking if "nats" in path.parts] == [PACKAGE / "nats" / "link.py"]
+
+
+def _names(statement: ast.stmt) -> Iterator[str]:
+    """What a statement of a module defines."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Assign):
+        yield from (target.id for target in statement.targets if isinstance(target, ast.Name))
+
+
+def _functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of the package but properties, with its file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:
+                yield path, node

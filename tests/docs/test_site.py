@@ -1,13 +1,14 @@
-"""The documentation becomes a site: without a warning, and with links out of it that work there."""
+"""The documentation becomes a site: without a warning, with pictures of its diagrams and links that work there."""
 
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.docs.pages import DOCS, ROOT
+from tests.docs.pages import DOCS, ROOT, blocks
 from tests.support.command import environment
 
 
@@ -31,3 +32,19 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
     index = (tmp_path / "operations" / "runbooks" / "index.html").read_text(encoding="utf-8")
     assert re.search(r'href="https://github\.com/[^"]+/blob/main/alerts/router_trio\.rules\.yml"', index)
+
+    for html in tmp_path.rglob("*.html"):
+        text = html.read_text(encoding="utf-8")
+        assert not re.search(r'<(?:script|img|iframe)[^>]* src="?(?:https?:)?//', text), f"{html} loads from elsewhere"
+        assert not re.search(r'<link[^>]* rel="?stylesheet"?[^>]* href="?(?:https?:)?//', text)
+    architecture = (tmp_path / "ARCHITECTURE" / "index.html").read_text(encoding="utf-8")
+    assert architecture.count("img/diagrams/") == 4
+    assert "mermaid" not in architecture.lower()
+
+
+def test_every_diagram_has_its_picture() -> None:
+    picture = runpy.run_path(str(DOCS / "diagrams.py"))["picture"]
+    wanted = {DOCS / picture(block.text) for block in blocks("mermaid")}
+    assert len(wanted) >= 4
+    committed = set((DOCS / "img" / "diagrams").glob("*.svg"))
+    assert committed == wanted, "run `python docs/diagrams.py`, and commit what it drew and removed"
