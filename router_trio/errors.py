@@ -1,8 +1,8 @@
 """Every error that router_trio raises on purpose.
 
-`RouterError` is the root. Its branches say who must act: whoever wrote the configuration, whoever runs the network
-and the servers, whoever published, whoever wrote a handler. Errors of other libraries are translated in the modules
-that call them and never reach a caller bare.
+`RouterError` is the root. Its branches say who must act: the author of the configuration, the operators of the network
+and the servers, the publisher, or the author of a handler. Errors of other libraries are translated in the modules
+that call them, and never reach a caller as they are.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConfigurationError(RouterError):
     """
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
-        # No text of ours repeats a secret; one that quotes a wrong value may all the same.
+        # No text of ours repeats a secret, but one that quotes a wrong value may.
         self.problems: tuple[Problem, ...] = tuple(Problem(redact(one.path), redact(one.message)) for one in problems)
         self.source = source
         lines = (": ".join(filter(None, (redact(source), problem.path, problem.message))) for problem in self.problems)
@@ -86,13 +86,13 @@ class CertificateError(LinkError):
 
 
 class ProtocolError(LinkError):
-    """What came is not the NATS protocol. The link can't be used any further."""
+    """A peer sent what is not the NATS protocol. The link can't be used any further."""
 
     reason = "protocol"
 
 
 class UnexpectedError(ProtocolError):
-    """What a peer sent made this package raise what it should not have: a fault to report, which ends the link alone.
+    """What a peer sent raised an error that this package does not expect: a bug to report. It ends the link alone.
 
     `error_type` and `place` tell what was raised where; its text is left out, since it may quote a payload.
     """
@@ -103,7 +103,7 @@ class UnexpectedError(ProtocolError):
         ours = [frame for frame in frames if "router_trio" in frame.filename]
         frame = (ours or frames)[-1]
         self.place: str = f"{frame.filename.rpartition('router_trio/')[2]}:{frame.lineno} in {frame.name}"
-        super().__init__(f"{self.error_type} at {self.place}: a fault of router_trio, please report it")
+        super().__init__(f"{self.error_type} at {self.place}: a bug of router_trio, please report it")
 
 
 class SourceError(RouterError):
@@ -119,7 +119,7 @@ class ConnectionExhaustedError(RouterError):
 
 
 class ListenError(RouterError):
-    """The HTTP side can't listen where it was told to."""
+    """The HTTP side can't listen on its address."""
 
 
 class EmbeddedServerError(RouterError):
@@ -141,11 +141,11 @@ class PublishError(RouterError):
 
 
 class HandlerError(RouterError):
-    """A route's handler can't be imported, or gave something that is no message."""
+    """A route's handler can't be imported, or returned something that is not a message."""
 
 
 def innermost(group: BaseException, kind: type[BaseException] = Exception) -> BaseException:
-    """The one error that a group is about: its only leaf, or its first when all are of `kind`; else the group itself.
+    """Return the one error of a group: its only leaf, or its first when all are of `kind`; else the group itself.
 
     Nurseries wrap what their tasks raise into groups; callers of this package get the error bare.
     """

@@ -36,7 +36,7 @@ class Event:
     at: float
 
     def __post_init__(self) -> None:
-        # Here, since nobody who emits an event or shows one can then forget it.
+        # Here, so that no code that emits or shows an event can forget it.
         for name in ("detail", "reason", "error_type", "server", "stream"):
             text = getattr(self, name, None)
             if text is not None and len(text) > LONGEST_TEXT:
@@ -85,7 +85,7 @@ class ConnectionRestored(ConnectionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLost(ConnectionEvent):
-    """A live link died."""
+    """An established link was lost."""
 
     code = "NATS_CONNECTION_LOST"
     level = Level.ERROR
@@ -111,7 +111,7 @@ class ConnectionFailed(ConnectionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnexpectedLinkError(ConnectionEvent):
-    """What a server sent ended its link by an error that router_trio did not foresee: a fault to report."""
+    """What a server sent raised an error that router_trio does not expect, and ended the link. Please report it."""
 
     code = "NATS_UNEXPECTED_ERROR"
     level = Level.ERROR
@@ -122,7 +122,7 @@ class UnexpectedLinkError(ConnectionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconnectAttempt(ConnectionEvent):
-    """An attempt to connect again starts, `delay_ms` after the last one ended."""
+    """An attempt to reconnect starts, `delay_ms` after the last one ended."""
 
     code = "NATS_RECONNECT_ATTEMPT"
     level = Level.INFO
@@ -154,7 +154,7 @@ class LameDuck(ConnectionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPending(ConnectionEvent):
-    """The drain of what was kept while away, or was unconfirmed, starts after a reconnect."""
+    """After a reconnect, operations that were queued or unconfirmed are about to be sent."""
 
     code = "NATS_RETRY_PENDING"
     level = Level.INFO
@@ -163,7 +163,7 @@ class RetryPending(ConnectionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryComplete(ConnectionEvent):
-    """The drain after a reconnect is done."""
+    """After a reconnect, all operations that were queued or unconfirmed are settled."""
 
     code = "NATS_RETRY_COMPLETE"
     level = Level.INFO
@@ -204,7 +204,7 @@ class PublishWithAckFailed(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishQueued(OperationEvent):
-    """A core publish was accepted into the queue: not connected."""
+    """A core publish was queued, because the connection is not connected."""
 
     code = "NATS_PUBLISH_QUEUED"
     level = Level.WARN
@@ -213,7 +213,7 @@ class PublishQueued(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishWithAckQueued(OperationEvent):
-    """A JetStream publish was accepted into the queue: not connected."""
+    """A JetStream publish was queued, because the connection is not connected."""
 
     code = "NATS_PUBLISH_WITH_ACK_QUEUED"
     level = Level.WARN
@@ -222,7 +222,7 @@ class PublishWithAckQueued(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishFailedOpen(OperationEvent):
-    """A publish was let go in fail-open mode."""
+    """A publish was discarded in fail-open mode."""
 
     code = "NATS_PUBLISH_FAIL_OPEN"
     level = Level.WARN
@@ -231,7 +231,7 @@ class PublishFailedOpen(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFull(OperationEvent):
-    """The queue is at its limit; `reason` says what that did: dropped the oldest, refused or blocked the newest."""
+    """The queue is at its limit; `reason` says whether the oldest was dropped or the newest was rejected or blocked."""
 
     code = "NATS_QUEUE_FULL"
     level = Level.WARN
@@ -242,7 +242,7 @@ class QueueFull(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingDropped(OperationEvent):
-    """Queued messages were let go: `reason` is expired or shutdown."""
+    """Queued messages were dropped; `reason` is expired or shutdown."""
 
     code = "NATS_PENDING_DROPPED"
     level = Level.WARN
@@ -251,7 +251,7 @@ class PendingDropped(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AckFailed(OperationEvent):
-    """The ack of a source message could not be sent; the stream will deliver it again."""
+    """The ack of a source message could not be sent; the stream will redeliver the message."""
 
     code = "NATS_ACK_ERROR"
     level = Level.WARN
@@ -261,7 +261,7 @@ class AckFailed(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NakFailed(OperationEvent):
-    """The nak of a source message could not be sent; the stream will deliver it again after its ack wait."""
+    """The nak of a source message could not be sent; the stream will redeliver the message after its ack wait."""
 
     code = "NATS_NAK_ERROR"
     level = Level.WARN
@@ -271,7 +271,7 @@ class NakFailed(OperationEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscribeFailed(OperationEvent):
-    """A route could not subscribe or open its consumer, or lost it; the route tries again."""
+    """A route could not subscribe or open its consumer, or lost it; the route retries."""
 
     code = "NATS_SUBSCRIBE_ERROR"
     level = Level.WARN
@@ -292,7 +292,7 @@ class RouteEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteReady(RouteEvent):
-    """A route's subscription or consumer is alive."""
+    """A route has its subscription or consumer, and receives messages."""
 
     code = "ROUTE_READY"
     level = Level.INFO
@@ -302,7 +302,7 @@ class RouteReady(RouteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerDiffers(RouteEvent):
-    """The durable has other limits than the configuration, and they may not be changed; the router goes by them."""
+    """The durable has other limits than the configuration, and may not be changed; its limits are in force."""
 
     code = "ROUTE_CONSUMER_DIFFERS"
     level = Level.WARN
@@ -326,7 +326,7 @@ class MessageFailed(RouteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDeadLettered(RouteEvent):
-    """A message failed at its last attempt (max_deliver) and is given up: the stream keeps it as its `sequence`."""
+    """A message failed at its last attempt (max_deliver) and is given up. The stream keeps it under `sequence`."""
 
     code = "ROUTE_MESSAGE_DEAD_LETTERED"
     level = Level.WARN
@@ -340,7 +340,7 @@ class MessageDeadLettered(RouteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationNotStored(RouteEvent):
-    """What this route sends to a destination is not taken: `reason` and `detail` say why, and what to do about it."""
+    """A destination does not accept what this route sends; `reason` and `detail` say why, and what to do."""
 
     code = "NATS_DESTINATION_NOT_STORED"
     level = Level.WARN
@@ -352,7 +352,7 @@ class DestinationNotStored(RouteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationStored(RouteEvent):
-    """A destination that took nothing takes messages again."""
+    """A destination that accepted nothing accepts messages again."""
 
     code = "NATS_DESTINATION_STORED"
     level = Level.INFO
@@ -362,7 +362,7 @@ class DestinationStored(RouteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationsUnknown(ConnectionEvent):
-    """The streams of the destinations can't be looked up: whether they are ready is told by what publishes meet."""
+    """The streams of the destinations can't be looked up; only publishes show whether they accept messages."""
 
     code = "NATS_DESTINATIONS_UNKNOWN"
     level = Level.INFO
@@ -372,7 +372,7 @@ class DestinationsUnknown(ConnectionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamWentBack(RouteEvent):
-    """A stream gives known sequences to other messages: it was made again, emptied or restored. They are routed."""
+    """A stream was created again, emptied or restored: it gives known sequences to new messages, which are routed."""
 
     code = "STREAM_WENT_BACK"
     level = Level.WARN
@@ -385,7 +385,7 @@ class StreamWentBack(RouteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultInjectionEnabled(Event):
-    """This router takes faults on demand: it is a rehearsal. Never leave that on in production."""
+    """This router injects faults on request, for rehearsals. Never leave that on in production."""
 
     code = "ROUTER_FAULT_INJECTION_ENABLED"
     level = Level.WARN
@@ -394,7 +394,7 @@ class FaultInjectionEnabled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultInjected(Event):
-    """From now on a fault strikes this operation: `times` operations, or with 0 until it is cleared."""
+    """A fault was set for an operation; it strikes `times` operations, or with 0 all of them until it is cleared."""
 
     code = "ROUTER_FAULT_INJECTED"
     level = Level.WARN
@@ -406,7 +406,7 @@ class FaultInjected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultsCleared(Event):
-    """The fault of this operation was ended, or all of them."""
+    """The fault of an operation was cleared, or all faults were."""
 
     code = "ROUTER_FAULTS_CLEARED"
     level = Level.WARN
@@ -418,7 +418,7 @@ class FaultsCleared(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterStarted(Event):
-    """Every first connection attempt is over and every subscription that could be made is alive."""
+    """Each connection has made its first attempt, and each subscription that could be made is active."""
 
     code = "ROUTER_STARTED"
     level = Level.INFO
@@ -429,7 +429,7 @@ class RouterStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterDraining(Event):
-    """Shutdown: intake has stopped, what was accepted is being settled."""
+    """Shutdown: intake has stopped, and accepted messages are being settled."""
 
     code = "ROUTER_DRAINING"
     level = Level.INFO
@@ -439,7 +439,7 @@ class RouterDraining(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterStopped(Event):
-    """The end, with the ledger of every connection."""
+    """The router has stopped; `ledger` has the counts of every connection."""
 
     code = "ROUTER_STOPPED"
     level = Level.INFO
@@ -448,6 +448,6 @@ class RouterStopped(Event):
 
 
 def catalogue() -> tuple[type[Event], ...]:
-    """Every kind of event there is, by code."""
+    """Return every kind of event, by code."""
     kinds = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, Event)]
     return tuple(sorted((kind for kind in kinds if "code" in vars(kind)), key=lambda kind: kind.code))

@@ -155,7 +155,7 @@ class StreamState:
 
 
 class LinkListener(Protocol):
-    """Who is told what happens on a link. Every method is synchronous and must not raise."""
+    """Receives what happens on a link. Every method is synchronous and must not raise."""
 
     def acked(self, pubacks: Sequence[PubAck], /) -> None:
         """Streams stored these JetStream publishes. May be called with none."""
@@ -167,7 +167,7 @@ class LinkListener(Protocol):
         """The server refused a publish to this subject (permissions). Comes before the next fence is answered."""
 
     def read_done(self) -> None:
-        """Everything that came at one time, of all subscriptions, has been delivered."""
+        """One read has been delivered, to all its subscriptions."""
 
     def lame_duck(self) -> None:
         """The server announced that it will shut down."""
@@ -206,7 +206,7 @@ class PullConsumer(Subscription, Protocol):
 
     @property
     def went_back(self) -> str | None:
-        """How the stream shows that it is not what the spec knows of it: its sequences are now of other messages."""
+        """How the stream contradicts what the spec knows of it: its sequences are now of other messages."""
 
     @property
     def progress(self) -> Progress:

@@ -51,7 +51,7 @@ class ConnectionState:
         self.server = server
 
     def unready(self, now: float) -> str | None:
-        """Why this connection would not carry a message now (`now` on the monotonic clock of its fences), or None."""
+        """Return why this connection would not carry a message now, or None; `now` is by the clock of its fences."""
         if self.state != CONNECTED:
             return f"{self.state}: {self.last_error}" if self.last_error else self.state
         if self.fenced_at is None or now - self.fenced_at > self.fence_bound:
@@ -207,7 +207,7 @@ class RouteState:
         self.handling += 1
 
     def handler_returns(self, now: float) -> None:
-        """It has returned, or raised, or was cancelled."""
+        """Record that it has returned, raised or was cancelled."""
         self.handling -= 1
         self.handler_moved_at = now
 

@@ -74,10 +74,10 @@ def _configuration(schema: Mapping[str, Any]) -> Iterator[str]:
         "One TOML file, `router.toml` by default. `router-trio schema` prints the same as JSON Schema, for editors;",
         "`router-trio check router.toml` says what is wrong with a file.",
         "",
-        "Durations are written `500ms`, `30s`, `5m` or `1h`; sizes `512KiB` or `64MiB`. Every key can be set by the",
+        "Durations are written `500ms`, `30s`, `5m` or `1h`; sizes `512KiB` or `64MiB`. Every key can be set in the",
         "environment as well: `ROUTER_TRIO_` and the path of the key, with `__` between its parts, in capitals. Lists",
         "and tables as a whole are JSON there: `ROUTER_TRIO_CONNECTIONS__MAIN__SERVERS='[\"nats://10.0.0.5:4222\"]'`.",
-        "Only a key without a default has to be given.",
+        "A key without a default is required.",
     )
     for definition in dict.fromkeys((*PREFIXES, *schema["$defs"])):
         section = schema["$defs"][definition]
@@ -140,7 +140,7 @@ def _logs(logs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         "Each line on stderr is one JSON object with `timestamp`, `level`, `message` and `error_code`. The other",
         "fields depend on the code. With traces switched on, lines that belong to an outage also have `trace_id` and",
         "`span_id`. What can happen for every message is logged at most once a second for each code and connection or",
-        "route; `count` says how many it stands for. No line holds a payload or a credential.",
+        "route; `count` says how many messages a line is about. No line has a payload or a credential.",
         "",
         "| `error_code` | level | fields | when |",
         "|---|---|---|---|",
@@ -157,7 +157,7 @@ def _logs(logs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def _commands() -> Iterator[str]:
     yield "# Commands"
     yield from (
-        "What `router-trio` and each of its commands says with `--help`. Results go to stdout, logs and errors to",
+        "The help of `router-trio` and of each of its commands. Results go to stdout, logs and errors to",
         "stderr. `python -m router_trio` is the same as `router-trio`.",
     )
     yield from ("", "## `router-trio`", "", "```text", *help_of().splitlines(), "```")

@@ -16,9 +16,9 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     """Validate a configuration without connecting.
 
     Prints one line for each problem, FILE: key.path: what is wrong, and
-    exits with 78; or one line that all is well, behind one for each
-    warning: what works, and is probably not meant. Variables ROUTER_TRIO_...
-    are taken into account, and handlers are imported.
+    exits with 78. Without a problem, prints one line for each warning,
+    for what works but is probably not intended, and one that says ok.
+    Variables ROUTER_TRIO_... are applied, and handlers are imported.
 
     For example:
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def explain(
     config: Annotated[Path, Parameter(help="The configuration, a TOML file.")],
-    subject: Annotated[str, Parameter(help="The subject that the message comes on.")],
+    subject: Annotated[str, Parameter(help="The subject of the message.")],
     /,
     *,
     header: Annotated[
@@ -40,8 +40,8 @@ def explain(
 ) -> int:
     """Show what would happen to a message.
 
-    Prints the routes that would take it, and the subjects on which it
-    would leave. Nothing is connected or sent.
+    Prints the routes that would take it, and the subjects to which they
+    would publish it. Connects to nothing and sends nothing.
 
     Headers and payload don't decide which routes take a message; they are
     checked, and their size is shown. A route's handler is named but not

@@ -108,7 +108,7 @@ def _fields(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as wrong:
-        raise ValueError(f"this is no JSON: {wrong}") from wrong
+        raise ValueError(f"the body is not JSON: {wrong}") from wrong
     if not isinstance(fields, dict):
         raise ValueError("send a JSON object, such as " + _EXAMPLE)
     return fields
@@ -136,7 +136,7 @@ def _inject(faults: Faults, fields: dict[str, Any]) -> Injection:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text, such as in {_EXAMPLE}")
+        raise ValueError(f"{name} must be a string, such as in {_EXAMPLE}")
     return value
 
 

@@ -25,25 +25,25 @@ def run(
         bool,
         Parameter(
             show_default=False,
-            help="Take faults on demand at /faults. Not for production.",
+            help="Inject faults on request at /faults. Not for production.",
         ),
     ] = False,
 ) -> int:
-    """Route messages until a signal comes.
+    """Route messages until a signal arrives.
 
-    SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 or SIGUSR2 lets it drain
-    within shutdown_timeout; a second one cuts that short. Logs go to
-    stderr. Exits with 1 if it failed, or if messages were left unsettled.
+    On SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 or SIGUSR2 it drains within
+    shutdown_timeout; a second signal cuts that short. Logs go to stderr.
+    Exits with 1 if it failed, or if messages were left unsettled.
 
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,
-    and it is stopped at the end. Its URL holds a new password: whoever else
-    uses this machine is not let in.
+    and it is stopped at the end. Its URL has a new password, so that no
+    other user of this machine can connect.
 
-    --enable-fault-injection is for rehearsals: whoever reaches the HTTP
-    side can make this router fail, by POST to /faults, and end it by
-    DELETE. It is logged loudly, and refused unless telemetry.listen is
-    on the loopback.
+    --enable-fault-injection is for rehearsals: anyone who reaches the HTTP
+    side can make operations fail by POST to /faults, and end that by
+    DELETE. It is logged as a warning, and refused unless telemetry.listen
+    is on the loopback.
 
     For example:
 
@@ -54,7 +54,7 @@ def run(
     if not embedded_nats:
         settings.require_servers()
     if enable_fault_injection:
-        settings.require_loopback("--enable-fault-injection lets whoever reaches it make the router fail")
+        settings.require_loopback("--enable-fault-injection lets anyone who reaches it make the router fail")
     import trio
 
     from router_trio.cli.serving import serve

@@ -35,7 +35,7 @@ class Deadlines:
             self._earlier.set()
 
     def remove(self, number: int) -> None:
-        """It is waited for no more. Does nothing if its time was over before."""
+        """Stop waiting for it. Does nothing if its time was over before."""
         given, heap = self._given, self._heap
         given.pop(number, None)
         while heap and heap[0][1] not in given:

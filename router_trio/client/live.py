@@ -66,7 +66,7 @@ class Live:
         return await self._publisher(connection).publish_with_ack(subject, payload, headers, timeout)
 
     def ledger(self) -> dict[str, dict[str, Any]]:
-        """What became of what was accepted, by connection. `accepted = pending + in_flight + settled`, always."""
+        """Return the ledger of each connection. `accepted = pending + in_flight + settled`, always."""
         return {
             name: {
                 "accepted": connection.outbox.ledger.accepted,
@@ -78,7 +78,7 @@ class Live:
         }
 
     def status(self) -> dict[str, Any]:
-        """What `/status` shows: connections, routes and ledgers."""
+        """Return what `/status` shows: connections, routes and ledgers."""
         return status(self, trio.current_time() - self._opened_at)
 
     def _publisher(self, connection: str | None) -> Publisher:

@@ -62,7 +62,7 @@ class Publisher:
     async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
         """A JetStream publish."""
         if not timeout >= 0:
-            raise ValueError(f"a timeout is a number of seconds, 0 or more; this is {timeout}")
+            raise ValueError(f"timeout must be a number of seconds, 0 or more; got {timeout}")
         target, block, body = self._checked(subject, payload, headers, True)
         receipt = Receipt()
         if self._outbox.capacity.refuses(target):
@@ -133,7 +133,7 @@ class Publisher:
         reason = self._outbox.capacity.refuses(target)
         if reason is not None and self._outbox.capacity.waits_for(destination):
             reason = _reason(reason)
-            told = f"what waits for its destination is as much as may, and within {limit:g} s nothing of it was taken"
+            told = f"the queue of its destination is full, and within {limit:g} s nothing of it was sent"
             self._outbox.settlement.not_accepted(True, reason, told)
             raise PublishError(f"{told} ({reason})", reason=reason)
 
@@ -178,9 +178,7 @@ def _target(subject: str) -> bytes:
 
 def _body(payload: object) -> bytes:
     if not isinstance(payload, bytes | bytearray | memoryview):
-        raise PublishError(
-            f"a payload is bytes, this one is {type(payload).__name__}; encode it", reason="invalid_payload"
-        )
+        raise PublishError(f"payload must be bytes, got {type(payload).__name__}; encode it", reason="invalid_payload")
     return bytes(payload)
 
 
@@ -188,20 +186,20 @@ def _headers(given: HeadersLike) -> Headers:
     try:
         return Headers(given)
     except (TypeError, ValueError) as error:
-        told = f"headers are a mapping of strings, or pairs of strings; this is {type(given).__name__}: {error}"
+        told = f"headers must be a mapping of strings, or pairs of strings; got {type(given).__name__}: {error}"
         raise PublishError(told, reason="invalid_header") from error
 
 
 def _reason(refused_for: str | None) -> str:
-    """Why a publish fails whose time is over, if this is what its subject is held back for."""
+    """Return why a publish fails whose time is over, if this is why its subject is held back."""
     return "timeout" if refused_for is None or refused_for == UNANSWERED else refused_for
 
 
 def _failure(fate: Fate) -> PublishError:
     reason = fate.reason or fate.name
     told = {
-        "timeout": "no PubAck came in time; the stream may have stored the message all the same",
+        "timeout": "no PubAck arrived in time; the stream may have stored the message anyway",
         "no_responders": "no stream takes this subject; create one, or publish without ack",
-        "permission_denied": "the server does not let this user publish to that subject",
+        "permission_denied": "the server does not permit this user to publish to that subject",
     }.get(reason, "the stream or the server refused it")
     return PublishError(f"{told} ({fate.name}: {reason})", reason=reason)

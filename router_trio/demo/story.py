@@ -121,7 +121,7 @@ class Story:
 
 
 def describe(event: Event) -> str | None:
-    """What the demo says of an event, or None if it is no part of the story."""
+    """Return what the demo prints for an event, or None if it prints nothing."""
     match event:
         case ConnectionLost():
             return f"the connection is lost ({event.reason}); what is published now is kept"

@@ -32,17 +32,17 @@ class Fault:
 
 
 def error(reason: str = "injected") -> Fault:
-    """It fails at once, for this reason. A publish is not written.
+    """Fail the operation at once, for this reason. A publish is not written.
 
     The reason becomes a label of metrics. Raises `ValueError` unless it is a short word: lower case, digits, `_`.
     """
     if not _REASON.fullmatch(reason):
-        raise ValueError(f"the reason {reason!r} is no label: use up to 40 of a-z, 0-9 and _, a letter first")
+        raise ValueError(f"the reason {reason!r} is not a valid label: use up to 40 of a-z, 0-9 and _, a letter first")
     return Fault(ERROR, reason=reason)
 
 
 def timeout(after: float) -> Fault:
-    """It fails for the reason `timeout`, `after` seconds later. A publish is not written.
+    """Fail the operation for the reason `timeout`, `after` seconds later. A publish is not written.
 
     A JetStream publish that times out holds up nothing else. A core publish has no answer of its own, so that what is
     sent after its batch waits until its time is over. An ack or nak has no answer at all, and fails at once.
@@ -56,11 +56,11 @@ def close_connection() -> Fault:
 
 
 def delay(duration: float) -> Fault:
-    """It is done `duration` seconds later, and in order: what comes behind it waits as well."""
+    """Do the operation `duration` seconds later, and in order: later ones wait as well."""
     return Fault(DELAY, seconds=_checked(duration))
 
 
 def _checked(seconds: float) -> float:
     if not math.isfinite(seconds) or not 0 <= seconds <= LONGEST:
-        raise ValueError(f"{seconds!r} is no time for a fault: use 0 to {LONGEST:g} seconds")
+        raise ValueError(f"{seconds!r} is not a valid duration of a fault: use 0 to {LONGEST:g} seconds")
     return float(seconds)

@@ -64,7 +64,7 @@ class Faults:
         if not 0 < probability <= 1:
             raise ValueError(f"probability must be in (0, 1], got {probability!r}")
         if times is not None and times < 1:
-            raise ValueError(f"times must be 1 or more, got {times!r}; leave it out for no end")
+            raise ValueError(f"times must be 1 or more, got {times!r}; leave it out for no limit")
         injection = Injection(operation, fault, probability, seed, times)
         self._active[operation] = injection
         self._dice[operation] = random.Random(seed)

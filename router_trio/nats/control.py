@@ -169,14 +169,14 @@ class BorrowedTransport(Transport):
                 with suppress(trio.BrokenResourceError):
                     await self.stream.send_all(PONG)
             elif word != b"+OK":
-                raise ProtocolError(f"the server answers to CONNECT with {quote(line)}")
-        raise ProtocolError(f"the server sent {MAX_LINES_BEFORE_PONG} lines and did not answer to CONNECT")
+                raise ProtocolError(f"the server answered CONNECT with {quote(line)}")
+        raise ProtocolError(f"the server sent {MAX_LINES_BEFORE_PONG} lines and did not answer CONNECT")
 
     def _vet_greeting(self, line: bytes) -> bytes:
         if line.startswith(b"-ERR"):
             raise _refused(line[4:], logging_in=False)
         if not line.startswith(b"INFO "):
-            raise ProtocolError(f"what answers there is no NATS server: it says {quote(line)}; check `servers`")
+            raise ProtocolError(f"this is not a NATS server: it sent {quote(line)}; check `servers`")
         self.info = info = parse_info(line[5:])
         offered = info.tls_required or info.tls_available
         if self.demand is not None and not self.secured and not offered:
@@ -210,7 +210,7 @@ class BorrowedTransport(Transport):
                 return line.rstrip(b"\r")
             self._searched = len(self.buffer)
             if self._searched > MAX_INFO:
-                raise ProtocolError("what answers there is no NATS server: an endless line")
+                raise ProtocolError("this is not a NATS server: it sent an endless line")
             try:
                 data = await self.stream.receive_some(MAX_INFO)
             except trio.BrokenResourceError as error:
@@ -265,7 +265,7 @@ async def client_died(client: Client) -> None:
     for task in tasks:
         task.add_done_callback(lambda _task: died.set())
     await died.wait()
-    raise LinkError("the control plane of the connection died", reason="control_plane")
+    raise LinkError("the control plane of the connection ended", reason="control_plane")
 
 
 def forget_inbox(client: Client) -> None:

@@ -48,7 +48,9 @@ def _credentials(file: Path) -> RawCredentials:
     text = _text(file)
     jwt, seed = _JWT.search(text), _SEED.search(text)
     if jwt is None or seed is None:
-        raise AuthorizationError(f"credentials_file {file} holds no user JWT with its NKey seed; make it anew with nsc")
+        raise AuthorizationError(
+            f"credentials_file {file} holds no user JWT with its NKey seed; create it again with nsc"
+        )
     key = _seed("credentials_file", file, seed[1])
     return RawCredentials(f"-----BEGIN NATS USER JWT-----\n{jwt[1]}\n-----BEGIN USER NKEY SEED-----\n{key}\n")
 
@@ -69,4 +71,6 @@ def _text(file: Path) -> str:
     except OSError as error:
         if (lacking := out_of_resources(error)) is not None:
             raise lacking from error
-        raise AuthorizationError(f"the file {file} can't be read: {error.strerror}; mend its path or rights") from error
+        raise AuthorizationError(
+            f"the file {file} can't be read: {error.strerror}; check its path and permissions"
+        ) from error

@@ -25,7 +25,7 @@ def address(server: str) -> ServerURL:
     try:
         return ServerURL.parse(server)
     except ValueError as error:
-        raise LinkError(f"this is no address of a server: {error}", reason="dns") from None
+        raise LinkError(f"not a valid server address: {error}", reason="dns") from None
 
 
 def tls_demand(server: str, settings: ConnectionSettings) -> str | None:
@@ -60,7 +60,7 @@ def out_of_resources(error: BaseException) -> LinkError | None:
         if scarce or isinstance(one, MemoryError) or (isinstance(one, RuntimeError) and "new thread" in str(one)):
             detail = (one.strerror if isinstance(one, OSError) else None) or str(one) or type(one).__name__
             return LinkError(
-                f"the system has too little for one more connection: {detail}; raise its limits (ulimit -n, "
+                f"the system lacks resources for one more connection: {detail}; raise its limits (ulimit -n, "
                 "LimitNOFILE, TasksMax)",
                 reason="resources",
             )
@@ -146,7 +146,7 @@ def refused_ours(error: trio.BrokenResourceError) -> CertificateError | None:
     if "ALERT" not in told or not ("CERTIFICATE" in told or "UNKNOWN_CA" in told):
         return None
     return CertificateError(
-        f"the server wants another certificate of ours: {told}; set tls_cert_file and tls_key_file to one that its "
+        f"the server requires another client certificate: {told}; set tls_cert_file and tls_key_file to one that its "
         "authority signed"
     )
 

@@ -304,7 +304,7 @@ class Wire:
         elif word == b"PING":
             self._pongs_owed += 1
             if self._pongs_owed > MAX_PONGS_OWED:
-                raise ProtocolError(f"more than {MAX_PONGS_OWED} PINGs that the server did not let us answer")
+                raise ProtocolError(f"more than {MAX_PONGS_OWED} PINGs whose PONGs could not be sent")
             self.send(framing.PONG)
         elif word == b"INFO":
             self._on_info(line[5:])
@@ -347,7 +347,7 @@ def _is_for_nats_py(frame: bytes) -> bool:
     line, _, body = frame.partition(b"\r\n")
     arguments = line.split(b" ")
     if not _SID.fullmatch(arguments[2]):
-        raise ProtocolError(f"a message for no subscription: {quote(line)}")
+        raise ProtocolError(f"a message for an unknown subscription: {quote(line)}")
     if not _FOREIGN.fullmatch(line):
         return False
     block = body[: int(arguments[-2])] if arguments[0] == b"HMSG" else b""

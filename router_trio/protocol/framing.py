@@ -247,7 +247,7 @@ def prefixed_subject(prefix: bytes) -> bytes:
 
 
 def control_line_size(subject: bytes, reply: bytes, header_size: int, size: int) -> int:
-    """How long a server finds the control line of a publish: what stands behind `PUB ` or `HPUB `, without CRLF."""
+    """Return how long the control line of a publish is for a server: what follows `PUB ` or `HPUB `, without CRLF."""
     sizes = b" %d %d" % (header_size, size) if header_size else b" %d" % size
     return len(subject) + (len(reply) + 1 if reply else 0) + len(sizes)
 
@@ -268,7 +268,7 @@ def readdressed(frame: bytes, reply: bytes) -> bytes:
 
 
 def published(frame: bytes) -> RawMessage:
-    """What a subscriber gets of a PUB or HPUB frame."""
+    """Return what a subscriber receives of a PUB or HPUB frame."""
     words = frame[: frame.index(b"\r\n")].split(b" ")
     word, subject = words[0], words[1]
     header_size = int(words[-2]) if word == b"HPUB" else 0

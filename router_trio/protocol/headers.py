@@ -49,11 +49,11 @@ class Headers(Mapping[str, str]):
         self._pairs = tuple(pairs)
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Every name with its value, in order, repeated names included."""
+        """Return every name with its value, in order, with repeated names."""
         return self._pairs
 
     def get_all(self, name: str) -> list[str]:
-        """Every value of `name`, in order."""
+        """Return every value of `name`, in order."""
         return [value for key, value in self._pairs if key == name]
 
     def set(self, name: str, value: str) -> Self:
@@ -174,7 +174,7 @@ def replace(block: bytes, name: bytes, value: bytes) -> bytes:
 
 
 def _line_end(block: bytes, start: int) -> int:
-    """Where the line ends; a server also relays a block whose last line has no end."""
+    """Return where the line ends; a server also relays a block whose last line has no end."""
     end = block.find(b"\r\n", start)
     return len(block) if end < 0 else end
 

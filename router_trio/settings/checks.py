@@ -92,7 +92,7 @@ def _check_connections(connections: Connections) -> Iterator[Problem]:
             except SubjectError as error:
                 yield Problem(f"{path}.inbox_prefix", str(error))
             if connection.inbox_prefix.startswith("$"):
-                yield Problem(f"{path}.inbox_prefix", "begins with '$', which NATS keeps for itself; take another name")
+                yield Problem(f"{path}.inbox_prefix", "begins with '$', which NATS reserves; choose another name")
             yield from _check_authentication(path, connection)
             yield from _check_files(path, connection)
 
@@ -107,7 +107,7 @@ def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator
     }
     methods = [key for key, value in given.items() if value is not None]
     if connection.user is not None and looks_secret(connection.user):
-        yield Problem(f"{path}.user", "is a key and no name; write it into a file, and give its path as nkey_seed_file")
+        yield Problem(f"{path}.user", "is a key, not a name; write it into a file, and give its path as nkey_seed_file")
     for key in methods[1:]:
         what = "the user part of a server's URL" if key == "servers" else key
         yield Problem(f"{path}.{key}", f"{methods[0]} and {what} exclude each other; keep one way to authenticate")
@@ -127,9 +127,9 @@ def _check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]
                 continue
             told = f"there is no file {str(file)!r}; create it or correct the path"
         except OSError as error:
-            told = f"{str(file)!r} can't be looked at ({error.strerror}); correct the path"
+            told = f"{str(file)!r} can't be accessed ({error.strerror}); correct the path"
         if looks_secret(str(file)) or "\n" in str(file):
-            told = "is not the path of a file but what belongs into one; write it into a file, and give the file's path"
+            told = "is the content of a file, not its path; write it into a file, and give the file's path"
         yield Problem(f"{path}.{key}", told)
     if connection.tls_hostname is not None and looks_secret(connection.tls_hostname):
         yield Problem(f"{path}.tls_hostname", "is not a host name; give the name that the server's certificate is for")
@@ -184,7 +184,7 @@ def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Prob
         if not is_control_header(name):
             yield Problem(
                 f"{path}.keep[{index}]",
-                f"{name!r} is no control header, so it passes anyway; remove it. Control headers are "
+                f"{name!r} is not a control header, so it passes anyway; remove it. Control headers are "
                 f"{', '.join(CONTROL_HEADERS)}",
             )
     if destination.reply and destination.jetstream:

@@ -123,7 +123,9 @@ class RouterSettings(Section, init=False):
 
     name: str = Field("router-trio", min_length=1, description="Name of this router; service.name in traces.")
     shutdown_timeout: Duration = Field(
-        "10s", validate_default=True, description="How long a shutdown may drain before the rest is counted as lost."
+        "10s",
+        validate_default=True,
+        description="Longest drain at a shutdown; what is unsettled then is dropped and counted.",
     )
 
 
@@ -137,12 +139,12 @@ class TelemetrySettings(Section, init=False):
     )
     allowed_hosts: list[Annotated[str, AfterValidator(_checked_host)]] = Field(
         default=[],
-        description="Names, besides IP addresses and those of the loopback, by which /metrics, /status and the page "
-        "can be reached. /healthz and /readyz answer to any.",
+        description="Host names, besides IP addresses and names of the loopback, that /metrics, /status and the status "
+        "page answer to. /healthz and /readyz answer to any.",
         examples=[["router.example.com"]],
     )
-    log_level: LogLevel = Field("info", description="The least level that is logged.")
-    log_format: LogFormat = Field("json", description="One JSON object a line, or text for people at a console.")
+    log_level: LogLevel = Field("info", description="Lowest level that is logged.")
+    log_format: LogFormat = Field("json", description="One JSON object per line, or text for a console.")
     handler_errors: HandlerErrors = Field(
         "type",
         description="What logs and spans show of an error that a handler raises: its type, or also its text, which may "
@@ -174,37 +176,38 @@ class ConnectionSettings(Section, init=False):
 
     servers: list[ServerURL] = Field(
         default=[],
-        description="Servers to try, as nats://, tls:// or bare host:port. One tls://, or any tls_ key, makes TLS a "
-        "must for all of them. Empty only for `run --embedded-nats`.",
+        description="Servers to try: nats://, tls:// or host:port. One tls://, or any tls_ key, requires TLS for all "
+        "of them. May be empty only with `run --embedded-nats`.",
         examples=[["nats://127.0.0.1:4222"]],
     )
-    credentials_file: Path | None = Field(None, description="File with a user's JWT and NKey seed (.creds).")
+    credentials_file: Path | None = Field(None, description="File with the JWT and the NKey seed of a user (.creds).")
     user: str | None = Field(None, min_length=1, description="User name; needs a password.")
     password: SecretStr | None = Field(None, description="Password of the user.")
     token: SecretStr | None = Field(None, min_length=1, description="Authentication token.")
-    nkey_seed_file: Path | None = Field(None, description="File with the seed of a user's NKey.")
+    nkey_seed_file: Path | None = Field(None, description="File with the NKey seed of a user.")
     tls_ca_file: Path | None = Field(
-        None, description="Certificates (PEM) of the authorities to trust, in place of the system's."
+        None, description="Certificates (PEM) of the authorities to trust, instead of the system's."
     )
-    tls_cert_file: Path | None = Field(None, description="Certificate (PEM) that this client shows.")
+    tls_cert_file: Path | None = Field(None, description="Certificate (PEM) that this client presents.")
     tls_key_file: Path | None = Field(None, description="Private key (PEM) of tls_cert_file.")
     tls_hostname: str | None = Field(
-        None, min_length=1, description="Name that the server's certificate must carry, in place of the URL's host."
+        None, min_length=1, description="Name that the server's certificate must have, instead of the URL's host."
     )
     tls_handshake_first: bool = Field(
-        False, description="Start TLS before the server speaks; the server must be set to the same."
+        False, description="Start TLS before the server sends INFO; the server must have handshake_first."
     )
     inbox_prefix: str = Field(
         INBOX_PREFIX,
         min_length=1,
         max_length=MAX_INBOX_PREFIX,
-        description="Where answers come to. This user must be allowed to subscribe below it, and nobody else.",
+        description="Prefix of the subjects that receive answers. This user must be allowed to subscribe below it, and "
+        "no other user.",
         examples=["_INBOX_router"],
     )
     connect_timeout: ConnectTimeout = Field(
         "2s",
         validate_default=True,
-        description="Longest time of one attempt to connect, handshake included; 50ms or more.",
+        description="Longest time of one attempt to connect, with its handshake; 50ms or more.",
     )
     liveness_interval: LivenessInterval = Field(
         "5s",
@@ -222,13 +225,13 @@ class ConnectionSettings(Section, init=False):
         "keep_trying",
         description="After a round without success: keep trying at max_reconnect_delay, or stop the router.",
     )
-    fail_open: bool = Field(False, description="While not connected, let publishes go instead of queueing them.")
-    max_pending_operations: int = Field(1000, ge=1, description="Most operations that wait to be sent.")
+    fail_open: bool = Field(False, description="While not connected, discard publishes instead of queueing them.")
+    max_pending_operations: int = Field(1000, ge=1, description="Most operations that may wait to be sent.")
     max_pending_bytes: PendingBytes = Field(
-        "64MiB", validate_default=True, description="Most bytes that wait to be sent."
+        "64MiB", validate_default=True, description="Most bytes that may wait to be sent."
     )
     on_pending_full: OnPendingFull = Field(
-        "drop_oldest", description="When the queue is full: drop its oldest, reject the new one, or wait for room."
+        "drop_oldest", description="When the queue is full: drop the oldest, reject the new one, or wait for room."
     )
     pending_max_age: PendingMaxAge = Field(
         "0s", validate_default=True, description="Age at which a waiting operation is dropped, 10ms or more; 0s: never."
@@ -236,10 +239,10 @@ class ConnectionSettings(Section, init=False):
 
     @property
     def tls_demanded_by(self) -> str | None:
-        """What in here insists on TLS, whatever a server says; None: the server decides.
+        """The setting that requires TLS, whatever a server says; None: the server decides.
 
-        It counts for every server of the connection, also for those that are announced: who can redirect the router to
-        one in clear would get the credentials there.
+        It counts for every server of the connection, also for announced ones: whoever could redirect the router to
+        a server without TLS would get the credentials.
         """
         if any(server.tls for server in self.servers):
             return "tls:// in servers"
@@ -265,26 +268,28 @@ class SourceSettings(Section, init=False):
     max_in_flight: int = Field(
         1024,
         ge=1,
-        description="Most messages of the stream that are worked on at a time; as many may wait behind refused ones.",
+        description="Most messages of the stream that are processed at a time; as many may wait behind refused ones.",
     )
     max_in_flight_bytes: PositiveSize = Field(
-        "16MiB", validate_default=True, description="The same in bytes; a message that is larger is worked on alone."
+        "16MiB", validate_default=True, description="The same in bytes; a larger message is processed alone."
     )
     ack_wait: AckWait = Field(
         "30s",
         validate_default=True,
-        description="Time after which the stream delivers an unacked message again; 100ms or more.",
+        description="Time after which the stream redelivers an unacked message; 100ms or more.",
     )
-    max_deliver: int = Field(-1, ge=-1, description="Most deliveries of one message of the stream; -1: no limit.")
+    max_deliver: int = Field(
+        -1, ge=-1, description="Failed attempts after which a message of the stream is given up; -1: no limit."
+    )
     nak_delay: NakDelay = Field(
         "1s",
         validate_default=True,
-        description="Base delay before a failed message of the stream comes again; 10ms or more.",
+        description="Base delay before a failed message of the stream is redelivered; 10ms or more.",
     )
     message_id: MessageIdOf | None = Field(
         None,
         description="What the Nats-Msg-Id of a copy begins with: the message's place in its source (own), or the id "
-        "that the sender gave it, if it did (sender). By default own for streams, sender for subjects.",
+        "that the sender gave it, if any (sender). By default own for streams, sender for subjects.",
         examples=["own"],
     )
 
@@ -309,12 +314,12 @@ class SourceSettings(Section, init=False):
 
 
 class HeaderSettings(Section, init=False):
-    """`[routes.to.headers]`: which headers go along."""
+    """`[routes.to.headers]`: which headers are carried along."""
 
     keep: list[str] = Field(
         default=[],
-        description="Control headers of the message that may pass: those that steer the stream that stores it. By "
-        "default none may.",
+        description="Control headers of the message that are carried along: those that steer the stream that stores "
+        "it. By default none is.",
         examples=[["Nats-TTL"]],
     )
 
@@ -330,10 +335,10 @@ class DestinationSettings(Section, init=False):
     jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
     reply: bool = Field(
         False,
-        description="Carry the reply subject of a message over to another connection. On its own connection a core "
+        description="Carry the reply subject of a message to another connection as well. On its own connection a core "
         "message always keeps it.",
     )
-    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers go along.")
+    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers are carried along.")
 
 
 class RouteSettings(Section, init=False):
@@ -343,10 +348,12 @@ class RouteSettings(Section, init=False):
     source: SourceSettings = Field(
         validation_alias="from", serialization_alias="from", description="Where the messages come from."
     )
-    to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, each to all of them.")
+    to: list[DestinationSettings] = Field(
+        min_length=1, description="Destinations; each message is sent to all of them."
+    )
     handler: str | None = Field(
         None,
         description="Function that is called with each message before it is sent, as package.module:function. It is "
-        "looked for among what is installed, then in the working directory.",
+        "imported from installed packages, then from the working directory.",
         examples=["orders.handlers:enrich"],
     )

@@ -45,9 +45,9 @@ class Settings(Section, init=False):
     connections: dict[str, ConnectionSettings] = Field(
         default={}, description="Connections to NATS, by name; at least one."
     )
-    routes: list[RouteSettings] = Field(default=[], description="Where messages go, from where.")
+    routes: list[RouteSettings] = Field(default=[], description="Routes: where messages come from and where they go.")
     tests: list[dict[str, Any]] = Field(
-        default=[], description="Examples that `router-trio test` runs: a message and what must become of it."
+        default=[], description="Examples that `router-trio test` runs: a message and the expected result."
     )
 
     _source: str = PrivateAttr("settings")

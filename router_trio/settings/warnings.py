@@ -12,7 +12,7 @@ from router_trio.settings.units import format_duration
 
 
 def warnings(settings: Settings) -> Iterator[Problem]:
-    """Give every doubt about a valid configuration, with the path of its key."""
+    """Yield every warning about a valid configuration, with the path of its key."""
     for name, connection in settings.connections.items():
         yield from _hasty(f"connections.{name}", connection)
     for index, route in enumerate(settings.routes):
@@ -20,8 +20,9 @@ def warnings(settings: Settings) -> Iterator[Problem]:
         if route.source.stream is not None and route.source.ack_wait < HASTY_ACK_WAIT:
             yield Problem(
                 f"routes[{index}].from.ack_wait",
-                f"{format_duration(route.source.ack_wait)} is short: what takes longer is delivered again while it is "
-                "worked on; take the longest time of handler and destinations, and some seconds",
+                f"{format_duration(route.source.ack_wait)} is short: a message that takes longer is "
+                "redelivered while it is processed; use the longest time of handler and destinations, plus some "
+                "seconds",
             )
 
 
@@ -39,18 +40,18 @@ def _hasty(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
         yield Problem(
             f"{path}.connect_timeout",
             f"{format_duration(timeout)} is short for a connect with TLS and a handshake over a network: attempts may "
-            "fail for that alone; take 2s",
+            "fail for that reason alone; use 2s",
         )
     if interval < HASTY_LIVENESS_INTERVAL:
         yield Problem(
             f"{path}.liveness_interval",
-            f"{format_duration(interval)} is short: a server that is busy for a moment counts as gone; take 5s",
+            f"{format_duration(interval)} is short: a server that is busy for a moment counts as lost; use 5s",
         )
     if longest < HASTY_MAX_RECONNECT_DELAY:
         yield Problem(
             f"{path}.max_reconnect_delay",
-            f"{format_duration(longest)} is short: a server that is away, or overloaded, is asked again many times a "
-            "second by each router; take 30s",
+            f"{format_duration(longest)} is short: each router tries a server that is away, or overloaded, many "
+            "times a second; use 30s",
         )
     if longest < base:
         yield Problem(
@@ -65,7 +66,7 @@ def _first_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
         if chosen_by_sender(first):
             yield Problem(
                 f"{path}.to[{index}].subject",
-                f"the first token of {destination.subject!r} is {first!r}: whoever sends the message chooses it, and "
-                "so where it goes. What would go below '$' or to an inbox fails, anything else is sent; begin with a "
-                "token of your own",
+                f"the first token of {destination.subject!r} is {first!r}: the sender of a message chooses it, and "
+                "so where the message goes. A subject that begins with '$' or is an inbox fails, any other is sent; "
+                "begin with a token of your own",
             )

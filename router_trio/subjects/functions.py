@@ -42,7 +42,7 @@ def parse(token: str) -> Call | None:
         found = pattern.search(token)
         if found is not None:
             return read(name, _COMMA.split(found[1]))
-    raise Refusal(f"is no function that a mapping knows: use one of {', '.join(FUNCTIONS)}")
+    raise Refusal(f"is not a mapping function: use one of {', '.join(FUNCTIONS)}")
 
 
 def _refuse_control(token: str) -> None:
@@ -81,7 +81,7 @@ def _parse_random(name: str, arguments: list[str]) -> Call:
 def _expect(arguments: list[str], least: int, most: int, usage: str) -> None:
     count = 0 if arguments == [""] else len(arguments)
     if count < least:
-        raise Refusal(f"has not enough arguments: write {usage}")
+        raise Refusal(f"has too few arguments: write {usage}")
     if count > most:
         raise Refusal(f"has too many arguments: write {usage}")
 

@@ -147,12 +147,12 @@ class Mapping:
         try:
             result = ".".join([piece(tokens) for piece in self._pieces])
         except UnicodeEncodeError as error:
-            told = f"subject {quoted(subject)} can't be mapped: it has no UTF-8 ({error.reason})"
+            told = f"subject {quoted(subject)} can't be mapped: it can't be encoded as UTF-8 ({error.reason})"
             raise MappingError(told) from error
         if not is_valid_subject(result):
             raise MappingError(
                 f"subject {quoted(subject)} maps to {quoted(result)} by destination {quoted(self.destination)}, "
-                "and that is no valid subject: change the destination, or narrow the source to leave such subjects out"
+                "which is not a valid subject: change the destination, or narrow the source to leave such subjects out"
             )
         return result
 

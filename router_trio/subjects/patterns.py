@@ -73,7 +73,7 @@ def validate_pattern(pattern: str, *, what: str = "subject") -> None:
         if token not in WILDCARDS and ("*" in token or ">" in token):
             raise SubjectError(
                 f"{what} {quoted(pattern)} has a wildcard inside the token {quoted(token)}: it would match only that "
-                "very text; let '*' or '>' stand alone between dots"
+                "text; let '*' or '>' stand alone between dots"
             )
     if ">" in tokens[:-1]:
         raise SubjectError(
@@ -154,8 +154,8 @@ def _checked_tokens(subject: str, what: str) -> list[str]:
         )
     if not _encodable(subject):
         raise SubjectError(
-            f"{what} {quoted(subject)} has an unpaired surrogate, which has no UTF-8: decode it from bytes with "
-            'errors="surrogateescape"'
+            f"{what} {quoted(subject)} has an unpaired surrogate, which is not valid UTF-8: decode it from bytes "
+            'with errors="surrogateescape"'
         )
     return tokens
 

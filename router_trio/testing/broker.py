@@ -86,7 +86,7 @@ class FakeBroker:
 
     @property
     def published(self) -> list[PublishedMessage]:
-        """What it took from links, in order, as (subject, headers, payload). What was denied is not among it."""
+        """What it accepted from links, in order, as (subject, headers, payload), without what was denied."""
         return self._server.published
 
     @property
@@ -95,7 +95,7 @@ class FakeBroker:
         return len(self._network.links)
 
     def messages(self, stream: str) -> list[StoredMessage]:
-        """What a stream holds, in order. Raises `KeyError` if there is none of that name."""
+        """Return the messages of a stream, in order. Raises `KeyError` if there is no such stream."""
         return self._server.streams[stream].messages()
 
     def unacked(self, stream: str, durable: str) -> int:
@@ -119,7 +119,7 @@ class FakeBroker:
     # --- trouble ---
 
     def down(self) -> None:
-        """All links die, and connecting fails, until `up`."""
+        """End all links, and refuse to connect until `up`."""
         self._is_down = True
         self._network.resume()
         self.cut()

@@ -85,7 +85,7 @@ class Consumer:
         return Progress(self._sequence, in_use=bool(self._requests))
 
     def left_unacked(self) -> list[int]:
-        """What was delivered and has no ack, in order."""
+        """Return what was delivered and has no ack, in order."""
         return sorted(self._unacked)
 
     def gone(self, awaited: Mapping[int, bytes], now: float) -> list[int] | SourceError:
@@ -206,7 +206,7 @@ class Consumer:
                 request.receive(status(request.inbox, "100 Idle Heartbeat", fields))
 
     def next_due(self) -> float:
-        """When `poll` may have something to do if nothing else happens before."""
+        """Return when `poll` may have something to do if nothing else happens before."""
         if not self._requests:
             return inf
         held_until = max(self.paused_until, self._stream.leaderless_until)

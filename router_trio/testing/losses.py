@@ -63,5 +63,5 @@ class Losses:
             heappop(self._waiting)[2]()
 
     def next_due(self) -> float:
-        """When `poll` has something to do; infinity for never."""
+        """Return when `poll` has something to do; infinity for never."""
         return self._waiting[0][0] if self._waiting else inf

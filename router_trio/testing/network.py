@@ -19,20 +19,20 @@ class Endpoint(Protocol):
     server: str
 
     def flush(self) -> None:
-        """What was sent, and has been on its way for long enough, reaches the server."""
+        """Deliver to the server what was sent long enough ago."""
 
     def next_arrival(self) -> float:
         """When something that is on its way arrives."""
         ...
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
-        """The connection breaks behind so much of what is on its way."""
+        """Break the connection behind so many bytes of what is on its way."""
 
     def wake(self) -> None:
-        """Something has changed that the link's task must look at."""
+        """Notify the link's task that something has changed."""
 
     def announce_lame_duck(self) -> None:
-        """The server says that it will shut down."""
+        """Announce that the server will shut down."""
 
     def announce_servers(self, servers: list[str]) -> None:
         """The server says who else is in its cluster."""
@@ -42,7 +42,7 @@ class Endpoint(Protocol):
 
 
 def at_once() -> float:
-    """How long everything takes unless a test says otherwise."""
+    """Return the delay of everything, unless a test sets another one."""
     return 0.0
 
 
@@ -93,7 +93,7 @@ class Network:
         self.server.poll(trio.current_time())
 
     def next_due(self) -> float:
-        """When `settle` has something to do if nothing else happens before."""
+        """Return when `settle` has something to do if nothing else happens before."""
         due = self.server.next_due()
         if not self.flows():
             return min(due, self._paused_until)

@@ -83,7 +83,7 @@ class Stream:
 
     @property
     def state(self) -> StreamState:
-        """What a lookup tells of it."""
+        """What a look-up returns."""
         room = inf if self.max_messages is None else self.max_messages - len(self.stored)
         refuses = None
         if self.sealed:
@@ -129,7 +129,7 @@ class Stream:
         return None
 
     def messages(self) -> list[StoredMessage]:
-        """All that it holds, in order."""
+        """Return all its messages, in order."""
         return [
             StoredMessage(stored.subject, decode(stored.publish.header), stored.publish.payload, stored.sequence)
             for stored in self.stored

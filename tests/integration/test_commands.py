@@ -221,7 +221,7 @@ def test_contract_in_json_comes_from_the_code(tmp_path: Path) -> None:
     assert all(log.keys() == {"code", "level", "help"} for log in found["logs"])
     assert {kind.code for kind in catalogue()} <= {log["code"] for log in found["logs"]}
     lost = next(log for log in found["logs"] if log["code"] == "NATS_CONNECTION_LOST")
-    assert (lost["level"], lost["help"]) == ("ERROR", "A live link died.")
+    assert (lost["level"], lost["help"]) == ("ERROR", "An established link was lost.")
 
 
 def test_contract_for_people(tmp_path: Path) -> None:

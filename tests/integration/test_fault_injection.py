@@ -128,7 +128,7 @@ async def test_one_fault_of_several_is_cleared(address: Address, faults: Faults)
         ({"operation": "publish", "fault": "error", "reason": None}, 400, "reason"),
         ({"operation": "publish", "fault": "delay", "duration": 5}, 400, "duration"),
         ({"operation": "publish", "fault": "delay", "duration": "5"}, 400, "unit"),
-        ({"operation": "publish", "fault": "timeout", "after": "2h"}, 400, "no time"),
+        ({"operation": "publish", "fault": "timeout", "after": "2h"}, 400, "not a valid duration"),
         ({"operation": "publish", "fault": "close_connection", "probability": "often"}, 400, "probability"),
         ({"operation": "publish", "fault": "close_connection", "probability": 2}, 400, "probability"),
         (b'{"operation": "publish", "fault": "close_connection", "probability": NaN}', 400, "probability"),

@@ -262,7 +262,7 @@ async def test_a_destination_that_confirms_nothing_is_not_ready(autojump_clock: 
         await probe_arrives(w)
         w.broker.trouble.lose("puback", 1_000_000)
         w.broker.publish("in.x")
-        await until_unready(w, "of route route confirms nothing that it is sent")
+        await until_unready(w, "of route route does not confirm what it receives")
         w.broker.trouble.lose("puback", 0)
         await until_ready(w)
         await probe_arrives(w)
@@ -275,7 +275,7 @@ async def test_a_destination_that_refused_and_then_confirms_nothing_is_not_ready
         await trio.sleep(0.5)
         w.broker.trouble.lose("puback", 1_000_000)
         await trio.sleep(WITHIN)
-        await until_unready(w, "confirms nothing that it is sent")
+        await until_unready(w, "does not confirm what it receives")
         w.broker.trouble.lose("puback", 0)
         await until_ready(w)
 

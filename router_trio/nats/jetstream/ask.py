@@ -39,4 +39,6 @@ async def ask(
     try:
         return read(answer.data)
     except AnswerError as error:
-        raise SourceError(f"the answer to {subject} is not one of JetStream: {error}", reason="bad_answer") from error
+        raise SourceError(
+            f"the answer to {subject} is not an answer of JetStream: {error}", reason="bad_answer"
+        ) from error

@@ -158,7 +158,7 @@ class WirePullConsumer:
             await aio_as_trio(self._client.request)(framing.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
 
     def _ack_subject(self, sequence: int) -> bytes:
-        """Where a delivery of that message is answered: of its numbers the server reads only the sequence.
+        """Return where a delivery of that message is acked: of its numbers the server reads only the sequence.
 
         The number of the delivery has to be one that there was.
         """
@@ -180,7 +180,9 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
     for name in (spec.stream, spec.durable):
         if not is_name(name):
-            told = "is no name of a stream or consumer: it has up to 255 characters, no space and none of . * > / \\"
+            told = (
+                "is not a valid name of a stream or consumer: use up to 255 characters, no space and none of . * > / \\"
+            )
             raise SourceError(f"{excerpt(name)!r} {told}", reason="invalid_name")
     with api_errors(spec):
         stream = await ask(client, f"STREAM.INFO.{spec.stream}", b"", stream_info)
@@ -265,7 +267,7 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
         told = f"the durable {spec.durable!r} of stream {spec.stream!r} is gone"
         return SourceError(told, reason="consumer_deleted")
     if error.code == NOT_FOUND:
-        told = f"there is no stream {spec.stream!r}; create it, or mend `stream` of this route"
+        told = f"there is no stream {spec.stream!r}; create it, or correct `stream` of this route"
         return SourceError(told, reason="stream_not_found")
     if error.code == UNAVAILABLE:
         return SourceError(
@@ -278,7 +280,7 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
 async def _progress(
     client: Client, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
 ) -> tuple[Progress, ConsumerInfo]:
-    """How far the consumer is once the server has forgotten the requests of a dead link, which it may still serve."""
+    """Return how far the consumer is, once the server has forgotten the requests of a dead link."""
     with trio.move_on_after(STALE_PULLS_END_WITHIN):
         while info.num_waiting:
             await trio.sleep(STALE_PULLS_POLL)

@@ -26,9 +26,9 @@ def went_back(spec: ConsumerSpec, stream: StreamInfo) -> str | None:
     if spec.stream_created is None:
         return None
     if stream.created != spec.stream_created:
-        return f"it was made again at {stream.created}"
+        return f"it was created again at {stream.created}"
     if stream.last_sequence < spec.last_sequence:
-        return f"its last sequence is {stream.last_sequence}, message {spec.last_sequence} came already"
+        return f"its last sequence is {stream.last_sequence}, but message {spec.last_sequence} was received before"
     for sequence, time in (
         (stream.first_sequence, stream.first_time),
         (stream.last_sequence, stream.last_time),
@@ -52,7 +52,7 @@ async def other_message(client: Client, spec: ConsumerSpec, *, doubtful: bool) -
     try:
         found = await look_up(client, spec.stream, {"seq": spec.last_sequence})
     except (ApiError, SourceError, TimeoutError, nats.errors.Error):
-        return "all that it has is younger than what came before" if doubtful else None
+        return "all its messages are newer than those received before" if doubtful else None
     return None if nanoseconds(found.time) == spec.last_time else _another(spec.last_sequence)
 
 
@@ -62,4 +62,4 @@ async def look_up(client: Client, stream: str, which: dict[str, object]) -> Stor
 
 
 def _another(sequence: int) -> str:
-    return f"it has another message as its {sequence}"
+    return f"it has another message under sequence {sequence}"

@@ -91,7 +91,7 @@ class PubAcks:
         if exists:
             self._listener.acked(kept)
         else:
-            told = f"the PubAck names the stream {excerpt(stream[0])!r}, and there is none of that name"
+            told = f"the PubAck names the stream {excerpt(stream[0])!r}, which does not exist"
             # Another answer to the same publish may be the right one.
             others = {order for pubacks in self._kept.values() for order, _ in pubacks}
             for order in dict.fromkeys(order for order, _ in kept if order not in others):

@@ -38,13 +38,13 @@ def refusal(path: str, headers: Iterable[tuple[bytes, bytes]], allowed: Collecti
     if values[b"origin"] and not _same_origin(values[b"origin"], host):
         return 403, "the header Origin names another site; pages of other sites may not use this router"
     if any(value not in _OWN_SITE for value in values[b"sec-fetch-site"]):
-        return 403, "another site led here (Sec-Fetch-Site); enter the address in the browser itself"
+        return 403, "the request comes from another site (Sec-Fetch-Site); enter the address in the browser"
     if path in PROBES:
         return None
     if host is None:
-        return 400, "the header Host must be there once, as HOST or HOST:PORT"
+        return 400, "the header Host must be given once, as HOST or HOST:PORT"
     if not _answered(host[0], allowed):
-        return 403, f"the host {host[0]!r} is not answered to; add it to telemetry.allowed_hosts if it is ours"
+        return 403, f"the host {host[0]!r} is not allowed; add it to telemetry.allowed_hosts if it is yours"
     return None
 
 

@@ -33,7 +33,7 @@ def readiness(view: RouterView, now: float) -> Answer:
         if why is not None:
             reasons.append({"connection": name, "reason": why})
         for destination in connection.outbox.capacity.unanswered():
-            why = f"{destination} confirms nothing that it is sent (no PubAck)"
+            why = f"{destination} does not confirm what it receives (no PubAck)"
             reasons.append({"connection": name, "reason": why})
     for route in view.routes:
         reasons += [{"route": route.name, "reason": why} for why in route.reasons(now)]

@@ -48,7 +48,7 @@ class LogCode:
 
 
 def log_codes() -> list[LogCode]:
-    """Every code, by name."""
+    """Return every code, by name."""
     codes = [LogCode(kind.code, kind.level.name, " ".join((kind.__doc__ or "").split())) for kind in catalogue()]
     codes.append(LogCode(LIBRARY, Level.WARN.name, "A warning or an error of a library, under its logger's name."))
     return sorted(codes, key=lambda one: one.code)

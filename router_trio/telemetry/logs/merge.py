@@ -64,7 +64,7 @@ class Merger(Generic[T]):
         return window.merge(now) if passes else None
 
     def due(self, *, everything: bool = False) -> list[Merged[T]]:
-        """What was summed and has waited for an interval, or `everything` that was summed."""
+        """Return what was summed and has waited for an interval, or `everything` that was summed."""
         now = self._clock()
         due = []
         for key, window in list(self._windows.items()):

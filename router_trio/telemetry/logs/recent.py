@@ -54,7 +54,7 @@ class Recent:
             self._keep_merged(merged)
 
     def since(self, number: int) -> list[dict[str, Any]]:
-        """What came after the entry with this number, oldest first, as plain values. 0 gives all there is.
+        """Return the entries after this number, oldest first, as plain values. 0 gives all there is.
 
         A number from before a restart, which is not reached yet, gives all as well.
         """

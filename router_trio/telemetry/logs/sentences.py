@@ -15,36 +15,43 @@ from router_trio.events import Event
 SENTENCES: Mapping[type[Event], str] = {
     events.ConnectionEstablished: "Connection {connection} is connected to {server}",
     events.ConnectionRestored: (
-        "Connection {connection} is connected again, to {server}, after {outage_seconds:.1f} s "
+        "Connection {connection} is connected again to {server}, after {outage_seconds:.1f} s "
         "and {reconnect_attempts} attempts"
     ),
-    events.ConnectionLost: "Connection {connection} lost {server}: {reason}; {pending_count} operations are pending",
+    events.ConnectionLost: (
+        "Connection {connection} lost its link to {server}: {reason}; {pending_count} operations are pending"
+    ),
     events.ConnectionFailed: (
         "Connection {connection} could not connect to {server}: {reason} (attempt {attempt} of {max_attempts})"
     ),
     events.UnexpectedLinkError: (
         "Connection {connection} ended its link to {server} because of {error_type} at {place}: "
-        "a fault of router_trio, please report it"
+        "a bug of router_trio, please report it"
     ),
-    events.ReconnectAttempt: "Connection {connection} tries {server}, attempt {attempt} of {max_attempts}",
+    events.ReconnectAttempt: "Connection {connection} is connecting to {server}, attempt {attempt} of {max_attempts}",
     events.ReconnectExhausted: (
         "Connection {connection} used up its {reconnect_attempts} attempts to reconnect; next: {action}"
     ),
-    events.LameDuck: "Server {server} of connection {connection} will shut down; moving to another one",
-    events.RetryPending: "Connection {connection} sends {pending_count} operations that were kept",
+    events.LameDuck: "Server {server} will shut down; connection {connection} is moving to another one",
+    events.RetryPending: (
+        "Connection {connection} is sending {pending_count} operations that were queued or unconfirmed"
+    ),
     events.RetryComplete: (
-        "Connection {connection} has sent what was kept: {success_count} succeeded, {failed_count} failed"
+        "Connection {connection} has settled what was queued or unconfirmed: "
+        "{success_count} succeeded, {failed_count} failed"
     ),
     events.PublishFailed: "Core publishes on {connection} failed: {reason}",
     events.PublishWithAckFailed: "JetStream publishes on {connection} failed: {reason}",
     events.PublishQueued: "Core publishes on {connection} are queued while it is not connected",
     events.PublishWithAckQueued: "JetStream publishes on {connection} are queued while it is not connected",
-    events.PublishFailedOpen: "Publishes on {connection} were let go, as fail_open says: {reason}",
+    events.PublishFailedOpen: "Publishes on {connection} were discarded, because fail_open is set: {reason}",
     events.QueueFull: "The queue of {connection} is full ({queue_size} of {max_size} operations): {reason}",
     events.PendingDropped: "Pending operations of {connection} were dropped: {reason}",
-    events.AckFailed: "Acks on {connection} failed: {reason}; the stream delivers these messages again",
-    events.NakFailed: "Naks on {connection} failed: {reason}; the stream delivers these messages after its ack wait",
-    events.SubscribeFailed: "Could not subscribe or open a consumer on {connection}: {reason}; trying again",
+    events.AckFailed: "Acks on {connection} could not be sent: {reason}; the stream will redeliver these messages",
+    events.NakFailed: (
+        "Naks on {connection} could not be sent: {reason}; the stream will redeliver these messages after its ack wait"
+    ),
+    events.SubscribeFailed: "Could not subscribe or open a consumer on {connection}: {reason}; retrying",
     events.ConsumerDiffers: (
         "Route {route}: the consumer {durable} of stream {stream} differs from the configuration: {detail}; "
         "change one of them"
@@ -52,29 +59,28 @@ SENTENCES: Mapping[type[Event], str] = {
     events.RouteReady: "Route {route} receives from {source} on {connection}",
     events.MessageFailed: "Messages of route {route} failed: {reason}",
     events.MessageDeadLettered: (
-        "Route {route} gave messages up after attempt {deliveries}, their last, such as {sequence} of stream {stream}: "
-        "{reason}"
+        "Route {route} gave up messages after {deliveries} attempts, among them {sequence} of stream {stream}: {reason}"
     ),
     events.DestinationNotStored: "Route {route} can't deliver to {subject} on {connection}: {reason}",
     events.DestinationStored: "Route {route} can deliver to {subject} on {connection} again",
     events.DestinationsUnknown: (
         "Could not look up the streams that {connection} publishes to: {reason}; "
-        "whether they accept messages is known when some are published"
+        "only publishes show whether they accept messages"
     ),
     events.StreamWentBack: (
-        "Stream {stream} of route {route} went back in time: {detail}; what it has now is routed as new"
+        "Stream {stream} of route {route} went back in time: {detail}; its messages are routed as new"
     ),
-    events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: whoever reaches {page} can make this router fail",
-    events.FaultInjected: "A fault is injected into {operation} from now on, with probability {probability:g}: {fault}",
-    events.FaultsCleared: "Injected faults are over: {operation}",
+    events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: anyone who reaches {page} can make this router fail",
+    events.FaultInjected: "Fault {fault} is set for {operation}, with probability {probability:g}",
+    events.FaultsCleared: "Injected faults were cleared: {operation}",
     events.RouterStarted: "Router {name} is running: {connections} connections, {routes} routes",
     events.RouterDraining: "Router is draining {pending_count} operations, for at most {timeout_seconds:g} s",
-    events.RouterStopped: "Router has stopped; {unsettled} messages are unsettled",
+    events.RouterStopped: "Router has stopped; {unsettled} messages were left unsettled",
 }
 
 
 def sentence(event: Event) -> str:
-    """The sentence of an event. One without a sentence of its own, as of an embedding program, gives its help text."""
+    """Return the sentence of an event, or the help text of one without a sentence, as that of an embedding program."""
     template = SENTENCES.get(type(event))
     if template is None:
         return (type(event).__doc__ or type(event).__name__).strip().splitlines()[0]
@@ -82,7 +88,7 @@ def sentence(event: Event) -> str:
 
 
 def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:
-    """The fields of an event that may be shown.
+    """Return the fields of an event that may be shown.
 
     What a handler raises may quote the payload, and payloads never appear in logs: of its error only the type is shown,
     unless `handler_errors` asks for the text as well.

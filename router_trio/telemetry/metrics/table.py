@@ -21,7 +21,7 @@ from router_trio.telemetry.view import ConnectionView, RouterView, package_versi
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the numbers come from: the router, and telemetry's own counts of what it had to let go."""
+    """Where the numbers come from: the router, and telemetry's own counts of what it dropped."""
 
     view: RouterView
     log_lines_dropped: Callable[[], int] = lambda: 0
@@ -182,7 +182,7 @@ def _operation(operation: str, text: str) -> tuple[Metric, Metric]:
             f"router_nats_{operation}_failures_total",
             "counter",
             (*CONNECTION, "reason"),
-            f"{text} that failed; not being connected counts as a failure, once for each.",
+            f"{text} that failed; not being connected counts as a failure, once for each operation.",
             _connection_by(FAILURE_REASONS[operation], _failed(operation)),
         ),
     )
@@ -210,9 +210,9 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "Operations written and not yet confirmed.",
         lambda one: one.outbox.in_flight,
     ),
-    _gauge(f"{_QUEUE}_limit", "Most operations that may be pending.", lambda one: one.outbox.max_operations),
-    _gauge("router_nats_pending_bytes", "Bytes that are pending.", _pending_bytes),
-    _gauge("router_nats_pending_bytes_limit", "Most bytes that may be pending.", lambda one: one.outbox.max_bytes),
+    _gauge(f"{_QUEUE}_limit", "Limit of pending operations.", lambda one: one.outbox.max_operations),
+    _gauge("router_nats_pending_bytes", "Bytes of pending operations.", _pending_bytes),
+    _gauge("router_nats_pending_bytes_limit", "Limit of pending bytes.", lambda one: one.outbox.max_bytes),
     _gauge(
         "router_nats_pending_oldest_age_seconds",
         "Time since the oldest pending operation was accepted; 0 when nothing is pending.",
@@ -224,24 +224,26 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         _unbalanced,
     ),
     _counter(
-        "router_nats_connection_established_total", "First connects of the process.", lambda one: one.state.established
+        "router_nats_connection_established_total",
+        "First connections of the process.",
+        lambda one: one.state.established,
     ),
-    _counter("router_nats_connection_lost_total", "Live links that died.", lambda one: one.state.lost),
-    _counter("router_nats_connection_restored_total", "Connects after a loss.", lambda one: one.state.restored),
+    _counter("router_nats_connection_lost_total", "Established links that were lost.", lambda one: one.state.lost),
+    _counter("router_nats_connection_restored_total", "Connections after a loss.", lambda one: one.state.restored),
     _counter(
         "router_nats_connection_failures_total", "Attempts to connect that failed.", lambda one: one.state.failures
     ),
     _counter(
-        "router_nats_reconnect_attempts_total", "Attempts to connect again.", lambda one: one.state.reconnect_attempts
+        "router_nats_reconnect_attempts_total", "Attempts to reconnect.", lambda one: one.state.reconnect_attempts
     ),
     _counter(
         "router_nats_reconnect_failures_total",
-        "Attempts to connect again that failed.",
+        "Attempts to reconnect that failed.",
         lambda one: one.state.reconnect_failures,
     ),
     _counter(
         "router_nats_reconnection_exhausted_total",
-        "Rounds of reconnecting whose attempts were used up.",
+        "Rounds of attempts to reconnect that all failed.",
         lambda one: one.state.exhausted,
     ),
     *(row for operation in OPERATIONS for row in _operation(operation, _OPERATION_TEXTS[operation])),
@@ -253,26 +255,26 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     ),
     _counter(
         f"{_QUEUE}_retry_failed_total",
-        "Operations that the drain after a reconnect could not deliver.",
+        "Operations that failed in the drain after a reconnect.",
         lambda one: one.outbox.counters.retry_failed,
     ),
     Metric(
         f"{_QUEUE}_dropped_total",
         "counter",
         (*CONNECTION, "reason"),
-        "Pending operations that were let go.",
+        "Pending operations that were dropped.",
         _connection_by(DROP_REASONS, lambda one: one.outbox.counters.dropped),
     ),
     _counter(
         "router_nats_operations_accepted_total",
-        "Publishes that the ledger answers for.",
+        "Publishes that were accepted.",
         lambda one: one.outbox.ledger.accepted,
     ),
     Metric(
         "router_nats_operations_settled_total",
         "counter",
         (*CONNECTION, "fate"),
-        "Accepted publishes that met their final fate.",
+        "Accepted publishes that were settled, by fate.",
         _connection_by(FATES, lambda one: one.outbox.ledger.settled),
     ),
     Metric(
@@ -296,7 +298,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_messages_dead_lettered_total",
         "counter",
         ROUTE,
-        "Messages given up and dead-lettered.",
+        "Messages that were given up (dead-lettered).",
         _route(lambda route: route.dead_lettered),
     ),
     Metric(
@@ -310,7 +312,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_route_running",
         "gauge",
         ROUTE,
-        "1 while the route's subscription or consumer is alive, else 0.",
+        "1 while the route's subscription or consumer is active, else 0.",
         _route(lambda route: float(route.state == RUNNING)),
     ),
     HistogramMetric(
@@ -320,34 +322,34 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_log_lines_dropped_total",
         "counter",
         (),
-        "Log lines let go because stderr did not take them.",
+        "Log lines that were dropped because stderr did not accept them.",
         _process(lambda sources: sources.log_lines_dropped()),
     ),
     Metric(
         "router_spans_dropped_total",
         "counter",
         (),
-        "Spans let go because the collector did not take them.",
+        "Spans that were dropped because the collector did not accept them.",
         _process(lambda sources: sources.spans_dropped()),
     ),
     Metric(
         "router_traces_not_followed_total",
         "counter",
         (),
-        "Messages that their sender samples and that were passed on untraced: too many in a second.",
+        "Messages that their sender sampled and that were passed on untraced: too many in a second.",
         _process(lambda sources: sources.traces_not_followed()),
     ),
     Metric(
         "router_listener_errors_total",
         "counter",
         (),
-        "Events that a listener failed on.",
+        "Events at which a listener failed.",
         _process(lambda sources: sources.listener_errors()),
     ),
     HistogramMetric(
         "router_event_loop_lag_seconds",
         (),
-        "How late a task got its turn in the event loop, ten times a second.",
+        "Delay of a task in the event loop, measured ten times a second.",
         lambda sources: [((), sources.loop_lags)],
     ),
     ProcessMetric("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds."),

@@ -198,7 +198,7 @@ async def _interrupt_later(pipeline: Pipeline) -> None:
 
 
 def _parent(raw: RawMessage) -> TraceParent | None:
-    """What the headers say of the trace that a message belongs to: nothing valid, its parent, or `UNSAMPLED`."""
+    """Return what the headers say of the trace that a message belongs to: nothing valid, its parent, or `UNSAMPLED`."""
     _, _, header_size, size, tail = raw
     # Most headers are about other things: that is found out without cutting them out of the frame.
     if tail.find(_PART_OF_NAME, 0, len(tail) - 2 - size + header_size) < 0:

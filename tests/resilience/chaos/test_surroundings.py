@@ -160,7 +160,7 @@ async def test_a_permission_that_comes_back_is_noticed_on_the_link_that_lacked_i
             assert live is not None
             # Neither nats-py, which asks for the consumer, nor the link, which waits for PubAcks, hears an answer.
             assert watch.of("NATS_SUBSCRIBE_ERROR")
-            with pytest.raises(PublishError, match="does not let this user"):
+            with pytest.raises(PublishError, match="does not permit this user"):
                 await live.publish_with_ack("sink.x", b"x")
             await server.reload(config())
             await eventually(lambda: live.routes[0].routed["sink.{{wildcard(1)}}"] == 10, 20, live.status)

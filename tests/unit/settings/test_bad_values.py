@@ -182,8 +182,8 @@ def _with_destination(**to: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("to", "path", "told"),
     [
-        ({"headers": {"keep": ["X-Mine"]}}, "routes[0].to[0].headers.keep[0]", "no control header"),
-        ({"headers": {"keep": ["Nats-Msg-Id"]}}, "routes[0].to[0].headers.keep[0]", "no control header"),
+        ({"headers": {"keep": ["X-Mine"]}}, "routes[0].to[0].headers.keep[0]", "not a control header"),
+        ({"headers": {"keep": ["Nats-Msg-Id"]}}, "routes[0].to[0].headers.keep[0]", "not a control header"),
         ({"headers": {"kept": []}}, "routes[0].to[0].headers.kept", "unknown"),
         ({"reply": True, "jetstream": True}, "routes[0].to[0].reply", "PubAck"),
     ],

@@ -46,7 +46,7 @@ def test_missing_servers_are_found_by_require_servers(load: Load, tmp_path: Path
         ({"nkey_seed_file": "/nowhere/seed"}, {"nkey_seed_file": "there is no file '/nowhere/seed'"}),
         ({"credentials_file": "/"}, {"credentials_file": "there is no file '/'"}),
         ({"tls_ca_file": "/nowhere/\0"}, {"tls_ca_file": "there is no file"}),
-        ({"tls_ca_file": "x" * 300}, {"tls_ca_file": f"'{'x' * 300}' can't be looked at (File name too long)"}),
+        ({"tls_ca_file": "x" * 300}, {"tls_ca_file": f"'{'x' * 300}' can't be accessed (File name too long)"}),
     ],
 )
 def test_contradictions_of_a_connection(connection: dict[str, Any], found: dict[str, str]) -> None:

@@ -68,7 +68,7 @@ async def test_a_line_has_the_keys_of_the_contract() -> None:
     assert written_at.utcoffset() == timedelta(0)
     assert line == {
         "level": "ERROR",
-        "message": "Connection main lost nats://h:4222: closed; 7 operations are pending",
+        "message": "Connection main lost its link to nats://h:4222: closed; 7 operations are pending",
         "error_code": "NATS_CONNECTION_LOST",
         "error_tag": "nats_connection_failure",
         "connection": "main",
@@ -441,5 +441,5 @@ def test_log_codes_are_those_of_the_events() -> None:
     codes = {one.code: one for one in log_codes()}
     assert codes.keys() == {kind.code for kind in catalogue()} | {"LIBRARY"}
     lost = codes["NATS_CONNECTION_LOST"]
-    assert (lost.level, lost.help) == (Level.ERROR.name, "A live link died.")
+    assert (lost.level, lost.help) == (Level.ERROR.name, "An established link was lost.")
     assert all(one.help and "\n" not in one.help for one in codes.values())

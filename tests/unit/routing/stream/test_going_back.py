@@ -207,11 +207,11 @@ def test_a_stream_that_goes_on_shows_nothing(now: Any) -> None:
 @pytest.mark.parametrize(
     ("now", "told"),
     [
-        (stream_of(1, 1, 7, 7, created="2030-01-01T00:00:00Z"), "made again"),
+        (stream_of(1, 1, 7, 7, created="2030-01-01T00:00:00Z"), "created again"),
         (stream_of(1, 1, 6, 6), "last sequence is 6"),
         (stream_of(1, 0, 0, 0), "last sequence is 0"),
-        (stream_of(1, 1, 7, 8), "another message as its 7"),
-        (stream_of(7, 8, 9, 9), "another message as its 7"),
+        (stream_of(1, 1, 7, 8), "another message under sequence 7"),
+        (stream_of(7, 8, 9, 9), "another message under sequence 7"),
     ],
 )
 def test_a_stream_shows_that_it_went_back(now: Any, told: str) -> None:
