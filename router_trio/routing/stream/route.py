@@ -16,9 +16,8 @@ from operator import attrgetter
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import SourceError
 from router_trio.events import ConsumerDiffers, Emit, MessageDeadLettered, StreamWentBack
-from router_trio.link import ConsumerSpec, Link, PullConsumer
+from router_trio.link import Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
@@ -26,13 +25,11 @@ from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
-from router_trio.routing.stream.failures import LONGEST_DELAY, MOST_REMEMBERED, RetryPolicy
+from router_trio.routing.stream.failures import LONGEST_DELAY, RetryPolicy
+from router_trio.routing.stream.limits import UNLIMITED, check_retention, consumer_spec, differences
 from router_trio.routing.stream.payloads import Payloads
 from router_trio.routing.stream.pull_loop import PullLoop
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
-
-UNLIMITED = -1
-"""Deliveries: what a server counts is not what failed, so it is not for the server to give up."""
 
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
@@ -46,22 +43,11 @@ class StreamRoute(Route):
     def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
         super().__init__(routing, connection, emit)
         source = routing.plan.settings.source
-        assert source.stream is not None
-        assert source.durable is not None
         self._source = source
-        self._spec = ConsumerSpec(
-            source.stream,
-            source.durable,
-            source.filter,
-            source.ack_wait,
-            UNLIMITED,
-            # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that
-            # failed and waits for its next attempt: that must not keep out what is new.
-            2 * source.max_in_flight + MOST_REMEMBERED,
-        )
+        self._spec = consumer_spec(source)
         self._policy = RetryPolicy(source.nak_delay, max(source.max_deliver, 0), source.max_in_flight)
         self._server_limit = UNLIMITED
-        self._deliveries = Deliveries(self, source.stream, source.durable)
+        self._deliveries = Deliveries(self, self._spec.stream, self._spec.durable)
         self._acks = Acks(routing.state.name, connection, emit)
         self._ack_pending = AckPending()
         connection.pull_budget.join()
@@ -308,36 +294,22 @@ class StreamRoute(Route):
         )
 
     def _compare(self, consumer: PullConsumer) -> None:
-        """Go by what the server's consumer says, and say so where the route says otherwise."""
-        limits, spec = consumer.limits, self._spec
-        room = 2 * self._source.max_in_flight
-        self._server_limit = limits.max_deliver
-        if self._policy.limited and limits.retention != "limits":
-            raise SourceError(
-                f"max_deliver would delete what is given up, since the stream {spec.stream!r} has {limits.retention} "
-                "retention; remove max_deliver, or read from a stream with limits retention",
-                reason="would_delete",
-            )
-        differences = [
-            f"{name} is {has:g} there and {wanted:g} here"
-            for name, has, wanted, differs in (
-                ("max_deliver", limits.max_deliver, spec.max_deliver, limits.max_deliver > 0),
-                ("ack_wait in seconds", consumer.ack_wait, spec.ack_wait, consumer.ack_wait != spec.ack_wait),
-                ("max_ack_pending", limits.max_ack_pending, room, 0 < limits.max_ack_pending < room),
-            )
-            if differs
-        ]
-        if differences and differences != self._told_differences:
+        """Go by what the server's consumer says, and log where the route says otherwise."""
+        spec = self._spec
+        self._server_limit = consumer.limits.max_deliver
+        check_retention(self._policy, spec, consumer)
+        found = differences(spec, consumer, 2 * self._source.max_in_flight)
+        if found and found != self._told_differences:
             self._emit(
                 ConsumerDiffers(
                     at=trio.current_time(),
                     route=self.state.name,
                     stream=spec.stream,
                     durable=spec.durable,
-                    detail="; ".join(differences),
+                    detail="; ".join(found),
                 )
             )
-        self._told_differences = differences
+        self._told_differences = found
 
     def _make_room(self, soon: bool) -> None:
         """Give back the newest that waits, so that what is due can come: it comes again later than that."""

@@ -1,0 +1,52 @@
+"""What a server's consumer says of its limits, beside what the route is configured to."""
+
+from __future__ import annotations
+
+from router_trio.errors import SourceError
+from router_trio.link import ConsumerSpec, PullConsumer
+from router_trio.routing.stream.failures import MOST_REMEMBERED, RetryPolicy
+from router_trio.settings import SourceSettings
+
+UNLIMITED = -1
+"""Deliveries: what a server counts is not what failed, so it is not for the server to give up."""
+
+
+def consumer_spec(source: SourceSettings) -> ConsumerSpec:
+    """Return the consumer that a route from a stream wants."""
+    assert source.stream is not None
+    assert source.durable is not None
+    return ConsumerSpec(
+        source.stream,
+        source.durable,
+        source.filter,
+        source.ack_wait,
+        UNLIMITED,
+        # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that failed
+        # and waits for its next attempt: that must not keep out what is new.
+        2 * source.max_in_flight + MOST_REMEMBERED,
+    )
+
+
+def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsumer) -> None:
+    """Raise `SourceError` (`would_delete`) where giving a message up would delete it from the stream."""
+    retention = consumer.limits.retention
+    if policy.limited and retention != "limits":
+        raise SourceError(
+            f"max_deliver would delete what is given up, since the stream {spec.stream!r} has {retention} "
+            "retention; remove max_deliver, or read from a stream with limits retention",
+            reason="would_delete",
+        )
+
+
+def differences(spec: ConsumerSpec, consumer: PullConsumer, capacity: int) -> list[str]:
+    """Return in what the consumer differs from `spec`. `capacity`: how many unacked messages the route may hold."""
+    limits = consumer.limits
+    return [
+        f"{name} is {has:g} there and {wanted:g} here"
+        for name, has, wanted, differs in (
+            ("max_deliver", limits.max_deliver, spec.max_deliver, limits.max_deliver > 0),
+            ("ack_wait in seconds", consumer.ack_wait, spec.ack_wait, consumer.ack_wait != spec.ack_wait),
+            ("max_ack_pending", limits.max_ack_pending, capacity, 0 < limits.max_ack_pending < capacity),
+        )
+        if differs
+    ]
