@@ -59,6 +59,18 @@ class MappingError(RouterError, ValueError):
         self.reason = reason
 
 
+class ExpressionError(RouterError, ValueError):
+    """An expression can't be compiled: it is not valid, names what is not there, or puts types together that don't fit.
+
+    `name` is what the expression is called, `line` and `column` count from 1, `picture` is the line with carets below
+    the mistake. `str()` has all of them.
+    """
+
+    def __init__(self, message: str, *, name: str, line: int, column: int, picture: str) -> None:
+        self.message, self.name, self.line, self.column, self.picture = message, name, line, column, picture
+        super().__init__(f"{name}, line {line}, column {column}: {message}\n{picture}")
+
+
 # --- the network or a server is at fault ---
 
 
@@ -135,6 +147,15 @@ class PublishError(RouterError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class EvaluationError(RouterError):
+    """An expression failed on a message: a key is missing, a type is wrong, a number too large, the body no JSON.
+
+    Its text names types and keys of the expression, never what the message holds.
+    """
+
+    reason = "expression"
 
 
 # --- a handler is at fault ---

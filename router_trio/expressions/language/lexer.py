@@ -1,0 +1,150 @@
+"""From the text of an expression to its tokens, literals decoded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from router_trio.errors import ExpressionError
+from router_trio.expressions.language.source import Source
+
+KEYWORDS = frozenset({"false", "in", "null", "true"})
+RESERVED = frozenset({
+    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
+    "namespace", "return", "var", "void", "while",
+})  # fmt: skip
+"""What CEL keeps free for the languages around it: no name of a variable or function."""
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space> [\t\n\f\r\ ]+ | //[^\n]* )
+    | (?P<text> (?:[bB]?[rR]?) (?: \"{3} | '{3} | [\"'] ) )
+    | (?P<double> [0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)? | [0-9]+[eE][+-]?[0-9]+ | \.[0-9]+(?:[eE][+-]?[0-9]+)? )
+    | (?P<int> (?: 0x[0-9a-fA-F]+ | [0-9]+ ) [uU]? )
+    | (?P<name> [_a-zA-Z][_a-zA-Z0-9]* )
+    | (?P<quoted> `[a-zA-Z0-9_./\ -]+` )
+    | (?P<mark> && | \|\| | == | != | <= | >= | [-+*/%!<>?:.,()\[\]{}] )
+    """,
+    re.VERBOSE,
+)
+_ESCAPES = {
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "n": "\n",
+    "r": "\r",
+    "t": "\t",
+    "v": "\v",
+    **{mark: mark for mark in "\\?\"'`"},
+}
+_CODE = re.compile(r"[xX]([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-3][0-7]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token: its kind (`int`, `uint`, `double`, `string`, `bytes`, `name`, `quoted`, `end`, or the mark itself).
+
+    `start` and `end` are positions in the text; `value` is that of a literal, or the name.
+    """
+
+    kind: str
+    start: int
+    end: int
+    value: object = None
+
+
+def tokens(source: Source) -> list[Token]:
+    """Return the tokens of the text, an `end` last. Raises ExpressionError for what is no token."""
+    text, found, at = source.text, [], 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise source.error(_unexpected(text[at]), at)
+        start, at, kind, piece = at, match.end(), match.lastgroup, match[0]
+        if kind == "space":
+            continue
+        if kind == "text":
+            token, at = _literal(source, start, piece)
+        elif kind == "int":
+            token = Token("uint" if piece[-1] in "uU" else "int", start, at, int(piece.rstrip("uU"), _base(piece)))
+        elif kind == "double":
+            token = Token("double", start, at, float(piece))
+        elif kind == "name":
+            token = Token(piece if piece in KEYWORDS else "name", start, at, piece)
+        elif kind == "quoted":
+            token = Token("quoted", start, at, piece[1:-1])
+        else:
+            token = Token(piece, start, at)
+        if kind in ("int", "double") and text[at : at + 1].isidentifier():
+            raise source.error(
+                "a number is followed by letters: put a space or an operator between them", start, at + 1
+            )
+        found.append(token)
+    found.append(Token("end", len(text), len(text)))
+    return found
+
+
+def _base(piece: str) -> int:
+    return 16 if piece.startswith("0x") else 10
+
+
+def _unexpected(character: str) -> str:
+    known = {
+        "=": "'=' is no operator: compare with '=='",
+        "&": "'&' is no operator: and is '&&'",
+        "|": "'|' is no operator: or is '||'",
+    }
+    return known.get(character, f"{character!r} is not part of the language")
+
+
+def _literal(source: Source, start: int, opening: str) -> tuple[Token, int]:
+    """Return the token of the string or bytes that begins here, and the position behind it."""
+    text = source.text
+    prefix = opening.rstrip("\"'").lower()
+    mark = opening[len(prefix) :]
+    raw, as_bytes = "r" in prefix, "b" in prefix
+    at = start + len(opening)
+    parts: list[str | bytes] = []
+    while True:
+        if at >= len(text) or (len(mark) == 1 and text[at] in "\r\n"):
+            raise source.error(f"the {'bytes' if as_bytes else 'string'} has no end: {mark} is missing", start, at)
+        if text.startswith(mark, at):
+            break
+        # In a raw string a backslash is a character like any other, also before the mark that ends it.
+        if raw or text[at] != "\\":
+            parts.append(text[at])
+            at += 1
+        else:
+            value, behind = _escape(source, at, as_bytes)
+            parts.append(value)
+            at = behind
+    end = at + len(mark)
+    try:
+        encoded = b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
+    except UnicodeEncodeError:
+        raise source.error("the text holds half of a surrogate pair, which is no character", start, end) from None
+    value = encoded if as_bytes else "".join(part for part in parts if isinstance(part, str))
+    return Token("bytes" if as_bytes else "string", start, end, value), end
+
+
+def _escape(source: Source, at: int, as_bytes: bool) -> tuple[str | bytes, int]:
+    """Return what the escape at this position stands for, and the position behind it."""
+    simple = _ESCAPES.get(source.text[at + 1 : at + 2])
+    if simple is not None:
+        return simple, at + 2
+    match = _CODE.match(source.text, at + 1)
+    if match is None:
+        raise _bad_escape(source, at, "a backslash begins no escape that CEL knows: write \\\\, or a raw string r'...'")
+    octet, short, long, octal = match.groups()
+    if as_bytes and (short or long):
+        raise _bad_escape(source, at, "\\u and \\U are for strings: in bytes write \\x and two digits")
+    code = int(octal, 8) if octal else int(octet or short or long, 16)
+    if as_bytes:
+        return bytes([code]), match.end()
+    if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
+        raise _bad_escape(source, at, "the escape stands for no Unicode character")
+    return chr(code), match.end()
+
+
+def _bad_escape(source: Source, at: int, message: str) -> ExpressionError:
+    return source.error(message, at, at + 2)

@@ -1,0 +1,150 @@
+"""What an expression is evaluated on: the variables of a message, each decoded when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from router_trio.errors import EvaluationError
+from router_trio.expressions.body import WHOLE, BodyReader, decode
+from router_trio.expressions.functions.times import timestamp
+from router_trio.expressions.language.types import BYTES, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
+from router_trio.expressions.values import Budget, Value
+from router_trio.protocol.headers import decode as decode_headers
+
+MESSAGE_VARIABLES: Mapping[str, Type] = {
+    "subject": STRING,
+    "tokens": list_of(STRING),
+    "headers": map_of(STRING, STRING),
+    "body": DYN,
+    "payload": BYTES,
+    "size": INT,
+}
+"""The variables of every message."""
+STREAM_VARIABLES: Mapping[str, Type] = {
+    **MESSAGE_VARIABLES,
+    "stream": STRING,
+    "sequence": INT,
+    "deliveries": INT,
+    "time": TIMESTAMP,
+}
+"""Those of a message from a stream."""
+
+
+class Facts:
+    """A message as expressions see it. Nothing is decoded before an expression asks, and then once.
+
+    `header_block` is the raw block, or `b""`. `reader` is made for the expressions that look at the message, by
+    `body.reader_for`. `time_ns` is when the stream stored it, in nanoseconds since 1970.
+    """
+
+    __slots__ = (
+        "_reader",
+        "_record",
+        "body",
+        "budget",
+        "deliveries",
+        "header_block",
+        "headers",
+        "locals",
+        "payload",
+        "sequence",
+        "size",
+        "stream",
+        "subject",
+        "time",
+        "time_ns",
+        "tokens",
+    )
+
+    body: Value
+    budget: Budget
+    headers: dict[str, str]
+    locals: list[Value]
+    time: Value
+    tokens: list[str]
+
+    def __init__(
+        self,
+        subject: str,
+        header_block: bytes,
+        payload: bytes,
+        reader: BodyReader = WHOLE,
+        *,
+        stream: str = "",
+        sequence: int = 0,
+        deliveries: int = 0,
+        time_ns: int = 0,
+    ) -> None:
+        self.subject = subject
+        self.header_block = header_block
+        self.payload = payload
+        self.size = len(payload)
+        self._reader = reader
+        self._record: Any = reader  # not yet decoded
+        if stream:
+            self.stream = stream
+            self.sequence = sequence
+            self.deliveries = deliveries
+            self.time_ns = time_ns
+
+    def find_header(self, start: bytes) -> bytes | None:
+        """Return the first value of the header whose line begins with `start`, an end of line included."""
+        block = self.header_block
+        at = block.find(start)
+        if at < 0:
+            return None
+        at += len(start)
+        end = block.find(b"\r\n", at)
+        return (block[at:end] if end >= 0 else block[at:]).strip()
+
+    @property
+    def record(self) -> Any:
+        """The fields of the body that expressions use, or None if only the whole body has them."""
+        record = self._record
+        if record is self._reader:
+            record = self._record = record.record(self.payload)
+        return record
+
+    def __getattr__(self, name: str) -> Value:
+        """Decode a variable that is asked for the first time. Raises EvaluationError if it can't be."""
+        if name == "body":
+            # A payload that is no JSON is looked at once for each expression that asks: it is let go soon.
+            self.body = value = decode(self.payload)
+        elif name == "tokens":
+            self.tokens = value = self.subject.split(".")
+        elif name == "headers":
+            first: dict[str, str] = {}
+            for key, one in decode_headers(self.header_block).pairs():
+                first.setdefault(key, one)
+            self.headers = value = first
+        elif name == "time" and hasattr(self, "time_ns"):
+            self.time = value = timestamp(self.time_ns)
+        elif name in self.__slots__:
+            raise _no_value(name)
+        else:
+            raise AttributeError(name)
+        return value
+
+
+class Activation:
+    """Variables with their values, as they are: for tests, and for expressions on something else than a message."""
+
+    record = None
+
+    def __init__(self, variables: Mapping[str, Value]) -> None:
+        self.__dict__.update(variables)
+        self.locals: list[Value] = []
+        self.budget = Budget()
+
+    def find_header(self, start: bytes) -> bytes | None:
+        """Return the value of the header whose line begins with `start`."""
+        value: str | None = self.headers.get(start[2:-1].decode())
+        return None if value is None else value.encode("utf-8", "surrogateescape")
+
+    def __getattr__(self, name: str) -> Value:
+        raise _no_value(name)
+
+
+def _no_value(name: str) -> EvaluationError:
+    return EvaluationError(f"the variable {name!r} has no value")

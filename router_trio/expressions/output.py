@@ -1,0 +1,132 @@
+"""From the value of an expression to a payload or to the value of a header.
+
+JSON is canonical: keys sorted by code points, no spaces, doubles in their shortest form and always with a fraction or
+an exponent, so that who reads them knows an int from a double.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from types import NoneType
+from typing import Any
+
+import msgspec
+
+from router_trio.errors import EvaluationError
+from router_trio.expressions.functions.conversions import bytes_of_string, string_of_double
+from router_trio.expressions.functions.times import format_duration, format_timestamp
+from router_trio.expressions.values import MAX_NESTING, BoolKey, Duration, Timestamp, Uint, Value, kind_name
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_PLAIN = frozenset({int, bool, NoneType})
+
+
+def payload_of(value: Value, largest: int) -> bytes:
+    """Return what goes out for a value: string and bytes as they are, all else as JSON.
+
+    Bytes within JSON are base64, timestamps RFC 3339, durations seconds, as protobuf has it. Raises EvaluationError for
+    more than `largest` bytes, a number that is not finite, and what JSON can't hold.
+    """
+    kind = value.__class__
+    if kind is str:
+        payload = bytes_of_string(value)
+    elif kind is bytes:
+        payload = value
+    elif kind is Timestamp or kind is Duration:
+        payload = _text_of_time(value).encode()
+    else:
+        payload = json_of(value, largest)
+    if len(payload) > largest:
+        raise _too_large(largest)
+    return payload
+
+
+def json_of(value: Value, largest: int) -> bytes:
+    """Return canonical JSON. Raises EvaluationError for what JSON can't hold, and for more than `largest` bytes."""
+    plain = _Writer(largest).plain(value, 0)
+    try:
+        encoded = _encode(plain)
+    except (UnicodeEncodeError, msgspec.MsgspecError, OverflowError, TypeError):
+        raise EvaluationError("the value has a string that is no UTF-8, which JSON can't hold") from None
+    if len(encoded) > largest:
+        raise _too_large(largest)
+    return encoded
+
+
+def header_of(value: Value, largest: int) -> str:
+    """Return the value of a header: a string as it is, a number or a bool as `string()` gives it.
+
+    Raises EvaluationError for other types, for CR, LF or NUL, and for more than `largest` bytes.
+    """
+    kind = value.__class__
+    if kind is str:
+        text: str = value
+        if "\r" in text or "\n" in text or "\0" in text:
+            raise EvaluationError("the value of a header can't hold CR, LF or NUL")
+        if len(text) > largest or len(bytes_of_string(text)) > largest:
+            raise _too_large(largest)
+        return text
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is int or kind is Uint:
+        return str(value)
+    if kind is float:
+        return string_of_double(value)
+    raise EvaluationError(f"a {kind_name(value)} can't be the value of a header: make a string of it")
+
+
+def _too_large(largest: int) -> EvaluationError:
+    return EvaluationError(f"the result is larger than {largest} bytes")
+
+
+def _text_of_time(value: Timestamp | Duration) -> str:
+    return format_timestamp(value) if value.__class__ is Timestamp else format_duration(value)  # type: ignore[arg-type]
+
+
+class _Writer:
+    """Makes of values what the encoder takes, and stops before it makes too much."""
+
+    __slots__ = ("_largest", "_left")
+
+    def __init__(self, largest: int) -> None:
+        self._largest = self._left = largest
+
+    def plain(self, value: Value, depth: int) -> Any:
+        """Return what the encoder takes for a value. Raises EvaluationError."""
+        kind = value.__class__
+        self._left -= len(value) if kind is str else 1
+        if self._left < 0:
+            raise _too_large(self._largest)
+        if kind is str or kind in _PLAIN:
+            return value
+        if kind is float:
+            if not math.isfinite(value):
+                raise EvaluationError("JSON has no numbers that are not finite")
+            return value
+        if kind is dict or kind is list:
+            if depth >= MAX_NESTING:
+                raise EvaluationError(f"the value is nested more than {MAX_NESTING} deep")
+            if kind is list:
+                return [self.plain(one, depth + 1) for one in value]
+            return self._entries(value, depth)
+        if kind is Uint:
+            return int(value)
+        if kind is bytes:
+            self._left -= len(value)
+            return b64encode(value).decode()
+        if kind is Timestamp or kind is Duration:
+            return _text_of_time(value)
+        raise EvaluationError(f"a {kind_name(value)} can't be written as JSON")
+
+    def _entries(self, entries: dict[Value, Value], depth: int) -> dict[str, Any]:
+        plain = {}
+        for key, value in entries.items():
+            kind = key.__class__
+            if kind is not str:
+                key = str(key) if kind is not BoolKey else "true" if key.value else "false"
+            self._left -= len(key)
+            plain[key] = self.plain(value, depth + 1)
+        if len(plain) != len(entries):
+            raise EvaluationError("two keys of the map are the same in JSON")
+        return plain
