@@ -30,7 +30,7 @@ def variable(name: str) -> Closure:
 
 def line_start(name: str) -> bytes | None:
     """Return what the line of this header begins with, or None if no header is so named."""
-    if not name or any(mark in name for mark in ":\r\n"):
+    if any(mark in name for mark in ":\r\n"):
         return None
     return b"\r\n" + name.encode() + b":"
 

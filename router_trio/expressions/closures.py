@@ -8,10 +8,19 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions.access import Closure
 from router_trio.expressions.language.syntax import Node
-from router_trio.expressions.values import Value, kind_name
+from router_trio.expressions.values import Budget, Value, kind_name
 
 Watch = Callable[[Node, Value | EvaluationError], None]
 """Is told what each part came to."""
+
+
+class Nothing:
+    """What constants are folded on: it has no variables."""
+
+    __slots__ = ("budget",)
+
+    def __init__(self) -> None:
+        self.budget = Budget()
 
 
 def truth(run: Closure) -> Closure:

@@ -14,7 +14,7 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions import access, macros
 from router_trio.expressions.access import Closure
-from router_trio.expressions.closures import Watch, both, either, every, paid, truth, watched_by
+from router_trio.expressions.closures import Nothing, Watch, both, either, every, paid, truth, watched_by
 from router_trio.expressions.functions.patterns import EXTRA, PATTERN_COST, BadPattern, Pattern
 from router_trio.expressions.language.signatures import BY_ID
 from router_trio.expressions.language.source import Source
@@ -34,7 +34,20 @@ from router_trio.expressions.language.syntax import (
     size,
     walk,
 )
-from router_trio.expressions.language.types import BOOL, BYTES, DYN, NULL, NUMBERS, SCALARS, STRING, UINT, Type, map_of
+from router_trio.expressions.language.types import (
+    BOOL,
+    BYTES,
+    DURATION,
+    DYN,
+    NULL,
+    NUMBERS,
+    SCALARS,
+    STRING,
+    TIMESTAMP,
+    UINT,
+    Type,
+    map_of,
+)
 from router_trio.expressions.language.usage import HEADERS, body_path
 from router_trio.expressions.operators import (
     COMPARISONS,
@@ -78,6 +91,10 @@ def compiled(source: Source, tree: Node, watch: Watch | None = None) -> Closure:
         return run(message)
 
     return bounded
+
+
+_NULLABLE = frozenset({NULL, TIMESTAMP, DURATION})
+"""Types of which a value may be null: for the checker null is as good as a time."""
 
 
 class _Compiler:
@@ -130,7 +147,7 @@ class _Compiler:
         if not self._is_constant(*parts):
             return run
         try:
-            return self._constant(run(None))
+            return self._constant(run(Nothing()))
         except EvaluationError:
             return run
 
@@ -220,7 +237,8 @@ class _Compiler:
     def _is_exact(node: Call) -> bool:
         """Return True if the arguments are of the very types of the one overload, so that none has to be looked at."""
         takes = BY_ID[node.overloads[0]].takes
-        return all(one.type.name == kind.name for one, kind in zip(node.arguments, takes, strict=True))
+        pairs = zip(node.arguments, takes, strict=True)
+        return all(one.type.name == kind.name and one.type not in _NULLABLE for one, kind in pairs)
 
     def _conditional(self, condition: Node, first: Node, second: Node) -> Closure:
         holds, one, other = self._truth(condition), self.of(first), self.of(second)
@@ -330,7 +348,7 @@ class _Compiler:
             path, bound = body_path(node.arguments[0]), self._constants[right]
             if path:
                 return access.body_field_compared(path, node.function, bound)
-        if kinds[0] == kinds[1] and kinds[0] in SCALARS - {NULL}:
+        if kinds[0] == kinds[1] and kinds[0] in SCALARS - _NULLABLE:
             return self._applied(test, parts, node)
         return self._applied(lambda one, other: compare(test, one, other), parts, node)
 

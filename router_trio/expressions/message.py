@@ -118,10 +118,10 @@ class Facts:
             for key, one in decode_headers(self.header_block).pairs():
                 first.setdefault(key, one)
             self.headers = value = first
-        elif name == "time" and hasattr(self, "time_ns"):
+        elif name == "time":
             self.time = value = timestamp(self.time_ns)
         elif name in self.__slots__:
-            raise _no_value(name)
+            raise _no_value("time" if name == "time_ns" else name)
         else:
             raise AttributeError(name)
         return value

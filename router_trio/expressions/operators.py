@@ -256,8 +256,9 @@ for _name, _function in BY_NAME.items():
     if _name in COMPARISONS:
         FUNCTIONS.update({one.id: COMPARISONS[_name] for one in _function.overloads})
     if _name.startswith("get"):
-        FUNCTIONS[f"{_name}:timestamp"] = FUNCTIONS[f"{_name}:timestamp_string"] = partial(times.part_of_time, _name)
-        FUNCTIONS[f"{_name}:duration"] = partial(times.part_of_duration, _name)
+        for _one in _function.overloads:
+            _part = times.part_of_duration if _one.id.endswith(":duration") else times.part_of_time
+            FUNCTIONS[_one.id] = partial(_part, _name)
 
 
 def type_value(value: Value) -> TypeValue:

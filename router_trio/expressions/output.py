@@ -16,7 +16,7 @@ import msgspec
 from router_trio.errors import EvaluationError
 from router_trio.expressions.functions.conversions import bytes_of_string, string_of_double
 from router_trio.expressions.functions.times import format_duration, format_timestamp
-from router_trio.expressions.values import MAX_NESTING, BoolKey, Duration, Timestamp, Uint, Value, kind_name
+from router_trio.expressions.values import MAX_NESTING, BoolKey, Budget, Duration, Timestamp, Uint, Value, kind_name
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _PLAIN = frozenset({int, bool, NoneType})
@@ -87,10 +87,11 @@ def _text_of_time(value: Timestamp | Duration) -> str:
 class _Writer:
     """Makes of values what the encoder takes, and stops before it makes too much."""
 
-    __slots__ = ("_largest", "_left")
+    __slots__ = ("_budget", "_largest", "_left")
 
     def __init__(self, largest: int) -> None:
         self._largest = self._left = largest
+        self._budget = Budget()
 
     def plain(self, value: Value, depth: int) -> Any:
         """Return what the encoder takes for a value. Raises EvaluationError."""
@@ -107,6 +108,7 @@ class _Writer:
         if kind is dict or kind is list:
             if depth >= MAX_NESTING:
                 raise EvaluationError(f"the value is nested more than {MAX_NESTING} deep")
+            self._budget.spend(1 + len(value))
             if kind is list:
                 return [self.plain(one, depth + 1) for one in value]
             return self._entries(value, depth)

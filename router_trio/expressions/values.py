@@ -24,7 +24,7 @@ it takes some 20 ms at most, whatever a message holds."""
 MAX_SIZE = 1024**2
 """Characters, bytes or elements of what an expression makes: as much as most servers take for a payload."""
 MAX_NESTING = 100
-"""Lists and maps within each other, in a body, a comparison or a payload."""
+"""Lists and maps within each other, in a comparison or a payload."""
 
 Value = Any
 

@@ -87,7 +87,7 @@ def split(text: str, separator: str, limit: int = -1) -> list[str]:
     if separator == "":
         parts = list(text[: most - 1])
         rest = text[most - 1 :]
-        parts += [rest] if rest else []
+        parts += [rest] if rest or not parts else []
     else:
         parts = text.split(separator, most - 1)
     if len(parts) > MAX_PARTS:

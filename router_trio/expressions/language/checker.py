@@ -220,11 +220,13 @@ class _Checker:
         return node
 
     def _call(self, node: Call) -> Node:
-        node.arguments = tuple(map(self.check, node.arguments))
         function = BY_NAME.get(node.function)
         if function is None:
             raise self._unknown(node)
+        node.arguments = tuple(map(self.check, node.arguments))
         given = [argument.type for argument in node.arguments]
+        # What a value of type `dyn` holds may be anything: it is not found out from how it is used.
+        open_as = DYN if any(self.solution.resolved(one) == DYN for one in given) else None
         found: list[str] = []
         gives: Type | None = None
         for overload in function.overloads:
@@ -234,7 +236,7 @@ class _Checker:
             if not self.solution.fit_all(given, takes):
                 continue
             found.append(overload.id)
-            result = self.solution.resolved(result)
+            result = self.solution.resolved(result, open_as=open_as)
             gives = result if gives in (None, result) else DYN
         if gives is None:
             raise self._mismatch(node, function, [self.solution.resolved(one) for one in given])

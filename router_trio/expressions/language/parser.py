@@ -24,14 +24,17 @@ MAX_TEXT = 8192
 MAX_NODES = 1000
 """Parts of an expression. Each is evaluated at most once a message (in a macro within MAX_COST), at about 50 ns."""
 MAX_DEPTH = 80
-"""Parts within parts: each takes a few frames of Python's stack, of which a message may find many in use."""
+"""Parts within parts, as in a sum of 80: each takes a frame of Python's stack for a message, three to be compiled."""
+MAX_NESTED = 40
+"""Parentheses, brackets, braces and calls within each other: each takes seven frames to be read."""
 
 MACROS = {"all": (2,), "exists": (2,), "exists_one": (2,), "map": (2, 3), "filter": (2,)}
 """The macros that go over a list or a map, with how many arguments they take."""
 
-LEVELS = (("==", "!=", "<", "<=", ">", ">=", "in"), ("+", "-"), ("*", "/", "%"))
-"""The operators of two sides below `&&`, from those that bind least."""
-FUNCTIONS = {mark: f"_{mark}_" for level in LEVELS for mark in level} | {"in": "@in"}
+LEVELS = (("||",), ("&&",), ("==", "!=", "<", "<=", ">", ">=", "in"), ("+", "-"), ("*", "/", "%"))
+"""The operators of two sides, from those that bind least."""
+LEVEL_OF = {mark: level for level, marks in enumerate(LEVELS) for mark in marks}
+FUNCTIONS = {mark: f"_{mark}_" for mark in LEVEL_OF} | {"in": "@in"}
 
 _LITERALS = {"int": INT, "uint": UINT, "double": DOUBLE, "string": STRING, "bytes": BYTES}
 _CONSTANTS = {"true": (BOOL, True), "false": (BOOL, False), "null": (NULL, None)}
@@ -78,17 +81,17 @@ class _Parser:
         return token
 
     def _need(self, kind: str, where: str) -> Token:
-        return self._take(kind) or self._fail(f"{kind!r} {where}")
+        return self._take(kind) or self._fail(repr(kind), f" {where}")
 
-    def _fail(self, wanted: str) -> Token:
-        raise self._unexpected(wanted)
+    def _fail(self, wanted: str, where: str = "") -> Token:
+        raise self._unexpected(wanted, where)
 
-    def _unexpected(self, wanted: str) -> Exception:
+    def _unexpected(self, wanted: str, where: str = "") -> Exception:
         token = self._next
         if token.kind == "end":
-            return self._source.error(f"the expression ends where {wanted} is expected", token.start)
+            return self._source.error(f"the expression ends where {wanted} is expected{where}", token.start)
         there = self._source.slice(token.start, token.end)
-        return self._source.error(f"{wanted} is expected here, not {there!r}", token.start, token.end)
+        return self._source.error(f"{wanted} is expected here{where}, not {there!r}", token.start, token.end)
 
     def _made(self, node: _N) -> _N:
         """Return the node, counted and measured."""
@@ -104,32 +107,31 @@ class _Parser:
 
     def _expression(self) -> Node:
         self._nested += 1
-        if self._nested > MAX_DEPTH:
-            raise self._source.error(f"the expression is nested more than {MAX_DEPTH} deep", self._next.start)
-        node = self._logic("||", "&&")
+        if self._nested > MAX_NESTED:
+            raise self._source.error(f"the expression is nested more than {MAX_NESTED} deep", self._next.start)
+        node = self._binary(0)
         if self._take("?"):
-            first = self._logic("||", "&&")
+            first = self._binary(0)
             self._need(":", "between the two sides of a conditional")
             second = self._expression()
             node = self._made(Call("_?_:_", (node, first, second), start=node.start, end=second.end))
         self._nested -= 1
         return node
 
-    def _logic(self, mark: str, *tighter: str) -> Node:
-        parts = [self._logic(*tighter) if tighter else self._binary(0)]
-        while self._take(mark):
-            parts.append(self._logic(*tighter) if tighter else self._binary(0))
-        if len(parts) == 1:
-            return parts[0]
-        return self._made(Logic(mark, tuple(parts), start=parts[0].start, end=parts[-1].end))
-
     def _binary(self, level: int) -> Node:
-        if level == len(LEVELS):
-            return self._unary()
-        node = self._binary(level + 1)
-        while token := self._take(*LEVELS[level]):
-            right = self._binary(level + 1)
-            node = self._made(Call(FUNCTIONS[token.kind], (node, right), start=node.start, end=right.end))
+        """Return what binds at least as much as the operators of a level."""
+        node = self._unary()
+        while (found := LEVEL_OF.get(self._next.kind, -1)) >= level:
+            mark = self._next.kind
+            if mark in ("&&", "||"):
+                parts = [node]
+                while self._take(mark):
+                    parts.append(self._binary(found + 1))
+                node = self._made(Logic(mark, tuple(parts), start=node.start, end=parts[-1].end))
+            else:
+                self._at += 1
+                right = self._binary(found + 1)
+                node = self._made(Call(FUNCTIONS[mark], (node, right), start=node.start, end=right.end))
         return node
 
     def _unary(self) -> Node:

@@ -158,6 +158,8 @@ class Solution:
         if given.is_parameter:
             return bool(self._bind(given, wanted))
         if given == DYN or wanted == DYN:
+            # What a value of type `dyn` holds may be anything.
+            self._open(wanted)
             return True
         if NULL in (given, wanted):
             return given == wanted or (wanted if given == NULL else given) in (TIMESTAMP, DURATION)
@@ -166,6 +168,13 @@ class Solution:
         if given.name == "type":
             return True
         return all(self._fit(one, other) for one, other in zip(given.parameters, wanted.parameters, strict=True))
+
+    def _open(self, kind: Type) -> None:
+        """Let the parameters within a type stand for `dyn`."""
+        if kind.is_parameter:
+            self._bind(kind, DYN)
+        for one in kind.parameters:
+            self._open(one)
 
     def _bind(self, name: Type, kind: Type) -> bool | None:
         """Let a parameter stand for a type. None: it can't, since the type holds the parameter."""

@@ -1,0 +1,166 @@
+"""Bodies: what JSON becomes, what is refused, and that a record of some fields says just what the whole says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from router_trio.errors import EvaluationError
+from router_trio.expressions.body import MAX_BODY_NESTING, WHOLE, BodyReader, decode, reader_for
+from router_trio.expressions.expression import Expression, compile_expression
+from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
+
+
+@pytest.mark.parametrize(
+    ("payload", "value"),
+    [
+        (b"1", 1),
+        (b"-0", 0),
+        (b"1.0", 1.0),
+        (b"1e2", 100.0),
+        (b"9223372036854775807", 2**63 - 1),
+        (b"9223372036854775808", float(2**63)),
+        (b"-9223372036854775808", -(2**63)),
+        (b"-9223372036854775809", -float(2**63)),
+        (b"1" + b"0" * 30, 1e30),
+        (b"1" + b"0" * 400, float("inf")),
+        (b"-1" + b"0" * 5000, float("-inf")),
+        (b"[1e400, -1e400, 1e-400]", [float("inf"), float("-inf"), 0.0]),
+        (b'{"a": 1, "a": 2}', {"a": 2}),
+        (b'{"12345678901234567890": "12345678901234567890"}', {"12345678901234567890": "12345678901234567890"}),
+        (b'"\\ud83d\\ude03"', "😃"),
+        (b' {"a": [null, true]} ', {"a": [None, True]}),
+    ],
+)
+def test_json_becomes(payload: bytes, value: Any) -> None:
+    decoded = decode(payload)
+    assert decoded == value
+    assert type(decoded) is type(value)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{} x",
+        b"NaN",
+        b"[1,]",
+        b"01",
+        b"'a'",
+        b'"\xff"',
+        b'"\\ud800"',
+        b"\xef\xbb\xbf1",
+        b'"\n"',
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b"[{" * 100_000,
+        b"]" * 1000 + b"[" * 1000,
+        b'{"a":' * (MAX_BODY_NESTING + 1) + b"1" + b"}" * (MAX_BODY_NESTING + 1),
+        b"[1e400, NaN]",
+        b'[1e400, "\\ud800"]',
+    ],
+)
+def test_what_is_no_json_fails(payload: bytes) -> None:
+    with pytest.raises(EvaluationError, match="body"):
+        decode(payload)
+
+
+def test_brackets_in_strings_are_not_depth() -> None:
+    text = "[{" * 500 + '"'
+    assert decode(json.dumps([text]).encode()) == [text]
+    assert decode(json.dumps([[1]] * 500).encode()) == [[1]] * 500
+    deep = b"[" * MAX_BODY_NESTING + b"]" * MAX_BODY_NESTING
+    assert decode(deep) is not None
+
+
+TEXTS = (
+    'has(body.total) && body.total > 100',
+    'body.total',
+    'body.customer.id',
+    'body.flag == true',
+    'body.total == body.customer.id',
+    'has(body.customer.id)',
+    'body.a.b.c',
+    'has(body.a.b.c)',
+    'size(body.items)',
+    'body.items.exists(i, i == body.total)',
+    '{"t": body.total, "i": body.items}',
+    'string(body.customer.id) + "x"',
+)  # fmt: skip
+EXPRESSIONS = {text: compile_expression(text, MESSAGE_VARIABLES) for text in TEXTS}
+READERS = {text: reader_for([one.body_fields]) for text, one in EXPRESSIONS.items()}
+TOGETHER = reader_for(one.body_fields for one in EXPRESSIONS.values())
+
+KEYS = st.sampled_from(["total", "customer", "id", "flag", "items", "a", "b", "c", "x", "é"])
+NUMBERS = st.sampled_from([0, 1, -1, 101, 2**53 + 1, 2**63, -(2**63), 2**64, 10**25, 0.5, 100.5, 1e300])
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.sampled_from(["", "a", "é", "\ud83d", "123456789012345678901234"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+def ended(expression: Expression, payload: bytes, reader: BodyReader) -> tuple[str, str]:
+    try:
+        value = expression.evaluate(Facts("a.b", b"", payload, reader))
+    except EvaluationError as error:
+        return "failed", str(error)
+    return type(value).__name__, repr(value)
+
+
+@st.composite
+def payloads(draw: st.DrawFn) -> bytes:
+    """Draw JSON, with whatever may be wrong with it."""
+    body = json.dumps(draw(st.dictionaries(KEYS, VALUES, max_size=6) | VALUES), ensure_ascii=draw(st.booleans()))
+    payload = body.encode("utf-8", "surrogatepass")
+    change = draw(st.integers(0, 5))
+    at = draw(st.integers(0, len(payload)))
+    piece = draw(
+        st.sampled_from([b"", b"\xff", b"\\ud800", b"1e400", b"[", b"{", b'"', b"}", b",", b"\n", b"0", b"NaN"])
+    )
+    if change == 0:
+        return payload[:at] + piece + payload[at:]
+    if change == 1:
+        return payload[:at] + piece + payload[at + 1 :]
+    return payload
+
+
+@given(payloads())
+@settings(max_examples=500, deadline=None)
+@example(b'{"total": 1e400, "x": "\xff"}')
+@example(b'{"x": 1e400, "total": 1}')
+@example(b'{"x": 18446744073709551616, "total": 18446744073709551616, "items": [18446744073709551616]}')
+@example(b'{"total": 1, "x": "\\ud800"}')
+@example(b'{"total": 1, "total": "a", "customer": {"id": 1}, "customer": {}}')
+@example(b'{"total": 1}x')
+@example(b'{"total": 1, "x": ' + b"[" * 200 + b"]" * 200 + b"}")
+def test_a_record_says_what_the_whole_says(payload: bytes) -> None:
+    for text, expression in EXPRESSIONS.items():
+        whole = ended(expression, payload, WHOLE)
+        assert ended(expression, payload, READERS[text]) == whole
+        assert ended(expression, payload, TOGETHER) == whole
+
+
+def test_records_are_used() -> None:
+    reader = reader_for([EXPRESSIONS["body.total"].body_fields])
+    assert reader.record(b'{"total": 5, "x": [{}]}').f_total == 5
+    assert reader.record('{"total": "é"}'.encode()).f_total == "é"
+    assert reader.record(b"{}").f_total is msgspec.UNSET
+    for left_out in (b"[]", b'{"total": []}', b'{"total": 18446744073709551616}', b'{"total": 1, "x": "\\u00e9"}'):
+        assert reader.record(left_out) is None
+
+
+def test_several_expressions_share_a_reader() -> None:
+    one, other = compile_expression("body.a.b > 1", MESSAGE_VARIABLES), compile_expression("body.a", MESSAGE_VARIABLES)
+    whole = compile_expression("body", MESSAGE_VARIABLES)
+    assert reader_for([one.body_fields]).record(b'{"a": {"b": 2}}').f_a.f_b == 2
+    assert reader_for([one.body_fields, other.body_fields]).record(b'{"a": {"b": 2}}') is None
+    assert reader_for([one.body_fields, whole.body_fields]) is WHOLE
+    assert reader_for([]).record(b"{}") is None

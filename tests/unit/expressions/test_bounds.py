@@ -1,0 +1,174 @@
+"""No message makes an expression slow, and nothing but the two errors of expressions ever leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router_trio.errors import EvaluationError, ExpressionError
+from router_trio.expressions.expression import compile_expression, trace
+from router_trio.expressions.functions import patterns
+from router_trio.expressions.language.signatures import FUNCTIONS, OPERATORS
+from router_trio.expressions.language.types import DYN
+from router_trio.expressions.message import STREAM_VARIABLES, Activation, Facts
+from router_trio.expressions.output import payload_of
+
+LONGEST = 0.5
+"""Seconds that one evaluation may take here: ten times what it takes on a machine that does nothing else."""
+
+MANY = list(range(50_000))
+WORDS = ["word" * 3] * 20_000
+BIG = "a" * 500_000
+NESTED: Any = [0]
+for _ in range(60):
+    NESTED = [NESTED, NESTED]
+HARD = {
+    "many": MANY,
+    "words": WORDS,
+    "big": BIG,
+    "big2": "a" * 499_999 + "b",
+    "pattern": "(a|b)*" * 80 + "c",
+    "n": {str(i): i for i in MANY},
+}
+HARDEST = [
+    "body.many.all(x, body.many.all(y, x + y >= 0))",
+    "body.many.all(x, body.many.all(y, body.many.all(z, x + y + z >= 0)))",
+    "body.many.map(x, body.many.map(y, body.many))",
+    "body.many.all(x, body.many == body.many)",
+    "body.many.all(x, !(-1 in body.many))",
+    "body.words.all(x, body.big == body.big2 || true)",
+    "body.words.all(x, body.big < body.big2)",
+    "body.words.all(x, !body.big.contains('ab'))",
+    "body.words.all(x, body.big.split('').size() > 0)",
+    "body.words.all(x, body.big.upperAscii() != '')",
+    "body.words.all(x, body.big.matches('(a*)*b') || true)",
+    "body.words.all(x, x.matches(body.pattern + x) || true)",
+    "body.big.matches(body.pattern)",
+    "body.words.map(x, body.big + x)",
+    "body.words.map(x, body.big.replace('a', 'bb'))",
+    "body.big.replace('', body.big)",
+    "body.big.replace('a', body.big)",
+    "body.words.join(body.big)",
+    "body.big.split('a').map(x, body.big.split('a'))",
+    "(body.big + body.big + body.big).size() > 0",
+    "body.words.map(x, [x, x]).map(x, [x, x]).map(x, x + x).map(x, x + x)",
+    "body.n.all(k, body.n.all(j, k + j != ''))",
+    "body.words.exists_one(x, body.words.filter(y, y == x).size() == 0)",
+    "".join(f"[1, 2, 3, 4].map({name}, " for name in "abcdefgh") + "1" + ")" * 8,
+    "body.words.all(x, duration(x + '1s') == duration('1s') || true)",
+    "int(body.big) == 1 || double(body.big) == 1.0 || true",
+    "timestamp(body.big) == timestamp(body.big)",
+    "time.getHours(body.big) == 1",
+    "nested == nested",
+    "nested in [nested, nested]",
+    "nested.all(x, x == nested)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HARDEST)
+def test_the_hardest_message_takes_little_time(text: str) -> None:
+    expression = compile_expression(text, {**STREAM_VARIABLES, "nested": DYN})
+    message = Activation({"body": HARD, "nested": NESTED, "time": None})
+    began = time.process_time()
+    try:
+        value = expression.evaluate(message)
+    except EvaluationError:
+        value = None
+    assert time.process_time() - began < LONGEST
+    began = time.process_time()
+    with contextlib.suppress(EvaluationError):
+        payload_of(value, 1024**2)
+    assert time.process_time() - began < LONGEST
+
+
+def test_a_sane_message_is_far_from_the_bounds() -> None:
+    body = {"items": [{"sku": f"sku-{n}", "price": n * 1.5, "tags": ["a", "b"]} for n in range(500)]}
+    message = Facts("a", b"", json.dumps(body).encode())
+    text = "body.items.filter(i, i.price > 10.0 && i.tags.exists(t, t == 'b')).map(i, {'sku': i.sku, 'price': i.price})"
+    assert len(compile_expression(text, STREAM_VARIABLES).evaluate(message)) == 493
+
+
+def test_what_is_spent_is_spent_for_one_evaluation() -> None:
+    expression = compile_expression("body.many.exists(x, x == 15000)", STREAM_VARIABLES)
+    message = Activation({"body": HARD})
+    for _ in range(3):
+        assert expression.evaluate(message) is True
+
+
+WORDS_OF_THE_LANGUAGE = (
+    *(function.name for function in FUNCTIONS),
+    *(mark for function in OPERATORS for mark in function.shown.split(" ") if not mark.isalpha() or mark == "in"),
+    *STREAM_VARIABLES, "has", "all", "exists", "exists_one", "map", "filter", "x", "y", "(", ")", "[", "]", "{", "}",
+    ",", ".", ":", "?", "'a'", '"eu"', "b'x'", "r'\\'", "1", "0", "2u", "1.5", "-", "null", "true", "false", "int", "list",
+    "9223372036854775807", "'(a'", "//", "\n", "`a`", "'''", "\\", "é", "total", "google.protobuf.Timestamp",
+)  # fmt: skip
+BODIES = st.sampled_from(
+    [b"", b"{}", b'{"total": 1, "x": [1, "a", null, true, {"y": 1.5}]}', b"[1]", b'"a"', b"\xff", b"null"]
+)
+
+
+def survives(text: str, payload: bytes) -> None:
+    try:
+        expression = compile_expression(text, STREAM_VARIABLES)
+    except ExpressionError:
+        return
+    message = Facts("a.b", b"NATS/1.0\r\nx: 1\r\n\r\n", payload, stream="S", sequence=1, deliveries=1, time_ns=1)
+    with contextlib.suppress(EvaluationError):
+        payload_of(expression.evaluate(message), 1000)
+    trace(expression, message)
+
+
+@given(st.lists(st.sampled_from(WORDS_OF_THE_LANGUAGE), max_size=14), st.sampled_from(["", " "]), BODIES)
+@settings(max_examples=2000, deadline=None)
+def test_nothing_else_leaves_for_words_of_the_language(words: list[str], between: str, payload: bytes) -> None:
+    survives(between.join(words), payload)
+
+
+@given(st.text(max_size=30), BODIES)
+@settings(max_examples=300, deadline=None)
+def test_nothing_else_leaves_for_any_text(text: str, payload: bytes) -> None:
+    survives(text, payload)
+
+
+def test_errors_of_messages_do_not_quote_them() -> None:
+    body = {"total": "SECRET", "SECRET": ["SECRET"]}
+    message = Facts("a", b"NATS/1.0\r\nx: SECRET\r\n\r\n", json.dumps(body).encode(), stream="S")
+    for text in (
+        "body.total > 5",
+        "body[body.total].x",
+        "int(body.total)",
+        "headers[headers.x]",
+        "body.x",
+        "timestamp(body.total)",
+        "duration(headers.x)",
+        "bool(body.total)",
+        "{body.total: 1, headers.x: 2}",
+        "''.matches(body.total + '(')",
+        "body.SECRET[5]" if False else "body[body.total][7]",
+    ):
+        with pytest.raises(EvaluationError) as caught:
+            compile_expression(text, STREAM_VARIABLES).evaluate(message)
+        assert "SECRET" not in str(caught.value)
+
+
+def test_without_re2_matches_is_refused_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    for text in ("subject.matches('a')", "matches(subject, headers.x)"):
+        with pytest.raises(ExpressionError, match=r"matches\(\) needs RE2: install router-trio\[expressions\]"):
+            compile_expression(text, STREAM_VARIABLES)
+    assert compile_expression("subject.contains('a')", STREAM_VARIABLES).evaluate(Facts("a", b"", b"")) is True
+
+
+def test_a_pattern_is_found_when_the_set_runs_out_of_memory() -> None:
+    text = "ab" * 3000 + "c" * 20
+    pattern = patterns.Pattern("(a|b)*a(a|b){12}c", 30_000)
+    assert pattern.found_in(text) is False
+    pattern = patterns.Pattern("(a|b)*a(a|b){11}c", 30_000)
+    assert pattern.found_in(text) is True

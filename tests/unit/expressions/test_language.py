@@ -1,0 +1,240 @@
+"""From text to a checked tree: literals, names, bounds, and what errors say."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import router_trio.expressions
+from router_trio.errors import ConfigurationError, EvaluationError, ExpressionError, RouterError
+from router_trio.expressions.expression import Expression, compile_expression, trace
+from router_trio.expressions.language.parser import MAX_DEPTH, MAX_NESTED, MAX_NODES, MAX_TEXT
+from router_trio.expressions.language.signatures import BY_ID
+from router_trio.expressions.language.types import BOOL, DYN, INT, STRING, Type, list_of, map_of
+from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES, Activation
+from router_trio.expressions.operators import FUNCTIONS
+
+PACKAGE = Path(router_trio.expressions.__file__).parent
+
+
+def evaluated(text: str, **variables: Any) -> Any:
+    return compile_expression(text, dict.fromkeys(variables, DYN)).evaluate(Activation(variables))
+
+
+def refused(text: str, result: Type | None = None) -> str:
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression(text, STREAM_VARIABLES, result=result)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("'a\\tb\\u00e9\\U0001F603\\x41\\101\\\\'", "a\tbé😃AA\\"),
+        ('"""a\n"b\\""""', 'a\n"b"'),
+        ("r'\\d+'", "\\d+"),
+        ("r'\\'", "\\"),
+        ("b'\\xff\\377é'", b"\xff\xff\xc3\xa9"),
+        ("br'\\xff'", b"\\xff"),
+        ("0x1F", 31),
+        ("-0x8000000000000000", -(2**63)),
+        ("18446744073709551615u", 2**64 - 1),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("-9223372036854775808", -(2**63)),
+        ("1 // one\n + 1 // and one", 2),
+        ("[1, 2,][1]", 2),
+        ("{'a': 1,}.a", 1),
+        ("{'a-b': 1}.`a-b`", 1),
+        ("- 1 - -1", 0),
+        ("!!true", True),
+        ("1 + 2 * 3 - 4 / 2 % 3", 5),
+        ("true || false && false", True),
+        ("false ? 1 : true ? 2 : 3", 2),
+        ("1 < 2 == true", True),
+        ("[1, 2].map(x, [3].map(y, x * y + .x))", [[103], [106]]),
+        ("type(type(1)) == type && type(1u) == uint && type(null) == null_type", True),
+        ("x.package", 1),
+    ],
+)
+def test_an_expression_gives(text: str, value: Any) -> None:
+    got = evaluated(text, x={"package": 1}) if "package" in text else evaluated(text, x=100)
+    assert got == value
+
+
+MISTAKES = [
+    ('heders["region"] == "eu"', 1, "there is no variable 'heders': did you mean 'headers'?", '^^^^^^'),
+    ('tokens["1"] == "eu"', 8, "a list is indexed by an int, and this is a string", "^^^"),
+    ('subject == 7', 1, "a string is never compared with an int: convert the string with int(...)", "^^^^^^^^^^^^"),
+    ('size == "7"', 1, "an int is never compared with a string: convert the string with int(...)", "^^^^^^^^^^^"),
+    ('subject', 1, "this is of type string, and a bool is expected", "^^^^^^^"),
+    ('subject.starts("eu.")', 1, "there is no method 'starts': did you mean 'startsWith'?", "^" * 21),
+    ('len(subject) > 3', 1, "there is no function 'len'", "^^^^^^^^^^^^"),
+    ('subject.contains(7)', 1, "contains can't be given string, int: there is string.contains(string)", "^" * 19),
+    ('size + 1.5 > 3.0', 1, "+ takes no int and double: convert one of them", "^^^^^^^^^^"),
+    ('size > 3 & true', 10, "'&' is no operator: and is '&&'", "^"),
+    ('size = 3', 6, "'=' is no operator: compare with '=='", "^"),
+    ('size > ', 8, "the expression ends where a value is expected", "^"),
+    ('(size > 3', 10, "the expression ends where ')' is expected", "^"),
+    ('subject == "eu', 12, "the string has no end: \" is missing", "^^^"),
+    ('"\\d" == subject', 2, "a backslash begins no escape that CEL knows", "^^"),
+    ('Order{id: 1}', 1, "messages can't be made here: use a map", "^^^^^"),
+    ('headers.all(h)', 1, "all takes 2 arguments: list.all(x, ...)", "^" * 14),
+    ('headers.all(h.x, true)', 13, "all() is given a variable first", "^^^"),
+    ('has(subject)', 5, "has() asks for a field, as in has(body.total)", "^^^^^^^"),
+    ('subject.length == 3', 1, "a string has no fields, as 'length' would be one", "^^^^^^^^^^^^^^"),
+    ('while == 3', 1, "'while' is a reserved word and can't be a name", "^^^^^"),
+    ('size && true', 1, "&& takes what is true or false, and this is of type int", "^^^^"),
+    ('tokens.exists(t, t)', 18, "exists takes what is true or false, and this is of type string", "^"),
+    ('size.exists(t, true)', 1, "exists() goes over a list or the keys of a map, not a int", "^^^^"),
+    ('true ? 1 : "a"', 1, "both sides of a conditional are of one type, and these are int and string", "^" * 14),
+    ('{1.5: 2} == {}', 2, "a key is a string, int, uint or bool, and no double", "^^^"),
+    ('9223372036854775808 > size', 1, "the number is out of range for int", "^" * 19),
+    ('1size', 1, "a number is followed by letters", "^^"),
+    ('matches(subject, "(")', 18, "RE2 can't read the pattern: missing ): (", "^^^"),
+    ('size(5) > 1', 1, "size can't be given int: there is size(string)", "^^^^^^^"),
+    ('subject.size', 1, "a string has no fields, as 'size' would be one: did you mean 'size'?", "^^^^^^^^^^^^"),
+    ('contains(subject, "a")', 1, "contains is called as string.contains(string)", "^" * 22),
+    ('size == size()', 9, "size can't be given nothing", "^^^^^^"),
+    ('matches == "a"', 1, "there is no variable 'matches': matches is a function, call it", "^^^^^^^"),
+    ('', 1, "the expression is empty", "^"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "column", "message", "carets"), MISTAKES)
+def test_a_mistake_is_told_with_its_place_and_its_cure(text: str, column: int, message: str, carets: str) -> None:
+    told = refused(text, BOOL)
+    first, shown, pointer = told.splitlines()
+    assert first.startswith(f"when, line 1, column {column}: {message}"), told
+    assert shown == f"  {text}"
+    assert pointer == "  " + " " * (column - 1) + carets
+
+
+def test_the_line_of_a_mistake_is_shown() -> None:
+    told = refused('headers["region"] == "eu"\n  && heders["x"] == "y"')
+    assert told == (
+        "when, line 2, column 6: there is no variable 'heders': did you mean 'headers'?\n"
+        '    && heders["x"] == "y"\n'
+        "       ^^^^^^"
+    )
+
+
+def test_of_a_long_line_the_part_around_the_mistake_is_shown() -> None:
+    told = refused(f"subject == '{'x' * 300}' && heders.x == '{'y' * 300}'")
+    _, shown, pointer = told.splitlines()
+    assert len(shown) <= 102
+    assert shown[pointer.index("^") : pointer.rindex("^") + 1] == "heders"
+
+
+def test_errors_are_of_this_package() -> None:
+    assert issubclass(ExpressionError, RouterError)
+    assert issubclass(EvaluationError, RouterError)
+    assert not issubclass(ExpressionError, ConfigurationError)
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression("1 +\n b", {}, name="routes.0.when")
+    error = caught.value
+    assert (error.name, error.line, error.column) == ("routes.0.when", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("'" + "a" * MAX_TEXT + "'", f"longer than {MAX_TEXT} characters"),
+        ("[" + "1," * (MAX_NODES + 1) + "]", f"more than {MAX_NODES} parts"),
+        ("(" * 2000 + "1" + ")" * 2000, f"nested more than {MAX_NESTED} deep"),
+        ("[" * 2000 + "]" * 2000, f"nested more than {MAX_NESTED} deep"),
+        ("!" * 2000 + "true", f"nested more than {MAX_DEPTH} deep"),
+        ("1" + "+1" * 300, f"nested more than {MAX_DEPTH} deep"),
+        ("body" + ".a" * 300, f"nested more than {MAX_DEPTH} deep"),
+        ("true" + " ? true : true" * 400, f"nested more than {MAX_NESTED} deep"),
+        ("size(" * 500 + "1" + ")" * 500, f"nested more than {MAX_NESTED} deep"),
+    ],
+)
+def test_an_expression_is_bounded(text: str, told: str) -> None:
+    assert told in refused(text)
+
+
+def test_a_long_chain_is_not_deep() -> None:
+    assert evaluated(" && ".join(["true"] * 400)) is True
+    assert evaluated(" || ".join(["false"] * 400)) is False
+
+
+def compiled(text: str) -> Expression:
+    return compile_expression(text, STREAM_VARIABLES)
+
+
+def test_what_is_read_is_known() -> None:
+    one = compiled('headers["region"] == "eu" && body.total > 100 && body["customer"].id in tokens')
+    assert one.reads == {"headers", "body", "tokens"}
+    assert one.body_paths == frozenset({("total",), ("customer", "id")})
+    assert one.body_fields == {("total",): False, ("customer", "id"): False}
+    assert compiled("size(body.items) > 1 && has(body.x)").body_fields == {("items",): True, ("x",): True}
+    assert compiled("body.items[0].sku == 'a'").body_paths == frozenset({("items",)})
+    assert compiled("body.a[subject]").body_paths == frozenset({("a",)})
+    assert compiled("body[subject]").body_paths is None
+    assert compiled("size(body)").body_paths is None
+    assert compiled("[{'a': 1}].exists(body, body.a == 1)").reads == frozenset()
+    assert compiled("subject").body_paths == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("body.total", DYN),
+        ("body.total > 1", BOOL),
+        ("tokens", list_of(STRING)),
+        ("tokens.map(t, size(t))", list_of(INT)),
+        ("{'a': 1}", map_of(STRING, INT)),
+        ("{'a': 1, 'b': 'c'}", map_of(STRING, DYN)),
+        ("[]", list_of(DYN)),
+        ("true ? [] : [1]", list_of(INT)),
+        ("body.x ? 1 : body.y", DYN),
+        ("[{}, {'a': body.x}]", list_of(map_of(STRING, DYN))),
+        ("body['a'][0]", DYN),
+    ],
+)
+def test_the_type_of_an_expression(text: str, kind: Type) -> None:
+    assert compiled(text).type == kind
+
+
+def test_a_result_of_another_type_fails_when_only_a_message_tells() -> None:
+    one = compile_expression("body.flag", MESSAGE_VARIABLES, result=BOOL)
+    assert one.evaluate(Activation({"body": {"flag": True}})) is True
+    with pytest.raises(EvaluationError, match="the value is a string, and a bool is expected"):
+        one.evaluate(Activation({"body": {"flag": "true"}}))
+
+
+def test_trace_tells_what_each_part_came_to() -> None:
+    one = compiled("headers['a'] == 'x' && (body.total > 5 || has(body.b))")
+    values = {"headers": {"a": "x"}, "body": {"total": "6"}}
+    parts = [
+        (text, value if not isinstance(value, EvaluationError) else "failed")
+        for text, value in trace(one, Activation(values))
+    ]
+    assert parts[-1] == (one.text, "failed")
+    assert ("headers['a'] == 'x'", True) in parts
+    assert ("body.total", "6") in parts
+    assert ("body.total > 5", "failed") in parts
+    assert ("has(body.b)", False) in parts
+    assert ("(body.total > 5 || has(body.b))", "failed") in parts
+    missing = trace(compiled("body.x.y > 1"), Activation({"body": {}}))
+    assert [text for text, _ in missing] == ["body", "body.x", "body.x.y", "body.x.y > 1"]
+    assert str(missing[-1][1]) == "there is no key 'x'"
+
+
+def test_each_overload_is_carried_out() -> None:
+    special = {"_?_:_", "_==_", "_!=_", "@in"}
+    assert {one for one in BY_ID if one.split(":")[0] not in special and not one.startswith("_?_")} == set(FUNCTIONS)
+
+
+def test_nothing_runs_text_as_python() -> None:
+    names = {"eval", "exec", "compile", "__import__"}
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        called = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not called & names, path
