@@ -59,14 +59,24 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
 
     Fast path of `header` and `==`; held equal by tests/unit/expressions/test_message.py.
     """
-    encoded = value.encode()
     start = line_start(name)
+    if start is None:
+        return header(name)
+    encoded = value.encode()
+    as_written = b" " + encoded + b"\r\n"
+    behind, width = len(start), len(as_written)
 
     def read(message: Any) -> bool:
-        found = message.find_header(start) if start is not None else None
-        if found is None:
+        block = message.header_block
+        at = block.find(start)
+        if at < 0:
             raise EvaluationError(f"there is no header {name!r}")
-        return (found == encoded) is wanted
+        at += behind
+        if block[at : at + width] == as_written:
+            return wanted
+        end = block.find(b"\r\n", at)
+        found = block[at:end] if end >= 0 else block[at:]
+        return (found.strip() == encoded) is wanted
 
     return read
 

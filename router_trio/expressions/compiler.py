@@ -187,6 +187,12 @@ class _Compiler:
         return self._folded(lambda message: [item(message) for item in items], *items)
 
     def _map(self, entries: list[tuple[Closure, Closure]]) -> Closure:
+        keys = [self._constants.get(key) for key, _ in entries]
+        if all(key.__class__ is str for key in keys) and len(set(keys)) == len(keys) and self._watch is None:
+            values = [(key, value) for key, (_, value) in zip(keys, entries, strict=True)]
+            parts = (part for entry in entries for part in entry)
+            return self._folded(lambda message: {key: value(message) for key, value in values}, *parts)
+
         def run(message: Any) -> dict[Value, Value]:
             made = {key_of(key(message)): value(message) for key, value in entries}
             if len(made) != len(entries):
@@ -260,6 +266,17 @@ class _Compiler:
         """Return the closure that chooses the overload by the types of the values."""
         table = dispatch_table(node.overloads)
         name = node.function
+        if len(parts) == 2 and not self._looping:
+            left, right = parts
+
+            def call_two(message: Any) -> Value:
+                one, other = left(message), right(message)
+                function = table.get((one.__class__, other.__class__))
+                if function is None:
+                    raise no_overload(name, (one, other))
+                return function(one, other)
+
+            return call_two
 
         def call(*values: Value) -> Value:
             function = table.get(tuple([value.__class__ for value in values]))

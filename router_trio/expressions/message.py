@@ -61,6 +61,7 @@ class Facts:
     budget: Budget
     headers: dict[str, str]
     locals: list[Value]
+    size: int
     time: Value
     tokens: list[str]
 
@@ -79,7 +80,6 @@ class Facts:
         self.subject = subject
         self.header_block = header_block
         self.payload = payload
-        self.size = len(payload)
         self._reader = reader
         self._record: Any = reader  # not yet decoded
         if stream:
@@ -118,6 +118,8 @@ class Facts:
             for key, one in decode_headers(self.header_block).pairs():
                 first.setdefault(key, one)
             self.headers = value = first
+        elif name == "size":
+            self.size = value = len(self.payload)
         elif name == "time":
             self.time = value = timestamp(self.time_ns)
         elif name in self.__slots__:
@@ -137,10 +139,13 @@ class Activation:
         self.locals: list[Value] = []
         self.budget = Budget()
 
-    def find_header(self, start: bytes) -> bytes | None:
-        """Return the value of the header whose line begins with `start`."""
-        value: str | None = self.headers.get(start[2:-1].decode())
-        return None if value is None else value.encode("utf-8", "surrogateescape")
+    @property
+    def header_block(self) -> bytes:
+        """The headers as a raw block."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        return f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+
+    find_header = Facts.find_header
 
     def __getattr__(self, name: str) -> Value:
         raise _no_value(name)

@@ -6,8 +6,8 @@ an exponent, so that who reads them knows an int from a double.
 
 from __future__ import annotations
 
-import math
 from base64 import b64encode
+from math import isfinite
 from types import NoneType
 from typing import Any
 
@@ -19,6 +19,8 @@ from router_trio.expressions.functions.times import format_duration, format_time
 from router_trio.expressions.values import MAX_NESTING, BoolKey, Budget, Duration, Timestamp, Uint, Value, kind_name
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
+MANY = 32
+"""Entries of a map up to which it is looked at before it is written."""
 _PLAIN = frozenset({int, bool, NoneType})
 
 
@@ -44,7 +46,7 @@ def payload_of(value: Value, largest: int) -> bytes:
 
 def json_of(value: Value, largest: int) -> bytes:
     """Return canonical JSON. Raises EvaluationError for what JSON can't hold, and for more than `largest` bytes."""
-    plain = _Writer(largest).plain(value, 0)
+    plain = value if _is_plain(value) else _Writer(largest).plain(value, 0)
     try:
         encoded = _encode(plain)
     except (UnicodeEncodeError, msgspec.MsgspecError, OverflowError, TypeError):
@@ -52,6 +54,22 @@ def json_of(value: Value, largest: int) -> bytes:
     if len(encoded) > largest:
         raise _too_large(largest)
     return encoded
+
+
+def _is_plain(value: Value) -> bool:
+    """Return True for a small map of strings to what the encoder takes as it is.
+
+    Fast path of `_Writer`; held equal by tests/unit/expressions/test_output.py.
+    """
+    if value.__class__ is not dict or len(value) > MANY:
+        return False
+    for key, one in value.items():
+        kind = one.__class__
+        if key.__class__ is not str or (
+            kind not in _PLAIN and kind is not str and not (kind is float and isfinite(one))
+        ):
+            return False
+    return True
 
 
 def header_of(value: Value, largest: int) -> str:
@@ -102,7 +120,7 @@ class _Writer:
         if kind is str or kind in _PLAIN:
             return value
         if kind is float:
-            if not math.isfinite(value):
+            if not isfinite(value):
                 raise EvaluationError("JSON has no numbers that are not finite")
             return value
         if kind is dict or kind is list:

@@ -106,7 +106,7 @@ WORDS_OF_THE_LANGUAGE = (
     *(function.name for function in FUNCTIONS),
     *(mark for function in OPERATORS for mark in function.shown.split(" ") if not mark.isalpha() or mark == "in"),
     *STREAM_VARIABLES, "has", "all", "exists", "exists_one", "map", "filter", "x", "y", "(", ")", "[", "]", "{", "}",
-    ",", ".", ":", "?", "'a'", '"eu"', "b'x'", "r'\\'", "1", "0", "2u", "1.5", "-", "null", "true", "false", "int", "list",
+    ",", ".", ":", "?", "'a'", '"eu"', "b'x'", "1", "0", "2u", "1.5", "-", "null", "true", "false", "int", "list",
     "9223372036854775807", "'(a'", "//", "\n", "`a`", "'''", "\\", "é", "total", "google.protobuf.Timestamp",
 )  # fmt: skip
 BODIES = st.sampled_from(
