@@ -10,13 +10,17 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from router_trio.cli.contract import collect
 from router_trio.events import catalogue
+from router_trio.expressions.language.parser import MACROS
+from router_trio.expressions.language.signatures import FUNCTIONS, OPERATORS, Function, Overload
+from router_trio.expressions.language.types import TYPE_NAMES, spelled
+from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES
 from router_trio.settings import json_schema
 
 HERE = Path(__file__).parent
@@ -54,6 +58,7 @@ def pages() -> dict[str, str]:
     return {
         "commands.md": _page(_commands()),
         "configuration.md": _page(_configuration(json_schema())),
+        "expressions.md": _page(_expressions()),
         "logs.md": _page(_logs(contract["logs"])),
         "metrics.md": _page(_metrics(contract["metrics"])),
         "python.md": _page(_python()),
@@ -115,6 +120,100 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+# --- expressions ---
+
+_VARIABLES = {
+    "subject": "the subject that the message came on",
+    "tokens": "its tokens: what is between the dots",
+    "headers": "the first value of each header; names as they are written",
+    "body": "the payload as JSON, decoded when an expression first asks for it",
+    "payload": "the payload as it came",
+    "size": "bytes of the payload",
+    "stream": "the stream",
+    "sequence": "the sequence in its stream",
+    "deliveries": "how often it was delivered, 1 for the first time",
+    "time": "when the stream stored it",
+}
+_MACROS = {
+    "has(a.b)": "True if the map has this key. Fails if what is before the last dot is not there.",
+    "a.all(x, p)": "True if p holds for each element of a list, or each key of a map.",
+    "a.exists(x, p)": "True if p holds for one at least.",
+    "a.exists_one(x, p)": "True if p holds for just one.",
+    "a.filter(x, p)": "The list of those for which p holds.",
+    "a.map(x, t)": "The list of what t makes of each.",
+    "a.map(x, p, t)": "The same, of those for which p holds.",
+}
+
+
+def _expressions() -> Iterator[str]:
+    assert {name.partition("(")[0].removeprefix("a.") for name in _MACROS} == {"has", *MACROS}
+    yield "# Expressions"
+    yield from (
+        "Expressions are [CEL](https://cel.dev), the Common Expression Language. They are checked when the router",
+        "starts, and have no side effects. An expression that fails on a message (a key is missing, a type is wrong,",
+        "the body is no JSON) has no value: that is never taken for false.",
+        "[How far it is CEL](../explanation/expressions.md) says what is left out,",
+        "[Limits](../explanation/limits.md#expressions) what bounds them.",
+        "",
+        "## Variables",
+        "",
+        "| name | type | what it is |",
+        "|---|---|---|",
+    )
+    for name, kind in STREAM_VARIABLES.items():
+        where = "" if name in MESSAGE_VARIABLES else "; only of a message from a stream"
+        yield f"| `{name}` | {spelled(kind)} | {_VARIABLES[name]}{where} |"
+    yield from (
+        "",
+        "A number of the body without fraction and exponent is an int if it fits into 64 bits, else a double. Which",
+        "keys are below `body` and `headers` is not known beforehand: their values are `dyn` and string.",
+        "",
+        "## Types",
+        "",
+        ", ".join(_code(name) for name in TYPE_NAMES) + " and `dyn`, which fits everywhere and is known only when a",
+        "message is there.",
+        "",
+        "## Operators",
+        "",
+        "From those that bind least. Numbers of different kinds compare, but do not add: convert one, as in",
+        "`double(size) * 1.5`.",
+    )
+    yield from _functions(OPERATORS, lambda function, _: function.shown)
+    yield from (
+        "",
+        "`a && b` and `a || b` take the side that decides, also when the other one fails.",
+        "",
+        "## Macros",
+        "",
+        "| macro | what it gives |",
+        "|---|---|",
+    )
+    yield from (f"| `{name}` | {about} |" for name, about in _MACROS.items())
+    yield from ("", "## Functions")
+    yield from _functions(FUNCTIONS, lambda function, one: _call(function, one))
+
+
+def _functions(functions: Iterable[Function], shown: Callable[[Function, Overload], str]) -> Iterator[str]:
+    yield from ("", "| written | takes | gives | what it is |", "|---|---|---|---|")
+    for function in functions:
+        about = _cell(function.about)
+        # One row for each way to write it and each result, whatever it takes.
+        rows: dict[tuple[str, str], list[str]] = {}
+        for one in function.overloads:
+            takes = ", ".join(map(spelled, one.takes))
+            rows.setdefault((shown(function, one), spelled(one.gives)), []).append(takes)
+        for (written, gives), taken in rows.items():
+            yield f"| {_code(_cell(written))} | {'; '.join(dict.fromkeys(taken))} | {gives} | {about} |"
+            about = ""
+
+
+def _call(function: Function, one: Overload) -> str:
+    names = "abcd"[: len(one.takes)]
+    if one.method:
+        return f"a.{function.name}({', '.join(names[1:])})"
+    return f"{function.name}({', '.join(names)})"
 
 
 # --- metrics and log codes ---

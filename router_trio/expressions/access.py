@@ -128,7 +128,8 @@ def body_field_compared(path: Path, function: str, bound: float) -> Closure:
     get = attrgetter(attribute(path))
     test = COMPARISONS[function]
     read = body_field(path)
-    kind = bound.__class__
+    is_int = bound.__class__ is int
+    as_double = float(bound)
 
     def compared(message: Any) -> bool:
         record = message.record
@@ -138,7 +139,12 @@ def body_field_compared(path: Path, function: str, bound: float) -> Closure:
             value = UNSET
         if value is UNSET:
             value = read(message)
-        return test(value, bound) if value.__class__ is kind else compare(test, value, bound)
+        kind = value.__class__
+        if kind is float:
+            return test(value, as_double)
+        if kind is int and is_int:
+            return test(value, bound)
+        return compare(test, value, bound)
 
     return compared
 

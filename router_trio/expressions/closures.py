@@ -68,7 +68,7 @@ def watched_by(run: Closure, node: Node, watch: Watch) -> Closure:
 def both(first: Closure, second: Closure) -> Closure:
     """`first && second`: what is false decides, also if the other one fails."""
 
-    def run(message: Any) -> bool:
+    def run(message: Any) -> Value:
         try:
             if not first(message):
                 return False
@@ -76,7 +76,7 @@ def both(first: Closure, second: Closure) -> Closure:
             if second(message):
                 raise
             return False
-        return bool(second(message))
+        return second(message)
 
     return run
 
@@ -84,7 +84,7 @@ def both(first: Closure, second: Closure) -> Closure:
 def either(first: Closure, second: Closure) -> Closure:
     """`first || second`: what is true decides, also if the other one fails."""
 
-    def run(message: Any) -> bool:
+    def run(message: Any) -> Value:
         try:
             if first(message):
                 return True
@@ -92,7 +92,7 @@ def either(first: Closure, second: Closure) -> Closure:
             if second(message):
                 return True
             raise
-        return bool(second(message))
+        return second(message)
 
     return run
 

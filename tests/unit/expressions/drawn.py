@@ -33,6 +33,7 @@ AVOIDED = {
     "the type of what is taken out of dyn": "body['key'] is drawn within dyn()",
     "the order of the keys of a map": "what makes a list goes over a list, or over a map of one key",
     "the type of a list and dyn, added": "lists are added within dyn()",
+    "the type of dyn among other values": "a list or map that is written with dyn in it is drawn within dyn()",
     "the type of null among other values": "null is drawn within dyn(), but for comparisons with it",
     "the type of an empty list or map": "one that is written is not drawn but beside another list",
     "!! and --": "what has a sign before it is drawn in parentheses",
@@ -192,6 +193,8 @@ class Drawer:
         if rng.random() < 0.08:
             return f"({self.of(BOOL, depth - 1)} ? {self.of(kind, depth - 1)} : {self.of(kind, depth - 1)})"
         made = self._made(kind, depth - 1)
+        if made[0] in "[{" and ("dyn(" in made or "body" in made):
+            return f"dyn({made})"
         return f"({made})" if rng.random() < 0.7 or " " in made else made
 
     def _leaf(self, kind: Type) -> str:
