@@ -7,6 +7,7 @@ message has one (`body.py`), and from the whole otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -19,6 +20,8 @@ from router_trio.expressions.values import Value
 
 Closure = Callable[[Any], Value]
 """What an expression becomes: the activation in, the value out."""
+MAX_NAMES = 1024
+"""Names of headers that are remembered; those of the expressions, none that a message brings."""
 
 
 def variable(name: str) -> Closure:
@@ -28,6 +31,7 @@ def variable(name: str) -> Closure:
     return attrgetter(name)
 
 
+@lru_cache(MAX_NAMES)
 def line_start(name: str) -> bytes | None:
     """Return what the line of this header begins with, or None if no header is so named."""
     if any(mark in name for mark in ":\r\n"):
@@ -67,6 +71,10 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
     behind, width = len(start), len(as_written)
 
     def read(message: Any) -> bool:
+        # Of several expressions on one header, as with `first_match`, only the first one looks for it: `line_start`
+        # gives all of them the same object.
+        if message.found_start is start:
+            return (message.found == encoded) is wanted
         block = message.header_block
         at = block.find(start)
         if at < 0:
@@ -75,8 +83,9 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
         if block[at : at + width] == as_written:
             return wanted
         end = block.find(b"\r\n", at)
-        found = block[at:end] if end >= 0 else block[at:]
-        return (found.strip() == encoded) is wanted
+        found = (block[at:end] if end >= 0 else block[at:]).strip()
+        message.found_start, message.found = start, found
+        return (found == encoded) is wanted
 
     return read
 

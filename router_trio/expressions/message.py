@@ -44,6 +44,8 @@ class Facts:
         "body",
         "budget",
         "deliveries",
+        "found",
+        "found_start",
         "header_block",
         "headers",
         "locals",
@@ -59,6 +61,8 @@ class Facts:
 
     body: Value
     budget: Budget
+    found: bytes
+    """The first value of the header whose line begins with `found_start`, if one was looked for."""
     headers: dict[str, str]
     locals: list[Value]
     size: int
@@ -80,6 +84,7 @@ class Facts:
         self.subject = subject
         self.header_block = header_block
         self.payload = payload
+        self.found_start: bytes | None = None
         self._reader = reader
         self._record: Any = reader  # not yet decoded
         if stream:
@@ -133,6 +138,8 @@ class Activation:
     """Variables with their values, as they are: for tests, and for expressions on something else than a message."""
 
     record = None
+    found_start: bytes | None = None
+    found: bytes
 
     def __init__(self, variables: Mapping[str, Value]) -> None:
         self.__dict__.update(variables)

@@ -64,7 +64,7 @@ def evaluation(text: str, *, known: bool) -> Callable[[], Any]:
         ("body.total > 100.0", 45, 150),
         ("headers['region'] == 'eu' && body.total > 100", 110, 220),
         ("tokens[1] in ['eu', 'us']", 60, 130),
-        (TEN, 800, 830),
+        (TEN, 330, 400),
         ("{'id': body.id, 'total': double(body.total) * 100.0}", 200, 330),
     ],
 )

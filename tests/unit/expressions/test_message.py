@@ -118,6 +118,16 @@ def test_a_header_is_found_in_the_raw_block_as_in_the_decoded_one(pairs: list[tu
         assert raw == slow or (raw.startswith("fails: there is no header") and slow.startswith("fails: ")), text
 
 
+def test_several_expressions_on_one_header_look_for_it_once() -> None:
+    message = facts()
+    values = [outcome(f"headers.{text}", message) for text in ("region == 'us'", "region == 'eu'", "region != 'eu'")]
+    assert values == ["False", "True", "False"]
+    assert outcome("headers['X-Trace'] == '2'", message) == "False"
+    assert outcome("headers['X-Trace'] == '1'", message) == "True"
+    assert outcome("headers.region == 'eu'", message) == "True"
+    assert outcome("headers.none == 'eu'", message) == "fails: there is no header 'none'"
+
+
 def test_a_block_without_an_end_is_read() -> None:
     for block in (b"", b"NATS/1.0", b"NATS/1.0\r\nregion: eu", b"NATS/1.0 503\r\n\r\n"):
         found = "'eu'" if b"region" in block else "fails: there is no header 'region'"
