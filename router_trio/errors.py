@@ -23,23 +23,31 @@ class RouterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a configuration: the key's path and what to do about it."""
+    """One thing that is wrong with a configuration: the key's path and what to do about it.
+
+    `picture` shows the place of a mistake in an expression, on lines of its own, each indented.
+    """
 
     path: str
     message: str
+    picture: str = ""
 
 
 class ConfigurationError(RouterError):
     """The configuration can't be used. Holds every problem found, not only the first.
 
-    `str()` gives one line a problem: `SOURCE: key.path: what is wrong`.
+    `str()` gives one line a problem: `SOURCE: key.path: what is wrong`, and the picture of it behind, if it has one.
     """
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
-        # No text of ours repeats a secret, but one that quotes a wrong value may.
-        self.problems: tuple[Problem, ...] = tuple(Problem(redact(one.path), redact(one.message)) for one in problems)
+        # No text of ours repeats a secret; one that quotes a wrong value may all the same.
+        self.problems = tuple(Problem(redact(one.path), redact(one.message), redact(one.picture)) for one in problems)
         self.source = source
-        lines = (": ".join(filter(None, (redact(source), problem.path, problem.message))) for problem in self.problems)
+        lines: list[str] = []
+        for problem in self.problems:
+            lines.append(": ".join(filter(None, (redact(source), problem.path, problem.message))))
+            if problem.picture:
+                lines.append(problem.picture)
         super().__init__("\n".join(lines))
 
 

@@ -35,6 +35,10 @@ PREFIXES = {
     "RouteSettings": "ROUTES__0__",
     "SourceSettings": "ROUTES__0__FROM__",
     "DestinationSettings": "ROUTES__0__TO__0__",
+    "HeaderSettings": "ROUTES__0__TO__0__HEADERS__",
+    "ExampleSettings": "TESTS__0__",
+    "ExampleMessage": "TESTS__0__MESSAGE__",
+    "ExpectedMessage": "TESTS__0__EXPECT__0__",
 }
 """Of the environment variables, in the order of the sections; what else the schema has comes after them."""
 
@@ -104,13 +108,19 @@ def _type(one: Mapping[str, Any]) -> str:
         return " or ".join(_code(_toml(value)) for value in one["enum"])
     if "$ref" in one:
         return "table"
-    if one.get("type") == "array":
+    if "type" not in one:
+        return "any JSON"
+    if one["type"] == "array":
         return "list of tables" if "$ref" in one["items"] else f"list of {one['items']['type']}s"
+    if one["type"] == "object" and "additionalProperties" in one and "$ref" not in one["additionalProperties"]:
+        return f"table of {one['additionalProperties']['type']}s"
     known = {"path": "path", "password": "string (secret)"}
     kind = one.get("type", "string")
     spelled = kind if isinstance(kind, str) else " or ".join(kind)
     described = known.get(str(one.get("format")), spelled)
     least, most = one.get("minimum"), one.get("maximum")
+    if "exclusiveMinimum" in one:
+        return f"{described}, more than {one['exclusiveMinimum']}, at most {most}"
     if least is not None and most is not None:
         return f"{described}, {least} to {most}"
     return described if least is None else f"{described}, at least {least}"

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from router_trio.settings.examples import ExampleMessage, ExampleSettings, ExpectedMessage
+from router_trio.settings.routes import (
+    DestinationSettings,
+    HeaderSettings,
+    RouteSettings,
+    SourceSettings,
+    Strategy,
+)
 from router_trio.settings.sections import (
     ConnectionSettings,
-    DestinationSettings,
     HandlerErrors,
     LogFormat,
     LogLevel,
     OnPendingFull,
     OnReconnectExhausted,
     RouterSettings,
-    RouteSettings,
-    SourceSettings,
     TelemetrySettings,
 )
 from router_trio.settings.server_url import ServerURL
@@ -26,7 +31,11 @@ from router_trio.settings.settings import Settings
 __all__ = [
     "ConnectionSettings",
     "DestinationSettings",
+    "ExampleMessage",
+    "ExampleSettings",
+    "ExpectedMessage",
     "HandlerErrors",
+    "HeaderSettings",
     "LogFormat",
     "LogLevel",
     "OnPendingFull",
@@ -36,6 +45,7 @@ __all__ = [
     "ServerURL",
     "Settings",
     "SourceSettings",
+    "Strategy",
     "TelemetrySettings",
     "json_schema",
 ]

@@ -14,9 +14,12 @@ from pathlib import Path
 from router_trio.errors import MappingError, Problem, SubjectError
 from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.quotes import looks_secret
+from router_trio.settings.content import check_content
+from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.loops import feeds_itself
 from router_trio.settings.problems import suggestion
-from router_trio.settings.sections import ConnectionSettings, DestinationSettings, RouteSettings, SourceSettings
+from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings
+from router_trio.settings.sections import ConnectionSettings
 from router_trio.subjects.patterns import validate_pattern, validate_subject
 
 Connections = Mapping[str, ConnectionSettings | None]
@@ -46,14 +49,19 @@ class RouteParts:
     source: SourceSettings | None
     to: Sequence[DestinationSettings | None]
     handler: str | None
+    when: str | None = None
+    key: str | None = None
+    strategy: str | None = None
 
     @classmethod
     def of(cls, route: RouteSettings) -> RouteParts:
         """Take a whole route apart."""
-        return cls(route.name, route.source, route.to, route.handler)
+        return cls(route.name, route.source, route.to, route.handler, route.when, route.key, route.strategy)
 
 
-def check(connections: Connections | None, routes: Sequence[RouteParts]) -> list[Problem]:
+def check(
+    connections: Connections | None, routes: Sequence[RouteParts], examples: Sequence[ExampleSettings | None]
+) -> list[Problem]:
     """Return everything that is wrong. `connections` is None when not even their names are known."""
     problems: list[Problem] = []
     if connections is not None:
@@ -61,6 +69,7 @@ def check(connections: Connections | None, routes: Sequence[RouteParts]) -> list
     for index, route in enumerate(routes):
         problems += _check_route(f"routes[{index}]", route, connections)
     problems += _check_uniqueness(routes, connections or {})
+    problems += _check_examples(examples, connections)
     return problems
 
 
@@ -155,6 +164,14 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
         yield from _check_connection(f"{path}.from.connection", source.connection, connections)
         # A mapping from a source that is refused already would only repeat the complaint.
         pattern = None if source_problems else source.pattern
+    yield from check_content(
+        path,
+        when=route.when,
+        key=route.key,
+        strategy=route.strategy,
+        to=route.to,
+        from_stream=source is None or source.stream is not None,
+    )
     for index, destination in enumerate(route.to):
         if destination is None:
             continue
@@ -261,4 +278,24 @@ def _check_uniqueness(routes: Sequence[RouteParts], connections: Connections) ->
                     f"routes[{index}].from.durable",
                     f"routes[{first}] uses the consumer {source.durable!r} of stream {source.stream!r} already, "
                     "and each would get only a part; choose another name",
+                )
+
+
+# --- tests -----------------------------------------------------------------------------------------------------------
+
+
+def _check_examples(examples: Sequence[ExampleSettings | None], connections: Connections | None) -> Iterator[Problem]:
+    names: dict[str, int] = {}
+    for index, example in enumerate(examples):
+        if example is None:
+            continue
+        first = names.setdefault(example.name, index)
+        if first != index:
+            yield Problem(
+                f"tests[{index}].name", f"{example.name!r} is the name of tests[{first}] already; choose another"
+            )
+        for number, expected in enumerate(example.expect):
+            if expected.connection is not None:
+                yield from _check_connection(
+                    f"tests[{index}].expect[{number}].connection", expected.connection, connections
                 )

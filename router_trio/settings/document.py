@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,7 +26,7 @@ class Document:
         """Add the name of the variable that set the key, if one did."""
         for path, variable in self.variables.items():
             if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
-                return Problem(problem.path, f"{problem.message} (set by {variable})")
+                return replace(problem, message=f"{problem.message} (set by {variable})")
         return problem
 
 

@@ -1,4 +1,4 @@
-"""The sections of a configuration: their keys, types, defaults and descriptions.
+"""The sections of a configuration: their keys, types, defaults and descriptions. Those of routes are in `routes`.
 
 Sections are frozen and know the shape of each value. What concerns several values at once (does the connection exist,
 does the mapping compile) is in `checks`, and runs when a whole `Settings` is built.
@@ -8,10 +8,8 @@ All durations are seconds inside the program, all sizes bytes. Passwords and tok
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from random import randrange
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -20,8 +18,7 @@ from router_trio.errors import ConfigurationError
 from router_trio.settings.host_names import canonical_host, is_loopback
 from router_trio.settings.problems import problems_from
 from router_trio.settings.server_url import ServerURL
-from router_trio.settings.units import Duration, DurationForm, PositiveSize, SizeForm
-from router_trio.subjects.mapping import Mapping
+from router_trio.settings.units import Duration, DurationForm, SizeForm
 from router_trio.subjects.patterns import INBOX_PREFIX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -29,7 +26,6 @@ LogFormat = Literal["json", "console"]
 HandlerErrors = Literal["type", "full"]
 OnReconnectExhausted = Literal["keep_trying", "stop"]
 OnPendingFull = Literal["drop_oldest", "reject", "block"]
-MessageIdOf = Literal["own", "sender"]
 
 
 # The least values that work: anything below keeps the machine busy with nothing else, or can never succeed.
@@ -39,8 +35,6 @@ ReconnectDelay = Annotated[float, DurationForm(minimum=0.01)]
 MaxReconnectDelay = Annotated[float, DurationForm(minimum=0.05)]
 PendingMaxAge = Annotated[float, DurationForm(minimum=0.01, or_zero=True)]
 PendingBytes = Annotated[int, SizeForm(minimum=64)]
-AckWait = Annotated[float, DurationForm(minimum=0.1)]
-NakDelay = Annotated[float, DurationForm(minimum=0.01)]
 
 MAX_INBOX_PREFIX = 64
 """Characters. It is part of every JetStream publish."""
@@ -250,110 +244,3 @@ class ConnectionSettings(Section, init=False):
             if getattr(self, key):
                 return key
         return None
-
-
-class SourceSettings(Section, init=False):
-    """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
-
-    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
-    subject: str | None = Field(
-        None, description="Subject to subscribe to; wildcards * and > allowed.", examples=["orders.*.*"]
-    )
-    queue: str | None = Field(None, min_length=1, description="Queue group that shares the messages of the subject.")
-    stream: str | None = Field(None, min_length=1, description="Name of an existing JetStream stream.")
-    durable: str | None = Field(
-        None, min_length=1, description="Name of the durable consumer of the stream; created if absent."
-    )
-    filter: str | None = Field(None, description="Only messages of the stream whose subject matches.")
-    max_in_flight: int = Field(
-        1024,
-        ge=1,
-        description="Most messages of the stream that are processed at a time; as many may wait behind refused ones.",
-    )
-    max_in_flight_bytes: PositiveSize = Field(
-        "16MiB", validate_default=True, description="The same in bytes; a larger message is processed alone."
-    )
-    ack_wait: AckWait = Field(
-        "30s",
-        validate_default=True,
-        description="Time after which the stream redelivers an unacked message; 100ms or more.",
-    )
-    max_deliver: int = Field(
-        -1, ge=-1, description="Failed attempts after which a message of the stream is given up; -1: no limit."
-    )
-    nak_delay: NakDelay = Field(
-        "1s",
-        validate_default=True,
-        description="Base delay before a failed message of the stream is redelivered; 10ms or more.",
-    )
-    message_id: MessageIdOf | None = Field(
-        None,
-        description="What the Nats-Msg-Id of a copy begins with: the message's place in its source (own), or the id "
-        "that the sender gave it, if any (sender). By default own for streams, sender for subjects.",
-        examples=["own"],
-    )
-
-    @property
-    def own_ids(self) -> bool:
-        """True if copies get ids of the router's own, whatever the sender says."""
-        return self.stream is not None if self.message_id is None else self.message_id == "own"
-
-    def mapping(self, destination: str, random: Callable[[int], int] = randrange) -> Mapping:
-        """The mapping from this source to a destination's subject. Raises MappingError or SubjectError.
-
-        `random(n)` gives an integer of at least 0 and less than `n`.
-        """
-        if self.subject or self.filter:
-            return Mapping.compile(self.pattern, destination, random=random)
-        return Mapping.compile_for_any(destination, random=random)
-
-    @property
-    def pattern(self) -> str:
-        """The subjects that can arrive: the subscription's, the filter's, or `>` for a whole stream."""
-        return self.subject or self.filter or ">"
-
-
-class HeaderSettings(Section, init=False):
-    """`[routes.to.headers]`: which headers are carried along."""
-
-    keep: list[str] = Field(
-        default=[],
-        description="Control headers of the message that are carried along: those that steer the stream that stores "
-        "it. By default none is.",
-        examples=[["Nats-TTL"]],
-    )
-
-
-class DestinationSettings(Section, init=False):
-    """`[[routes.to]]`: where a route sends."""
-
-    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
-    subject: str = Field(
-        description="Subject, or a mapping of the source's wildcards with the syntax of nats-server.",
-        examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
-    )
-    jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
-    reply: bool = Field(
-        False,
-        description="Carry the reply subject of a message to another connection as well. On its own connection a core "
-        "message always keeps it.",
-    )
-    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers are carried along.")
-
-
-class RouteSettings(Section, init=False):
-    """`[[routes]]`: messages from one source to one or more destinations."""
-
-    name: str = Field(min_length=1, description="Name of the route, unique; a label in metrics.")
-    source: SourceSettings = Field(
-        validation_alias="from", serialization_alias="from", description="Where the messages come from."
-    )
-    to: list[DestinationSettings] = Field(
-        min_length=1, description="Destinations; each message is sent to all of them."
-    )
-    handler: str | None = Field(
-        None,
-        description="Function that is called with each message before it is sent, as package.module:function. It is "
-        "imported from installed packages, then from the working directory.",
-        examples=["orders.handlers:enrich"],
-    )

@@ -9,23 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks import Connections, RouteParts, check, resolve_connection
+from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.load import read_document
 from router_trio.settings.problems import keys_of, problems_from
-from router_trio.settings.sections import (
-    ConnectionSettings,
-    DestinationSettings,
-    RouterSettings,
-    RouteSettings,
-    Section,
-    SourceSettings,
-    TelemetrySettings,
-)
+from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings, Strategy
+from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
 
 S = TypeVar("S", bound=Section)
 
@@ -45,9 +39,9 @@ class Settings(Section, init=False):
     connections: dict[str, ConnectionSettings] = Field(
         default={}, description="Connections to NATS, by name; at least one."
     )
-    routes: list[RouteSettings] = Field(default=[], description="Routes: where messages come from and where they go.")
-    tests: list[dict[str, Any]] = Field(
-        default=[], description="Examples that `router-trio test` runs: a message and the expected result."
+    routes: list[RouteSettings] = Field(default=[], description="Where messages go, from where.")
+    tests: list[ExampleSettings] = Field(
+        default=[], description="Examples that `router-trio test` runs: a message and what must become of it."
     )
 
     _source: str = PrivateAttr("settings")
@@ -58,7 +52,7 @@ class Settings(Section, init=False):
         except ValidationError as error:
             problems = problems_from(error, type(self)) + check(*_usable_parts(values))
             raise ConfigurationError(problems) from None
-        problems = check(self.connections, [RouteParts.of(route) for route in self.routes])
+        problems = check(self.connections, [RouteParts.of(route) for route in self.routes], self.tests)
         if problems:
             raise ConfigurationError(problems)
         # Frozen for everyone but this constructor.
@@ -117,15 +111,19 @@ def _with_connections(route: RouteSettings, connections: Mapping[str, Connection
     return route.model_copy(update={"source": named(route.source), "to": [named(end) for end in route.to]})
 
 
-def _usable_parts(values: Mapping[str, Any]) -> tuple[Connections | None, list[RouteParts]]:
+def _usable_parts(
+    values: Mapping[str, Any],
+) -> tuple[Connections | None, list[RouteParts], list[ExampleSettings | None]]:
     """Return what is usable of a configuration that as a whole is not."""
     connections = values.get("connections", {})
     routes = values.get("routes", [])
+    examples = values.get("tests", [])
     return (
         {str(name): _usable(ConnectionSettings, raw) for name, raw in connections.items()}
         if isinstance(connections, Mapping)
         else None,
         [_usable_route(route) for route in routes] if isinstance(routes, list | tuple) else [],
+        [_usable(ExampleSettings, one) for one in examples] if isinstance(examples, list | tuple) else [],
     )
 
 
@@ -134,12 +132,21 @@ def _usable_route(raw: Any) -> RouteParts:
         return RouteParts.of(raw)
     if not isinstance(raw, Mapping):
         return RouteParts(None, None, (), None)
-    name, handler, to = raw.get("name"), raw.get("handler"), raw.get("to")
+    to = raw.get("to")
+
+    def text(key: str) -> str | None:
+        value = raw.get(key)
+        return value if isinstance(value, str) and value else None
+
+    strategy = text("strategy") or "all"
     return RouteParts(
-        name if isinstance(name, str) else None,
+        text("name"),
         _usable(SourceSettings, raw.get("from", raw.get("source"))),
         [_usable(DestinationSettings, end) for end in to] if isinstance(to, list | tuple) else (),
-        handler if isinstance(handler, str) else None,
+        text("handler"),
+        text("when"),
+        text("key"),
+        strategy if strategy in get_args(Strategy) else None,
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from router_trio.errors import Problem
 from router_trio.settings.loops import chosen_by_sender
-from router_trio.settings.sections import ConnectionSettings, RouteSettings
+from router_trio.settings.routes import RouteSettings
+from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.settings import Settings
 from router_trio.settings.units import format_duration
 

@@ -11,13 +11,8 @@ from fractions import Fraction
 
 import pytest
 
-from router_trio.settings.sections import (
-    ConnectionSettings,
-    RouterSettings,
-    Section,
-    SourceSettings,
-    TelemetrySettings,
-)
+from router_trio.settings.routes import SourceSettings
+from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
 from tests.docs.pages import DOCS, ROOT, page
 from tests.docs.test_names import CODES, METRICS
 

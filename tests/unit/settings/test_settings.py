@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pydantic
 import pytest
@@ -18,6 +19,7 @@ from router_trio.settings import (
     ServerURL,
     Settings,
     SourceSettings,
+    Strategy,
     TelemetrySettings,
     json_schema,
 )
@@ -136,11 +138,6 @@ def test_settings_are_frozen() -> None:
         settings.connections["main"].fail_open = True
 
 
-def test_examples_for_the_test_command_are_kept_as_they_are(load: Load) -> None:
-    settings = load(DOCUMENTED + '[[tests]]\nname = "x"\ninput = { subject = "orders.1.2", anything = [1, 2] }\n')
-    assert settings.tests == [{"name": "x", "input": {"subject": "orders.1.2", "anything": [1, 2]}}]
-
-
 @pytest.mark.parametrize(
     ("text", "address"),
     [
@@ -236,18 +233,25 @@ def test_schema_describes_every_key_of_the_file() -> None:
         "SourceSettings",
         "DestinationSettings",
         "HeaderSettings",
+        "ExampleSettings",
+        "ExampleMessage",
+        "ExpectedMessage",
     }
     for name, section in sections.items():
         assert section["additionalProperties"] is False
         for key, described in section["properties"].items():
             assert described.get("description"), f"{name}.{key}"
-            assert "default" in described or key in section.get("required", ()) or described["type"] == "string"
+            optional = described.get("type") in ("string", "number") or key in ("json", "headers")
+            assert "default" in described or key in section.get("required", ()) or optional
     connection = sections["ConnectionSettings"]["properties"]
     assert connection["reconnect_delay"]["default"] == "1s"
     assert connection["max_pending_bytes"]["default"] == "64MiB"
     assert connection["servers"]["examples"] == [["nats://127.0.0.1:4222"]]
     assert set(sections["RouteSettings"]["required"]) == {"name", "from", "to"}
     assert "null" not in json.dumps(schema)
+    assert sections["RouteSettings"]["properties"]["strategy"]["enum"] == list(get_args(Strategy))
+    assert set(sections["ExampleSettings"]["required"]) == {"name", "message", "expect"}
+    assert {"json", "payload"} < set(sections["ExampleMessage"]["properties"])
 
 
 def test_import_is_light_and_so_is_loading_without_variables(tmp_path: Path) -> None:

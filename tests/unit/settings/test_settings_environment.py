@@ -127,14 +127,37 @@ def test_whole_lists_and_tables_are_json(load: Load) -> None:
         ROUTES__0__TO='[{"connection": "main", "subject": "y"}]',
         CONNECTIONS__MAIN='{"fail_open": true}',
         TELEMETRY='{"log_level": "debug"}',
-        TESTS='[{"name": "t"}]',
+        TESTS='[{"name": "t", "message": {"subject": "a", "json": [1]}, "expect": []}]',
     )
     [route] = settings.routes
     assert (route.name, route.source.subject, route.to[0].subject) == ("b", "x", "y")
     assert settings.connections["main"].fail_open
     assert settings.connections["main"].reconnect_delay == 2.0
     assert settings.telemetry.log_level == "debug"
-    assert settings.tests == [{"name": "t"}]
+    assert [(test.name, test.message.body, test.expect) for test in settings.tests] == [("t", [1], [])]
+
+
+def test_what_decides_by_content_can_be_set(load: Load) -> None:
+    settings = load(
+        ROUTES__0__WHEN="body.total > 100",
+        ROUTES__0__TO__0__TTL="1h",
+        ROUTES__0__TO__0__JETSTREAM="true",
+        ROUTES__0__TO__0__MIRROR="0.5",
+        ROUTES__0__TO__0__HEADERS__REMOVE='["X-Internal"]',
+        ROUTES__0__TO__0__HEADERS__SET='{"X-Region": "body.region"}',
+    )
+    [route] = settings.routes
+    first = route.to[0]
+    assert (route.when, first.ttl, first.mirror) == ("body.total > 100", 3600.0, 0.5)
+    assert (first.headers.remove, first.headers.set) == (["X-Internal"], {"X-Region": "body.region"})
+
+
+def test_a_wrong_expression_names_its_variable_and_shows_the_place(load: Load) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(ROUTES__0__WHEN='heders["a"] == "b"')
+    first, *picture = str(caught.value).splitlines()
+    assert first.endswith("did you mean 'headers'? (set by ROUTER_TRIO_ROUTES__0__WHEN)")
+    assert picture == ['  heders["a"] == "b"', "  ^^^^^^"]
 
 
 def test_sections_that_the_file_lacks_can_be_set(load: Load) -> None:

@@ -1,0 +1,85 @@
+"""`[[tests]]`: messages, and what must become of them. `router-trio test` runs them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field, model_validator
+
+from router_trio.errors import PublishError
+from router_trio.protocol.headers import Headers, encode
+from router_trio.settings.sections import Section
+from router_trio.subjects.patterns import validate_subject
+
+
+def _checked_subject(text: str) -> str:
+    validate_subject(text)
+    return text
+
+
+def _checked_headers(headers: dict[str, str]) -> dict[str, str]:
+    try:
+        encode(Headers(headers))
+    except PublishError as error:
+        raise ValueError(str(error)) from None
+    return headers
+
+
+def _checked_json(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("must be what JSON can hold: no dates and times, and no numbers that are not finite") from None
+    return value
+
+
+Subject = Annotated[str, AfterValidator(_checked_subject)]
+HeaderValues = Annotated[dict[str, str], AfterValidator(_checked_headers)]
+JSON = Annotated[Any, AfterValidator(_checked_json)]
+
+S = TypeVar("S", "ExampleMessage", "ExpectedMessage")
+
+
+def _has_one_payload(section: S) -> S:
+    # TOML has no null, so None stands for neither.
+    if section.body is not None and section.payload is not None:
+        raise ValueError("json and payload exclude each other; keep one")
+    return section
+
+
+class ExampleMessage(Section, init=False):
+    """`[tests.message]`: the message that comes."""
+
+    subject: Subject = Field(description="Subject that it comes on.", examples=["orders.7.created"])
+    headers: HeaderValues = Field(default={}, description="Its headers.", examples=[{"region": "eu"}])
+    body: JSON = Field(
+        None, validation_alias="json", serialization_alias="json", description="Its payload, which is sent as JSON."
+    )
+    payload: str | None = Field(None, description="Its payload as text.")
+
+    _one_payload = model_validator(mode="after")(_has_one_payload)
+
+
+class ExpectedMessage(Section, init=False):
+    """`[[tests.expect]]`: a message that must come out. What is left out is not compared."""
+
+    connection: str | None = Field(None, description="Name of the connection that it leaves on.")
+    subject: Subject = Field(description="Subject that it leaves on.", examples=["fast.7"])
+    headers: HeaderValues | None = Field(None, description="Headers that it must have; it may have others.")
+    body: JSON = Field(
+        None, validation_alias="json", serialization_alias="json", description="Its payload, compared as JSON."
+    )
+    payload: str | None = Field(None, description="Its payload as text.")
+
+    _one_payload = model_validator(mode="after")(_has_one_payload)
+
+
+class ExampleSettings(Section, init=False):
+    """`[[tests]]`: a message, and what must become of it. `router-trio test` runs them."""
+
+    name: str = Field(min_length=1, description="What it shows; unique.")
+    message: ExampleMessage = Field(description="The message that comes.")
+    expect: list[ExpectedMessage] = Field(
+        description="All messages that must come out, in any order; []: nothing may come out."
+    )

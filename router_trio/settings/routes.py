@@ -1,0 +1,189 @@
+"""The sections of a route: where its messages come from, which of them it takes, and what goes where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import randrange
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from router_trio.settings.sections import Section
+from router_trio.settings.units import DurationForm, PositiveSize
+from router_trio.subjects.mapping import Mapping
+
+MessageIdOf = Literal["own", "sender"]
+Strategy = Literal["all", "first_match", "weighted", "sticky", "fallback"]
+
+AckWait = Annotated[float, DurationForm(minimum=0.1)]
+NakDelay = Annotated[float, DurationForm(minimum=0.01)]
+# A server counts it in whole seconds.
+TimeToLive = Annotated[float, DurationForm(minimum=1, or_zero=True)]
+Expression = Annotated[str, Field(min_length=1)]
+
+MAX_WEIGHT = 1_000
+"""Of one destination: a round of a route is as long as the sum of its weights."""
+
+
+class SourceSettings(Section, init=False):
+    """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
+
+    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
+    subject: str | None = Field(
+        None, description="Subject to subscribe to; wildcards * and > allowed.", examples=["orders.*.*"]
+    )
+    queue: str | None = Field(None, min_length=1, description="Queue group that shares the messages of the subject.")
+    stream: str | None = Field(None, min_length=1, description="Name of an existing JetStream stream.")
+    durable: str | None = Field(
+        None, min_length=1, description="Name of the durable consumer of the stream; created if absent."
+    )
+    filter: str | None = Field(None, description="Only messages of the stream whose subject matches.")
+    max_in_flight: int = Field(
+        1024,
+        ge=1,
+        description="Most messages of the stream that are worked on at a time; as many may wait behind refused ones.",
+    )
+    max_in_flight_bytes: PositiveSize = Field(
+        "16MiB", validate_default=True, description="The same in bytes; a message that is larger is worked on alone."
+    )
+    ack_wait: AckWait = Field(
+        "30s",
+        validate_default=True,
+        description="Time after which the stream delivers an unacked message again; 100ms or more.",
+    )
+    max_deliver: int = Field(-1, ge=-1, description="Most deliveries of one message of the stream; -1: no limit.")
+    nak_delay: NakDelay = Field(
+        "1s",
+        validate_default=True,
+        description="Base delay before a failed message of the stream comes again; 10ms or more.",
+    )
+    message_id: MessageIdOf | None = Field(
+        None,
+        description="What the Nats-Msg-Id of a copy begins with: the message's place in its source (own), or the id "
+        "that the sender gave it, if it did (sender). By default own for streams, sender for subjects.",
+        examples=["own"],
+    )
+
+    @property
+    def own_ids(self) -> bool:
+        """True if copies get ids of the router's own, whatever the sender says."""
+        return self.stream is not None if self.message_id is None else self.message_id == "own"
+
+    def mapping(self, destination: str, random: Callable[[int], int] = randrange) -> Mapping:
+        """The mapping from this source to a destination's subject. Raises MappingError or SubjectError.
+
+        `random(n)` gives an integer of at least 0 and less than `n`.
+        """
+        if self.subject or self.filter:
+            return Mapping.compile(self.pattern, destination, random=random)
+        return Mapping.compile_for_any(destination, random=random)
+
+    @property
+    def pattern(self) -> str:
+        """The subjects that can arrive: the subscription's, the filter's, or `>` for a whole stream."""
+        return self.subject or self.filter or ">"
+
+
+class HeaderSettings(Section, init=False):
+    """`[routes.to.headers]`: which headers go along."""
+
+    set: dict[str, Expression] = Field(
+        default={},
+        description="Headers that the destination gets, each with an expression for its value. They replace those of "
+        "that name, in any case, that the message has.",
+        examples=[{"X-Region": "body.region"}],
+    )
+    remove: list[str] = Field(
+        default=[],
+        description="Headers of the message that don't go along, in any case.",
+        examples=[["X-Internal"]],
+    )
+    keep: list[str] = Field(
+        default=[],
+        description="Control headers of the message that may pass: those that steer the stream that stores it. By "
+        "default none may.",
+        examples=[["Nats-TTL"]],
+    )
+
+
+class DestinationSettings(Section, init=False):
+    """`[[routes.to]]`: where a route sends."""
+
+    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
+    subject: str = Field(
+        description="Subject, or a mapping of the source's wildcards with the syntax of nats-server.",
+        examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
+    )
+    jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
+    reply: bool = Field(
+        False,
+        description="Carry the reply subject of a message over to another connection. On its own connection a core "
+        "message always keeps it.",
+    )
+    when: Expression | None = Field(
+        None,
+        description="Expression for the messages that may go here, with the strategies all and first_match; absent: "
+        "any.",
+        examples=['body.priority == "high"'],
+    )
+    weight: int = Field(
+        1,
+        ge=1,
+        le=MAX_WEIGHT,
+        description="Share of the messages, in proportion to the other destinations, with the strategies weighted and "
+        "sticky.",
+    )
+    mirror: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the route's messages of which a copy goes here, besides where the strategy sends them. "
+        "Nothing fails if the copy does.",
+        examples=[0.1],
+    )
+    payload: Expression | None = Field(
+        None,
+        description="Expression for the payload: a string or bytes go as they are, all else as JSON; absent: the "
+        "payload that came.",
+        examples=['{"id": body.id}'],
+    )
+    ttl: TimeToLive = Field(
+        "0s",
+        validate_default=True,
+        description="Time after which the stream deletes the message (Nats-TTL), in whole seconds; 0s: as the stream "
+        "says.",
+    )
+    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers go along.")
+
+
+class RouteSettings(Section, init=False):
+    """`[[routes]]`: messages from one source to one or more destinations."""
+
+    name: str = Field(min_length=1, description="Name of the route, unique; a label in metrics.")
+    source: SourceSettings = Field(
+        validation_alias="from", serialization_alias="from", description="Where the messages come from."
+    )
+    when: Expression | None = Field(
+        None,
+        description="Expression for the messages that this route takes; absent: all. The others are filtered.",
+        examples=['headers["region"] == "eu" && body.total > 100'],
+    )
+    key: Expression | None = Field(
+        None,
+        description="Expression for what belongs together: the strategy sticky sends all messages with one value to "
+        "one destination.",
+        examples=["body.customer.id"],
+    )
+    strategy: Strategy = Field(
+        "all",
+        description="Which destinations get a message: all of them; the first whose `when` holds; one in turn, by "
+        "weight; one by the value of `key`; or the first that is connected and takes it.",
+    )
+    to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, as `strategy` says.")
+    handler: str | None = Field(
+        None,
+        description="Function that is called with each message before it is sent, as package.module:function. It is "
+        "looked for among what is installed, then in the working directory.",
+        examples=["orders.handlers:enrich"],
+    )
