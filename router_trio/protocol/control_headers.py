@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from router_trio.protocol.headers import END, VERSION, Headers
+from router_trio.protocol import headers
+from router_trio.protocol.headers import Headers
 
 CONTROL_HEADERS: dict[str, str] = {
     "Nats-Rollup": "purges what the stream has stored before",
@@ -52,19 +53,14 @@ class ControlHeaders:
     def __init__(self, keep: Iterable[str] = ()) -> None:
         kept = "|".join(map(_pattern, keep))
         # The line feed comes first and in no case, so that the search goes from line to line and not by character.
-        start = f"\n{f'(?!(?i:{kept}))' if kept else ''}(?i:{_ANY})"
-        found = re.compile(start.encode())
-        self.search: Callable[..., re.Match[bytes] | None] = found.search
+        start = f"\n{f'(?!(?i:{kept}))' if kept else ''}(?i:{_ANY})".encode()
+        self.search = re.compile(start).search
         """`search(data, start, end)` finds one in a part of `data` that is a raw header block."""
-        # With the lines that continue it (RFC 5322 calls that folding).
-        self._line = re.compile(start.encode() + rb"[^\n]*(?:\n[ \t][^\n]*)*")
+        self._line = re.compile(start + headers.REST_OF_LINE)
 
     def removed(self, block: bytes) -> bytes:
         """Return a raw header block without them; `b""` if no header is left."""
-        rest = self._line.sub(b"", block)
-        if not rest.endswith(END):
-            rest = rest.rstrip(b"\r\n") + END
-        return b"" if rest == VERSION + END else rest
+        return headers.removed(block, self._line)
 
     def removed_from(self, headers: Headers, origin: Headers) -> Headers:
         """Return what a handler made of the headers `origin`, without those of them that were merely carried along.

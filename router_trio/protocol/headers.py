@@ -179,6 +179,24 @@ def _line_end(block: bytes, start: int) -> int:
     return len(block) if end < 0 else end
 
 
+REST_OF_LINE = rb"[^\n]*(?:\n[ \t][^\n]*)*"
+"""The pattern of the rest of a header's line, with the lines that continue it (RFC 5322 calls that folding)."""
+
+
+def lines_of(names: Iterable[str]) -> re.Pattern[bytes]:
+    """Return what finds the lines of these headers in a raw block, in any case."""
+    starts = "|".join(f"{re.escape(name)}[ \t]*:" for name in names)
+    return re.compile(f"\n(?i:{starts})".encode() + REST_OF_LINE)
+
+
+def removed(block: bytes, lines: re.Pattern[bytes]) -> bytes:
+    """Return the raw block without the lines that are found; `b""` if no header is left."""
+    rest = lines.sub(b"", block)
+    if not rest.endswith(END):
+        rest = rest.rstrip(b"\r\n") + END
+    return b"" if rest == VERSION + END else rest
+
+
 def without(block: bytes, prefix: bytes) -> bytes:
     """The raw block without the headers whose lines start with `prefix`, in any case."""
     first, *lines = block.removesuffix(END).split(b"\r\n")

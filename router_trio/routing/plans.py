@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from hashlib import blake2b
 from random import randrange
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from router_trio.errors import MappingError
 from router_trio.quotes import quoted
 from router_trio.settings import DestinationSettings, RouteSettings, Settings
+from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, WHEN, compile_for
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import matches, reserved_namespace
+
+if TYPE_CHECKING:
+    # For type checkers alone: routes without expressions need nothing of it, and start without it.
+    from router_trio.expressions.body import BodyReader
+    from router_trio.expressions.expression import Expression
+    from router_trio.routing.policy.strategies import Strategy
+    from router_trio.routing.policy.transform import Transform
 
 Handler = Callable[..., Any]
 
@@ -27,6 +36,10 @@ class Destination:
 
     `carries_reply`: the reply subject of a core message goes along. `keep` are the control headers that may pass.
     `own_ids`: the `Nats-Msg-Id` of a copy is made of its place in the source, whatever the sender has given it.
+
+    `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
+    route's strategy. `payload` and `set_headers` replace what came, `remove` are headers that don't go along, `ttl` is
+    in seconds, 0 for none.
     """
 
     route: str
@@ -38,6 +51,33 @@ class Destination:
     keep: tuple[str, ...]
     own_ids: bool
     inbox_prefix: str
+    when: Expression | None = None
+    weight: int = 1
+    mirror: Fraction | None = None
+    payload: Expression | None = None
+    set_headers: tuple[tuple[str, Expression], ...] = ()
+    remove: tuple[str, ...] = ()
+    ttl: int = 0
+
+    @property
+    def expressions(self) -> Iterator[Expression]:
+        """All that are evaluated for a copy, or for whether there is one."""
+        for one in (self.when, self.payload, *(expression for _, expression in self.set_headers)):
+            if one is not None:
+                yield one
+
+    def transform(self) -> Transform | None:
+        """Return what makes a copy of a message; None if it goes as it came."""
+        if self.payload is None and not self.set_headers and not self.remove and not self.ttl:
+            return None
+        from router_trio.routing.policy.transform import Transform
+
+        return Transform(
+            payload=None if self.payload is None else self.payload.evaluate,
+            set_headers=[(name, expression.evaluate) for name, expression in self.set_headers],
+            remove=self.remove,
+            ttl=self.ttl,
+        )
 
     def subject_for(self, subject: str) -> str:
         """Return where a message with this subject goes. Raises `MappingError`."""
@@ -72,7 +112,11 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filter or `>`."""
+    """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filter or `>`.
+
+    `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
+    together.
+    """
 
     name: str
     connection: str
@@ -80,6 +124,51 @@ class RoutePlan:
     destinations: tuple[Destination, ...]
     settings: RouteSettings
     handler: Handler | None = field(default=None, compare=False)
+    when: Expression | None = None
+    key: Expression | None = None
+
+    @property
+    def decides(self) -> bool:
+        """True if not every message goes to every destination: then `when` and the strategy have to be asked."""
+        mirrors = any(one.mirror is not None or one.when is not None for one in self.destinations)
+        return self.when is not None or self.settings.strategy != "all" or mirrors
+
+    @property
+    def transforms(self) -> bool:
+        """True if a destination gets a message otherwise than it came."""
+        return any(one.transform() is not None for one in self.destinations)
+
+    @property
+    def expressions(self) -> list[Expression]:
+        """All that are evaluated for a message."""
+        own = [one for one in (self.when, self.key) if one is not None]
+        return own + [expression for one in self.destinations for expression in one.expressions]
+
+    def reader(self) -> BodyReader:
+        """Return what decodes bodies for all expressions of the route: each body once, and only what they use."""
+        from router_trio.expressions.body import reader_for
+
+        return reader_for(one.body_fields for one in self.expressions)
+
+    def strategy(self, healthy: Callable[[int], bool] = lambda index: True) -> Strategy:
+        """Return what chooses among the destinations, with its counters at the start: one for a route and a process.
+
+        `healthy` says of a destination whether it is connected and takes messages. `policy.strategies` says how to ask.
+        """
+        from router_trio.routing.policy.strategies import Candidate, strategy_for
+
+        candidates: list[Candidate] = []
+        for index, one in enumerate(self.destinations):
+            name = f"{one.connection}\0{one.template}".encode("utf-8", "surrogatepass")
+            before = sum(
+                (other.connection, other.template) == (one.connection, one.template)
+                for other in self.destinations[:index]
+            )
+            if before:
+                name += b"\0%d" % before
+            candidates.append(Candidate(name, None if one.when is None else one.when.evaluate, one.weight, one.mirror))
+        key = None if self.key is None else self.key.evaluate
+        return strategy_for(self.settings.strategy, candidates, key=key, healthy=healthy)
 
     @property
     def stream(self) -> str | None:
@@ -103,7 +192,10 @@ def compile_routes(
         source = route.source
         destinations = tuple(_destination(settings, route, to, random) for to in route.to)
         handler = (handlers or {}).get(route.name)
-        plans.append(RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler))
+        when = _compiled(route.when, WHEN, route)
+        key = _compiled(route.key, KEY, route)
+        plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
+        plans.append(plan)
     return plans
 
 
@@ -121,7 +213,23 @@ def _destination(
         keep=tuple(to.headers.keep),
         own_ids=source.own_ids,
         inbox_prefix=settings.connections[to.connection].inbox_prefix,
+        when=_compiled(to.when, WHEN, route),
+        weight=to.weight,
+        # As it is written: 0.1 is a tenth, which no float is.
+        mirror=None if to.mirror is None else Fraction(repr(to.mirror)),
+        payload=_compiled(to.payload, PAYLOAD, route),
+        set_headers=tuple((name, _compile(text, HEADER, route)) for name, text in to.headers.set.items()),
+        remove=tuple(to.headers.remove),
+        ttl=int(to.ttl),
     )
+
+
+def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:
+    return None if text is None else _compile(text, purpose, route)
+
+
+def _compile(text: str, purpose: str, route: RouteSettings) -> Expression:
+    return compile_for(text, purpose, from_stream=route.source.stream is not None)
 
 
 def routes_for(plans: Sequence[RoutePlan], subject: str) -> list[RoutePlan]:

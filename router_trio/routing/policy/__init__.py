@@ -1,0 +1,1 @@
+"""What routes decide by content, pure and synchronous: which destinations get a message, and what a copy carries."""
