@@ -15,10 +15,11 @@ from router_trio.errors import ConfigurationError
 def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file.")], /) -> int:
     """Validate a configuration without connecting.
 
-    Prints one line for each problem, FILE: key.path: what is wrong, and
-    exits with 78. Without a problem, prints one line for each warning,
-    for what works but is probably not intended, and one that says ok.
-    Variables ROUTER_TRIO_... are applied, and handlers are imported.
+    Prints one line for each problem, FILE: key.path: what is wrong, with
+    the place of a mistake in an expression behind it, and exits with 78;
+    or one line that all is well, behind one for each warning: what works,
+    and is probably not meant. Variables ROUTER_TRIO_... are taken into
+    account, and handlers are imported.
 
     For example:
 
@@ -29,7 +30,7 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     except ConfigurationError as error:
         print(error)
         return outcome.INVALID_CONFIGURATION
-    from router_trio.settings.warnings import warnings
+    from router_trio.settings.checks.warnings import warnings
 
     for warning in warnings(settings):
         print(f"{config}: {warning.path}: warning: {warning.message}")

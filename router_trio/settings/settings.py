@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
-from router_trio.settings.checks import Connections, RouteParts, check, resolve_connection
+from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.load import read_document
 from router_trio.settings.problems import keys_of, problems_from

@@ -46,8 +46,9 @@ NO_BOUNDS = {
     "MAX_TIMESTAMP expressions/functions/times.py": "the range of a type",
     "MIN_TIMESTAMP expressions/functions/times.py": "the range of a type",
     "MAX_DURATION expressions/functions/times.py": "the range of a type",
-    "HASTY_CONNECT_TIMEOUT settings/warnings.py": "below it `check` warns",
-    "HASTY_MAX_RECONNECT_DELAY settings/warnings.py": "below it `check` warns",
+    "HASTY_CONNECT_TIMEOUT settings/checks/warnings.py": "below it `check` warns",
+    "HASTY_MAX_RECONNECT_DELAY settings/checks/warnings.py": "below it `check` warns",
+    "LONGEST_SHOWN cli/explanation.py": "of the user's own message, on the user's screen",
     "_READ_BYTES telemetry/http/connection.py": "read at once, within MAX_HEADER_BYTES and MAX_BODY_BYTES",
 }
 """Constants that are named like bounds and bound nothing that comes from outside: why."""

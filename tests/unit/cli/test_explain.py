@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from router_trio.cli.explain import Explanation, explain_subject
+from router_trio.cli.explain_message import explain_message
+from router_trio.cli.explanation import Explanation
 from router_trio.routing.plans import compile_routes
 from router_trio.settings import Settings
 
@@ -12,7 +13,7 @@ from router_trio.settings import Settings
 def explained(subject: str, *routes: dict[str, Any]) -> Explanation:
     connections = {name: {"servers": ["nats://127.0.0.1:4222"]} for name in ("main", "other")}
     settings = Settings(connections=connections, routes=list(routes))
-    return explain_subject(compile_routes(settings), subject)
+    return explain_message(compile_routes(settings), subject)
 
 
 def route(name: str, source: dict[str, Any], *to: str, **rest: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from router_trio.errors import ConfigurationError
 from router_trio.settings import ConnectionSettings, Settings, SourceSettings
-from router_trio.settings.warnings import warnings
+from router_trio.settings.checks.warnings import warnings
 from tests.unit.settings.problems import MAIN, problems, route
 
 # --- problems of form ---

@@ -10,7 +10,7 @@ import pytest
 
 from router_trio.errors import ConfigurationError
 from router_trio.settings import Settings
-from router_trio.settings.content import MAX_WEIGHTS
+from router_trio.settings.checks.content import MAX_WEIGHTS
 from router_trio.settings.expressions import compile_for
 from router_trio.settings.routes import MAX_WEIGHT
 from tests.unit.settings.problems import MAIN, Load, one_route, problems

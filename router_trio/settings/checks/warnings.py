@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router_trio.errors import Problem
-from router_trio.settings.loops import chosen_by_sender
+from router_trio.settings.checks.loops import chosen_by_sender
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.settings import Settings

@@ -14,9 +14,9 @@ from pathlib import Path
 from router_trio.errors import MappingError, Problem, SubjectError
 from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.quotes import looks_secret
-from router_trio.settings.content import check_content
+from router_trio.settings.checks.content import check_content
+from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.examples import ExampleSettings
-from router_trio.settings.loops import feeds_itself
 from router_trio.settings.problems import suggestion
 from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings

@@ -1,0 +1,155 @@
+"""Finds out what would happen to a message, for `router-trio explain`.
+
+The decisions are those of the router (`routing.plans`, `routing.policy`, `subjects.mapping`): nothing is connected,
+sent or called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from json import loads
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from router_trio.cli.explanation import Evaluated, Explanation, NotTaken, RouteExplanation, Sending
+from router_trio.errors import EvaluationError, MappingError
+from router_trio.protocol.control_headers import ControlHeaders
+from router_trio.protocol.framing import MAX_MESSAGE
+from router_trio.protocol.headers import decode
+from router_trio.routing.plans import Destination, RoutePlan, routes_for
+
+if TYPE_CHECKING:
+    # For type checkers alone: what evaluates is imported for routes that have an expression.
+    from router_trio.expressions.expression import Expression
+    from router_trio.expressions.message import Facts
+
+
+@dataclass(slots=True)
+class Arrived:
+    """The message, and what expressions of a route see of it."""
+
+    subject: str
+    block: bytes
+    payload: bytes
+    facts: Facts | None = None
+
+
+def explain_message(plans: Sequence[RoutePlan], subject: str, block: bytes = b"", payload: bytes = b"") -> Explanation:
+    """Return what the router would do with a message that comes on `subject`, which must be valid."""
+    routes = [_explained(plan, subject, block, payload) for plan in routes_for(plans, subject)]
+    return Explanation(subject, plans, routes)
+
+
+def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes) -> RouteExplanation:
+    found = RouteExplanation(plan)
+    message = Arrived(subject, block, payload)
+    if plan.expressions:
+        from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
+
+        found.assumed = any(one.reads - MESSAGE_VARIABLES.keys() - {"stream"} for one in plan.expressions)
+        stream, reader = plan.stream or "", plan.reader()
+        message.facts = Facts(
+            subject, block, payload, reader, stream=stream, sequence=1, deliveries=1, time_ns=time_ns()
+        )
+    if plan.when is not None:
+        found.when = _evaluated(plan.when, message.facts)
+        found.error = found.when.error
+        if found.when.value is not True:
+            found.filtered = "when" if found.error is None else None
+            return found
+    if plan.key is not None:
+        found.key = _evaluated(plan.key, message.facts)
+    _choose(found, message)
+    return found
+
+
+def _choose(found: RouteExplanation, message: Arrived) -> None:
+    """Add which destinations get the message, and which don't."""
+    plan = found.plan
+    name = plan.settings.strategy
+    try:
+        chosen = set(plan.strategy().choose(message.facts))
+    except EvaluationError as error:
+        found.error = str(error)
+        chosen = set()
+    weights = sum(one.weight for one in plan.destinations if one.mirror is None)
+    taken = False
+    for index, destination in enumerate(plan.destinations):
+        mirror, when = destination.mirror is not None, None
+        if destination.when is not None and not (name == "first_match" and taken):
+            when = _evaluated(destination.when, message.facts)
+        if mirror and not chosen:
+            found.not_taken.append(NotTaken(destination, "a mirror gets copies of what goes somewhere"))
+        elif found.error is not None and (when is None or when.error is None):
+            found.not_taken.append(NotTaken(destination, "the message fails", when))
+        elif mirror:
+            share = float(destination.mirror or 0)
+            found.sendings.append(_sending(destination, message, None, "mirror", share))
+        elif name in ("weighted", "fallback"):
+            share_of = destination.weight / weights if name == "weighted" else None
+            depends_on = "weight" if name == "weighted" else "health"
+            found.sendings.append(_sending(destination, message, None, depends_on, share_of))
+        elif index in chosen:
+            found.sendings.append(_sending(destination, message, when, "key" if name == "sticky" else None))
+            taken = True
+        else:
+            found.not_taken.append(NotTaken(destination, _why_not(name, when), when))
+    if not chosen and found.error is None:
+        found.filtered = "unmatched"
+
+
+def _why_not(strategy: str, when: Evaluated | None) -> str:
+    if when is not None:
+        return "its when does not hold" if when.error is None else "its when fails, and so the message"
+    return "the key belongs to another destination" if strategy == "sticky" else "an earlier destination takes it"
+
+
+def _sending(
+    destination: Destination,
+    message: Arrived,
+    when: Evaluated | None,
+    depends_on: str | None = None,
+    share: float | None = None,
+) -> Sending:
+    transform = destination.transform()
+    subject, problem, changed, headers = None, None, None, None
+    try:
+        subject = destination.subject_for(message.subject)
+        if transform is not None:
+            if destination.payload is not None:
+                changed = transform.payload(message.facts, message.payload, MAX_MESSAGE)
+            if transform.changes_headers:
+                carried = message.block and ControlHeaders(destination.keep).removed(message.block)
+                headers = decode(transform.headers(message.facts, carried, MAX_MESSAGE))
+    except (MappingError, EvaluationError) as error:
+        subject, problem = None, str(error)
+    return Sending(destination, subject, problem, when, depends_on, share, changed, headers)
+
+
+def _evaluated(expression: Expression, facts: Facts | None) -> Evaluated:
+    from router_trio.expressions.expression import trace
+
+    value: Any
+    try:
+        value = expression.evaluate(facts)
+    except EvaluationError as error:
+        value = error
+    parts: dict[str, Evaluated] = {}
+    for text, found in trace(expression, facts)[:-1]:  # the last is the whole
+        # The message as a whole is known to whoever asks.
+        if text not in ("body", "headers", "payload", "tokens") or isinstance(found, EvaluationError):
+            parts[text] = _part(text, found)
+    return _part(expression.text, value, list(parts.values()))
+
+
+def _part(text: str, value: Any, parts: Sequence[Evaluated] = ()) -> Evaluated:
+    from router_trio.expressions.output import json_of
+
+    if isinstance(value, EvaluationError):
+        return Evaluated(text, None, str(value), parts)
+    try:
+        plain: Any = repr(value) if isinstance(value, bytes) else loads(json_of(value, MAX_MESSAGE))
+    except EvaluationError:  # JSON has none like it
+        plain = str(value)
+    return Evaluated(text, plain, None, parts)

@@ -1,0 +1,271 @@
+"""The answer of `router-trio explain`: what would happen to one message, and why, for people and for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from json import dumps
+from typing import Any
+
+from router_trio.errors import EvaluationError
+from router_trio.protocol.headers import Headers
+from router_trio.quotes import excerpt
+from router_trio.routing.plans import Destination, RoutePlan
+
+LONGEST_SHOWN = 200
+"""Characters of a value or a payload that people are shown. Programs get all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An expression, or a part of one, and what it came to: a value, as JSON has it, or an error."""
+
+    expression: str
+    value: Any
+    error: str | None
+    parts: Sequence[Evaluated] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The expression, its value or error, and the same of its parts."""
+        result = {"value": self.value} if self.error is None else {"error": self.error}
+        parts = {"parts": [part.as_json() for part in self.parts]} if self.parts else {}
+        return {"expression": self.expression, **result, **parts}
+
+    def lines(self, start: str) -> Iterator[str]:
+        """The same for people: a line that begins with `start`, and one for each part."""
+        found = dumps(self.value, ensure_ascii=False) if self.error is None else f"fails: {self.error}"
+        yield f"{start}{' '.join(self.expression.split())}: {excerpt(found, LONGEST_SHOWN)}"
+        indent = " " * (len(start) - len(start.lstrip()) + 4)
+        for part in self.parts:
+            yield from part.lines(indent)
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """One copy of a message. `subject` is None when it fails; then `problem` says why.
+
+    `depends_on` is what decides whether there is this copy: the `key` of the message, which is certain, or the
+    `weight`, the `health` or the `mirror` share of destinations. None: what is said of the message.
+    """
+
+    destination: Destination
+    subject: str | None
+    problem: str | None = None
+    when: Evaluated | None = None
+    depends_on: str | None = None
+    share: float | None = None
+    payload: bytes | None = None
+    headers: Headers | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The form of the contract, and what else is known of this copy."""
+        found: dict[str, Any] = {"connection": self.destination.connection, "subject": self.subject}
+        if self.problem is not None:
+            found["error"] = self.problem
+        if self.when is not None:
+            found["when"] = self.when.as_json()
+        if self.depends_on is not None:
+            found["depends_on"] = self.depends_on
+        if self.share is not None:
+            found["share"] = self.share
+        if self.payload is not None:
+            found["payload"] = self.payload.decode("utf-8", "replace")
+        if self.headers is not None:
+            found["headers"] = {name: self.headers.get_all(name) for name in self.headers}
+        return found
+
+    def lines(self) -> Iterator[str]:
+        """The same for people."""
+        if self.problem is not None:
+            yield f"  -> {self.destination.connection}: fails: {self.problem}"
+        else:
+            notes = ["JetStream, waits for the PubAck" if self.destination.jetstream else "core publish"]
+            if not self.destination.mapping.deterministic:
+                notes.append("drawn at random for each message")
+            if self.depends_on == "mirror":
+                notes.append(f"a mirror: a copy of {self.share:.4g} of the messages")
+            elif self.depends_on == "weight":
+                notes.append(f"by turns: {self.share:.4g} of the messages")
+            elif self.depends_on == "key":
+                notes.append("the key belongs here")
+            elif self.depends_on == "health":
+                notes.append("if it is the first that is connected and takes messages")
+            yield f"  -> {self.destination.connection}: {self.subject} ({', '.join(notes)})"
+        if self.when is not None:
+            yield from self.when.lines("     when ")
+        if self.payload is not None:
+            yield f"     payload: {excerpt(self.payload.decode('utf-8', 'replace'), LONGEST_SHOWN)}"
+        if self.headers is not None:
+            for name, value in self.headers.pairs():
+                yield f"     header {name}: {excerpt(value, LONGEST_SHOWN)}"
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """A destination that does not get the message, and why."""
+
+    destination: Destination
+    why: str
+    when: Evaluated | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Connection and template of the destination, and why."""
+        found: dict[str, Any] = {"connection": self.destination.connection, "template": self.destination.template}
+        return found | {"why": self.why} | ({} if self.when is None else {"when": self.when.as_json()})
+
+    def lines(self) -> Iterator[str]:
+        """The same for people."""
+        yield f"  not to {self.destination.connection}: {self.destination.template}: {self.why}"
+        if self.when is not None:
+            yield from self.when.lines("     when ")
+
+
+@dataclass(slots=True)
+class RouteExplanation:
+    """What one route would do. `error`: the message fails; `filtered`: why it goes nowhere."""
+
+    plan: RoutePlan
+    sendings: list[Sending] = field(default_factory=list)
+    not_taken: list[NotTaken] = field(default_factory=list)
+    when: Evaluated | None = None
+    key: Evaluated | None = None
+    filtered: str | None = None
+    error: str | None = None
+    assumed: bool = False
+
+    @property
+    def fails(self) -> bool:
+        """True if the message would fail: a mirror that fails does not count."""
+        return self.error is not None or any(
+            one.problem is not None and one.destination.mirror is None for one in self.sendings
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The form of the contract, and what was decided on the way."""
+        found: dict[str, Any] = {"name": self.plan.name, "destinations": [one.as_json() for one in self.sendings]}
+        if self.plan.decides:
+            found["strategy"] = self.plan.settings.strategy
+        for name, evaluated in (("when", self.when), ("key", self.key)):
+            if evaluated is not None:
+                found[name] = evaluated.as_json()
+        if self.not_taken:
+            found["not_taken"] = [one.as_json() for one in self.not_taken]
+        if self.filtered is not None:
+            found["filtered"] = self.filtered
+        if self.error is not None:
+            found["error"] = {"reason": EvaluationError.reason, "detail": self.error}
+        if self.assumed:
+            found["assumed"] = {"sequence": 1, "deliveries": 1, "time": "now"}
+        return found
+
+    def lines(self) -> Iterator[str]:
+        """The same for people."""
+        plan = self.plan
+        holds = f", if stream {plan.stream} holds this subject" if _depends_on_stream(plan) else ""
+        yield f"route {plan.name} takes it from {source_of(plan)}{holds}"
+        if self.assumed:
+            yield "  as if it were the first of its stream, stored now and delivered once"
+        if self.when is not None:
+            yield from self.when.lines("  when ")
+        if self.filtered == "when":
+            yield "  filtered: its when does not hold"
+            return
+        if plan.settings.handler is not None and self.error is None:
+            yield f"  handler {plan.settings.handler} may change it or filter it out"
+        if plan.settings.strategy != "all":
+            yield f"  strategy {plan.settings.strategy}"
+        if self.key is not None:
+            yield from self.key.lines("  key ")
+        for sending in self.sendings:
+            yield from sending.lines()
+        for one in self.not_taken:
+            yield from one.lines()
+        if self.filtered is not None:
+            yield "  filtered: no destination takes it"
+        if self.error is not None:
+            yield f"  fails: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What would happen to a message with this subject. `plans` are all routes there are."""
+
+    subject: str
+    plans: Sequence[RoutePlan]
+    routes: Sequence[RouteExplanation]
+
+    def as_json(self) -> dict[str, Any]:
+        """The form of the contract, and what was decided on the way."""
+        return {"subject": self.subject, "routes": [route.as_json() for route in self.routes]}
+
+    def lines(self) -> Iterator[str]:
+        """The same for people."""
+        if not self.routes:
+            yield "no route takes it; these routes take:" if self.plans else "no route takes it: there are no routes"
+            for plan in self.plans:
+                yield f"  {plan.name}: {source_of(plan)}"
+        for route in self.routes:
+            yield from route.lines()
+
+    def difference(self, expected: Sequence[str]) -> str | None:
+        """Return what is wrong if the message can't go to exactly these subjects, else None.
+
+        Where a weight, the health of destinations or a mirror's share decides, each outcome will do.
+        """
+        failing = [route.plan.name for route in self.routes if route.fails]
+        if failing:
+            return f"it fails in {', '.join(failing)}"
+        # Each entry is one copy, with the subjects that it may have; None: there may be no copy.
+        copies: list[list[str | None]] = []
+        for route in self.routes:
+            alternatives: list[str | None] = []
+            for one in route.sendings:
+                if one.subject is None:
+                    continue
+                if one.depends_on in (None, "key") or one.share == 1:
+                    copies.append([one.subject])
+                elif one.depends_on == "mirror":
+                    copies.append([one.subject, None])
+                else:
+                    alternatives.append(one.subject)
+            if alternatives:
+                copies.append(alternatives)
+        left = Counter(expected)
+        if _can_be(copies, left):
+            return None
+        goes = Counter(one[0] for one in copies if one[0] is not None and one[-1] is not None)
+        missing, more = sorted((left - goes).elements()), sorted((goes - left).elements())
+        told = [f"it does not go to {', '.join(missing)}"] if missing else []
+        return "; ".join(told + ([f"it goes to {', '.join(more)}"] if more else []))
+
+
+def _can_be(copies: Sequence[Sequence[str | None]], left: Counter[str]) -> bool:
+    """Return True if the copies can have exactly the subjects that are left."""
+    if not copies:
+        return not left.total()
+    first, *rest = copies
+    for subject in first:
+        if subject is None:
+            if _can_be(rest, left):
+                return True
+        elif left[subject] > 0:
+            left[subject] -= 1
+            possible = _can_be(rest, left)
+            left[subject] += 1
+            if possible:
+                return True
+    return False
+
+
+def _depends_on_stream(plan: RoutePlan) -> bool:
+    # A filter names subjects that whoever wrote it expects in the stream; without one only the server knows them.
+    return plan.stream is not None and plan.settings.source.filter is None
+
+
+def source_of(plan: RoutePlan) -> str:
+    """Return where a route reads, for people."""
+    source = plan.settings.source
+    if source.stream is not None:
+        return f"{plan.connection}: stream {source.stream}" + (f", filter {source.filter}" if source.filter else "")
+    return f"{plan.connection}: {plan.pattern}" + (f", queue group {source.queue}" if source.queue else "")

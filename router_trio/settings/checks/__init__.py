@@ -1,0 +1,1 @@
+"""What must hold between the values of a configuration, and what may be meant otherwise."""
