@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from json import dumps
-from typing import Any
+from typing import Any, Protocol
 
 from router_trio.errors import EvaluationError
 from router_trio.protocol.headers import Headers
@@ -15,6 +15,16 @@ from router_trio.routing.plans import Destination, RoutePlan
 
 LONGEST_SHOWN = 200
 """Characters of a value or a payload that people are shown. Programs get all of it."""
+
+
+class Told(Protocol):
+    """What can be told to programs and to people."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is known, as JSON has it."""
+
+    def lines(self) -> Iterator[str]:
+        """Give the same for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +42,17 @@ class Evaluated:
         parts = {"parts": [part.as_json() for part in self.parts]} if self.parts else {}
         return {"expression": self.expression, **result, **parts}
 
-    def lines(self, start: str) -> Iterator[str]:
+    def lines_behind(self, start: str) -> Iterator[str]:
         """The same for people: a line that begins with `start`, and one for each part."""
         found = dumps(self.value, ensure_ascii=False) if self.error is None else f"fails: {self.error}"
         yield f"{start}{' '.join(self.expression.split())}: {excerpt(found, LONGEST_SHOWN)}"
         indent = " " * (len(start) - len(start.lstrip()) + 4)
         for part in self.parts:
-            yield from part.lines(indent)
+            yield from part.lines_behind(indent)
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class Sending(Told):
     """One copy of a message. `subject` is None when it fails; then `problem` says why.
 
     `depends_on` is what decides whether there is this copy: the `key` of the message, which is certain, or the
@@ -93,7 +103,7 @@ class Sending:
                 notes.append("if it is the first that is connected and takes messages")
             yield f"  -> {self.destination.connection}: {self.subject} ({', '.join(notes)})"
         if self.when is not None:
-            yield from self.when.lines("     when ")
+            yield from self.when.lines_behind("     when ")
         if self.payload is not None:
             yield f"     payload: {excerpt(self.payload.decode('utf-8', 'replace'), LONGEST_SHOWN)}"
         if self.headers is not None:
@@ -102,7 +112,7 @@ class Sending:
 
 
 @dataclass(frozen=True, slots=True)
-class NotTaken:
+class NotTaken(Told):
     """A destination that does not get the message, and why."""
 
     destination: Destination
@@ -118,11 +128,11 @@ class NotTaken:
         """The same for people."""
         yield f"  not to {self.destination.connection}: {self.destination.template}: {self.why}"
         if self.when is not None:
-            yield from self.when.lines("     when ")
+            yield from self.when.lines_behind("     when ")
 
 
 @dataclass(slots=True)
-class RouteExplanation:
+class RouteExplanation(Told):
     """What one route would do. `error`: the message fails; `filtered`: why it goes nowhere."""
 
     plan: RoutePlan
@@ -167,7 +177,7 @@ class RouteExplanation:
         if self.assumed:
             yield "  as if it were the first of its stream, stored now and delivered once"
         if self.when is not None:
-            yield from self.when.lines("  when ")
+            yield from self.when.lines_behind("  when ")
         if self.filtered == "when":
             yield "  filtered: its when does not hold"
             return
@@ -176,7 +186,7 @@ class RouteExplanation:
         if plan.settings.strategy != "all":
             yield f"  strategy {plan.settings.strategy}"
         if self.key is not None:
-            yield from self.key.lines("  key ")
+            yield from self.key.lines_behind("  key ")
         for sending in self.sendings:
             yield from sending.lines()
         for one in self.not_taken:
@@ -188,7 +198,7 @@ class RouteExplanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Told):
     """What would happen to a message with this subject. `plans` are all routes there are."""
 
     subject: str

@@ -1,4 +1,4 @@
-"""`[[tests]]`: messages, and what must become of them. `router-trio test` runs them."""
+"""`[[tests]]`: messages, and what must become of them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ExpectedMessage(Section, init=False):
 
 
 class ExampleSettings(Section, init=False):
-    """`[[tests]]`: a message, and what must become of it. `router-trio test` runs them."""
+    """`[[tests]]`: a message, and what must become of it."""
 
     name: str = Field(min_length=1, description="What it shows; unique.")
     message: ExampleMessage = Field(description="The message that comes.")

@@ -5,8 +5,8 @@ those of mirrors last. `()`: none takes the message, which is then filtered as `
 (whose turn it is, what a mirror is owed) belongs to one route of one process.
 
 Whoever routes keeps the answer with the message for as long as that is in hand, and does not ask again when it comes
-again: a copy that is stored would otherwise get a second one elsewhere. Only if no copy is stored may `again` be asked.
-It counts nothing, and goes on from the first answer.
+again: a copy that is stored would otherwise get a second one elsewhere. Only if no copy is stored may `choose_again` be
+asked. It counts nothing, and goes on from the first answer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Strategy:
         """Return which destinations get a new message. Raises EvaluationError."""
         raise NotImplementedError
 
-    def again(self, chosen: Choice) -> Choice:
+    def choose_again(self, chosen: Choice) -> Choice:
         """Return which destinations get a message that failed, and of which no copy is stored."""
         return chosen
 
@@ -203,7 +203,7 @@ class Fallback(Strategy):
                 return chosen
         return self._first
 
-    def again(self, chosen: Choice) -> Choice:
+    def choose_again(self, chosen: Choice) -> Choice:
         """See `Strategy`. What is healthy now decides."""
         return self.choose(None)
 
@@ -235,9 +235,9 @@ class Mirrored(Strategy):
             owed[at] = sum_owed
         return chosen
 
-    def again(self, chosen: Choice) -> Choice:
+    def choose_again(self, chosen: Choice) -> Choice:
         """See `Strategy`. The same mirrors get their copy."""
         places = {index for index, _, _ in self._mirrors}
         mirrors = [index for index in chosen if index in places]
         real = [index for index in chosen if index not in places]
-        return (*self._strategy.again(real), *mirrors)
+        return (*self._strategy.choose_again(real), *mirrors)

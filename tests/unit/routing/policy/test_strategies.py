@@ -197,7 +197,7 @@ def test_a_message_that_comes_again_keeps_its_choice_and_counts_nothing(name: st
     once, retried = made(), made()
     for _ in range(20):
         choice = retried.choose(set())
-        assert tuple(retried.again(choice)) == tuple(choice) == tuple(once.choose(set()))
+        assert tuple(retried.choose_again(choice)) == tuple(choice) == tuple(once.choose(set()))
 
 
 def test_what_no_destination_has_yet_may_fall_back_and_keeps_its_mirrors() -> None:
@@ -206,8 +206,8 @@ def test_what_no_destination_has_yet_may_fall_back_and_keeps_its_mirrors() -> No
     strategy = strategy_for("fallback", options, healthy=lambda index: index not in ill)
     first, second = strategy.choose(None), strategy.choose(None)
     ill.add(0)
-    assert [tuple(first), tuple(strategy.again(first))] == [(0, 3), (1, 3)]
-    assert [tuple(second), tuple(strategy.again(second))] == [(0, 2, 3), (1, 2, 3)]
+    assert [tuple(first), tuple(strategy.choose_again(first))] == [(0, 3), (1, 3)]
+    assert [tuple(second), tuple(strategy.choose_again(second))] == [(0, 2, 3), (1, 2, 3)]
 
 
 STATEFUL: list[Callable[[], Strategy]] = [
