@@ -13,7 +13,7 @@ Pure and synchronous.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from router_trio.protocol import headers
 from router_trio.protocol.headers import Headers
