@@ -132,7 +132,7 @@ def ci_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_an_argument_the_standard_suites_run(tmp_path: Path) -> None:
-    assert ci_run(tmp_path).stdout.split() == ["test", "WORKERS=2"]
+    assert ci_run(tmp_path).stdout.split() == ["test", "types", "WORKERS=2"]
 
 
 def test_the_nightly_suites_are_targets_of_make(tmp_path: Path) -> None:
