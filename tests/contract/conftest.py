@@ -13,10 +13,14 @@ import trio
 import trio.testing
 
 from tests.contract.peers import Peer, open_peer
+from tests.support.server_version import why_not
 
 
 @pytest.fixture(params=["fake", "real"])
 def kind(request: pytest.FixtureRequest) -> str:
+    mark = request.node.get_closest_marker("real_needs_server")
+    if request.param == "real" and mark is not None and (reason := why_not(*mark.args, **mark.kwargs)):
+        pytest.skip(reason)
     return str(request.param)
 
 

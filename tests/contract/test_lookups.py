@@ -99,6 +99,7 @@ async def test_what_may_not_be_looked_up_is_an_error_that_says_nothing_of_it(pee
         assert await link.stream_state("ORDERS") is None
 
 
+@pytest.mark.real_needs_server(2, 11, lacks="pause of consumers")
 async def test_a_consumer_that_is_paused_says_so_until_it_goes_on(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:

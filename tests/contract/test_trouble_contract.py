@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import trio
 import trio.testing
 
@@ -42,6 +43,7 @@ async def test_a_longer_control_line_is_not_written(peer: Peer) -> None:
         await link.fence()
 
 
+@pytest.mark.real_needs_server(2, 11, lacks="pause of consumers")
 async def test_a_paused_durable_delivers_nothing_and_then_goes_on(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()

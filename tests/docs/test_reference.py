@@ -22,8 +22,11 @@ def test_a_reference_page_is_current(name: str) -> None:
     assert committed == PAGES[name], "run `python docs/reference/generate.py`, and commit what it wrote"
 
 
+BY_HAND = {"servers.md"}
+
+
 def test_the_reference_has_no_other_pages() -> None:
-    assert {path.name for path in GENERATE.parent.glob("*.md")} == set(PAGES)
+    assert {path.name for path in GENERATE.parent.glob("*.md")} == set(PAGES) | BY_HAND
 
 
 def test_every_key_metric_code_public_name_and_command_is_in_the_reference() -> None:

@@ -80,7 +80,8 @@ def test_wrong_usage(arguments: list[str], told: str, config: Path) -> None:
     done = command(*arguments, cwd=config.parent)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("router-trio: error: ")
-    assert told in done.stderr
+    # Before version 5, cyclopts put what it does not know in quotes everywhere.
+    assert told.replace('"', "") in done.stderr.replace('"', "")
 
 
 # --- check ---

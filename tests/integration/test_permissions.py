@@ -97,7 +97,9 @@ async def shop(tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def refused(server: NatsServer, user: str) -> set[str]:
     """The subjects that the server refused to a user."""
-    told = rf'user:{user}" - (?:Publish|Subscription) Violation - Subject "([^"]+)"'
+    what = "(?:Publish|Subscription) Violation"
+    # The second form is that of servers before 2.12.
+    told = rf'(?:user:{user}" - {what} - |{what} - User "{user}", )Subject "([^"]+)"'
     return set(re.findall(told, (server.directory / "nats-server.log").read_text()))
 
 

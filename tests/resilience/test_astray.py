@@ -188,7 +188,7 @@ async def _until_delivered(server: NatsServer, count: int, name: str = "a") -> N
         async def delivered() -> bool:
             return bool((await stream.consumer_info("SOURCE", name))["num_ack_pending"] >= count)
 
-        await eventually(delivered, 5)
+        await eventually(delivered, 20)
 
 
 async def _all_acked(server: NatsServer, names: list[str]) -> None:

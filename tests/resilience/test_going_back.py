@@ -16,6 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
+from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer
 from tests.support.settings import settings, stream_route
 from tests.support.watch import Watch, until_stored, watched
@@ -33,6 +34,7 @@ async def streams(server: NatsServer) -> NatsServer:
     return server
 
 
+@needs_server(2, 14, lacks="reset of a durable that is ahead of its stream")
 @pytest.mark.parametrize("new", [KNOWN // 3, KNOWN, 2 * KNOWN], ids=["fewer", "as many", "more"])
 @pytest.mark.parametrize("first_back", ["router", "messages"])
 async def test_a_stream_that_comes_back_empty(streams: NatsServer, proxy: TcpProxy, first_back: str, new: int) -> None:

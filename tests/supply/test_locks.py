@@ -131,7 +131,10 @@ def test_what_builds_the_package_is_locked() -> None:
 
 
 def test_pip_takes_nothing_that_is_not_in_a_lock() -> None:
-    """Every `pip install` of the Makefile has hashes, or is of the project itself without its dependencies."""
+    """Every `pip install` of the Makefile has hashes, or is of the project itself without its dependencies.
+
+    What `test-oldest`, `test-newest` and `test-servers` run on is not locked; it is kept away from all else.
+    """
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     [command] = re.findall(r"^.*-m pip install.*$", makefile, re.MULTILINE)
     assert command.startswith("INSTALL = ")
@@ -141,3 +144,6 @@ def test_pip_takes_nothing_that_is_not_in_a_lock() -> None:
     itself = [line for line in installs if "--require-hashes" not in line]
     assert itself
     assert all(line.endswith(" .") for line in itself), itself
+    by_uv = re.findall(r"\bpip install(.*)$", makefile.replace(command, ""), re.MULTILINE)
+    assert all("--python $(@D) " in line or "--target $(SERVER)/" in line for line in by_uv), by_uv
+    assert re.findall(r"^(\S+)/.*\n\t\$\(call resolved", makefile, re.MULTILINE) == ["$(OLDEST)", "$(NEWEST)"]

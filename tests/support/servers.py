@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from router_trio.embedded import HOST, EmbeddedServer, quoted, reserve_port
+from tests.support.server_version import server_binary
 
 CLUSTER_READY_WITHIN = 30.0
 _POLL_INTERVAL = 0.02
@@ -44,7 +45,7 @@ class NatsServer(EmbeddedServer):
         self.monitor_url = f"http://{HOST}:{monitor_port}"
         self.monitor_port = monitor_port
         self._base = f'server_name: "{name}"\nhttp: "{HOST}:{monitor_port}"\n{base}'
-        super().__init__(directory, port, config=self._base + config, greets=greets)
+        super().__init__(directory, port, config=self._base + config, greets=greets, binary=server_binary())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -1,0 +1,162 @@
+"""The pipelines of GitLab, Drone and GitHub are valid, and all of them run what `.ci/run` runs.
+
+Each is checked with its published schema; GitHub's also with actionlint, where there is Go to build it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import check_jsonschema
+import pytest
+import yaml
+
+from tests.supply.locks import ROOT
+
+GITLAB, DRONE, GITHUB = ROOT / ".gitlab-ci.yml", ROOT / ".drone.yml", ROOT / ".github/workflows/ci.yml"
+SCHEMAS = {
+    GITLAB: ["vendor.gitlab-ci", "--data-transform", "gitlab-ci"],
+    DRONE: ["vendor.drone-ci"],
+    GITHUB: ["vendor.github-workflows"],
+}
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
+BUILT_WITHIN = 150
+"""Seconds that Go gets to fetch and build actionlint."""
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def is_valid(pipeline: Path, text: str, tmp_path: Path) -> bool:
+    """Return True if each document of a pipeline is what its schema asks for; what is wrong is printed."""
+    files = []
+    for number, document in enumerate(re.split(r"^---$", text, flags=re.MULTILINE)):
+        file = tmp_path / f"{number}{pipeline.name}"
+        file.write_text(document, encoding="utf-8")
+        files.append(str(file))
+    with pytest.raises(SystemExit) as ended:
+        check_jsonschema.main(["--builtin-schema", *SCHEMAS[pipeline], *files])
+    assert ended.value.code in (0, 1)
+    return ended.value.code == 0
+
+
+@pytest.mark.parametrize("pipeline", SCHEMAS, ids=lambda path: path.name)
+def test_a_pipeline_is_what_its_schema_asks_for(pipeline: Path, tmp_path: Path) -> None:
+    assert is_valid(pipeline, pipeline.read_text(encoding="utf-8"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "right", "wrong"),
+    [
+        (GITLAB, "timeout: 6 hours", "timeout: [6]"),
+        (DRONE, "commands:", "command:"),
+        (GITHUB, "runs-on: ubuntu-24.04", "run-on: ubuntu-24.04"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else None,
+)
+def test_a_mistake_would_be_found(pipeline: Path, right: str, wrong: str, tmp_path: Path) -> None:
+    text = pipeline.read_text(encoding="utf-8")
+    assert right in text
+    assert not is_valid(pipeline, text.replace(right, wrong), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def actionlint() -> Path:
+    """actionlint, from the cache of this user or built into it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "router_trio"
+    binary = cache / ACTIONLINT.rpartition("/")[2]
+    if binary.exists():
+        return binary
+    if not shutil.which("go"):
+        pytest.skip("no Go to build actionlint with")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as directory:
+        try:
+            command, environment = ["go", "install", ACTIONLINT], os.environ | {"GOBIN": directory}
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=BUILT_WITHIN)
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"Go has not built actionlint within {BUILT_WITHIN} s")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"Go could not build actionlint: {error.stderr[-200:]}")
+        (Path(directory) / "actionlint").replace(binary)
+    return binary
+
+
+@pytest.mark.timeout(BUILT_WITHIN + 30)
+def test_actionlint_finds_nothing(actionlint: Path, tmp_path: Path) -> None:
+    # Neither checker is ours to install: what is found does not depend on the machine.
+    command = [str(actionlint), "-no-color", "-shellcheck=", "-pyflakes="]
+    done = subprocess.run([*command, str(GITHUB)], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = tmp_path / "ci.yml"
+    wrong.write_text(GITHUB.read_text(encoding="utf-8").replace("github.event_name ==", "github.event_nam =="))
+    done = subprocess.run([*command, str(wrong)], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert 'property "event_nam" is not defined' in done.stdout
+
+
+def commands(node: Any) -> Iterator[str]:
+    """Every command that a pipeline runs, wherever it stands."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("script", "commands", "run", "before_script", "after_script"):
+                yield from [value] if isinstance(value, str) else value
+            else:
+                yield from commands(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from commands(value)
+
+
+@pytest.mark.parametrize("pipeline", SCHEMAS, ids=lambda path: path.name)
+def test_a_pipeline_runs_the_standard_suites_and_the_nightly_ones(pipeline: Path) -> None:
+    found = [one for document in yaml.safe_load_all(pipeline.read_text()) for one in commands(document)]
+    assert found == [".ci/run", ".ci/run nightly"]
+
+
+def ci_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run .ci/run where every package is installed, and make says only what it is asked for."""
+    for name, text in (("make", 'echo "$@"'), ("dpkg", "exit 0")):
+        played = tmp_path / name
+        played.write_text(f"#!/bin/sh\n{text}\n")
+        played.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [str(ROOT / ".ci/run"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=20)
+
+
+def test_without_an_argument_the_standard_suites_run(tmp_path: Path) -> None:
+    assert ci_run(tmp_path).stdout.split() == ["test", "types", "WORKERS=2"]
+
+
+def test_the_nightly_suites_are_targets_of_make(tmp_path: Path) -> None:
+    done = ci_run(tmp_path, "nightly")
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    assert "--keep-going" in words
+    targets = {word for word in words if "=" not in word and not word.startswith("-")}
+    assert targets <= TARGETS
+    tests = {one for one in TARGETS if one.startswith("test-")}
+    assert targets == tests | {"coverage", "simulate"}, "a suite that no pipeline runs"
+
+
+def test_another_word_is_refused(tmp_path: Path) -> None:
+    done = ci_run(tmp_path, "nightli")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage" in done.stderr
+
+
+def test_the_hooks_of_pre_commit_run_what_is_installed() -> None:
+    [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        assert {"id", "name", "entry", "language"} <= set(hook)
+        tool = Path(hook["entry"].split()[0])
+        assert tool.parent == Path(".venv/bin")
+        assert (Path(sys.executable).parent / tool.name).is_file(), hook
