@@ -32,7 +32,7 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
         return outcome.INVALID_CONFIGURATION
     from router_trio.settings.checks.warnings import warnings
 
-    for warning in warnings(settings):
+    for warning in warnings(settings.connections, settings.routes):
         print(f"{config}: {warning.path}: warning: {warning.message}")
     connections, routes = len(settings.connections), len(settings.routes)
     print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')})")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from router_trio.errors import Problem
 from router_trio.settings.checks.loops import chosen_by_sender
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
-from router_trio.settings.settings import Settings
 from router_trio.settings.units import format_duration
 
 
-def warnings(settings: Settings) -> Iterator[Problem]:
+def warnings(connections: Mapping[str, ConnectionSettings], routes: Sequence[RouteSettings]) -> Iterator[Problem]:
     """Yield every warning about a valid configuration, with the path of its key."""
-    for name, connection in settings.connections.items():
+    for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
-    for index, route in enumerate(settings.routes):
+    for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
         if route.source.stream is not None and route.source.ack_wait < HASTY_ACK_WAIT:
             yield Problem(

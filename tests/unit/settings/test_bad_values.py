@@ -268,7 +268,7 @@ def test_what_works_and_is_hasty_is_warned_about() -> None:
             connections={"main": {"servers": ["nats://a:4222"], **connection}},
             routes=[{"name": "r", "from": origin, "to": [{"subject": "out"}]}],
         )
-        return [problem.path for problem in warnings(config)]
+        return [problem.path for problem in warnings(config.connections, config.routes)]
 
     assert warned() == []
     assert warned(connect_timeout="50ms") == ["connections.main.connect_timeout"]
