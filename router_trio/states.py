@@ -9,6 +9,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 DISCONNECTED = "disconnected"
 RECONNECTING = "reconnecting"
@@ -125,6 +126,18 @@ HANDLER_QUIET = 8.0
 """Seconds in which no call of a route's handler returned, though one is under way: the route counts as stuck."""
 
 
+ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "duplicate", "lost")
+"""What becomes of a message that a route received; each gets one of these. See `RouteState.settled`."""
+
+
+class InHand(Protocol):
+    """Who holds what a route has received and not settled."""
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages that are."""
+
+
 class RouteState:
     """State and counters of one route. `destinations` are the templates, in order: they are the label values."""
 
@@ -145,6 +158,7 @@ class RouteState:
         self.handler_moved_at: float = 0.0
         """When a call last returned, or began while there was no other, on the router's monotonic clock."""
         self.received = 0
+        """Messages that came, but those of a stream that came again though they were in hand or settled."""
         self.failed: Counter[str] = Counter()
         self.filtered = 0
         self.dead_lettered = 0
@@ -153,6 +167,12 @@ class RouteState:
         """Messages that each destination has, but those of `forwarded`."""
         self.elapsed: Histogram = Histogram(DURATION_BOUNDS)
         """Seconds from receiving a message to settling it, but those of `forwarded`."""
+        self.fates: dict[str, int] = dict.fromkeys(ROUTE_FATES, 0)
+        """Messages by what became of them, but those of `forwarded`: see `settled`."""
+        self.never_routed: int = 0
+        """Messages of a core subscription that were received and never routed: they are lost."""
+        self.holder: InHand | None = None
+        """Who holds what is in hand: a route from a stream, which counts it by itself."""
         self.forwarded: Histogram = Histogram(DURATION_BOUNDS)
         """The same of what was forwarded to the first destination while it arrived: one count says both."""
 
@@ -163,6 +183,38 @@ class RouteState:
         if count := sum(self.forwarded.counts):
             routed[self.destinations[0]] += count
         return routed
+
+    # --- the ledger: received_in_all = in_hand + settled ---
+
+    @property
+    def received_in_all(self) -> int:
+        """Messages that came: also those that a stream delivered again though they were in hand or settled."""
+        return self.received + self.duplicates
+
+    @property
+    def in_hand(self) -> int:
+        """Messages that were received and have no fate yet.
+
+        A route from a stream holds each of them by itself. Of a core subscription it is what has no duration yet, which
+        is recorded once for each message, apart from its fate.
+        """
+        if self.holder is not None:
+            return self.holder.in_hand
+        return self.received - self.never_routed - sum(self.elapsed.counts) - sum(self.forwarded.counts)
+
+    @property
+    def settled(self) -> dict[str, int]:
+        """Messages by their fate.
+
+        `routed`: all destinations that were chosen have it. `filtered`: none was to have it. `dead_lettered`: it is
+        where dead letters go. `given_up`: it was tried often enough, and the stream need not deliver it again.
+        `returned`: it was given back to its stream, to be delivered again. `duplicate`: it was in hand or settled
+        already, or a stream took it for one that it has. `lost`: from a core subscription, and not delivered to all.
+        """
+        settled = self.fates.copy()
+        settled["routed"] += sum(self.forwarded.counts)
+        settled["duplicate"] += self.duplicates
+        return settled
 
     @property
     def durations(self) -> Histogram:

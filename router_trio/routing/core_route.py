@@ -75,6 +75,7 @@ class CoreRoute(Route):
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
         if left > 0:
             self.state.failed["shutdown"] += left
+            self._never_routed(left)
             self.routing.emit_failure("shutdown", "received, and not routed before the shutdown", count=left)
         return left
 
@@ -135,15 +136,22 @@ class CoreRoute(Route):
         tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one, worth 600
         instructions a message (tests/performance/test_fast_paths.py::test_core_messages_that_are_forwarded_together).
         """
-        delivery = BatchDelivery(self.state, received_at)
-        owners = [delivery.owner_for(outlet.template) for outlet in self.routing.outlets]
-        for outlet, owner in zip(self.routing.outlets, owners, strict=True):
+        outlets = self.routing.outlets
+        if len(outlets) > 1 and self.routing.waits_for is not None:
+            # What is kept is kept one by one: each has its own fate at each destination.
+            for raw in batch:
+                self.routing.forward(Delivery(self.state, raw, received_at))
+            return
+        delivery = BatchDelivery(self.state, received_at, len(batch))
+        owners = [delivery.owner_for(outlet.template) for outlet in outlets]
+        for outlet, owner in zip(outlets, owners, strict=True):
+            owner.first = outlet.outbox.next_order
             if outlet.destination.jetstream:
                 refused = _forward_each(outlet, owner, batch)
             else:
                 refused = outlet.forward_core(batch, owner)
-            for reason, detail in refused:
-                owner.refuse(1, reason)
+            for number, reason, detail in refused:
+                owner.refuse(number, reason)
                 self.routing.emit_failure(reason, detail)
 
     def _received(self, batch: list[framing.RawMessage]) -> None:
@@ -155,17 +163,22 @@ class CoreRoute(Route):
             # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
             self._pass_on(trio.current_time(), batch)
 
+    def _never_routed(self, count: int) -> None:
+        self.state.never_routed += count
+        self.state.fates["lost"] += count
+
     def _overflow(self, count: int) -> None:
         self.state.failed["slow_consumer"] += count
+        self._never_routed(count)
         self.routing.emit_failure("slow_consumer", "more came than the destinations took", count=count)
 
 
-def _forward_each(outlet: Outlet, owner: BatchTracker, batch: list[framing.RawMessage]) -> list[tuple[str, str]]:
-    """Publish each message of a batch to a stream."""
+def _forward_each(outlet: Outlet, owner: BatchTracker, batch: list[framing.RawMessage]) -> list[tuple[int, str, str]]:
+    """Publish each message of a batch to a stream. Returns number, reason and detail of each that was refused."""
     refused = []
-    for raw in batch:
+    for number, raw in enumerate(batch):
         try:
             outlet.forward(raw, owner, owner)
         except (MappingError, PublishError) as error:
-            refused.append((error.reason, str(error)))
+            refused.append((number, error.reason, str(error)))
     return refused

@@ -25,7 +25,7 @@ def was_resent(operation: Operation) -> bool:
 class Delivery:
     """Counts down the destinations of one message."""
 
-    __slots__ = ("raw", "reason", "received_at", "remaining", "route", "trace")
+    __slots__ = ("outcome", "raw", "reason", "received_at", "remaining", "route", "trace")
 
     from_stream: ClassVar[bool] = False
     """True if its source keeps it and bounds how many there are: no place is made for it at the cost of another."""
@@ -41,6 +41,7 @@ class Delivery:
             1  # one for the routing itself, so that it can't finish while destinations are being added
         )
         self.reason: str | None = None
+        self.outcome: str = "routed"  # its fate, if it does not fail
         self.trace: MessageTrace | None = None
 
     @property
@@ -60,10 +61,12 @@ class Delivery:
     def start_again(self) -> None:
         """It will be routed once more, as if it had just come."""
         self.remaining = 1
+        self.outcome = "routed"
         self.trace = None
 
     def finished(self) -> None:
-        """Called once, when the last destination is settled."""
+        """Called once, when the last destination is settled: it has its fate."""
+        self.route.fates[self.outcome if self.reason is None else "lost"] += 1
 
     def owner_for(self, template: str) -> RouteOwner:
         """The owner of the operation to the destination with this template, which is the only one there."""
@@ -109,6 +112,7 @@ class Delivery:
         if not fate.delivered:
             self.fail(fate.reason or fate.name)
         elif fate.duplicate and self._is_of_another(operation):
+            self.outcome = "duplicate"
             self.route.suppressed(1, fate.stream)
         else:
             self.route.delivered[template] += 1
@@ -163,42 +167,69 @@ class DestinationTracker:
 
 
 class BatchDelivery:
-    """Messages that came together and have nothing to ack, to all destinations of a route."""
+    """Messages that came together and have nothing to ack, to all destinations of a route. Their numbers begin at 0."""
 
-    __slots__ = ("_received_at", "_recorded", "_settled", "route")
+    __slots__ = ("_count", "_outcomes", "_received_at", "_recorded", "_settled", "route")
 
-    def __init__(self, route: RouteState, received_at: float) -> None:
+    def __init__(self, route: RouteState, received_at: float, count: int) -> None:
         self.route: RouteState = route
         self._received_at = received_at
+        self._count = count
         self._settled: list[int] = []
         self._recorded = 0
+        self._outcomes: dict[int, str] = {}
+        """By number, the fates of those that were not routed to all of several destinations."""
 
     def owner_for(self, template: str) -> BatchTracker:
         """The owner of the batch's operations to one destination."""
         self._settled.append(0)
         return BatchTracker(self, template, len(self._settled) - 1)
 
-    def settle(self, place: int, template: str, count: int, fate: Fate, now: float, *, resent: bool = False) -> None:
-        """`count` messages are settled at one destination. A message is done when it is at all of them."""
+    def settled_at(self, place: int) -> int:
+        """How many messages are settled at one destination."""
+        return self._settled[place]
+
+    def settle(
+        self, place: int, template: str, first: int, count: int, fate: Fate, now: float, *, resent: bool = False
+    ) -> None:
+        """`count` messages from number `first` on are settled at one destination. One is done when it is at all."""
         route = self.route
+        outcome = "routed"
         if fate.duplicate and not route.own_ids and not resent:
+            outcome = "duplicate"
             route.suppressed(count, fate.stream)
         elif fate.delivered:
             route.delivered[template] += count
         else:
+            outcome = "lost"
             route.failed[fate.reason or fate.name] += count
         settled = self._settled
         settled[place] += count
-        everywhere = min(settled) - self._recorded
-        if everywhere > 0:
-            route.elapsed.record(now - self._received_at, everywhere)
-            self._recorded += everywhere
+        if len(settled) == 1:
+            route.elapsed.record(now - self._received_at, count)
+            route.fates[outcome] += count
+            return
+        outcomes = self._outcomes
+        if outcome != "routed":
+            for number in range(first, first + count):
+                if outcome == "lost" or number not in outcomes:
+                    outcomes[number] = outcome
+        everywhere = min(settled)
+        if outcomes and everywhere < self._count:
+            return  # which of them are done is not known until all are
+        done = everywhere - self._recorded
+        if done > 0:
+            route.elapsed.record(now - self._received_at, done)
+            self._recorded += done
+            for outcome in outcomes.values():
+                route.fates[outcome] += 1
+            route.fates["routed"] += done - len(outcomes)
 
 
 class BatchTracker:
     """One destination of a batch: the owner of its operations, and what its messages have in common."""
 
-    __slots__ = ("_batch", "_place", "_template")
+    __slots__ = ("_batch", "_place", "_refused", "_template", "first")
 
     reply = b""
     message_id = None
@@ -207,6 +238,9 @@ class BatchTracker:
         self._batch = batch
         self._template = template
         self._place = place
+        self.first = 0
+        """The order of its first operation: to be set before that is offered."""
+        self._refused: list[int] = []
 
     @property
     def destination(self) -> tuple[str, str]:
@@ -215,8 +249,25 @@ class BatchTracker:
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        self._batch.settle(self._place, self._template, count, fate, now, resent=was_resent(operation))
+        if operation.count == count:
+            number = operation.order - count + 1 - self.first
+            if self._refused:
+                number = self._number_of(number)
+        else:
+            # Together with others, whose numbers are not known: such an operation is settled as a whole, in order.
+            number = self._batch.settled_at(self._place)
+        self._batch.settle(self._place, self._template, number, count, fate, now, resent=was_resent(operation))
 
-    def refuse(self, count: int, reason: str) -> None:
-        """That many messages of the batch never became operations here."""
-        self._batch.settle(self._place, self._template, count, Fate("failed", reason), trio.current_time())
+    def _number_of(self, place: int) -> int:
+        """The number of the message whose operation is this one of those that were offered."""
+        for refused in self._refused:
+            if refused > place:
+                break
+            place += 1
+        return place
+
+    def refuse(self, number: int, reason: str) -> None:
+        """The message with this number never became an operation here."""
+        self._refused.append(number)
+        fate = Fate("failed", reason)
+        self._batch.settle(self._place, self._template, number, 1, fate, trio.current_time())

@@ -128,7 +128,9 @@ class HandlerBatch:
             raise_if_signal(error)
             self._failed(error, delivery)
             return
-        if len(answers) == 1 and self._together and self._kept(answers[0], message, delivery):
+        # What is kept while a connection is away is kept one by one: each has its own fate at each destination.
+        together = self._together and (len(self._outlets) == 1 or self._routing.waits_for is None)
+        if len(answers) == 1 and together and self._kept(answers[0], message, delivery):
             return
         if answers:
             self.offer_kept()
@@ -163,9 +165,10 @@ class HandlerBatch:
         """Offer what was kept to the destinations."""
         if not self._frames[0]:
             return
-        delivery = BatchDelivery(self._routing.state, self._received_at)
+        delivery = BatchDelivery(self._routing.state, self._received_at, len(self._frames[0]) - len(self._followed))
         owners = [delivery.owner_for(outlet.template) for outlet in self._outlets]
         for index, (outlet, owner, frames) in enumerate(zip(self._outlets, owners, self._frames, strict=True)):
+            owner.first = outlet.outbox.next_order
             shared = FrameOwners([owner], [len(frames)])
             followers = {place: owners[index] for place, owners in self._followed.items()}
             shared.single_out([*followers], followers.get)

@@ -65,24 +65,16 @@ class Outlet:
         self._own_ids = destination.own_ids
         self._carries_reply = destination.carries_reply
 
-    def forward_core(self, batch: Sequence[framing.RawMessage], owner: Owner) -> list[tuple[str, str]]:
-        """Publish a batch from a core subscription. Returns reason and detail of each message that was refused."""
-        frames: list[bytes] = []
-        refused = self.add_frames(batch, frames)
-        self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]))
-        return [(error.reason, str(error)) for _, error in refused]
+    def forward_core(self, batch: Sequence[framing.RawMessage], owner: Owner) -> list[tuple[int, str, str]]:
+        """Publish a batch from a core subscription: what carries nothing along is its untouched tail.
 
-    def add_frames(
-        self, batch: Sequence[framing.RawMessage], frames: list[bytes]
-    ) -> Sequence[tuple[framing.RawMessage, MappingError | PublishError]]:
-        """Add the frames of core publishes of a batch: what carries nothing along is its untouched tail.
-
-        Returns those that have no subject here, or are too large, and why.
+        Returns number, reason and detail of each message that has no subject here, or is too large.
         """
-        refused: list[tuple[framing.RawMessage, MappingError | PublishError]] | None = None
-        prefixes = self._prefixes
+        refused: list[tuple[int, str, str]] = []
+        frames: list[bytes] = []
+        prefixes = self.address.prefixes
         limit = self.connection.max_payload
-        for raw in batch:
+        for number, raw in enumerate(batch):
             subject, reply, header_size, size, tail = raw
             try:
                 prefix = prefixes.get(subject) or self.address.prefix_for(raw)
@@ -93,9 +85,9 @@ class Outlet:
                 else:
                     frames.append(prefix + tail)
             except (MappingError, PublishError) as error:
-                refused = refused or []
-                refused.append((raw, error))
-        return refused or ()
+                refused.append((number, error.reason, str(error)))
+        self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]))
+        return refused
 
     def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:
         """Return the frame of a core publish of a message with headers or a reply subject, and only what may go along.

@@ -111,6 +111,7 @@ class PassthroughRoute(CountedOwner):
             self.fenced.record(seconds, count)
         else:
             self.state.failed[fate.reason or fate.name] += count
+            self.state.fates["lost"] += count
             self.state.elapsed.record(seconds, count)
 
     def not_offered(self, raw: RawMessage, reason: str, detail: str) -> None:
@@ -123,6 +124,7 @@ class PassthroughRoute(CountedOwner):
             routing.forward(delivery)
             return
         self.state.failed[reason] += 1
+        self.state.fates["lost"] += 1
         self.state.elapsed.record(0.0)
         routing.emit_failure(reason, detail)
 

@@ -196,6 +196,7 @@ class Routing:
         raw = delivery.raw
         if not answers:
             self.state.filtered += 1
+            delivery.outcome = "filtered"
             return
         base = delivery.message_id or (self.outlets[0].connection.new_message_id() if len(answers) > 1 else b"")
         several = len(answers) * len(self.outlets) > 1

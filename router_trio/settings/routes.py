@@ -41,26 +41,29 @@ class SourceSettings(Section, init=False):
     max_in_flight: int = Field(
         1024,
         ge=1,
-        description="Most messages of the stream that are worked on at a time; as many may wait behind refused ones.",
+        description="Most messages of the stream that are processed at a time; as many may wait behind refused ones.",
     )
     max_in_flight_bytes: PositiveSize = Field(
-        "16MiB", validate_default=True, description="The same in bytes; a message that is larger is worked on alone."
+        "16MiB", validate_default=True, description="The same in bytes; a larger message is processed alone."
     )
     ack_wait: AckWait = Field(
         "30s",
         validate_default=True,
-        description="Time after which the stream delivers an unacked message again; 100ms or more.",
+        description="Time after which the stream redelivers an unacked message; 100ms or more.",
     )
-    max_deliver: int = Field(-1, ge=-1, description="Most deliveries of one message of the stream; -1: no limit.")
+    max_deliver: int = Field(
+        -1, ge=-1, description="Failed attempts after which a message of the stream is given up; -1: no limit."
+    )
+
     nak_delay: NakDelay = Field(
         "1s",
         validate_default=True,
-        description="Base delay before a failed message of the stream comes again; 10ms or more.",
+        description="Base delay before a failed message of the stream is redelivered; 10ms or more.",
     )
     message_id: MessageIdOf | None = Field(
         None,
         description="What the Nats-Msg-Id of a copy begins with: the message's place in its source (own), or the id "
-        "that the sender gave it, if it did (sender). By default own for streams, sender for subjects.",
+        "that the sender gave it, if any (sender). By default own for streams, sender for subjects.",
         examples=["own"],
     )
 
@@ -85,7 +88,7 @@ class SourceSettings(Section, init=False):
 
 
 class HeaderSettings(Section, init=False):
-    """`[routes.to.headers]`: which headers go along."""
+    """`[routes.to.headers]`: which headers are carried along."""
 
     set: dict[str, Expression] = Field(
         default={},
@@ -100,8 +103,8 @@ class HeaderSettings(Section, init=False):
     )
     keep: list[str] = Field(
         default=[],
-        description="Control headers of the message that may pass: those that steer the stream that stores it. By "
-        "default none may.",
+        description="Control headers of the message that are carried along: those that steer the stream that stores "
+        "it. By default none is.",
         examples=[["Nats-TTL"]],
     )
 
@@ -117,7 +120,7 @@ class DestinationSettings(Section, init=False):
     jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
     reply: bool = Field(
         False,
-        description="Carry the reply subject of a message over to another connection. On its own connection a core "
+        description="Carry the reply subject of a message to another connection as well. On its own connection a core "
         "message always keeps it.",
     )
     when: Expression | None = Field(
@@ -154,7 +157,7 @@ class DestinationSettings(Section, init=False):
         description="Time after which the stream deletes the message (Nats-TTL), in whole seconds; 0s: as the stream "
         "says.",
     )
-    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers go along.")
+    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers are carried along.")
 
 
 class RouteSettings(Section, init=False):
@@ -184,6 +187,6 @@ class RouteSettings(Section, init=False):
     handler: str | None = Field(
         None,
         description="Function that is called with each message before it is sent, as package.module:function. It is "
-        "looked for among what is installed, then in the working directory.",
+        "imported from installed packages, then from the working directory.",
         examples=["orders.handlers:enrich"],
     )

@@ -99,6 +99,13 @@ class Oracles:
             if entry["accepted"] != total:
                 self.broken("ledger", f"{when}: {name} {entry}")
 
+    def _check_route_ledgers(self, live: Live) -> None:
+        """What a route received is in hand or has one fate. Not at events: some are told in the middle of a batch."""
+        for route in live.routes:
+            if route.in_hand < 0 or route.received_in_all != route.in_hand + sum(route.settled.values()):
+                told = f"{route.received_in_all} received, {route.in_hand} in hand, {route.settled}"
+                self.broken("route ledger", f"{route.name}: {told}")
+
     def _check_bounds(self, process: Process) -> None:
         if process.live is None:
             return
@@ -117,6 +124,7 @@ class Oracles:
             self._ready_since = None
             return
         self._check_ledgers(process, "between events")
+        self._check_route_ledgers(process.live)
         self._check_bounds(process)
         if process.live is not self._counted_of:
             self._counted_of = process.live
@@ -189,6 +197,10 @@ class Oracles:
             if entry["pending"] or entry["in_flight"]:
                 self.broken("shutdown", f"{name} after the end: {entry}")
             self.fates.update({fate: count for fate, count in entry["settled"].items() if count})
+        self._check_route_ledgers(process.live)
+        for route in process.live.routes:
+            if route.in_hand:
+                self.broken("shutdown", f"{route.name} after the end: {route.in_hand} in hand")
         self._check_receipts(process)
 
     def _check_receipts(self, process: Process) -> None:

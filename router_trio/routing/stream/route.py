@@ -42,6 +42,7 @@ class StreamRoute(Route):
 
     def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
         super().__init__(routing, connection, emit)
+        self.state.holder = self
         source = routing.plan.settings.source
         self._source = source
         self._spec = consumer_spec(source)
@@ -211,12 +212,20 @@ class StreamRoute(Route):
     def finished(self, delivery: StreamDelivery) -> None:
         """All destinations of a message are settled: ack or nak it."""
         if delivery.reason is None and not delivery.recalled:
+            self.state.fates[delivery.outcome] += 1
             self._delivered([delivery])
         elif self._ack_pending.remove(delivery):
             self._not_delivered(delivery)
         elif delivery.reason is None:
             self._ack_pending.route_again(delivery)
+        else:
+            self.state.fates["lost"] += 1  # its stream is gone
         self._look()
+
+    @property
+    def in_hand(self) -> int:
+        """See `states.InHand`."""
+        return self._ack_pending.count
 
     def first_stored(self) -> None:
         """See `Source.first_stored`. What is stored is acked with all others of which the link tells now."""
@@ -226,6 +235,7 @@ class StreamRoute(Route):
         stored, self.stored = self.stored, []
         state, now = self.state, trio.current_time()
         state.delivered[state.destinations[0]] += len(stored)
+        state.fates["routed"] += len(stored)
         for received_at, together in groupby(stored, _received_at):
             state.elapsed.record(now - received_at, len(list(together)))
         self._delivered(stored)
@@ -260,6 +270,7 @@ class StreamRoute(Route):
             # Nobody may change this consumer: its server does not deliver the message again.
             self._give_up(delivery, delivery.reason, attempts)
         else:
+            self.state.fates["returned"] += 1
             self._ack_pending.comes_again(delivery, now + delay + OVERDUE, self._late)
         self._acks.nak(delivery.ack_subject, delay)
 
@@ -282,6 +293,7 @@ class StreamRoute(Route):
         """That was the last attempt: the stream keeps the message, and its consumer is done with it."""
         self._ack_pending.given_up(delivery)
         self.state.dead_lettered += 1
+        self.state.fates["given_up"] += 1
         self._emit(
             MessageDeadLettered(
                 at=trio.current_time(),
@@ -316,6 +328,7 @@ class StreamRoute(Route):
         delay = self._source.nak_delay if soon else self._ack_wait
         delivery = self._ack_pending.give_back_newest(trio.current_time() + delay + OVERDUE, self._late)
         if delivery is not None:
+            self.state.fates["returned"] += 1
             self._acks.nak(delivery.ack_subject, delay)
 
     # --- the end ---
@@ -334,6 +347,7 @@ class StreamRoute(Route):
 
     def _give_back_stuck(self) -> None:
         for delivery in self._ack_pending.take_back_stuck():
+            self.state.fates["returned"] += 1
             self._acks.nak(delivery.ack_subject, 0)
         if not self._ack_pending.count:
             self._all_settled.unpark_all()

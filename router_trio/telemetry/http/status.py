@@ -79,6 +79,7 @@ def _route(route: RouteState) -> dict[str, Any]:
         "routed": sum(route.routed.values()),
         "failed": sum(route.failed.values()),
         "dead_lettered": route.dead_lettered,
+        "ledger": {"received": route.received_in_all, "in_hand": route.in_hand, "settled": route.settled},
     }
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
-from router_trio.states import RUNNING, Histogram, RouteState
+from router_trio.states import ROUTE_FATES, RUNNING, Histogram, RouteState
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
@@ -307,6 +307,27 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         ROUTE,
         "Messages that a handler filtered out.",
         _route(lambda route: route.filtered),
+    ),
+    Metric(
+        "router_route_messages_settled_total",
+        "counter",
+        (*ROUTE, "fate"),
+        "Messages that have their fate: routed + filtered + ... + in hand = received, also what came again.",
+        _route_by(ROUTE_FATES, lambda route: route.settled),
+    ),
+    Metric(
+        "router_route_in_hand_count",
+        "gauge",
+        ROUTE,
+        "Messages that were received and have no fate yet.",
+        _route(lambda route: route.in_hand),
+    ),
+    Metric(
+        "router_route_ledger_unbalanced",
+        "gauge",
+        ROUTE,
+        "Received - in hand - settled. Always 0; anything else is a bug of the router.",
+        _route(lambda route: route.received_in_all - route.in_hand - sum(route.settled.values())),
     ),
     Metric(
         "router_route_running",
