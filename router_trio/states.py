@@ -130,6 +130,10 @@ ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "d
 """What becomes of a message that a route received; each gets one of these. See `RouteState.settled`."""
 
 
+FILTER_REASONS = ("when", "unmatched", "handler")
+"""Why a message goes nowhere: its route does not take it, no destination does, or a handler returned nothing."""
+
+
 class InHand(Protocol):
     """Who holds what a route has received and not settled."""
 
@@ -160,7 +164,8 @@ class RouteState:
         self.received = 0
         """Messages that came, but those of a stream that came again though they were in hand or settled."""
         self.failed: Counter[str] = Counter()
-        self.filtered = 0
+        self.filtered: Counter[str] = Counter()
+        """Messages that went nowhere, by why: `when`, `unmatched`, `handler`."""
         self.dead_lettered = 0
         self.duplicates = 0
         self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)
@@ -169,6 +174,8 @@ class RouteState:
         """Seconds from receiving a message to settling it, but those of `forwarded`."""
         self.fates: dict[str, int] = dict.fromkeys(ROUTE_FATES, 0)
         """Messages by what became of them, but those of `forwarded`: see `settled`."""
+        self.mirror_failed: Counter[str] = Counter()
+        """Copies for mirrors that were not delivered, by reason. They fail no message."""
         self.never_routed: int = 0
         """Messages of a core subscription that were received and never routed: they are lost."""
         self.holder: InHand | None = None
@@ -183,6 +190,11 @@ class RouteState:
         if count := sum(self.forwarded.counts):
             routed[self.destinations[0]] += count
         return routed
+
+    def filter_out(self, reason: str, count: int) -> None:
+        """So many messages go nowhere, for that reason."""
+        self.filtered[reason] += count
+        self.fates["filtered"] += count
 
     # --- the ledger: received_in_all = in_hand + settled ---
 

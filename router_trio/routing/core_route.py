@@ -6,6 +6,7 @@ A message that nobody changes and nobody looks at goes through as part of a batc
 from __future__ import annotations
 
 from operator import length_hint
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -24,6 +25,9 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
 from router_trio.states import RUNNING
 
+if TYPE_CHECKING:
+    from router_trio.routing.content import Content
+
 
 class CoreRoute(Route):
     """One route from a core subscription."""
@@ -32,7 +36,8 @@ class CoreRoute(Route):
         """`passthrough` leads to the connection of the first destination."""
         super().__init__(routing, connection, emit)
         only = routing.outlets[0]
-        plain = len(routing.outlets) == 1 and not only.destination.jetstream and routing.plan.handler is None
+        as_it_comes = routing.plan.handler is None and routing.content is None
+        plain = len(routing.outlets) == 1 and not only.destination.jetstream and as_it_comes
         self._intake = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
         if plain:
@@ -111,10 +116,26 @@ class CoreRoute(Route):
         handled.offer_kept()
 
     def _pass_on(self, received_at: float, batch: list[framing.RawMessage]) -> None:
+        if self.routing.content is not None:
+            self._forward_by_content(self.routing.content, received_at, batch)
+            return
         if self.routing.tracing.active:
             self._forward_traced(received_at, batch)
         else:
             self._forward(received_at, batch)
+
+    def _forward_by_content(self, content: Content, received_at: float, batch: list[framing.RawMessage]) -> None:
+        from router_trio.routing.content_batch import ContentBatch
+
+        tracing = self.routing.tracing
+        together = ContentBatch(self.routing, content, received_at)
+        start = 0
+        for index in tracing.sampled(batch) if tracing.active else ():
+            together.forward(batch[start:index])
+            together.forward_traced(batch[index])
+            start = index + 1
+        together.forward(batch[start:] if start else batch)
+        together.offer_kept()
 
     def _forward_traced(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         """Forward a batch in which a few messages are sampled: what lies between two of them stays together."""

@@ -6,6 +6,7 @@ messages from a core subscription are followed by the batch (`BatchDelivery`): t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import trio
@@ -58,6 +59,10 @@ class Delivery:
         """The fields of a `Message` that tell of the stream that it came from."""
         return {}
 
+    def in_stream(self) -> dict[str, Any]:
+        """The same for expressions: see `Facts`."""
+        return {}
+
     def start_again(self) -> None:
         """It will be routed once more, as if it had just come."""
         self.remaining = 1
@@ -102,6 +107,21 @@ class Delivery:
     def has_copied(self, copy: int) -> bool:
         """Return True if one of several copies was delivered before, and only others are still to be."""
         return False
+
+    @property
+    def has_copies(self) -> bool:
+        """Return True if any copy was delivered before."""
+        return False
+
+    def choice(self, number: int) -> Sequence[int] | None:
+        """The places of the destinations that were chosen for it before, None if none were.
+
+        `number` is 0, or that of one of several messages which a handler made of it.
+        """
+        return None
+
+    def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
+        """These destinations were chosen for it; a message that does not come again forgets them."""
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
@@ -164,6 +184,32 @@ class DestinationTracker:
         if fate.delivered:
             self.delivery.copied(self._copy)
         self.delivery.operation_settled(self._template, operation, fate, now)
+
+
+class MirrorCopy:
+    """The owner of a copy for a mirror: counted, and nothing else follows from its fate."""
+
+    __slots__ = ("_route", "_template")
+
+    def __init__(self, route: RouteState, template: str) -> None:
+        self._route = route
+        self._template = template
+
+    @property
+    def destination(self) -> tuple[str, str]:
+        """See `Delivery.destination`."""
+        return self._route.name, self._template
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        if fate.delivered:
+            self._route.delivered[self._template] += count
+        else:
+            self._route.mirror_failed[fate.reason or fate.name] += count
+
+    def refuse(self, reason: str) -> None:
+        """The copy never became an operation."""
+        self._route.mirror_failed[reason] += 1
 
 
 class BatchDelivery:

@@ -45,7 +45,8 @@ class HandlerBatch:
         self._outlets = routing.outlets
         self._frames: list[list[bytes]] = [[] for _ in self._outlets]
         self._followed: dict[int, list[Owner]] = {}
-        self._together = not any(outlet.destination.jetstream for outlet in self._outlets)
+        self._content = routing.content is not None
+        self._together = not self._content and not any(outlet.destination.jetstream for outlet in self._outlets)
 
     def handle_each(self, messages: Iterable[tuple[framing.RawMessage, Message]]) -> Awaitable[None] | None:
         """Take messages through the handler until one blocks: returns what to await before the next one.
@@ -56,6 +57,8 @@ class HandlerBatch:
         only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
         keep = self._frames[0].append
         for raw, message in messages:
+            if self._content and not self._taken(raw):
+                continue
             try:
                 answer = begin(handler, message)
             except BaseException as error:
@@ -92,6 +95,9 @@ class HandlerBatch:
         """The same for one message that is sampled."""
         delivery = self._delivery(raw)
         self._routing.begin_trace(delivery)
+        if not self._routing.takes(delivery):
+            delivery.done()
+            return None
         message = as_message(raw, self._routing.plan.connection)
         try:
             answer = begin(self._handler, message)
@@ -104,6 +110,14 @@ class HandlerBatch:
             return self._blocked(answer, message, delivery)
         self._answered(answer, message, delivery)
         return None
+
+    def _taken(self, raw: framing.RawMessage) -> bool:
+        """Return True if the route takes a message; else it is done."""
+        delivery = self._delivery(raw)
+        taken = self._routing.takes(delivery)
+        if not taken:
+            delivery.done()
+        return taken
 
     def _delivery(self, raw: framing.RawMessage) -> Delivery:
         return Delivery(self._routing.state, raw, self._received_at)

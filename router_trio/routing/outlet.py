@@ -7,7 +7,7 @@ subject of another connection. Its `Nats-Msg-Id` tells which copy it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
@@ -20,6 +20,9 @@ from router_trio.routing.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.plans import Destination
 from router_trio.subjects.patterns import validate_subject
+
+if TYPE_CHECKING:
+    from router_trio.expressions.message import Facts
 
 _MORE_DIGITS = 24
 """Bytes that a control line may grow by when a message gets headers or another payload: its two sizes."""
@@ -62,6 +65,7 @@ class Outlet:
         self.address: Address = Address(destination, connection)
         self._prefixes = self.address.prefixes
         self._control = ControlHeaders(destination.keep)
+        self._transform = destination.transform()
         self._own_ids = destination.own_ids
         self._carries_reply = destination.carries_reply
 
@@ -113,16 +117,53 @@ class Outlet:
         measure(self.connection, len(block) + len(body))
         return framing.publish(framing.prefixed_subject(prefix), body, reply=reply, headers=block)
 
-    def forward(self, raw: framing.RawMessage, owner: Owner, origin: Origin, trace_parent: bytes | None = None) -> None:
-        """Publish one raw message to its mapped subject. Raises `MappingError`, or `PublishError` if refused."""
+    def frame_by_content(self, raw: framing.RawMessage, facts: Facts) -> bytes:
+        """The frame of a core publish of a message, as the destination wants it.
+
+        Raises `MappingError`, `PublishError` or `EvaluationError`.
+        """
+        if self._transform is None:
+            subject, reply, header_size, size, tail = raw
+            prefix = self._prefixes.get(subject) or self.address.prefix_for(raw)
+            if header_size or reply:
+                return self.carried(raw, prefix)
+            if size > self.connection.max_payload:
+                measure(self.connection, size)
+            return prefix + tail
+        target, block, body = self._copy_of(raw, None, facts)
+        reply = raw[1] if self._carries_reply else b""
+        self._check_size(target, block, len(body), reply)
+        return framing.publish(target, body, reply=reply, headers=block)
+
+    def _copy_of(
+        self, raw: framing.RawMessage, message_id: bytes | None, facts: Facts | None
+    ) -> tuple[bytes, bytes, bytes]:
+        """Subject, header block and payload of the copy of a message."""
         subject, _, header_size, size, tail = raw
         end = len(tail) - 2
         start = end - size
         target = self.address.subject_for(subject)
-        block = tail[start : start + header_size]
-        block = self._headers(block, origin.message_id, self.address.ending_for(subject))
+        block, body = tail[start : start + header_size], tail[start + header_size : end]
+        block = self._headers(block, message_id, self.address.ending_for(subject), facts)
+        if self._transform is not None and facts is not None:
+            body = self._transform.payload(facts, body, self.connection.max_payload)
+        return target, block, body
+
+    def forward(
+        self,
+        raw: framing.RawMessage,
+        owner: Owner,
+        origin: Origin,
+        trace_parent: bytes | None = None,
+        facts: Facts | None = None,
+    ) -> None:
+        """Publish one raw message to its mapped subject.
+
+        Raises `MappingError`, `PublishError` if it is refused, and with `facts` `EvaluationError`.
+        """
+        target, block, body = self._copy_of(raw, origin.message_id, facts)
         reply = origin.reply if self._carries_reply else b""
-        self._send(target, block, tail[start + header_size : end], owner, trace_parent, reply)
+        self._send(target, block, body, owner, trace_parent, reply)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
         """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
@@ -182,13 +223,17 @@ class Outlet:
         *,
         message_id: bytes | None,
         trace_parent: bytes | None = None,
+        facts: Facts | None = None,
     ) -> None:
         """Publish what a handler made of `origin`, which came as `raw`. What it left alone is passed on as it came.
 
         Raises as `forward`, and `SubjectError` for a bad subject.
         """
-        target, block, reply = self._addressed(message, origin, raw, message_id)
-        self._send(target, block, message.payload, owner, trace_parent, reply)
+        target, block, reply = self._addressed(message, origin, raw, message_id, facts)
+        body = message.payload
+        if self._transform is not None and facts is not None:
+            body = self._transform.payload(facts, body, self.connection.max_payload)
+        self._send(target, block, body, owner, trace_parent, reply)
 
     def frame(self, message: Message, origin: Message, raw: framing.RawMessage) -> bytes:
         """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
@@ -213,7 +258,12 @@ class Outlet:
         return b"%b%b%d\r\n%b\r\n" % (prefix, reply, size, body)
 
     def _addressed(
-        self, message: Message, origin: Message, raw: framing.RawMessage, message_id: bytes | None
+        self,
+        message: Message,
+        origin: Message,
+        raw: framing.RawMessage,
+        message_id: bytes | None,
+        facts: Facts | None = None,
     ) -> tuple[bytes, bytes, bytes]:
         """Subject, header block and reply subject of what a handler made of a message."""
         if message.subject is not origin.subject and message.subject != origin.subject:
@@ -232,6 +282,8 @@ class Outlet:
             block = headers.encode(self._control.removed_from(message.headers, origin.headers))
         else:
             block = self._without_control(framing.header_block(raw)) if raw[2] else b""
+        if self._transform is not None and facts is not None:
+            block = self._transform.headers(facts, block, self.connection.max_payload)
         if self.destination.jetstream or message_ids.HEADER in block:
             block = self._with_id(block, chosen or self._first_id(block, message_id), self.destination.copy_id(target))
         return target, block, reply
@@ -282,12 +334,14 @@ class Outlet:
 
     # --- headers ---
 
-    def _headers(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
+    def _headers(self, block: bytes, first_id: bytes | None, ending: bytes, facts: Facts | None = None) -> bytes:
         """The headers of a copy of a message that came with `block`: nothing that steers where it goes, and its id.
 
         A stream knows a copy by its id. A core publish has one only if the message had one.
         """
         block = self._without_control(block)
+        if self._transform is not None and facts is not None:
+            block = self._transform.headers(facts, block, self.connection.max_payload)
         if self.destination.jetstream or message_ids.HEADER in block:
             return self._with_id(block, self._first_id(block, first_id), ending)
         return block

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import MappingError, PublishError, RouterError, SubjectError
+from router_trio.errors import EvaluationError, MappingError, PublishError, RouterError, SubjectError
 from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
+from router_trio.outbox.operation import RouteOwner
 from router_trio.outbox.outbox import OUT_OF_TURN
-from router_trio.protocol import message_ids
+from router_trio.protocol import framing, headers, message_ids
 from router_trio.quotes import bounded
-from router_trio.routing.delivery import Delivery
+from router_trio.routing.delivery import Delivery, MirrorCopy
 from router_trio.routing.handlers import (
     Blocked,
     Handler,
@@ -26,8 +28,13 @@ from router_trio.routing.handlers import (
 )
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
+from router_trio.routing.policy.reasons import UNMATCHED, WHEN
 from router_trio.routing.tracing import Tracing
-from router_trio.states import RouteState
+from router_trio.states import NOT_LOOKED_UP, RouteState
+
+if TYPE_CHECKING:
+    from router_trio.expressions.message import Facts
+    from router_trio.routing.content import Content
 
 
 class Routing:
@@ -51,22 +58,49 @@ class Routing:
         self._emit = emit
         self._full_errors = handler_errors == "full"
         state.suppressed = self.suppressed
-        self._with_ack = [(outlet, (state.name, outlet.template)) for outlet in outlets if outlet.destination.jetstream]
-        self.connections: tuple[Connection, ...] = tuple(
-            {outlet.connection.name: outlet.connection for outlet in outlets}.values()
+        self._with_ack = [
+            (outlet, (state.name, outlet.template))
+            for outlet in outlets
+            if outlet.destination.jetstream and outlet.destination.mirror is None
+        ]
+        self.connections: tuple[Connection, ...] = _connections(outlets)
+        self._needed: tuple[Connection, ...] = _connections(
+            [outlet for outlet in outlets if outlet.destination.mirror is None]
         )
+        self._one_is_enough = plan.settings.strategy == "fallback"
+        self.content: Content | None = None
+        if plan.decides or plan.transforms:
+            # Only for routes with expressions: what those need takes its time to import.
+            from router_trio.routing.content import Content
+
+            self.content = Content(plan, self._is_healthy)
+
+    def _is_healthy(self, place: int) -> bool:
+        """Return True if a destination is connected, and not known to refuse."""
+        outlet, trouble = self.outlets[place], self.state.to[place].trouble
+        return outlet.connection.connected and (trouble is None or trouble == NOT_LOOKED_UP)
+
+    @property
+    def _awaited(self) -> Sequence[Connection]:
+        """The connections that must be there: mirrors are not waited for, and of fallbacks one is enough."""
+        if self._one_is_enough:
+            return [connection for connection in self._needed if connection.connected] or self._needed
+        return self._needed
 
     @property
     def waits_for(self) -> str | None:
         """The name of a destination's connection that is not there, or None."""
-        return next((connection.name for connection in self.connections if not connection.connected), None)
+        for connection in self._awaited:
+            if not connection.connected:
+                return connection.name
+        return None
 
     async def ready(self) -> None:
-        """Wait until every destination is connected and has room."""
+        """Wait until every destination that must be there is connected and has room."""
         while True:
-            for connection in self.connections:
+            for connection in self._awaited:
                 if not connection.connected:
-                    await connection.changed()
+                    await _first_change(self._needed if self._one_is_enough else (connection,))
                     break
                 if connection.outbox.blocks:
                     await connection.wait_for_capacity()
@@ -77,7 +111,7 @@ class Routing:
     @property
     def is_ready(self) -> bool:
         """Return True if `ready` would not wait."""
-        for connection in self.connections:
+        for connection in self._awaited:
             outbox = connection.outbox
             if not outbox.connected or outbox.blocks:
                 return False
@@ -86,7 +120,7 @@ class Routing:
     @property
     def lacks_capacity(self) -> bool:
         """Return True if a destination has no room for what is forwarded as it comes, and waiting may make some."""
-        return any(connection.outbox.over_limit for connection in self.connections) or any(
+        return any(connection.outbox.over_limit for connection in self._awaited) or any(
             outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack
         )
 
@@ -95,7 +129,7 @@ class Routing:
         for outlet, key in self._with_ack:
             if outlet.outbox.capacity.waits_for(key):
                 await outlet.connection.shares.wait(key)
-        for connection in self.connections:
+        for connection in self._awaited:
             if connection.outbox.blocks:
                 await connection.wait_for_capacity()
 
@@ -140,7 +174,11 @@ class Routing:
         )
 
     def forward(self, delivery: Delivery) -> None:
-        """Take one message, as it is, to every destination."""
+        """Take one message to its destinations: every one, as it is, if its content decides nothing."""
+        if self.content is not None:
+            self.forward_by_content(self.content, delivery)
+            delivery.done()
+            return
         for copy, outlet in enumerate(self.outlets):
             if delivery.has_copied(copy):
                 continue
@@ -153,13 +191,67 @@ class Routing:
                 self._refused(error, delivery, outlet)
         delivery.done()
 
+    def forward_by_content(self, content: Content, delivery: Delivery) -> None:
+        """Take one message where its content chooses. `Delivery.done` is the caller's."""
+        try:
+            facts = content.facts(delivery.raw, delivery)
+            if not content.takes(facts):
+                self._filter(delivery, WHEN)
+                return
+            chosen = content.choose_for(facts, delivery, 0)
+        except EvaluationError as error:
+            self._expression_failed(error, delivery)
+            return
+        if chosen:
+            self.forward_chosen(delivery, facts, chosen)
+        else:
+            self._filter(delivery, UNMATCHED)
+
+    def forward_chosen(self, delivery: Delivery, facts: Facts, chosen: Sequence[int]) -> None:
+        """Take one message to the destinations at these places. `Delivery.done` is the caller's."""
+        assert self.content is not None
+        for place in chosen:
+            outlet = self.outlets[place]
+            if place in self.content.mirrors:
+                mirror = MirrorCopy(self.state, outlet.template)
+                try:
+                    outlet.forward(delivery.raw, mirror, delivery, facts=facts)
+                except RouterError as error:
+                    mirror.refuse(_reason(error))
+                continue
+            if delivery.has_copied(place):
+                continue
+            owner = self._owner(delivery, outlet, place)
+            try:
+                outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery), facts)
+            except RouterError as error:
+                self._refused(error, delivery, outlet)
+
+    def _owner(self, delivery: Delivery, outlet: Outlet, copy: int) -> RouteOwner:
+        if len(self.outlets) > 1 or copy:
+            return delivery.copy(outlet.template, copy)
+        return delivery.owner_for(outlet.template)
+
+    def _filter(self, delivery: Delivery, reason: str) -> None:
+        delivery.outcome = "filtered"
+        self.state.filtered[reason] += 1
+
+    def expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
+        """An expression has no value for a message: it fails, and is done."""
+        self._expression_failed(error, delivery)
+        delivery.done()
+
+    def _expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
+        delivery.fail(error.reason)
+        self.emit_failure(error.reason, str(error))
+
     def forward_each(self, deliveries: Sequence[Delivery]) -> None:
         """Take messages, as they are, to every destination; all of which are connected, and stay so meanwhile."""
         if self.tracing.active:
             for index in self.tracing.sampled([delivery.raw for delivery in deliveries]):
                 self.begin_trace(deliveries[index])
         only = self.outlets[0]
-        if len(self.outlets) > 1 or not only.destination.jetstream:
+        if len(self.outlets) > 1 or not only.destination.jetstream or self.content is not None:
             for delivery in deliveries:
                 self.forward(delivery)
             return
@@ -167,8 +259,25 @@ class Routing:
         for refused, error in only.forward_each(deliveries):
             self._refused(error, refused, only)
 
+    def takes(self, delivery: Delivery) -> bool:
+        """Return True if the route takes a message; else it is filtered, or has failed. `Delivery.done` is the caller's."""
+        content = self.content
+        if content is None:
+            return True
+        try:
+            taken = content.takes(content.facts(delivery.raw, delivery))
+        except EvaluationError as error:
+            self._expression_failed(error, delivery)
+            return False
+        if not taken:
+            self._filter(delivery, WHEN)
+        return taken
+
     async def handle(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination."""
+        if not self.takes(delivery):
+            delivery.done()
+            return
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
         state = self.state
         try:
@@ -195,8 +304,7 @@ class Routing:
         """Take what a handler made of a message to every destination; nothing of it: it was filtered out."""
         raw = delivery.raw
         if not answers:
-            self.state.filtered += 1
-            delivery.outcome = "filtered"
+            self._filter(delivery, "handler")
             return
         base = delivery.message_id or (self.outlets[0].connection.new_message_id() if len(answers) > 1 else b"")
         several = len(answers) * len(self.outlets) > 1
@@ -206,6 +314,9 @@ class Routing:
                 # Several answers to one message are several messages: each has an id of its own, the same each time.
                 own_id = b"%b.%d" % (base, index)
                 changed = _without_own_id(answer, message)
+            if self.content is not None:
+                self._send_by_content(self.content, changed, message, delivery, index, own_id)
+                continue
             for place, outlet in enumerate(self.outlets):
                 copy = index * len(self.outlets) + place
                 if delivery.has_copied(copy):
@@ -216,6 +327,41 @@ class Routing:
                     outlet.forward_message(changed, message, raw, owner, message_id=own_id, trace_parent=trace_parent)
                 except RouterError as error:
                     self._refused(error, delivery, outlet)
+
+    def _send_by_content(
+        self, content: Content, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes
+    ) -> None:
+        """Take what a handler made of a message where its content chooses."""
+        unchanged = answer.headers is message.headers
+        block = framing.header_block(delivery.raw) if unchanged else headers.encode(answer.headers)
+        try:
+            facts = content.facts_of(answer.subject, block, answer.payload, delivery)
+            chosen = content.choose_for(facts, delivery, number)
+        except EvaluationError as error:
+            self._expression_failed(error, delivery)
+            return
+        if not chosen:
+            self._filter(delivery, UNMATCHED)
+        for place in chosen:
+            outlet = self.outlets[place]
+            copy = number * len(self.outlets) + place
+            if place in content.mirrors:
+                mirror = MirrorCopy(self.state, outlet.template)
+                try:
+                    outlet.forward_message(answer, message, delivery.raw, mirror, message_id=own_id, facts=facts)
+                except RouterError as error:
+                    mirror.refuse(_reason(error))
+                continue
+            if delivery.has_copied(copy):
+                continue
+            owner = self._owner(delivery, outlet, copy)
+            trace_parent = outlet.trace(delivery, len(answer.payload))
+            try:
+                outlet.forward_message(
+                    answer, message, delivery.raw, owner, message_id=own_id, trace_parent=trace_parent, facts=facts
+                )
+            except RouterError as error:
+                self._refused(error, delivery, outlet)
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
@@ -228,15 +374,34 @@ class Routing:
 
     def _refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
-        if isinstance(error, MappingError | PublishError):
-            reason = error.reason
-        else:
-            reason = "invalid_subject" if isinstance(error, SubjectError) else "error"
+        reason = _reason(error)
         delivery.fail(reason)
         if delivery.trace is not None:
             delivery.trace.refused(outlet.template, reason, str(error))
         self.emit_failure(reason, str(error))
         delivery.done()
+
+
+def _reason(error: RouterError) -> str:
+    if isinstance(error, MappingError | PublishError | EvaluationError):
+        return error.reason
+    return "invalid_subject" if isinstance(error, SubjectError) else "error"
+
+
+def _connections(outlets: Sequence[Outlet]) -> tuple[Connection, ...]:
+    return tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
+
+
+async def _first_change(connections: Sequence[Connection]) -> None:
+    """Wait until one of the connections comes or goes."""
+
+    async def changed(connection: Connection) -> None:
+        await connection.changed()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for connection in connections:
+            nursery.start_soon(changed, connection)
 
 
 def _without_own_id(answer: Message, message: Message) -> Message:

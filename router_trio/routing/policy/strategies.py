@@ -15,14 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd
-from typing import Any, Final
+from typing import Any
 
 from router_trio.routing.policy.sticky import Rendezvous, key_of
-
-WHEN: Final = "when"
-"""Why a message is filtered: the `when` of its route does not hold."""
-UNMATCHED: Final = "unmatched"
-"""Why a message is filtered: no destination of its route takes it."""
 
 Evaluate = Callable[[Any], Any]
 """Gives the value of an expression for a message (`Facts`), or raises EvaluationError."""

@@ -130,6 +130,16 @@ class StreamDelivery(Delivery):
             "timestamp": _number(tokens[ack_reply.TIME]) / 1e9,
         }
 
+    def in_stream(self) -> dict[str, Any]:
+        """See `Delivery.in_stream`."""
+        tokens = ack_reply.tokens(self.ack_subject)
+        return {
+            "stream": framing.text(tokens[ack_reply.STREAM]),
+            "sequence": self.sequence,
+            "deliveries": _number(tokens[ack_reply.DELIVERIES]),
+            "time_ns": _number(tokens[ack_reply.TIME]),
+        }
+
     def fail(self, reason: str) -> None:
         """See `Delivery.fail`."""
         if reason == OUT_OF_TURN:
@@ -157,6 +167,19 @@ class StreamDelivery(Delivery):
     def has_copied(self, copy: int) -> bool:
         """See `Delivery.has_copied`."""
         return copy in self.cursor.failures.copies(self.sequence)
+
+    @property
+    def has_copies(self) -> bool:
+        """See `Delivery.has_copies`."""
+        return bool(self.cursor.failures.copies(self.sequence))
+
+    def choice(self, number: int) -> Sequence[int] | None:
+        """See `Delivery.choice`."""
+        return self.cursor.failures.choice(self.sequence, number)
+
+    def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
+        """See `Delivery.keep_choice`."""
+        self.cursor.failures.keep_choice(self.sequence, number, chosen)
 
     def start_again(self) -> None:
         """See `Delivery.start_again`."""

@@ -10,7 +10,7 @@ Pure; the time is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 MOST_REMEMBERED = 65_536
@@ -30,6 +30,7 @@ class Failed:
 
     attempts: int = 0
     delivered: set[int] = field(default_factory=set)
+    choices: dict[int, Sequence[int]] = field(default_factory=dict)
 
 
 class Failures:
@@ -57,6 +58,15 @@ class Failures:
     def copied(self, sequence: int, copy: int) -> None:
         """One of several copies of a message is delivered; others may fail."""
         self._of(sequence).delivered.add(copy)
+
+    def choice(self, sequence: int, number: int) -> Sequence[int] | None:
+        """Return the places of the destinations that were chosen for a message before, None if they are not known."""
+        found = self._failed.get(sequence)
+        return None if found is None else found.choices.get(number)
+
+    def keep_choice(self, sequence: int, number: int, chosen: Sequence[int]) -> None:
+        """These destinations were chosen for a message, which may come again."""
+        self._of(sequence).choices[number] = chosen
 
     def add(self, sequence: int) -> int:
         """The message failed once more. Return how often it has."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
-from router_trio.states import ROUTE_FATES, RUNNING, Histogram, RouteState
+from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING, Histogram, RouteState
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
@@ -82,6 +82,7 @@ FAILURE_REASONS: Mapping[str, Labels] = {
 """Reasons of failed operations that are known beforehand; others appear when they happen first."""
 
 ROUTE_FAILURE_REASONS = (
+    "expression",
     "not_connected",
     "handler_error",
     "mapping",
@@ -304,9 +305,9 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     Metric(
         "router_messages_filtered_total",
         "counter",
-        ROUTE,
+        (*ROUTE, "reason"),
         "Messages that a handler filtered out.",
-        _route(lambda route: route.filtered),
+        _route_by(FILTER_REASONS, lambda route: route.filtered),
     ),
     Metric(
         "router_route_messages_settled_total",

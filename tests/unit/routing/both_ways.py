@@ -74,7 +74,7 @@ def seen(made: Bench) -> dict[str, Any]:
 
 
 def of_route(state: RouteState) -> list[Any]:
-    counts = [state.received, state.filtered, state.duplicates, state.handling]
+    counts = [state.received, dict(state.filtered), state.duplicates, state.handling]
     return [*counts, state.routed, +state.failed, state.durations.counts, state.durations.total]
 
 

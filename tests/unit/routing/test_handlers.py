@@ -219,7 +219,7 @@ async def test_none_filters_out_and_is_counted(autojump_clock: MockClock) -> Non
     async with world(handlers=[handler], brokers=one_broker()) as w:
         fill(w.broker, 10)
         await all_acked(w, 10)
-        assert (w.route.filtered, w.route.routed["out.x"], dict(w.route.failed)) == (5, 5, {})
+        assert (w.route.filtered, w.route.routed["out.x"], dict(w.route.failed)) == ({"handler": 5}, 5, {})
 
 
 async def test_several_answers_each_have_an_id_of_their_own(autojump_clock: MockClock) -> None:

@@ -1,0 +1,64 @@
+"""What a route decides by the content of a message: whether it takes it, and which destinations get it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from router_trio.expressions.message import Facts
+from router_trio.protocol import framing
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.plans import RoutePlan
+from router_trio.routing.policy.strategies import Choice
+
+
+class Content:
+    """Asks the expressions and the strategy of one route. What it raises (`EvaluationError`) fails the message."""
+
+    def __init__(self, plan: RoutePlan, healthy: Callable[[int], bool]) -> None:
+        """`healthy` says of the destination at a place whether it is connected and takes messages."""
+        self._when = None if plan.when is None else plan.when.evaluate
+        self._strategy = plan.strategy(healthy)
+        self._reader = plan.reader()
+        self.sends_to_all: bool = not plan.decides or (
+            plan.settings.strategy == "all"
+            and all(one.when is None and one.mirror is None for one in plan.destinations)
+        )
+        """True if every message that the route takes goes to every destination."""
+        self.mirrors: frozenset[int] = frozenset(
+            place for place, one in enumerate(plan.destinations) if one.mirror is not None
+        )
+        """The places of destinations whose copies fail nothing."""
+
+    def facts(self, raw: RawMessage, delivery: Delivery | None = None) -> Facts:
+        """Return what expressions see of a message as it came; of a stream's, `delivery` tells where it was."""
+        return self.facts_of(framing.text(raw[0]), framing.header_block(raw), framing.payload(raw), delivery)
+
+    def facts_of(self, subject: str, block: bytes, payload: bytes, delivery: Delivery | None) -> Facts:
+        """Return the same of what a handler made of a message."""
+        if delivery is None:
+            return Facts(subject, block, payload, self._reader)
+        return Facts(subject, block, payload, self._reader, **delivery.in_stream())
+
+    def takes(self, facts: Facts) -> bool:
+        """Return True if the route takes the message. Raises `EvaluationError`."""
+        return self._when is None or bool(self._when(facts))
+
+    def choose(self, facts: Facts) -> Choice:
+        """Return which destinations get a message, by their places. Raises `EvaluationError`."""
+        return self._strategy.choose(facts)
+
+    def choose_for(self, facts: Facts, delivery: Delivery, number: int) -> Choice:
+        """Return the same for the message `number` that a handler made of one, 0 if there is but one.
+
+        A message that was chosen for before keeps its destinations while one of them has its copy.
+        """
+        before: Sequence[int] | None = delivery.choice(number)
+        if before is None:
+            chosen = self._strategy.choose(facts)
+        elif delivery.has_copies:
+            return before
+        else:
+            chosen = self._strategy.choose_again(before)
+        delivery.keep_choice(number, chosen)
+        return chosen
