@@ -205,7 +205,8 @@ class _Run:
             self._connections[one.connection].destinations.add(to)
         outlets = [Outlet(destination, self._connections[destination.connection]) for destination in plan.destinations]
         errors = self._settings.telemetry.handler_errors
-        routing = Routing(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)
+        kind = _content_routing() if plan.decides or plan.transforms else Routing
+        routing = kind(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)
         connection = self._connections[plan.connection]
         route: Route
         if plan.stream is None:
@@ -336,3 +337,10 @@ def _is_cancelled(error: BaseException) -> bool:
 def _load_handlers(routes: Sequence[RouteSettings], given: dict[str, Handler]) -> dict[str, Handler]:
     named = {route.name: load_handler(route.handler) for route in routes if route.handler is not None}
     return {**named, **given}
+
+
+def _content_routing() -> type[Routing]:
+    # Only for routes with expressions: what those need takes its time to import.
+    from router_trio.routing.content.routing import ContentRouting
+
+    return ContentRouting

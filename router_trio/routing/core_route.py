@@ -6,7 +6,6 @@ A message that nobody changes and nobody looks at goes through as part of a batc
 from __future__ import annotations
 
 from operator import length_hint
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -25,9 +24,6 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
 from router_trio.states import RUNNING
 
-if TYPE_CHECKING:
-    from router_trio.routing.content import Content
-
 
 class CoreRoute(Route):
     """One route from a core subscription."""
@@ -36,7 +32,7 @@ class CoreRoute(Route):
         """`passthrough` leads to the connection of the first destination."""
         super().__init__(routing, connection, emit)
         only = routing.outlets[0]
-        as_it_comes = routing.plan.handler is None and routing.content is None
+        as_it_comes = routing.plan.handler is None and routing.as_it_comes
         plain = len(routing.outlets) == 1 and not only.destination.jetstream and as_it_comes
         self._intake = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
@@ -116,19 +112,22 @@ class CoreRoute(Route):
         handled.offer_kept()
 
     def _pass_on(self, received_at: float, batch: list[framing.RawMessage]) -> None:
-        if self.routing.content is not None:
-            self._forward_by_content(self.routing.content, received_at, batch)
+        if not self.routing.as_it_comes:
+            self._forward_by_content(received_at, batch)
             return
         if self.routing.tracing.active:
             self._forward_traced(received_at, batch)
         else:
             self._forward(received_at, batch)
 
-    def _forward_by_content(self, content: Content, received_at: float, batch: list[framing.RawMessage]) -> None:
-        from router_trio.routing.content_batch import ContentBatch
+    def _forward_by_content(self, received_at: float, batch: list[framing.RawMessage]) -> None:
+        # Only for routes with expressions: what those need takes its time to import.
+        from router_trio.routing.content.batch import ContentBatch
+        from router_trio.routing.content.routing import ContentRouting
 
+        assert isinstance(self.routing, ContentRouting)
         tracing = self.routing.tracing
-        together = ContentBatch(self.routing, content, received_at)
+        together = ContentBatch(self.routing, received_at)
         start = 0
         for index in tracing.sampled(batch) if tracing.active else ():
             together.forward(batch[start:index])

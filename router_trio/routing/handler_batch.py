@@ -45,8 +45,8 @@ class HandlerBatch:
         self._outlets = routing.outlets
         self._frames: list[list[bytes]] = [[] for _ in self._outlets]
         self._followed: dict[int, list[Owner]] = {}
-        self._content = routing.content is not None
-        self._together = not self._content and not any(outlet.destination.jetstream for outlet in self._outlets)
+        self._decides = not routing.as_it_comes
+        self._together = routing.as_it_comes and not any(outlet.destination.jetstream for outlet in self._outlets)
 
     def handle_each(self, messages: Iterable[tuple[framing.RawMessage, Message]]) -> Awaitable[None] | None:
         """Take messages through the handler until one blocks: returns what to await before the next one.
@@ -57,7 +57,7 @@ class HandlerBatch:
         only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
         keep = self._frames[0].append
         for raw, message in messages:
-            if self._content and not self._taken(raw):
+            if self._decides and not self._taken(raw):
                 continue
             try:
                 answer = begin(handler, message)

@@ -13,9 +13,9 @@ from router_trio.events import Emit, MessageFailed
 from router_trio.message import Message
 from router_trio.outbox.operation import RouteOwner
 from router_trio.outbox.outbox import OUT_OF_TURN
-from router_trio.protocol import framing, headers, message_ids
+from router_trio.protocol import message_ids
 from router_trio.quotes import bounded
-from router_trio.routing.delivery import Delivery, MirrorCopy
+from router_trio.routing.delivery import Delivery
 from router_trio.routing.handlers import (
     Blocked,
     Handler,
@@ -28,13 +28,11 @@ from router_trio.routing.handlers import (
 )
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
-from router_trio.routing.policy.reasons import UNMATCHED, WHEN
 from router_trio.routing.tracing import Tracing
-from router_trio.states import NOT_LOOKED_UP, RouteState
+from router_trio.states import RouteState
 
 if TYPE_CHECKING:
-    from router_trio.expressions.message import Facts
-    from router_trio.routing.content import Content
+    pass
 
 
 class Routing:
@@ -68,17 +66,8 @@ class Routing:
             [outlet for outlet in outlets if outlet.destination.mirror is None]
         )
         self._one_is_enough = plan.settings.strategy == "fallback"
-        self.content: Content | None = None
-        if plan.decides or plan.transforms:
-            # Only for routes with expressions: what those need takes its time to import.
-            from router_trio.routing.content import Content
-
-            self.content = Content(plan, self._is_healthy)
-
-    def _is_healthy(self, place: int) -> bool:
-        """Return True if a destination is connected, and not known to refuse."""
-        outlet, trouble = self.outlets[place], self.state.to[place].trouble
-        return outlet.connection.connected and (trouble is None or trouble == NOT_LOOKED_UP)
+        self.as_it_comes: bool = True
+        """True if every message goes to every destination, but for its subject as it came."""
 
     @property
     def _awaited(self) -> Sequence[Connection]:
@@ -175,10 +164,6 @@ class Routing:
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message to its destinations: every one, as it is, if its content decides nothing."""
-        if self.content is not None:
-            self.forward_by_content(self.content, delivery)
-            delivery.done()
-            return
         for copy, outlet in enumerate(self.outlets):
             if delivery.has_copied(copy):
                 continue
@@ -188,62 +173,19 @@ class Routing:
             try:
                 outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery))
             except RouterError as error:
-                self._refused(error, delivery, outlet)
+                self.refused(error, delivery, outlet)
         delivery.done()
 
-    def forward_by_content(self, content: Content, delivery: Delivery) -> None:
-        """Take one message where its content chooses. `Delivery.done` is the caller's."""
-        try:
-            facts = content.facts(delivery.raw, delivery)
-            if not content.takes(facts):
-                self._filter(delivery, WHEN)
-                return
-            chosen = content.choose_for(facts, delivery, 0)
-        except EvaluationError as error:
-            self._expression_failed(error, delivery)
-            return
-        if chosen:
-            self.forward_chosen(delivery, facts, chosen)
-        else:
-            self._filter(delivery, UNMATCHED)
-
-    def forward_chosen(self, delivery: Delivery, facts: Facts, chosen: Sequence[int]) -> None:
-        """Take one message to the destinations at these places. `Delivery.done` is the caller's."""
-        assert self.content is not None
-        for place in chosen:
-            outlet = self.outlets[place]
-            if place in self.content.mirrors:
-                mirror = MirrorCopy(self.state, outlet.template)
-                try:
-                    outlet.forward(delivery.raw, mirror, delivery, facts=facts)
-                except RouterError as error:
-                    mirror.refuse(_reason(error))
-                continue
-            if delivery.has_copied(place):
-                continue
-            owner = self._owner(delivery, outlet, place)
-            try:
-                outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery), facts)
-            except RouterError as error:
-                self._refused(error, delivery, outlet)
-
-    def _owner(self, delivery: Delivery, outlet: Outlet, copy: int) -> RouteOwner:
-        if len(self.outlets) > 1 or copy:
-            return delivery.copy(outlet.template, copy)
-        return delivery.owner_for(outlet.template)
-
-    def _filter(self, delivery: Delivery, reason: str) -> None:
+    def filter_out(self, delivery: Delivery, reason: str) -> None:
+        """The message goes nowhere. `Delivery.done` is the caller's."""
         delivery.outcome = "filtered"
         self.state.filtered[reason] += 1
 
-    def expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
-        """An expression has no value for a message: it fails, and is done."""
-        self._expression_failed(error, delivery)
-        delivery.done()
-
-    def _expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
-        delivery.fail(error.reason)
-        self.emit_failure(error.reason, str(error))
+    def owner_of(self, delivery: Delivery, outlet: Outlet, copy: int, *, several: bool = False) -> RouteOwner:
+        """Return the owner of one copy of a message, by its number. `several`: there may be more to one destination."""
+        if several or len(self.outlets) > 1:
+            return delivery.copy(outlet.template, copy)
+        return delivery.owner_for(outlet.template)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> None:
         """Take messages, as they are, to every destination; all of which are connected, and stay so meanwhile."""
@@ -251,27 +193,17 @@ class Routing:
             for index in self.tracing.sampled([delivery.raw for delivery in deliveries]):
                 self.begin_trace(deliveries[index])
         only = self.outlets[0]
-        if len(self.outlets) > 1 or not only.destination.jetstream or self.content is not None:
+        if len(self.outlets) > 1 or not only.destination.jetstream or not self.as_it_comes:
             for delivery in deliveries:
                 self.forward(delivery)
             return
         # What counts as the routing in each of them (see `Delivery`) is their only destination here.
         for refused, error in only.forward_each(deliveries):
-            self._refused(error, refused, only)
+            self.refused(error, refused, only)
 
     def takes(self, delivery: Delivery) -> bool:
-        """Return True if the route takes a message; else it is filtered, or has failed. `Delivery.done` is the caller's."""
-        content = self.content
-        if content is None:
-            return True
-        try:
-            taken = content.takes(content.facts(delivery.raw, delivery))
-        except EvaluationError as error:
-            self._expression_failed(error, delivery)
-            return False
-        if not taken:
-            self._filter(delivery, WHEN)
-        return taken
+        """Return True if the route takes a message, else it is filtered or failed. `Delivery.done` is the caller's."""
+        return True
 
     async def handle(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination."""
@@ -302,9 +234,8 @@ class Routing:
 
     def answered(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> None:
         """Take what a handler made of a message to every destination; nothing of it: it was filtered out."""
-        raw = delivery.raw
         if not answers:
-            self._filter(delivery, "handler")
+            self.filter_out(delivery, "handler")
             return
         base = delivery.message_id or (self.outlets[0].connection.new_message_id() if len(answers) > 1 else b"")
         several = len(answers) * len(self.outlets) > 1
@@ -314,54 +245,24 @@ class Routing:
                 # Several answers to one message are several messages: each has an id of its own, the same each time.
                 own_id = b"%b.%d" % (base, index)
                 changed = _without_own_id(answer, message)
-            if self.content is not None:
-                self._send_by_content(self.content, changed, message, delivery, index, own_id)
-                continue
-            for place, outlet in enumerate(self.outlets):
-                copy = index * len(self.outlets) + place
-                if delivery.has_copied(copy):
-                    continue
-                owner = delivery.copy(outlet.template, copy) if several else delivery.owner_for(outlet.template)
-                trace_parent = outlet.trace(delivery, len(answer.payload))
-                try:
-                    outlet.forward_message(changed, message, raw, owner, message_id=own_id, trace_parent=trace_parent)
-                except RouterError as error:
-                    self._refused(error, delivery, outlet)
+            self.send_answer(changed, message, delivery, index, own_id, several)
 
-    def _send_by_content(
-        self, content: Content, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes
+    def send_answer(
+        self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool
     ) -> None:
-        """Take what a handler made of a message where its content chooses."""
-        unchanged = answer.headers is message.headers
-        block = framing.header_block(delivery.raw) if unchanged else headers.encode(answer.headers)
-        try:
-            facts = content.facts_of(answer.subject, block, answer.payload, delivery)
-            chosen = content.choose_for(facts, delivery, number)
-        except EvaluationError as error:
-            self._expression_failed(error, delivery)
-            return
-        if not chosen:
-            self._filter(delivery, UNMATCHED)
-        for place in chosen:
-            outlet = self.outlets[place]
+        """Take one of the messages that a handler made of one to every destination."""
+        for place, outlet in enumerate(self.outlets):
             copy = number * len(self.outlets) + place
-            if place in content.mirrors:
-                mirror = MirrorCopy(self.state, outlet.template)
-                try:
-                    outlet.forward_message(answer, message, delivery.raw, mirror, message_id=own_id, facts=facts)
-                except RouterError as error:
-                    mirror.refuse(_reason(error))
-                continue
             if delivery.has_copied(copy):
                 continue
-            owner = self._owner(delivery, outlet, copy)
+            owner = delivery.copy(outlet.template, copy) if several else delivery.owner_for(outlet.template)
             trace_parent = outlet.trace(delivery, len(answer.payload))
             try:
                 outlet.forward_message(
-                    answer, message, delivery.raw, owner, message_id=own_id, trace_parent=trace_parent, facts=facts
+                    answer, message, delivery.raw, owner, message_id=own_id, trace_parent=trace_parent
                 )
             except RouterError as error:
-                self._refused(error, delivery, outlet)
+                self.refused(error, delivery, outlet)
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
@@ -372,9 +273,9 @@ class Routing:
             delivery.trace.failed(kind, told if self._full_errors else kind)
         self.emit_failure("handler_error", told, error_type=kind)
 
-    def _refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
+    def refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
-        reason = _reason(error)
+        reason = reason_of(error)
         delivery.fail(reason)
         if delivery.trace is not None:
             delivery.trace.refused(outlet.template, reason, str(error))
@@ -382,7 +283,8 @@ class Routing:
         delivery.done()
 
 
-def _reason(error: RouterError) -> str:
+def reason_of(error: RouterError) -> str:
+    """Return why a message failed."""
     if isinstance(error, MappingError | PublishError | EvaluationError):
         return error.reason
     return "invalid_subject" if isinstance(error, SubjectError) else "error"

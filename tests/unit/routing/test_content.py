@@ -11,10 +11,12 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.message import Message
+from router_trio.routing.core_route import CoreRoute
 from router_trio.routing.delivery import Delivery
 from router_trio.testing import FakeBroker
 from tests.support.compiled import looks_inside
 from tests.support.eventually import eventually
+from tests.support.recorder import Recorder
 from tests.support.world import World, all_acked, core, fill, one_broker, stream, to, two_brokers, world
 
 CLASSES = [
@@ -24,8 +26,9 @@ CLASSES = [
 ]
 
 
-def publish(w: World, subject: str, value: Any = None, payload: bytes = b"", **headers: str) -> None:
-    w.broker.publish(subject, payload if value is None else json.dumps(value).encode(), list(headers.items()))
+def publish(w: World, subject: str, value: Any = None, payload: bytes = b"", grade: str = "") -> None:
+    pairs = [("class", grade)] if grade else []
+    w.broker.publish(subject, payload if value is None else json.dumps(value).encode(), pairs)
 
 
 def ledger(w: World) -> dict[str, int]:
@@ -60,7 +63,7 @@ async def test_a_route_takes_what_its_condition_holds_for(kind: str, autojump_cl
 async def test_the_first_destination_that_matches_gets_a_message(autojump_clock: MockClock) -> None:
     async with world([core("in", *CLASSES) | {"strategy": "first_match"}]) as w:
         for number in range(10):
-            publish(w, "in", {"n": number}, **{"class": "high" if number % 5 == 0 else "low"})
+            publish(w, "in", {"n": number}, grade="high" if number % 5 == 0 else "low")
         await settled(w, 10)
         assert Counter(w.subjects()) == {"high": 2, "even": 4, "rest": 4}
         assert ledger(w) == {"routed": 10}
@@ -70,7 +73,7 @@ async def test_all_whose_condition_holds_get_a_message_and_none_is_filtered(auto
     route = core("in", *CLASSES[:2])
     async with world([route]) as w:
         for number in range(10):
-            publish(w, "in", {"n": number}, **{"class": "high" if number % 5 == 0 else "low"})
+            publish(w, "in", {"n": number}, grade="high" if number % 5 == 0 else "low")
         await settled(w, 10)
         assert Counter(w.subjects()) == {"high": 2, "even": 5}
         assert ledger(w) == {"routed": 6, "filtered": 4}
@@ -273,18 +276,19 @@ async def test_a_batch_goes_where_its_messages_would_go_one_by_one(strategy: str
     counts: list[Any] = []
     for together in (True, False):
         async with world([core("in", *places) | {"strategy": strategy, "when": "body.n != 5"}]) as w:
-            (route,) = (one for one in w.live.connections["main"]._sources if hasattr(one, "routing"))
-            raws = []
-            async with w.broker.connect("nats://fake:4222", b"_INBOX.x", _Nobody()) as link:
-                await link.subscribe("in", raws.extend)
+            (route,) = (one for one in w.live.connections["main"]._sources if isinstance(one, CoreRoute))
+            recorder = Recorder()
+            async with w.broker.connect("nats://fake:4222", b"_INBOX.x", recorder) as link:
+                await link.subscribe("in", recorder)
                 for number in range(20):
-                    publish(w, "in", {"n": number}, **{"class": "high" if number % 4 == 0 else "low"})
+                    publish(w, "in", {"n": number}, grade="high" if number % 4 == 0 else "low")
                 publish(w, "in", payload=b"no json")
-                await eventually(lambda raws=raws: len(raws) == 21)
+                await recorder.until_delivered(21)
+            raws = recorder.messages
             await settled(w, 21)
             before = len(w.broker.published)
             if together:
-                route._forward_by_content(route.routing.content, trio.current_time(), raws)
+                route._forward_by_content(trio.current_time(), raws)
             else:
                 for raw in raws:
                     route.routing.forward(Delivery(w.route, raw, trio.current_time()))
@@ -294,8 +298,3 @@ async def test_a_batch_goes_where_its_messages_would_go_one_by_one(strategy: str
             counts.append((dict(w.route.filtered), dict(w.route.failed), w.route.settled))
     assert seen[0] == seen[1]
     assert counts[0] == counts[1]
-
-
-class _Nobody:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: None

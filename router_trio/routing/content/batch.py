@@ -13,29 +13,27 @@ from router_trio.errors import EvaluationError, MappingError, PublishError
 from router_trio.expressions.message import Facts
 from router_trio.outbox.operation import FrameOwners
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.content import Content
+from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.delivery import BatchDelivery, Delivery
-from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.reasons import UNMATCHED, WHEN
 
 
 class ContentBatch:
     """One batch of a route that decides by content, or changes what it sends. `offer_kept` is called at the end.
 
-    Fast path of `Routing.forward_by_content`; held equal by
+    Fast path of `ContentRouting.forward`; held equal by
     tests/unit/routing/test_content.py::test_a_batch_goes_where_its_messages_would_go_one_by_one, worth 300 instructions
     a message (tests/performance/test_fast_paths.py::test_messages_that_go_by_their_content_together).
     """
 
-    def __init__(self, routing: Routing, content: Content, received_at: float) -> None:
+    def __init__(self, routing: ContentRouting, received_at: float) -> None:
         self._routing = routing
-        self._content = content
         self._received_at = received_at
         self._kept: dict[int, list[bytes]] = {}
 
     def forward(self, batch: Sequence[RawMessage]) -> None:
         """Send messages that nobody samples."""
-        routing, content, kept = self._routing, self._content, self._kept
+        routing, content, kept = self._routing, self._routing.content, self._kept
         outlets, state = routing.outlets, routing.state
         filtered = unmatched = 0
         for raw in batch:
@@ -46,7 +44,9 @@ class ContentBatch:
                     continue
                 chosen = content.choose(facts)
             except EvaluationError as error:
-                routing.expression_failed(error, self._delivery(raw))
+                delivery = self._delivery(raw)
+                routing.expression_failed(error, delivery)
+                delivery.done()
                 continue
             if len(chosen) == 1:
                 place = chosen[0]

@@ -1,0 +1,125 @@
+"""One message on its way to the destinations that its content chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router_trio.errors import EvaluationError, RouterError
+from router_trio.events import Emit
+from router_trio.expressions.message import Facts
+from router_trio.message import Message
+from router_trio.protocol import framing, headers
+from router_trio.routing.content.choice import Content
+from router_trio.routing.delivery import Delivery, MirrorCopy
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.pipeline import Routing, reason_of
+from router_trio.routing.plans import RoutePlan
+from router_trio.routing.policy.reasons import UNMATCHED, WHEN
+from router_trio.routing.tracing import Tracing
+from router_trio.states import NOT_LOOKED_UP, RouteState
+
+
+class ContentRouting(Routing):
+    """The way of a route that decides by content, or changes what it sends. Expressions may fail a message."""
+
+    def __init__(
+        self,
+        plan: RoutePlan,
+        outlets: Sequence[Outlet],
+        state: RouteState,
+        emit: Emit,
+        tracing: Tracing,
+        *,
+        handler_errors: str = "type",
+    ) -> None:
+        """See `Routing`."""
+        super().__init__(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
+        self.content: Content = Content(plan, self._is_healthy)
+        self.as_it_comes: bool = False
+
+    def _is_healthy(self, place: int) -> bool:
+        """Return True if a destination is connected, and not known to refuse."""
+        outlet, trouble = self.outlets[place], self.state.to[place].trouble
+        return outlet.connection.connected and (trouble is None or trouble == NOT_LOOKED_UP)
+
+    def takes(self, delivery: Delivery) -> bool:
+        """See `Routing`."""
+        try:
+            taken = self.content.takes(self.content.facts(delivery.raw, delivery))
+        except EvaluationError as error:
+            self.expression_failed(error, delivery)
+            return False
+        if not taken:
+            self.filter_out(delivery, WHEN)
+        return taken
+
+    def forward(self, delivery: Delivery) -> None:
+        """Take one message to the destinations that its content chooses."""
+        content = self.content
+        try:
+            facts = content.facts(delivery.raw, delivery)
+            if not content.takes(facts):
+                self.filter_out(delivery, WHEN)
+            else:
+                self.forward_chosen(delivery, facts, content.choose_for(facts, delivery, 0))
+        except EvaluationError as error:
+            self.expression_failed(error, delivery)
+        delivery.done()
+
+    def forward_chosen(self, delivery: Delivery, facts: Facts, chosen: Sequence[int]) -> None:
+        """Take one message to the destinations at these places, if any. `Delivery.done` is the caller's."""
+        if not chosen:
+            self.filter_out(delivery, UNMATCHED)
+        for place in chosen:
+            outlet = self.outlets[place]
+            if place in self.content.mirrors:
+                mirror = MirrorCopy(self.state, outlet.template)
+                try:
+                    outlet.forward(delivery.raw, mirror, delivery, facts=facts)
+                except RouterError as error:
+                    mirror.refuse(reason_of(error))
+            elif not delivery.has_copied(place):
+                owner = self.owner_of(delivery, outlet, place)
+                try:
+                    outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery), facts)
+                except RouterError as error:
+                    self.refused(error, delivery, outlet)
+
+    def expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
+        """An expression has no value for a message: it fails. `Delivery.done` is the caller's."""
+        delivery.fail(error.reason)
+        self.emit_failure(error.reason, str(error))
+
+    def send_answer(
+        self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool
+    ) -> None:
+        """See `Routing`. What the handler made of the message is what decides."""
+        unchanged = answer.headers is message.headers
+        block = framing.header_block(delivery.raw) if unchanged else headers.encode(answer.headers)
+        content = self.content
+        try:
+            facts = content.facts_of(answer.subject, block, answer.payload, delivery)
+            chosen = content.choose_for(facts, delivery, number)
+        except EvaluationError as error:
+            self.expression_failed(error, delivery)
+            return
+        if not chosen:
+            self.filter_out(delivery, UNMATCHED)
+        for place in chosen:
+            outlet = self.outlets[place]
+            copy = number * len(self.outlets) + place
+            if place in content.mirrors:
+                mirror = MirrorCopy(self.state, outlet.template)
+                try:
+                    outlet.forward_message(answer, message, delivery.raw, mirror, message_id=own_id, facts=facts)
+                except RouterError as error:
+                    mirror.refuse(reason_of(error))
+            elif not delivery.has_copied(copy):
+                owner = self.owner_of(delivery, outlet, copy, several=several)
+                parent = outlet.trace(delivery, len(answer.payload))
+                try:
+                    outlet.forward_message(
+                        answer, message, delivery.raw, owner, message_id=own_id, trace_parent=parent, facts=facts
+                    )
+                except RouterError as error:
+                    self.refused(error, delivery, outlet)
