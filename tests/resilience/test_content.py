@@ -91,12 +91,12 @@ async def test_every_strategy_at_once_loses_and_doubles_nothing(server: NatsServ
         async with trio.open_nursery() as nursery:
             nursery.start_soon(scrape)
             for share in (0.3, 0.6):
-                await eventually(lambda share=share: states["weighted"].settled["routed"] >= share * count, 120)  # type: ignore[misc]
+                await eventually(lambda share=share: states["weighted"].settled["routed"] >= share * count, within)  # type: ignore[misc]
                 await server.kill()
                 await watch.until("NATS_RECONNECT_ATTEMPT", times=2)
                 await server.restart()
                 await assert_alive(live, 20)
-            await eventually(done, 120)
+            await eventually(done, within)
             await eventually(lambda: scrapes >= SCRAPES, 30)
             nursery.cancel_scope.cancel()
         for name, number in filtered.items():
