@@ -116,7 +116,7 @@ test-server-%: $(READY) $(SERVER)/%/bin/nats-server
 # Without tests/performance: measuring which lines run costs more than what is measured there.
 coverage: $(READY)  ## How much of the code the tests run; fails below the bound in pyproject.toml
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not nightly" -n $(WORKERS) --ignore tests/performance
+	$(BIN)/coverage run -m pytest -m "not nightly" --timeout 180 -n $(WORKERS) --ignore tests/performance
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -59,6 +59,7 @@ async def test_every_strategy_at_once_loses_and_doubles_nothing(server: NatsServ
         await stream.publish_many(
             [("source", b'{"n": %d}' % n, [("even", "no" if n % 2 else "yes")]) for n in range(count)]
         )
+    within = 60 + count / 200
     routes = [{"name": name, "from": {"stream": "SOURCE", "durable": name}, **route} for name, route in ROUTES.items()]
     expected = {
         "all": Counter(

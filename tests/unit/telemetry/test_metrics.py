@@ -15,6 +15,7 @@ from router_trio.states import CONNECTED, RECONNECTING
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.telemetry.metrics.table import TABLE, ProcessMetric, Sources
+from tests.support.measured import needs_full_speed
 from tests.support.telemetry_views import View, make_view
 
 CONNECTION_GAUGES = {
@@ -269,6 +270,7 @@ def test_two_routers_in_one_process_do_not_meet(page: MetricsPage) -> None:
     assert b"elsewhere" not in page.render()
 
 
+@needs_full_speed
 def test_a_page_of_many_routes_is_cheap() -> None:
     """It holds the event loop. Some 2 ms for 200 routes; a collector per family and sample took 94 ms."""
     view = make_view(["main"], [f"route{number}" for number in range(200)])
