@@ -41,7 +41,9 @@ class ConfigurationError(RouterError):
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
         # No text of ours repeats a secret; one that quotes a wrong value may all the same.
-        self.problems = tuple(Problem(redact(one.path), redact(one.message), redact(one.picture)) for one in problems)
+        self.problems: tuple[Problem, ...] = tuple(
+            Problem(redact(one.path), redact(one.message), redact(one.picture)) for one in problems
+        )
         self.source = source
         lines: list[str] = []
         for problem in self.problems:

@@ -1,4 +1,4 @@
-"""`router-trio explain`: what would happen to this message?"""
+"""`router-trio explain`: what would happen to a message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def explain(
     ] = (),
     json: Annotated[bool, Parameter(help="Print JSON.", show_default=False)] = False,
 ) -> int:
-    """Show what would happen to a message, and why.
+    r"""Show what would happen to a message, and why.
 
     Prints the routes that would take it, what each expression comes to,
     which destinations get it, and the subjects, payloads and headers with
@@ -52,7 +52,7 @@ def explain(
     For example:
 
         router-trio explain router.toml orders.7.created
-        router-trio explain router.toml orders.7.created \\
+        router-trio explain router.toml orders.7.created \
             --header region=eu --data '{"total": 150}' --json
         router-trio explain router.toml orders.7.created --expect eu.7
     """

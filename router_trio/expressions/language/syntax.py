@@ -55,6 +55,7 @@ class Select(Node):
     test: bool = False
 
     def children(self) -> Sequence[Node]:
+        """Return the parts of this part."""
         return (self.operand,)
 
 
@@ -69,6 +70,7 @@ class Call(Node):
     """The ids of those that may be meant; more than one if that is known only when a message is there."""
 
     def children(self) -> Sequence[Node]:
+        """Return the parts of this part."""
         return self.arguments
 
 
@@ -80,6 +82,7 @@ class Logic(Node):
     parts: tuple[Node, ...]
 
     def children(self) -> Sequence[Node]:
+        """Return the parts of this part."""
         return self.parts
 
 
@@ -90,6 +93,7 @@ class ListLiteral(Node):
     items: tuple[Node, ...]
 
     def children(self) -> Sequence[Node]:
+        """Return the parts of this part."""
         return self.items
 
 
@@ -100,6 +104,7 @@ class MapLiteral(Node):
     entries: tuple[tuple[Node, Node], ...]
 
     def children(self) -> Sequence[Node]:
+        """Return the parts of this part."""
         return tuple(node for entry in self.entries for node in entry)
 
 
@@ -114,6 +119,7 @@ class Macro(Node):
     slot: int = -1
 
     def children(self) -> Sequence[Node]:
+        """Return the parts of this part."""
         return (self.range, *self.parts)
 
 
