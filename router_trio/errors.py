@@ -77,7 +77,11 @@ class ExpressionError(RouterError, ValueError):
     """
 
     def __init__(self, message: str, *, name: str, line: int, column: int, picture: str) -> None:
-        self.message, self.name, self.line, self.column, self.picture = message, name, line, column, picture
+        self.message: str = message
+        self.name: str = name
+        self.line: int = line
+        self.column: int = column
+        self.picture: str = picture
         super().__init__(f"{name}, line {line}, column {column}: {message}\n{picture}")
 
 

@@ -140,6 +140,7 @@ class InHand(Protocol):
     @property
     def in_hand(self) -> int:
         """How many messages that are."""
+        ...
 
 
 class RouteState:

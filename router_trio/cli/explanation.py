@@ -22,9 +22,11 @@ class Told(Protocol):
 
     def as_json(self) -> dict[str, Any]:
         """Return what is known, as JSON has it."""
+        ...
 
     def lines(self) -> Iterator[str]:
         """Give the same for people."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

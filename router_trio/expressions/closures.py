@@ -20,7 +20,7 @@ class Nothing:
     __slots__ = ("budget",)
 
     def __init__(self) -> None:
-        self.budget = Budget()
+        self.budget: Budget = Budget()
 
 
 def truth(run: Closure) -> Closure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from router_trio.errors import EvaluationError
 from router_trio.expressions.body import WHOLE, BodyReader, decode
@@ -81,17 +81,17 @@ class Facts:
         deliveries: int = 0,
         time_ns: int = 0,
     ) -> None:
-        self.subject = subject
-        self.header_block = header_block
-        self.payload = payload
+        self.subject: str = subject
+        self.header_block: bytes = header_block
+        self.payload: bytes = payload
         self.found_start: bytes | None = None
         self._reader = reader
         self._record: Any = reader  # not yet decoded
         if stream:
-            self.stream = stream
-            self.sequence = sequence
-            self.deliveries = deliveries
-            self.time_ns = time_ns
+            self.stream: str = stream
+            self.sequence: int = sequence
+            self.deliveries: int = deliveries
+            self.time_ns: int = time_ns
 
     def find_header(self, start: bytes) -> bytes | None:
         """Return the first value of the header whose line begins with `start`, an end of line included."""
@@ -144,7 +144,7 @@ class Activation:
     def __init__(self, variables: Mapping[str, Value]) -> None:
         self.__dict__.update(variables)
         self.locals: list[Value] = []
-        self.budget = Budget()
+        self.budget: Budget = Budget()
 
     @property
     def header_block(self) -> bytes:
@@ -152,7 +152,9 @@ class Activation:
         lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         return f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
 
-    find_header = Facts.find_header
+    def find_header(self, start: bytes) -> bytes | None:
+        """See `Facts.find_header`."""
+        return Facts.find_header(cast("Facts", self), start)
 
     def __getattr__(self, name: str) -> Value:
         raise _no_value(name)

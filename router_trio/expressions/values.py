@@ -69,7 +69,7 @@ class Budget:
     __slots__ = ("left",)
 
     def __init__(self, left: int = MAX_COST) -> None:
-        self.left = left
+        self.left: int = left
 
     def spend(self, cost: int) -> None:
         """Take something off. Raises EvaluationError if nothing is left."""

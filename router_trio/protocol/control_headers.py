@@ -13,7 +13,7 @@ Pure and synchronous.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from router_trio.protocol import headers
 from router_trio.protocol.headers import Headers
@@ -54,7 +54,7 @@ class ControlHeaders:
         kept = "|".join(map(_pattern, keep))
         # The line feed comes first and in no case, so that the search goes from line to line and not by character.
         start = f"\n{f'(?!(?i:{kept}))' if kept else ''}(?i:{_ANY})".encode()
-        self.search = re.compile(start).search
+        self.search: Callable[..., re.Match[bytes] | None] = re.compile(start).search
         """`search(data, start, end)` finds one in a part of `data` that is a raw header block."""
         self._line = re.compile(start + headers.REST_OF_LINE)
 

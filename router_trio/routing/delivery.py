@@ -284,7 +284,7 @@ class BatchTracker:
         self._batch = batch
         self._template = template
         self._place = place
-        self.first = 0
+        self.first: int = 0
         """The order of its first operation: to be set before that is offered."""
         self._refused: list[int] = []
 

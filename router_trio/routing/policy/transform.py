@@ -36,7 +36,7 @@ class Transform:
         self._lines = f"{TTL}: {ttl}s\r\n".encode() if ttl else b""
         names = [*remove, *(name for name, _ in set_headers), *([TTL] if ttl else [])]
         self._unwanted = headers.lines_of(names) if names else None
-        self.changes_headers = bool(names)
+        self.changes_headers: bool = bool(names)
 
     def payload(self, facts: Any, payload: bytes, largest: int) -> bytes:
         """Return the payload of the copy of a message that came with this one. Raises EvaluationError."""
