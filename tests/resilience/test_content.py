@@ -96,7 +96,7 @@ async def test_every_strategy_at_once_loses_and_doubles_nothing(server: NatsServ
                 await server.kill()
                 await watch.until("NATS_RECONNECT_ATTEMPT", times=2)
                 await server.restart()
-                await assert_alive(live, 20)
+                await assert_alive(live, 90)
             await eventually(done, within)
             await eventually(lambda: scrapes >= SCRAPES, 30)
             nursery.cancel_scope.cancel()
