@@ -19,11 +19,16 @@ _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _NOT_RUN = re.compile(r"<!-- not run here: .+ -->\s*\Z")
 _OUTPUT = re.compile(r"\A\s*prints\s+```text\n(.*?)```", re.DOTALL)
+_ADDED = "# at the end of router.toml"
+"""How a configuration begins that is added to the one before it on its page."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block. `line` is where its text begins; `output` is what it is said to print, if anything."""
+    """One fenced block. `line` is where its text begins; `output` is what it is said to print, if anything.
+
+    `router_toml` is the configuration that a reader of the page has by then.
+    """
 
     path: Path
     line: int
@@ -31,6 +36,7 @@ class Block:
     text: str
     runs: bool
     output: str | None
+    router_toml: str
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line}"
@@ -86,16 +92,21 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def _blocks(path: Path, text: str) -> Iterator[Block]:
+    router_toml = ""
     for match in _FENCE.finditer(text):
         indent, language, body = match.groups()
+        body = "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True))
         said = _OUTPUT.match(text[match.end() :])
+        if language == "toml":
+            router_toml = f"{router_toml}\n{body}" if body.startswith(_ADDED) else body
         yield Block(
             path=path,
             line=text.count("\n", 0, match.start(3)) + 1,
             language=language,
-            text="".join(line.removeprefix(indent) for line in body.splitlines(keepends=True)),
+            text=body,
             runs=_NOT_RUN.search(text[: match.start()]) is None,
             output=said[1] if said else None,
+            router_toml=router_toml,
         )
 
 

@@ -33,7 +33,7 @@ def load(text: str, directory: Path, environ: dict[str, str] | None = None) -> S
 
 @pytest.mark.parametrize("block", TOML, ids=str)
 def test_a_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
-    load(block.text, tmp_path)
+    load(block.router_toml, tmp_path)
 
 
 def test_there_are_configurations() -> None:
