@@ -87,6 +87,11 @@ def _configuration(schema: Mapping[str, Any]) -> Iterator[str]:
         "environment as well: `ROUTER_TRIO_` and the path of the key, with `__` between its parts, in capitals. Lists",
         "and tables as a whole are JSON there: `ROUTER_TRIO_CONNECTIONS__MAIN__SERVERS='[\"nats://10.0.0.5:4222\"]'`.",
         "A key without a default is required.",
+        "",
+        "Expressions are [CEL](expressions.md). What each strategy guarantees has a page of its own:",
+        "[all and first_match](../how-to/route-by-content.md), [weighted](../how-to/split-by-weight.md),",
+        "[sticky](../how-to/sticky.md), [fallback](../how-to/fallback.md). So have [mirrors](../how-to/mirror.md) and",
+        "[transforms](../how-to/transform.md).",
     )
     for definition in dict.fromkeys((*PREFIXES, *schema["$defs"])):
         section = schema["$defs"][definition]

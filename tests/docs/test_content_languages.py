@@ -1,0 +1,31 @@
+"""The expressions on the page that compares languages give what it says, for the message on that page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from router_trio.expressions.message import Facts
+from router_trio.expressions.output import payload_of
+from router_trio.protocol.headers import Headers, encode
+from router_trio.settings.expressions import PAYLOAD, compile_for
+from tests.docs.pages import DOCS, Block, page
+
+PAGE = page(DOCS / "explanation" / "content-languages.md")
+EXPRESSIONS = [block for block in PAGE.blocks if block.language == "cel"]
+
+
+@pytest.mark.parametrize("block", EXPRESSIONS, ids=str)
+def test_an_expression_gives_what_the_page_says(block: Block) -> None:
+    (message,) = [one.text for one in PAGE.blocks if one.language == "json"]
+    json.loads(message)
+    text, _, expected = block.text.strip().partition(" // ")
+    expression = compile_for(text, PAYLOAD, from_stream=True)
+    facts = Facts("orders.7.created", encode(Headers([("region", "eu")])), message.encode())
+    assert payload_of(expression.evaluate(facts), 1_000) == expected.encode()
+
+
+def test_each_job_has_an_expression() -> None:
+    jobs = [line for line in PAGE.text.splitlines() if line.startswith("## ") and line[3].isdigit()]
+    assert len(jobs) == len(EXPRESSIONS) == 10
