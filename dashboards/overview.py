@@ -158,9 +158,10 @@ def _state() -> list[Panel]:
         ).span(12),
         lines(
             "Filtered out",
-            "Messages that a handler left out on purpose.",
+            "Messages that were to go nowhere, by reason: `when` did not hold, the handler left them out, or no "
+            "destination matched (unmatched).",
             "mps",
-            query(total(rate(filtered), "route"), "{{route}}"),
+            query(total(rate(filtered), "route", "reason"), "{{route}}: {{reason}}"),
         ).span(6),
         lines(
             "Dead-lettered",

@@ -130,8 +130,8 @@ ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "d
 """What becomes of a message that a route received; each gets one of these. See `RouteState.settled`."""
 
 
-FILTER_REASONS = ("when", "unmatched", "handler")
-"""Why a message goes nowhere: its route does not take it, no destination does, or a handler returned nothing."""
+FILTER_REASONS = ("when", "handler", "unmatched")
+"""Why a message is filtered: the route's `when` does not hold, its handler left it out, no destination is for it."""
 
 
 class InHand(Protocol):
@@ -166,7 +166,7 @@ class RouteState:
         """Messages that came, but those of a stream that came again though they were in hand or settled."""
         self.failed: Counter[str] = Counter()
         self.filtered: Counter[str] = Counter()
-        """Messages that went nowhere, by why: `when`, `unmatched`, `handler`."""
+        """Messages that were to go nowhere, by reason: see `FILTER_REASONS`."""
         self.dead_lettered = 0
         self.duplicates = 0
         self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)

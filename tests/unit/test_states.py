@@ -83,7 +83,9 @@ def test_every_destination_of_a_route_is_at_zero_from_the_start() -> None:
     state = states.RouteState("eu", "main", ["a", "b"])
     assert state.destinations == ("a", "b")
     assert state.routed == {"a": 0, "b": 0}
-    assert (state.received, sum(state.filtered.values()), state.dead_lettered, state.duplicates) == (0, 0, 0, 0)
+    assert (state.received, state.in_hand, state.dead_lettered, state.duplicates) == (0, 0, 0, 0)
+    assert state.settled == dict.fromkeys(states.ROUTE_FATES, 0)
+    assert sum(state.filtered.values()) == 0
     assert sum(state.failed.values()) == 0
     assert sum(state.durations.counts) == 0
 

@@ -306,7 +306,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_messages_filtered_total",
         "counter",
         (*ROUTE, "reason"),
-        "Messages that a handler filtered out.",
+        "Messages that were to go nowhere: `when` did not hold, the handler left them out, no destination matched.",
         _route_by(FILTER_REASONS, lambda route: route.filtered),
     ),
     Metric(

@@ -74,8 +74,9 @@ def seen(made: Bench) -> dict[str, Any]:
 
 
 def of_route(state: RouteState) -> list[Any]:
-    counts = [state.received, dict(state.filtered), state.duplicates, state.handling]
-    return [*counts, state.routed, +state.failed, state.durations.counts, state.durations.total]
+    counts = [state.received, state.in_hand, state.duplicates, state.handling]
+    by_name = [state.settled, state.routed, +state.failed, +state.filtered]
+    return [*counts, *by_name, state.durations.counts, state.durations.total]
 
 
 def both(

@@ -100,6 +100,8 @@ def test_everything_of_a_route_exists_at_zero(page: MetricsPage) -> None:
         for destination in ("out.{{wildcard(1)}}", "copy"):
             assert value(samples, "router_messages_routed_total", **labels, destination=destination) == 0
         assert value(samples, "router_messages_failed_total", **labels, reason="not_connected") == 0
+        for reason in ("when", "handler", "unmatched"):
+            assert value(samples, "router_messages_filtered_total", **labels, reason=reason) == 0
         assert value(samples, "router_route_duration_seconds_count", **labels) == 0
         assert value(samples, "router_route_duration_seconds_sum", **labels) == 0
         assert value(samples, "router_route_duration_seconds_bucket", **labels, le="+Inf") == 0
@@ -138,6 +140,7 @@ def test_numbers_are_read_when_scraped(page: MetricsPage, view: View) -> None:
     main.outbox.counters.succeeded["publish"] = 7
     eu = view.routes[0]
     eu.received = 11
+    eu.filtered["handler"] = 3
     first, copy = eu.destinations
     eu.delivered[copy] = 10
     eu.elapsed.record(0.004, 5)
@@ -152,6 +155,8 @@ def test_numbers_are_read_when_scraped(page: MetricsPage, view: View) -> None:
     assert value(samples, "router_nats_publish_total", connection="main") == 7
     labels = {"connection": "main", "route": "eu"}
     assert value(samples, "router_messages_received_total", **labels) == 11
+    assert value(samples, "router_messages_filtered_total", **labels, reason="handler") == 3
+    assert value(samples, "router_messages_filtered_total", **labels, reason="when") == 0
     assert value(samples, "router_messages_routed_total", **labels, destination=copy) == 10
     assert value(samples, "router_messages_routed_total", **labels, destination=first) == 4
     buckets = "router_route_duration_seconds_bucket"
