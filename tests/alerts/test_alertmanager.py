@@ -13,6 +13,7 @@ NEVER_SILENT = {
     "RouterAbsent",
     "RouterMessagesDropped",
     "RouterLedgerUnbalanced",
+    "RouterRouteLedgerUnbalanced",
     "RouterErrorBudgetBurnFast",
     "RouterMessagesDeadLettered",
 }
