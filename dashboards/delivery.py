@@ -12,6 +12,7 @@ from dashboards.panels import (
     ORANGE,
     PURPLE,
     RED,
+    YELLOW,
     Panel,
     colored,
     dashed,
@@ -22,7 +23,7 @@ from dashboards.panels import (
     stacked,
     table,
 )
-from dashboards.queries import in_range, of_connection, rate, share_of, total
+from dashboards.queries import in_range, of_connection, of_route, rate, share_of, total
 
 ACCEPTED = of_connection("router_nats_operations_accepted_total")
 SETTLED = of_connection("router_nats_operations_settled_total")
@@ -35,6 +36,20 @@ PUBLISHED = of_connection("router_nats_publish_total")
 PUBLISH_FAILED = of_connection("router_nats_publish_failures_total")
 STORED = of_connection("router_nats_publish_with_ack_total")
 STORE_FAILED = of_connection("router_nats_publish_with_ack_failures_total")
+ROUTE_SETTLED = of_route("router_route_messages_settled_total")
+IN_HAND = of_route("router_route_in_hand_count")
+ROUTE_UNBALANCED = of_route("router_route_ledger_unbalanced")
+
+ROUTE_FATES = {
+    "routed": GREEN,
+    "filtered": BLUE,
+    "dead_lettered": ORANGE,
+    "given_up": RED,
+    "returned": YELLOW,
+    "duplicate": PURPLE,
+    "lost": RED,
+}
+"""What becomes of a message that a route received, and its colour."""
 
 
 def delivery() -> Dashboard:
@@ -42,8 +57,14 @@ def delivery() -> Dashboard:
     return frame.build(
         "delivery",
         "Delivery",
-        "Publishes and acks, what became of each, and the ledger that adds them up.",
-        [("Ledger", _ledger()), ("Publishes", _publishes()), ("Acks of source messages", _acks())],
+        "Messages of routes, publishes and acks: what became of each, and the ledgers that add them up.",
+        [
+            ("Ledger", _ledger()),
+            ("Ledger of the routes", _routes()),
+            ("Publishes", _publishes()),
+            ("Acks of source messages", _acks()),
+        ],
+        routes=True,
     )
 
 
@@ -118,6 +139,45 @@ def _ledger() -> list[Panel]:
                     for fate in ("fenced", "acked", "dropped", "failed", "failed_open")
                 ),
                 ("Off by", total(UNBALANCED, "connection")),
+            ],
+        )
+        .span(24)
+        .height(5),
+    ]
+
+
+def _routes() -> list[Panel]:
+    return [
+        colored(
+            stacked(
+                lines(
+                    "Fates of received messages",
+                    "What became of what routes received. Routed: all chosen destinations have it. Returned: given "
+                    "back to its stream, to come again. Lost: a core message that not all of them got.",
+                    "mps",
+                    query(total(rate(ROUTE_SETTLED), "fate"), "{{fate}}"),
+                    alerts=["RouterErrorBudgetBurnFast", "RouterMessagesDeadLettered"],
+                )
+            ),
+            ROUTE_FATES,
+        ).span(12),
+        lines(
+            "In hand",
+            "Messages that each route received and that have no fate yet.",
+            "short",
+            query(total(IN_HAND, "route"), "{{route}}"),
+            alerts=["RouterRouteStalled"],
+        ).span(12),
+        table(
+            "Ledger since each router's start, by route",
+            "Received = in hand + all fates. Off by: anything but 0 is a bug of the router "
+            "(alert RouterRouteLedgerUnbalanced).",
+            "locale",
+            "route",
+            [
+                ("In hand", total(IN_HAND, "route")),
+                *((fate.capitalize().replace("_", " "), total(_of_fate(fate), "route")) for fate in ROUTE_FATES),
+                ("Off by", total(ROUTE_UNBALANCED, "route")),
             ],
         )
         .span(24)
@@ -200,3 +260,7 @@ def _acks() -> list[Panel]:
 
 def _with_fate(fate: str) -> str:
     return of_connection("router_nats_operations_settled_total", f'fate="{fate}"')
+
+
+def _of_fate(fate: str) -> str:
+    return of_route("router_route_messages_settled_total", f'fate="{fate}"')

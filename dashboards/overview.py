@@ -33,6 +33,7 @@ def _glance() -> list[Panel]:
     pending = of_connection("router_nats_pending_operations_count")
     dropped = of_connection("router_nats_pending_operations_dropped_total")
     unbalanced = of_connection("router_ledger_unbalanced")
+    route_unbalanced = of_route("router_route_ledger_unbalanced")
     return [
         number(
             "Routers",
@@ -87,12 +88,13 @@ def _glance() -> list[Panel]:
             alerts=["RouterMessagesDropped"],
         ),
         number(
-            "Ledger off by",
-            "Accepted - settled - pending - in flight. Anything but 0 is a bug of the router.",
+            "Ledgers off by",
+            "The most that the ledger of a connection (accepted - settled - pending - in flight) or of a route "
+            "(received - settled - in hand) is off by. Anything but 0 is a bug of the router.",
             "short",
-            query(f"max(abs({unbalanced}))"),
+            query(f"max(abs({unbalanced}) or abs({route_unbalanced}))"),
             ALERT_IF_ANY,
-            alerts=["RouterLedgerUnbalanced"],
+            alerts=["RouterLedgerUnbalanced", "RouterRouteLedgerUnbalanced"],
         ),
     ]
 
