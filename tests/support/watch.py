@@ -182,7 +182,10 @@ def router_tasks() -> Sequence[str]:
 
 
 def assert_accounted(live: Live) -> None:
-    """The ledger adds up, on every connection."""
+    """The ledgers add up, of every connection and of every route."""
+    for route in live.routes:
+        told = f"{route.name}: {route.received_in_all} received, {route.in_hand} in hand, {route.settled}"
+        assert 0 <= route.in_hand == route.received_in_all - sum(route.settled.values()), told
     for name, entry in live.ledger().items():
         total = entry["pending"] + entry["in_flight"] + sum(entry["settled"].values())
         assert entry["accepted"] == total, f"{name}: {entry}"

@@ -49,6 +49,12 @@ class World:
         entry = self.live.ledger()[connection]
         return entry | {"settled": {fate: count for fate, count in entry["settled"].items() if count}}
 
+    def route_ledger(self, number: int = 0) -> tuple[int, int, dict[str, int]]:
+        """What the ledger of a route says: received, in hand, and the fates that were met."""
+        assert_accounted(self.live)
+        route = self.live.routes[number]
+        return route.received_in_all, route.in_hand, {fate: count for fate, count in route.settled.items() if count}
+
     def failures(self, operation: str, connection: str = "main") -> dict[str, int]:
         """The failures of one kind of operation, by reason."""
         failed = self.live.connections[connection].outbox.counters.failed
@@ -139,6 +145,7 @@ async def world(
         assert_accounted(live)
     assert_accounted(live)
     assert all(entry["pending"] == entry["in_flight"] == 0 for entry in live.ledger().values())
+    assert [route.in_hand for route in live.routes] == [0] * len(live.routes)
 
 
 def to(subject: str, connection: str = "main", *, jetstream: bool = False) -> dict[str, Any]:

@@ -202,7 +202,12 @@ class StreamRoute(Route):
                 if delivery is None:
                     break
                 # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
-                await routing.route(handler, delivery)
+                try:
+                    await routing.route(handler, delivery)
+                except trio.Cancelled:
+                    if self._scope.cancel_called:
+                        self._unrouted(delivery)
+                    raise
                 pending.waiting.popleft()
                 if routing.waits_for is not None:
                     break
@@ -356,6 +361,19 @@ class StreamRoute(Route):
         """See `Route`. What was not routed is given back to the stream: none of it is lost, so it counts as nothing."""
         if not self._scope.cancel_called:
             self._scope.cancel()
-            for delivery in self._ack_pending.unrouted():
+            pending = self._ack_pending
+            # What is in the handler has its fate when that returns, or was cancelled.
+            in_handler = pending.waiting[0] if self.state.handling and pending.waiting else None
+            of_another_stream = [delivery for delivery in pending.waiting if delivery.cursor is not pending.cursor]
+            for delivery in [*pending.unrouted()]:
                 self._acks.nak(delivery.ack_subject, 0)
+                if delivery is not in_handler:
+                    self._unrouted(delivery)
+            for delivery in of_another_stream:
+                if delivery is not in_handler:
+                    self._unrouted(delivery)
         return 0
+
+    def _unrouted(self, delivery: StreamDelivery) -> None:
+        """It was not routed before the end: its stream has it, if that is still there."""
+        self.state.fates["returned" if self._ack_pending.remove(delivery) else "lost"] += 1

@@ -1,0 +1,250 @@
+"""The ledger of a route from a stream: received = in hand + settled, at each step, and each has its fate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from router_trio.message import Message
+from tests.support.eventually import eventually
+from tests.support.world import (
+    World,
+    fill,
+    handled,
+    one_broker,
+    stream,
+    to,
+    two_brokers,
+    unacked,
+    world,
+)
+
+FROM: dict[str, Any] = {"stream": "IN", "durable": "router", "nak_delay": "100ms"}
+
+
+async def until(w: World, received: int, in_hand: int, **settled: int) -> None:
+    await eventually(lambda: w.route_ledger() == (received, in_hand, settled), 60, w.route_ledger)
+
+
+async def test_what_a_destination_has_not_confirmed_is_in_hand(autojump_clock: MockClock) -> None:
+    route = stream("IN", to("out.x", "edge", jetstream=True), connection="main")
+    async with world([route], brokers=two_brokers()) as w:
+        fill(w.broker, 3)
+        await until(w, 3, 0, routed=3)
+        await w.lose("edge")
+        fill(w.broker, 5)
+        await until(w, 8, 5, routed=3)
+        await trio.sleep(30)
+        await until(w, 8, 5, routed=3)
+        await w.find("edge")
+        await until(w, 8, 0, routed=8)
+
+
+async def test_what_fails_is_returned_and_counts_again_when_it_comes_again(autojump_clock: MockClock) -> None:
+    left = 3
+
+    def fail(message: Message) -> Message | None:
+        nonlocal left
+        if message.payload == b"1" and left:
+            left -= 1
+            raise ValueError("not yet")
+        return message if message.payload != b"2" else None
+
+    async with world(handlers=[handled(fail, to=to("out.x", jetstream=True), **FROM)], brokers=one_broker()) as w:
+        fill(w.broker, 4)
+        await until(w, 7, 0, routed=3, returned=3, filtered=1)
+        assert w.route.filtered == {"handler": 1}
+        assert w.route.failed == {"handler_error": 3}
+
+
+async def test_what_is_refused_is_returned_and_what_waits_behind_it_is_in_hand(autojump_clock: MockClock) -> None:
+    async with world([stream("IN", "out.x", filter="in.*", nak_delay="10s")], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.x")
+        fill(w.broker, 1)
+        await until(w, 1, 0, returned=1)
+        fill(w.broker, 2, first=1)
+        await until(w, 3, 2, returned=1)
+        w.broker.allow_publish("out.x")
+        await until(w, 4, 0, routed=3, returned=1)
+
+
+async def test_what_is_given_up_was_returned_before(autojump_clock: MockClock) -> None:
+    def fail(message: Message) -> Message:
+        if message.payload in (b"1", b"3"):
+            raise ValueError("never")
+        return message
+
+    handler = handled(fail, to=to("out.x", jetstream=True), max_deliver=3, **FROM)
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 5)
+        await until(w, 9, 0, routed=3, returned=4, given_up=2)
+        await trio.sleep(300)
+        await until(w, 9, 0, routed=3, returned=4, given_up=2)
+        assert w.route.dead_lettered == 2
+
+
+async def test_what_is_delivered_again_while_in_hand_or_settled_is_a_duplicate(autojump_clock: MockClock) -> None:
+    gate = trio.Event()
+
+    async def hold(message: Message) -> Message:
+        await gate.wait()
+        return message
+
+    handler = handled(hold, to=to("core", "edge"), connection="main", ack_wait="5s", **FROM)
+    async with world(handlers=[handler], brokers=two_brokers()) as w:
+        fill(w.broker, 3)
+        await until(w, 3, 3)
+        await w.lose("main")
+        await trio.sleep(20)
+        await w.find("main")
+        await until(w, 6, 3, duplicate=3)
+        gate.set()
+        await until(w, 6, 0, routed=3, duplicate=3)
+        w.broker.blackhole()
+        await trio.sleep(1)
+        w.broker.cut()
+        w.broker.up()
+        fill(w.broker, 1)
+        await eventually(lambda: w.route_ledger()[2]["routed"] == 4)
+
+
+async def test_what_a_stream_takes_for_another_message_is_a_duplicate(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    broker.add_stream("OTHER", ["other.*"], duplicate_window=1.0)
+    route = stream("OTHER", "out.x", message_id="sender")
+    async with world([route], brokers={"main": broker}) as w:
+        for number in range(4):
+            broker.publish("other.x", b"%d" % number, {"Nats-Msg-Id": "id"})
+            await trio.sleep(2.0)
+        await until(w, 4, 0, routed=1, duplicate=3)
+        assert w.route.failed == {"duplicate": 3}
+
+
+async def test_one_of_two_destinations_that_refuses_has_the_message_returned(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    destinations = to("out.x", "edge", jetstream=True), to("core")
+    async with world([stream("IN", *destinations, connection="main", nak_delay="10s")], brokers=brokers) as w:
+        brokers["edge"].deny_publish("out.x")
+        fill(w.broker, 1)
+        await until(w, 1, 0, returned=1)
+        brokers["edge"].allow_publish("out.x")
+        await until(w, 2, 0, routed=1, returned=1)
+        assert w.route.routed == {"out.x": 1, "core": 1}
+
+
+async def test_what_was_not_routed_at_the_shutdown_is_returned(autojump_clock: MockClock) -> None:
+    async def never(message: Message) -> Message:
+        if message.payload != b"0":
+            await trio.sleep_forever()
+        return message
+
+    handler = handled(never, to=to("out.x", jetstream=True), **FROM)
+    async with world(handlers=[handler], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        fill(w.broker, 4)
+        await until(w, 4, 3, routed=1)
+    assert w.route_ledger() == (4, 0, {"routed": 1, "returned": 3})
+
+
+async def test_what_a_handler_returns_after_the_shutdown_has_one_fate(autojump_clock: MockClock) -> None:
+    async def slow(message: Message) -> Message:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+        return message
+
+    handler = handled(slow, to=to("out.x", jetstream=True), **FROM)
+    async with world(handlers=[handler], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        fill(w.broker, 3)
+        await until(w, 3, 3)
+    assert w.route_ledger() == (3, 0, {"returned": 3})
+
+
+async def test_what_an_outbox_has_not_sent_at_the_shutdown_is_returned(autojump_clock: MockClock) -> None:
+    route = stream("IN", to("out.x", "edge", jetstream=True), connection="main")
+    brokers = two_brokers()
+    async with world([route], brokers=brokers, shutdown_timeout=1.0) as w:
+        brokers["edge"].blackhole()
+        fill(w.broker, 4)
+        await until(w, 4, 4)
+    assert w.route_ledger() == (4, 0, {"returned": 4})
+
+
+async def test_what_waits_behind_a_refused_message_at_the_shutdown_is_returned(autojump_clock: MockClock) -> None:
+    async with world([stream("IN", "out.x", filter="in.*", nak_delay="60s")], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.x")
+        fill(w.broker, 1)
+        await until(w, 1, 0, returned=1)
+        fill(w.broker, 2, first=1)
+        await until(w, 3, 2, returned=1)
+    assert w.route_ledger() == (3, 0, {"returned": 3})
+
+
+async def test_what_is_in_hand_of_a_stream_that_is_made_anew(autojump_clock: MockClock) -> None:
+    """It is routed to the end, and what fails of it is lost: there is no stream to give it back to."""
+    brokers = two_brokers()
+    route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", nak_delay="100ms")
+    async with world([route], brokers=brokers) as w:
+        await w.lose("edge")
+        fill(w.broker, 3)
+        await until(w, 3, 3)
+        w.broker.delete_stream("IN")
+        w.broker.add_stream("IN", ["in.*"])
+        fill(w.broker, 2, first=3)
+        await w.find("edge")
+        await eventually(lambda: w.route_ledger() == (5, 0, {"routed": 5}), 300, w.route_ledger)
+
+
+async def test_what_was_in_hand_of_an_earlier_stream_at_the_shutdown_is_lost(autojump_clock: MockClock) -> None:
+    async def never(message: Message) -> Message:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    handler = handled(never, to=to("out.x", jetstream=True), **FROM)
+    async with world(handlers=[handler], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        fill(w.broker, 3)
+        await until(w, 3, 3)
+        w.broker.delete_stream("IN")
+        w.broker.add_stream("IN", ["in.*"])
+        fill(w.broker, 2)
+        await until(w, 5, 5)
+    assert w.route_ledger() == (5, 0, {"lost": 3, "returned": 2})
+
+
+DRAWN = st.lists(st.sampled_from(["good", "filtered", "once", "never"]), max_size=12)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(kinds=DRAWN, most=st.integers(1, 3), blocks=st.booleans())
+def test_a_mixture_of_good_and_failing_messages(kinds: list[str], most: int, blocks: bool) -> None:
+    """Each attempt that fails is a fate of its own: `returned`, and at the last one `given_up`."""
+    tried: set[bytes] = set()
+
+    async def mixed(message: Message) -> Message | None:
+        kind = kinds[int(message.payload)]
+        if blocks:
+            await trio.sleep(0.01)
+        first = message.payload not in tried
+        tried.add(message.payload)
+        if kind == "never" or (kind == "once" and first):
+            raise ValueError(kind)
+        return None if kind == "filtered" else message
+
+    async def run() -> None:
+        handler = handled(mixed, to=[to("out.x", jetstream=True), to("core")], max_deliver=most, **FROM)
+        async with world(handlers=[handler], brokers=one_broker()) as w:
+            fill(w.broker, len(kinds))
+            once, never = kinds.count("once"), kinds.count("never")
+            expected = {
+                "routed": kinds.count("good") + (once if most > 1 else 0),
+                "filtered": kinds.count("filtered"),
+                "returned": never * (most - 1) + (once if most > 1 else 0),
+                "given_up": never + (once if most == 1 else 0),
+            }
+            expected = {fate: count for fate, count in expected.items() if count}
+            await until(w, sum(expected.values()), 0, **expected)
+            assert unacked(w) == 0
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))
