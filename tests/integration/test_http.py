@@ -88,6 +88,8 @@ async def test_status(view: View) -> None:
     route.received, route.dead_lettered = 5, 1
     route.delivered["copy"] = 3
     route.failed["mapping"] = 1
+    route.fates["routed"], route.fates["lost"] = 3, 1
+    route.elapsed.record(0.1, 4)
     async with served(view) as address:
         code, body = await get_json(address, "/status")
     assert code == 200
@@ -103,7 +105,21 @@ async def test_status(view: View) -> None:
         "in_flight": 0,
         "last_error": None,
     }
+    ledger = body["routes"]["eu"].pop("ledger")
     assert body["routes"] == {"eu": {"state": "running", "received": 5, "routed": 3, "failed": 1, "dead_lettered": 1}}
+    assert ledger == {
+        "received": 5,
+        "in_hand": 1,
+        "settled": {
+            "routed": 3,
+            "filtered": 0,
+            "dead_lettered": 0,
+            "given_up": 0,
+            "returned": 0,
+            "duplicate": 0,
+            "lost": 1,
+        },
+    }
     assert body["ledger"]["main"] == {
         "accepted": 1,
         "pending": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -100,6 +101,10 @@ def test_everything_of_a_route_exists_at_zero(page: MetricsPage) -> None:
         for destination in ("out.{{wildcard(1)}}", "copy"):
             assert value(samples, "router_messages_routed_total", **labels, destination=destination) == 0
         assert value(samples, "router_messages_failed_total", **labels, reason="not_connected") == 0
+        for fate in ("routed", "filtered", "dead_lettered", "given_up", "returned", "duplicate", "lost"):
+            assert value(samples, "router_route_messages_settled_total", **labels, fate=fate) == 0
+        assert value(samples, "router_route_in_hand_count", **labels) == 0
+        assert value(samples, "router_route_ledger_unbalanced", **labels) == 0
         for reason in ("when", "handler", "unmatched"):
             assert value(samples, "router_messages_filtered_total", **labels, reason=reason) == 0
         assert value(samples, "router_route_duration_seconds_count", **labels) == 0
@@ -192,6 +197,38 @@ def test_the_ledger_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
     assert value(samples, "router_ledger_unbalanced", connection="main") == 0
     outbox.ledger.accepted += 1
     assert value(scrape(page), "router_ledger_unbalanced", connection="main") == 1
+
+
+def test_the_ledger_of_a_core_route_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
+    eu = view.routes[0]
+    eu.received = 11
+    eu.fates["routed"], eu.fates["lost"] = 2, 3
+    eu.never_routed = 1
+    eu.elapsed.record(0.1, 4)
+    eu.forwarded.record(0.1, 4)
+    labels = {"connection": "main", "route": "eu"}
+    samples = scrape(page)
+    assert value(samples, "router_route_messages_settled_total", **labels, fate="routed") == 2 + 4
+    assert value(samples, "router_route_messages_settled_total", **labels, fate="lost") == 3
+    assert value(samples, "router_route_in_hand_count", **labels) == 2
+    assert value(samples, "router_route_ledger_unbalanced", **labels) == 0
+    eu.fates["lost"] += 1
+    assert value(scrape(page), "router_route_ledger_unbalanced", **labels) == -1
+    assert value(scrape(page), "router_route_ledger_unbalanced", connection="main", route="us") == 0
+
+
+def test_the_ledger_of_a_route_from_a_stream_counts_what_came_again(page: MetricsPage, view: View) -> None:
+    eu = view.routes[0]
+    eu.holder = SimpleNamespace(in_hand=3)
+    eu.received, eu.duplicates = 9, 2
+    eu.fates["returned"], eu.fates["given_up"] = 5, 1
+    labels = {"connection": "main", "route": "eu"}
+    samples = scrape(page)
+    assert value(samples, "router_route_in_hand_count", **labels) == 3
+    assert value(samples, "router_route_messages_settled_total", **labels, fate="duplicate") == 2
+    assert value(samples, "router_route_ledger_unbalanced", **labels) == 0
+    eu.holder.in_hand = 2
+    assert value(scrape(page), "router_route_ledger_unbalanced", **labels) == 1
 
 
 def test_the_age_of_the_oldest_pending_operation(page: MetricsPage, view: View) -> None:
