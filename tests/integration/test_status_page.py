@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from router_trio.events import ConnectionLost, MessageFailed, PublishQueued
+from router_trio.states import ROUTE_FATES
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http import connection, server, watching
 from router_trio.telemetry.logs.recent import KEPT, LONGEST_TEXT, Recent
@@ -230,6 +231,12 @@ async def test_a_browser_shows_it_and_reads_nothing_as_html(tmp_path: Path, monk
     monkeypatch.setattr(watching, "LIFETIME", 0.3)
     view = make_view(["main", "edge"], ["eu", HOSTILE])
     view.name = HOSTILE
+    eu, other = view.routes
+    eu.received, eu.never_routed = 1234, 200
+    eu.fates["routed"], eu.fates["lost"] = 1000, 234
+    eu.elapsed.record(0.1, 1034)
+    other.received = 7
+    other.fates["given_up"] = 9
     async with served(view) as (telemetry, (host, port)):
         telemetry.emit(lost(reason=HOSTILE))
         shown = await trio.run_process(
@@ -253,4 +260,12 @@ async def test_a_browser_shows_it_and_reads_nothing_as_html(tmp_path: Path, monk
     assert "not ready" in text
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in text
     assert "<img" not in text
+    table = text.partition('<table id="route-ledger"')[2].partition("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(?:<span[^>]*>)?([^<]*)", row) for row in table.split("</tr>") if "<tr" in row]
+    assert [row for row in rows if row] == [
+        ["Route", "Received", "In hand", *(fate.replace("_", " ") for fate in ROUTE_FATES), "Adds up"],
+        ["eu", "1,234", "0", "1,000", "0", "0", "0", "0", "0", "234", "yes"],
+        [HOSTILE.replace("<", "&lt;").replace(">", "&gt;"), "7", "7", "0", "0", "0", "9", "0", "0", "0", "off by -9"],
+    ]
+    assert '<span class="pill bad">off by -9</span>' in table
     assert "s3cret" not in text
