@@ -88,7 +88,8 @@ class Story:
         for name, sent in traffic.expected.items():
             stored = await stream_messages(url, name)
             tallies[name] = tally(sent, [(message.subject, json.loads(message.payload)["n"]) for message in stored])
-        return judge(traffic.published, traffic.fates, traffic.refused, tallies, live.ledger())
+        routes = {name: route["ledger"] for name, route in live.status()["routes"].items()}
+        return judge(traffic.published, traffic.fates, traffic.refused, tallies, live.ledger(), routes)
 
     # --- telling ---
 

@@ -31,8 +31,9 @@ def judge(
     refused: Mapping[str, int],
     tallies: Mapping[str, Tally],
     ledger: Mapping[str, Mapping[str, Any]],
+    route_ledgers: Mapping[str, Mapping[str, Any]],
 ) -> Verdict:
-    """Weigh what publishers were told (`fates`, `refused`), what streams hold (`tallies`) and the ledger.
+    """Weigh what publishers were told (`fates`, `refused`), what streams hold (`tallies`) and the ledgers.
 
     From stream to stream each message must have arrived exactly once and in order. A core message must have arrived;
     what was unconfirmed when the server died is sent again and may arrive twice.
@@ -49,13 +50,18 @@ def judge(
         exactly_once = stream == "ARCHIVE"
         if not (found.exact if exactly_once else found.complete):
             faults.append(f"route {route}: {found}")
-    lines += ["", *ledger_lines(ledger), ""]
+    lines += ["", *ledger_lines(ledger), "", *route_ledger_lines(route_ledgers), ""]
     for connection, book in ledger.items():
         rest = book["accepted"] - book["pending"] - book["in_flight"] - sum(book["settled"].values())
         if rest:
             faults.append(f"the ledger of {connection} is off by {rest}")
         if book["pending"] or book["in_flight"]:
             faults.append(f"{connection} has {book['pending']} pending and {book['in_flight']} in flight")
+    for route, book in route_ledgers.items():
+        if rest := book["received"] - book["in_hand"] - sum(book["settled"].values()):
+            faults.append(f"the ledger of the route {route} is off by {rest}")
+        if book["in_hand"]:
+            faults.append(f"the route {route} has {book['in_hand']} in hand")
     if faults:
         return Verdict((*lines, *(f"LOST: {fault}" for fault in faults)), False)
     return Verdict((*lines, "Nothing was lost."), True)
@@ -71,4 +77,15 @@ def ledger_lines(ledger: Mapping[str, Mapping[str, Any]]) -> list[str]:
         numbers += [book["settled"].get(fate, 0) for fate in FATES]
         cells = [f"{number:>{len(head)}}" for number, head in zip(numbers, heads, strict=True)]
         lines.append("  ".join([connection.ljust(width), *cells]))
+    return lines
+
+
+def route_ledger_lines(ledgers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each route: its sum, with the fates that were met."""
+    width = max(map(len, ledgers), default=0)
+    lines = []
+    for route, book in ledgers.items():
+        fates = [f"{count} {fate.replace('_', ' ')}" for fate, count in book["settled"].items() if count]
+        parts = " + ".join([f"{book['in_hand']} in hand", *fates])
+        lines.append(f"{route.ljust(width)}  {book['received']} received = {parts}")
     return lines

@@ -48,6 +48,19 @@ BOOK = {
     "in_flight": 0,
     "settled": {"fenced": 6, "acked": 4, "dropped": 0, "failed": 0, "failed_open": 0},
 }
+ROUTE_BOOK = {
+    "received": 7,
+    "in_hand": 0,
+    "settled": {
+        "routed": 5,
+        "filtered": 0,
+        "dead_lettered": 0,
+        "given_up": 0,
+        "returned": 2,
+        "duplicate": 0,
+        "lost": 0,
+    },
+}
 
 
 def verdict(**changes: Any) -> tuple[bool, str]:
@@ -57,6 +70,7 @@ def verdict(**changes: Any) -> tuple[bool, str]:
         "refused": {},
         "tallies": {"ARCHIVE": EXACT, "READINGS": EXACT, "AUDIT": EXACT},
         "ledger": {"main": BOOK},
+        "route_ledgers": {"orders": ROUTE_BOOK, "payments": ROUTE_BOOK},
     }
     found = judge(**(facts | changes))
     return found.good, "\n".join(found.lines)
@@ -73,6 +87,8 @@ def test_a_good_verdict_has_the_ledger() -> None:
         "connection": "main", "accepted": "10", "pending": "0", "in_flight": "0",
         "fenced": "6", "acked": "4", "dropped": "0", "failed": "0", "failed_open": "0",
     }  # fmt: skip
+    assert "orders    7 received = 0 in hand + 5 routed + 2 returned" in lines
+    assert "payments  7 received = 0 in hand + 5 routed + 2 returned" in lines
 
 
 def test_a_core_message_may_come_twice_but_a_stream_message_may_not() -> None:
@@ -91,6 +107,8 @@ def test_every_other_fault_makes_it_bad() -> None:
         ({"fates": {"acked": 4}}, "1 publishes have no fate"),
         ({"ledger": {"main": BOOK | {"accepted": 11}}}, "the ledger of main is off by 1"),
         ({"ledger": {"main": BOOK | {"accepted": 11, "pending": 1}}}, "main has 1 pending and 0 in flight"),
+        ({"route_ledgers": {"eu": ROUTE_BOOK | {"received": 6}}}, "the ledger of the route eu is off by -1"),
+        ({"route_ledgers": {"eu": ROUTE_BOOK | {"received": 8, "in_hand": 1}}}, "the route eu has 1 in hand"),
     ):
         good, text = verdict(**changes)
         assert not good, changes
