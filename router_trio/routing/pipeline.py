@@ -239,18 +239,21 @@ class Routing:
             return
         base = delivery.message_id or (self.outlets[0].connection.new_message_id() if len(answers) > 1 else b"")
         several = len(answers) * len(self.outlets) > 1
+        sent = False
         for index, answer in enumerate(answers):
             own_id, changed = base, answer
             if index:
                 # Several answers to one message are several messages: each has an id of its own, the same each time.
                 own_id = b"%b.%d" % (base, index)
                 changed = _without_own_id(answer, message)
-            self.send_answer(changed, message, delivery, index, own_id, several)
+            sent |= self.send_answer(changed, message, delivery, index, own_id, several)
+        if not sent:
+            self.filter_out(delivery, UNMATCHED)
 
     def send_answer(
         self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool
-    ) -> None:
-        """Take one of the messages that a handler made of one to every destination."""
+    ) -> bool:
+        """Take one of the messages that a handler made of one to every destination. Return False if none is for it."""
         for place, outlet in enumerate(self.outlets):
             copy = number * len(self.outlets) + place
             if delivery.has_copied(copy):
@@ -263,6 +266,7 @@ class Routing:
                 )
             except RouterError as error:
                 self.refused(error, delivery, outlet)
+        return True
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""

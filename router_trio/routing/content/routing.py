@@ -92,7 +92,7 @@ class ContentRouting(Routing):
 
     def send_answer(
         self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool
-    ) -> None:
+    ) -> bool:
         """See `Routing`. What the handler made of the message is what decides."""
         unchanged = answer.headers is message.headers
         block = framing.header_block(delivery.raw) if unchanged else headers.encode(answer.headers)
@@ -102,9 +102,7 @@ class ContentRouting(Routing):
             chosen = content.choose_for(facts, delivery, number)
         except EvaluationError as error:
             self.expression_failed(error, delivery)
-            return
-        if not chosen:
-            self.filter_out(delivery, UNMATCHED)
+            return True
         for place in chosen:
             outlet = self.outlets[place]
             copy = number * len(self.outlets) + place
@@ -123,3 +121,4 @@ class ContentRouting(Routing):
                     )
                 except RouterError as error:
                     self.refused(error, delivery, outlet)
+        return bool(chosen)

@@ -260,7 +260,8 @@ async def test_what_a_handler_made_of_a_message_is_what_decides(autojump_clock: 
             ("zero", b'{"n": 3, "part": 0}'),
             ("two", b"3"),
         ]
-        assert w.route.filtered["when"] == 1
+        assert w.route.filtered == {"when": 1}
+        assert ledger(w) == {"routed": 2, "filtered": 1}
 
 
 async def in_three_parts(message: Message) -> list[Message]:
