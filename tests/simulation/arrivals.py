@@ -9,6 +9,7 @@ from math import inf
 from router_trio.protocol.framing import text
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
+from tests.simulation.content import CHANGED, Sent, places
 from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER
 from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
 from tests.simulation.schedule import Plan, Schedule
@@ -33,18 +34,24 @@ class Arrivals:
         schedule: Schedule,
         handled: Handled,
         published_at: Mapping[int, float],
+        sent: Mapping[int, Sent],
         broken: Callable[[str, str], None],
         trace: Trace,
     ) -> None:
-        """`published_at`: when each message of strangers was published, by its number."""
+        """`published_at` and `sent`: when each message of strangers was published, and as what, by its number."""
         self._plans = {plan.name: plan for plan in schedule.routes}
         self._in_order = not WITHOUT_ORDER & {step.kind for step in schedule.steps}
+        self._faults = set(schedule.faults)
+        self._forgets = {"crash", "restart", "second process", "message lost", *GOES_BACK}
         self._has_second = "second process" in schedule.faults
         self._window = schedule.windows["OUT"]
         # A copy may be sent again where its PubAck was lost, or the process that got it.
         self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
         self._handled = handled
         self._published_at = published_at
+        self._sent = sent
+        self._owner_of: dict[tuple[str, str], int] = {}
+        self._place_of: dict[tuple[str, int, int], int] = {}
         self._broken = broken
         self._trace = trace
         self.went_back_at: defaultdict[str, float] = defaultdict(lambda: -inf)
@@ -111,7 +118,50 @@ class Arrivals:
         number = number_of(publish.payload)
         if number < 0:
             self._broken("payload", f"a copy to {text(publish.subject)} has lost its payload: {publish.payload[:40]!r}")
+        elif number in self._sent:
+            self._check_content(self._plans[words[1]], int(words[2][1:]), number, publish)
         return (words[1], int(words[2][1:]), number, part_of(publish.payload)), words[3]
+
+    # --- content ---
+
+    def _check_content(self, plan: Plan, index: int, number: int, publish: Publish) -> None:
+        """A copy is where its content sends it, and as the destination wants it."""
+        target, sent = plan.targets[index], self._sent[number]
+        allowed = places(plan, number, sent)
+        told = f"message {number} of {plan.name} ({sent})"
+        if not allowed or (target.mirror is None and index not in allowed):
+            self._broken("content", f"{told} came to d{index}, which is none of {allowed}")
+        if (
+            publish.payload.endswith(CHANGED) is not target.changed
+            or (b"X-From: " in publish.header) is not target.changed
+        ):
+            self._broken("transform", f"{told} came to d{index} as {publish.header!r} {publish.payload[-40:]!r}")
+        if target.mirror is None and plan.strategy in ("weighted", "sticky", "fallback"):
+            self._check_choice(plan, index, number, part_of(publish.payload), sent, told)
+
+    def _check_choice(self, plan: Plan, index: int, number: int, part: int, sent: Sent, told: str) -> None:
+        if plan.strategy == "sticky":
+            owner = self._owner_of.setdefault((plan.name, sent.key), index)
+            if owner != index:
+                self._broken("sticky", f"{told} came to d{index}, and others of its key to d{owner}")
+            return
+        place = self._place_of.setdefault((plan.name, number, part), index)
+        if place != index and not self._may_choose_anew(plan):
+            self._broken("one destination", f"{told} came to d{index}, and before to d{place}")
+
+    def _may_choose_anew(self, plan: Plan) -> bool:
+        """Whether a route may choose once more for what has a copy at another destination.
+
+        What was chosen is known to the process, and as long as the stream is the one that it was: a crash or a restart
+        before the source's ack, another process, a stream that went back. `fallback` chooses anew for a message that
+        failed, and of which no copy is known to be stored: it is stored and unknown where the PubAck was lost or late,
+        or the link that it would have come by. A core message is routed once.
+        """
+        if not plan.stream:
+            return self._has_second
+        if self._forgets & self._faults:
+            return True
+        return plan.strategy == "fallback" and self._is_shaky
 
     # --- order ---
 
@@ -120,6 +170,11 @@ class Arrivals:
             return
         self._there.add(copy)
         route, index, number, part = copy
+        plan = self._plans[route]
+        if plan.targets[index].mirror is not None or (
+            plan.strategy in ("weighted", "fallback") and self._may_choose_anew(plan)
+        ):
+            return  # what comes again has no order among what another destination got
         line = self._line[route, index, part, key]
         before = [other for other in line if other[2] > number]
         if before and self._in_order and self._plans[route].stream and not self._may_be_late(copy, before, now):
@@ -146,9 +201,10 @@ class Arrivals:
     def complete(self, plan: Plan, number: int) -> bool:
         """Whether every destination has every part of a message."""
         parts = range(2 if self._handled.last.get((plan.name, number)) == SEVERAL else 1)
-        return all(
-            (plan.name, index, number, part) in self._there for index in range(len(plan.targets)) for part in parts
-        )
+        sent = self._sent.get(number)
+        wanted = range(len(plan.targets)) if sent is None else places(plan, number, sent)
+        enough = all if plan.strategy in ("all", "first_match") else any
+        return all(enough((plan.name, index, number, part) in self._there for index in wanted) for part in parts)
 
     def failed(self, route: str) -> set[int]:
         """The numbers of messages of a route of which a copy was refused: each comes again later and later."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from router_trio import Settings
-from tests.simulation.schedule import Plan, Schedule
+from tests.simulation.content import CHANGED
+from tests.simulation.schedule import Plan, Schedule, Target
 
 
 def settings_of(schedule: Schedule) -> Settings:
@@ -15,7 +16,14 @@ def settings_of(schedule: Schedule) -> Settings:
         telemetry={"listen": ""},
         connections=schedule.connections,
         routes=[
-            {"name": plan.name, "from": {"connection": plan.broker, **plan.source}, "to": destinations_of(plan)}
+            {
+                "name": plan.name,
+                "from": {"connection": plan.broker, **plan.source},
+                "to": destinations_of(plan),
+                "strategy": plan.strategy,
+                **({"when": plan.when.expression} if plan.when else {}),
+                **({"key": "subject"} if plan.strategy == "sticky" else {}),
+            }
             for plan in schedule.routes
             if plan.handler is None
         ],
@@ -30,6 +38,21 @@ def destinations_of(plan: Plan) -> list[dict[str, Any]]:
             "connection": target.broker,
             "subject": f"{'out' if target.jetstream else 'got'}.{plan.name}.d{index}.{last}",
             "jetstream": target.jetstream,
+            **_content_of(target),
         }
         for index, target in enumerate(plan.targets)
     ]
+
+
+def _content_of(target: Target) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if target.when is not None:
+        options["when"] = target.when.expression
+    if target.weight > 1:
+        options["weight"] = target.weight
+    if target.mirror is not None:
+        options["mirror"] = target.mirror
+    if target.changed:
+        options["payload"] = f'string(payload) + "{CHANGED.decode()}"'
+        options["headers"] = {"set": {"X-From": "subject"}}
+    return options

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from router_trio.testing.streams import EPOCH
+from tests.simulation.content import decided
 from tests.simulation.faults import FAULTS, NOT_YET
 from tests.simulation.handlers import MAKE
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
@@ -16,6 +17,9 @@ HORIZON = 40.0
 
 MOST_FAULTS = 5
 """Kinds of faults in one schedule: few, so that each has time to matter, and all of them over the seeds."""
+
+BY_CONTENT = 0.4
+"""Share of the seeds in which routes decide by content."""
 
 
 def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
@@ -30,6 +34,10 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     connections = [*names, *(f"{name}2" for name in names if "second connection" in faults)]
     count = random.choice((1, 1, 2, 2, 3, 4))
     routes = tuple(_route(random, f"r{number}", names, connections, also) for number in range(count))
+    # A generator of its own: the rest of a seed stays what it was before there was content to decide by.
+    content = Random(f"content {seed}")
+    if content.random() < BY_CONTENT:
+        routes = tuple(decided(plan, connections, content) if content.random() < 0.7 else plan for plan in routes)
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     steps = [*load]
     for kind in faults:

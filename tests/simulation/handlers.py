@@ -36,7 +36,7 @@ def number_of(payload: bytes) -> int:
 
 def part_of(payload: bytes) -> int:
     """Which of several answers it is."""
-    return int(payload.rpartition(b"/")[2]) if b"/" in payload else 0
+    return int(payload.rpartition(b"/")[2].partition(b" ")[0]) if b"/" in payload else 0
 
 
 def _sync(handled: Handled, route: str) -> Callable[[Message], Any]:

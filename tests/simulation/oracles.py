@@ -19,6 +19,7 @@ from router_trio.testing import FakeBroker
 from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream
 from tests.simulation.arrivals import Arrivals
+from tests.simulation.content import Sent, places
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.handlers import FILTERED, RAISED, Handled, number_of
 from tests.simulation.schedule import Plan, Schedule
@@ -56,7 +57,8 @@ class Oracles:
         self._handled = handled
         self._trace = trace
         self.published_at: dict[int, float] = {}
-        self._arrivals = Arrivals(schedule, handled, self.published_at, self.broken, trace)
+        self.sent: dict[int, Sent] = {}
+        self._arrivals = Arrivals(schedule, handled, self.published_at, self.sent, self.broken, trace)
         self._given_up: set[tuple[str, int]] = set()
         self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
         self._counted: dict[tuple[str, ...], float] = {}
@@ -246,6 +248,8 @@ class Oracles:
         """Whether a message is where the route and its handler want it, or is accounted as a failure of its own."""
         limits = [self._schedule.max_payload[target.broker[0]] for target in plan.targets]
         if number in self.fails_for_what_it_is or self.sizes.get(number, 0) > min(limits):
+            return True
+        if number in self.sent and not places(plan, number, self.sent[number]):
             return True
         outcome = self._handled.last.get((plan.name, number))
         if outcome == FILTERED or (outcome == RAISED and (plan.handler == "poison" or not plan.stream)):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.simulation.content import Test
 
 KEYS = ("k0", "k1", "k2", "k3")
 """The last token of every subject: what order is kept for."""
@@ -26,10 +29,22 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One destination of a drawn route."""
+    """One destination of a drawn route. `mirror` is its share, None if it is none; `changed`: it has a transform."""
 
     broker: str
     jetstream: bool
+    when: Test | None = None
+    weight: int = 1
+    mirror: float | None = None
+    changed: bool = False
+
+    def __str__(self) -> str:
+        told = [f"when {self.when}"] if self.when else []
+        told += [f"weight {self.weight}"] if self.weight > 1 else []
+        told += [f"mirror {self.mirror}"] if self.mirror is not None else []
+        told += ["changed"] if self.changed else []
+        kind = " (stream)" if self.jetstream else ""
+        return f"{self.broker}{kind}{' [' + ', '.join(told) + ']' if told else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,8 @@ class Plan:
     targets: tuple[Target, ...]
     handler: str | None
     source: dict[str, Any]
+    when: Test | None = None
+    strategy: str = "all"
 
     @property
     def filter(self) -> str:
@@ -49,9 +66,11 @@ class Plan:
         return str(self.source.get("filter") or self.source.get("subject")).rpartition(".")[2]
 
     def __str__(self) -> str:
-        to = ", ".join(f"{one.broker}{' (stream)' if one.jetstream else ''}" for one in self.targets)
+        to = ", ".join(map(str, self.targets))
         handled = f", handler {self.handler}" if self.handler else ""
-        return f"{self.name}: {self.source} on {self.broker} -> {to}{handled}"
+        decides = f", {self.strategy}" if self.strategy != "all" else ""
+        decides += f", when {self.when}" if self.when else ""
+        return f"{self.name}: {self.source} on {self.broker} -> {to}{handled}{decides}"
 
 
 @dataclass(frozen=True, slots=True)

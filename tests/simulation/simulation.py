@@ -11,6 +11,7 @@ from router_trio.routing.stream.failures import LONGEST_DELAY
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
 from tests.simulation.configuration import settings_of
+from tests.simulation.content import Sent
 from tests.simulation.faults import FAULTS, LOSES
 from tests.simulation.handlers import Handled
 from tests.simulation.oracles import Oracles
@@ -176,7 +177,9 @@ class Simulation:
         """A stranger publishes the next message, to a key or to one of so many; returns its number."""
         self._messages += 1
         number = self._messages
+        key = key or KEYS[number % keys]
         self.oracles.sizes[number] = size
+        self.oracles.sent[number] = Sent(key, headers, size)
         self.oracles.published_at[number] = trio.current_time()
         payload = b"%d" % number + (b" " + b"x" * size) * bool(size)
         fields = {
@@ -185,7 +188,7 @@ class Simulation:
             "id": {"Nats-Msg-Id": f"sender-{number}"},
             "same id": {"Nats-Msg-Id": f"sender-{number % 5}"},
         }[headers]
-        self.brokers[broker].publish(f"{subject}.{key or KEYS[number % keys]}", payload, fields)
+        self.brokers[broker].publish(f"{subject}.{key}", payload, fields)
         return number
 
     def publish_too_long(self, broker: str, subject: str) -> None:
