@@ -124,12 +124,15 @@ class Traces:
         return self._among(_parent_of_frame(frame) for frame in frames)
 
     def _among(self, parents: Iterable[TraceParent | None]) -> list[int]:
-        skip = self._skip
-        return [
-            index
-            for index, parent in enumerate(parents)
-            if (skip.over() if parent is None else parent is not UNSAMPLED and self._follows())
-        ]
+        without, found = list[int](), list[int]()
+        for index, parent in enumerate(parents):
+            if parent is None:
+                without.append(index)
+            elif parent is not UNSAMPLED and self._follows():
+                found.append(index)
+        found += [without[at] for at in self._skip.among(len(without))]
+        found.sort()
+        return found
 
     def _follows(self) -> bool:
         if self._followed.take():
@@ -236,21 +239,8 @@ class _Skips:
             self._log_of_rest = -inf if ratio >= 1 else log1p(-ratio)
         self._left = self._draw()
 
-    def over(self) -> bool:
-        """Return True if this one is sampled."""
-        if self._left > 0:
-            self._left -= 1
-            return False
-        self._left = self._draw()
-        return True
-
     def among(self, count: int) -> list[int]:
-        """The indexes of those of the next `count` that are sampled: what `over` would have said, in one step.
-
-        Fast path of `over`; held equal by
-        tests/unit/telemetry/test_traces.py::test_batches_are_sampled_as_their_messages_would_be_one_by_one, worth 10
-        instructions a message (tests/performance/test_fast_paths.py::test_a_batch_of_which_some_are_sampled).
-        """
+        """The indexes of those of the next `count` that are sampled, in one step."""
         found = []
         at = self._left
         while at < count:
