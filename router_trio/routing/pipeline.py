@@ -28,6 +28,7 @@ from router_trio.routing.handlers import (
 )
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
+from router_trio.routing.policy.reasons import UNMATCHED
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState
 

@@ -6,8 +6,7 @@ so that a test here fails, deletes the fast path. What holds both equal is named
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -25,7 +24,6 @@ from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of, delivery_of
-from router_trio.telemetry.traces.tracer import _Skips
 from tests.performance.instructions import Bench, delivered, finish, instructions, puback, raw
 from tests.support.compiled import looks_inside
 
@@ -235,15 +233,6 @@ async def test_what_a_program_publishes_in_a_row() -> None:
 
     together = publish(lambda receipt: outbox.offer_frame(frame, receipt))
     assert saved(together, publish(lambda receipt: outbox.offer(frame, owner=receipt))) >= 50  # 67
-
-
-async def test_a_batch_of_which_some_are_sampled() -> None:
-    fast, slow = (_Skips(0.01, Random(7)) for _ in range(2))
-
-    def one_by_one() -> Sequence[int]:
-        return [index for index in range(MESSAGES) if slow.over()]
-
-    assert saved(lambda: fast.among(MESSAGES), one_by_one) >= 10  # 13.5
 
 
 async def test_the_twin_saves_nothing() -> None:

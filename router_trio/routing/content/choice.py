@@ -56,9 +56,10 @@ class Content:
         before: Sequence[int] | None = delivery.choice(number)
         if before is None:
             chosen = self._strategy.choose(facts)
-        elif delivery.has_copies:
-            return before
-        else:
-            chosen = self._strategy.choose_again(before)
-        delivery.keep_choice(number, chosen)
-        return chosen
+            delivery.keep_choice(number, chosen)
+            return chosen
+        if not delivery.has_copies:
+            before = self._strategy.choose_again(before)
+            delivery.keep_choice(number, before)
+        # Mirrors had their copy the first time.
+        return [place for place in before if place not in self.mirrors]

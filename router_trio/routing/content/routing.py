@@ -44,6 +44,8 @@ class ContentRouting(Routing):
 
     def takes(self, delivery: Delivery) -> bool:
         """See `Routing`."""
+        if delivery.choice(0) is not None:
+            return True  # it was taken before: that is not asked twice
         try:
             taken = self.content.takes(self.content.facts(delivery.raw, delivery))
         except EvaluationError as error:
@@ -58,7 +60,7 @@ class ContentRouting(Routing):
         content = self.content
         try:
             facts = content.facts(delivery.raw, delivery)
-            if not content.takes(facts):
+            if delivery.choice(0) is None and not content.takes(facts):
                 self.filter_out(delivery, WHEN)
             else:
                 self.forward_chosen(delivery, facts, content.choose_for(facts, delivery, 0))

@@ -53,6 +53,7 @@ class StreamDelivery(Delivery):
     __slots__ = (
         "_source",
         "ack_subject",
+        "choices",
         "cursor",
         "message_id",
         "number",
@@ -82,6 +83,7 @@ class StreamDelivery(Delivery):
         self.recalled: bool = False
         self.refused: bool = False
         self.ack_subject: bytes = raw[1]
+        self.choices: dict[int, Sequence[int]] | None = None
         self._source = source
         self.sequence: int = sequence
         self.number: int = number
@@ -175,11 +177,16 @@ class StreamDelivery(Delivery):
 
     def choice(self, number: int) -> Sequence[int] | None:
         """See `Delivery.choice`."""
-        return self.cursor.failures.choice(self.sequence, number)
+        if self.choices is not None and number in self.choices:
+            return self.choices[number]
+        failures = self.cursor.failures
+        return failures.choice(self.sequence, number) if failures else None
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
-        """See `Delivery.keep_choice`."""
-        self.cursor.failures.keep_choice(self.sequence, number, chosen)
+        """See `Delivery.keep_choice`. It is kept for the next delivery if this one fails."""
+        if self.choices is None:
+            self.choices = {}
+        self.choices[number] = chosen
 
     def start_again(self) -> None:
         """See `Delivery.start_again`."""

@@ -10,7 +10,7 @@ Pure; the time is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 MOST_REMEMBERED = 65_536
@@ -64,9 +64,9 @@ class Failures:
         found = self._failed.get(sequence)
         return None if found is None else found.choices.get(number)
 
-    def keep_choice(self, sequence: int, number: int, chosen: Sequence[int]) -> None:
-        """These destinations were chosen for a message, which may come again."""
-        self._of(sequence).choices[number] = chosen
+    def keep_choices(self, sequence: int, choices: Mapping[int, Sequence[int]]) -> None:
+        """These destinations were chosen for a message, which comes again."""
+        self._of(sequence).choices.update(choices)
 
     def add(self, sequence: int) -> int:
         """The message failed once more. Return how often it has."""

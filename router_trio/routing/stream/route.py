@@ -266,6 +266,8 @@ class StreamRoute(Route):
             return
         now = trio.current_time()
         attempts = delivery.cursor.failures.add(delivery.sequence)
+        if delivery.choices is not None:
+            delivery.cursor.failures.keep_choices(delivery.sequence, delivery.choices)
         if self._policy.over(attempts):
             self._give_up(delivery, delivery.reason, attempts)
             self._acks.term(delivery.ack_subject, delivery.reason)

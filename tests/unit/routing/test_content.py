@@ -199,8 +199,10 @@ async def test_a_message_keeps_its_destination_while_a_copy_of_it_is_stored(auto
     places = [
         to("here.x", jetstream=True) | {"when": "deliveries == 1"},
         to("out.x", "edge", jetstream=True),
+        to("shadow") | {"mirror": 1.0},
     ]
-    async with world([stream("IN", *places, connection="main", nak_delay="1s")], brokers=brokers) as w:
+    route = stream("IN", *places, connection="main", nak_delay="1s") | {"when": "deliveries == 1"}
+    async with world([route], brokers=brokers) as w:
         brokers["edge"].deny_publish("out.x")
         fill(w.broker, 3)
         await eventually(lambda: len(w.payloads("HERE")) >= 1 and +w.route.failed != {})
@@ -208,6 +210,7 @@ async def test_a_message_keeps_its_destination_while_a_copy_of_it_is_stored(auto
         await all_acked(w, 3)
         assert w.payloads("OUT", "edge") == [b"0", b"1", b"2"]
         assert w.payloads("HERE") == [b"0", b"1", b"2"]
+        assert sorted(one.payload for one in w.broker.published if one.subject == "shadow") == [b"0", b"1", b"2"]
 
 
 # --- transforms ------------------------------------------------------------------------------------------------------
