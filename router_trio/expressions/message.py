@@ -10,6 +10,7 @@ from router_trio.expressions.body import WHOLE, BodyReader, decode
 from router_trio.expressions.functions.times import timestamp
 from router_trio.expressions.language.types import BYTES, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
 from router_trio.expressions.values import Budget, Value
+from router_trio.protocol.framing import RawMessage, payload, text
 from router_trio.protocol.headers import decode as decode_headers
 
 MESSAGE_VARIABLES: Mapping[str, Type] = {
@@ -127,11 +128,50 @@ class Facts:
             self.size = value = len(self.payload)
         elif name == "time":
             self.time = value = timestamp(self.time_ns)
-        elif name in self.__slots__:
+        elif name in Facts.__slots__:
             raise _no_value("time" if name == "time_ns" else name)
         else:
             raise AttributeError(name)
         return value
+
+
+class Arrived(Facts):
+    """A message of a core subscription as it came, of which nothing is cut out or decoded before it is asked for.
+
+    But for the header block: what most expressions look at. `reader` as for `Facts`.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: RawMessage, reader: BodyReader) -> None:
+        self._raw = raw
+        _, _, header_size, size, tail = raw
+        if header_size:
+            start = len(tail) - 2 - size
+            self.header_block = tail[start : start + header_size]
+        else:
+            self.header_block = b""
+        self.found_start = None
+        self._record = self._reader = reader
+
+    @property
+    def record(self) -> Any:
+        """See `Facts`."""
+        record = self._record
+        if record is self._reader:
+            _, _, header_size, size, tail = self._raw
+            record = self._record = record.record(tail[len(tail) - 2 - size + header_size : -2])
+        return record
+
+    def __getattr__(self, name: str) -> Value:
+        """See `Facts`."""
+        if name == "subject":
+            self.subject = text(self._raw[0])
+            return self.subject
+        if name == "payload":
+            self.payload = payload(self._raw)
+            return self.payload
+        return super().__getattr__(name)
 
 
 class Activation:

@@ -63,9 +63,10 @@ class Outlet:
         self.connection = connection
         self.outbox: Outbox = connection.outbox
         self.address: Address = Address(destination, connection)
-        self._prefixes = self.address.prefixes
         self._control = ControlHeaders(destination.keep)
         self._transform = destination.transform()
+        self.changes: bool = self._transform is not None
+        """True if a copy is not what the message was when it came."""
         self._own_ids = destination.own_ids
         self._carries_reply = destination.carries_reply
 
@@ -118,20 +119,19 @@ class Outlet:
         return framing.publish(framing.prefixed_subject(prefix), body, reply=reply, headers=block)
 
     def frame_by_content(self, raw: framing.RawMessage, facts: Facts) -> bytes:
-        """The frame of a core publish of a message, as the destination wants it.
+        """The frame of a core publish of a message of which the destination `changes` something.
 
         Raises `MappingError`, `PublishError` or `EvaluationError`.
         """
-        if self._transform is None:
-            subject, reply, header_size, size, tail = raw
-            prefix = self._prefixes.get(subject) or self.address.prefix_for(raw)
-            if header_size or reply:
-                return self.carried(raw, prefix)
-            if size > self.connection.max_payload:
-                measure(self.connection, size)
-            return prefix + tail
+        assert self._transform is not None
+        subject, reply, header_size, _, _ = raw
+        if not header_size and not self._transform.changes_headers:
+            return self.frame_of(self._transform.payload(facts, framing.payload(raw), self.connection.max_payload), raw)
+        if subject not in self.address.prefixes:
+            self.address.prefix_for(raw, _MORE_DIGITS)  # so that it is remembered
         target, block, body = self._copy_of(raw, None, facts)
-        reply = raw[1] if self._carries_reply else b""
+        if not self._carries_reply:
+            reply = b""
         self._check_size(target, block, len(body), reply)
         return framing.publish(target, body, reply=reply, headers=block)
 

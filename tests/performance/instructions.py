@@ -24,6 +24,7 @@ from router_trio.events import Event
 from router_trio.nats.jetstream.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
+from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core_route import CoreRoute
 from router_trio.routing.handlers import Handler
 from router_trio.routing.outlet import Outlet
@@ -130,7 +131,8 @@ class Bench:
         outlets = [Outlet(destination, self.connection) for destination in plan.destinations]
         templates, own_ids = [outlet.template for outlet in outlets], plan.settings.source.own_ids
         state = RouteState(plan.name, "main", templates, own_ids=own_ids)
-        return Routing(plan, outlets, state, self.events.append, self._tracing)
+        kind = ContentRouting if plan.decides or plan.transforms else Routing
+        return kind(plan, outlets, state, self.events.append, self._tracing)
 
     def _acked(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         self.answers += replies

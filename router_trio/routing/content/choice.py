@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from router_trio.expressions.message import Facts
+from router_trio.expressions.body import BodyReader
+from router_trio.expressions.message import Arrived, Facts
 from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.plans import RoutePlan
-from router_trio.routing.policy.strategies import Choice
+from router_trio.routing.policy.strategies import Choice, Fixed
 
 
 class Content:
@@ -19,6 +21,8 @@ class Content:
         """`healthy` says of the destination at a place whether it is connected and takes messages."""
         self._when = None if plan.when is None else plan.when.evaluate
         self._strategy = plan.strategy(healthy)
+        self.looks: bool = bool(plan.expressions) or plan.transforms
+        """True if expressions or transforms look at messages: then they have facts."""
         self._reader = plan.reader()
         self.sends_to_all: bool = not plan.decides or (
             plan.settings.strategy == "all"
@@ -32,6 +36,8 @@ class Content:
 
     def facts(self, raw: RawMessage, delivery: Delivery | None = None) -> Facts:
         """Return what expressions see of a message as it came; of a stream's, `delivery` tells where it was."""
+        if delivery is None or not delivery.from_stream:
+            return Arrived(raw, self._reader)
         return self.facts_of(framing.text(raw[0]), framing.header_block(raw), framing.payload(raw), delivery)
 
     def facts_of(self, subject: str, block: bytes, payload: bytes, delivery: Delivery | None) -> Facts:
@@ -39,6 +45,16 @@ class Content:
         if delivery is None:
             return Facts(subject, block, payload, self._reader)
         return Facts(subject, block, payload, self._reader, **delivery.in_stream())
+
+    @property
+    def parts(self) -> tuple[BodyReader, Callable[[Any], Any] | None, Callable[[Any], Choice] | None, Choice]:
+        """What is asked here, for who asks in a loop: the reader of `Arrived`, `when`, and the strategy.
+
+        In place of a strategy that always chooses the same: that.
+        """
+        if isinstance(self._strategy, Fixed):
+            return self._reader, self._when, None, self._strategy.choose(None)
+        return self._reader, self._when, self._strategy.choose, ()
 
     def takes(self, facts: Facts) -> bool:
         """Return True if the route takes the message. Raises `EvaluationError`."""
