@@ -25,6 +25,11 @@ ROUTES = {
     'to = [ { subject = "out.{{wildcard(1)}}", jetstream = true } ]',
 }
 """What router_trio is told for each kind of job."""
+BY_CONTENT = frozenset({"header", "body", "first-match", "weighted", "sticky", "payload"})
+"""Jobs of routes that look at what comes."""
+CONTENT = {"nats_py": BY_CONTENT, "faststream": frozenset({"header", "body"})}
+"""Who does which of them, besides router_trio."""
+CONTENT_PEERS = tuple(CONTENT)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import select
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +29,30 @@ SILENCE = 3.0
 class Block:
     """Prebuilt frames of equal length, repeated without end."""
 
-    def __init__(self, prefix: str, tokens: int, payload: bytes, *, routes: int = 0, reply: str = "") -> None:
-        """Subjects are `prefix` and a token; between them the number of a route, if there are several."""
+    def __init__(
+        self,
+        prefix: str,
+        tokens: int,
+        payload: bytes,
+        *,
+        routes: int = 0,
+        reply: str = "",
+        header_blocks: Sequence[bytes] = (b"",),
+    ) -> None:
+        """Subjects are `prefix` and a token; between them the number of a route, if there are several.
+
+        The messages have one header block after the other; `b""` is none.
+        """
         reply = f"{reply} " if reply else ""
         frames = []
         for number in range(max(routes, min(tokens, BLOCK_BYTES // (len(payload) + 32) + 1))):
             route = f"{number % routes:04d}." if routes else ""
-            head = f"PUB {prefix}{route}{number % tokens:04d} {reply}{len(payload)}\r\n"
-            frames.append(b"%b%b\r\n" % (head.encode(), payload))
+            block = header_blocks[number % len(header_blocks)]
+            word, sizes = ("HPUB", f"{len(block)} ") if block else ("PUB", "")
+            sizes += f"{len(block) + len(payload)}"
+            head = f"{word} {prefix}{route}{number % tokens:04d} {reply}{sizes}\r\n"
+            frames.append(b"%b%b%b\r\n" % (head.encode(), block, payload))
+        self.first_frame = frames[0]
         self.frame_size = len(frames[0])
         self._bytes = memoryview(b"".join(frames))
         self._offset = 0
@@ -99,12 +116,13 @@ class ClosedLoop:
         """Whole messages that were sent."""
         return self._sent_bytes // self._block.frame_size
 
-    def wait_until_routed(self, subject: str, *, every: float = 0.01) -> None:
-        """Send unmarked messages until one comes out. Raises `WireError` if none does."""
+    def wait_until_routed(self, subject: str, *, every: float = 0.01, probe: bytes = b"") -> None:
+        """Send unmarked messages until one comes out, or frames of `probe`. Raises `WireError` if none does."""
+        probe = probe or b"PUB %b 1\r\n.\r\n" % subject.encode()
         deadline = time.monotonic() + ROUTED_WITHIN
         self._sink.socket.settimeout(every)
         while time.monotonic() < deadline:
-            self._out.socket.sendall(b"PUB %b 1\r\n.\r\n" % subject.encode())
+            self._out.socket.sendall(probe)
             try:
                 # Not everything that comes is a message: the server may ask for a round trip.
                 if b"MSG " not in self._sink.receive():
@@ -176,12 +194,20 @@ class ClosedLoop:
 
 
 def closed(spec: dict[str, Any]) -> dict[str, Any]:
-    """Route as fast as can be: `prefix` -> `listen`, `payload` bytes, for `seconds` after `warm_up`."""
+    """Route as fast as can be: `prefix` -> `listen`, for `seconds` after `warm_up`.
+
+    `payload` is a number of bytes, or the payload itself, with one mark; `headers` are the lines of header blocks.
+    """
     routes = spec.get("routes", 0)
-    block = Block(spec["prefix"], spec["tokens"], payload_of(spec["payload"]), routes=routes)
+    text = spec["payload"]
+    payload = text.encode() if isinstance(text, str) else payload_of(text)
+    blocks = [f"NATS/1.0\r\n{line}\r\n\r\n".encode() for line in spec.get("headers", ())]
+    block = Block(spec["prefix"], spec["tokens"], payload, routes=routes, header_blocks=blocks or (b"",))
     loop = ClosedLoop(spec["url"], block, spec["listen"], spec["window"])
     pid = say_ready()
-    loop.wait_until_routed(spec["prefix"] + ("0000.0000" if routes else "0000"))
+    # A route that looks at what comes takes nothing else.
+    probe = block.first_frame if blocks or isinstance(text, str) else b""
+    loop.wait_until_routed(spec["prefix"] + ("0000.0000" if routes else "0000"), probe=probe)
     loop.run(time.perf_counter() + spec["warm_up"])
     start = Reading.take(loop.received, pid, spec["server_pid"])
     loop.run(start.at + spec["seconds"])

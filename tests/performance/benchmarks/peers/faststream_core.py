@@ -1,8 +1,12 @@
-"""FastStream's NATS broker: a subscriber that publishes. `faststream_core.py URL core|handler`"""
+"""FastStream's NATS broker: a subscriber that publishes, and filters if it is to.
+
+`faststream_core.py URL core|handler|header|body`
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 
 from faststream import FastStream  # type: ignore[import-not-found]
@@ -12,11 +16,21 @@ url, workload = sys.argv[1:3]
 broker = NatsBroker(url, logger=None)
 
 
-@broker.subscriber("in.*")  # type: ignore[untyped-decorator]
+subscriber = broker.subscriber("in.*")
+
+
+async def passes(message: NatsMessage) -> bool:
+    """The filter of the workload."""
+    if workload == "header":
+        return bool(message.headers.get("class") == "c4")
+    return workload != "body" or json.loads(message.body)["total"] > 100.0
+
+
+@subscriber(filter=passes)  # type: ignore[untyped-decorator]
 async def forward(body: bytes, message: NatsMessage) -> None:
     """`in.TOKEN` -> `out.TOKEN`."""
     payload = body.upper() if workload == "handler" else body
-    await broker.publish(payload, "out." + message.raw_message.subject[3:])
+    await broker.publish(payload, "out." + message.raw_message.subject[3:], headers=message.raw_message.headers)
 
 
 if __name__ == "__main__":

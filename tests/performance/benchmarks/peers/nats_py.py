@@ -1,6 +1,8 @@
 """nats-py on asyncio, used as its documentation shows: a callback that publishes, or fetch, publish_async and ack.
 
-`nats_py.py URL core|handler|stream [--uvloop] [--routes N] [--connections N] [--fetch N]`
+`nats_py.py URL core|handler|stream|JOB [--uvloop] [--routes N] [--connections N] [--fetch N]`
+
+JOB is one of `by_content.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from importlib import import_module
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+from tests.performance.benchmarks.peers.by_content import DECIDE
 
 
 async def core(url: str, with_handler: bool, routes: int, connections: int) -> None:
@@ -27,6 +31,21 @@ async def core(url: str, with_handler: bool, routes: int, connections: int) -> N
         for subject in [f"{prefix}{route:04d}.*" for route in range(routes)] or [f"{prefix}*"]:
             await client.subscribe(subject, cb=forward)
         await client.flush()
+    await asyncio.Event().wait()
+
+
+async def content(url: str, job: str) -> None:
+    """`in.TOKEN` -> `out.TOKEN`, as a callback would be written for the job."""
+    client = await nats.connect(url)
+    decide = DECIDE[job]()
+
+    async def forward(message: Msg) -> None:
+        payload = decide(message.headers or {}, message.data)
+        if payload is not None:
+            await client.publish("out." + message.subject[3:], payload, headers=message.headers)
+
+    await client.subscribe("in.*", cb=forward)
+    await client.flush()
     await asyncio.Event().wait()
 
 
@@ -65,6 +84,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.kind == "stream":
         job = stream(given.url, given.fetch)
+    elif given.kind in DECIDE:
+        job = content(given.url, given.kind)
     else:
         job = core(given.url, given.kind == "handler", given.routes, given.connections)
     if given.uvloop:

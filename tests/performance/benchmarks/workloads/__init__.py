@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from tests.performance.benchmarks.section import Section
 from tests.performance.benchmarks.setting import Setting
+from tests.performance.benchmarks.workloads.content import content
 from tests.performance.benchmarks.workloads.latency import latency
 from tests.performance.benchmarks.workloads.programs import drain, memory, publish, start
 from tests.performance.benchmarks.workloads.routing import core, handler, stream
@@ -17,6 +18,7 @@ WORKLOADS: dict[str, Workload] = {
     "core": core,
     "handler": handler,
     "stream": stream,
+    "content": content,
     "latency": latency,
     "publish": publish,
     "drain": drain,
