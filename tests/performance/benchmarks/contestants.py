@@ -27,7 +27,11 @@ ROUTES = {
 """What router_trio is told for each kind of job."""
 BY_CONTENT = frozenset({"header", "body", "first-match", "weighted", "sticky", "payload"})
 """Jobs of routes that look at what comes."""
-CONTENT = {"nats_py": BY_CONTENT, "faststream": frozenset({"header", "body"})}
+CONTENT = {
+    "nats_py": BY_CONTENT,
+    "faststream": frozenset({"header", "body"}),
+    "mq_bridge": frozenset({"header", "first-match"}),
+}
 """Who does which of them, besides router_trio."""
 CONTENT_PEERS = tuple(CONTENT)
 

@@ -1,6 +1,6 @@
 """mq-bridge, whose core is Rust: a route from `in.*`. It maps no subjects, so all goes to `out.0000`.
 
-`mq_bridge_route.py URL core|handler|stream`
+`mq_bridge_route.py URL core|handler|stream|header|first-match`; by a header it goes through a switch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ def main(url: str, workload: str) -> None:
         # A core subscription must be given a stream all the same; in subscriber mode it stands for nothing.
         source |= {"no_jetstream": True, "subscriber_mode": True}
         target |= {"no_jetstream": True}
-    route = Route.from_config({"input": {"nats": source}, "output": {"nats": target}, "batch_size": BATCH})
+    output: dict[str, Any] = {"nats": target}
+    if workload in ("header", "first-match"):
+        values = ["c4"] if workload == "header" else [f"c{number}" for number in range(10)]
+        output = {"switch": {"metadata_key": "class", "cases": {value: {"nats": target} for value in values}}}
+    route = Route.from_config({"input": {"nats": source}, "output": output, "batch_size": BATCH})
     if workload == "handler":
         route = route.with_handler(shout)
     route.run()
