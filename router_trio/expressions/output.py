@@ -59,7 +59,8 @@ def json_of(value: Value, largest: int) -> bytes:
 def _is_plain(value: Value) -> bool:
     """Return True for a small map of strings to what the encoder takes as it is.
 
-    Fast path of `_Writer`; held equal by tests/unit/expressions/test_output.py.
+    Fast path of `_Writer`; held equal by tests/unit/expressions/test_output.py, worth 140 instructions a message
+    (tests/performance/test_fast_paths.py::test_a_small_map_that_is_written_as_it_is).
     """
     if value.__class__ is not dict or len(value) > MANY:
         return False

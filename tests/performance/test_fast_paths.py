@@ -13,6 +13,7 @@ import pytest
 from trio.testing import MockClock
 
 from router_trio import Message, Receipt
+from router_trio.expressions.output import _is_plain, _Writer
 from router_trio.link import SubscriptionBatch
 from router_trio.message import FENCED, Fate
 from router_trio.nats.jetstream.pubacks import PubAcks
@@ -218,6 +219,11 @@ async def test_messages_that_go_by_their_content_together() -> None:
 
     together()
     assert saved(together, one_by_one) >= 660  # 828
+
+
+async def test_a_small_map_that_is_written_as_it_is() -> None:
+    value = {"id": "c-1", "total": 12345.0}
+    assert saved(lambda: _is_plain(value), lambda: _Writer(1024).plain(value, 0), 1) >= 140  # 176
 
 
 async def shout(message: Message) -> Message:
