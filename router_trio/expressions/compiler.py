@@ -1,27 +1,18 @@
-"""From the tree to closures: one for each part, which takes the activation and returns a value.
-
-What is known beforehand is done beforehand: constants are folded, an overload that can be only one is called without a
-look at the types, and the commonest predicates (a header that equals a string, a field of the body that is compared
-with a number) are one closure each.
-"""
+"""From the tree to closures: one for each part, which takes the activation and returns a value."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
 from typing import Any
 
 from router_trio.errors import EvaluationError
 from router_trio.expressions import access, macros
 from router_trio.expressions.access import Closure
-from router_trio.expressions.closures import Nothing, Watch, both, either, every, paid, truth, watched_by
-from router_trio.expressions.functions.patterns import EXTRA, PATTERN_COST, BadPattern, Pattern
-from router_trio.expressions.language.signatures import BY_ID
+from router_trio.expressions.calls import Calls
+from router_trio.expressions.closures import Watch, both, either, every, watched_by
 from router_trio.expressions.language.source import Source
 from router_trio.expressions.language.syntax import (
     LOCAL,
     TYPE_VALUE,
-    VARIABLE,
     Call,
     ListLiteral,
     Literal,
@@ -34,43 +25,10 @@ from router_trio.expressions.language.syntax import (
     size,
     walk,
 )
-from router_trio.expressions.language.types import (
-    BOOL,
-    BYTES,
-    DURATION,
-    DYN,
-    NULL,
-    NUMBERS,
-    SCALARS,
-    STRING,
-    TIMESTAMP,
-    UINT,
-    Type,
-    map_of,
-)
-from router_trio.expressions.language.usage import HEADERS, body_path
-from router_trio.expressions.operators import (
-    COMPARISONS,
-    FUNCTIONS,
-    compare,
-    dispatch_table,
-    element,
-    entry,
-    field,
-    has_field,
-    has_key,
-    indexed,
-    no_overload,
-)
-from router_trio.expressions.values import (
-    Budget,
-    TypeValue,
-    Uint,
-    Value,
-    equal,
-    key_of,
-    within,
-)
+from router_trio.expressions.language.types import UINT
+from router_trio.expressions.language.usage import body_path
+from router_trio.expressions.operators import field, has_field
+from router_trio.expressions.values import Budget, TypeValue, Uint, Value, key_of
 
 
 def compiled(source: Source, tree: Node, watch: Watch | None = None) -> Closure:
@@ -93,18 +51,7 @@ def compiled(source: Source, tree: Node, watch: Watch | None = None) -> Closure:
     return bounded
 
 
-_NULLABLE = frozenset({NULL, TIMESTAMP, DURATION})
-"""Types of which a value may be null: for the checker null is as good as a time."""
-
-
-class _Compiler:
-    def __init__(self, source: Source, watch: Watch | None) -> None:
-        self._source = source
-        self._watch = watch
-        self._constants: dict[Closure, Value] = {}
-        self._looping = False
-        """Within the part of a macro that is evaluated for each element: what takes long is paid for."""
-
+class _Compiler(Calls):
     def of(self, node: Node) -> Closure:
         """Return the closure of a node."""
         match node:
@@ -130,27 +77,6 @@ class _Compiler:
             return watched_by(run, node, self._watch)
         return run
 
-    # --- constants ---
-
-    def _constant(self, value: Value) -> Closure:
-        def constant(_message: Any) -> Value:
-            return value
-
-        self._constants[constant] = value
-        return constant
-
-    def _is_constant(self, *parts: Closure) -> bool:
-        return self._watch is None and all(part in self._constants for part in parts)
-
-    def _folded(self, run: Closure, *parts: Closure) -> Closure:
-        """Return a constant in place of what is made of constants. One that fails does so on each message."""
-        if not self._is_constant(*parts):
-            return run
-        try:
-            return self._constant(run(Nothing()))
-        except EvaluationError:
-            return run
-
     # --- names, fields, literals ---
 
     def _name(self, node: Name) -> Closure:
@@ -160,15 +86,6 @@ class _Compiler:
             slot = node.slot
             return lambda message: message.locals[slot]
         return access.variable(node.name)
-
-    def _is_headers(self, node: Node) -> bool:
-        return (
-            self._watch is None
-            and isinstance(node, Name)
-            and node.meaning == VARIABLE
-            and node.name == HEADERS
-            and node.type == map_of(STRING, STRING)
-        )
 
     def _select(self, node: Select) -> Closure:
         name = node.field
@@ -203,201 +120,11 @@ class _Compiler:
 
     # --- logic ---
 
-    def _truth(self, node: Node) -> Closure:
-        """Return the closure of a node that is true or false, and raises for all else."""
-        run = self.of(node)
-        if node.type == BOOL:
-            return run
-        return truth(run)
-
     def _logic(self, node: Logic) -> Closure:
         parts = [self._truth(part) for part in node.parts]
         if len(parts) == 2:
             return (both if node.operator == "&&" else either)(*parts)
         return every(parts, node.operator == "&&")
-
-    # --- calls ---
-
-    def _call(self, node: Call) -> Closure:
-        name = node.function
-        if name == "_?_:_":
-            return self._conditional(*node.arguments)
-        if name == "_[_]":
-            return self._index(node)
-        if name == "@in":
-            return self._in(*node.arguments)
-        if name in ("_==_", "_!=_"):
-            return self._equality(node, name == "_==_")
-        parts = [self.of(argument) for argument in node.arguments]
-        if name == "matches":
-            return self._matches(node, parts)
-        if name in COMPARISONS:
-            return self._folded(self._comparison(node, parts), *parts)
-        if name in ("dyn", "type"):
-            return self._folded(self._applied(FUNCTIONS[f"{name}:a"], parts, node), *parts)
-        if len(node.overloads) == 1 and self._is_exact(node):
-            return self._folded(self._applied(FUNCTIONS[node.overloads[0]], parts, node), *parts)
-        return self._folded(self._dispatched(node, parts), *parts)
-
-    @staticmethod
-    def _is_exact(node: Call) -> bool:
-        """Return True if the arguments are of the very types of the one overload, so that none has to be looked at."""
-        takes = BY_ID[node.overloads[0]].takes
-        pairs = zip(node.arguments, takes, strict=True)
-        return all(one.type.name == kind.name and one.type not in _NULLABLE for one, kind in pairs)
-
-    def _conditional(self, condition: Node, first: Node, second: Node) -> Closure:
-        holds, one, other = self._truth(condition), self.of(first), self.of(second)
-        return lambda message: one(message) if holds(message) else other(message)
-
-    def _applied(self, function: Callable[..., Value], parts: list[Closure], node: Call) -> Closure:
-        """Return the closure that calls a function with its arguments."""
-        if self._looping and not all(_is_small(one.type) for one in (node, *node.arguments)):
-            return paid(function, parts)
-        if len(parts) == 1:
-            (only,) = parts
-            return lambda message: function(only(message))
-        if len(parts) == 2:
-            left, right = parts
-            return lambda message: function(left(message), right(message))
-        return lambda message: function(*[part(message) for part in parts])
-
-    def _dispatched(self, node: Call, parts: list[Closure]) -> Closure:
-        """Return the closure that chooses the overload by the types of the values."""
-        table = dispatch_table(node.overloads)
-        name = node.function
-        if len(parts) == 2 and not self._looping:
-            left, right = parts
-
-            def call_two(message: Any) -> Value:
-                one, other = left(message), right(message)
-                function = table.get((one.__class__, other.__class__))
-                if function is None:
-                    raise no_overload(name, (one, other))
-                return function(one, other)
-
-            return call_two
-
-        def call(*values: Value) -> Value:
-            function = table.get(tuple([value.__class__ for value in values]))
-            if function is None:
-                raise no_overload(name, values)
-            return function(*values)
-
-        return self._applied(call, parts, node)
-
-    def _index(self, node: Call) -> Closure:
-        of, index = node.arguments
-        if isinstance(index, Literal) and isinstance(index.value, str):
-            if self._is_headers(of):
-                return access.header(index.value)
-            path = body_path(node) if self._watch is None else None
-            if path:
-                return access.body_field(path)
-        parts = [self.of(of), self.of(index)]
-        exact: Callable[..., Value] = element if of.type.name == "list" else entry if of.type.name == "map" else indexed
-        return self._folded(self._applied(exact, parts, node), *parts)
-
-    def _in(self, what: Node, of: Node) -> Closure:
-        if self._is_headers(of) and isinstance(what, Literal) and isinstance(what.value, str):
-            return access.has_header(what.value)
-        left, right = self.of(what), self.of(of)
-        if self._is_constant(right) and not self._looping:
-            values = self._constants[right]
-            if values.__class__ is list and all(value.__class__ is str for value in values):
-                strings = frozenset(values)
-
-                def among(message: Any) -> bool:
-                    value = left(message)
-                    return value.__class__ is str and value in strings
-
-                return self._folded(among, left)
-        looping = self._looping
-
-        def contained(message: Any) -> bool:
-            value, values = left(message), right(message)
-            if values.__class__ is list:
-                return within(value, values, message.budget if looping else Budget())
-            if values.__class__ is dict:
-                return has_key(values, value)
-            raise no_overload("in", (value, values))
-
-        return self._folded(contained, left, right) if not looping else contained
-
-    def _equality(self, node: Call, wanted: bool) -> Closure:
-        one, other = node.arguments
-        for name, constant in ((one, other), (other, one)):
-            header = self._header_name(name)
-            if header is not None and isinstance(constant, Literal) and isinstance(constant.value, str):
-                return access.header_equals(header, constant.value, wanted)
-        left, right = self.of(one), self.of(other)
-        if self._is_constant(left):
-            left, right = right, left
-        if self._is_constant(right) and not self._is_constant(left):
-            bound = self._constants[right]
-            if bound is None or bound.__class__ in (str, bytes):
-                if wanted:
-                    return lambda message: bool(left(message) == bound)
-                return lambda message: bool(left(message) != bound)
-        small = _is_small(one.type) and _is_small(other.type)
-        if one.type == other.type and one.type in SCALARS and (small or not self._looping):
-            test = operator.eq if wanted else operator.ne
-            return self._folded(lambda message: test(left(message), right(message)), left, right)
-        if self._looping:
-            return lambda message: equal(left(message), right(message), message.budget) is wanted
-        return self._folded(lambda message: equal(left(message), right(message)) is wanted, left, right)
-
-    def _header_name(self, node: Node) -> str | None:
-        """Return the name of the header that a node reads, if it reads one of a constant name."""
-        if isinstance(node, Select) and not node.test and self._is_headers(node.operand):
-            return node.field
-        if isinstance(node, Call) and node.function == "_[_]" and self._is_headers(node.arguments[0]):
-            index = node.arguments[1]
-            if isinstance(index, Literal) and isinstance(index.value, str):
-                return index.value
-        return None
-
-    def _comparison(self, node: Call, parts: list[Closure]) -> Closure:
-        test = COMPARISONS[node.function]
-        kinds = [one.type for one in node.arguments]
-        right = parts[1]
-        if self._is_constant(right) and kinds[1] in NUMBERS and kinds[0] == DYN:
-            path, bound = body_path(node.arguments[0]), self._constants[right]
-            if path:
-                return access.body_field_compared(path, node.function, bound)
-        if kinds[0] == kinds[1] and kinds[0] in SCALARS - _NULLABLE:
-            return self._applied(test, parts, node)
-        return self._applied(lambda one, other: compare(test, one, other), parts, node)
-
-    def _matches(self, node: Call, parts: list[Closure]) -> Closure:
-        text, pattern = parts
-        literal = node.arguments[1]
-        try:
-            known = Pattern(self._constants[pattern]) if pattern in self._constants else None
-            if known is None:
-                Pattern("")
-        except ImportError:
-            raise self._source.error(EXTRA, node.start, node.end) from None
-        except BadPattern as error:
-            raise self._source.error(f"RE2 can't read the pattern: {error}", literal.start, literal.end) from None
-        if known is None:
-            run = self._dispatched(node, parts)
-            if not self._looping:
-                return run
-
-            def costly(message: Any) -> Value:
-                message.budget.spend(PATTERN_COST)
-                return run(message)
-
-            return costly
-        find = known.found_in
-
-        def found(value: Value) -> bool:
-            if value.__class__ is not str:
-                raise no_overload("matches", (value,))
-            return find(value)
-
-        return self._folded(self._applied(found, [text], node), text)
 
     # --- macros ---
 
@@ -418,8 +145,3 @@ class _Compiler:
             "filter": macros.filtered,
         }[node.name]
         return macro(of, node.slot, made, weight)
-
-
-def _is_small(kind: Type) -> bool:
-    """Return True for a type whose values are all of one size."""
-    return kind in SCALARS and kind not in (STRING, BYTES)

@@ -33,11 +33,6 @@ class Expression:
     """Return the value for an activation (`Facts`). Raises EvaluationError, and nothing else."""
     _tree: Node = field(repr=False)
 
-    @property
-    def body_paths(self) -> frozenset[Path] | None:
-        """The paths of the body that it reads, or None if it reads the body as a whole."""
-        return None if self.body_fields is None else frozenset(self.body_fields)
-
 
 def compile_expression(
     text: str, variables: Mapping[str, Type], *, result: Type | None = None, name: str = "when"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from router_trio.errors import EvaluationError
 from router_trio.expressions.body import WHOLE, BodyReader, decode
@@ -172,32 +172,6 @@ class Arrived(Facts):
             self.payload = payload(self._raw)
             return self.payload
         return super().__getattr__(name)
-
-
-class Activation:
-    """Variables with their values, as they are: for tests, and for expressions on something else than a message."""
-
-    record = None
-    found_start: bytes | None = None
-    found: bytes
-
-    def __init__(self, variables: Mapping[str, Value]) -> None:
-        self.__dict__.update(variables)
-        self.locals: list[Value] = []
-        self.budget: Budget = Budget()
-
-    @property
-    def header_block(self) -> bytes:
-        """The headers as a raw block."""
-        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
-        return f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
-
-    def find_header(self, start: bytes) -> bytes | None:
-        """See `Facts.find_header`."""
-        return Facts.find_header(cast("Facts", self), start)
-
-    def __getattr__(self, name: str) -> Value:
-        raise _no_value(name)
 
 
 def _no_value(name: str) -> EvaluationError:

@@ -119,11 +119,6 @@ def type_value(kind: Type) -> TypeValue:
     return TypeValue(kind.name)
 
 
-def type_of_value(value: Value) -> TypeValue:
-    """Return `type(value)`."""
-    return TYPE_VALUES[value.__class__]
-
-
 def key_of(value: Value) -> Value:
     """Return what a value is as the key of a map that is made. Raises EvaluationError if it can't be one."""
     kind = value.__class__

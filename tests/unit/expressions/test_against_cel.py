@@ -10,7 +10,7 @@ import pytest
 
 from router_trio.errors import EvaluationError, ExpressionError
 from router_trio.expressions.expression import compile_expression
-from router_trio.expressions.message import Activation
+from tests.unit.expressions.activation import Activation
 from tests.unit.expressions.drawn import VARIABLES, Drawer, data
 from tests.unit.expressions.oracle import FAILED, REFUSED, Oracle, outcome
 

@@ -17,8 +17,9 @@ from router_trio.expressions.expression import compile_expression, trace
 from router_trio.expressions.functions import patterns
 from router_trio.expressions.language.signatures import FUNCTIONS, OPERATORS
 from router_trio.expressions.language.types import DYN
-from router_trio.expressions.message import STREAM_VARIABLES, Activation, Facts
+from router_trio.expressions.message import STREAM_VARIABLES, Facts
 from router_trio.expressions.output import payload_of
+from tests.unit.expressions.activation import Activation
 
 LONGEST = 0.5
 """Seconds that one evaluation may take here: ten times what it takes on a machine that does nothing else."""

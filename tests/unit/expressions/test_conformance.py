@@ -10,8 +10,8 @@ import pytest
 
 from router_trio.errors import EvaluationError, ExpressionError
 from router_trio.expressions.expression import compile_expression
-from router_trio.expressions.message import Activation
 from router_trio.expressions.values import equal
+from tests.unit.expressions.activation import Activation
 from tests.unit.expressions.conformance import (
     CASES_LEFT_OUT,
     FILES,

@@ -14,8 +14,9 @@ from router_trio.expressions.expression import Expression, compile_expression, t
 from router_trio.expressions.language.parser import MAX_DEPTH, MAX_NESTED, MAX_NODES, MAX_TEXT
 from router_trio.expressions.language.signatures import BY_ID
 from router_trio.expressions.language.types import BOOL, DYN, INT, STRING, Type, list_of, map_of
-from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES, Activation
+from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES
 from router_trio.expressions.operators import FUNCTIONS
+from tests.unit.expressions.activation import Activation
 
 PACKAGE = Path(router_trio.expressions.__file__).parent
 
@@ -169,15 +170,14 @@ def compiled(text: str) -> Expression:
 def test_what_is_read_is_known() -> None:
     one = compiled('headers["region"] == "eu" && body.total > 100 && body["customer"].id in tokens')
     assert one.reads == {"headers", "body", "tokens"}
-    assert one.body_paths == frozenset({("total",), ("customer", "id")})
     assert one.body_fields == {("total",): False, ("customer", "id"): False}
     assert compiled("size(body.items) > 1 && has(body.x)").body_fields == {("items",): True, ("x",): True}
-    assert compiled("body.items[0].sku == 'a'").body_paths == frozenset({("items",)})
-    assert compiled("body.a[subject]").body_paths == frozenset({("a",)})
-    assert compiled("body[subject]").body_paths is None
-    assert compiled("size(body)").body_paths is None
+    assert compiled("body.items[0].sku == 'a'").body_fields == {("items",): True}
+    assert compiled("body.a[subject]").body_fields == {("a",): True}
+    assert compiled("body[subject]").body_fields is None
+    assert compiled("size(body)").body_fields is None
     assert compiled("[{'a': 1}].exists(body, body.a == 1)").reads == frozenset()
-    assert compiled("subject").body_paths == frozenset()
+    assert compiled("subject").body_fields == {}
 
 
 @pytest.mark.parametrize(

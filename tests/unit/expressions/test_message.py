@@ -11,9 +11,10 @@ from router_trio.errors import EvaluationError
 from router_trio.expressions.body import decode as decode_body
 from router_trio.expressions.body import reader_for
 from router_trio.expressions.expression import compile_expression, trace
-from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES, Activation, Facts
+from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES, Facts
 from router_trio.expressions.values import Timestamp
 from router_trio.protocol.headers import Headers, decode, encode
+from tests.unit.expressions.activation import Activation
 
 BLOCK = encode(Headers([("region", "eu"), ("X-Trace", "1"), ("region", "us"), ("empty", "")]))
 
