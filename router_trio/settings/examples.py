@@ -51,6 +51,9 @@ def _has_one_payload(section: S) -> S:
 class ExampleMessage(Section, init=False):
     """`[tests.message]`: the message that comes."""
 
+    connection: str | None = Field(
+        None, description="Name of the connection that it comes on; by default that of the first route that takes it."
+    )
     subject: Subject = Field(description="Subject that it comes on.", examples=["orders.7.created"])
     headers: HeaderValues = Field(default={}, description="Its headers.", examples=[{"region": "eu"}])
     body: JSON = Field(

@@ -67,12 +67,17 @@ class FakeBroker:
         *,
         duplicate_window: float = 120.0,
         max_messages: int | None = None,
+        fallback: bool = False,
     ) -> None:
         """Create a stream. `duplicate_window` is in seconds; with `max_messages` it refuses what would be more.
 
+        A `fallback`, which no real server has, takes what no other stream takes: its subjects may overlap with theirs.
+
         Raises `ValueError` if the name is taken or the subjects overlap with those of another stream.
         """
-        self._server.add_stream(name, subjects, duplicate_window=duplicate_window, max_messages=max_messages)
+        self._server.add_stream(
+            name, subjects, duplicate_window=duplicate_window, max_messages=max_messages, fallback=fallback
+        )
 
     def delete_stream(self, name: str) -> None:
         """Delete a stream and its consumers. Raises `KeyError` if there is none of that name."""

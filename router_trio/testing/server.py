@@ -87,7 +87,8 @@ class Server:
         """Route to subscriptions, store in the stream that takes the subject, and answer at the reply subject."""
         subject = text(publish.subject)
         wanted = self._route(subject, publish)
-        stream = next((stream for stream in self.streams.values() if stream.takes(subject)), None)
+        takers = [stream for stream in self.streams.values() if stream.takes(subject)]
+        stream = min(takers, key=lambda stream: stream.fallback, default=None)
         if stream is not None and now >= stream.leaderless_until:
             self._store(stream, publish, now)
         elif publish.reply and not wanted:
@@ -150,7 +151,13 @@ class Server:
     # --- streams and consumers ---
 
     def add_stream(
-        self, name: str, subjects: Iterable[str], *, duplicate_window: float, max_messages: int | None
+        self,
+        name: str,
+        subjects: Iterable[str],
+        *,
+        duplicate_window: float,
+        max_messages: int | None,
+        fallback: bool = False,
     ) -> None:
         """Create a stream. Raises `ValueError` if the name or a subject is taken, `SubjectError` for a bad subject."""
         stream = Stream(
@@ -160,11 +167,12 @@ class Server:
             duplicate_window=duplicate_window,
             max_messages=max_messages,
             epoch=self._epoch,
+            fallback=fallback,
         )
         if name in self.streams:
             raise ValueError(f"there is a stream {name!r} already: delete it first, or use another name")
         for other in self.streams.values():
-            if other.overlaps(stream):
+            if other.fallback == fallback and other.overlaps(stream):
                 raise ValueError(f"stream {name!r}: subjects overlap with those of stream {other.name!r}")
         self.streams[name] = stream
         self._streams_created += 1

@@ -46,7 +46,8 @@ class Stream:
     """One stream. It keeps all that it takes, so sequences start at 1 and have no gaps. When full it refuses.
 
     `epoch` is what the zero of Trio's clock is for its server, in Unix seconds; `answers_after` the seconds that a
-    PubAck takes; without a leader it takes nothing, and `sealed` it refuses everything.
+    PubAck takes; without a leader it takes nothing, and `sealed` it refuses everything. A `fallback` takes what no
+    other stream of its server takes.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Stream:
         duplicate_window: float,
         max_messages: int | None,
         epoch: float = EPOCH,
+        fallback: bool = False,
     ) -> None:
         self.name = name
         self.created = created
@@ -66,6 +68,7 @@ class Stream:
         self.leaderless_until: float = -inf
         self.sealed = False
         self.epoch = epoch
+        self.fallback = fallback
         self.subjects: tuple[str, ...] = tuple(subjects)
         self.stored: list[Stored] = []
         for subject in self.subjects:

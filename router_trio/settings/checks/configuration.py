@@ -294,6 +294,8 @@ def _check_examples(examples: Sequence[ExampleSettings | None], connections: Con
             yield Problem(
                 f"tests[{index}].name", f"{example.name!r} is the name of tests[{first}] already; choose another"
             )
+        if example.message.connection is not None:
+            yield from _check_connection(f"tests[{index}].message.connection", example.message.connection, connections)
         for number, expected in enumerate(example.expect):
             if expected.connection is not None:
                 yield from _check_connection(

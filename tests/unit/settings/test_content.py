@@ -264,6 +264,7 @@ def example(**changes: Any) -> dict[str, Any]:
         ({"message": {"subject": "a", "json": 1, "payload": "1"}}, "message", "json and payload exclude each other"),
         ({"message": {"subject": "a", "headers": {"a b": "c"}}}, "message.headers", "header name 'a b' is not valid"),
         ({"message": {"subject": "a", "json": float("inf")}}, "message.json", "must be what JSON can hold"),
+        ({"message": {"subject": "a", "connection": "mian"}}, "message.connection", "there is no connection 'mian'"),
         ({"expect": [{"subject": "a", "payload": 5}]}, "expect[0].payload", "must be text in quotes"),
         ({"expect": [{"subject": "a", "connection": "mian"}]}, "expect[0].connection", "there is no connection 'mian'"),
         ({"expect": {}}, "expect", "must be a list"),

@@ -38,6 +38,20 @@ def test_streams_must_not_share_names_or_subjects() -> None:
         broker.add_stream("OTHER", ["*.new"])
     with pytest.raises(SubjectError):
         broker.add_stream("OTHER", ["other..new"])
+
+
+async def test_a_fallback_takes_what_no_other_stream_takes() -> None:
+    broker = FakeBroker()
+    broker.add_stream("ALL", [">"], fallback=True)
+    broker.add_stream("ORDERS", ["orders.>"])
+    with pytest.raises(ValueError, match="overlap with those of stream 'ALL'"):
+        broker.add_stream("MORE", ["more.>"], fallback=True)
+    broker.publish("orders.new")
+    broker.publish("bills.new")
+    assert [[one.subject for one in broker.messages(name)] for name in ("ORDERS", "ALL")] == [
+        ["orders.new"],
+        ["bills.new"],
+    ]
     broker.add_stream("OTHER", ["other.>"])
 
 
