@@ -22,6 +22,7 @@ from router_trio.cli.demo import demo
 from router_trio.cli.explain import explain
 from router_trio.cli.run import run
 from router_trio.cli.schema import schema
+from router_trio.cli.test.command import run_tests
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.quotes import redact
 
@@ -92,6 +93,7 @@ app: App = App(
 )
 for _command in (run, demo, check, explain, contract, schema):
     app.command(_command)
+app.command(run_tests, name="test")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

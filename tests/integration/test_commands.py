@@ -13,7 +13,7 @@ import pytest
 from router_trio.events import catalogue
 from tests.support.command import COMMAND, command, environment
 
-COMMANDS = ("run", "demo", "check", "explain", "contract", "schema")
+COMMANDS = ("run", "demo", "check", "explain", "test", "contract", "schema")
 
 CONFIG = """
 [connections.main]
@@ -167,6 +167,34 @@ def test_check_names_a_handler_that_can_not_be_had(module: str | None, told: str
     assert done.stdout.startswith(f"{config}: routes[0].handler: ")
     assert told in done.stdout
     assert len(done.stdout.splitlines()) == 1
+
+
+# --- test ---
+
+TESTS = """
+[[tests]]
+name = "to Europe"
+message = { subject = "orders.7.created", payload = "x" }
+expect = [ { subject = "eu.7.created", payload = "x" } ]
+
+[[tests]]
+name = "as JSON"
+message = { subject = "orders.7.created", json = { id = 7 } }
+expect = [ { subject = "eu.7.created", json = { id = 8 } } ]
+"""
+
+
+def test_tests_of_a_configuration(config: Path) -> None:
+    config.write_text(CONFIG + TESTS)
+    done = command("test", "router.toml", "--only", "to Europe", cwd=config.parent)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok      to Europe\n1 passed, 0 failed\n", "")
+    done = command("test", "router.toml", cwd=config.parent)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert '\n    -   "id": 8\n    +   "id": 7\n' in done.stdout
+    assert done.stdout.endswith("\n1 passed, 1 failed\n")
+    done = command("test", "router.toml", "--json", cwd=config.parent)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [one["passed"] for one in json.loads(done.stdout)["tests"]] == [True, False]
 
 
 # --- explain ---

@@ -1,0 +1,1 @@
+"""`router-trio test`: the examples of a configuration, run on fake brokers."""

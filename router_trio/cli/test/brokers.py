@@ -1,0 +1,80 @@
+"""The world of one example: a fake broker for each connection, with the streams that its routes need.
+
+A configuration names streams, and not which subjects they have. So a stream has the subjects that its routes filter;
+one that is read without a filter has the subject of the message, if no other stream has it; and what is published to
+JetStream otherwise is stored in a stream for all the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from router_trio.settings import RouteSettings, Settings
+from router_trio.settings.examples import ExampleMessage
+from router_trio.subjects.patterns import matches, overlaps
+from router_trio.testing import FakeBroker
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a message comes in: on a connection, in a stream of it or in none, and the names of the routes it meets."""
+
+    connection: str
+    stream: str | None
+    routes: tuple[str, ...]
+
+
+def entry_of(message: ExampleMessage, routes: Sequence[RouteSettings]) -> Entry | None:
+    """Return where a message comes in; None if no route takes it."""
+    takers = [
+        route
+        for route in routes
+        if matches(route.source.pattern, message.subject) and message.connection in (None, route.source.connection)
+    ]
+    if not takers:
+        return None
+    connection = takers[0].source.connection
+    here = [route for route in takers if route.source.connection == connection]
+    streams = [route.source for route in here if route.source.stream is not None]
+    # It is in one stream: the first with such subjects, else the first that might have any.
+    stream = next((one.stream for one in sorted(streams, key=lambda one: one.filter is None)), None)
+    met = tuple(route.name for route in here if route.source.stream in (None, stream))
+    return Entry(connection, stream, met)
+
+
+def brokers_for(settings: Settings, message: ExampleMessage, entry: Entry) -> dict[str, FakeBroker]:
+    """Return a broker for each connection, by name, on which every route can run."""
+    brokers = {name: FakeBroker() for name in settings.connections}
+    for name, broker in brokers.items():
+        taken: list[str] = []
+        for stream, subjects in _streams(settings.routes, name).items():
+            # What two streams seem to have is in the first.
+            own = [one for one in subjects if not any(overlaps(one, other) for other in taken)]
+            if (name, stream) == (entry.connection, entry.stream) and not any(
+                matches(one, message.subject) for one in (*taken, *own)
+            ):
+                own.append(message.subject)
+            taken += own
+            broker.add_stream(stream, own)
+        broker.add_stream(_rest(settings.routes), [">"], fallback=True)
+    return brokers
+
+
+def _streams(routes: Sequence[RouteSettings], connection: str) -> dict[str, list[str]]:
+    """Return the streams that are read on a connection, with what is filtered from them; with filters first."""
+    streams: dict[str, list[str]] = {}
+    for source in sorted((route.source for route in routes), key=lambda source: source.filter is None):
+        if source.stream is not None and source.connection == connection:
+            subjects = streams.setdefault(source.stream, [])
+            if source.filter is not None and source.filter not in subjects:
+                subjects.append(source.filter)
+    return streams
+
+
+def _rest(routes: Sequence[RouteSettings]) -> str:
+    """Return a name that no stream of the configuration has."""
+    name = "REST"
+    while any(route.source.stream == name for route in routes):
+        name += "_"
+    return name

@@ -1,0 +1,102 @@
+"""`router-trio test`: do messages become what the configuration says that they become."""
+
+from __future__ import annotations
+
+import gc
+import json as encoder
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from router_trio.cli import outcome
+from router_trio.cli.configuration import load_with_handlers
+
+if TYPE_CHECKING:
+    from router_trio.cli.test.example_run import Result
+    from router_trio.settings.examples import ExampleSettings
+
+_HINT = """\
+there are no [[tests]] in {config}. Write one, such as
+
+    [[tests]]
+    name = "an order goes to Europe"
+    message = {{ subject = "orders.7.created", json = {{ id = "7" }} }}
+    expect = [ {{ subject = "eu.7", json = {{ id = "7" }} }} ]"""
+
+_STYLES = {"ok": "green", "FAILED": "red", "-": "red", "+": "green"}
+
+
+def run_tests(
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file.")],
+    /,
+    *,
+    only: Annotated[str | None, Parameter(help="The name of the one test to run.", show_default=False)] = None,
+    json: Annotated[bool, Parameter(help="Print JSON.", show_default=False)] = False,
+) -> int:
+    """Run the [[tests]] of a configuration.
+
+    For each, a router with all routes runs on fake brokers in memory, gets
+    the message of the test, and what comes out is compared with what is
+    expected: - is what did not come, + what was not expected. It takes no
+    time and connects to nothing. Handlers are imported and called. Exits
+    with 1 if a test failed. Why a message failed is printed also if nothing
+    was to come out of it.
+
+    For example:
+
+        router-trio test router.toml
+        router-trio test router.toml --only "an order goes to Europe"
+    """
+    settings = load_with_handlers(config)
+    examples = _chosen(config, settings.tests, only)
+    from router_trio.cli.test.example_run import run_examples
+
+    gc.enable()  # see `__main__`
+    results = []
+    for result in run_examples(settings, examples):
+        results.append(result)
+        if not json:
+            _print(_lines(result))
+    failed = sum(not result.passed for result in results)
+    if json:
+        print(encoder.dumps({"tests": [result.as_json() for result in results]}, indent=2))
+    else:
+        _print([f"{len(results) - failed} passed, {failed} failed"])
+    return outcome.FAILED if failed else outcome.DONE
+
+
+def _chosen(config: Path, examples: Sequence[ExampleSettings], only: str | None) -> Sequence[ExampleSettings]:
+    if not examples:
+        raise outcome.UsageError(_HINT.format(config=config))
+    if only is None:
+        return examples
+    chosen = [example for example in examples if example.name == only]
+    if not chosen:
+        from router_trio.settings.problems import suggestion
+
+        raise outcome.UsageError(
+            f"--only {only!r}: there is no test of that name; {suggestion(only, [one.name for one in examples])}"
+        )
+    return chosen
+
+
+def _lines(result: Result) -> Iterable[str]:
+    yield f"{'ok' if result.passed else 'FAILED':6}  {result.example.name}"
+    for line in result.difference or result.failures:
+        yield f"    {line}".rstrip()
+
+
+def _print(lines: Iterable[str]) -> None:
+    if not sys.stdout.isatty():
+        for line in lines:
+            print(line, flush=True)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(Text(line, style=_STYLES.get(line.split(maxsplit=1)[0] if line.strip() else "", "")))

@@ -1,0 +1,115 @@
+"""`router-trio test`: what it prints and how it ends. `test_examples` has what it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from router_trio.cli import main, outcome
+
+CONFIG = """
+[connections.main]
+servers = ["nats://127.0.0.1:4222"]
+
+[[routes]]
+name = "eu"
+from = { subject = "orders.*" }
+to = [ { subject = "eu.{{wildcard(1)}}" } ]
+"""
+
+TESTS = """
+[[tests]]
+name = "an order goes to Europe"
+message = { subject = "orders.7", json = { id = "7" } }
+expect = [ { subject = "eu.7", json = { id = "7" } } ]
+
+[[tests]]
+name = "a bill goes nowhere"
+message = { subject = "bills.7" }
+expect = []
+"""
+
+WRONG = """
+[[tests]]
+name = "wrong"
+message = { subject = "orders.7", json = { id = "7" } }
+expect = [ { subject = "eu.8" } ]
+"""
+
+
+def command(tmp_path: Path, text: str, *arguments: str) -> int:
+    (tmp_path / "router.toml").write_text(text)
+    return main(["test", str(tmp_path / "router.toml"), *arguments])
+
+
+def test_all_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, CONFIG + TESTS) == outcome.DONE
+    assert capsys.readouterr() == (
+        "ok      an order goes to Europe\nok      a bill goes nowhere\n2 passed, 0 failed\n",
+        "",
+    )
+
+
+def test_one_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, CONFIG + TESTS + WRONG) == outcome.FAILED
+    told = capsys.readouterr().out
+    assert told.endswith("FAILED  wrong\n    - subject: eu.8\n    + subject: eu.7\n2 passed, 1 failed\n")
+
+
+def test_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, CONFIG + TESTS + WRONG, "--json") == outcome.FAILED
+    [order, bill, wrong] = json.loads(capsys.readouterr().out)["tests"]
+    came = {"connection": "main", "subject": "eu.7", "headers": {}, "json": {"id": "7"}}
+    assert order == {
+        "name": "an order goes to Europe",
+        "passed": True,
+        "expected": [{"subject": "eu.7", "json": {"id": "7"}}],
+        "got": [came],
+        "difference": "",
+    }
+    assert (bill["passed"], bill["expected"], bill["got"]) == (True, [], [])
+    assert (wrong["passed"], wrong["got"], wrong["difference"]) == (False, [came], "- subject: eu.8\n+ subject: eu.7")
+
+
+def test_only_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, CONFIG + TESTS + WRONG, "--only", "a bill goes nowhere") == outcome.DONE
+    assert capsys.readouterr().out == "ok      a bill goes nowhere\n1 passed, 0 failed\n"
+    assert command(tmp_path, CONFIG + TESTS, "--only", "a bil goes nowhere") == outcome.WRONG_USAGE
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "--only 'a bil goes nowhere': there is no test of that name; did you mean 'a bill goes nowhere'?" in told.err
+
+
+def test_no_tests_is_an_error_with_an_example_that_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    route = CONFIG.replace("orders.*", "orders.*.created")
+    assert command(tmp_path, route) == outcome.WRONG_USAGE
+    told = capsys.readouterr().err
+    assert "there are no [[tests]] in" in told
+    assert command(tmp_path, route + told[told.index("\n    [[tests]]") :]) == outcome.DONE
+
+
+def test_an_invalid_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, CONFIG + TESTS.replace("expect", "expcet")) == outcome.INVALID_CONFIGURATION
+    assert "tests[0].expcet" in capsys.readouterr().err
+
+
+def test_a_handler_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = CONFIG.replace('name = "eu"', 'name = "eu"\nhandler = "no_such_module:handler"')
+    assert command(tmp_path, text + TESTS) == outcome.INVALID_CONFIGURATION
+    assert "routes[0].handler" in capsys.readouterr().err
+
+
+def test_in_a_terminal_what_differs_has_a_colour(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert command(tmp_path, CONFIG + WRONG) == outcome.FAILED
+    told = capsys.readouterr().out
+    assert "\x1b[31m    - subject: eu.8\x1b[0m\n" in told
+    assert "\x1b[32m    + subject: eu.7\x1b[0m\n" in told
