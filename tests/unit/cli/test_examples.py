@@ -36,8 +36,6 @@ async def stuck(message):
     await trio.sleep_forever()
 """
 
-EXTRA = pytest.mark.xfail(strict=True, reason="content routing is wired in routing/ next")
-
 
 def core(subject: str, *to: str | dict[str, Any], name: str = "r", **rest: Any) -> dict[str, Any]:
     destinations = [{"subject": one} if isinstance(one, str) else one for one in to]
@@ -250,13 +248,11 @@ def test_a_message_that_is_never_settled_fails(handlers: str) -> None:
 # --- routing by content ---
 
 
-@EXTRA
 def test_when_decides() -> None:
     route = core("in", "out", when='headers["region"] == "eu"')
     assert run(route, test=example({"subject": "in", "headers": {"region": "us"}})).passed
 
 
-@EXTRA
 def test_the_first_match_is_taken() -> None:
     to = [{"subject": "fast", "when": 'body.priority == "high"'}, {"subject": "slow"}]
     route = core("in", *to, strategy="first_match")
@@ -265,14 +261,12 @@ def test_the_first_match_is_taken() -> None:
     assert run(route, test=example(low, "slow")).passed
 
 
-@EXTRA
 def test_a_payload_is_made() -> None:
     route = core("in", {"subject": "out", "payload": '{"id": body.id, "total": body.total * 100.0}'})
     message = {"subject": "in", "json": {"id": "7", "total": 150.5, "more": 1}}
     assert run(route, test=example(message, {"subject": "out", "json": {"id": "7", "total": 15050}})).passed
 
 
-@EXTRA
 def test_why_an_expression_failed_is_said() -> None:
     found = run(core("in", "out", when="body.total > 1"), test=example({"subject": "in", "payload": "x"}, "out"))
     assert found.difference[0].startswith("route r: the message failed: expression: ")
