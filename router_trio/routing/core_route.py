@@ -130,10 +130,10 @@ class CoreRoute(Route):
         together = ContentBatch(self.routing, received_at)
         start = 0
         for index in tracing.sampled(batch) if tracing.active else ():
-            together.forward(batch[start:index])
+            together.forward_batch(batch[start:index])
             together.forward_traced(batch[index])
             start = index + 1
-        together.forward(batch[start:] if start else batch)
+        together.forward_batch(batch[start:] if start else batch)
         together.offer_kept()
 
     def _forward_traced(self, received_at: float, batch: list[framing.RawMessage]) -> None:

@@ -207,7 +207,7 @@ class MirrorCopy:
         else:
             self._route.mirror_failed[fate.reason or fate.name] += count
 
-    def refuse(self, reason: str) -> None:
+    def count_failure(self, reason: str) -> None:
         """The copy never became an operation."""
         self._route.mirror_failed[reason] += 1
 

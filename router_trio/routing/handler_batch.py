@@ -95,7 +95,7 @@ class HandlerBatch:
         """The same for one message that is sampled."""
         delivery = self._delivery(raw)
         self._routing.begin_trace(delivery)
-        if not self._routing.takes(delivery):
+        if not self._routing.takes_message(delivery):
             delivery.done()
             return None
         message = as_message(raw, self._routing.plan.connection)
@@ -114,7 +114,7 @@ class HandlerBatch:
     def _taken(self, raw: framing.RawMessage) -> bool:
         """Return True if the route takes a message; else it is done."""
         delivery = self._delivery(raw)
-        taken = self._routing.takes(delivery)
+        taken = self._routing.takes_message(delivery)
         if not taken:
             delivery.done()
         return taken

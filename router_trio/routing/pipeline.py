@@ -174,7 +174,7 @@ class Routing:
             try:
                 outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery))
             except RouterError as error:
-                self.refused(error, delivery, outlet)
+                self.not_accepted(error, delivery, outlet)
         delivery.done()
 
     def filter_out(self, delivery: Delivery, reason: str) -> None:
@@ -200,15 +200,15 @@ class Routing:
             return
         # What counts as the routing in each of them (see `Delivery`) is their only destination here.
         for refused, error in only.forward_each(deliveries):
-            self.refused(error, refused, only)
+            self.not_accepted(error, refused, only)
 
-    def takes(self, delivery: Delivery) -> bool:
+    def takes_message(self, delivery: Delivery) -> bool:
         """Return True if the route takes a message, else it is filtered or failed. `Delivery.done` is the caller's."""
         return True
 
     async def handle(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination."""
-        if not self.takes(delivery):
+        if not self.takes_message(delivery):
             delivery.done()
             return
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
@@ -266,7 +266,7 @@ class Routing:
                     answer, message, delivery.raw, owner, message_id=own_id, trace_parent=trace_parent
                 )
             except RouterError as error:
-                self.refused(error, delivery, outlet)
+                self.not_accepted(error, delivery, outlet)
         return True
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
@@ -278,7 +278,7 @@ class Routing:
             delivery.trace.failed(kind, told if self._full_errors else kind)
         self.emit_failure("handler_error", told, error_type=kind)
 
-    def refused(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
+    def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
         reason = reason_of(error)
         delivery.fail(reason)

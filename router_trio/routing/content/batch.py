@@ -38,7 +38,7 @@ class ContentBatch:
         self._received_at = received_at
         self._ways = _Ways(routing.outlets)
 
-    def forward(self, batch: Sequence[RawMessage]) -> None:
+    def forward_batch(self, batch: Sequence[RawMessage]) -> None:
         """Send messages that nobody samples."""
         ways, state = self._ways, self._routing.state
         content = self._routing.content

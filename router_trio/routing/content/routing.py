@@ -42,7 +42,7 @@ class ContentRouting(Routing):
         outlet, trouble = self.outlets[place], self.state.to[place].trouble
         return outlet.connection.connected and (trouble is None or trouble == NOT_LOOKED_UP)
 
-    def takes(self, delivery: Delivery) -> bool:
+    def takes_message(self, delivery: Delivery) -> bool:
         """See `Routing`."""
         if delivery.choice(0) is not None:
             return True  # it was taken before: that is not asked twice
@@ -79,13 +79,13 @@ class ContentRouting(Routing):
                 try:
                     outlet.forward(delivery.raw, mirror, delivery, facts=facts)
                 except RouterError as error:
-                    mirror.refuse(reason_of(error))
+                    mirror.count_failure(reason_of(error))
             elif not delivery.has_copied(place):
                 owner = self.owner_of(delivery, outlet, place)
                 try:
                     outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery), facts)
                 except RouterError as error:
-                    self.refused(error, delivery, outlet)
+                    self.not_accepted(error, delivery, outlet)
 
     def expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
         """An expression has no value for a message: it fails. `Delivery.done` is the caller's."""
@@ -113,7 +113,7 @@ class ContentRouting(Routing):
                 try:
                     outlet.forward_message(answer, message, delivery.raw, mirror, message_id=own_id, facts=facts)
                 except RouterError as error:
-                    mirror.refuse(reason_of(error))
+                    mirror.count_failure(reason_of(error))
             elif not delivery.has_copied(copy):
                 owner = self.owner_of(delivery, outlet, copy, several=several)
                 parent = outlet.trace(delivery, len(answer.payload))
@@ -122,5 +122,5 @@ class ContentRouting(Routing):
                         answer, message, delivery.raw, owner, message_id=own_id, trace_parent=parent, facts=facts
                     )
                 except RouterError as error:
-                    self.refused(error, delivery, outlet)
+                    self.not_accepted(error, delivery, outlet)
         return bool(chosen)
