@@ -189,7 +189,12 @@ class OperationWithAck(CoreOperation):
     with_ack = True
 
     def __init__(self, order: int, frame: bytes, owner: Owner | None, accepted_at: float, clean: bool) -> None:
-        super().__init__(order, frame, owner, accepted_at, clean)
+        # Not by the constructor above: one call more would be felt by each publish.
+        self.order = order
+        self.frame = frame  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.owner = owner
+        self.accepted_at = accepted_at
+        self.clean = clean
         self.first_written_at: float | None = None
         self.refused_for: str | None = None
         self.resent: bool = False

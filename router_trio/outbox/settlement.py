@@ -135,7 +135,9 @@ class Settlement:
         self.counters.succeeded["publish_with_ack"] += clean
         now = self._clock()
         for operation, fate in operations:
-            operation.settle(fate, now)
+            owner = operation.owner
+            if owner is not None:
+                owner.settle(operation, 1, fate, now)
         if self._drain_left:
             until = self._drain_until
             self._drained(sum([operation.order <= until for operation, _ in operations]), success=True)

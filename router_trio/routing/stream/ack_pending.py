@@ -115,7 +115,11 @@ class AckPending:
     def take_first(self, most: int) -> list[StreamDelivery]:
         """Take out what `first` would give, one after the other: they are routed now, and nobody looks meanwhile."""
         waiting, order = self.waiting, self.order
-        taken: list[StreamDelivery] = []
+        if not order.lines and len(waiting) <= most:
+            taken = list(waiting)
+            waiting.clear()
+            return taken
+        taken = []
         while waiting and len(taken) < most and (not order.lines or self.first() is not None):
             taken.append(waiting.popleft())
         return taken

@@ -77,7 +77,13 @@ class StreamDelivery(Delivery):
         time: bytes,
         message_id: bytes,
     ) -> None:
-        super().__init__(source.state, raw, received_at)
+        # Not by the constructor above: one call more would be felt by each message.
+        self.route = source.state
+        self.raw = raw
+        self.received_at = received_at
+        self.remaining = 1
+        self.reason = None
+        self.trace = None
         self.cursor: StreamCursor = cursor
         self.recalled: bool = False
         self.refused: bool = False
