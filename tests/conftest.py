@@ -9,11 +9,16 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from router_trio.embedded import HOST
 from tests.support.proxy import TcpProxy, tcp_proxy
 from tests.support.servers import NatsServer, nats_server
+
+# What one example takes depends on what else the machine does. Costs have tests of their own.
+hypothesis.settings.register_profile("router_trio", deadline=None)
+hypothesis.settings.load_profile("router_trio")
 
 _THREADS_END_WITHIN = 2.0
 _IDLE_TRIO_WORKER = "Trio thread"  # trio keeps idle workers for ten seconds; a busy one has the name of its job
