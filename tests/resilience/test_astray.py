@@ -128,7 +128,8 @@ def _settings(url: str, *names: str, ack_wait: float = 30.0, **connection: Any) 
         stream_route("SOURCE", f"sink.{name}", name=name, durable=name, filter=f"source.{name}", ack_wait=ack_wait)
         for name in names
     ]
-    given = settings(url, routes=routes, **connection)
+    # Long: a link that a test silences must live until the server has delivered into it.
+    given = settings(url, routes=routes, **{"liveness_interval": "30s", **connection})
     return given.model_copy(update={"router": given.router.model_copy(update={"shutdown_timeout": 0.5})})
 
 
