@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -31,9 +30,6 @@ from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState
-
-if TYPE_CHECKING:
-    pass
 
 
 class Routing:
@@ -168,9 +164,7 @@ class Routing:
         for copy, outlet in enumerate(self.outlets):
             if delivery.has_copied(copy):
                 continue
-            owner = (
-                delivery.copy(outlet.template, copy) if len(self.outlets) > 1 else delivery.owner_for(outlet.template)
-            )
+            owner = self.owner_of(delivery, outlet, copy)
             try:
                 outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery))
             except RouterError as error:
@@ -259,7 +253,7 @@ class Routing:
             copy = number * len(self.outlets) + place
             if delivery.has_copied(copy):
                 continue
-            owner = delivery.copy(outlet.template, copy) if several else delivery.owner_for(outlet.template)
+            owner = self.owner_of(delivery, outlet, copy, several=several)
             trace_parent = outlet.trace(delivery, len(answer.payload))
             try:
                 outlet.forward_message(

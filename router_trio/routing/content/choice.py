@@ -24,11 +24,6 @@ class Content:
         self.looks: bool = bool(plan.expressions) or plan.transforms
         """True if expressions or transforms look at messages: then they have facts."""
         self._reader = plan.reader()
-        self.sends_to_all: bool = not plan.decides or (
-            plan.settings.strategy == "all"
-            and all(one.when is None and one.mirror is None for one in plan.destinations)
-        )
-        """True if every message that the route takes goes to every destination."""
         self.mirrors: frozenset[int] = frozenset(
             place for place, one in enumerate(plan.destinations) if one.mirror is not None
         )
@@ -60,14 +55,11 @@ class Content:
         """Return True if the route takes the message. Raises `EvaluationError`."""
         return self._when is None or bool(self._when(facts))
 
-    def choose(self, facts: Facts) -> Choice:
-        """Return which destinations get a message, by their places. Raises `EvaluationError`."""
-        return self._strategy.choose(facts)
-
     def choose_for(self, facts: Facts, delivery: Delivery, number: int) -> Choice:
-        """Return the same for the message `number` that a handler made of one, 0 if there is but one.
+        """Return which destinations get a message, by their places. Raises `EvaluationError`.
 
-        A message that was chosen for before keeps its destinations while one of them has its copy.
+        `number` is that of one of several messages which a handler made of one, else 0. A message that was chosen for
+        before keeps its destinations while one of them has its copy.
         """
         before: Sequence[int] | None = delivery.choice(number)
         if before is None:

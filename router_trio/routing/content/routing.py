@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from router_trio.errors import EvaluationError, RouterError
 from router_trio.events import Emit
 from router_trio.expressions.message import Facts
 from router_trio.message import Message
+from router_trio.outbox.operation import Owner
 from router_trio.protocol import framing, headers
 from router_trio.routing.content.choice import Content
 from router_trio.routing.delivery import Delivery, MirrorCopy
@@ -72,18 +73,39 @@ class ContentRouting(Routing):
         """Take one message to the destinations at these places, if any. `Delivery.done` is the caller's."""
         if not chosen:
             self.filter_out(delivery, UNMATCHED)
+
+        def send(outlet: Outlet, owner: Owner, trace_parent: bytes | None) -> None:
+            outlet.forward(delivery.raw, owner, delivery, trace_parent, facts)
+
+        self._send_copies(delivery, chosen, send)
+
+    def _send_copies(
+        self,
+        delivery: Delivery,
+        chosen: Sequence[int],
+        send: Callable[[Outlet, Owner, bytes | None], None],
+        *,
+        number: int = 0,
+        several: bool = False,
+        size: int | None = None,
+    ) -> None:
+        """Send one copy to each destination at these places, but what has its copy, each with an owner of its own.
+
+        `number`, `several`: see `send_answer`. `size`: see `Outlet.trace`.
+        """
         for place in chosen:
             outlet = self.outlets[place]
+            copy = number * len(self.outlets) + place
             if place in self.content.mirrors:
                 mirror = MirrorCopy(self.state, outlet.template)
                 try:
-                    outlet.forward(delivery.raw, mirror, delivery, facts=facts)
+                    send(outlet, mirror, None)
                 except RouterError as error:
                     mirror.count_failure(reason_of(error))
-            elif not delivery.has_copied(place):
-                owner = self.owner_of(delivery, outlet, place)
+            elif not delivery.has_copied(copy):
+                owner = self.owner_of(delivery, outlet, copy, several=several)
                 try:
-                    outlet.forward(delivery.raw, owner, delivery, outlet.trace(delivery), facts)
+                    send(outlet, owner, outlet.trace(delivery, size))
                 except RouterError as error:
                     self.not_accepted(error, delivery, outlet)
 
@@ -105,22 +127,11 @@ class ContentRouting(Routing):
         except EvaluationError as error:
             self.expression_failed(error, delivery)
             return True
-        for place in chosen:
-            outlet = self.outlets[place]
-            copy = number * len(self.outlets) + place
-            if place in content.mirrors:
-                mirror = MirrorCopy(self.state, outlet.template)
-                try:
-                    outlet.forward_message(answer, message, delivery.raw, mirror, message_id=own_id, facts=facts)
-                except RouterError as error:
-                    mirror.count_failure(reason_of(error))
-            elif not delivery.has_copied(copy):
-                owner = self.owner_of(delivery, outlet, copy, several=several)
-                parent = outlet.trace(delivery, len(answer.payload))
-                try:
-                    outlet.forward_message(
-                        answer, message, delivery.raw, owner, message_id=own_id, trace_parent=parent, facts=facts
-                    )
-                except RouterError as error:
-                    self.not_accepted(error, delivery, outlet)
+
+        def send(outlet: Outlet, owner: Owner, trace_parent: bytes | None) -> None:
+            outlet.forward_message(
+                answer, message, delivery.raw, owner, message_id=own_id, trace_parent=trace_parent, facts=facts
+            )
+
+        self._send_copies(delivery, chosen, send, number=number, several=several, size=len(answer.payload))
         return bool(chosen)
