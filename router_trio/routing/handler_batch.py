@@ -57,7 +57,7 @@ class HandlerBatch:
         only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
         keep = self._frames[0].append
         for raw, message in messages:
-            if self._decides and not self._taken(raw):
+            if self._decides and not self._takes(self._delivery(raw)):
                 continue
             try:
                 answer = begin(handler, message)
@@ -95,8 +95,7 @@ class HandlerBatch:
         """The same for one message that is sampled."""
         delivery = self._delivery(raw)
         self._routing.begin_trace(delivery)
-        if not self._routing.takes_message(delivery):
-            delivery.done()
+        if not self._takes(delivery):
             return None
         message = as_message(raw, self._routing.plan.connection)
         try:
@@ -111,9 +110,8 @@ class HandlerBatch:
         self._answered(answer, message, delivery)
         return None
 
-    def _taken(self, raw: framing.RawMessage) -> bool:
+    def _takes(self, delivery: Delivery) -> bool:
         """Return True if the route takes a message; else it is done."""
-        delivery = self._delivery(raw)
         taken = self._routing.takes_message(delivery)
         if not taken:
             delivery.done()

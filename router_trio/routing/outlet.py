@@ -145,9 +145,7 @@ class Outlet:
         target = self.address.subject_for(subject)
         block, body = tail[start : start + header_size], tail[start + header_size : end]
         block = self._headers(block, message_id, self.address.ending_for(subject), facts)
-        if self._transform is not None and facts is not None:
-            body = self._transform.payload(facts, body, self.connection.max_payload)
-        return target, block, body
+        return target, block, self._transformed_payload(body, facts)
 
     def forward(
         self,
@@ -230,9 +228,7 @@ class Outlet:
         Raises as `forward`, and `SubjectError` for a bad subject.
         """
         target, block, reply = self._addressed(message, origin, raw, message_id, facts)
-        body = message.payload
-        if self._transform is not None and facts is not None:
-            body = self._transform.payload(facts, body, self.connection.max_payload)
+        body = self._transformed_payload(message.payload, facts)
         self._send(target, block, body, owner, trace_parent, reply)
 
     def frame(self, message: Message, origin: Message, raw: framing.RawMessage) -> bytes:
@@ -245,7 +241,7 @@ class Outlet:
     def frame_of(self, body: bytes, raw: framing.RawMessage) -> bytes:
         """The frame of a core publish of a message without headers of which only the payload has changed.
 
-        As `frame`, for `HandlerBatch.take`, whose tests hold it equal. Raises as `forward`.
+        As `frame`, for `HandlerBatch.handle_each`, whose tests hold it equal. Raises as `forward`.
         """
         prefix = self.address.prefixes.get(raw[0]) or self.address.prefix_for(raw, _MORE_DIGITS)
         size = len(body)
@@ -282,8 +278,7 @@ class Outlet:
             block = headers.encode(self._control.removed_from(message.headers, origin.headers))
         else:
             block = self._without_control(framing.header_block(raw)) if raw[2] else b""
-        if self._transform is not None and facts is not None:
-            block = self._transform.headers(facts, block, self.connection.max_payload)
+        block = self._transformed_headers(block, facts)
         if self.destination.jetstream or message_ids.HEADER in block:
             block = self._with_id(block, chosen or self._first_id(block, message_id), self.destination.copy_id(target))
         return target, block, reply
@@ -339,12 +334,20 @@ class Outlet:
 
         A stream knows a copy by its id. A core publish has one only if the message had one.
         """
-        block = self._without_control(block)
-        if self._transform is not None and facts is not None:
-            block = self._transform.headers(facts, block, self.connection.max_payload)
+        block = self._transformed_headers(self._without_control(block), facts)
         if self.destination.jetstream or message_ids.HEADER in block:
             return self._with_id(block, self._first_id(block, first_id), ending)
         return block
+
+    def _transformed_headers(self, block: bytes, facts: Facts | None) -> bytes:
+        if self._transform is None or facts is None:
+            return block
+        return self._transform.headers(facts, block, self.connection.max_payload)
+
+    def _transformed_payload(self, body: bytes, facts: Facts | None) -> bytes:
+        if self._transform is None or facts is None:
+            return body
+        return self._transform.payload(facts, body, self.connection.max_payload)
 
     def _without_control(self, block: bytes) -> bytes:
         return block if self._control.search(block) is None else self._control.removed(block)

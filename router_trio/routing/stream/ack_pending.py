@@ -56,7 +56,7 @@ class AckPending:
         `patience`: see `StreamCursor.mark_received`. `went_back` is told of each that shows that the stream went back
         in time: it and what comes behind it is taken as of another stream.
         """
-        # Fast path of _take; held equal by
+        # Fast path of _add; held equal by
         # test_both_ways_of_streams.py::test_deliveries_are_taken_together_as_they_would_be_one_by_one, worth 180
         # instructions a message (tests/performance/test_fast_paths.py::test_deliveries_that_follow_are_taken_together).
         sequences = columns[0]
