@@ -60,9 +60,8 @@ class Outbox:
     ) -> None:
         self.connection = connection
         self.settlement: Settlement = Settlement(connection, emit=emit, clock=clock, fail_open=fail_open)
-        self._settlement = self.settlement
-        self.ledger: Ledger = self._settlement.ledger
-        self.counters: Counters = self._settlement.counters
+        self.ledger: Ledger = self.settlement.ledger
+        self.counters: Counters = self.settlement.counters
         self.connected: bool = False
         self.max_operations = max_operations
         self.max_bytes = max_bytes
@@ -72,15 +71,14 @@ class Outbox:
         self._max_age = max_age
         self.queue: SendQueue = SendQueue()
         """What is pending and in flight: for who looks. It is changed here alone."""
-        self._queue = self.queue
-        self._lanes = self._queue.lanes
-        self._in_flight = self._queue.in_flight
+        self._lanes = self.queue.lanes
+        self._in_flight = self.queue.in_flight
         self._suspects = Suspects()
-        self._retries = Retries(self._queue, clock=clock)
+        self._retries = Retries(self.queue, clock=clock)
         self.capacity: Capacity = Capacity(
             connection,
-            self._queue,
-            self._settlement,
+            self.queue,
+            self.settlement,
             max_operations=max_operations,
             max_bytes=max_bytes,
             on_full=on_full,
@@ -104,7 +102,7 @@ class Outbox:
     @property
     def pending(self) -> int:
         """Operations accepted and not written."""
-        return self._queue.pending
+        return self.queue.pending
 
     @property
     def in_flight(self) -> int:
@@ -119,7 +117,7 @@ class Outbox:
     @property
     def oldest_age(self) -> float:
         """Seconds since the oldest pending operation was accepted; 0 when nothing is pending."""
-        oldest = self._queue.oldest_accepted_at
+        oldest = self.queue.oldest_accepted_at
         return 0.0 if oldest is None else self._clock() - oldest
 
     @property
@@ -130,7 +128,7 @@ class Outbox:
     @property
     def over_limit(self) -> bool:
         """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
-        return self.capacity.full and self.blocks and (not self.connected or self.capacity.over_limit)
+        return self.blocks and (not self.connected or self.capacity.over_limit)
 
     @property
     def next_order(self) -> int:
@@ -154,7 +152,7 @@ class Outbox:
                 self.capacity.make_share(OperationWithAck(0, frame, owner, now, True))
         else:
             if not blocked:
-                self._settlement.not_connected(with_ack)
+                self.settlement.not_connected(with_ack)
             if not self.fail_open:
                 self.capacity.make_space(len(frame))
             now = self._same_time()
@@ -167,14 +165,14 @@ class Outbox:
         )
         self.ledger.accepted += 1
         if self.connected:
-            self._queue.append(operation)
+            self.queue.append(operation)
             self._wake()
-            return "queued" if self._settlement.draining else "sent"
+            return "queued" if self.settlement.draining else "sent"
         if self.fail_open:
-            self._settlement.let_go([operation], "not_connected")
+            self.settlement.let_go([operation], "not_connected")
             return "failed_open"
-        self._queue.append(operation)
-        self._settlement.queued(with_ack, self.pending)
+        self.queue.append(operation)
+        self.settlement.queued(with_ack, self.pending)
         return "queued"
 
     def offer_frame(self, frame: bytes, owner: Owner) -> str:
@@ -186,9 +184,9 @@ class Outbox:
         """
         self._order += 1
         self.ledger.accepted += 1
-        self._queue.append_frame(self._order, frame, owner, self._same_time())
+        self.queue.append_frame(self._order, frame, owner, self._same_time())
         self._wake()
-        return "queued" if self._settlement.draining else "sent"
+        return "queued" if self.settlement.draining else "sent"
 
     def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners) -> None:
         """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
@@ -200,7 +198,7 @@ class Outbox:
         if self.connected:
             self._order += len(frames)
             self.ledger.accepted += len(frames)
-            self._queue.append_frames(self._order, frames, owners, self._same_time())
+            self.queue.append_frames(self._order, frames, owners, self._same_time())
             self._wake()
             return
         for frame, owner in zip(frames, owners.each(), strict=True):
@@ -220,7 +218,7 @@ class Outbox:
         first = self._order + 1
         self._order += len(frames)
         self.ledger.accepted += len(frames)
-        self._queue.append_each(
+        self.queue.append_each(
             [
                 OperationWithAck(order, frame, owner, now, True)
                 for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
@@ -234,13 +232,13 @@ class Outbox:
     def link_up(self, inbox: bytes = b"") -> None:
         """A link is there, whose PubAcks come to `inbox`: what was kept is drained first, in order."""
         if inbox:
-            self._queue.readdress(inbox)
+            self.queue.readdress(inbox)
         self.connected = True
         self._held_back = False
         self._suspects.link_up(self.ledger.settled_count)
         kept = self.pending
         if kept:
-            self._settlement.drain_begins(kept, self._order)
+            self.settlement.drain_begins(kept, self._order)
         self._wake()
 
     def link_down(self, reason: str = "") -> None:
@@ -249,8 +247,8 @@ class Outbox:
         `reason` is that of the `LinkError`. A publish that ends one link after the other fails, as `poison`.
         """
         self.connected = False
-        self._settlement.drain_ends()
-        queue, settled, now = self._queue, self.ledger.settled_count, self._clock()
+        self.settlement.drain_ends()
+        queue, settled, now = self.queue, self.ledger.settled_count, self._clock()
         only = self._in_flight.only()
         blamed = self._suspects.link_down(reason, settled, self._in_flight.count, only.order if only else None, now)
         queue.requeue_all()
@@ -259,7 +257,7 @@ class Outbox:
             self._suspects.remember(only.subject, _content(only))
             self._fail([only], "poison", POISON)
         if self.fail_open:
-            self._settlement.let_go(self._queue.drop_all(), "not_connected")
+            self.settlement.let_go(self.queue.drop_all(), "not_connected")
             self._look_idle()
 
     def unreachable(self) -> None:
@@ -284,7 +282,7 @@ class Outbox:
             return []
         if self._max_age:
             self._expire()
-        if not self._queue.waiting and not self._lanes.lanes:
+        if not self.queue.waiting and not self._lanes.lanes:
             return []
         now = self._clock()
         window = self._retries.window(MAX_UNACKED, now)
@@ -296,10 +294,10 @@ class Outbox:
         most = BATCH_OPERATIONS
         if self._suspects.careful:
             most = min(most, self._suspects.send_limit(self._in_flight.count, now))
-            self._queue.split_head(most)
+            self.queue.split_head(most)
         written: list[Operation] = []
         for _ in range(BATCHES_HELD if most else 0):
-            batch = self._queue.take_batch(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)
+            batch = self.queue.take_batch(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)
             # A whole batch may belong in lanes; nothing to write would then be a lie, and what is behind it would wait.
             written = self._retries.without_held(batch)
             if self._suspects.known:
@@ -322,7 +320,7 @@ class Outbox:
                 continue
             for one in self._in_flight.single_parts(operation):
                 if any(one.order == bad.order for bad in poison):
-                    self._queue.withdraw(one)
+                    self.queue.withdraw(one)
                     self._fail([one], "poison", POISON)
                 else:
                     good.append(one)
@@ -338,7 +336,7 @@ class Outbox:
             return
         if held_up or self._suspects.careful:
             self._wake()
-        self._settlement.settle_fenced(confirmed)
+        self.settlement.settle_fenced(confirmed)
         if self._when_nothing_in_flight:
             self._look_idle()
 
@@ -358,10 +356,10 @@ class Outbox:
             return
         if self._lanes.lanes:
             self._retries.left([operation for operation, _ in acked], accepted=True)
-        self._settlement.settle_acked(acked)
+        self.settlement.settle_acked(acked)
         if self._when_nothing_in_flight:
             self._look_idle()
-        if self._lanes.lanes or self._queue.waiting:
+        if self._lanes.lanes or self.queue.waiting:
             self._wake()  # there is room in flight, or a lane goes on
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
@@ -380,8 +378,8 @@ class Outbox:
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
         """The link did not write this operation, or this part of one, though it was taken."""
-        for one in self._queue.remains(operation):
-            if self._queue.withdraw(one):
+        for one in self.queue.remains(operation):
+            if self.queue.withdraw(one):
                 self._hold_or_fail(one, reason, detail, retriable)
         self._wake()
 
@@ -389,7 +387,7 @@ class Outbox:
 
     def give_up(self, operation: Operation, reason: str, detail: str) -> bool:
         """Fail an operation wherever it is, as when its publisher's time is over. False if it has a fate already."""
-        if not self._queue.withdraw(operation):
+        if not self.queue.withdraw(operation):
             return False
         self._fail([operation], reason, detail)
         self._wake()
@@ -400,9 +398,9 @@ class Outbox:
 
         May be called by an owner that is told a fate: nothing here is in the middle of anything then.
         """
-        recalled = self._queue.take_out(out_of_turn)
+        recalled = self.queue.take_out(out_of_turn)
         if recalled:
-            self._settlement.fail(recalled, OUT_OF_TURN, "a message before it was refused, and comes again first")
+            self.settlement.fail(recalled, OUT_OF_TURN, "a message before it was refused, and comes again first")
             self._look_idle()
             self._wake()
 
@@ -414,13 +412,13 @@ class Outbox:
         if self._max_age:
             self._expire()
         for reason, operations in self._retries.sweep().items():
-            over = [one for one in operations if self._queue.withdraw(one)]
+            over = [one for one in operations if self.queue.withdraw(one)]
             self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
         self._wake()
 
     def next_batch_at(self) -> float | None:
         """When to ask for a batch again though nothing has happened; None if there is no need to."""
-        if not self._queue.waiting and not self._lanes.lanes:
+        if not self.queue.waiting and not self._lanes.lanes:
             return None
         return self._retries.next_try_at(MAX_UNACKED)
 
@@ -428,9 +426,9 @@ class Outbox:
         """The end: whatever has no fate yet is dropped, or was in flight and stays unconfirmed. Returns how many."""
         self.connected = False
         self._closed = True
-        self._queue.requeue_all()
+        self.queue.requeue_all()
         self._retries.clear()
-        left = self._settlement.drop(self._queue.drop_all(), "shutdown")
+        left = self.settlement.drop(self.queue.drop_all(), "shutdown")
         self._look_idle()
         return left
 
@@ -457,13 +455,13 @@ class Outbox:
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
         self._retries.left(operations, accepted=False)
-        self._settlement.fail(operations, reason, detail)
+        self.settlement.fail(operations, reason, detail)
         self._look_idle()
 
     def _expire(self) -> None:
-        dropped = self._queue.drop_older_than(self._clock() - self._max_age)
+        dropped = self.queue.drop_older_than(self._clock() - self._max_age)
         if dropped:
-            self._settlement.drop(dropped, "expired")
+            self.settlement.drop(dropped, "expired")
             self._look_idle()
 
     def _look_idle(self) -> None:

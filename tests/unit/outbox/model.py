@@ -203,7 +203,7 @@ class OutboxModel(RuleBasedStateMachine):
             found = self.outbox.queue.find(order)
             assert found is not None
             return found
-        queue = self.outbox._queue
+        queue = self.outbox.queue
         return next((o for o in (*queue._waiting, *queue.in_flight._core) if o.order == order and o.count == 1), None)
 
 
