@@ -14,7 +14,7 @@ from router_trio.expressions.language.source import Source
 from router_trio.expressions.language.syntax import Node
 from router_trio.expressions.language.types import Type, spelled
 from router_trio.expressions.language.usage import Path, body_fields, reads
-from router_trio.expressions.values import NAMES, Value, kind_name
+from router_trio.expressions.values import CLASSES, Value, kind_name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +72,7 @@ def trace(expression: Expression, activation: Any) -> list[tuple[str, Value | Ev
 
 def _of_type(evaluate: Callable[[Any], Value], result: Type) -> Callable[[Any], Value]:
     """Return the same, but for an error where the value is of another type than `result`."""
-    wanted = next((kind for kind, name in NAMES.items() if name == result.name), None)
+    wanted = CLASSES.get(result.name)
     if wanted is None:
         return evaluate
 

@@ -12,6 +12,7 @@ from router_trio.expressions.functions import conversions, patterns, strings, ti
 from router_trio.expressions.functions.conversions import checked_int, checked_uint, overflow
 from router_trio.expressions.language.signatures import BY_ID, BY_NAME
 from router_trio.expressions.values import (
+    CLASSES,
     MAX_INT,
     MIN_INT,
     NUMBER_CLASSES,
@@ -36,19 +37,6 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 ORDERED_CLASSES = frozenset({bool, str, bytes, Timestamp, Duration})
 """What is compared only with its like. Numbers are compared with each other."""
-
-CLASSES = {
-    "int": int,
-    "uint": Uint,
-    "double": float,
-    "bool": bool,
-    "string": str,
-    "bytes": bytes,
-    "list": list,
-    "map": dict,
-    "timestamp": Timestamp,
-    "duration": Duration,
-}
 
 
 # --- arithmetic ---
@@ -273,8 +261,7 @@ def dispatch_table(overloads: tuple[str, ...]) -> dict[tuple[type, ...], Functio
     """Return what carries out each of these overloads, by the classes of the arguments."""
     table: dict[tuple[type, ...], Function] = {}
     for one in overloads:
-        kinds = [kind.name.rpartition(".")[2].lower() for kind in BY_ID[one].takes]
-        table[tuple(CLASSES[kind] for kind in kinds)] = FUNCTIONS[one]
+        table[tuple(CLASSES[kind.name] for kind in BY_ID[one].takes)] = FUNCTIONS[one]
     return table
 
 

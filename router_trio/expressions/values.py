@@ -12,7 +12,6 @@ from types import NoneType
 from typing import Any, Final
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.language.types import Type
 
 MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**63 - 1
@@ -101,6 +100,7 @@ NAMES: Final[dict[type, str]] = {
     TypeValue: "type",
 }
 _SHORT = {"google.protobuf.Timestamp": "timestamp", "google.protobuf.Duration": "duration", "null_type": "null"}
+CLASSES: Final = {name: kind for kind, name in NAMES.items()}
 TYPE_VALUES: Final = {kind: TypeValue(name) for kind, name in NAMES.items()}
 NUMBER_CLASSES: Final = frozenset({int, Uint, float})
 
@@ -112,11 +112,6 @@ def kind_name(value: Value) -> str:
     """Return the name of the type of a value, as errors have it."""
     name = NAMES.get(value.__class__, "value that is none of CEL's")
     return _SHORT.get(name, name)
-
-
-def type_value(kind: Type) -> TypeValue:
-    """Return the value that a type has in an expression."""
-    return TypeValue(kind.name)
 
 
 def key_of(value: Value) -> Value:

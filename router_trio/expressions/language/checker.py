@@ -146,8 +146,7 @@ class _Checker:
             node.type = DYN
         else:
             hint = suggestion(node.field, BY_NAME)
-            cure = f"{hint}" if hint else ""
-            raise self._error(f"a {spelled(of)} has no fields, as {node.field!r} would be one{cure}", node)
+            raise self._error(f"a {spelled(of)} has no fields, as {node.field!r} would be one{hint}", node)
         if node.test:
             node.type = BOOL
         return node
