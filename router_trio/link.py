@@ -166,6 +166,9 @@ class LinkListener(Protocol):
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """The server refused a publish to this subject (permissions). Comes before the next fence is answered."""
 
+    def read_begins(self) -> None:
+        """One read is about to be delivered: what is to be sent meanwhile can wait for its end."""
+
     def read_done(self) -> None:
         """One read has been delivered, to all its subscriptions."""
 
@@ -273,8 +276,20 @@ class Link(Protocol):
         """The most bytes of a control line that the server takes: see `framing.control_line_size`."""
         ...
 
-    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
-        """Write operations in order; returns when the socket has taken them. Those refused are not written."""
+    async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        """Write operations in order, with a fence if `fenced`; returns when the socket has taken them.
+
+        Those refused are not written.
+        """
+        ...
+
+    @property
+    def can_send_at_once(self) -> bool:
+        """True if the socket takes something, and nobody is writing to it."""
+        ...
+
+    def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        """As `send`, in the turn of who calls, if `can_send_at_once`. What the socket does not take waits for it."""
         ...
 
     async def fence(self) -> None:

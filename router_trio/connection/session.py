@@ -26,6 +26,10 @@ link, at most 1.75 intervals after the peer fell silent, which leaves a margin b
 
 FENCES = 2
 
+SHARED_WITHIN = 0.002
+"""Seconds for which core publishes whose fence is not due may wait for one that is: twice `outbox.SAME_TIME`, so that
+at a thousand messages a second and more no timer is needed."""
+
 
 class Source(Protocol):
     """Something that reads from a connection: a route's subscription or consumer."""
@@ -67,9 +71,11 @@ class Session:
         self._fenced = fenced
         self._progress = progress
         self._refused = refused
+        self._sender_waits = False
         self._go = trio.Event()
         self._scope = trio.CancelScope()
         self._written = trio.Event()
+        self._fence_due = trio.Event()
         self._leaving = False
 
     async def run(
@@ -144,31 +150,66 @@ class Session:
             batch = outbox.next_batch()
             # What was taken has made room, or what was failed or given up meanwhile.
             self._progress()
-            if outbox.unfenced:
+            if outbox.fences.unfenced:
                 self._written.set()
+                if outbox.fences.due:
+                    self._fence_due.set()
             if batch:
-                for refusal in await link.send(batch):
-                    self._refused(refusal)
-                    outbox.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
+                self._not_written(await link.send(batch, fenced=outbox.fences.due))
                 continue
             # What is due on a link that is being left is for the next one: it must not wake us for ever.
             due = None if self._leaving else outbox.next_batch_at()
+            self._sender_waits = True
             if due is None:
                 await self.work.wait()
             else:
                 with trio.CancelScope(deadline=due):
                     await self.work.wait()
+            self._sender_waits = False
             self.work = trio.Event()
+
+    def send_at_once(self) -> None:
+        """Write what is pending in the turn of who calls; what can't be written so is for the sender's task.
+
+        For what came with a read: a turn of that task costs more than what a lone message needs otherwise.
+        """
+        link, outbox = self.link, self._outbox
+        if link is None or not self._sender_waits or not link.can_send_at_once:
+            self.work.set()
+            return
+        batch = outbox.next_batch()
+        if batch:
+            due = outbox.fences.due
+            refusals = link.send_at_once(batch, fenced=due)
+            if refusals:
+                self._not_written(refusals)
+            outbox.fences.batch_sent()
+            if outbox.fences.unfenced:
+                self._written.set()
+                if due:
+                    self._fence_due.set()
+        self._progress()
+        if outbox.next_batch_at() is not None:
+            self.work.set()
+
+    def _not_written(self, refusals: Sequence[Refusal]) -> None:
+        for refusal in refusals:
+            self._refused(refusal)
+            self._outbox.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
 
     async def _confirm(self, link: Link) -> None:
         """Fence behind fence while core publishes are unconfirmed: each confirms all that were written before it."""
         outbox = self._outbox
         while True:
-            if not outbox.unfenced:
+            if not outbox.fences.unfenced:
                 await self._written.wait()
                 self._written = trio.Event()
                 continue
-            sent = outbox.sent
+            if not outbox.fences.due:
+                self._fence_due = trio.Event()
+                with trio.move_on_after(SHARED_WITHIN):
+                    await self._fence_due.wait()
+            sent = outbox.fences.sent
             await link.fence()
             self._answered()
             outbox.fenced(sent)

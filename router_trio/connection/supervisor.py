@@ -85,6 +85,7 @@ class Connection:
         self._changed = trio.Event()
         self._tell_of_changes: list[Callable[[], None]] = []
         self._tell_when_read_done: list[Callable[[], None]] = []
+        self._reading = self._woken = False
         self._room = trio.lowlevel.ParkingLot()
         self.shares: Shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
@@ -343,7 +344,9 @@ class Connection:
         self.state.fenced_at = at
 
     def _wake(self) -> None:
-        if self._session is not None:
+        if self._reading:
+            self._woken = True
+        elif self._session is not None:
             self._session.work.set()
 
     async def _sweep(self) -> None:
@@ -377,12 +380,21 @@ class Connection:
         self.destinations.publish_refused(subject, "permission_denied", detail)
         self.outbox.publish_denied(subject, detail)
 
+    def read_begins(self) -> None:
+        """See `LinkListener.read_begins`."""
+        self._reading = True
+
     def read_done(self) -> None:
-        """See `LinkListener.read_done`."""
+        """See `LinkListener.read_done`. What is to be sent now is sent in this turn."""
         if self._tell_when_read_done:
             waiting, self._tell_when_read_done = self._tell_when_read_done, []
             for tell in waiting:
                 tell()
+        self._reading = False
+        if self._woken:
+            self._woken = False
+            if self._session is not None:
+                self._session.send_at_once()
 
     def lame_duck(self) -> None:
         """See `LinkListener.lame_duck`."""

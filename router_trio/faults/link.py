@@ -90,8 +90,11 @@ class FaultyLink:
 
     # --- publishing ---
 
-    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
-        """See `link.Link.send`. Blocks also for as long as delays, and timeouts of core publishes, say."""
+    async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        """See `link.Link.send`. Blocks also for as long as delays, and timeouts of core publishes, say.
+
+        No fence goes along: what is delayed would be behind it.
+        """
         if self._death is not None:
             raise self._death
         began = trio.current_time()
@@ -126,6 +129,15 @@ class FaultyLink:
         # Its caller confirms by fences what it gets no refusal of: the time of a core publish must be waited for here.
         await trio.sleep_until(until)
         return refused
+
+    @property
+    def can_send_at_once(self) -> bool:
+        """See `link.Link.can_send_at_once`: faults may block."""
+        return False
+
+    def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        """See `link.Link.send_at_once`."""
+        raise NotImplementedError
 
     async def fence(self) -> None:
         """See `link.Link.fence`. An ack that is delayed has not been sent yet."""

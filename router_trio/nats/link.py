@@ -18,6 +18,8 @@ from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consum
 from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
 from router_trio.nats.jetstream.unacked import AT_A_TIME
+from router_trio.nats.subscription import WireSubscription
+from router_trio.nats.tcp import TCPStream
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing
@@ -98,10 +100,11 @@ class NatsLink:
         self.max_control_line: int = self.info.max_control_line
         self.ended = False
         self.wire: Wire = Wire(
-            transport.stream,
+            TCPStream(transport.stream) if isinstance(transport.stream, trio.SocketStream) else transport.stream,
             pass_to_client=transport.feed,
             on_info=self._on_info,
             denied=self._was_denied,
+            read_begins=listener.read_begins,
             read_done=listener.read_done,
             too_many_subscriptions=self._had_too_many,
         )
@@ -118,13 +121,31 @@ class NatsLink:
 
     # --- publishing ---
 
-    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+    async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
         """See `link.Link.send`."""
+        if self._inbox_denied is not None and any(one.with_ack for one in operations):
+            await self._listen_again()
+        frames, refusals = self._frames(operations)
+        await self.wire.send_now(frames, fenced=fenced and not operations[-1].with_ack)
+        return refusals
+
+    @property
+    def can_send_at_once(self) -> bool:
+        """See `link.Link.can_send_at_once`."""
+        return self.wire.clear and self._inbox_denied is None
+
+    def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        """See `link.Link.send_at_once`."""
+        frames, refusals = self._frames(operations)
+        if frames:
+            self.wire.send_fenced(frames, fenced=fenced and not operations[-1].with_ack)
+        return refusals
+
+    def _frames(self, operations: Sequence[Operation]) -> tuple[bytes, list[Refusal]]:
+        """The bytes of what can be written of operations, and the rest."""
         refusals: list[Refusal] = []
         small = min(self.max_payload, self.max_control_line)
         frames = []
-        if self._inbox_denied is not None and any(one.with_ack for one in operations):
-            await self._listen_again()
         if self._inbox_denied is not None:
             refusals = [Refusal(one, "permission_denied", self._inbox_denied) for one in operations if one.with_ack]
             operations = [one for one in operations if not one.with_ack]
@@ -137,8 +158,7 @@ class NatsLink:
                 frames.append(frame)
             else:
                 refusals.append(Refusal(operation, "too_large", too_large))
-        await self.wire.send_now(b"".join(frames), fenced=bool(operations) and not operations[-1].with_ack)
-        return refusals
+        return b"".join(frames), refusals
 
     def _too_large(self, frame: bytes) -> str | None:
         """Return why the server would not take a publish; None if it would."""
@@ -181,7 +201,7 @@ class NatsLink:
 
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
-    ) -> _Subscription:
+    ) -> WireSubscription:
         """See `link.Link.subscribe`."""
         raw, group = framing.wire(subject), framing.wire(queue or "")
         refused = self._too_many
@@ -213,7 +233,7 @@ class NatsLink:
             if not self._asked[raw]:
                 del self._asked[raw]
                 self._denied.pop(raw, None)
-        return _Subscription(self.wire, sid)
+        return WireSubscription(self.wire, sid)
 
     def _no_room(self, what: str) -> SourceError:
         return SourceError(
@@ -328,17 +348,3 @@ def _prefix(inbox: bytes) -> str:
 
 def _not_connected() -> LinkError:
     return LinkError("not connected", reason="not_connected")
-
-
-class _Subscription:
-    def __init__(self, wire: Wire, sid: bytes) -> None:
-        self._wire = wire
-        self._sid = sid
-
-    def close(self) -> None:
-        """See `link.Subscription.close`."""
-        self._wire.unsubscribe(self._sid)
-
-    async def drain(self) -> None:
-        """See `link.Subscription.drain`."""
-        await self._wire.drain(self._sid)

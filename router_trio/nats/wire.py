@@ -17,6 +17,7 @@ import trio
 from router_trio.errors import LinkError, ProtocolError, UnexpectedError
 from router_trio.link import Deliver, DeliverShared, SharedDelivery, SubscriptionBatch
 from router_trio.nats.info import quote
+from router_trio.nats.tcp import TCPStream
 from router_trio.protocol import framing
 from router_trio.quotes import told_by
 
@@ -73,27 +74,32 @@ class Wire:
 
     def __init__(
         self,
-        stream: trio.abc.Stream,
+        stream: trio.abc.Stream | TCPStream,
         *,
         pass_to_client: Callable[[bytes], None],
         on_info: Callable[[bytes], None],
         denied: Callable[[bytes, bytes, str], None],
+        read_begins: Callable[[], None] = lambda: None,
         read_done: Callable[[], None],
         too_many_subscriptions: Callable[[str], None] = lambda told: None,
     ) -> None:
         """`pass_to_client` gets bytes for nats-py, `on_info` the JSON of an INFO.
 
-        `denied` gets the kind (`publish` or `subscription`), the subject and the server's words. `read_done` is told
-        after the messages of each read. `too_many_subscriptions` gets the server's words when it refused a SUB, of
-        which it does not say which.
+        `denied` gets the kind (`publish` or `subscription`), the subject and the server's words. `read_begins` is told
+        before the messages of each read are delivered, `read_done` after it. `too_many_subscriptions` gets the server's
+        words when it refused a SUB, of which it does not say which.
         """
         self._stream = stream
+        self._write_some = stream.write_some if isinstance(stream, TCPStream) else None
+        self.clear: bool = self._write_some is not None
+        """True if what is appended in the turn of a read can be written in that turn."""
         self.read_size = READ_SIZE
         self.unread: bytes | bytearray = b""
         """What was read from the stream already, behind the handshake."""
         self._pass_to_client = pass_to_client
         self._on_info = on_info
         self._denied = denied
+        self._read_begins = read_begins
         self._read_done = read_done
         self._too_many_subscriptions = too_many_subscriptions
         self._last_words: tuple[float, str] | None = None
@@ -104,7 +110,8 @@ class Wire:
         self._out: list[bytes] = []
         self._queued = 0
         self._written = 0
-        self._writing = self._half_written = False
+        self._writing = self._half_written = self._reading = False
+        self._broken: LinkError | None = None
         self._work = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self._pongs: deque[trio.Event | None] = deque()
@@ -115,8 +122,8 @@ class Wire:
     # --- for everybody: append, wait ---
 
     def send(self, data: bytes) -> None:
-        """Append bytes for the writer."""
-        if not self._out:
+        """Append bytes for the writer; while a read is delivered, for its end."""
+        if not self._out and not self._reading:
             self._work.set()
         self._out.append(data)
         self._queued += len(data)
@@ -146,6 +153,42 @@ class Wire:
         except BaseException:
             self._work.set()
             raise
+
+    def send_fenced(self, data: bytes, *, fenced: bool = False) -> None:
+        """Append bytes as `send` does. `fenced`: see `send_now`."""
+        self.send(data)
+        if fenced and not self._pongs:
+            self._out.append(self._ping())
+
+    def _flush(self) -> None:
+        """Write in this turn what is appended; what the socket does not take is for the writer.
+
+        If the socket is broken, the writer raises it: whose turn it is may have nothing to do with this link.
+        """
+        assert self._write_some is not None
+        data = self._take_out()
+        try:
+            written = self._write_some(data)
+        except trio.BrokenResourceError as error:
+            self._broken = self._ended(f"the connection broke while writing: {_cause(error)}")
+            self._broken.__cause__ = error
+            self.clear = False
+            self._work.set()
+            return
+        self._written += written
+        if written < len(data):
+            self.clear = False
+            self._out.append(data[written:])
+            self._work.set()
+
+    def _take_out(self) -> bytes:
+        """All that is appended: its caller writes it, and nobody has to be woken for it any more."""
+        data = b"".join(self._out)
+        self._out.clear()
+        self._pongs_owed = 0
+        if self._work.is_set():  # the writer may be waiting for it
+            self._work = trio.Event()
+        return data
 
     async def fence(self) -> None:
         """Returns when the server has processed everything that was appended before this call. Can be cancelled.
@@ -221,20 +264,19 @@ class Wire:
         """Write what is appended, joined, for as long as the link lives. Raises `LinkError`."""
         while True:
             await self._work.wait()
+            if self._broken is not None:
+                raise self._broken
             if self._half_written:
                 raise LinkError("writing was cancelled in the middle of a frame", reason="closed")
             if self._writing:
                 await self._progress.park()
-            else:
+            elif self._out:
                 await self._write_out()
 
     async def _write_out(self) -> None:
-        data = b"".join(self._out)
-        self._out.clear()
-        self._pongs_owed = 0
-        if self._work.is_set():  # the writer may be waiting for it
-            self._work = trio.Event()
+        data = self._take_out()
         self._writing = True
+        self.clear = False
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -246,6 +288,7 @@ class Wire:
             self._writing = False
             self._progress.unpark_all()
         self._written += len(data)
+        self.clear = self._write_some is not None
 
     async def read(self) -> None:
         """Read and deliver, for as long as the link lives. Raises `LinkError` alone: the last line of defence.
@@ -271,8 +314,14 @@ class Wire:
             raise UnexpectedError(error) from error
 
     def _deliver(self) -> None:
+        """Deliver what was read, and write in the same turn what is sent meanwhile, if the socket takes it.
+
+        A lone message is not worth a turn of the writer's own task.
+        """
         parser = self._parser
+        self._reading = True
         if parser.touched:
+            self._read_begins()
             for group in parser.touched:
                 group.deliver(group)  # type: ignore[attr-defined]
                 for arrivals in group:
@@ -290,6 +339,12 @@ class Wire:
             parser.control.clear()
             for line in lines:
                 self._control(line)
+        self._reading = False
+        if self._out:
+            if self.clear:
+                self._flush()
+            else:
+                self._work.set()
 
     def _control(self, line: bytes) -> None:
         word = line[:4].upper()

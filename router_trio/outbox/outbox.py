@@ -13,6 +13,7 @@ from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
 from router_trio.outbox.capacity import Capacity
+from router_trio.outbox.fences import Fences
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
 from router_trio.outbox.queue import SendQueue
@@ -73,6 +74,8 @@ class Outbox:
         """What is pending and in flight: for who looks. It is changed here alone."""
         self._lanes = self.queue.lanes
         self._in_flight = self.queue.in_flight
+        self.fences: Fences = Fences(self._in_flight)
+        """For who asks the server to confirm core publishes."""
         self._suspects = Suspects()
         self._retries = Retries(self.queue, clock=clock)
         self.capacity: Capacity = Capacity(
@@ -90,12 +93,6 @@ class Outbox:
         self._held_back = False
         self._closed = False
         self._when_nothing_in_flight: list[Callable[[], None]] = []
-        self.sent: int = 0
-        """The position behind the last core publish that was sent, for `fenced`.
-
-        A batch that the link has in hand is not behind it: a fence that overtakes it, or what is refused of it, would
-        confirm what was never written.
-        """
 
     # --- what there is ---
 
@@ -108,11 +105,6 @@ class Outbox:
     def in_flight(self) -> int:
         """Operations written and not confirmed."""
         return self._in_flight.count
-
-    @property
-    def unfenced(self) -> int:
-        """Core publishes that wait for a fence: those of a batch that the link still has in hand don't yet."""
-        return max(0, self.sent - self._in_flight.written + self._in_flight.unfenced)
 
     @property
     def oldest_age(self) -> float:
@@ -157,6 +149,8 @@ class Outbox:
                 self.capacity.make_space(len(frame))
             now = self._same_time()
         self._order += 1
+        if not with_ack:
+            self.fences.follow(self._order)
         clean = self.connected and not blocked
         operation = (
             OperationWithAck(self._order, frame, owner, now, clean)
@@ -183,6 +177,7 @@ class Outbox:
         instructions a message (tests/performance/test_fast_paths.py::test_what_a_program_publishes_in_a_row).
         """
         self._order += 1
+        self.fences.follow(self._order)
         self.ledger.accepted += 1
         self.queue.append_frame(self._order, frame, owner, self._same_time())
         self._wake()
@@ -277,7 +272,7 @@ class Outbox:
 
         Asking says that the batch before was sent, and that what the link refused of it was told to `write_refused`.
         """
-        self.sent = self._in_flight.written
+        self.fences.batch_sent()
         if self._held_back:
             return []
         if self._max_age:
@@ -329,9 +324,9 @@ class Outbox:
     # --- confirmations ---
 
     def fenced(self, mark: int) -> None:
-        """A fence behind `mark`, as `sent` was then, was answered: the core publishes before it are with the server."""
+        """A fence behind `mark`, as `Fences.sent` was then, was answered: the server has what was published before."""
         held_up = self._in_flight.unfenced >= MAX_UNFENCED
-        confirmed = self._in_flight.take_fenced(mark)
+        confirmed = self.fences.take_confirmed(mark)
         if not confirmed:
             return
         if held_up or self._suspects.careful:
@@ -435,10 +430,14 @@ class Outbox:
     # --- inside ---
 
     def _same_time(self) -> float:
-        """The time now, or that of an operation before that counts as accepted at the same time."""
+        """The time now, or that of an operation before that counts as accepted at the same time.
+
+        The first of its time has a fence of its own.
+        """
         now = self._clock()
         if now - self._accepted_at >= SAME_TIME:
             self._accepted_at = now
+            self.fences.follow(self._order)
         return self._accepted_at
 
     def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:

@@ -71,10 +71,31 @@ class FakeLink:
 
     # --- publishing ---
 
-    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+    async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
         """See `link.Link.send`. A frame that would make a server end the connection ends the link."""
         self._check_alive()
-        refusals = []
+        refusals = self._take(operations)
+        self._network.settle()
+        self.wake()
+        await trio.lowlevel.checkpoint()
+        while self._out_bytes > SOCKET_BUFFER:
+            await self._progress.park()
+        self._check_alive()
+        return refusals
+
+    @property
+    def can_send_at_once(self) -> bool:
+        """See `link.Link.can_send_at_once`."""
+        return self.death is None and self._out_bytes <= SOCKET_BUFFER
+
+    def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        """See `link.Link.send_at_once`. What is sent so is with the server in the next turn of the link's task."""
+        refusals = self._take(operations)
+        self.wake()
+        return refusals
+
+    def _take(self, operations: Sequence[Operation]) -> list[Refusal]:
+        refusals: list[Refusal] = []
         for operation in (one for joined in operations for one in joined.split()):
             try:
                 publish = parse(operation.frame)
@@ -93,12 +114,6 @@ class FakeLink:
                 break
             else:
                 self._enqueue(self._publishing(publish), len(operation.frame))
-        self._network.settle()
-        self.wake()
-        await trio.lowlevel.checkpoint()
-        while self._out_bytes > SOCKET_BUFFER:
-            await self._progress.park()
-        self._check_alive()
         return refusals
 
     async def fence(self) -> None:
@@ -343,6 +358,9 @@ class FakeLink:
         self._progress.unpark_all()
 
     def _deliver(self, batches: dict[FakeSubscription, list[RawMessage]]) -> None:
+        if not batches:
+            return
+        self._listener.read_begins()
         groups: dict[DeliverShared, list[tuple[FakeSubscription, SubscriptionBatch]]] = {}
         for subscription, batch in batches.items():
             deliver = subscription.deliver
@@ -357,9 +375,8 @@ class FakeLink:
             deliver_together(touched)
             for arrivals in touched:
                 arrivals.clear()
-        if batches:
-            batches.clear()
-            self._listener.read_done()
+        batches.clear()
+        self._listener.read_done()
 
     # --- the end ---
 

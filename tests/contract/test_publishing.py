@@ -59,3 +59,19 @@ async def test_a_full_stream_refuses_and_another_try_does_not_help(peer: Peer) -
         await listener.until(lambda recorder: recorder.acks and recorder.refusals)
     assert listener.refusals == {2: ("limit", False)}
     assert await peer.payloads("ORDERS") == [b"in"]
+
+
+async def test_what_is_sent_at_once_is_stored_behind_what_was_sent_before_and_acked(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    listener = Recorder()
+    async with link_of(peer, listener) as link:
+        await link.send([operation_with_ack(1, b"orders.new", b"1")])
+        assert link.can_send_at_once
+        too_large = operation_with_ack(3, b"orders.new", b"x" * (link.max_payload + 1))
+        refusals = link.send_at_once([operation_with_ack(2, b"orders.new", b"2"), too_large])
+        assert [(one.operation, one.reason) for one in refusals] == [(too_large, "too_large")]
+        assert not link.send_at_once([operation(4, b"orders.new", b"4")], fenced=True)
+        await link.fence()
+        await listener.until(lambda recorder: len(recorder.acks) == 2)
+    assert listener.acks == {1: ("ORDERS", 1, False), 2: ("ORDERS", 2, False)}
+    assert await peer.payloads("ORDERS") == [b"1", b"2", b"4"]

@@ -172,7 +172,7 @@ class Bench:
             self.wire._deliver()
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
             self.written()
-            self.outbox.fenced(self.outbox.sent)
+            self.outbox.fenced(self.outbox.fences.sent)
             assert not self.outbox.pending + self.outbox.in_flight
 
         return run
@@ -186,7 +186,7 @@ class Bench:
             finish(route._handle(handler, trio.current_time(), raws))
             assert sum(frames.count(b"PUB out.") for frames in self.written()) == messages
             self.written()
-            self.outbox.fenced(self.outbox.sent)
+            self.outbox.fenced(self.outbox.fences.sent)
             assert not self.outbox.pending + self.outbox.in_flight
 
         return run
@@ -203,7 +203,7 @@ class Bench:
             finish(publish())
             assert sum(frames.count(b"PUB in.") for frames in self.written()) == messages
             self.written()
-            self.outbox.fenced(self.outbox.sent)
+            self.outbox.fenced(self.outbox.fences.sent)
             assert not self.outbox.pending + self.outbox.in_flight
 
         return run

@@ -144,7 +144,7 @@ def settled(bench: Bench) -> None:
     """Have all of it written and fenced."""
     bench.written()
     bench.written()
-    bench.outbox.fenced(bench.outbox.sent)
+    bench.outbox.fenced(bench.outbox.fences.sent)
     assert not bench.outbox.pending + bench.outbox.in_flight
 
 

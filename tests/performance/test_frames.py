@@ -10,8 +10,11 @@ from tests.support.compiled import looks_inside
 
 pytestmark = looks_inside
 
-BOUNDS = {"core": 60, "stream": 96}
-"""Measured with Python 3.11: 57 and 94. Whoever gets lower lowers them."""
+BOUNDS = {"core": 69, "stream": 100}
+"""Measured with Python 3.11: 68 and 99. Whoever gets lower lowers them."""
+
+TURNS = {"core": 5, "stream": 3}
+"""How often a task goes on: each time costs as much as a dozen frames."""
 
 
 @pytest.mark.parametrize("kind", BOUNDS)
@@ -20,3 +23,4 @@ async def test_a_lone_message_takes_no_more_frames(kind: str) -> None:
     assert found.spread.total() > 50
     assert "router_trio/nats/wire.py" in found.files
     assert found.count <= BOUNDS[kind], "\n".join([str(found.spread), *found.by_function()])
+    assert found.turns <= TURNS[kind]

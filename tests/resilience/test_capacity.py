@@ -65,7 +65,11 @@ async def flood_that_is_refused(client: RawClient, live: Live) -> None:
     """
     for first in range(0, MESSAGES, AT_A_TIME):
         await flood(client, first, AT_A_TIME)
-        await eventually(lambda end=first + AT_A_TIME: sum(live.routes[2].failed.values()) == end, 30)
+        await eventually(partial(_failed, live, first + AT_A_TIME), 30)
+
+
+def _failed(live: Live, count: int) -> bool:
+    return sum(live.routes[2].failed.values()) == count
 
 
 async def _routed(live: Live, counts: list[int]) -> None:

@@ -1,8 +1,9 @@
 """A router whose own calls are noted while messages come to it one at a time: the process that `frames` starts.
 
 It is given the URL of a server and `core` or `stream`, says `ready`, and notes calls until its standard input ends.
-Then it writes JSON: for each message the calls in order, as numbers of functions, and the functions. It imports nothing
-but the router, which may be that of another tree, so that nothing else is in the process.
+Then it writes JSON: for each message the calls in order, as numbers of functions, and how often Trio let a task go on;
+and the functions. It imports nothing but the router, which may be that of another tree, so that nothing else is in the
+process.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ ARRIVAL = b"MSG in."
 """How what the parser is fed begins when a message has come."""
 
 
-class Calls:
-    """The calls of functions of the package, by message: from its arrival to that of the next one."""
+class Calls(trio.abc.Instrument):
+    """The calls of functions of the package, by message: from its arrival to that of the next one.
+
+    `turns` is how often a task went on.
+    """
 
     def __init__(self) -> None:
         self.by_message: list[list[CodeType]] = []
+        self.turns: list[int] = []
         self._calls: list[CodeType] = []
         self._ours = f"{PACKAGE}/"
 
@@ -39,7 +44,13 @@ class Calls:
         if code.co_qualname == "FrameParser.feed" and frame.f_locals["data"].startswith(ARRIVAL):
             self._calls = []
             self.by_message.append(self._calls)
+            self.turns.append(1)
         self._calls.append(code)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """See Trio. The turn in which a message arrives has begun before it is known."""
+        if self.turns:
+            self.turns[-1] += 1
 
 
 def one_route(url: str, kind: str) -> Settings:
@@ -58,13 +69,15 @@ async def main(url: str, kind: str) -> None:
     calls = Calls()
     async with Router(one_route(url, kind)).open():
         print("ready", flush=True)
+        trio.lowlevel.add_instrument(calls)
         sys.setprofile(calls)
         await trio.lowlevel.wait_readable(sys.stdin)
         sys.setprofile(None)
+        trio.lowlevel.remove_instrument(calls)
     numbers: dict[CodeType, int] = {}
     messages = [[numbers.setdefault(code, len(numbers)) for code in one] for one in calls.by_message]
     functions = [(str(Path(code.co_filename).relative_to(PACKAGE.parent)), code.co_qualname) for code in numbers]
-    json.dump({"messages": messages, "functions": functions}, sys.stdout)
+    json.dump({"messages": messages, "turns": calls.turns, "functions": functions}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ class Recorder:
         self.denied.append((subject, detail))
         self._tell()
 
+    def read_begins(self) -> None:
+        pass
+
     def read_done(self) -> None:
         self.events.append("handed out")
         self._tell()

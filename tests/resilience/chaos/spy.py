@@ -116,6 +116,7 @@ class _Ears:
         self._spy = spy
         self.unanswered: dict[int, Operation] = {}
         """JetStream publishes by their number, in the order in which they were written."""
+        self.read_begins = listener.read_begins
         self.read_done = listener.read_done
         self.lame_duck = listener.lame_duck
         self.discovered = listener.discovered
@@ -165,11 +166,24 @@ class _Eyes:
     def max_control_line(self) -> int:
         return self._link.max_control_line
 
-    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+    async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        self._takes(operations)
+        return self._sent(operations, await self._link.send(operations, fenced=fenced))
+
+    @property
+    def can_send_at_once(self) -> bool:
+        return self._link.can_send_at_once
+
+    def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        self._takes(operations)
+        return self._sent(operations, self._link.send_at_once(operations, fenced=fenced))
+
+    def _takes(self, operations: Sequence[Operation]) -> None:
         self._unanswered.update((operation.order, operation) for operation in operations if operation.with_ack)
         for operation in operations:
             self._spy.takes(operation.frame)
-        refusals = await self._link.send(operations)
+
+    def _sent(self, operations: Sequence[Operation], refusals: Sequence[Refusal]) -> Sequence[Refusal]:
         refused = {refusal.operation.order for refusal in refusals}
         for refusal in refusals:
             if not refusal.retriable:

@@ -16,7 +16,8 @@ from router_trio.connection.session import FENCE_EVERY, SOURCES_FIRST_WITHIN, Se
 from router_trio.errors import LinkError
 from router_trio.events import Event
 from router_trio.link import Connect, Link, LinkListener, Refusal
-from router_trio.outbox.operation import Operation
+from router_trio.message import Fate
+from router_trio.outbox.operation import FrameOwners, Operation
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import publish
 
@@ -40,7 +41,14 @@ class StubLink:
     async def ping(self) -> None:
         await self.fence()
 
-    async def send(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
+    @property
+    def can_send_at_once(self) -> bool:
+        return False
+
+    def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
+        raise AssertionError("it can't")
+
+    async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
         await trio.sleep(self.send_takes)
         self.sent.extend(one.frame for one in operations if not self.refuse(one))
         return [Refusal(one, "too_large", "too much") for one in operations if self.refuse(one)]
@@ -406,3 +414,76 @@ async def test_a_link_that_dies_when_the_session_is_cancelled_raises_nothing(aut
     assert scope.cancelled_caught
     assert setup.session.ended.is_set()
     assert setup.closed
+
+
+# --- fences that are shared ---
+
+
+class ForwardedOwner:
+    """Whose fates nobody waits for."""
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+
+
+def forward(setup: SessionSetup) -> None:
+    """Publish as a route that forwards from a subject."""
+    setup.outbox.offer_frames([publish(b"out", b"x")], FrameOwners([ForwardedOwner()], [1]))
+
+
+async def test_what_is_forwarded_at_about_one_time_shares_the_fence_of_the_next(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    async with serving(setup):
+        for number in range(20):
+            forward(setup)
+            await trio.sleep(0.0002)
+            assert setup.outbox.in_flight <= 6, number
+        assert len(setup.link.sent) == 20
+        # The first of each millisecond has a fence of its own.
+        assert 4 <= len(setup.link.fences) <= 6
+        await trio.sleep(1)
+        assert setup.outbox.in_flight == 0
+        assert len(setup.link.fences) <= 7
+
+
+async def test_a_lone_publish_that_is_forwarded_is_fenced_at_once(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    async with serving(setup):
+        for _ in range(3):
+            forward(setup)
+            await trio.testing.wait_all_tasks_blocked()
+            assert setup.outbox.in_flight == 0
+            await trio.sleep(0.01)
+        assert len(setup.link.fences) == 3
+
+
+async def test_what_is_forwarded_and_followed_by_nothing_is_fenced_soon(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    async with serving(setup):
+        forward(setup)
+        await trio.testing.wait_all_tasks_blocked()
+        forward(setup)
+        await trio.testing.wait_all_tasks_blocked()
+        assert setup.outbox.in_flight == 1
+        await trio.sleep(0.0025)
+        assert setup.outbox.in_flight == 0
+
+
+async def test_many_that_are_forwarded_together_are_fenced_at_once(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    async with serving(setup):
+        forward(setup)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(16):
+            forward(setup)
+        await trio.testing.wait_all_tasks_blocked()
+        assert setup.outbox.in_flight == 0
+
+
+async def test_what_a_program_publishes_is_fenced_at_once(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    async with serving(setup):
+        for _ in range(3):
+            setup.publish()
+            await trio.testing.wait_all_tasks_blocked()
+            assert setup.outbox.in_flight == 0

@@ -30,6 +30,9 @@ class Listener:
     def publish_denied(self, subject: bytes, detail: str) -> None:
         raise AssertionError("not from here")
 
+    def read_begins(self) -> None:
+        pass
+
     def read_done(self) -> None:
         raise AssertionError("not from here")
 
@@ -112,6 +115,9 @@ class Asking(Listener):
         self.asked: list[tuple[str, str]] = []
         self.handed_out_times = 0
         self.pubacks = PubAcks(self, self.asked.append)
+
+    def read_begins(self) -> None:
+        pass
 
     def read_done(self) -> None:
         self.handed_out_times += 1

@@ -115,7 +115,7 @@ class LinkSteps(OutboxModel):
 
     def _fence(self) -> None:
         behind = frozenset(o for o in self.flight if not self.publishes[o].with_ack and o not in self.in_hand)
-        self.fences.append(Fence(self.link, self.outbox.sent, behind))
+        self.fences.append(Fence(self.link, self.outbox.fences.sent, behind))
 
     def fence_answered(self, at: int) -> None:
         """Also one of a link that is long gone, and one that was overtaken by a later one."""

@@ -38,9 +38,9 @@ class Promises(OutboxModel):
         assert ledger.unsettled == outbox.pending + outbox.in_flight
         behind = sum(not self.publishes[o].with_ack for o in self.flight if o not in self.in_hand)
         # One that is taken out of a batch in hand hides one from the fence, until the batch is sent.
-        assert behind - len(self.in_hand) <= outbox.unfenced <= behind
+        assert behind - len(self.in_hand) <= outbox.fences.unfenced <= behind
         if not self.in_hand:
-            assert outbox.unfenced == behind
+            assert outbox.fences.unfenced == behind
 
     @invariant()
     def each_operation_is_counted_at_most_once(self) -> None:

@@ -18,7 +18,7 @@ def test_a_core_publish_is_sent_and_fenced() -> None:
     assert desk.batch() == [1]
     assert desk.books() == (1, 0, 1, {})
     assert desk.batch() == []
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (1, 0, 0, {"fenced": 1})
     assert desk.told == {1: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 1}
@@ -30,7 +30,7 @@ def test_a_jetstream_publish_is_sent_and_acked() -> None:
     desk = connected()
     assert desk.offer(with_ack=True) == "sent"
     assert desk.batch() == [1]
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (1, 0, 1, {}), "a fence says nothing of a stream"
     desk.outbox.acked([(1, stored("ORDERS", 7, True))])
     assert desk.told == {1: [Fate("acked", None, "ORDERS", 7, True)]}
@@ -85,12 +85,12 @@ def test_a_fence_that_overtakes_a_batch_in_hand_confirms_nothing_of_it() -> None
     desk = connected()
     desk.offer()
     desk.batch()
-    assert desk.outbox.unfenced == 0
-    desk.outbox.fenced(desk.outbox.sent)
+    assert desk.outbox.fences.unfenced == 0
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (1, 0, 1, {})
     desk.batch()
-    assert desk.outbox.unfenced == 1
-    desk.outbox.fenced(desk.outbox.sent)
+    assert desk.outbox.fences.unfenced == 1
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (1, 0, 0, {"fenced": 1})
 
 
@@ -99,10 +99,10 @@ def test_one_that_the_link_refuses_is_not_confirmed_by_a_fence_meanwhile() -> No
     desk.offer()
     desk.offer(size=100)
     taken = desk.outbox.next_batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     desk.outbox.write_refused(taken[1], "too_large", "more than max_payload")
     desk.batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "too_large")]}
     assert desk.outbox.counters.succeeded == {"publish": 1}
     assert desk.outbox.counters.failed == {("publish", "too_large"): 1}
@@ -119,7 +119,7 @@ def test_a_link_that_is_being_left_gets_nothing_more() -> None:
     desk.offer()
     desk.outbox.hold_back()
     assert desk.batch() == []
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (2, 1, 0, {"fenced": 1}), "what was written is still confirmed"
     desk.outbox.link_down()
     desk.outbox.link_up()

@@ -32,7 +32,7 @@ def test_without_a_link_a_publish_is_queued_and_counted_as_failed_once() -> None
     desk.outbox.link_up()
     assert desk.batch() == [1, 2]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     desk.outbox.acked([(2, stored("S", 1))])
     assert desk.books() == (2, 0, 0, {"fenced": 1, "acked": 1})
     assert desk.outbox.counters.succeeded == Counter(), "counted as failed, so not as succeeded too"
@@ -48,7 +48,7 @@ def test_while_a_drain_runs_new_publishes_queue_behind_it() -> None:
     assert desk.offer() == "queued"
     assert desk.batch() == [1, 2, 3]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.outbox.settlement.draining
     desk.outbox.acked([(2, stored("S", 1))])
     assert not desk.outbox.settlement.draining
@@ -92,7 +92,7 @@ def test_what_was_in_flight_is_sent_again_first_and_in_order() -> None:
     assert desk.batch() == [1, 3, 4, 5]
     desk.outbox.acked([(4, stored("S", 2))])
     desk.batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (5, 0, 0, {"acked": 2, "fenced": 3})
     assert desk.outbox.counters.succeeded == {"publish": 2, "publish_with_ack": 2}
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 1}
@@ -103,7 +103,7 @@ def test_a_fence_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
     desk.offer()
     desk.batch()
     desk.batch()
-    mark = desk.outbox.sent
+    mark = desk.outbox.fences.sent
     desk.outbox.link_down()
     desk.outbox.link_up()
     desk.batch()

@@ -25,7 +25,7 @@ def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: i
     desk.outbox.write_refused(batch.split()[part], "fault", "injected")
     assert desk.books() == (4, 0, 3, {"failed": 1})
     desk.outbox.next_batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     expected = [FENCED, FENCED, FENCED]
     expected[part] = Fate("failed", "fault")
     assert [receipt.fate for receipt in receipts] == expected
@@ -44,7 +44,7 @@ def test_single_frames_of_the_same_time_stay_together_and_each_owner_is_told() -
     assert (batch.order, batch.count, batch.frame) == (3, 3, 3 * framing.publish(b"a", b""))
     assert [receipt.fate for receipt in receipts] == [None] * 3
     desk.outbox.next_batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert [receipt.fate for receipt in receipts] == [FENCED] * 3
 
 
@@ -57,7 +57,7 @@ def test_frames_of_a_route_are_accepted_together() -> None:
     assert desk.books() == (2, 2, 0, {})
     assert desk.batch() == [1, 2]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.told == {1: [FENCED], 2: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 2}
 
@@ -67,7 +67,7 @@ def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fence
     offer_frames(desk, [framing.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
     assert len(desk.outbox.next_batch()) == 1
     desk.batch()
-    mark = desk.outbox.sent
+    mark = desk.outbox.fences.sent
     desk.outbox.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
@@ -83,7 +83,7 @@ def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -
         desk.outbox.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.write_refused(taken, "fault", "injected")
     desk.batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     reasons = ["fault", "permission_denied" if denied else "fault", "fault"]
     assert desk.told == {order: [Fate("failed", reason)] for order, reason in enumerate(reasons, 1)}
     assert desk.books() == (3, 0, 0, {"failed": 3})
@@ -102,7 +102,7 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     desk.outbox.link_up()
     assert [one.order for one in desk.outbox.next_batch()] == [1, 2, 4, 5, 6]
     desk.batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (6, 0, 0, {"failed": 1, "fenced": 5})
 
 
@@ -114,7 +114,7 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
     desk.batch()
     offer_frames(desk, [framing.publish(b"a", b"")], other)
     offer_frames(desk, [framing.publish(b"a", b"")])
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert sum(len(fates) for fates in desk.told.values()) == 3
     assert sum(len(fates) for fates in other.told.values()) == 1
     desk.outbox.link_down()
@@ -122,7 +122,7 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
     desk.outbox.link_up()
     desk.batch()
     desk.batch()
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.told[6] == other.told[5] == [FENCED]
 
 

@@ -26,14 +26,14 @@ class OutboxMachine(PublisherRules, Promises):
         for _ in range(4 * len(self.publishes) + 4):
             while self._next_batch():
                 pass
-            self.outbox.fenced(self.outbox.sent)
+            self.outbox.fenced(self.outbox.fences.sent)
             for order in sorted(o for o in self.flight if self.publishes[o].with_ack):
                 self.outbox.acked([(order, stored("S", order))])
             if all(p.fate is not None for p in self.publishes.values()):
                 break
             self.now = max(self.now, self.outbox.next_batch_at() or 0.0)
         assert [p for p in self.publishes.values() if p.fate is None] == []
-        assert (self.outbox.pending, self.outbox.in_flight, self.outbox.unfenced) == (0, 0, 0)
+        assert (self.outbox.pending, self.outbox.in_flight, self.outbox.fences.unfenced) == (0, 0, 0)
         assert self.idle_calls == self.idle_waiters or not unsettled
 
     @precondition(lambda self: len(self.publishes) > 16)

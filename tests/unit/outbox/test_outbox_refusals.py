@@ -136,7 +136,7 @@ def test_a_denied_publish_fails_and_its_neighbours_are_fenced() -> None:
     desk.offer(b"a")
     desk.batch()
     desk.batch()
-    mark = desk.outbox.sent
+    mark = desk.outbox.fences.sent
     desk.outbox.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
@@ -231,6 +231,6 @@ def test_room_under_the_bound_of_unconfirmed_core_publishes_wakes_whoever_writes
     assert desk.batch() == [1]
     assert desk.batch() == []
     before = desk.wakes
-    desk.outbox.fenced(desk.outbox.sent)
+    desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.wakes > before
     assert desk.batch() == [2]

@@ -44,7 +44,7 @@ class Server:
         """What is sent next: once that is asked for, the batch before has been sent, and can be confirmed."""
         batch = self.desk.outbox.next_batch()
         if not batch and self.desk.outbox.in_flight:
-            self.desk.outbox.fenced(self.desk.outbox.sent)
+            self.desk.outbox.fenced(self.desk.outbox.fences.sent)
             batch = self.desk.outbox.next_batch()
         return batch
 
@@ -168,7 +168,7 @@ def test_what_is_suspected_is_sent_in_growing_windows_and_then_all_at_once() -> 
     while batch := desk.batch():
         windows.append(len(batch))
         desk.outbox.next_batch()
-        desk.outbox.fenced(desk.outbox.sent)
+        desk.outbox.fenced(desk.outbox.fences.sent)
     assert windows == [1, 2, 4, 8, 5]
     for _ in range(20):
         desk.offer()

@@ -58,7 +58,7 @@ def seen(made: Bench) -> dict[str, Any]:
     """What can be seen once all is written and fenced."""
     wire = b"".join(made.written())
     made.written()
-    made.outbox.fenced(made.outbox.sent)
+    made.outbox.fenced(made.outbox.fences.sent)
     return {
         "wire": wire,
         "acks": made.answers,

@@ -247,13 +247,13 @@ def test_what_a_program_publishes_is_accepted_as_any_other_publish(script: list[
             elif step == "write":
                 told.append(b"".join(made.written()))
             elif step == "fence":
-                outbox.fenced(outbox.sent)
+                outbox.fenced(outbox.fences.sent)
             elif step == "lose":
                 outbox.link_down("closed")
                 outbox.link_up()
             else:
                 cast(MockClock, trio.lowlevel.current_clock()).jump(0.002)
-            told.append((outbox.pending, outbox.in_flight, outbox.unfenced, outbox.queue.pending_bytes))
+            told.append((outbox.pending, outbox.in_flight, outbox.fences.unfenced, outbox.queue.pending_bytes))
             told.append([receipt.fate for receipt in receipts])
         counters = outbox.counters
         return [*told, outbox.ledger.settled, outbox.ledger.accepted, counters.succeeded, +counters.failed]

@@ -78,14 +78,14 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
 
     deliver({first: 1, second: 101})
     assert left() == [1, 101]
-    outbox.fenced(outbox.sent)
+    outbox.fenced(outbox.fences.sent)
     while not outbox.over_limit:
         outbox.offer_frames([b"PUB x 0\r\n\r\n"] * 10_000, FrameOwners([Receipt()], [10_000]))
     deliver({first: 2, second: 102})
     assert (len(inbox), len(second._intake)) == (1, 1)
     while outbox.over_limit:
         assert left() == []
-        outbox.fenced(outbox.sent)
+        outbox.fenced(outbox.fences.sent)
     second._intake.clear()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(second.run)

@@ -261,7 +261,7 @@ def test_a_batch_of_good_and_failing_messages(
         answers: dict[int, str] = {}
         for step in steps:
             if step is None:
-                made.outbox.fenced(made.outbox.sent)
+                made.outbox.fenced(made.outbox.fences.sent)
             else:
                 number = int(step.frame.rpartition(b"\r\n\r\n")[2].partition(b":")[0])
                 answers[number] = batch[number][2]

@@ -1,0 +1,55 @@
+"""Which core publishes wait for a fence, and whether one has to follow them at once. Pure.
+
+Nobody waits for the fates of messages that routes forward from subjects: a few of them, accepted at about one time,
+share the fence of the next. One for each would be half of what a message costs.
+"""
+
+from __future__ import annotations
+
+from router_trio.outbox.in_flight import InFlight
+from router_trio.outbox.operation import Operation
+
+SHARED_FENCE = 16
+"""Core publishes in flight that are fenced at once, whoever waits for them or not."""
+
+
+class Fences:
+    """The core publishes of one outbox that were sent and are not confirmed."""
+
+    __slots__ = ("_behind", "_confirmed", "_in_flight", "sent")
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+        self._behind = 0
+        self._confirmed = 0
+        self.sent: int = 0
+        """The position behind the last core publish that was sent, for `Outbox.fenced`.
+
+        A batch that the link has in hand is not behind it: a fence that overtakes it, or what is refused of it, would
+        confirm what was never written.
+        """
+
+    @property
+    def unfenced(self) -> int:
+        """Core publishes that wait for a fence: those of a batch that the link still has in hand don't yet."""
+        return max(0, self.sent - self._in_flight.written + self._in_flight.unfenced)
+
+    @property
+    def due(self) -> bool:
+        """Return True if a fence has to follow what is written at once; else it may be shared."""
+        return self._behind > self._confirmed or self._in_flight.unfenced >= SHARED_FENCE
+
+    def follow(self, order: int) -> None:
+        """A fence has to follow the publish with this number at once."""
+        self._behind = order
+
+    def batch_sent(self) -> None:
+        """The batch that was taken last was sent, and what the link refused of it was told."""
+        self.sent = self._in_flight.written
+
+    def take_confirmed(self, mark: int) -> list[Operation]:
+        """A fence behind `mark`, as `sent` was then, was answered: take out what it confirms."""
+        confirmed = self._in_flight.take_fenced(mark)
+        if confirmed:
+            self._confirmed = confirmed[-1].order
+        return confirmed
