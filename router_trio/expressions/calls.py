@@ -18,7 +18,7 @@ from router_trio.expressions.closures import Nothing, Watch, paid, truth
 from router_trio.expressions.functions.patterns import EXTRA, PATTERN_COST, BadPattern, Pattern
 from router_trio.expressions.language.signatures import BY_ID
 from router_trio.expressions.language.source import Source
-from router_trio.expressions.language.syntax import VARIABLE, Call, Literal, Name, Node, Select
+from router_trio.expressions.language.syntax import Call, Literal, Node
 from router_trio.expressions.language.types import (
     BOOL,
     BYTES,
@@ -30,9 +30,8 @@ from router_trio.expressions.language.types import (
     STRING,
     TIMESTAMP,
     Type,
-    map_of,
 )
-from router_trio.expressions.language.usage import HEADERS, body_path
+from router_trio.expressions.language.usage import body_path, header_name, is_headers
 from router_trio.expressions.operators import (
     COMPARISONS,
     FUNCTIONS,
@@ -88,13 +87,7 @@ class Calls:
     # --- what the arguments are ---
 
     def _is_headers(self, node: Node) -> bool:
-        return (
-            self._watch is None
-            and isinstance(node, Name)
-            and node.meaning == VARIABLE
-            and node.name == HEADERS
-            and node.type == map_of(STRING, STRING)
-        )
+        return self._watch is None and is_headers(node)
 
     def _truth(self, node: Node) -> Closure:
         """Return the closure of a node that is true or false, and raises for all else."""
@@ -214,7 +207,7 @@ class Calls:
     def _equality(self, node: Call, wanted: bool) -> Closure:
         one, other = node.arguments
         for name, constant in ((one, other), (other, one)):
-            header = self._header_name(name)
+            header = header_name(name) if self._watch is None else None
             if header is not None and isinstance(constant, Literal) and isinstance(constant.value, str):
                 return access.header_equals(header, constant.value, wanted)
         left, right = self.of(one), self.of(other)
@@ -233,16 +226,6 @@ class Calls:
         if self._looping:
             return lambda message: equal(left(message), right(message), message.budget) is wanted
         return self._folded(lambda message: equal(left(message), right(message)) is wanted, left, right)
-
-    def _header_name(self, node: Node) -> str | None:
-        """Return the name of the header that a node reads, if it reads one of a constant name."""
-        if isinstance(node, Select) and not node.test and self._is_headers(node.operand):
-            return node.field
-        if isinstance(node, Call) and node.function == "_[_]" and self._is_headers(node.arguments[0]):
-            index = node.arguments[1]
-            if isinstance(index, Literal) and isinstance(index.value, str):
-                return index.value
-        return None
 
     def _comparison(self, node: Call, parts: list[Closure]) -> Closure:
         test = COMPARISONS[node.function]

@@ -14,7 +14,9 @@ from router_trio.expressions.language.source import Source
 from router_trio.expressions.language.syntax import Node
 from router_trio.expressions.language.types import Type, spelled
 from router_trio.expressions.language.usage import Path, body_fields, reads
+from router_trio.expressions.raw import header_test, header_value
 from router_trio.expressions.values import CLASSES, Value, kind_name
+from router_trio.protocol.framing import RawMessage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +34,16 @@ class Expression:
     evaluate: Callable[[Any], Value] = field(repr=False)
     """Return the value for an activation (`Facts`). Raises EvaluationError, and nothing else."""
     _tree: Node = field(repr=False)
+
+    @property
+    def header_value(self) -> Callable[[RawMessage], bytes] | None:
+        """Reads the header that the expression is from a message as it came, if it is one and nothing else."""
+        return header_value(self._tree)
+
+    @property
+    def header_test(self) -> Callable[[RawMessage], bool] | None:
+        """Tells of a message as it came whether one header is a text, or is not, if the expression says just that."""
+        return header_test(self._tree)
 
 
 def compile_expression(

@@ -167,8 +167,10 @@ class RoutePlan:
             if before:
                 name += b"\0%d" % before
             candidates.append(Candidate(name, None if one.when is None else one.when.evaluate, one.weight, one.mirror))
-        key = None if self.key is None else self.key.evaluate
-        return strategy_for(self.settings.strategy, candidates, key=key, healthy=healthy)
+        key = header = None
+        if self.key is not None:
+            key, header = self.key.evaluate, self.key.header_value
+        return strategy_for(self.settings.strategy, candidates, key=key, key_header=header, healthy=healthy)
 
     @property
     def stream(self) -> str | None:

@@ -13,6 +13,9 @@ import pytest
 from trio.testing import MockClock
 
 from router_trio import Message, Receipt
+from router_trio.expressions.body import WHOLE
+from router_trio.expressions.expression import compile_expression
+from router_trio.expressions.message import MESSAGE_VARIABLES, Arrived
 from router_trio.expressions.output import _is_plain, _Writer
 from router_trio.link import SubscriptionBatch
 from router_trio.message import FENCED, Fate
@@ -219,6 +222,22 @@ async def test_messages_that_go_by_their_content_together() -> None:
 
     together()
     assert saved(together, one_by_one) >= 660  # 828
+
+
+def test_a_header_that_decides_alone() -> None:
+    expression = compile_expression('headers["class"] == "high"', MESSAGE_VARIABLES)
+    test, messages = expression.header_test, [carrying(b"class: high", b"in") for _ in range(MESSAGES)]
+    assert test is not None
+
+    def raw() -> None:
+        for one in messages:
+            test(one)
+
+    def by_facts() -> None:
+        for one in messages:
+            expression.evaluate(Arrived(one, WHOLE))
+
+    assert saved(raw, by_facts) >= 27  # 34
 
 
 async def test_a_small_map_that_is_written_as_it_is() -> None:

@@ -24,7 +24,7 @@ from tests.support.watch import Watch, until_stored, watched
 
 MESSAGES = 40_000
 SUBJECTS = 1_000
-AT_A_TIME = 4_000
+AT_A_TIME = 1_500
 """Messages: more than a queue's usual limit."""
 
 HEALTHY = [

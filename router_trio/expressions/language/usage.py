@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router_trio.expressions.language.syntax import VARIABLE, Call, Literal, Logic, Name, Node, Select, walk
-from router_trio.expressions.language.types import DYN
+from router_trio.expressions.language.types import DYN, STRING, map_of
 
 BODY, HEADERS = "body", "headers"
 Path = tuple[str, ...]
@@ -19,6 +19,27 @@ _OF_SCALARS = frozenset({
 def reads(tree: Node) -> frozenset[str]:
     """Return the names of the variables that an expression reads."""
     return frozenset(node.name for node in walk(tree) if isinstance(node, Name) and node.meaning == VARIABLE)
+
+
+def is_headers(node: Node) -> bool:
+    """Return True for the headers of the message as a whole."""
+    return (
+        isinstance(node, Name)
+        and node.meaning == VARIABLE
+        and node.name == HEADERS
+        and node.type == map_of(STRING, STRING)
+    )
+
+
+def header_name(node: Node) -> str | None:
+    """Return the name of the header that a node reads, if it reads one of a constant name, and nothing else."""
+    if isinstance(node, Select) and not node.test and is_headers(node.operand):
+        return node.field
+    if isinstance(node, Call) and node.function == "_[_]" and is_headers(node.arguments[0]):
+        index = node.arguments[1]
+        if isinstance(index, Literal) and isinstance(index.value, str):
+            return index.value
+    return None
 
 
 def body_path(node: Node) -> Path | None:

@@ -8,7 +8,7 @@ what it gets in the order of the source.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from router_trio.errors import EvaluationError, MappingError, PublishError
 from router_trio.expressions.message import Arrived, Facts
@@ -41,20 +41,21 @@ class ContentBatch:
     def forward_batch(self, batch: Sequence[RawMessage]) -> None:
         """Send messages that nobody samples."""
         ways, state = self._ways, self._routing.state
-        content = self._routing.content
-        reader, when, choose, chosen = content.parts
-        looks = content.looks
+        reader, when, choose, chosen = self._routing.content.parts
         filtered = unmatched = 0
         facts: Facts = _NOTHING
+        asked: Any
         for raw in batch:
-            if looks:
-                facts = Arrived(raw, reader)
+            if reader is None:
+                asked = raw
+            else:
+                asked = facts = Arrived(raw, reader)
             try:
-                if when is not None and not when(facts):
+                if when is not None and not when(asked):
                     filtered += 1
                     continue
                 if choose is not None:
-                    chosen = choose(facts)
+                    chosen = choose(asked)
             except EvaluationError as error:
                 delivery = self._delivery(raw)
                 self._routing.expression_failed(error, delivery)

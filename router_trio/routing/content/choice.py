@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from router_trio.expressions.body import BodyReader
 from router_trio.expressions.message import Arrived, Facts
@@ -12,6 +12,19 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.strategies import Choice, Fixed
+
+
+class Parts(NamedTuple):
+    """What is asked for each message of a core subscription, in order.
+
+    `when` and `choose` are asked about `Arrived` with this `reader`, or without one about the raw message. Without
+    `choose`, all messages go to what is `chosen`.
+    """
+
+    reader: BodyReader | None
+    when: Callable[[Any], Any] | None
+    choose: Callable[[Any], Choice] | None
+    chosen: Choice
 
 
 class Content:
@@ -24,6 +37,8 @@ class Content:
         self.looks: bool = bool(plan.expressions) or plan.transforms
         """True if expressions or transforms look at messages: then they have facts."""
         self._reader = plan.reader()
+        self.parts: Parts = self._parts(plan)
+        """The same, for who asks in a loop."""
         self.mirrors: frozenset[int] = frozenset(
             place for place, one in enumerate(plan.destinations) if one.mirror is not None
         )
@@ -41,15 +56,15 @@ class Content:
             return Facts(subject, block, payload, self._reader)
         return Facts(subject, block, payload, self._reader, **delivery.in_stream())
 
-    @property
-    def parts(self) -> tuple[BodyReader, Callable[[Any], Any] | None, Callable[[Any], Choice] | None, Choice]:
-        """What is asked here, for who asks in a loop: the reader of `Arrived`, `when`, and the strategy.
-
-        In place of a strategy that always chooses the same: that.
-        """
-        if isinstance(self._strategy, Fixed):
-            return self._reader, self._when, None, self._strategy.choose(None)
-        return self._reader, self._when, self._strategy.choose, ()
+    def _parts(self, plan: RoutePlan) -> Parts:
+        fixed = isinstance(self._strategy, Fixed)
+        chosen = self._strategy.choose(None) if fixed else ()
+        when = None if plan.when is None else plan.when.header_test
+        choose = None if fixed else self._strategy.choose_raw
+        if plan.transforms or (when is None) != (plan.when is None) or not (fixed or choose):
+            reader = self._reader if self.looks else None
+            return Parts(reader, self._when, None if fixed else self._strategy.choose, chosen)
+        return Parts(None, when, choose, chosen)
 
     def takes(self, facts: Facts) -> bool:
         """Return True if the route takes the message. Raises `EvaluationError`."""

@@ -17,11 +17,16 @@ from fractions import Fraction
 from math import gcd
 from typing import Any
 
-from router_trio.routing.policy.sticky import Rendezvous, key_of
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.policy.sticky import LONGEST_REMEMBERED, MAX_REMEMBERED, Rendezvous, key_of
 
 Evaluate = Callable[[Any], Any]
 """Gives the value of an expression for a message (`Facts`), or raises EvaluationError."""
 Choice = Sequence[int]
+
+
+Header = Callable[[RawMessage], bytes]
+"""Reads a header of a message as it came, or raises EvaluationError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +55,24 @@ class Strategy:
         """Return which destinations get a message that failed, and of which no copy is stored."""
         return chosen
 
+    @property
+    def choose_raw(self) -> Callable[[RawMessage], Choice] | None:
+        """The same as `choose` for a message as it came, of which nothing was made; None if there has to be."""
+        return None
+
 
 def strategy_for(
     name: str,
     candidates: Sequence[Candidate],
     *,
     key: Evaluate | None = None,
+    key_header: Header | None = None,
     healthy: Callable[[int], bool] = lambda index: True,
 ) -> Strategy:
     """Return a new strategy of that name, with its counters at the start.
 
-    `key` is for `sticky`. `healthy`, for `fallback`, says of the destination at a place whether it is connected and
-    takes messages.
+    `key` is for `sticky`, and `key_header` if it is a header and nothing else. `healthy`, for `fallback`, says of the
+    destination at a place whether it is connected and takes messages.
     """
     real = [index for index, one in enumerate(candidates) if one.mirror is None]
     strategy: Strategy
@@ -69,7 +80,7 @@ def strategy_for(
         strategy = Weighted(real, [candidates[index].weight for index in real])
     elif name == "sticky":
         assert key is not None
-        strategy = Sticky(key, real, [candidates[index] for index in real])
+        strategy = Sticky(key, key_header, real, [candidates[index] for index in real])
     elif name == "fallback":
         strategy = Fallback(real, healthy)
     elif all(candidates[index].when is None for index in real):
@@ -146,6 +157,11 @@ class Weighted(Strategy):
         self._next = at if at < len(self._round) else 0
         return chosen
 
+    @property
+    def choose_raw(self) -> Callable[[RawMessage], Choice]:
+        """See `Strategy`."""
+        return self.choose
+
 
 def smooth_round(weights: Sequence[int]) -> list[int]:
     """Return one round: places by turns, each as often as its weight, in lowest terms, as evenly spread as they go."""
@@ -168,16 +184,38 @@ def smooth_round(weights: Sequence[int]) -> list[int]:
 class Sticky(Strategy):
     """The destination that belongs to the key of the message."""
 
-    __slots__ = ("_destination_of", "_key")
+    __slots__ = ("_by_header", "_destination_of", "_header", "_key")
 
-    def __init__(self, key: Evaluate, places: Sequence[int], candidates: Sequence[Candidate]) -> None:
+    def __init__(
+        self, key: Evaluate, header: Header | None, places: Sequence[int], candidates: Sequence[Candidate]
+    ) -> None:
+        """`header`: see `strategy_for`."""
         self._key = key
+        self._header = header
+        self._by_header: dict[bytes, Choice] = {}
         members = [((index,), one.name, one.weight) for index, one in zip(places, candidates, strict=True)]
         self._destination_of: Callable[[bytes], Choice] = Rendezvous(members).owner_of
 
     def choose(self, facts: Any) -> Choice:
         """See `Strategy`."""
         return self._destination_of(key_of(self._key(facts)))
+
+    @property
+    def choose_raw(self) -> Callable[[RawMessage], Choice] | None:
+        """See `Strategy`: if the key is a header."""
+        return None if self._header is None else self._choose_by_header
+
+    def _choose_by_header(self, raw: RawMessage) -> Choice:
+        assert self._header is not None
+        value = self._header(raw)
+        chosen = self._by_header.get(value)
+        if chosen is None:
+            chosen = self._destination_of(key_of(value.decode("utf-8", "surrogateescape")))
+            if len(value) <= LONGEST_REMEMBERED:
+                if len(self._by_header) >= MAX_REMEMBERED:
+                    self._by_header.clear()
+                self._by_header[value] = chosen
+        return chosen
 
 
 class Fallback(Strategy):
@@ -197,6 +235,11 @@ class Fallback(Strategy):
             if healthy(index):
                 return chosen
         return self._first
+
+    @property
+    def choose_raw(self) -> Callable[[RawMessage], Choice]:
+        """See `Strategy`."""
+        return self.choose
 
     def choose_again(self, chosen: Choice) -> Choice:
         """See `Strategy`. What is healthy now decides."""

@@ -119,6 +119,41 @@ def test_a_header_is_found_in_the_raw_block_as_in_the_decoded_one(pairs: list[tu
         assert raw == slow or (raw.startswith("fails: there is no header") and slow.startswith("fails: ")), text
 
 
+RAW_TEXTS = ("headers['region']", "headers.region", "headers['Region']", "headers['a:b']", "headers['']")
+RAW_TESTS = (*HEADER_TEXTS[:3], *HEADER_TEXTS[7:11], "headers.region == headers.x", "headers.region == 'us'", "true")
+
+
+@given(HEADERS, st.sampled_from(["", "\r\n", "no colon\r\n", "x\r\n\r\n", ": y\r\n"]), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_a_header_is_found_in_a_raw_message_as_in_its_block(
+    pairs: list[tuple[str, str]], odd: str, ended: bool
+) -> None:
+    lines = "".join(f"{name}:{value}\r\n" for name, value in pairs) + odd
+    block = b"NATS/1.0\r\n" + lines.encode("utf-8", "surrogateescape") + b"\r\n" * ended
+    body = b"\r\nregion: eu\r\nRegion: x\r\n"  # which is no header
+    size = len(block) + len(body)
+    raw = (b"in", b"", len(block), size, b"%d %d\r\n%b%b\r\n" % (len(block), size, block, body))
+
+    def read(text: str, part: str) -> str | None:
+        direct = getattr(compile_expression(text, MESSAGE_VARIABLES), part)
+        if direct is None:
+            return None
+        try:
+            value = direct(raw)
+        except EvaluationError as error:
+            return f"fails: {error}"
+        return repr(value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value)
+
+    for text in RAW_TEXTS:
+        assert read(text, "header_value") in (outcome(text, facts(header_block=block)), None), text
+    for text in RAW_TESTS:
+        assert read(text, "header_test") in (outcome(text, facts(header_block=block)), None), text
+    assert read("headers.region", "header_value") is not None
+    assert read("'us' == headers.region", "header_test") is not None
+    assert read("headers.region == 'us' && true", "header_test") is None
+    assert read("headers.region + 'x'", "header_value") is None
+
+
 def test_several_expressions_on_one_header_look_for_it_once() -> None:
     message = facts()
     values = [outcome(f"headers.{text}", message) for text in ("region == 'us'", "region == 'eu'", "region != 'eu'")]

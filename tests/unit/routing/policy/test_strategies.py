@@ -121,6 +121,20 @@ def test_weights_have_no_part_in_more_than_their_proportion() -> None:
     assert len(smooth_round([1000, 500])) == 3
 
 
+@given(st.lists(st.binary(max_size=3), max_size=20))
+def test_a_key_that_is_a_header_chooses_as_its_text_does(values: list[bytes]) -> None:
+    def text(facts: Any) -> str:
+        return str(facts.decode("utf-8", "surrogateescape"))
+
+    places = [candidate(name=f"d{number}") for number in range(5)]
+    direct = strategy_for("sticky", places, key=text, key_header=lambda raw: raw[0]).choose_raw
+    assert direct is not None
+    for value in values * 2:
+        strategy = strategy_for("sticky", places, key=text)
+        assert strategy.choose_raw is None
+        assert direct((value, b"", 0, 0, b"")) == strategy.choose(value)
+
+
 def test_weighted_takes_mirrors_out() -> None:
     strategy = strategy_for("weighted", [candidate(weight=2), candidate(mirror="1"), candidate()])
     assert chosen(strategy, times=3) == [(0, 1), (2, 1), (0, 1)]
