@@ -149,6 +149,7 @@ def _routes() -> list[Panel]:
 
 def _state() -> list[Panel]:
     filtered = of_route("router_messages_filtered_total")
+    mirrors = of_route("router_mirror_failures_total")
     dead = of_route("router_messages_dead_lettered_total")
     return [
         states(
@@ -157,19 +158,25 @@ def _state() -> list[Panel]:
             query(f"min by (instance, route) ({RUNNING})", "{{route}} {{instance}}"),
             ROUTE_STATES,
             alerts=["RouterRouteNotRunning"],
-        ).span(12),
+        ).span(9),
         lines(
             "Filtered out",
             "Messages that were to go nowhere, by reason: `when` did not hold, the handler left them out, or no "
             "destination matched (unmatched).",
             "mps",
             query(total(rate(filtered), "route", "reason"), "{{route}}: {{reason}}"),
-        ).span(6),
+        ).span(5),
+        lines(
+            "Mirrors failed",
+            "Copies for mirrors that were not delivered, by reason. They fail no message.",
+            "mps",
+            query(total(rate(mirrors), "route", "reason"), "{{route}}: {{reason}}"),
+        ).span(5),
         lines(
             "Dead-lettered",
             "Messages given up after their last delivery, as seen over the last few scrapes.",
             "short",
             query(total(events(dead), "route"), "{{route}}"),
             alerts=["RouterMessagesDeadLettered"],
-        ).span(6),
+        ).span(5),
     ]

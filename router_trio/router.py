@@ -19,7 +19,7 @@ from router_trio.errors import LinkError, innermost
 from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.nats.link import Dialer
-from router_trio.routing.core_route import CoreRoute
+from router_trio.routing.core_route import CoreRoute, shared_subscriptions
 from router_trio.routing.handlers import Handler, load_handler
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import Passthrough
@@ -190,6 +190,7 @@ class _Run:
             name: Passthrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
         }
         plans = compile_routes(settings, _load_handlers(settings.routes, handlers), platform.random.randrange)
+        self._shared = shared_subscriptions(plans)
         self._routes: list[Route] = [self._make(plan) for plan in plans]
         self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
         self._sheltered = trio.CancelScope(shield=True)
@@ -210,7 +211,8 @@ class _Run:
         connection = self._connections[plan.connection]
         route: Route
         if plan.stream is None:
-            route = CoreRoute(routing, connection, self._passthrough[outlets[0].connection.name], self._emit)
+            passthrough = self._passthrough[outlets[0].connection.name]
+            route = CoreRoute(routing, connection, passthrough, self._emit, self._shared.get(plan.name))
         else:
             route = StreamRoute(routing, connection, self._emit)
         connection.attach(route)

@@ -5,10 +5,12 @@ A message that nobody changes and nobody looks at goes through as part of a batc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import length_hint
 
 import trio
 
+from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
@@ -21,16 +23,39 @@ from router_trio.routing.intake_queue import IntakeQueue
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.plans import RoutePlan
 from router_trio.routing.route import Route
 from router_trio.states import RUNNING
+
+
+def shared_subscriptions(plans: Sequence[RoutePlan]) -> dict[str, SharedSubscription]:
+    """Return what routes share, by their names; one that shares nothing is not among them."""
+    together: dict[tuple[str, str, str | None], list[str]] = {}
+    for plan in plans:
+        source = plan.settings.source
+        if source.subject is not None:
+            together.setdefault((plan.connection, source.subject, source.queue), []).append(plan.name)
+    shared: dict[str, SharedSubscription] = {}
+    for (_, subject, queue), names in together.items():
+        if len(names) > 1:
+            shared |= dict.fromkeys(names, SharedSubscription(subject, queue))
+    return shared
 
 
 class CoreRoute(Route):
     """One route from a core subscription."""
 
-    def __init__(self, routing: Routing, connection: Connection, passthrough: Passthrough, emit: Emit) -> None:
-        """`passthrough` leads to the connection of the first destination."""
+    def __init__(
+        self,
+        routing: Routing,
+        connection: Connection,
+        passthrough: Passthrough,
+        emit: Emit,
+        shared: SharedSubscription | None = None,
+    ) -> None:
+        """`passthrough` leads to the connection of the first destination; `shared` is with routes of one subject."""
         super().__init__(routing, connection, emit)
+        self._shared = shared
         only = routing.outlets[0]
         as_it_comes = routing.plan.handler is None and routing.as_it_comes
         plain = len(routing.outlets) == 1 and not only.destination.jetstream and as_it_comes
@@ -50,7 +75,10 @@ class CoreRoute(Route):
             # A server that doesn't answer must not hold up the end.
             subscription: Subscription | None = None
             with self._subscribing:
-                subscription = await link.subscribe(source.subject, self._deliver, queue=source.queue)
+                if self._shared is not None:
+                    subscription = await self._shared.take_part(link, self._deliver)
+                else:
+                    subscription = await link.subscribe(source.subject, self._deliver, queue=source.queue)
             if subscription is None:
                 self._retry.tried(tried)
                 return

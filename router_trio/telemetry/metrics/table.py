@@ -94,6 +94,8 @@ ROUTE_FAILURE_REASONS = (
     "shutdown",
 )
 
+MIRROR_FAILURE_REASONS = ("expression", "mapping", "not_connected", "permission_denied", "queue_full", "too_large")
+
 
 # --- readers ---
 
@@ -294,6 +296,13 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         (*ROUTE, "reason"),
         "Messages that could not be routed.",
         _route_by(ROUTE_FAILURE_REASONS, lambda route: route.failed),
+    ),
+    Metric(
+        "router_mirror_failures_total",
+        "counter",
+        (*ROUTE, "reason"),
+        "Copies for mirrors that were not delivered. They fail no message.",
+        _route_by(MIRROR_FAILURE_REASONS, lambda route: route.mirror_failed),
     ),
     Metric(
         "router_messages_dead_lettered_total",

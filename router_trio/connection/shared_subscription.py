@@ -1,0 +1,82 @@
+"""One subscription for all routes of a connection that read the same subject, in the same queue group if in any.
+
+A server would send each of them a copy of every message; and of a queue group it would send each message to one of them
+alone, though the others may be the ones that take it.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from router_trio.link import Deliver, Link, SharedDelivery, Subscription, SubscriptionBatch
+from router_trio.protocol.framing import RawMessage
+
+
+class SharedSubscription:
+    """Subscribes once on each link, for all who are there. Each of them gets every message, in the order they came."""
+
+    def __init__(self, subject: str, queue: str | None) -> None:
+        self._subject = subject
+        self._queue = queue
+        self._link: Link | None = None
+        self._members: list[Member] = []
+        self._subscription: Subscription | None = None
+        self._one_at_a_time = trio.Lock()
+
+    async def take_part(self, link: Link, deliver: Deliver | SharedDelivery) -> Member:
+        """Subscribe, or take part in what another has subscribed to on this link. Raises as `Link.subscribe`."""
+        async with self._one_at_a_time:
+            if link is not self._link:
+                self._link, self._members, self._subscription = link, [], None
+            member = Member(self, link, deliver)
+            self._members.append(member)
+            if self._subscription is None:
+                try:
+                    self._subscription = await link.subscribe(self._subject, self._deliver, queue=self._queue)
+                except BaseException:
+                    self._members.clear()
+                    raise
+            return member
+
+    def _deliver(self, batch: list[RawMessage]) -> None:
+        for member in self._members:
+            deliver = member.deliver
+            if isinstance(deliver, SharedDelivery):
+                deliver.deliver([SubscriptionBatch(deliver.key, batch)])
+            else:
+                deliver(batch)
+
+    def _leave(self, member: Member) -> None:
+        """It gets nothing more; nothing comes any more if it was the last."""
+        if member in self._members:
+            self._members.remove(member)
+            if not self._members and self._subscription is not None:
+                self._subscription.close()
+                self._subscription = None
+
+    async def _drain(self, member: Member) -> None:
+        """The same, once it has what the server has sent before this call."""
+        if member not in self._members:
+            return
+        if len(self._members) > 1:
+            await member.link.fence()
+        elif self._subscription is not None:
+            await self._subscription.drain()
+        self._leave(member)
+
+
+class Member:
+    """See `link.Subscription`: that of one route."""
+
+    def __init__(self, shared: SharedSubscription, link: Link, deliver: Deliver | SharedDelivery) -> None:
+        self.link = link
+        self.deliver = deliver
+        self._shared = shared
+
+    def close(self) -> None:
+        """See `link.Subscription.close`."""
+        self._shared._leave(self)
+
+    async def drain(self) -> None:
+        """See `link.Subscription.drain`."""
+        await self._shared._drain(self)

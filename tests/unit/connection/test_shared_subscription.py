@@ -1,0 +1,135 @@
+"""One subscription for several routes, on links that do what the test says."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from router_trio.connection.shared_subscription import SharedSubscription
+from router_trio.errors import SourceError
+from router_trio.link import Deliver, Link, SharedDelivery
+
+
+class StubLink:
+    """Notes who subscribes; a subscription is its own."""
+
+    def __init__(self) -> None:
+        self.delivers: list[Deliver] = []
+        self.log: list[str] = []
+        self.refused: SourceError | None = None
+        self.answers_after = 0.0
+
+    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str | None = None) -> StubLink:
+        self.log.append(f"SUB {subject} {queue}")
+        await trio.sleep(self.answers_after)
+        if self.refused is not None:
+            raise self.refused
+        self.delivers.append(deliver)
+        return self
+
+    async def fence(self) -> None:
+        self.log.append("fence")
+        await trio.sleep(1)
+
+    def close(self) -> None:
+        self.log.append("close")
+
+    async def drain(self) -> None:
+        self.log.append("drain")
+        await trio.sleep(1)
+
+    def receive(self, *payloads: bytes) -> None:
+        for deliver in self.delivers:
+            deliver([(b"in", b"", 0, len(one), b"%d\r\n%b\r\n" % (len(one), one)) for one in payloads])
+
+
+def taking() -> tuple[list[bytes], Deliver]:
+    """What was taken, and who takes it."""
+    taken: list[bytes] = []
+    return taken, lambda batch: taken.extend(raw[4] for raw in batch)
+
+
+def link_of(stub: StubLink) -> Link:
+    return cast(Link, stub)
+
+
+async def test_all_get_what_comes_to_the_one_subscription(autojump_clock: MockClock) -> None:
+    stub, shared = StubLink(), SharedSubscription("in", "group")
+    stub.answers_after = 1.0
+    first, take_first = taking()
+    second, take_second = taking()
+
+    def take_together(touched: Any) -> None:
+        for batch in touched:
+            assert batch.key == "route"
+            take_second(batch)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shared.take_part, link_of(stub), take_first)
+        nursery.start_soon(shared.take_part, link_of(stub), SharedDelivery(take_together, "route"))
+    assert stub.log == ["SUB in group"]
+    stub.receive(b"1", b"2")
+    assert first == second == [b"1\r\n1\r\n", b"1\r\n2\r\n"]
+
+
+async def test_one_that_leaves_gets_what_was_sent_before_and_the_last_one_unsubscribes(
+    autojump_clock: MockClock,
+) -> None:
+    stub, shared = StubLink(), SharedSubscription("in", None)
+    first, take_first = taking()
+    second, take_second = taking()
+    leaving = await shared.take_part(link_of(stub), take_first)
+    staying = await shared.take_part(link_of(stub), take_second)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leaving.drain)
+        await wait_all_tasks_blocked()
+        stub.receive(b"1")
+    stub.receive(b"2")
+    assert (len(first), len(second)) == (1, 2)
+    await leaving.drain()
+    leaving.close()
+    assert stub.log == ["SUB in None", "fence"]
+    await staying.drain()
+    assert stub.log == ["SUB in None", "fence", "drain", "close"]
+    stub.receive(b"3")
+    assert (len(first), len(second)) == (1, 2)
+
+
+async def test_both_may_leave_at_once(autojump_clock: MockClock) -> None:
+    stub, shared = StubLink(), SharedSubscription("in", None)
+    members = [await shared.take_part(link_of(stub), taking()[1]) for _ in range(2)]
+    async with trio.open_nursery() as nursery:
+        for member in members:
+            nursery.start_soon(member.drain)
+    assert stub.log[-1] == "close"
+
+
+async def test_each_link_has_a_subscription_and_members_of_its_own(autojump_clock: MockClock) -> None:
+    old, new, shared = StubLink(), StubLink(), SharedSubscription("in", None)
+    taken, take = taking()
+    before = await shared.take_part(link_of(old), take)
+    await shared.take_part(link_of(new), take)
+    new.receive(b"1")
+    assert len(taken) == 1
+    before.close()
+    await before.drain()
+    new.receive(b"2")
+    assert len(taken) == 2
+    assert new.log == ["SUB in None"]
+
+
+async def test_a_refusal_is_everybodys_and_the_next_try_is_a_new_one(autojump_clock: MockClock) -> None:
+    stub, shared = StubLink(), SharedSubscription("in", None)
+    stub.refused = SourceError("no", reason="permission_denied")
+    for _ in range(2):
+        with pytest.raises(SourceError):
+            await shared.take_part(link_of(stub), taking()[1])
+    stub.refused = None
+    taken, take = taking()
+    await shared.take_part(link_of(stub), take)
+    stub.receive(b"1")
+    assert len(taken) == 1
+    assert stub.log == ["SUB in None"] * 3
