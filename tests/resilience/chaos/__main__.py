@@ -8,7 +8,7 @@ import sys
 import trio
 
 from tests.resilience.chaos.run import run_seed
-from tests.resilience.chaos.schedule import VARIANTS, Kind, Variant, draw
+from tests.resilience.chaos.schedule import OF_CORE, VARIANTS, Kind, Variant, draw
 from tests.resilience.chaos.verdict import HEAD, Outcome, command, row, total
 
 
@@ -21,9 +21,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of many seeds (default: 0)")
     parser.add_argument("--messages", type=int, default=2_000)
     parser.add_argument("--kind", choices=("stream", "core"), default="stream")
-    parser.add_argument("--variant", choices=VARIANTS, default="plain", help="of routes from streams (default: plain)")
+    parser.add_argument("--variant", choices=VARIANTS, default="plain", help="(default: plain)")
     given = parser.parse_args()
-    if given.kind == "core" and given.variant != "plain":
+    if given.kind == "core" and given.variant not in OF_CORE:
         parser.error(f"--variant {given.variant} is one of --kind stream")
     seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
     if given.seed is not None:

@@ -156,11 +156,14 @@ def router_settings(schedule: Schedule, proxies: Sequence[TcpProxy], collector: 
     telemetry: dict[str, Any] = {"listen": ""}
     if schedule.sampled:
         telemetry |= {"otlp_endpoint": collector.endpoint, "trace_sample_ratio": schedule.sampled}
+    route: dict[str, Any] = {"name": "route", "from": source, "to": [to]}
+    if schedule.variant == "content":
+        route = variants.by_content(schedule.seed, route)
     return Settings(
         router={"shutdown_timeout": 0.5},
         telemetry=telemetry,
         connections={name: {"servers": [proxy.url], **common} for name, proxy in zip(names, proxies, strict=True)},
-        routes=[{"name": "route", "from": source, "to": [to]}],
+        routes=[route],
     )
 
 

@@ -13,10 +13,12 @@ from typing import Literal, get_args
 
 Kind = Literal["stream", "core"]
 
-Variant = Literal["plain", "max-deliver", "sparse", "memory", "two-routers"]
-"""How streams, durable and routers are made: see `variants`. Core routes are always plain."""
+Variant = Literal["plain", "max-deliver", "sparse", "memory", "two-routers", "content"]
+"""How streams, durable, routers and routes are made: see `variants`."""
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+OF_CORE: tuple[Variant, ...] = ("plain", "content")
+"""Those of core routes."""
 
 NETWORK: Mapping[str, int] = {
     "cut": 3,
@@ -102,7 +104,7 @@ class Schedule:
 
 def draw(seed: int, kind: Kind, messages: int, variant: Variant = "plain") -> Schedule:
     """The schedule of a seed: the same for the same arguments. All variants have the same faults at the same times."""
-    if kind == "core" and variant != "plain":
+    if kind == "core" and variant not in OF_CORE:
         raise ValueError(f"{variant} is a variant of routes from streams")
     dice = random.Random(f"{seed} {kind}")
     server = dict(SERVER) | (dict(STREAM) if kind == "stream" else {})

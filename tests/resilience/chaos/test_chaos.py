@@ -22,6 +22,12 @@ EVERY_NIGHT = 100
 OF_EACH_VARIANT = 10
 
 
+@pytest.mark.parametrize(("seed", "kind"), [(6, "stream"), (3, "core")])
+async def test_a_seed_by_content_breaks_no_promise(seed: int, kind: Kind) -> None:
+    outcome = await run_seed(seed, kind, 500, "content")
+    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+
+
 @pytest.mark.parametrize(("seed", "kind", "messages"), [*FEW, *FEW_CORE])
 async def test_a_seed_breaks_no_promise(seed: int, kind: Kind, messages: int) -> None:
     outcome = await run_seed(seed, kind, messages)
@@ -39,11 +45,13 @@ async def test_a_hundred_seeds_break_no_promise(seed: int, kind: Kind) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "plain"])
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("core", "content"), *(("stream", variant) for variant in VARIANTS if variant != "plain")]
+)
 @pytest.mark.parametrize("seed", range(OF_EACH_VARIANT))
 @pytest.mark.timeout(120)
-async def test_ten_seeds_of_each_variant_break_no_promise(seed: int, variant: Variant) -> None:
-    outcome = await run_seed(seed, "stream", 2_000, variant)
+async def test_ten_seeds_of_each_variant_break_no_promise(seed: int, kind: Kind, variant: Variant) -> None:
+    outcome = await run_seed(seed, kind, 2_000, variant)
     assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
 
 

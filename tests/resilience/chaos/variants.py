@@ -1,4 +1,4 @@
-"""What a variant changes in a scene: how its streams and its durable are made, and how many routers share it.
+"""What a variant changes in a scene: how streams, durable and route are made, and how many routers share it.
 
 The faults of a seed are the same in each variant. What each has to keep beyond that is in `verdict`.
 """
@@ -6,7 +6,9 @@ The faults of a seed are the same in each variant. What each has to keep beyond 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
+from typing import Any
 
 from tests.resilience.chaos import load
 from tests.resilience.chaos.schedule import Schedule, Variant
@@ -39,6 +41,30 @@ def routers(variant: Variant) -> int:
 def noise(variant: Variant) -> int:
     """How many messages that nobody takes are published before each of the others."""
     return NOISE if variant == "sparse" else 0
+
+
+def by_content(seed: int, route: dict[str, Any]) -> dict[str, Any]:
+    """Return a route that decides by content in a way that the seed draws, and sends each message to the same place.
+
+    So it has to keep what the plain one keeps. All expressions have a value for whatever comes.
+    """
+    dice = random.Random(f"content {seed}")
+    (to,) = route["to"]
+    some = json.dumps([str(number) for number in sorted(dice.sample(range(load.SUBJECTS), dice.randint(1, 9)))])
+    drawn: dict[str, Any] = {**route, "when": dice.choice(["size > 0", 'payload != b""', 'subject.startsWith("")'])}
+    strategy = drawn["strategy"] = dice.choice(["all", "first_match", "weighted", "sticky", "fallback"])
+    if strategy == "all":
+        drawn["to"] = [{**to, "when": f"tokens[1] in {some}"}, {**to, "when": f"!(tokens[1] in {some})"}]
+    elif strategy == "first_match":
+        drawn["to"] = [{**to, "when": f"tokens[1] in {some}"}, to]
+    else:
+        drawn["to"] = [{**to, **({} if strategy == "fallback" else {"weight": dice.randint(1, 5)})} for _ in range(3)]
+    if strategy == "sticky":
+        drawn["key"] = dice.choice(["subject", "tokens[1]", "size"])
+    if dice.random() < 0.5:
+        changed = {"payload": "payload", "headers": {"set": {"X-Of": "subject"}, "remove": ["X-None"]}}
+        drawn["to"] = [{**one, **changed} for one in drawn["to"]]
+    return drawn
 
 
 async def create_source(stream: JetStream, variant: Variant) -> None:
