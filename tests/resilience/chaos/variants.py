@@ -43,6 +43,17 @@ def noise(variant: Variant) -> int:
     return NOISE if variant == "sparse" else 0
 
 
+def keeps_order(schedule: Schedule) -> bool:
+    """Return False where no order of a subject is promised.
+
+    Routers that share a durable promise none. Of a core subject, each destination gets what goes to it in order, and
+    those of weights have a part of each subject.
+    """
+    if schedule.variant == "content" and schedule.kind == "core":
+        return str(by_content(schedule.seed, {"to": [{}]})["strategy"]) != "weighted"
+    return schedule.variant != "two-routers"
+
+
 def by_content(seed: int, route: dict[str, Any]) -> dict[str, Any]:
     """Return a route that decides by content in a way that the seed draws, and sends each message to the same place.
 

@@ -11,7 +11,7 @@ from tests.resilience.chaos.load import numbers
 from tests.resilience.chaos.scene import Scene
 from tests.resilience.chaos.schedule import Schedule
 from tests.resilience.chaos.spy import Spy
-from tests.resilience.chaos.variants import dies_with_its_server
+from tests.resilience.chaos.variants import dies_with_its_server, keeps_order
 from tests.support.otlp_receiver import ReceivedSpan
 from tests.support.raw_jetstream import StoredMessage
 
@@ -96,8 +96,7 @@ def judge(
     # What is too large comes again later, and nobody waits for it: what is behind it would not fail.
     too_large = scene.failed["too_large"] if scene.schedule.kind == "stream" else 0
     # Without leave to answer the stream, a router can't ask again for what went astray before it takes what is new.
-    # Routers that share a durable promise no order.
-    ordered = "no_acks" not in scene.schedule.faults and scene.schedule.variant != "two-routers"
+    ordered = "no_acks" not in scene.schedule.faults and keeps_order(scene.schedule)
     if len(wrong) > too_large and ordered:
         broken.append(f"out of order: {wrong[:20]}; {too_large} were too large and came again")
     events = [event for watch in scene.runs for event in watch.of("NATS_CONNECTION_RESTORED")]
