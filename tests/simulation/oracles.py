@@ -9,7 +9,7 @@ import trio
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
-from router_trio.events import Event, MessageDeadLettered, StreamWentBack
+from router_trio.events import Event, MessageDeadLettered, MessageGivenUp, StreamWentBack
 from router_trio.message import Fate
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import CONNECTED, RUNNING
@@ -86,8 +86,9 @@ class Oracles:
     def observe(self, process: Process, event: Event) -> None:
         """An event: the ledgers add up at that moment, and nothing is beyond its bound."""
         self.codes[event.code] += 1
-        if isinstance(event, MessageDeadLettered):
-            self._given_up.add((event.route, event.sequence))
+        if isinstance(event, MessageDeadLettered | MessageGivenUp):
+            if event.sequence is not None:
+                self._given_up.add((event.route, event.sequence))
         elif isinstance(event, StreamWentBack):
             self._arrivals.went_back(event.route, trio.current_time())
         self._check_ledgers(process, f"at {event.code}")

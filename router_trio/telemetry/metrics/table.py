@@ -85,6 +85,8 @@ ROUTE_FAILURE_REASONS = (
     "expression",
     "not_connected",
     "handler_error",
+    "rejected",
+    "retry",
     "mapping",
     "reserved_subject",
     "slow_consumer",
@@ -93,6 +95,8 @@ ROUTE_FAILURE_REASONS = (
     "too_large",
     "shutdown",
 )
+
+GIVEN_UP_REASONS = ("expression", "handler_error", "mapping", "rejected", "retry", "timeout", "too_large")
 
 
 # --- readers ---
@@ -299,8 +303,15 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_messages_dead_lettered_total",
         "counter",
         ROUTE,
-        "Messages that were given up (dead-lettered).",
+        "Messages that were given up and whose dead letters are stored.",
         _route(lambda route: route.dead_lettered),
+    ),
+    Metric(
+        "router_messages_given_up_total",
+        "counter",
+        (*ROUTE, "reason"),
+        "Messages that are not tried again, with a dead letter or without, by the reason of their last failure.",
+        _route_by(GIVEN_UP_REASONS, lambda route: route.given_up),
     ),
     Metric(
         "router_messages_filtered_total",

@@ -148,11 +148,12 @@ def router_settings(schedule: Schedule, proxies: Sequence[TcpProxy], collector: 
     to: dict[str, Any] = {"connection": names[-1]}
     if schedule.kind == "stream":
         source |= {"stream": SOURCE, "durable": DURABLE, "filter": FILTER}
-        source |= {"ack_wait": ACK_WAIT, "nak_delay": 0.1, "max_in_flight": schedule.max_in_flight}
+        source |= {"ack_wait": ACK_WAIT, "max_in_flight": schedule.max_in_flight}
         to |= {"subject": "sink.{{wildcard(1)}}", "jetstream": True}
     else:
         source |= {"subject": "in.*"}
         to |= {"subject": "out.{{wildcard(1)}}"}
+    retry = {"retry": {"initial": 0.1}} if schedule.kind == "stream" else {}
     telemetry: dict[str, Any] = {"listen": ""}
     if schedule.sampled:
         telemetry |= {"otlp_endpoint": collector.endpoint, "trace_sample_ratio": schedule.sampled}
@@ -160,7 +161,7 @@ def router_settings(schedule: Schedule, proxies: Sequence[TcpProxy], collector: 
         router={"shutdown_timeout": 0.5},
         telemetry=telemetry,
         connections={name: {"servers": [proxy.url], **common} for name, proxy in zip(names, proxies, strict=True)},
-        routes=[{"name": "route", "from": source, "to": [to]}],
+        routes=[{"name": "route", "from": source, "to": [to], **retry}],
     )
 
 
