@@ -44,6 +44,7 @@ class RetryingRoute(CoreRoute):
         self._dead_letters = dead_letters
         self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._waiting: RetryQueue[CoreDelivery] = RetryQueue()
+        self._until_due = trio.CancelScope()
         self._under_way = 0
         self._one_settled = trio.lowlevel.ParkingLot()
 
@@ -56,7 +57,9 @@ class RetryingRoute(CoreRoute):
         while True:
             await self._try_due()
             received_at, batch = 0.0, list[RawMessage]()
-            with trio.CancelScope(deadline=inf if len(self._intake) else self._waiting.next_due):
+            # What is new is taken at once. While there is nothing, the first that is due ends the wait.
+            self._until_due = trio.CancelScope(deadline=inf if len(self._intake) else self._waiting.next_due)
+            with self._until_due:
                 received_at, batch = await self._intake.take()
             self._in_hand = len(batch)
             for raw in batch:
@@ -104,6 +107,7 @@ class RetryingRoute(CoreRoute):
         now = trio.current_time()
         due = now + self._policy.delay(failure, delivery.attempts, now)
         if self._waiting.add(delivery, delivery.raw[3], due):
+            self._until_due.deadline = min(self._until_due.deadline, due)
             self._no_longer_under_way()
         else:
             self.state.failed["retry_full"] += 1

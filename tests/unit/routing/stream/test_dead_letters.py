@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from router_trio import Message, Reject, Retry
 from router_trio.link import ConsumerSpec
 from router_trio.testing import FakeBroker
-from router_trio.testing.broker import StoredMessage
+from router_trio.testing.streams import StoredMessage
 from tests.support.eventually import eventually
 from tests.support.world import World, fill, handled, numbers, stream, to, unacked, world
 
