@@ -35,8 +35,8 @@ LOOKED_UP_WITHIN = 8.0
 
 LOOK_EVERY = 1.0
 
-STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"]}
-"""Of each broker: what routes read, what they write, what programs write."""
+STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"], "DEAD": ["dead.>"]}
+"""Of each broker: what routes read, what they write, what programs write, what routes give up."""
 
 
 class Simulation:

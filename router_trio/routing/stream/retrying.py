@@ -68,14 +68,16 @@ class Retrying:
         else:
             self._comes_again(delivery, self._policy.delay(failure, attempts, trio.current_time()))
 
-    def is_given_up(self, delivery: StreamDelivery) -> bool:
-        """Return True if a message was given up before, and came again: its dead letter is sent, and nothing else."""
-        dead = delivery.cursor.failures.given_up.get(delivery.sequence)
-        if dead is None:
-            return False
+    def was_given_up(self, delivery: StreamDelivery) -> bool:
+        """Return True if a message was given up before: all that is left to do is to store its dead letter."""
+        return delivery.sequence in delivery.cursor.failures.given_up
+
+    def give_up_again(self, delivery: StreamDelivery) -> None:
+        """A message that was given up came again, and is in hand: its dead letter is sent, and nothing else."""
+        dead = delivery.cursor.failures.given_up[delivery.sequence]
         delivery.refused = dead.refused
         self._give_up(delivery, dead)
-        return True
+        self._look()
 
     def _is_last(self, delivery: StreamDelivery) -> bool:
         """Return True if the server does not deliver a message again: nobody may change the limit of its consumer."""

@@ -208,8 +208,9 @@ class StreamRoute(Route):
                 delivery = pending.first()
                 if delivery is None:
                     break
-                if pending.cursor.failures.given_up and self._retrying.is_given_up(delivery):
+                if pending.cursor.failures.given_up and self._retrying.was_given_up(delivery):
                     pending.waiting.popleft()
+                    self._retrying.give_up_again(delivery)
                     continue
                 # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
                 try:
@@ -228,7 +229,10 @@ class StreamRoute(Route):
         """Take out what is routed now."""
         taken = self._ack_pending.take_first(BATCH)
         if self._ack_pending.cursor.failures.given_up:
-            return [delivery for delivery in taken if not self._retrying.is_given_up(delivery)]
+            given_up = [delivery for delivery in taken if self._retrying.was_given_up(delivery)]
+            taken = [delivery for delivery in taken if delivery not in given_up]
+            for delivery in given_up:
+                self._retrying.give_up_again(delivery)
         return taken
 
     def finished(self, delivery: StreamDelivery) -> None:

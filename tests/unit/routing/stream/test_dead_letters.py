@@ -164,6 +164,26 @@ async def test_while_their_connection_is_away_dead_letters_wait_in_the_stream(
         assert unacked(w) == 0
 
 
+@pytest.mark.parametrize("handles", [False, True])
+async def test_what_can_not_be_stored_keeps_nobody_out(autojump_clock: MockClock, handles: bool) -> None:
+    """However few may be in hand."""
+
+    def pick(message: Message) -> Message:
+        if message.subject == "in.--":
+            raise ValueError("never")
+        return message.replace(subject="out.x")
+
+    source = FROM | {"retry": {"attempts": 1, "max": "1s"}, "max_in_flight": 1}
+    route = stream("IN", "out.{{split(1,-)}}", **{key: source[key] for key in source.keys() - {"stream", "durable"}})
+    handlers = [handled(pick, to=to("out.x", jetstream=True), **source)] if handles else []
+    async with world([] if handles else [route], handlers=handlers, brokers=brokers()) as w:
+        w.broker.deny_publish("dead.>")
+        w.broker.publish("in.--", b"bad")
+        await trio.sleep(10)
+        fill(w.broker, 5)
+        await eventually(lambda: w.payloads("OUT") == numbers(5), 60)
+
+
 async def test_the_connection_dies_between_dead_letter_and_puback(autojump_clock: MockClock) -> None:
     handler = handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
     async with world(handlers=[handler], brokers=brokers()) as w:
