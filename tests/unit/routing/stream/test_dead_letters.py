@@ -173,13 +173,14 @@ async def test_what_can_not_be_stored_keeps_nobody_out(autojump_clock: MockClock
             raise ValueError("never")
         return message.replace(subject="out.x")
 
-    source = FROM | {"retry": {"attempts": 1, "max": "1s"}, "max_in_flight": 1}
+    nowhere = {"subject": "dead.{{split(1,-)}}"}
+    source = FROM | {"retry": {"attempts": 1, "max": "1s"}, "max_in_flight": 1, "dead_letter": nowhere}
     route = stream("IN", "out.{{split(1,-)}}", **{key: source[key] for key in source.keys() - {"stream", "durable"}})
     handlers = [handled(pick, to=to("out.x", jetstream=True), **source)] if handles else []
     async with world([] if handles else [route], handlers=handlers, brokers=brokers()) as w:
-        w.broker.deny_publish("dead.>")
         w.broker.publish("in.--", b"bad")
         await trio.sleep(10)
+        assert {event.reason for event in w.watch.of("ROUTE_DEAD_LETTER_NOT_STORED")} == {"mapping"}
         fill(w.broker, 5)
         await eventually(lambda: w.payloads("OUT") == numbers(5), 60)
 
