@@ -23,7 +23,7 @@ def failing(plan: Plan, connections: list[str], random: Random) -> Plan:
     """Return the route with a retry, dead letters, and perhaps a handler that says what is to become of a message."""
     retry: dict[str, Any] = {
         "initial": random.choice((0.05, 0.1, 1.0)),
-        "factor": random.choice((1.0, 2.0, 3.0)),
+        "factor": random.choice((1.5, 2.0, 3.0)),
         "max": random.choice((1.0, 5.0)),
         "attempts": random.choice((0, 1, 2, 4)),
     }

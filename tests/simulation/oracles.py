@@ -210,6 +210,11 @@ class Oracles:
                 self.broken("shutdown", f"{route.name} after the end: {route.in_hand} in hand")
         self._check_receipts(process)
 
+    def left_waiting(self, live: Live) -> int:
+        """Messages of core subscriptions that waited for another attempt at the end: nobody else has them."""
+        kept = {plan.name for plan in self._schedule.routes if not plan.stream and plan.retry}
+        return sum(route.failed["shutdown"] for route in live.routes if route.name in kept)
+
     def _check_receipts(self, process: Process) -> None:
         for owner, broker, number, with_ack, receipt in self._receipts:
             if owner is not process:
@@ -250,6 +255,8 @@ class Oracles:
         """Whether a message fails each time, and is given up at last: then its dead letter has to be stored."""
         if plan.dead_letter is None or self._handled.last.get((plan.name, number)) != RAISED:
             return False
+        if number in self.fails_for_what_it_is:
+            return False  # so does its dead letter
         if self._schedule.max_payload[plan.dead_letter[0]] < LEAST_FOR_DEAD_LETTERS:
             return False
         return plan.handler == "rejects" or (plan.handler == "poison" and gives_up(plan))

@@ -247,5 +247,5 @@ class Simulation:
     async def _end_well(self, process: Process) -> None:
         self.process = None
         await self._end(process)
-        if process.live is not None and process.live.unsettled:
+        if process.live is not None and process.live.unsettled != self.oracles.left_waiting(process.live):
             self.oracles.broken("shutdown", f"{process.live.unsettled} unsettled at the end, with nothing in the way")

@@ -93,6 +93,8 @@ ROUTE_FAILURE_REASONS = (
     "queue_full",
     "permission_denied",
     "too_large",
+    "dead_letter",
+    "retry_full",
     "shutdown",
 )
 
