@@ -150,6 +150,7 @@ def _routes() -> list[Panel]:
 def _state() -> list[Panel]:
     filtered = of_route("router_messages_filtered_total")
     mirrors = of_route("router_mirror_failures_total")
+    given_up = of_route("router_messages_given_up_total")
     dead = of_route("router_messages_dead_lettered_total")
     return [
         states(
@@ -173,10 +174,12 @@ def _state() -> list[Panel]:
             query(total(rate(mirrors), "route", "reason"), "{{route}}: {{reason}}"),
         ).span(5),
         lines(
-            "Dead-lettered",
-            "Messages given up after their last delivery, as seen over the last few scrapes.",
+            "Given up",
+            "Messages that are not tried again, by the reason of their last failure, and those whose dead letters are "
+            "stored, as seen over the last few scrapes.",
             "short",
-            query(total(events(dead), "route"), "{{route}}"),
-            alerts=["RouterMessagesDeadLettered"],
+            query(total(events(given_up), "route", "reason"), "{{route}}: {{reason}}"),
+            query(total(events(dead), "route"), "{{route}}: dead letters stored"),
+            alerts=["RouterMessagesDeadLettered", "RouterDeadLettersNotStored"],
         ).span(5),
     ]

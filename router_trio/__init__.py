@@ -9,18 +9,20 @@ if TYPE_CHECKING:
 
     from router_trio.client.live import Live
     from router_trio.client.receipt import Receipt
-    from router_trio.errors import RouterError
+    from router_trio.errors import Reject, Retry, RouterError
     from router_trio.message import Fate, Message
     from router_trio.router import Router
     from router_trio.settings import Settings
 
-__all__ = ["Fate", "Live", "Message", "Receipt", "Router", "RouterError", "Settings"]
+__all__ = ["Fate", "Live", "Message", "Receipt", "Reject", "Retry", "Router", "RouterError", "Settings"]
 
 _HOMES = {
     "Fate": "message",
     "Live": "client.live",
     "Message": "message",
     "Receipt": "client.receipt",
+    "Reject": "errors",
+    "Retry": "errors",
     "Router": "router",
     "RouterError": "errors",
     "Settings": "settings",

@@ -179,6 +179,35 @@ class HandlerError(RouterError):
     """A route's handler can't be imported, or returned something that is not a message."""
 
 
+# --- a handler raises these, to say what becomes of its message ---
+
+LONGEST_RETRY = 1e9
+"""Seconds: about 31 years, as of each duration in a configuration."""
+
+
+class Retry(Exception):
+    """Raised by a handler: its message is tried again after exactly `after` seconds. That counts as an attempt.
+
+    `detail` says why, for a dead letter and for traces. Raises `ValueError` for a time that is none.
+    """
+
+    def __init__(self, after: float, detail: str = "") -> None:
+        if not 0 <= after <= LONGEST_RETRY:
+            raise ValueError(f"after is {after!r}; it must be a number of seconds, at least 0 and at most 10^9")
+        super().__init__(detail or f"again after {after:g} s")
+        self.after: float = float(after)
+
+
+class Reject(Exception):
+    """Raised by a handler: its message is given up at once, and goes where the dead letters of its route go.
+
+    `detail` says why, for the dead letter and for traces.
+    """
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or "rejected by the handler")
+
+
 def innermost(group: BaseException, kind: type[BaseException] = Exception) -> BaseException:
     """Return the one error of a group: its only leaf, or its first when all are of `kind`; else the group itself.
 

@@ -325,16 +325,42 @@ class MessageFailed(RouteEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MessageDeadLettered(RouteEvent):
-    """A message failed at its last attempt (max_deliver) and is given up. The stream keeps it under `sequence`."""
+class _LastFailure(RouteEvent):
+    """The base of what becomes of a message that is not tried again. `sequence` is its place in its `stream`."""
+
+    per_message = True
+    reason: str
+    attempts: int
+    stream: str | None = None
+    sequence: int | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageDeadLettered(_LastFailure):
+    """A message is not tried again, and its dead letter is stored."""
 
     code = "ROUTE_MESSAGE_DEAD_LETTERED"
     level = Level.WARN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageGivenUp(_LastFailure):
+    """A message is not tried again, and its route has no dead letters. A stream may keep it under `sequence`."""
+
+    code = "ROUTE_MESSAGE_GIVEN_UP"
+    level = Level.WARN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterNotStored(RouteEvent):
+    """A dead letter could not be stored. A message of a stream stays there and comes again; another one is lost."""
+
+    code = "ROUTE_DEAD_LETTER_NOT_STORED"
+    level = Level.WARN
     per_message = True
     reason: str
-    stream: str
-    sequence: int
-    deliveries: int
+    detail: str | None = None
     count: int = 1
 
 
@@ -414,6 +440,16 @@ class FaultsCleared(Event):
 
 
 # --- the router ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingIgnored(Event):
+    """A key of the configuration has no effect any more; `detail` says what to write instead."""
+
+    code = "ROUTER_SETTING_IGNORED"
+    level = Level.WARN
+    key: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,18 +16,21 @@ from router_trio.client.live import Live
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError, innermost
-from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped
+from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped, SettingIgnored
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.nats.link import Dialer
 from router_trio.routing.core_route import CoreRoute, shared_subscriptions
+from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.handlers import Handler, load_handler
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.plans import RoutePlan, compile_routes
+from router_trio.routing.plans import Destination, RoutePlan, compile_routes
+from router_trio.routing.retrying_route import RetryingRoute
 from router_trio.routing.route import Route
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
+from router_trio.settings.checks.warnings import ignored
 from router_trio.states import DestinationState, RouteState
 from router_trio.telemetry import Telemetry
 
@@ -96,20 +99,24 @@ class Router:
         to: str | dict[str, Any] | Sequence[str | dict[str, Any]],
         name: str | None = None,
         connection: str | None = None,
+        retry: dict[str, Any] | None = None,
+        dead_letter: dict[str, Any] | None = None,
         **source: Any,
     ) -> Callable[[H], H]:
         """Add a route through the decorated function, which is called with each message.
 
         `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. `connection` is the
-        source's, and the default of the destinations'. `source` takes the other keys of `[routes.from]`: `queue`,
-        `stream`, `durable`, `filter`, ... The route is named like the function.
+        source's, and the default of the destinations'. `retry` and `dead_letter` have the keys of `[routes.retry]` and
+        `[routes.dead_letter]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`, `durable`,
+        `filter`, ... The route is named like the function.
 
         Raises `ConfigurationError` for anything that a configuration file would be refused for.
         """
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
-            self._add(handler, subject, destinations, name or handler.__name__, connection, source)
+            failing = {"retry": retry, "dead_letter": dead_letter}
+            self._add(handler, subject, destinations, name or handler.__name__, connection, source, failing)
             return handler
 
         return add
@@ -151,11 +158,12 @@ class Router:
         name: str,
         connection: str | None,
         source: dict[str, Any],
+        failing: dict[str, Any],
     ) -> None:
         default = {} if connection is None else {"connection": connection}
         destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
         origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
-        route = {"name": name, "from": origin, "to": destinations}
+        route = {"name": name, "from": origin, "to": destinations, **failing}
         known = self._settings
         self._settings = Settings(
             router=known.router,
@@ -209,14 +217,27 @@ class _Run:
         kind = _content_routing() if plan.decides or plan.transforms else Routing
         routing = kind(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)
         connection = self._connections[plan.connection]
+        letters = None if plan.dead_letter is None else self._dead_letters(plan.dead_letter, state)
         route: Route
-        if plan.stream is None:
-            passthrough = self._passthrough[outlets[0].connection.name]
-            route = CoreRoute(routing, connection, passthrough, self._emit, self._shared.get(plan.name))
+        if plan.stream is not None:
+            route = StreamRoute(routing, connection, self._emit, letters)
         else:
-            route = StreamRoute(routing, connection, self._emit)
+            passthrough = self._passthrough[outlets[0].connection.name]
+            if plan.settings.retry is None and letters is None:
+                route = CoreRoute(routing, connection, passthrough, self._emit, self._shared.get(plan.name))
+            else:
+                shared = self._shared.get(plan.name)
+                route = RetryingRoute(routing, connection, passthrough, self._emit, letters, shared)
         connection.attach(route)
         return route
+
+    def _dead_letters(self, one: Destination, state: RouteState) -> DeadLetters:
+        connection = self._connections[one.connection]
+        pattern = one.mapping.pattern
+        to = DestinationState(state, one.connection, one.template, pattern, jetstream=one.jetstream, dead_letters=True)
+        state.to.append(to)
+        connection.destinations.add(to)
+        return DeadLetters(one, connection)
 
     @asynccontextmanager
     async def live(self, pages: Pages, stop: trio.Event | None) -> AsyncIterator[Live]:
@@ -275,6 +296,9 @@ class _Run:
                     if connection.connected:
                         await connection.destinations.first_look_over.wait()
             nursery.cancel_scope.cancel()
+        for index, route_settings in enumerate(self._settings.routes):
+            for problem in ignored(f"routes[{index}]", route_settings):
+                self._emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
         self._emit(
             RouterStarted(
                 at=trio.current_time(),

@@ -71,8 +71,17 @@ class DestinationState:
     route's own count, which costs the messages nothing.
     """
 
-    def __init__(self, route: RouteState, connection: str, template: str, pattern: str, *, jetstream: bool) -> None:
-        """`pattern` is what the subjects of its messages match."""
+    def __init__(
+        self,
+        route: RouteState,
+        connection: str,
+        template: str,
+        pattern: str,
+        *,
+        jetstream: bool,
+        dead_letters: bool = False,
+    ) -> None:
+        """`pattern` is what the subjects of its messages match. `dead_letters`: it gets what the route gives up."""
         self.connection = connection
         self.template = template
         self.pattern = pattern
@@ -80,7 +89,8 @@ class DestinationState:
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if jetstream else None
         self.met: tuple[str, str] | None = None
         self._route = route
-        self._alone = route.destinations.count(template) == 1  # else the count is not of this one alone
+        self._dead_letters = dead_letters
+        self._alone = dead_letters or route.destinations.count(template) == 1  # else the count is not of this one alone
         self._routed_before = 0
 
     @property
@@ -113,7 +123,7 @@ class DestinationState:
 
     @property
     def _routed(self) -> int:
-        return self._route.routed[self.template]
+        return self._route.dead_lettered if self._dead_letters else self._route.routed[self.template]
 
 
 STARTING = "starting"
@@ -167,7 +177,8 @@ class RouteState:
         self.failed: Counter[str] = Counter()
         self.filtered: Counter[str] = Counter()
         """Messages that were to go nowhere, by reason: see `FILTER_REASONS`."""
-        self.dead_lettered = 0
+        self.given_up: Counter[str] = Counter()
+        """Messages that are not tried again, with a dead letter or without, by the reason of their last failure."""
         self.duplicates = 0
         self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)
         """Messages that each destination has, but those of `forwarded`."""
@@ -214,6 +225,11 @@ class RouteState:
         if self.holder is not None:
             return self.holder.in_hand
         return self.received - self.never_routed - sum(self.elapsed.counts) - sum(self.forwarded.counts)
+
+    @property
+    def dead_lettered(self) -> int:
+        """Messages whose dead letters are stored."""
+        return self.fates["dead_lettered"]
 
     @property
     def settled(self) -> dict[str, int]:

@@ -57,9 +57,10 @@ from = {{ connection = "edge", subject = "readings.*" }}
 to = [{{ connection = "core", subject = "eu.readings.{{{{wildcard(1)}}}}" }}]
 [[routes]]
 name = "payments"
-from = {{ connection = "edge", stream = "PAYMENTS", durable = "router", nak_delay = "500ms", max_deliver = 2 }}
+from = {{ connection = "edge", stream = "PAYMENTS", durable = "router" }}
 to = [{{ connection = "core", subject = "audit.card", jetstream = true }}]
 handler = "router_trio.demo.traffic:audit"
+retry = {{ initial = "500ms", attempts = 2 }}
 """
 
 

@@ -34,6 +34,8 @@ PREFIXES = {
     "ConnectionSettings": "CONNECTIONS__NAME__",
     "RouteSettings": "ROUTES__0__",
     "SourceSettings": "ROUTES__0__FROM__",
+    "RetrySettings": "ROUTES__0__RETRY__",
+    "DeadLetterSettings": "ROUTES__0__DEAD_LETTER__",
     "DestinationSettings": "ROUTES__0__TO__0__",
     "HeaderSettings": "ROUTES__0__TO__0__HEADERS__",
     "ExampleSettings": "TESTS__0__",

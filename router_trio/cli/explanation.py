@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from json import dumps
 from typing import Any, Protocol
 
+from router_trio.cli.guarantee import guarantee
 from router_trio.errors import EvaluationError
 from router_trio.protocol.headers import Headers
 from router_trio.quotes import excerpt
@@ -167,6 +168,8 @@ class RouteExplanation(Told):
             found["filtered"] = self.filtered
         if self.error is not None:
             found["error"] = {"reason": EvaluationError.reason, "detail": self.error}
+        if told := guarantee(self.plan.settings):
+            found["guarantee"] = told
         if self.assumed:
             found["assumed"] = {"sequence": 1, "deliveries": 1, "time": "now"}
         return found
@@ -176,6 +179,8 @@ class RouteExplanation(Told):
         plan = self.plan
         holds = f", if stream {plan.stream} holds this subject" if _depends_on_stream(plan) else ""
         yield f"route {plan.name} takes it from {source_of(plan)}{holds}"
+        if told := guarantee(plan.settings):
+            yield f"  {told}"
         if self.assumed:
             yield "  as if it were the first of its stream, stored now and delivered once"
         if self.when is not None:

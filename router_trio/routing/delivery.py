@@ -14,6 +14,7 @@ import trio
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation, OperationWithAck, RouteOwner
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import MessageTrace
 from router_trio.states import RouteState
 
@@ -26,7 +27,7 @@ def was_resent(operation: Operation) -> bool:
 class Delivery:
     """Counts down the destinations of one message."""
 
-    __slots__ = ("outcome", "raw", "reason", "received_at", "remaining", "route", "trace")
+    __slots__ = ("failure", "outcome", "raw", "received_at", "remaining", "route", "trace")
 
     from_stream: ClassVar[bool] = False
     """True if its source keeps it and bounds how many there are: no place is made for it at the cost of another."""
@@ -41,7 +42,7 @@ class Delivery:
         self.remaining: int = (
             1  # one for the routing itself, so that it can't finish while destinations are being added
         )
-        self.reason: str | None = None
+        self.failure: Failure | None = None
         self.outcome: str = "routed"  # its fate, if it does not fail
         self.trace: MessageTrace | None = None
 
@@ -66,12 +67,13 @@ class Delivery:
     def start_again(self) -> None:
         """It will be routed once more, as if it had just come."""
         self.remaining = 1
+        self.failure = None
         self.outcome = "routed"
         self.trace = None
 
     def finished(self) -> None:
         """Called once, when the last destination is settled: it has its fate."""
-        self.route.fates[self.outcome if self.reason is None else "lost"] += 1
+        self.route.fates[self.outcome if self.failure is None else "lost"] += 1
 
     def owner_for(self, template: str) -> RouteOwner:
         """The owner of the operation to the destination with this template, which is the only one there."""
@@ -130,7 +132,8 @@ class Delivery:
     def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
         """An operation to the destination with this template has its fate."""
         if not fate.delivered:
-            self.fail(fate.reason or fate.name)
+            reason = fate.reason or fate.name
+            self.fail(reason, Failure(reason, f"the destination {template!r} did not take it"))
         elif fate.duplicate and self._is_of_another(operation):
             self.outcome = "duplicate"
             self.route.suppressed(1, fate.stream)
@@ -140,10 +143,10 @@ class Delivery:
             self.trace.sent(template, fate)
         self.done(now)
 
-    def fail(self, reason: str) -> None:
-        """The message failed; the first reason stands."""
-        if self.reason is None:
-            self.reason = reason
+    def fail(self, reason: str, failure: Failure | None = None) -> None:
+        """The message failed; the first reason stands. `failure` tells more of it."""
+        if self.failure is None:
+            self.failure = Failure(reason) if failure is None else failure
 
     def done(self, now: float | None = None) -> None:
         """One thing less to wait for."""
@@ -152,8 +155,8 @@ class Delivery:
             return
         route = self.route
         route.elapsed.record((trio.current_time() if now is None else now) - self.received_at)
-        if self.reason is not None:
-            route.failed[self.reason] += 1
+        if self.failure is not None:
+            route.failed[self.failure.reason] += 1
         if self.trace is not None:
             self.trace.end()
         self.finished()

@@ -17,9 +17,12 @@ from typing import Any
 import outcome
 import trio
 
-from router_trio.errors import HandlerError
+from router_trio.errors import HandlerError, Reject, Retry, innermost
 from router_trio.message import Message
 from router_trio.protocol import framing, headers
+from router_trio.quotes import bounded
+from router_trio.routing.policy.retry import Failure
+from router_trio.settings.retry import HANDLER_ERROR, REJECTED, RETRY
 
 Handler = Callable[[Message], Any]
 
@@ -158,6 +161,17 @@ def text_of(error: BaseException) -> str:
     except BaseException as another:
         raise_if_signal(another)
         return "(it has no text)"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return how a message failed whose handler raised this. A nursery of the handler may have put it into a group."""
+    bare = innermost(error, Reject)
+    told = bounded(text_of(bare))
+    if isinstance(bare, Reject):
+        return Failure(REJECTED, told)
+    if isinstance(bare, Retry):
+        return Failure(RETRY, told, after=bare.after)
+    return Failure(HANDLER_ERROR, f"{type(bare).__qualname__}: {told}", type(bare))
 
 
 def answers_of(answer: Any) -> list[Message]:

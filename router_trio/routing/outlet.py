@@ -231,6 +231,15 @@ class Outlet:
         body = self._transformed_payload(message.payload, facts)
         self._send(target, block, body, owner, trace_parent, reply)
 
+    def forward_with(self, raw: framing.RawMessage, owner: Owner, message_id: bytes, block: bytes) -> None:
+        """Publish one raw message with this header block, in which the id of the copy begins with `message_id`.
+
+        Raises as `forward`.
+        """
+        target = self.address.subject_for(raw[0])
+        block = message_ids.replace(block, message_id + self.destination.copy_id(target))
+        self._send(target, block, framing.payload(raw), owner, None, b"")
+
     def frame(self, message: Message, origin: Message, raw: framing.RawMessage) -> bytes:
         """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
         body = message.payload
@@ -277,7 +286,7 @@ class Outlet:
             chosen = _chosen_id(message, origin)
             block = headers.encode(self._control.removed_from(message.headers, origin.headers))
         else:
-            block = self._without_control(framing.header_block(raw)) if raw[2] else b""
+            block = self.without_control(framing.header_block(raw)) if raw[2] else b""
         block = self._transformed_headers(block, facts)
         if self.destination.jetstream or message_ids.HEADER in block:
             block = self._with_id(block, chosen or self._first_id(block, message_id), self.destination.copy_id(target))
@@ -334,7 +343,7 @@ class Outlet:
 
         A stream knows a copy by its id. A core publish has one only if the message had one.
         """
-        block = self._transformed_headers(self._without_control(block), facts)
+        block = self._transformed_headers(self.without_control(block), facts)
         if self.destination.jetstream or message_ids.HEADER in block:
             return self._with_id(block, self._first_id(block, first_id), ending)
         return block
@@ -349,7 +358,8 @@ class Outlet:
             return body
         return self._transform.payload(facts, body, self.connection.max_payload)
 
-    def _without_control(self, block: bytes) -> bytes:
+    def without_control(self, block: bytes) -> bytes:
+        """Return a header block without the control headers that the destination does not take."""
         return block if self._control.search(block) is None else self._control.removed(block)
 
     def _first_id(self, block: bytes, own: bytes | None) -> bytes | None:

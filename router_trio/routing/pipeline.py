@@ -21,6 +21,7 @@ from router_trio.routing.handlers import (
     answers_of,
     as_message,
     begin,
+    failure_of,
     finished,
     raise_if_ours,
     text_of,
@@ -28,6 +29,7 @@ from router_trio.routing.handlers import (
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED
+from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState
 
@@ -266,16 +268,17 @@ class Routing:
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
         kind, told = type(error).__qualname__, bounded(text_of(error))
-        delivery.fail("handler_error")
+        failure = failure_of(error)
+        delivery.fail(failure.reason, failure)
         if delivery.trace is not None:
             # What it says may quote the payload.
             delivery.trace.failed(kind, told if self._full_errors else kind)
-        self.emit_failure("handler_error", told, error_type=kind)
+        self.emit_failure(failure.reason, told, error_type=kind)
 
     def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
         reason = reason_of(error)
-        delivery.fail(reason)
+        delivery.fail(reason, Failure(reason, str(error)))
         if delivery.trace is not None:
             delivery.trace.refused(outlet.template, reason, str(error))
         self.emit_failure(reason, str(error))

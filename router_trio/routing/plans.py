@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from hashlib import blake2b
 from random import randrange
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from router_trio.errors import MappingError
 from router_trio.quotes import quoted
-from router_trio.settings import DestinationSettings, RouteSettings, Settings
+from router_trio.settings import DeadLetterSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, WHEN, compile_for
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import matches, reserved_namespace
@@ -115,7 +115,7 @@ class RoutePlan:
     """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filter or `>`.
 
     `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
-    together.
+    together, `dead_letter` where those go that are given up.
     """
 
     name: str
@@ -126,6 +126,7 @@ class RoutePlan:
     handler: Handler | None = field(default=None, compare=False)
     when: Expression | None = None
     key: Expression | None = None
+    dead_letter: Destination | None = None
 
     @property
     def decides(self) -> bool:
@@ -197,6 +198,8 @@ def compile_routes(
         when = _compiled(route.when, WHEN, route)
         key = _compiled(route.key, KEY, route)
         plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
+        if route.dead_letter is not None:
+            plan = replace(plan, dead_letter=_dead_letter(settings, route, route.dead_letter, random))
         plans.append(plan)
     return plans
 
@@ -224,6 +227,14 @@ def _destination(
         remove=tuple(to.headers.remove),
         ttl=int(to.ttl),
     )
+
+
+def _dead_letter(
+    settings: Settings, route: RouteSettings, letter: DeadLetterSettings, random: Callable[[int], int]
+) -> Destination:
+    connection = letter.connection or route.source.connection
+    to = DestinationSettings(connection=connection, subject=letter.subject, jetstream=letter.jetstream)
+    return replace(_destination(settings, route, to, random), carries_reply=False)
 
 
 def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from router_trio.settings.examples import ExampleMessage, ExampleSettings, ExpectedMessage
+from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import (
     DestinationSettings,
     HeaderSettings,
@@ -30,6 +31,7 @@ from router_trio.settings.settings import Settings
 
 __all__ = [
     "ConnectionSettings",
+    "DeadLetterSettings",
     "DestinationSettings",
     "ExampleMessage",
     "ExampleSettings",
@@ -40,6 +42,7 @@ __all__ = [
     "LogLevel",
     "OnPendingFull",
     "OnReconnectExhausted",
+    "RetrySettings",
     "RouteSettings",
     "RouterSettings",
     "ServerURL",

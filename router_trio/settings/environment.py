@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from router_trio.errors import Problem
 from router_trio.settings.document import PREFIX, Document, Location, is_model
-from router_trio.settings.problems import element_of, key_path, keys_of, nearest
+from router_trio.settings.problems import annotation_of, element_of, key_path, keys_of, nearest
 
 _DELIMITER = "__"
 # The text may be a secret, so it is not repeated.
@@ -86,7 +86,7 @@ def _lay_over(table: dict[str, Any], tree: dict[str, Any], model: type[BaseModel
     for word, value in tree.items():
         key = word.lower()
         # A key that doesn't exist goes in as well: the validation knows what to say about it.
-        annotation = keys[key].annotation if key in keys else Any
+        annotation = annotation_of(keys[key]) if key in keys else Any
         yield from _put(table, key, value, annotation, (*at, key))
 
 
@@ -165,7 +165,7 @@ def _spellings(value: Any, annotation: Any, at: tuple[str, ...]) -> Iterator[str
     if is_model(annotation):
         table = value if isinstance(value, dict) else {}
         for key, info in keys_of(annotation).items():
-            yield from _spellings(table.get(key), info.annotation, (*at, key))
+            yield from _spellings(table.get(key), annotation_of(info), (*at, key))
     elif is_model(element) and isinstance(value, dict | list):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _spellings(item, element, (*at, str(name)))

@@ -7,6 +7,7 @@ file, what is wrong, and the nearest right spelling. Values are never repeated f
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from router_trio.errors import Problem
@@ -41,6 +42,13 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
         field.validation_alias if isinstance(field.validation_alias, str) else name: field
         for name, field in model.model_fields.items()
     }
+
+
+def annotation_of(field: FieldInfo) -> Any:
+    """Return the type of a field; of a section that may be absent, the section."""
+    of_it = [one for one in get_args(field.annotation) if one is not NoneType]
+    alone = len(of_it) == 1 and len(get_args(field.annotation)) == 2 and hasattr(of_it[0], "model_fields")
+    return of_it[0] if alone else field.annotation
 
 
 def element_of(annotation: Any) -> Any:
@@ -103,6 +111,6 @@ def _model_at(location: Iterable[str | int], model: type[BaseModel]) -> type[Bas
     """Follow a location down from a model, over lists and dicts, to the model that lies there."""
     here: Any = model
     for part in location:
-        here = element_of(here) or keys_of(here)[str(part)].annotation
+        here = element_of(here) or annotation_of(keys_of(here)[str(part)])
     found: type[BaseModel] = here
     return found

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm, PositiveSize
 from router_trio.subjects.mapping import Mapping
@@ -52,13 +53,13 @@ class SourceSettings(Section, init=False):
         description="Time after which the stream redelivers an unacked message; 100ms or more.",
     )
     max_deliver: int = Field(
-        -1, ge=-1, description="Failed attempts after which a message of the stream is given up; -1: no limit."
+        -1, ge=-1, description="Ignored, until 1.0 refuses it: write `attempts` in `[routes.retry]`."
     )
 
     nak_delay: NakDelay = Field(
         "1s",
         validate_default=True,
-        description="Base delay before a failed message of the stream is redelivered; 10ms or more.",
+        description="Ignored, until 1.0 refuses it: write `initial` in `[routes.retry]`.",
     )
     message_id: MessageIdOf | None = Field(
         None,
@@ -183,6 +184,12 @@ class RouteSettings(Section, init=False):
         description="Which destinations get a message: all of them; the first whose `when` holds; one in turn, by "
         "weight; one by the value of `key`; or the first that is connected and takes it.",
     )
+    retry: RetrySettings | None = Field(
+        None,
+        description="When a message that failed is tried again. By default one of a stream without end, one of a "
+        "subject never.",
+    )
+    dead_letter: DeadLetterSettings | None = Field(None, description="Where a message goes that is given up.")
     to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, as `strategy` says.")
     handler: str | None = Field(
         None,

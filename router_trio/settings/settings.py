@@ -18,6 +18,7 @@ from router_trio.settings.checks.configuration import Connections, RouteParts, c
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.load import read_document
 from router_trio.settings.problems import keys_of, problems_from
+from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings, Strategy
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
 
@@ -108,7 +109,11 @@ def _with_connections(route: RouteSettings, connections: Mapping[str, Connection
     def named(end: Any) -> Any:
         return end.model_copy(update={"connection": resolve_connection(end.connection, connections)})
 
-    return route.model_copy(update={"source": named(route.source), "to": [named(end) for end in route.to]})
+    source = named(route.source)
+    update: dict[str, Any] = {"source": source, "to": [named(end) for end in route.to]}
+    if route.dead_letter is not None and not route.dead_letter.connection:
+        update["dead_letter"] = route.dead_letter.model_copy(update={"connection": source.connection})
+    return route.model_copy(update=update)
 
 
 def _usable_parts(
@@ -147,6 +152,8 @@ def _usable_route(raw: Any) -> RouteParts:
         text("when"),
         text("key"),
         strategy if strategy in get_args(Strategy) else None,
+        _usable(RetrySettings, raw.get("retry")),
+        _usable(DeadLetterSettings, raw.get("dead_letter")),
     )
 
 

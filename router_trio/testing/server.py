@@ -54,6 +54,9 @@ class Watch:
     def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
         """A consumer took an ack."""
 
+    def term_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
+        """A consumer was told that a message is given up."""
+
 
 class Server:
     """Subscriptions, streams, consumers and permissions. `epoch`: see `Stream`."""
@@ -251,7 +254,11 @@ class Server:
         """The message with this reply subject is given up."""
         consumer, sequence = self._delivered(reply)
         if consumer is not None:
-            self.losses.meets("nak", now, lambda: consumer.ack(sequence))
+            self.losses.meets("nak", now, lambda: self._termed(consumer, sequence, now))
+
+    def _termed(self, consumer: Consumer, sequence: int, now: float) -> None:
+        if consumer.ack(sequence):
+            self.watch.term_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
 
     def nak(self, reply: bytes, now: float, delay: float) -> None:
         """Deliver the message with this reply subject again, after `delay` seconds."""

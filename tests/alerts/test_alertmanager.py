@@ -16,6 +16,7 @@ NEVER_SILENT = {
     "RouterRouteLedgerUnbalanced",
     "RouterErrorBudgetBurnFast",
     "RouterMessagesDeadLettered",
+    "RouterDeadLettersNotStored",
 }
 
 

@@ -93,6 +93,25 @@ def test_check_of_a_good_configuration(config: Path) -> None:
     assert done.stdout == f"{config}: ok (1 connection, 1 route)\n"
 
 
+def test_check_says_what_becomes_of_messages_that_fail(config: Path) -> None:
+    config.write_text("""
+[connections.main]
+servers = ["nats://127.0.0.1:4222"]
+[[routes]]
+name = "orders"
+from = { stream = "ORDERS", durable = "router", filter = "orders.*", max_deliver = 5 }
+to = [ { subject = "eu.{{wildcard(1)}}", jetstream = true } ]
+retry = { attempts = 5 }
+dead_letter = { subject = "dead.{{wildcard(1)}}" }
+""")
+    done = command("check", config, cwd=config.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    warning, told, ok = done.stdout.splitlines()
+    assert warning.startswith(f"{config}: routes[0].from.max_deliver: warning: is ignored")
+    assert told == f"{config}: routes[0]: orders: at least once; tried 5 times; dead letters in dead.*"
+    assert ok == f"{config}: ok (1 connection, 1 route)"
+
+
 def test_check_prints_every_problem_on_a_line(config: Path) -> None:
     text = CONFIG.replace("[[routes]]", 'reconect_delay = "1s"\nfail_open = "yes please"\n[[routes]]')
     config.write_text(text.replace("wildcard(2)", "wildcard(7)"))

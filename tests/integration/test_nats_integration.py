@@ -181,7 +181,7 @@ async def test_fail_open_core_route(server: NatsServer, edge: NatsServer) -> Non
 async def test_fail_open_jetstream_route(server: NatsServer, edge: NatsServer) -> None:
     """A stream keeps its messages: what the destination lets go comes again, later, and nothing is lost."""
     count = 1000
-    config = two_connections(edge, server, [route(ack_wait="1s", nak_delay="50ms")], fail_open=True)
+    config = two_connections(edge, server, [route(ack_wait="1s", retry={"initial": "50ms"})], fail_open=True)
     async with client_with(server.url, ("SINK", "sink.*")):
         pass
     async with client_with(edge.url, ("SOURCE", "source.*")) as (_, source), watched(config) as watch:

@@ -20,7 +20,7 @@ from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.settings import core_route, settings
+from tests.support.settings import core_route, failing_of, settings
 from tests.support.watch import Watch, assert_alive, until_stored, watched
 
 KINDS = ("core", "stream", "handler", "handler of a stream")
@@ -64,6 +64,7 @@ def same(message: Message) -> Message:
 def router(url: str, kind: str, watch: Watch, *, to: dict[str, Any] | None = None, **source: Any) -> Router:
     """A router of one route of this kind, from `in.*` to the stream `SINK`."""
     destination = {"subject": "sink.{{wildcard(1)}}", "jetstream": True} | (to or {})
+    failing = failing_of(source)
     if kind in ("stream", "handler of a stream"):
         origin = {"stream": "SOURCE", "durable": "router", "filter": "in.*"} | source
     else:
@@ -71,9 +72,9 @@ def router(url: str, kind: str, watch: Watch, *, to: dict[str, Any] | None = Non
     if kind.startswith("handler"):
         made = Router(settings(url), observers=[watch])
         subject = origin.pop("subject", None)
-        made.route(subject, to=destination, name="route", **origin)(same)
+        made.route(subject, to=destination, name="route", **failing, **origin)(same)
         return made
-    routes = [{"name": "route", "from": origin, "to": [destination]}]
+    routes = [{"name": "route", "from": origin, "to": [destination], **failing}]
     return Router(settings(url, routes=routes), observers=[watch])
 
 
@@ -193,10 +194,12 @@ async def test_a_subject_of_a_sender_does_not_lead_to_the_server(server: NatsSer
         source: dict[str, Any] = {"subject": pattern}
         if kind == "stream":
             await stream.create_stream("SOURCE", ["in.>"])
-            source = {"stream": "SOURCE", "durable": "router", "filter": pattern, "nak_delay": "1m"}
+            source = {"stream": "SOURCE", "durable": "router", "filter": pattern}
         watch = Watch()
         heard = await client.subscribe("_INBOX.someone")
-        route = {"name": "route", "from": source, "to": [{"subject": template}]}
+        # Given up at once, what fails fails once.
+        once = {"retry": {"attempts": 1}} if kind == "stream" else {}
+        route = {"name": "route", "from": source, "to": [{"subject": template}], **once}
         async with watched(across(server.url, route), watch):
             await client.publish(subject, b"")
             await watch.until("ROUTE_MESSAGE_FAILED")
@@ -318,7 +321,7 @@ async def test_a_subject_too_long_for_the_server_fails_and_nothing_else(
     watch = Watch()
     async with streams(server, kind) as (client, stream):
         long = {"subject": "sink." + "y" * 120 + ".{{wildcard(1)}}"}
-        source: dict[str, Any] = {"nak_delay": "1m"} if "stream" in kind else {}
+        source: dict[str, Any] = {"retry": {"attempts": 1}} if "stream" in kind else {}
         made = router(server.url, kind, watch, to=long, **source)
         async with watched(made, watch):
             await client.publish("in." + "x" * 3700, b"1", headers)
@@ -339,7 +342,7 @@ async def test_what_ends_every_link_is_set_aside(tmp_path: Path, kind: str) -> N
         streams(server, kind) as (client, stream),
     ):
         long = {"subject": "sink." + "y" * 300 + ".{{wildcard(1)}}"}
-        source = {"nak_delay": "100ms", "ack_wait": "1s"} if "stream" in kind else {}
+        source = {"retry": {"initial": "100ms"}, "ack_wait": "1s"} if "stream" in kind else {}
         async with watched(router(server.url, kind, watch, to=long, **source), watch):
             for number in range(11):
                 await client.publish("in." + "x" * (300 if number == 10 else 1), b"%d" % number)

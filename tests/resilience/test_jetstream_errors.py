@@ -134,7 +134,7 @@ async def test_stream_at_its_limits(server: NatsServer) -> None:
     count = 100
     async with connect(server.url) as client:
         stream = await source_and_sink(client, count, max_msgs=60, discard="new")
-        async with watched(settings(server.url, routes=[route(nak_delay="100ms")])) as watch:
+        async with watched(settings(server.url, routes=[route(retry={"initial": "100ms"})])) as watch:
             live = watch.router
             await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
             with pytest.raises(PublishError) as caught:

@@ -27,7 +27,7 @@ from tests.support.watch import Watch, assert_survived, until_nothing_is_unacked
 
 COUNT = 300
 
-QUICK = route(ack_wait="1s", nak_delay="50ms")
+QUICK = route(ack_wait="1s", retry={"initial": "50ms"})
 """What fails, or is lost, comes again soon enough for a test."""
 
 

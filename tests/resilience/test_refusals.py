@@ -31,9 +31,10 @@ def config(denied: Sequence[str] = ()) -> str:
     return f"authorization {{ users: [ {users} ] }}\n"
 
 
-def routed(server: NatsServer, **source: Any) -> Settings:
+def routed(server: NatsServer, attempts: int = 0, **source: Any) -> Settings:
     """A route whose refused messages come again soon."""
-    return settings(server.url, routes=[route(nak_delay="100ms", **source)], user="router", password="p")
+    retry = {"initial": "100ms", "attempts": attempts}
+    return settings(server.url, routes=[route(retry=retry, **source)], user="router", password="p")
 
 
 def somebody(server: NatsServer) -> Any:
@@ -52,7 +53,7 @@ async def test_a_refused_message_that_is_deleted_from_its_stream_holds_up_the_ot
 ) -> None:
     async with nats_server(tmp_path, config=config()) as server, somebody(server) as client:
         stream = await source_and_sink(client)
-        given = settings(server.url, routes=[route(ack_wait=1.0, nak_delay="2s")], user="router", password="p")
+        given = settings(server.url, routes=[route(ack_wait=1.0, retry={"initial": "2s"})], user="router", password="p")
         async with watched(given) as watch:
             state = watch.router.routes[0]
             await server.reload(config(REFUSED))
@@ -122,13 +123,13 @@ async def test_what_is_given_up_holds_up_nobody(tmp_path: Path) -> None:
     count = 100
     async with nats_server(tmp_path, config=config(REFUSED)) as server, somebody(server) as client:
         await source_and_sink(client, count)
-        async with watched(routed(server, max_deliver=3)) as watch:
+        async with watched(routed(server, attempts=3)) as watch:
             route = watch.router.routes[0]
-            await eventually(lambda: route.dead_lettered >= 6)
+            await eventually(lambda: route.fates["given_up"] >= 6)
             await server.reload(config())
-            await eventually(lambda: sum(route.routed.values()) + route.dead_lettered == count)
-            await assert_survived(watch, losses=0, seen=["ROUTE_MESSAGE_DEAD_LETTERED"])
-            given_up = {event.sequence - 1 for event in watch.of("ROUTE_MESSAGE_DEAD_LETTERED")}
+            await eventually(lambda: sum(route.routed.values()) + route.fates["given_up"] == count)
+            await assert_survived(watch, losses=0, seen=["ROUTE_MESSAGE_GIVEN_UP"])
+            given_up = {event.sequence - 1 for event in watch.of("ROUTE_MESSAGE_GIVEN_UP")}
         arrived = await numbers(client)
     assert sorted(arrived) == sorted(set(range(count)) - given_up)
     for subject in range(SUBJECTS):
@@ -140,7 +141,7 @@ async def test_a_stream_that_was_full_takes_the_rest_in_order(server: NatsServer
     count = 300
     async with connect(server.url) as client:
         stream = await source_and_sink(client, count, max_msgs=100, discard="new")
-        async with watched(settings(server.url, routes=[route(nak_delay="100ms")])) as watch:
+        async with watched(settings(server.url, routes=[route(retry={"initial": "100ms"})])) as watch:
             await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
             await trio.sleep(0.5)
             config = (await stream.stream_info("SINK"))["config"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from math import inf
 
 from router_trio.protocol.framing import text
+from router_trio.protocol.headers import decode
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
 from tests.simulation.content import CHANGED, Sent, places
@@ -21,6 +22,9 @@ Copy = tuple[str, int, int, int]
 Line = tuple[str, int, int, str]
 """Route, index of the destination, part, key: what order is kept in."""
 
+
+DEAD_LETTERS_KNOWN_FOR = 120.0
+"""Seconds within which a stream knows a dead letter that it has."""
 
 BACKED_OFF_AFTER = 5
 """Attempts after which a message may wait for its next one up to a minute, and for its turn as long."""
@@ -62,6 +66,8 @@ class Arrivals:
         self._published: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self._first_received: dict[Copy, float] = {}
         self._refused: defaultdict[Copy, list[float]] = defaultdict(list)
+        self._dead: set[tuple[str, int]] = set()
+        self._dead_at: dict[tuple[str, int, str], float] = {}
         self._line: defaultdict[Line, list[Copy]] = defaultdict(list)
 
     def went_back(self, route: str, now: float) -> None:
@@ -96,6 +102,9 @@ class Arrivals:
         if stream.name == "PUB":
             self._published[broker, stream.created, number_of(publish.payload)] += 1
             return
+        if stream.name == "DEAD":
+            self._dead_letter_stored(f"{broker} {stream.created}", stored, now)
+            return
         found = self._copy(publish)
         if stream.name != "OUT" or found is None:
             return
@@ -110,6 +119,30 @@ class Arrivals:
             self._broken("again", f"{copy} was stored at {before[1]:.3f} s, and is sent there once more")
         self._stored[copy, f"{broker} {stream.created}"] = stored.sequence, now
         self._arrive(copy, key, now)
+
+    def _dead_letter_stored(self, where: str, stored: Stored, now: float) -> None:
+        """A dead letter is stored once, as its message came, and says where it comes from and how often it failed."""
+        publish = stored.publish
+        plan, number = self._plans[stored.subject.split(".")[1]], number_of(publish.payload)
+        told = f"dead letter of message {number} of {plan.name}"
+        before = self._dead_at.get((plan.name, number, where))
+        is_doubled = self._has_second and not plan.stream
+        if before is not None and now - before < DEAD_LETTERS_KNOWN_FOR and not is_doubled:
+            self._broken("once", f"the {told} is stored once more")
+        self._dead_at[plan.name, number, where] = now
+        self._dead.add((plan.name, number))
+        headers = dict(decode(publish.header).pairs())
+        attempts, most = int(headers["Router-Dead-Letter-Attempts"]), plan.retry.get("attempts", 0)
+        if headers["Router-Dead-Letter-Route"] != plan.name or attempts < 1 or 0 < most < attempts:
+            self._broken("dead letter", f"the {told} says {headers}")
+        if plan.stream is not ("Router-Dead-Letter-Sequence" in headers):
+            self._broken("dead letter", f"the {told} does not say where it comes from: {headers}")
+        if not self._faults and plan.dead_letter is not None and self.complete(plan, number):
+            self._broken("dead letter", f"there is a {told}, which is where it belongs")
+
+    def is_dead(self, plan: Plan, number: int) -> bool:
+        """Whether a dead letter of a message is stored."""
+        return (plan.name, number) in self._dead
 
     def _copy(self, publish: Publish) -> tuple[Copy, str] | None:
         words = text(publish.subject).split(".")

@@ -23,6 +23,7 @@ def settings_of(schedule: Schedule) -> Settings:
                 "strategy": plan.strategy,
                 **({"when": plan.when.expression} if plan.when else {}),
                 **({"key": "subject"} if plan.strategy == "sticky" else {}),
+                **failing_of(plan),
             }
             for plan in schedule.routes
             if plan.handler is None
@@ -42,6 +43,15 @@ def destinations_of(plan: Plan) -> list[dict[str, Any]]:
         }
         for index, target in enumerate(plan.targets)
     ]
+
+
+def failing_of(plan: Plan) -> dict[str, Any]:
+    """What a route does with messages that fail."""
+    found: dict[str, Any] = {"retry": plan.retry} if plan.retry else {}
+    if plan.dead_letter is not None:
+        last = "{{wildcard(1)}}" if plan.filter == "*" else plan.filter
+        found["dead_letter"] = {"connection": plan.dead_letter, "subject": f"dead.{plan.name}.{last}"}
+    return found
 
 
 def _content_of(target: Target) -> dict[str, Any]:

@@ -8,7 +8,7 @@ stored: see `Plan.may_choose_anew`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ def decided(plan: Plan, connections: list[str], random: Random) -> Plan:
     if random.random() < 0.35:
         mirror = Target(random.choice(connections), random.random() < 0.5, mirror=random.choice((0.1, 0.5, 1.0)))
         chosen.append(mirror)
-    return Plan(plan.name, plan.broker, plan.stream, tuple(chosen), plan.handler, plan.source, when, strategy)
+    return replace(plan, targets=tuple(chosen), when=when, strategy=strategy)
 
 
 def _test(random: Random) -> Test:

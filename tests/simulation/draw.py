@@ -8,6 +8,7 @@ from typing import Any
 
 from router_trio.testing.streams import EPOCH
 from tests.simulation.content import decided
+from tests.simulation.failing import SHARE, failing, trouble
 from tests.simulation.faults import FAULTS, NOT_YET
 from tests.simulation.handlers import MAKE
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
@@ -38,8 +39,13 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     content = Random(f"content {seed}")
     if content.random() < BY_CONTENT:
         routes = tuple(decided(plan, connections, content) if content.random() < 0.7 else plan for plan in routes)
+    failures = Random(f"failing {seed}")
+    more: list[Step] = []
+    if failures.random() < SHARE:
+        routes = tuple(failing(plan, connections, failures) if failures.random() < 0.7 else plan for plan in routes)
+        more = trouble(routes, HORIZON, failures)
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
-    steps = [*load]
+    steps = [*load, *more]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
@@ -62,6 +68,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
             "IN": 2.0 if "ids used again" in faults else 120.0,
             "OUT": 5.0 if "short window" in faults else 120.0,
             "PUB": 120.0,
+            "DEAD": 120.0,
         },
         steps=tuple(sorted(steps, key=lambda step: step.at)),
     )
@@ -101,6 +108,7 @@ def _route(random: Random, name: str, brokers: list[str], connections: list[str]
     )
     handlers = [kind for kind in MAKE if kind not in NOT_YET or kind in also]
     handler = random.choice(handlers) if random.random() < 0.45 else None
+    retry: dict[str, Any] = {}
     if stream:
         in_flight = random.choice((1, 2, 5, 20, 100))
         source: dict[str, Any] = {
@@ -109,15 +117,15 @@ def _route(random: Random, name: str, brokers: list[str], connections: list[str]
             "filter": f"in.{random.choice(('*', '*', '*', KEYS[0]))}",
             "max_in_flight": in_flight,
             "ack_wait": random.choice((2.0, 5.0, 30.0)),
-            "nak_delay": random.choice((0.05, 0.1, 1.0)),
         }
+        retry["initial"] = random.choice((0.05, 0.1, 1.0))
         if random.random() < 0.15:
-            source["max_deliver"] = random.choice((1, 3))
+            retry["attempts"] = random.choice((1, 3))
     else:
         source = {"subject": f"core.{name}.{random.choice(('*', '*', '*', KEYS[0]))}"}
         if random.random() < 0.3:
             source["queue"] = "routers"
-    return Plan(name, random.choice(brokers), stream, targets, handler, source)
+    return Plan(name, random.choice(brokers), stream, targets, handler, source, retry=retry)
 
 
 def _load(random: Random, routes: tuple[Plan, ...], ids_again: bool) -> list[Step]:

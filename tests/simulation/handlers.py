@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from router_trio import Message
+from router_trio import Message, Reject, Retry
 
 PASSED, SEVERAL, FILTERED, RAISED = "passed", "several", "filtered", "raised"
 
@@ -98,6 +98,30 @@ def _poison(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
+def _rejects(handled: Handled, route: str) -> Callable[[Message], Any]:
+    async def handler(message: Message) -> Message:
+        if number_of(message.payload) % 4 == 0:
+            await trio.lowlevel.checkpoint()
+            handled.note(route, message, RAISED)
+            raise Reject("every fourth")
+        handled.note(route, message, PASSED)
+        return message
+
+    return handler
+
+
+def _waits(handled: Handled, route: str) -> Callable[[Message], Any]:
+    def handler(message: Message) -> Message:
+        number = number_of(message.payload)
+        if number % 5 == 0 and not handled.raised[route, number]:
+            handled.note(route, message, RAISED)
+            raise Retry(after=0.3)
+        handled.note(route, message, PASSED)
+        return message
+
+    return handler
+
+
 MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
     "sync": _sync,
     "async": _async,
@@ -106,3 +130,8 @@ MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
     "raises once": _raises_once,
     "poison": _poison,
 }
+
+FAIL: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {"rejects": _rejects, "waits": _waits}
+"""Those that say what is to become of a message."""
+
+FAILS_EACH_TIME = ("poison", "rejects")

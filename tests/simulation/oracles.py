@@ -9,7 +9,7 @@ import trio
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
-from router_trio.events import Event, MessageDeadLettered, StreamWentBack
+from router_trio.events import Event, MessageGivenUp, StreamWentBack
 from router_trio.message import Fate
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import CONNECTED, RUNNING
@@ -20,8 +20,9 @@ from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream
 from tests.simulation.arrivals import Arrivals
 from tests.simulation.content import Sent, places
+from tests.simulation.failing import gives_up
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
-from tests.simulation.handlers import FILTERED, RAISED, Handled, number_of
+from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, number_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
 
@@ -39,6 +40,9 @@ SEEN_WITHIN = 0.1
 
 MOST_ATTEMPTS = 30
 """Attempts to connect to one broker in a second, of all connections to it."""
+
+LEAST_FOR_DEAD_LETTERS = 2000
+"""Bytes that a server must take so that each dead letter fits: its headers are more than its message."""
 
 COUNTERS = [row for row in TABLE if isinstance(row, Metric) and row.kind == "counter"]
 
@@ -86,8 +90,9 @@ class Oracles:
     def observe(self, process: Process, event: Event) -> None:
         """An event: the ledgers add up at that moment, and nothing is beyond its bound."""
         self.codes[event.code] += 1
-        if isinstance(event, MessageDeadLettered):
-            self._given_up.add((event.route, event.sequence))
+        if isinstance(event, MessageGivenUp):
+            if event.sequence is not None:
+                self._given_up.add((event.route, event.sequence))
         elif isinstance(event, StreamWentBack):
             self._arrivals.went_back(event.route, trio.current_time())
         self._check_ledgers(process, f"at {event.code}")
@@ -205,6 +210,11 @@ class Oracles:
                 self.broken("shutdown", f"{route.name} after the end: {route.in_hand} in hand")
         self._check_receipts(process)
 
+    def left_waiting(self, live: Live) -> int:
+        """Messages of core subscriptions that waited for another attempt at the end: nobody else has them."""
+        kept = {plan.name for plan in self._schedule.routes if not plan.stream and plan.retry}
+        return sum(route.failed["shutdown"] for route in live.routes if route.name in kept)
+
     def _check_receipts(self, process: Process) -> None:
         for owner, broker, number, with_ack, receipt in self._receipts:
             if owner is not process:
@@ -236,9 +246,20 @@ class Oracles:
             if plan.filter not in ("*", message.subject.rpartition(".")[2]):
                 continue
             number = number_of(message.publish.payload)
-            if not self.arrived_everywhere(plan, number) and (plan.name, message.sequence) not in self._given_up:
+            given_up = (plan.name, message.sequence) in self._given_up or self._arrivals.is_dead(plan, number)
+            if not given_up and (self._is_owed(plan, number) or not self.arrived_everywhere(plan, number)):
                 missing.append(number)
         return missing
+
+    def _is_owed(self, plan: Plan, number: int) -> bool:
+        """Whether a message fails each time, and is given up at last: then its dead letter has to be stored."""
+        if plan.dead_letter is None or self._handled.last.get((plan.name, number)) != RAISED:
+            return False
+        if number in self.fails_for_what_it_is:
+            return False  # so does its dead letter
+        if self._schedule.max_payload[plan.dead_letter[0]] < LEAST_FOR_DEAD_LETTERS:
+            return False
+        return plan.handler == "rejects" or (plan.handler == "poison" and gives_up(plan))
 
     def _source_of(self, plan: Plan) -> list[Stored]:
         # Not by `FakeBroker.messages`, which reads the headers of each: this is asked at each ack.
@@ -252,7 +273,7 @@ class Oracles:
         if number in self.sent and not places(plan, number, self.sent[number]):
             return True
         outcome = self._handled.last.get((plan.name, number))
-        if outcome == FILTERED or (outcome == RAISED and (plan.handler == "poison" or not plan.stream)):
+        if outcome == FILTERED or (outcome == RAISED and (plan.handler in FAILS_EACH_TIME or not plan.stream)):
             return True
         return self._arrivals.complete(plan, number)
 
@@ -286,11 +307,22 @@ class Oracles:
         held = self._source_of(plan)
         if sequence <= len(held):
             number = number_of(held[sequence - 1].publish.payload)
-            if not self.arrived_everywhere(plan, number):
+            if not self.arrived_everywhere(plan, number) and not self._arrivals.is_dead(plan, number):
                 if self._meets_another(plan):
                     self._given_up.add((plan.name, sequence))
                     return
                 self.broken("source ack", f"message {number} of {plan.name} was acked and is not where it belongs")
+
+    def termed(self, durable: str, sequence: int) -> None:
+        """A source was told that a message is given up: that was said, or its dead letter is stored."""
+        plan = next((plan for plan in self._schedule.routes if plan.name == durable), None)
+        if plan is None or (plan.name, sequence) in self._given_up:
+            return
+        held = self._source_of(plan)
+        if sequence <= len(held) and not self._meets_another(plan):
+            number = number_of(held[sequence - 1].publish.payload)
+            if not self._arrivals.is_dead(plan, number):
+                self.broken("terminated", f"message {number} of {plan.name}, and its dead letter is not stored")
 
     def _meets_another(self, plan: Plan) -> bool:
         """Whether an ack that comes now may be one of the message that had its sequence before the stream went back.
@@ -325,3 +357,7 @@ class _BrokerWatch(Watch):
     def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
         """See `Watch.ack_taken`."""
         self._oracles.acked(durable, sequence)
+
+    def term_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
+        """See `Watch.term_taken`."""
+        self._oracles.termed(durable, sequence)

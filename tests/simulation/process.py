@@ -14,8 +14,8 @@ from router_trio.events import Event
 from router_trio.link import Connect, LinkListener
 from router_trio.settings import ConnectionSettings
 from router_trio.testing.links import FakeLink
-from tests.simulation.configuration import destinations_of
-from tests.simulation.handlers import MAKE
+from tests.simulation.configuration import destinations_of, failing_of
+from tests.simulation.handlers import FAIL, MAKE
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -80,8 +80,9 @@ class Process:
             if plan.handler is not None:
                 source, to = dict(plan.source), destinations_of(plan)
                 subject = source.pop("subject", None)
-                add = router.route(subject, to=to, name=plan.name, connection=plan.broker, **source)
-                add(MAKE[plan.handler](self._simulation.handled, plan.name))
+                failing = failing_of(plan)
+                add = router.route(subject, to=to, name=plan.name, connection=plan.broker, **failing, **source)
+                add((MAKE | FAIL)[plan.handler](self._simulation.handled, plan.name))
 
     def crash(self) -> None:
         """The process is killed: its sockets are gone, and no exit path of it reaches anybody."""

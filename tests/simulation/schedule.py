@@ -49,7 +49,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One drawn route. `handler` is a key of `handlers.MAKE`, or None; `source` are keys of `[routes.from]`."""
+    """One drawn route. `handler` is a key of `handlers.MAKE`, or None; `source` are keys of `[routes.from]`.
+
+    `retry` are keys of `[routes.retry]`, `dead_letter` is the connection where dead letters go, if they do.
+    """
 
     name: str
     broker: str
@@ -59,6 +62,8 @@ class Plan:
     source: dict[str, Any]
     when: Test | None = None
     strategy: str = "all"
+    retry: dict[str, Any] = field(default_factory=dict)
+    dead_letter: str | None = None
 
     @property
     def filter(self) -> str:
@@ -70,6 +75,8 @@ class Plan:
         handled = f", handler {self.handler}" if self.handler else ""
         decides = f", {self.strategy}" if self.strategy != "all" else ""
         decides += f", when {self.when}" if self.when else ""
+        decides += f", retry {self.retry}" if self.retry else ""
+        decides += f", dead letters on {self.dead_letter}" if self.dead_letter else ""
         return f"{self.name}: {self.source} on {self.broker} -> {to}{handled}{decides}"
 
 

@@ -7,7 +7,7 @@ from random import Random
 import trio
 
 from router_trio.connection.platform import Platform
-from router_trio.routing.stream.failures import LONGEST_DELAY
+from router_trio.routing.policy.retry import LONGEST_SPREAD
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
 from tests.simulation.configuration import settings_of
@@ -23,7 +23,7 @@ from tests.simulation.trace import Trace
 LIVELY_WITHIN = 60.0
 """Seconds after the last fault within which everything is delivered or accounted."""
 
-BACKED_OFF_FOR = 2 * LONGEST_DELAY
+BACKED_OFF_FOR = 2 * LONGEST_SPREAD
 """Seconds more where a message has failed so often that its next attempt is late: see `RetryPolicy.delay`."""
 
 PROBED_WITHIN = 10.0
@@ -35,8 +35,8 @@ LOOKED_UP_WITHIN = 8.0
 
 LOOK_EVERY = 1.0
 
-STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"]}
-"""Of each broker: what routes read, what they write, what programs write."""
+STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"], "DEAD": ["dead.>"]}
+"""Of each broker: what routes read, what they write, what programs write, what routes give up."""
 
 
 class Simulation:
@@ -247,5 +247,5 @@ class Simulation:
     async def _end_well(self, process: Process) -> None:
         self.process = None
         await self._end(process)
-        if process.live is not None and process.live.unsettled:
+        if process.live is not None and process.live.unsettled != self.oracles.left_waiting(process.live):
             self.oracles.broken("shutdown", f"{process.live.unsettled} unsettled at the end, with nothing in the way")

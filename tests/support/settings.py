@@ -20,15 +20,23 @@ def settings(url: str | list[str], *, routes: list[dict[str, Any]] | None = None
 
 def core_route(subject: str, to: str, *, name: str = "route", **source: Any) -> dict[str, Any]:
     """A route from a core subject to a core subject."""
-    return {"name": name, "from": {"subject": subject, **source}, "to": [{"subject": to}]}
+    failing = failing_of(source)
+    return {"name": name, "from": {"subject": subject, **source}, "to": [{"subject": to}], **failing}
 
 
 def stream_route(
     stream: str, to: str, *, name: str = "route", durable: str = "router", **source: Any
 ) -> dict[str, Any]:
     """A route from a stream to a stream."""
+    failing = failing_of(source)
     return {
         "name": name,
         "from": {"stream": stream, "durable": durable, **source},
         "to": [{"subject": to, "jetstream": True}],
+        **failing,
     }
+
+
+def failing_of(source: dict[str, Any]) -> dict[str, Any]:
+    """Take what is about failures, and so the route's and not its source's, out of the keys of a source."""
+    return {key: source.pop(key) for key in ("retry", "dead_letter") if key in source}

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, RawSubscription, connect
-from tests.support.settings import stream_route
+from tests.support.settings import failing_of, stream_route
 
 SUBJECTS = 10
 
@@ -18,8 +18,9 @@ ROUTE = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*")
 
 
 def route(**source: Any) -> dict[str, Any]:
-    """`ROUTE` with more keys of `[routes.from]`."""
-    return {**ROUTE, "from": {**ROUTE["from"], **source}}
+    """`ROUTE` with more keys of `[routes.from]`, and what is about failures."""
+    failing = failing_of(source)
+    return {**ROUTE, "from": {**ROUTE["from"], **source}, **failing}
 
 
 async def source_and_sink(client: RawClient, count: int = 0, **sink: Any) -> JetStream:

@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import trio
 import trio.testing
 
 from router_trio import Live, Router, Settings
+from router_trio.connection.platform import Platform
 from router_trio.protocol.framing import RawMessage
 from router_trio.states import RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from router_trio.testing.links import FakeLink
 from tests.support.eventually import eventually
+from tests.support.settings import failing_of
 from tests.support.watch import Watch, assert_accounted
 
 Handled = tuple[Callable[..., Any], dict[str, Any]]
@@ -84,6 +87,14 @@ class World:
         await eventually(lambda: self.live.connections[connection].connected)
 
 
+class LongestDelays(Random):
+    """Draws the longest of the delays that there may be: retries come when they are expected."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """The higher one."""
+        return b
+
+
 class _Deaf:
     """A link listener that publishes nothing and so needs no answers."""
 
@@ -136,7 +147,8 @@ async def world(
         routes=list(routes),
     )
     watch = Watch()
-    router = Router(config, observers=[watch], connect=lambda name, _: brokers[name].connect)
+    platform = Platform(random=LongestDelays())
+    router = Router(config, observers=[watch], connect=lambda name, _: brokers[name].connect, platform=platform)
     for handler, route in handlers:
         router.route(route.pop("subject", None), to=route.pop("to"), **route)(handler)
     async with router.open() as live:
@@ -155,15 +167,17 @@ def to(subject: str, connection: str = "main", *, jetstream: bool = False) -> di
 
 def core(subject: str, *to: str | dict[str, Any], name: str = "route", **source: Any) -> dict[str, Any]:
     """A route from a core subject. A destination that is text is a core subject on the same connection."""
-    return {"name": name, "from": {"subject": subject, **source}, "to": [_destination(one) for one in to]}
+    failing = failing_of(source)
+    return {"name": name, "from": {"subject": subject, **source}, "to": [_destination(one) for one in to], **failing}
 
 
 def stream(
     name: str, *to: str | dict[str, Any], route: str = "route", durable: str = "router", **source: Any
 ) -> dict[str, Any]:
     """A route from a stream. A destination that is text is a JetStream subject on the same connection."""
+    failing = failing_of(source)
     origin = {"stream": name, "durable": durable, **source}
-    return {"name": route, "from": origin, "to": [_destination(one, jetstream=True) for one in to]}
+    return {"name": route, "from": origin, "to": [_destination(one, jetstream=True) for one in to], **failing}
 
 
 def _destination(to: str | dict[str, Any], **defaults: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from router_trio.routing.outlet import Outlet
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED, WHEN
+from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import Tracing
 from router_trio.states import NOT_LOOKED_UP, RouteState
 
@@ -111,7 +112,7 @@ class ContentRouting(Routing):
 
     def expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
         """An expression has no value for a message: it fails. `Delivery.done` is the caller's."""
-        delivery.fail(error.reason)
+        delivery.fail(error.reason, Failure(error.reason, str(error)))
         self.emit_failure(error.reason, str(error))
 
     def send_answer(

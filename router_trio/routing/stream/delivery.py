@@ -11,6 +11,7 @@ from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import ack_reply, framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.policy.retry import Failure
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.subject_order import OF_THE_MESSAGE
 from router_trio.states import RouteState
@@ -83,7 +84,7 @@ class StreamDelivery(Delivery):
         self.raw = raw
         self.received_at = received_at
         self.remaining = 1
-        self.reason = None
+        self.failure = None
         self.outcome = "routed"
         self.trace = None
         self.cursor: StreamCursor = cursor
@@ -107,7 +108,7 @@ class StreamDelivery(Delivery):
         if (
             fate.name == "acked"
             and self.remaining == 1
-            and self.reason is None
+            and self.failure is None
             and self.trace is None
             and (not fate.duplicate or self.route.own_ids)
         ):
@@ -149,12 +150,12 @@ class StreamDelivery(Delivery):
             "time_ns": _number(tokens[ack_reply.TIME]),
         }
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, failure: Failure | None = None) -> None:
         """See `Delivery.fail`."""
         if reason == OUT_OF_TURN:
             self.recalled = True
         else:
-            super().fail(reason)
+            super().fail(reason, failure)
         if reason not in OF_THE_MESSAGE and not self.refused:
             self.refused = True
             self._source.destination_refused(self)

@@ -1,11 +1,7 @@
-"""Messages of a stream that failed here: how often, where they were delivered all the same, when they are tried again.
+"""Messages of a stream that failed here: how often, where they were delivered all the same, which are given up. Pure.
 
 A failure is counted by who saw it. What the server calls a delivery says nothing of that: naks at a shutdown, links
 that died and processes that were killed use up deliveries of messages that nobody has worked on.
-
-Messages that fail for what they are must not keep the others out. So the retries are spread: however many fail, no
-more come again in a second, or in the first delay if that is shorter, than half of what a route may have in hand.
-Pure; the time is given.
 """
 
 from __future__ import annotations
@@ -13,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
+from router_trio.routing.policy.retry import GivenUp
+
 MOST_REMEMBERED = 65_536
-"""Messages; of more that fail, the oldest count from 1 again."""
-
-FACTOR = 2.0
-LONGEST_DELAY = 60.0
-"""Each delay is twice the one before it, up to so many seconds."""
-
+"""Messages; of more that fail, the oldest count from 1 again. The same of those whose dead letters are not stored."""
 
 _NONE: frozenset[int] = frozenset()
 
@@ -36,14 +29,16 @@ class Failed:
 class Failures:
     """What failed of one stream, as it is now, and may be tried again. Messages are known by their sequences."""
 
-    __slots__ = ("_failed",)
+    __slots__ = ("_failed", "given_up")
 
     def __init__(self) -> None:
         self._failed: dict[int, Failed] = {}
+        self.given_up: dict[int, GivenUp] = {}
+        """Those that are not tried again, and come again until their dead letters are stored."""
 
     def __bool__(self) -> bool:
         """Return True if there are any."""
-        return bool(self._failed)
+        return bool(self._failed) or bool(self.given_up)
 
     def attempts(self, sequence: int) -> int:
         """Return how often the message failed."""
@@ -82,34 +77,14 @@ class Failures:
         return found
 
     def discard(self, sequences: Iterable[int]) -> None:
-        """These messages are not tried again."""
+        """These messages need not come again."""
         for sequence in sequences:
             self._failed.pop(sequence, None)
+            self.given_up.pop(sequence, None)
 
-
-class RetryPolicy:
-    """When a message that failed is tried again, and whether it is.
-
-    `initial` is the first delay in seconds; `most` is the number of attempts, 0 for no end.
-    """
-
-    def __init__(self, initial: float, most: int, max_in_flight: int) -> None:
-        self._initial = initial
-        self._most = most
-        self._spacing = min(initial, 1.0) / max(1.0, max_in_flight / 2)
-        self._next = 0.0
-
-    @property
-    def limited(self) -> bool:
-        """True if what fails is given up at last."""
-        return self._most > 0
-
-    def over(self, attempts: int) -> bool:
-        """Return True if there is no further attempt after so many."""
-        return 0 < self._most <= attempts
-
-    def delay(self, attempts: int, now: float) -> float:
-        """Return the seconds until the next attempt, after so many."""
-        backoff = min(self._initial * FACTOR ** min(attempts - 1, 32), LONGEST_DELAY)
-        self._next = min(max(now, self._next + self._spacing), now + LONGEST_DELAY)
-        return backoff + self._next - now
+    def keep_given_up(self, sequence: int, dead: GivenUp) -> None:
+        """The dead letter of a message could not be stored once more: it is all that is tried when that comes again."""
+        dead.tries += 1
+        while len(self.given_up) >= MOST_REMEMBERED and sequence not in self.given_up:
+            del self.given_up[next(iter(self.given_up))]
+        self.given_up[sequence] = dead

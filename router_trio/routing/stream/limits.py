@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, PullConsumer
-from router_trio.routing.stream.failures import MOST_REMEMBERED, RetryPolicy
+from router_trio.routing.policy.retry import RetryPolicy
+from router_trio.routing.stream.failures import MOST_REMEMBERED
 from router_trio.settings import SourceSettings
 
 UNLIMITED = -1
@@ -28,12 +29,15 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
 
 
 def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsumer) -> None:
-    """Raise `SourceError` (`would_delete`) where giving a message up would delete it from the stream."""
+    """Raise `SourceError` (`would_delete`) where giving a message up would delete it from the stream.
+
+    For routes without dead letters. What a handler rejects is deleted because the handler wants that.
+    """
     retention = consumer.limits.retention
-    if policy.limited and retention != "limits":
+    if policy.gives_up and retention != "limits":
         raise SourceError(
-            f"max_deliver would delete what is given up, since the stream {spec.stream!r} has {retention} "
-            "retention; remove max_deliver, or read from a stream with limits retention",
+            f"what is given up would be deleted, since the stream {spec.stream!r} has {retention} retention, and this "
+            "route has no dead letters; add [routes.dead_letter], or remove attempts and not from [routes.retry]",
             reason="would_delete",
         )
 

@@ -16,19 +16,21 @@ from operator import attrgetter
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.events import ConsumerDiffers, Emit, MessageDeadLettered, StreamWentBack
+from router_trio.events import ConsumerDiffers, Emit, StreamWentBack
 from router_trio.link import Link, PullConsumer
 from router_trio.protocol import framing
+from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.route import Route
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
-from router_trio.routing.stream.failures import LONGEST_DELAY, RetryPolicy
-from router_trio.routing.stream.limits import UNLIMITED, check_retention, consumer_spec, differences
+from router_trio.routing.stream.limits import check_retention, consumer_spec, differences
 from router_trio.routing.stream.payloads import Payloads
 from router_trio.routing.stream.pull_loop import PullLoop
+from router_trio.routing.stream.retrying import Retrying
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
 
 BATCH = 256
@@ -40,17 +42,21 @@ _received_at = attrgetter("received_at")
 class StreamRoute(Route):
     """One route from a stream."""
 
-    def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
+    def __init__(
+        self, routing: Routing, connection: Connection, emit: Emit, dead_letters: DeadLetters | None = None
+    ) -> None:
         super().__init__(routing, connection, emit)
         self.state.holder = self
         source = routing.plan.settings.source
         self._source = source
         self._spec = consumer_spec(source)
-        self._policy = RetryPolicy(source.nak_delay, max(source.max_deliver, 0), source.max_in_flight)
-        self._server_limit = UNLIMITED
+        self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._deliveries = Deliveries(self, self._spec.stream, self._spec.durable)
         self._acks = Acks(routing.state.name, connection, emit)
         self._ack_pending = AckPending()
+        self._retrying = Retrying(
+            self.state, self._spec.stream, self._policy, dead_letters, self._ack_pending, self._acks, emit, self._look
+        )
         connection.pull_budget.join()
         self._payloads = Payloads()
         self._pull_loop = PullLoop(
@@ -104,6 +110,7 @@ class StreamRoute(Route):
         pending = self._ack_pending
         self._pull_loop.reset()
         self._ack_wait = consumer.ack_wait
+        self._retrying.patience = self._late
         self._compare(consumer)
         if consumer.went_back is not None:
             self._tell_went_back(consumer.went_back)
@@ -133,7 +140,7 @@ class StreamRoute(Route):
     @property
     def _patience(self) -> float:
         """Seconds within which comes again whatever does: naks of another process are not known here."""
-        return max(2 * self._ack_wait, LONGEST_DELAY)
+        return max(2 * self._ack_wait, self._policy.longest)
 
     @property
     def _late(self) -> float:
@@ -169,7 +176,7 @@ class StreamRoute(Route):
         if self.routing.plan.handler is None:
             # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
             while pending.waiting and self.routing.is_ready:
-                self.routing.forward_each(pending.take_first(BATCH))
+                self.routing.forward_each(self._take_first())
         if pending.waiting:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
@@ -195,12 +202,16 @@ class StreamRoute(Route):
         routing, pending = self.routing, self._ack_pending
         handler = routing.plan.handler
         if handler is None:
-            routing.forward_each(pending.take_first(BATCH))
+            routing.forward_each(self._take_first())
         else:
             for _ in range(min(len(pending.waiting), BATCH)):
                 delivery = pending.first()
                 if delivery is None:
                     break
+                if pending.cursor.failures.given_up and self._retrying.was_given_up(delivery):
+                    pending.waiting.popleft()
+                    self._retrying.give_up_again(delivery)
+                    continue
                 # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
                 try:
                     await routing.route(handler, delivery)
@@ -214,15 +225,28 @@ class StreamRoute(Route):
         if self._nothing_comes:
             self._give_back_stuck()
 
+    def _take_first(self) -> list[StreamDelivery]:
+        """Take out what is routed now."""
+        taken = self._ack_pending.take_first(BATCH)
+        if self._ack_pending.cursor.failures.given_up:
+            given_up = [delivery for delivery in taken if self._retrying.was_given_up(delivery)]
+            taken = [delivery for delivery in taken if delivery not in given_up]
+            for delivery in given_up:
+                self._retrying.give_up_again(delivery)
+        return taken
+
     def finished(self, delivery: StreamDelivery) -> None:
-        """All destinations of a message are settled: ack or nak it."""
-        if delivery.reason is None and not delivery.recalled:
+        """All destinations of a message are settled: ack or nak it, or it is given up."""
+        pending, failure = self._ack_pending, delivery.failure
+        if failure is None and not delivery.recalled:
             self.state.fates[delivery.outcome] += 1
             self._delivered([delivery])
-        elif self._ack_pending.remove(delivery):
-            self._not_delivered(delivery)
-        elif delivery.reason is None:
-            self._ack_pending.route_again(delivery)
+        elif failure is not None and delivery.cursor is pending.cursor:
+            self._retrying.failed(delivery, failure)
+        elif pending.remove(delivery):
+            pending.take_back(delivery)
+        elif failure is None:
+            pending.route_again(delivery)
         else:
             self.state.fates["lost"] += 1  # its stream is gone
         self._look()
@@ -260,27 +284,6 @@ class StreamRoute(Route):
             self._all_settled.unpark_all()
         self._pull_loop.look()
 
-    def _not_delivered(self, delivery: StreamDelivery) -> None:
-        if delivery.reason is None:
-            self._ack_pending.take_back(delivery)
-            return
-        now = trio.current_time()
-        attempts = delivery.cursor.failures.add(delivery.sequence)
-        if delivery.choices is not None:
-            delivery.cursor.failures.keep_choices(delivery.sequence, delivery.choices)
-        if self._policy.over(attempts):
-            self._give_up(delivery, delivery.reason, attempts)
-            self._acks.term(delivery.ack_subject, delivery.reason)
-            return
-        delay = self._policy.delay(attempts, now)
-        if 0 < self._server_limit <= delivery.deliveries:
-            # Nobody may change this consumer: its server does not deliver the message again.
-            self._give_up(delivery, delivery.reason, attempts)
-        else:
-            self.state.fates["returned"] += 1
-            self._ack_pending.comes_again(delivery, now + delay + OVERDUE, self._late)
-        self._acks.nak(delivery.ack_subject, delay)
-
     def destination_refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take a message: what is behind it must not be sent any more."""
         if self._ack_pending.hold_back_behind(delivery):
@@ -296,27 +299,12 @@ class StreamRoute(Route):
             for destination in self.routing.connections:
                 destination.outbox.recall(self._ack_pending.out_of_turn)
 
-    def _give_up(self, delivery: StreamDelivery, reason: str, attempts: int) -> None:
-        """That was the last attempt: the stream keeps the message, and its consumer is done with it."""
-        self._ack_pending.given_up(delivery)
-        self.state.dead_lettered += 1
-        self.state.fates["given_up"] += 1
-        self._emit(
-            MessageDeadLettered(
-                at=trio.current_time(),
-                route=self.state.name,
-                reason=reason,
-                stream=self._spec.stream,
-                sequence=delivery.sequence,
-                deliveries=attempts,
-            )
-        )
-
     def _compare(self, consumer: PullConsumer) -> None:
         """Go by what the server's consumer says, and log where the route says otherwise."""
         spec = self._spec
-        self._server_limit = consumer.limits.max_deliver
-        check_retention(self._policy, spec, consumer)
+        self._retrying.server_limit = consumer.limits.max_deliver
+        if not self._retrying.has_dead_letters:
+            check_retention(self._policy, spec, consumer)
         found = differences(spec, consumer, 2 * self._source.max_in_flight)
         if found and found != self._told_differences:
             self._emit(
@@ -332,7 +320,7 @@ class StreamRoute(Route):
 
     def _make_room(self, soon: bool) -> None:
         """Give back the newest that waits, so that what is due can come: it comes again later than that."""
-        delay = self._source.nak_delay if soon else self._ack_wait
+        delay = self._policy.initial if soon else self._ack_wait
         delivery = self._ack_pending.give_back_newest(trio.current_time() + delay + OVERDUE, self._late)
         if delivery is not None:
             self.state.fates["returned"] += 1

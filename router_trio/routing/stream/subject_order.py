@@ -26,6 +26,8 @@ _HEADERS_THAT_A_STREAM_DOES_NOT_TAKE = (
 OF_THE_MESSAGE = frozenset(
     {
         "handler_error",  # the handler raised, or made of it what is no message
+        "retry",  # the handler wants it to come again later
+        "rejected",  # the handler wants it never again
         "mapping",  # its subject does not fit the destination's mapping
         "reserved_subject",  # its subject would lead to where only NATS itself listens
         "invalid_subject",  # the handler gave it one

@@ -16,8 +16,10 @@ from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_hea
 from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.loops import feeds_itself
+from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
+from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.subjects.patterns import validate_pattern, validate_subject
@@ -52,11 +54,23 @@ class RouteParts:
     when: str | None = None
     key: str | None = None
     strategy: str | None = None
+    retry: RetrySettings | None = None
+    dead_letter: DeadLetterSettings | None = None
 
     @classmethod
     def of(cls, route: RouteSettings) -> RouteParts:
         """Take a whole route apart."""
-        return cls(route.name, route.source, route.to, route.handler, route.when, route.key, route.strategy)
+        return cls(
+            route.name,
+            route.source,
+            route.to,
+            route.handler,
+            route.when,
+            route.key,
+            route.strategy,
+            route.retry,
+            route.dead_letter,
+        )
 
 
 def check(
@@ -178,22 +192,38 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
         where = f"{path}.to[{index}]"
         yield from _check_connection(f"{where}.connection", destination.connection, connections)
         yield from _check_headers(f"{where}.headers", destination)
-        if source is None or pattern is None:
-            continue
-        try:
-            source.mapping(destination.subject)
-        except (MappingError, SubjectError) as error:
-            yield Problem(f"{where}.subject", str(error))
-            continue
-        known: Mapping[str, object] = connections or {}
-        same = resolve_connection(source.connection, known) == resolve_connection(destination.connection, known)
-        # A stream may hold any subjects: without a filter there is nothing to compare.
-        if same and (source.subject or source.filter) and feeds_itself(pattern, destination.subject):
-            yield Problem(
-                f"{where}.subject",
-                f"{destination.subject!r} can match the route's own source {pattern!r} on the same connection, "
-                "so the route would feed itself; send to other subjects or narrow the source",
+        if source is not None and pattern is not None:
+            yield from _check_subject(
+                f"{where}.subject", source, destination.subject, destination.connection, connections
             )
+    yield from check_reasons(f"{path}.retry", route.retry)
+    if route.dead_letter is not None:
+        where, letter = f"{path}.dead_letter", route.dead_letter
+        if letter.connection:
+            yield from _check_connection(f"{where}.connection", letter.connection, connections)
+        if source is not None and pattern is not None:
+            connection = letter.connection or source.connection
+            yield from _check_subject(f"{where}.subject", source, letter.subject, connection, connections)
+
+
+def _check_subject(
+    path: str, source: SourceSettings, subject: str, connection: str, connections: Connections | None
+) -> Iterator[Problem]:
+    """Check where messages of a source go, which itself is valid."""
+    try:
+        source.mapping(subject)
+    except (MappingError, SubjectError) as error:
+        yield Problem(path, str(error))
+        return
+    known: Mapping[str, object] = connections or {}
+    same = resolve_connection(source.connection, known) == resolve_connection(connection, known)
+    # A stream may hold any subjects: without a filter there is nothing to compare.
+    if same and (source.subject or source.filter) and feeds_itself(source.pattern, subject):
+        yield Problem(
+            path,
+            f"{subject!r} can match the route's own source {source.pattern!r} on the same connection, "
+            "so the route would feed itself; send to other subjects or narrow the source",
+        )
 
 
 def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Problem]:
@@ -240,8 +270,6 @@ def _check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
         found = refused.search(name) if name else None
         if found:
             yield Problem(f"{path}.{key}", f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
-    if source.max_deliver == 0:
-        yield Problem(f"{path}.max_deliver", "0 would deliver nothing; write -1 for no limit, or at least 1")
 
 
 def _check_connection(path: str, name: str, connections: Connections | None) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ def warnings(connections: Mapping[str, ConnectionSettings], routes: Sequence[Rou
         yield from _hasty(f"connections.{name}", connection)
     for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
+        yield from ignored(f"routes[{index}]", route)
         if route.source.stream is not None and route.source.ack_wait < HASTY_ACK_WAIT:
             yield Problem(
                 f"routes[{index}].from.ack_wait",
@@ -69,4 +70,14 @@ def _first_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
                 f"the first token of {destination.subject!r} is {first!r}: the sender of a message chooses it, and "
                 "so where the message goes. A subject that begins with '$' or is an inbox fails, any other is sent; "
                 "begin with a token of your own",
+            )
+
+
+def ignored(path: str, route: RouteSettings) -> Iterator[Problem]:
+    """Yield a warning about each key of a route that has no effect any more."""
+    for key, instead in (("max_deliver", "attempts"), ("nak_delay", "initial")):
+        if key in route.source.model_fields_set:
+            yield Problem(
+                f"{path}.from.{key}",
+                f"is ignored, and will be refused by 1.0: write {instead} in [routes.retry] instead, and remove it",
             )

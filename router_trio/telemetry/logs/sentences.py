@@ -58,9 +58,9 @@ SENTENCES: Mapping[type[Event], str] = {
     ),
     events.RouteReady: "Route {route} receives from {source} on {connection}",
     events.MessageFailed: "Messages of route {route} failed: {reason}",
-    events.MessageDeadLettered: (
-        "Route {route} gave up messages after {deliveries} attempts, among them {sequence} of stream {stream}: {reason}"
-    ),
+    events.MessageDeadLettered: "Route {route} dead-lettered messages, the last after {attempts} attempts: {reason}",
+    events.MessageGivenUp: "Route {route} gave up messages, the last after {attempts} attempts: {reason}",
+    events.DeadLetterNotStored: "Route {route} could not store dead letters: {reason}",
     events.DestinationNotStored: "Route {route} can't deliver to {subject} on {connection}: {reason}",
     events.DestinationStored: "Route {route} can deliver to {subject} on {connection} again",
     events.DestinationsUnknown: (
@@ -73,6 +73,7 @@ SENTENCES: Mapping[type[Event], str] = {
     events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: anyone who reaches {page} can make this router fail",
     events.FaultInjected: "Fault {fault} is set for {operation}, with probability {probability:g}",
     events.FaultsCleared: "Injected faults were cleared: {operation}",
+    events.SettingIgnored: "{key} {detail}",
     events.RouterStarted: "Router {name} is running: {connections} connections, {routes} routes",
     events.RouterDraining: "Router is draining {pending_count} operations, for at most {timeout_seconds:g} s",
     events.RouterStopped: "Router has stopped; {unsettled} messages were left unsettled",

@@ -85,16 +85,21 @@ ROUTE_FAILURE_REASONS = (
     "expression",
     "not_connected",
     "handler_error",
+    "rejected",
+    "retry",
     "mapping",
     "reserved_subject",
     "slow_consumer",
     "queue_full",
     "permission_denied",
     "too_large",
+    "dead_letter",
+    "retry_full",
     "shutdown",
 )
 
 MIRROR_FAILURE_REASONS = ("expression", "mapping", "not_connected", "permission_denied", "queue_full", "too_large")
+GIVEN_UP_REASONS = ("expression", "handler_error", "mapping", "rejected", "retry", "timeout", "too_large")
 
 
 # --- readers ---
@@ -308,8 +313,15 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_messages_dead_lettered_total",
         "counter",
         ROUTE,
-        "Messages that were given up (dead-lettered).",
+        "Messages that were given up and whose dead letters are stored.",
         _route(lambda route: route.dead_lettered),
+    ),
+    Metric(
+        "router_messages_given_up_total",
+        "counter",
+        (*ROUTE, "reason"),
+        "Messages that are not tried again, with a dead letter or without, by the reason of their last failure.",
+        _route_by(GIVEN_UP_REASONS, lambda route: route.given_up),
     ),
     Metric(
         "router_messages_filtered_total",

@@ -148,15 +148,16 @@ def router_settings(schedule: Schedule, proxies: Sequence[TcpProxy], collector: 
     to: dict[str, Any] = {"connection": names[-1]}
     if schedule.kind == "stream":
         source |= {"stream": SOURCE, "durable": DURABLE, "filter": FILTER}
-        source |= {"ack_wait": ACK_WAIT, "nak_delay": 0.1, "max_in_flight": schedule.max_in_flight}
+        source |= {"ack_wait": ACK_WAIT, "max_in_flight": schedule.max_in_flight}
         to |= {"subject": "sink.{{wildcard(1)}}", "jetstream": True}
     else:
         source |= {"subject": "in.*"}
         to |= {"subject": "out.{{wildcard(1)}}"}
+    retry = {"retry": {"initial": 0.1}} if schedule.kind == "stream" else {}
     telemetry: dict[str, Any] = {"listen": ""}
     if schedule.sampled:
         telemetry |= {"otlp_endpoint": collector.endpoint, "trace_sample_ratio": schedule.sampled}
-    route: dict[str, Any] = {"name": "route", "from": source, "to": [to]}
+    route: dict[str, Any] = {"name": "route", "from": source, "to": [to], **retry}
     if schedule.variant == "content":
         route = variants.by_content(schedule.seed, route)
     return Settings(

@@ -234,7 +234,9 @@ def _quick(server: str, **options: Any) -> dict[str, Any]:
 
 
 def _two(source: str, sink: str) -> Settings:
-    route = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*", connection="source", nak_delay=0.2)
+    route = stream_route(
+        "SOURCE", "sink.{{wildcard(1)}}", filter="source.*", connection="source", retry={"initial": 0.2}
+    )
     route["to"][0]["connection"] = "sink"
     return Settings(
         telemetry={"listen": ""}, connections={"source": _quick(source), "sink": _quick(sink)}, routes=[route]

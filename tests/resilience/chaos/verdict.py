@@ -75,7 +75,7 @@ def judge(
         twice = stored_twice(scene, sink)
         if twice:
             broken.append(f"stored twice in one stream: {twice[:20]}")
-        if given_up := sum(watch.count("ROUTE_MESSAGE_DEAD_LETTERED") for watch in scene.runs):
+        if given_up := sum(watch.count("ROUTE_MESSAGE_GIVEN_UP") for watch in scene.runs):
             broken.append(f"given up: {given_up}, by a route without a limit")
     else:
         accepted = scene.spy.received

@@ -9,9 +9,11 @@ import trio
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from router_trio.connection.platform import Platform
 from router_trio.states import RouteState
 from router_trio.testing.frames import raw
 from tests.performance.instructions import Bench
+from tests.support.world import LongestDelays
 
 MAX_PAYLOAD = 300
 
@@ -51,6 +53,7 @@ def bench(*destinations: list[dict[str, Any]], source: dict[str, Any] | None = N
     made = Bench(0, routes=routes)
     made.connection._message_ids, made.connection.inbox = b"id", b"_INBOX.bench"
     made.connection.max_payload = MAX_PAYLOAD
+    made.connection.platform = Platform(random=LongestDelays())
     return made
 
 

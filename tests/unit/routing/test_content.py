@@ -181,8 +181,7 @@ async def test_a_mirror_that_is_away_holds_up_nobody(autojump_clock: MockClock) 
 @pytest.mark.parametrize("kind", ["core", "stream"])
 async def test_an_expression_without_a_value_fails_that_message_alone(kind: str, autojump_clock: MockClock) -> None:
     brokers = one_broker()
-    options = {"nak_delay": "10s"} if kind == "stream" else {}
-    route = stream("IN", "out.x", **options) if kind == "stream" else core("in.*", "out.x")
+    route = stream("IN", "out.x", retry={"initial": "10s"}) if kind == "stream" else core("in.*", "out.x")
     async with world([route | {"when": "body.n >= 0"}], brokers=brokers) as w:
         for payload in (b'{"n": 1}', b"no json", b"{}", b'{"n": "1"}', b'{"n": 2}'):
             publish(w, "in.x", payload=payload)
@@ -201,7 +200,7 @@ async def test_a_message_keeps_its_destination_while_a_copy_of_it_is_stored(auto
         to("out.x", "edge", jetstream=True),
         to("shadow") | {"mirror": 1.0},
     ]
-    route = stream("IN", *places, connection="main", nak_delay="1s") | {"when": "deliveries == 1"}
+    route = stream("IN", *places, connection="main", retry={"initial": "1s"}) | {"when": "deliveries == 1"}
     async with world([route], brokers=brokers) as w:
         brokers["edge"].deny_publish("out.x")
         fill(w.broker, 3)

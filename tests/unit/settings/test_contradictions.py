@@ -124,7 +124,6 @@ def test_two_routes_must_not_share_a_consumer() -> None:
         ({"stream": "S.1", "durable": "d"}, {".stream": "'S.1' holds '.'"}),
         ({"stream": "S", "durable": "d*"}, {".durable": "'d*' holds '*'"}),
         ({"subject": "a", "queue": "q q"}, {".queue": "'q q' holds ' '"}),
-        ({"stream": "S", "durable": "d", "max_deliver": 0}, {".max_deliver": "0 would deliver nothing"}),
     ],
 )
 def test_contradictions_of_a_source(source: dict[str, Any], found: dict[str, str]) -> None:

@@ -231,6 +231,8 @@ def test_schema_describes_every_key_of_the_file() -> None:
         "ConnectionSettings",
         "RouteSettings",
         "SourceSettings",
+        "RetrySettings",
+        "DeadLetterSettings",
         "DestinationSettings",
         "HeaderSettings",
         "ExampleSettings",
@@ -241,7 +243,12 @@ def test_schema_describes_every_key_of_the_file() -> None:
         assert section["additionalProperties"] is False
         for key, described in section["properties"].items():
             assert described.get("description"), f"{name}.{key}"
-            optional = described.get("type") in ("string", "number") or key in ("json", "headers")
+            optional = described.get("type") in ("string", "number") or key in (
+                "json",
+                "headers",
+                "retry",
+                "dead_letter",
+            )
             assert "default" in described or key in section.get("required", ()) or optional
     connection = sections["ConnectionSettings"]["properties"]
     assert connection["reconnect_delay"]["default"] == "1s"

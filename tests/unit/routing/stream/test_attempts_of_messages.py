@@ -46,32 +46,32 @@ async def test_restarts_and_losses_use_up_no_attempts(autojump_clock: MockClock)
     broker.trouble.add_consumer(durable())
     fill(broker, 500)
     for _ in range(5):
-        handler = handled(slow, to=to("out.x", jetstream=True), stream="IN", durable="router", max_deliver=3)
+        handler = handled(slow, to=to("out.x", jetstream=True), stream="IN", durable="router", retry={"attempts": 3})
         async with world(handlers=[handler], brokers=brokers, shutdown_timeout=0.1) as w:
             await trio.sleep(0.5)
             broker.cut()
             await trio.sleep(0.5)
-    handler = handled(slow, to=to("out.x", jetstream=True), stream="IN", durable="router", max_deliver=3)
+    handler = handled(slow, to=to("out.x", jetstream=True), stream="IN", durable="router", retry={"attempts": 3})
     async with world(handlers=[handler], brokers=brokers) as w:
         await eventually(lambda: len(w.payloads("OUT")) >= 500, 600)
         assert sorted(map(int, w.payloads("OUT"))) == list(range(500))
-        assert w.route.dead_lettered == 0
+        assert w.route.fates["given_up"] == 0
 
 
 async def test_what_was_given_up_is_not_tried_again_though_the_stream_never_heard_of_it(
     autojump_clock: MockClock,
 ) -> None:
-    async with world([stream("IN", "out.x", max_deliver=1, ack_wait="5s")], brokers=one_broker()) as w:
+    async with world([stream("IN", "out.x", retry={"attempts": 1}, ack_wait="5s")], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         w.broker.trouble.lose("nak", 1)
         fill(w.broker, 1)
-        await eventually(lambda: w.route.dead_lettered == 1)
+        await eventually(lambda: w.route.fates["given_up"] == 1)
         w.broker.allow_publish("out.x")
         fill(w.broker, 1, first=1)
         await eventually(lambda: w.route.duplicates == 1, 20)
         await eventually(lambda: unacked(w) == 0)
         assert w.payloads("OUT") == [b"1"]
-        assert w.route.dead_lettered == 1
+        assert w.route.fates["given_up"] == 1
 
 
 async def test_a_limit_that_may_not_be_lifted_is_said_and_gone_by(autojump_clock: MockClock) -> None:
@@ -83,12 +83,12 @@ async def test_a_limit_that_may_not_be_lifted_is_said_and_gone_by(autojump_clock
     def fail(message: Message) -> None:
         raise ValueError("never")
 
-    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", nak_delay="10ms")
+    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", retry={"initial": "10ms"})
     async with world(handlers=[handler], brokers=brokers) as w:
         fill(broker, 2)
-        await eventually(lambda: w.route.dead_lettered == 2)
+        await eventually(lambda: w.route.fates["given_up"] == 2)
         await trio.sleep(600)
-        assert w.route.dead_lettered == 2, "each once"
+        assert w.route.fates["given_up"] == 2, "each once"
         (told,) = w.watch.of("ROUTE_CONSUMER_DIFFERS")
         assert "max_deliver is 3 there and -1 here" in told.detail
         assert "ack_wait in seconds is 7 there and 30 here" in told.detail
@@ -104,13 +104,13 @@ async def test_a_message_is_given_up_once_whatever_its_durable_says(autojump_clo
         calls[message.payload] += 1
         raise ValueError("never")
 
-    handler = handled(fail, to=to("out.x"), stream="IN", durable="router", max_deliver=3, nak_delay="10ms")
+    handler = handled(fail, to=to("out.x"), stream="IN", durable="router", retry={"attempts": 3, "initial": "10ms"})
     async with world(handlers=[handler], brokers=brokers) as w:
         fill(broker, 3)
-        await eventually(lambda: w.route.dead_lettered == 3)
+        await eventually(lambda: w.route.fates["given_up"] == 3)
         await trio.sleep(600)
         assert set(calls.values()) == {3}
-        assert w.route.dead_lettered == 3
+        assert w.route.fates["given_up"] == 3
         assert w.broker.unacked("IN", "router") == 0, "they are terminated"
 
 
@@ -135,11 +135,11 @@ async def test_deliveries_that_nobody_worked_on_are_no_attempts_of_what_fails_la
         calls += 1
         raise ValueError("never")
 
-    handler = handled(fail, to=to("out.x"), stream="IN", durable="router", max_deliver=3, nak_delay="10ms")
+    handler = handled(fail, to=to("out.x"), stream="IN", durable="router", retry={"attempts": 3, "initial": "10ms"})
     async with world(handlers=[handler], brokers=brokers) as w:
-        await eventually(lambda: w.route.dead_lettered == 1, 60)
+        await eventually(lambda: w.route.fates["given_up"] == 1, 60)
         assert calls == 3
-        assert [event.deliveries for event in w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")] == [3]
+        assert [event.attempts for event in w.watch.of("ROUTE_MESSAGE_GIVEN_UP")] == [3]
 
 
 @pytest.mark.parametrize("failing", [25, 200])
@@ -161,7 +161,7 @@ async def test_what_fails_for_what_it_is_keeps_nobody_out(autojump_clock: MockCl
 async def test_a_retry_goes_only_to_destinations_that_have_not_confirmed(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["edge"].deny_publish("out.x")
-    route = stream("IN", to("copy"), to("out.x", "edge", jetstream=True), connection="main", nak_delay="1s")
+    route = stream("IN", to("copy"), to("out.x", "edge", jetstream=True), connection="main", retry={"initial": "1s"})
     async with world([route], brokers=brokers) as w:
         fill(w.broker, 20)
         await trio.sleep(25)
@@ -180,7 +180,7 @@ async def test_so_do_the_answers_of_a_handler(autojump_clock: MockClock) -> None
     def both(message: Message) -> list[Message]:
         return [message.replace(subject=subject) for subject in ("out.good", "out.bad")]
 
-    handler = handled(both, to=to("out.x", jetstream=True), stream="IN", durable="router", nak_delay="1s")
+    handler = handled(both, to=to("out.x", jetstream=True), stream="IN", durable="router", retry={"initial": "1s"})
     async with world(handlers=[handler], brokers=brokers) as w:
         fill(broker, 5)
         await trio.sleep(20)

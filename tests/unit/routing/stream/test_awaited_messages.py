@@ -84,7 +84,7 @@ async def test_a_refused_message_that_comes_behind_others_has_room_as_soon_as_it
             raise ValueError("the first time only")
         return message
 
-    source = {"stream": "IN", "durable": "router", "filter": "in.*", "max_in_flight": 2, "nak_delay": "1s"}
+    source = {"stream": "IN", "durable": "router", "filter": "in.*", "max_in_flight": 2, "retry": {"initial": "1s"}}
     handler = handled(work, to=to("out.{{wildcard(1)}}", jetstream=True), ack_wait="30s", **source)
     async with world(handlers=[handler], brokers=one_broker()) as w:
         w.broker.deny_publish("out.a")
@@ -101,7 +101,7 @@ async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however
     autojump_clock: MockClock,
 ) -> None:
     brokers = one_broker()
-    async with world([route(ack_wait="1s", nak_delay="10s")], brokers=brokers) as w:
+    async with world([route(ack_wait="1s", retry={"initial": "10s"})], brokers=brokers) as w:
         await _one_is_awaited(w)
         w.broker.trouble.pause_consumer("IN", "router", 600)
         await trio.sleep(500)
@@ -120,7 +120,7 @@ async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_
 
     asked: list[tuple[list[int], int]] = []
     brokers = one_broker()
-    async with world([route(ack_wait="10s", nak_delay="10s")], brokers=brokers) as w:
+    async with world([route(ack_wait="10s", retry={"initial": "10s"})], brokers=brokers) as w:
         await _one_is_awaited(w)
         w.broker._server.consumers["IN", "router"].ack(1)
         with monkeypatch.context() as patch:

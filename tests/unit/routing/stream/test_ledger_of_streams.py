@@ -23,7 +23,7 @@ from tests.support.world import (
     world,
 )
 
-FROM: dict[str, Any] = {"stream": "IN", "durable": "router", "nak_delay": "100ms"}
+FROM: dict[str, Any] = {"stream": "IN", "durable": "router", "retry": {"initial": "100ms"}}
 
 
 async def until(w: World, received: int, in_hand: int, **settled: int) -> None:
@@ -62,7 +62,7 @@ async def test_what_fails_is_returned_and_counts_again_when_it_comes_again(autoj
 
 
 async def test_what_is_refused_is_returned_and_what_waits_behind_it_is_in_hand(autojump_clock: MockClock) -> None:
-    async with world([stream("IN", "out.x", filter="in.*", nak_delay="10s")], brokers=one_broker()) as w:
+    async with world([stream("IN", "out.x", filter="in.*", retry={"initial": "10s"})], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         fill(w.broker, 1)
         await until(w, 1, 0, returned=1)
@@ -78,13 +78,13 @@ async def test_what_is_given_up_was_returned_before(autojump_clock: MockClock) -
             raise ValueError("never")
         return message
 
-    handler = handled(fail, to=to("out.x", jetstream=True), max_deliver=3, **FROM)
+    handler = handled(fail, to=to("out.x", jetstream=True), **FROM | {"retry": {"attempts": 3, "initial": "100ms"}})
     async with world(handlers=[handler], brokers=one_broker()) as w:
         fill(w.broker, 5)
         await until(w, 9, 0, routed=3, returned=4, given_up=2)
         await trio.sleep(300)
         await until(w, 9, 0, routed=3, returned=4, given_up=2)
-        assert w.route.dead_lettered == 2
+        assert w.route.fates["given_up"] == 2
 
 
 async def test_what_is_delivered_again_while_in_hand_or_settled_is_a_duplicate(autojump_clock: MockClock) -> None:
@@ -127,7 +127,7 @@ async def test_what_a_stream_takes_for_another_message_is_a_duplicate(autojump_c
 async def test_one_of_two_destinations_that_refuses_has_the_message_returned(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     destinations = to("out.x", "edge", jetstream=True), to("core")
-    async with world([stream("IN", *destinations, connection="main", nak_delay="10s")], brokers=brokers) as w:
+    async with world([stream("IN", *destinations, connection="main", retry={"initial": "10s"})], brokers=brokers) as w:
         brokers["edge"].deny_publish("out.x")
         fill(w.broker, 1)
         await until(w, 1, 0, returned=1)
@@ -173,7 +173,7 @@ async def test_what_an_outbox_has_not_sent_at_the_shutdown_is_returned(autojump_
 
 
 async def test_what_waits_behind_a_refused_message_at_the_shutdown_is_returned(autojump_clock: MockClock) -> None:
-    async with world([stream("IN", "out.x", filter="in.*", nak_delay="60s")], brokers=one_broker()) as w:
+    async with world([stream("IN", "out.x", filter="in.*", retry={"initial": "60s"})], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         fill(w.broker, 1)
         await until(w, 1, 0, returned=1)
@@ -185,7 +185,7 @@ async def test_what_waits_behind_a_refused_message_at_the_shutdown_is_returned(a
 async def test_what_is_in_hand_of_a_stream_that_is_made_anew(autojump_clock: MockClock) -> None:
     """It is routed to the end, and what fails of it is lost: there is no stream to give it back to."""
     brokers = two_brokers()
-    route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", nak_delay="100ms")
+    route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", retry={"initial": "100ms"})
     async with world([route], brokers=brokers) as w:
         await w.lose("edge")
         fill(w.broker, 3)
@@ -233,7 +233,11 @@ def test_a_mixture_of_good_and_failing_messages(kinds: list[str], most: int, blo
         return None if kind == "filtered" else message
 
     async def run() -> None:
-        handler = handled(mixed, to=[to("out.x", jetstream=True), to("core")], max_deliver=most, **FROM)
+        handler = handled(
+            mixed,
+            to=[to("out.x", jetstream=True), to("core")],
+            **FROM | {"retry": {"attempts": most, "initial": "100ms"}},
+        )
         async with world(handlers=[handler], brokers=one_broker()) as w:
             fill(w.broker, len(kinds))
             once, never = kinds.count("once"), kinds.count("never")

@@ -40,7 +40,7 @@ async def test_a_consumer_made_again_brings_what_is_awaited_first(
 ) -> None:
     """With little room the loss is noticed when something is asked for again."""
     brokers = one_broker()
-    async with world([route(nak_delay="60s", max_in_flight=max_in_flight)], brokers=brokers) as w:
+    async with world([route(retry={"initial": "60s"}, max_in_flight=max_in_flight)], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
         fill(w.broker, 10, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == min(max_in_flight, 10))
@@ -74,7 +74,7 @@ async def test_what_waits_is_routed_when_its_stream_is_another_one(autojump_cloc
 
 async def test_at_the_end_what_waits_for_what_does_not_come_is_given_back_at_once(autojump_clock: MockClock) -> None:
     brokers = one_broker()
-    async with world([route(nak_delay="60s")], brokers=brokers, shutdown_timeout=20) as w:
+    async with world([route(retry={"initial": "60s"})], brokers=brokers, shutdown_timeout=20) as w:
         w.broker.deny_publish("out.a")
         fill(w.broker, 5, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 5)
@@ -121,7 +121,7 @@ async def test_a_refused_message_whose_nak_is_lost_still_comes_when_its_room_was
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
     broker.add_stream("OUT", ["out.>"])
-    async with world([route(max_in_flight=2, ack_wait="5s", nak_delay="50ms")], brokers={"main": broker}) as w:
+    async with world([route(max_in_flight=2, ack_wait="5s", retry={"initial": "50ms"})], brokers={"main": broker}) as w:
         broker.deny_publish("out.a")
         broker.trouble.lose("nak")
         fill(broker, 1, subjects="a")

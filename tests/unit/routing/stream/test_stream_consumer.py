@@ -101,7 +101,13 @@ async def test_a_deleted_consumer_while_messages_are_in_hand_loses_none_and_repe
             raise ValueError("not yet")
         return message
 
-    source = {"stream": "IN", "durable": "router", "connection": "main", "max_in_flight": 16, "nak_delay": "60s"}
+    source = {
+        "stream": "IN",
+        "durable": "router",
+        "connection": "main",
+        "max_in_flight": 16,
+        "retry": {"initial": "60s"},
+    }
     handler = handled(pick, to=to("core", "edge"), **source)
     async with world(handlers=[handler], brokers=brokers) as w:
         fill(w.broker, 60)

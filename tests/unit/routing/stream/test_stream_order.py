@@ -74,7 +74,7 @@ async def test_while_a_destination_refuses_one_message_of_a_subject_is_tried_at_
     autojump_clock: MockClock,
 ) -> None:
     brokers = one_broker()
-    async with world([route(nak_delay="1s")], brokers=brokers) as w:
+    async with world([route(retry={"initial": "1s"})], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
         fill(w.broker, 100, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 100)
@@ -111,15 +111,15 @@ async def test_what_waits_never_uses_up_the_room_of_what_has_to_come_again(
 
 async def test_a_subject_that_is_given_up_waits_for_nobody(autojump_clock: MockClock) -> None:
     brokers = one_broker()
-    async with world([route(max_deliver=3, max_in_flight=4)], brokers=brokers) as w:
+    async with world([route(retry={"attempts": 3}, max_in_flight=4)], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
         fill(w.broker, 10, subjects="ab")
-        await eventually(lambda: len(arrived(w, "b")) == 10 and w.route.dead_lettered >= 5, 300)
+        await eventually(lambda: len(arrived(w, "b")) == 10 and w.route.fates["given_up"] >= 5, 300)
         w.broker.allow_publish("out.a")
-        await eventually(lambda: len(arrived(w, "a")) + w.route.dead_lettered == 10, 300)
-        given_up = w.route.dead_lettered
+        await eventually(lambda: len(arrived(w, "a")) + w.route.fates["given_up"] == 10, 300)
+        given_up = w.route.fates["given_up"]
         assert arrived(w, "a") == numbers(10 - given_up, first=given_up)
-        assert [event.sequence for event in w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")] == [
+        assert [event.sequence for event in w.watch.of("ROUTE_MESSAGE_GIVEN_UP")] == [
             2 * number + 1 for number in range(given_up)
         ]
 
@@ -145,14 +145,16 @@ async def test_what_is_refused_somewhere_waits_though_it_also_fails_for_what_it_
     brokers = two_brokers()
     brokers["main"].add_stream("COPY", ["copy.*"])
     copy = to("copy.{{split(1,-)}}", jetstream=True)
-    both = stream("IN", copy, to("out.x", "edge", jetstream=True), connection="main", filter="in.*", max_deliver=3)
+    both = stream(
+        "IN", copy, to("out.x", "edge", jetstream=True), connection="main", filter="in.*", retry={"attempts": 3}
+    )
     async with world([both], brokers=brokers) as w:
         brokers["edge"].deny_publish("out.x")
         w.broker.publish("in.--", b"0")  # maps to no subject
         await eventually(lambda: w.route.failed["mapping"] == 1)
         brokers["edge"].allow_publish("out.x")
         w.broker.publish("in.--", b"1")
-        await eventually(lambda: w.route.dead_lettered == 2)
+        await eventually(lambda: w.route.fates["given_up"] == 2)
         assert arrived(w, "x", "edge") == [b"0", b"1"]
 
 
@@ -185,7 +187,7 @@ async def test_what_is_let_go_while_a_handler_works_is_neither_lost_nor_routed_t
         return message.replace(subject=f"out.{message.subject[-1]}")
 
     destination = to("out.x", jetstream=True)
-    handler = handled(work, to=destination, stream="IN", durable="router", filter="in.*", nak_delay="1s")
+    handler = handled(work, to=destination, stream="IN", durable="router", filter="in.*", retry={"initial": "1s"})
     async with world(handlers=[handler], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
         fill(w.broker, 10, subjects="ab")

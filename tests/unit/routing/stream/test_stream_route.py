@@ -369,7 +369,7 @@ async def test_a_failed_message_comes_again_with_growing_delay(autojump_clock: M
             raise ValueError("not yet")
         return message
 
-    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", nak_delay="1s")
+    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", retry={"initial": "1s"})
     async with world(handlers=[handler], brokers=one_broker()) as w:
         fill(w.broker, 1)
         await all_acked(w, 1)
@@ -378,7 +378,7 @@ async def test_a_failed_message_comes_again_with_growing_delay(autojump_clock: M
         assert deliveries == list(range(1, 10))
         assert dict(w.route.failed) == {"handler_error": 8}
         assert w.successes("nak") == 8
-        assert (w.route.received, w.route.dead_lettered) == (9, 0)
+        assert (w.route.received, w.route.fates["given_up"]) == (9, 0)
         assert w.payloads("OUT") == [b"0"]
 
 
@@ -397,7 +397,7 @@ async def test_one_that_fails_holds_up_nobody_else(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_the_last_delivery_that_fails_is_counted_as_dead_lettered(autojump_clock: MockClock, limit: int) -> None:
+async def test_the_last_delivery_that_fails_is_counted_as_given_up(autojump_clock: MockClock, limit: int) -> None:
     calls = 0
 
     def fail(message: Message) -> None:
@@ -405,17 +405,17 @@ async def test_the_last_delivery_that_fails_is_counted_as_dead_lettered(autojump
         calls += 1
         raise ValueError("never")
 
-    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", max_deliver=limit)
+    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", retry={"attempts": limit})
     async with world(handlers=[handler], brokers=one_broker()) as w:
         fill(w.broker, 2)
-        await eventually(lambda: w.route.dead_lettered == 2)
+        await eventually(lambda: w.route.fates["given_up"] == 2)
         await trio.sleep(600)
         assert calls == 2 * limit
         assert dict(w.route.failed) == {"handler_error": 2 * limit}
-        assert w.route.dead_lettered == 2
-        told = w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")
+        assert w.route.fates["given_up"] == 2
+        told = w.watch.of("ROUTE_MESSAGE_GIVEN_UP")
         assert sorted((event.stream, event.sequence) for event in told) == [("IN", 1), ("IN", 2)]
-        assert {(event.route, event.reason, event.deliveries) for event in told} == {
+        assert {(event.route, event.reason, event.attempts) for event in told} == {
             (w.route.name, "handler_error", limit)
         }
 
@@ -427,8 +427,8 @@ async def test_the_limit_also_counts_deliveries_that_came_while_it_was_in_hand(a
         await gate.wait()
         raise ValueError("never")
 
-    limits = {"max_deliver": 2, "ack_wait": "5s"}
-    handler = handled(hold, to=to("out.x", "edge"), stream="IN", durable="router", connection="main", **limits)
+    source = {"stream": "IN", "durable": "router", "connection": "main", "ack_wait": "5s"}
+    handler = handled(hold, to=to("out.x", "edge"), retry={"attempts": 2}, **source)
     async with world(handlers=[handler], brokers=two_brokers()) as w:
         fill(w.broker, 1)
         await eventually(lambda: w.route.received == 1)
@@ -437,29 +437,29 @@ async def test_the_limit_also_counts_deliveries_that_came_while_it_was_in_hand(a
         await w.find("main")
         await eventually(lambda: w.route.duplicates == 1)
         gate.set()
-        await eventually(lambda: w.route.dead_lettered == 1)
+        await eventually(lambda: w.route.fates["given_up"] == 1)
 
 
 async def test_a_failure_at_one_destination_fails_the_message(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["edge"].deny_publish("out.x")
-    route = stream("IN", to("copy"), to("out.x", "edge", jetstream=True), connection="main", max_deliver=1)
+    route = stream("IN", to("copy"), to("out.x", "edge", jetstream=True), connection="main", retry={"attempts": 1})
     async with world([route], brokers=brokers) as w:
         fill(w.broker, 1)
-        await eventually(lambda: w.route.dead_lettered == 1)
+        await eventually(lambda: w.route.fates["given_up"] == 1)
         assert dict(w.route.failed) == {"permission_denied": 1}
-        assert [event.reason for event in w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")] == ["permission_denied"]
+        assert [event.reason for event in w.watch.of("ROUTE_MESSAGE_GIVEN_UP")] == ["permission_denied"]
         assert w.route.routed == {"copy": 1, "out.x": 0}
         assert w.successes("nak") == 1
 
 
 async def test_a_message_that_maps_to_no_subject_fails(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
-    route = stream("IN", "out.{{split(1,-)}}", filter="in.*", max_deliver=1)
+    route = stream("IN", "out.{{split(1,-)}}", filter="in.*", retry={"attempts": 1})
     async with world([route], brokers={"main": broker}) as w:
         for token in ("a-b", "--", "c"):
             broker.publish(f"in.{token}", b"x")
-        await eventually(lambda: w.route.dead_lettered == 1)
+        await eventually(lambda: w.route.fates["given_up"] == 1)
         await eventually(lambda: w.successes("ack") == 2)
         assert dict(w.route.failed) == {"mapping": 1}
         assert w.watch.count("ROUTE_MESSAGE_FAILED") == 1

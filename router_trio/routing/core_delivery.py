@@ -1,0 +1,80 @@
+"""A message of a core subscription that is tried again if it fails, or goes where dead letters go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.delivery import Delivery
+from router_trio.states import RouteState
+
+
+class Keeper(Protocol):
+    """Who keeps it until it has its fate."""
+
+    def finished(self, delivery: CoreDelivery) -> None:
+        """All destinations of a message are settled."""
+
+
+class CoreDelivery(Delivery):
+    """A message that its route keeps. `attempts` counts those that failed.
+
+    `message_id` is the same at each attempt, so that a stream that has a copy already knows it.
+    """
+
+    __slots__ = ("_choices", "_copies", "_keeper", "attempts", "message_id")
+
+    def __init__(
+        self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, message_id: bytes
+    ) -> None:
+        super().__init__(state, raw, received_at)
+        self._keeper = keeper
+        self._copies: set[int] = set()
+        self._choices: dict[int, Sequence[int]] = {}
+        self.attempts: int = 0
+        self.message_id: bytes | None = message_id
+
+    @property
+    def was_tried(self) -> bool:
+        """See `Delivery.was_tried`."""
+        return self.attempts > 0
+
+    def copied(self, copy: int) -> None:
+        """See `Delivery.copied`."""
+        self._copies.add(copy)
+
+    def has_copied(self, copy: int) -> bool:
+        """See `Delivery.has_copied`."""
+        return copy in self._copies
+
+    @property
+    def has_copies(self) -> bool:
+        """See `Delivery.has_copies`."""
+        return bool(self._copies)
+
+    def choice(self, number: int) -> Sequence[int] | None:
+        """See `Delivery.choice`."""
+        return self._choices.get(number)
+
+    def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
+        """See `Delivery.keep_choice`."""
+        self._choices[number] = chosen
+
+    def done(self, now: float | None = None) -> None:
+        """See `Delivery.done`. How long it took is known when it has its fate: see `settled`."""
+        self.remaining -= 1
+        if self.remaining:
+            return
+        if self.failure is not None:
+            self.route.failed[self.failure.reason] += 1
+        if self.trace is not None:
+            self.trace.end()
+        self._keeper.finished(self)
+
+    def settled(self, fate: str) -> None:
+        """It has its fate."""
+        self.route.elapsed.record(trio.current_time() - self.received_at)
+        self.route.fates[fate] += 1

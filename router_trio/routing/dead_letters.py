@@ -1,0 +1,100 @@
+"""Dead letters: what a route gives up, as it came, with headers that say where it came from and why it is there.
+
+A dead letter is an ordinary publish of its connection's outbox, which sends it again until it is confirmed. Its
+`Nats-Msg-Id` is made of the place of the message in its stream, so that a second one is known there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from router_trio.connection.supervisor import Connection
+from router_trio.message import Fate
+from router_trio.outbox.operation import Operation
+from router_trio.protocol import framing, headers, message_ids
+from router_trio.quotes import LONGEST_TEXT, excerpt, redact
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.plans import Destination
+from router_trio.routing.policy.retry import GivenUp
+
+PREFIX = "Router-Dead-Letter-"
+"""What the names of the headers begin with that a dead letter gets."""
+
+_ID_PART = b":dead"
+"""Between the id of a message and what tells its copies apart: a dead letter is none of them."""
+
+_FIELDS = ("Route", "Reason", "Detail", "Attempts", "Subject", "Stream", "Sequence", "Time", "Message-Id")
+_OWN = headers.lines_of([PREFIX + field for field in _FIELDS])
+
+
+class DeadLetter:
+    """One dead letter on its way: the owner of its publish. `tell` is called with its fate."""
+
+    __slots__ = ("_tell", "dead", "delivery", "destination")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        dead: GivenUp,
+        destination: tuple[str, str],
+        tell: Callable[[DeadLetter, Fate], None],
+    ) -> None:
+        self.delivery = delivery
+        self.dead = dead
+        self.destination = destination
+        self._tell = tell
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        self._tell(self, fate)
+
+
+class DeadLetters:
+    """Where the dead letters of one route go."""
+
+    def __init__(self, destination: Destination, connection: Connection) -> None:
+        self._outlet = Outlet(destination, connection)
+        self._connection = connection
+        self._destination = destination
+
+    @property
+    def connected(self) -> bool:
+        """Return True if there is a link to store them over."""
+        return self._connection.connected
+
+    def send(self, delivery: Delivery, dead: GivenUp, tell: Callable[[DeadLetter, Fate], None]) -> None:
+        """Publish the dead letter of a message. `tell` is called once, with its fate; that may be before this returns.
+
+        Raises `RouterError` if it can't be sent at all: it has no subject there, is too large, or there is no room.
+        """
+        template = self._destination.template
+        owner = DeadLetter(delivery, dead, (self._destination.route, template), tell)
+        message_id = (delivery.message_id or self._connection.new_message_id()) + _ID_PART
+        self._outlet.forward_with(delivery.raw, owner, message_id, self._headers(delivery, dead))
+
+    def _headers(self, delivery: Delivery, dead: GivenUp) -> bytes:
+        """The header block of a dead letter, but for its id: what came, without what steers streams, and our own."""
+        came = framing.header_block(delivery.raw)
+        origin: dict[str, Any] = delivery.origin()
+        failure = dead.failure
+        now = datetime.fromtimestamp(self._connection.platform.wall_clock(), UTC)
+        fields: dict[str, str | None] = {
+            "Route": self._destination.route,
+            "Reason": failure.reason,
+            "Detail": excerpt(redact(failure.detail or failure.reason), LONGEST_TEXT),
+            "Attempts": str(dead.attempts),
+            "Subject": framing.text(delivery.raw[0]),
+            "Stream": origin.get("stream"),
+            "Sequence": str(origin["sequence"]) if "sequence" in origin else None,
+            "Time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "Message-Id": message_ids.find(came).decode("utf-8", "surrogateescape") or None,
+        }
+        block = self._outlet.without_control(headers.removed(came, _OWN)) if came else b""
+        lines = [(block.rstrip(b"\r\n") if block else headers.VERSION) + b"\r\n"]
+        for name, value in fields.items():
+            if value is not None:
+                lines.append(f"{PREFIX}{name}: {value}\r\n".encode("utf-8", "surrogateescape"))
+        return b"%b\r\n" % b"".join(lines)

@@ -1,0 +1,99 @@
+"""When a message that failed is tried again, and when it is given up. Pure: time and random numbers are given.
+
+Messages that fail for what they are must not keep the others out. So the retries are spread: however many fail, no
+more come again in a second, or in the first delay if that is shorter, than half of what a route may have in hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from router_trio.settings import RouteSettings
+from router_trio.settings.retry import HANDLER_ERROR, REJECTED, RetrySettings
+
+LONGEST_SPREAD = 60.0
+"""Seconds by which many retries may be spread, besides their delays."""
+
+_MOST_DOUBLINGS = 64
+"""Powers of the factor that are computed: the longest delay is reached long before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a message failed: a short word for metrics, and a text for people, which may quote the message.
+
+    `error` is what its handler raised. `after`: the handler wants another attempt after so many seconds.
+    """
+
+    reason: str
+    detail: str = ""
+    error: type[BaseException] | None = None
+    after: float | None = None
+
+
+@dataclass(slots=True)
+class GivenUp:
+    """A message that is not tried again: how it failed the last time, and after how many attempts.
+
+    `refused`: what is behind it in its stream waits for it. `tries`: how often its dead letter could not be stored.
+    """
+
+    failure: Failure
+    attempts: int
+    refused: bool = False
+    tries: int = 0
+
+
+class RetryPolicy:
+    """The `[routes.retry]` of one route at work."""
+
+    def __init__(self, settings: RetrySettings, most_in_hand: int, uniform: Callable[[float, float], float]) -> None:
+        """`most_in_hand` is what the route may have in hand, `uniform(a, b)` draws a number between two."""
+        self.initial: float = settings.initial
+        self._factor = settings.factor
+        self.longest: float = settings.max
+        self._attempts = settings.attempts
+        self._never = frozenset(settings.never)
+        self._uniform = uniform
+        self._spacing = min(settings.initial, 1.0) / max(1.0, most_in_hand / 2)
+        self._next = 0.0
+
+    @property
+    def gives_up(self) -> bool:
+        """True if some failures are the last."""
+        return self._attempts > 0 or bool(self._never)
+
+    def over(self, failure: Failure, attempts: int) -> bool:
+        """Return True if there is no further attempt after so many, the last of which failed like this."""
+        if 0 < self._attempts <= attempts or failure.reason == REJECTED:
+            return True
+        return bool(self._never) and _is_among(failure, self._never)
+
+    def delay(self, failure: Failure, attempts: int, now: float) -> float:
+        """Return the seconds until the next attempt, after so many, the last of which failed like this."""
+        return self.backoff(attempts, now) if failure.after is None else failure.after
+
+    def backoff(self, attempts: int, now: float) -> float:
+        """Return the seconds until what was tried so often is tried again."""
+        backoff = min(self.initial * self._factor ** min(attempts - 1, _MOST_DOUBLINGS), self.longest)
+        self._next = min(max(now, self._next + self._spacing), now + LONGEST_SPREAD)
+        return self._uniform(0.0, backoff) + self._next - now
+
+
+def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -> RetryPolicy:
+    """Return a new policy of a route: without `[routes.retry]` a stream has no end of attempts, a subject one alone."""
+    settings = route.retry
+    if settings is None:
+        settings = RetrySettings(attempts=0 if route.source.stream is not None else 1)
+    return RetryPolicy(settings, route.source.max_in_flight, uniform)
+
+
+def _is_among(failure: Failure, reasons: Collection[str]) -> bool:
+    """Return True if a failure has one of these reasons: of an error, its class and those that it is made of count."""
+    if failure.reason in reasons:
+        return True
+    if failure.error is None or failure.reason != HANDLER_ERROR:
+        return False
+    names = {name for kind in failure.error.__mro__ for name in (kind.__name__, kind.__qualname__)}
+    return any(f"{HANDLER_ERROR}:{name}" in reasons for name in names)

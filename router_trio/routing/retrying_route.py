@@ -1,0 +1,177 @@
+"""Routes from a core subscription whose messages are kept until they have their fate: with retry, or dead letters.
+
+Nobody has a message of a core subscription but its subscriber. So one that failed waits in memory for its next attempt,
+and is lost if the router ends before. Each goes through by itself: what is not kept goes faster, see `core_route`.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import trio
+
+from router_trio.connection.shared_subscription import SharedSubscription
+from router_trio.connection.supervisor import Connection
+from router_trio.errors import RouterError
+from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
+from router_trio.message import Fate
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.core_delivery import CoreDelivery
+from router_trio.routing.core_route import CoreRoute
+from router_trio.routing.dead_letters import DeadLetter, DeadLetters
+from router_trio.routing.intake_queue import MESSAGES_IN_A_TURN
+from router_trio.routing.passthrough import Passthrough
+from router_trio.routing.pipeline import Routing, reason_of
+from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
+from router_trio.routing.policy.retry_queue import RetryQueue
+
+DECIDED_BY_QUEUE = frozenset({"queue_full", "expired", "shutdown"})
+"""Reasons of failures that a setting of the connection wants: what its queue may hold, and for how long."""
+
+
+class RetryingRoute(CoreRoute):
+    """One route from a core subscription that keeps its messages."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        connection: Connection,
+        passthrough: Passthrough,
+        emit: Emit,
+        dead_letters: DeadLetters | None,
+        shared: SharedSubscription | None = None,
+    ) -> None:
+        super().__init__(routing, connection, passthrough, emit, shared)
+        self._deliver = self._received  # nothing passes through
+        self._dead_letters = dead_letters
+        self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
+        self._waiting: RetryQueue[CoreDelivery] = RetryQueue()
+        self._until_due = trio.CancelScope()
+        self._under_way = 0
+        self._one_settled = trio.lowlevel.ParkingLot()
+
+    def _received(self, batch: list[RawMessage]) -> None:
+        self.state.received += len(batch)
+        self._intake.deliver(batch)
+
+    async def _route_arriving(self) -> None:
+        """See `Route`."""
+        while True:
+            await self._try_due()
+            received_at, batch = 0.0, list[RawMessage]()
+            # What is new is taken at once. While there is nothing, the first that is due ends the wait.
+            self._until_due = trio.CancelScope(deadline=inf if len(self._intake) else self._waiting.next_due)
+            with self._until_due:
+                received_at, batch = await self._intake.take()
+            self._in_hand = len(batch)
+            for raw in batch:
+                await self.routing.wait_for_capacity()
+                message_id = self._connection.new_message_id()
+                await self._try(CoreDelivery(self, self.state, raw, received_at, message_id))
+                self._in_hand -= 1
+
+    async def _try_due(self) -> None:
+        """Try again what is due, and no more in one go than leaves a turn to what is new."""
+        for _ in range(MESSAGES_IN_A_TURN):
+            delivery = self._waiting.take_due(trio.current_time())
+            if delivery is None:
+                return
+            self._in_hand = 1
+            await trio.lowlevel.checkpoint()
+            await self.routing.wait_for_capacity()
+            delivery.start_again()
+            await self._try(delivery)
+            self._in_hand = 0
+
+    async def _try(self, delivery: CoreDelivery) -> None:
+        """Cancelled in the handler, nothing was sent."""
+        routing = self.routing
+        self._under_way += 1
+        if routing.plan.handler is not None:
+            await routing.route(routing.plan.handler, delivery)
+            return
+        if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
+            routing.begin_trace(delivery)
+        routing.forward(delivery)
+
+    # --- what becomes of a message ---
+
+    def finished(self, delivery: CoreDelivery) -> None:
+        """See `Keeper`."""
+        failure = delivery.failure
+        if failure is None:
+            self._settled(delivery, delivery.outcome)
+            return
+        delivery.attempts += 1
+        if self._is_last(failure, delivery.attempts):
+            self._give_up(delivery, GivenUp(failure, delivery.attempts))
+            return
+        now = trio.current_time()
+        due = now + self._policy.delay(failure, delivery.attempts, now)
+        if self._waiting.add(delivery, delivery.raw[3], due):
+            self._until_due.deadline = min(self._until_due.deadline, due)
+            self._no_longer_under_way()
+        else:
+            self.state.failed["retry_full"] += 1
+            self.routing.emit_failure("retry_full", "more messages failed than are kept for another attempt")
+            self._give_up(delivery, GivenUp(failure, delivery.attempts))
+
+    def _is_last(self, failure: Failure, attempts: int) -> bool:
+        return self._closing.is_set() or failure.reason in DECIDED_BY_QUEUE or self._policy.over(failure, attempts)
+
+    def _give_up(self, delivery: CoreDelivery, dead: GivenUp) -> None:
+        """That was the last attempt at a message: it is under way until its dead letter is settled, if it has one."""
+        if self._dead_letters is None:
+            self._count(MessageGivenUp, dead)
+            self._settled(delivery, "lost")
+            return
+        try:
+            self._dead_letters.send(delivery, dead, self._dead_letter_settled)
+        except RouterError as error:
+            self._not_stored(delivery, reason_of(error), str(error))
+
+    def _dead_letter_settled(self, letter: DeadLetter, fate: Fate) -> None:
+        delivery = letter.delivery
+        assert isinstance(delivery, CoreDelivery)
+        if fate.delivered:
+            self._count(MessageDeadLettered, letter.dead)
+            self._settled(delivery, "dead_lettered")
+        else:
+            self._not_stored(delivery, fate.reason or fate.name, None)
+
+    def _not_stored(self, delivery: CoreDelivery, reason: str, detail: str | None) -> None:
+        self.state.failed["dead_letter"] += 1
+        self._emit(DeadLetterNotStored(at=trio.current_time(), route=self.state.name, reason=reason, detail=detail))
+        self._settled(delivery, "lost")
+
+    def _count(self, event: type[MessageDeadLettered] | type[MessageGivenUp], dead: GivenUp) -> None:
+        reason = dead.failure.reason
+        self.state.given_up[reason] += 1
+        self._emit(event(at=trio.current_time(), route=self.state.name, reason=reason, attempts=dead.attempts))
+
+    def _settled(self, delivery: CoreDelivery, fate: str) -> None:
+        delivery.settled(fate)
+        self._no_longer_under_way()
+
+    def _no_longer_under_way(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._one_settled.unpark_all()
+
+    # --- the end ---
+
+    async def _all_routed(self) -> None:
+        """See `Route`. What waits for another attempt is dead-lettered now, or lost when the route is abandoned."""
+        await super()._all_routed()
+        if self._dead_letters is not None:
+            for delivery in self._waiting.take_all():
+                assert delivery.failure is not None
+                self._under_way += 1
+                self._give_up(delivery, GivenUp(delivery.failure, delivery.attempts))
+        while self._under_way:
+            await self._one_settled.park()
+
+    def abandon(self) -> int:
+        """See `Route`."""
+        self._in_hand += len(self._waiting.take_all())
+        return super().abandon()

@@ -1,0 +1,57 @@
+"""The sections for messages that fail: when they are tried again, and where those go that are given up."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from router_trio.settings.sections import Section
+from router_trio.settings.units import DurationForm
+
+HANDLER_ERROR: Final = "handler_error"
+"""Why a message failed whose handler raised."""
+
+RETRY: Final = "retry"
+"""The same if its handler has asked for another attempt."""
+
+REJECTED: Final = "rejected"
+"""The same if its handler has rejected it."""
+
+RetryDelay = Annotated[float, DurationForm(minimum=0.01)]
+
+
+class RetrySettings(Section, init=False):
+    """`[routes.retry]`: when a message that failed is tried again. A core message is kept in memory until then."""
+
+    initial: RetryDelay = Field(
+        "1s",
+        validate_default=True,
+        description="Longest delay before the second attempt. Each delay is drawn between zero and the longest one.",
+    )
+    factor: float = Field(
+        2.0, ge=1, le=100, allow_inf_nan=False, description="By how much the longest delay grows with each attempt."
+    )
+    max: RetryDelay = Field("1m", validate_default=True, description="What it grows to.")
+    attempts: int = Field(
+        0, ge=0, description="Attempts after which a message is given up; the first one counts. 0: no end."
+    )
+    never: list[str] = Field(
+        default=[],
+        validation_alias="not",
+        serialization_alias="not",
+        description="Reasons of failures after which there is no further attempt, as in router_messages_failed_total; "
+        "handler_error:ValueError stands for what a handler raises of that class.",
+        examples=[["handler_error:ValueError", "mapping", "too_large"]],
+    )
+
+
+class DeadLetterSettings(Section, init=False):
+    """`[routes.dead_letter]`: where a message goes that is given up."""
+
+    connection: str = Field("", description="Name of the connection; by default that of the source.")
+    subject: str = Field(
+        description="Subject, or a mapping of the source's wildcards with the syntax of nats-server.",
+        examples=["dead.{{wildcard(1)}}"],
+    )
+    jetstream: bool = Field(True, description="Publish to JetStream and wait for the PubAck; false: core publish.")

@@ -1,0 +1,58 @@
+"""Drawn routes that try failed messages again, give them up, and have dead letters: what may become of a message.
+
+A route with `dead_letter` gives up nothing else: a message of a stream that its consumer is done with is where it
+belongs, or its dead letter is stored. Attempts are counted by a process, so that one that ends forgets them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from tests.simulation.handlers import FAIL
+from tests.simulation.schedule import Plan, Step
+
+SHARE = 0.4
+"""Share of the seeds in which routes have retries of their own."""
+
+RAISES = "handler_error:ValueError"
+
+
+def failing(plan: Plan, connections: list[str], random: Random) -> Plan:
+    """Return the route with a retry, dead letters, and perhaps a handler that says what is to become of a message."""
+    retry: dict[str, Any] = {
+        "initial": random.choice((0.05, 0.1, 1.0)),
+        "factor": random.choice((1.5, 2.0, 3.0)),
+        "max": random.choice((1.0, 5.0)),
+        "attempts": random.choice((0, 1, 2, 4)),
+    }
+    if random.random() < 0.3:
+        retry["not"] = random.choice(([RAISES], ["permission_denied", "timeout"], ["too_large"]))
+    decides = plan.strategy != "all" or plan.when is not None
+    handler = random.choice([*FAIL, "poison", "raises once"])
+    return replace(
+        plan,
+        retry=retry if random.random() < 0.8 else plan.retry,
+        dead_letter=random.choice(connections) if random.random() < 0.7 else None,
+        # Routes with handlers are added by a decorator, which leaves the choice to the destinations.
+        handler=plan.handler if decides or random.random() < 0.5 else handler,
+    )
+
+
+def trouble(routes: tuple[Plan, ...], horizon: float, random: Random) -> list[Step]:
+    """Return when nobody may publish dead letters."""
+    steps = []
+    for plan in routes:
+        if plan.dead_letter is not None and random.random() < 0.4:
+            what = {"broker": plan.dead_letter[0], "pattern": "dead.>"}
+            at, seconds = round(random.uniform(0.0, horizon), 3), random.choice((0.6, 5.0, 20.0))
+            steps.append(Step(at, "publish denied", seconds, what))
+    return steps
+
+
+def gives_up(plan: Plan) -> bool:
+    """Return True if a message that fails each time is given up at last, whatever its handler says."""
+    if not plan.stream:
+        return True
+    return bool(plan.retry) and (plan.retry.get("attempts", 0) > 0 or RAISES in plan.retry.get("not", ()))

@@ -1,0 +1,53 @@
+"""What `check` and `explain` say of messages that fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router_trio.cli.explain_message import explain_message
+from router_trio.cli.guarantee import guarantee
+from router_trio.routing.plans import compile_routes
+from router_trio.settings import Settings
+
+STREAM = {"stream": "S", "durable": "d", "filter": "in.*"}
+SUBJECT = {"subject": "in.*"}
+DEAD = {"subject": "dead.{{wildcard(1)}}"}
+
+
+def made(source: dict[str, Any], **route: Any) -> Settings:
+    whole = {"name": "r", "from": source, "to": [{"subject": "out.x"}], **route}
+    return Settings(connections={"main": {"servers": ["nats://127.0.0.1:4222"]}}, routes=[whole])
+
+
+@pytest.mark.parametrize(
+    ("source", "route", "told"),
+    [
+        (STREAM, {}, ""),
+        (SUBJECT, {}, ""),
+        (STREAM, {"retry": {}}, "at least once; tried without end"),
+        (
+            STREAM,
+            {"retry": {"attempts": 5}, "dead_letter": DEAD},
+            "at least once; tried 5 times; dead letters in dead.*",
+        ),
+        (STREAM, {"retry": {"attempts": 5}}, "at least once; tried 5 times; then given up"),
+        (STREAM, {"dead_letter": DEAD}, "at least once; tried without end; dead letters in dead.*"),
+        (
+            STREAM,
+            {"retry": {"attempts": 5, "not": ["mapping", "handler_error:KeyError"]}},
+            "at least once; tried 5 times; not again after mapping, handler_error:KeyError; then given up",
+        ),
+        (SUBJECT, {"retry": {"attempts": 2}}, "at most once; tried 2 times from memory; then lost"),
+        (SUBJECT, {"retry": {"attempts": 1, "not": ["mapping"]}}, "at most once; tried once; then lost"),
+        (SUBJECT, {"retry": {}}, "at most once; tried from memory without end"),
+        (SUBJECT, {"dead_letter": DEAD}, "at most once; tried once; dead letters in dead.*"),
+    ],
+)
+def test_one_sentence(source: dict[str, Any], route: dict[str, Any], told: str) -> None:
+    settings = made(source, **route)
+    assert guarantee(settings.routes[0]) == told
+    found = explain_message(compile_routes(settings), "in.7")
+    assert found.routes[0].as_json().get("guarantee", "") == told
+    assert (f"  {told}" in found.lines()) is bool(told)

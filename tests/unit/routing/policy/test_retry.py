@@ -1,0 +1,97 @@
+"""When a message that failed is tried again: delays grow and are drawn, many are spread, and some are the last."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from random import Random
+from typing import Any
+
+import pytest
+
+from router_trio.routing.policy.retry import LONGEST_SPREAD, Failure, RetryPolicy, policy_for
+from router_trio.settings import RetrySettings, RouteSettings
+
+RAISED = Failure("handler_error", "ValueError: x", ValueError)
+
+
+def policy(most_in_hand: int = 1024, **settings: Any) -> RetryPolicy:
+    """One that draws the longest delays."""
+    return RetryPolicy(RetrySettings(**settings), most_in_hand, lambda low, high: high)
+
+
+def test_the_last_attempt_is_the_last() -> None:
+    one = policy(attempts=3)
+    assert [one.over(RAISED, attempts) for attempts in (1, 2, 3, 4)] == [False, False, True, True]
+    assert one.gives_up
+
+
+def test_without_a_limit_there_is_no_end() -> None:
+    one = policy()
+    assert not one.over(RAISED, 10**6)
+    assert not one.gives_up
+
+
+def test_what_is_rejected_is_over_at_once() -> None:
+    assert policy().over(Failure("rejected"), 1)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "over"),
+    [
+        (["mapping"], False),
+        (["handler_error"], True),
+        (["handler_error:UnicodeDecodeError"], True),
+        (["handler_error:ValueError"], True),
+        (["handler_error:KeyError", "handler_error:TypeError"], False),
+    ],
+)
+def test_what_a_handler_raised_is_known_by_its_class_and_those_above_it(reasons: list[str], over: bool) -> None:
+    failure = Failure("handler_error", "", UnicodeDecodeError)
+    one = policy(never=reasons)
+    assert one.over(failure, 1) is over
+    assert one.gives_up
+
+
+def test_reasons_of_destinations_are_known_by_their_names() -> None:
+    one = policy(never=["too_large", "jetstream_10054"])
+    reasons = ("too_large", "jetstream_10054", "timeout", "handler_error")
+    assert [one.over(Failure(reason), 1) for reason in reasons] == [True, True, False, False]
+
+
+def test_delays_grow_up_to_the_longest() -> None:
+    one = policy()
+    delays = [one.delay(RAISED, attempts, 1000.0 * attempts) for attempts in range(1, 9)]
+    assert [round(delay) for delay in delays] == [1, 2, 4, 8, 16, 32, 60, 60]
+    one = policy(initial="100ms", factor=3.0, max="5s")
+    delays = [one.delay(RAISED, attempts, 1000.0 * attempts) for attempts in (1, 2, 3, 4, 5, 1000, 10**9)]
+    assert [round(delay, 1) for delay in delays] == [0.1, 0.3, 0.9, 2.7, 5.0, 5.0, 5.0]
+
+
+def test_a_delay_is_anything_up_to_the_longest() -> None:
+    one = RetryPolicy(RetrySettings(initial="10s"), 10**9, Random(1).uniform)
+    delays = sorted(one.delay(RAISED, 1, 1000.0 * number) for number in range(1000))
+    assert 0 <= delays[0] < 0.1
+    assert 4 < delays[500] < 6
+    assert 9.9 < delays[-1] <= 10.1
+
+
+def test_a_handler_gets_exactly_the_delay_that_it_asks_for() -> None:
+    one = policy(initial="10ms", max="20ms")
+    assert [one.delay(Failure("retry", after=30.0), attempts, 0.0) for attempts in (1, 2, 9)] == [30.0, 30.0, 30.0]
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 10, 1024])
+def test_retries_of_many_are_spread(max_in_flight: int) -> None:
+    one = policy(max_in_flight)
+    due = sorted(one.delay(RAISED, 1, 0.0) for _ in range(40 * max_in_flight))
+    most = max(bisect_left(due, start + 1) - bisect_left(due, start) for start in due if start < LONGEST_SPREAD)
+    assert most <= max(1, max_in_flight // 2) + 1
+    assert max(due) <= 1 + LONGEST_SPREAD, "and nobody waits for ever"
+
+
+def test_without_settings_a_stream_has_no_end_and_a_subject_one_attempt() -> None:
+    def made(**source: str) -> RetryPolicy:
+        return policy_for(RouteSettings(name="r", source=source, to=[{"subject": "x"}]), lambda low, high: high)
+
+    assert not made(stream="S", durable="d").over(RAISED, 1000)
+    assert made(subject="a").over(RAISED, 1)

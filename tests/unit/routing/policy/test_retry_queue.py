@@ -1,0 +1,45 @@
+"""Messages that wait for their next attempt: in the order in which they are due, and not too many."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.routing.policy import retry_queue
+from router_trio.routing.policy.retry_queue import RetryQueue
+
+
+@given(st.lists(st.integers(0, 5)))
+def test_what_is_due_first_comes_first_and_of_two_what_came_first(dues: list[int]) -> None:
+    queue: RetryQueue[int] = RetryQueue()
+    for number, due in enumerate(dues):
+        assert queue.add(number, 1, due)
+    assert queue.next_due == min(dues, default=inf)
+    taken = []
+    for now in range(6):
+        while (one := queue.take_due(now)) is not None:
+            taken.append(one)
+            assert dues[one] <= now
+        assert queue.next_due > now
+    assert taken == sorted(range(len(dues)), key=lambda number: (dues[number], number))
+    assert len(queue) == 0
+
+
+def test_there_is_room_for_a_number_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry_queue, "MOST_MESSAGES", 2)
+    queue: RetryQueue[int] = RetryQueue()
+    assert [queue.add(number, 1, 0.0) for number in range(3)] == [True, True, False]
+    assert queue.take_due(0.0) == 0
+    assert queue.add(3, 1, 0.0)
+
+
+def test_there_is_room_for_a_number_of_bytes_and_for_one_that_is_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry_queue, "MOST_BYTES", 10)
+    queue: RetryQueue[int] = RetryQueue()
+    assert queue.add(0, 100, 0.0)
+    assert not queue.add(1, 1, 0.0)
+    assert queue.take_all() == [0]
+    assert [queue.add(number, 5, 0.0) for number in range(3)] == [True, True, False]

@@ -1,0 +1,374 @@
+"""What a route from a stream gives up, on fake brokers: its dead letter is stored, and only then it is done with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message, Reject, Retry
+from router_trio.link import ConsumerSpec
+from router_trio.testing import FakeBroker
+from router_trio.testing.streams import StoredMessage
+from tests.support.eventually import eventually
+from tests.support.world import World, fill, handled, numbers, stream, to, unacked, world
+
+DEAD: dict[str, Any] = {"subject": "dead.{{wildcard(1)}}"}
+FROM: dict[str, Any] = {"stream": "IN", "durable": "router", "filter": "in.*", "dead_letter": DEAD}
+NAME = "Router-Dead-Letter-"
+
+
+def brokers() -> dict[str, FakeBroker]:
+    """`main` has the streams `IN`, `OUT` and `DEAD`."""
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"])
+    broker.add_stream("OUT", ["out.>"])
+    broker.add_stream("DEAD", ["dead.>"])
+    return {"main": broker}
+
+
+def dead(w: World) -> list[StoredMessage]:
+    return w.broker.messages("DEAD")
+
+
+def always(message: Message) -> None:
+    raise ValueError("never")
+
+
+async def test_a_message_that_fails_each_time_is_stored_once_and_says_why(autojump_clock: MockClock) -> None:
+    calls = 0
+
+    def fail(message: Message) -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("it can't be\r\nread")
+
+    handler = handled(fail, to=to("out.x", jetstream=True), retry={"attempts": 3}, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        came = {"Nats-Msg-Id": "7", "Nats-TTL": "1h", "Custom": "1", f"{NAME}Reason": "old", f"{NAME}Odd": "kept"}
+        w.broker.publish("in.x", b"payload", came)
+        await eventually(lambda: w.route.dead_lettered == 1)
+        assert unacked(w) == 0
+        (letter,) = dead(w)
+        assert (letter.subject, letter.payload) == ("dead.x", b"payload")
+        headers = dict(letter.headers.pairs())
+        assert headers.pop("Nats-Msg-Id").startswith("IN:1:")
+        assert headers.pop(f"{NAME}Time").endswith("Z")
+        assert headers == {
+            "Custom": "1",
+            f"{NAME}Odd": "kept",
+            f"{NAME}Route": "route",
+            f"{NAME}Reason": "handler_error",
+            f"{NAME}Detail": "ValueError: it can't be\\r\\nread",
+            f"{NAME}Attempts": "3",
+            f"{NAME}Subject": "in.x",
+            f"{NAME}Stream": "IN",
+            f"{NAME}Sequence": "1",
+            f"{NAME}Message-Id": "7",
+        }
+        assert calls == 3
+        assert w.route_ledger() == (3, 0, {"returned": 2, "dead_lettered": 1})
+        assert dict(w.route.given_up) == {"handler_error": 1}
+        (told,) = w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")
+        assert (told.reason, told.attempts, told.stream, told.sequence) == ("handler_error", 3, "IN", 1)
+
+
+async def test_a_message_that_passes_at_last_is_no_dead_letter(autojump_clock: MockClock) -> None:
+    tried: Counter[bytes] = Counter()
+
+    def pick(message: Message) -> Message:
+        tried[message.payload] += 1
+        if tried[message.payload] < 3:
+            raise ValueError("not yet")
+        return message.replace(subject="out.x")
+
+    handler = handled(pick, to=to("out.x", jetstream=True), retry={"attempts": 3}, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        fill(w.broker, 5)
+        await eventually(lambda: w.payloads("OUT") == numbers(5))
+        await eventually(lambda: unacked(w) == 0)
+        assert dead(w) == []
+        assert w.route_ledger() == (15, 0, {"routed": 5, "returned": 10})
+
+
+async def test_nothing_is_terminated_before_its_dead_letter_is_acked(autojump_clock: MockClock) -> None:
+    handler = handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
+    async with world(handlers=[handler], brokers=brokers(), liveness_interval="1m") as w:
+        w.broker.trouble.lose("puback", 1)
+        fill(w.broker, 1)
+        await eventually(lambda: len(dead(w)) == 1)
+        await trio.sleep(1)
+        assert unacked(w) == 1
+        assert w.route_ledger() == (1, 1, {})
+        await eventually(lambda: w.route.dead_lettered == 1, 20)
+        assert unacked(w) == 0
+        assert len(dead(w)) == 1, "the stream knows the second one"
+
+
+async def test_what_can_not_be_stored_stays_in_its_stream_and_is_not_tried_again(autojump_clock: MockClock) -> None:
+    calls = 0
+
+    def fail(message: Message) -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("never")
+
+    handler = handled(fail, to=to("out.x", jetstream=True), retry={"attempts": 2}, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        w.broker.deny_publish("dead.>")
+        fill(w.broker, 3)
+        await eventually(lambda: w.route.failed["dead_letter"] >= 9, 60)
+        assert unacked(w) == 3
+        assert w.route.dead_lettered == 0
+        told = w.watch.of("ROUTE_DEAD_LETTER_NOT_STORED")
+        assert {event.reason for event in told} == {"permission_denied"}
+        assert len(told) < 30, "with growing delays"
+        w.broker.allow_publish("dead.>")
+        await eventually(lambda: w.route.dead_lettered == 3, 120)
+        assert [letter.payload for letter in dead(w)] == numbers(3)
+        assert {letter.headers[f"{NAME}Attempts"] for letter in dead(w)} == {"2"}
+        assert calls == 6, "the handler has not seen them again"
+        assert unacked(w) == 0
+
+
+@pytest.mark.parametrize("handles", [False, True])
+async def test_while_their_connection_is_away_dead_letters_wait_in_the_stream(
+    autojump_clock: MockClock, handles: bool
+) -> None:
+    there = brokers() | {"edge": FakeBroker()}
+    there["main"].delete_stream("DEAD")
+    there["edge"].add_stream("DEAD", ["dead.>"])
+    letter = DEAD | {"connection": "edge"}
+    source = FROM | {"connection": "main", "retry": {"attempts": 1}, "dead_letter": letter}
+    route = stream(
+        "IN",
+        to("out.{{split(1,-)}}", jetstream=True),
+        **{k: v for k, v in source.items() if k not in ("stream", "durable")},
+    )
+    handlers = [handled(always, to=to("out.x", jetstream=True), **source)] if handles else []
+    async with world([] if handles else [route], handlers=handlers, brokers=there) as w:
+        await w.lose("edge")
+        for _ in range(3):
+            w.broker.publish("in.--", b"x")
+        await eventually(lambda: w.route.failed["dead_letter"] >= 9, 60)
+        assert w.route.fates["returned"] >= 9
+        assert w.entry("edge")["accepted"] == 0
+        await w.find("edge")
+        await eventually(lambda: w.route.dead_lettered == 3, 120)
+        assert len(there["edge"].messages("DEAD")) == 3
+        assert w.route.failed["handler_error" if handles else "mapping"] == 3
+        assert unacked(w) == 0
+
+
+@pytest.mark.parametrize("handles", [False, True])
+async def test_what_can_not_be_stored_keeps_nobody_out(autojump_clock: MockClock, handles: bool) -> None:
+    """However few may be in hand."""
+
+    def pick(message: Message) -> Message:
+        if message.subject == "in.--":
+            raise ValueError("never")
+        return message.replace(subject="out.x")
+
+    nowhere = {"subject": "dead.{{split(1,-)}}"}
+    source = FROM | {"retry": {"attempts": 1, "max": "1s"}, "max_in_flight": 1, "dead_letter": nowhere}
+    route = stream("IN", "out.{{split(1,-)}}", **{key: source[key] for key in source.keys() - {"stream", "durable"}})
+    handlers = [handled(pick, to=to("out.x", jetstream=True), **source)] if handles else []
+    async with world([] if handles else [route], handlers=handlers, brokers=brokers()) as w:
+        w.broker.publish("in.--", b"bad")
+        await trio.sleep(10)
+        assert {event.reason for event in w.watch.of("ROUTE_DEAD_LETTER_NOT_STORED")} == {"mapping"}
+        fill(w.broker, 5)
+        await eventually(lambda: w.payloads("OUT") == numbers(5), 60)
+
+
+async def test_the_connection_dies_between_dead_letter_and_puback(autojump_clock: MockClock) -> None:
+    handler = handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        w.broker.trouble.lose("puback", 5)
+        fill(w.broker, 5)
+        await eventually(lambda: len(dead(w)) == 5)
+        w.broker.cut()
+        await eventually(lambda: w.route.dead_lettered == 5)
+        await eventually(lambda: unacked(w) == 0, 60)
+        assert sorted(letter.payload for letter in dead(w)) == numbers(5)
+
+
+async def test_a_dead_letter_that_is_under_way_at_the_end_is_waited_for(autojump_clock: MockClock) -> None:
+    handler = handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        w.broker.trouble.lose("puback", 1)
+        fill(w.broker, 1)
+        await eventually(lambda: len(dead(w)) == 1)
+    assert w.route.dead_lettered == 1
+    assert unacked(w) == 0
+
+
+async def test_one_that_has_no_time_left_comes_again(autojump_clock: MockClock) -> None:
+    there = brokers()
+
+    def failing() -> Any:
+        return handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
+
+    async with world(handlers=[failing()], brokers=there, shutdown_timeout=0.5) as w:
+        w.broker.trouble.lose("puback", 1)
+        fill(w.broker, 1)
+        await eventually(lambda: len(dead(w)) == 1)
+    assert w.route_ledger() == (1, 0, {"returned": 1})
+    async with world(handlers=[failing()], brokers=there) as w:
+        await eventually(lambda: w.route.dead_lettered == 1, 60)
+        assert len(dead(w)) == 1, "another process, and the same id"
+        assert unacked(w) == 0
+
+
+# --- what a handler says ---
+
+
+async def test_a_handler_gets_the_message_again_after_the_time_that_it_says(autojump_clock: MockClock) -> None:
+    times: list[float] = []
+
+    def wait(message: Message) -> Message:
+        times.append(trio.current_time())
+        if len(times) < 4:
+            raise Retry(after=len(times) * 10)
+        return message.replace(subject="out.x")
+
+    handler = handled(wait, to=to("out.x", jetstream=True), retry={"initial": "10ms", "max": "10ms"}, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.payloads("OUT") == [b"0"], 100)
+        assert [round(later - earlier, 1) for earlier, later in pairwise(times)] == [10.0, 20.0, 30.0]
+        assert dict(w.route.failed) == {"retry": 3}
+
+
+async def test_such_an_attempt_counts(autojump_clock: MockClock) -> None:
+    def wait(message: Message) -> Message:
+        raise Retry(2.5, "the other side is closed")
+
+    handler = handled(wait, to=to("out.x", jetstream=True), retry={"attempts": 3}, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.dead_lettered == 1)
+        (letter,) = dead(w)
+        assert letter.headers[f"{NAME}Reason"] == "retry"
+        assert letter.headers[f"{NAME}Detail"] == "the other side is closed"
+        assert letter.headers[f"{NAME}Attempts"] == "3"
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_a_handler_rejects_a_message_for_good(autojump_clock: MockClock, grouped: bool) -> None:
+    async def reject(message: Message) -> Message:
+        if message.payload != b"1":
+            return message.replace(subject="out.x")
+        if grouped:
+            async with trio.open_nursery():
+                raise Reject("an order without lines: \n\x00" + "x" * 1000)
+        raise Reject("an order without lines: \n\x00" + "x" * 1000)
+
+    handler = handled(reject, to=to("out.x", jetstream=True), **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        fill(w.broker, 3)
+        await eventually(lambda: w.route.dead_lettered == 1)
+        await eventually(lambda: unacked(w) == 0)
+        (letter,) = dead(w)
+        assert letter.headers[f"{NAME}Reason"] == "rejected"
+        assert letter.headers[f"{NAME}Detail"].startswith("an order without lines: \\n\\x00xxx")
+        assert len(letter.headers[f"{NAME}Detail"]) <= 500
+        assert letter.headers[f"{NAME}Attempts"] == "1"
+        assert w.payloads("OUT") == [b"0", b"2"]
+        assert dict(w.route.failed) == {"rejected": 1}
+
+
+async def test_without_dead_letters_what_is_rejected_is_given_up(autojump_clock: MockClock) -> None:
+    def reject(message: Message) -> Message:
+        raise Reject
+
+    source = {key: value for key, value in FROM.items() if key != "dead_letter"}
+    async with world(handlers=[handled(reject, to=to("out.x"), **source)], brokers=brokers()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route_ledger() == (1, 0, {"given_up": 1}))
+        assert unacked(w) == 0
+        assert w.watch.count("ROUTE_MESSAGE_GIVEN_UP") == 1
+
+
+async def test_some_reasons_are_the_last(autojump_clock: MockClock) -> None:
+    calls: Counter[bytes] = Counter()
+
+    def fail(message: Message) -> None:
+        calls[message.payload] += 1
+        if message.payload == b"0":
+            raise UnicodeError("a ValueError as well")
+        raise KeyError("not this one")
+
+    retry = {"attempts": 3, "not": ["handler_error:ValueError", "mapping"]}
+    handler = handled(fail, to=to("out.x", jetstream=True), retry=retry, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        fill(w.broker, 2)
+        await eventually(lambda: w.route.dead_lettered == 2)
+        assert calls == {b"0": 1, b"1": 3}
+
+
+# --- order, and limits that others have set ---
+
+
+async def test_what_is_behind_a_refused_message_waits_for_its_dead_letter(autojump_clock: MockClock) -> None:
+    there = brokers()
+    there["main"].deny_publish("out.a")
+    there["main"].deny_publish("dead.a")
+    retry = {"attempts": 2}
+    route = stream("IN", "out.{{wildcard(1)}}", filter="in.*", retry=retry, dead_letter=DEAD)
+    async with world([route], brokers=there) as w:
+        fill(w.broker, 3, subjects="ab")
+        await eventually(lambda: w.route.failed["dead_letter"] >= 3, 60)
+        w.broker.allow_publish("out.a")
+        await trio.sleep(600)
+        assert [one.subject for one in w.broker.messages("OUT")] == ["out.b"] * 3
+        w.broker.allow_publish("dead.a")
+        await eventually(lambda: len(w.payloads("OUT")) == 5, 120)
+        assert [one.payload for one in w.broker.messages("OUT") if one.subject == "out.a"] == [b"1", b"2"]
+        assert [letter.payload for letter in dead(w)] == [b"0"]
+        await eventually(lambda: unacked(w) == 0)
+
+
+async def test_what_its_server_delivers_no_more_is_dead_lettered(autojump_clock: MockClock) -> None:
+    there = brokers()
+    there["main"].trouble.add_consumer(
+        ConsumerSpec("IN", "router", "in.*", ack_wait=5.0, max_deliver=2, max_ack_pending=1000)
+    )
+    there["main"].trouble.fix_consumer("IN", "router")
+    handler = handled(always, to=to("out.x", jetstream=True), retry={"initial": "10ms"}, **FROM)
+    async with world(handlers=[handler], brokers=there) as w:
+        fill(w.broker, 2)
+        await eventually(lambda: w.route.dead_lettered == 2)
+        assert [letter.headers[f"{NAME}Attempts"] for letter in dead(w)] == ["2", "2"]
+        w.broker.deny_publish("dead.>")
+        fill(w.broker, 1, first=2)
+        await eventually(lambda: w.route.fates["given_up"] == 1)
+        assert w.watch.count("ROUTE_MESSAGE_GIVEN_UP") == 1
+
+
+async def test_dead_letters_that_can_not_be_stored_are_seen_before_there_is_one(autojump_clock: MockClock) -> None:
+    there = brokers()
+    there["main"].delete_stream("DEAD")
+    route = stream("IN", "out.{{wildcard(1)}}", filter="in.*", dead_letter=DEAD)
+    async with world([route], brokers=there) as w:
+        (told,) = w.watch.of("NATS_DESTINATION_NOT_STORED")
+        assert told.subject == "dead.{{wildcard(1)}}"
+        assert w.route.trouble is not None
+        w.broker.add_stream("DEAD", ["dead.>"])
+        await eventually(lambda: w.route.trouble is None, 20)
+        fill(w.broker, 1)
+        await eventually(lambda: w.payloads("OUT") == [b"0"])
+
+
+async def test_a_core_subject_may_get_them_as_well(autojump_clock: MockClock) -> None:
+    letter = {"subject": "trash", "jetstream": False}
+    handler = handled(always, to=to("out.x"), retry={"attempts": 1}, **FROM | {"dead_letter": letter})
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.dead_lettered == 1)
+        assert w.subjects() == ["trash"]
+        assert unacked(w) == 0

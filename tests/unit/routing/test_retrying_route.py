@@ -1,0 +1,276 @@
+"""Core subscriptions with retry or dead letters, on fake brokers: what failed waits in memory, and all is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message, Reject, Retry
+from router_trio.routing.policy import retry_queue
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import World, core, handled, one_broker, to, two_brokers, world
+
+DEAD: dict[str, Any] = {"subject": "dead.{{wildcard(1)}}"}
+NAME = "Router-Dead-Letter-"
+
+
+def broker() -> dict[str, FakeBroker]:
+    """`main` has the stream `DEAD`."""
+    made = FakeBroker()
+    made.add_stream("DEAD", ["dead.>"])
+    return {"main": made}
+
+
+def publish(w: World, *payloads: bytes, subject: str = "core.x", **options: Any) -> None:
+    for payload in payloads:
+        w.broker.publish(subject, payload, **options)
+
+
+async def test_a_message_that_fails_is_tried_again_until_it_passes(autojump_clock: MockClock) -> None:
+    times: list[float] = []
+
+    def pick(message: Message) -> Message:
+        if message.payload == b"bad":
+            times.append(trio.current_time())
+            if len(times) < 4:
+                raise ValueError("not yet")
+        return message.replace(subject="out.x")
+
+    async with world(handlers=[handled(pick, subject="core.*", to=to("out.x"), retry={})], brokers=broker()) as w:
+        publish(w, b"1", b"bad", b"2", reply="_INBOX.asker")
+        await eventually(lambda: len(w.broker.published) == 3)
+        assert [one.payload for one in w.broker.published] == [b"1", b"2", b"bad"]
+        assert [round(later - earlier) for earlier, later in pairwise(times)] == [1, 2, 4]
+        assert w.route_ledger() == (3, 0, {"routed": 3})
+        assert dict(w.route.failed) == {"handler_error": 3}
+        assert w.route.durations.total == pytest.approx(7.0, abs=0.1)
+
+
+async def test_it_is_in_hand_meanwhile(autojump_clock: MockClock) -> None:
+    def fail(message: Message) -> Message:
+        raise Retry(after=5)
+
+    async with world(handlers=[handled(fail, subject="core.*", to=to("out.x"), retry={"attempts": 3})]) as w:
+        publish(w, b"1")
+        await trio.sleep(7)
+        assert w.route_ledger() == (1, 1, {})
+        await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}))
+        assert trio.current_time() == pytest.approx(10.0, abs=0.5)
+        assert dict(w.route.given_up) == {"retry": 1}
+        (told,) = w.watch.of("ROUTE_MESSAGE_GIVEN_UP")
+        assert (told.reason, told.attempts, told.stream) == ("retry", 3, None)
+
+
+async def test_without_retry_nothing_is_tried_again(autojump_clock: MockClock) -> None:
+    calls = 0
+
+    def fail(message: Message) -> Message:
+        nonlocal calls
+        calls += 1
+        raise Retry(after=1)
+
+    async with world(handlers=[handled(fail, subject="core.*", to=to("out.x"))]) as w:
+        publish(w, b"1")
+        await trio.sleep(60)
+        assert calls == 1
+        assert w.route_ledger() == (1, 0, {"lost": 1})
+
+
+async def test_a_retry_goes_only_to_destinations_that_have_not_confirmed(autojump_clock: MockClock) -> None:
+    there = two_brokers()
+    there["edge"].deny_publish("out.x")
+    route = core("core.*", to("copy"), to("out.x", "edge", jetstream=True), connection="main", retry={"initial": "1s"})
+    async with world([route], brokers=there) as w:
+        publish(w, b"1", b"2")
+        await trio.sleep(10)
+        there["edge"].allow_publish("out.x")
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 2}), 60)
+        assert Counter(w.subjects("main")) == {"copy": 2}
+        assert sorted(w.payloads("OUT", "edge")) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("message_id", ["own", "sender"])
+async def test_a_publish_whose_puback_was_lost_is_no_second_message(autojump_clock: MockClock, message_id: str) -> None:
+    route = core("in.*", to("out.x", jetstream=True), retry={"initial": "1s"}, message_id=message_id)
+    async with world([route], brokers=one_broker()) as w:
+        w.broker.trouble.lose("puback", 100)
+        publish(w, b"1", subject="in.x", headers={"Nats-Msg-Id": "7"})
+        await eventually(lambda: w.route.failed["timeout"] == 1, 60)
+        w.broker.trouble.lose("puback", 0)
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}), 60)
+        assert w.payloads("OUT") == [b"1"]
+
+
+async def test_what_is_given_up_is_dead_lettered(autojump_clock: MockClock) -> None:
+    def fail(message: Message) -> Message:
+        if message.payload == b"2":
+            raise Reject("no lines")
+        raise ValueError("never")
+
+    handler = handled(fail, subject="core.*", to=to("out.x"), retry={"attempts": 2}, dead_letter=DEAD)
+    async with world(handlers=[handler], brokers=broker()) as w:
+        publish(w, b"1", b"2", headers={"Nats-Msg-Id": "7", "Nats-TTL": "1s", "A": "b"})
+        await eventually(lambda: w.route_ledger() == (2, 0, {"dead_lettered": 2}))
+        second, first = w.broker.messages("DEAD")
+        headers = dict(first.headers.pairs())
+        assert headers.pop("Nats-Msg-Id")
+        assert headers.pop(f"{NAME}Time")
+        assert headers == {
+            "A": "b",
+            f"{NAME}Route": "route",
+            f"{NAME}Reason": "handler_error",
+            f"{NAME}Detail": "ValueError: never",
+            f"{NAME}Attempts": "2",
+            f"{NAME}Subject": "core.x",
+            f"{NAME}Message-Id": "7",
+        }
+        assert (first.subject, first.payload, second.payload) == ("dead.x", b"1", b"2")
+        assert (second.headers[f"{NAME}Reason"], second.headers[f"{NAME}Detail"]) == ("rejected", "no lines")
+        assert first.headers["Nats-Msg-Id"] != second.headers["Nats-Msg-Id"], "a sender may use an id again"
+
+
+async def test_dead_letters_alone_need_no_retry(autojump_clock: MockClock) -> None:
+    route = core("core.*", "out.{{split(1,-)}}", dead_letter=DEAD)
+    async with world([route], brokers=broker()) as w:
+        for token in ("a-b", "--", "c"):
+            publish(w, b"x", subject=f"core.{token}")
+        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 2, "dead_lettered": 1}))
+        (letter,) = w.broker.messages("DEAD")
+        assert letter.subject == "dead.--"
+        assert letter.headers[f"{NAME}Reason"] == "mapping"
+        assert dict(w.route.failed) == {"mapping": 1}
+
+
+async def test_a_dead_letter_that_nobody_stores_is_lost_and_said(autojump_clock: MockClock) -> None:
+    there = broker()
+    there["main"].deny_publish("dead.>")
+    route = core("core.*", "out.{{split(1,-)}}", dead_letter=DEAD)
+    async with world([route], brokers=there) as w:
+        publish(w, b"x", subject="core.--")
+        await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}))
+        assert dict(w.route.failed) == {"mapping": 1, "dead_letter": 1}
+        (told,) = w.watch.of("ROUTE_DEAD_LETTER_NOT_STORED")
+        assert told.reason == "permission_denied"
+
+
+async def test_by_content_the_same(autojump_clock: MockClock) -> None:
+    route = core("core.*", "out.x", retry={"attempts": 2, "not": ["expression"]}, dead_letter=DEAD)
+    async with world([route | {"when": "body.n > 0"}], brokers=broker()) as w:
+        publish(w, b'{"n": 1}', b'{"n": 0}', b"no json")
+        expected = {"routed": 1, "filtered": 1, "dead_lettered": 1}
+        await eventually(lambda: w.route_ledger() == (3, 0, expected))
+        (letter,) = w.broker.messages("DEAD")
+        assert letter.headers[f"{NAME}Reason"] == "expression"
+        assert letter.headers[f"{NAME}Attempts"] == "1"
+
+
+async def test_no_more_are_kept_than_there_is_room_for(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_queue, "MOST_MESSAGES", 2)
+
+    def fail(message: Message) -> Message:
+        raise ValueError("never")
+
+    async with world(handlers=[handled(fail, subject="core.*", to=to("out.x"), retry={})], brokers=broker()) as w:
+        publish(w, *(b"%d" % number for number in range(5)))
+        await trio.sleep(0.5)
+        assert w.route_ledger() == (5, 2, {"lost": 3})
+        assert w.route.failed["retry_full"] == 3
+        assert [event.reason for event in w.watch.of("ROUTE_MESSAGE_FAILED")].count("retry_full") == 3
+
+
+# --- the end ---
+
+
+async def test_what_waits_at_the_end_is_lost(autojump_clock: MockClock) -> None:
+    def fail(message: Message) -> Message:
+        raise ValueError("never")
+
+    async with world(handlers=[handled(fail, subject="core.*", to=to("out.x"), retry={"initial": "1m"})]) as w:
+        publish(w, b"1", b"2")
+        await eventually(lambda: w.route.failed["handler_error"] == 2)
+        ended_at = trio.current_time()
+    assert trio.current_time() - ended_at < 1, "nobody waits for a minute"
+    assert w.route_ledger() == (2, 0, {"lost": 2})
+    assert w.route.failed["shutdown"] == 2
+    assert w.live.unsettled == 2
+
+
+async def test_or_dead_lettered(autojump_clock: MockClock) -> None:
+    def fail(message: Message) -> Message:
+        raise ValueError("never")
+
+    retry = {"initial": "1m"}
+    handler = handled(fail, subject="core.*", to=to("out.x"), retry=retry, dead_letter=DEAD)
+    async with world(handlers=[handler], brokers=broker()) as w:
+        publish(w, b"1", b"2")
+        await eventually(lambda: w.route.failed["handler_error"] == 2)
+    assert w.route_ledger() == (2, 0, {"dead_lettered": 2})
+    assert {one.headers[f"{NAME}Reason"] for one in w.broker.messages("DEAD")} == {"handler_error"}
+    assert w.live.unsettled == 0
+
+
+async def test_what_is_in_the_handler_at_the_end_is_lost(autojump_clock: MockClock) -> None:
+    async def hang(message: Message) -> Message:
+        if message.payload == b"again":
+            raise Retry(after=0.1)
+        await trio.sleep_forever()
+        return message
+
+    handler = handled(hang, subject="core.*", to=to("out.x"), retry={})
+    async with world(handlers=[handler], brokers=broker(), shutdown_timeout=1) as w:
+        publish(w, b"again", b"hangs", b"behind")
+        await eventually(lambda: w.route.handling == 1)
+    assert w.route_ledger() == (3, 0, {"lost": 3})
+    assert w.live.unsettled == 3
+
+
+async def test_one_that_is_tried_again_at_the_end_is_lost(autojump_clock: MockClock) -> None:
+    tried = 0
+
+    async def hang(message: Message) -> Message:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            raise Retry(after=0.1)
+        await trio.sleep_forever()
+        return message
+
+    handler = handled(hang, subject="core.*", to=to("out.x"), retry={})
+    async with world(handlers=[handler], brokers=broker(), shutdown_timeout=1) as w:
+        publish(w, b"1")
+        await eventually(lambda: w.route.handling == 1)
+    assert w.route_ledger() == (1, 0, {"lost": 1})
+
+
+async def test_what_fails_while_the_router_ends_is_not_tried_again(autojump_clock: MockClock) -> None:
+    async def slow(message: Message) -> Message:
+        await trio.sleep(1)
+        raise ValueError("never")
+
+    handler = handled(slow, subject="core.*", to=to("out.x"), retry={}, dead_letter=DEAD)
+    async with world(handlers=[handler], brokers=broker()) as w:
+        publish(w, b"1", b"2")
+        await eventually(lambda: w.route.handling == 1)
+    assert w.route_ledger() == (2, 0, {"dead_lettered": 2})
+
+
+async def test_retries_do_not_keep_out_what_is_new(autojump_clock: MockClock) -> None:
+    async def slow(message: Message) -> Message:
+        await trio.sleep(0.01)
+        if message.payload == b"bad":
+            raise Retry(after=0)
+        return message.replace(subject="out.x")
+
+    async with world(handlers=[handled(slow, subject="core.*", to=to("out.x"), retry={})], brokers=broker()) as w:
+        publish(w, *[b"bad"] * 10)
+        await trio.sleep(5)
+        publish(w, b"good")
+        await eventually(lambda: len(w.broker.published) == 1, 30)

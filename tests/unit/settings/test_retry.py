@@ -1,0 +1,108 @@
+"""`[routes.retry]` and `[routes.dead_letter]`: what they hold, and what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router_trio.errors import ConfigurationError
+from router_trio.settings import Settings
+from router_trio.settings.checks.warnings import warnings
+
+STREAM: dict[str, Any] = {"connection": "main", "stream": "S", "durable": "d", "filter": "in.*"}
+CONNECTIONS: dict[str, Any] = {name: {"servers": ["nats://127.0.0.1:4222"]} for name in ("main", "edge")}
+
+
+def made(source: dict[str, Any] = STREAM, **route: Any) -> Settings:
+    """Settings of one route."""
+    whole = {"name": "r", "from": source, "to": [{"connection": "main", "subject": "out.x"}], **route}
+    return Settings(connections=CONNECTIONS, routes=[whole])
+
+
+def problems(**route: Any) -> dict[str, str]:
+    """What is wrong, by key path."""
+    with pytest.raises(ConfigurationError) as caught:
+        made(**route)
+    return {one.path.removeprefix("routes[0]."): one.message for one in caught.value.problems}
+
+
+def test_a_route_has_neither_by_default() -> None:
+    route = made().routes[0]
+    assert (route.retry, route.dead_letter) == (None, None)
+
+
+def test_retry_has_its_defaults() -> None:
+    retry = made(retry={}).routes[0].retry
+    assert retry is not None
+    assert (retry.initial, retry.factor, retry.max, retry.attempts, retry.never) == (1.0, 2.0, 60.0, 0, [])
+
+
+def test_dead_letters_go_to_a_stream_on_the_connection_of_the_source() -> None:
+    letter = made(dead_letter={"subject": "dead.{{wildcard(1)}}"}).routes[0].dead_letter
+    assert letter is not None
+    assert (letter.connection, letter.jetstream) == ("main", True)
+    letter = made(dead_letter={"subject": "dead.x", "connection": "edge", "jetstream": False}).routes[0].dead_letter
+    assert letter is not None
+    assert (letter.connection, letter.jetstream) == ("edge", False)
+
+
+@pytest.mark.parametrize(
+    ("retry", "found"),
+    [
+        ({"initial": "1ms"}, {".initial": "1ms is too short; at least 10ms"}),
+        ({"factor": 0.5}, {".factor": "must be at least 1"}),
+        ({"factor": 101}, {".factor": "must be at most 100"}),
+        ({"attempts": -1}, {".attempts": "must be at least 0"}),
+        ({"initial": "2s", "max": "1s"}, {".max": "1s is less than initial, 2s; raise one of them"}),
+        ({"not": ["handler-error"]}, {".not[0]": "'handler-error' is no reason"}),
+        ({"not": ["mapping", "handler_error:"]}, {".not[1]": "'handler_error:' is no reason"}),
+        ({"not": ["mapping:x"]}, {".not[0]": "'mapping:x' is no reason"}),
+        ({"not": ["handler_eror"]}, {".not[0]": "no message fails with the reason 'handler_eror'; did you mean"}),
+        ({"not": 5}, {".not": "must be a list in brackets"}),
+        ({"tries": 5}, {".tries": "unknown key"}),
+    ],
+)
+def test_what_is_wrong_with_a_retry(retry: dict[str, Any], found: dict[str, str]) -> None:
+    actual = problems(retry=retry)
+    assert {path.removeprefix("retry"): message for path, message in actual.items()}.keys() == found.keys()
+    for key, message in found.items():
+        assert actual[f"retry{key}"].startswith(message), actual
+
+
+def test_reasons_that_nobody_knows_beforehand_are_taken() -> None:
+    reasons = ["jetstream_10054", "handler_error:ValueError", "handler_error:Outer.Inner", "brand_new"]
+    retry = made(retry={"not": reasons}).routes[0].retry
+    assert retry is not None
+    assert retry.never == reasons
+
+
+@pytest.mark.parametrize(
+    ("letter", "found"),
+    [
+        ({}, {".subject": "missing"}),
+        ({"subject": "dead.{{wildcard(2)}}"}, {".subject": ""}),
+        ({"subject": "dead..x"}, {".subject": ""}),
+        ({"subject": "in.{{wildcard(1)}}"}, {".subject": "'in.{{wildcard(1)}}' can match the route's own source"}),
+        ({"subject": "dead.x", "connection": "other"}, {".connection": "there is no connection 'other'"}),
+        ({"subject": "dead.x", "when": "true"}, {".when": "unknown key"}),
+    ],
+)
+def test_what_is_wrong_with_a_dead_letter(letter: dict[str, Any], found: dict[str, str]) -> None:
+    actual = problems(dead_letter=letter)
+    assert {path.removeprefix("dead_letter") for path in actual} == found.keys()
+    for key, message in found.items():
+        assert actual[f"dead_letter{key}"].startswith(message), actual
+
+
+def test_the_other_mistakes_of_a_route_are_found_as_well() -> None:
+    found = problems(retry={"not": ["?"]}, dead_letter={"subject": "dead..x"}, to=[{"subject": 5}])
+    assert {"retry.not[0]", "dead_letter.subject", "to[0].subject"} <= found.keys()
+
+
+def test_what_has_no_effect_any_more_is_said() -> None:
+    settings = made(STREAM | {"max_deliver": 5, "nak_delay": "2s"})
+    told = {one.path: one.message for one in warnings(settings.connections, settings.routes)}
+    assert told.keys() == {"routes[0].from.max_deliver", "routes[0].from.nak_delay"}
+    assert "write attempts in [routes.retry] instead" in told["routes[0].from.max_deliver"]
+    assert "write initial in [routes.retry] instead" in told["routes[0].from.nak_delay"]
