@@ -7,7 +7,8 @@ file, what is wrong, and the nearest right spelling. Values are never repeated f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from router_trio.errors import Problem
 
@@ -41,6 +42,12 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
         field.validation_alias if isinstance(field.validation_alias, str) else name: field
         for name, field in model.model_fields.items()
     }
+
+
+def present(annotation: Any) -> Any:
+    """Return what a field holds if it holds anything: the section of `LimitSettings | None`."""
+    given = [one for one in get_args(annotation) if one is not NoneType]
+    return given[0] if get_origin(annotation) in (Union, UnionType) and len(given) == 1 else annotation
 
 
 def element_of(annotation: Any) -> Any:
@@ -103,6 +110,6 @@ def _model_at(location: Iterable[str | int], model: type[BaseModel]) -> type[Bas
     """Follow a location down from a model, over lists and dicts, to the model that lies there."""
     here: Any = model
     for part in location:
-        here = element_of(here) or keys_of(here)[str(part)].annotation
+        here = element_of(here) or present(keys_of(here)[str(part)].annotation)
     found: type[BaseModel] = here
     return found

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from router_trio.settings.flow import BreakerSettings, LimitSettings
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm, PositiveSize
 from router_trio.subjects.mapping import Mapping
@@ -158,6 +159,9 @@ class DestinationSettings(Section, init=False):
         "says.",
     )
     headers: HeaderSettings = Field({}, validate_default=True, description="Which headers are carried along.")
+    breaker: BreakerSettings | None = Field(
+        None, description="When this destination is left alone because it fails; absent: never."
+    )
 
 
 class RouteSettings(Section, init=False):
@@ -183,6 +187,7 @@ class RouteSettings(Section, init=False):
         description="Which destinations get a message: all of them; the first whose `when` holds; one in turn, by "
         "weight; one by the value of `key`; or the first that is connected and takes it.",
     )
+    limit: LimitSettings | None = Field(None, description="How many messages may go; absent: as many as there are.")
     to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, as `strategy` says.")
     handler: str | None = Field(
         None,

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router_trio.errors import MappingError, Problem, SubjectError
 from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
+from router_trio.settings.checks.flow import check_flow
 from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.examples import ExampleSettings
+from router_trio.settings.flow import LimitSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
@@ -52,11 +54,13 @@ class RouteParts:
     when: str | None = None
     key: str | None = None
     strategy: str | None = None
+    limit: LimitSettings | None = None
 
     @classmethod
     def of(cls, route: RouteSettings) -> RouteParts:
         """Take a whole route apart."""
-        return cls(route.name, route.source, route.to, route.handler, route.when, route.key, route.strategy)
+        parts = cls(route.name, route.source, route.to, route.handler, route.when, route.key, route.strategy)
+        return replace(parts, limit=route.limit)
 
 
 def check(
@@ -172,6 +176,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
         to=route.to,
         from_stream=source is None or source.stream is not None,
     )
+    yield from check_flow(path, limit=route.limit, to=route.to, from_stream=source is None or source.stream is not None)
     for index, destination in enumerate(route.to):
         if destination is None:
             continue
