@@ -2,7 +2,8 @@
 
 Closed: messages go. After `failures` in a row it opens, and nothing goes there for `pause` seconds. Then one message
 may: half open. If the destination takes it, the breaker closes, else it opens again. Pure; the time is given, and so is
-how many messages the destination has taken: what goes well is counted anyway, and costs nothing here.
+how many messages the destination has taken: while the breaker is closed, what goes well is counted anyway, and costs
+nothing here.
 """
 
 from __future__ import annotations
@@ -42,11 +43,10 @@ class Breaker:
         """Return True if a message may go."""
         return self.state == CLOSED or (self.state == OPEN and now >= self.probe_at)
 
-    def begin(self, now: float, taken: int) -> None:
+    def begin(self, now: float) -> None:
         """A message goes, which `admits` it: if the breaker is open, that is the probe."""
         if self.state == OPEN and now >= self.probe_at:
             self.state = HALF_OPEN
-            self._taken = taken
 
     def failed(self, now: float, taken: int, reason: str) -> bool:
         """The destination did not take a message. Return True if the breaker opens now, having been closed."""
@@ -68,9 +68,9 @@ class Breaker:
         if self.state == HALF_OPEN:
             self.state, self.probe_at = OPEN, now
 
-    def closes(self, taken: int) -> bool:
-        """Return True if it closes now: the destination has taken a message since the probe went."""
-        if self.state != HALF_OPEN or taken == self._taken:
+    def passed(self) -> bool:
+        """The destination took a message. Return True if the breaker closes: that was the probe."""
+        if self.state != HALF_OPEN:
             return False
-        self.state, self._in_a_row, self._taken = CLOSED, 0, taken
+        self.state, self._in_a_row = CLOSED, 0
         return True

@@ -33,18 +33,18 @@ def test_what_the_destination_takes_in_between_begins_a_new_row() -> None:
 def test_one_message_probes_and_closes_it() -> None:
     breaker = opened()
     assert breaker.admits(10.0)
-    breaker.begin(10.0, 0)
+    breaker.begin(10.0)
     assert breaker.state == HALF_OPEN
     assert not breaker.admits(99.0)
-    assert not breaker.closes(0)
-    assert breaker.closes(1)
+    assert breaker.passed()
+    assert not breaker.passed()
     assert breaker.state == CLOSED
     assert breaker.in_a_row(1) == 0
 
 
 def test_a_probe_that_fails_opens_it_again_without_being_another_opening() -> None:
     breaker = opened()
-    breaker.begin(10.0, 0)
+    breaker.begin(10.0)
     assert not breaker.failed(11.0, 0, "no_responders")
     assert (breaker.state, breaker.openings, breaker.probe_at) == (OPEN, 1, 21.0)
     assert breaker.opened_at == 0.0
@@ -54,14 +54,13 @@ def test_what_fails_late_changes_nothing_and_what_is_taken_late_closes_nothing()
     breaker = opened()
     assert not breaker.failed(5.0, 0, "timeout")
     assert breaker.probe_at == 10.0
-    assert not breaker.closes(7)
-    breaker.begin(10.0, 7)
-    assert not breaker.closes(7)
+    assert not breaker.passed()
+    assert breaker.state == OPEN
 
 
 def test_a_probe_that_says_nothing_of_the_destination_is_followed_by_another() -> None:
     breaker = opened()
-    breaker.begin(10.0, 0)
+    breaker.begin(10.0)
     breaker.said_nothing(10.5)
     assert breaker.state == OPEN
     assert breaker.admits(10.5)
@@ -72,7 +71,7 @@ def test_a_probe_that_says_nothing_of_the_destination_is_followed_by_another() -
 
 def test_nothing_begins_before_its_time() -> None:
     breaker = opened()
-    breaker.begin(9.0, 0)
+    breaker.begin(9.0)
     assert breaker.state == OPEN
 
 
@@ -93,17 +92,15 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def message_goes(self) -> None:
         was_closed = self.breaker.state == CLOSED
-        self.breaker.begin(self.now, self.taken)
+        self.breaker.begin(self.now)
         self.probes = 0 if was_closed else 1
 
     @rule()
     def message_is_taken(self) -> None:
         self.taken += 1
         self.row = 0
-        if self.breaker.state == HALF_OPEN:
-            assert self.breaker.closes(self.taken)
-        else:
-            assert not self.breaker.closes(self.taken)
+        probes = self.breaker.state == HALF_OPEN
+        assert self.breaker.passed() is probes
 
     @rule()
     def message_fails(self) -> None:
