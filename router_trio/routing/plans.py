@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from router_trio.errors import MappingError
 from router_trio.quotes import quoted
 from router_trio.settings import DestinationSettings, RouteSettings, Settings
-from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, WHEN, compile_for
+from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import matches, reserved_namespace
 
@@ -115,7 +115,7 @@ class RoutePlan:
     """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filter or `>`.
 
     `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
-    together.
+    together, `per` what has a limit of its own.
     """
 
     name: str
@@ -126,6 +126,7 @@ class RoutePlan:
     handler: Handler | None = field(default=None, compare=False)
     when: Expression | None = None
     key: Expression | None = None
+    per: Expression | None = None
 
     @property
     def decides(self) -> bool:
@@ -141,7 +142,7 @@ class RoutePlan:
     @property
     def expressions(self) -> list[Expression]:
         """All that are evaluated for a message."""
-        own = [one for one in (self.when, self.key) if one is not None]
+        own = [one for one in (self.when, self.key, self.per) if one is not None]
         return own + [expression for one in self.destinations for expression in one.expressions]
 
     def reader(self) -> BodyReader:
@@ -194,7 +195,8 @@ def compile_routes(
         handler = (handlers or {}).get(route.name)
         when = _compiled(route.when, WHEN, route)
         key = _compiled(route.key, KEY, route)
-        plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
+        per = None if route.limit is None else _compiled(route.limit.per, PER, route)
+        plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key, per)
         plans.append(plan)
     return plans
 
