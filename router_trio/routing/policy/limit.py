@@ -7,6 +7,7 @@ bound holds exactly. Pure; the time is given.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from hashlib import blake2b
 from math import ceil, inf
 
@@ -71,7 +72,8 @@ class ValueLimits:
         self._step = seconds * _NANOSECONDS
         self._most = burst * self._step
         self._most_values = most
-        self._full_at: dict[bytes, int] = {}
+        # Ordered by when each was used last. The first of a plain dict takes long to find, once others were deleted.
+        self._full_at: OrderedDict[bytes, int] = OrderedDict()
         self._shared = 0
 
     def __len__(self) -> int:
@@ -106,8 +108,9 @@ class ValueLimits:
         Each call forgets more than the one value that may be new, so that what is full does not pile up.
         """
         known = self._full_at
-        for value in [value for value, _ in zip(known, range(2), strict=False)]:
-            if known[value] > ticks:
+        for _ in range(2):
+            value = next(iter(known), None)
+            if value is None or known[value] > ticks:
                 return
             del known[value]
 

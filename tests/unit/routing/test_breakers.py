@@ -32,11 +32,6 @@ def reasons(w: World) -> list[str]:
     return [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
 
 
-def deliveries(broker: FakeBroker, stream: str = "IN", durable: str = "router") -> int:
-    """How often messages were delivered."""
-    return broker._server.streams[stream].consumers[durable].delivered
-
-
 def break_it(broker: FakeBroker, how: str) -> None:
     if how == "missing":
         broker.delete_stream("OUT")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from tests.support.world import (
     unacked,
     world,
 )
+from tests.unit.routing.policy.test_limit import assert_bounded
 from tests.unit.routing.stream.refusing import arrived
 
 
@@ -54,15 +54,6 @@ class Times(Watch):
     @property
     def all(self) -> list[float]:
         return sorted(at for times in self.of.values() for at in times)
-
-
-def assert_bounded(times: list[float], messages: int, seconds: int, burst: int) -> None:
-    """See `policy.test_limit`: the fake broker's network takes no time."""
-    ns = [int(at * 1e9) for at in times]
-    for first in range(len(ns)):
-        for last in range(first, len(ns)):
-            most = burst + Fraction(messages * (ns[last] - ns[first]), seconds * 10**9)
-            assert last - first + 1 <= most, (times[first], times[last], last - first + 1)
 
 
 def limited(rate: str, burst: int | None = None, per: str | None = None, **source: Any) -> dict[str, Any]:
