@@ -157,7 +157,7 @@ class BreakerView(Protocol):
 
     @property
     def state(self) -> str:
-        """One of `BREAKER_STATES`."""
+        """One of the keys of `BREAKER_GAUGE`."""
         ...
 
     @property
@@ -176,8 +176,7 @@ class BreakerView(Protocol):
         ...
 
 
-BREAKER_STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
-"""What a breaker may be, and its gauge."""
+BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 class LimitState:

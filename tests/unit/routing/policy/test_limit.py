@@ -19,7 +19,7 @@ GAPS = st.lists(
 )
 
 
-def assert_bounded(went: list[float], messages: int, seconds: int, burst: int) -> None:
+def assert_bounded(went: list[float], messages: int, seconds: int, burst: float) -> None:
     """In each time from one message to another, both included, there are at most burst + rate x t."""
     times = sorted(Counter(int(at * 1e9) for at in went).items())
     for first, (begin, _) in enumerate(times):
