@@ -92,8 +92,9 @@ def _configuration(schema: Mapping[str, Any]) -> Iterator[str]:
         "",
         "Expressions are [CEL](expressions.md). What each strategy guarantees has a page of its own:",
         "[all and first_match](../how-to/route-by-content.md), [weighted](../how-to/split-by-weight.md),",
-        "[sticky](../how-to/sticky.md), [fallback](../how-to/fallback.md). So have [mirrors](../how-to/mirror.md) and",
-        "[transforms](../how-to/transform.md).",
+        "[sticky](../how-to/sticky.md), [fallback](../how-to/fallback.md). So have [mirrors](../how-to/mirror.md),",
+        "[transforms](../how-to/transform.md), [limits](../how-to/limit-the-rate.md) and",
+        "[breakers](../how-to/circuit-breaker.md).",
     )
     for definition in dict.fromkeys((*PREFIXES, *schema["$defs"])):
         section = schema["$defs"][definition]

@@ -18,8 +18,9 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     Prints one line for each problem, FILE: key.path: what is wrong, with
     the place of a mistake in an expression behind it, and exits with 78;
     or one line that all is well, behind one for each warning: what works,
-    and is probably not meant. Variables ROUTER_TRIO_... are taken into
-    account, and handlers are imported.
+    and is probably not meant, and one for each limit and breaker: what it
+    does. Variables ROUTER_TRIO_... are taken into account, and handlers
+    are imported.
 
     For example:
 
@@ -34,6 +35,12 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
 
     for warning in warnings(settings.connections, settings.routes):
         print(f"{config}: {warning.path}: warning: {warning.message}")
+    for index, route in enumerate(settings.routes):
+        if route.limit is not None:
+            print(f"{config}: routes[{index}].limit: {route.limit.sentence}")
+        for number, to in enumerate(route.to):
+            if to.breaker is not None:
+                print(f"{config}: routes[{index}].to[{number}].breaker: {to.breaker.sentence}")
     connections, routes = len(settings.connections), len(settings.routes)
     print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')})")
     return outcome.DONE

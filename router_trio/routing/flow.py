@@ -14,7 +14,7 @@ from router_trio.events import Emit, RouteLimited
 from router_trio.routing.destination_breaker import DestinationBreaker
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
-from router_trio.routing.policy.limit import Limit, ValueLimits, default_burst
+from router_trio.routing.policy.limit import Limit, ValueLimits
 from router_trio.settings.units import format_rate
 from router_trio.states import LimitState, RouteState
 
@@ -46,7 +46,7 @@ class FlowControl:
         settings = plan.settings
         if settings.limit is not None:
             rate = settings.limit.rate
-            burst = settings.limit.burst or default_burst(rate.messages, rate.seconds)
+            burst = settings.limit.most_at_once
             if settings.limit.per is None:
                 self.limit = Limit(rate.messages, rate.seconds, burst)
             else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from router_trio.errors import MappingError
 from router_trio.quotes import quoted
-from router_trio.settings import DestinationSettings, RouteSettings, Settings
+from router_trio.settings import BreakerSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import matches, reserved_namespace
@@ -58,6 +58,7 @@ class Destination:
     set_headers: tuple[tuple[str, Expression], ...] = ()
     remove: tuple[str, ...] = ()
     ttl: int = 0
+    breaker: BreakerSettings | None = None
 
     @property
     def expressions(self) -> Iterator[Expression]:
@@ -223,6 +224,7 @@ def _destination(
         set_headers=tuple((name, _compile(text, HEADER, route)) for name, text in to.headers.set.items()),
         remove=tuple(to.headers.remove),
         ttl=int(to.ttl),
+        breaker=to.breaker,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from router_trio.settings.sections import Section
-from router_trio.settings.units import MOST_MESSAGES, DurationForm, Rate, RateForm
+from router_trio.settings.units import MOST_MESSAGES, DurationForm, Rate, RateForm, format_duration, format_rate
 
 LimitRate = Annotated[Rate, RateForm()]
 BreakerPause = Annotated[float, DurationForm(minimum=0.1)]
@@ -33,6 +33,17 @@ class LimitSettings(Section, init=False):
         examples=['headers["tenant"]'],
     )
 
+    @property
+    def most_at_once(self) -> int:
+        """`burst`, or what it is by default."""
+        return max(1, self.rate.messages // self.rate.seconds) if self.burst is None else self.burst
+
+    @property
+    def sentence(self) -> str:
+        """The limit in words."""
+        each = "" if self.per is None else f", for each {self.per}"
+        return f"{format_rate(self.rate)}, at most {self.most_at_once} at once{each}"
+
 
 class BreakerSettings(Section, init=False):
     """`[routes.to.breaker]`: when the route leaves a destination alone that fails message after message.
@@ -46,3 +57,9 @@ class BreakerSettings(Section, init=False):
         validate_default=True,
         description="Time until one message tries whether the destination takes it; if so the breaker closes.",
     )
+
+    @property
+    def sentence(self) -> str:
+        """The breaker in words."""
+        failures = "a failure opens" if self.failures == 1 else f"{self.failures} failures in a row open"
+        return f"{failures} it, then a message tries every {format_duration(self.pause)}"

@@ -20,11 +20,6 @@ LONGEST_VALUE = 32
 _NANOSECONDS = 1_000_000_000
 
 
-def default_burst(messages: int, seconds: int) -> int:
-    """Return what may go at once where nobody says how much: what goes in a second, at least one."""
-    return max(1, messages // seconds)
-
-
 class Limit:
     """One bucket: `messages` in `seconds`, and `burst` of them at once."""
 

@@ -79,6 +79,13 @@ def test_sections_are_read_and_absent_by_default() -> None:
     assert (route.limit, route.to[0].breaker) == (None, None)
 
 
+@pytest.mark.parametrize(("rate", "burst"), [("500/s", 500), ("30000/m", 500), ("59/m", 1), ("10/h", 1)])
+def test_what_goes_at_once_by_default_is_what_goes_in_a_second(rate: str, burst: int) -> None:
+    [route] = one_route(limit={"rate": rate})().routes
+    assert route.limit is not None
+    assert route.limit.most_at_once == burst
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "message"),
     [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.routing.policy.limit import LONGEST_VALUE, Limit, ValueLimits, default_burst
+from router_trio.routing.policy.limit import LONGEST_VALUE, Limit, ValueLimits
 
 RATES = st.tuples(st.integers(1, 10_000), st.sampled_from([1, 60, 3600]))
 BURSTS = st.integers(1, 50)
@@ -141,9 +141,3 @@ def test_long_values_are_kept_as_hashes() -> None:
     assert limits.take(long, 0.0) > 0
     assert limits.take(long + b"y", 0.0) == 0
     assert max(sys.getsizeof(value) for value in limits._full_at) <= sys.getsizeof(b"x" * LONGEST_VALUE)
-
-
-def test_what_goes_at_once_by_default_is_what_goes_in_a_second() -> None:
-    assert default_burst(500, 1) == 500
-    assert default_burst(30_000, 60) == 500
-    assert default_burst(10, 3600) == 1
