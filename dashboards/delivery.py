@@ -40,6 +40,10 @@ ROUTE_SETTLED = of_route("router_route_messages_settled_total")
 IN_HAND = of_route("router_route_in_hand_count")
 ROUTE_UNBALANCED = of_route("router_route_ledger_unbalanced")
 
+BREAKERS = of_route("router_breaker_state")
+LIMITED = of_route("router_route_limited_total")
+LIMIT_WAITING = of_route("router_route_limit_waiting_count")
+
 ROUTE_FATES = {
     "routed": GREEN,
     "filtered": BLUE,
@@ -61,6 +65,7 @@ def delivery() -> Dashboard:
         [
             ("Ledger", _ledger()),
             ("Ledger of the routes", _routes()),
+            ("Limits and breakers", _flow()),
             ("Publishes", _publishes()),
             ("Acks of source messages", _acks()),
         ],
@@ -182,6 +187,36 @@ def _routes() -> list[Panel]:
         )
         .span(24)
         .height(5),
+    ]
+
+
+def _flow() -> list[Panel]:
+    return [
+        lines(
+            "Breakers of destinations",
+            "1: the destination is left alone because it fails. 0.5: a message tries. Nothing is shown while all are "
+            "closed.",
+            "short",
+            query(
+                f"max by (route, destination, destination_connection) ({BREAKERS}) > 0",
+                "{{route}}: {{destination}} on {{destination_connection}}",
+            ),
+            alerts=["RouterBreakerOpen"],
+        )
+        .max(1)
+        .span(8),
+        lines(
+            "Messages that waited for a limit",
+            "They went later than they could have, because of the limit of their route.",
+            "mps",
+            query(total(rate(LIMITED), "route"), "{{route}}"),
+        ).span(8),
+        lines(
+            "Waiting for a limit",
+            "Messages that a route has in hand; more may wait in its stream.",
+            "short",
+            query(total(LIMIT_WAITING, "route"), "{{route}}"),
+        ).span(8),
     ]
 
 

@@ -365,6 +365,41 @@ class DeadLetterNotStored(RouteEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteLimited(RouteEvent):
+    """More messages came than the limit of a route allows: they wait."""
+
+    code = "ROUTE_LIMITED"
+    level = Level.INFO
+    per_message = True
+    rate: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerOpened(RouteEvent):
+    """A destination failed so often in a row that it is left alone; one message tries after `pause_seconds`."""
+
+    code = "ROUTE_BREAKER_OPENED"
+    level = Level.WARN
+    connection: str
+    subject: str
+    reason: str
+    failed_count: int
+    pause_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerClosed(RouteEvent):
+    """A destination that was left alone has taken a message, and gets all others again."""
+
+    code = "ROUTE_BREAKER_CLOSED"
+    level = Level.INFO
+    connection: str
+    subject: str
+    open_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationNotStored(RouteEvent):
     """A destination does not accept what this route sends; `reason` and `detail` say why, and what to do."""
 

@@ -214,7 +214,7 @@ class _Run:
             self._connections[one.connection].destinations.add(to)
         outlets = [Outlet(destination, self._connections[destination.connection]) for destination in plan.destinations]
         errors = self._settings.telemetry.handler_errors
-        kind = _content_routing() if plan.decides or plan.transforms else Routing
+        kind = _content_routing() if plan.decides or plan.transforms or plan.per is not None else Routing
         routing = kind(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)
         connection = self._connections[plan.connection]
         letters = None if plan.dead_letter is None else self._dead_letters(plan.dead_letter, state)

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from router_trio.message import Fate
+
 DISCONNECTED = "disconnected"
 RECONNECTING = "reconnecting"
 CONNECTED = "connected"
@@ -153,6 +155,51 @@ class InHand(Protocol):
         ...
 
 
+def _as_it_is(fate: Fate) -> Fate:
+    return fate
+
+
+class BreakerView(Protocol):
+    """The breaker of one destination, for who looks."""
+
+    connection: str
+    template: str
+
+    @property
+    def state(self) -> str:
+        """One of the keys of `BREAKER_GAUGE`."""
+        ...
+
+    @property
+    def openings(self) -> int:
+        """How often it opened, but not after a probe that failed."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not closed; None if it is."""
+        ...
+
+
+BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
+
+
+class LimitState:
+    """The limit of a route, for who looks. `per` is the expression whose values have one each, None if there is one."""
+
+    def __init__(self, rate: str, burst: int, per: str | None) -> None:
+        self.rate = rate
+        self.burst = burst
+        self.per = per
+        self.waiting: Callable[[], int] = lambda: 0
+        """Gives how many messages wait for it that the route has in hand: more may in the stream."""
+
+
 class RouteState:
     """State and counters of one route. `destinations` are the templates, in order: they are the label values."""
 
@@ -168,6 +215,15 @@ class RouteState:
         self.reason: str | None = None
         self.to: list[DestinationState] = []
         """What is known of its destinations, in order."""
+        self.breakers: Sequence[BreakerView] = ()
+        """Of the destinations that have one."""
+        self.most_open: int = 0
+        """Of `breakers`: with more than these not closed, the route would not route a message."""
+        self.refused: Callable[[Fate], Fate] = _as_it_is
+        """Called when the only destination did not take a message. Returns the fate that is to count."""
+        self.limit: LimitState | None = None
+        self.limited = 0
+        """Messages that went later than they could have, because of the limit."""
         self.handling: int = 0
         """Calls of its handler that have not returned."""
         self.handler_moved_at: float = 0.0
@@ -263,7 +319,17 @@ class RouteState:
     @property
     def trouble(self) -> str | None:
         """Return why it is not running or can't deliver: the first reason, or None."""
-        return self.unready or next(iter(self._undelivered()), None)
+        open_breakers = (one.trouble for one in self.breakers if one.trouble is not None)
+        return self.unready or next(open_breakers, None) or next(iter(self._undelivered()), None)
+
+    @property
+    def held_up(self) -> list[str]:
+        """Return why breakers hold up the route: one of them where all destinations are needed, else only all of them.
+
+        A destination without a breaker is never left alone.
+        """
+        reasons = [one.trouble for one in self.breakers if one.trouble is not None]
+        return reasons if len(reasons) > self.most_open else []
 
     def _undelivered(self) -> list[str]:
         found = [(one, one.trouble) for one in self.to]
@@ -279,7 +345,8 @@ class RouteState:
         quiet = now - self.handler_moved_at
         if self.handling and quiet > HANDLER_QUIET:
             reasons.append(f"its handler has not returned for {quiet:.0f} s, and messages may wait behind it")
-        return reasons + self._undelivered()
+        # A route that waits for a breaker says so itself.
+        return [*dict.fromkeys([*reasons, *self.held_up, *self._undelivered()])]
 
     def handler_begins(self, now: float) -> None:
         """A call of the handler has to wait for something."""

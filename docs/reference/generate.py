@@ -36,8 +36,10 @@ PREFIXES = {
     "SourceSettings": "ROUTES__0__FROM__",
     "RetrySettings": "ROUTES__0__RETRY__",
     "DeadLetterSettings": "ROUTES__0__DEAD_LETTER__",
+    "LimitSettings": "ROUTES__0__LIMIT__",
     "DestinationSettings": "ROUTES__0__TO__0__",
     "HeaderSettings": "ROUTES__0__TO__0__HEADERS__",
+    "BreakerSettings": "ROUTES__0__TO__0__BREAKER__",
     "ExampleSettings": "TESTS__0__",
     "ExampleMessage": "TESTS__0__MESSAGE__",
     "ExpectedMessage": "TESTS__0__EXPECT__0__",
@@ -92,8 +94,9 @@ def _configuration(schema: Mapping[str, Any]) -> Iterator[str]:
         "",
         "Expressions are [CEL](expressions.md). What each strategy guarantees has a page of its own:",
         "[all and first_match](../how-to/route-by-content.md), [weighted](../how-to/split-by-weight.md),",
-        "[sticky](../how-to/sticky.md), [fallback](../how-to/fallback.md). So have [mirrors](../how-to/mirror.md) and",
-        "[transforms](../how-to/transform.md).",
+        "[sticky](../how-to/sticky.md), [fallback](../how-to/fallback.md). So have [mirrors](../how-to/mirror.md),",
+        "[transforms](../how-to/transform.md), [limits](../how-to/limit-the-rate.md) and",
+        "[breakers](../how-to/circuit-breaker.md).",
     )
     for definition in dict.fromkeys((*PREFIXES, *schema["$defs"])):
         section = schema["$defs"][definition]

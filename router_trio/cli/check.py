@@ -18,8 +18,9 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     Prints one line for each problem, FILE: key.path: what is wrong, with
     the place of a mistake in an expression behind it, and exits with 78;
     or one line that all is well, behind one for each warning: what works,
-    and is probably not meant; and one for each route that has a retry or
-    dead letters: what becomes of a message that fails. Variables ROUTER_TRIO_... are taken into
+    and is probably not meant; one for each route that has a retry or dead
+    letters: what becomes of a message that fails; and one for each limit
+    and breaker: what it does. Variables ROUTER_TRIO_... are taken into
     account, and handlers are imported.
 
     For example:
@@ -40,6 +41,11 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     for index, route in enumerate(settings.routes):
         if told := guarantee(route):
             print(f"{config}: routes[{index}]: {route.name}: {told}")
+        if route.limit is not None:
+            print(f"{config}: routes[{index}].limit: {route.limit.sentence}")
+        for number, to in enumerate(route.to):
+            if to.breaker is not None:
+                print(f"{config}: routes[{index}].to[{number}].breaker: {to.breaker.sentence}")
     connections, routes = len(settings.connections), len(settings.routes)
     print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')})")
     return outcome.DONE

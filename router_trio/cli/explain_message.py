@@ -60,7 +60,11 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes) -> R
             return found
     if plan.key is not None:
         found.key = _evaluated(plan.key, message.facts)
-    _choose(found, message)
+    if plan.per is not None:
+        found.per = _evaluated(plan.per, message.facts)
+        found.error = found.per.error
+    if found.error is None:
+        _choose(found, message)
     return found
 
 

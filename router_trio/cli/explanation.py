@@ -13,6 +13,7 @@ from router_trio.errors import EvaluationError
 from router_trio.protocol.headers import Headers
 from router_trio.quotes import excerpt
 from router_trio.routing.plans import Destination, RoutePlan
+from router_trio.settings.units import format_duration, format_rate
 
 LONGEST_SHOWN = 200
 """Characters of a value or a payload that people are shown. Programs get all of it."""
@@ -80,6 +81,9 @@ class Sending(Told):
             found["when"] = self.when.as_json()
         if self.depends_on is not None:
             found["depends_on"] = self.depends_on
+        if self.destination.breaker is not None:
+            breaker = self.destination.breaker
+            found["breaker"] = {"failures": breaker.failures, "pause": format_duration(breaker.pause)}
         if self.share is not None:
             found["share"] = self.share
         if self.payload is not None:
@@ -105,6 +109,8 @@ class Sending(Told):
             elif self.depends_on == "health":
                 notes.append("if it is the first that is connected and takes messages")
             yield f"  -> {self.destination.connection}: {self.subject} ({', '.join(notes)})"
+        if self.destination.breaker is not None:
+            yield f"     breaker: {self.destination.breaker.sentence}"
         if self.when is not None:
             yield from self.when.lines_behind("     when ")
         if self.payload is not None:
@@ -143,6 +149,7 @@ class RouteExplanation(Told):
     not_taken: list[NotTaken] = field(default_factory=list)
     when: Evaluated | None = None
     key: Evaluated | None = None
+    per: Evaluated | None = None
     filtered: str | None = None
     error: str | None = None
     assumed: bool = False
@@ -162,6 +169,10 @@ class RouteExplanation(Told):
         for name, evaluated in (("when", self.when), ("key", self.key)):
             if evaluated is not None:
                 found[name] = evaluated.as_json()
+        limit = self.plan.settings.limit
+        if limit is not None:
+            per = {} if self.per is None else {"per": self.per.as_json()}
+            found["limit"] = {"rate": format_rate(limit.rate), "burst": limit.most_at_once, **per}
         if self.not_taken:
             found["not_taken"] = [one.as_json() for one in self.not_taken]
         if self.filtered is not None:
@@ -194,6 +205,10 @@ class RouteExplanation(Told):
             yield f"  strategy {plan.settings.strategy}"
         if self.key is not None:
             yield from self.key.lines_behind("  key ")
+        if plan.settings.limit is not None:
+            yield f"  limit {plan.settings.limit.sentence}"
+        if self.per is not None:
+            yield from self.per.lines_behind("    each ")
         for sending in self.sendings:
             yield from sending.lines()
         for one in self.not_taken:

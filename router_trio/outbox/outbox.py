@@ -6,7 +6,7 @@ or confirmed by exactly one method. Synchronous and pure but for `emit`, `clock`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import inf
 
 from router_trio.errors import PublishError
@@ -38,6 +38,9 @@ SAME_TIME = 0.001
 have to wait share it, which saves memory."""
 
 POISON = "the server ended the connection each time that this was sent"
+
+TriedAgain = Callable[[OperationWithAck, str], None]
+"""Is told that a publish was refused for now, or not answered for long, and why. It is held, and may be given up."""
 
 OUT_OF_TURN = "out_of_turn"
 """Why a publish failed that its owner took back."""
@@ -93,6 +96,7 @@ class Outbox:
         self._held_back = False
         self._closed = False
         self._when_nothing_in_flight: list[Callable[[], None]] = []
+        self._tried_again: dict[Hashable, list[TriedAgain]] = {}
 
     # --- what there is ---
 
@@ -259,6 +263,10 @@ class Outbox:
         """An attempt to connect has failed."""
         self._suspects.unreachable()
 
+    def when_tried_again(self, destination: Hashable, tell: TriedAgain) -> None:
+        """Call `tell` each time that a publish of a destination is to be tried again: see `capacity_key`."""
+        self._tried_again.setdefault(destination, []).append(tell)
+
     def hold_back(self) -> None:
         """Write nothing more on this link: it is being left. The next one starts with what is pending."""
         self._held_back = True
@@ -388,14 +396,18 @@ class Outbox:
         self._wake()
         return True
 
-    def recall(self, out_of_turn: Callable[[Operation], bool]) -> None:
+    def recall(
+        self,
+        out_of_turn: Callable[[Operation], bool],
+        why: str = "a message before it was refused, and comes again first",
+    ) -> None:
         """Fail of what is pending all that must not be sent now. What is in flight can't be taken back.
 
         May be called by an owner that is told a fate: nothing here is in the middle of anything then.
         """
         recalled = self.queue.take_out(out_of_turn)
         if recalled:
-            self.settlement.fail(recalled, OUT_OF_TURN, "a message before it was refused, and comes again first")
+            self.settlement.fail(recalled, OUT_OF_TURN, why)
             self._look_idle()
             self._wake()
 
@@ -406,9 +418,12 @@ class Outbox:
         """
         if self._max_age:
             self._expire()
-        for reason, operations in self._retries.sweep().items():
+        by_reason, again = self._retries.sweep()
+        for reason, operations in by_reason.items():
             over = [one for one in operations if self.queue.withdraw(one)]
             self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
+        for operation in again:
+            self._tell_tried_again(operation, "timeout")
         self._wake()
 
     def next_batch_at(self) -> float | None:
@@ -449,8 +464,15 @@ class Outbox:
         )
         if held:
             self._look_idle()
+            assert isinstance(operation, OperationWithAck)
+            self._tell_tried_again(operation, reason)
         else:
             self._fail([operation], reason, detail)
+
+    def _tell_tried_again(self, operation: OperationWithAck, reason: str) -> None:
+        if self._tried_again:
+            for tell in self._tried_again.get(operation.capacity_key, ()):
+                tell(operation, reason)
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
         self._retries.left(operations, accepted=False)

@@ -137,14 +137,16 @@ class Retries:
         self._lanes.hold(operation, now + RETRY_REFUSED_AFTER, now=now)
         return True
 
-    def sweep(self) -> dict[str, list[Operation]]:
-        """Have sent again what has been without a PubAck for long. Returns what is over its budget instead, and why.
+    def sweep(self) -> tuple[dict[str, list[Operation]], list[OperationWithAck]]:
+        """Have sent again what has been without a PubAck for long.
 
-        That stays where it is: who is told of one must not find another missing.
+        Returns by reason what is over its budget instead, and what is sent again. What is over stays where it is: who
+        is told of one must not find another missing.
         """
         now = self._clock()
         self._lanes.clear_idle()
         over: dict[str, list[Operation]] = {}
+        again: list[OperationWithAck] = []
         for operation in self._lanes.wanted(lambda held: self._over(held, now)):
             over.setdefault(operation.refused_for or "timeout", []).append(operation)
         for operation in self._in_flight.unacked_since(now - RESEND_UNACKED_AFTER):
@@ -155,7 +157,8 @@ class Retries:
                 operation.resent = True
                 operation.refused_for = None
                 self._lanes.hold(operation, now, now=now)
-        return over
+                again.append(operation)
+        return over, again
 
     def take_held(self, order: int) -> OperationWithAck | None:
         """Take out the held one with this number: the PubAck that it did not wait for has come after all."""

@@ -16,6 +16,7 @@ from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
 from router_trio.link import Deliver, Link, SharedDelivery, Subscription
 from router_trio.protocol import framing
+from router_trio.routing.core_flow import CoreFlow
 from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
 from router_trio.routing.handler_batch import HandlerBatch
 from router_trio.routing.handlers import Handler, as_messages
@@ -58,12 +59,15 @@ class CoreRoute(Route):
         self._shared = shared
         only = routing.outlets[0]
         as_it_comes = routing.plan.handler is None and routing.as_it_comes
-        plain = len(routing.outlets) == 1 and not only.destination.jetstream and as_it_comes
+        plain = len(routing.outlets) == 1 and not only.destination.jetstream and as_it_comes and routing.flow is None
         self._intake = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
         if plain:
             self._deliver = SharedDelivery(passthrough.deliver, PassthroughRoute(routing, self._intake, self._received))
         self._in_hand = 0
+        self._flow: CoreFlow | None = None
+        if routing.flow is not None:
+            self._flow = CoreFlow(routing, routing.flow, self._intake, self._route_batch)
         self._subscribing = trio.CancelScope()
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
@@ -97,11 +101,15 @@ class CoreRoute(Route):
     async def _all_routed(self) -> None:
         """See `Route`."""
         await self._intake.empty()
+        if self._flow is not None:
+            await self._flow.empty()
 
     def abandon(self) -> int:
         """See `Route`."""
         self._scope.cancel()
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
+        if self._flow is not None:
+            left += self._flow.clear()
         if left > 0:
             self.state.failed["shutdown"] += left
             self._never_routed(left)
@@ -110,17 +118,22 @@ class CoreRoute(Route):
 
     async def _route_arriving(self) -> None:
         """See `Route`."""
-        routing = self.routing
-        handler = routing.plan.handler
+        if self._flow is not None:
+            await self._flow.run()
         while True:
             received_at, batch = await self._intake.take()
-            self._in_hand = len(batch)
-            await routing.wait_for_capacity()
-            if handler is not None:
-                await self._handle(handler, received_at, batch)
-            else:
-                self._pass_on(received_at, batch)
-            self._in_hand = 0
+            await self._route_batch(received_at, batch)
+
+    async def _route_batch(self, received_at: float, batch: list[framing.RawMessage]) -> None:
+        """Route all of a batch."""
+        self._in_hand = len(batch)
+        await self.routing.wait_for_capacity()
+        handler = self.routing.plan.handler
+        if handler is not None:
+            await self._handle(handler, received_at, batch)
+        else:
+            self._pass_on(received_at, batch)
+        self._in_hand = 0
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
         tracing = self.routing.tracing
@@ -184,9 +197,10 @@ class CoreRoute(Route):
         tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one, worth 600
         instructions a message (tests/performance/test_fast_paths.py::test_core_messages_that_are_forwarded_together).
         """
-        outlets = self.routing.outlets
-        if len(outlets) > 1 and self.routing.waits_for is not None:
-            # What is kept is kept one by one: each has its own fate at each destination.
+        outlets, flow = self.routing.outlets, self.routing.flow
+        apart = flow is not None and (flow.probing or (len(outlets) > 1 and bool(flow.breakers)))
+        if apart or (len(outlets) > 1 and self.routing.waits_for is not None):
+            # What is kept is kept one by one: each has its own fate at each destination. A breaker has to know it.
             for raw in batch:
                 self.routing.forward(Delivery(self.state, raw, received_at))
             return
@@ -205,7 +219,8 @@ class CoreRoute(Route):
     def _received(self, batch: list[framing.RawMessage]) -> None:
         self.state.received += len(batch)
         routing = self.routing
-        if self._intake.busy or routing.plan.handler is not None or routing.lacks_capacity:
+        waits = self._intake.busy or routing.plan.handler is not None or routing.lacks_capacity
+        if waits or (self._flow is not None and not self._flow.lets_go(len(batch))):
             self._intake.deliver(batch)
         else:
             # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.

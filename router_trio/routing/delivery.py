@@ -6,8 +6,8 @@ messages from a core subscription are followed by the batch (`BatchDelivery`): t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 import trio
 
@@ -125,8 +125,20 @@ class Delivery:
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
         """These destinations were chosen for it; a message that does not come again forgets them."""
 
+    def mark_tried(self) -> None:
+        """Copies of it may be stored, though it did not fail."""
+
+    def counted_fate(self, fate: Fate, refused: Callable[[Fate], Fate]) -> Fate:
+        """Return the fate that counts of a copy that was not delivered: see `RouteState.refused`."""
+        counted = refused(fate)
+        if counted is not fate:
+            self.mark_tried()
+        return counted
+
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
+        if not fate.delivered:
+            fate = self.counted_fate(fate, self.route.refused)
         self.operation_settled(self.route.destinations[0], operation, fate, now)
 
     def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
@@ -187,6 +199,35 @@ class DestinationTracker:
         if fate.delivered:
             self.delivery.copied(self._copy)
         self.delivery.operation_settled(self._template, operation, fate, now)
+
+
+class BreakerWatch(Protocol):
+    """Who is told what becomes of operations to one destination: its breaker."""
+
+    def passed(self) -> None:
+        """The destination took a message."""
+
+    def refused(self, fate: Fate) -> Fate:
+        """The destination did not take a message. Return the fate that is to count."""
+        ...
+
+
+class BreakerTracker(DestinationTracker):
+    """The owner of an operation to a destination with a breaker."""
+
+    __slots__ = ("breaker",)
+
+    def __init__(self, delivery: Delivery, template: str, copy: int, breaker: BreakerWatch) -> None:
+        super().__init__(delivery, template, copy)
+        self.breaker: BreakerWatch = breaker
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        if fate.delivered:
+            super().settle(operation, count, fate, now)
+            self.breaker.passed()
+        else:
+            super().settle(operation, count, self.delivery.counted_fate(fate, self.breaker.refused), now)
 
 
 class MirrorCopy:
@@ -251,6 +292,8 @@ class BatchDelivery:
             route.delivered[template] += count
         else:
             outcome = "lost"
+            if len(self._settled) == 1:
+                route.refused(fate)
             route.failed[fate.reason or fate.name] += count
         settled = self._settled
         settled[place] += count

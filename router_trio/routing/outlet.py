@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
-from router_trio.outbox.operation import FrameOwners, Owner
+from router_trio.outbox.operation import FrameOwners, Owner, RouteOwner
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
@@ -54,6 +54,26 @@ class Origin(Protocol):
         """None if any new id will do."""
 
 
+class OutletBreaker(Protocol):
+    """The breaker of a destination, as who sends there sees it."""
+
+    @property
+    def closed(self) -> bool:
+        """True if messages go as if there were no breaker."""
+        ...
+
+    def admits(self, now: float) -> bool:
+        """Return True if a message may go there."""
+        ...
+
+    def follow(self, delivery: Delivery, copy: int) -> RouteOwner:
+        """A message goes there now. Return the owner of its operation."""
+        ...
+
+    def spare(self) -> None:
+        """What went there was no probe after all: another one may be."""
+
+
 class Outlet:
     """A destination and its connection."""
 
@@ -69,6 +89,8 @@ class Outlet:
         """True if a copy is not what the message was when it came."""
         self._own_ids = destination.own_ids
         self._carries_reply = destination.carries_reply
+        self.breaker: OutletBreaker | None = None
+        """See `FlowControl`."""
 
     def forward_core(self, batch: Sequence[framing.RawMessage], owner: Owner) -> list[tuple[int, str, str]]:
         """Publish a batch from a core subscription: what carries nothing along is its untouched tail.

@@ -15,6 +15,7 @@ from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
 from router_trio.quotes import bounded
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.flow import FlowControl, flow_control
 from router_trio.routing.handlers import (
     Blocked,
     Handler,
@@ -67,6 +68,8 @@ class Routing:
         self._one_is_enough = plan.settings.strategy == "fallback"
         self.as_it_comes: bool = True
         """True if every message goes to every destination, but for its subject as it came."""
+        self.flow: FlowControl | None = flow_control(plan, self.outlets, state, emit)
+        """None if it has neither a limit nor a breaker."""
 
     @property
     def _awaited(self) -> Sequence[Connection]:
@@ -180,7 +183,10 @@ class Routing:
 
     def owner_of(self, delivery: Delivery, outlet: Outlet, copy: int, *, several: bool = False) -> RouteOwner:
         """Return the owner of one copy of a message, by its number. `several`: there may be more to one destination."""
-        if several or len(self.outlets) > 1:
+        several = several or len(self.outlets) > 1
+        if outlet.breaker is not None and (several or not outlet.breaker.closed):
+            return outlet.breaker.follow(delivery, copy)
+        if several:
             return delivery.copy(outlet.template, copy)
         return delivery.owner_for(outlet.template)
 
@@ -190,7 +196,8 @@ class Routing:
             for index in self.tracing.sampled([delivery.raw for delivery in deliveries]):
                 self.begin_trace(deliveries[index])
         only = self.outlets[0]
-        if len(self.outlets) > 1 or not only.destination.jetstream or not self.as_it_comes:
+        probing = self.flow is not None and self.flow.probing
+        if len(self.outlets) > 1 or not only.destination.jetstream or not self.as_it_comes or probing:
             for delivery in deliveries:
                 self.forward(delivery)
             return
@@ -277,6 +284,8 @@ class Routing:
 
     def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""
+        if outlet.breaker is not None:
+            outlet.breaker.spare()
         reason = reason_of(error)
         delivery.fail(reason, Failure(reason, str(error)))
         if delivery.trace is not None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from router_trio.errors import MappingError
 from router_trio.quotes import quoted
-from router_trio.settings import DeadLetterSettings, DestinationSettings, RouteSettings, Settings
-from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, WHEN, compile_for
+from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
+from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import matches, reserved_namespace
 
@@ -58,6 +58,7 @@ class Destination:
     set_headers: tuple[tuple[str, Expression], ...] = ()
     remove: tuple[str, ...] = ()
     ttl: int = 0
+    breaker: BreakerSettings | None = None
 
     @property
     def expressions(self) -> Iterator[Expression]:
@@ -115,7 +116,7 @@ class RoutePlan:
     """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filter or `>`.
 
     `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
-    together, `dead_letter` where those go that are given up.
+    together, `dead_letter` where those go that are given up, `per` what has a limit of its own.
     """
 
     name: str
@@ -127,6 +128,7 @@ class RoutePlan:
     when: Expression | None = None
     key: Expression | None = None
     dead_letter: Destination | None = None
+    per: Expression | None = None
 
     @property
     def decides(self) -> bool:
@@ -142,7 +144,7 @@ class RoutePlan:
     @property
     def expressions(self) -> list[Expression]:
         """All that are evaluated for a message."""
-        own = [one for one in (self.when, self.key) if one is not None]
+        own = [one for one in (self.when, self.key, self.per) if one is not None]
         return own + [expression for one in self.destinations for expression in one.expressions]
 
     def reader(self) -> BodyReader:
@@ -197,7 +199,9 @@ def compile_routes(
         handler = (handlers or {}).get(route.name)
         when = _compiled(route.when, WHEN, route)
         key = _compiled(route.key, KEY, route)
+        per = None if route.limit is None else _compiled(route.limit.per, PER, route)
         plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
+        plan = replace(plan, per=per)
         if route.dead_letter is not None:
             plan = replace(plan, dead_letter=_dead_letter(settings, route, route.dead_letter, random))
         plans.append(plan)
@@ -226,6 +230,7 @@ def _destination(
         set_headers=tuple((name, _compile(text, HEADER, route)) for name, text in to.headers.set.items()),
         remove=tuple(to.headers.remove),
         ttl=int(to.ttl),
+        breaker=to.breaker,
     )
 
 

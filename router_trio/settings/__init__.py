@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from router_trio.settings.examples import ExampleMessage, ExampleSettings, ExpectedMessage
+from router_trio.settings.flow import BreakerSettings, LimitSettings
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import (
     DestinationSettings,
@@ -30,6 +31,7 @@ from router_trio.settings.server_url import ServerURL
 from router_trio.settings.settings import Settings
 
 __all__ = [
+    "BreakerSettings",
     "ConnectionSettings",
     "DeadLetterSettings",
     "DestinationSettings",
@@ -38,6 +40,7 @@ __all__ = [
     "ExpectedMessage",
     "HandlerErrors",
     "HeaderSettings",
+    "LimitSettings",
     "LogFormat",
     "LogLevel",
     "OnPendingFull",

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from router_trio.errors import Problem
 from router_trio.settings.document import PREFIX, Document, Location, is_model
-from router_trio.settings.problems import annotation_of, element_of, key_path, keys_of, nearest
+from router_trio.settings.problems import element_of, key_path, keys_of, nearest, present
 
 _DELIMITER = "__"
 # The text may be a secret, so it is not repeated.
@@ -86,12 +86,13 @@ def _lay_over(table: dict[str, Any], tree: dict[str, Any], model: type[BaseModel
     for word, value in tree.items():
         key = word.lower()
         # A key that doesn't exist goes in as well: the validation knows what to say about it.
-        annotation = annotation_of(keys[key]) if key in keys else Any
+        annotation = keys[key].annotation if key in keys else Any
         yield from _put(table, key, value, annotation, (*at, key))
 
 
 def _put(holder: Any, key: str | int, value: Any, annotation: Any, at: Location) -> Iterator[Location]:
     """Set one entry of a table or list; tables are merged, all else is replaced."""
+    annotation = present(annotation)
     kind, element = get_origin(annotation), element_of(annotation)
     if isinstance(value, str) and (is_model(annotation) or kind in (list, dict)):
         # pydantic-settings doesn't look inside lists.
@@ -161,11 +162,12 @@ def _check_new_connections(document: Document, in_file: set[str], known: list[st
 
 def _spellings(value: Any, annotation: Any, at: tuple[str, ...]) -> Iterator[str]:
     """Yield every variable that could set something in this document."""
+    annotation = present(annotation)
     element = element_of(annotation)
     if is_model(annotation):
         table = value if isinstance(value, dict) else {}
         for key, info in keys_of(annotation).items():
-            yield from _spellings(table.get(key), annotation_of(info), (*at, key))
+            yield from _spellings(table.get(key), info.annotation, (*at, key))
     elif is_model(element) and isinstance(value, dict | list):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _spellings(item, element, (*at, str(name)))

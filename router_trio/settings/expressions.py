@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_COMPILED = 4_096
 """Expressions that are remembered compiled: many routes of one file have the same."""
 
-WHEN, KEY, PAYLOAD, HEADER = "when", "key", "payload", "header"
+WHEN, KEY, PAYLOAD, HEADER, PER = "when", "key", "payload", "header", "per"
 """What an expression is for."""
 
 _IDENTIFIER = re.compile(r"\w+")
@@ -56,7 +56,7 @@ def _refusal(expression: Expression, purpose: str) -> str | None:
     from router_trio.expressions.language.types import spelled
 
     found = f"this is of type {spelled(expression.type)}"
-    if purpose == KEY:
+    if purpose in (KEY, PER):
         if expression.type.name in ("list", "map", "type", "null_type"):
             return f"{found}, which can't be a key; take a string, a number or a bool"
         if not expression.reads:

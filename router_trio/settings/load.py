@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.document import PREFIX, Document, Location, is_model
-from router_trio.settings.problems import annotation_of, element_of, key_path, keys_of
+from router_trio.settings.problems import element_of, key_path, keys_of, present
 from router_trio.settings.units import DurationForm
 
 
@@ -56,7 +56,7 @@ def leaves(
         if key not in table:
             continue
         value = table[key]
-        annotation: Any = annotation_of(info)
+        annotation: Any = present(info.annotation)
         element = element_of(annotation)
         if is_model(annotation):
             yield from leaves(value, annotation, (*at, key))

@@ -7,8 +7,8 @@ file, what is wrong, and the nearest right spelling. Values are never repeated f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from router_trio.errors import Problem
 
@@ -44,11 +44,10 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     }
 
 
-def annotation_of(field: FieldInfo) -> Any:
-    """Return the type of a field; of a section that may be absent, the section."""
-    of_it = [one for one in get_args(field.annotation) if one is not NoneType]
-    alone = len(of_it) == 1 and len(get_args(field.annotation)) == 2 and hasattr(of_it[0], "model_fields")
-    return of_it[0] if alone else field.annotation
+def present(annotation: Any) -> Any:
+    """Return what a field holds if it holds anything: the section of `LimitSettings | None`."""
+    given = [one for one in get_args(annotation) if one is not NoneType]
+    return given[0] if get_origin(annotation) in (Union, UnionType) and len(given) == 1 else annotation
 
 
 def element_of(annotation: Any) -> Any:
@@ -111,6 +110,6 @@ def _model_at(location: Iterable[str | int], model: type[BaseModel]) -> type[Bas
     """Follow a location down from a model, over lists and dicts, to the model that lies there."""
     here: Any = model
     for part in location:
-        here = element_of(here) or annotation_of(keys_of(here)[str(part)])
+        here = element_of(here) or present(keys_of(here)[str(part)].annotation)
     found: type[BaseModel] = here
     return found

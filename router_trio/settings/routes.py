@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from router_trio.settings.flow import BreakerSettings, LimitSettings
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm, PositiveSize
@@ -159,6 +160,9 @@ class DestinationSettings(Section, init=False):
         "says.",
     )
     headers: HeaderSettings = Field({}, validate_default=True, description="Which headers are carried along.")
+    breaker: BreakerSettings | None = Field(
+        None, description="When this destination is left alone because it fails; absent: never."
+    )
 
 
 class RouteSettings(Section, init=False):
@@ -190,6 +194,7 @@ class RouteSettings(Section, init=False):
         "subject never.",
     )
     dead_letter: DeadLetterSettings | None = Field(None, description="Where a message goes that is given up.")
+    limit: LimitSettings | None = Field(None, description="How many messages may go; absent: as many as there are.")
     to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, as `strategy` says.")
     handler: str | None = Field(
         None,

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
 from router_trio.settings.examples import ExampleSettings
+from router_trio.settings.flow import LimitSettings
 from router_trio.settings.load import read_document
 from router_trio.settings.problems import keys_of, problems_from
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
@@ -154,6 +155,7 @@ def _usable_route(raw: Any) -> RouteParts:
         strategy if strategy in get_args(Strategy) else None,
         _usable(RetrySettings, raw.get("retry")),
         _usable(DeadLetterSettings, raw.get("dead_letter")),
+        limit=_usable(LimitSettings, raw.get("limit")),
     )
 
 

@@ -1,8 +1,8 @@
-"""Durations and sizes as people write them: `500ms`, `1h30m`, `64MiB`.
+"""Durations, sizes and rates as people write them: `500ms`, `1h30m`, `64MiB`, `500/s`.
 
 A bare number in a configuration file always leaves someone guessing, so text must carry a unit; inside the program a
 duration is a float of seconds and a size an int of bytes. Formatting is the exact inverse of parsing: for every value
-`parse_duration(format_duration(x)) == x`, and the same for sizes.
+`parse_duration(format_duration(x)) == x`, and the same for sizes and rates.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 DURATION_PATTERN = rf"^(?=[0-9])(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?$"
 _DURATION = re.compile(rf"(?=[0-9])(?:({_NUMBER})h)?(?:({_NUMBER})m)?(?:({_NUMBER})s)?(?:({_NUMBER})ms)?")
 _DURATION_SCALES = (_HOUR, _MINUTE, Decimal(1), _MILLISECOND)
+
+MOST_MESSAGES = 10**9
+"""Of a rate: more than any machine routes in an hour."""
+
+_RATE_UNITS = {"s": 1, "m": 60, "h": 3600}
+RATE_PATTERN = r"^[1-9][0-9]*/[smh]$"
+_RATE = re.compile(r"([0-9]+)/([smh])")
 
 _SIZE_UNITS = {
     "B": 1,
@@ -108,6 +115,46 @@ def format_size(size: int) -> str:
     scales = ((scale, unit) for unit, scale in _SIZE_UNITS.items() if size % scale == 0 and (size or scale == 1))
     scale, unit = max(scales)
     return f"{size // scale}{unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many messages in so many seconds."""
+
+    messages: int
+    seconds: int
+
+
+def parse_rate(text: str) -> Rate:
+    """Return the rate that `text` means: whole messages in a second, a minute or an hour.
+
+    Raises ValueError, naming the text and the right form, for anything else.
+    """
+    found = _RATE.fullmatch(text)
+    if found is None:
+        if re.fullmatch("[0-9]+", text):
+            raise ValueError(f"{quoted(text)} has no unit; write '{text}/s', '{text}/m' or '{text}/h'")
+        if re.fullmatch(rf"[0-9]+\.[0-9]+/[{''.join(_RATE_UNITS)}]", text):
+            raise ValueError(f"{quoted(text)} is no whole number of messages; write '0.5/s' as '30/m'")
+        raise ValueError(
+            f"{quoted(text)} is not a rate; write messages and a unit of time, such as '500/s', '30000/m' or '10/h'"
+        )
+    return _checked_rate(Rate(int(found[1]), _RATE_UNITS[found[2]]))
+
+
+def format_rate(rate: Rate) -> str:
+    """Return the text of a rate: `Rate(500, 1)` gives `500/s`. Raises ValueError for one that can't be written."""
+    _checked_rate(rate)
+    unit = {seconds: unit for unit, seconds in _RATE_UNITS.items()}.get(rate.seconds)
+    if unit is None:
+        raise ValueError(f"a rate in {rate.seconds} seconds can't be written; count in a second, a minute or an hour")
+    return f"{rate.messages}/{unit}"
+
+
+def _checked_rate(rate: Rate) -> Rate:
+    if not 1 <= rate.messages <= MOST_MESSAGES:
+        raise ValueError(f"a rate of {rate.messages} messages is impossible; it must be from 1 to {MOST_MESSAGES:,}")
+    return rate
 
 
 def _plain(number: Decimal) -> str:
@@ -192,6 +239,29 @@ class SizeForm:
             "minimum": self.minimum,
             "examples": ["512KiB", "64MiB", "10MB", 1048576],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class RateForm:
+    """Tells pydantic that a `Rate` field is text in a file and in JSON."""
+
+    def read(self, value: object) -> Rate:
+        """Return a rate from text, or from one. Raises ValueError."""
+        if isinstance(value, Rate):
+            format_rate(value)  # for what it refuses
+            return value
+        if not isinstance(value, str):
+            raise ValueError("must be a rate in quotes, such as '500/s', '30000/m' or '10/h'")
+        return parse_rate(value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.read,
+            serialization=core_schema.plain_serializer_function_ser_schema(format_rate, when_used="json"),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "pattern": RATE_PATTERN, "examples": ["500/s", "30000/m", "10/h"]}
 
 
 Duration = Annotated[float, DurationForm()]

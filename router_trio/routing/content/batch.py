@@ -79,6 +79,8 @@ class ContentBatch:
         if filtered:
             state.filter_out(WHEN, filtered)
             state.elapsed.record(0.0, filtered)
+            if self._routing.flow is not None:
+                self._routing.flow.filtered(filtered)
         if unmatched:
             state.filter_out(UNMATCHED, unmatched)
             state.elapsed.record(0.0, unmatched)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from trio import current_time
+
 from router_trio.errors import EvaluationError, RouterError
 from router_trio.events import Emit
 from router_trio.expressions.message import Facts
 from router_trio.message import Message
 from router_trio.outbox.operation import Owner
 from router_trio.protocol import framing, headers
+from router_trio.protocol.framing import RawMessage
 from router_trio.routing.content.choice import Content
 from router_trio.routing.delivery import Delivery, MirrorCopy
 from router_trio.routing.outlet import Outlet
@@ -17,6 +20,7 @@ from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED, WHEN
 from router_trio.routing.policy.retry import Failure
+from router_trio.routing.policy.sticky import key_of
 from router_trio.routing.tracing import Tracing
 from router_trio.states import NOT_LOOKED_UP, RouteState
 
@@ -38,10 +42,14 @@ class ContentRouting(Routing):
         super().__init__(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
         self.content: Content = Content(plan, self._is_healthy)
         self.as_it_comes: bool = False
+        if self.flow is not None and plan.settings.strategy == "fallback":
+            self.flow.healthy = self._is_healthy
 
     def _is_healthy(self, place: int) -> bool:
-        """Return True if a destination is connected, and not known to refuse."""
+        """Return True if a destination is connected, and not known to refuse. An open breaker knows when to try."""
         outlet, trouble = self.outlets[place], self.state.to[place].trouble
+        if outlet.breaker is not None and not outlet.breaker.closed:
+            return outlet.connection.connected and outlet.breaker.admits(current_time())
         return outlet.connection.connected and (trouble is None or trouble == NOT_LOOKED_UP)
 
     def takes_message(self, delivery: Delivery) -> bool:
@@ -54,8 +62,28 @@ class ContentRouting(Routing):
             self.expression_failed(error, delivery)
             return False
         if not taken:
-            self.filter_out(delivery, WHEN)
+            self._not_taken(delivery)
         return taken
+
+    def _not_taken(self, delivery: Delivery) -> None:
+        self.filter_out(delivery, WHEN)
+        if self.flow is not None:
+            self.flow.filtered(1)
+
+    def limited_value(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes | None:
+        """Return the value that has a limit of its own, for a message; None if the route does not take the message.
+
+        Of a message of a stream, `delivery` tells where it was. Raises `EvaluationError` if there is no such value.
+        """
+        facts = self.content.facts(raw, delivery)
+        try:
+            if (delivery is None or delivery.choice(0) is None) and not self.content.takes(facts):
+                return None
+        except EvaluationError:
+            return None  # it fails in the same way when it is routed
+        per = self.plan.per
+        assert per is not None
+        return key_of(per.evaluate(facts))
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message to the destinations that its content chooses."""
@@ -63,7 +91,7 @@ class ContentRouting(Routing):
         try:
             facts = content.facts(delivery.raw, delivery)
             if delivery.choice(0) is None and not content.takes(facts):
-                self.filter_out(delivery, WHEN)
+                self._not_taken(delivery)
             else:
                 self.forward_chosen(delivery, facts, content.choose_for(facts, delivery, 0))
         except EvaluationError as error:

@@ -19,7 +19,8 @@ from router_trio.routing.stream.subject_order import SubjectOrder
 class AckPending:
     """What was received and is not settled. `count` is all of it, `open` what is of the stream as it is now.
 
-    `bytes` is the size of its headers and payloads.
+    `bytes` is the size of its headers and payloads. `limited` of it waits for the limit of its value: who holds that is
+    `route`.
 
     Routed is what `first` gives; it leaves `waiting` by `popleft`, when it is. Nothing else touches that end: what
     comes, or has its turn, goes to the other one.
@@ -32,6 +33,7 @@ class AckPending:
         self.waiting: deque[StreamDelivery] = deque()
         self.count: int = 0
         self.bytes: int = 0
+        self.limited: int = 0
 
     def stream_replaced(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
@@ -123,6 +125,15 @@ class AckPending:
         while waiting and len(taken) < most and (not order.lines or self.first() is not None):
             taken.append(waiting.popleft())
         return taken
+
+    def is_in_turn(self, delivery: StreamDelivery) -> bool:
+        """Return True if one that has waited elsewhere may be routed; else it waits for its turn."""
+        if not self.order.lines or delivery.cursor is not self.cursor:
+            return True
+        in_turn = self.order.admit(delivery)
+        if in_turn is not delivery:
+            self._append(in_turn)
+        return in_turn is delivery
 
     def remove(self, delivery: StreamDelivery) -> bool:
         """It is in hand no more. Returns True if it is of the stream as it is now."""

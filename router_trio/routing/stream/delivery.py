@@ -11,9 +11,9 @@ from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import ack_reply, framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.policy.reasons import OF_THE_MESSAGE
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.subject_order import OF_THE_MESSAGE
 from router_trio.states import RouteState
 
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
@@ -163,7 +163,11 @@ class StreamDelivery(Delivery):
     @property
     def was_tried(self) -> bool:
         """See `Delivery.was_tried`."""
-        return self.cursor.failures.attempts(self.sequence) > 0
+        return self.cursor.failures.was_tried(self.sequence)
+
+    def mark_tried(self) -> None:
+        """See `Delivery.mark_tried`."""
+        self.cursor.failures.mark_tried(self.sequence)
 
     @property
     def out_of_turn(self) -> bool:

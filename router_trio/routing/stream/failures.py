@@ -19,9 +19,10 @@ _NONE: frozenset[int] = frozenset()
 
 @dataclass(slots=True)
 class Failed:
-    """One message that failed: how often, and which of its copies are stored or sent."""
+    """One message that failed: how often, and which of its copies are stored or sent. `tried`: some may be."""
 
     attempts: int = 0
+    tried: bool = False
     delivered: set[int] = field(default_factory=set)
     choices: dict[int, Sequence[int]] = field(default_factory=dict)
 
@@ -44,6 +45,15 @@ class Failures:
         """Return how often the message failed."""
         found = self._failed.get(sequence)
         return 0 if found is None else found.attempts
+
+    def was_tried(self, sequence: int) -> bool:
+        """Return True if copies of the message may be stored: it failed, or waits though it was sent."""
+        found = self._failed.get(sequence)
+        return found is not None and (found.tried or found.attempts > 0)
+
+    def mark_tried(self, sequence: int) -> None:
+        """Copies of the message may be stored, though it did not fail."""
+        self._of(sequence).tried = True
 
     def copies(self, sequence: int) -> Set[int]:
         """Return which of several copies of a message are delivered, by the numbers that its route gives them."""

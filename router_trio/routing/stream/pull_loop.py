@@ -70,6 +70,7 @@ class PullLoop:
         payloads: Payloads,
     ) -> None:
         self._routing = routing
+        self._flow = routing.flow
         self._ack_pending = pending
         self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self.look_again)
         self._most = 2 * max_in_flight
@@ -119,7 +120,7 @@ class PullLoop:
         if bool(order.lines) is not self._told_of_waiting:
             self._look_again.set()
         elif not order.lines:
-            if credit.want(pending.count, pending.bytes):
+            if credit.want(*self._worked_on() if pending.limited else (pending.count, pending.bytes)):
                 self._look_again.set()
         elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
@@ -161,7 +162,10 @@ class PullLoop:
                 self._look_again = trio.Event()
                 now = trio.current_time()
                 away = self._routing.waits_for
-                if away is None:
+                held_up = self._flow.held_up() if self._flow is not None and away is None else None
+                if held_up is not None:
+                    self._tell_held_up(held_up)
+                elif away is None:
                     if not asked:
                         pending.order.wait_longer(now, patience)
                     late = [] if self._asking_about_late else pending.order.late(now)[:MOST_LATE]
@@ -176,8 +180,10 @@ class PullLoop:
                         self._routing.state.enter(PAUSED, f"{told} for in the first {not_before - now:.0f} s")
                 else:
                     self._routing.state.enter(PAUSED, f"destination connection {away!r} is not connected")
-                asked = away is None
+                asked = away is None and held_up is None
                 deadline = self._next_look(now) if asked else self._silent_at
+                if self._flow is not None:
+                    deadline = min(deadline, self._flow.ask_at)
                 with trio.CancelScope(deadline=min(deadline, not_before) if now < not_before else deadline):
                     await self._look_again.wait()
                 if self._lost is None and trio.current_time() >= self._silent_at:
@@ -214,6 +220,8 @@ class PullLoop:
         if order.awaited:
             # At most as many as were in hand before: should something new come instead, that must have an end.
             wanted = max(wanted, credit.want_again(min(order.count_due(now), self._most - pending.count)))
+        if self._flow is not None:
+            wanted = self._flow.may_ask(wanted, len(pending.waiting), credit.outstanding)
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:
@@ -239,11 +247,17 @@ class PullLoop:
     def _worked_on(self) -> tuple[int, int]:
         """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""
         pending, order = self._ack_pending, self._ack_pending.order
-        if not order.lines:
+        if not order.lines and not pending.limited:
             return pending.count, pending.bytes
-        held = max(pending.count - order.held, order.aside)
+        # So has what waits for the limit of its value.
+        held = max(pending.count - order.held - pending.limited, order.aside + pending.limited)
         # As if all were of the same size.
         return held, pending.bytes * held // pending.count if pending.count else 0
+
+    def _tell_held_up(self, why: str) -> None:
+        """A breaker is open: nothing is asked for."""
+        state = self._routing.state
+        state.enter(PAUSED if state.held_up else RUNNING, why)
 
     def _tell_state(self) -> None:
         order = self._ack_pending.order

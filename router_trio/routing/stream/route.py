@@ -8,9 +8,10 @@ pulls, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from math import inf
 from operator import attrgetter
 
 import trio
@@ -27,6 +28,7 @@ from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
+from router_trio.routing.stream.limited import LimitedValues
 from router_trio.routing.stream.limits import check_retention, consumer_spec, differences
 from router_trio.routing.stream.payloads import Payloads
 from router_trio.routing.stream.pull_loop import PullLoop
@@ -76,6 +78,16 @@ class StreamRoute(Route):
         self.stored: list[StreamDelivery] = []
         self._nothing_comes = False
         self._told_differences: list[str] = []
+        self._flow = routing.flow
+        self._limited: LimitedValues | None = None
+        if self._flow is not None:
+            self._flow.when_changed(self._pull_loop.look_again)
+            for breaker in self._flow.breakers:
+                breaker.untold = lambda: len(self.stored)
+            if self._flow.values is not None:
+                self._limited = LimitedValues(routing, self._flow, self._ack_pending)
+            if self.state.limit is not None:
+                self.state.limit.waiting = self._wait_for_limit
         for destination in routing.connections:
             destination.when_changed(self._recall)
             destination.when_changed(self._pull_loop.look_again)
@@ -173,10 +185,10 @@ class StreamRoute(Route):
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             self._pull_loop.count_received(len(deliveries), size, again=came_again)
             self._retry.succeeded()
-        if self.routing.plan.handler is None:
+        if self.routing.plan.handler is None and self._limited is None:
             # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
-            while pending.waiting and self.routing.is_ready:
-                self.routing.forward_each(self._take_first())
+            while pending.waiting and self.routing.is_ready and self._forward_some():
+                pass
         if pending.waiting:
             self._route()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
@@ -186,31 +198,63 @@ class StreamRoute(Route):
 
     async def _route_arriving(self) -> None:
         """See `Route`."""
-        waiting = self._ack_pending.waiting
         while True:
-            while not waiting:
-                self._arrived = trio.Event()
-                await self._arrived.wait()
+            await self._something_waits()
             await trio.lowlevel.checkpoint()
             await self.routing.ready()  # last: what is routed in one go relies on it
-            await self._route_some()
+            if self._flow is None or self._flow.may_go(1):
+                await self._route_some()
+            elif self._nothing_comes:
+                self._give_back_waiting()
+            else:
+                await self._flow.wait(len(self._ack_pending.waiting))
+
+    async def _something_waits(self) -> None:
+        """Wait until there is something to route: it arrived, or the limit of its value lets it go."""
+        waiting, limited = self._ack_pending.waiting, self._limited
+        while not waiting and (limited is None or limited.next_at > trio.current_time()):
+            self._arrived = trio.Event()
+            with trio.CancelScope(deadline=inf if limited is None else limited.next_at):
+                await self._arrived.wait()
 
     def _route(self) -> None:
         self._arrived.set()
 
+    def _forward_some(self) -> bool:
+        """Forward what may go at once, in one go. Return False if the limit or a breaker lets nothing go."""
+        flow, pending = self._flow, self._ack_pending
+        most = BATCH
+        if flow is not None:
+            most = flow.may_go(min(BATCH, len(pending.waiting)))
+            if not most:
+                return False
+        deliveries = self._take_first(most)
+        if flow is not None:
+            flow.going(len(deliveries), len(pending.waiting))
+        self.routing.forward_each(deliveries)
+        return True
+
     async def _route_some(self) -> None:
-        routing, pending = self.routing, self._ack_pending
+        routing, pending, flow = self.routing, self._ack_pending, self._flow
         handler = routing.plan.handler
-        if handler is None:
-            routing.forward_each(self._take_first())
+        if handler is None and self._limited is None:
+            self._forward_some()
         else:
-            for _ in range(min(len(pending.waiting), BATCH)):
-                delivery = pending.first()
+            for _ in range(min(pending.count, BATCH)):
+                if flow is not None and not flow.may_go(1):
+                    break
+                delivery = pending.first() if self._limited is None else self._limited.first()
                 if delivery is None:
                     break
+                if flow is not None:
+                    flow.going(1, len(pending.waiting) - 1)
                 if pending.cursor.failures.given_up and self._retrying.was_given_up(delivery):
                     pending.waiting.popleft()
                     self._retrying.give_up_again(delivery)
+                    continue
+                if handler is None:
+                    pending.waiting.popleft()
+                    routing.forward_each([delivery])
                     continue
                 # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
                 try:
@@ -225,9 +269,9 @@ class StreamRoute(Route):
         if self._nothing_comes:
             self._give_back_stuck()
 
-    def _take_first(self) -> list[StreamDelivery]:
+    def _take_first(self, most: int) -> list[StreamDelivery]:
         """Take out what is routed now."""
-        taken = self._ack_pending.take_first(BATCH)
+        taken = self._ack_pending.take_first(most)
         if self._ack_pending.cursor.failures.given_up:
             given_up = [delivery for delivery in taken if self._retrying.was_given_up(delivery)]
             taken = [delivery for delivery in taken if delivery not in given_up]
@@ -255,6 +299,10 @@ class StreamRoute(Route):
     def in_hand(self) -> int:
         """See `states.InHand`."""
         return self._ack_pending.count
+
+    def _wait_for_limit(self) -> int:
+        pending = self._ack_pending
+        return pending.limited + (len(pending.waiting) if self._flow is not None and self._flow.holds else 0)
 
     def first_stored(self) -> None:
         """See `Source.first_stored`. What is stored is acked with all others of which the link tells now."""
@@ -328,6 +376,20 @@ class StreamRoute(Route):
 
     # --- the end ---
 
+    def _give_back_waiting(self) -> None:
+        """Nothing comes any more, and nothing may go: what waits goes back to its stream, but for the old one."""
+        pending = self._ack_pending
+        waiting = [*pending.waiting, *pending.order.clear()]
+        pending.waiting.clear()
+        self._give_back(waiting)
+        self._give_back_stuck()
+
+    def _give_back(self, deliveries: Iterable[StreamDelivery]) -> None:
+        for delivery in deliveries:
+            if delivery.cursor is self._ack_pending.cursor:
+                self._acks.nak(delivery.ack_subject, 0)
+            self._unrouted(delivery)
+
     def close_intake(self) -> None:
         """See `Route`."""
         super().close_intake()
@@ -337,6 +399,9 @@ class StreamRoute(Route):
         """See `Route`. Every message in hand is settled, or given back if it can't be."""
         self._nothing_comes = True
         self._give_back_stuck()
+        if self._flow is not None:
+            self._route()
+            self._flow.wake()
         while self._ack_pending.count:
             await self._all_settled.park()
 
@@ -344,6 +409,8 @@ class StreamRoute(Route):
         for delivery in self._ack_pending.take_back_stuck():
             self.state.fates["returned"] += 1
             self._acks.nak(delivery.ack_subject, 0)
+        if self._limited is not None:
+            self._give_back(self._limited.clear())
         if not self._ack_pending.count:
             self._all_settled.unpark_all()
 
@@ -352,6 +419,8 @@ class StreamRoute(Route):
         if not self._scope.cancel_called:
             self._scope.cancel()
             pending = self._ack_pending
+            if self._limited is not None:
+                pending.waiting += self._limited.clear()
             # What is in the handler has its fate when that returns, or was cancelled.
             in_handler = pending.waiting[0] if self.state.handling and pending.waiting else None
             of_another_stream = [delivery for delivery in pending.waiting if delivery.cursor is not pending.cursor]

@@ -15,9 +15,11 @@ from router_trio.errors import MappingError, Problem, SubjectError
 from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
+from router_trio.settings.checks.flow import check_flow
 from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.examples import ExampleSettings
+from router_trio.settings.flow import LimitSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings
@@ -56,6 +58,7 @@ class RouteParts:
     strategy: str | None = None
     retry: RetrySettings | None = None
     dead_letter: DeadLetterSettings | None = None
+    limit: LimitSettings | None = None
 
     @classmethod
     def of(cls, route: RouteSettings) -> RouteParts:
@@ -70,6 +73,7 @@ class RouteParts:
             route.strategy,
             route.retry,
             route.dead_letter,
+            route.limit,
         )
 
 
@@ -186,6 +190,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
         to=route.to,
         from_stream=source is None or source.stream is not None,
     )
+    yield from check_flow(path, limit=route.limit, to=route.to, from_stream=source is None or source.stream is not None)
     for index, destination in enumerate(route.to):
         if destination is None:
             continue

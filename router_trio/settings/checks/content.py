@@ -28,8 +28,8 @@ def check_content(
     from_stream: bool,
 ) -> Iterator[Problem]:
     """Give everything that is wrong with what decides by content. What is None is not known, and not judged."""
-    yield from _check_expression(f"{path}.when", when, WHEN, from_stream)
-    yield from _check_expression(f"{path}.key", key, KEY, from_stream)
+    yield from check_expression(f"{path}.when", when, WHEN, from_stream)
+    yield from check_expression(f"{path}.key", key, KEY, from_stream)
     if strategy == "sticky" and key is None:
         yield Problem(
             f"{path}.key",
@@ -38,10 +38,10 @@ def check_content(
     for index, destination in enumerate(to):
         if destination is not None:
             where = f"{path}.to[{index}]"
-            yield from _check_expression(f"{where}.when", destination.when, WHEN, from_stream)
-            yield from _check_expression(f"{where}.payload", destination.payload, PAYLOAD, from_stream)
+            yield from check_expression(f"{where}.when", destination.when, WHEN, from_stream)
+            yield from check_expression(f"{where}.payload", destination.payload, PAYLOAD, from_stream)
             for name, text in destination.headers.set.items():
-                yield from _check_expression(f"{where}.headers.set.{name}", text, HEADER, from_stream)
+                yield from check_expression(f"{where}.headers.set.{name}", text, HEADER, from_stream)
             yield from _check_header_names(f"{where}.headers", destination.headers)
             yield from _check_ttl(where, destination)
             yield from _check_choice(where, destination, strategy)
@@ -55,7 +55,8 @@ def problem_of(path: str, text: str, error: ExpressionError) -> Problem:
     return Problem(path, f"{error.message}{where}", error.picture)
 
 
-def _check_expression(path: str, text: str | None, purpose: str, from_stream: bool) -> Iterator[Problem]:
+def check_expression(path: str, text: str | None, purpose: str, from_stream: bool) -> Iterator[Problem]:
+    """Give what is wrong with an expression for a purpose; nothing if there is none."""
     if text is not None:
         try:
             compile_for(text, purpose, from_stream=from_stream)

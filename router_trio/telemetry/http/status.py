@@ -79,8 +79,31 @@ def _route(route: RouteState) -> dict[str, Any]:
         "routed": sum(route.routed.values()),
         "failed": sum(route.failed.values()),
         "dead_lettered": route.dead_lettered,
+        **_flow(route),
         "ledger": {"received": route.received_in_all, "in_hand": route.in_hand, "settled": route.settled},
     }
+
+
+def _flow(route: RouteState) -> dict[str, Any]:
+    """Return the limit of a route, if it has one, and the breakers of its destinations, if there are any."""
+    found: dict[str, Any] = {}
+    limit = route.limit
+    if limit is not None:
+        per = {} if limit.per is None else {"per": limit.per}
+        found["limit"] = {"rate": limit.rate, "burst": limit.burst, **per}
+        found["limit"] |= {"limited": route.limited, "waiting": limit.waiting()}
+    if route.breakers:
+        found["breakers"] = [
+            {
+                "destination": one.template,
+                "connection": one.connection,
+                "state": one.state,
+                "failures": one.failures,
+                "opened": one.openings,
+            }
+            for one in route.breakers
+        ]
+    return found
 
 
 def _ledger(connection: ConnectionView) -> dict[str, Any]:

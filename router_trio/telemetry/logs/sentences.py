@@ -61,6 +61,12 @@ SENTENCES: Mapping[type[Event], str] = {
     events.MessageDeadLettered: "Route {route} dead-lettered messages, the last after {attempts} attempts: {reason}",
     events.MessageGivenUp: "Route {route} gave up messages, the last after {attempts} attempts: {reason}",
     events.DeadLetterNotStored: "Route {route} could not store dead letters: {reason}",
+    events.RouteLimited: "Route {route} holds messages back: its limit is {rate}",
+    events.BreakerOpened: (
+        "Route {route} leaves {subject} on {connection} alone for {pause_seconds:g} s: "
+        "{failed_count} failures in a row, the last one {reason}"
+    ),
+    events.BreakerClosed: "Route {route} sends to {subject} on {connection} again, after {open_seconds:.1f} s",
     events.DestinationNotStored: "Route {route} can't deliver to {subject} on {connection}: {reason}",
     events.DestinationStored: "Route {route} can deliver to {subject} on {connection} again",
     events.DestinationsUnknown: (

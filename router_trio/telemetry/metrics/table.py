@@ -10,11 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import add
 from typing import Literal
 
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
-from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING, Histogram, RouteState
+from router_trio.states import (
+    BREAKER_GAUGE,
+    FILTER_REASONS,
+    ROUTE_FATES,
+    RUNNING,
+    BreakerView,
+    Histogram,
+    RouteState,
+)
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
@@ -70,6 +79,7 @@ class ProcessMetric:
 
 CONNECTION = ("connection",)
 ROUTE = ("connection", "route")
+BREAKER = (*ROUTE, "destination", "destination_connection")
 
 PUBLISH_REASONS = ("not_connected", "permission_denied", "too_large")
 FAILURE_REASONS: Mapping[str, Labels] = {
@@ -135,6 +145,20 @@ def _route_by(known: Labels, numbers: Callable[[RouteState], Mapping[str, int]])
             found = numbers(route)
             for value in dict.fromkeys((*known, *found)):
                 yield (route.connection, route.name, value), found.get(value, 0)
+
+    return read
+
+
+def _breakers(number: Callable[[BreakerView], float], merge: Callable[[float, float], float]) -> Numbers:
+    """Destinations that differ in nothing that a label says are one series."""
+
+    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
+        found: dict[Labels, float] = {}
+        for route in sources.view.routes:
+            for one in route.breakers:
+                labels = (route.connection, route.name, one.template, one.connection)
+                found[labels] = merge(found.get(labels, 0.0), number(one))
+        return found.items()
 
     return read
 
@@ -350,6 +374,34 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         ROUTE,
         "Received - in hand - settled. Always 0; anything else is a bug of the router.",
         _route(lambda route: route.received_in_all - route.in_hand - sum(route.settled.values())),
+    ),
+    Metric(
+        "router_route_limited_total",
+        "counter",
+        ROUTE,
+        "Messages that went later than they could have, because of the limit of their route.",
+        _route(lambda route: route.limited),
+    ),
+    Metric(
+        "router_route_limit_waiting_count",
+        "gauge",
+        ROUTE,
+        "Messages in hand that wait for the limit of their route; more may wait in its stream.",
+        _route(lambda route: 0 if route.limit is None else route.limit.waiting()),
+    ),
+    Metric(
+        "router_breaker_state",
+        "gauge",
+        BREAKER,
+        "State of the breaker of a destination: 0 closed, 0.5 half open, 1 open.",
+        _breakers(lambda one: BREAKER_GAUGE[one.state], max),
+    ),
+    Metric(
+        "router_breaker_opened_total",
+        "counter",
+        BREAKER,
+        "Times that the breaker of a destination opened; not those after a probe that failed.",
+        _breakers(lambda one: one.openings, add),
     ),
     Metric(
         "router_route_running",

@@ -275,3 +275,32 @@ def test_check_prints_the_picture_of_a_wrong_expression(tmp_path: Path, capsys: 
         "  bdy.total > 100",
         "  ^^^",
     ]
+
+
+def test_a_limit_and_a_breaker_are_shown() -> None:
+    limit = {"rate": "30000/m", "per": 'headers["tenant"]'}
+    found = explained(
+        route({"jetstream": True, "breaker": {"failures": 1, "pause": "1m"}}, limit=limit), headers={"tenant": "acme"}
+    )
+    assert only(found) == {
+        "name": "r",
+        "destinations": [{"connection": "main", "subject": "out.0", "breaker": {"failures": 1, "pause": "1m"}}],
+        "limit": {
+            "rate": "30000/m",
+            "burst": 500,
+            "per": {"expression": 'headers["tenant"]', "value": "acme"},
+        },
+    }
+    assert list(found.lines()) == [
+        "route r takes it from main: orders.*",
+        '  limit 30000/m, at most 500 at once, for each headers["tenant"]',
+        '    each headers["tenant"]: "acme"',
+        "  -> main: out.0 (JetStream, waits for the PubAck)",
+        "     breaker: a failure opens it, then a message tries every 1m",
+    ]
+
+
+def test_a_message_without_a_value_for_its_limit_fails() -> None:
+    found = explained(route({}, limit={"rate": "1/s", "per": "body.tenant"}), body={})
+    assert found.routes[0].fails
+    assert not only(found)["destinations"]

@@ -1,0 +1,188 @@
+"""The breaker of one destination of a route, at work: it is told what becomes of publishes, and acts on it.
+
+While it is closed, only failures are looked at. When it opens, what is queued for the destination returns to the hand
+of the route, if a stream keeps it, and so does whatever fails there until it is closed: nothing of it counts as an
+attempt, and no stream has to deliver it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from router_trio.events import BreakerClosed, BreakerOpened, Emit
+from router_trio.message import Fate
+from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
+from router_trio.outbox.outbox import OUT_OF_TURN
+from router_trio.routing.delivery import BreakerTracker, Delivery
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, Breaker
+from router_trio.routing.policy.reasons import OF_THE_MESSAGE
+from router_trio.settings import BreakerSettings
+from router_trio.states import RouteState
+
+OF_THE_WAY = frozenset({"not_connected", "queue_full", "expired", "shutdown", "worker_lost", OUT_OF_TURN})
+"""Reasons of failures of publishes that no server has seen: they say nothing of the destination."""
+
+_LEFT_ALONE = "the breaker of its destination is open"
+
+
+class DestinationBreaker:
+    """One destination's. `changed` is called when it opens, closes, or lets a message probe.
+
+    `several`: the route has other destinations, so that what this one takes is counted here.
+    """
+
+    def __init__(
+        self,
+        settings: BreakerSettings,
+        route: RouteState,
+        outlet: Outlet,
+        emit: Emit,
+        changed: Callable[[], None],
+        *,
+        several: bool,
+        kept: bool,
+    ) -> None:
+        """`kept`: a stream has the messages until they are acked, so that they can wait in hand."""
+        self.connection: str = outlet.connection.name
+        self.template: str = outlet.template
+        self.untold: Callable[[], int] = lambda: 0
+        """Gives how many messages the destination has taken that its route has not counted yet."""
+        self._breaker = Breaker(settings.failures, settings.pause)
+        self._pause = settings.pause
+        self._route = route
+        self._outlet = outlet
+        self._emit = emit
+        self._changed = changed
+        self._several = several
+        self._kept = kept
+        self._taken_here = 0
+        outlet.outbox.when_tried_again((route.name, outlet.template), self._tried_again)
+
+    # --- for who looks: see `states.BreakerView` ---
+
+    @property
+    def state(self) -> str:
+        """See `Breaker`."""
+        return self._breaker.state
+
+    @property
+    def openings(self) -> int:
+        """See `Breaker`."""
+        return self._breaker.openings
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row."""
+        return self._breaker.in_a_row(self._taken)
+
+    @property
+    def probe_at(self) -> float:
+        """See `Breaker`."""
+        return self._breaker.probe_at
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not closed; None if it is."""
+        breaker = self._breaker
+        if breaker.state == CLOSED:
+            return None
+        return (
+            f"the breaker of destination {self.template!r} on {self.connection} is open: "
+            f"{self.failures} failures in a row, the last one {breaker.reason}; "
+            f"a message tries every {self._pause:g} s"
+        )
+
+    @property
+    def closed(self) -> bool:
+        """True if messages go as if there were no breaker."""
+        return self._breaker.state == CLOSED
+
+    def admits(self, now: float) -> bool:
+        """Return True if a message may go there."""
+        return self._breaker.admits(now)
+
+    # --- what happens ---
+
+    def follow(self, delivery: Delivery, copy: int) -> BreakerTracker:
+        """A message goes there now. Return the owner of its operation."""
+        self._breaker.begin(trio.current_time())
+        delivery.remaining += 1
+        return BreakerTracker(delivery, self.template, copy, self)
+
+    @property
+    def _taken(self) -> int:
+        return self._taken_here if self._several else self._route.delivered[self.template] + self.untold()
+
+    def passed(self) -> None:
+        """See `delivery.BreakerWatch`."""
+        self._taken_here += 1
+        if self._breaker.passed():
+            now = trio.current_time()
+            self._emit(
+                BreakerClosed(
+                    at=now,
+                    route=self._route.name,
+                    connection=self.connection,
+                    subject=self.template,
+                    open_seconds=now - self._breaker.opened_at,
+                )
+            )
+            self._changed()
+
+    def refused(self, fate: Fate) -> Fate:
+        """See `delivery.BreakerWatch`. A message that waits in hand fails as one that is taken back from the queue."""
+        reason = fate.reason or fate.name
+        if reason in OF_THE_MESSAGE or reason in OF_THE_WAY:
+            self.spare()
+            return fate
+        if self._failed(reason):
+            self._recall()
+        return fate if self.closed or not self._kept else Fate("failed", OUT_OF_TURN)
+
+    def spare(self) -> None:
+        """What went there was no probe after all: another one may be."""
+        if self._breaker.state == HALF_OPEN:
+            self._breaker.said_nothing(trio.current_time())
+            self._changed()
+
+    def _tried_again(self, operation: OperationWithAck, reason: str) -> None:
+        """See `Outbox.when_tried_again`: a publish was refused, and is held there."""
+        opens = self._failed(reason)
+        if opens:
+            self._recall()
+        elif not self.closed and self._is_ours(operation):
+            self._outlet.outbox.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
+
+    def _failed(self, reason: str) -> bool:
+        """Return True if the breaker opens, be it again."""
+        breaker, now, before = self._breaker, trio.current_time(), self._breaker.state
+        if breaker.failed(now, self._taken, reason):
+            self._emit(
+                BreakerOpened(
+                    at=now,
+                    route=self._route.name,
+                    connection=self.connection,
+                    subject=self.template,
+                    reason=reason,
+                    failed_count=self.failures,
+                    pause_seconds=self._pause,
+                )
+            )
+        if breaker.state == before:
+            return False
+        self._changed()
+        return True
+
+    def _recall(self) -> None:
+        """Take back what is queued for the destination."""
+        if self._kept:
+            self._outlet.outbox.recall(self._is_ours, _LEFT_ALONE)
+
+    def _is_ours(self, operation: Operation) -> bool:
+        owner = operation.owner if isinstance(operation, CoreOperation) else None
+        if isinstance(owner, BreakerTracker):
+            return owner.breaker is self and self._kept
+        return self._kept and isinstance(owner, Delivery) and owner.route is self._route

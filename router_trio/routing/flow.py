@@ -1,0 +1,195 @@
+"""Whether messages of a route may go now: its limit says how many, the breakers of its destinations whether any may.
+
+A route without either has none of this. Whoever routes asks `may_go`, calls `going`, and waits (`wait`) if nothing may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+
+import trio
+
+from router_trio.events import Emit, RouteLimited
+from router_trio.routing.destination_breaker import DestinationBreaker
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.plans import RoutePlan
+from router_trio.routing.policy.limit import Limit, ValueLimits
+from router_trio.settings.units import format_rate
+from router_trio.states import LimitState, RouteState
+
+HORIZON = 1.0
+"""Seconds: a stream is asked for what may go within them, so that little waits in hand."""
+
+LOOK_AGAIN = 1.0
+"""Seconds between two looks for a destination to fall back to, when none takes messages."""
+
+
+class FlowControl:
+    """The limit and the breakers of one route. They belong to the route, not to a link.
+
+    `limit` is for all messages, `values` for those of each value; at most one of them is there.
+    """
+
+    def __init__(self, plan: RoutePlan, outlets: Sequence[Outlet], state: RouteState, emit: Emit) -> None:
+        self.limit: Limit | None = None
+        self.values: ValueLimits | None = None
+        self.healthy: Callable[[int], bool] | None = None
+        """For the strategy fallback: whether the destination at a place may be chosen now."""
+        self._state = state
+        self._emit = emit
+        self._listeners: list[Callable[[], None]] = []
+        self._changed = trio.Event()
+        self.holds: bool = False
+        """True if messages wait for the limit."""
+        self._horizon = HORIZON
+        settings = plan.settings
+        if settings.limit is not None:
+            rate = settings.limit.rate
+            burst = settings.limit.most_at_once
+            if settings.limit.per is None:
+                self.limit = Limit(rate.messages, rate.seconds, burst)
+            else:
+                self.values = ValueLimits(rate.messages, rate.seconds, burst)
+            self._rate = format_rate(rate)
+            state.limit = LimitState(self._rate, burst, settings.limit.per)
+            self._horizon = min(HORIZON, settings.source.ack_wait / 2)
+        several, breakers = len(outlets) > 1, []
+        for outlet, to in zip(outlets, settings.to, strict=True):
+            if to.breaker is not None:
+                outlet.breaker = breaker = DestinationBreaker(
+                    to.breaker, state, outlet, emit, self.wake, several=several, kept=plan.stream is not None
+                )
+                breakers.append(breaker)
+        self.breakers: tuple[DestinationBreaker, ...] = tuple(breakers)
+        self._real = [(place, outlet) for place, outlet in enumerate(outlets) if outlet.destination.mirror is None]
+        state.breakers = self.breakers
+        state.most_open = 0 if settings.strategy == "all" else len(self._real) - 1
+        if self.breakers and not several:
+            state.refused = self.breakers[0].refused
+
+    # --- for who routes ---
+
+    @property
+    def probing(self) -> bool:
+        """True if a breaker is not closed: then messages go one by one, each followed by itself."""
+        for one in self.breakers:  # noqa: SIM110 - as fast as it gets: this is asked for each read
+            if not one.closed:
+                return True
+        return False
+
+    def may_go(self, most: int) -> int:
+        """Return how many messages may go now, if there are `most`."""
+        if self.probing:
+            if not self._admits(trio.current_time()):
+                return 0
+            most = 1
+        if self.limit is None:
+            return most
+        return min(most, self.limit.available(trio.current_time()))
+
+    def going(self, count: int, left: int) -> None:
+        """So many messages go now, not more than `may_go` said, without anything in between; and so many wait."""
+        if self.limit is None:
+            return
+        self.limit.take(count, trio.current_time())
+        if self.holds:
+            self._state.limited += count
+        if left:
+            self.hold_back(left)
+        else:
+            self.holds = False
+
+    def filtered(self, count: int) -> None:
+        """So many of those that were just said to go are not the route's messages: they do not count."""
+        if self.limit is not None:
+            self.limit.give_back(count)
+
+    def hold_back(self, count: int) -> None:
+        """So many messages have to wait for the limit."""
+        if not self.holds:
+            self.holds = True
+            self._emit(RouteLimited(at=trio.current_time(), route=self._state.name, rate=self._rate, count=count))
+
+    def nothing_waits(self) -> None:
+        """No message waits for the limit of its value any more."""
+        self.holds = False
+
+    async def wait(self, count: int) -> None:
+        """Wait until any of so many messages may go, or it should be asked again."""
+        if self.limit is not None and not self.probing:
+            self.hold_back(count)
+        changed = self._changed
+        with trio.CancelScope(deadline=self.next_at):
+            await changed.wait()
+
+    @property
+    def next_at(self) -> float:
+        """When messages may go again; in the past if they may now, infinite if something else has to happen first."""
+        now = trio.current_time()
+        if self.probing and not self._admits(now):
+            probes = [one.probe_at for one in self.breakers if one.state == "open" and one.probe_at > now]
+            if self.healthy is not None:
+                return min([*probes, now + LOOK_AGAIN])
+            return max(probes, default=inf)
+        return self.limit.next_at() if self.limit is not None else now
+
+    def when_changed(self, tell: Callable[[], None]) -> None:
+        """Call `tell` each time that a breaker changes."""
+        self._listeners.append(tell)
+
+    def wake(self) -> None:
+        """Whoever waits asks again."""
+        self._changed.set()
+        self._changed = trio.Event()
+        for tell in self._listeners:
+            tell()
+
+    # --- for who asks a stream for messages ---
+
+    def may_ask(self, wanted: int, waiting: int, outstanding: int) -> int:
+        """Return how many messages to ask for, of those that are `wanted`.
+
+        `waiting` are in hand and could go, `outstanding` are asked for already.
+        """
+        now = trio.current_time()
+        if self.probing:
+            if not self._admits(now) or waiting or outstanding:
+                return 0
+            wanted = min(wanted, 1)
+        if self.limit is None:
+            return wanted
+        soon = self.limit.available(now + self._horizon)
+        free = soon - waiting - outstanding
+        return min(wanted, free) if free > 0 and 2 * free >= soon else 0
+
+    @property
+    def ask_at(self) -> float:
+        """When `may_ask` says more, if nothing happens meanwhile."""
+        now = trio.current_time()
+        if self.probing and not self._admits(now):
+            return self.next_at
+        if self.limit is None:
+            return inf
+        at = self.limit.next_at() - self._horizon
+        return at if at > now else inf
+
+    def held_up(self) -> str | None:
+        """Return why nothing may go now, if a breaker says so."""
+        if self.probing and not self._admits(trio.current_time()):
+            return next(one.trouble for one in self.breakers if not one.closed)
+        return None
+
+    def _admits(self, now: float) -> bool:
+        if self.healthy is None:
+            return all(one.admits(now) for one in self.breakers)
+        # The first of all gets what none takes.
+        first = self._real[0][1].breaker
+        return first is None or first.admits(now) or any(self.healthy(place) for place, _ in self._real)
+
+
+def flow_control(plan: RoutePlan, outlets: Sequence[Outlet], state: RouteState, emit: Emit) -> FlowControl | None:
+    """Return what a route needs; None if it has neither a limit nor a breaker."""
+    if plan.settings.limit is None and all(one.breaker is None for one in plan.settings.to):
+        return None
+    return FlowControl(plan, outlets, state, emit)

@@ -1,0 +1,127 @@
+"""A breaker: closed, open after failures in a row, half open while one message probes."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
+
+
+def opened(failures: int = 3, pause: float = 10.0) -> Breaker:
+    breaker = Breaker(failures, pause)
+    assert [breaker.failed(0.0, 0, "timeout") for _ in range(failures)] == [False] * (failures - 1) + [True]
+    return breaker
+
+
+def test_it_opens_after_failures_in_a_row() -> None:
+    breaker = opened()
+    assert (breaker.state, breaker.openings, breaker.reason, breaker.probe_at) == (OPEN, 1, "timeout", 10.0)
+    assert not breaker.admits(9.9)
+
+
+def test_what_the_destination_takes_in_between_begins_a_new_row() -> None:
+    breaker = Breaker(3, 10.0)
+    for taken in range(20):
+        assert not breaker.failed(0.0, taken // 2, "limit")
+    assert breaker.in_a_row(9) == 2
+    assert breaker.in_a_row(10) == 0
+    assert breaker.failed(0.0, 9, "limit")
+
+
+def test_one_message_probes_and_closes_it() -> None:
+    breaker = opened()
+    assert breaker.admits(10.0)
+    breaker.begin(10.0)
+    assert breaker.state == HALF_OPEN
+    assert not breaker.admits(99.0)
+    assert breaker.passed()
+    assert not breaker.passed()
+    assert breaker.state == CLOSED
+    assert breaker.in_a_row(1) == 0
+
+
+def test_a_probe_that_fails_opens_it_again_without_being_another_opening() -> None:
+    breaker = opened()
+    breaker.begin(10.0)
+    assert not breaker.failed(11.0, 0, "no_responders")
+    assert (breaker.state, breaker.openings, breaker.probe_at) == (OPEN, 1, 21.0)
+    assert breaker.opened_at == 0.0
+
+
+def test_what_fails_late_changes_nothing_and_what_is_taken_late_closes_nothing() -> None:
+    breaker = opened()
+    assert not breaker.failed(5.0, 0, "timeout")
+    assert breaker.probe_at == 10.0
+    assert not breaker.passed()
+    assert breaker.state == OPEN
+
+
+def test_a_probe_that_says_nothing_of_the_destination_is_followed_by_another() -> None:
+    breaker = opened()
+    breaker.begin(10.0)
+    breaker.said_nothing(10.5)
+    assert breaker.state == OPEN
+    assert breaker.admits(10.5)
+    breaker = Breaker(3, 10.0)
+    breaker.said_nothing(1.0)
+    assert breaker.state == CLOSED
+
+
+def test_nothing_begins_before_its_time() -> None:
+    breaker = opened()
+    breaker.begin(9.0)
+    assert breaker.state == OPEN
+
+
+class Machine(RuleBasedStateMachine):
+    """Whatever happens: it is open only after that many failures in a row, and one message at a time probes."""
+
+    @initialize(failures=st.integers(1, 5))
+    def begin_closed(self, failures: int) -> None:
+        self.failures, self.now, self.taken, self.row = failures, 0.0, 0, 0
+        self.breaker = Breaker(failures, 10.0)
+        self.probes = 0
+
+    @rule(seconds=st.floats(0, 20))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @precondition(lambda self: self.breaker.admits(self.now))
+    @rule()
+    def message_goes(self) -> None:
+        was_closed = self.breaker.state == CLOSED
+        self.breaker.begin(self.now)
+        self.probes = 0 if was_closed else 1
+
+    @rule()
+    def message_is_taken(self) -> None:
+        self.taken += 1
+        self.row = 0
+        probes = self.breaker.state == HALF_OPEN
+        assert self.breaker.passed() is probes
+
+    @rule()
+    def message_fails(self) -> None:
+        was_closed = self.breaker.state == CLOSED
+        self.row = self.row + 1 if was_closed else 0
+        opens = self.breaker.failed(self.now, self.taken, "timeout")
+        assert opens is (was_closed and self.row >= self.failures)
+        if self.breaker.state == OPEN:
+            self.row = 0
+
+    @rule()
+    def message_fails_for_what_it_is(self) -> None:
+        was = self.breaker.state
+        self.breaker.said_nothing(self.now)
+        assert self.breaker.state == (OPEN if was == HALF_OPEN else was)
+
+    @invariant()
+    def half_open_lets_nothing_go(self) -> None:
+        if hasattr(self, "breaker") and self.breaker.state == HALF_OPEN:
+            assert not self.breaker.admits(self.now + 1e9)
+
+
+Machine.TestCase.settings = settings(max_examples=200)
+TestBreaker = Machine.TestCase

@@ -1,0 +1,143 @@
+"""At most burst + rate x t messages go in any time t, whenever they come."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.routing.policy.limit import LONGEST_VALUE, Limit, ValueLimits
+
+RATES = st.tuples(st.integers(1, 10_000), st.sampled_from([1, 60, 3600]))
+BURSTS = st.integers(1, 50)
+GAPS = st.lists(
+    st.one_of(st.just(0.0), st.floats(0, 1e-6), st.floats(0, 0.1), st.floats(0, 100), st.floats(0, 5000)), max_size=60
+)
+
+
+def assert_bounded(went: list[float], messages: int, seconds: int, burst: float) -> None:
+    """In each time from one message to another, both included, there are at most burst + rate x t."""
+    times = sorted(Counter(int(at * 1e9) for at in went).items())
+    for first, (begin, _) in enumerate(times):
+        count = 0
+        for end, more in times[first:]:
+            count += more
+            # count <= burst + rate x t, in whole numbers.
+            assert (count - burst) * seconds * 10**9 <= messages * (end - begin), (begin, end, count)
+
+
+@given(RATES, BURSTS, GAPS, st.integers(1, 100), st.floats(0, 1e8))
+def test_no_time_has_more_than_burst_and_rate(
+    rate: tuple[int, int], burst: int, gaps: list[float], wanted: int, now: float
+) -> None:
+    limit = Limit(*rate, burst)
+    went: list[float] = []
+    for gap in gaps:
+        now += gap
+        count = min(limit.available(now), wanted)
+        limit.take(count, now)
+        went += [now] * count
+    assert_bounded(went, *rate, burst)
+
+
+@given(RATES, BURSTS, st.floats(0, 1e8))
+def test_whoever_waits_until_it_says_may_go_then_and_not_a_microsecond_before(
+    rate: tuple[int, int], burst: int, now: float
+) -> None:
+    limit = Limit(*rate, burst)
+    assert limit.available(now) == burst
+    limit.take(burst, now)
+    for count in (1, burst):
+        at = limit.next_at(count)
+        assert limit.available(at) >= count
+        assert limit.available(at - 2e-6) < count or at - 2e-6 < now
+    assert limit.next_at(burst + 1) == inf
+
+
+@given(RATES, BURSTS, GAPS, st.integers(0, 49))
+def test_what_is_given_back_was_never_taken(
+    rate: tuple[int, int], burst: int, gaps: list[float], returned: int
+) -> None:
+    limit, other = Limit(*rate, burst), Limit(*rate, burst)
+    now, went = 5.0, []
+    for gap in gaps:
+        now += gap
+        count = limit.available(now)
+        limit.take(count, now)
+        limit.give_back(min(returned, count))
+        kept = count - min(returned, count)
+        other.take(kept, now)
+        assert limit.available(now) == other.available(now)
+        went += [now] * kept
+    assert_bounded(went, *rate, burst)
+
+
+@given(
+    RATES,
+    st.integers(1, 5),
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 3)), max_size=80),
+    st.integers(0, 6),
+)
+def test_each_value_has_its_own_bound_however_few_are_remembered(
+    rate: tuple[int, int], burst: int, arrivals: list[tuple[str, float]], most: int
+) -> None:
+    limits = ValueLimits(*rate, burst, most=most)
+    now = 0.0
+    went: dict[str, list[float]] = defaultdict(list)
+    for value, gap in arrivals:
+        now += gap
+        again = limits.take(value.encode(), now)
+        if not again:
+            went[value].append(now)
+        else:
+            assert again > now
+        assert len(limits) <= most
+    for times in went.values():
+        assert_bounded(times, *rate, burst)
+
+
+@given(RATES, BURSTS, st.lists(st.floats(0, 10), max_size=60))
+def test_one_value_goes_as_by_a_limit_of_its_own(rate: tuple[int, int], burst: int, gaps: list[float]) -> None:
+    limits, limit = ValueLimits(*rate, burst), Limit(*rate, burst)
+    now = 0.0
+    for gap in gaps:
+        now += gap
+        goes = limit.available(now) > 0
+        if goes:
+            limit.take(1, now)
+        again = limits.take(b"x", now)
+        assert (again == 0) is goes
+        assert goes or again == limit.next_at()
+
+
+def test_other_values_pass_one_that_waits() -> None:
+    limits = ValueLimits(1, 60, 1)
+    assert limits.take(b"a", 0.0) == 0
+    assert limits.take(b"a", 0.0) == pytest.approx(60.0)
+    assert limits.take(b"b", 0.0) == 0
+
+
+def test_a_million_values_take_a_bounded_memory() -> None:
+    """Those of a minute, each twice in a row: a bucket is full again after a second, and forgotten."""
+    limits = ValueLimits(1, 1, 1)
+    for number in range(1_000_000):
+        limits.take(b"s%d" % number, number * 60e-6)
+        assert len(limits) < 20_000
+    # None is ever full again: so many have a bucket, and the others share one.
+    limits = ValueLimits(1, 3600, 1, most=1_000)
+    went = sum(not limits.take(b"s%d" % number, number * 60e-6) for number in range(100_000))
+    assert len(limits) == 1_000
+    assert went == 1_001
+
+
+def test_long_values_are_kept_as_hashes() -> None:
+    limits = ValueLimits(1, 3600, 1)
+    long = b"s" + b"x" * 1_000_000
+    assert limits.take(long, 0.0) == 0
+    assert limits.take(long, 0.0) > 0
+    assert limits.take(long + b"y", 0.0) == 0
+    assert max(sys.getsizeof(value) for value in limits._full_at) <= sys.getsizeof(b"x" * LONGEST_VALUE)

@@ -1,0 +1,282 @@
+"""Breakers of destinations: the input waits while one is open, one message probes, and nothing is delivered again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.events import BreakerClosed, BreakerOpened
+from router_trio.message import Message
+from router_trio.states import PAUSED, RUNNING
+from router_trio.telemetry.http.status import readiness
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import World, all_acked, core, fill, handled, numbers, one_broker, stream, to, world
+from tests.unit.routing.stream.refusing import arrived
+
+BREAKER: dict[str, Any] = {"failures": 3, "pause": "10s"}
+
+
+def guarded(subject: str = "out.{{wildcard(1)}}", **breaker: Any) -> dict[str, Any]:
+    return to(subject, jetstream=True) | {"breaker": BREAKER | breaker}
+
+
+def route(**source: Any) -> dict[str, Any]:
+    return stream("IN", guarded(), filter="in.*", **source)
+
+
+def reasons(w: World) -> list[str]:
+    return [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
+
+
+def break_it(broker: FakeBroker, how: str) -> None:
+    if how == "missing":
+        broker.delete_stream("OUT")
+    elif how == "denied":
+        broker.deny_publish("out.>")
+    elif how == "full":
+        broker.trouble.limit("OUT", len(broker.messages("OUT")))
+    else:
+        broker.trouble.lose("puback", 1_000_000)
+
+
+def mend(broker: FakeBroker, how: str) -> None:
+    if how == "missing":
+        broker.add_stream("OUT", ["out.>"])
+    elif how == "denied":
+        broker.allow_publish("out.>")
+    elif how == "full":
+        broker.trouble.limit("OUT", None)
+    else:
+        broker.trouble.lose("puback", 0)
+
+
+@pytest.mark.parametrize("how", ["missing", "denied", "full", "silent"])
+async def test_an_outage_of_a_destination_costs_no_message_and_few_deliveries(
+    autojump_clock: MockClock, how: str
+) -> None:
+    brokers = one_broker()
+    async with world([route(max_in_flight=20)], brokers=brokers) as w:
+        fill(w.broker, 10, subjects="ab")
+        await all_acked(w, 20)
+        break_it(w.broker, how)
+        fill(w.broker, 100, first=10, subjects="ab")
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        received = len(w.broker.published)
+        await trio.sleep(60)
+        # One message tries every ten seconds, and a publish without an answer is sent again after five.
+        assert len(w.broker.published) - received <= 60 + 2 * 7
+        [told] = [one for one in reasons(w) if "breaker" in one]
+        assert "the breaker of destination 'out.{{wildcard(1)}}' on main is open: 3 failures in a row" in told
+        assert w.route.state == PAUSED
+        assert w.route.in_hand <= 40
+        mend(w.broker, how)
+        before = w.successes("ack")
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_CLOSED"), within=16)
+        assert before == 20, "nothing got through before"
+        if how == "missing":
+            assert arrived(w, "a") + arrived(w, "b") != []
+        await eventually(lambda: w.route_ledger()[1] == 0, within=200)
+        await all_acked(w, 220)
+        first = 10 if how == "missing" else 0
+        assert arrived(w, "a") == arrived(w, "b") == numbers(110 - first, first=first)
+        await eventually(lambda: not reasons(w))
+        assert w.route.state == RUNNING
+        [opened] = w.watch.of("ROUTE_BREAKER_OPENED")
+        [closed] = w.watch.of("ROUTE_BREAKER_CLOSED")
+        assert isinstance(opened, BreakerOpened)
+        assert isinstance(closed, BreakerClosed)
+        assert (opened.failed_count, opened.connection, opened.pause_seconds) == (3, "main", 10.0)
+        assert 60 <= closed.open_seconds <= 80
+        # What failed before it opened comes again; everything else was delivered once.
+        settled = w.route_ledger()[2]
+        assert settled.get("returned", 0) <= 2
+        assert settled["routed"] == 220
+
+
+async def test_failures_that_others_interrupt_do_not_open_it(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([route()], brokers=brokers) as w:
+        w.broker.deny_publish("out.a")
+        for number in range(200):
+            fill(w.broker, 1, first=number, subjects="ab")
+            await trio.sleep(0.1)
+        await eventually(lambda: len(arrived(w, "b")) == 200)
+        assert w.failures("publish_with_ack")["permission_denied"] >= 4
+        w.broker.allow_publish("out.a")
+        await all_acked(w, 400)
+        assert not w.watch.of("ROUTE_BREAKER_OPENED")
+
+
+async def test_messages_that_fail_for_what_they_are_open_nothing(autojump_clock: MockClock) -> None:
+    def picky(message: Message) -> Message:
+        if message.payload.isdigit():
+            raise ValueError
+        return message
+
+    broker = one_broker()["main"]
+    route = handled(picky, stream="IN", durable="router", filter="in.*", to=guarded(), max_deliver=1)
+    async with world(handlers=[route], brokers={"main": broker}) as w:
+        fill(w.broker, 20)
+        broker.publish("in.x", b"fine")
+        await eventually(lambda: arrived(w, "x") == [b"fine"])
+        assert not w.watch.of("ROUTE_BREAKER_OPENED")
+
+
+async def test_a_connection_that_is_away_opens_nothing(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["main"].add_stream("IN", ["in.*"])
+    brokers["edge"].add_stream("OUT", ["out.>"])
+    there = to("out.{{wildcard(1)}}", "edge", jetstream=True) | {"breaker": BREAKER}
+    async with world([stream("IN", there, connection="main", filter="in.*")], brokers=brokers) as w:
+        fill(w.broker, 50)
+        await w.lose("edge")
+        fill(w.broker, 50, first=50)
+        await trio.sleep(30)
+        await w.find("edge")
+        await all_acked(w, 100)
+        assert not w.watch.of("ROUTE_BREAKER_OPENED")
+
+
+async def test_order_holds_over_an_outage_also_through_a_handler(autojump_clock: MockClock) -> None:
+    async def slow(message: Message) -> Message:
+        await trio.sleep(0.01)
+        return message
+
+    broker = one_broker()["main"]
+    async with world(
+        handlers=[handled(slow, stream="IN", durable="router", filter="in.*", to=guarded())],
+        brokers={"main": broker},
+    ) as w:
+        fill(w.broker, 50, subjects="abc")
+        await trio.sleep(0.3)
+        broker.trouble.limit("OUT", len(broker.messages("OUT")))
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        await trio.sleep(25)
+        broker.trouble.limit("OUT", None)
+        await all_acked(w, 150)
+        for subject in "abc":
+            assert arrived(w, subject) == numbers(50)
+
+
+async def test_fallback_uses_the_next_destination_at_once_and_comes_back(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    broker.add_stream("SPARE", ["spare.>"])
+    first, second = guarded("out.{{wildcard(1)}}", failures=1), to("spare.{{wildcard(1)}}", jetstream=True)
+    settings = stream("IN", first, second, filter="in.*") | {"strategy": "fallback"}
+    async with world([settings], brokers={"main": broker}) as w:
+        fill(w.broker, 10)
+        await all_acked(w, 10)
+        broker.delete_stream("OUT")
+        began = trio.current_time()
+        fill(w.broker, 50, first=10)
+        await all_acked(w, 60)
+        assert trio.current_time() - began < 1.0, "at once"
+        assert [message.payload for message in broker.messages("SPARE")] == numbers(50, first=10)
+        assert w.route_ledger()[2] == {"routed": 60}, "nothing was given back"
+        assert not [one for one in reasons(w) if "breaker" in one], "one destination is enough"
+        broker.add_stream("OUT", ["out.>"])
+        await trio.sleep(11)
+        fill(w.broker, 5, first=60)
+        await all_acked(w, 65)
+        assert len(w.watch.of("ROUTE_BREAKER_CLOSED")) == 1
+        fill(w.broker, 5, first=65)
+        await all_acked(w, 70)
+        assert set(numbers(5, first=65)) <= set(arrived(w, "x"))
+
+
+async def test_two_destinations_with_one_subject_have_breakers_of_their_own(autojump_clock: MockClock) -> None:
+    """The usual fallback: the same subject on another connection."""
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["main"].add_stream("IN", ["in.*"])
+    for broker in brokers.values():
+        broker.add_stream("OUT", ["out.>"])
+    both = [to("out.{{wildcard(1)}}", name, jetstream=True) | {"breaker": {"failures": 1}} for name in ("edge", "main")]
+    settings = stream("IN", *both, connection="main", filter="in.*") | {"strategy": "fallback"}
+    async with world([settings], brokers=brokers) as w:
+        brokers["edge"].trouble.seal("OUT")
+        for number in range(30):
+            fill(w.broker, 1, first=number)
+            await trio.sleep(0.5)
+        await all_acked(w, 30)
+        edge, main = w.route.breakers
+        assert (edge.state, edge.openings, main.openings) == ("open", 1, 0)
+        assert len(arrived(w, "x")) == 30
+        assert w.route.held_up == []
+
+
+@pytest.mark.parametrize("strategy", ["all", "weighted"])
+async def test_with_another_strategy_the_input_waits_and_all_says_so(autojump_clock: MockClock, strategy: str) -> None:
+    broker = one_broker()["main"]
+    broker.add_stream("OTHER", ["other.>"])
+    both = [guarded(), guarded("other.{{wildcard(1)}}")]
+    settings = stream("IN", *both, filter="in.*") | {"strategy": strategy}
+    async with world([settings], brokers={"main": broker}) as w:
+        broker.trouble.seal("OTHER")
+        fill(w.broker, 40)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        await trio.sleep(5)
+        acked = w.successes("ack")
+        fill(w.broker, 40, first=40)
+        await trio.sleep(4)
+        assert w.successes("ack") == acked
+        assert bool(w.route.held_up) is (strategy == "all")
+        # Sealed is for ever: it is made anew.
+        broker.delete_stream("OTHER")
+        broker.add_stream("OTHER", ["other.>"])
+        await all_acked(w, 80)
+        copies = len(arrived(w, "x")) + len(broker.messages("OTHER"))
+        assert copies == (160 if strategy == "all" else 80), "each once"
+
+
+async def test_a_core_subject_waits_in_the_intake_queue(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("OUT", ["out.>"])
+    async with world([core("in.*", guarded())], brokers={"main": broker}) as w:
+        broker.trouble.seal("OUT")
+        for number in numbers(3):
+            broker.publish("in.x", number)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        for number in numbers(50, first=3):
+            broker.publish("in.x", number)
+        await trio.sleep(5)
+        assert w.route_ledger() == (53, 50, {"lost": 3})
+        assert w.route.held_up
+        broker.delete_stream("OUT")
+        broker.add_stream("OUT", ["out.>"])
+        await eventually(lambda: w.route_ledger() == (53, 0, {"lost": 3, "routed": 50}), within=30)
+        assert [message.payload for message in broker.messages("OUT")] == numbers(50, first=3)
+        assert w.watch.of("ROUTE_BREAKER_CLOSED")
+
+
+async def test_a_shutdown_gives_back_at_once_what_waits_for_a_breaker(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    async with world([route(max_in_flight=20)], brokers={"main": broker}) as w:
+        broker.trouble.seal("OUT")
+        fill(w.broker, 50)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        await trio.sleep(3)
+        assert w.route.in_hand > 10
+        ended = trio.current_time()
+    assert trio.current_time() - ended < 1.0
+    assert w.route.settled["lost"] == 0
+
+
+async def test_a_restart_of_the_link_leaves_a_breaker_open(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    async with world([route()], brokers={"main": broker}) as w:
+        broker.trouble.seal("OUT")
+        fill(w.broker, 5)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        await w.lose()
+        await w.find()
+        await trio.sleep(1)
+        [breaker] = w.route.breakers
+        assert breaker.state == "open"
+        broker.delete_stream("OUT")
+        broker.add_stream("OUT", ["out.>"])
+        await all_acked(w, 5)
+        assert breaker.state == "closed"

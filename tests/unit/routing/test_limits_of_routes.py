@@ -1,0 +1,310 @@
+"""Limits of routes: at most burst + rate x t in any time t, nothing is lost, nothing is delivered again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import MockClock
+
+from router_trio.message import Message
+from router_trio.routing import intake_queue
+from router_trio.testing import FakeBroker
+from router_trio.testing.server import Watch
+from router_trio.testing.streams import Stored, Stream
+from tests.support.eventually import eventually
+from tests.support.world import (
+    all_acked,
+    core,
+    fill,
+    numbers,
+    one_broker,
+    overhearing,
+    stream,
+    unacked,
+    world,
+)
+from tests.unit.routing.policy.test_limit import assert_bounded
+from tests.unit.routing.stream.refusing import arrived
+
+
+class Times(Watch):
+    """When each copy came to the broker, by its subject."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.of: dict[str, list[float]] = {}
+        broker.trouble.watch(self)
+
+    def received(self, publish: Any, now: float) -> None:
+        subject = publish.subject.decode()
+        if subject.startswith("out."):
+            self.of.setdefault(subject, []).append(trio.current_time())
+
+    def stored(self, stream: Stream, stored: Stored, now: float) -> None:
+        pass
+
+    def refused(self, publish: Any, why: str, now: float) -> None:
+        pass
+
+    def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
+        pass
+
+    @property
+    def all(self) -> list[float]:
+        return sorted(at for times in self.of.values() for at in times)
+
+
+def limited(rate: str, burst: int | None = None, per: str | None = None, **source: Any) -> dict[str, Any]:
+    limit = {"rate": rate} | ({} if burst is None else {"burst": burst}) | ({} if per is None else {"per": per})
+    return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **source) | {"limit": limit}
+
+
+async def test_a_stream_is_paced_and_little_waits_in_hand(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    times = Times(broker)
+    async with world([limited("50/s", burst=20)], brokers={"main": broker}) as w:
+        fill(broker, 400)
+        most = 0
+        began = trio.current_time()
+        while w.successes("ack") < 400:
+            await trio.sleep(0.05)
+            most = max(most, w.route.in_hand)
+            assert unacked(w) == w.route.in_hand
+        assert trio.current_time() - began == pytest.approx((400 - 20) / 50, abs=0.3)
+        assert most <= 20 + 50
+        assert_bounded(times.all, 50, 1, 20)
+        assert arrived(w, "x") == numbers(400)
+        assert w.route_ledger() == (400, 0, {"routed": 400}), "nothing was delivered again"
+        assert w.route.limited >= 370
+        [limit] = {event.rate for event in w.watch.of("ROUTE_LIMITED")}
+        assert limit == "50/s"
+        # Idle, the bucket fills again.
+        await trio.sleep(5)
+        waited = w.route.limited
+        fill(broker, 20, first=400)
+        await all_acked(w, 420)
+        assert w.route.limited == waited
+
+
+async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    times = Times(broker)
+    async with world([limited("10/h", ack_wait="2s")], brokers={"main": broker}) as w:
+        fill(broker, 5)
+        for _ in range(1500):
+            await trio.sleep(1)
+            oldest = max(
+                (trio.current_time() - one.received_at for one in w.route.holder._ack_pending.open.values()),  # type: ignore[union-attr]
+                default=0.0,
+            )
+            assert oldest <= 2.0
+        assert_bounded(times.all, 10, 3600, 1)
+        assert len(times.all) == 5
+        assert w.route_ledger() == (5, 0, {"routed": 5})
+
+
+async def test_it_holds_over_lost_links(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    times = Times(broker)
+    async with world([limited("20/s", burst=10)], brokers={"main": broker}) as w:
+        fill(broker, 200)
+        for _ in range(4):
+            await trio.sleep(1.3)
+            await w.lose()
+            await trio.sleep(0.05)
+            await w.find()
+        await all_acked(w, 200)
+        assert len(times.all) >= 200
+        assert arrived(w, "x") == numbers(200)
+        # What was in flight when a link was lost is sent again: at most a burst each time.
+        assert_bounded(times.all, 20, 1, 10 + 4 * 10)
+
+
+async def test_what_the_route_does_not_take_does_not_count(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    times = Times(broker)
+    settings = limited("10/s", burst=5) | {"when": 'string(payload).endsWith("0")'}
+    async with world([settings], brokers={"main": broker}) as w:
+        fill(broker, 1000)
+        began = trio.current_time()
+        await all_acked(w, 1000)
+        assert trio.current_time() - began == pytest.approx((100 - 5) / 10, abs=1.5)
+        assert_bounded(times.all, 10, 1, 5)
+        assert w.route_ledger()[2] == {"routed": 100, "filtered": 900}
+
+
+async def test_a_handler_is_called_as_often_as_the_limit_says(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    async with world(
+        [
+            stream("IN", "out.{{wildcard(1)}}", filter="in.*")
+            | {"limit": {"rate": "20/s", "burst": 3}, "handler": f"{__name__}:passes"}
+        ],
+        brokers={"main": broker},
+    ) as w:
+        calls.clear()
+        fill(broker, 60)
+        await all_acked(w, 60)
+        assert_bounded(calls, 20, 1, 3)
+        assert arrived(w, "x") == numbers(60)
+
+
+calls: list[float] = []
+
+
+async def passes(message: Message) -> Message:
+    calls.append(trio.current_time())
+    await trio.sleep(0.001)
+    return message
+
+
+# --- a limit for each value ---
+
+
+async def test_each_value_has_its_limit_and_others_pass(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    times = Times(broker)
+    settings = limited("10/s", burst=5, per="tokens[1]", max_in_flight=100)
+    async with world([settings], brokers={"main": broker}) as w:
+        fill(broker, 60, subjects="a")
+        fill(broker, 5, subjects="b")
+        began = trio.current_time()
+        await eventually(lambda: len(arrived(w, "b")) == 5)
+        assert trio.current_time() - began < 0.1, "passes what waits"
+        assert w.route.limit is not None
+        assert w.route.limit.waiting() == 55
+        await all_acked(w, 65)
+        assert trio.current_time() - began == pytest.approx((60 - 5) / 10, abs=0.3)
+        assert arrived(w, "a") == numbers(60)
+        for subject in ("out.a", "out.b"):
+            assert_bounded(times.of[subject], 10, 1, 5)
+        assert w.route_ledger() == (65, 0, {"routed": 65})
+        assert w.route.limited == 55
+        assert w.watch.of("ROUTE_LIMITED")
+
+
+async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    settings = limited("10/s", burst=1, per="tokens[1]", max_in_flight=10, ack_wait="2s")
+    async with world([settings], brokers={"main": broker}) as w:
+        fill(broker, 100, subjects="a")
+        fill(broker, 1, subjects="b")
+        while len(arrived(w, "a")) < 100:
+            await trio.sleep(0.05)
+            assert w.route.in_hand <= 20
+        await all_acked(w, 101)
+        assert arrived(w, "a") == numbers(100)
+        assert w.route_ledger() == (101, 0, {"routed": 101}), "nothing was given back or delivered again"
+
+
+async def test_a_message_without_the_value_fails_and_holds_up_nobody(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    settings = limited("10/s", per="body.tenant", max_deliver=1)
+    async with world([settings], brokers={"main": broker}) as w:
+        broker.publish("in.x", b"no JSON")
+        broker.publish("in.x", b'{"tenant": 7}')
+        await eventually(lambda: arrived(w, "x") == [b'{"tenant": 7}'])
+        assert w.route.failed["expression"] == 1
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 1, "given_up": 1}))
+
+
+async def test_what_the_route_does_not_take_needs_no_value(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    settings = limited("1/s", per="body.tenant") | {"when": 'subject == "in.x"'}
+    async with world([settings], brokers={"main": broker}) as w:
+        broker.publish("in.y", b"no JSON")
+        broker.publish("in.x", b'{"tenant": 7}')
+        await all_acked(w, 2)
+        assert w.route_ledger() == (2, 0, {"routed": 1, "filtered": 1})
+
+
+async def test_order_of_a_value_holds_when_its_destination_refuses(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    async with world([limited("20/s", burst=4, per="tokens[1]")], brokers={"main": broker}) as w:
+        broker.deny_publish("out.a")
+        fill(broker, 30, subjects="ab")
+        await trio.sleep(3)
+        broker.allow_publish("out.a")
+        await all_acked(w, 60)
+        assert arrived(w, "a") == arrived(w, "b") == numbers(30)
+
+
+async def test_a_shutdown_gives_back_what_waits(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    for per in (None, "tokens[1]"):
+        async with world([limited("1/h", burst=2, per=per)], brokers={"main": broker}) as w:
+            fill(broker, 10)
+            await eventually(lambda: w.successes("ack") == 2)
+            ended = trio.current_time()
+        assert trio.current_time() - ended < 1.0
+        assert w.route.settled["lost"] == 0
+
+
+# --- core ---
+
+
+def limited_core(rate: str, burst: int | None = None, per: str | None = None) -> dict[str, Any]:
+    limit = {"rate": rate} | ({} if burst is None else {"burst": burst}) | ({} if per is None else {"per": per})
+    return core("in.*", "out.{{wildcard(1)}}") | {"limit": limit}
+
+
+async def test_a_core_route_delays(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    times = Times(broker)
+    async with overhearing(broker, "out.*") as heard, world([limited_core("20/s", 10)], brokers={"main": broker}) as w:
+        for number in numbers(10):
+            broker.publish("in.x", number)
+        await eventually(lambda: len(heard) == 10, within=0.1)
+        for number in numbers(90, first=10):
+            broker.publish("in.x", number)
+        await eventually(lambda: w.route_ledger() == (100, 0, {"routed": 100}), within=30)
+        assert_bounded(times.all, 20, 1, 10)
+        assert times.all[-1] - times.all[0] == pytest.approx(90 / 20, abs=0.1)
+        assert w.route.limited == 90
+
+
+async def test_what_exceeds_the_intake_queue_is_counted(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_queue, "MAX_MESSAGES", 50)
+    broker = FakeBroker()
+    for per in (None, "tokens[1]"):
+        async with world([limited_core("10/s", 1, per)], brokers={"main": broker}) as w:
+            for number in numbers(200):
+                broker.publish("in.x", number)
+                await trio.lowlevel.checkpoint()
+            await eventually(lambda: w.route.in_hand == 0, within=60)
+            settled = w.route_ledger()[2]
+            assert settled["routed"] + settled["lost"] == 200
+            assert 50 <= settled["routed"] <= 53, "the queue, what was taken from it, and the burst"
+            assert w.route.failed["slow_consumer"] == settled["lost"]
+
+
+async def test_each_value_of_a_core_route_has_its_limit_and_others_pass(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    times = Times(broker)
+    async with (
+        overhearing(broker, "out.*") as heard,
+        world([limited_core("10/s", 2, "tokens[1]")], brokers={"main": broker}) as w,
+    ):
+        for number in numbers(30):
+            broker.publish("in.a", number)
+        broker.publish("in.b", b"passes")
+        await eventually(lambda: "out.b" in times.of, within=0.1)
+        await eventually(lambda: w.route_ledger() == (31, 0, {"routed": 31}), within=30)
+        assert_bounded(times.of["out.a"], 10, 1, 2)
+        assert len(heard) == 31
+
+
+async def test_a_core_route_that_ends_says_what_it_has_not_routed(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    for per in (None, "tokens[1]"):
+        async with world([limited_core("1/h", 1, per)], brokers={"main": broker}, shutdown_timeout=2.0) as w:
+            for number in numbers(5):
+                broker.publish("in.a", number)
+            await trio.sleep(1)
+        assert w.route.settled["lost"] == 4
+        assert w.route.failed["shutdown"] == 4
+        assert w.live.unsettled == 4
