@@ -162,6 +162,7 @@ class Router:
             telemetry=known.telemetry,
             connections=known.connections,
             routes=[*known.routes, route],
+            streams=known.streams,
             tests=known.tests,
         )
         self._handlers[name] = handler
@@ -186,6 +187,8 @@ class _Run:
             name: Connection(name, one, connect(name, one), self._emit, platform)
             for name, one in settings.connections.items()
         }
+        for stream in settings.streams:
+            self._connections[stream.connection].streams.add(stream.config)
         self._passthrough = {
             name: Passthrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
         }

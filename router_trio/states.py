@@ -38,6 +38,8 @@ class ConnectionState:
         self.reconnect_attempts = 0
         self.reconnect_failures = 0
         self.exhausted = 0
+        self.missing_streams: dict[str, str] = {}
+        """Why a stream of the settings can't be made or looked up, by its name."""
 
     @property
     def gauge(self) -> float:

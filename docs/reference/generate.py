@@ -36,6 +36,7 @@ PREFIXES = {
     "SourceSettings": "ROUTES__0__FROM__",
     "DestinationSettings": "ROUTES__0__TO__0__",
     "HeaderSettings": "ROUTES__0__TO__0__HEADERS__",
+    "StreamSettings": "STREAMS__0__",
     "ExampleSettings": "TESTS__0__",
     "ExampleMessage": "TESTS__0__MESSAGE__",
     "ExpectedMessage": "TESTS__0__EXPECT__0__",

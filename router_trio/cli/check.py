@@ -35,7 +35,8 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     for warning in warnings(settings.connections, settings.routes):
         print(f"{config}: {warning.path}: warning: {warning.message}")
     connections, routes = len(settings.connections), len(settings.routes)
-    print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')})")
+    streams = f", {_counted(len(settings.streams), 'stream')}" if settings.streams else ""
+    print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams})")
     return outcome.DONE
 
 

@@ -15,12 +15,15 @@ from router_trio.nats.control import BorrowedTransport, client_died, forget_inbo
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
+from router_trio.nats.jetstream.ensuring import ensure_stream
 from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
 from router_trio.nats.jetstream.unacked import AT_A_TIME
+from router_trio.nats.subscription import WireSubscription
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing
+from router_trio.protocol.stream_config import StreamConfig
 from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings
 
@@ -181,7 +184,7 @@ class NatsLink:
 
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
-    ) -> _Subscription:
+    ) -> WireSubscription:
         """See `link.Link.subscribe`."""
         raw, group = framing.wire(subject), framing.wire(queue or "")
         refused = self._too_many
@@ -213,7 +216,7 @@ class NatsLink:
             if not self._asked[raw]:
                 del self._asked[raw]
                 self._denied.pop(raw, None)
-        return _Subscription(self.wire, sid)
+        return WireSubscription(self.wire, sid)
 
     def _no_room(self, what: str) -> SourceError:
         return SourceError(
@@ -253,6 +256,11 @@ class NatsLink:
         state = await self._lookups.stream_state(name)
         self._pubacks.found((name, ""), state is not None)
         return state
+
+    async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
+        """See `link.Link.ensure_stream`."""
+        self._let_client_listen()
+        return await ensure_stream(self._lookups, wanted)
 
     def _let_client_listen(self) -> None:
         if self._client_deaf:
@@ -328,17 +336,3 @@ def _prefix(inbox: bytes) -> str:
 
 def _not_connected() -> LinkError:
     return LinkError("not connected", reason="not_connected")
-
-
-class _Subscription:
-    def __init__(self, wire: Wire, sid: bytes) -> None:
-        self._wire = wire
-        self._sid = sid
-
-    def close(self) -> None:
-        """See `link.Subscription.close`."""
-        self._wire.unsubscribe(self._sid)
-
-    async def drain(self) -> None:
-        """See `link.Subscription.drain`."""
-        await self._wire.drain(self._sid)

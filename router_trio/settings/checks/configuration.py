@@ -16,6 +16,7 @@ from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_hea
 from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.loops import feeds_itself
+from router_trio.settings.checks.streams import NOT_IN_NAMES
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings
@@ -36,8 +37,6 @@ _ONLY_FOR_STREAMS = (
 
 # A TOML key without quotes, so that key paths and environment variables can name every connection.
 _CONNECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
-# What nats-server refuses in the name of a stream or a consumer.
-_NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f.*>/\\]")
 _NOT_IN_QUEUES = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -235,7 +234,7 @@ def _check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
                 validate_pattern(subject, what=key)
             except SubjectError as error:
                 yield Problem(f"{path}.{key}", str(error))
-    for key, refused in (("stream", _NOT_IN_NAMES), ("durable", _NOT_IN_NAMES), ("queue", _NOT_IN_QUEUES)):
+    for key, refused in (("stream", NOT_IN_NAMES), ("durable", NOT_IN_NAMES), ("queue", _NOT_IN_QUEUES)):
         name: str | None = getattr(source, key)
         found = refused.search(name) if name else None
         if found:

@@ -233,6 +233,7 @@ def test_schema_describes_every_key_of_the_file() -> None:
         "SourceSettings",
         "DestinationSettings",
         "HeaderSettings",
+        "StreamSettings",
         "ExampleSettings",
         "ExampleMessage",
         "ExpectedMessage",
