@@ -34,6 +34,7 @@ PREFIXES = {
     "ConnectionSettings": "CONNECTIONS__NAME__",
     "RouteSettings": "ROUTES__0__",
     "SourceSettings": "ROUTES__0__FROM__",
+    "DeadLetterSettings": "ROUTES__0__DEAD_LETTER__",
     "DestinationSettings": "ROUTES__0__TO__0__",
     "HeaderSettings": "ROUTES__0__TO__0__HEADERS__",
     "StreamSettings": "STREAMS__0__",

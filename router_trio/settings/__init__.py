@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from router_trio.settings.examples import ExampleMessage, ExampleSettings, ExpectedMessage
+from router_trio.settings.retry import DeadLetterSettings
 from router_trio.settings.routes import (
     DestinationSettings,
     HeaderSettings,
@@ -31,6 +32,7 @@ from router_trio.settings.streams import StreamSettings
 
 __all__ = [
     "ConnectionSettings",
+    "DeadLetterSettings",
     "DestinationSettings",
     "ExampleMessage",
     "ExampleSettings",

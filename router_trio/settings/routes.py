@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from router_trio.settings.retry import DeadLetterSettings
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm, PositiveSize
 from router_trio.subjects.mapping import Mapping
@@ -183,6 +184,7 @@ class RouteSettings(Section, init=False):
         description="Which destinations get a message: all of them; the first whose `when` holds; one in turn, by "
         "weight; one by the value of `key`; or the first that is connected and takes it.",
     )
+    dead_letter: DeadLetterSettings | None = Field(None, description="Where a message goes that is given up.")
     to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, as `strategy` says.")
     handler: str | None = Field(
         None,

@@ -116,7 +116,10 @@ def _with_connections(route: RouteSettings, connections: Mapping[str, Connection
     """Name the only connection wherever a route left it out."""
     source = _with_connection(route.source, connections)
     to = [_with_connection(end, connections) for end in route.to]
-    return route.model_copy(update={"source": source, "to": to})
+    update: dict[str, Any] = {"source": source, "to": to}
+    if route.dead_letter is not None and not route.dead_letter.connection:
+        update["dead_letter"] = route.dead_letter.model_copy(update={"connection": source.connection})
+    return route.model_copy(update=update)
 
 
 def _with_connection(section: Any, connections: Mapping[str, ConnectionSettings]) -> Any:

@@ -234,6 +234,7 @@ def test_schema_describes_every_key_of_the_file() -> None:
         "DestinationSettings",
         "HeaderSettings",
         "StreamSettings",
+        "DeadLetterSettings",
         "ExampleSettings",
         "ExampleMessage",
         "ExpectedMessage",
