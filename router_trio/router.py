@@ -20,15 +20,16 @@ from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStoppe
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.nats.link import Dialer
 from router_trio.routing.core_route import CoreRoute
-from router_trio.routing.handlers import Handler, load_handler
+from router_trio.routing.handlers import Handler, load_handlers
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan, compile_routes
+from router_trio.routing.reply.responder import Responder
 from router_trio.routing.route import Route
 from router_trio.routing.stream.route import StreamRoute
-from router_trio.settings import ConnectionSettings, RouteSettings, Settings
-from router_trio.states import DestinationState, RouteState
+from router_trio.settings import ConnectionSettings, Settings
+from router_trio.states import REPLY, DestinationState, RouteState
 from router_trio.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -93,15 +94,17 @@ class Router:
         self,
         subject: str | None = None,
         *,
-        to: str | dict[str, Any] | Sequence[str | dict[str, Any]],
+        to: str | dict[str, Any] | Sequence[str | dict[str, Any]] = (),
+        respond: bool = False,
         name: str | None = None,
         connection: str | None = None,
         **source: Any,
     ) -> Callable[[H], H]:
         """Add a route through the decorated function, which is called with each message.
 
-        `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. `connection` is the
-        source's, and the default of the destinations'. `source` takes the other keys of `[routes.from]`: `queue`,
+        `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, what
+        the function returns answers the message, and `to` may be left out. `connection` is the source's, and the
+        default of the destinations'. `source` takes the other keys of `[routes.from]`: `queue`,
         `stream`, `durable`, `filter`, ... The route is named like the function.
 
         Raises `ConfigurationError` for anything that a configuration file would be refused for.
@@ -109,7 +112,7 @@ class Router:
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
-            self._add(handler, subject, destinations, name or handler.__name__, connection, source)
+            self._add(handler, subject, destinations, name or handler.__name__, connection, source, respond)
             return handler
 
         return add
@@ -151,20 +154,14 @@ class Router:
         name: str,
         connection: str | None,
         source: dict[str, Any],
+        respond: bool,
     ) -> None:
         default = {} if connection is None else {"connection": connection}
         destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
         origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
-        route = {"name": name, "from": origin, "to": destinations}
-        known = self._settings
-        self._settings = Settings(
-            router=known.router,
-            telemetry=known.telemetry,
-            connections=known.connections,
-            routes=[*known.routes, route],
-            streams=known.streams,
-            tests=known.tests,
-        )
+        route = {"name": name, "from": origin, "to": destinations, "respond": respond}
+        known = {name: getattr(self._settings, name) for name in Settings.model_fields}
+        self._settings = Settings(**known | {"routes": [*self._settings.routes, route]})
         self._handlers[name] = handler
 
 
@@ -192,7 +189,7 @@ class _Run:
         self._passthrough = {
             name: Passthrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
         }
-        plans = compile_routes(settings, _load_handlers(settings.routes, handlers), platform.random.randrange)
+        plans = compile_routes(settings, load_handlers(settings.routes, handlers), platform.random.randrange)
         self._routes: list[Route] = [self._make(plan) for plan in plans]
         self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
         self._sheltered = trio.CancelScope(shield=True)
@@ -200,7 +197,7 @@ class _Run:
         self._up = trio.Event()
 
     def _make(self, plan: RoutePlan) -> Route:
-        templates = [destination.template for destination in plan.destinations]
+        templates = [destination.template for destination in plan.destinations] + [REPLY] * plan.settings.respond
         state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
         for one in plan.destinations:
             to = DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
@@ -213,7 +210,10 @@ class _Run:
         connection = self._connections[plan.connection]
         route: Route
         if plan.stream is None:
-            route = CoreRoute(routing, connection, self._passthrough[outlets[0].connection.name], self._emit)
+            if plan.settings.respond:
+                routing.respond_with(Responder(state, connection))
+            first = outlets[0].connection if outlets else connection
+            route = CoreRoute(routing, connection, self._passthrough[first.name], self._emit)
         else:
             route = StreamRoute(routing, connection, self._emit)
         connection.attach(route)
@@ -335,11 +335,6 @@ def _is_cancelled(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(trio.Cancelled) is not None
     return isinstance(error, trio.Cancelled)
-
-
-def _load_handlers(routes: Sequence[RouteSettings], given: dict[str, Handler]) -> dict[str, Handler]:
-    named = {route.name: load_handler(route.handler) for route in routes if route.handler is not None}
-    return {**named, **given}
 
 
 def _content_routing() -> type[Routing]:

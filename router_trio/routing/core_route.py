@@ -29,11 +29,11 @@ class CoreRoute(Route):
     """One route from a core subscription."""
 
     def __init__(self, routing: Routing, connection: Connection, passthrough: Passthrough, emit: Emit) -> None:
-        """`passthrough` leads to the connection of the first destination."""
+        """`passthrough` leads to the connection of the first destination, if there is one."""
         super().__init__(routing, connection, emit)
-        only = routing.outlets[0]
+        outlets = routing.outlets
         as_it_comes = routing.plan.handler is None and routing.as_it_comes
-        plain = len(routing.outlets) == 1 and not only.destination.jetstream and as_it_comes
+        plain = len(outlets) == 1 and not outlets[0].destination.jetstream and as_it_comes
         self._intake = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
         if plain:

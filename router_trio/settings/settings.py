@@ -167,6 +167,8 @@ def _usable_route(raw: Any) -> RouteParts:
         text("when"),
         text("key"),
         strategy if strategy in get_args(Strategy) else None,
+        respond=raw.get("respond") is True,
+        has_to=to is not None and to != [],
     )
 
 

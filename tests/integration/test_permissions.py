@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -119,7 +120,7 @@ def routing(url: str) -> Settings:
 
 def everything(url: str, watch: Watch, handle: Callable[[Message], Awaitable[Message]]) -> Router:
     """The same router, with a handler on the way from the stream."""
-    source = {"stream": "PAYMENTS", "durable": "router", "filter": "payments.*", "ack_wait": "1s"}
+    source: dict[str, Any] = {"stream": "PAYMENTS", "durable": "router", "filter": "payments.*", "ack_wait": "1s"}
     made = routing(url)
     router = Router(made.model_copy(update={"routes": made.routes[:1]}), observers=[watch])
     to = {"subject": "copies.{{wildcard(1)}}", "jetstream": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -35,7 +36,7 @@ async def sunk(stream: JetStream) -> list[int]:
 def router(url: str) -> Router:
     connections = {"main": {"servers": [url]}}
     made = Router(Settings(router={"shutdown_timeout": "100ms"}, telemetry={"listen": ""}, connections=connections))
-    source = {"stream": "SOURCE", "durable": "router", "filter": "in.*"}
+    source: dict[str, Any] = {"stream": "SOURCE", "durable": "router", "filter": "in.*"}
 
     @made.route(to={"subject": "out.{{wildcard(1)}}", "jetstream": True}, **source)
     async def work(message: Message) -> Message:

@@ -16,6 +16,7 @@ from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_hea
 from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.loops import feeds_itself
+from router_trio.settings.checks.respond import check_respond
 from router_trio.settings.checks.streams import NOT_IN_NAMES
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
@@ -51,11 +52,23 @@ class RouteParts:
     when: str | None = None
     key: str | None = None
     strategy: str | None = None
+    respond: bool = False
+    has_to: bool = True
 
     @classmethod
     def of(cls, route: RouteSettings) -> RouteParts:
         """Take a whole route apart."""
-        return cls(route.name, route.source, route.to, route.handler, route.when, route.key, route.strategy)
+        return cls(
+            route.name,
+            route.source,
+            route.to,
+            route.handler,
+            route.when,
+            route.key,
+            route.strategy,
+            respond=route.respond,
+            has_to=bool(route.to),
+        )
 
 
 def check(
@@ -156,6 +169,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
     if route.handler is not None and not _is_handler(route.handler):
         yield Problem(f"{path}.handler", f"{route.handler!r} is not of the form 'package.module:function'")
     source = route.source
+    yield from check_respond(path, respond=route.respond, has_to=route.has_to, source=source)
     pattern: str | None = None
     if source is not None:
         source_problems = list(_check_source(f"{path}.from", source))

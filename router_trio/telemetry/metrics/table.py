@@ -14,7 +14,7 @@ from typing import Literal
 
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
-from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING, Histogram, RouteState
+from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING, UNANSWERED_REASONS, Histogram, RouteState
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
@@ -308,6 +308,13 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         (*ROUTE, "reason"),
         "Messages that were to go nowhere: `when` did not hold, the handler left them out, no destination matched.",
         _route_by(FILTER_REASONS, lambda route: route.filtered),
+    ),
+    Metric(
+        "router_messages_unanswered_total",
+        "counter",
+        (*ROUTE, "reason"),
+        "Messages of a route with respond that got no answer: no_reply, or reserved_subject for one below $.",
+        _route_by(UNANSWERED_REASONS, lambda route: route.unanswered),
     ),
     Metric(
         "router_route_messages_settled_total",

@@ -243,13 +243,13 @@ def test_schema_describes_every_key_of_the_file() -> None:
         assert section["additionalProperties"] is False
         for key, described in section["properties"].items():
             assert described.get("description"), f"{name}.{key}"
-            optional = described.get("type") in ("string", "number") or key in ("json", "headers")
+            optional = described.get("type") in ("string", "number") or key in ("json", "headers", "dead_letter")
             assert "default" in described or key in section.get("required", ()) or optional
     connection = sections["ConnectionSettings"]["properties"]
     assert connection["reconnect_delay"]["default"] == "1s"
     assert connection["max_pending_bytes"]["default"] == "64MiB"
     assert connection["servers"]["examples"] == [["nats://127.0.0.1:4222"]]
-    assert set(sections["RouteSettings"]["required"]) == {"name", "from", "to"}
+    assert set(sections["RouteSettings"]["required"]) == {"name", "from"}
     assert "null" not in json.dumps(schema)
     assert sections["RouteSettings"]["properties"]["strategy"]["enum"] == list(get_args(Strategy))
     assert set(sections["ExampleSettings"]["required"]) == {"name", "message", "expect"}
