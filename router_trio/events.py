@@ -432,6 +432,36 @@ class DestinationsUnknown(ConnectionEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamCreated(ConnectionEvent):
+    """A stream of the settings ([[streams]]) was absent, and was made."""
+
+    code = "NATS_STREAM_CREATED"
+    level = Level.INFO
+    stream: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamDiffers(ConnectionEvent):
+    """A stream is not as the settings ([[streams]]) say. It is left as it is; change it, or the settings."""
+
+    code = "NATS_STREAM_DIFFERS"
+    level = Level.WARN
+    stream: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamNotMade(ConnectionEvent):
+    """A stream of the settings ([[streams]]) could not be looked up or made; it is tried again."""
+
+    code = "NATS_STREAM_NOT_MADE"
+    level = Level.WARN
+    stream: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamWentBack(RouteEvent):
     """A stream was created again, emptied or restored: it gives known sequences to new messages, which are routed."""
 

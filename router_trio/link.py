@@ -19,6 +19,7 @@ from router_trio.errors import LinkError
 from router_trio.message import PubAck
 from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import RawMessage
+from router_trio.protocol.stream_config import StreamConfig as StreamConfig  # a word of the port
 
 LOOKUP_WITHIN = 2.0
 """Seconds that a server has to answer what is looked up beside the messages."""
@@ -334,6 +335,14 @@ class Link(Protocol):
 
     async def stream_state(self, name: str) -> StreamState | None:
         """Return a stream as it is now, or None if the server says that there is none. Raises as `find_streams`."""
+
+    async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
+        """Make a stream if there is none of that name. Return what it is then, and True if this call made it.
+
+        Raises `SourceError` as `find_streams`, and with the reason `stream_refused` if the server refuses to make it.
+        Blocks for at most three times `LOOKUP_WITHIN` seconds. Can be cancelled.
+        """
+        ...
 
 
 class Connect(Protocol):

@@ -19,19 +19,12 @@ from router_trio.errors import LinkError, innermost
 from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped, SettingIgnored
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.nats.link import Dialer
-from router_trio.routing.core_route import CoreRoute, shared_subscriptions
-from router_trio.routing.dead_letters import DeadLetters
-from router_trio.routing.handlers import Handler, load_handler
-from router_trio.routing.outlet import Outlet
-from router_trio.routing.passthrough import Passthrough
-from router_trio.routing.pipeline import Routing
-from router_trio.routing.plans import Destination, RoutePlan, compile_routes
-from router_trio.routing.retrying_route import RetryingRoute
+from router_trio.routing.builder import build_routes
+from router_trio.routing.handlers import Handler, load_handlers
+from router_trio.routing.plans import compile_routes
 from router_trio.routing.route import Route
-from router_trio.routing.stream.route import StreamRoute
-from router_trio.settings import ConnectionSettings, RouteSettings, Settings
+from router_trio.settings import ConnectionSettings, Settings
 from router_trio.settings.checks.warnings import ignored
-from router_trio.states import DestinationState, RouteState
 from router_trio.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -96,7 +89,8 @@ class Router:
         self,
         subject: str | None = None,
         *,
-        to: str | dict[str, Any] | Sequence[str | dict[str, Any]],
+        to: str | dict[str, Any] | Sequence[str | dict[str, Any]] = (),
+        respond: bool = False,
         name: str | None = None,
         connection: str | None = None,
         retry: dict[str, Any] | None = None,
@@ -105,8 +99,9 @@ class Router:
     ) -> Callable[[H], H]:
         """Add a route through the decorated function, which is called with each message.
 
-        `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. `connection` is the
-        source's, and the default of the destinations'. `retry` and `dead_letter` have the keys of `[routes.retry]` and
+        `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, what
+        the function returns answers the message, and `to` may be left out. `connection` is the source's, and the
+        default of the destinations'. `retry` and `dead_letter` have the keys of `[routes.retry]` and
         `[routes.dead_letter]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`, `durable`,
         `filter`, ... The route is named like the function.
 
@@ -115,8 +110,8 @@ class Router:
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
-            failing = {"retry": retry, "dead_letter": dead_letter}
-            self._add(handler, subject, destinations, name or handler.__name__, connection, source, failing)
+            more = {"retry": retry, "dead_letter": dead_letter, "respond": respond}
+            self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
             return handler
 
         return add
@@ -158,20 +153,14 @@ class Router:
         name: str,
         connection: str | None,
         source: dict[str, Any],
-        failing: dict[str, Any],
+        more: dict[str, Any],
     ) -> None:
         default = {} if connection is None else {"connection": connection}
         destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
         origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
-        route = {"name": name, "from": origin, "to": destinations, **failing}
-        known = self._settings
-        self._settings = Settings(
-            router=known.router,
-            telemetry=known.telemetry,
-            connections=known.connections,
-            routes=[*known.routes, route],
-            tests=known.tests,
-        )
+        route = {"name": name, "from": origin, "to": destinations, **more}
+        known = {name: getattr(self._settings, name) for name in Settings.model_fields}
+        self._settings = Settings(**known | {"routes": [*self._settings.routes, route]})
         self._handlers[name] = handler
 
 
@@ -194,50 +183,20 @@ class _Run:
             name: Connection(name, one, connect(name, one), self._emit, platform)
             for name, one in settings.connections.items()
         }
-        self._passthrough = {
-            name: Passthrough(connection, self._telemetry.tracing) for name, connection in self._connections.items()
-        }
-        plans = compile_routes(settings, _load_handlers(settings.routes, handlers), platform.random.randrange)
-        self._shared = shared_subscriptions(plans)
-        self._routes: list[Route] = [self._make(plan) for plan in plans]
+        for stream in settings.streams:
+            self._connections[stream.connection].streams.add(stream.config)
+        plans = compile_routes(settings, load_handlers(settings.routes, handlers), platform.random.randrange)
+        self._routes: list[Route] = build_routes(
+            plans,
+            self._connections,
+            self._emit,
+            self._telemetry.tracing,
+            handler_errors=settings.telemetry.handler_errors,
+        )
         self._live = Live(settings.router.name, self._connections, [route.state for route in self._routes])
         self._sheltered = trio.CancelScope(shield=True)
         self._draining = trio.CancelScope()
         self._up = trio.Event()
-
-    def _make(self, plan: RoutePlan) -> Route:
-        templates = [destination.template for destination in plan.destinations]
-        state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
-        for one in plan.destinations:
-            to = DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
-            state.to.append(to)
-            self._connections[one.connection].destinations.add(to)
-        outlets = [Outlet(destination, self._connections[destination.connection]) for destination in plan.destinations]
-        errors = self._settings.telemetry.handler_errors
-        kind = _content_routing() if plan.decides or plan.transforms or plan.per is not None else Routing
-        routing = kind(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)
-        connection = self._connections[plan.connection]
-        letters = None if plan.dead_letter is None else self._dead_letters(plan.dead_letter, state)
-        route: Route
-        if plan.stream is not None:
-            route = StreamRoute(routing, connection, self._emit, letters)
-        else:
-            passthrough = self._passthrough[outlets[0].connection.name]
-            if plan.settings.retry is None and letters is None:
-                route = CoreRoute(routing, connection, passthrough, self._emit, self._shared.get(plan.name))
-            else:
-                shared = self._shared.get(plan.name)
-                route = RetryingRoute(routing, connection, passthrough, self._emit, letters, shared)
-        connection.attach(route)
-        return route
-
-    def _dead_letters(self, one: Destination, state: RouteState) -> DeadLetters:
-        connection = self._connections[one.connection]
-        pattern = one.mapping.pattern
-        to = DestinationState(state, one.connection, one.template, pattern, jetstream=one.jetstream, dead_letters=True)
-        state.to.append(to)
-        connection.destinations.add(to)
-        return DeadLetters(one, connection)
 
     @asynccontextmanager
     async def live(self, pages: Pages, stop: trio.Event | None) -> AsyncIterator[Live]:
@@ -358,15 +317,3 @@ def _is_cancelled(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(trio.Cancelled) is not None
     return isinstance(error, trio.Cancelled)
-
-
-def _load_handlers(routes: Sequence[RouteSettings], given: dict[str, Handler]) -> dict[str, Handler]:
-    named = {route.name: load_handler(route.handler) for route in routes if route.handler is not None}
-    return {**named, **given}
-
-
-def _content_routing() -> type[Routing]:
-    # Only for routes with expressions: what those need takes its time to import.
-    from router_trio.routing.content.routing import ContentRouting
-
-    return ContentRouting

@@ -40,6 +40,8 @@ class ConnectionState:
         self.reconnect_attempts = 0
         self.reconnect_failures = 0
         self.exhausted = 0
+        self.missing_streams: dict[str, str] = {}
+        """Why a stream of the settings can't be made or looked up, by its name."""
 
     @property
     def gauge(self) -> float:
@@ -146,6 +148,14 @@ FILTER_REASONS = ("when", "handler", "unmatched")
 """Why a message is filtered: the route's `when` does not hold, its handler left it out, no destination is for it."""
 
 
+REPLY = "(reply)"
+"""In place of a destination's template, for answers to the reply subject."""
+
+
+UNANSWERED_REASONS = ("no_reply", "reserved_subject")
+"""Why there is no answer to a message: it has no reply subject, or one that must not be published to."""
+
+
 class InHand(Protocol):
     """Who holds what a route has received and not settled."""
 
@@ -244,6 +254,8 @@ class RouteState:
         """Messages by what became of them, but those of `forwarded`: see `settled`."""
         self.mirror_failed: Counter[str] = Counter()
         """Copies for mirrors that were not delivered, by reason. They fail no message."""
+        self.unanswered: Counter[str] = Counter()
+        """Messages of a route that responds which got no answer, by reason."""
         self.never_routed: int = 0
         """Messages of a core subscription that were received and never routed: they are lost."""
         self.holder: InHand | None = None

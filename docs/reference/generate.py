@@ -40,6 +40,7 @@ PREFIXES = {
     "DestinationSettings": "ROUTES__0__TO__0__",
     "HeaderSettings": "ROUTES__0__TO__0__HEADERS__",
     "BreakerSettings": "ROUTES__0__TO__0__BREAKER__",
+    "StreamSettings": "STREAMS__0__",
     "ExampleSettings": "TESTS__0__",
     "ExampleMessage": "TESTS__0__MESSAGE__",
     "ExpectedMessage": "TESTS__0__EXPECT__0__",

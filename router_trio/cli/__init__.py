@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 from router_trio.cli import outcome
 from router_trio.cli.check import check
 from router_trio.cli.contract import contract
+from router_trio.cli.dead_letters.command import dead_letters
 from router_trio.cli.demo import demo
 from router_trio.cli.explain import explain
 from router_trio.cli.run import run
@@ -94,6 +95,7 @@ app: App = App(
 for _command in (run, demo, check, explain, contract, schema):
     app.command(_command)
 app.command(run_tests, name="test")
+app.command(dead_letters, name="dead-letters")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

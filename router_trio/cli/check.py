@@ -47,7 +47,8 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
             if to.breaker is not None:
                 print(f"{config}: routes[{index}].to[{number}].breaker: {to.breaker.sentence}")
     connections, routes = len(settings.connections), len(settings.routes)
-    print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')})")
+    streams = f", {_counted(len(settings.streams), 'stream')}" if settings.streams else ""
+    print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams})")
     return outcome.DONE
 
 

@@ -63,13 +63,15 @@ def search_working_directory() -> None:
 
 
 def _handler_problems(settings: Settings) -> list[Problem]:
+    from router_trio.settings.checks.respond import without_handler
+
+    problems = without_handler(settings.routes, ())
     named = [(index, route.handler) for index, route in enumerate(settings.routes) if route.handler is not None]
     if not named:
-        return []
+        return problems
     from router_trio.routing.handlers import load_handler
 
     search_working_directory()
-    problems = []
     for index, handler in named:
         try:
             load_handler(handler)

@@ -201,6 +201,8 @@ class RouteExplanation(Told):
             return
         if plan.settings.handler is not None and self.error is None:
             yield f"  handler {plan.settings.handler} may change it or filter it out"
+        if plan.settings.respond and self.error is None:
+            yield "  what it returns goes to the reply subject of the message as well"
         if plan.settings.strategy != "all":
             yield f"  strategy {plan.settings.strategy}"
         if self.key is not None:

@@ -12,9 +12,9 @@ from functools import partial
 
 import trio
 
+from router_trio import Live
 from router_trio.cli import outcome
 from router_trio.cli.signals import run_with_signals
-from router_trio.client.live import Live
 from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
 

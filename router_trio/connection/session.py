@@ -19,6 +19,9 @@ from router_trio.outbox.outbox import Outbox
 SOURCES_FIRST_WITHIN = 1.0
 """Seconds for which a new link's sources may hold up what is to be sent on it."""
 
+STREAMS_FIRST_WITHIN = 2.0
+"""Seconds for which the streams that are to be made may hold up the sources."""
+
 FENCE_EVERY = 0.75
 FENCE_PATIENCE = 0.5
 """In liveness intervals. A fence is sent after 0.75 of silence and missed after 0.5; the second missed one ends the
@@ -84,10 +87,14 @@ class Session:
         listener: LinkListener,
         sources: Sequence[Source],
         *,
+        first: Sequence[Source] = (),
         connect_timeout: float,
         liveness_interval: float,
     ) -> None:
-        """Connect, then wait for `serve`, then live until the link dies or `end` is called. Raises nothing of it."""
+        """Connect, then wait for `serve`, then live until the link dies or `end` is called. Raises nothing of it.
+
+        `first` are served before `sources`, which wait for them for a bounded time.
+        """
         deadline = trio.current_time() + connect_timeout
         try:
             with self._scope:
@@ -102,7 +109,9 @@ class Session:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(self._watch, link, liveness_interval)
                             nursery.start_soon(self._confirm, link)
-                            await self._begin(link, sources, nursery)
+                            await _serve_each(link, first, nursery, STREAMS_FIRST_WITHIN)
+                            # Before anything is sent: the kept publishes may be for routes of this very connection.
+                            await _serve_each(link, sources, nursery, SOURCES_FIRST_WITHIN)
                             nursery.start_soon(self._send, link)
                 if dialling.cancelled_caught:
                     self.error = LinkError(f"no connection within {connect_timeout:g} s", reason="timeout")
@@ -130,16 +139,6 @@ class Session:
     def end(self) -> None:
         """Close the link now."""
         self._scope.cancel()
-
-    async def _begin(self, link: Link, sources: Sequence[Source], nursery: trio.Nursery) -> None:
-        """Subscribe before anything is sent: the kept publishes may be for routes of this very connection."""
-        tries = []
-        for source in sources:
-            tries.append(trio.Event())
-            nursery.start_soon(source.serve, link, tries[-1])
-        with trio.move_on_after(SOURCES_FIRST_WITHIN):
-            for tried in tries:
-                await tried.wait()
 
     # --- the tasks ---
 
@@ -240,6 +239,17 @@ class Session:
     def _answered(self) -> None:
         self.fenced_at = trio.current_time()
         self._fenced(self.fenced_at)
+
+
+async def _serve_each(link: Link, sources: Sequence[Source], nursery: trio.Nursery, within: float) -> None:
+    """Serve these in the nursery; returns when each has tried, or that takes too long."""
+    tries = []
+    for source in sources:
+        tries.append(trio.Event())
+        nursery.start_soon(source.serve, link, tries[-1])
+    with trio.move_on_after(within):
+        for tried in tries:
+            await tried.wait()
 
 
 def _first(group: BaseExceptionGroup[LinkError]) -> LinkError:

@@ -18,6 +18,7 @@ from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.connection.session import Session, Source
 from router_trio.connection.shares import Shares
+from router_trio.connection.streams import Streams
 from router_trio.errors import LinkError, UnexpectedError
 from router_trio.events import (
     ConnectionEstablished,
@@ -69,6 +70,7 @@ class Connection:
             max_age=settings.pending_max_age,
         )
         self.destinations: Destinations = Destinations(name, emit)
+        self.streams: Streams = Streams(self.state, emit)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
         self.inbox: bytes = self._new_inbox()
@@ -188,6 +190,7 @@ class Connection:
             self._connect,
             self,
             self._sources,
+            first=[self.streams] if self.streams else (),
             connect_timeout=self.settings.connect_timeout,
             liveness_interval=self.settings.liveness_interval,
         )

@@ -26,6 +26,7 @@ from router_trio.link import (
     PullConsumer,
     Refusal,
     SharedDelivery,
+    StreamConfig,
     StreamState,
     Subscription,
 )
@@ -176,6 +177,10 @@ class FaultyLink:
     async def stream_state(self, name: str) -> StreamState | None:
         """See `link.Link.stream_state`. Never struck."""
         return await self._link.stream_state(name)
+
+    async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
+        """See `link.Link.ensure_stream`. Never struck."""
+        return await self._link.ensure_stream(wanted)
 
     async def _before_subscribing(self) -> None:
         fault = self._strike("subscribe")

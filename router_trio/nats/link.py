@@ -15,6 +15,7 @@ from router_trio.nats.control import BorrowedTransport, client_died, forget_inbo
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
+from router_trio.nats.jetstream.ensuring import ensure_stream
 from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
 from router_trio.nats.jetstream.unacked import AT_A_TIME
@@ -23,6 +24,7 @@ from router_trio.nats.tcp import TCPStream
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing
+from router_trio.protocol.stream_config import StreamConfig
 from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings
 
@@ -273,6 +275,11 @@ class NatsLink:
         state = await self._lookups.stream_state(name)
         self._pubacks.found((name, ""), state is not None)
         return state
+
+    async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
+        """See `link.Link.ensure_stream`."""
+        self._let_client_listen()
+        return await ensure_stream(self._lookups, wanted)
 
     def _let_client_listen(self) -> None:
         if self._client_deaf:

@@ -54,12 +54,15 @@ class CoreRoute(Route):
         emit: Emit,
         shared: SharedSubscription | None = None,
     ) -> None:
-        """`passthrough` leads to the connection of the first destination; `shared` is with routes of one subject."""
+        """`passthrough` leads to the connection of the first destination, if there is one.
+
+        `shared` is with routes of the same subject.
+        """
         super().__init__(routing, connection, emit)
         self._shared = shared
-        only = routing.outlets[0]
-        as_it_comes = routing.plan.handler is None and routing.as_it_comes
-        plain = len(routing.outlets) == 1 and not only.destination.jetstream and as_it_comes and routing.flow is None
+        outlets = routing.outlets
+        as_it_comes = routing.plan.handler is None and routing.as_it_comes and routing.flow is None
+        plain = len(outlets) == 1 and not outlets[0].destination.jetstream and as_it_comes
         self._intake = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
         if plain:

@@ -43,7 +43,8 @@ class HandlerBatch:
         self._handler = handler
         self._received_at = received_at
         self._outlets = routing.outlets
-        self._frames: list[list[bytes]] = [[] for _ in self._outlets]
+        # One that stays empty if there is no destination.
+        self._frames: list[list[bytes]] = [[] for _ in self._outlets] or [[]]
         self._followed: dict[int, list[Owner]] = {}
         self._decides = not routing.as_it_comes
         self._together = routing.as_it_comes and not any(outlet.destination.jetstream for outlet in self._outlets)

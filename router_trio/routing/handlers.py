@@ -17,11 +17,13 @@ from typing import Any
 import outcome
 import trio
 
-from router_trio.errors import HandlerError, Reject, Retry, innermost
+from router_trio.errors import ConfigurationError, HandlerError, Reject, Retry, innermost
 from router_trio.message import Message
 from router_trio.protocol import framing, headers
 from router_trio.quotes import bounded
 from router_trio.routing.policy.retry import Failure
+from router_trio.settings import RouteSettings
+from router_trio.settings.checks.respond import without_handler
 from router_trio.settings.retry import HANDLER_ERROR, REJECTED, RETRY
 
 Handler = Callable[[Message], Any]
@@ -50,6 +52,17 @@ def load_handler(name: str) -> Handler:
     if not callable(handler):
         raise HandlerError(f"handler {name!r}: {module_name!r} has no function {function_name!r}")
     return handler  # type: ignore[no-any-return]
+
+
+def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler]) -> dict[str, Handler]:
+    """Return the handlers of routes by their names: those that are named, imported, and those `given` in code.
+
+    Raises `HandlerError`, and `ConfigurationError` for a route that answers and has none.
+    """
+    problems = without_handler(routes, given)
+    if problems:
+        raise ConfigurationError(problems)
+    return {route.name: load_handler(route.handler) for route in routes if route.handler is not None} | dict(given)
 
 
 class Blocked:

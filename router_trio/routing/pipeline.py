@@ -31,6 +31,7 @@ from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED
 from router_trio.routing.policy.retry import Failure
+from router_trio.routing.reply.responder import Responder
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState
 
@@ -66,10 +67,19 @@ class Routing:
             [outlet for outlet in outlets if outlet.destination.mirror is None]
         )
         self._one_is_enough = plan.settings.strategy == "fallback"
+        self.responder: Responder | None = None
+        """Sends what the handler returns to whoever asked: see `respond_with`."""
         self.as_it_comes: bool = True
         """True if every message goes to every destination, but for its subject as it came."""
         self.flow: FlowControl | None = flow_control(plan, self.outlets, state, emit)
         """None if it has neither a limit nor a breaker."""
+
+    def respond_with(self, responder: Responder) -> None:
+        """Answer what comes. Before the route runs."""
+        self.responder = responder
+        self.as_it_comes = False
+        self.connections = tuple(dict.fromkeys((*self.connections, responder.connection)))
+        self._needed = tuple(dict.fromkeys((*self._needed, responder.connection)))
 
     @property
     def _awaited(self) -> Sequence[Connection]:
@@ -241,9 +251,11 @@ class Routing:
         if not answers:
             self.filter_out(delivery, "handler")
             return
-        base = delivery.message_id or (self.outlets[0].connection.new_message_id() if len(answers) > 1 else b"")
-        several = len(answers) * len(self.outlets) > 1
-        sent = False
+        base = delivery.message_id or (self.connections[0].new_message_id() if len(answers) > 1 else b"")
+        several = len(answers) * len(self.outlets) > 1 or self.responder is not None
+        sent = self.responder is not None and self.responder.answer(
+            answers, message, delivery, len(answers) * len(self.outlets)
+        )
         for index, answer in enumerate(answers):
             own_id, changed = base, answer
             if index:
@@ -270,7 +282,7 @@ class Routing:
                 )
             except RouterError as error:
                 self.not_accepted(error, delivery, outlet)
-        return True
+        return bool(self.outlets)
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
@@ -281,6 +293,8 @@ class Routing:
             # What it says may quote the payload.
             delivery.trace.failed(kind, told if self._full_errors else kind)
         self.emit_failure(failure.reason, told, error_type=kind)
+        if self.responder is not None:
+            self.responder.answer_error(f"{kind}: {told}" if self._full_errors else kind, delivery)
 
     def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""

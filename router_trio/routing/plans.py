@@ -218,7 +218,8 @@ def _destination(
         template=to.subject,
         jetstream=to.jetstream,
         mapping=source.mapping(to.subject, random),
-        carries_reply=to.reply or to.connection == source.connection,
+        # A route that answers by itself has nobody else answer, unless that is asked for.
+        carries_reply=to.reply or (to.connection == source.connection and not route.respond),
         keep=tuple(to.headers.keep),
         own_ids=source.own_ids,
         inbox_prefix=settings.connections[to.connection].inbox_prefix,

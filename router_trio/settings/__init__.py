@@ -29,6 +29,7 @@ from router_trio.settings.sections import (
 )
 from router_trio.settings.server_url import ServerURL
 from router_trio.settings.settings import Settings
+from router_trio.settings.streams import StreamSettings
 
 __all__ = [
     "BreakerSettings",
@@ -52,6 +53,7 @@ __all__ = [
     "Settings",
     "SourceSettings",
     "Strategy",
+    "StreamSettings",
     "TelemetrySettings",
     "json_schema",
 ]

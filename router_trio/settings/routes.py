@@ -195,7 +195,15 @@ class RouteSettings(Section, init=False):
     )
     dead_letter: DeadLetterSettings | None = Field(None, description="Where a message goes that is given up.")
     limit: LimitSettings | None = Field(None, description="How many messages may go; absent: as many as there are.")
-    to: list[DestinationSettings] = Field(min_length=1, description="Where the messages go to, as `strategy` says.")
+    to: list[DestinationSettings] = Field(
+        default=[],
+        description="Where the messages go to, as `strategy` says. May be left out only with `respond`.",
+    )
+    respond: bool = Field(
+        False,
+        description="Send what the handler returns to the reply subject of the message as well, which then does not go "
+        "along to the destinations; only for a subject.",
+    )
     handler: str | None = Field(
         None,
         description="Function that is called with each message before it is sent, as package.module:function. It is "

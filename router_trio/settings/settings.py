@@ -15,13 +15,15 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
+from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.flow import LimitSettings
-from router_trio.settings.load import read_document
 from router_trio.settings.problems import keys_of, problems_from
+from router_trio.settings.reading.load import read_document
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings, Strategy
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
+from router_trio.settings.streams import StreamSettings
 
 S = TypeVar("S", bound=Section)
 
@@ -42,6 +44,9 @@ class Settings(Section, init=False):
         default={}, description="Connections to NATS, by name; at least one."
     )
     routes: list[RouteSettings] = Field(default=[], description="Where messages go, from where.")
+    streams: list[StreamSettings] = Field(
+        default=[], description="Streams that are made if they are absent, before the routes begin."
+    )
     tests: list[ExampleSettings] = Field(
         default=[], description="Examples that `router-trio test` runs: a message and what must become of it."
     )
@@ -52,13 +57,18 @@ class Settings(Section, init=False):
         try:
             BaseModel.__init__(self, **values)
         except ValidationError as error:
-            problems = problems_from(error, type(self)) + check(*_usable_parts(values))
+            parts = _usable_parts(values)
+            problems = (
+                problems_from(error, type(self)) + check(*parts) + check_streams(_usable_streams(values), parts[0])
+            )
             raise ConfigurationError(problems) from None
         problems = check(self.connections, [RouteParts.of(route) for route in self.routes], self.tests)
+        problems += check_streams(self.streams, self.connections)
         if problems:
             raise ConfigurationError(problems)
         # Frozen for everyone but this constructor.
         object.__setattr__(self, "routes", [_with_connections(route, self.connections) for route in self.routes])
+        object.__setattr__(self, "streams", [_with_connection(stream, self.connections) for stream in self.streams])
 
     @classmethod
     def load(cls, path: str | Path, *, environ: Mapping[str, str] | None = None) -> Settings:
@@ -106,15 +116,21 @@ class Settings(Section, init=False):
 
 def _with_connections(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:
     """Name the only connection wherever a route left it out."""
-
-    def named(end: Any) -> Any:
-        return end.model_copy(update={"connection": resolve_connection(end.connection, connections)})
-
-    source = named(route.source)
-    update: dict[str, Any] = {"source": source, "to": [named(end) for end in route.to]}
+    source = _with_connection(route.source, connections)
+    to = [_with_connection(end, connections) for end in route.to]
+    update: dict[str, Any] = {"source": source, "to": to}
     if route.dead_letter is not None and not route.dead_letter.connection:
         update["dead_letter"] = route.dead_letter.model_copy(update={"connection": source.connection})
     return route.model_copy(update=update)
+
+
+def _with_connection(section: Any, connections: Mapping[str, ConnectionSettings]) -> Any:
+    return section.model_copy(update={"connection": resolve_connection(section.connection, connections)})
+
+
+def _usable_streams(values: Mapping[str, Any]) -> list[StreamSettings | None]:
+    streams = values.get("streams", [])
+    return [_usable(StreamSettings, one) for one in streams] if isinstance(streams, list | tuple) else []
 
 
 def _usable_parts(
@@ -156,6 +172,8 @@ def _usable_route(raw: Any) -> RouteParts:
         _usable(RetrySettings, raw.get("retry")),
         _usable(DeadLetterSettings, raw.get("dead_letter")),
         limit=_usable(LimitSettings, raw.get("limit")),
+        respond=raw.get("respond") is True,
+        has_to=to is not None and to != [],
     )
 
 

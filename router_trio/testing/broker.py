@@ -17,7 +17,7 @@ from router_trio.subjects.patterns import validate_pattern, validate_subject
 from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.network import Network
-from router_trio.testing.server import PublishedMessage, Server
+from router_trio.testing.server import DUPLICATE_WINDOW, PublishedMessage, Server
 from router_trio.testing.streams import EPOCH, StoredMessage
 from router_trio.testing.trouble import Trouble
 
@@ -65,7 +65,7 @@ class FakeBroker:
         name: str,
         subjects: Iterable[str],
         *,
-        duplicate_window: float = 120.0,
+        duplicate_window: float = DUPLICATE_WINDOW,
         max_messages: int | None = None,
         fallback: bool = False,
     ) -> None:

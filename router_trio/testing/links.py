@@ -31,6 +31,7 @@ from router_trio.message import stored
 from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
 from router_trio.protocol.headers import status
+from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse
 from router_trio.testing.network import Network
@@ -169,6 +170,10 @@ class FakeLink:
     async def stream_state(self, name: str) -> StreamState | None:
         """See `link.Link.stream_state`."""
         return await self.look_up(lambda now: self._network.server.state_of_stream(name, now))
+
+    async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
+        """See `link.Link.ensure_stream`."""
+        return await self.look_up(lambda now: self._network.server.ensure_stream(wanted, now))
 
     async def check_consumer(self, spec: ConsumerSpec) -> str | None:
         """See `subscriptions.Line.check_consumer`."""

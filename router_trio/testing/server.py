@@ -15,11 +15,15 @@ from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import Headers, decode
+from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.patterns import matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
 from router_trio.testing.losses import Losses, Timed
 from router_trio.testing.streams import EPOCH, Stored, Stream
+
+DUPLICATE_WINDOW = 120.0
+"""Seconds, of a stream for which nobody says another one."""
 
 
 class PublishedMessage(NamedTuple):
@@ -68,6 +72,8 @@ class Server:
         self.published: list[PublishedMessage] = []
         self.streams: dict[str, Stream] = {}
         self.consumers: dict[tuple[str, str], Consumer] = {}
+        self.jetstream: bool = True
+        """False: it makes no streams."""
         self.denied_publishes: list[str] = []
         self.denied_subscriptions: list[str] = []
         self._streams_created = 0
@@ -161,6 +167,7 @@ class Server:
         duplicate_window: float,
         max_messages: int | None,
         fallback: bool = False,
+        config: StreamConfig | None = None,
     ) -> None:
         """Create a stream. Raises `ValueError` if the name or a subject is taken, `SubjectError` for a bad subject."""
         stream = Stream(
@@ -171,6 +178,7 @@ class Server:
             max_messages=max_messages,
             epoch=self._epoch,
             fallback=fallback,
+            config=config,
         )
         if name in self.streams:
             raise ValueError(f"there is a stream {name!r} already: delete it first, or use another name")
@@ -235,6 +243,32 @@ class Server:
         if stream is not None and now < stream.leaderless_until:
             return SourceError(f"the stream {name!r} has no leader", reason="jetstream_unavailable")
         return None if stream is None else stream.state
+
+    def ensure_stream(self, wanted: StreamConfig, now: float) -> tuple[StreamConfig, bool] | SourceError:
+        """Return what a stream is, made if there is none of that name, and True if it was made; or why not.
+
+        It deletes nothing: limits with `discard` "old" are not kept.
+        """
+        if not self.jetstream:
+            return SourceError("JetStream is not enabled", reason="no_jetstream")
+        state = self.state_of_stream(wanted.name, now)
+        if isinstance(state, SourceError):
+            return state
+        if state is not None:
+            return self.streams[wanted.name].config, False
+        if not self.may_publish(f"$JS.API.STREAM.CREATE.{wanted.name}"):
+            return _may_not_ask()
+        window = DUPLICATE_WINDOW if wanted.duplicate_window is None else wanted.duplicate_window
+        if wanted.duplicate_window is None and wanted.max_age:
+            window = min(window, wanted.max_age)
+        refuses_at = wanted.max_messages if wanted.discard == "new" and wanted.max_messages > 0 else None
+        try:
+            self.add_stream(
+                wanted.name, wanted.subjects, duplicate_window=window, max_messages=refuses_at, config=wanted
+            )
+        except ValueError as error:
+            return SourceError(str(error), reason="stream_refused")
+        return self.streams[wanted.name].config, True
 
     def delete_consumer(self, stream: str, durable: str) -> None:
         """Delete a consumer; whoever waits for its messages is told. Raises `KeyError` if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol import message_ids
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import Headers, decode
+from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
 
@@ -60,8 +62,10 @@ class Stream:
         max_messages: int | None,
         epoch: float = EPOCH,
         fallback: bool = False,
+        config: StreamConfig | None = None,
     ) -> None:
         self.name = name
+        self._config = config
         self.created = created
         self.max_messages = max_messages
         self.answers_after: float = 0.0
@@ -83,6 +87,14 @@ class Stream:
     def overlaps(self, other: Stream) -> bool:
         """Return True if some subject would go to both."""
         return any(overlaps(ours, theirs) for ours in self.subjects for theirs in other.subjects)
+
+    @property
+    def config(self) -> StreamConfig:
+        """What it was made as, and edited to."""
+        made_as = self._config or StreamConfig(
+            self.name, (), discard="old" if self.max_messages is None else "new", max_messages=self.max_messages or -1
+        )
+        return replace(made_as, subjects=self.subjects, duplicate_window=self.duplicate_window)
 
     @property
     def state(self) -> StreamState:

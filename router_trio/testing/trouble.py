@@ -81,6 +81,10 @@ class Trouble:
         """A stream refuses what would be more than this; None: no more."""
         self._server.streams[stream].max_messages = max_messages
 
+    def switch_off_jetstream(self, is_off: bool = True) -> None:
+        """No stream can be made: JetStream is not enabled."""
+        self._server.jetstream = not is_off
+
     def seal(self, stream: str) -> None:
         """A stream takes nothing any more."""
         self._server.streams[stream].sealed = True

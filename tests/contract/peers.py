@@ -1,6 +1,7 @@
 """Two peers that a link can have, the fake broker and a real nats-server, seen through the same few methods.
 
-In both, the router's user may not publish to `denied.>`, subscribe to `secret.>` or look up the stream `SECRET`.
+In both, the router's user may not publish to `denied.>`, subscribe to `secret.>`, look up the stream `SECRET` or make
+one that is called `FORBIDDEN`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ WRONG_PASSWORD = "gu3ssed"
 _USERS = f"""
 authorization {{ users: [
   {{ user: router, password: "{PASSWORD}",
-     permissions: {{ publish: {{ deny: ["denied.>", "$JS.API.STREAM.INFO.SECRET"] }}
+     permissions: {{ publish: {{ deny: ["denied.>", "$JS.API.STREAM.INFO.SECRET",
+                                       "$JS.API.STREAM.CREATE.FORBIDDEN"] }}
                      subscribe: {{ deny: ["secret.>"] }} }} }}
   {{ user: other, password: other }}
 ] }}
@@ -86,6 +88,7 @@ class FakePeer:
         self.broker = FakeBroker()
         self.broker.deny_publish("denied.>")
         self.broker.deny_publish("$JS.API.STREAM.INFO.SECRET")
+        self.broker.deny_publish("$JS.API.STREAM.CREATE.FORBIDDEN")
         self.broker.deny_subscribe("secret.>")
 
     @property

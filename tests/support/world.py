@@ -132,11 +132,13 @@ async def world(
     brokers: dict[str, FakeBroker] | None = None,
     connections: dict[str, dict[str, Any]] | None = None,
     shutdown_timeout: float = 10.0,
+    streams: Sequence[dict[str, Any]] = (),
     **options: Any,
 ) -> AsyncIterator[World]:
     """Open a router on `brokers`, by default on one of its own. `options` are those of every connection.
 
-    `connections` adds options for one connection. At the end everything must be accounted for.
+    `connections` adds options for one connection, `streams` are those that it makes. At the end everything must be
+    accounted for.
     """
     brokers = brokers or {"main": FakeBroker()}
     quick = {"servers": ["nats://fake:4222"], "reconnect_delay": "50ms", "max_reconnect_delay": "300ms"}
@@ -145,6 +147,7 @@ async def world(
         telemetry={"listen": ""},
         connections={name: quick | options | (connections or {}).get(name, {}) for name in brokers},
         routes=list(routes),
+        streams=list(streams),
     )
     watch = Watch()
     platform = Platform(random=LongestDelays())

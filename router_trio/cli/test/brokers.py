@@ -1,8 +1,8 @@
 """The world of one example: a fake broker for each connection, with the streams that its routes need.
 
-A configuration names streams, and not which subjects they have. So a stream has the subjects that its routes filter;
-one that is read without a filter has the subject of the message, if no other stream has it; and what is published to
-JetStream otherwise is stored in a stream for all the rest.
+A configuration names streams, and which subjects they have only in `[[streams]]`. So any other stream has the subjects
+that its routes filter; one that is read without a filter has the subject of the message, if no other stream has it; and
+what is published to JetStream otherwise is stored in a stream for all the rest.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def brokers_for(settings: Settings, message: ExampleMessage, entry: Entry) -> di
     brokers = {name: FakeBroker() for name in settings.connections}
     for name, broker in brokers.items():
         taken: list[str] = []
-        for stream, subjects in _streams(settings.routes, name).items():
+        for stream, subjects in _streams(settings, name).items():
             # What two streams seem to have is in the first.
             own = [one for one in subjects if not any(overlaps(one, other) for other in taken)]
             if (name, stream) == (entry.connection, entry.stream) and not any(
@@ -57,24 +57,29 @@ def brokers_for(settings: Settings, message: ExampleMessage, entry: Entry) -> di
                 own.append(message.subject)
             taken += own
             broker.add_stream(stream, own)
-        broker.add_stream(_rest(settings.routes), [">"], fallback=True)
+        broker.add_stream(_rest(settings), [">"], fallback=True)
     return brokers
 
 
-def _streams(routes: Sequence[RouteSettings], connection: str) -> dict[str, list[str]]:
-    """Return the streams that are read on a connection, with what is filtered from them; with filters first."""
-    streams: dict[str, list[str]] = {}
-    for source in sorted((route.source for route in routes), key=lambda source: source.filter is None):
-        if source.stream is not None and source.connection == connection:
+def _streams(settings: Settings, connection: str) -> dict[str, list[str]]:
+    """Return the streams that are read on a connection, with what is filtered from them; with filters first.
+
+    Before them those of `[[streams]]`, with the subjects that they have there.
+    """
+    streams = {one.name: list(one.subjects) for one in settings.streams if one.connection == connection}
+    declared = frozenset(streams)
+    for source in sorted((route.source for route in settings.routes), key=lambda source: source.filter is None):
+        if source.stream is not None and source.stream not in declared and source.connection == connection:
             subjects = streams.setdefault(source.stream, [])
             if source.filter is not None and source.filter not in subjects:
                 subjects.append(source.filter)
     return streams
 
 
-def _rest(routes: Sequence[RouteSettings]) -> str:
+def _rest(settings: Settings) -> str:
     """Return a name that no stream of the configuration has."""
+    taken = {route.source.stream for route in settings.routes} | {stream.name for stream in settings.streams}
     name = "REST"
-    while any(route.source.stream == name for route in routes):
+    while name in taken:
         name += "_"
     return name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from typing import Any
 
 from router_trio.quotes import excerpt
@@ -89,6 +90,16 @@ class Object:
         if value is not None and (type(value) is not str or len(value) > MAX_SUBJECT):
             raise self._wrong(name, f"a text of at most {MAX_SUBJECT} characters")
         return value or ""
+
+    def octets(self, name: str) -> bytes:
+        """Return bytes, which are written in base64; `b""` if the field is absent."""
+        value = self._fields.get(name)
+        if value is None:
+            return b""
+        try:
+            return b64decode(value, validate=True)
+        except (TypeError, ValueError):
+            raise self._wrong(name, "bytes in base64") from None
 
     def subjects(self, name: str, *, most: int) -> tuple[str, ...]:
         """Return a list of subjects; empty if it is absent."""

@@ -89,6 +89,17 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as a stream holds it, with its raw header block. `time_ns` is in nanoseconds since 1970."""
+
+    sequence: int
+    time_ns: int
+    subject: str
+    headers: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerConfig:
     """How a consumer delivers. Limits are -1 or 0 where it has none of its own."""
 
@@ -188,6 +199,23 @@ def stored(body: bytes) -> Stored:
     """Read the answer to `STREAM.MSG.GET`. Raises as `stream_info` does."""
     message = _answer(body, MAX_MESSAGE_ANSWER).required("message")
     return Stored(_count(message, "seq"), message.time("time"))
+
+
+def stored_message(body: bytes) -> StoredMessage:
+    """Read the answer to `STREAM.MSG.GET`, with the message. Raises as `stream_info` does."""
+    message = _answer(body, MAX_MESSAGE_ANSWER).required("message")
+    return StoredMessage(
+        sequence=_count(message, "seq"),
+        time_ns=nanoseconds(message.time("time")),
+        subject=message.optional_subject("subject"),
+        headers=message.octets("hdrs"),
+        payload=message.octets("data"),
+    )
+
+
+def done(body: bytes) -> bool:
+    """Read an answer that only says whether something was done. Raises as `stream_info` does."""
+    return _answer(body).flag("success")
 
 
 def nanoseconds(time: str) -> int:

@@ -29,7 +29,7 @@ STREAM_NOT_FOUND = 10059
 """Error code of the JetStream API; an absent consumer is 10014."""
 UNAVAILABLE = 503
 
-_NOT_ENABLED = frozenset({10039, 10076})
+NOT_ENABLED = frozenset({10039, 10076})
 """Error codes of nats-server: JetStream is not enabled for the account, or on the server."""
 
 _NAME = re.compile(r"[^\s.*>/\\]{1,255}")
@@ -81,7 +81,7 @@ class Lookups:
         try:
             return await self.ask("STREAM.NAMES", json.dumps({"subject": subject}).encode(), stream_names)
         except ApiError as error:
-            raise _said(error) from error
+            raise said(error) from error
 
     async def may_exist(self, name: str, domain: str = "") -> bool:
         """Return False if the server says that there is no stream of this name; True also if it does not say."""
@@ -104,15 +104,16 @@ class Lookups:
         except ApiError as error:
             if error.code == NOT_FOUND:
                 return None
-            raise _said(error) from error
+            raise said(error) from error
         if info.name != name:
             raise SourceError(f"the answer about stream {name!r} is about another one", reason="bad_answer")
         limits = (info.max_messages, info.max_bytes, info.max_messages_per_subject, info.max_message_size)
         return StreamState(info.name, info.subjects, _refuses(info), _room(info), info.messages, limits)
 
 
-def _said(error: ApiError) -> SourceError:
-    if error.error_code in _NOT_ENABLED:
+def said(error: ApiError) -> SourceError:
+    """Return the error for an answer that is one, and says nothing of what was asked about."""
+    if error.error_code in NOT_ENABLED:
         return _not_enabled()
     return SourceError(f"JetStream answered: {error.description}", reason="jetstream_unavailable")
 

@@ -60,6 +60,35 @@ StreamName = tuple[str, str]
 """A stream and its JetStream domain, `""` for none."""
 
 
+class Refused(Exception):
+    """The answer to a publish is no PubAck, but says why there is none. `retriable`: a later try may succeed."""
+
+    def __init__(self, reason: str, detail: str, retriable: bool = False) -> None:
+        super().__init__(detail)
+        self.reason: str = reason
+        self.detail: str = detail
+        self.retriable: bool = retriable
+
+
+def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
+    """Return the stream that stored a publish, the sequence there, and True if it had it already. Raises `Refused`."""
+    code, description = headers.status(framing.header_block(raw))
+    if code == 503:
+        raise Refused("no_responders", "no stream takes this subject", True)
+    try:
+        answer = read(framing.payload(raw), MAX_ANSWER)
+        error = answer.object("error")
+        if error is not None:
+            detail = error.description("description") or "error"
+            status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)
+            raise Refused(_reason(error_code, detail), detail, status == 429 or error_code in _PASSING)
+        stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
+        return (stream, answer.text("domain", "")), sequence, answer.flag("duplicate")
+    except AnswerError as wrong:
+        told = f"not a PubAck: {code} {description}" if code else f"not a PubAck: {wrong}"
+        raise Refused("bad_answer", told) from wrong
+
+
 class PubAcks:
     """Reads the answers that came on one link, and tells a listener.
 
@@ -168,26 +197,12 @@ class PubAcks:
 
     def _read(self, order: int, raw: framing.RawMessage) -> None:
         body = framing.payload(raw)
-        code, description = headers.status(framing.header_block(raw))
-        if code == 503:
-            self._listener.ack_refused(order, "no_responders", "no stream takes this subject", True)
-            return
         try:
-            answer = read(body, MAX_ANSWER)
-            error = answer.object("error")
-            if error is not None:
-                detail = error.description("description") or "error"
-                status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)
-                retriable = status == 429 or error_code in _PASSING
-                self._listener.ack_refused(order, _reason(error_code, detail), detail, retriable)
-                return
-            stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
-            duplicate = answer.flag("duplicate")
-            named = (stream, answer.text("domain", ""))
-        except AnswerError as wrong:
-            told = f"not a PubAck: {code} {description}" if code else f"not a PubAck: {wrong}"
-            self._listener.ack_refused(order, "bad_answer", told, False)
+            named, sequence, duplicate = read_puback(raw)
+        except Refused as refused:
+            self._listener.ack_refused(order, refused.reason, refused.detail, refused.retriable)
             return
+        stream = named[0]
         if self._ask is not None and named not in self._known:
             self._keep(named, (order, stored(stream, sequence, duplicate)))
             return

@@ -17,7 +17,9 @@ from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.flow import check_flow
 from router_trio.settings.checks.loops import feeds_itself
+from router_trio.settings.checks.respond import check_respond
 from router_trio.settings.checks.retry import check_reasons
+from router_trio.settings.checks.streams import NOT_IN_NAMES
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.flow import LimitSettings
 from router_trio.settings.problems import suggestion
@@ -40,8 +42,6 @@ _ONLY_FOR_STREAMS = (
 
 # A TOML key without quotes, so that key paths and environment variables can name every connection.
 _CONNECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
-# What nats-server refuses in the name of a stream or a consumer.
-_NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f.*>/\\]")
 _NOT_IN_QUEUES = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -59,6 +59,8 @@ class RouteParts:
     retry: RetrySettings | None = None
     dead_letter: DeadLetterSettings | None = None
     limit: LimitSettings | None = None
+    respond: bool = False
+    has_to: bool = True
 
     @classmethod
     def of(cls, route: RouteSettings) -> RouteParts:
@@ -74,6 +76,8 @@ class RouteParts:
             route.retry,
             route.dead_letter,
             route.limit,
+            respond=route.respond,
+            has_to=bool(route.to),
         )
 
 
@@ -175,6 +179,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
     if route.handler is not None and not _is_handler(route.handler):
         yield Problem(f"{path}.handler", f"{route.handler!r} is not of the form 'package.module:function'")
     source = route.source
+    yield from check_respond(path, respond=route.respond, has_to=route.has_to, source=source)
     pattern: str | None = None
     if source is not None:
         source_problems = list(_check_source(f"{path}.from", source))
@@ -270,7 +275,7 @@ def _check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
                 validate_pattern(subject, what=key)
             except SubjectError as error:
                 yield Problem(f"{path}.{key}", str(error))
-    for key, refused in (("stream", _NOT_IN_NAMES), ("durable", _NOT_IN_NAMES), ("queue", _NOT_IN_QUEUES)):
+    for key, refused in (("stream", NOT_IN_NAMES), ("durable", NOT_IN_NAMES), ("queue", _NOT_IN_QUEUES)):
         name: str | None = getattr(source, key)
         found = refused.search(name) if name else None
         if found:

@@ -32,6 +32,7 @@ def readiness(view: RouterView, now: float) -> Answer:
         why = connection.state.unready(now)
         if why is not None:
             reasons.append({"connection": name, "reason": why})
+        reasons += [{"connection": name, "reason": why} for why in connection.state.missing_streams.values()]
         for destination in connection.outbox.capacity.unanswered():
             why = f"{destination} does not confirm what it receives (no PubAck)"
             reasons.append({"connection": name, "reason": why})

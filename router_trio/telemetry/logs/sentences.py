@@ -73,6 +73,11 @@ SENTENCES: Mapping[type[Event], str] = {
         "Could not look up the streams that {connection} publishes to: {reason}; "
         "only publishes show whether they accept messages"
     ),
+    events.StreamCreated: "Stream {stream} was made on {connection}",
+    events.StreamDiffers: (
+        "Stream {stream} on {connection} is not as [[streams]] says, and is left as it is: {detail}; change one of them"
+    ),
+    events.StreamNotMade: "Stream {stream} could not be looked up or made on {connection}: {reason}; retrying",
     events.StreamWentBack: (
         "Stream {stream} of route {route} went back in time: {detail}; its messages are routed as new"
     ),

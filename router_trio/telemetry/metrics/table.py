@@ -20,6 +20,7 @@ from router_trio.states import (
     FILTER_REASONS,
     ROUTE_FATES,
     RUNNING,
+    UNANSWERED_REASONS,
     BreakerView,
     Histogram,
     RouteState,
@@ -353,6 +354,13 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         (*ROUTE, "reason"),
         "Messages that were to go nowhere: `when` did not hold, the handler left them out, no destination matched.",
         _route_by(FILTER_REASONS, lambda route: route.filtered),
+    ),
+    Metric(
+        "router_messages_unanswered_total",
+        "counter",
+        (*ROUTE, "reason"),
+        "Messages of a route with respond that got no answer: no_reply, or reserved_subject for one below $.",
+        _route_by(UNANSWERED_REASONS, lambda route: route.unanswered),
     ),
     Metric(
         "router_route_messages_settled_total",

@@ -153,6 +153,7 @@ class _Eyes:
         self.in_progress = link.in_progress
         self.find_streams = link.find_streams
         self.stream_state = link.stream_state
+        self.ensure_stream = link.ensure_stream
 
     @property
     def server(self) -> str:

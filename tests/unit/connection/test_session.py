@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import pytest
@@ -12,7 +13,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from router_trio.client.receipt import Receipt
-from router_trio.connection.session import FENCE_EVERY, SOURCES_FIRST_WITHIN, Session, Source
+from router_trio.connection.session import FENCE_EVERY, SOURCES_FIRST_WITHIN, STREAMS_FIRST_WITHIN, Session, Source
 from router_trio.errors import LinkError
 from router_trio.events import Event
 from router_trio.link import Connect, Link, LinkListener, Refusal
@@ -107,10 +108,10 @@ class SessionSetup:
         self.death = error
         self.dying.set()
 
-    async def run(self, *sources: Source) -> None:
+    async def run(self, *sources: Source, first: Sequence[Source] = ()) -> None:
         connect = cast(Connect, self.connect)
         listener = cast(LinkListener, None)
-        await self.session.run(connect, listener, sources, connect_timeout=2.0, liveness_interval=INTERVAL)
+        await self.session.run(connect, listener, sources, first=first, connect_timeout=2.0, liveness_interval=INTERVAL)
 
     def publish(self, payload: bytes = b"x") -> Receipt:
         receipt = Receipt()
@@ -119,10 +120,10 @@ class SessionSetup:
 
 
 @asynccontextmanager
-async def serving(setup: SessionSetup, *sources: Source) -> AsyncIterator[Session]:
+async def serving(setup: SessionSetup, *sources: Source, first: Sequence[Source] = ()) -> AsyncIterator[Session]:
     """A session that is connected and serves; it is ended behind the body."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(setup.run, *sources)
+        nursery.start_soon(partial(setup.run, *sources, first=first))
         await setup.session.connected.wait()
         setup.outbox.link_up()
         setup.session.serve()
@@ -373,6 +374,19 @@ async def test_sources_go_first_but_not_for_long(tries: float, sent_at: float, a
     async with serving(setup, StubSource(tries)):
         await receipt.settled()
         assert trio.current_time() == sent_at
+
+
+@pytest.mark.parametrize(("tries", "served_at"), [(0.5, 0.5), (100.0, STREAMS_FIRST_WITHIN)])
+async def test_what_goes_first_is_waited_for_but_not_for_long(
+    tries: float, served_at: float, autojump_clock: MockClock
+) -> None:
+    setup = SessionSetup()
+    source = StubSource()
+    async with serving(setup, source, first=[StubSource(tries)]):
+        await trio.sleep(served_at - 0.01)
+        assert not source.served
+        await trio.sleep(0.02)
+        assert source.served
 
 
 async def test_a_dead_link_that_a_source_meets_first_ends_the_session(autojump_clock: MockClock) -> None:

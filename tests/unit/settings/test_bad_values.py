@@ -13,6 +13,8 @@ from tests.unit.settings.problems import MAIN, problems, route
 
 # --- problems of form ---
 
+NO_DESTINATION = "missing; add [[routes.to]], or set respond = true for a handler that only answers"
+
 
 @pytest.mark.parametrize(
     ("connection", "key", "message"),
@@ -146,7 +148,7 @@ def test_unknown_key_without_a_likeness_lists_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("changes", "path", "message"),
     [
-        ({"to": []}, "routes[0].to", "must have at least 1 entry"),
+        ({"to": []}, "routes[0].to", NO_DESTINATION),
         ({"to": [{}]}, "routes[0].to[0].subject", "missing, and has no default"),
         ({"to": {"subject": "out"}}, "routes[0].to", "must be a list in brackets"),
         ({"name": ""}, "routes[0].name", "must not be empty"),
@@ -158,13 +160,21 @@ def test_bad_form_of_a_route(changes: dict[str, Any], path: str, message: str) -
     assert problems(lambda: Settings(connections=MAIN, routes=[route() | changes])) == {path: message}
 
 
-@pytest.mark.parametrize("key", ["name", "from", "to"])
+@pytest.mark.parametrize("key", ["name", "from"])
 def test_missing_key_of_a_route(key: str) -> None:
     bad = route()
     del bad[key]
     assert problems(lambda: Settings(connections=MAIN, routes=[bad])) == {
         f"routes[0].{key}": "missing, and has no default"
     }
+
+
+def test_a_route_without_destinations_is_told_once() -> None:
+    bad = route()
+    del bad["to"]
+    assert problems(lambda: Settings(connections=MAIN, routes=[bad])) == {"routes[0].to": NO_DESTINATION}
+    broken = {"name": "", "from": {"subject": "a"}}
+    assert problems(lambda: Settings(connections=MAIN, routes=[broken]))["routes[0].to"] == NO_DESTINATION
 
 
 def test_section_by_itself_reports_every_problem_too() -> None:

@@ -237,6 +237,7 @@ def test_schema_describes_every_key_of_the_file() -> None:
         "HeaderSettings",
         "LimitSettings",
         "BreakerSettings",
+        "StreamSettings",
         "ExampleSettings",
         "ExampleMessage",
         "ExpectedMessage",
@@ -252,7 +253,7 @@ def test_schema_describes_every_key_of_the_file() -> None:
     assert connection["reconnect_delay"]["default"] == "1s"
     assert connection["max_pending_bytes"]["default"] == "64MiB"
     assert connection["servers"]["examples"] == [["nats://127.0.0.1:4222"]]
-    assert set(sections["RouteSettings"]["required"]) == {"name", "from", "to"}
+    assert set(sections["RouteSettings"]["required"]) == {"name", "from"}
     assert "null" not in json.dumps(schema)
     assert sections["RouteSettings"]["properties"]["strategy"]["enum"] == list(get_args(Strategy))
     assert set(sections["ExampleSettings"]["required"]) == {"name", "message", "expect"}

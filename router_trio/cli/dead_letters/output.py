@@ -1,0 +1,89 @@
+"""How dead letters look: a table, JSON, and one of them in full. What a sender wrote is escaped."""
+
+from __future__ import annotations
+
+import json as encoder
+from collections.abc import Iterator
+from typing import Any
+
+from router_trio.cli.dead_letters.letter import Letter, written
+from router_trio.nats.jetstream.api import StoredMessage
+from router_trio.protocol import headers
+from router_trio.quotes import excerpt
+
+_ROW = "{:>10}  {:24}  {:20}  {:>8}  {:>9}  {}"
+_HEX_LINE = 16
+
+HEADING = _ROW.format("SEQUENCE", "TIME", "REASON", "ATTEMPTS", "SIZE", "SUBJECT")
+
+
+def row(letter: Letter) -> str:
+    """Return the line of a table. The size is that of the payload, in bytes."""
+    fields = (excerpt(one) for one in (letter.time, letter.reason, letter.attempts))
+    return _ROW.format(letter.sequence, *fields, len(letter.message.payload), excerpt(letter.origin))
+
+
+def line(letter: Letter) -> str:
+    """Return the same as JSON, on one line."""
+    return encoder.dumps(letter.fields())
+
+
+def lines(message: StoredMessage, *, as_hex: bool) -> Iterator[str]:
+    """Yield all that there is of a message: its payload as JSON if it is that, else as text, else in hexadecimal."""
+    yield f"sequence: {message.sequence}"
+    yield f"subject: {excerpt(message.subject)}"
+    yield f"stored: {written(message.time_ns)}"
+    for name, value in headers.decode(message.headers).pairs():
+        yield f"{_safe(name)}: {_safe(value)}"
+    yield ""
+    if as_hex:
+        yield from _hexadecimal(message.payload)
+        return
+    kind, value = payload_of(message.payload)
+    if kind == "json":
+        yield encoder.dumps(value, indent=2)
+    elif kind == "text":
+        yield from (_safe(one) for one in value.split("\n"))
+    else:
+        yield from _hexadecimal(message.payload)
+
+
+def as_json(message: StoredMessage) -> str:
+    """Return the same as JSON, with the payload under `json`, `text` or `hex`."""
+    kind, value = payload_of(message.payload)
+    shown: dict[str, Any] = {
+        "sequence": message.sequence,
+        "subject": message.subject,
+        "stored": written(message.time_ns),
+        "headers": [list(pair) for pair in headers.decode(message.headers).pairs()],
+        kind: message.payload.hex() if kind == "hex" else value,
+    }
+    return encoder.dumps(shown, indent=2)
+
+
+def payload_of(payload: bytes) -> tuple[str, Any]:
+    """Return `json` and the value, `text` and the text, or `hex` and nothing."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return "hex", None
+    try:
+        return "json", encoder.loads(text)
+    except (ValueError, RecursionError):
+        plain = all(one.isprintable() or one in "\n\r\t" for one in text)
+        return ("text", text) if plain else ("hex", None)
+
+
+def _safe(text: str) -> str:
+    return "".join(
+        one if one.isprintable() or one == "\t" else one.encode("unicode_escape", "surrogateescape").decode()
+        for one in text.rstrip("\r")
+    )
+
+
+def _hexadecimal(payload: bytes) -> Iterator[str]:
+    for start in range(0, len(payload), _HEX_LINE):
+        part = payload[start : start + _HEX_LINE]
+        pairs = " ".join(f"{one:02x}" for one in part)
+        shown = "".join(chr(one) if 32 <= one < 127 else "." for one in part)
+        yield f"{start:08x}  {pairs:{3 * _HEX_LINE - 1}}  {shown}"

@@ -1,0 +1,244 @@
+"""What `router-trio dead-letters` does, over links of its own. A first signal ends it behind what is under way."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from router_trio.cli import outcome
+from router_trio.cli.dead_letters import output
+from router_trio.cli.dead_letters.changing import Purge, Redrive
+from router_trio.cli.dead_letters.letter import Letter
+from router_trio.cli.dead_letters.links import CommandLink, open_links
+from router_trio.cli.dead_letters.selection import Selection, find_stream
+from router_trio.cli.signals import run_with_signals
+from router_trio.errors import ConfigurationError, Problem, SourceError
+from router_trio.expressions.expression import Expression
+from router_trio.nats.jetstream.api import StreamInfo
+from router_trio.nats.jetstream.stored import StoredMessages
+from router_trio.quotes import excerpt
+from router_trio.settings import RouteSettings, Settings
+from router_trio.settings.problems import suggestion
+
+MOST_REPORTED = 20
+"""Dead letters of which it is printed what is wrong with them; of the others it is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for."""
+
+    sequence: int | None
+    where: Expression | None
+    limit: int | None
+    dry_run: bool
+    yes: bool
+    stream: str | None
+    hex: bool
+    json: bool
+
+
+def run(settings: Settings, name: str, action: str, options: Options) -> int:
+    """Do it, and return the exit code. Blocks until it is done. Raises `RouterError`."""
+    job = _Job(settings, _route(settings, name), options)
+    return trio.run(partial(job.run, action))
+
+
+def _route(settings: Settings, name: str) -> RouteSettings:
+    for index, route in enumerate(settings.routes):
+        if route.name != name:
+            continue
+        path, letter = f"routes[{index}].dead_letter", route.dead_letter
+        if letter is None:
+            raise ConfigurationError([Problem(path, f"missing; the route {name!r} has no dead letters")])
+        if not letter.jetstream:
+            raise ConfigurationError([Problem(f"{path}.jetstream", "is false: no stream keeps these dead letters")])
+        return route
+    known = [route.name for route in settings.routes]
+    raise outcome.UsageError(f"there is no route {excerpt(name)!r}; {suggestion(name, known)}")
+
+
+class _Job:
+    """One call of the command."""
+
+    def __init__(self, settings: Settings, route: RouteSettings, options: Options) -> None:
+        assert route.dead_letter is not None
+        self._settings = settings
+        self._route = route
+        self._options = options
+        self._at = route.dead_letter.connection
+        self._pattern = route.source.mapping(route.dead_letter.subject).pattern
+        self._reported: Counter[str] = Counter()
+        self._stop = trio.Event()
+
+    async def run(self, action: str) -> int:
+        """Do it, until it is done or a signal comes."""
+        scope = trio.CancelScope()
+        code = outcome.INTERRUPTED
+
+        def on_signal(number: int) -> None:
+            self._stop.set()
+            if number > 1 or action in ("list", "show"):
+                scope.cancel()
+
+        failure: OSError | outcome.UsageError | None = None
+
+        async def work() -> None:
+            nonlocal code, failure
+            names = [self._at, self._route.source.connection] if action == "redrive" else [self._at]
+            try:
+                with scope:
+                    async with open_links(self._settings, names) as links:
+                        code = await self._do(action, links)
+            except (OSError, outcome.UsageError) as error:
+                failure = error  # out of the nurseries, which would wrap it
+
+        await run_with_signals(work, on_signal)
+        if failure is not None:
+            raise failure
+        return code
+
+    async def _do(self, action: str, links: dict[str, CommandLink]) -> int:
+        here = links[self._at]
+        stored = StoredMessages(await find_stream(here.link, self._pattern, self._options.stream), here.requests)
+        if action == "show":
+            return await self._show(stored)
+        info = await stored.info()
+        if action == "list":
+            return await self._list(stored, info)
+        if info.deny_delete and not self._options.dry_run:
+            told = (
+                f"stream {stored.stream!r} denies the deletion of messages (deny_delete): nothing was sent or deleted"
+            )
+            raise SourceError(told, reason="deny_delete")
+        if action == "redrive":
+            source = self._route.source
+            prefix = self._settings.connections[source.connection].inbox_prefix
+            redrive = Redrive(stored, info, links[source.connection], source.pattern, prefix, self._report)
+            return await self._change(stored, info, redrive, "redriven", redrive.why_not, "go to {}")
+        if not self._options.dry_run and not self._options.yes:
+            await self._ask(stored.stream)
+        return await self._change(stored, info, Purge(stored, self._report), "purged", lambda _: None, "be deleted")
+
+    # --- reading ---
+
+    async def _show(self, stored: StoredMessages) -> int:
+        assert self._options.sequence is not None
+        message = await stored.get(self._options.sequence)
+        if message is None:
+            told = f"stream {stored.stream!r} has no message {self._options.sequence}"
+            raise SourceError(told, reason="not_found")
+        if self._options.json:
+            print(output.as_json(message))
+        else:
+            print("\n".join(output.lines(message, as_hex=self._options.hex)))
+        return outcome.DONE
+
+    async def _list(self, stored: StoredMessages, info: StreamInfo) -> int:
+        selection = self._selection(stored, info)
+        if not self._options.json:
+            print(output.HEADING)
+        async with aclosing(selection.batches()) as batches:
+            async for batch in batches:
+                for letter in batch:
+                    print(output.line(letter) if self._options.json else output.row(letter))
+        return self._end(selection.failed)
+
+    def _selection(self, stored: StoredMessages, info: StreamInfo) -> Selection:
+        options = self._options
+        return Selection(stored, info, self._route.name, self._pattern, options.where, options.limit, self._report)
+
+    # --- changing ---
+
+    async def _change(
+        self,
+        stored: StoredMessages,
+        info: StreamInfo,
+        work: Purge,
+        done: str,
+        why_not: Callable[[Letter], str | None],
+        would: str,
+    ) -> int:
+        selection = self._selection(stored, info)
+        would_be = 0
+        with _progress(selection, work, done) as shown:
+            async with aclosing(selection.batches()) as batches:
+                async for batch in batches:
+                    if self._options.dry_run:
+                        would_be += self._dry_run(batch, work, why_not, would)
+                    else:
+                        await work.apply(batch)
+                    shown()
+                    if self._stop.is_set():
+                        break
+        failed = work.failed + selection.failed
+        count = would_be if self._options.dry_run else work.done
+        told = f"{count} {'would be ' if self._options.dry_run else ''}{done}, {failed} failed"
+        if isinstance(work, Redrive) and work.again:
+            told += f"; {work.again} had arrived before"
+        print(told)
+        return outcome.INTERRUPTED if self._stop.is_set() else self._end(failed)
+
+    def _dry_run(
+        self, batch: Sequence[Letter], work: Purge, why_not: Callable[[Letter], str | None], would: str
+    ) -> int:
+        """Print what would be done. Returns for how many it could be."""
+        count = 0
+        for letter in batch:
+            why = why_not(letter)
+            if why is None:
+                count += 1
+                print(f"{letter.sequence} would {would.format(excerpt(letter.origin))}")
+            else:
+                work.failed += 1
+                self._report(letter, why)
+        return count
+
+    async def _ask(self, stream: str) -> None:
+        """Ask whether to delete. Raises `UsageError` if nobody can be asked, or says no."""
+        which = "those that match" if self._options.where or self._options.limit else "all of them"
+        if not sys.stdin.isatty():
+            raise outcome.UsageError("purge deletes dead letters for good; say --yes, or look first with --dry-run")
+        question = f"Delete the dead letters of route {excerpt(self._route.name)} in stream {stream}, {which}? [y/N] "
+        print(question, end="", file=sys.stderr, flush=True)
+        answer = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+        if answer.strip().lower() not in ("y", "yes"):
+            raise outcome.UsageError("nothing was deleted")
+
+    # --- telling ---
+
+    def _report(self, letter: Letter, why: str) -> None:
+        self._reported["all"] += 1
+        if self._reported["all"] <= MOST_REPORTED:
+            print(f"router-trio: dead letter {letter.sequence}: {excerpt(why, 500)}", file=sys.stderr)
+
+    def _end(self, failed: int) -> int:
+        if self._reported["all"] > MOST_REPORTED:
+            print(f"router-trio: and {self._reported['all'] - MOST_REPORTED} more", file=sys.stderr)
+        return outcome.FAILED if failed else outcome.DONE
+
+
+@contextmanager
+def _progress(selection: Selection, work: Purge, done: str) -> Iterator[Callable[[], None]]:
+    """Show on a terminal how far it is; yields what is to be called when something was done."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=max(0, selection.last - selection.first + 1))
+
+        def show() -> None:
+            told = f"{work.done} {done}, {work.failed} failed"
+            progress.update(task, completed=selection.read_to - selection.first + 1, description=told)
+
+        yield show

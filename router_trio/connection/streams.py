@@ -1,0 +1,91 @@
+"""The streams that a connection is to have: made on a link where they are absent, before its routes begin.
+
+One that is there is compared with the settings, and never changed. What could not be made is tried again, more and more
+seldom, and on each new link.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from router_trio.errors import SourceError
+from router_trio.events import Emit, StreamCreated, StreamDiffers, StreamNotMade
+from router_trio.link import Link
+from router_trio.protocol.stream_config import StreamConfig
+from router_trio.states import ConnectionState
+
+FIRST_DELAY = 1.0
+LONGEST_DELAY = 60.0
+"""Seconds between two tries to make what could not be made, on one link: doubled each time."""
+
+_CURES = {
+    "permission_denied": "let this user do so, or make the stream yourself and remove it from [[streams]]",
+    "no_jetstream": "enable JetStream there, or remove the stream from [[streams]]",
+    "stream_refused": "change it in [[streams]], or the server",
+}
+
+
+class Streams:
+    """The streams of one connection. `serve` makes them, on each link: see `session.Source`."""
+
+    def __init__(self, state: ConnectionState, emit: Emit) -> None:
+        self._state = state
+        self._emit = emit
+        self._all: dict[str, StreamConfig] = {}
+        self._told: dict[str, object] = {}
+
+    def add(self, stream: StreamConfig) -> None:
+        """Make this one too. Before the connection runs."""
+        self._all[stream.name] = stream
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    async def serve(self, link: Link, tried: trio.Event) -> None:
+        """Make what is absent. `tried` is set when each was tried once; returns when all are there."""
+        missing = list(self._all.values())
+        delay = FIRST_DELAY
+        while missing:
+            missing = [stream for stream in missing if not await self._ensure(link, stream)]
+            tried.set()
+            if missing:
+                await trio.sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY)
+
+    async def _ensure(self, link: Link, wanted: StreamConfig) -> bool:
+        name = wanted.name
+        try:
+            found, made = await link.ensure_stream(wanted)
+        except SourceError as error:
+            cure = _CURES.get(error.reason)
+            detail = f"{error}; {cure}" if cure else str(error)
+            self._state.missing_streams[name] = f"stream {name!r} can't be made or looked up: {error.reason}: {detail}"
+            self._tell(
+                name,
+                (error.reason, detail),
+                StreamNotMade(
+                    at=trio.current_time(),
+                    connection=self._state.name,
+                    stream=name,
+                    reason=error.reason,
+                    detail=detail,
+                ),
+            )
+            return False
+        self._state.missing_streams.pop(name, None)
+        if made:
+            self._emit(StreamCreated(at=trio.current_time(), connection=self._state.name, stream=name))
+        differences = wanted.differences(found)
+        if differences:
+            detail = "; ".join(differences)
+            told = StreamDiffers(at=trio.current_time(), connection=self._state.name, stream=name, detail=detail)
+            self._tell(name, detail, told)
+        else:
+            self._told.pop(name, None)
+        return True
+
+    def _tell(self, name: str, what: object, event: StreamDiffers | StreamNotMade) -> None:
+        """Tell it once, and again when it is something else."""
+        if self._told.get(name) != what:
+            self._told[name] = what
+            self._emit(event)

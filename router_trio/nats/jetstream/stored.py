@@ -1,0 +1,105 @@
+"""The messages of one stream, read and deleted one by one: for commands, and for any kind of stream.
+
+No consumer is made, since a consumer takes messages from a stream that is a work queue. Several are asked for at a
+time, as many as fit into a few MiB, so that a stream of millions takes no more memory than one of hundreds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TypeVar
+
+from router_trio.errors import SourceError
+from router_trio.nats.jetstream.api import ApiError, StoredMessage, StreamInfo, done, stored_message, stream_info
+from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND
+from router_trio.nats.requests import Request, Requests
+from router_trio.protocol import framing, headers
+from router_trio.quotes import excerpt
+
+T = TypeVar("T")
+
+MOST_TOGETHER = 64
+"""Messages that are asked for at a time."""
+
+TOGETHER_BYTES = 8 * 1024 * 1024
+"""Bytes that they may have, going by those before them."""
+
+
+class StoredMessages:
+    """A stream as a command sees it. Every method raises `SourceError` for what the server refuses."""
+
+    def __init__(self, stream: str, requests: Requests) -> None:
+        self.stream = stream
+        self._requests = requests
+
+    async def info(self) -> StreamInfo:
+        """Return what it is now."""
+        return await self._answer(self._ask("STREAM.INFO"), stream_info)
+
+    async def get(self, sequence: int) -> StoredMessage | None:
+        """Return one message, None if there is none of that sequence."""
+        return await self._found(self._ask("STREAM.MSG.GET", {"seq": sequence}))
+
+    async def batches(self, first: int, last: int, pattern: str) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        """Yield the messages from `first` to `last` whose subject matches, in order, several at a time.
+
+        Some with other subjects may be among them, and some that are deleted meanwhile.
+        """
+        sequence, together = first, 1
+        while sequence <= last:
+            # The next one there is, then those right behind it, which are not asked for one after the other.
+            found = await self._found(self._ask("STREAM.MSG.GET", {"seq": sequence, "next_by_subj": pattern}))
+            if found is None or not sequence <= found.sequence <= last:
+                return
+            behind = range(found.sequence + 1, min(found.sequence + together, last + 1))
+            asked = [self._ask("STREAM.MSG.GET", {"seq": one}) for one in behind]
+            answers = [await self._found(one) for one in asked]
+            there = [found, *(one for one in answers if one is not None)]
+            yield there
+            sequence = found.sequence + 1 + len(behind)
+            size = sum(len(one.payload) + len(one.headers) for one in there) // len(there)
+            # Where many are missing, they are passed over one by one.
+            grown = 2 * together if 2 * len(there) >= together else len(there)
+            together = max(1, min(grown, MOST_TOGETHER, TOGETHER_BYTES // (size + 1)))
+
+    def delete(self, sequence: int) -> Request:
+        """Ask for the deletion of a message, without overwriting it. `deleted` tells what came of it."""
+        return self._ask("STREAM.MSG.DELETE", {"seq": sequence, "no_erase": True})
+
+    async def deleted(self, request: Request) -> bool:
+        """Return True if the message was deleted, False if there was none."""
+        try:
+            return await self._answer(request, done)
+        except _NotFound:
+            return False
+
+    def _ask(self, what: str, body: dict[str, object] | None = None) -> Request:
+        subject = framing.wire(f"$JS.API.{what}.{self.stream}")
+        return self._requests.send(subject, b"" if body is None else json.dumps(body).encode())
+
+    async def _found(self, request: Request) -> StoredMessage | None:
+        try:
+            return await self._answer(request, stored_message)
+        except _NotFound:
+            return None
+
+    async def _answer(self, request: Request, read: Callable[[bytes], T]) -> T:
+        raw = await request.answered()
+        if headers.status(framing.header_block(raw))[0] == 503:
+            told = "JetStream is not enabled on this server or for this account"
+            raise SourceError(told, reason="no_jetstream")
+        try:
+            return read(framing.payload(raw))
+        except ApiError as error:
+            if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
+                raise _NotFound(f"stream {self.stream!r} has no such message", reason="not_found") from error
+            told = f"JetStream answered for the stream {self.stream!r}: {excerpt(error.description)}"
+            raise SourceError(told, reason="jetstream") from error
+        except ValueError as error:
+            told = f"the answer to {framing.text(request.subject)} is not an answer of JetStream: {error}"
+            raise SourceError(told, reason="bad_answer") from error
+
+
+class _NotFound(SourceError):
+    """There is no such message."""

@@ -1,0 +1,84 @@
+"""Requests on the wire of a link, any number at a time, each with one answer.
+
+What is sent is sent in the order of the calls. For commands that read or send many messages: nothing here is tried
+again, and an answer that does not come is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from router_trio.errors import SourceError
+from router_trio.nats.wire import Wire
+from router_trio.protocol import framing
+
+ANSWER_WITHIN = 10.0
+"""Seconds for the answer to a request of a command."""
+
+
+class Request:
+    """A request that was sent. `answer` is what came for it, or None."""
+
+    __slots__ = ("_requests", "answer", "arrived", "denied", "number", "subject")
+
+    def __init__(self, requests: Requests, number: int, subject: bytes) -> None:
+        self._requests = requests
+        self.number = number
+        self.subject = subject
+        self.answer: framing.RawMessage | None = None
+        self.denied: str | None = None
+        self.arrived: trio.Event = trio.Event()
+
+    async def answered(self, within: float = ANSWER_WITHIN) -> framing.RawMessage:
+        """Return the answer. Raises `SourceError`: `permission_denied`, or `timeout` without one. Can be cancelled."""
+        try:
+            with trio.move_on_after(within):
+                await self.arrived.wait()
+        finally:
+            self.forget()
+        if self.denied is not None:
+            raise SourceError(self.denied, reason="permission_denied")
+        if self.answer is None:
+            told = f"no answer to {framing.text(self.subject)} within {within:g} s"
+            raise SourceError(told, reason="timeout")
+        return self.answer
+
+    def forget(self) -> None:
+        """No answer is waited for any more."""
+        self._requests.waiting.pop(self.number, None)
+
+
+class Requests:
+    """Those of one link. `inbox` is below the connection's inbox prefix."""
+
+    def __init__(self, wire: Wire, inbox: bytes) -> None:
+        self.waiting: dict[int, Request] = {}
+        self._wire = wire
+        self._inbox = inbox
+        self._numbers = 0
+        wire.subscribe(inbox + b".*", self._arrived)
+
+    def send(self, subject: bytes, body: bytes = b"", headers: bytes = b"") -> Request:
+        """Send a request; does not wait."""
+        self._numbers += 1
+        request = self.waiting[self._numbers] = Request(self, self._numbers, subject)
+        reply = b"%b.%d" % (self._inbox, self._numbers)
+        self._wire.send(framing.publish(subject, body, reply=reply, headers=headers))
+        return request
+
+    def deny(self, subject: bytes, detail: str) -> None:
+        """The server refused a publish to this subject: see `link.LinkListener`."""
+        for request in self.waiting.values():
+            if request.subject == subject:
+                request.denied = f"this user may not publish to {framing.text(subject)}: {detail}"
+                request.arrived.set()
+
+    def _arrived(self, batch: Sequence[framing.RawMessage]) -> None:
+        for raw in batch:
+            number = raw[0].rpartition(b".")[2]
+            request = self.waiting.get(int(number)) if number.isdigit() and len(number) < 19 else None
+            if request is not None and request.answer is None:
+                request.answer = raw
+                request.arrived.set()

@@ -1,0 +1,51 @@
+"""What a JetStream stream is made as, of what a configuration can say: to create one, and to compare. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """A stream's configuration. Durations in seconds, 0 for none; sizes in bytes; limits are -1 where there is none.
+
+    `duplicate_window` is None if the server is to choose it: two minutes, or `max_age` if that is shorter.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    storage: str = "file"
+    retention: str = "limits"
+    replicas: int = 1
+    max_age: float = 0.0
+    max_bytes: int = -1
+    max_messages: int = -1
+    discard: str = "old"
+    duplicate_window: float | None = None
+    allow_batched: bool = False
+    allow_message_ttl: bool = False
+
+    def differences(self, found: StreamConfig) -> list[str]:
+        """Return in what the stream that was found is not as this one says, one text for each key."""
+        return [f"{name} is {has} there and {wanted} here" for name, wanted, has in self._different(found)]
+
+    def _different(self, found: StreamConfig) -> Iterator[tuple[str, str, str]]:
+        for one in fields(self):
+            wanted, has = getattr(self, one.name), getattr(found, one.name)
+            if one.name == "subjects":
+                wanted, has = tuple(sorted(wanted)), tuple(sorted(has))
+            if one.name == "duplicate_window" and wanted is None:
+                continue
+            if wanted != has:
+                yield one.name, _shown(one.name, wanted), _shown(one.name, has)
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(value)}]"
+    if name in ("max_age", "duplicate_window"):
+        return f"{value:g}s" if value else "none"
+    return "none" if value == -1 else str(value)

@@ -1,0 +1,81 @@
+"""From plans to routes: each with its outlets, its state, and what it shares with others of its connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from router_trio.connection.supervisor import Connection
+from router_trio.events import Emit
+from router_trio.routing.core_route import CoreRoute, shared_subscriptions
+from router_trio.routing.dead_letters import DeadLetters
+from router_trio.routing.outlet import Outlet
+from router_trio.routing.passthrough import Passthrough
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.plans import Destination, RoutePlan
+from router_trio.routing.reply.responder import Responder
+from router_trio.routing.retrying_route import RetryingRoute
+from router_trio.routing.route import Route
+from router_trio.routing.stream.route import StreamRoute
+from router_trio.routing.tracing import Tracing
+from router_trio.states import REPLY, DestinationState, RouteState
+
+
+def build_routes(
+    plans: Sequence[RoutePlan],
+    connections: Mapping[str, Connection],
+    emit: Emit,
+    tracing: Tracing,
+    *,
+    handler_errors: str = "type",
+) -> list[Route]:
+    """Return a route for each plan, attached to its connection. `handler_errors`: see `Routing`."""
+    passthrough = {name: Passthrough(connection, tracing) for name, connection in connections.items()}
+    shared = shared_subscriptions(plans)
+    routes: list[Route] = []
+    for plan in plans:
+        connection, state = connections[plan.connection], _state(plan, connections)
+        outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
+        kind = _content_routing() if plan.decides or plan.transforms or plan.per is not None else Routing
+        routing = kind(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
+        letters = None if plan.dead_letter is None else _dead_letters(plan.dead_letter, state, connections)
+        route: Route
+        if plan.stream is not None:
+            route = StreamRoute(routing, connection, emit, letters)
+        else:
+            if plan.settings.respond:
+                routing.respond_with(Responder(state, connection))
+            first = passthrough[outlets[0].connection.name if outlets else connection.name]
+            common = shared.get(plan.name)
+            if plan.settings.retry is None and letters is None:
+                route = CoreRoute(routing, connection, first, emit, common)
+            else:
+                route = RetryingRoute(routing, connection, first, emit, letters, common)
+        connection.attach(route)
+        routes.append(route)
+    return routes
+
+
+def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState:
+    templates = [destination.template for destination in plan.destinations] + [REPLY] * plan.settings.respond
+    state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
+    for one in plan.destinations:
+        to = DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
+        state.to.append(to)
+        connections[one.connection].destinations.add(to)
+    return state
+
+
+def _dead_letters(one: Destination, state: RouteState, connections: Mapping[str, Connection]) -> DeadLetters:
+    connection = connections[one.connection]
+    pattern = one.mapping.pattern
+    to = DestinationState(state, one.connection, one.template, pattern, jetstream=one.jetstream, dead_letters=True)
+    state.to.append(to)
+    connection.destinations.add(to)
+    return DeadLetters(one, connection)
+
+
+def _content_routing() -> type[Routing]:
+    # Only for routes with expressions: what those need takes its time to import.
+    from router_trio.routing.content.routing import ContentRouting
+
+    return ContentRouting

@@ -1,0 +1,1 @@
+"""Answers of routes to whoever asked."""

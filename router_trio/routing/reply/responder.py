@@ -1,0 +1,101 @@
+"""Answers: what a handler returns goes to the reply subject of the message, over the connection on which that came.
+
+An answer is an ordinary core publish, confirmed by a fence. It never goes to a subject that begins with `$`: with the
+router's rights, a sender could otherwise have it ack messages of streams or ask JetStream for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from router_trio.connection.supervisor import Connection
+from router_trio.errors import PublishError, RouterError
+from router_trio.message import Message
+from router_trio.protocol import framing, headers, message_ids
+from router_trio.protocol.control_headers import ControlHeaders
+from router_trio.protocol.headers import Headers
+from router_trio.quotes import excerpt
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.outlet import measure
+from router_trio.routing.policy.retry import Failure
+from router_trio.states import REPLY, RouteState
+from router_trio.subjects.patterns import is_valid_subject
+
+ERROR = "Nats-Service-Error"
+ERROR_CODE = "Nats-Service-Error-Code"
+"""The headers by which a NATS service (ADR-32) says that it failed."""
+
+FAILED = "500"
+"""The code of a handler that raised, as in HTTP."""
+
+
+class Responder:
+    """Answers for one route with a handler."""
+
+    def __init__(self, state: RouteState, connection: Connection) -> None:
+        self.connection = connection
+        self._state = state
+        self._control = ControlHeaders()
+
+    def answer(self, answers: Sequence[Message], message: Message, delivery: Delivery, first_copy: int) -> bool:
+        """Answer with what the handler made of a message. Return False if there is nobody to answer to.
+
+        `first_copy`: the number of the first answer among the copies of the message. One that is too large fails it.
+        """
+        reply = self._reply_of(delivery)
+        if reply is None:
+            return False
+        for index, one in enumerate(answers):
+            if delivery.has_copied(first_copy + index):
+                continue
+            owner = delivery.copy(REPLY, first_copy + index)
+            try:
+                block = self._headers(one, message, delivery)
+                measure(self.connection, len(block) + len(one.payload))
+                frame = framing.publish(reply, one.payload, headers=block)
+                self.connection.outbox.offer(frame, owner=owner)
+            except RouterError as error:
+                reason = error.reason if isinstance(error, PublishError) else "error"
+                delivery.fail(reason, Failure(reason, str(error)))
+                if delivery.trace is not None:
+                    delivery.trace.refused(REPLY, reason, str(error))
+                delivery.done()
+        return True
+
+    def answer_error(self, told: str, delivery: Delivery) -> None:
+        """Answer that the handler failed. `told` says how: whoever asked reads it."""
+        reply = self._reply_of(delivery)
+        if reply is None:
+            return
+        block = headers.encode(Headers({ERROR: excerpt(told), ERROR_CODE: FAILED}))
+        with suppress(PublishError):  # its queue has counted it
+            self.connection.outbox.offer(framing.publish(reply, b"", headers=block))
+
+    def _reply_of(self, delivery: Delivery) -> bytes | None:
+        """Return where to answer; None, and counted why, if nowhere."""
+        reply = delivery.raw[1]
+        if not reply:
+            why = "no_reply"
+        elif reply[:1] == b"$" or not is_valid_subject(framing.text(reply)):
+            why = "reserved_subject"
+        else:
+            return reply
+        self._state.unanswered[why] += 1
+        return None
+
+    def _headers(self, answer: Message, message: Message, delivery: Delivery) -> bytes:
+        """The header block of an answer: what the handler has left alone of what steers streams does not go along."""
+        if answer.headers is message.headers or answer.headers == message.headers:
+            block = framing.header_block(delivery.raw)
+            block = message_ids.remove(self._control.removed(block)) if block else b""
+            block = b"" if block == headers.VERSION + headers.END else block
+        else:
+            kept = self._control.removed_from(answer.headers, message.headers).pairs()
+            came = message.headers.get(message_ids.NAME)
+            block = headers.encode(Headers(pair for pair in kept if pair != (message_ids.NAME, came)))
+        if delivery.trace is None:
+            return block
+        parent = delivery.trace.send(REPLY, self.connection.name, len(answer.payload))
+        changed = headers.without(block, b"traceparent:") if block else b""
+        return headers.replace(changed, b"traceparent", parent)

@@ -1,0 +1,68 @@
+"""`[[streams]]`: streams that a router makes if they are absent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from router_trio.protocol.stream_config import StreamConfig
+from router_trio.settings.sections import Section
+from router_trio.settings.units import DurationForm, Size
+
+# nats-server refuses less.
+MaxAge = Annotated[float, DurationForm(minimum=0.1, or_zero=True)]
+DuplicateWindow = Annotated[float, DurationForm(minimum=0.1)]
+
+
+class StreamSettings(Section, init=False):
+    """`[[streams]]`: a JetStream stream, made if absent. One that is there is compared and never changed."""
+
+    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
+    name: str = Field(min_length=1, description="Name of the stream.", examples=["DEAD"])
+    subjects: list[str] = Field(
+        min_length=1, description="Subjects that the stream takes; wildcards * and > allowed.", examples=[["dead.>"]]
+    )
+    storage: Literal["file", "memory"] = Field("file", description="Where the server keeps the messages.")
+    retention: Literal["limits", "interest", "workqueue"] = Field(
+        "limits",
+        description="When a message is deleted: at a limit; also when all consumers are done with it (interest); or "
+        "when the only one is (workqueue).",
+    )
+    replicas: int = Field(1, ge=1, le=5, description="Servers of the cluster that keep each message.")
+    max_age: MaxAge = Field(
+        "0s", validate_default=True, description="Age at which a message is deleted, 100ms or more; 0s: never."
+    )
+    max_bytes: Size = Field("0B", validate_default=True, description="Most bytes of the stream; 0B: no limit.")
+    max_messages: int = Field(0, ge=0, description="Most messages of the stream; 0: no limit.")
+    discard: Literal["old", "new"] = Field(
+        "old", description="At a limit: delete the oldest messages, or refuse new ones."
+    )
+    duplicate_window: DuplicateWindow | None = Field(
+        None,
+        description="Time in which a second message with the same Nats-Msg-Id is dropped, 100ms or more; absent: the "
+        "server's default, 2m. Should be longer than the longest outage.",
+        examples=["10m"],
+    )
+    allow_batched: bool = Field(False, description="Accept fast ingest (ADR-50); needs nats-server 2.14.")
+    allow_message_ttl: bool = Field(
+        False, description="Accept messages with a time to live of their own (Nats-TTL); needs nats-server 2.11."
+    )
+
+    @property
+    def config(self) -> StreamConfig:
+        """What it is made as."""
+        return StreamConfig(
+            name=self.name,
+            subjects=tuple(self.subjects),
+            storage=self.storage,
+            retention=self.retention,
+            replicas=self.replicas,
+            max_age=self.max_age,
+            max_bytes=self.max_bytes or -1,
+            max_messages=self.max_messages or -1,
+            discard=self.discard,
+            duplicate_window=self.duplicate_window,
+            allow_batched=self.allow_batched,
+            allow_message_ttl=self.allow_message_ttl,
+        )

@@ -1,0 +1,98 @@
+"""The streams that a connection is to have, on the fake broker: when they are made, and what is told of them."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from router_trio.telemetry.http.status import readiness
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import World, core, stream, to, world
+
+IN = {"name": "IN", "subjects": ["in.*"]}
+OUT = {"name": "OUT", "subjects": ["out.>"]}
+
+
+def reasons(w: World) -> list[str]:
+    """What `/readyz` says."""
+    return [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
+
+
+async def test_they_are_made_before_the_routes_that_need_them_begin(autojump_clock: MockClock) -> None:
+    async with world([stream("IN", "out.{{wildcard(1)}}", filter="in.*")], streams=[IN, OUT]) as w:
+        assert not w.watch.of("NATS_SUBSCRIBE_ERROR")
+        assert [event.stream for event in w.watch.of("NATS_STREAM_CREATED")] == ["IN", "OUT"]
+        assert not reasons(w)
+        w.broker.publish("in.x", b"1")
+        await eventually(lambda: w.payloads("OUT") == [b"1"])
+        assert not w.failures("publish_with_ack")
+
+
+async def test_what_waits_for_a_connection_finds_its_stream_there(autojump_clock: MockClock) -> None:
+    edge = FakeBroker()
+    edge.down()
+    route = core("in.*", to("out.{{wildcard(1)}}", "edge", jetstream=True), connection="main")
+    there = OUT | {"connection": "edge"}
+    async with world([route], brokers={"main": FakeBroker(), "edge": edge}, streams=[there]) as w:
+        w.broker.publish("in.x", b"1")
+        await w.find("edge")
+        await eventually(lambda: w.payloads("OUT", "edge") == [b"1"])
+        assert w.failures("publish_with_ack", "edge") == {"not_connected": 1}
+
+
+async def test_one_that_is_there_is_compared_and_left_alone(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("OUT", ["out.>"], max_messages=9, duplicate_window=5.0)
+    wanted = OUT | {"duplicate_window": "1m"}
+    async with world(brokers={"main": broker}, streams=[wanted]) as w:
+        (event,) = w.watch.of("NATS_STREAM_DIFFERS")
+        assert event.stream == "OUT"
+        for part in ("max_messages is 9 there and none here", "duplicate_window is 5s there and 60s here"):
+            assert part in event.detail
+        assert not reasons(w)
+        await w.lose()
+        await w.find()
+        await trio.sleep(1.0)
+        assert len(w.watch.of("NATS_STREAM_DIFFERS")) == 1, "told once"
+        assert not w.watch.of("NATS_STREAM_CREATED")
+
+
+async def test_one_that_is_refused_is_not_ready_until_it_is_made(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.deny_publish("$JS.API.STREAM.CREATE.OUT")
+    async with world([core("in.*", "heard.x")], brokers={"main": broker}, streams=[OUT]) as w:
+        (event,) = w.watch.of("NATS_STREAM_NOT_MADE")
+        assert (event.stream, event.reason) == ("OUT", "permission_denied")
+        assert "or make the stream yourself" in event.detail
+        (reason,) = reasons(w)
+        assert reason.startswith("stream 'OUT' can't be made or looked up: permission_denied")
+        w.broker.publish("in.x", b"1")
+        await eventually(lambda: w.subjects() == ["heard.x"])
+        await trio.sleep(30.0)
+        assert len(w.watch.of("NATS_STREAM_NOT_MADE")) == 1, "told once"
+        broker.allow_publish("$JS.API.STREAM.CREATE.OUT")
+        await eventually(lambda: not reasons(w), 60)
+        assert w.watch.of("NATS_STREAM_CREATED")
+
+
+async def test_without_jetstream_it_is_not_ready(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.trouble.switch_off_jetstream()
+    async with world(brokers={"main": broker}, streams=[OUT]) as w:
+        (reason,) = reasons(w)
+        assert "no_jetstream" in reason
+        assert "enable JetStream there" in reason
+        broker.trouble.switch_off_jetstream(False)
+        await w.lose()
+        await w.find()
+        await eventually(lambda: not reasons(w), 2.0)
+
+
+async def test_one_that_is_deleted_is_made_on_the_next_link(autojump_clock: MockClock) -> None:
+    async with world(streams=[OUT]) as w:
+        w.broker.delete_stream("OUT")
+        await w.lose()
+        await w.find()
+        await eventually(lambda: len(w.watch.of("NATS_STREAM_CREATED")) == 2)
+        assert w.payloads("OUT") == []

@@ -1,0 +1,175 @@
+"""Routes that answer: what a handler returns goes to whoever asked, and to nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message, Router
+from router_trio.errors import ConfigurationError
+from router_trio.protocol.framing import header_block, payload, text
+from router_trio.protocol.headers import decode
+from router_trio.settings import Settings
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import World, handled, overhearing, to, world
+from tests.unit.settings.problems import MAIN, problems, route
+
+INBOX = "_INBOX.asker.1"
+
+
+def shout(message: Message) -> Message:
+    return message.replace(payload=message.payload.upper())
+
+
+async def shout_later(message: Message) -> Message:
+    await trio.sleep(0.01)
+    return shout(message)
+
+
+def answering(handler: Callable[..., Any], *destinations: Any, **more: Any) -> Any:
+    return handled(handler, subject="calls.*", to=list(destinations), respond=True, **more)
+
+
+async def asked(w: World, body: bytes, headers: dict[str, str] | None = None, reply: str = INBOX) -> None:
+    w.broker.publish("calls.x", body, headers, reply=reply)
+    await eventually(lambda: w.route.in_hand == 0 and w.route.received > 0)
+    await eventually(lambda: w.live.connections["main"].outbox.ledger.unsettled == 0)
+
+
+@pytest.mark.parametrize("handler", [shout, shout_later])
+async def test_what_the_handler_returns_is_the_answer(handler: Any, autojump_clock: MockClock) -> None:
+    async with world(handlers=[answering(handler)]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
+        await asked(w, b"hello", {"X-Shop": "north", "Nats-Msg-Id": "7", "Nats-TTL": "5"})
+        await eventually(lambda: len(heard) == 1)
+        (answer,) = heard
+        assert (text(answer[0]), payload(answer), answer[1]) == (INBOX, b"HELLO", b"")
+        assert dict(decode(header_block(answer))) == {"X-Shop": "north"}
+        assert w.route_ledger() == (1, 0, {"routed": 1})
+        assert w.route.routed == {"(reply)": 1}
+
+
+async def test_an_answer_goes_out_beside_the_copies(autojump_clock: MockClock) -> None:
+    async with world(handlers=[answering(shout, "heard.x")]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
+        await asked(w, b"a")
+        await eventually(lambda: len(heard) == 1)
+        assert sorted(w.subjects()) == [INBOX, "heard.x"]
+        assert w.route.routed == {"heard.x": 1, "(reply)": 1}
+        assert w.route_ledger() == (1, 0, {"routed": 1})
+
+
+async def test_headers_of_the_handler_and_several_answers_arrive(autojump_clock: MockClock) -> None:
+    def both(message: Message) -> list[Message]:
+        return [message.replace(payload=part, headers={"N": part.decode()}) for part in (b"1", b"2")]
+
+    async with world(handlers=[answering(both)]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
+        await asked(w, b"a", {"X": "y"})
+        await eventually(lambda: len(heard) == 2)
+        assert [(payload(one), dict(decode(header_block(one)))) for one in heard] == [
+            (b"1", {"N": "1"}),
+            (b"2", {"N": "2"}),
+        ]
+        assert w.route_ledger() == (1, 0, {"routed": 1})
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [("", "no_reply"), ("$JS.ACK.S.C.1.1.1.1.0", "reserved_subject"), ("$SYS.x", "reserved_subject")],
+)
+async def test_without_a_reply_subject_of_its_own_nobody_is_answered(
+    reply: str, reason: str, autojump_clock: MockClock
+) -> None:
+    async with world(handlers=[answering(shout)]) as w:
+        await asked(w, b"a", reply=reply)
+        assert w.subjects() == []
+        assert w.watch.metric("router_messages_unanswered_total", reason=reason) == 1
+        assert w.route_ledger() == (1, 0, {"filtered": 1})
+    async with world(handlers=[answering(shout, "heard.x")]) as w:
+        await asked(w, b"a", reply=reply)
+        assert w.subjects() == ["heard.x"]
+        assert w.route_ledger() == (1, 0, {"routed": 1})
+        assert w.route.unanswered == {reason: 1}
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_handler_that_raises_answers_with_an_error(late: bool, autojump_clock: MockClock) -> None:
+    def fails(message: Message) -> Message:
+        raise KeyError("secret of the payload")
+
+    async def fails_late(message: Message) -> Message:
+        await trio.sleep(0.01)
+        raise KeyError("secret of the payload")
+
+    async with (
+        world(handlers=[answering(fails_late if late else fails)]) as w,
+        overhearing(w.broker, "_INBOX.asker.>") as heard,
+    ):
+        await asked(w, b"a")
+        await eventually(lambda: len(heard) == 1)
+        headers = decode(header_block(heard[0]))
+        assert dict(headers) == {"Nats-Service-Error": "KeyError", "Nats-Service-Error-Code": "500"}
+        assert payload(heard[0]) == b""
+        assert w.route_ledger() == (1, 0, {"lost": 1})
+        assert w.route.failed == {"handler_error": 1}
+
+
+async def test_what_is_filtered_out_is_not_answered(autojump_clock: MockClock) -> None:
+    async with world(handlers=[answering(lambda message: None, name="none")]) as w:
+        await asked(w, b"a")
+        assert w.subjects() == []
+        assert w.route_ledger() == (1, 0, {"filtered": 1})
+
+
+async def test_an_answer_that_is_too_large_fails_the_message(autojump_clock: MockClock) -> None:
+    broker = FakeBroker(max_payload=1000)
+    handler = answering(lambda message: message.replace(payload=b"x" * 2000), name="large")
+    async with world(handlers=[handler], brokers={"main": broker}) as w:
+        await asked(w, b"a")
+        assert w.subjects() == []
+        assert w.route.failed == {"too_large": 1}
+        assert w.route_ledger() == (1, 0, {"lost": 1})
+
+
+async def test_many_are_answered_in_order(autojump_clock: MockClock) -> None:
+    async with world(handlers=[answering(shout)]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
+        for number in range(500):
+            w.broker.publish("calls.x", b"%d" % number, reply=f"{INBOX}.{number}")
+        await eventually(lambda: len(heard) == 500)
+        assert [text(one[0]) for one in heard] == [f"{INBOX}.{number}" for number in range(500)]
+        await eventually(lambda: w.route_ledger() == (500, 0, {"routed": 500}))
+
+
+async def test_content_decides_where_copies_go_and_not_whether_it_is_answered(autojump_clock: MockClock) -> None:
+    elsewhere = to("heard.x") | {"when": 'payload == b"B"'}
+    async with (
+        world(handlers=[answering(shout, elsewhere)]) as w,
+        overhearing(w.broker, "_INBOX.asker.>") as heard,
+    ):
+        for body in (b"a", b"b"):
+            await asked(w, body)
+        await eventually(lambda: len(heard) == 2)
+        assert w.subjects().count("heard.x") == 1
+        assert w.route_ledger() == (2, 0, {"routed": 2})
+
+
+def test_a_route_that_answers_needs_a_handler_and_a_subject() -> None:
+    stream = route(from_stream="IN", from_durable="d", respond=True, handler="a:b")
+    found = problems(lambda: Settings(connections=MAIN, routes=[stream]))
+    assert "has no reply subject" in found["routes[0].respond"]
+    nowhere = route(to=[])
+    assert (
+        "add [[routes.to]], or set respond = true"
+        in problems(lambda: Settings(connections=MAIN, routes=[nowhere]))["routes[0].to"]
+    )
+    bare = Settings(connections=MAIN, routes=[route(to=[], respond=True)])
+
+    async def open_it() -> None:
+        async with Router(bare).open():
+            raise AssertionError("not reached")
+
+    with pytest.raises(ConfigurationError, match="name a handler, or remove it"):
+        trio.run(open_it)
