@@ -19,14 +19,13 @@ from router_trio.errors import LinkError, innermost
 from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped, SettingIgnored
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.nats.link import Dialer
-from router_trio.routing.core_route import CoreRoute
-from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.handlers import Handler, load_handler
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.plans import Destination, RoutePlan, compile_routes
-from router_trio.routing.retrying_route import RetryingRoute
+from router_trio.routing.plans import RoutePlan, compile_routes
+from router_trio.routing.retrying.dead_letters import DeadLetters
+from router_trio.routing.retrying.route import core_route
 from router_trio.routing.route import Route
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
@@ -115,8 +114,8 @@ class Router:
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
-            failing = {"retry": retry, "dead_letter": dead_letter}
-            self._add(handler, subject, destinations, name or handler.__name__, connection, source, failing)
+            route = {"name": name or handler.__name__, "retry": retry, "dead_letter": dead_letter}
+            self._add(handler, subject, destinations, connection, source, route)
             return handler
 
         return add
@@ -155,24 +154,17 @@ class Router:
         handler: Handler,
         subject: str | None,
         to: Sequence[str | dict[str, Any]],
-        name: str,
         connection: str | None,
         source: dict[str, Any],
-        failing: dict[str, Any],
+        keys: dict[str, Any],
     ) -> None:
         default = {} if connection is None else {"connection": connection}
         destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
         origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
-        route = {"name": name, "from": origin, "to": destinations, **failing}
-        known = self._settings
-        self._settings = Settings(
-            router=known.router,
-            telemetry=known.telemetry,
-            connections=known.connections,
-            routes=[*known.routes, route],
-            tests=known.tests,
-        )
-        self._handlers[name] = handler
+        known = {name: getattr(self._settings, name) for name in Settings.model_fields}
+        route = {"from": origin, "to": destinations, **keys}
+        self._settings = Settings(**known | {"routes": [*known["routes"], route]})
+        self._handlers[keys["name"]] = handler
 
 
 class _Run:
@@ -215,27 +207,15 @@ class _Run:
         errors = self._settings.telemetry.handler_errors
         kind = _content_routing() if plan.decides or plan.transforms else Routing
         routing = kind(plan, outlets, state, self._emit, self._telemetry.tracing, handler_errors=errors)
-        connection = self._connections[plan.connection]
-        letters = None if plan.dead_letter is None else self._dead_letters(plan.dead_letter, state)
+        connection, dead = self._connections[plan.connection], plan.dead_letter
+        letters = None if dead is None else DeadLetters(dead, self._connections[dead.connection], state)
         route: Route
         if plan.stream is not None:
             route = StreamRoute(routing, connection, self._emit, letters)
         else:
-            passthrough = self._passthrough[outlets[0].connection.name]
-            if plan.settings.retry is None and letters is None:
-                route = CoreRoute(routing, connection, passthrough, self._emit)
-            else:
-                route = RetryingRoute(routing, connection, passthrough, self._emit, letters)
+            route = core_route(routing, connection, self._passthrough[outlets[0].connection.name], self._emit, letters)
         connection.attach(route)
         return route
-
-    def _dead_letters(self, one: Destination, state: RouteState) -> DeadLetters:
-        connection = self._connections[one.connection]
-        pattern = one.mapping.pattern
-        to = DestinationState(state, one.connection, one.template, pattern, jetstream=one.jetstream, dead_letters=True)
-        state.to.append(to)
-        connection.destinations.add(to)
-        return DeadLetters(one, connection)
 
     @asynccontextmanager
     async def live(self, pages: Pages, stop: trio.Event | None) -> AsyncIterator[Live]:
