@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from router_trio.errors import ConfigurationError, Problem
-from router_trio.settings.document import PREFIX, Document, Location, is_model
 from router_trio.settings.problems import annotation_of, element_of, key_path, keys_of
+from router_trio.settings.reading.document import PREFIX, Document, Location, is_model
 from router_trio.settings.units import DurationForm
 
 
@@ -36,7 +36,7 @@ def read_document(path: Path, environ: Mapping[str, str], root: type[BaseModel])
             # The validation would take it for seconds, as it does in code, and judge on from there.
             del table[key]
     if any(name.upper().startswith(PREFIX) for name in environ):
-        from router_trio.settings.environment import overlay
+        from router_trio.settings.reading.environment import overlay
 
         overlay(document, environ, root)
     folder = path.resolve().parent

@@ -19,8 +19,8 @@ from pydantic import BaseModel, create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from router_trio.errors import Problem
-from router_trio.settings.document import PREFIX, Document, Location, is_model
 from router_trio.settings.problems import annotation_of, element_of, key_path, keys_of, nearest
+from router_trio.settings.reading.document import PREFIX, Document, Location, is_model
 
 _DELIMITER = "__"
 # The text may be a secret, so it is not repeated.

@@ -1,0 +1,1 @@
+"""A configuration as a document: the TOML file, with the environment laid over it."""
