@@ -36,7 +36,7 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
 
     for warning in warnings(settings.connections, settings.routes):
         print(f"{config}: {warning.path}: warning: {warning.message}")
-    from router_trio.cli.guarantee import guarantee
+    from router_trio.settings.guarantee import guarantee
 
     for index, route in enumerate(settings.routes):
         if told := guarantee(route):

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from json import dumps
 from typing import Any, Protocol
 
-from router_trio.cli.guarantee import guarantee
 from router_trio.errors import EvaluationError
 from router_trio.protocol.headers import Headers
 from router_trio.quotes import excerpt
 from router_trio.routing.plans import Destination, RoutePlan
+from router_trio.settings.guarantee import guarantee
 from router_trio.settings.units import format_duration, format_rate
 
 LONGEST_SHOWN = 200

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
-from router_trio.routing.core_route import CoreRoute, shared_subscriptions
-from router_trio.routing.dead_letters import DeadLetters
+from router_trio.routing.core_route import shared_subscriptions
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.plans import Destination, RoutePlan
+from router_trio.routing.plans import RoutePlan
 from router_trio.routing.reply.responder import Responder
-from router_trio.routing.retrying_route import RetryingRoute
+from router_trio.routing.retrying.dead_letters import DeadLetters
+from router_trio.routing.retrying.route import core_route
 from router_trio.routing.route import Route
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.routing.tracing import Tracing
@@ -37,7 +37,8 @@ def build_routes(
         outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
         kind = _content_routing() if plan.decides or plan.transforms or plan.per is not None else Routing
         routing = kind(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
-        letters = None if plan.dead_letter is None else _dead_letters(plan.dead_letter, state, connections)
+        dead = plan.dead_letter
+        letters = None if dead is None else DeadLetters(dead, connections[dead.connection], state)
         route: Route
         if plan.stream is not None:
             route = StreamRoute(routing, connection, emit, letters)
@@ -45,11 +46,7 @@ def build_routes(
             if plan.settings.respond:
                 routing.respond_with(Responder(state, connection))
             first = passthrough[outlets[0].connection.name if outlets else connection.name]
-            common = shared.get(plan.name)
-            if plan.settings.retry is None and letters is None:
-                route = CoreRoute(routing, connection, first, emit, common)
-            else:
-                route = RetryingRoute(routing, connection, first, emit, letters, common)
+            route = core_route(routing, connection, first, emit, letters, shared.get(plan.name))
         connection.attach(route)
         routes.append(route)
     return routes
@@ -63,15 +60,6 @@ def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState
         state.to.append(to)
         connections[one.connection].destinations.add(to)
     return state
-
-
-def _dead_letters(one: Destination, state: RouteState, connections: Mapping[str, Connection]) -> DeadLetters:
-    connection = connections[one.connection]
-    pattern = one.mapping.pattern
-    to = DestinationState(state, one.connection, one.template, pattern, jetstream=one.jetstream, dead_letters=True)
-    state.to.append(to)
-    connection.destinations.add(to)
-    return DeadLetters(one, connection)
 
 
 def _content_routing() -> type[Routing]:

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import pytest
 
+from router_trio.settings.retry import RetrySettings
 from router_trio.settings.routes import SourceSettings
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
 from tests.docs.pages import DOCS, ROOT, page
@@ -22,6 +23,7 @@ SECTIONS: dict[str, Section] = {
     "telemetry": TelemetrySettings(),
     "connections.*": ConnectionSettings(),
     "routes.from": SourceSettings(subject="a"),
+    "routes.retry": RetrySettings(),
 }
 UNITS: dict[str, Fraction | int] = {"KiB": 1024, "MiB": 1024**2, "ms": Fraction(1, 1000), "h": 3600}
 WITHOUT_FACTOR = {"", "s", "bytes", "characters", "a second", "(no bound)"}

@@ -6,17 +6,22 @@ belongs, or its dead letter is stored. Attempts are counted by a process, so tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
 
-from tests.simulation.handlers import FAIL
+from router_trio import Live
+from tests.simulation.handlers import FAIL, RAISED
 from tests.simulation.schedule import Plan, Step
 
 SHARE = 0.4
 """Share of the seeds in which routes have retries of their own."""
 
 RAISES = "handler_error:ValueError"
+
+LEAST_FOR_DEAD_LETTERS = 2000
+"""Bytes that a server must take so that each dead letter fits: its headers are more than its message."""
 
 
 def failing(plan: Plan, connections: list[str], random: Random) -> Plan:
@@ -51,8 +56,18 @@ def trouble(routes: tuple[Plan, ...], horizon: float, random: Random) -> list[St
     return steps
 
 
-def gives_up(plan: Plan) -> bool:
-    """Return True if a message that fails each time is given up at last, whatever its handler says."""
-    if not plan.stream:
-        return True
-    return bool(plan.retry) and (plan.retry.get("attempts", 0) > 0 or RAISES in plan.retry.get("not", ()))
+def owes_dead_letter(plan: Plan, outcome: str | None, max_payload: Mapping[str, int]) -> bool:
+    """Return True if a message of a stream fails each time and is given up at last: its dead letter has to be stored.
+
+    `outcome` is what its handler last made of it.
+    """
+    if plan.dead_letter is None or outcome != RAISED or max_payload[plan.dead_letter[0]] < LEAST_FOR_DEAD_LETTERS:
+        return False
+    attempts, never = plan.retry.get("attempts", 0), plan.retry.get("not", ())
+    return plan.handler == "rejects" or (plan.handler == "poison" and (attempts > 0 or RAISES in never))
+
+
+def left_waiting(live: Live, routes: tuple[Plan, ...]) -> int:
+    """Return how many core messages waited for another attempt at the end: nobody else has them."""
+    kept = {plan.name for plan in routes if not plan.stream and plan.retry}
+    return sum(route.failed["shutdown"] for route in live.routes if route.name in kept)

@@ -20,7 +20,7 @@ from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream
 from tests.simulation.arrivals import Arrivals
 from tests.simulation.content import Sent, places
-from tests.simulation.failing import gives_up
+from tests.simulation.failing import owes_dead_letter
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, number_of
 from tests.simulation.schedule import Plan, Schedule
@@ -40,9 +40,6 @@ SEEN_WITHIN = 0.1
 
 MOST_ATTEMPTS = 30
 """Attempts to connect to one broker in a second, of all connections to it."""
-
-LEAST_FOR_DEAD_LETTERS = 2000
-"""Bytes that a server must take so that each dead letter fits: its headers are more than its message."""
 
 COUNTERS = [row for row in TABLE if isinstance(row, Metric) and row.kind == "counter"]
 
@@ -210,11 +207,6 @@ class Oracles:
                 self.broken("shutdown", f"{route.name} after the end: {route.in_hand} in hand")
         self._check_receipts(process)
 
-    def left_waiting(self, live: Live) -> int:
-        """Messages of core subscriptions that waited for another attempt at the end: nobody else has them."""
-        kept = {plan.name for plan in self._schedule.routes if not plan.stream and plan.retry}
-        return sum(route.failed["shutdown"] for route in live.routes if route.name in kept)
-
     def _check_receipts(self, process: Process) -> None:
         for owner, broker, number, with_ack, receipt in self._receipts:
             if owner is not process:
@@ -247,19 +239,14 @@ class Oracles:
                 continue
             number = number_of(message.publish.payload)
             given_up = (plan.name, message.sequence) in self._given_up or self._arrivals.is_dead(plan, number)
-            if not given_up and (self._is_owed(plan, number) or not self.arrived_everywhere(plan, number)):
+            if not given_up and (self._owes(plan, number) or not self.arrived_everywhere(plan, number)):
                 missing.append(number)
         return missing
 
-    def _is_owed(self, plan: Plan, number: int) -> bool:
-        """Whether a message fails each time, and is given up at last: then its dead letter has to be stored."""
-        if plan.dead_letter is None or self._handled.last.get((plan.name, number)) != RAISED:
-            return False
-        if number in self.fails_for_what_it_is:
-            return False  # so does its dead letter
-        if self._schedule.max_payload[plan.dead_letter[0]] < LEAST_FOR_DEAD_LETTERS:
-            return False
-        return plan.handler == "rejects" or (plan.handler == "poison" and gives_up(plan))
+    def _owes(self, plan: Plan, number: int) -> bool:
+        outcome = self._handled.last.get((plan.name, number))
+        fits = number not in self.fails_for_what_it_is  # else its dead letter fails for that, too
+        return fits and owes_dead_letter(plan, outcome, self._schedule.max_payload)
 
     def _source_of(self, plan: Plan) -> list[Stored]:
         # Not by `FakeBroker.messages`, which reads the headers of each: this is asked at each ack.

@@ -12,6 +12,7 @@ from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
 from tests.simulation.configuration import settings_of
 from tests.simulation.content import Sent
+from tests.simulation.failing import left_waiting
 from tests.simulation.faults import FAULTS, LOSES
 from tests.simulation.handlers import Handled
 from tests.simulation.oracles import Oracles
@@ -247,5 +248,5 @@ class Simulation:
     async def _end_well(self, process: Process) -> None:
         self.process = None
         await self._end(process)
-        if process.live is not None and process.live.unsettled != self.oracles.left_waiting(process.live):
+        if process.live is not None and process.live.unsettled != left_waiting(process.live, self.schedule.routes):
             self.oracles.broken("shutdown", f"{process.live.unsettled} unsettled at the end, with nothing in the way")

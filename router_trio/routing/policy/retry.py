@@ -15,7 +15,7 @@ from router_trio.settings.retry import HANDLER_ERROR, REJECTED, RetrySettings
 LONGEST_SPREAD = 60.0
 """Seconds by which many retries may be spread, besides their delays."""
 
-_MOST_DOUBLINGS = 64
+_POWERS = 64
 """Powers of the factor that are computed: the longest delay is reached long before."""
 
 
@@ -76,7 +76,7 @@ class RetryPolicy:
 
     def backoff(self, attempts: int, now: float) -> float:
         """Return the seconds until what was tried so often is tried again."""
-        backoff = min(self.initial * self._factor ** min(attempts - 1, _MOST_DOUBLINGS), self.longest)
+        backoff = min(self.initial * self._factor ** min(attempts - 1, _POWERS), self.longest)
         self._next = min(max(now, self._next + self._spacing), now + LONGEST_SPREAD)
         return self._uniform(0.0, backoff) + self._next - now
 

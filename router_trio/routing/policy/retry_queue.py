@@ -28,7 +28,7 @@ class RetryQueue(Generic[M]):
         return len(self._waiting)
 
     @property
-    def next_due(self) -> float:
+    def first_due(self) -> float:
         """When the next one is due; infinite if nothing waits."""
         return self._waiting[0][0] if self._waiting else inf
 
@@ -40,9 +40,9 @@ class RetryQueue(Generic[M]):
         heappush(self._waiting, (due, next(self._numbers), size, message))
         return True
 
-    def take_due(self, now: float) -> M | None:
+    def pop_due(self, now: float) -> M | None:
         """Take out one that is due, if any is."""
-        return self._take() if self.next_due <= now else None
+        return self._take() if self.first_due <= now else None
 
     def take_all(self) -> list[M]:
         """Take out everything."""

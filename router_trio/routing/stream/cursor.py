@@ -16,7 +16,7 @@ from itertools import repeat
 from math import inf
 from operator import lt
 
-from router_trio.routing.stream.failures import Failures
+from router_trio.routing.policy.failures import Failures
 
 REMEMBERED = 65_536
 """At least so many of the last settled messages are known; so many unsettled ones are told apart.

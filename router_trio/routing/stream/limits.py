@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, PullConsumer
+from router_trio.routing.policy.failures import MOST_REMEMBERED
 from router_trio.routing.policy.retry import RetryPolicy
-from router_trio.routing.stream.failures import MOST_REMEMBERED
 from router_trio.settings import SourceSettings
 
 UNLIMITED = -1

@@ -14,9 +14,9 @@ import trio
 from router_trio.errors import RouterError
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
-from router_trio.routing.dead_letters import DeadLetter, DeadLetters
 from router_trio.routing.pipeline import reason_of
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy
+from router_trio.routing.retrying.dead_letters import DeadLetter, DeadLetters
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.delivery import StreamDelivery
@@ -57,7 +57,7 @@ class Retrying:
         """Return True if what is given up is stored elsewhere."""
         return self._dead_letters is not None
 
-    def failed(self, delivery: StreamDelivery, failure: Failure) -> None:
+    def message_failed(self, delivery: StreamDelivery, failure: Failure) -> None:
         """A message that is in hand failed: it comes again, or that was its last attempt."""
         failures = delivery.cursor.failures
         attempts = failures.add(delivery.sequence)
@@ -97,11 +97,11 @@ class Retrying:
         letters = self._dead_letters
         if letters is None:
             self._let_go(delivery, dead)
-        elif not letters.connected:
+        elif not letters.reachable:
             self._not_stored(delivery, dead, "not_connected", "the connection is away")
         else:
             try:
-                letters.send(delivery, dead, self._settled)
+                letters.store(delivery, dead, self._settled)
             except RouterError as error:
                 self._not_stored(delivery, dead, reason_of(error), str(error))
 

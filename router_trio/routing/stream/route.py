@@ -20,9 +20,9 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import ConsumerDiffers, Emit, StreamWentBack
 from router_trio.link import Link, PullConsumer
 from router_trio.protocol import framing
-from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
+from router_trio.routing.retrying.dead_letters import DeadLetters
 from router_trio.routing.route import Route
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
@@ -286,7 +286,7 @@ class StreamRoute(Route):
             self.state.fates[delivery.outcome] += 1
             self._delivered([delivery])
         elif failure is not None and delivery.cursor is pending.cursor:
-            self._retrying.failed(delivery, failure)
+            self._retrying.message_failed(delivery, failure)
         elif pending.remove(delivery):
             pending.take_back(delivery)
         elif failure is None:

@@ -17,13 +17,13 @@ def test_what_is_due_first_comes_first_and_of_two_what_came_first(dues: list[int
     queue: RetryQueue[int] = RetryQueue()
     for number, due in enumerate(dues):
         assert queue.add(number, 1, due)
-    assert queue.next_due == min(dues, default=inf)
+    assert queue.first_due == min(dues, default=inf)
     taken = []
     for now in range(6):
-        while (one := queue.take_due(now)) is not None:
+        while (one := queue.pop_due(now)) is not None:
             taken.append(one)
             assert dues[one] <= now
-        assert queue.next_due > now
+        assert queue.first_due > now
     assert taken == sorted(range(len(dues)), key=lambda number: (dues[number], number))
     assert len(queue) == 0
 
@@ -32,7 +32,7 @@ def test_there_is_room_for_a_number_of_messages(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(retry_queue, "MOST_MESSAGES", 2)
     queue: RetryQueue[int] = RetryQueue()
     assert [queue.add(number, 1, 0.0) for number in range(3)] == [True, True, False]
-    assert queue.take_due(0.0) == 0
+    assert queue.pop_due(0.0) == 0
     assert queue.add(3, 1, 0.0)
 
 

@@ -19,6 +19,7 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import Destination
 from router_trio.routing.policy.retry import GivenUp
+from router_trio.states import DestinationState, RouteState
 
 PREFIX = "Router-Dead-Letter-"
 """What the names of the headers begin with that a dead letter gets."""
@@ -55,17 +56,24 @@ class DeadLetter:
 class DeadLetters:
     """Where the dead letters of one route go."""
 
-    def __init__(self, destination: Destination, connection: Connection) -> None:
+    def __init__(self, destination: Destination, connection: Connection, state: RouteState) -> None:
+        """`state` and the connection are told of the destination: whether it would store them is looked up."""
         self._outlet = Outlet(destination, connection)
         self._connection = connection
         self._destination = destination
+        pattern, jetstream = destination.mapping.pattern, destination.jetstream
+        to = DestinationState(
+            state, connection.name, destination.template, pattern, jetstream=jetstream, dead_letters=True
+        )
+        state.to.append(to)
+        connection.destinations.add(to)
 
     @property
-    def connected(self) -> bool:
+    def reachable(self) -> bool:
         """Return True if there is a link to store them over."""
         return self._connection.connected
 
-    def send(self, delivery: Delivery, dead: GivenUp, tell: Callable[[DeadLetter, Fate], None]) -> None:
+    def store(self, delivery: Delivery, dead: GivenUp, tell: Callable[[DeadLetter, Fate], None]) -> None:
         """Publish the dead letter of a message. `tell` is called once, with its fate; that may be before this returns.
 
         Raises `RouterError` if it can't be sent at all: it has no subject there, is too large, or there is no room.

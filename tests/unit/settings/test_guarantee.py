@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from router_trio.cli.explain_message import explain_message
-from router_trio.cli.guarantee import guarantee
 from router_trio.routing.plans import compile_routes
 from router_trio.settings import Settings
+from router_trio.settings.guarantee import guarantee
 
 STREAM = {"stream": "S", "durable": "d", "filter": "in.*"}
 SUBJECT = {"subject": "in.*"}

@@ -16,14 +16,14 @@ from router_trio.errors import RouterError
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.core_delivery import CoreDelivery
 from router_trio.routing.core_route import CoreRoute
-from router_trio.routing.dead_letters import DeadLetter, DeadLetters
 from router_trio.routing.intake_queue import MESSAGES_IN_A_TURN
 from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
 from router_trio.routing.policy.retry_queue import RetryQueue
+from router_trio.routing.retrying.core_delivery import CoreDelivery
+from router_trio.routing.retrying.dead_letters import DeadLetter, DeadLetters
 
 DECIDED_BY_QUEUE = frozenset({"queue_full", "expired", "shutdown"})
 """Reasons of failures that a setting of the connection wants: what its queue may hold, and for how long."""
@@ -60,7 +60,7 @@ class RetryingRoute(CoreRoute):
             await self._try_due()
             received_at, batch = 0.0, list[RawMessage]()
             # What is new is taken at once. While there is nothing, the first that is due ends the wait.
-            self._until_due = trio.CancelScope(deadline=inf if len(self._intake) else self._waiting.next_due)
+            self._until_due = trio.CancelScope(deadline=inf if len(self._intake) else self._waiting.first_due)
             with self._until_due:
                 received_at, batch = await self._intake.take()
             self._in_hand = len(batch)
@@ -73,7 +73,7 @@ class RetryingRoute(CoreRoute):
     async def _try_due(self) -> None:
         """Try again what is due, and no more in one go than leaves a turn to what is new."""
         for _ in range(MESSAGES_IN_A_TURN):
-            delivery = self._waiting.take_due(trio.current_time())
+            delivery = self._waiting.pop_due(trio.current_time())
             if delivery is None:
                 return
             self._in_hand = 1
@@ -126,7 +126,7 @@ class RetryingRoute(CoreRoute):
             self._settled(delivery, "lost")
             return
         try:
-            self._dead_letters.send(delivery, dead, self._dead_letter_settled)
+            self._dead_letters.store(delivery, dead, self._dead_letter_settled)
         except RouterError as error:
             self._not_stored(delivery, reason_of(error), str(error))
 
@@ -150,7 +150,7 @@ class RetryingRoute(CoreRoute):
         self._emit(event(at=trio.current_time(), route=self.state.name, reason=reason, attempts=dead.attempts))
 
     def _settled(self, delivery: CoreDelivery, fate: str) -> None:
-        delivery.settled(fate)
+        delivery.settle_as(fate)
         self._no_longer_under_way()
 
     def _no_longer_under_way(self) -> None:
@@ -175,3 +175,17 @@ class RetryingRoute(CoreRoute):
         """See `Route`."""
         self._in_hand += len(self._waiting.take_all())
         return super().abandon()
+
+
+def core_route(
+    routing: Routing,
+    connection: Connection,
+    passthrough: Passthrough,
+    emit: Emit,
+    dead_letters: DeadLetters | None,
+    shared: SharedSubscription | None,
+) -> CoreRoute:
+    """Return a route from a core subscription, which keeps its messages if its settings want that."""
+    if routing.plan.settings.retry is None and dead_letters is None:
+        return CoreRoute(routing, connection, passthrough, emit, shared)
+    return RetryingRoute(routing, connection, passthrough, emit, dead_letters, shared)

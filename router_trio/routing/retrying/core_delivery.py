@@ -64,7 +64,7 @@ class CoreDelivery(Delivery):
         self._choices[number] = chosen
 
     def done(self, now: float | None = None) -> None:
-        """See `Delivery.done`. How long it took is known when it has its fate: see `settled`."""
+        """See `Delivery.done`. How long it took is known when it has its fate: see `settle_as`."""
         self.remaining -= 1
         if self.remaining:
             return
@@ -74,7 +74,7 @@ class CoreDelivery(Delivery):
             self.trace.end()
         self._keeper.finished(self)
 
-    def settled(self, fate: str) -> None:
+    def settle_as(self, fate: str) -> None:
         """It has its fate."""
         self.route.elapsed.record(trio.current_time() - self.received_at)
         self.route.fates[fate] += 1

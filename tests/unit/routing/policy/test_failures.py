@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from router_trio.routing.policy import failures
+from router_trio.routing.policy.failures import Failures
 from router_trio.routing.policy.retry import Failure, GivenUp
-from router_trio.routing.stream import failures
-from router_trio.routing.stream.failures import Failures
 
 
 def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:

@@ -1,0 +1,1 @@
+"""Routes that keep what failed: for another attempt from memory, or as dead letters."""
