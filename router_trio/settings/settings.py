@@ -16,10 +16,9 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
 from router_trio.settings.examples import ExampleSettings
-from router_trio.settings.flow import LimitSettings
 from router_trio.settings.load import read_document
 from router_trio.settings.problems import keys_of, problems_from
-from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings, Strategy
+from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings, Strategy
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
 
 S = TypeVar("S", bound=Section)

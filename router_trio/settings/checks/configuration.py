@@ -18,9 +18,8 @@ from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.flow import check_flow
 from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.examples import ExampleSettings
-from router_trio.settings.flow import LimitSettings
 from router_trio.settings.problems import suggestion
-from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings
+from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.subjects.patterns import validate_pattern, validate_subject
 
