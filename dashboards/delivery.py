@@ -23,7 +23,7 @@ from dashboards.panels import (
     stacked,
     table,
 )
-from dashboards.queries import in_range, of_connection, of_route, rate, share_of, total
+from dashboards.queries import events, in_range, of_connection, of_route, rate, share_of, total
 
 ACCEPTED = of_connection("router_nats_operations_accepted_total")
 SETTLED = of_connection("router_nats_operations_settled_total")
@@ -41,6 +41,7 @@ IN_HAND = of_route("router_route_in_hand_count")
 ROUTE_UNBALANCED = of_route("router_route_ledger_unbalanced")
 
 BREAKERS = of_route("router_breaker_state")
+OPENED = of_route("router_breaker_opened_total")
 LIMITED = of_route("router_route_limited_total")
 LIMIT_WAITING = of_route("router_route_limit_waiting_count")
 
@@ -194,17 +195,16 @@ def _flow() -> list[Panel]:
     return [
         lines(
             "Breakers of destinations",
-            "1: the destination is left alone because it fails. 0.5: a message tries. Nothing is shown while all are "
-            "closed.",
+            "0: closed. 1: the destination is left alone because it fails. 0.5: a message tries. Openings: how often "
+            "breakers opened.",
             "short",
             query(
-                f"max by (route, destination, destination_connection) ({BREAKERS}) > 0",
+                f"max by (route, destination, destination_connection) ({BREAKERS})",
                 "{{route}}: {{destination}} on {{destination_connection}}",
             ),
+            query(total(events(OPENED), "route"), "{{route}}: openings"),
             alerts=["RouterBreakerOpen"],
-        )
-        .max(1)
-        .span(8),
+        ).span(8),
         lines(
             "Messages that waited for a limit",
             "They went later than they could have, because of the limit of their route.",

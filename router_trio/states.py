@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from router_trio.message import Fate
-
 DISCONNECTED = "disconnected"
 RECONNECTING = "reconnecting"
 CONNECTED = "connected"
@@ -165,42 +163,26 @@ class InHand(Protocol):
         ...
 
 
-def _as_it_is(fate: Fate) -> Fate:
-    return fate
-
-
-class BreakerView(Protocol):
-    """The breaker of one destination, for who looks."""
-
-    connection: str
-    template: str
-
-    @property
-    def state(self) -> str:
-        """One of the keys of `BREAKER_GAUGE`."""
-        ...
-
-    @property
-    def openings(self) -> int:
-        """How often it opened, but not after a probe that failed."""
-        ...
-
-    @property
-    def failures(self) -> int:
-        """Failures in a row."""
-        ...
-
-    @property
-    def trouble(self) -> str | None:
-        """Why it is not closed; None if it is."""
-        ...
+def _as_it_is(reason: str) -> str:
+    return reason
 
 
 BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
+class BreakerState:
+    """The breaker of one destination: `state` is a key of `BREAKER_GAUGE`; `why_open` is None while it is closed."""
+
+    def __init__(self, connection: str, template: str) -> None:
+        self.connection = connection
+        self.template = template
+        self.state: str = "closed"
+        self.openings: int = 0
+        self.why_open: str | None = None
+
+
 class LimitState:
-    """The limit of a route, for who looks. `per` is the expression whose values have one each, None if there is one."""
+    """The limit of a route. `per` is the expression whose values have one each, None if there is one for all."""
 
     def __init__(self, rate: str, burst: int, per: str | None) -> None:
         self.rate = rate
@@ -225,12 +207,12 @@ class RouteState:
         self.reason: str | None = None
         self.to: list[DestinationState] = []
         """What is known of its destinations, in order."""
-        self.breakers: Sequence[BreakerView] = ()
+        self.breakers: Sequence[BreakerState] = ()
         """Of the destinations that have one."""
         self.most_open: int = 0
         """Of `breakers`: with more than these not closed, the route would not route a message."""
-        self.refused: Callable[[Fate], Fate] = _as_it_is
-        """Called when the only destination did not take a message. Returns the fate that is to count."""
+        self.refused: Callable[[str], str] = _as_it_is
+        """Called with the reason when the only destination did not take a message. Returns the reason that counts."""
         self.limit: LimitState | None = None
         self.limited = 0
         """Messages that went later than they could have, because of the limit."""
@@ -331,16 +313,13 @@ class RouteState:
     @property
     def trouble(self) -> str | None:
         """Return why it is not running or can't deliver: the first reason, or None."""
-        open_breakers = (one.trouble for one in self.breakers if one.trouble is not None)
+        open_breakers = (one.why_open for one in self.breakers if one.why_open is not None)
         return self.unready or next(open_breakers, None) or next(iter(self._undelivered()), None)
 
     @property
     def held_up(self) -> list[str]:
-        """Return why breakers hold up the route: one of them where all destinations are needed, else only all of them.
-
-        A destination without a breaker is never left alone.
-        """
-        reasons = [one.trouble for one in self.breakers if one.trouble is not None]
+        """Return why breakers hold up the route: one that is open where all destinations are needed, else only all."""
+        reasons = [one.why_open for one in self.breakers if one.why_open is not None]
         return reasons if len(reasons) > self.most_open else []
 
     def _undelivered(self) -> list[str]:

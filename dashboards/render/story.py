@@ -50,7 +50,8 @@ max_pending_operations = 1000
 [[routes]]
 name = "orders"
 from = {{ connection = "edge", subject = "orders.*" }}
-to = [{{ connection = "core", subject = "archive.{{{{wildcard(1)}}}}", jetstream = true }}]
+limit = {{ rate = "10000/s" }}
+to = [{{ connection = "core", subject = "archive.{{{{wildcard(1)}}}}", jetstream = true, breaker = {{}} }}]
 [[routes]]
 name = "readings"
 from = {{ connection = "edge", subject = "readings.*" }}

@@ -96,7 +96,8 @@ class Outbox:
         self._held_back = False
         self._closed = False
         self._when_nothing_in_flight: list[Callable[[], None]] = []
-        self._tried_again: dict[Hashable, list[TriedAgain]] = {}
+        self.tried_again: dict[Hashable, list[TriedAgain]] = {}
+        """Who is called each time that a publish of a destination (see `capacity_key`) is to be tried again."""
 
     # --- what there is ---
 
@@ -262,10 +263,6 @@ class Outbox:
     def unreachable(self) -> None:
         """An attempt to connect has failed."""
         self._suspects.unreachable()
-
-    def when_tried_again(self, destination: Hashable, tell: TriedAgain) -> None:
-        """Call `tell` each time that a publish of a destination is to be tried again: see `capacity_key`."""
-        self._tried_again.setdefault(destination, []).append(tell)
 
     def hold_back(self) -> None:
         """Write nothing more on this link: it is being left. The next one starts with what is pending."""
@@ -470,8 +467,8 @@ class Outbox:
             self._fail([operation], reason, detail)
 
     def _tell_tried_again(self, operation: OperationWithAck, reason: str) -> None:
-        if self._tried_again:
-            for tell in self._tried_again.get(operation.capacity_key, ()):
+        if self.tried_again:
+            for tell in self.tried_again.get(operation.capacity_key, ()):
                 tell(operation, reason)
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import length_hint
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -16,8 +17,8 @@ from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
 from router_trio.link import Deliver, Link, SharedDelivery, Subscription
 from router_trio.protocol import framing
-from router_trio.routing.core_flow import CoreFlow
 from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
+from router_trio.routing.flow.core_flow import CoreFlow
 from router_trio.routing.handler_batch import HandlerBatch
 from router_trio.routing.handlers import Handler, as_messages
 from router_trio.routing.intake_queue import IntakeQueue
@@ -27,6 +28,9 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.route import Route
 from router_trio.states import RUNNING
+
+if TYPE_CHECKING:
+    from router_trio.routing.content.routing import ContentRouting
 
 
 def shared_subscriptions(plans: Sequence[RoutePlan]) -> dict[str, SharedSubscription]:
@@ -70,7 +74,9 @@ class CoreRoute(Route):
         self._in_hand = 0
         self._flow: CoreFlow | None = None
         if routing.flow is not None:
-            self._flow = CoreFlow(routing, routing.flow, self._intake, self._route_batch)
+            # With such values, a route has expressions, and knows them.
+            values = None if routing.flow.values is None else cast("ContentRouting", routing)
+            self._flow = CoreFlow(routing.state, routing.flow, self._intake, self._route_batch, values)
         self._subscribing = trio.CancelScope()
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:

@@ -7,7 +7,7 @@ messages from a core subscription are followed by the batch (`BatchDelivery`): t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import trio
 
@@ -128,12 +128,14 @@ class Delivery:
     def mark_tried(self) -> None:
         """Copies of it may be stored, though it did not fail."""
 
-    def counted_fate(self, fate: Fate, refused: Callable[[Fate], Fate]) -> Fate:
+    def counted_fate(self, fate: Fate, refused: Callable[[str], str]) -> Fate:
         """Return the fate that counts of a copy that was not delivered: see `RouteState.refused`."""
-        counted = refused(fate)
-        if counted is not fate:
-            self.mark_tried()
-        return counted
+        reason = fate.reason or fate.name
+        counted = refused(reason)
+        if counted == reason:
+            return fate
+        self.mark_tried()
+        return Fate("failed", counted)
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
@@ -201,35 +203,6 @@ class DestinationTracker:
         self.delivery.operation_settled(self._template, operation, fate, now)
 
 
-class BreakerWatch(Protocol):
-    """Who is told what becomes of operations to one destination: its breaker."""
-
-    def passed(self) -> None:
-        """The destination took a message."""
-
-    def refused(self, fate: Fate) -> Fate:
-        """The destination did not take a message. Return the fate that is to count."""
-        ...
-
-
-class BreakerTracker(DestinationTracker):
-    """The owner of an operation to a destination with a breaker."""
-
-    __slots__ = ("breaker",)
-
-    def __init__(self, delivery: Delivery, template: str, copy: int, breaker: BreakerWatch) -> None:
-        super().__init__(delivery, template, copy)
-        self.breaker: BreakerWatch = breaker
-
-    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
-        if fate.delivered:
-            super().settle(operation, count, fate, now)
-            self.breaker.passed()
-        else:
-            super().settle(operation, count, self.delivery.counted_fate(fate, self.breaker.refused), now)
-
-
 class MirrorCopy:
     """The owner of a copy for a mirror: counted, and nothing else follows from its fate."""
 
@@ -293,7 +266,7 @@ class BatchDelivery:
         else:
             outcome = "lost"
             if len(self._settled) == 1:
-                route.refused(fate)
+                route.refused(fate.reason or fate.name)
             route.failed[fate.reason or fate.name] += count
         settled = self._settled
         settled[place] += count

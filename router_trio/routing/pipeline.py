@@ -15,7 +15,7 @@ from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
 from router_trio.quotes import bounded
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.flow import FlowControl, flow_control
+from router_trio.routing.flow.control import FlowControl, flow_control
 from router_trio.routing.handlers import (
     Blocked,
     Handler,

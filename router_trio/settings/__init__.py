@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from router_trio.settings.examples import ExampleMessage, ExampleSettings, ExpectedMessage
-from router_trio.settings.flow import BreakerSettings, LimitSettings
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import (
+    BreakerSettings,
     DestinationSettings,
     HeaderSettings,
+    LimitSettings,
     RouteSettings,
     SourceSettings,
     Strategy,

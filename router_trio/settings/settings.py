@@ -17,11 +17,10 @@ from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
 from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
-from router_trio.settings.flow import LimitSettings
 from router_trio.settings.problems import keys_of, problems_from
 from router_trio.settings.reading.load import read_document
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
-from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings, Strategy
+from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings, Strategy
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
 from router_trio.settings.streams import StreamSettings
 

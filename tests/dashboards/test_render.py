@@ -29,6 +29,7 @@ LABELS = {
     "instance": ("router-1",),
     "route": ("orders",),
     "destination": ("out.{{wildcard(1)}}",),
+    "destination_connection": ("core",),
     "reason": ("queue_full", "not_connected"),
     "fate": ("acked", "dropped"),
     "version": ("1.2.3",),

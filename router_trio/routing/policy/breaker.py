@@ -43,12 +43,12 @@ class Breaker:
         """Return True if a message may go."""
         return self.state == CLOSED or (self.state == OPEN and now >= self.probe_at)
 
-    def begin(self, now: float) -> None:
+    def message_goes(self, now: float) -> None:
         """A message goes, which `admits` it: if the breaker is open, that is the probe."""
         if self.state == OPEN and now >= self.probe_at:
             self.state = HALF_OPEN
 
-    def failed(self, now: float, taken: int, reason: str) -> bool:
+    def message_failed(self, now: float, taken: int, reason: str) -> bool:
         """The destination did not take a message. Return True if the breaker opens now, having been closed."""
         self.reason = reason
         if self.state == HALF_OPEN:
@@ -68,7 +68,7 @@ class Breaker:
         if self.state == HALF_OPEN:
             self.state, self.probe_at = OPEN, now
 
-    def passed(self) -> bool:
+    def message_passed(self) -> bool:
         """The destination took a message. Return True if the breaker closes: that was the probe."""
         if self.state != HALF_OPEN:
             return False

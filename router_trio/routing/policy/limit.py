@@ -35,7 +35,7 @@ class Limit:
         """Return how many may go at `now`, if none goes before."""
         return (self._most - max(0, self._full_at - self._ticks(now))) // self._step
 
-    def take(self, count: int, now: float) -> None:
+    def charge(self, count: int, now: float) -> None:
         """So many go now: no more than `available`."""
         self._full_at = max(self._full_at, self._ticks(now)) + count * self._step
 
@@ -43,7 +43,7 @@ class Limit:
         """So many of those that were just taken did not go, and none was taken since."""
         self._full_at -= count * self._step
 
-    def next_at(self, count: int = 1) -> float:
+    def free_at(self, count: int = 1) -> float:
         """Return when so many may go. Infinite if that is more than ever go at once."""
         if count * self._step > self._most:
             return inf
@@ -75,7 +75,7 @@ class ValueLimits:
         """How many values have a bucket of their own."""
         return len(self._full_at)
 
-    def take(self, value: bytes, now: float) -> float:
+    def charge(self, value: bytes, now: float) -> float:
         """One message of a value goes now, if it may: then return 0, else when the next one of it may."""
         ticks = int(now * _NANOSECONDS) * self._scale
         known, value = self._full_at, _kept(value)

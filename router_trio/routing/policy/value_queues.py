@@ -30,7 +30,7 @@ class ValueQueues(Generic[T]):
         """Return True if a message of this value goes now; else it waits here."""
         queue = self._queues.get(value)
         if queue is None:
-            again = self._limits.take(value, now)
+            again = self._limits.charge(value, now)
             if not again:
                 return True
             queue = self._queues[value] = []
@@ -44,7 +44,7 @@ class ValueQueues(Generic[T]):
         """Take out a message that goes now, the one that may for the longest time; None if there is none."""
         while self._due and self._due[0][0] <= now:
             _, value = heappop(self._due)
-            again = self._limits.take(value, now)
+            again = self._limits.charge(value, now)
             if again:
                 heappush(self._due, (again, value))  # of a bucket that is shared, others took some
                 continue
@@ -59,7 +59,7 @@ class ValueQueues(Generic[T]):
         return None
 
     @property
-    def next_at(self) -> float:
+    def due_at(self) -> float:
         """When to ask `pop_due` again; infinite if nothing waits."""
         return self._due[0][0] if self._due else inf
 

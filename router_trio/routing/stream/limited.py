@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from router_trio.errors import EvaluationError
-from router_trio.routing.flow import FlowControl
+from router_trio.routing.flow.control import FlowControl
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.value_queues import ValueQueues
 from router_trio.routing.stream.ack_pending import AckPending
@@ -32,11 +32,11 @@ class LimitedValues:
         self._queues: ValueQueues[StreamDelivery] = ValueQueues(flow.values)
 
     @property
-    def next_at(self) -> float:
+    def due_at(self) -> float:
         """When something that waits may go; infinite if nothing does."""
-        return self._queues.next_at
+        return self._queues.due_at
 
-    def first(self) -> StreamDelivery | None:
+    def next_to_route(self) -> StreamDelivery | None:
         """The next one to route, as `AckPending.first` gives it: it stays the first of `waiting`."""
         pending, now = self._pending, trio.current_time()
         while (delivery := self._queues.pop_due(now)) is not None:

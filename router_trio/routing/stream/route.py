@@ -207,14 +207,14 @@ class StreamRoute(Route):
             elif self._nothing_comes:
                 self._give_back_waiting()
             else:
-                await self._flow.wait(len(self._ack_pending.waiting))
+                await self._flow.wait_to_go(len(self._ack_pending.waiting))
 
     async def _something_waits(self) -> None:
         """Wait until there is something to route: it arrived, or the limit of its value lets it go."""
         waiting, limited = self._ack_pending.waiting, self._limited
-        while not waiting and (limited is None or limited.next_at > trio.current_time()):
+        while not waiting and (limited is None or limited.due_at > trio.current_time()):
             self._arrived = trio.Event()
-            with trio.CancelScope(deadline=inf if limited is None else limited.next_at):
+            with trio.CancelScope(deadline=inf if limited is None else limited.due_at):
                 await self._arrived.wait()
 
     def _route(self) -> None:
@@ -243,7 +243,7 @@ class StreamRoute(Route):
             for _ in range(min(pending.count, BATCH)):
                 if flow is not None and not flow.may_go(1):
                     break
-                delivery = pending.first() if self._limited is None else self._limited.first()
+                delivery = pending.first() if self._limited is None else self._limited.next_to_route()
                 if delivery is None:
                     break
                 if flow is not None:

@@ -21,10 +21,9 @@ from router_trio.settings.checks.respond import check_respond
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.streams import NOT_IN_NAMES
 from router_trio.settings.examples import ExampleSettings
-from router_trio.settings.flow import LimitSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
-from router_trio.settings.routes import DestinationSettings, RouteSettings, SourceSettings
+from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.subjects.patterns import validate_pattern, validate_subject
 

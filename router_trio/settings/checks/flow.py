@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from router_trio.errors import Problem
 from router_trio.settings.checks.content import check_expression
 from router_trio.settings.expressions import PER
-from router_trio.settings.flow import LimitSettings
-from router_trio.settings.routes import DestinationSettings
+from router_trio.settings.routes import DestinationSettings, LimitSettings
 
 
 def check_flow(

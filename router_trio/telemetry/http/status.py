@@ -99,8 +99,8 @@ def _flow(route: RouteState) -> dict[str, Any]:
                 "destination": one.template,
                 "connection": one.connection,
                 "state": one.state,
-                "failures": one.failures,
                 "opened": one.openings,
+                **({} if one.why_open is None else {"reason": shown_text(one.why_open)}),
             }
             for one in route.breakers
         ]

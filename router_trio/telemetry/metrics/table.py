@@ -21,7 +21,7 @@ from router_trio.states import (
     ROUTE_FATES,
     RUNNING,
     UNANSWERED_REASONS,
-    BreakerView,
+    BreakerState,
     Histogram,
     RouteState,
 )
@@ -150,7 +150,15 @@ def _route_by(known: Labels, numbers: Callable[[RouteState], Mapping[str, int]])
     return read
 
 
-def _breakers(number: Callable[[BreakerView], float], merge: Callable[[float, float], float]) -> Numbers:
+def _limited(number: Callable[[RouteState], float]) -> Numbers:
+    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
+        limited = [route for route in sources.view.routes if route.limit is not None]
+        return [((route.connection, route.name), number(route)) for route in limited]
+
+    return read
+
+
+def _breakers(number: Callable[[BreakerState], float], merge: Callable[[float, float], float]) -> Numbers:
     """Destinations that differ in nothing that a label says are one series."""
 
     def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
@@ -387,15 +395,15 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_route_limited_total",
         "counter",
         ROUTE,
-        "Messages that went later than they could have, because of the limit of their route.",
-        _route(lambda route: route.limited),
+        "Messages that went later than they could have, because of the limit of their route, if it has one.",
+        _limited(lambda route: route.limited),
     ),
     Metric(
         "router_route_limit_waiting_count",
         "gauge",
         ROUTE,
-        "Messages in hand that wait for the limit of their route; more may wait in its stream.",
-        _route(lambda route: 0 if route.limit is None else route.limit.waiting()),
+        "Messages in hand that wait for the limit of their route, if it has one; more may wait in its stream.",
+        _limited(lambda route: 0 if route.limit is None else route.limit.waiting()),
     ),
     Metric(
         "router_breaker_state",

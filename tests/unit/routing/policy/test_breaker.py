@@ -11,7 +11,7 @@ from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
 
 def opened(failures: int = 3, pause: float = 10.0) -> Breaker:
     breaker = Breaker(failures, pause)
-    assert [breaker.failed(0.0, 0, "timeout") for _ in range(failures)] == [False] * (failures - 1) + [True]
+    assert [breaker.message_failed(0.0, 0, "timeout") for _ in range(failures)] == [False] * (failures - 1) + [True]
     return breaker
 
 
@@ -24,43 +24,43 @@ def test_it_opens_after_failures_in_a_row() -> None:
 def test_what_the_destination_takes_in_between_begins_a_new_row() -> None:
     breaker = Breaker(3, 10.0)
     for taken in range(20):
-        assert not breaker.failed(0.0, taken // 2, "limit")
+        assert not breaker.message_failed(0.0, taken // 2, "limit")
     assert breaker.in_a_row(9) == 2
     assert breaker.in_a_row(10) == 0
-    assert breaker.failed(0.0, 9, "limit")
+    assert breaker.message_failed(0.0, 9, "limit")
 
 
 def test_one_message_probes_and_closes_it() -> None:
     breaker = opened()
     assert breaker.admits(10.0)
-    breaker.begin(10.0)
+    breaker.message_goes(10.0)
     assert breaker.state == HALF_OPEN
     assert not breaker.admits(99.0)
-    assert breaker.passed()
-    assert not breaker.passed()
+    assert breaker.message_passed()
+    assert not breaker.message_passed()
     assert breaker.state == CLOSED
     assert breaker.in_a_row(1) == 0
 
 
 def test_a_probe_that_fails_opens_it_again_without_being_another_opening() -> None:
     breaker = opened()
-    breaker.begin(10.0)
-    assert not breaker.failed(11.0, 0, "no_responders")
+    breaker.message_goes(10.0)
+    assert not breaker.message_failed(11.0, 0, "no_responders")
     assert (breaker.state, breaker.openings, breaker.probe_at) == (OPEN, 1, 21.0)
     assert breaker.opened_at == 0.0
 
 
 def test_what_fails_late_changes_nothing_and_what_is_taken_late_closes_nothing() -> None:
     breaker = opened()
-    assert not breaker.failed(5.0, 0, "timeout")
+    assert not breaker.message_failed(5.0, 0, "timeout")
     assert breaker.probe_at == 10.0
-    assert not breaker.passed()
+    assert not breaker.message_passed()
     assert breaker.state == OPEN
 
 
 def test_a_probe_that_says_nothing_of_the_destination_is_followed_by_another() -> None:
     breaker = opened()
-    breaker.begin(10.0)
+    breaker.message_goes(10.0)
     breaker.said_nothing(10.5)
     assert breaker.state == OPEN
     assert breaker.admits(10.5)
@@ -71,7 +71,7 @@ def test_a_probe_that_says_nothing_of_the_destination_is_followed_by_another() -
 
 def test_nothing_begins_before_its_time() -> None:
     breaker = opened()
-    breaker.begin(9.0)
+    breaker.message_goes(9.0)
     assert breaker.state == OPEN
 
 
@@ -92,7 +92,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def message_goes(self) -> None:
         was_closed = self.breaker.state == CLOSED
-        self.breaker.begin(self.now)
+        self.breaker.message_goes(self.now)
         self.probes = 0 if was_closed else 1
 
     @rule()
@@ -100,13 +100,13 @@ class Machine(RuleBasedStateMachine):
         self.taken += 1
         self.row = 0
         probes = self.breaker.state == HALF_OPEN
-        assert self.breaker.passed() is probes
+        assert self.breaker.message_passed() is probes
 
     @rule()
     def message_fails(self) -> None:
         was_closed = self.breaker.state == CLOSED
         self.row = self.row + 1 if was_closed else 0
-        opens = self.breaker.failed(self.now, self.taken, "timeout")
+        opens = self.breaker.message_failed(self.now, self.taken, "timeout")
         assert opens is (was_closed and self.row >= self.failures)
         if self.breaker.state == OPEN:
             self.row = 0

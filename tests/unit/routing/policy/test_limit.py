@@ -39,7 +39,7 @@ def test_no_time_has_more_than_burst_and_rate(
     for gap in gaps:
         now += gap
         count = min(limit.available(now), wanted)
-        limit.take(count, now)
+        limit.charge(count, now)
         went += [now] * count
     assert_bounded(went, *rate, burst)
 
@@ -50,12 +50,12 @@ def test_whoever_waits_until_it_says_may_go_then_and_not_a_microsecond_before(
 ) -> None:
     limit = Limit(*rate, burst)
     assert limit.available(now) == burst
-    limit.take(burst, now)
+    limit.charge(burst, now)
     for count in (1, burst):
-        at = limit.next_at(count)
+        at = limit.free_at(count)
         assert limit.available(at) >= count
         assert limit.available(at - 2e-6) < count or at - 2e-6 < now
-    assert limit.next_at(burst + 1) == inf
+    assert limit.free_at(burst + 1) == inf
 
 
 @given(RATES, BURSTS, GAPS, st.integers(0, 49))
@@ -67,10 +67,10 @@ def test_what_is_given_back_was_never_taken(
     for gap in gaps:
         now += gap
         count = limit.available(now)
-        limit.take(count, now)
+        limit.charge(count, now)
         limit.give_back(min(returned, count))
         kept = count - min(returned, count)
-        other.take(kept, now)
+        other.charge(kept, now)
         assert limit.available(now) == other.available(now)
         went += [now] * kept
     assert_bounded(went, *rate, burst)
@@ -90,7 +90,7 @@ def test_each_value_has_its_own_bound_however_few_are_remembered(
     went: dict[str, list[float]] = defaultdict(list)
     for value, gap in arrivals:
         now += gap
-        again = limits.take(value.encode(), now)
+        again = limits.charge(value.encode(), now)
         if not again:
             went[value].append(now)
         else:
@@ -108,28 +108,28 @@ def test_one_value_goes_as_by_a_limit_of_its_own(rate: tuple[int, int], burst: i
         now += gap
         goes = limit.available(now) > 0
         if goes:
-            limit.take(1, now)
-        again = limits.take(b"x", now)
+            limit.charge(1, now)
+        again = limits.charge(b"x", now)
         assert (again == 0) is goes
-        assert goes or again == limit.next_at()
+        assert goes or again == limit.free_at()
 
 
 def test_other_values_pass_one_that_waits() -> None:
     limits = ValueLimits(1, 60, 1)
-    assert limits.take(b"a", 0.0) == 0
-    assert limits.take(b"a", 0.0) == pytest.approx(60.0)
-    assert limits.take(b"b", 0.0) == 0
+    assert limits.charge(b"a", 0.0) == 0
+    assert limits.charge(b"a", 0.0) == pytest.approx(60.0)
+    assert limits.charge(b"b", 0.0) == 0
 
 
 def test_a_million_values_take_a_bounded_memory() -> None:
     """Those of a minute, each twice in a row: a bucket is full again after a second, and forgotten."""
     limits = ValueLimits(1, 1, 1)
     for number in range(1_000_000):
-        limits.take(b"s%d" % number, number * 60e-6)
+        limits.charge(b"s%d" % number, number * 60e-6)
         assert len(limits) < 20_000
     # None is ever full again: so many have a bucket, and the others share one.
     limits = ValueLimits(1, 3600, 1, most=1_000)
-    went = sum(not limits.take(b"s%d" % number, number * 60e-6) for number in range(100_000))
+    went = sum(not limits.charge(b"s%d" % number, number * 60e-6) for number in range(100_000))
     assert len(limits) == 1_000
     assert went == 1_001
 
@@ -137,7 +137,7 @@ def test_a_million_values_take_a_bounded_memory() -> None:
 def test_long_values_are_kept_as_hashes() -> None:
     limits = ValueLimits(1, 3600, 1)
     long = b"s" + b"x" * 1_000_000
-    assert limits.take(long, 0.0) == 0
-    assert limits.take(long, 0.0) > 0
-    assert limits.take(long + b"y", 0.0) == 0
+    assert limits.charge(long, 0.0) == 0
+    assert limits.charge(long, 0.0) > 0
+    assert limits.charge(long + b"y", 0.0) == 0
     assert max(sys.getsizeof(value) for value in limits._full_at) <= sys.getsizeof(b"x" * LONGEST_VALUE)

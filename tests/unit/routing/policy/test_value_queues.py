@@ -31,12 +31,12 @@ def test_all_go_in_the_order_of_their_value_within_its_bound(
         if waiting.admit(value.encode(), place, (value, place), now):
             went[value].append((now, place))
     while waiting.count:
-        assert waiting.next_at < float("inf")
-        now = max(now, waiting.next_at)
+        assert waiting.due_at < float("inf")
+        now = max(now, waiting.due_at)
         item = waiting.pop_due(now)
         if item is not None:
             went[item[0]].append((now, item[1]))
-    assert waiting.next_at == float("inf")
+    assert waiting.due_at == float("inf")
     for value, times in went.items():
         assert [place for _, place in times] == [place for place, (one, _) in enumerate(arrivals) if one == value]
         assert_bounded([at for at, _ in times], *rate, burst)
@@ -56,4 +56,4 @@ def test_clearing_gives_all_in_order() -> None:
     for place in (1, 3, 2, 4):
         waiting.admit(b"a", place, place, 0.0)
     assert waiting.clear() == [2, 3, 4]
-    assert (waiting.count, waiting.next_at, waiting.pop_due(9.0)) == (0, float("inf"), None)
+    assert (waiting.count, waiting.due_at, waiting.pop_due(9.0)) == (0, float("inf"), None)

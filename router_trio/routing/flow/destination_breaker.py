@@ -12,15 +12,15 @@ from collections.abc import Callable
 import trio
 
 from router_trio.events import BreakerClosed, BreakerOpened, Emit
-from router_trio.message import Fate
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.outbox.outbox import OUT_OF_TURN
-from router_trio.routing.delivery import BreakerTracker, Delivery
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.flow.tracker import BreakerTracker
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, Breaker
 from router_trio.routing.policy.reasons import OF_THE_MESSAGE
 from router_trio.settings import BreakerSettings
-from router_trio.states import RouteState
+from router_trio.states import BreakerState, RouteState
 
 OF_THE_WAY = frozenset({"not_connected", "queue_full", "expired", "shutdown", "worker_lost", OUT_OF_TURN})
 """Reasons of failures of publishes that no server has seen: they say nothing of the destination."""
@@ -46,12 +46,12 @@ class DestinationBreaker:
         kept: bool,
     ) -> None:
         """`kept`: a stream has the messages until they are acked, so that they can wait in hand."""
-        self.connection: str = outlet.connection.name
-        self.template: str = outlet.template
+        self.told: BreakerState = BreakerState(outlet.connection.name, outlet.template)
+        """For who looks."""
         self.untold: Callable[[], int] = lambda: 0
         """Gives how many messages the destination has taken that its route has not counted yet."""
         self._breaker = Breaker(settings.failures, settings.pause)
-        self._pause = settings.pause
+        self._settings = settings
         self._route = route
         self._outlet = outlet
         self._emit = emit
@@ -59,9 +59,7 @@ class DestinationBreaker:
         self._several = several
         self._kept = kept
         self._taken_here = 0
-        outlet.outbox.when_tried_again((route.name, outlet.template), self._tried_again)
-
-    # --- for who looks: see `states.BreakerView` ---
+        outlet.outbox.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
 
     @property
     def state(self) -> str:
@@ -69,31 +67,9 @@ class DestinationBreaker:
         return self._breaker.state
 
     @property
-    def openings(self) -> int:
-        """See `Breaker`."""
-        return self._breaker.openings
-
-    @property
-    def failures(self) -> int:
-        """Failures in a row."""
-        return self._breaker.in_a_row(self._taken)
-
-    @property
     def probe_at(self) -> float:
         """See `Breaker`."""
         return self._breaker.probe_at
-
-    @property
-    def trouble(self) -> str | None:
-        """Why it is not closed; None if it is."""
-        breaker = self._breaker
-        if breaker.state == CLOSED:
-            return None
-        return (
-            f"the breaker of destination {self.template!r} on {self.connection} is open: "
-            f"{self.failures} failures in a row, the last one {breaker.reason}; "
-            f"a message tries every {self._pause:g} s"
-        )
 
     @property
     def closed(self) -> bool:
@@ -104,52 +80,64 @@ class DestinationBreaker:
         """Return True if a message may go there."""
         return self._breaker.admits(now)
 
+    def _tell(self) -> None:
+        """The breaker has changed: whoever looks sees it, and whoever waits asks again."""
+        breaker, told = self._breaker, self.told
+        told.state, told.openings, told.why_open = breaker.state, breaker.openings, None
+        if breaker.state != CLOSED:
+            told.why_open = (
+                f"the breaker of destination {told.template!r} on {told.connection} is open: "
+                f"{self._settings.failures} failures in a row, the last one {breaker.reason}; "
+                f"a message tries every {self._settings.pause:g} s"
+            )
+        self._changed()
+
     # --- what happens ---
 
     def follow(self, delivery: Delivery, copy: int) -> BreakerTracker:
         """A message goes there now. Return the owner of its operation."""
-        self._breaker.begin(trio.current_time())
+        self._breaker.message_goes(trio.current_time())
+        self.told.state = self._breaker.state
         delivery.remaining += 1
-        return BreakerTracker(delivery, self.template, copy, self)
+        return BreakerTracker(delivery, self.told.template, copy, self)
 
     @property
     def _taken(self) -> int:
-        return self._taken_here if self._several else self._route.delivered[self.template] + self.untold()
+        return self._taken_here if self._several else self._route.delivered[self.told.template] + self.untold()
 
-    def passed(self) -> None:
-        """See `delivery.BreakerWatch`."""
+    def copy_passed(self) -> None:
+        """See `tracker.BreakerWatch`."""
         self._taken_here += 1
-        if self._breaker.passed():
+        if self._breaker.message_passed():
             now = trio.current_time()
             self._emit(
                 BreakerClosed(
                     at=now,
                     route=self._route.name,
-                    connection=self.connection,
-                    subject=self.template,
+                    connection=self.told.connection,
+                    subject=self.told.template,
                     open_seconds=now - self._breaker.opened_at,
                 )
             )
-            self._changed()
+            self._tell()
 
-    def refused(self, fate: Fate) -> Fate:
-        """See `delivery.BreakerWatch`. A message that waits in hand fails as one that is taken back from the queue."""
-        reason = fate.reason or fate.name
+    def copy_refused(self, reason: str) -> str:
+        """See `tracker.BreakerWatch`. A message that waits in hand fails as one that is taken back from the queue."""
         if reason in OF_THE_MESSAGE or reason in OF_THE_WAY:
             self.spare()
-            return fate
+            return reason
         if self._failed(reason):
             self._recall()
-        return fate if self.closed or not self._kept else Fate("failed", OUT_OF_TURN)
+        return reason if self.closed or not self._kept else OUT_OF_TURN
 
     def spare(self) -> None:
         """What went there was no probe after all: another one may be."""
         if self._breaker.state == HALF_OPEN:
             self._breaker.said_nothing(trio.current_time())
-            self._changed()
+            self._tell()
 
     def _tried_again(self, operation: OperationWithAck, reason: str) -> None:
-        """See `Outbox.when_tried_again`: a publish was refused, and is held there."""
+        """See `Outbox.tried_again`: a publish was refused, and is held there."""
         opens = self._failed(reason)
         if opens:
             self._recall()
@@ -159,21 +147,21 @@ class DestinationBreaker:
     def _failed(self, reason: str) -> bool:
         """Return True if the breaker opens, be it again."""
         breaker, now, before = self._breaker, trio.current_time(), self._breaker.state
-        if breaker.failed(now, self._taken, reason):
+        if breaker.message_failed(now, self._taken, reason):
             self._emit(
                 BreakerOpened(
                     at=now,
                     route=self._route.name,
-                    connection=self.connection,
-                    subject=self.template,
+                    connection=self.told.connection,
+                    subject=self.told.template,
                     reason=reason,
-                    failed_count=self.failures,
-                    pause_seconds=self._pause,
+                    failed_count=self._settings.failures,
+                    pause_seconds=self._settings.pause,
                 )
             )
         if breaker.state == before:
             return False
-        self._changed()
+        self._tell()
         return True
 
     def _recall(self) -> None:

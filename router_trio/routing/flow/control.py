@@ -1,6 +1,6 @@
 """Whether messages of a route may go now: its limit says how many, the breakers of its destinations whether any may.
 
-A route without either has none of this. Whoever routes asks `may_go`, calls `going`, and waits (`wait`) if nothing may.
+A route without either has none of this. Whoever routes asks `may_go`, calls `going`, and waits if nothing may.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import inf
 import trio
 
 from router_trio.events import Emit, RouteLimited
-from router_trio.routing.destination_breaker import DestinationBreaker
+from router_trio.routing.flow.destination_breaker import DestinationBreaker
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.limit import Limit, ValueLimits
@@ -63,10 +63,10 @@ class FlowControl:
                 breakers.append(breaker)
         self.breakers: tuple[DestinationBreaker, ...] = tuple(breakers)
         self._real = [(place, outlet) for place, outlet in enumerate(outlets) if outlet.destination.mirror is None]
-        state.breakers = self.breakers
+        state.breakers = tuple(one.told for one in breakers)
         state.most_open = 0 if settings.strategy == "all" else len(self._real) - 1
         if self.breakers and not several:
-            state.refused = self.breakers[0].refused
+            state.refused = self.breakers[0].copy_refused
 
     # --- for who routes ---
 
@@ -92,7 +92,7 @@ class FlowControl:
         """So many messages go now, not more than `may_go` said, without anything in between; and so many wait."""
         if self.limit is None:
             return
-        self.limit.take(count, trio.current_time())
+        self.limit.charge(count, trio.current_time())
         if self.holds:
             self._state.limited += count
         if left:
@@ -115,7 +115,7 @@ class FlowControl:
         """No message waits for the limit of its value any more."""
         self.holds = False
 
-    async def wait(self, count: int) -> None:
+    async def wait_to_go(self, count: int) -> None:
         """Wait until any of so many messages may go, or it should be asked again."""
         if self.limit is not None and not self.probing:
             self.hold_back(count)
@@ -132,7 +132,7 @@ class FlowControl:
             if self.healthy is not None:
                 return min([*probes, now + LOOK_AGAIN])
             return max(probes, default=inf)
-        return self.limit.next_at() if self.limit is not None else now
+        return self.limit.free_at() if self.limit is not None else now
 
     def when_changed(self, tell: Callable[[], None]) -> None:
         """Call `tell` each time that a breaker changes."""
@@ -171,13 +171,13 @@ class FlowControl:
             return self.next_at
         if self.limit is None:
             return inf
-        at = self.limit.next_at() - self._horizon
+        at = self.limit.free_at() - self._horizon
         return at if at > now else inf
 
     def held_up(self) -> str | None:
         """Return why nothing may go now, if a breaker says so."""
         if self.probing and not self._admits(trio.current_time()):
-            return next(one.trouble for one in self.breakers if not one.closed)
+            return next(one.told.why_open for one in self.breakers if not one.closed)
         return None
 
     def _admits(self, now: float) -> bool:

@@ -6,20 +6,17 @@ With a limit for each value, what is over it is set aside, and others pass it. I
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol
 
 import trio
 
 from router_trio.errors import EvaluationError
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.flow import FlowControl
+from router_trio.routing.flow.control import FlowControl
 from router_trio.routing.intake_queue import IntakeQueue
-from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.value_queues import ValueQueues
-
-if TYPE_CHECKING:
-    from router_trio.routing.content.routing import ContentRouting
+from router_trio.states import RouteState
 
 Arrived = tuple[float, RawMessage]
 """A message, and when it came."""
@@ -27,11 +24,28 @@ Arrived = tuple[float, RawMessage]
 RouteBatch = Callable[[float, list[RawMessage]], Awaitable[None]]
 
 
-class CoreFlow:
-    """The flow of one route from its intake queue to `route`, which routes a batch that came at one time."""
+class Values(Protocol):
+    """Who knows the value that has a limit of its own: a route with expressions."""
 
-    def __init__(self, routing: Routing, flow: FlowControl, intake: IntakeQueue, route: RouteBatch) -> None:
-        self._routing = routing
+    def limited_value(self, raw: RawMessage) -> bytes | None:
+        """Return it for a message; None if the route does not take the message. Raises `EvaluationError`."""
+        ...
+
+    def expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
+        """A message has no value, and fails."""
+
+
+class CoreFlow:
+    """The flow of one route from its intake queue to `route`, which routes a batch that came at one time.
+
+    `values` is asked where each value has a limit.
+    """
+
+    def __init__(
+        self, state: RouteState, flow: FlowControl, intake: IntakeQueue, route: RouteBatch, values: Values | None
+    ) -> None:
+        self._state = state
+        self._values = values
         self._flow = flow
         self._intake = intake
         self._route = route
@@ -41,8 +55,8 @@ class CoreFlow:
         if flow.values is not None:
             self._aside = ValueQueues(flow.values)
         self._none_aside = trio.lowlevel.ParkingLot()
-        if routing.state.limit is not None:
-            routing.state.limit.waiting = self._waiting
+        if state.limit is not None:
+            state.limit.waiting = self._waiting
 
     def lets_go(self, count: int) -> bool:
         """Return True if so many messages go at once, past the queue. Then they count as gone."""
@@ -58,12 +72,12 @@ class CoreFlow:
             if aside is None:
                 await self._go(*await self._intake.take())
                 continue
-            with trio.CancelScope(deadline=aside.next_at):
+            with trio.CancelScope(deadline=aside.due_at):
                 await self._sort(*await self._intake.take())
             while (arrived := aside.pop_due(trio.current_time())) is not None:
                 received_at, raw = arrived
                 self._intake.set_aside(raw, -1)
-                self._routing.state.limited += 1
+                self._state.limited += 1
                 await self._go(received_at, [raw])
             if not aside.count:
                 self._flow.nothing_waits()
@@ -90,7 +104,7 @@ class CoreFlow:
         while self._left:
             most = flow.may_go(self._left)
             if not most:
-                await flow.wait(self._left)
+                await flow.wait_to_go(self._left)
                 continue
             start = len(batch) - self._left
             self._left -= most
@@ -99,16 +113,16 @@ class CoreFlow:
 
     async def _sort(self, received_at: float, batch: list[RawMessage]) -> None:
         """Route what the limits of the values let go, and set the rest of a batch aside."""
-        aside, now = self._aside, trio.current_time()
+        aside, values, now = self._aside, self._values, trio.current_time()
         assert aside is not None
-        routing = cast("ContentRouting", self._routing)  # as of each route with expressions
+        assert values is not None
         goes = []
         for raw in batch:
             try:
-                value = routing.limited_value(raw)
+                value = values.limited_value(raw)
             except EvaluationError as error:
-                delivery = Delivery(routing.state, raw, received_at)
-                routing.expression_failed(error, delivery)
+                delivery = Delivery(self._state, raw, received_at)
+                values.expression_failed(error, delivery)
                 delivery.done()
                 continue
             if value is None or aside.admit(value, 0, (received_at, raw), now):
