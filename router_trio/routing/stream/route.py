@@ -26,6 +26,7 @@ from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.failures import LONGEST_DELAY, RetryPolicy
+from router_trio.routing.stream.lead import Lead
 from router_trio.routing.stream.limits import UNLIMITED, check_retention, consumer_spec, differences
 from router_trio.routing.stream.payloads import Payloads
 from router_trio.routing.stream.pull_loop import PullLoop
@@ -50,6 +51,7 @@ class StreamRoute(Route):
         self._server_limit = UNLIMITED
         self._deliveries = Deliveries(self, self._spec.stream, self._spec.durable)
         self._acks = Acks(routing.state.name, connection, emit)
+        self._lead = Lead(self._retry, routing.state, emit)
         self._ack_pending = AckPending()
         connection.pull_budget.join()
         self._payloads = Payloads()
@@ -87,7 +89,12 @@ class StreamRoute(Route):
             last_sequence=last_sequence,
             last_time=last_time,
         )
+        if spec.standby:
+            spec = await self._lead.taken(link, spec, tried)
+            if self._closing.is_set():
+                return
         consumer = await link.open_consumer(spec, self._received)
+        self._lead.holds(consumer)
         with self._receiving("no consumer: the connection is away"):
             try:
                 self._found(link, consumer)
@@ -344,13 +351,16 @@ class StreamRoute(Route):
         """See `Route`."""
         super().close_intake()
         self._pull_loop.look_again()
+        self._lead.stop_waiting()
 
     async def _all_routed(self) -> None:
         """See `Route`. Every message in hand is settled, or given back if it can't be."""
         self._nothing_comes = True
         self._give_back_stuck()
         while self._ack_pending.count:
-            await self._all_settled.park()
+            with trio.move_on_after(self._lead.held_for):
+                await self._all_settled.park()
+        self._lead.give_up()
 
     def _give_back_stuck(self) -> None:
         for delivery in self._ack_pending.take_back_stuck():
