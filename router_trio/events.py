@@ -301,6 +301,16 @@ class RouteReady(RouteEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteStandby(RouteEvent):
+    """A route with standby waits for the lead of its consumer; ROUTE_READY follows when it routes."""
+
+    code = "ROUTE_STANDBY"
+    level = Level.INFO
+    stream: str
+    durable: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerDiffers(RouteEvent):
     """The durable has other limits than the configuration, and may not be changed; its limits are in force."""
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from math import inf
 from typing import Any, Protocol
 
 from router_trio.errors import LinkError
 from router_trio.message import PubAck
 from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import RawMessage
-from router_trio.protocol.stream_config import StreamConfig as StreamConfig  # a word of the port
+
+# Words of the port.
+from router_trio.protocol.stream_config import StreamConfig as StreamConfig
+from router_trio.protocol.stream_config import StreamState as StreamState
 
 LOOKUP_WITHIN = 2.0
 """Seconds that a server has to answer what is looked up beside the messages."""
@@ -85,6 +87,9 @@ class ConsumerSpec:
     last_sequence: int = 0
     last_time: int = 0
     """The last message that is known of that incarnation, 0 for none; its time in nanoseconds since 1970."""
+    standby: bool = False
+    """Of all that open it one gets messages: whoever has the lead, by `pin`. See `Link.take_the_lead`."""
+    pin: str | None = None
 
 
 SIGN_OF_WORK_EVERY = 0.25
@@ -93,6 +98,10 @@ SIGN_OF_WORK_EVERY = 0.25
 
 LISTEN_FOR = 3 * SIGN_OF_WORK_EVERY
 """Seconds without one after which nobody works on what was delivered before this process came."""
+
+
+LEAD_ENDS_AFTER = 5.0
+"""Seconds without `PullConsumer.hold_lead` after which another process may take the lead of a standby consumer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,43 +125,6 @@ class Limits:
     max_deliver: int
     max_ack_pending: int
     retention: str
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """A stream as a publisher meets it.
-
-    `refuses`: reason and detail why it takes no message now, or None as far as the server tells. `room`: how many more
-    messages and bytes it takes before it refuses; infinite if it has no such limit, or discards old ones for new ones.
-    `held`: its messages. `limits`: whatever it may be short of, in a form that changes if one of them does.
-    """
-
-    name: str
-    subjects: tuple[str, ...]
-    refuses: tuple[str, str] | None
-    room: tuple[float, float]
-    held: int
-    limits: tuple[int, ...]
-
-    def has_more_room_than(self, before: StreamState) -> bool:
-        """Return True if it may take now what it refused then."""
-        return (
-            self.room[0] > before.room[0]
-            or self.room[1] > before.room[1]
-            or self.held < before.held
-            or self.limits != before.limits
-        )
-
-    def takes_again(self, refusal: str) -> bool:
-        """Return True if it is not short now of what nats-server named when it refused a message.
-
-        How large that message was is not known here: of bytes, only no limit is enough.
-        """
-        if "maximum messages exceeded" in refusal:
-            return self.room[0] > 0
-        if "maximum bytes exceeded" in refusal:
-            return self.room[1] == inf
-        return False
 
 
 class LinkListener(Protocol):
@@ -258,6 +230,12 @@ class PullConsumer(Subscription, Protocol):
         what is left of it, `409 Batch Completed` if bytes are left when all messages have come.
         """
 
+    def hold_lead(self) -> None:
+        """Keep the lead of a standby consumer, for `LEAD_ENDS_AFTER` seconds from now. Else it does nothing."""
+
+    def release_lead(self) -> None:
+        """Give the lead of a standby consumer to whoever waits for it. Else it does nothing."""
+
 
 class Link(Protocol):
     """A live connection."""
@@ -309,6 +287,14 @@ class Link(Protocol):
         """Find the durable consumer, or create it. Raises `SourceError`: no such stream, another configuration, ...
 
         A limit of deliveries that is lower than the wanted one is lifted if the server lets us.
+        """
+        ...
+
+    async def take_the_lead(self, spec: ConsumerSpec) -> str:
+        """Wait until this is the process that gets the messages of a standby consumer. Returns the pin that says so.
+
+        The consumer is created if it is absent. A `pin` of the spec that still holds is returned at once. Raises as
+        `open_consumer`, and `SourceError` (`server_too_old`) where the server has no such consumers. Can be cancelled.
         """
         ...
 

@@ -205,6 +205,8 @@ class RouteState:
         self.destinations: tuple[str, ...] = tuple(destinations)
         self.state: str = STARTING
         self.reason: str | None = None
+        self.standby: bool = False
+        """True while another process, or none yet, has the lead of its consumer."""
         self.to: list[DestinationState] = []
         """What is known of its destinations, in order."""
         self.breakers: Sequence[BreakerState] = ()

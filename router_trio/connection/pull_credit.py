@@ -252,6 +252,8 @@ class PullCredit:
             words = excerpt(description)
             told = f"the server refuses to be asked for messages: {words}; raise that limit of the consumer"
             return Reading(Verdict.REOPEN, "consumer_limit", told)
+        if code == 423:
+            return Reading(Verdict.REOPEN, "lead_lost", "another process has taken over")
         if code == 409 and "deleted" in words:
             return Reading(Verdict.REOPEN, "consumer_deleted", "the consumer was deleted")
         if code == 503:

@@ -170,6 +170,10 @@ class FaultyLink:
         await self._before_subscribing()
         return await self._link.open_consumer(spec, deliver)
 
+    async def take_the_lead(self, spec: ConsumerSpec) -> str:
+        """See `link.Link.take_the_lead`. Never struck: what is behind it is."""
+        return await self._link.take_the_lead(spec)
+
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`. Never struck."""
         return await self._link.find_streams(subject)

@@ -16,6 +16,7 @@ from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
 from router_trio.nats.jetstream.ensuring import ensure_stream
+from router_trio.nats.jetstream.leading import check_version, wait_for_pin
 from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
 from router_trio.nats.jetstream.unacked import AT_A_TIME
@@ -263,6 +264,14 @@ class NatsLink:
         return WirePullConsumer(
             spec, found, inbox, self._client, self._lookups, self.wire.send, subscription, self._look_ups
         )
+
+    async def take_the_lead(self, spec: ConsumerSpec) -> str:
+        """See `link.Link.take_the_lead`."""
+        check_version(self.info)
+        self._let_client_listen()
+        await ensure_consumer(self._client, spec, self.subscribe)
+        self._inboxes += 1
+        return await wait_for_pin(self.wire.send, self.subscribe, b"%b-lead-%d" % (self._inbox, self._inboxes), spec)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""

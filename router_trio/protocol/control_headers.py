@@ -27,6 +27,7 @@ CONTROL_HEADERS: dict[str, str] = {
     "Nats-Expected-*": "has the stream refuse the message unless it is in the state that is named",
     "Nats-Marker-Reason": "makes the message look like a marker of a deletion",
     "Nats-Trace-*": "has servers report where the message goes",
+    "Nats-Pin-Id": "says to which reader a consumer gives its messages",
     "Nats-Stream-Source": "says how far a stream with sources has read one of them",
 }
 """Every control header and what it does; a `*` at the end stands for any end."""

@@ -1,9 +1,10 @@
-"""What a JetStream stream is made as, of what a configuration can say: to create one, and to compare. Pure."""
+"""What a JetStream stream is made as, of what a configuration can say, and how one is now. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,40 @@ def _shown(name: str, value: object) -> str:
     if name in ("max_age", "duplicate_window"):
         return f"{value:g}s" if value else "none"
     return "none" if value == -1 else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """A stream as a publisher meets it.
+
+    `refuses`: reason and detail why it takes no message now, or None as far as the server tells. `room`: how many more
+    messages and bytes it takes before it refuses; infinite if it has no such limit, or discards old ones for new ones.
+    `held`: its messages. `limits`: whatever it may be short of, in a form that changes if one of them does.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    refuses: tuple[str, str] | None
+    room: tuple[float, float]
+    held: int
+    limits: tuple[int, ...]
+
+    def has_more_room_than(self, before: StreamState) -> bool:
+        """Return True if it may take now what it refused then."""
+        return (
+            self.room[0] > before.room[0]
+            or self.room[1] > before.room[1]
+            or self.held < before.held
+            or self.limits != before.limits
+        )
+
+    def takes_again(self, refusal: str) -> bool:
+        """Return True if it is not short now of what nats-server named when it refused a message.
+
+        How large that message was is not known here: of bytes, only no limit is enough.
+        """
+        if "maximum messages exceeded" in refusal:
+            return self.room[0] > 0
+        if "maximum bytes exceeded" in refusal:
+            return self.room[1] == inf
+        return False

@@ -48,6 +48,11 @@ class SourceSettings(Section, init=False):
     durable: str | None = Field(
         None, min_length=1, description="Name of the durable consumer of the stream; created if absent."
     )
+    standby: bool = Field(
+        False,
+        description="Of all processes with this durable one routes, and another takes over when it is gone: order is "
+        "kept. Needs nats-server 2.11.",
+    )
     filter: str | None = Field(None, description="Only messages of the stream whose subject matches.")
     max_in_flight: int = Field(
         1024,

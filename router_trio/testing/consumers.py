@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 
 from router_trio.errors import SourceError
-from router_trio.link import ConsumerSpec, Progress
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, Progress
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage, delivered_size
 from router_trio.protocol.headers import replace as replace_header
@@ -52,6 +52,9 @@ class Consumer:
         self.headers_only = False
         self.is_fixed = False
         self.paused_until: float = -inf
+        self._pin: str | None = None
+        self._pins = 0
+        self._lead_until = -inf
         self._losses = losses
         self._stream = stream
         self._requests: deque[_Request] = deque()
@@ -112,6 +115,7 @@ class Consumer:
         expires: float,
         max_bytes: int = 0,
         heartbeat: float = inf,
+        pin: str | None = None,
     ) -> None:
         """Add a pull request, good for `expires` seconds, with a sign of life every `heartbeat` seconds if idle.
 
@@ -122,8 +126,32 @@ class Consumer:
         if self.deleted or now < self._stream.leaderless_until:
             receive(status(inbox, "503"))
             return
+        if self.spec.standby and (pin != self._pin or now >= self._lead_until):
+            receive(status(inbox, "423 Nats-Wrong-Pin-Id"))
+            return
+        self.keep_pin(pin, now)
         request = _Request(inbox, receive, batch, max_bytes or inf, now + expires, heartbeat, now + heartbeat)
         self._losses.meets("pull", now, lambda: self._requests.append(request))
+
+    def take_pin(self, pin: str | None, now: float) -> str | None:
+        """Return the pin if it is the one that holds, or a new one if none does; None if another one has the lead."""
+        if now >= self._lead_until:
+            self._pins += 1
+            self._pin = f"pin{self._pins}"
+        elif pin != self._pin:
+            return None
+        self._lead_until = now + LEAD_ENDS_AFTER
+        return self._pin
+
+    def keep_pin(self, pin: str | None, now: float) -> None:
+        """Keep the lead if this pin holds."""
+        if pin == self._pin:
+            self._lead_until = now + LEAD_ENDS_AFTER
+
+    def drop_pin(self, pin: str | None, now: float) -> None:
+        """Give up the lead."""
+        if pin == self._pin:
+            self._lead_until = now
 
     def remove_requests(self, receive: Receive) -> None:
         """Forget the pull requests of somebody who is gone."""

@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 _News = tuple[FakeSubscription, RawMessage] | Callable[[], None]
 
+ASK_FOR_LEAD_EVERY = 0.25
+"""Seconds."""
+
 SOCKET_BUFFER = 256 * 1024
 """Bytes that a paused network takes from a link before `send` blocks."""
 
@@ -162,6 +165,16 @@ class FakeLink:
         subscription.find = lambda: server.consumers.get((spec.stream, spec.durable))
         await subscription.opened(spec, consumer)
         return subscription
+
+    async def take_the_lead(self, spec: ConsumerSpec) -> str:
+        """See `link.Link.take_the_lead`. Here it needs no message."""
+        while True:
+            pin = await self.request(lambda now: self._network.server.pin_for(spec, now))
+            if isinstance(pin, SourceError):
+                raise pin
+            if pin is not None:
+                return pin
+            await trio.sleep(ASK_FOR_LEAD_EVERY)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""

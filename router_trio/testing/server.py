@@ -218,6 +218,11 @@ class Server:
             consumer.edit(max_deliver=spec.max_deliver)
         return consumer
 
+    def pin_for(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:
+        """Return the pin of a standby consumer if nobody else has the lead; or why it can't be had."""
+        consumer = self.open_consumer(spec, now)
+        return consumer if isinstance(consumer, SourceError) else consumer.take_pin(spec.pin, now)
+
     def check_consumer(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:
         """Say why the durable consumer of a spec delivers nothing now, or what became of it."""
         consumer = self.consumers.get((spec.stream, spec.durable))
@@ -332,6 +337,8 @@ def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
     """As on a real link: waits and limits may differ, they tune a consumer; what it delivers is what it is."""
     has, wanted = (one.filter_subject or ">" for one in (consumer.spec, spec))
     differences = [f"its filter is {has}, the route's is {wanted}"] if has != wanted else []
+    if spec.standby is not consumer.spec.standby:
+        differences.append("it has a priority group, as standby needs, or the route does, and the other has none")
     if consumer.headers_only:
         differences.append("it delivers only headers (headers_only), the payloads are needed")
     if not differences:

@@ -87,14 +87,15 @@ class FakePullConsumer(FakeSubscription):
         self.spec = spec
         self.consumer = consumer
         answers = consumer.answers
-        if spec.stream_created is None and consumer.unacked_count and not consumer.progress.in_use:
+        alone = spec.standby or spec.stream_created is not None
+        if not alone and consumer.unacked_count and not consumer.progress.in_use:
             try:
                 await trio.sleep(LISTEN_FOR)
             except BaseException:
                 self.close()
                 raise
         progress = consumer.progress
-        self.progress = replace(progress, in_use=progress.in_use or consumer.answers > answers)
+        self.progress = replace(progress, in_use=not spec.standby and (progress.in_use or consumer.answers > answers))
         self.left_unacked = consumer.left_unacked()
         self.went_back = consumer.differs(spec)
 
@@ -120,9 +121,32 @@ class FakePullConsumer(FakeSubscription):
         if not self.closed:
             self._link.act(
                 lambda now: self._named().pull(
-                    self._inbox, self.receive, batch, now, expires=expires, max_bytes=max_bytes, heartbeat=heartbeat
+                    self._inbox,
+                    self.receive,
+                    batch,
+                    now,
+                    expires=expires,
+                    max_bytes=max_bytes,
+                    heartbeat=heartbeat,
+                    pin=self._pin,
                 )
             )
+
+    @property
+    def _pin(self) -> str | None:
+        return None if self.spec is None else self.spec.pin
+
+    def hold_lead(self) -> None:
+        """See `link.PullConsumer.hold_lead`."""
+        pin = self._pin
+        if pin is not None:
+            self._link.act(lambda now: self._named().keep_pin(pin, now))
+
+    def release_lead(self) -> None:
+        """See `link.PullConsumer.release_lead`."""
+        pin = self._pin
+        if pin is not None:
+            self._link.act(lambda now: self._named().drop_pin(pin, now))
 
     async def check(self) -> str | None:
         """See `link.PullConsumer.check`."""

@@ -10,8 +10,8 @@ from router_trio.cli.dead_letters.selection import Report
 from router_trio.errors import SourceError
 from router_trio.nats.jetstream.api import StreamInfo, nanoseconds
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
-from router_trio.nats.jetstream.stored import StoredMessages
 from router_trio.nats.requests import Request
+from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, headers
 
 

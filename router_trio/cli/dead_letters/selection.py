@@ -10,8 +10,8 @@ from router_trio.errors import EvaluationError, SourceError
 from router_trio.expressions.expression import Expression
 from router_trio.expressions.message import Facts
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
-from router_trio.nats.jetstream.stored import StoredMessages
 from router_trio.nats.link import NatsLink
+from router_trio.nats.stored import StoredMessages
 
 Report = Callable[[Letter, str], None]
 """Told of a dead letter with which something is wrong, and what."""

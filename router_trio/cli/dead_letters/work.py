@@ -21,7 +21,7 @@ from router_trio.cli.signals import run_with_signals
 from router_trio.errors import ConfigurationError, Problem, SourceError
 from router_trio.expressions.expression import Expression
 from router_trio.nats.jetstream.api import StreamInfo
-from router_trio.nats.jetstream.stored import StoredMessages
+from router_trio.nats.stored import StoredMessages
 from router_trio.quotes import excerpt
 from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.problems import suggestion

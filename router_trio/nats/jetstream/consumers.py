@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import nats.errors
 import trio
@@ -30,6 +31,7 @@ from router_trio.nats.jetstream.api import (
     stream_info,
 )
 from router_trio.nats.jetstream.ask import API_TIMEOUT, ask
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare, config_of
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
 from router_trio.nats.jetstream.others import Subscribe, others_at_work
 from router_trio.nats.jetstream.unacked import find_between
@@ -47,6 +49,9 @@ MOST_LOOKED_FOR = 16
 """Messages of which one question after those that do not come again looks into the stream."""
 
 NOTE_TAKEN_WITHIN = 1.0
+
+HOLD_EVERY = 1.0
+"""Seconds between two requests that keep the lead of a standby consumer."""
 
 IDLE_HEARTBEAT = 5.0
 """Seconds between signs of life of a pull request that has nothing to give."""
@@ -89,6 +94,8 @@ class WirePullConsumer:
         self._spec = spec
         self._client = client
         self._lookups = lookups
+        self._lead: dict[str, object] = {"group": LEAD_GROUP, "id": spec.pin} if spec.standby else {}
+        self._held_at = -inf
         self._request_subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
         self._inbox = inbox
         self._send = send
@@ -105,7 +112,7 @@ class WirePullConsumer:
                 told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
                 raise SourceError(told, reason="consumer_not_found") from error
             raise _refused(spec, error) from error
-        _compare(spec, info.config)
+        compare(spec, info.config)
         if not info.paused:
             return None
         until = f" until {info.config.pause_until}" if info.config.pause_until else ""
@@ -113,7 +120,8 @@ class WirePullConsumer:
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """See `link.PullConsumer.pull`."""
-        request = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
+        request: dict[str, object] = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
+        request |= self._lead
         if expires > 2 * IDLE_HEARTBEAT:
             request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
         self._send(framing.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
@@ -156,6 +164,24 @@ class WirePullConsumer:
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
         with contextlib.suppress(TimeoutError, nats.errors.Error):
             await aio_as_trio(self._client.request)(framing.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
+
+    def hold_lead(self) -> None:
+        """See `link.PullConsumer.hold_lead`."""
+        now = trio.current_time()
+        if self._lead and now >= self._held_at + HOLD_EVERY:
+            # A request with the pin keeps it, whatever comes of it: this one has no room for any message, and no ear.
+            self._held_at = now
+            request = {"batch": 1, "max_bytes": 1, "expires": int(HOLD_EVERY * 1e9), **self._lead}
+            body = json.dumps(request).encode()
+            self._send(framing.publish(self._request_subject, body, reply=self._inbox + b"-hold"))
+
+    def release_lead(self) -> None:
+        """See `link.PullConsumer.release_lead`."""
+        if self._lead:
+            self._lead = {}
+            subject = f"$JS.API.CONSUMER.UNPIN.{self._spec.stream}.{self._spec.durable}"
+            body = json.dumps({"group": LEAD_GROUP}).encode()
+            self._send(framing.publish(framing.wire(subject), body, reply=self._inbox + b"-hold"))
 
     def _ack_subject(self, sequence: int) -> bytes:
         """Return where a delivery of that message is acked: of its numbers the server reads only the sequence.
@@ -201,11 +227,11 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
                 # Where it starts must not be wrong: what is before that is never delivered.
                 went_back = await past.other_message(client, spec, doubtful=False)
             resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
-            body = json.dumps({"stream_name": spec.stream, "config": _config(spec, resumes=resumes)}).encode()
+            body = json.dumps({"stream_name": spec.stream, "config": config_of(spec, resumes=resumes)}).encode()
             create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
             info = await ask(client, create, body, consumer_info)
         progress, info = await _progress(client, spec, info, subscribe)
-    _compare(spec, info.config)
+    compare(spec, info.config)
     first = info.ack_floor.sequence + 1
     unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
     config = await _lift(client, spec, info.config)
@@ -281,6 +307,8 @@ async def _progress(
     client: Client, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
 ) -> tuple[Progress, ConsumerInfo]:
     """Return how far the consumer is, once the server has forgotten the requests of a dead link."""
+    if spec.standby:
+        return Progress(info.delivered.delivery, in_use=False), info  # who has the lead is alone
     with trio.move_on_after(STALE_PULLS_END_WITHIN):
         while info.num_waiting:
             await trio.sleep(STALE_PULLS_POLL)
@@ -299,43 +327,3 @@ async def _progress(
 
 def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:
     return info.delivered, info.ack_floor, info.num_ack_pending
-
-
-def _config(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
-    start = {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
-    config: dict[str, object] = {
-        "durable_name": spec.durable,
-        "ack_policy": "explicit",
-        "ack_wait": int(spec.ack_wait * 1e9),
-        "max_deliver": spec.max_deliver,
-        "max_ack_pending": spec.max_ack_pending,
-        "replay_policy": "instant",
-        **(start if resumes else {"deliver_policy": "all"}),
-    }
-    if spec.filter_subject is not None:
-        config["filter_subject"] = spec.filter_subject
-    return config
-
-
-def _compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
-    """Refuse a durable that would not do what the route says; what only tunes it (waits, limits) may differ."""
-    differences = []
-    if config.deliver_subject:
-        differences.append("it is a push consumer, a pull consumer is needed")
-    if config.ack_policy != "explicit":
-        differences.append(f"its ack policy is {config.ack_policy}, explicit is needed")
-    has = list(config.filter_subjects)
-    wanted = [spec.filter_subject] if spec.filter_subject else []
-    if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
-        told = excerpt(", ".join(has)) or "none"
-        differences.append(f"its filter is {told}, the route's is {', '.join(wanted) or 'none'}")
-    if config.headers_only:
-        differences.append("it delivers only headers (headers_only), the payloads are needed")
-    if config.priority_groups:
-        differences.append("it has priority groups, which only pulls that name one get messages from")
-    if differences:
-        raise SourceError(
-            f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
-            f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
-            reason="consumer_mismatch",
-        )

@@ -156,7 +156,7 @@ class PullLoop:
         asked = self._asking_about_late = False
         self._not_told = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_progress, link, consumer.ack_wait)
+            nursery.start_soon(self._tell_progress, link, consumer)
             nursery.start_soon(self._check, consumer)
             while self._lost is None and not self._closing.is_set():
                 self._look_again = trio.Event()
@@ -315,9 +315,9 @@ class PullLoop:
             with trio.move_on_after(pause):
                 await self._check_now.wait()
 
-    async def _tell_progress(self, link: Link, ack_wait: float) -> None:
-        """Keep what is being worked on, or waits for its turn, from being delivered again."""
-        every = max(ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
+    async def _tell_progress(self, link: Link, consumer: PullConsumer) -> None:
+        """Keep what is being worked on, or waits for its turn, from being delivered again; and the lead, if any."""
+        every = max(consumer.ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
         sign = min(every, SIGN_OF_WORK_EVERY)
         told_at = -math.inf
         while True:
@@ -327,6 +327,7 @@ class PullLoop:
                 told_at, most, old = now, len(in_hand), now - every
             else:
                 most, old = 1, now - sign  # who else is there hears that somebody works
+            consumer.hold_lead()
             for delivery in tuple(islice(in_hand, most)):
                 if delivery.received_at <= old:
                     link.in_progress(delivery.ack_subject)

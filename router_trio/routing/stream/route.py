@@ -28,6 +28,7 @@ from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
+from router_trio.routing.stream.lead import Lead
 from router_trio.routing.stream.limited import LimitedValues
 from router_trio.routing.stream.limits import check_retention, consumer_spec, differences
 from router_trio.routing.stream.payloads import Payloads
@@ -55,6 +56,7 @@ class StreamRoute(Route):
         self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._deliveries = Deliveries(self, self._spec.stream, self._spec.durable)
         self._acks = Acks(routing.state.name, connection, emit)
+        self._lead = Lead(self._retry, routing.state, emit)
         self._ack_pending = AckPending()
         self._retrying = Retrying(
             self.state, self._spec.stream, self._policy, dead_letters, self._ack_pending, self._acks, emit, self._look
@@ -105,7 +107,12 @@ class StreamRoute(Route):
             last_sequence=last_sequence,
             last_time=last_time,
         )
+        if spec.standby:
+            spec = await self._lead.taken(link, spec, tried)
+            if self._closing.is_set():
+                return
         consumer = await link.open_consumer(spec, self._received)
+        self._lead.holds(consumer)
         with self._receiving("no consumer: the connection is away"):
             try:
                 self._found(link, consumer)
@@ -394,6 +401,7 @@ class StreamRoute(Route):
         """See `Route`."""
         super().close_intake()
         self._pull_loop.look_again()
+        self._lead.stop_waiting()
 
     async def _all_routed(self) -> None:
         """See `Route`. Every message in hand is settled, or given back if it can't be."""
@@ -403,7 +411,9 @@ class StreamRoute(Route):
             self._route()
             self._flow.wake()
         while self._ack_pending.count:
-            await self._all_settled.park()
+            with trio.move_on_after(self._lead.held_for):
+                await self._all_settled.park()
+        self._lead.give_up()
 
     def _give_back_stuck(self) -> None:
         for delivery in self._ack_pending.take_back_stuck():

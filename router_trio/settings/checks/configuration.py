@@ -31,6 +31,7 @@ Connections = Mapping[str, ConnectionSettings | None]
 
 _ONLY_FOR_STREAMS = (
     "durable",
+    "standby",
     "filter",
     "max_in_flight",
     "max_in_flight_bytes",

@@ -76,6 +76,7 @@ def _route(route: RouteState) -> dict[str, Any]:
     return {
         "state": route.state,
         **({} if reason is None else {"reason": shown_text(reason)}),
+        **({"standby": True} if route.standby else {}),
         "received": route.received,
         "routed": sum(route.routed.values()),
         "failed": sum(route.failed.values()),

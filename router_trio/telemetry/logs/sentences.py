@@ -56,6 +56,7 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route}: the consumer {durable} of stream {stream} differs from the configuration: {detail}; "
         "change one of them"
     ),
+    events.RouteStandby: "Route {route} waits for the lead of the consumer {durable} of stream {stream}",
     events.RouteReady: "Route {route} receives from {source} on {connection}",
     events.MessageFailed: "Messages of route {route} failed: {reason}",
     events.MessageDeadLettered: "Route {route} dead-lettered messages, the last after {attempts} attempts: {reason}",

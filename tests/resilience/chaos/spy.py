@@ -154,6 +154,7 @@ class _Eyes:
         self.find_streams = link.find_streams
         self.stream_state = link.stream_state
         self.ensure_stream = link.ensure_stream
+        self.take_the_lead = link.take_the_lead
 
     @property
     def server(self) -> str:

@@ -1,0 +1,61 @@
+"""The configuration of the durable consumers that routes want, and whether one that is there would do. Pure."""
+
+from __future__ import annotations
+
+from router_trio.errors import SourceError
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec
+from router_trio.nats.jetstream.api import ConsumerConfig
+from router_trio.quotes import excerpt
+
+LEAD_POLICY = "pinned_client"
+"""The priority policy (ADR-42) of a standby consumer: all its messages go to one client, until that is silent."""
+
+LEAD_GROUP = "router"
+"""Its priority group."""
+
+
+def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
+    """Return the configuration of the durable to create. `resumes`: it begins where the one before it was."""
+    start = {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
+    config: dict[str, object] = {
+        "durable_name": spec.durable,
+        "ack_policy": "explicit",
+        "ack_wait": int(spec.ack_wait * 1e9),
+        "max_deliver": spec.max_deliver,
+        "max_ack_pending": spec.max_ack_pending,
+        "replay_policy": "instant",
+        **(start if resumes else {"deliver_policy": "all"}),
+    }
+    if spec.filter_subject is not None:
+        config["filter_subject"] = spec.filter_subject
+    if spec.standby:
+        config["priority_policy"] = LEAD_POLICY
+        config["priority_groups"] = [LEAD_GROUP]
+        config["priority_timeout"] = int(LEAD_ENDS_AFTER * 1e9)
+    return config
+
+
+def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
+    """Refuse a durable that would not do what the route says; what only tunes it (waits, limits) may differ."""
+    differences = []
+    if config.deliver_subject:
+        differences.append("it is a push consumer, a pull consumer is needed")
+    if config.ack_policy != "explicit":
+        differences.append(f"its ack policy is {config.ack_policy}, explicit is needed")
+    has = list(config.filter_subjects)
+    wanted = [spec.filter_subject] if spec.filter_subject else []
+    if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
+        told = excerpt(", ".join(has)) or "none"
+        differences.append(f"its filter is {told}, the route's is {', '.join(wanted) or 'none'}")
+    if config.headers_only:
+        differences.append("it delivers only headers (headers_only), the payloads are needed")
+    if spec.standby and (config.priority_policy != LEAD_POLICY or LEAD_GROUP not in config.priority_groups):
+        differences.append(f"it has no priority group {LEAD_GROUP!r} with the policy {LEAD_POLICY}, as standby needs")
+    if not spec.standby and config.priority_groups:
+        differences.append("it has priority groups, as with standby: only pulls that name one get messages from it")
+    if differences:
+        raise SourceError(
+            f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
+            f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
+            reason="consumer_mismatch",
+        )

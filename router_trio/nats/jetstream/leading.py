@@ -1,0 +1,107 @@
+"""Waiting for the lead of a standby consumer: a pinned consumer of ADR-42.
+
+Whoever asks for a message without a pin waits until the one who has the pin is silent for too long, or gives it up.
+Then the server pins who gets the next message, and says so in its header. That message has no ack: it comes again,
+behind all that was delivered before it, when the consumer is opened with the pin.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import trio
+
+from router_trio.errors import SourceError
+from router_trio.link import ConsumerSpec
+from router_trio.nats.info import ServerInfo
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP
+from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT
+from router_trio.nats.jetstream.others import Subscribe
+from router_trio.protocol import framing, headers
+from router_trio.quotes import excerpt
+
+SINCE = (2, 11)
+"""The version of nats-server that has pinned consumers. An older one would make an ordinary consumer."""
+
+PIN = b"Nats-Pin-Id"
+MAX_PIN = 64
+"""Characters of a pin: it becomes a part of each request."""
+
+WRONG_PIN = 423
+ASK_FOR = 30.0
+HEARD_WITHIN = 15.0
+"""Seconds without message or heartbeat after which it is asked again."""
+
+PIN_CHECKED_WITHIN = 2.0
+
+
+def check_version(info: ServerInfo) -> None:
+    """Raise `SourceError` (`server_too_old`) if a server is known to have no pinned consumers."""
+    parts = info.version.split(".")[:2]
+    if len(parts) == 2 and all(part.isdecimal() for part in parts) and tuple(map(int, parts)) < SINCE:
+        told = f"nats-server {excerpt(info.version)} has no pinned consumers, which standby needs: since 2.11"
+        raise SourceError(f"{told}; upgrade it, or remove standby", reason="server_too_old")
+
+
+async def wait_for_pin(send: Callable[[bytes], None], subscribe: Subscribe, inbox: bytes, spec: ConsumerSpec) -> str:
+    """Return the pin of a consumer that exists. Raises `SourceError` if it is gone. Can be cancelled."""
+    waiting = _Waiting()
+    subscription = await subscribe(framing.text(inbox), waiting.receive)
+    subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
+
+    async def asked(within: float, **request: object) -> None:
+        """Ask, and wait until something other than a heartbeat comes, or nothing for too long."""
+        waiting.forget_status()
+        body = json.dumps({"batch": 1, "group": LEAD_GROUP, **request}).encode()
+        send(framing.publish(subject, body, reply=inbox))
+        while waiting.pin is None and not waiting.code:
+            heard = waiting.heard
+            with trio.move_on_after(within) as scope:
+                await heard.wait()
+            if scope.cancelled_caught:
+                return
+
+    try:
+        if spec.pin is not None:
+            await asked(PIN_CHECKED_WITHIN, id=spec.pin, no_wait=True, max_bytes=1)
+            if waiting.code and waiting.code not in (WRONG_PIN, 503):
+                return spec.pin
+        heartbeat = int(IDLE_HEARTBEAT * 1e9)
+        while waiting.pin is None:
+            await asked(HEARD_WITHIN, expires=int(ASK_FOR * 1e9), idle_heartbeat=heartbeat)
+            if waiting.code == 503 or (waiting.code == 409 and "deleted" in waiting.words):
+                told = f"nobody answers for the durable {spec.durable!r} of stream {spec.stream!r}"
+                raise SourceError(told, reason="consumer_deleted" if waiting.code == 409 else "no_responders")
+            if waiting.code == 409:
+                await trio.sleep(1.0)  # a change of leaders, or a limit: asked at once, it would say the same
+        return waiting.pin
+    finally:
+        subscription.close()
+
+
+class _Waiting:
+    """What came for the last request: a pin, or the status that ended it."""
+
+    def __init__(self) -> None:
+        self.pin: str | None = None
+        self.code = 0
+        self.words = ""
+        self.heard = trio.Event()
+
+    def forget_status(self) -> None:
+        """A new request is sent."""
+        self.code, self.words = 0, ""
+
+    def receive(self, batch: list[framing.RawMessage]) -> None:
+        """See `link.Deliver`."""
+        for raw in batch:
+            block = framing.header_block(raw)
+            code, description = headers.status(block)
+            pin = headers.find(block, PIN)
+            if code and code != 100:
+                self.code, self.words = code, description.lower()
+            elif not code and pin and len(pin) <= MAX_PIN and pin.isalnum():
+                self.pin = pin.decode()
+        self.heard.set()
+        self.heard = trio.Event()

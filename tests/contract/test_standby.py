@@ -1,0 +1,106 @@
+"""What `router_trio.link` promises of standby consumers: one has the lead, and another takes it when that is silent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+
+from router_trio.errors import SourceError
+from router_trio.link import LEAD_ENDS_AFTER
+from router_trio.protocol.framing import payload
+from tests.contract.orders import SPEC
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder
+
+pytestmark = pytest.mark.real_needs_server(2, 11, lacks="pinned consumers")
+
+STANDBY = replace(SPEC, standby=True)
+
+
+async def test_the_one_with_the_lead_gets_the_messages(peer: Peer, clock: trio.abc.Clock | None) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.new", b"1")
+    await peer.publish("orders.new", b"2")
+    received = Recorder()
+    async with link_of(peer) as link:
+        pin = await link.take_the_lead(STANDBY)
+        consumer = await link.open_consumer(replace(STANDBY, pin=pin), received)
+        assert consumer.progress.in_use is False, "it is alone"
+        unacked = await consumer.unacked(1)
+        if unacked:  # a real server says who leads with the first message, which then comes again
+            await consumer.again(unacked)
+        consumer.pull(2, 5.0)
+        assert [payload(raw) for raw in await received.until_delivered(2)] == [b"1", b"2"]
+        assert await link.take_the_lead(replace(STANDBY, pin=pin)) == pin, "it still holds"
+        assert await consumer.check() is None
+
+
+async def test_another_one_waits_until_the_lead_is_given_up(peer: Peer, clock: trio.abc.Clock | None) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.new", b"1")
+    async with link_of(peer) as first, link_of(peer) as second:
+        pin = await first.take_the_lead(STANDBY)
+        consumer = await first.open_consumer(replace(STANDBY, pin=pin), Recorder())
+        with trio.move_on_after(1.5 * LEAD_ENDS_AFTER) as scope:
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def hold() -> None:
+                    while True:
+                        consumer.hold_lead()
+                        await trio.sleep(0.5)
+
+                await second.take_the_lead(STANDBY)
+                nursery.cancel_scope.cancel()
+        assert scope.cancelled_caught, "it is held"
+        consumer.release_lead()
+        await peer.publish("orders.new", b"2")
+        with trio.fail_after(LEAD_ENDS_AFTER / 2):
+            assert await second.take_the_lead(STANDBY) != pin
+
+
+async def test_a_lead_ends_if_it_is_not_held_and_its_holder_is_told(peer: Peer, clock: trio.abc.Clock | None) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.new", b"1")
+    received = Recorder()
+    async with link_of(peer) as first, link_of(peer) as second:
+        pin = await first.take_the_lead(STANDBY)
+        consumer = await first.open_consumer(replace(STANDBY, pin=pin), received)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def publish() -> None:
+                while True:  # a real server says who leads with a message
+                    await trio.sleep(0.5)
+                    await peer.publish("orders.new", b"2")
+
+            with trio.fail_after(LEAD_ENDS_AFTER + 2.0):
+                assert await second.take_the_lead(STANDBY) != pin
+            nursery.cancel_scope.cancel()
+        consumer.pull(1, 5.0)
+        status = await received.until_delivered(1)
+        assert b" 423 " in status[0][4]
+
+
+async def test_a_consumer_of_the_other_kind_is_refused(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
+        await link.open_consumer(SPEC, Recorder())
+        with pytest.raises(SourceError, match="priority group") as caught:
+            await link.take_the_lead(STANDBY)
+        assert caught.value.reason == "consumer_mismatch"
+        await peer.delete_consumer("ORDERS", "router")
+        await peer.publish("orders.new", b"1")
+        await link.take_the_lead(STANDBY)
+        with pytest.raises(SourceError, match="priority group") as caught:
+            await link.open_consumer(SPEC, Recorder())
+        assert caught.value.reason == "consumer_mismatch"
+
+
+async def test_without_a_stream_it_says_so(peer: Peer) -> None:
+    async with link_of(peer) as link:
+        with pytest.raises(SourceError) as caught:
+            await link.take_the_lead(STANDBY)
+        assert caught.value.reason == "stream_not_found"

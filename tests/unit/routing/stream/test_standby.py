@@ -1,0 +1,70 @@
+"""A standby route on the fake broker: it waits, takes over, and says so."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from router_trio import Router, Settings
+from router_trio.link import LEAD_ENDS_AFTER
+from router_trio.telemetry.http.status import readiness, status
+from tests.support.eventually import eventually
+from tests.support.watch import Watch
+from tests.support.world import LOCAL, fill, numbers, one_broker, stream, world
+
+STANDBY = stream("IN", "out.{{wildcard(1)}}", filter="in.*", standby=True)
+
+
+async def test_one_alone_routes(autojump_clock: MockClock) -> None:
+    async with world([STANDBY], brokers=one_broker()) as w:
+        fill(w.broker, 50)
+        await eventually(lambda: w.payloads("OUT") == numbers(50))
+        assert [event.code for event in w.watch.events if event.code in ("ROUTE_STANDBY", "ROUTE_READY")] == [
+            "ROUTE_STANDBY",
+            "ROUTE_READY",
+        ]
+        for message in w.broker.messages("OUT"):
+            assert "Nats-Pin-Id" not in message.headers
+
+
+async def test_another_process_waits_ready_and_takes_over(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([STANDBY], brokers=brokers) as w:
+        fill(w.broker, 10)
+        await eventually(lambda: len(w.payloads("OUT")) == 10)
+        watch = Watch()
+        config = Settings(
+            telemetry={"listen": ""}, connections={"main": {"servers": ["nats://fake:4222"]}}, routes=[STANDBY]
+        )
+        other = Router(config, observers=[watch], connect=lambda name, _: brokers["main"].connect)
+        async with other.open() as live:
+            await trio.sleep(3 * LEAD_ENDS_AFTER)
+            assert readiness(live, trio.current_time())[0] == 200
+            assert status(live, 0.0)["routes"]["route"]["standby"] is True
+            assert not watch.of("ROUTE_READY")
+            fill(w.broker, 10, first=10)
+            await eventually(lambda: len(w.payloads("OUT")) == 20)
+            assert live.routes[0].received == 0
+            # The active one is cut off for longer than its lead lasts.
+            w.live.connections["main"].close_link()
+            brokers["main"].refuse_credentials()
+            await eventually(lambda: live.routes[0].standby is False, 3 * LEAD_ENDS_AFTER)
+            brokers["main"].accept_credentials()
+            fill(w.broker, 10, first=20)
+            await eventually(lambda: len(w.payloads("OUT")) == 30)
+            assert live.routes[0].settled["routed"] > 0
+            assert w.payloads("OUT") == numbers(30)
+            await eventually(lambda: w.route.standby)
+        await eventually(lambda: not w.route.standby, 2.0)  # given up at the end of the other
+        fill(w.broker, 10, first=30)
+        await eventually(lambda: w.payloads("OUT") == numbers(40))
+
+
+async def test_a_durable_without_a_group_is_refused_with_the_cure(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([LOCAL], brokers=brokers):
+        pass
+    async with world([STANDBY], brokers=brokers) as w:
+        (event, *_) = w.watch.of("NATS_SUBSCRIBE_ERROR")
+        assert event.reason == "consumer_mismatch"
+        assert "Use another `durable`, or delete that consumer" in event.detail
