@@ -201,7 +201,7 @@ async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(aut
 
 async def test_a_message_without_the_value_fails_and_holds_up_nobody(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
-    settings = limited("10/s", per="body.tenant", max_deliver=1)
+    settings = limited("10/s", per="body.tenant") | {"retry": {"attempts": 1}}
     async with world([settings], brokers={"main": broker}) as w:
         broker.publish("in.x", b"no JSON")
         broker.publish("in.x", b'{"tenant": 7}')
