@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
-from router_trio.routing.core_route import shared_subscriptions
+from router_trio.routing.core.passthrough import Passthrough
+from router_trio.routing.core.route import shared_subscriptions
 from router_trio.routing.outlet import Outlet
-from router_trio.routing.passthrough import Passthrough
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.reply.responder import Responder

@@ -22,8 +22,8 @@ from router_trio.message import FENCED, Fate
 from router_trio.nats.jetstream.pubacks import PubAcks
 from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation
 from router_trio.routing.content.routing import ContentRouting
+from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.handler_batch import HandlerBatch
 from router_trio.routing.handlers import as_messages, begin
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.cursor import StreamCursor

@@ -16,9 +16,9 @@ from router_trio.errors import RouterError
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.core_route import CoreRoute
-from router_trio.routing.intake_queue import MESSAGES_IN_A_TURN
-from router_trio.routing.passthrough import Passthrough
+from router_trio.routing.core.intake_queue import MESSAGES_IN_A_TURN
+from router_trio.routing.core.passthrough import Passthrough
+from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
 from router_trio.routing.policy.retry_queue import RetryQueue

@@ -31,8 +31,8 @@ from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.lead import Lead
 from router_trio.routing.stream.limited import LimitedValues
 from router_trio.routing.stream.limits import check_retention, consumer_spec, differences
-from router_trio.routing.stream.payloads import Payloads
-from router_trio.routing.stream.pull_loop import PullLoop
+from router_trio.routing.stream.pulling.payloads import Payloads
+from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
 
@@ -75,6 +75,8 @@ class StreamRoute(Route):
             self._payloads,
         )
         self._ack_wait = source.ack_wait
+        self._patience = 0.0
+        """Seconds within which comes again whatever does: naks of another process are not known here."""
         self._arrived = trio.Event()
         self._all_settled = trio.lowlevel.ParkingLot()
         self.stored: list[StreamDelivery] = []
@@ -129,6 +131,7 @@ class StreamRoute(Route):
         pending = self._ack_pending
         self._pull_loop.reset()
         self._ack_wait = consumer.ack_wait
+        self._patience = max(2 * self._ack_wait, self._policy.longest)
         self._retrying.patience = self._late
         self._compare(consumer)
         if consumer.went_back is not None:
@@ -155,11 +158,6 @@ class StreamRoute(Route):
     def _tell_went_back(self, detail: str) -> None:
         stream = self._spec.stream
         self._emit(StreamWentBack(at=trio.current_time(), route=self.state.name, stream=stream, detail=detail))
-
-    @property
-    def _patience(self) -> float:
-        """Seconds within which comes again whatever does: naks of another process are not known here."""
-        return max(2 * self._ack_wait, self._policy.longest)
 
     @property
     def _late(self) -> float:
@@ -235,7 +233,12 @@ class StreamRoute(Route):
             most = flow.may_go(min(BATCH, len(pending.waiting)))
             if not most:
                 return False
-        deliveries = self._take_first(most)
+        deliveries = pending.take_first(most)
+        if pending.cursor.failures.given_up:
+            given_up = [delivery for delivery in deliveries if self._retrying.was_given_up(delivery)]
+            deliveries = [delivery for delivery in deliveries if delivery not in given_up]
+            for delivery in given_up:
+                self._retrying.give_up_again(delivery)
         if flow is not None:
             flow.going(len(deliveries), len(pending.waiting))
         self.routing.forward_each(deliveries)
@@ -275,16 +278,6 @@ class StreamRoute(Route):
                     break
         if self._nothing_comes:
             self._give_back_stuck()
-
-    def _take_first(self, most: int) -> list[StreamDelivery]:
-        """Take out what is routed now."""
-        taken = self._ack_pending.take_first(most)
-        if self._ack_pending.cursor.failures.given_up:
-            given_up = [delivery for delivery in taken if self._retrying.was_given_up(delivery)]
-            taken = [delivery for delivery in taken if delivery not in given_up]
-            for delivery in given_up:
-                self._retrying.give_up_again(delivery)
-        return taken
 
     def finished(self, delivery: StreamDelivery) -> None:
         """All destinations of a message are settled: ack or nak it, or it is given up."""

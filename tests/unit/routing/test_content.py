@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.message import Message
-from router_trio.routing.core_route import CoreRoute
+from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.delivery import Delivery
 from router_trio.testing import FakeBroker
 from tests.support.compiled import looks_inside

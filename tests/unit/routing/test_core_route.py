@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from router_trio.message import Message
 from router_trio.protocol.headers import Headers
-from router_trio.routing import intake_queue
+from router_trio.routing.core import intake_queue
 from router_trio.states import FAILED, RUNNING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually

@@ -10,7 +10,7 @@ import trio.lowlevel
 from trio.testing import MockClock
 
 from router_trio.message import Message
-from router_trio.routing import intake_queue
+from router_trio.routing.core import intake_queue
 from router_trio.testing import FakeBroker
 from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream

@@ -13,8 +13,8 @@ from router_trio.link import SharedDelivery, SubscriptionBatch
 from router_trio.outbox.capacity import FORWARDED
 from router_trio.outbox.operation import FrameOwners
 from router_trio.outbox.outbox import Outbox
-from router_trio.routing.core_route import CoreRoute
-from router_trio.routing.passthrough import Passthrough
+from router_trio.routing.core.passthrough import Passthrough
+from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.tracing import NoTracing
 from router_trio.testing import FakeBroker
 from tests.performance.instructions import Bench

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from router_trio.message import Message, stored
-from router_trio.routing import intake_queue
+from router_trio.routing.core import intake_queue
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from tests.performance.instructions import Bench

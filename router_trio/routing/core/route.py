@@ -17,13 +17,13 @@ from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
 from router_trio.link import Deliver, Link, SharedDelivery, Subscription
 from router_trio.protocol import framing
+from router_trio.routing.core.flow import CoreFlow
+from router_trio.routing.core.handler_batch import HandlerBatch
+from router_trio.routing.core.intake_queue import IntakeQueue
+from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
-from router_trio.routing.flow.core_flow import CoreFlow
-from router_trio.routing.handler_batch import HandlerBatch
 from router_trio.routing.handlers import Handler, as_messages
-from router_trio.routing.intake_queue import IntakeQueue
 from router_trio.routing.outlet import Outlet
-from router_trio.routing.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.route import Route

@@ -12,9 +12,9 @@ import trio
 
 from router_trio.errors import EvaluationError
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.control import FlowControl
-from router_trio.routing.intake_queue import IntakeQueue
 from router_trio.routing.policy.value_queues import ValueQueues
 from router_trio.states import RouteState
 

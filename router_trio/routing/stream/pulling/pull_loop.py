@@ -20,7 +20,7 @@ from router_trio.protocol import framing, headers
 from router_trio.quotes import bounded
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.ack_pending import AckPending
-from router_trio.routing.stream.payloads import Payloads
+from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.states import PAUSED, RUNNING
 
 PULL_EXPIRES = 30.0

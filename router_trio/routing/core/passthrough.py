@@ -19,8 +19,8 @@ from router_trio.message import FENCED, Fate
 from router_trio.outbox.operation import CountedOwner, FrameOwners, Operation, Owner
 from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.intake_queue import IntakeQueue
 from router_trio.routing.outlet import Outlet, measure
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.tracing import Tracing

@@ -1,0 +1,1 @@
+"""Routes from core subscriptions."""

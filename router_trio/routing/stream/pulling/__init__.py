@@ -1,0 +1,1 @@
+"""Asking a stream for messages, as many as there is room for."""
