@@ -37,9 +37,9 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
         print(f"{config}: {warning.path}: warning: {warning.message}")
     from router_trio.settings.guarantee import guarantee
 
-    for index, route in enumerate(settings.routes):
+    for route in settings.routes:
         if told := guarantee(route):
-            print(f"{config}: routes[{index}]: {route.name}: {told}")
+            print(f"{config}: route {route.name}: {told}")
     connections, routes = len(settings.connections), len(settings.routes)
     print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')})")
     return outcome.DONE
