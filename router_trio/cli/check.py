@@ -40,7 +40,7 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
 
     for index, route in enumerate(settings.routes):
         if told := guarantee(route):
-            print(f"{config}: routes[{index}]: {route.name}: {told}")
+            print(f"{config}: route {route.name}: {told}")
         if route.limit is not None:
             print(f"{config}: routes[{index}].limit: {route.limit.sentence}")
         for number, to in enumerate(route.to):

@@ -108,7 +108,7 @@ dead_letter = { subject = "dead.{{wildcard(1)}}" }
     assert (done.returncode, done.stderr) == (0, "")
     warning, told, ok = done.stdout.splitlines()
     assert warning.startswith(f"{config}: routes[0].from.max_deliver: warning: is ignored")
-    assert told == f"{config}: routes[0]: orders: at least once; tried 5 times; dead letters in dead.*"
+    assert told == f"{config}: route orders: at least once; tried 5 times; dead letters in dead.*"
     assert ok == f"{config}: ok (1 connection, 1 route)"
 
 
