@@ -71,7 +71,7 @@ def by_content(seed: int, route: dict[str, Any]) -> dict[str, Any]:
     else:
         drawn["to"] = [{**to, **({} if strategy == "fallback" else {"weight": dice.randint(1, 5)})} for _ in range(3)]
     if strategy == "sticky":
-        drawn["key"] = dice.choice(["subject", "tokens[1]", "size"])
+        drawn["key"] = dice.choice(["subject", "tokens[1]"])
     if dice.random() < 0.5:
         changed = {"payload": "payload", "headers": {"set": {"X-Of": "subject"}, "remove": ["X-None"]}}
         drawn["to"] = [{**one, **changed} for one in drawn["to"]]
