@@ -17,7 +17,7 @@ from router_trio import Live, Message, Router, Settings, states
 from router_trio.connection import destinations
 from router_trio.embedded import HOST
 from router_trio.routing.handlers import Handler
-from router_trio.routing.stream import pull_loop
+from router_trio.routing.stream.pulling import pull_loop
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect

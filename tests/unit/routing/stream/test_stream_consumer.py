@@ -13,9 +13,9 @@ from trio.testing import MockClock
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.stream import pull_loop as module
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Source, delivery_of
+from router_trio.routing.stream.pulling import pull_loop as module
 from router_trio.states import FAILED, PAUSED, RUNNING, RouteState
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
