@@ -23,6 +23,7 @@ def settings_of(schedule: Schedule) -> Settings:
                 "strategy": plan.strategy,
                 **({"when": plan.when.expression} if plan.when else {}),
                 **({"key": "subject"} if plan.strategy == "sticky" else {}),
+                **({"limit": plan.limit} if plan.limit else {}),
             }
             for plan in schedule.routes
             if plan.handler is None
@@ -46,6 +47,8 @@ def destinations_of(plan: Plan) -> list[dict[str, Any]]:
 
 def _content_of(target: Target) -> dict[str, Any]:
     options: dict[str, Any] = {}
+    if target.breaker is not None:
+        options["breaker"] = target.breaker
     if target.when is not None:
         options["when"] = target.when.expression
     if target.weight > 1:

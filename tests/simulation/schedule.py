@@ -37,12 +37,14 @@ class Target:
     weight: int = 1
     mirror: float | None = None
     changed: bool = False
+    breaker: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         told = [f"when {self.when}"] if self.when else []
         told += [f"weight {self.weight}"] if self.weight > 1 else []
         told += [f"mirror {self.mirror}"] if self.mirror is not None else []
         told += ["changed"] if self.changed else []
+        told += [f"breaker {self.breaker}"] if self.breaker else []
         kind = " (stream)" if self.jetstream else ""
         return f"{self.broker}{kind}{' [' + ', '.join(told) + ']' if told else ''}"
 
@@ -59,6 +61,7 @@ class Plan:
     source: dict[str, Any]
     when: Test | None = None
     strategy: str = "all"
+    limit: dict[str, Any] | None = None
 
     @property
     def filter(self) -> str:
@@ -70,6 +73,7 @@ class Plan:
         handled = f", handler {self.handler}" if self.handler else ""
         decides = f", {self.strategy}" if self.strategy != "all" else ""
         decides += f", when {self.when}" if self.when else ""
+        decides += f", limit {self.limit}" if self.limit else ""
         return f"{self.name}: {self.source} on {self.broker} -> {to}{handled}{decides}"
 
 
