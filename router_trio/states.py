@@ -151,7 +151,7 @@ BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 class BreakerState:
-    """The breaker of one destination. From `probe_at` on a message may try it; `why_open` is None while it is closed."""
+    """The breaker of one destination. From `probe_at` on a message may try; `why_open` is None while it is closed."""
 
     def __init__(self, connection: str, template: str) -> None:
         self.connection = connection
