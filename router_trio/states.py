@@ -171,13 +171,14 @@ BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 class BreakerState:
-    """The breaker of one destination: `state` is a key of `BREAKER_GAUGE`; `why_open` is None while it is closed."""
+    """The breaker of one destination. From `probe_at` on a message may try; `why_open` is None while it is closed."""
 
     def __init__(self, connection: str, template: str) -> None:
         self.connection = connection
         self.template = template
         self.state: str = "closed"
         self.openings: int = 0
+        self.probe_at: float = 0.0
         self.why_open: str | None = None
 
 
@@ -318,11 +319,10 @@ class RouteState:
         open_breakers = (one.why_open for one in self.breakers if one.why_open is not None)
         return self.unready or next(open_breakers, None) or next(iter(self._undelivered()), None)
 
-    @property
-    def held_up(self) -> list[str]:
-        """Return why breakers hold up the route: one that is open where all destinations are needed, else only all."""
-        reasons = [one.why_open for one in self.breakers if one.why_open is not None]
-        return reasons if len(reasons) > self.most_open else []
+    def held_up(self, now: float) -> list[str]:
+        """Return why breakers hold up the route. One that has no message to try, and would let one go, does not."""
+        held = [one for one in self.breakers if one.why_open is not None and (now < one.probe_at or self.in_hand)]
+        return [one.why_open or "" for one in held] if len(held) > self.most_open else []
 
     def _undelivered(self) -> list[str]:
         found = [(one, one.trouble) for one in self.to]
@@ -339,7 +339,7 @@ class RouteState:
         if self.handling and quiet > HANDLER_QUIET:
             reasons.append(f"its handler has not returned for {quiet:.0f} s, and messages may wait behind it")
         # A route that waits for a breaker says so itself.
-        return [*dict.fromkeys([*reasons, *self.held_up, *self._undelivered()])]
+        return [*dict.fromkeys([*reasons, *self.held_up(now), *self._undelivered()])]
 
     def handler_begins(self, now: float) -> None:
         """A call of the handler has to wait for something."""

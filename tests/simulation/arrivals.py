@@ -12,6 +12,7 @@ from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
 from tests.simulation.content import CHANGED, Sent, places
 from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER
+from tests.simulation.flow import Pace
 from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -51,6 +52,7 @@ class Arrivals:
         self._window = schedule.windows["OUT"]
         # A copy may be sent again where its PubAck was lost, or the process that got it.
         self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
+        self._pace = Pace(schedule, broken)
         self._handled = handled
         self._published_at = published_at
         self._sent = sent
@@ -82,6 +84,7 @@ class Arrivals:
         if found is None:
             return
         copy, key = found
+        self._pace.arrived(copy[0], copy[2], key, now)
         self._trace.add(f"received {text(publish.subject)} {publish.payload[:20]!r}")
         self._first_received.setdefault(copy, now)
         if publish.subject.startswith(b"got."):

@@ -24,6 +24,7 @@ def settings_of(schedule: Schedule) -> Settings:
                 **({"when": plan.when.expression} if plan.when else {}),
                 **({"key": "subject"} if plan.strategy == "sticky" else {}),
                 **failing_of(plan),
+                **({"limit": plan.limit} if plan.limit else {}),
             }
             for plan in schedule.routes
             if plan.handler is None
@@ -56,6 +57,8 @@ def failing_of(plan: Plan) -> dict[str, Any]:
 
 def _content_of(target: Target) -> dict[str, Any]:
     options: dict[str, Any] = {}
+    if target.breaker is not None:
+        options["breaker"] = target.breaker
     if target.when is not None:
         options["when"] = target.when.expression
     if target.weight > 1:

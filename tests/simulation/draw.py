@@ -10,6 +10,7 @@ from router_trio.testing.streams import EPOCH
 from tests.simulation.content import decided
 from tests.simulation.failing import SHARE, failing, trouble
 from tests.simulation.faults import FAULTS, NOT_YET
+from tests.simulation.flow import flowing
 from tests.simulation.handlers import MAKE
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
 
@@ -21,6 +22,9 @@ MOST_FAULTS = 5
 
 BY_CONTENT = 0.4
 """Share of the seeds in which routes decide by content."""
+
+WITH_FLOW = 0.35
+"""Share of the seeds in which routes have limits, and destinations breakers."""
 
 
 def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
@@ -44,6 +48,9 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     if failures.random() < SHARE:
         routes = tuple(failing(plan, connections, failures) if failures.random() < 0.7 else plan for plan in routes)
         more = trouble(routes, HORIZON, failures)
+    flow = Random(f"flow {seed}")
+    if flow.random() < WITH_FLOW:
+        routes = tuple(flowing(plan, flow) for plan in routes)
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     steps = [*load, *more]
     for kind in faults:

@@ -17,10 +17,11 @@ from typing import Any
 MODULES = (
     *("connection.supervisor", "connection.session", "connection.attempts", "connection.backoff"),
     *("outbox.outbox", "outbox.settlement", "outbox.capacity", "outbox.queue", "outbox.retry_lanes", "outbox.retries"),
-    *("connection.pull_credit", "routing.stream.route", "routing.stream.pull_loop"),
+    *("connection.pull_credit", "routing.stream.route", "routing.stream.pulling.pull_loop"),
     *("routing.stream.ack_pending", "routing.stream.cursor"),  # the place in a stream
     *("routing.stream.subject_order", "routing.stream.acks", "routing.stream.delivery"),  # the order
-    *("routing.core_route", "routing.passthrough", "routing.intake_queue", "routing.pipeline", "routing.handler_batch"),
+    *("routing.core.route", "routing.core.passthrough", "routing.core.intake_queue"),
+    *("routing.pipeline", "routing.core.handler_batch"),
     *("client.publisher", "client.ack_deadlines", "client.receipt", "router"),
 )
 """Under `router_trio`."""

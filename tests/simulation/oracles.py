@@ -22,6 +22,7 @@ from tests.simulation.arrivals import Arrivals
 from tests.simulation.content import Sent, places
 from tests.simulation.failing import owes_dead_letter
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
+from tests.simulation.flow import Returned
 from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, number_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -60,6 +61,7 @@ class Oracles:
         self.published_at: dict[int, float] = {}
         self.sent: dict[int, Sent] = {}
         self._arrivals = Arrivals(schedule, handled, self.published_at, self.sent, self.broken, trace)
+        self._returned = Returned(schedule, self.broken)
         self._given_up: set[tuple[str, int]] = set()
         self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
         self._counted: dict[tuple[str, ...], float] = {}
@@ -128,9 +130,11 @@ class Oracles:
             self._ready_since = None
             return
         self._check_ledgers(process, "between events")
+        self._returned.check(process.live)
         self._check_route_ledgers(process.live)
         self._check_bounds(process)
         if process.live is not self._counted_of:
+            self._returned = Returned(self._schedule, self.broken)
             self._counted_of = process.live
             self._counted.clear()
         sources = Sources(process.live)
@@ -169,6 +173,8 @@ class Oracles:
             failed = self._arrivals.failed(plan.name)
             if any(number in failed or self._handled.raised[plan.name, number] for number in waiting):
                 continue  # it waits for its next attempt, and others behind it
+            if self._is_held_up(process.live, plan):
+                continue
             done = len(self._source_of(plan)) - len(waiting)
             if self._moved.get(plan.name, (-1, 0.0))[0] != done:
                 self._moved[plan.name] = done, now
@@ -176,6 +182,10 @@ class Oracles:
                 if now - max(since, self.published_at[number], self._moved[plan.name][1]) > TOLD_WITHIN:
                     self.broken("standstill", f"message {number} of {plan.name} waits, and /readyz says ok")
                     return
+
+    def _is_held_up(self, live: Live, plan: Plan) -> bool:
+        """Whether a breaker is not closed: a route may be ready all the same, see `RouteState.held_up`."""
+        return any(one.state != "closed" for route in live.routes if route.name == plan.name for one in route.breakers)
 
     def _check_attempts(self) -> None:
         """No broker is stormed, whatever it says."""

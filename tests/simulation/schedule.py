@@ -37,12 +37,14 @@ class Target:
     weight: int = 1
     mirror: float | None = None
     changed: bool = False
+    breaker: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         told = [f"when {self.when}"] if self.when else []
         told += [f"weight {self.weight}"] if self.weight > 1 else []
         told += [f"mirror {self.mirror}"] if self.mirror is not None else []
         told += ["changed"] if self.changed else []
+        told += [f"breaker {self.breaker}"] if self.breaker else []
         kind = " (stream)" if self.jetstream else ""
         return f"{self.broker}{kind}{' [' + ', '.join(told) + ']' if told else ''}"
 
@@ -64,6 +66,7 @@ class Plan:
     strategy: str = "all"
     retry: dict[str, Any] = field(default_factory=dict)
     dead_letter: str | None = None
+    limit: dict[str, Any] | None = None
 
     @property
     def filter(self) -> str:
@@ -77,6 +80,7 @@ class Plan:
         decides += f", when {self.when}" if self.when else ""
         decides += f", retry {self.retry}" if self.retry else ""
         decides += f", dead letters on {self.dead_letter}" if self.dead_letter else ""
+        decides += f", limit {self.limit}" if self.limit else ""
         return f"{self.name}: {self.source} on {self.broker} -> {to}{handled}{decides}"
 
 

@@ -83,7 +83,12 @@ class DestinationBreaker:
     def _tell(self) -> None:
         """The breaker has changed: whoever looks sees it, and whoever waits asks again."""
         breaker, told = self._breaker, self.told
-        told.state, told.openings, told.why_open = breaker.state, breaker.openings, None
+        told.state, told.openings, told.probe_at, told.why_open = (
+            breaker.state,
+            breaker.openings,
+            breaker.probe_at,
+            None,
+        )
         if breaker.state != CLOSED:
             told.why_open = (
                 f"the breaker of destination {told.template!r} on {told.connection} is open: "

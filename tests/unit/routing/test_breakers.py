@@ -205,7 +205,7 @@ async def test_two_destinations_with_one_subject_have_breakers_of_their_own(auto
         edge, main = w.route.breakers
         assert (edge.state, edge.openings, main.openings) == ("open", 1, 0)
         assert len(arrived(w, "x")) == 30
-        assert w.route.held_up == []
+        assert w.route.held_up(trio.current_time()) == []
 
 
 @pytest.mark.parametrize("strategy", ["all", "weighted"])
@@ -223,7 +223,7 @@ async def test_with_another_strategy_the_input_waits_and_all_says_so(autojump_cl
         fill(w.broker, 40, first=40)
         await trio.sleep(4)
         assert w.successes("ack") == acked
-        assert bool(w.route.held_up) is (strategy == "all")
+        assert bool(w.route.held_up(trio.current_time())) is (strategy == "all")
         # Sealed is for ever: it is made anew.
         broker.delete_stream("OTHER")
         broker.add_stream("OTHER", ["other.>"])
@@ -244,7 +244,7 @@ async def test_a_core_subject_waits_in_the_intake_queue(autojump_clock: MockCloc
             broker.publish("in.x", number)
         await trio.sleep(5)
         assert w.route_ledger() == (53, 50, {"lost": 3})
-        assert w.route.held_up
+        assert w.route.held_up(trio.current_time())
         broker.delete_stream("OUT")
         broker.add_stream("OUT", ["out.>"])
         await eventually(lambda: w.route_ledger() == (53, 0, {"lost": 3, "routed": 50}), within=30)
@@ -280,3 +280,20 @@ async def test_a_restart_of_the_link_leaves_a_breaker_open(autojump_clock: MockC
         broker.add_stream("OUT", ["out.>"])
         await all_acked(w, 5)
         assert breaker.state == "closed"
+
+
+async def test_one_that_has_no_message_to_try_holds_up_nothing_after_its_pause(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("OUT", ["out.>"])
+    async with world([core("in.*", guarded())], brokers={"main": broker}) as w:
+        broker.trouble.limit("OUT", 0)
+        for number in numbers(3):
+            broker.publish("in.x", number)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        assert w.route.held_up(trio.current_time())
+        broker.trouble.limit("OUT", None)
+        await trio.sleep(11)
+        assert w.route.held_up(trio.current_time()) == []
+        assert w.route.breakers[0].state == "open"
+        broker.publish("in.x", b"tries")
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_CLOSED"))

@@ -257,7 +257,7 @@ class PullLoop:
     def _tell_held_up(self, why: str) -> None:
         """A breaker is open: nothing is asked for."""
         state = self._routing.state
-        state.enter(PAUSED if state.held_up else RUNNING, why)
+        state.enter(PAUSED if state.held_up(trio.current_time()) else RUNNING, why)
 
     def _tell_state(self) -> None:
         order = self._ack_pending.order

@@ -1,0 +1,103 @@
+"""Limits and breakers of drawn routes, and what is held against them.
+
+Of a limit: at most burst + rate x t messages in any time t, counted where they arrive. On their way they may be held up
+by a fault, which moves some of them together; then the time since the beginning is what counts. Of breakers: while a
+destination takes nothing, no more messages go back to their stream than it takes to open them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from router_trio import Live
+from tests.simulation.schedule import Plan, Schedule
+
+BEGINS_ANEW = frozenset({"crash", "restart", "second process"})
+"""Each of these gives a limit another burst."""
+
+OF_DESTINATIONS = frozenset({"publish denied", "full stream", "sink missing", "no pubacks", "election"})
+"""Faults that only destinations have."""
+
+ON_THE_WAY = 0.01
+"""Seconds that messages of one time may be apart when they arrive, on a network without faults."""
+
+ROOM = 2
+"""Messages more that go back to their stream so that others can come."""
+
+
+def flowing(plan: Plan, random: Random) -> Plan:
+    """Return the route with a limit, breakers, or both, where it can have them."""
+    limit = None
+    # A route with a handler is added by a decorator, which has no limit.
+    if plan.handler is None and random.random() < 0.6:
+        limit = {"rate": random.choice(("20/s", "50/s", "1800/m")), "burst": random.choice((1, 5, 20))}
+        if random.random() < 0.4:
+            limit["per"] = "tokens[size(tokens) - 1]"
+    breaker = {"failures": random.choice((1, 2, 5)), "pause": random.choice((0.5, 1.0, 3.0))}
+    targets = tuple(
+        replace(one, breaker=breaker) if one.jetstream and one.mirror is None and random.random() < 0.7 else one
+        for one in plan.targets
+    )
+    return replace(plan, limit=limit, targets=targets)
+
+
+class Pace:
+    """When messages of routes with limits first arrived."""
+
+    def __init__(self, schedule: Schedule, broken: Callable[[str, str], None]) -> None:
+        self._limits = {plan.name: plan.limit for plan in schedule.routes if plan.limit is not None}
+        self._steady = not schedule.faults
+        kinds = [step.kind for step in schedule.steps]
+        self._processes = 1 + sum(kind in BEGINS_ANEW for kind in kinds)
+        self._at_once = 1 + ("second process" in kinds)
+        self._broken = broken
+        self._seen: set[tuple[str, int]] = set()
+        self._times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def arrived(self, route: str, number: int, key: str, now: float) -> None:
+        """A copy of a message arrived somewhere."""
+        limit = self._limits.get(route)
+        if limit is None or (route, number) in self._seen:
+            return
+        self._seen.add((route, number))
+        times = self._times[route, key if "per" in limit else ""]
+        times.append(now)
+        count, _, unit = limit["rate"].partition("/")
+        rate, burst = int(count) / {"s": 1, "m": 60}[unit], limit["burst"]
+        if len(times) > burst * self._processes + rate * self._at_once * (now + ON_THE_WAY):
+            self._broken("limit", f"{len(times)} messages of {route} in the first {now:.3f} s")
+        if self._steady:
+            for earlier, since in enumerate(times):
+                if len(times) - earlier > burst + rate * (now - since + ON_THE_WAY):
+                    told = f"{len(times) - earlier} messages of {route} in {now - since:.3f} s, with {limit}"
+                    self._broken("limit", told)
+                    return
+
+
+class Returned:
+    """Messages that go back to their stream while the destinations of their route take none."""
+
+    def __init__(self, schedule: Schedule, broken: Callable[[str, str], None]) -> None:
+        self._broken = broken
+        self._most: dict[str, int] = {}
+        if set(schedule.faults) <= OF_DESTINATIONS:
+            for plan in schedule.routes:
+                breakers = [one.breaker for one in plan.targets if one.mirror is None]
+                if plan.stream and plan.handler is None and all(breakers):
+                    self._most[plan.name] = sum(one["failures"] for one in breakers if one is not None) + ROOM
+        self._since: dict[str, tuple[int, int]] = {}
+
+    def check(self, live: Live) -> None:
+        """Any moment."""
+        for route in live.routes:
+            if route.name in self._most:
+                taken, returned = sum(route.routed.values()), route.settled["returned"]
+                before = self._since.get(route.name)
+                if before is None or before[0] != taken:
+                    self._since[route.name] = taken, returned
+                elif returned - before[1] > self._most[route.name]:
+                    told = f"{returned - before[1]} messages of {route.name} went back, and its destinations took none"
+                    self._broken("breaker", told)
