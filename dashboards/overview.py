@@ -150,6 +150,7 @@ def _routes() -> list[Panel]:
 def _state() -> list[Panel]:
     filtered = of_route("router_messages_filtered_total")
     mirrors = of_route("router_mirror_failures_total")
+    unanswered = of_route("router_messages_unanswered_total")
     given_up = of_route("router_messages_given_up_total")
     dead = of_route("router_messages_dead_lettered_total")
     return [
@@ -174,6 +175,13 @@ def _state() -> list[Panel]:
             query(total(rate(mirrors), "route", "reason"), "{{route}}: {{reason}}"),
         ).span(5),
         lines(
+            "Unanswered",
+            "Messages of routes that answer which got no answer, by reason: they named no reply subject, or one that "
+            "is reserved.",
+            "mps",
+            query(total(rate(unanswered), "route", "reason"), "{{route}}: {{reason}}"),
+        ).span(5),
+        lines(
             "Given up",
             "Messages that are not tried again, by the reason of their last failure, and those whose dead letters are "
             "stored, as seen over the last few scrapes.",
@@ -181,5 +189,5 @@ def _state() -> list[Panel]:
             query(total(events(given_up), "route", "reason"), "{{route}}: {{reason}}"),
             query(total(events(dead), "route"), "{{route}}: dead letters stored"),
             alerts=["RouterMessagesDeadLettered", "RouterDeadLettersNotStored"],
-        ).span(5),
+        ).span(24),
     ]

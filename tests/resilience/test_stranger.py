@@ -64,9 +64,9 @@ ROUTES = [
     ("stream to core", 'stream = "IN"\ndurable = "core"\nfilter = "in.stream.>"', 'subject = "out.>"', ""),
     (
         "stream to anywhere",
-        'stream = "IN"\ndurable = "away"\nfilter = "in.away.>"\nnak_delay = "1m"',
+        'stream = "IN"\ndurable = "away"\nfilter = "in.away.>"',
         'subject = ">"\njetstream = true',
-        "",
+        'retry = { initial = "1m" }',
     ),
 ]
 

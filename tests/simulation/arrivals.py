@@ -140,7 +140,8 @@ class Arrivals:
             self._broken("dead letter", f"the {told} says {headers}")
         if plan.stream is not ("Router-Dead-Letter-Sequence" in headers):
             self._broken("dead letter", f"the {told} does not say where it comes from: {headers}")
-        if not self._faults and plan.dead_letter is not None and self.complete(plan, number):
+        arrived = any(copy[0] == plan.name and copy[2] == number for copy in self._there)
+        if not self._faults and plan.dead_letter is not None and arrived and self.complete(plan, number):
             self._broken("dead letter", f"there is a {told}, which is where it belongs")
 
     def is_dead(self, plan: Plan, number: int) -> bool:

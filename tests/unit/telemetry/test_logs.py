@@ -49,7 +49,14 @@ async def logged(*what: Event, **options: Any) -> list[dict[str, Any]]:
 
 def example(kind: type[Event]) -> Event:
     """An event of a kind, every field set to something."""
-    values: dict[str, Any] = {"str": "text", "int": 3, "float": 1.5, "str | None": "text", "dict[str, Any]": {"a": 1}}
+    values: dict[str, Any] = {
+        "str": "text",
+        "int": 3,
+        "float": 1.5,
+        "str | None": "text",
+        "int | None": 3,
+        "dict[str, Any]": {"a": 1},
+    }
     return kind(**{field.name: values[str(field.type)] for field in fields(kind)})
 
 
