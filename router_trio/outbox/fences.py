@@ -16,12 +16,13 @@ SHARED_FENCE = 16
 class Fences:
     """The core publishes of one outbox that were sent and are not confirmed."""
 
-    __slots__ = ("_behind", "_confirmed", "_in_flight", "sent")
+    __slots__ = ("_confirmed", "_in_flight", "behind", "sent")
 
     def __init__(self, in_flight: InFlight) -> None:
         self._in_flight = in_flight
-        self._behind = 0
         self._confirmed = 0
+        self.behind: int = 0
+        """The number of the last publish that a fence has to follow at once."""
         self.sent: int = 0
         """The position behind the last core publish that was sent, for `Outbox.fenced`.
 
@@ -37,11 +38,7 @@ class Fences:
     @property
     def due(self) -> bool:
         """Return True if a fence has to follow what is written at once; else it may be shared."""
-        return self._behind > self._confirmed or self._in_flight.unfenced >= SHARED_FENCE
-
-    def follow(self, order: int) -> None:
-        """A fence has to follow the publish with this number at once."""
-        self._behind = order
+        return self.behind > self._confirmed or self._in_flight.unfenced >= SHARED_FENCE
 
     def batch_sent(self) -> None:
         """The batch that was taken last was sent, and what the link refused of it was told."""

@@ -150,7 +150,7 @@ class Outbox:
             now = self._same_time()
         self._order += 1
         if not with_ack:
-            self.fences.follow(self._order)
+            self.fences.behind = self._order
         clean = self.connected and not blocked
         operation = (
             OperationWithAck(self._order, frame, owner, now, clean)
@@ -177,7 +177,7 @@ class Outbox:
         instructions a message (tests/performance/test_fast_paths.py::test_what_a_program_publishes_in_a_row).
         """
         self._order += 1
-        self.fences.follow(self._order)
+        self.fences.behind = self._order
         self.ledger.accepted += 1
         self.queue.append_frame(self._order, frame, owner, self._same_time())
         self._wake()
@@ -437,7 +437,7 @@ class Outbox:
         now = self._clock()
         if now - self._accepted_at >= SAME_TIME:
             self._accepted_at = now
-            self.fences.follow(self._order)
+            self.fences.behind = self._order
         return self._accepted_at
 
     def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
