@@ -17,7 +17,7 @@ from tests.contract import (
     test_pulls,
     test_redeliveries,
 )
-from tests.contract.peers import FakePeer
+from tests.contract.peers import FakePeer, link_of
 
 
 class FaultyPeer(FakePeer):
@@ -55,3 +55,11 @@ CONTRACT = (
 
 for promises in CONTRACT:
     globals().update({name: one for name, one in vars(promises).items() if name.startswith("test_")})
+
+# Faults may block: nothing is sent in the turn of who calls.
+del globals()["test_what_is_sent_at_once_is_stored_behind_what_was_sent_before_and_acked"]
+
+
+async def test_nothing_is_sent_at_once(peer: FaultyPeer, autojump_clock: trio.testing.MockClock) -> None:
+    async with link_of(peer) as link:
+        assert not link.can_send_at_once

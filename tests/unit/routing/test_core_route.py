@@ -82,19 +82,19 @@ async def test_the_order_is_kept_over_an_outage_of_the_destination(autojump_cloc
         assert list(dict.fromkeys(payloads)) == list(range(60))
 
 
-async def test_queue_groups_share_and_other_routes_get_all(autojump_clock: MockClock) -> None:
+async def test_routes_of_one_queue_group_are_one_member_of_it(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     routes = [
         core("in", "one", name="one", queue="workers"),
         core("in", "two", name="two", queue="workers"),
         core("in", "all", name="all"),
     ]
-    async with world(routes, brokers={"main": broker}) as w:
+    async with world(routes, brokers={"main": broker}) as w, world([routes[0]], brokers={"main": broker}) as other:
         for _ in range(10):
             broker.publish("in", b"x")
-        await published(w, 20)
-        assert {s: w.subjects().count(s) for s in ("one", "two", "all")} == {"one": 5, "two": 5, "all": 10}
-        assert [route.received for route in w.live.routes] == [5, 5, 10]
+        await published(w, 25)
+        assert {s: w.subjects().count(s) for s in ("one", "two", "all")} == {"one": 10, "two": 5, "all": 10}
+        assert [route.received for route in (*w.live.routes, *other.live.routes)] == [5, 5, 10, 5]
 
 
 # --- ids and expectations --------------------------------------------------------------------------------------------

@@ -320,9 +320,9 @@ def test_a_page_of_many_routes_is_cheap() -> None:
     page.render()
     took = []
     for _ in range(10):
-        began = time.perf_counter()
+        began = time.process_time()
         page.render()
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     assert min(took) < 0.015
 
 
