@@ -37,6 +37,7 @@ async def test_the_one_with_the_lead_gets_the_messages(peer: Peer, clock: trio.a
         assert await consumer.check() is None
 
 
+@pytest.mark.nightly  # a second too late on a busy machine, and the server gives the lead away
 async def test_another_one_waits_until_the_lead_is_given_up(peer: Peer, clock: trio.abc.Clock | None) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.new", b"1")

@@ -27,7 +27,7 @@ BOUNDS = {
     "of them without both of their tests": 0,
     "definitions that nothing refers to": 1,
     "files in router_trio/ of more than 350 lines": 11,
-    "files in tests/ of more than 350 lines": 18,
+    "files in tests/ of more than 350 lines": 19,
     "definitions of World in tests/": 1,
     "definitions of eventually in tests/": 1,
     "definitions of fill in tests/": 1,
