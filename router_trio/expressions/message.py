@@ -148,10 +148,10 @@ class Arrived(Facts):
         _, _, header_size, size, tail = raw
         if header_size:
             start = len(tail) - 2 - size
-            self.header_block = tail[start : start + header_size]
+            self.header_block: bytes = tail[start : start + header_size]
         else:
             self.header_block = b""
-        self.found_start = None
+        self.found_start: bytes | None = None
         self._record = self._reader = reader
 
     @property
@@ -166,10 +166,10 @@ class Arrived(Facts):
     def __getattr__(self, name: str) -> Value:
         """See `Facts`."""
         if name == "subject":
-            self.subject = text(self._raw[0])
+            self.subject: str = text(self._raw[0])
             return self.subject
         if name == "payload":
-            self.payload = payload(self._raw)
+            self.payload: bytes = payload(self._raw)
             return self.payload
         return super().__getattr__(name)
 

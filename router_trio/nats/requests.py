@@ -25,8 +25,8 @@ class Request:
 
     def __init__(self, requests: Requests, number: int, subject: bytes) -> None:
         self._requests = requests
-        self.number = number
-        self.subject = subject
+        self.number: int = number
+        self.subject: bytes = subject
         self.answer: framing.RawMessage | None = None
         self.denied: str | None = None
         self.arrived: trio.Event = trio.Event()

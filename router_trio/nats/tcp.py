@@ -8,6 +8,7 @@ Streams with TLS are read and written as Trio does it.
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -17,7 +18,7 @@ class TCPStream:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
-        self.send_all = stream.send_all
+        self.send_all: Callable[[bytes], Awaitable[None]] = stream.send_all
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return bytes that came, `b""` at the end. Blocks until there are some: others always have a turn before.

@@ -19,8 +19,8 @@ class Purge:
     """Deletes dead letters. `done` counts those that are deleted, `failed` those that could not be."""
 
     def __init__(self, stored: StoredMessages, report: Report) -> None:
-        self.done = 0
-        self.failed = 0
+        self.done: int = 0
+        self.failed: int = 0
         self._stored = stored
         self._report = report
 
@@ -56,7 +56,7 @@ class Redrive(Purge):
         report: Report,
     ) -> None:
         super().__init__(stored, report)
-        self.again = 0
+        self.again: int = 0
         self._created = nanoseconds(info.created)
         self._source = source
         self._pattern = pattern

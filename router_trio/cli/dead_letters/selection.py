@@ -49,7 +49,7 @@ class Selection:
     ) -> None:
         self.last: int = info.last_sequence
         self.first: int = info.first_sequence
-        self.failed = 0
+        self.failed: int = 0
         """Dead letters of which the expression could not be evaluated."""
         self.read_to: int = info.first_sequence - 1
         """The sequence up to which all are read."""

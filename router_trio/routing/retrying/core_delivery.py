@@ -25,6 +25,8 @@ class CoreDelivery(Delivery):
     `message_id` is the same at each attempt, so that a stream that has a copy already knows it.
     """
 
+    remaining: int
+
     __slots__ = ("_choices", "_copies", "_keeper", "attempts", "message_id")
 
     def __init__(

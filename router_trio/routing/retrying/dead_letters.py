@@ -43,9 +43,9 @@ class DeadLetter:
         destination: tuple[str, str],
         tell: Callable[[DeadLetter, Fate], None],
     ) -> None:
-        self.delivery = delivery
-        self.dead = dead
-        self.destination = destination
+        self.delivery: Delivery = delivery
+        self.dead: GivenUp = dead
+        self.destination: tuple[str, str] = destination
         self._tell = tell
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:

@@ -14,6 +14,7 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.policy.reasons import OF_THE_MESSAGE
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.tracing import MessageTrace
 from router_trio.states import RouteState
 
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
@@ -80,13 +81,13 @@ class StreamDelivery(Delivery):
         message_id: bytes,
     ) -> None:
         # Not by the constructor above: one call more would be felt by each message.
-        self.route = source.state
+        self.route: RouteState = source.state
         self.raw = raw
         self.received_at = received_at
-        self.remaining = 1
-        self.failure = None
+        self.remaining: int = 1
+        self.failure: Failure | None = None
         self.outcome = "routed"
-        self.trace = None
+        self.trace: MessageTrace | None = None
         self.cursor: StreamCursor = cursor
         self.recalled: bool = False
         self.refused: bool = False

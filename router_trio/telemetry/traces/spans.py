@@ -103,6 +103,7 @@ class _Span:
         self.start_time: int = time.time_ns()
 
     def mark_failed(self, error_type: str, detail: str) -> None:
+        """What the span is about has failed."""
         self.attributes["error.type"] = shown_text(error_type)
         self.status = _error(detail)
 
