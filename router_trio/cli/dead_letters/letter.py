@@ -104,7 +104,8 @@ def header_block(letter: Letter, stream: str, created: int) -> bytes:
     """Return the headers of the message that a dead letter is made into again.
 
     They are those that it came with, what the dead letter says of its failure, a count, and an id that is the same each
-    time: so a stream stores it once, however often it is sent. `created` is when the stream of the dead letters was made, in nanoseconds since 1970.
+    time: so a stream stores it once, however often it is sent. `created` is when the stream of the dead letters was
+    made, in nanoseconds since 1970.
     """
     block = letter.message.headers
     before = headers.find_number(block, REDRIVEN.encode()) or 0
