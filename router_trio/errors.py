@@ -85,6 +85,13 @@ class ExpressionError(RouterError, ValueError):
         super().__init__(f"{name}, line {line}, column {column}: {message}\n{picture}")
 
 
+# --- the program around a router is at fault ---
+
+
+class TrioRequiredError(RouterError):
+    """A router was opened where Trio does not run: in a program of asyncio, or in none that is asynchronous."""
+
+
 # --- the network or a server is at fault ---
 
 

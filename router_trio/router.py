@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from router_trio.client.live import Live
+from router_trio.client.surroundings import require_trio
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError, innermost
@@ -117,7 +118,9 @@ class Router:
         return add
 
     @asynccontextmanager
-    async def open(self, *, stop: trio.Event | None = None) -> AsyncIterator[Live]:
+    async def open(
+        self, *, stop: trio.Event | None = None, connect: ConnectFactory | None = None, listen: str | None = None
+    ) -> AsyncIterator[Live]:
         """Run the router while this is entered.
 
         Entering returns when the first attempt of each connection is over and every subscription that could be made
@@ -125,13 +128,19 @@ class Router:
         also returns when `stop` is set, for a program that is told to end while it starts. Leaving drains within
         `shutdown_timeout`, also when cancelled; what is left then is counted in `Live.unsettled`.
 
+        `connect` takes the place of the one that the router was made with, and `listen` that of `telemetry.listen`
+        (`""`: no HTTP). With both, a test runs the router of a program on a fake broker.
+
+        Raises `TrioRequiredError` outside of Trio, and `ConfigurationError` for a `listen` that is not valid.
         Raises `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP
         address is taken, `ConnectionExhaustedError` if a connection gives up; errors of the body come out as they are.
         """
-        self._settings.require_servers()
+        require_trio()
+        settings = self._settings if listen is None else _listening_on(self._settings, listen)
+        settings.require_servers()
         failure: BaseException | None = None
         try:
-            run = _Run(self._settings, self._handlers, self._observers, self._log, self._connect, self._platform)
+            run = _Run(settings, self._handlers, self._observers, self._log, connect or self._connect, self._platform)
             async with run.live(self._pages, stop) as live:
                 try:
                     yield live
@@ -159,9 +168,17 @@ class Router:
         destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
         origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
         route = {"name": name, "from": origin, "to": destinations, **more}
-        known = {name: getattr(self._settings, name) for name in Settings.model_fields}
-        self._settings = Settings(**known | {"routes": [*self._settings.routes, route]})
+        self._settings = _changed(self._settings, routes=[*self._settings.routes, route])
         self._handlers[name] = handler
+
+
+def _changed(settings: Settings, **changes: Any) -> Settings:
+    known = {name: getattr(settings, name) for name in Settings.model_fields}
+    return Settings(**known | changes)
+
+
+def _listening_on(settings: Settings, listen: str) -> Settings:
+    return _changed(settings, telemetry=settings.telemetry.model_dump() | {"listen": listen})
 
 
 class _Run:

@@ -1,0 +1,51 @@
+"""Where a router may be opened, and what one is told who opens it elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router_trio import Router, RouterError, Settings
+from router_trio.errors import TrioRequiredError
+from router_trio.testing import FakeBroker
+from tests.support.settings import settings
+
+
+async def opened(router: Router) -> None:
+    async with router.open():
+        pytest.fail("entered")
+
+
+def fake_router() -> Router:
+    broker = FakeBroker()
+    return Router(settings("nats://127.0.0.1:4222"), connect=lambda name, _: broker.connect)
+
+
+def test_a_program_of_asyncio_is_told_that_this_is_trio() -> None:
+    with pytest.raises(TrioRequiredError, match=r"runs on Trio, and this is asyncio; .*trio\.run\(main\).*asyncio\.md"):
+        asyncio.run(opened(fake_router()))
+
+
+def test_who_runs_no_event_loop_is_told_so() -> None:
+    coroutine = opened(fake_router())
+    with pytest.raises(RouterError, match="runs on Trio, and this is no task of Trio"):
+        coroutine.send(None)
+
+
+async def test_a_router_takes_another_network_and_no_http_when_it_is_opened() -> None:
+    own, other = FakeBroker(), FakeBroker()
+    everyday = Settings(telemetry={"listen": "127.0.0.1:1"}, connections={"main": {"servers": ["nats://127.0.0.1"]}})
+    router = Router(everyday, connect=lambda name, _: own.connect)
+    async with router.open(connect=lambda name, _: other.connect, listen="") as live:
+        assert live.http_address is None
+        await live.publish("out", b"x")
+    assert [one.subject for one in other.published] == ["out"]
+    assert (own.connect_attempts, own.published) == (0, [])
+    assert router.settings.telemetry.listen == "127.0.0.1:1"
+
+
+async def test_an_address_that_is_not_valid_is_refused_with_its_key() -> None:
+    with pytest.raises(RouterError, match=r"telemetry\.listen: must be HOST:PORT"):
+        async with fake_router().open(listen="nowhere"):
+            pytest.fail("entered")
