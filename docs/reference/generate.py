@@ -2,15 +2,16 @@
 
 Configuration, metrics, log codes, commands and the public API are known to the code already. A page that repeats them
 by hand would be wrong after the next change; these pages are made, committed, and compared with the code by a test.
+The page of the public API is made by `python_api.py`.
 """
 
 from __future__ import annotations
 
-import ast
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -48,19 +49,6 @@ PREFIXES = {
 """Of the environment variables, in the order of the sections; what else the schema has comes after them."""
 
 
-PUBLIC: Mapping[str, Sequence[str]] = {
-    "router_trio": (),
-    "router_trio.router": ("real_network",),
-    "router_trio.protocol.headers": ("Headers",),
-    "router_trio.errors": (),
-    "router_trio.settings": (),
-    "router_trio.testing": (),
-    "router_trio.faults": (),
-    "router_trio.embedded": (),
-}
-"""The modules that a program may import, and the public names of each. None: those of `__all__`, or all it defines."""
-
-
 def pages() -> dict[str, str]:
     """Every reference page, by file name."""
     contract = collect()
@@ -70,7 +58,7 @@ def pages() -> dict[str, str]:
         "expressions.md": _page(_expressions()),
         "logs.md": _page(_logs(contract["logs"])),
         "metrics.md": _page(_metrics(contract["metrics"])),
-        "python.md": _page(_python()),
+        "python.md": _page(runpy.run_path(str(HERE / "python_api.py"))["lines"]()),
     }
 
 
@@ -298,109 +286,6 @@ def help_of(*command: str) -> str:
     run = [sys.executable, "-m", "router_trio", *command, "--help"]
     done = subprocess.run(run, capture_output=True, text=True, check=True, env=environment)
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
-
-
-# --- public API ---
-
-
-def _python() -> Iterator[str]:
-    yield "# Python API"
-    yield from (
-        "What a program may import, with its types. What is not on this page may change with any version.",
-        "[Test your routes](../how-to/test-your-routes.md) and the [tutorial](../tutorial.md) show it in use.",
-    )
-    for module, names in PUBLIC.items():
-        yield from ("", f"## `{module}`", "", "```text")
-        declared = [_declared(_home(module, name)) for name in names or _public_names(module)]
-        # A class has an empty line around it.
-        yield from "\n".join("\n".join(lines) + "\n" * (len(lines) > 1) for lines in declared).strip().splitlines()
-        yield "```"
-
-
-def _tree(module: str) -> ast.Module:
-    path = HERE.parents[1].joinpath(*module.split("."))
-    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(source.read_text(encoding="utf-8"))
-
-
-def _public_names(module: str) -> list[str]:
-    tree = _tree(module)
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return sorted(ast.literal_eval(node.value))
-    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
-
-
-def _home(module: str, name: str) -> ast.stmt:
-    """Return the statement that defines a name, wherever the module has it from."""
-    for node in ast.walk(_tree(module)):
-        match node:
-            case ast.ClassDef(name=found) | ast.FunctionDef(name=found) | ast.AsyncFunctionDef(name=found):
-                if found == name:
-                    return node
-            case ast.Assign(targets=[ast.Name(id=found)]) | ast.AnnAssign(target=ast.Name(id=found)):
-                if found == name:
-                    return node
-            case ast.ImportFrom(module=str(origin), names=names) if any(one.name == name for one in names):
-                return _home(origin, name)
-    raise LookupError(f"{module} has no {name}")
-
-
-def _declared(node: ast.stmt) -> list[str]:
-    match node:
-        case ast.ClassDef(name=name, bases=bases, body=body, decorator_list=decorators):
-            inherited = f"({', '.join(map(ast.unparse, bases))})" if bases else ""
-            members = [line for one in body for line in _member(one)]
-            # Attributes first, whether the class or its constructor has them.
-            members.sort(key=lambda line: "def " in line)
-            before = "".join(f"@{ast.unparse(one)} " for one in decorators)
-            return [f"{before}class {name}{inherited}", *(f"    {one}" for one in members)]
-        case ast.FunctionDef() | ast.AsyncFunctionDef():
-            return [_signature(node)]
-        case _:
-            return [ast.unparse(node)]
-
-
-def _member(node: ast.stmt) -> Iterator[str]:
-    """Lines for one statement in the body of a class: none for what is private."""
-    match node:
-        case ast.FunctionDef(name="__init__", args=arguments, body=body):
-            yield _signature(node)
-            given = {one.arg: one.annotation for one in (*arguments.args, *arguments.kwonlyargs)}
-            for one in body:
-                yield from _attribute(one, given)
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if _is_public(name):
-            yield _signature(node)
-        case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value) if _is_public(name):
-            shown = "" if value is None or isinstance(value, ast.Call) else f" = {ast.unparse(value)}"
-            yield f"{name}: {ast.unparse(annotation)}{shown}"
-        case ast.Assign(targets=[ast.Name(id=name)], value=value) if _is_public(name):
-            yield f"{name} = {ast.unparse(value)}"
-
-
-def _attribute(node: ast.stmt, given: Mapping[str, ast.expr | None]) -> Iterator[str]:
-    """A line for an attribute that a constructor sets: its type is written there, or is that of a parameter."""
-    match node:
-        case ast.AnnAssign(target=ast.Attribute(attr=name), annotation=annotation) if _is_public(name):
-            yield f"{name}: {ast.unparse(annotation)}"
-        case ast.Assign(targets=[ast.Attribute(attr=name)], value=value) if _is_public(name):
-            parameter = given.get(value.id) if isinstance(value, ast.Name) else None
-            if parameter is None:
-                raise LookupError(f"the public attribute {name} has no annotation")
-            yield f"{name}: {ast.unparse(parameter)}"
-
-
-def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """The line that defines it, behind the names of its decorators."""
-    decorators = "".join(f"@{ast.unparse(one)} " for one in node.decorator_list)
-    word = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
-    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return f"{decorators}{word} {node.name}({ast.unparse(node.args)}){result}"
-
-
-def _is_public(name: str) -> bool:
-    return not name.startswith("_") or (name.startswith("__") and name != "__slots__" and "pydantic" not in name)
 
 
 def _code(text: str) -> str:
