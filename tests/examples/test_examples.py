@@ -1,0 +1,190 @@
+"""The examples do what they say: each runs as its first lines tell, against real servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sqlite3
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio.embedded import HOST
+from tests.support.command import ROOT, command, running
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream, StoredMessage
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer, nats_server
+
+EXAMPLES = ROOT / "examples"
+FILES = sorted(path for path in EXAMPLES.iterdir() if path.suffix in (".toml", ".py"))
+CONFIGURATIONS = [path for path in FILES if path.suffix == ".toml"]
+NO_HTTP = {"ROUTER_TRIO_TELEMETRY__LISTEN": ""}
+
+
+def test_the_list_has_each_example_and_each_says_how_to_run_it() -> None:
+    listed = re.findall(
+        r"^\| \[(\S+)\]\((\S+)\) \|", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(listed) == [(path.name, path.name) for path in FILES]
+    for path in FILES:
+        assert f"examples/{path.name}" in path.read_text(encoding="utf-8").partition("\n\n[")[0]
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
+def test_a_configuration_is_accepted_and_its_tests_pass(path: Path, tmp_path: Path) -> None:
+    assert command("check", path, cwd=tmp_path).returncode == 0
+    if "[[tests]]" in path.read_text(encoding="utf-8"):
+        done = command("test", path, cwd=tmp_path)
+        assert (done.returncode, done.stdout.splitlines()[-1].endswith(" 0 failed")) == (0, True), done.stdout
+
+
+async def stored(url: str, stream: str, count: int) -> Sequence[StoredMessage]:
+    """What a stream has, as soon as that is `count` messages."""
+    async with connect(url) as client:
+        jetstream = JetStream(client)
+
+        async def enough() -> bool:
+            state = (await jetstream.stream_info(stream))["state"]
+            return int(state["messages"]) >= count
+
+        await eventually(enough, 20.0)
+        return await jetstream.stream_messages(stream)
+
+
+async def test_a_stream_is_copied_over_an_outage_of_headquarters(server: NatsServer, tmp_path: Path) -> None:
+    async with nats_server(tmp_path, name="headquarters") as headquarters:
+        env = NO_HTTP | {
+            "ROUTER_TRIO_CONNECTIONS__SITE__SERVERS": json.dumps([server.url]),
+            "ROUTER_TRIO_CONNECTIONS__HEADQUARTERS__SERVERS": json.dumps([headquarters.url]),
+        }
+        async with running("run", EXAMPLES / "copy_between_clusters.toml", cwd=tmp_path, env=env) as router:
+            await router.has_logged("ROUTER_STARTED")
+            async with connect(server.url) as client:
+                site = JetStream(client)
+                for number in range(20):
+                    if number == 10:
+                        await headquarters.kill()
+                        await router.has_logged("NATS_CONNECTION_LOST")
+                    await site.publish(f"readings.{number % 3}.heat", b"%d" % number)
+                await headquarters.restart()
+            copies = await stored(headquarters.url, "COPIES", 20)
+            router.send(signal.SIGTERM)
+            assert await router.ended() == 0
+    assert sorted(int(copy.payload) for copy in copies) == list(range(20))
+    assert {copy.subject for copy in copies} == {f"sites.berlin.readings.{number}.heat" for number in range(3)}
+
+
+async def test_orders_are_sorted_by_their_content(tmp_path: Path) -> None:
+    configuration = EXAMPLES / "route_by_content.toml"
+    async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:
+        url = (await router.has_printed(r"nats://\S+(?=\n)"))[0]
+        await router.has_logged("ROUTER_STARTED")
+        async with connect(url) as client:
+            orders = JetStream(client)
+            eu = [("region", "eu")]
+            await orders.publish("orders.1", b'{"id": "1", "priority": "high", "total": 12.5}', eu)
+            await orders.publish("orders.2", b'{"id": "2", "total": 20}', eu)
+            await orders.publish("orders.3", b'{"id": "3", "total": 150}', eu)
+        messages = await stored(url, "SORTED", 2)
+        router.send(signal.SIGTERM)
+        assert await router.ended() == 0
+    assert [(one.subject, json.loads(one.payload)) for one in messages] == [
+        ("urgent.1", {"id": "1", "cents": 1250}),
+        ("large.3", {"id": "3", "total": 150}),
+    ]
+
+
+async def test_many_sources_meet_in_one_stream_and_what_is_unreadable_in_another(tmp_path: Path) -> None:
+    configuration = EXAMPLES / "fan_in_with_dead_letters.toml"
+    async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:
+        url = (await router.has_printed(r"nats://\S+(?=\n)"))[0]
+        await router.has_logged("ROUTER_STARTED")
+        async with connect(url) as client:
+            devices = JetStream(client)
+            await devices.publish("doors.17", b'{"open": true}')
+            await devices.publish("meters.3", b'{"kwh": 2}')
+            await devices.publish("meters.4", b"n/a")
+            await client.publish("alarms.9", b"")
+        events = await stored(url, "EVENTS", 3)
+        (dead,) = await stored(url, "DEAD", 1)
+        router.send(signal.SIGTERM)
+        assert await router.ended() == 0
+    assert {(one.subject, json.loads(one.payload)["value"]) for one in events} == {
+        ("events.door.17", 1.0),
+        ("events.meter.3", 2.0),
+        ("events.alarm.9", 1.0),
+    }
+    assert (dead.subject, dead.payload, dead.header("Router-Dead-Letter-Reason")) == (
+        "dead.meters.4",
+        b"n/a",
+        "expression",
+    )
+
+
+async def test_orders_get_names_from_a_database(server: NatsServer, tmp_path: Path) -> None:
+    database = tmp_path / "customers.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("create table customers (id text primary key, name text)")
+        connection.execute("insert into customers values ('7', 'Ada')")
+    program = EXAMPLES / "enrich_from_database.py"
+    async with running(program, server.url, database, cwd=tmp_path, python=[sys.executable]) as router:
+        await router.has_logged("ROUTER_STARTED")
+        async with connect(server.url) as client:
+            orders = JetStream(client)
+            await orders.publish("orders.1", b'{"customer": "7"}')
+            await orders.publish("orders.2", b'{"customer": "8"}')
+        (enriched,) = await stored(server.url, "ENRICHED", 1)
+        (dead,) = await stored(server.url, "DEAD", 1)
+        router.send(signal.SIGINT)
+        assert await router.ended() == 0
+        assert router.logged("ROUTER_STOPPED")
+    assert json.loads(enriched.payload) == {"customer": "7", "name": "Ada"}
+    assert dead.header("Router-Dead-Letter-Detail") == "there is no such customer"
+
+
+async def test_a_web_service_answers_201_only_when_a_stream_has_the_order(server: NatsServer, tmp_path: Path) -> None:
+    program = EXAMPLES / "web_service.py"
+    async with running(program, server.url, "0", cwd=tmp_path, python=[sys.executable]) as service:
+        port = int((await service.has_printed(rf"http://{HOST}:(\d+)/orders/"))[1])
+        assert await posted(port, "/orders/7", b'{"total": 12}') == 201
+        assert await posted(port, "/elsewhere", b"") == 404
+        assert await posted(port, "/orders/7", b"x" * 100_000) == 413
+        (order,) = await stored(server.url, "ORDERS", 1)
+        assert (order.subject, order.payload) == ("orders.7", b'{"total": 12}')
+        await server.kill()
+        await service.has_logged("NATS_CONNECTION_LOST")
+        assert await posted(port, "/orders/8", b"{}") == 202
+        await server.restart()
+        await service.has_logged("NATS_CONNECTION_RESTORED")
+        assert [one.subject for one in await stored(server.url, "ORDERS", 2)] == ["orders.7", "orders.8"]
+        service.send(signal.SIGINT)
+        assert await service.ended() == 0
+
+
+async def posted(port: int, path: str, body: bytes) -> int:
+    """The status of the answer to a POST."""
+    async with await trio.open_tcp_stream(HOST, port) as stream:
+        head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
+        await stream.send_all(head.encode() + body)
+        answer = b""
+        while b"\r\n" not in answer:
+            more = await stream.receive_some()
+            assert more, "it closed the connection without an answer"
+            answer += more
+        return int(answer.split()[1])
+
+
+def test_the_tests_of_a_route_pass(tmp_path: Path) -> None:
+    # A copy: what pytest keeps of its own is not for the tree.
+    (tmp_path / "test_a_route.py").write_bytes((EXAMPLES / "test_a_route.py").read_bytes())
+    done = command(
+        "-q", "test_a_route.py", cwd=tmp_path, python=[sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    )
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
