@@ -18,7 +18,7 @@ def run(
         bool,
         Parameter(
             show_default=False,
-            help="Use a nats-server of its own, and print its URL.",
+            help="Use a nats-server of its own, and print its URL and pid.",
         ),
     ] = False,
     enable_fault_injection: Annotated[
@@ -37,8 +37,8 @@ def run(
 
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,
-    and it is stopped at the end. Its URL has a new password, so that no
-    other user of this machine can connect.
+    and it is stopped at the end. Its URL, the first line of the output, has
+    a new password, so that no other user of this machine can connect.
 
     --enable-fault-injection is for rehearsals: anyone who reaches the HTTP
     side can make operations fail by POST to /faults, and end that by

@@ -42,7 +42,7 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
                     from router_trio.embedded import open_embedded_server
 
                     server = await stack.enter_async_context(open_embedded_server())
-                    print(server.url, flush=True)
+                    print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
                     used = with_servers(settings, server.url)
                 router = with_faults(used) if fault_injection else Router(used, log=True)
                 opening = True

@@ -100,9 +100,13 @@ async def test_an_embedded_server_is_printed_used_and_stopped(write: Write) -> N
     config = write()
     async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
         url = (await run.has_printed(URL))[0].strip()
+        pid = int((await run.has_printed(r"\Anats://.+\nnats-server: pid (\d+)\n"))[1])
         await run.has_logged("ROUTER_STARTED")
         async with connect(url) as client:
             assert client.info["jetstream"] is True
+            if sys.platform == "linux":
+                command_line = await trio.Path(f"/proc/{pid}/cmdline").read_bytes()
+                assert command_line.partition(b"\0")[0].endswith(b"nats-server")
             arrived = await client.subscribe("eu.*")
             await client.ping()
             await client.publish("orders.7", b"hello")

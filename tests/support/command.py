@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ def command(
 class RunningCommand:
     """A command that runs."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, *, group: bool = False) -> None:
         self._process = process
+        self._group = group
         self._text = {"stdout": bytearray(), "stderr": bytearray()}
         self._reading = 2
         self._more = trio.Event()
@@ -83,8 +84,12 @@ class RunningCommand:
         return found
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        self._process.send_signal(number)
+        """Send a signal: as a terminal does, to the whole group, if it has one of its own."""
+        if self._group:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+        else:
+            self._process.send_signal(number)
 
     async def ended(self) -> int:
         """Wait for the end and for all that it printed; return the exit code. Raises `trio.TooSlowError`."""
@@ -114,19 +119,24 @@ class RunningCommand:
 
 @asynccontextmanager
 async def running(
-    *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, python: Sequence[str] = COMMAND
+    *arguments: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    python: Sequence[str] = COMMAND,
+    group: bool = False,
 ) -> AsyncIterator[RunningCommand]:
-    """Run a command in the background; it is killed at the end if it still runs."""
+    """Run a command in the background; it is killed at the end if it still runs. `group`: with all that it starts."""
     process = await trio.lowlevel.open_process(
         [*python, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=cwd,
         env=environment(env),
+        process_group=0 if group else None,
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    one = RunningCommand(process)
+    one = RunningCommand(process, group=group)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(one.read, process.stdout, "stdout")
         nursery.start_soon(one.read, process.stderr, "stderr")
@@ -134,6 +144,6 @@ async def running(
             yield one
         finally:
             with trio.CancelScope(shield=True):
-                if process.poll() is None:
-                    process.kill()
+                if process.poll() is None or group:
+                    one.send(signal.SIGKILL)
                 await process.wait()
