@@ -1,0 +1,52 @@
+"""The picture of the demo shows what the demo prints: the same lines, with other numbers."""
+
+from __future__ import annotations
+
+import html
+import re
+import runpy
+from pathlib import Path
+
+from tests.docs.pages import DOCS
+from tests.support.command import command
+
+TERMINAL = runpy.run_path(str(DOCS / "terminal.py"))
+PICTURE = Path(TERMINAL["PICTURE"])
+_PIECE = re.compile(r'<text class="demo-r\d+".*?clip-path="url\(#demo-line-(\d+)\)">(.*?)</text>', re.DOTALL)
+
+
+def lines_of(svg: str) -> list[str]:
+    """The lines of a picture of a terminal that have something on them, without spaces: those are positions there."""
+    lines: dict[int, str] = {}
+    for number, piece in _PIECE.findall(svg):
+        lines[int(number)] = lines.get(int(number), "") + html.unescape(piece).replace("\xa0", " ")
+    packed = ["".join(lines[number].split()) for number in sorted(lines)]
+    return [line for line in packed if line]
+
+
+def kinds(lines: list[str]) -> set[str]:
+    """What lines say, less spaces and what differs from run to run: numbers, states, how a connection was lost."""
+    found = set()
+    for line in lines:
+        text = re.sub(r"\d+of\d+arrived.*|\d+arrivedof\d+.*", "ARRIVED", "".join(line.split()))
+        text = re.sub(r"received=.*", "received", text)
+        text = re.sub(r"\](connected|reconnecting|disconnected):", "]STATE:", text)
+        text = re.sub(r"islost\(\w+\)", "islost(REASON)", text)
+        found.add(re.sub(r"[\d.]+", "N", text))
+    return found - {""}
+
+
+def test_the_picture_of_the_demo_shows_what_it_prints(tmp_path: Path) -> None:
+    shown = lines_of(PICTURE.read_text(encoding="utf-8"))
+    assert shown[0] == f"$router-trio{''.join(TERMINAL['COMMAND'])}"
+    done = command("demo", "--duration", "3s", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert kinds(shown[1:]) == kinds(done.stdout.splitlines()), "run `python docs/terminal.py`, and commit the picture"
+
+
+def test_a_drawn_terminal_has_each_line_and_loads_nothing() -> None:
+    svg = TERMINAL["drawn"]("$ router-trio demo\n[  0.1s] connected: 1 < 2 & 3\n\nNothing was lost.\n")
+    assert lines_of(svg) == ["$router-triodemo", "[0.1s]connected:1<2&3", "Nothingwaslost."]
+    for text in (svg, PICTURE.read_text(encoding="utf-8")):
+        assert not re.search(r"""(?:url\(|href=|src=)["']?(?:https?:)?//""", text)
+        assert "@font-face" not in text
