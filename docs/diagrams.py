@@ -57,8 +57,11 @@ def draw() -> None:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             svg = Merman().render_svg(source, OPTIONS)
-            # White behind it, since lines and words are dark in the dark theme as well.
-            path.write_text(svg.replace(' style="', ' style="background-color: white; ', 1) + "\n", encoding="utf-8")
+            # White behind it, since lines and words are dark in the dark theme as well; and behind words on a line, so
+            # that the line does not go through them.
+            svg = svg.replace(' style="', ' style="background-color: white; ', 1)
+            svg = svg.replace("edgeLabel rect{opacity:0.5;", "edgeLabel rect{opacity:1;")
+            path.write_text(f"{svg}\n", encoding="utf-8")
             print(path)
 
 
