@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.docs.pages import Block, Page
+from tests.docs.pages import Page
 from tests.support.command import ENDS_WITHIN, ROOT, RunningCommand, environment, running
 
 BASH = ["bash", "-e", "-c"]
+
+
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
+
+
+def shell_blocks(page: Page) -> list[str]:
+    """The shell commands of a page: its blocks with the language `sh`, and those by indentation."""
+    found = {match.start(): match[2] for match in _FENCED.finditer(page.text) if match[1] == "sh"}
+    prose = _FENCED.sub(lambda fenced: "`" * len(fenced[0]), page.text)
+    found |= {match.start(): re.sub("^ {4}", "", match[0], flags=re.MULTILINE) for match in _INDENTED.finditer(prose)}
+    return [found[start] for start in sorted(found)]
 
 
 def prepare(place: Path) -> Mapping[str, str]:
@@ -27,34 +41,40 @@ def prepare(place: Path) -> Mapping[str, str]:
 
 
 class Reader:
-    """Types the shell blocks of a page, in their order, and replaces what differs from time to time."""
+    """Types the shell blocks of a page, in their order, and replaces what differs from time to time.
 
-    def __init__(self, page: Page, place: Path) -> None:
+    Where one block leads, with `cd`, the next one is typed.
+    """
+
+    def __init__(self, page: Page, place: Path, env: Mapping[str, str] | None = None) -> None:
         self.place = place
-        self.env = dict(prepare(place))
+        self.env = dict(prepare(place) if env is None else env)
         self.replacements: dict[str, str] = {}
-        self._blocks = [block for block in page.blocks if block.language == "sh"]
+        self._blocks = shell_blocks(page)
 
     @property
-    def left(self) -> list[Block]:
+    def left(self) -> list[str]:
         """The blocks that were not typed so far."""
         return list(self._blocks)
 
     def skip(self, beginning: str) -> None:
         """Leave the next block out; it begins with this text."""
-        assert self._blocks.pop(0).text.startswith(beginning)
+        assert self._blocks.pop(0).startswith(beginning)
 
-    def types(self) -> subprocess.CompletedProcess[str]:
+    def types(self, within: float = ENDS_WITHIN) -> subprocess.CompletedProcess[str]:
         """Type the next block, and return how it ended. Blocks until then."""
-        return subprocess.run(
-            [*BASH, self._next()],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=ENDS_WITHIN,
-            cwd=self.place,
-            env=environment(self.env),
-        )
+        with tempfile.NamedTemporaryFile() as there:
+            done = subprocess.run(
+                [*BASH, f"trap 'pwd > {there.name}' EXIT\n{self._next()}"],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=within,
+                cwd=self.place,
+                env=environment(self.env),
+            )
+            self.place = Path(there.read().decode().strip())
+        return done
 
     @asynccontextmanager
     async def starts(self) -> AsyncIterator[RunningCommand]:
@@ -63,7 +83,7 @@ class Reader:
             yield command
 
     def _next(self) -> str:
-        text = self._blocks.pop(0).text
+        text = self._blocks.pop(0)
         for old, new in self.replacements.items():
             text = text.replace(old, new)
         return text
