@@ -16,7 +16,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-buil
 LOCKED = $(INSTALL) --require-hashes --requirement
 
 .PHONY: help demo test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint format \
-	types shape bench docs lock audit dist clean
+	types shape bench docs docs-serve lock audit dist clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -137,6 +137,10 @@ bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=
 
 docs: $(READY)  ## Render the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in site/index.html; make docs-serve shows it at http://127.0.0.1:8000/"
+
+docs-serve: $(READY)  ## Show the documentation at http://127.0.0.1:8000/, anew after each change, until Ctrl-C
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 COMPILE = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)

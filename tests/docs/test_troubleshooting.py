@@ -1,0 +1,31 @@
+"""The reasons that the page of troubleshooting explains are those that the code gives, and so are its quotations."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.docs.pages import DOCS, ROOT, page
+
+PAGE = page(DOCS / "operations" / "troubleshooting.md")
+CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "router_trio").rglob("*.py")))
+FIRST_CELLS = re.findall(r"^\| ([^|]+) \|", PAGE.text, re.MULTILINE)
+REASONS = sorted({word for cell in FIRST_CELLS for word in re.findall(r"`([a-z_]+?)_?(?:\.\.\.)?`", cell)})
+NO_REASONS = {"explain", "paused", "received", "routed", "queue", "handler"}
+"""Words that the first column has in code as well."""
+
+
+@pytest.mark.parametrize("reason", [word for word in REASONS if word not in NO_REASONS])
+def test_a_reason_is_one_that_the_code_gives(reason: str) -> None:
+    assert re.search(rf"""["']{reason}[_"']""", CODE)
+
+
+def test_there_are_reasons_to_look_for() -> None:
+    assert {"refused", "dns", "timeout", "certificate", "expression", "slow_consumer"} <= set(REASONS)
+
+
+def test_texts_that_are_quoted_are_those_of_the_code() -> None:
+    for text in ("can't import", "the server refused the credentials", "and none in PATH"):
+        assert any(text in cell for cell in FIRST_CELLS), text
+        assert text in CODE, text
