@@ -55,7 +55,7 @@ def test_the_labels_of_a_chart_do_not_overlap(chart: Path) -> None:
 def test_the_picture_of_the_demo_shows_what_it_prints(tmp_path: Path) -> None:
     shown = lines_of(PICTURE.read_text(encoding="utf-8"))
     assert shown[0] == f"$router-trio{''.join(TERMINAL['COMMAND'])}"
-    done = command("demo", "--duration", "3s", cwd=tmp_path)
+    done = command("demo", "--duration", "3s", cwd=tmp_path, within=50.0)
     assert done.returncode == 0, done.stdout
     assert kinds(shown[1:]) == kinds(done.stdout.splitlines()), "run `python docs/terminal.py`, and commit the picture"
 

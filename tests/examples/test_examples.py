@@ -184,7 +184,11 @@ def test_the_tests_of_a_route_pass(tmp_path: Path) -> None:
     # A copy: what pytest keeps of its own is not for the tree.
     (tmp_path / "test_a_route.py").write_bytes((EXAMPLES / "test_a_route.py").read_bytes())
     done = command(
-        "-q", "test_a_route.py", cwd=tmp_path, python=[sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+        "-q",
+        "test_a_route.py",
+        cwd=tmp_path,
+        python=[sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        within=50.0,
     )
     assert done.returncode == 0, done.stdout
     assert "4 passed" in done.stdout

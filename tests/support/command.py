@@ -27,7 +27,11 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def command(
-    *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, python: Sequence[str] = COMMAND
+    *arguments: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    python: Sequence[str] = COMMAND,
+    within: float = ENDS_WITHIN,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. `python` replaces `python -m router_trio`."""
     return subprocess.run(
@@ -35,7 +39,7 @@ def command(
         capture_output=True,
         text=True,
         check=False,
-        timeout=ENDS_WITHIN,
+        timeout=within,
         cwd=cwd,
         env=environment(env),
     )
