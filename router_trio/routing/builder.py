@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
+from router_trio.routing.by_key.stream_route import StreamRouteByKey
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import shared_subscriptions
 from router_trio.routing.outlet import Outlet
@@ -35,13 +36,13 @@ def build_routes(
     for plan in plans:
         connection, state = connections[plan.connection], _state(plan, connections)
         outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
-        kind = _content_routing() if plan.decides or plan.transforms or plan.per is not None else Routing
+        kind = _content_routing() if plan.looks else Routing
         routing = kind(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
         dead = plan.dead_letter
         letters = None if dead is None else DeadLetters(dead, connections[dead.connection], state)
         route: Route
         if plan.stream is not None:
-            route = StreamRoute(routing, connection, emit, letters)
+            route = (StreamRouteByKey if plan.by_key else StreamRoute)(routing, connection, emit, letters)
         else:
             if plan.settings.respond:
                 routing.respond_with(Responder(state, connection))

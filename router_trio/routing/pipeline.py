@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import trio
 
@@ -25,6 +25,7 @@ from router_trio.routing.handlers import (
     failure_of,
     finished,
     raise_if_ours,
+    raise_if_signal,
     text_of,
 )
 from router_trio.routing.outlet import Outlet
@@ -158,9 +159,18 @@ class Routing:
         Every error becomes the delivery's failure. Cancelled in the handler, nothing was sent. Nor if a message before
         it was refused while the handler worked: then it goes through the handler once more, behind that one.
         """
+        waits = self.begin(handler, delivery)
+        if waits is not None:
+            await waits
+
+    def begin(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
+        """Begin with `route`, and go on until the handler is about to block: return what to await then, in this task.
+
+        Trio ties what a handler waits for to the task that has called it: nobody else can take it from there.
+        """
         if self.tracing.active and self.tracing.sampled((delivery.raw,)):
             self.begin_trace(delivery)
-        await self.handle(handler, delivery)
+        return self.handle(handler, delivery)
 
     def begin_trace(self, delivery: Delivery) -> None:
         """Begin the trace of a message that is sampled."""
@@ -219,25 +229,41 @@ class Routing:
         """Return True if the route takes a message, else it is filtered or failed. `Delivery.done` is the caller's."""
         return True
 
-    async def handle(self, handler: Handler, delivery: Delivery) -> None:
-        """Take one message through the handler, and what that makes of it to every destination."""
+    def handle(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
+        """Take one message through the handler, and what that makes of it to every destination.
+
+        Returns what to await if the handler is about to block.
+        """
         if not self.takes_message(delivery):
             delivery.done()
-            return
+            return None
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
-        state = self.state
         try:
             answer = begin(handler, message)
             if isinstance(answer, Blocked):
-                state.handler_begins(trio.current_time())
-                try:
-                    answer = await finished(answer)
-                finally:
-                    state.handler_returns(trio.current_time())
-                if delivery.out_of_turn:
-                    delivery.fail(OUT_OF_TURN)
-                    delivery.done()
-                    return
+                return self._finish(answer, message, delivery)
+            answers = answers_of(answer)
+        except BaseException as error:
+            raise_if_signal(error)
+            self.handler_failed(error, delivery)
+        else:
+            self.answered(answers, message, delivery)
+        delivery.done()
+        return None
+
+    async def _finish(self, blocked: Blocked, message: Message, delivery: Delivery) -> None:
+        """See `handle`: wait for the handler, and go on with what it makes of the message."""
+        state = self.state
+        state.handler_begins(trio.current_time())
+        try:
+            try:
+                answer = await finished(blocked)
+            finally:
+                state.handler_returns(trio.current_time())
+            if delivery.out_of_turn:
+                delivery.fail(OUT_OF_TURN)
+                delivery.done()
+                return
             answers = answers_of(answer)
         except BaseException as error:
             await raise_if_ours(error)

@@ -85,6 +85,15 @@ class ContentRouting(Routing):
         assert per is not None
         return key_of(per.evaluate(facts))
 
+    def order_key(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes:
+        """Return the value of the route's key for a message. Raises `EvaluationError` if it has none.
+
+        Of a message of a stream, `delivery` tells where it was.
+        """
+        key = self.plan.key
+        assert key is not None
+        return key_of(key.evaluate(self.content.facts(raw, delivery)))
+
     def forward(self, delivery: Delivery) -> None:
         """Take one message to the destinations that its content chooses."""
         content = self.content
