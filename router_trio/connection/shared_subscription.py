@@ -55,14 +55,23 @@ class SharedSubscription:
                 self._subscription = None
 
     async def _drain(self, member: Member) -> None:
-        """The same, once it has what the server has sent before this call."""
+        """The same, once it has what the server has sent before this call. Those that drain last do so together."""
         if member not in self._members:
             return
-        if len(self._members) > 1:
+        member.leaving = True
+        if not self._all_are_leaving:
             await member.link.fence()
-        elif self._subscription is not None:
-            await self._subscription.drain()
-        self._leave(member)
+        async with self._one_at_a_time:
+            if member in self._members and self._all_are_leaving and self._subscription is not None:
+                # What comes until the server has unsubscribed is for all who are here.
+                await self._subscription.drain()
+                for one in tuple(self._members):
+                    self._leave(one)
+            self._leave(member)
+
+    @property
+    def _all_are_leaving(self) -> bool:
+        return all(member.leaving for member in self._members)
 
 
 class Member:
@@ -71,6 +80,7 @@ class Member:
     def __init__(self, shared: SharedSubscription, link: Link, deliver: Deliver | SharedDelivery) -> None:
         self.link = link
         self.deliver = deliver
+        self.leaving: bool = False
         self._shared = shared
 
     def close(self) -> None:

@@ -285,6 +285,7 @@ class Connection:
     def _down(self, session: Session, error: LinkError) -> None:
         now = trio.current_time()
         self._session = None
+        self.read_done()  # of a read that an error has ended
         self._lost_at = now
         self._attempts.lost(now - session.connected_at)
         self.outbox.link_down(error.reason)

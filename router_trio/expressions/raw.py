@@ -51,13 +51,12 @@ def header_test(tree: Node) -> Callable[[RawMessage], bool] | None:
     one, other = tree.arguments
     if isinstance(one, Literal):
         one, other = other, one
-    value_of, name = header_value(one), header_name(one)
-    if value_of is None or name is None or not isinstance(other, Literal) or not isinstance(other.value, str):
+    name = header_name(one)
+    start = None if name is None else line_start(name)
+    if start is None or not isinstance(other, Literal) or not isinstance(other.value, str):
         return None
     wanted = tree.function == "_==_"
     value = other.value.encode()
-    start = line_start(name)
-    assert start is not None
     as_written = start + b" " + value + b"\r\n"
     behind = len(start)
 

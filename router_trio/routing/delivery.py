@@ -75,6 +75,10 @@ class Delivery:
         """Called once, when the last destination is settled: it has its fate."""
         self.route.fates[self.outcome if self.failure is None else "lost"] += 1
 
+    def when_given_up(self, tell: Callable[[], None]) -> None:
+        """It failed: call `tell` if it is not tried again."""
+        tell()
+
     def owner_for(self, template: str) -> RouteOwner:
         """The owner of the operation to the destination with this template, which is the only one there."""
         self.remaining += 1

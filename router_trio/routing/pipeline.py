@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from functools import partial
 
 import trio
 
@@ -320,7 +321,8 @@ class Routing:
             delivery.trace.failed(kind, told if self._full_errors else kind)
         self.emit_failure(failure.reason, told, error_type=kind)
         if self.responder is not None:
-            self.responder.answer_error(f"{kind}: {told}" if self._full_errors else kind, delivery)
+            answer = f"{kind}: {told}" if self._full_errors else kind
+            delivery.when_given_up(partial(self.responder.answer_error, answer, delivery))
 
     def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """A destination's operation was never accepted."""

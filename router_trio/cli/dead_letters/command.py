@@ -35,8 +35,8 @@ def dead_letters(
     r"""Look at what a route has given up, send it again, or delete it.
 
     list prints a line for each dead letter, show SEQUENCE all of one.
-    redrive sends each to the subject on which it came, with its payload
-    and headers and Router-Redriven, and deletes it when it has arrived:
+    redrive sends each to the subject on which it came, with its payload,
+    headers and history, and deletes it when it has arrived:
     when a stream has stored it, or, where it came from no stream, when
     the server has passed it on. A redrive that was cut short can be run
     again. purge deletes, and asks before it does.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +16,6 @@ PREFIX = "Router-Dead-Letter-"
 REDRIVEN = "Router-Redriven"
 """How often a message was sent again as a dead letter."""
 
-_OWN = re.compile(rb"\n(?i:Router-Dead-Letter-)[^:\r\n]*:" + headers.REST_OF_LINE)
 _CONTROL = ControlHeaders()
 
 
@@ -105,11 +103,12 @@ def why_not(letter: Letter, source: str, inbox_prefix: str) -> str | None:
 def header_block(letter: Letter, stream: str, created: int) -> bytes:
     """Return the headers of the message that a dead letter is made into again.
 
-    They are those that it came with, a count, and an id that is the same each time: so a stream stores it once, however
-    often it is sent. `created` is when the stream of the dead letters was made, in nanoseconds since 1970.
+    They are those that it came with, what the dead letter says of its failure, a count, and an id that is the same each
+    time: so a stream stores it once, however often it is sent. `created` is when the stream of the dead letters was
+    made, in nanoseconds since 1970.
     """
     block = letter.message.headers
     before = headers.find_number(block, REDRIVEN.encode()) or 0
-    block = _CONTROL.removed(headers.removed(block, _OWN))
+    block = _CONTROL.removed(block)
     block = headers.replace(block, REDRIVEN.encode(), b"%d" % (before + 1))
     return message_ids.replace(block, f"redriven:{stream}:{created}:{letter.sequence}".encode())

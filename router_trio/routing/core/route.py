@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import length_hint
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import trio
 
@@ -50,6 +50,9 @@ def shared_subscriptions(plans: Sequence[RoutePlan]) -> dict[str, SharedSubscrip
 class CoreRoute(Route):
     """One route from a core subscription."""
 
+    keeps_messages: ClassVar[bool] = False
+    """True if each message goes through by itself, and is kept until it has its fate."""
+
     def __init__(
         self,
         routing: Routing,
@@ -73,11 +76,15 @@ class CoreRoute(Route):
             self._deliver = SharedDelivery(passthrough.deliver, PassthroughRoute(routing, self._intake, self._received))
         self._in_hand = 0
         self._flow: CoreFlow | None = None
-        if routing.flow is not None:
-            # With such values, a route has expressions, and knows them.
-            values = None if routing.flow.values is None else cast("ContentRouting", routing)
-            self._flow = CoreFlow(routing.state, routing.flow, self._intake, self._route_batch, values)
+        if routing.flow is not None and not self.keeps_messages:
+            self._flow = CoreFlow(routing.state, routing.flow, self._intake, self._route_batch, self._values)
         self._subscribing = trio.CancelScope()
+
+    @property
+    def _values(self) -> ContentRouting | None:
+        """Who knows the values of which each has a limit: with such, a route has expressions."""
+        flow = self.routing.flow
+        return None if flow is None or flow.values is None else cast("ContentRouting", self.routing)
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
         """See `Route`."""

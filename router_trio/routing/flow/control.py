@@ -92,10 +92,11 @@ class FlowControl:
         """So many messages go now, not more than `may_go` said, without anything in between; and so many wait."""
         if self.limit is None:
             return
-        self.limit.charge(count, trio.current_time())
+        now = trio.current_time()
+        self.limit.charge(count, now)
         if self.holds:
             self._state.limited += count
-        if left:
+        if left and not self.limit.available(now):
             self.hold_back(left)
         else:
             self.holds = False

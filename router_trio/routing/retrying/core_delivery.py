@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -27,7 +27,7 @@ class CoreDelivery(Delivery):
 
     remaining: int
 
-    __slots__ = ("_choices", "_copies", "_keeper", "attempts", "message_id")
+    __slots__ = ("_choices", "_copies", "_keeper", "_tell_given_up", "attempts", "message_id")
 
     def __init__(
         self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, message_id: bytes
@@ -36,8 +36,23 @@ class CoreDelivery(Delivery):
         self._keeper = keeper
         self._copies: set[int] = set()
         self._choices: dict[int, Sequence[int]] = {}
+        self._tell_given_up: Callable[[], None] | None = None
         self.attempts: int = 0
         self.message_id: bytes | None = message_id
+
+    def start_again(self) -> None:
+        """See `Delivery.start_again`."""
+        super().start_again()
+        self._tell_given_up = None
+
+    def when_given_up(self, tell: Callable[[], None]) -> None:
+        """See `Delivery.when_given_up`."""
+        self._tell_given_up = tell
+
+    def given_up(self) -> None:
+        """It is not tried again."""
+        if self._tell_given_up is not None:
+            self._tell_given_up()
 
     @property
     def was_tried(self) -> bool:

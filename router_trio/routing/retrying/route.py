@@ -12,11 +12,12 @@ import trio
 
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import RouterError
+from router_trio.errors import EvaluationError, RouterError
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.intake_queue import MESSAGES_IN_A_TURN
+from router_trio.routing.core.limited import LimitedValues
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.pipeline import Routing, reason_of
@@ -32,6 +33,8 @@ DECIDED_BY_QUEUE = frozenset({"queue_full", "expired", "shutdown"})
 class RetryingRoute(CoreRoute):
     """One route from a core subscription that keeps its messages."""
 
+    keeps_messages = True
+
     def __init__(
         self,
         routing: Routing,
@@ -46,6 +49,12 @@ class RetryingRoute(CoreRoute):
         self._dead_letters = dead_letters
         self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._waiting: RetryQueue[CoreDelivery] = RetryQueue()
+        self._limited: LimitedValues[CoreDelivery] | None = None
+        if (flow := routing.flow) is not None:
+            if flow.values is not None and self._values is not None:
+                self._limited = LimitedValues(self.state, flow, flow.values, self._intake, self._values)
+            if self.state.limit is not None:
+                self.state.limit.waiting = self._wait_for_limit
         self._until_due = trio.CancelScope()
         self._under_way = 0
         self._one_settled = trio.lowlevel.ParkingLot()
@@ -60,39 +69,72 @@ class RetryingRoute(CoreRoute):
             await self._try_due()
             received_at, batch = 0.0, list[RawMessage]()
             # What is new is taken at once. While there is nothing, the first that is due ends the wait.
-            self._until_due = trio.CancelScope(deadline=inf if len(self._intake) else self._waiting.first_due)
+            self._until_due = trio.CancelScope(deadline=inf if len(self._intake) else self._next_due)
             with self._until_due:
                 received_at, batch = await self._intake.take()
             self._in_hand = len(batch)
             for raw in batch:
-                await self.routing.wait_for_capacity()
+                self._under_way += 1
                 message_id = self._connection.new_message_id()
-                await self._try(CoreDelivery(self, self.state, raw, received_at, message_id))
-                self._in_hand -= 1
+                await self._attempt(CoreDelivery(self, self.state, raw, received_at, message_id))
+
+    @property
+    def _next_due(self) -> float:
+        """When something that waits here may be tried."""
+        return min(self._waiting.first_due, inf if self._limited is None else self._limited.due_at)
 
     async def _try_due(self) -> None:
-        """Try again what is due, and no more in one go than leaves a turn to what is new."""
+        """Try what is due, and no more in one go than leaves a turn to what is new."""
         for _ in range(MESSAGES_IN_A_TURN):
-            delivery = self._waiting.pop_due(trio.current_time())
-            if delivery is None:
+            now = trio.current_time()
+            limited = None if self._limited is None else self._limited.pop_due(now)
+            again = self._waiting.pop_due(now) if limited is None else None
+            if limited is None and again is None:
                 return
             self._in_hand = 1
+            self._under_way += 1
             await trio.lowlevel.checkpoint()
-            await self.routing.wait_for_capacity()
-            delivery.start_again()
-            await self._try(delivery)
-            self._in_hand = 0
+            if limited is not None:
+                await self._try(limited)
+            elif again is not None:
+                again.start_again()
+                await self._attempt(again)
+
+    async def _attempt(self, delivery: CoreDelivery) -> None:
+        """Try one of the messages in hand, unless it has to wait for the limit of its value."""
+        if self._limited is not None:
+            try:
+                if not self._limited.lets_go(delivery, trio.current_time(), delivery):
+                    self._in_hand -= 1
+                    self._no_longer_under_way()
+                    return
+            except EvaluationError as error:
+                self._in_hand -= 1
+                self._limited.value_failed(error, delivery)
+                return
+        await self._try(delivery)
 
     async def _try(self, delivery: CoreDelivery) -> None:
-        """Cancelled in the handler, nothing was sent."""
-        routing = self.routing
-        self._under_way += 1
+        """Try one of the messages in hand when it may go. Cancelled in the handler, nothing was sent."""
+        routing, flow = self.routing, self.routing.flow
+        await routing.wait_for_capacity()
+        if flow is not None:
+            while not flow.may_go(1):
+                await flow.wait_to_go(self._in_hand + len(self._intake))
+            flow.going(1, self._in_hand - 1 + len(self._intake))
         if routing.plan.handler is not None:
             await routing.route(routing.plan.handler, delivery)
-            return
-        if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
-            routing.begin_trace(delivery)
-        routing.forward(delivery)
+        else:
+            if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
+                routing.begin_trace(delivery)
+            routing.forward(delivery)
+        self._in_hand -= 1
+
+    def _wait_for_limit(self) -> int:
+        if self._limited is not None:
+            return self._limited.count
+        flow = self.routing.flow
+        return self._in_hand + len(self._intake) if flow is not None and flow.holds else 0
 
     # --- what becomes of a message ---
 
@@ -121,6 +163,7 @@ class RetryingRoute(CoreRoute):
 
     def _give_up(self, delivery: CoreDelivery, dead: GivenUp) -> None:
         """That was the last attempt at a message: it is under way until its dead letter is settled, if it has one."""
+        delivery.given_up()
         if self._dead_letters is None:
             self._count(MessageGivenUp, dead)
             self._settled(delivery, "lost")
@@ -163,6 +206,8 @@ class RetryingRoute(CoreRoute):
     async def _all_routed(self) -> None:
         """See `Route`. What waits for another attempt is dead-lettered now, or lost when the route is abandoned."""
         await super()._all_routed()
+        if self._limited is not None:
+            await self._limited.empty()
         if self._dead_letters is not None:
             for delivery in self._waiting.take_all():
                 assert delivery.failure is not None
@@ -173,7 +218,7 @@ class RetryingRoute(CoreRoute):
 
     def abandon(self) -> int:
         """See `Route`."""
-        self._in_hand += len(self._waiting.take_all())
+        self._in_hand += len(self._waiting.take_all()) + (0 if self._limited is None else self._limited.clear())
         return super().abandon()
 
 

@@ -7,7 +7,8 @@ again: no message is both routed and dead-lettered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import compress
 
 import trio
 
@@ -71,6 +72,13 @@ class Retrying:
     def was_given_up(self, delivery: StreamDelivery) -> bool:
         """Return True if a message was given up before: all that is left to do is to store its dead letter."""
         return delivery.sequence in delivery.cursor.failures.given_up
+
+    def without_given_up(self, deliveries: Sequence[StreamDelivery]) -> list[StreamDelivery]:
+        """Return those that are to be routed, of messages that are in hand; of the others the dead letters are sent."""
+        given_up = [self.was_given_up(delivery) for delivery in deliveries]
+        for delivery in compress(deliveries, given_up):
+            self.give_up_again(delivery)
+        return [delivery for delivery, over in zip(deliveries, given_up, strict=True) if not over]
 
     def give_up_again(self, delivery: StreamDelivery) -> None:
         """A message that was given up came again, and is in hand: its dead letter is sent, and nothing else."""

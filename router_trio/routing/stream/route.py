@@ -239,10 +239,7 @@ class StreamRoute(Route):
                 return False
         deliveries = pending.take_first(most)
         if pending.cursor.failures.given_up:
-            given_up = [delivery for delivery in deliveries if self._retrying.was_given_up(delivery)]
-            deliveries = [delivery for delivery in deliveries if delivery not in given_up]
-            for delivery in given_up:
-                self._retrying.give_up_again(delivery)
+            deliveries = self._retrying.without_given_up(deliveries)
         if flow is not None:
             flow.going(len(deliveries), len(pending.waiting))
         self.routing.forward_each(deliveries)
@@ -260,12 +257,12 @@ class StreamRoute(Route):
                 delivery = pending.first() if self._limited is None else self._limited.next_to_route()
                 if delivery is None:
                     break
-                if flow is not None:
-                    flow.going(1, len(pending.waiting) - 1)
                 if pending.cursor.failures.given_up and self._retrying.was_given_up(delivery):
                     pending.waiting.popleft()
                     self._retrying.give_up_again(delivery)
                     continue
+                if flow is not None:
+                    flow.going(1, len(pending.waiting) - 1)
                 if handler is None:
                     pending.waiting.popleft()
                     routing.forward_each([delivery])

@@ -49,9 +49,12 @@ def test_what_is_missing_is_empty_and_the_time_is_that_of_its_stream() -> None:
     assert written(0) == "1970-01-01T00:00:00.000Z"
 
 
-def test_it_goes_back_with_its_own_headers_and_the_same_id_each_time() -> None:
+def test_it_goes_back_with_its_own_headers_its_history_and_the_same_id_each_time() -> None:
     block = decode(header_block(letter(), "DEAD", 5))
-    assert dict(block) == {"X-Shop": "north", "Nats-Msg-Id": "redriven:DEAD:5:17", "Router-Redriven": "1"}
+    history = {name: value for name, value in HEADERS.items() if "dead-letter" in name.lower()}
+    own = {"X-Shop": "north", "Nats-Msg-Id": "redriven:DEAD:5:17", "Router-Redriven": "1"}
+    assert history["Router-Dead-Letter-Reason"]
+    assert dict(block) == own | history
     assert header_block(letter(), "DEAD", 5) == header_block(letter(), "DEAD", 5)
     assert decode(header_block(letter(), "DEAD", 6))["Nats-Msg-Id"] != block["Nats-Msg-Id"], "another stream"
     assert decode(header_block(letter(Router_Redriven="3"), "DEAD", 5))["Router-Redriven"] == "4"

@@ -269,3 +269,19 @@ async def test_an_unknown_error_is_fatal_and_bare(network: Network, autojump_clo
         async with Router(patient(), connect=lambda name, one: connect).open():
             await trio.sleep_forever()
     assert caught.value is error
+
+
+async def test_a_link_that_ends_in_mid_read_leaves_the_next_one_as_any(
+    network: Network, autojump_clock: MockClock
+) -> None:
+    async with opened(network, patient()) as (watch, live):
+        connection = live.connections["main"]
+        told: list[str] = []
+        connection.read_begins()
+        connection.when_read_done(lambda: told.append("done"))
+        network.broker.cut()
+        await watch.until("NATS_CONNECTION_RESTORED")
+        assert told == ["done"]
+        receipt = await live.publish("out.x", b"1")
+        with trio.fail_after(1):
+            assert (await receipt.settled()).delivered

@@ -107,6 +107,24 @@ async def test_both_may_leave_at_once(autojump_clock: MockClock) -> None:
     assert stub.log[-1] == "close"
 
 
+async def test_what_comes_while_the_last_ones_drain_is_for_all_of_them(autojump_clock: MockClock) -> None:
+    stub, shared = StubLink(), SharedSubscription("in", None)
+    first, take_first = taking()
+    second, take_second = taking()
+    members = [await shared.take_part(link_of(stub), take) for take in (take_first, take_second)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(members[0].drain)
+        await trio.sleep(0.5)
+        nursery.start_soon(members[1].drain)
+        while "close" not in stub.log:
+            stub.receive(b"1")
+            sent = len(first), len(second)
+            await trio.sleep(0.1)
+    assert sent == (len(first), len(second))
+    assert len(first) == len(second) > 5
+    assert stub.log.count("drain") == 1
+
+
 async def test_each_link_has_a_subscription_and_members_of_its_own(autojump_clock: MockClock) -> None:
     old, new, shared = StubLink(), StubLink(), SharedSubscription("in", None)
     taken, take = taking()

@@ -173,3 +173,27 @@ def test_a_route_that_answers_needs_a_handler_and_a_subject() -> None:
 
     with pytest.raises(ConfigurationError, match="name a handler, or remove it"):
         trio.run(open_it)
+
+
+@pytest.mark.parametrize("passes_at", [2, 9])
+async def test_one_that_is_tried_again_is_answered_once(passes_at: int, autojump_clock: MockClock) -> None:
+    calls = 0
+
+    def passes_later(message: Message) -> Message:
+        nonlocal calls
+        calls += 1
+        if calls < passes_at:
+            raise ValueError("not yet")
+        return message
+
+    async with (
+        world(handlers=[answering(passes_later, retry={"attempts": 3})]) as w,
+        overhearing(w.broker, "_INBOX.asker.>") as heard,
+    ):
+        await asked(w, b"a")
+        await eventually(lambda: w.route.in_hand == 0, within=60)
+        await eventually(lambda: len(heard) == 1)
+        await trio.sleep(60)
+        (answer,) = heard
+        assert header_block(answer) == b"" if passes_at == 2 else b"ValueError" in header_block(answer)
+        assert calls == min(passes_at, 3)
