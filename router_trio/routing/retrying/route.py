@@ -1,7 +1,7 @@
 """Routes from a core subscription whose messages are kept until they have their fate: with retry, or dead letters.
 
 Nobody has a message of a core subscription but its subscriber. So one that failed waits in memory for its next attempt,
-and is lost if the router ends before. Each goes through by itself: what is not kept goes faster, see `core_route`.
+and is lost if the router ends before. Each goes through by itself: what is not kept goes faster, see `builder`.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ class RetryingRoute(CoreRoute):
         """That was the last attempt at a message: it is under way until its dead letter is settled, if it has one."""
         delivery.given_up()
         if self._dead_letters is None:
-            self._count(MessageGivenUp, dead)
+            if self.routing.plan.settings.retry is not None:
+                self._count(MessageGivenUp, dead)
             self._settled(delivery, "lost")
             return
         try:
@@ -220,17 +221,3 @@ class RetryingRoute(CoreRoute):
         """See `Route`."""
         self._in_hand += len(self._waiting.take_all()) + (0 if self._limited is None else self._limited.clear())
         return super().abandon()
-
-
-def core_route(
-    routing: Routing,
-    connection: Connection,
-    passthrough: Passthrough,
-    emit: Emit,
-    dead_letters: DeadLetters | None,
-    shared: SharedSubscription | None,
-) -> CoreRoute:
-    """Return a route from a core subscription, which keeps its messages if its settings want that."""
-    if routing.plan.settings.retry is None and dead_letters is None:
-        return CoreRoute(routing, connection, passthrough, emit, shared)
-    return RetryingRoute(routing, connection, passthrough, emit, dead_letters, shared)

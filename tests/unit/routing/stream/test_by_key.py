@@ -374,15 +374,20 @@ async def test_a_scope_of_the_handler_stays_in_its_task(autojump_clock: MockCloc
         assert 3 <= trio.current_time() - began < 4, "three rounds of four"
 
 
-async def test_handlers_that_hang_are_told_though_others_return(autojump_clock: MockClock) -> None:
+async def test_calls_that_hang_are_told_unless_others_return(autojump_clock: MockClock) -> None:
     calls = Calls()
     async with world(handlers=[by_key(calls)], brokers=one_broker()) as w:
-        publish(w.broker, "a:1", "b:2")
-        await eventually(lambda: w.route.handling == 2)
-        await trio.sleep(10)
-        assert any("has not returned" in reason for reason in w.route.reasons(trio.current_time()))
+        publish(w.broker, "a:1", "b:2", "c:3")
+        await eventually(lambda: w.route.handling == 3)
+        await trio.sleep(7)
+        calls.let_go("c")
+        await trio.sleep(7)
+        assert w.route.reasons(trio.current_time()) == []
+        await trio.sleep(2)
+        (reason,) = w.route.reasons(trio.current_time())
+        assert reason == "none of 2 calls of its handler has returned for 9 s, and messages may wait behind it"
         calls.let_go("a", "b")
-        await all_acked(w, 2)
+        await all_acked(w, 3)
         assert w.route.handling == 0
 
 
