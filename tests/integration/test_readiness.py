@@ -85,7 +85,7 @@ class Place:
 
         await eventually(ready, WITHIN, lambda: self.answer)
 
-    async def probe(self, within: float = 1.0, subject: str = "in.x") -> bool:
+    async def probe(self, within: float = WITHIN, subject: str = "in.x") -> bool:
         """Send a message to the route's source. Whether it gets through."""
         payload = b"probe %d" % next(_numbers)
         await self.client.publish(subject, payload)
@@ -267,7 +267,7 @@ async def test_what_publishes_meet(
         event = at.watch.of("NATS_DESTINATION_NOT_STORED")[0]
         assert (event.route, event.reason) == ("route", reason)
         await mend(at)
-        assert await at.probe(10.0)
+        assert await at.probe(subject="in.y")
         await at.until_ready()
         await at.watch.until("NATS_DESTINATION_STORED")
 
