@@ -15,6 +15,7 @@ from router_trio.outbox.operation import RouteOwner
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
 from router_trio.quotes import bounded
+from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.control import FlowControl, flow_control
 from router_trio.routing.handlers import (
@@ -64,8 +65,8 @@ class Routing:
             for outlet in outlets
             if outlet.destination.jetstream and outlet.destination.mirror is None
         ]
-        self.connections: tuple[Connection, ...] = _connections(outlets)
-        self._needed: tuple[Connection, ...] = _connections(
+        self.connections: tuple[Connection, ...] = connections_of(outlets)
+        self._needed: tuple[Connection, ...] = connections_of(
             [outlet for outlet in outlets if outlet.destination.mirror is None]
         )
         self._one_is_enough = plan.settings.strategy == "fallback"
@@ -103,7 +104,7 @@ class Routing:
         while True:
             for connection in self._awaited:
                 if not connection.connected:
-                    await _first_change(self._needed if self._one_is_enough else (connection,))
+                    await first_change(self._needed if self._one_is_enough else (connection,))
                     break
                 if connection.outbox.blocks:
                     await connection.wait_for_capacity()
@@ -160,15 +161,12 @@ class Routing:
         Every error becomes the delivery's failure. Cancelled in the handler, nothing was sent. Nor if a message before
         it was refused while the handler worked: then it goes through the handler once more, behind that one.
         """
-        waits = self.begin(handler, delivery)
+        waits = self.route_until_blocked(handler, delivery)
         if waits is not None:
             await waits
 
-    def begin(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
-        """Begin with `route`, and go on until the handler is about to block: return what to await then, in this task.
-
-        Trio ties what a handler waits for to the task that has called it: nobody else can take it from there.
-        """
+    def route_until_blocked(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
+        """Begin with `route`, and go on until the handler is about to block: return what to await then, in this task."""
         if self.tracing.active and self.tracing.sampled((delivery.raw,)):
             self.begin_trace(delivery)
         return self.handle(handler, delivery)
@@ -341,22 +339,6 @@ def reason_of(error: RouterError) -> str:
     if isinstance(error, MappingError | PublishError | EvaluationError):
         return error.reason
     return "invalid_subject" if isinstance(error, SubjectError) else "error"
-
-
-def _connections(outlets: Sequence[Outlet]) -> tuple[Connection, ...]:
-    return tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
-
-
-async def _first_change(connections: Sequence[Connection]) -> None:
-    """Wait until one of the connections comes or goes."""
-
-    async def changed(connection: Connection) -> None:
-        await connection.changed()
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for connection in connections:
-            nursery.start_soon(changed, connection)
 
 
 def _without_own_id(answer: Message, message: Message) -> Message:

@@ -78,7 +78,7 @@ class CoreRouteByKey(RetryingRoute):
     async def _sort_arriving(self) -> None:
         """Put what came behind what is there of its key. If that is nothing, wait until something may be routed."""
         while True:
-            goes = bool(self._keys.ready) or self._next_due <= trio.current_time()
+            goes = bool(self._keys.may_begin) or self._next_due <= trio.current_time()
             if goes and not len(self._intake):
                 return
             received_at, batch = 0.0, list[RawMessage]()
@@ -92,7 +92,7 @@ class CoreRouteByKey(RetryingRoute):
         key = delivery.raw[0]
         if self._by_content is not None:
             try:
-                key = self._by_content.order_key(delivery.raw)
+                key = self._by_content.value_of_key(delivery.raw)
             except EvaluationError as error:
                 self._without_key(delivery, error)
                 return
@@ -125,7 +125,7 @@ class CoreRouteByKey(RetryingRoute):
                 self._under_way += 1
                 delivery.start_again()
             else:
-                delivery = self._keys.begin()
+                delivery = self._keys.take_next()
                 if delivery is None:
                     return None
                 self._intake.set_aside(delivery.raw, -1)
@@ -155,7 +155,7 @@ class CoreRouteByKey(RetryingRoute):
                 await flow.wait_to_go(1 + self._keys.count)
             flow.going(1, self._keys.count)
         if routing.plan.handler is not None:
-            return routing.begin(routing.plan.handler, delivery)
+            return routing.route_until_blocked(routing.plan.handler, delivery)
         if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
             routing.begin_trace(delivery)
         routing.forward(delivery)
@@ -168,7 +168,7 @@ class CoreRouteByKey(RetryingRoute):
 
     def _settled(self, delivery: CoreDelivery, fate: str) -> None:
         """See `RetryingRoute`. The next one of its key may begin."""
-        if self._keys.finished(delivery.key, delivery) and self._keys.ready:
+        if self._keys.finished(delivery.key, delivery) and self._keys.may_begin:
             self._until_due.deadline = -inf
         super()._settled(delivery, fate)
 

@@ -55,7 +55,7 @@ class StreamRouteByKey(StreamRoute):
             return delivery.raw[0]
         if delivery.key is None:
             try:
-                delivery.key = self._by_content.order_key(delivery.raw, delivery)
+                delivery.key = self._by_content.value_of_key(delivery.raw, delivery)
             except EvaluationError:
                 delivery.key = b"%b%d" % (_NO_KEY, delivery.sequence)
         return delivery.key
@@ -83,7 +83,7 @@ class StreamRouteByKey(StreamRoute):
 
     def _waits(self) -> bool:
         """See `StreamRoute`."""
-        return bool(self._ack_pending.waiting) or bool(self._keys.ready)
+        return bool(self._ack_pending.waiting) or bool(self._keys.may_begin)
 
     def _begin_some(self) -> Awaitable[None] | None:
         """Route what may go now. If its handler blocks, return what to await before anything else in this task."""
@@ -115,12 +115,12 @@ class StreamRouteByKey(StreamRoute):
         pending, limited = self._ack_pending, self._limited
         if limited is None:
             return pending.begin_next(self._keys)
-        delivery = limited.next_due()
+        delivery = limited.first_allowed()
         while delivery is None:
             first = pending.begin_next(self._keys)
             if first is None:
                 return None
-            if limited.lets_go(first):
+            if limited.is_allowed(first):
                 delivery = first
         return delivery
 
@@ -134,7 +134,7 @@ class StreamRouteByKey(StreamRoute):
             if self._follow_at_once:
                 self._keys.finished(delivery.order_key, delivery)
             return None
-        blocked = self.routing.begin(handler, delivery)
+        blocked = self.routing.route_until_blocked(handler, delivery)
         if blocked is None:
             return None
         self._under_way.add(delivery)
@@ -157,14 +157,14 @@ class StreamRouteByKey(StreamRoute):
         assert routing is not None
         if routing.takes_message(delivery):
             try:
-                routing.order_key(delivery.raw, delivery)
+                routing.value_of_key(delivery.raw, delivery)
             except EvaluationError as error:
                 routing.expression_failed(error, delivery)
         delivery.done()
 
     def _look(self) -> None:
         """See `StreamRoute`. The next one of a key may begin."""
-        if self._keys.ready:
+        if self._keys.may_begin:
             self._route()
         super()._look()
 

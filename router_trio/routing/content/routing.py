@@ -85,7 +85,7 @@ class ContentRouting(Routing):
         assert per is not None
         return key_of(per.evaluate(facts))
 
-    def order_key(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes:
+    def value_of_key(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes:
         """Return the value of the route's key for a message. Raises `EvaluationError` if it has none.
 
         Of a message of a stream, `delivery` tells where it was.

@@ -43,7 +43,7 @@ class KeyQueues(Generic[T]):
         return len(self._keys)
 
     @property
-    def ready(self) -> int:
+    def may_begin(self) -> int:
         """How many messages may begin now: one of each key that has nothing at work."""
         return len(self._ready)
 
@@ -68,7 +68,7 @@ class KeyQueues(Generic[T]):
         found = self._keys.get(key)
         return 0 if found is None else len(found.waiting)
 
-    def begin(self) -> T | None:
+    def take_next(self) -> T | None:
         """Take out a message, the first of the key whose turn it is, which is at work then; None if none may begin."""
         if not self._ready:
             return None

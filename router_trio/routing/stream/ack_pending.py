@@ -199,7 +199,7 @@ class AckPending:
 
     def begin_next(self, keys: KeyQueues[StreamDelivery]) -> StreamDelivery | None:
         """Take out the next one to route, which is at work until it is in hand no more; None if nothing may begin."""
-        while (delivery := keys.begin()) is not None:
+        while (delivery := keys.take_next()) is not None:
             if self.is_in_turn(delivery):
                 return delivery
             keys.finished(delivery.order_key, delivery)

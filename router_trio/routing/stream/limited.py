@@ -39,18 +39,18 @@ class LimitedValues:
     def next_to_route(self) -> StreamDelivery | None:
         """The next one to route, as `AckPending.first` gives it: it stays the first of `waiting`."""
         pending = self._pending
-        delivery = self.next_due()
+        delivery = self.first_allowed()
         while delivery is None:
             first = pending.first()
             if first is None:
                 return None
             pending.waiting.popleft()
-            if self.lets_go(first):
+            if self.is_allowed(first):
                 delivery = first
         pending.waiting.appendleft(delivery)
         return delivery
 
-    def next_due(self) -> StreamDelivery | None:
+    def first_allowed(self) -> StreamDelivery | None:
         """Take out one that waits here and goes now, if any does."""
         pending, now = self._pending, trio.current_time()
         while (delivery := self._queues.pop_due(now)) is not None:
@@ -62,7 +62,7 @@ class LimitedValues:
             self._flow.nothing_waits()
         return None
 
-    def lets_go(self, delivery: StreamDelivery) -> bool:
+    def is_allowed(self, delivery: StreamDelivery) -> bool:
         """Return True if its limit lets a message go; else it waits here, or has failed."""
         try:
             value = self._routing.limited_value(delivery.raw, delivery)

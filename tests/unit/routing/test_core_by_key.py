@@ -16,7 +16,7 @@ from router_trio.routing.by_key import core_route
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import World, core, handled, numbers, overhearing, to, world
-from tests.unit.routing.stream.test_by_key import KEY, Calls, publish, unchanged
+from tests.unit.routing.by_key import KEY, Calls, publish, unchanged
 
 SUBJECT = "in.*"
 OUT = to("out.{{wildcard(1)}}")
