@@ -166,7 +166,7 @@ class Routing:
             await waits
 
     def route_until_blocked(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
-        """Begin with `route`, and go on until the handler is about to block: return what to await then, in this task."""
+        """Begin with `route`, and go on until the handler is about to block: return what to await, in this task."""
         if self.tracing.active and self.tracing.sampled((delivery.raw,)):
             self.begin_trace(delivery)
         return self.handle(handler, delivery)
