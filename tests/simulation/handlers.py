@@ -125,7 +125,7 @@ def _waits(handled: Handled, route: str) -> Callable[[Message], Any]:
 def _slow(handled: Handled, route: str) -> Callable[[Message], Any]:
     async def handler(message: Message) -> Message:
         number = number_of(message.payload)
-        await trio.sleep(0.01 * (number * 7 % 40))
+        await trio.sleep(0.005 * (number * 7 % 20))
         handled.note(route, message, PASSED)
         return message
 
@@ -135,7 +135,7 @@ def _slow(handled: Handled, route: str) -> Callable[[Message], Any]:
 def _slow_and_fails(handled: Handled, route: str) -> Callable[[Message], Any]:
     async def handler(message: Message) -> Message:
         number = number_of(message.payload)
-        await trio.sleep(0.01 * (number * 11 % 30))
+        await trio.sleep(0.005 * (number * 11 % 20))
         if number % 5 == 0 and not handled.raised[route, number]:
             handled.note(route, message, RAISED)
             raise ValueError("the first time only")

@@ -36,7 +36,9 @@ def keyed(plan: Plan, random: Random) -> Plan:
     if key is None and concurrency == 1:
         key = PAIRS
     never = [*plan.retry.get("not", []), *GIVEN_UP]
-    return replace(plan, handler=handler, key=key, concurrency=concurrency, retry={**plan.retry, "not": never})
+    return replace(
+        plan, handler=handler, key=key, concurrency=concurrency, retry={"initial": 0.1} | plan.retry | {"not": never}
+    )
 
 
 class Calls:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 KEYS = ("k0", "k1", "k2", "k3")
 """The last token of every subject: what order is kept for."""
 
-PAIRS = 'tokens[size(tokens) - 1] < "k2"'
-"""A key of which each value has two of these, or more."""
+PAIRS = 'size(tokens[size(tokens) - 1]) > 2 ? "long" : tokens[size(tokens) - 1] < "k2" ? "low" : "high"'
+"""A key of which each value has two of these. What is too long for any destination has one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,9 @@ class Plan:
 
     def group_of(self, last: str) -> str:
         """The key of a message whose subject has this last token."""
-        return str(last < "k2") if self.key == PAIRS else last
+        if self.key != PAIRS:
+            return last
+        return "long" if len(last) > 2 else "low" if last < "k2" else "high"
 
     @property
     def filter(self) -> str:
