@@ -36,9 +36,12 @@ def keyed(plan: Plan, random: Random) -> Plan:
     if key is None and concurrency == 1:
         key = PAIRS
     never = [*plan.retry.get("not", []), *GIVEN_UP]
-    return replace(
-        plan, handler=handler, key=key, concurrency=concurrency, retry={"initial": 0.1} | plan.retry | {"not": never}
-    )
+    source = plan.source
+    if plan.stream and plan.dead_letter is not None:
+        # What has no dead letter either holds back its key for ever, and uses room.
+        source = {**source, "max_in_flight": max(source["max_in_flight"], 5)}
+    retry = {"initial": 0.1} | plan.retry | {"not": never}
+    return replace(plan, handler=handler, key=key, concurrency=concurrency, retry=retry, source=source)
 
 
 class Calls:
