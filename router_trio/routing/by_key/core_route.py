@@ -52,7 +52,7 @@ class CoreRouteByKey(RetryingRoute):
         self._by_content = None if plan.key is None else cast("ContentRouting", routing)
         self._keys: KeyQueues[CoreDelivery] = KeyQueues()
         self._places = count()
-        self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on)
+        self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
         self._being_routed: set[CoreDelivery] = set()
 
     # --- routing ---
@@ -69,11 +69,23 @@ class CoreRouteByKey(RetryingRoute):
                 delivery = self._next()
                 if delivery is None:
                     break
-                blocked = await self._begin(delivery)
+                await self._may_go()
+                blocked = self._begin(delivery)
                 if blocked is not None:
-                    return self._wait_for(blocked, delivery)
-                self._being_routed.discard(delivery)
+                    return blocked
             await trio.lowlevel.checkpoint()
+
+    def _begin_at_once(self) -> Awaitable[None] | None:
+        """See `HandlerTasks`."""
+        routing, flow = self.routing, self.routing.flow
+        for _ in range(MESSAGES_IN_A_TURN):
+            if not routing.is_ready or routing.lacks_capacity or (flow is not None and not flow.may_go(1)):
+                return None
+            delivery = self._next()
+            blocked = None if delivery is None else self._begin(delivery)
+            if delivery is None or blocked is not None:
+                return blocked
+        return None
 
     async def _sort_arriving(self) -> None:
         """Put what came behind what is there of its key. If that is nothing, wait until something may be routed."""
@@ -146,19 +158,28 @@ class CoreRouteByKey(RetryingRoute):
             self._limited.value_failed(error, delivery)
         return False
 
-    async def _begin(self, delivery: CoreDelivery) -> Awaitable[None] | None:
-        """Route one message when it may go. If its handler blocks, return what to await."""
-        routing, flow = self.routing, self.routing.flow
-        await routing.wait_for_capacity()
+    async def _may_go(self) -> None:
+        """Wait until a message may go."""
+        flow = self.routing.flow
+        await self.routing.wait_for_capacity()
         if flow is not None:
             while not flow.may_go(1):
                 await flow.wait_to_go(1 + self._keys.count)
-            flow.going(1, self._keys.count)
+
+    def _begin(self, delivery: CoreDelivery) -> Awaitable[None] | None:
+        """Route one message, which may go. If its handler blocks, return what to await."""
+        routing = self.routing
+        if routing.flow is not None:
+            routing.flow.going(1, self._keys.count)
         if routing.plan.handler is not None:
-            return routing.route_until_blocked(routing.plan.handler, delivery)
-        if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
-            routing.begin_trace(delivery)
-        routing.forward(delivery)
+            blocked = routing.route_until_blocked(routing.plan.handler, delivery)
+            if blocked is not None:
+                return self._wait_for(blocked, delivery)
+        else:
+            if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
+                routing.begin_trace(delivery)
+            routing.forward(delivery)
+        self._being_routed.discard(delivery)
         return None
 
     async def _wait_for(self, blocked: Awaitable[None], delivery: CoreDelivery) -> None:

@@ -46,7 +46,7 @@ class StreamRouteByKey(StreamRoute):
         self._ack_pending.keys = self._keys
         self._forwards_on_arrival = False
         self._follow_at_once = plan.handler is None and plan.settings.strategy == "sticky"
-        self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on)
+        self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
         self._under_way: set[StreamDelivery] = set()
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
@@ -70,16 +70,20 @@ class StreamRouteByKey(StreamRoute):
         """See `HandlerTasks`."""
         while True:
             await self._something_waits()
-            await trio.lowlevel.checkpoint()
             await self.routing.ready()  # last: what is routed in one go relies on it
-            if self._flow is None or self._flow.may_go(1):
-                blocked = self._begin_some()
-                if blocked is not None:
-                    return blocked
-            elif self._nothing_comes:
-                self._give_back_waiting()
-            else:
-                await self._flow.wait_to_go(self._ack_pending.may_go)
+            blocked = self._begin_some()
+            if blocked is not None:
+                return blocked
+            if self._flow is not None and not self._flow.may_go(1):
+                if self._nothing_comes:
+                    self._give_back_waiting()
+                else:
+                    await self._flow.wait_to_go(self._ack_pending.may_go)
+            await trio.lowlevel.checkpoint()
+
+    def _begin_at_once(self) -> Awaitable[None] | None:
+        """See `HandlerTasks`."""
+        return self._begin_some() if self.routing.is_ready else None
 
     def _waits(self) -> bool:
         """See `StreamRoute`."""
