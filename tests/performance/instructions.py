@@ -111,7 +111,7 @@ class Bench:
         """`routes` are others than those that it has by default."""
         settings = Settings(
             connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
-            routes=routes or [_stream_route() if stream else _core_route(number) for number in range(count)],
+            routes=routes or [stream_route() if stream else core_route(number) for number in range(count)],
         )
         self.connection = Connection("main", settings.connections["main"], cast(Any, None), lambda event: None)
         self.outbox = self.connection.outbox
@@ -233,13 +233,15 @@ class Bench:
         return run
 
 
-def _core_route(number: int) -> dict[str, Any]:
+def core_route(number: int) -> dict[str, Any]:
+    """The settings of one of several routes from core subscriptions."""
     source = {"connection": "main", "subject": f"in.{number:04d}.*"}
     to = {"connection": "main", "subject": f"out.{number:04d}.{{{{wildcard(1)}}}}"}
     return {"name": f"r{number}", "from": source, "to": [to]}
 
 
-def _stream_route() -> dict[str, Any]:
+def stream_route() -> dict[str, Any]:
+    """The settings of a route from a stream."""
     source: dict[str, Any] = {"connection": "main", "stream": "IN", "durable": "router", "filter": "in.*.*"}
     source["max_in_flight"] = 4096
     to: dict[str, Any] = {"connection": "main", "subject": "out.{{wildcard(1)}}.{{wildcard(2)}}", "jetstream": True}
