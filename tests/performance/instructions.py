@@ -253,10 +253,10 @@ def raw(subject: bytes, reply: bytes, body: bytes = BODY) -> framing.RawMessage:
     return subject, reply, 0, len(body), b"%b%d\r\n%b\r\n" % (reply and reply + b" ", len(body), body)
 
 
-def delivered(number: int) -> framing.RawMessage:
-    """A delivery of that number, of the message with that sequence."""
+def delivered(number: int, subjects: int = 7) -> framing.RawMessage:
+    """A delivery of that number, of the message with that sequence, under one of so many subjects."""
     ack = b"$JS.ACK.IN.router.1.%d.%d.1700000000000000000.9"
-    return raw(b"in.0000.%d" % (number % 7), ack % (number, number))
+    return raw(b"in.0000.%d" % (number % subjects), ack % (number, number))
 
 
 def puback(order: int) -> framing.RawMessage:

@@ -85,10 +85,6 @@ class StreamRouteByKey(StreamRoute):
         """See `HandlerTasks`."""
         return self._begin_some() if self.routing.is_ready else None
 
-    def _waits(self) -> bool:
-        """See `StreamRoute`."""
-        return bool(self._ack_pending.waiting) or bool(self._keys.may_begin)
-
     def _begin_some(self) -> Awaitable[None] | None:
         """Route what may go now. If its handler blocks, return what to await before anything else in this task."""
         pending, flow, keys, routing = self._ack_pending, self._flow, self._keys, self.routing

@@ -179,11 +179,6 @@ class AckPending:
     # --- key by key ---
 
     @property
-    def apart(self) -> int:
-        """How many messages wait for something other than their turn in the stream: they use up room of their own."""
-        return self.limited if self.keys is None else self.limited + self.keys.behind
-
-    @property
     def may_go(self) -> int:
         """How many messages wait to be routed, or for another one of their key."""
         return len(self.waiting) if self.keys is None else len(self.waiting) + self.keys.count

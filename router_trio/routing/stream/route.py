@@ -217,14 +217,13 @@ class StreamRoute(Route):
 
     async def _something_waits(self) -> None:
         """Wait until there is something to route: it arrived, or the limit of its value lets it go."""
-        limited = self._limited
-        while not self._waits() and (limited is None or limited.due_at > trio.current_time()):
+        waiting, keys, limited = self._ack_pending.waiting, self._ack_pending.keys, self._limited
+        while not (waiting or (keys is not None and keys.may_begin)):
+            if limited is not None and limited.due_at <= trio.current_time():
+                return
             self._arrived = trio.Event()
             with trio.CancelScope(deadline=inf if limited is None else limited.due_at):
                 await self._arrived.wait()
-
-    def _waits(self) -> bool:
-        return bool(self._ack_pending.waiting)
 
     def _route(self) -> None:
         self._arrived.set()

@@ -120,7 +120,7 @@ class PullLoop:
         if bool(order.lines) is not self._told_of_waiting:
             self._look_again.set()
         elif not order.lines:
-            if credit.want(*self._worked_on() if pending.apart else (pending.count, pending.bytes)):
+            if credit.want(*self._worked_on() if pending.limited or pending.keys else (pending.count, pending.bytes)):
                 self._look_again.set()
         elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
@@ -247,7 +247,7 @@ class PullLoop:
     def _worked_on(self) -> tuple[int, int]:
         """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""
         pending, order = self._ack_pending, self._ack_pending.order
-        apart = pending.apart
+        apart = pending.limited if pending.keys is None else pending.limited + pending.keys.behind
         if not order.lines and not apart:
             return pending.count, pending.bytes
         # So has what waits for the limit of its value, or for another one of its key.
