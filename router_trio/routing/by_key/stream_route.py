@@ -47,7 +47,8 @@ class StreamRouteByKey(StreamRoute):
         self._forwards_on_arrival = False
         self._follow_at_once = plan.handler is None and plan.settings.strategy == "sticky"
         self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
-        self._under_way: set[StreamDelivery] = set()
+        self._under_way: dict[StreamDelivery, None] = {}
+        """What is in its handler, in the order in which that was called."""
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
         """See `Source.order_key`."""
@@ -137,7 +138,7 @@ class StreamRouteByKey(StreamRoute):
         blocked = self.routing.route_until_blocked(handler, delivery)
         if blocked is None:
             return None
-        self._under_way.add(delivery)
+        self._under_way[delivery] = None
         return self._wait_for(blocked, delivery)
 
     async def _wait_for(self, blocked: Awaitable[None], delivery: StreamDelivery) -> None:
@@ -149,7 +150,7 @@ class StreamRouteByKey(StreamRoute):
                 self._unrouted(delivery)
             raise
         finally:
-            self._under_way.discard(delivery)
+            self._under_way.pop(delivery, None)
 
     def _without_key(self, delivery: StreamDelivery) -> None:
         """A message has no key: it fails, unless it is not the route's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 
 from trio import current_time
 
@@ -23,6 +24,9 @@ from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
 from router_trio.routing.tracing import Tracing
 from router_trio.states import NOT_LOOKED_UP, RouteState
+
+LONGEST_KEY = 64
+"""Bytes of a value of `key` that is kept as it is, for each message in hand; of a longer one a hash is kept."""
 
 
 class ContentRouting(Routing):
@@ -90,9 +94,10 @@ class ContentRouting(Routing):
 
         Of a message of a stream, `delivery` tells where it was.
         """
-        key = self.plan.key
-        assert key is not None
-        return key_of(key.evaluate(self.content.facts(raw, delivery)))
+        expression = self.plan.key
+        assert expression is not None
+        key = key_of(expression.evaluate(self.content.facts(raw, delivery)))
+        return key if len(key) <= LONGEST_KEY else blake2b(key, digest_size=LONGEST_KEY).digest()
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message to the destinations that its content chooses."""

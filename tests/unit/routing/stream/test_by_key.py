@@ -145,6 +145,17 @@ async def test_a_message_without_the_key_fails_and_holds_up_nobody(autojump_cloc
         await eventually(lambda: unacked(w) == 0)
 
 
+async def test_long_keys_are_told_apart(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    first, second = "k" * 1_000 + "1", "k" * 1_000 + "2"
+    async with world(handlers=[by_key(calls)], brokers=one_broker()) as w:
+        publish(w.broker, f"{first}:1", f"{second}:2", f"{first}:3")
+        await eventually(lambda: calls.at_work == [first, second])
+        calls.let_go(first, second)
+        await all_acked(w, 3)
+        assert payloads_of(w, first) == [b"1", b"3"]
+
+
 async def test_what_the_route_does_not_take_needs_no_key(autojump_clock: MockClock) -> None:
     route = LOCAL | {"key": KEY, "when": '"key" in headers'}
     async with world([route], brokers=one_broker()) as w:
