@@ -177,15 +177,14 @@ to = [{{ subject = "out.{{{{wildcard(1)}}}}", jetstream = true }}]
 retry = {{ initial = "100ms", attempts = {ATTEMPTS}, max = "1s" }}
 dead_letter = {{ subject = "dead.{{{{wildcard(1)}}}}" }}
 """)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(kill_again_and_again, server, count)
-        async with running("run", "router.toml", cwd=tmp_path) as process, connect(server.url) as client:
-            stream = JetStream(client)
+    async with running("run", "router.toml", cwd=tmp_path) as process, connect(server.url) as client:
+        stream = JetStream(client)
 
-            async def some_arrived() -> bool:
-                return await counted(stream, "SINK") >= count // 8
+        async def some_arrived() -> bool:
+            return await counted(stream, "SINK") >= count // 8
 
-            await eventually(some_arrived, 600)
-            process.send(signal.SIGKILL)
-        async with running("run", "router.toml", cwd=tmp_path):
-            await assert_each_arrived_once_in_order(server, numbers, 900)
+        await eventually(some_arrived, 600)
+        process.send(signal.SIGKILL)
+    async with running("run", "router.toml", cwd=tmp_path):
+        await kill_again_and_again(server, count)
+        await assert_each_arrived_once_in_order(server, numbers, 900)
