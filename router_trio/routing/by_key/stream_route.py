@@ -61,6 +61,11 @@ class StreamRouteByKey(StreamRoute):
                 delivery.key = b"%b%d" % (_NO_KEY, delivery.sequence)
         return delivery.key
 
+    def passes_by(self, delivery: StreamDelivery) -> bool:
+        """See `Source.passes_by`. Nor does anything go that its handler returns while a breaker lets nothing go."""
+        flow = self._flow
+        return super().passes_by(delivery) or (flow is not None and flow.probing and not flow.may_go(1))
+
     # --- routing ---
 
     async def _route_arriving(self) -> None:

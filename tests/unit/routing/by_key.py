@@ -70,4 +70,4 @@ def payloads_of(w: World, key: str) -> list[bytes]:
 
 
 def by_key(handler: Callable[..., Any], **more: Any) -> Any:
-    return handled(handler, to=OUT, **IN, **{"key": KEY, "concurrency": 4, **more})
+    return handled(handler, **{"to": OUT, **IN, "key": KEY, "concurrency": 4, **more})

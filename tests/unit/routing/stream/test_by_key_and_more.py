@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from router_trio import Message
 from router_trio.errors import ConfigurationError
 from tests.support.eventually import eventually
-from tests.support.world import LOCAL, all_acked, one_broker, world
+from tests.support.world import LOCAL, all_acked, numbers, one_broker, world
 from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish, takes_a_second
 
 
@@ -71,6 +71,24 @@ async def test_a_breaker_takes_back_what_it_holds_up(autojump_clock: MockClock) 
         await all_acked(w, 20)
         for number in range(10):
             assert payloads_of(w, f"k{number}") == [b"%d" % number, b"x"]
+
+
+async def test_what_handlers_return_while_a_breaker_is_open_waits_and_one_tries(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    to = OUT | {"breaker": {"failures": 2, "pause": "5s"}}
+    async with world(handlers=[by_key(calls, to=to, concurrency=8)], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.x")
+        publish(w.broker, *(f"k{number}:{number}" for number in range(8)))
+        await eventually(lambda: len(calls.at_work) == 8)
+        calls.let_go("k0", "k1")
+        await eventually(lambda: any(one.state == "open" for one in w.route.breakers))
+        tried = w.failures("publish_with_ack")
+        calls.let_go(*(f"k{number}" for number in range(8)))
+        await trio.sleep(2)
+        assert w.failures("publish_with_ack") == tried == {"permission_denied": 2}, "nothing more is sent there"
+        w.broker.allow_publish("out.x")
+        await all_acked(w, 8)
+        assert sorted(one.payload for one in w.broker.messages("OUT")) == numbers(8)
 
 
 async def test_a_handler_that_never_blocks_costs_no_task(autojump_clock: MockClock) -> None:
