@@ -11,13 +11,14 @@ from router_trio.settings.routes import RouteSettings
 def guarantee(route: RouteSettings) -> str:
     """Return the sentence, or nothing for a route that says nothing of order, handlers and messages that fail."""
     fails = route.retry is not None or route.dead_letter is not None
-    by_key = route.goes_by_key(route.handler is not None)
+    handled = route.handler is not None
+    by_key = route.goes_by_key(handled)
     if not (fails or by_key or route.thread):
         return ""
     parts = ["at least once" if route.source.stream is not None else "at most once"]
     if by_key:
         parts.append(_order(route))
-    if route.thread or route.concurrency > 1:
+    if handled and (route.thread or route.concurrency > 1):
         parts.append(_calls(route))
     if fails:
         parts += _failures(route)

@@ -294,8 +294,10 @@ class RouteSettings(Section, init=False):
 
     def goes_by_key(self, handled: bool) -> bool:
         """Return True if messages go key by key: of each key one at a time. `handled`: the route has a handler."""
-        if self.source.stream is not None or handled:
+        if handled:
             return self.key is not None or self.concurrency > 1
+        if self.source.stream is not None:
+            return self.key is not None
         # Nothing of a subject waits for anything, unless it is tried again, or its value has a limit.
         kept = self.retry is not None or self.dead_letter is not None
         return self.key is not None and (kept or (self.limit is not None and self.limit.per is not None))

@@ -17,7 +17,7 @@ from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, M
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.intake_queue import MESSAGES_IN_A_TURN
-from router_trio.routing.core.limited import LimitedValues
+from router_trio.routing.core.limited import WaitingForLimit
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.pipeline import Routing, reason_of
@@ -49,10 +49,10 @@ class RetryingRoute(CoreRoute):
         self._dead_letters = dead_letters
         self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._waiting: RetryQueue[CoreDelivery] = RetryQueue()
-        self._limited: LimitedValues[CoreDelivery] | None = None
+        self._limited: WaitingForLimit[CoreDelivery] | None = None
         if (flow := routing.flow) is not None:
             if flow.values is not None and self._values is not None:
-                self._limited = LimitedValues(self.state, flow, flow.values, self._intake, self._values)
+                self._limited = WaitingForLimit(self.state, flow, flow.values, self._intake, self._values)
             if self.state.limit is not None:
                 self.state.limit.waiting = self._wait_for_limit
         self._until_due = trio.CancelScope()

@@ -24,10 +24,5 @@ def without_handler(routes: Sequence[RouteSettings], handled: Collection[str]) -
 def _problems(path: str, route: RouteSettings) -> Iterator[Problem]:
     if route.respond:
         yield Problem(f"{path}.respond", "answers with what a handler returns; name a handler, or remove it")
-    if route.concurrency > 1:
-        told = (
-            "counts calls of a handler, and the route has none: nothing in it takes time; name a handler, or remove it"
-        )
-        yield Problem(f"{path}.concurrency", told)
     if route.thread:
         yield Problem(f"{path}.thread", "calls a handler, and the route has none; name a handler, or remove it")

@@ -64,6 +64,7 @@ def made(source: dict[str, Any], **route: Any) -> Settings:
             "at most once; in order for each size within one process",
         ),
         (SUBJECT, {"key": "size", "strategy": "sticky"}, ""),
+        (STREAM, {"concurrency": 8}, ""),
     ],
 )
 def test_one_sentence(source: dict[str, Any], route: dict[str, Any], told: str) -> None:
