@@ -96,6 +96,9 @@ class Router:
         connection: str | None = None,
         retry: dict[str, Any] | None = None,
         dead_letter: dict[str, Any] | None = None,
+        key: str | None = None,
+        concurrency: int = 1,
+        thread: bool = False,
         **source: Any,
     ) -> Callable[[H], H]:
         """Add a route through the decorated function, which is called with each message.
@@ -103,15 +106,16 @@ class Router:
         `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, what
         the function returns answers the message, and `to` may be left out. `connection` is the source's, and the
         default of the destinations'. `retry` and `dead_letter` have the keys of `[routes.retry]` and
-        `[routes.dead_letter]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`, `durable`,
-        `filter`, ... The route is named like the function.
+        `[routes.dead_letter]`, `key`, `concurrency` and `thread` are those of `[[routes]]`. `source` takes the other
+        keys of `[routes.from]`: `queue`, `stream`, `durable`, `filter`, ... The route is named like the function.
 
         Raises `ConfigurationError` for anything that a configuration file would be refused for.
         """
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
-            more = {"retry": retry, "dead_letter": dead_letter, "respond": respond}
+            more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "respond": respond}
+            more |= {"key": key, "concurrency": concurrency, "thread": thread}
             self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
             return handler
 

@@ -337,7 +337,8 @@ class RouteState:
         reasons = [] if self.unready is None else [self.unready]
         quiet = now - self.handler_moved_at
         if self.handling and quiet > HANDLER_QUIET:
-            reasons.append(f"its handler has not returned for {quiet:.0f} s, and messages may wait behind it")
+            who = "its handler has not" if self.handling == 1 else f"none of {self.handling} calls of its handler has"
+            reasons.append(f"{who} returned for {quiet:.0f} s, and messages may wait behind it")
         # A route that waits for a breaker says so itself.
         return [*dict.fromkeys([*reasons, *self.held_up(now), *self._undelivered()])]
 

@@ -85,7 +85,7 @@ def _configuration(schema: Mapping[str, Any]) -> Iterator[str]:
         "[all and first_match](../how-to/route-by-content.md), [weighted](../how-to/split-by-weight.md),",
         "[sticky](../how-to/sticky.md), [fallback](../how-to/fallback.md). So have [mirrors](../how-to/mirror.md),",
         "[transforms](../how-to/transform.md), [limits](../how-to/limit-the-rate.md) and",
-        "[breakers](../how-to/circuit-breaker.md).",
+        "[breakers](../how-to/circuit-breaker.md), and [concurrency and order by key](../how-to/concurrency.md).",
     )
     for definition in dict.fromkeys((*PREFIXES, *schema["$defs"])):
         section = schema["$defs"][definition]

@@ -18,10 +18,11 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     Prints one line for each problem, FILE: key.path: what is wrong, with
     the place of a mistake in an expression behind it, and exits with 78;
     or one line that all is well, behind one for each warning: what works,
-    and is probably not meant; one for each route that has a retry or dead
-    letters: what becomes of a message that fails; and one for each limit
-    and breaker: what it does. Variables ROUTER_TRIO_... are taken into
-    account, and handlers are imported.
+    and is probably not meant; one for each route that has a retry, dead
+    letters, a key, a concurrency or a thread: what it promises of order,
+    of calls of its handler and of messages that fail; and one for each
+    limit and breaker: what it does. Variables ROUTER_TRIO_... are taken
+    into account, and handlers are imported.
 
     For example:
 

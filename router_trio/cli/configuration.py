@@ -63,18 +63,20 @@ def search_working_directory() -> None:
 
 
 def _handler_problems(settings: Settings) -> list[Problem]:
-    from router_trio.settings.checks.respond import without_handler
+    from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
 
     problems = without_handler(settings.routes, ())
     named = [(index, route.handler) for index, route in enumerate(settings.routes) if route.handler is not None]
     if not named:
         return problems
-    from router_trio.routing.handlers import load_handler
+    from router_trio.routing.handlers import is_async, load_handler
 
     search_working_directory()
     for index, handler in named:
         try:
-            load_handler(handler)
+            loaded = load_handler(handler)
+            if settings.routes[index].thread and is_async(loaded):
+                problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
         except HandlerError as error:
             problems.append(Problem(f"routes[{index}].handler", str(error)))
     return problems

@@ -60,9 +60,11 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes) -> R
             return found
     if plan.key is not None:
         found.key = _evaluated(plan.key, message.facts)
+        if plan.settings.goes_by_key(plan.settings.handler is not None):
+            found.error = found.key.error
     if plan.per is not None:
         found.per = _evaluated(plan.per, message.facts)
-        found.error = found.per.error
+        found.error = found.error or found.per.error
     if found.error is None:
         _choose(found, message)
     return found

@@ -131,11 +131,6 @@ class Connection:
         """Return an id for a message that has none: no other one has it, in this process or another."""
         return b"%b-%d" % (self._message_ids, next(self._message_numbers))
 
-    def close_link(self) -> None:
-        """Close the live link; the supervisor will connect again."""
-        if self._session is not None:
-            self._session.end()
-
     # --- the supervisor ---
 
     async def run(self) -> None:

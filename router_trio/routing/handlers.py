@@ -12,18 +12,20 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any
 
 import outcome
 import trio
 
-from router_trio.errors import ConfigurationError, HandlerError, Reject, Retry, innermost
+from router_trio.errors import ConfigurationError, HandlerError, Problem, Reject, Retry, innermost
 from router_trio.message import Message
 from router_trio.protocol import framing, headers
 from router_trio.quotes import bounded
 from router_trio.routing.policy.retry import Failure
 from router_trio.settings import RouteSettings
-from router_trio.settings.checks.respond import without_handler
+from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
 from router_trio.settings.retry import HANDLER_ERROR, REJECTED, RETRY
 
 Handler = Callable[[Message], Any]
@@ -57,12 +59,45 @@ def load_handler(name: str) -> Handler:
 def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler]) -> dict[str, Handler]:
     """Return the handlers of routes by their names: those that are named, imported, and those `given` in code.
 
-    Raises `HandlerError`, and `ConfigurationError` for a route that answers and has none.
+    One that is to be called in a thread is wrapped: see `in_thread`. Raises `HandlerError`, and `ConfigurationError`
+    for a route that needs a handler and has none, or calls an async one in a thread.
     """
     problems = without_handler(routes, given)
     if problems:
         raise ConfigurationError(problems)
-    return {route.name: load_handler(route.handler) for route in routes if route.handler is not None} | dict(given)
+    found = {route.name: load_handler(route.handler) for route in routes if route.handler is not None} | dict(given)
+    for index, route in enumerate(routes):
+        if route.thread:
+            if is_async(found[route.name]):
+                problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
+            found[route.name] = in_thread(found[route.name], route.concurrency)
+    if problems:
+        raise ConfigurationError(problems)
+    return found
+
+
+def is_async(handler: Handler) -> bool:
+    """Return True if calling the handler gives something to await."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    called = getattr(handler, "__call__", None)  # noqa: B004 - of an object, what a call of it is
+    return iscoroutinefunction(handler) or iscoroutinefunction(called)
+
+
+def in_thread(handler: Handler, most: int) -> Handler:
+    """Return the handler as an async one, which calls it in a thread: at most so many at a time.
+
+    A call that is cancelled ends when the handler returns: nobody can end a thread, and none is left behind.
+    """
+    limiter = trio.CapacityLimiter(most)
+
+    def call(message: Message) -> Sequence[Message]:
+        return answers_of(handler(message))  # a generator runs in the thread, too
+
+    async def wait_for(message: Message) -> Sequence[Message]:
+        return await trio.to_thread.run_sync(call, message, limiter=limiter)
+
+    return wait_for
 
 
 class Blocked:

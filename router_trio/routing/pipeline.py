@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 import trio
@@ -15,6 +15,7 @@ from router_trio.outbox.operation import RouteOwner
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
 from router_trio.quotes import bounded
+from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.control import FlowControl, flow_control
 from router_trio.routing.handlers import (
@@ -26,6 +27,7 @@ from router_trio.routing.handlers import (
     failure_of,
     finished,
     raise_if_ours,
+    raise_if_signal,
     text_of,
 )
 from router_trio.routing.outlet import Outlet
@@ -63,8 +65,8 @@ class Routing:
             for outlet in outlets
             if outlet.destination.jetstream and outlet.destination.mirror is None
         ]
-        self.connections: tuple[Connection, ...] = _connections(outlets)
-        self._needed: tuple[Connection, ...] = _connections(
+        self.connections: tuple[Connection, ...] = connections_of(outlets)
+        self._needed: tuple[Connection, ...] = connections_of(
             [outlet for outlet in outlets if outlet.destination.mirror is None]
         )
         self._one_is_enough = plan.settings.strategy == "fallback"
@@ -102,7 +104,7 @@ class Routing:
         while True:
             for connection in self._awaited:
                 if not connection.connected:
-                    await _first_change(self._needed if self._one_is_enough else (connection,))
+                    await first_change(self._needed if self._one_is_enough else (connection,))
                     break
                 if connection.outbox.blocks:
                     await connection.wait_for_capacity()
@@ -159,9 +161,15 @@ class Routing:
         Every error becomes the delivery's failure. Cancelled in the handler, nothing was sent. Nor if a message before
         it was refused while the handler worked: then it goes through the handler once more, behind that one.
         """
+        waits = self.route_until_blocked(handler, delivery)
+        if waits is not None:
+            await waits
+
+    def route_until_blocked(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
+        """Begin with `route`, and go on until the handler is about to block: return what to await, in this task."""
         if self.tracing.active and self.tracing.sampled((delivery.raw,)):
             self.begin_trace(delivery)
-        await self.handle(handler, delivery)
+        return self.handle(handler, delivery)
 
     def begin_trace(self, delivery: Delivery) -> None:
         """Begin the trace of a message that is sampled."""
@@ -220,25 +228,41 @@ class Routing:
         """Return True if the route takes a message, else it is filtered or failed. `Delivery.done` is the caller's."""
         return True
 
-    async def handle(self, handler: Handler, delivery: Delivery) -> None:
-        """Take one message through the handler, and what that makes of it to every destination."""
+    def handle(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
+        """Take one message through the handler, and what that makes of it to every destination.
+
+        Returns what to await if the handler is about to block.
+        """
         if not self.takes_message(delivery):
             delivery.done()
-            return
+            return None
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
-        state = self.state
         try:
             answer = begin(handler, message)
             if isinstance(answer, Blocked):
-                state.handler_begins(trio.current_time())
-                try:
-                    answer = await finished(answer)
-                finally:
-                    state.handler_returns(trio.current_time())
-                if delivery.out_of_turn:
-                    delivery.fail(OUT_OF_TURN)
-                    delivery.done()
-                    return
+                return self._finish(answer, message, delivery)
+            answers = answers_of(answer)
+        except BaseException as error:
+            raise_if_signal(error)
+            self.handler_failed(error, delivery)
+        else:
+            self.answered(answers, message, delivery)
+        delivery.done()
+        return None
+
+    async def _finish(self, blocked: Blocked, message: Message, delivery: Delivery) -> None:
+        """See `handle`: wait for the handler, and go on with what it makes of the message."""
+        state = self.state
+        state.handler_begins(trio.current_time())
+        try:
+            try:
+                answer = await finished(blocked)
+            finally:
+                state.handler_returns(trio.current_time())
+            if delivery.out_of_turn:
+                delivery.fail(OUT_OF_TURN)
+                delivery.done()
+                return
             answers = answers_of(answer)
         except BaseException as error:
             await raise_if_ours(error)
@@ -315,22 +339,6 @@ def reason_of(error: RouterError) -> str:
     if isinstance(error, MappingError | PublishError | EvaluationError):
         return error.reason
     return "invalid_subject" if isinstance(error, SubjectError) else "error"
-
-
-def _connections(outlets: Sequence[Outlet]) -> tuple[Connection, ...]:
-    return tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
-
-
-async def _first_change(connections: Sequence[Connection]) -> None:
-    """Wait until one of the connections comes or goes."""
-
-    async def changed(connection: Connection) -> None:
-        await connection.changed()
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for connection in connections:
-            nursery.start_soon(changed, connection)
 
 
 def _without_own_id(answer: Message, message: Message) -> Message:

@@ -137,6 +137,16 @@ class RoutePlan:
         return self.when is not None or self.settings.strategy != "all" or mirrors
 
     @property
+    def by_key(self) -> bool:
+        """True if messages go key by key: see `RouteSettings.goes_by_key`."""
+        return self.settings.goes_by_key(self.handler is not None)
+
+    @property
+    def looks(self) -> bool:
+        """True if it has to look into messages, or changes what it sends."""
+        return self.decides or self.transforms or self.per is not None or (self.by_key and self.key is not None)
+
+    @property
     def transforms(self) -> bool:
         """True if a destination gets a message otherwise than it came."""
         return any(one.transform() is not None for one in self.destinations)

@@ -9,15 +9,39 @@ from router_trio.settings.routes import RouteSettings
 
 
 def guarantee(route: RouteSettings) -> str:
-    """Return the sentence, or nothing for a route that says nothing of messages that fail."""
-    if route.retry is None and route.dead_letter is None:
+    """Return the sentence, or nothing for a route that says nothing of order, handlers and messages that fail."""
+    fails = route.retry is not None or route.dead_letter is not None
+    handled = route.handler is not None
+    by_key = route.goes_by_key(handled)
+    if not (fails or by_key or route.thread):
         return ""
-    return "; ".join(_parts(route))
+    parts = ["at least once" if route.source.stream is not None else "at most once"]
+    if by_key:
+        parts.append(_order(route))
+    if handled and (route.thread or route.concurrency > 1):
+        parts.append(_calls(route))
+    if fails:
+        parts += _failures(route)
+    return "; ".join(parts)
 
 
-def _parts(route: RouteSettings) -> Iterator[str]:
+def _order(route: RouteSettings) -> str:
+    key = "subject" if route.key is None else " ".join(route.key.split())
+    source = route.source
+    # Others may get a part of the messages: of a stream those that have the durable, but not while they stand by.
+    shared = source.queue is not None or (source.stream is not None and not source.standby)
+    return f"in order for each {key}" + (" within one process" if shared else "")
+
+
+def _calls(route: RouteSettings) -> str:
+    where = " in threads" if route.thread else ""
+    if route.concurrency == 1:
+        return "one call of the handler at a time, in a thread"
+    return f"up to {route.concurrency} calls of the handler at a time{where}"
+
+
+def _failures(route: RouteSettings) -> Iterator[str]:
     from_stream = route.source.stream is not None
-    yield "at least once" if from_stream else "at most once"
     retry = route.retry or RetrySettings(attempts=0 if from_stream else 1)
     if retry.attempts == 1:
         yield "tried once"

@@ -35,6 +35,9 @@ BreakerPause = Annotated[float, DurationForm(minimum=0.1)]
 MAX_WEIGHT = 1_000
 """Of one destination: a round of a route is as long as the sum of its weights."""
 
+MAX_CONCURRENCY = 1_000
+"""Calls of the handler of one route at a time: each is a task, or a thread."""
+
 
 class SourceSettings(Section, init=False):
     """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
@@ -57,7 +60,8 @@ class SourceSettings(Section, init=False):
     max_in_flight: int = Field(
         1024,
         ge=1,
-        description="Most messages of the stream that are processed at a time; as many may wait behind refused ones.",
+        description="Most messages of the stream that are processed at a time; as many may wait behind refused ones, "
+        "or behind others of their key.",
     )
     max_in_flight_bytes: PositiveSize = Field(
         "16MiB", validate_default=True, description="The same in bytes; a larger message is processed alone."
@@ -244,9 +248,21 @@ class RouteSettings(Section, init=False):
     )
     key: Expression | None = Field(
         None,
-        description="Expression for what belongs together: the strategy sticky sends all messages with one value to "
-        "one destination.",
+        description="Expression for what belongs together: messages with one value keep the order of their source, one "
+        "at a time, and the strategy sticky sends them to one destination. By default the subject of the message.",
         examples=["body.customer.id"],
+    )
+    concurrency: int = Field(
+        1,
+        ge=1,
+        le=MAX_CONCURRENCY,
+        description="Most calls of the handler at a time, never two for one `key`.",
+        examples=[32],
+    )
+    thread: bool = Field(
+        False,
+        description="Call the handler, a plain def, in a thread, so that it may block: as many threads as "
+        "`concurrency` says.",
     )
     strategy: Strategy = Field(
         "all",
@@ -275,3 +291,13 @@ class RouteSettings(Section, init=False):
         "imported from installed packages, then from the working directory.",
         examples=["orders.handlers:enrich"],
     )
+
+    def goes_by_key(self, handled: bool) -> bool:
+        """Return True if messages go key by key: of each key one at a time. `handled`: the route has a handler."""
+        if handled:
+            return self.key is not None or self.concurrency > 1
+        if self.source.stream is not None:
+            return self.key is not None
+        # Nothing of a subject waits for anything, unless it is tried again, or its value has a limit.
+        kept = self.retry is not None or self.dead_letter is not None
+        return self.key is not None and (kept or (self.limit is not None and self.limit.per is not None))

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tests.support.eventually import eventually
+from tests.support.links import close_link
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawMessage, connect
 from tests.support.servers import NatsServer
@@ -25,7 +26,7 @@ async def test_each_link_has_an_inbox_of_its_own(server: NatsServer) -> None:
         router = watch.router
         for link in range(1, 4):
             assert (await router.publish_with_ack("s.1", b"x")).status == "acked"
-            router.connections["main"].close_link()
+            close_link(router.connections["main"])
             receipt = await router.publish_with_ack("s.2", b"kept")
             await watch.until("NATS_CONNECTION_RESTORED", link)
             # What was accepted before is answered on the new link too.
@@ -44,7 +45,7 @@ async def test_what_is_known_of_an_old_link_forges_nothing_on_the_next(server: N
         router = watch.router
         await router.publish_with_ack("s.1", b"x")
         (inbox,) = inboxes([await heard.next()])
-        router.connections["main"].close_link()
+        close_link(router.connections["main"])
         await watch.until("NATS_CONNECTION_RESTORED")
         async with trio.open_nursery() as nursery:
             # Nobody takes this subject, and somebody says that it is stored.

@@ -111,7 +111,7 @@ class Bench:
         """`routes` are others than those that it has by default."""
         settings = Settings(
             connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
-            routes=routes or [_stream_route() if stream else _core_route(number) for number in range(count)],
+            routes=routes or [stream_route() if stream else core_route(number) for number in range(count)],
         )
         self.connection = Connection("main", settings.connections["main"], cast(Any, None), lambda event: None)
         self.outbox = self.connection.outbox
@@ -233,13 +233,15 @@ class Bench:
         return run
 
 
-def _core_route(number: int) -> dict[str, Any]:
+def core_route(number: int) -> dict[str, Any]:
+    """The settings of one of several routes from core subscriptions."""
     source = {"connection": "main", "subject": f"in.{number:04d}.*"}
     to = {"connection": "main", "subject": f"out.{number:04d}.{{{{wildcard(1)}}}}"}
     return {"name": f"r{number}", "from": source, "to": [to]}
 
 
-def _stream_route() -> dict[str, Any]:
+def stream_route() -> dict[str, Any]:
+    """The settings of a route from a stream."""
     source: dict[str, Any] = {"connection": "main", "stream": "IN", "durable": "router", "filter": "in.*.*"}
     source["max_in_flight"] = 4096
     to: dict[str, Any] = {"connection": "main", "subject": "out.{{wildcard(1)}}.{{wildcard(2)}}", "jetstream": True}
@@ -251,10 +253,10 @@ def raw(subject: bytes, reply: bytes, body: bytes = BODY) -> framing.RawMessage:
     return subject, reply, 0, len(body), b"%b%d\r\n%b\r\n" % (reply and reply + b" ", len(body), body)
 
 
-def delivered(number: int) -> framing.RawMessage:
-    """A delivery of that number, of the message with that sequence."""
+def delivered(number: int, subjects: int = 7) -> framing.RawMessage:
+    """A delivery of that number, of the message with that sequence, under one of so many subjects."""
     ack = b"$JS.ACK.IN.router.1.%d.%d.1700000000000000000.9"
-    return raw(b"in.0000.%d" % (number % 7), ack % (number, number))
+    return raw(b"in.0000.%d" % (number % subjects), ack % (number, number))
 
 
 def puback(order: int) -> framing.RawMessage:

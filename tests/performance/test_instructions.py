@@ -6,8 +6,10 @@ leaner lowers it; whoever has to raise it says why.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -15,7 +17,7 @@ from trio.testing import MockClock
 
 from router_trio import Message
 from router_trio.telemetry.traces.tracer import Traces
-from tests.performance.instructions import Bench, instructions
+from tests.performance.instructions import Bench, core_route, instructions, stream_route
 from tests.support.compiled import looks_inside
 
 pytestmark = looks_inside
@@ -54,6 +56,24 @@ async def test_one_in_a_hundred_is_traced(handler: bool, more: float) -> None:
 
 async def test_stream_to_stream() -> None:
     assert a_message(Bench(1, stream=True).stream(MESSAGES)) < 630
+
+
+FLOW: dict[str, dict[str, Any]] = {
+    "limit": {"limit": {"rate": "1000000/s", "burst": 1_000_000}},
+    "breaker": {"breaker": {"failures": 5, "pause": "10s"}},
+}
+
+
+# There is no breaker for core destinations: only a stream says whether it took a message.
+@pytest.mark.parametrize(("flow", "stream"), [("limit", False), ("limit", True), ("breaker", True)])
+async def test_a_limit_or_a_breaker_that_is_not_at_work_costs_nothing(flow: str, stream: bool) -> None:
+    """Next to nothing: it is asked for each read."""
+    route = stream_route() if stream else core_route(0)
+    held = copy.deepcopy(route)
+    (held if flow == "limit" else held["to"][0]).update(FLOW[flow])
+    without, with_flow = Bench(1, routes=[route]), Bench(1, routes=[held])
+    runs = [bench.stream(MESSAGES) if stream else bench.core(MESSAGES) for bench in (without, with_flow)]
+    assert a_message(runs[1]) < a_message(runs[0]) * 1.02
 
 
 async def test_published_by_a_program(mock_clock: MockClock) -> None:

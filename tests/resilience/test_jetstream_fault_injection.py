@@ -18,6 +18,7 @@ from router_trio.faults import Fault, Faults, close_connection, delay, error, ti
 from router_trio.router import real_network
 from router_trio.states import FAILED
 from tests.support.eventually import eventually
+from tests.support.links import close_link
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
@@ -57,7 +58,7 @@ async def assert_connecting_fails(server: NatsServer, faults: Faults, fault: Fau
     async with routing(server, faults) as (watch, stream):
         await eventually(lambda: sum(watch.router.routes[0].routed.values()) > 0)
         faults.inject("connect", fault, times=3)
-        watch.router.connections["main"].close_link()
+        close_link(watch.router.connections["main"])
         await watch.until("NATS_CONNECTION_RESTORED")
         failed = watch.of("NATS_CONNECTION_FAILED")
         assert [one.reason for one in failed] == [reason] * 3
@@ -238,7 +239,7 @@ async def test_full_recovery_after_the_faults_are_cleared(server: NatsServer, fa
         await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
         await watch.until("NATS_NAK_ERROR")
         faults.inject("connect", error("refused"))
-        watch.router.connections["main"].close_link()
+        close_link(watch.router.connections["main"])
         await watch.until("NATS_CONNECTION_FAILED", times=3)
         assert (await stream.stream_info("SINK"))["state"]["messages"] == 0
         receipt = await watch.router.publish("out", b"kept")

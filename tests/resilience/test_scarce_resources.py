@@ -15,6 +15,7 @@ PROGRAM = """
 import json, os, resource, sys, threading
 import trio
 from router_trio import Router, Settings
+from tests.support.links import close_link
 
 url, what, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 events = []
@@ -69,7 +70,7 @@ def take_threads():
 async def main():
     async with router.open() as live:
         await until("NATS_CONNECTION_ESTABLISHED", 1)
-        live.connections["main"].close_link()
+        close_link(live.connections["main"])
         await until("NATS_CONNECTION_LOST", 1)
         await until("NATS_CONNECTION_FAILED", 3)
         give_back()

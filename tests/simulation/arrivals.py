@@ -212,24 +212,28 @@ class Arrivals:
             plan.strategy in ("weighted", "fallback") and self._may_choose_anew(plan)
         ):
             return  # what comes again has no order among what another destination got
-        line = self._line[route, index, part, key]
+        line = self._line[route, index, part, plan.group_of(key)]
         before = [other for other in line if other[2] > number]
-        if before and self._in_order and self._plans[route].stream and not self._may_be_late(copy, before, now):
-            self._broken("order", f"{copy} comes behind {before[:3]} to the same subject")
+        has_order = plan.stream or plan.one_of_a_key
+        if before and self._in_order and has_order and not self._may_be_late(copy, before, now):
+            self._broken("order", f"{copy} comes behind {before[:3]} to the same {plan.key or 'subject'}")
         line.append(copy)
 
     def _may_be_late(self, copy: Copy, before: list[Copy], now: float) -> bool:
         """Whether what overtook it was under way when it was refused: nothing could hold that back.
 
         A message that its handler failed is not waited for, nor one that came before its stream went back, or was seen
-        to.
+        to. By key there is nothing else under way.
         """
-        if self._handled.raised[copy[0], copy[2]]:
+        strict = self._plans[copy[0]].one_of_a_key
+        if self._handled.raised[copy[0], copy[2]] and not strict:
             return True
         broker = self._plans[copy[0]].broker
         went_back = [at for at, where in self._goes_back if where == broker and at <= now]
         if self._published_at.get(copy[2], 0.0) <= max(self.went_back_at[copy[0]], *went_back, -inf):
             return True
+        if strict:
+            return False
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)
 

@@ -22,7 +22,7 @@ def settings_of(schedule: Schedule) -> Settings:
                 "to": destinations_of(plan),
                 "strategy": plan.strategy,
                 **({"when": plan.when.expression} if plan.when else {}),
-                **({"key": "subject"} if plan.strategy == "sticky" else {}),
+                **({"key": plan.key or "subject"} if plan.key or plan.strategy == "sticky" else {}),
                 **failing_of(plan),
                 **({"limit": plan.limit} if plan.limit else {}),
             }

@@ -12,6 +12,8 @@ from tests.simulation.failing import SHARE, failing, trouble
 from tests.simulation.faults import FAULTS, NOT_YET
 from tests.simulation.flow import flowing
 from tests.simulation.handlers import MAKE
+from tests.simulation.keyed import SHARE as KEYED
+from tests.simulation.keyed import keyed
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
 
 HORIZON = 40.0
@@ -51,6 +53,9 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     flow = Random(f"flow {seed}")
     if flow.random() < WITH_FLOW:
         routes = tuple(flowing(plan, flow) for plan in routes)
+    keys = Random(f"keyed {seed}")
+    if keys.random() < KEYED:
+        routes = tuple(keyed(plan, keys) if keys.random() < 0.7 else plan for plan in routes)
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     steps = [*load, *more]
     for kind in faults:

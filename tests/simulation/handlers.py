@@ -122,6 +122,29 @@ def _waits(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
+def _slow(handled: Handled, route: str) -> Callable[[Message], Any]:
+    async def handler(message: Message) -> Message:
+        number = number_of(message.payload)
+        await trio.sleep(0.005 * (number * 7 % 20))
+        handled.note(route, message, PASSED)
+        return message
+
+    return handler
+
+
+def _slow_and_fails(handled: Handled, route: str) -> Callable[[Message], Any]:
+    async def handler(message: Message) -> Message:
+        number = number_of(message.payload)
+        await trio.sleep(0.005 * (number * 11 % 20))
+        if number % 5 == 0 and not handled.raised[route, number]:
+            handled.note(route, message, RAISED)
+            raise ValueError("the first time only")
+        handled.note(route, message, PASSED)
+        return message
+
+    return handler
+
+
 MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
     "sync": _sync,
     "async": _async,
@@ -133,5 +156,8 @@ MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
 
 FAIL: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {"rejects": _rejects, "waits": _waits}
 """Those that say what is to become of a message."""
+
+SLOW: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {"slow": _slow, "slow and fails": _slow_and_fails}
+"""Those that take their time, each message another one."""
 
 FAILS_EACH_TIME = ("poison", "rejects")

@@ -237,9 +237,12 @@ class Oracles:
         found = [f"{name} {one.state.state}" for name, one in live.connections.items() if not one.connected]
         found += [f"{one.name} {one.state}: {one.reason}" for one in live.routes if one.state != RUNNING]
         found += [f"{name} {entry}" for name, entry in live.ledger().items() if entry["pending"] or entry["in_flight"]]
+        in_hand = {route.name: route.in_hand for route in live.routes}
         for plan in self._schedule.routes:
             if plan.stream:
                 found += [f"message {number} of {plan.name}" for number in self._unaccounted(plan)]
+            elif plan.one_of_a_key and in_hand[plan.name]:
+                found.append(f"{plan.name} has {in_hand[plan.name]} in hand, and others wait behind them")
         return found
 
     def _unaccounted(self, plan: Plan) -> list[int]:

@@ -15,7 +15,8 @@ from router_trio.link import Connect, LinkListener
 from router_trio.settings import ConnectionSettings
 from router_trio.testing.links import FakeLink
 from tests.simulation.configuration import destinations_of, failing_of
-from tests.simulation.handlers import FAIL, MAKE
+from tests.simulation.handlers import FAIL, MAKE, SLOW
+from tests.simulation.keyed import Calls
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -81,8 +82,14 @@ class Process:
                 source, to = dict(plan.source), destinations_of(plan)
                 subject = source.pop("subject", None)
                 failing = failing_of(plan)
+                failing |= {"key": plan.key, "concurrency": plan.concurrency}
                 add = router.route(subject, to=to, name=plan.name, connection=plan.broker, **failing, **source)
-                add((MAKE | FAIL)[plan.handler](self._simulation.handled, plan.name))
+                handler = (MAKE | FAIL | SLOW)[plan.handler](self._simulation.handled, plan.name)
+                add(Calls(plan, self._broken).watched(handler) if plan.one_of_a_key else handler)
+
+    def _broken(self, promise: str, told: str) -> None:
+        if not self.dead:
+            self._simulation.oracles.broken(promise, told)
 
     def crash(self) -> None:
         """The process is killed: its sockets are gone, and no exit path of it reaches anybody."""

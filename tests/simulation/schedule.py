@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 KEYS = ("k0", "k1", "k2", "k3")
 """The last token of every subject: what order is kept for."""
 
+PAIRS = 'size(tokens[size(tokens) - 1]) > 2 ? "long" : tokens[size(tokens) - 1] < "k2" ? "low" : "high"'
+"""A key of which each value has two of these. What is too long for any destination has one of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -53,7 +56,8 @@ class Target:
 class Plan:
     """One drawn route. `handler` is a key of `handlers.MAKE`, or None; `source` are keys of `[routes.from]`.
 
-    `retry` are keys of `[routes.retry]`, `dead_letter` is the connection where dead letters go, if they do.
+    `key` and `concurrency` are those of `[[routes]]`, `retry` are keys of `[routes.retry]`. `dead_letter` is the
+    connection where dead letters go, if they do.
     """
 
     name: str
@@ -67,6 +71,22 @@ class Plan:
     retry: dict[str, Any] = field(default_factory=dict)
     dead_letter: str | None = None
     limit: dict[str, Any] | None = None
+    key: str | None = None
+    concurrency: int = 1
+
+    @property
+    def one_of_a_key(self) -> bool:
+        """Whether one message of a key is under way at a time: see `plans.RoutePlan.by_key`."""
+        by_key = self.key is not None or self.concurrency > 1
+        if not self.stream and self.handler is None:
+            return self.key is not None and bool(self.retry or self.dead_letter)
+        return by_key and not (self.handler is None and self.strategy == "sticky")
+
+    def group_of(self, last: str) -> str:
+        """The key of a message whose subject has this last token."""
+        if self.key != PAIRS:
+            return last
+        return "long" if len(last) > 2 else "low" if last < "k2" else "high"
 
     @property
     def filter(self) -> str:
@@ -81,6 +101,8 @@ class Plan:
         decides += f", retry {self.retry}" if self.retry else ""
         decides += f", dead letters on {self.dead_letter}" if self.dead_letter else ""
         decides += f", limit {self.limit}" if self.limit else ""
+        decides += f", key {self.key}" if self.key else ""
+        decides += f", {self.concurrency} at a time" if self.concurrency > 1 else ""
         return f"{self.name}: {self.source} on {self.broker} -> {to}{handled}{decides}"
 
 

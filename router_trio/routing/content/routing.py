@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 
 from trio import current_time
 
@@ -23,6 +24,9 @@ from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
 from router_trio.routing.tracing import Tracing
 from router_trio.states import NOT_LOOKED_UP, RouteState
+
+LONGEST_KEY = 64
+"""Bytes of a value of `key` that is kept as it is, for each message in hand; of a longer one a hash is kept."""
 
 
 class ContentRouting(Routing):
@@ -84,6 +88,16 @@ class ContentRouting(Routing):
         per = self.plan.per
         assert per is not None
         return key_of(per.evaluate(facts))
+
+    def value_of_key(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes:
+        """Return the value of the route's key for a message. Raises `EvaluationError` if it has none.
+
+        Of a message of a stream, `delivery` tells where it was.
+        """
+        expression = self.plan.key
+        assert expression is not None
+        key = key_of(expression.evaluate(self.content.facts(raw, delivery)))
+        return key if len(key) <= LONGEST_KEY else blake2b(key, digest_size=LONGEST_KEY).digest()
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message to the destinations that its content chooses."""

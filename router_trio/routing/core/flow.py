@@ -13,7 +13,7 @@ import trio
 from router_trio.errors import EvaluationError
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.intake_queue import IntakeQueue
-from router_trio.routing.core.limited import LimitedValues, Values
+from router_trio.routing.core.limited import Values, WaitingForLimit
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.control import FlowControl
 from router_trio.states import RouteState
@@ -44,9 +44,9 @@ class CoreFlow:
         self._route = route
         self._left = 0
         """Of what was taken from the queue, what is not given to `route` yet."""
-        self._limited: LimitedValues[Arrived] | None = None
+        self._limited: WaitingForLimit[Arrived] | None = None
         if flow.values is not None and values is not None:
-            self._limited = LimitedValues(state, flow, flow.values, intake, values)
+            self._limited = WaitingForLimit(state, flow, flow.values, intake, values)
         if state.limit is not None:
             state.limit.waiting = self._waiting
 
@@ -100,7 +100,9 @@ class CoreFlow:
             flow.going(most, self._left + len(self._intake))
             await self._route(received_at, batch[start : start + most])
 
-    def _sorted(self, limited: LimitedValues[Arrived], received_at: float, batch: list[RawMessage]) -> list[RawMessage]:
+    def _sorted(
+        self, limited: WaitingForLimit[Arrived], received_at: float, batch: list[RawMessage]
+    ) -> list[RawMessage]:
         """Return what the limits of the values let go; the rest of a batch is set aside."""
         goes, now = [], trio.current_time()
         for raw in batch:

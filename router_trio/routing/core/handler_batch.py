@@ -33,7 +33,7 @@ from router_trio.routing.pipeline import Routing
 class HandlerBatch:
     """One batch on its way through a handler. `offer_kept` is called at the end.
 
-    Fast path of `Routing.handle`; held equal by
+    Fast path of `Routing.route`; held equal by
     tests/unit/routing/test_both_ways.py::test_what_is_handled_together_is_what_each_would_be_by_itself, worth 650
     instructions a message (tests/performance/test_fast_paths.py::test_messages_that_are_handled_together).
     """

@@ -42,7 +42,7 @@ class Waiting(Protocol):
 W = TypeVar("W", bound=Waiting)
 
 
-class LimitedValues(Generic[W]):
+class WaitingForLimit(Generic[W]):
     """What one route has set aside."""
 
     def __init__(

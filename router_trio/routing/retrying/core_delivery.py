@@ -22,12 +22,12 @@ class Keeper(Protocol):
 class CoreDelivery(Delivery):
     """A message that its route keeps. `attempts` counts those that failed.
 
-    `message_id` is the same at each attempt, so that a stream that has a copy already knows it.
+    `message_id` is the same at each attempt, so that a stream that has a copy already knows it. `key`: see `by_key`.
     """
 
     remaining: int
 
-    __slots__ = ("_choices", "_copies", "_keeper", "_tell_given_up", "attempts", "message_id")
+    __slots__ = ("_choices", "_copies", "_keeper", "_tell_given_up", "attempts", "key", "message_id")
 
     def __init__(
         self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, message_id: bytes
@@ -38,6 +38,7 @@ class CoreDelivery(Delivery):
         self._choices: dict[int, Sequence[int]] = {}
         self._tell_given_up: Callable[[], None] | None = None
         self.attempts: int = 0
+        self.key: bytes = b""
         self.message_id: bytes | None = message_id
 
     def start_again(self) -> None:

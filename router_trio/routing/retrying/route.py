@@ -1,7 +1,7 @@
 """Routes from a core subscription whose messages are kept until they have their fate: with retry, or dead letters.
 
 Nobody has a message of a core subscription but its subscriber. So one that failed waits in memory for its next attempt,
-and is lost if the router ends before. Each goes through by itself: what is not kept goes faster, see `core_route`.
+and is lost if the router ends before. Each goes through by itself: what is not kept goes faster, see `builder`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, M
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.intake_queue import MESSAGES_IN_A_TURN
-from router_trio.routing.core.limited import LimitedValues
+from router_trio.routing.core.limited import WaitingForLimit
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.pipeline import Routing, reason_of
@@ -49,10 +49,10 @@ class RetryingRoute(CoreRoute):
         self._dead_letters = dead_letters
         self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._waiting: RetryQueue[CoreDelivery] = RetryQueue()
-        self._limited: LimitedValues[CoreDelivery] | None = None
+        self._limited: WaitingForLimit[CoreDelivery] | None = None
         if (flow := routing.flow) is not None:
             if flow.values is not None and self._values is not None:
-                self._limited = LimitedValues(self.state, flow, flow.values, self._intake, self._values)
+                self._limited = WaitingForLimit(self.state, flow, flow.values, self._intake, self._values)
             if self.state.limit is not None:
                 self.state.limit.waiting = self._wait_for_limit
         self._until_due = trio.CancelScope()
@@ -165,7 +165,8 @@ class RetryingRoute(CoreRoute):
         """That was the last attempt at a message: it is under way until its dead letter is settled, if it has one."""
         delivery.given_up()
         if self._dead_letters is None:
-            self._count(MessageGivenUp, dead)
+            if self.routing.plan.settings.retry is not None:
+                self._count(MessageGivenUp, dead)
             self._settled(delivery, "lost")
             return
         try:
@@ -220,17 +221,3 @@ class RetryingRoute(CoreRoute):
         """See `Route`."""
         self._in_hand += len(self._waiting.take_all()) + (0 if self._limited is None else self._limited.clear())
         return super().abandon()
-
-
-def core_route(
-    routing: Routing,
-    connection: Connection,
-    passthrough: Passthrough,
-    emit: Emit,
-    dead_letters: DeadLetters | None,
-    shared: SharedSubscription | None,
-) -> CoreRoute:
-    """Return a route from a core subscription, which keeps its messages if its settings want that."""
-    if routing.plan.settings.retry is None and dead_letters is None:
-        return CoreRoute(routing, connection, passthrough, emit, shared)
-    return RetryingRoute(routing, connection, passthrough, emit, dead_letters, shared)

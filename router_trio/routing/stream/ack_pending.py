@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
 
 from router_trio.outbox.operation import CoreOperation, Operation
+from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import DestinationTracker
+from router_trio.routing.policy.key_queues import KeyQueues
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, StreamDelivery
 from router_trio.routing.stream.subject_order import SubjectOrder
@@ -20,7 +22,8 @@ class AckPending:
     """What was received and is not settled. `count` is all of it, `open` what is of the stream as it is now.
 
     `bytes` is the size of its headers and payloads. `limited` of it waits for the limit of its value: who holds that is
-    `route`.
+    `route`. Of a route by key, `keys` is what waits for its key, or for its turn among the keys: `sort` takes it from
+    `waiting`. There a message that failed holds back what is behind it, whatever it failed for.
 
     Routed is what `first` gives; it leaves `waiting` by `popleft`, when it is. Nothing else touches that end: what
     comes, or has its turn, goes to the other one.
@@ -34,6 +37,7 @@ class AckPending:
         self.count: int = 0
         self.bytes: int = 0
         self.limited: int = 0
+        self.keys: KeyQueues[StreamDelivery] | None = None
 
     def stream_replaced(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
@@ -139,6 +143,8 @@ class AckPending:
         """It is in hand no more. Returns True if it is of the stream as it is now."""
         self.count -= 1
         self.bytes -= delivery.raw[3]
+        if self.keys is not None:
+            self.keys.finished(delivery.order_key, delivery)
         if delivery.cursor is not self.cursor:
             return False
         del self.open[delivery.sequence]
@@ -147,6 +153,9 @@ class AckPending:
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
         """These are in hand no more, and need not come again. Returns where to ack those of the stream as it is now."""
         self.count -= len(deliveries)
+        if self.keys is not None:
+            for delivery in deliveries:
+                self.keys.finished(delivery.order_key, delivery)
         cursor, in_hand = self.cursor, self.open
         sequences: list[int] = []
         times: list[bytes] = []
@@ -167,6 +176,30 @@ class AckPending:
                     self._have_their_turn(delivery)
         return ack_subjects
 
+    # --- key by key ---
+
+    @property
+    def may_go(self) -> int:
+        """How many messages wait to be routed, or for another one of their key."""
+        return len(self.waiting) if self.keys is None else len(self.waiting) + self.keys.count
+
+    def sort(self, keys: KeyQueues[StreamDelivery]) -> None:
+        """Put what waits to be routed behind what is there of its key."""
+        waiting = self.waiting
+        while waiting:
+            delivery = waiting.popleft()
+            # What is of the stream as it was before came before all that is of it now.
+            place = delivery.sequence if delivery.cursor is self.cursor else delivery.sequence - LAST_SEQUENCE
+            keys.add(delivery.order_key, place, delivery)
+
+    def begin_next(self, keys: KeyQueues[StreamDelivery]) -> StreamDelivery | None:
+        """Take out the next one to route, which is at work until it is in hand no more; None if nothing may begin."""
+        while (delivery := keys.take_next()) is not None:
+            if self.is_in_turn(delivery):
+                return delivery
+            keys.finished(delivery.order_key, delivery)
+        return None
+
     # --- what becomes of one that is finished and was not delivered, and of what waited for it ---
 
     def given_up(self, delivery: StreamDelivery) -> None:
@@ -176,7 +209,7 @@ class AckPending:
 
     def comes_again(self, delivery: StreamDelivery, due: float, patience: float) -> None:
         """It failed, and comes again when it is `due`. If it was refused, what is behind it waits `patience` longer."""
-        if delivery.refused and not self.cursor.shared:
+        if (delivery.refused or self.keys is not None) and not self.cursor.shared:
             self._append(self.order.await_redelivery(delivery, due, due + patience))
         else:
             self._have_their_turn(delivery)

@@ -41,6 +41,10 @@ class Source(Protocol):
     def first_stored(self) -> None:
         """The first of `stored` is about to be put there."""
 
+    def order_key(self, delivery: StreamDelivery) -> bytes:
+        """Return what a message is in order with: its subject, or the value of the route's key. Does not raise."""
+        ...
+
 
 class StreamDelivery(Delivery):
     """A message from a stream. `ack_subject` acks it; the newest delivery's is the one that counts.
@@ -49,7 +53,7 @@ class StreamDelivery(Delivery):
     the stream stored the message, in nanoseconds since 1970 and as it came.
     `message_id` is the same for every delivery of the message, another one if the stream was made anew. `refused`:
     some destination did not take it, for no reason of its own. `recalled`: it was taken back from one, see
-    `Outbox.recall`; that alone is no failure.
+    `Outbox.recall`; that alone is no failure. `key` is the value of its route's key, once that is known.
     """
 
     __slots__ = (
@@ -57,6 +61,7 @@ class StreamDelivery(Delivery):
         "ack_subject",
         "choices",
         "cursor",
+        "key",
         "message_id",
         "number",
         "recalled",
@@ -93,6 +98,7 @@ class StreamDelivery(Delivery):
         self.refused: bool = False
         self.ack_subject: bytes = raw[1]
         self.choices: dict[int, Sequence[int]] | None = None
+        self.key: bytes | None = None
         self._source = source
         self.sequence: int = sequence
         self.number: int = number
@@ -122,9 +128,9 @@ class StreamDelivery(Delivery):
             super().settle(operation, count, fate, now)
 
     @property
-    def subject(self) -> bytes:
-        """The subject that the stream has it under."""
-        return self.raw[0]
+    def order_key(self) -> bytes:
+        """See `Source.order_key`."""
+        return self._source.order_key(self)
 
     @property
     def deliveries(self) -> int:

@@ -38,34 +38,41 @@ class LimitedValues:
 
     def next_to_route(self) -> StreamDelivery | None:
         """The next one to route, as `AckPending.first` gives it: it stays the first of `waiting`."""
+        pending = self._pending
+        delivery = self.first_allowed()
+        while delivery is None:
+            first = pending.first()
+            if first is None:
+                return None
+            pending.waiting.popleft()
+            if self.is_allowed(first):
+                delivery = first
+        pending.waiting.appendleft(delivery)
+        return delivery
+
+    def first_allowed(self) -> StreamDelivery | None:
+        """Take out one that waits here and goes now, if any does."""
         pending, now = self._pending, trio.current_time()
         while (delivery := self._queues.pop_due(now)) is not None:
             pending.limited -= 1
             if pending.is_in_turn(delivery):
                 self._routing.state.limited += 1
-                pending.waiting.appendleft(delivery)
                 return delivery
         if not self._queues.count:
             self._flow.nothing_waits()
-        while (delivery := pending.first()) is not None:
-            if self._goes(delivery, now):
-                return delivery
         return None
 
-    def _goes(self, delivery: StreamDelivery, now: float) -> bool:
-        """Return True if its limit lets the first that waits go; else it waits here, or has failed."""
-        pending = self._pending
+    def is_allowed(self, delivery: StreamDelivery) -> bool:
+        """Return True if its limit lets a message go; else it waits here, or has failed."""
         try:
             value = self._routing.limited_value(delivery.raw, delivery)
         except EvaluationError as error:
-            pending.waiting.popleft()
             self._routing.expression_failed(error, delivery)
             delivery.done()
             return False
-        if value is None or self._queues.admit(value, delivery.sequence, delivery, now):
+        if value is None or self._queues.admit(value, delivery.sequence, delivery, trio.current_time()):
             return True
-        pending.waiting.popleft()
-        pending.limited += 1
+        self._pending.limited += 1
         self._flow.hold_back(1)
         return False
 

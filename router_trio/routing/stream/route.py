@@ -8,7 +8,7 @@ pulls, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import inf
@@ -92,6 +92,7 @@ class StreamRoute(Route):
                 self._limited = LimitedValues(routing, self._flow, self._ack_pending)
             if self.state.limit is not None:
                 self.state.limit.waiting = self._wait_for_limit
+        self._forwards_on_arrival = routing.plan.handler is None and self._limited is None
         for destination in routing.connections:
             destination.when_changed(self._recall)
             destination.when_changed(self._pull_loop.look_again)
@@ -190,7 +191,7 @@ class StreamRoute(Route):
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             self._pull_loop.count_received(len(deliveries), size, again=came_again)
             self._retry.succeeded()
-        if self.routing.plan.handler is None and self._limited is None:
+        if self._forwards_on_arrival:
             # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
             while pending.waiting and self.routing.is_ready and self._forward_some():
                 pass
@@ -216,8 +217,10 @@ class StreamRoute(Route):
 
     async def _something_waits(self) -> None:
         """Wait until there is something to route: it arrived, or the limit of its value lets it go."""
-        waiting, limited = self._ack_pending.waiting, self._limited
-        while not waiting and (limited is None or limited.due_at > trio.current_time()):
+        waiting, keys, limited = self._ack_pending.waiting, self._ack_pending.keys, self._limited
+        while not (waiting or (keys is not None and keys.may_begin)):
+            if limited is not None and limited.due_at <= trio.current_time():
+                return
             self._arrived = trio.Event()
             with trio.CancelScope(deadline=inf if limited is None else limited.due_at):
                 await self._arrived.wait()
@@ -299,7 +302,7 @@ class StreamRoute(Route):
 
     def _wait_for_limit(self) -> int:
         pending = self._ack_pending
-        return pending.limited + (len(pending.waiting) if self._flow is not None and self._flow.holds else 0)
+        return pending.limited + (pending.may_go if self._flow is not None and self._flow.holds else 0)
 
     def first_stored(self) -> None:
         """See `Source.first_stored`. What is stored is acked with all others of which the link tells now."""
@@ -337,6 +340,10 @@ class StreamRoute(Route):
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """See `Source.passes_by`."""
         return self._ack_pending.passes_by(delivery)
+
+    def order_key(self, delivery: StreamDelivery) -> bytes:
+        """See `Source.order_key`."""
+        return delivery.raw[0]
 
     def _recall(self) -> None:
         """Take back what is behind a refused message and not sent, or not confirmed on a link that died."""
@@ -422,16 +429,21 @@ class StreamRoute(Route):
             if self._limited is not None:
                 pending.waiting += self._limited.clear()
             # What is in the handler has its fate when that returns, or was cancelled.
-            in_handler = pending.waiting[0] if self.state.handling and pending.waiting else None
+            in_handler = self._in_handler()
             of_another_stream = [delivery for delivery in pending.waiting if delivery.cursor is not pending.cursor]
             for delivery in [*pending.unrouted()]:
                 self._acks.nak(delivery.ack_subject, 0)
-                if delivery is not in_handler:
+                if delivery not in in_handler:
                     self._unrouted(delivery)
             for delivery in of_another_stream:
-                if delivery is not in_handler:
+                if delivery not in in_handler:
                     self._unrouted(delivery)
         return 0
+
+    def _in_handler(self) -> Collection[StreamDelivery]:
+        """What the handler works on, and is still the first of what waits."""
+        waiting = self._ack_pending.waiting
+        return (waiting[0],) if self.state.handling and waiting else ()
 
     def _unrouted(self, delivery: StreamDelivery) -> None:
         """It was not routed before the end: its stream has it, if that is still there."""

@@ -1,5 +1,8 @@
 """Whose turn it is: what waits, source subject by source subject, behind a message that a destination refused. Pure.
 
+Of a route by key each value of the key has the place of a subject here, and a message that failed for whatever reason
+counts as refused.
+
 A refused message goes back to its stream and comes again after its delay. What follows it on the same subject must not
 pass it, so it waits in hand. When the refused one has come again, it is tried alone: while a destination refuses, one
 message of a subject is enough to find that out. Once it is delivered, what waited goes on in the order of the stream,
@@ -16,11 +19,11 @@ from typing import Generic, Protocol, TypeVar
 
 
 class InTurn(Protocol):
-    """A message of a stream: its source subject, its place in the stream, and where it is answered."""
+    """A message of a stream: what it is in order with, its place in the stream, and where it is answered."""
 
     @property
-    def subject(self) -> bytes:
-        """The subject that the stream has it under."""
+    def order_key(self) -> bytes:
+        """Its source subject, or the value of its route's key."""
         ...
 
     @property
@@ -110,7 +113,7 @@ class SubjectOrder(Generic[D]):
 
     def pass_by(self, delivery: D) -> bool:
         """Return True if a message under way is behind one that has to come again, or has and is tried or waits."""
-        line = self.lines.get(delivery.subject)
+        line = self.lines.get(delivery.order_key)
         return line is not None and delivery.sequence > min(line.first_awaited, line.tried or inf, line.held.first)
 
     # --- what comes and goes ---
@@ -120,7 +123,7 @@ class SubjectOrder(Generic[D]):
 
         Asked twice, because something may be refused while it waits to be routed.
         """
-        line = self.lines.get(delivery.subject)
+        line = self.lines.get(delivery.order_key)
         if line is None:
             return delivery
         sequence = delivery.sequence
@@ -140,7 +143,7 @@ class SubjectOrder(Generic[D]):
 
     def await_redelivery(self, delivery: D, due: float = inf, until: float = inf) -> D | None:
         """A destination refused a message. Once it is sent back: when it is `due`, and from when on it is late."""
-        line = self.lines.setdefault(delivery.subject, _Line())
+        line = self.lines.setdefault(delivery.order_key, _Line())
         self.awaited += delivery.sequence not in line.awaited
         line.awaited[delivery.sequence] = Awaited(delivery.ack_subject, due, until)
         if line.tried == delivery.sequence:
@@ -149,7 +152,7 @@ class SubjectOrder(Generic[D]):
 
     def release_behind(self, delivery: D) -> list[D]:
         """A message was delivered, given up, or failed for what it is."""
-        line = self.lines.get(delivery.subject)
+        line = self.lines.get(delivery.order_key)
         if line is None:
             return []
         awaited = line.awaited.pop(delivery.sequence, None) is not None
@@ -158,7 +161,7 @@ class SubjectOrder(Generic[D]):
             line.tried = None
         elif line.tried is not None or not awaited:
             return []
-        return self._let_go(delivery.subject, line)
+        return self._let_go(delivery.order_key, line)
 
     def _try_one(self, line: _Line[D]) -> D | None:
         """The oldest that waits, if it waits for nobody any more."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 
 from router_trio.errors import Problem
-from router_trio.settings.routes import RouteSettings, SourceSettings
+from router_trio.settings.routes import SourceSettings
 
 
 def check_respond(path: str, *, respond: bool, has_to: bool, source: SourceSettings | None) -> Iterator[Problem]:
@@ -16,13 +16,3 @@ def check_respond(path: str, *, respond: bool, has_to: bool, source: SourceSetti
         yield Problem(
             f"{path}.respond", "a message of a stream has no reply subject, so there is nobody to answer; remove it"
         )
-
-
-def without_handler(routes: Sequence[RouteSettings], handled: Collection[str]) -> list[Problem]:
-    """Return a problem for each route that answers and has no handler. `handled`: those that got one in code."""
-    told = "answers with what a handler returns; name a handler, or remove it"
-    return [
-        Problem(f"routes[{index}].respond", told)
-        for index, route in enumerate(routes)
-        if route.respond and route.handler is None and route.name not in handled
-    ]

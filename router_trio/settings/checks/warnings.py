@@ -18,6 +18,11 @@ def warnings(connections: Mapping[str, ConnectionSettings], routes: Sequence[Rou
     for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
         yield from ignored(f"routes[{index}]", route)
+        if route.concurrency > 1 and route.handler is None:
+            yield Problem(
+                f"routes[{index}].concurrency",
+                "counts calls of a handler, and the route has none: it has no effect; name a handler, or remove it",
+            )
         if route.source.stream is not None and route.source.ack_wait < HASTY_ACK_WAIT:
             yield Problem(
                 f"routes[{index}].from.ack_wait",

@@ -160,6 +160,8 @@ def router_settings(schedule: Schedule, proxies: Sequence[TcpProxy], collector: 
     route: dict[str, Any] = {"name": "route", "from": source, "to": [to], **retry}
     if schedule.variant == "content":
         route = variants.by_content(schedule.seed, route)
+    elif schedule.variant == "keys":
+        route |= variants.by_key(schedule.seed)
     return Settings(
         router={"shutdown_timeout": 0.5},
         telemetry=telemetry,

@@ -28,6 +28,12 @@ async def test_a_seed_by_content_breaks_no_promise(seed: int, kind: Kind) -> Non
     assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
 
 
+@pytest.mark.parametrize("seed", [2, 5])
+async def test_a_seed_by_key_breaks_no_promise(seed: int) -> None:
+    outcome = await run_seed(seed, "stream", 500, "keys")
+    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+
+
 @pytest.mark.parametrize(("seed", "kind", "messages"), [*FEW, *FEW_CORE])
 async def test_a_seed_breaks_no_promise(seed: int, kind: Kind, messages: int) -> None:
     outcome = await run_seed(seed, kind, messages)

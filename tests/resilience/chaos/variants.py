@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from tests.resilience.chaos import load
+from tests.resilience.chaos import keyed, load
 from tests.resilience.chaos.schedule import Schedule, Variant
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient
@@ -76,6 +76,18 @@ def by_content(seed: int, route: dict[str, Any]) -> dict[str, Any]:
         changed = {"payload": "payload", "headers": {"set": {"X-Of": "subject"}, "remove": ["X-None"]}}
         drawn["to"] = [{**one, **changed} for one in drawn["to"]]
     return drawn
+
+
+def by_key(seed: int) -> dict[str, Any]:
+    """Return what makes a route go by a key that the seed draws, with several calls of a handler at a time."""
+    handler = "tests.resilience.chaos.keyed:" + ("ten_keys" if key_of(seed) == keyed.KEYS[0] else "two_keys")
+    concurrency = random.Random(f"concurrency {seed}").choice((2, 4, 16))
+    return {"key": key_of(seed), "concurrency": concurrency, "handler": handler}
+
+
+def key_of(seed: int) -> str:
+    """Return the key that a seed draws."""
+    return random.Random(f"keys {seed}").choice(keyed.KEYS)
 
 
 async def create_source(stream: JetStream, variant: Variant) -> None:

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tests.resilience.chaos import memory
+from tests.resilience.chaos import keyed, memory
 from tests.resilience.chaos.load import numbers
 from tests.resilience.chaos.scene import Scene
 from tests.resilience.chaos.schedule import Schedule
 from tests.resilience.chaos.spy import Spy
-from tests.resilience.chaos.variants import dies_with_its_server, keeps_order
+from tests.resilience.chaos.variants import dies_with_its_server, keeps_order, key_of
 from tests.support.otlp_receiver import ReceivedSpan
 from tests.support.raw_jetstream import StoredMessage
 
@@ -91,10 +91,17 @@ def judge(
             broken.append(f"received {scene.received}, but the links gave {len(accepted)}")
     broken += unfinished_traces(scene.collector.spans)
     in_order = set(memory.published_once(scene)) if mortal else set(accepted)
-    late = overtaken([one for one in accepted if one in in_order], [one for one in arrived if one in in_order])
+    keys = key_of(scene.schedule.seed) if scene.schedule.variant == "keys" else keyed.KEYS[0]
+    late = overtaken([one for one in accepted if one in in_order], [one for one in arrived if one in in_order], keys)
     wrong = [one for one, before in late if not were_in_flight(scene.spy, scene.schedule.faults, one, before)]
+    if scene.schedule.variant == "keys":
+        # Nothing else of its key is in flight, and what failed is waited for.
+        wrong = [one for one, _ in late]
+        if handled := scene.failed["handler_error"]:
+            broken.append(f"{handled} calls of the handler failed: one of a key at a time")
     # What is too large comes again later, and nobody waits for it: what is behind it would not fail.
-    too_large = scene.failed["too_large"] if scene.schedule.kind == "stream" else 0
+    waits = scene.schedule.kind == "core" or scene.schedule.variant == "keys"
+    too_large = 0 if waits else scene.failed["too_large"]
     # Without leave to answer the stream, a router can't ask again for what went astray before it takes what is new.
     ordered = "no_acks" not in scene.schedule.faults and keeps_order(scene.schedule)
     if len(wrong) > too_large and ordered:
@@ -118,13 +125,13 @@ def out_of_order(accepted: Sequence[int], arrived: Sequence[int]) -> list[int]:
     return [late for late, _ in overtaken(accepted, arrived)]
 
 
-def overtaken(accepted: Sequence[int], arrived: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """The same, each with the later ones that arrived before it."""
+def overtaken(accepted: Sequence[int], arrived: Sequence[int], key: str = keyed.KEYS[0]) -> list[tuple[int, list[int]]]:
+    """The same, each with the later ones of its key that arrived before it."""
     place = {one: index for index, one in enumerate(dict.fromkeys(accepted))}
     seen: dict[int, list[int]] = {}
     late = []
     for one in dict.fromkeys(arrived):
-        there = seen.setdefault(one % 10, [])
+        there = seen.setdefault(keyed.group_of(key, one), [])
         before = [other for other in there if place.get(other, -1) > place.get(one, -1)]
         if before:
             late.append((one, before))

@@ -8,6 +8,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from router_trio import Live
+from tests.support.links import close_link
 from tests.unit.connection.network import Network, opened, patient
 
 
@@ -63,7 +64,7 @@ async def test_an_idle_link_stays_ready(network: Network, autojump_clock: MockCl
 
 async def test_a_link_that_is_closed_by_us_says_so(network: Network, autojump_clock: MockClock) -> None:
     async with opened(network, patient()) as (watch, live):
-        live.connections["main"].close_link()
+        close_link(live.connections["main"])
         lost = await watch.until("NATS_CONNECTION_LOST")
         assert (lost.reason, lost.detail) == ("closed", "closed by the router")
         await watch.until("NATS_CONNECTION_RESTORED")

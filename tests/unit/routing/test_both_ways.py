@@ -177,7 +177,7 @@ def test_what_is_handled_together_is_what_each_would_be_by_itself(
     async def slow(made: Bench) -> None:
         (routing,) = made.routings
         for one in messages:
-            await routing.handle(handler, Delivery(routing.state, one, trio.current_time()))
+            await routing.route(handler, Delivery(routing.state, one, trio.current_time()))
 
     both(lambda: bench(to), fast, slow)
 

@@ -286,3 +286,11 @@ def test_what_works_and_is_hasty_is_warned_about() -> None:
     assert warned(reconnect_delay="50ms", max_reconnect_delay="100ms") == ["connections.main.max_reconnect_delay"]
     assert warned(reconnect_delay="1m") == ["connections.main.max_reconnect_delay"]
     assert warned(ack_wait="100ms") == ["routes[0].from.ack_wait"]
+
+
+def test_calls_of_a_handler_that_is_not_there_are_warned_about() -> None:
+    route = {"name": "r", "from": {"subject": "in"}, "to": [{"subject": "out"}], "concurrency": 8}
+    config = Settings(connections={"main": {"servers": ["nats://a:4222"]}}, routes=[route])
+    assert [problem.path for problem in warnings(config.connections, config.routes)] == ["routes[0].concurrency"]
+    handled = Settings(connections=config.connections, routes=[route | {"handler": "package:function"}])
+    assert not list(warnings(handled.connections, handled.routes))

@@ -13,6 +13,7 @@ from router_trio.settings.guarantee import guarantee
 
 STREAM = {"stream": "S", "durable": "d", "filter": "in.*"}
 SUBJECT = {"subject": "in.*"}
+CALLED = {"handler": "package.module:function"}
 DEAD = {"subject": "dead.{{wildcard(1)}}"}
 
 
@@ -43,6 +44,27 @@ def made(source: dict[str, Any], **route: Any) -> Settings:
         (SUBJECT, {"retry": {"attempts": 1, "not": ["mapping"]}}, "at most once; tried once; then lost"),
         (SUBJECT, {"retry": {}}, "at most once; tried from memory without end"),
         (SUBJECT, {"dead_letter": DEAD}, "at most once; tried once; dead letters in dead.*"),
+        (STREAM, {"key": "body.id"}, "at least once; in order for each body.id within one process"),
+        (STREAM | {"standby": True}, {"key": "body.\n  id"}, "at least once; in order for each body. id"),
+        (
+            STREAM,
+            CALLED | {"concurrency": 32, "retry": {"attempts": 5}, "dead_letter": DEAD},
+            "at least once; in order for each subject within one process; up to 32 calls of the handler at a time; "
+            "tried 5 times; dead letters in dead.*",
+        ),
+        (STREAM, CALLED | {"thread": True}, "at least once; one call of the handler at a time, in a thread"),
+        (
+            SUBJECT,
+            CALLED | {"thread": True, "concurrency": 2, "key": "subject"},
+            "at most once; in order for each subject; up to 2 calls of the handler at a time in threads",
+        ),
+        (
+            SUBJECT | {"queue": "q"},
+            CALLED | {"key": "size"},
+            "at most once; in order for each size within one process",
+        ),
+        (SUBJECT, {"key": "size", "strategy": "sticky"}, ""),
+        (STREAM, {"concurrency": 8}, ""),
     ],
 )
 def test_one_sentence(source: dict[str, Any], route: dict[str, Any], told: str) -> None:

@@ -120,7 +120,7 @@ class PullLoop:
         if bool(order.lines) is not self._told_of_waiting:
             self._look_again.set()
         elif not order.lines:
-            if credit.want(*self._worked_on() if pending.limited else (pending.count, pending.bytes)):
+            if credit.want(*self._worked_on() if pending.limited or pending.keys else (pending.count, pending.bytes)):
                 self._look_again.set()
         elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
@@ -221,7 +221,7 @@ class PullLoop:
             # At most as many as were in hand before: should something new come instead, that must have an end.
             wanted = max(wanted, credit.want_again(min(order.count_due(now), self._most - pending.count)))
         if self._flow is not None:
-            wanted = self._flow.may_ask(wanted, len(pending.waiting), credit.outstanding)
+            wanted = self._flow.may_ask(wanted, pending.may_go, credit.outstanding)
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:
@@ -247,10 +247,11 @@ class PullLoop:
     def _worked_on(self) -> tuple[int, int]:
         """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""
         pending, order = self._ack_pending, self._ack_pending.order
-        if not order.lines and not pending.limited:
+        apart = pending.limited if pending.keys is None else pending.limited + pending.keys.behind
+        if not order.lines and not apart:
             return pending.count, pending.bytes
-        # So has what waits for the limit of its value.
-        held = max(pending.count - order.held - pending.limited, order.aside + pending.limited)
+        # So has what waits for the limit of its value, or for another one of its key.
+        held = max(pending.count - order.held - apart, order.aside + apart)
         # As if all were of the same size.
         return held, pending.bytes * held // pending.count if pending.count else 0
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import trio
+
 from router_trio import Message
 
 
 async def shout(message: Message) -> Message:
     """The payload in upper case."""
+    return message.replace(payload=message.payload.upper())
+
+
+async def shout_later(message: Message) -> Message:
+    """The same, after 10 ms."""
+    await trio.sleep(0.01)
     return message.replace(payload=message.payload.upper())

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from tests.performance.benchmarks.section import Section
 from tests.performance.benchmarks.setting import Setting
+from tests.performance.benchmarks.workloads.concurrency import concurrency
 from tests.performance.benchmarks.workloads.content import content
 from tests.performance.benchmarks.workloads.latency import latency
 from tests.performance.benchmarks.workloads.programs import drain, memory, publish, start
@@ -18,6 +19,7 @@ WORKLOADS: dict[str, Workload] = {
     "core": core,
     "handler": handler,
     "stream": stream,
+    "concurrency": concurrency,
     "content": content,
     "latency": latency,
     "publish": publish,

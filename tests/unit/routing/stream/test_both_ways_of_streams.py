@@ -157,6 +157,9 @@ class _Source:
 
     state = RouteState("r", "main", ("out",))
 
+    def order_key(self, delivery: StreamDelivery) -> bytes:
+        return delivery.raw[0]
+
 
 def choose_count(share: float, waiting: int) -> int:
     return int(share * (waiting + 1))

@@ -9,6 +9,7 @@ from router_trio import Router, Settings
 from router_trio.link import LEAD_ENDS_AFTER
 from router_trio.telemetry.http.status import readiness, status
 from tests.support.eventually import eventually
+from tests.support.links import close_link
 from tests.support.watch import Watch
 from tests.support.world import LOCAL, fill, numbers, one_broker, stream, world
 
@@ -46,7 +47,7 @@ async def test_another_process_waits_ready_and_takes_over(autojump_clock: MockCl
             await eventually(lambda: len(w.payloads("OUT")) == 20)
             assert live.routes[0].received == 0
             # The active one is cut off for longer than its lead lasts.
-            w.live.connections["main"].close_link()
+            close_link(w.live.connections["main"])
             brokers["main"].refuse_credentials()
             await eventually(lambda: live.routes[0].standby is False, 3 * LEAD_ENDS_AFTER)
             brokers["main"].accept_credentials()

@@ -20,7 +20,7 @@ class Message:
     """See `subject_order.InTurn`."""
 
     sequence: int
-    subject: bytes = b"a"
+    order_key: bytes = b"a"
     ack_subject: bytes = b""
     refusals: int = field(default=0)
 
@@ -299,7 +299,7 @@ class TurnsMachine(RuleBasedStateMachine):
     def change_mind(self, subject: bytes) -> None:
         """A destination that takes a subject again does so when it has answered all that is under way."""
         if subject in self.refusing:
-            for message in [one for one in self.under_way if one.subject == subject]:
+            for message in [one for one in self.under_way if one.order_key == subject]:
                 self.answer(message)
         self.refusing ^= {subject}
 
@@ -313,13 +313,13 @@ class TurnsMachine(RuleBasedStateMachine):
         if wrong:
             self.wrong.add(message.sequence)
             self.wait(*self.turns.release_behind(message))
-        elif message.subject in self.refusing:
+        elif message.order_key in self.refusing:
             self.again.append(message)
             one = self.turns.await_redelivery(message, self.now + 1.0, self.now + 1.0 + LATE)
             if one is not None:
                 self.wait(one)
         else:
-            self.delivered[message.subject].append(message.sequence)
+            self.delivered[message.order_key].append(message.sequence)
             self.wait(*self.turns.release_behind(message))
 
     @rule(seconds=st.sampled_from([0.5, 2.0]))

@@ -1,0 +1,28 @@
+"""What must hold for routes with settings that are about a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from router_trio.errors import Problem
+from router_trio.settings.routes import RouteSettings
+
+ASYNC_IN_A_THREAD = "is for a plain def that blocks, and the handler is async: it waits without a thread; remove it"
+"""Why `thread` is refused: who has the handler finds out what it is."""
+
+
+def without_handler(routes: Sequence[RouteSettings], handled: Collection[str]) -> list[Problem]:
+    """Return a problem for each setting about a handler that a route does not have. `handled`: they got one in code."""
+    return [
+        problem
+        for index, route in enumerate(routes)
+        if route.handler is None and route.name not in handled
+        for problem in _problems(f"routes[{index}]", route)
+    ]
+
+
+def _problems(path: str, route: RouteSettings) -> Iterator[Problem]:
+    if route.respond:
+        yield Problem(f"{path}.respond", "answers with what a handler returns; name a handler, or remove it")
+    if route.thread:
+        yield Problem(f"{path}.thread", "calls a handler, and the route has none; name a handler, or remove it")

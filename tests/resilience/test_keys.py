@@ -1,0 +1,190 @@
+"""Order for each key against real servers that are killed, with a handler that fails and takes its time."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter, defaultdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import Router
+from tests.support.command import running
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.settings import settings
+from tests.support.watch import Watch, until_nothing_is_unacked, watched
+
+KEYS = 500
+KILLS = 3
+ATTEMPTS = 5
+DEAD: dict[str, Any] = {"subject": "dead.{{wildcard(1)}}"}
+SOURCE: dict[str, Any] = {"stream": "SOURCE", "durable": "router", "filter": "in.*", "ack_wait": "5s"}
+RETRY: dict[str, Any] = {"initial": "100ms", "attempts": ATTEMPTS, "max": "1s"}
+
+HANDLER = '''
+from collections import Counter
+from random import Random
+
+import trio
+
+attempts = Counter()
+at_work = set()
+
+
+async def work(message):
+    key, number = message.payload.split(b":")
+    assert key not in at_work
+    at_work.add(key)
+    try:
+        attempts[number] += 1
+        await trio.sleep(Random(number).random() * LONGEST)
+        if never(int(number)) or attempts[number] <= 3 and fails(int(number), attempts[number]):
+            raise ValueError("no")
+    finally:
+        at_work.discard(key)
+    return message
+
+
+def never(number):
+    """One of fifty fails each time; every other one passes at its fourth attempt, if not before."""
+    return number % 50 == 7
+
+
+def fails(number, attempt):
+    return Random(f"{number} {attempt}").random() < 0.2
+'''
+"""What becomes of a message depends on it and on how often it was tried, and on nothing else."""
+
+
+def handler(longest: float) -> dict[str, Any]:
+    """The names of `HANDLER`."""
+    names: dict[str, Any] = {"LONGEST": longest}
+    exec(HANDLER, names)
+    return names
+
+
+async def filled(stream: JetStream, count: int) -> dict[str, list[int]]:
+    """SOURCE with so many messages, SINK and DEAD. Returns the numbers of each key, in order."""
+    await stream.create_stream("SOURCE", ["in.*"])
+    await stream.create_stream("SINK", ["out.*"])
+    await stream.create_stream("DEAD", ["dead.*"])
+    random = Random(1)
+    keys = [f"k{random.randrange(KEYS)}" for _ in range(count)]
+    for start in range(0, count, 5_000):
+        chunk = range(start, min(start + 5_000, count))
+        # A key has several subjects, at the source and at the destination.
+        await stream.publish_many(
+            [(f"in.{n % 7}", b"%b:%d" % (keys[n].encode(), n), [("key", keys[n])]) for n in chunk]
+        )
+    numbers = defaultdict(list)
+    for number, key in enumerate(keys):
+        numbers[key].append(number)
+    return numbers
+
+
+async def counted(stream: JetStream, name: str) -> int:
+    info = await stream.stream_info(name)
+    return int(info["state"]["messages"])
+
+
+async def kill_again_and_again(server: NatsServer, count: int) -> None:
+    """Kill the server so often, each time when a further part has arrived."""
+    for time in range(1, KILLS + 1):
+        async with connect(server.url) as client:
+            stream = JetStream(client)
+
+            async def arrived(part: int = count * time // (KILLS + 1), stream: JetStream = stream) -> bool:
+                return await counted(stream, "SINK") >= part
+
+            await eventually(arrived, 600)
+        await server.kill()
+        await trio.sleep(0.3)
+        await server.restart()
+
+
+async def assert_each_arrived_once_in_order(server: NatsServer, numbers: dict[str, list[int]], within: float) -> None:
+    """Each message is in SINK or in DEAD, as its handler has it, and each key is in order there."""
+    never = handler(0)["never"]
+    count = sum(map(len, numbers.values()))
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+
+        async def all_there() -> bool:
+            return await counted(stream, "SINK") + await counted(stream, "DEAD") >= count
+
+        await eventually(all_there, within)
+        await until_nothing_is_unacked(stream)
+        for name, wanted in (("SINK", False), ("DEAD", True)):
+            came: defaultdict[str, list[int]] = defaultdict(list)
+            for message in await stream.stream_messages(name, 120):
+                key, _, number = message.payload.decode().partition(":")
+                came[key].append(int(number))
+            expected = {key: [n for n in of_key if bool(never(n)) is wanted] for key, of_key in numbers.items()}
+            assert dict(came) == {key: of_key for key, of_key in expected.items() if of_key}
+
+
+@pytest.mark.parametrize(
+    "count", [5_000, pytest.param(100_000, marks=[pytest.mark.nightly, pytest.mark.timeout(1_800)])]
+)
+async def test_each_arrives_once_in_order_of_its_key_though_the_server_is_killed(
+    server: NatsServer, count: int
+) -> None:
+    async with connect(server.url) as client:
+        numbers = await filled(JetStream(client), count)
+    names, watch = handler(0.02), Watch()
+    made = Router(settings(server.url), observers=[watch])
+    keys: dict[str, Any] = {"key": "headers.key", "concurrency": 64, "retry": RETRY, "dead_letter": DEAD}
+    made.route(to={"subject": "out.{{wildcard(1)}}", "jetstream": True}, name="route", **SOURCE, **keys)(names["work"])
+    async with watched(made, watch):
+        await kill_again_and_again(server, count)
+        await assert_each_arrived_once_in_order(server, numbers, 600)
+        assert watch.metric("router_nats_connection_lost_total") == KILLS
+        assert watch.metric("router_route_ledger_unbalanced") == 0
+        fates = watch.router.routes[0].settled
+        dead = sum(map(names["never"], range(count)))
+        assert (fates["routed"], fates["dead_lettered"], fates["lost"]) == (count - dead, dead, 0)
+    tried = Counter(names["attempts"])
+    assert max(tried.values()) >= ATTEMPTS
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1_800)
+async def test_the_order_of_each_key_outlives_the_router_as_well(server: NatsServer, tmp_path: Path) -> None:
+    count = 100_000
+    async with connect(server.url) as client:
+        numbers = await filled(JetStream(client), count)
+    (tmp_path / "work.py").write_text(f"LONGEST = 0.02\n{HANDLER}")
+    (tmp_path / "router.toml").write_text(f"""
+[telemetry]
+listen = ""
+[connections.main]
+servers = ["{server.url}"]
+reconnect_delay = "50ms"
+max_reconnect_delay = "300ms"
+[[routes]]
+name = "route"
+handler = "work:work"
+key = "headers.key"
+concurrency = 64
+from = {{ stream = "SOURCE", durable = "router", filter = "in.*", ack_wait = "5s" }}
+to = [{{ subject = "out.{{{{wildcard(1)}}}}", jetstream = true }}]
+retry = {{ initial = "100ms", attempts = {ATTEMPTS}, max = "1s" }}
+dead_letter = {{ subject = "dead.{{{{wildcard(1)}}}}" }}
+""")
+    async with running("run", "router.toml", cwd=tmp_path) as process, connect(server.url) as client:
+        stream = JetStream(client)
+
+        async def some_arrived() -> bool:
+            return await counted(stream, "SINK") >= count // 8
+
+        await eventually(some_arrived, 600)
+        process.send(signal.SIGKILL)
+    async with running("run", "router.toml", cwd=tmp_path):
+        await kill_again_and_again(server, count)
+        await assert_each_arrived_once_in_order(server, numbers, 900)

@@ -1,0 +1,73 @@
+"""Handlers and messages of routes that go by key."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from router_trio import Message
+from router_trio.testing import FakeBroker
+from tests.support.world import World, handled
+
+OUT: dict[str, Any] = {"subject": "out.{{wildcard(1)}}", "jetstream": True}
+IN: dict[str, Any] = {"stream": "IN", "durable": "router", "filter": "in.*"}
+KEY = "headers.key"
+
+
+class Calls:
+    """A handler that is told when to return: `at_work` are the keys of its calls, `most` how many were at a time."""
+
+    def __init__(self) -> None:
+        self.at_work: list[str] = []
+        self.most = 0
+        self.begun: list[bytes] = []
+        self._gates: defaultdict[str, trio.Event] = defaultdict(trio.Event)
+        self.takes: Callable[[Message], Awaitable[None]] | None = None
+
+    async def __call__(self, message: Message) -> Message:
+        key = message.headers.get("key") or message.subject
+        assert key not in self.at_work, "two calls of one key"
+        self.at_work.append(key)
+        self.begun.append(message.payload)
+        self.most = max(self.most, len(self.at_work))
+        try:
+            if self.takes is None:
+                await self._gates[key].wait()
+            else:
+                await self.takes(message)
+        finally:
+            self.at_work.remove(key)
+        return message
+
+    __name__ = "calls"
+
+    def let_go(self, *keys: str) -> None:
+        """Let all calls of these keys return, from now on."""
+        for key in keys:
+            self._gates[key].set()
+
+
+def publish(broker: FakeBroker, *messages: str, subject: str = "in.x") -> None:
+    """Publish messages as `key:payload`, the header `key` left out if it is empty."""
+    for message in messages:
+        key, _, payload = message.partition(":")
+        broker.publish(subject, payload.encode(), headers={"key": key} if key else {})
+
+
+def unchanged(message: Message) -> Message:
+    return message
+
+
+async def takes_a_second(message: Message) -> None:
+    await trio.sleep(1)
+
+
+def payloads_of(w: World, key: str) -> list[bytes]:
+    return [one.payload for one in w.broker.messages("OUT") if one.headers.get("key") == key]
+
+
+def by_key(handler: Callable[..., Any], **more: Any) -> Any:
+    return handled(handler, **{"to": OUT, **IN, "key": KEY, "concurrency": 4, **more})

@@ -1,0 +1,224 @@
+"""Routes from a stream key by key: calls of the handler at a time, order for each key, and nothing between keys."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message
+from router_trio.errors import Retry
+from tests.support.eventually import eventually
+from tests.support.world import LOCAL, all_acked, fill, handled, numbers, one_broker, unacked, world
+from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish, unchanged
+from tests.unit.routing.stream.giving_up import FROM, NAME, brokers, dead
+
+
+async def test_so_many_calls_at_a_time_and_one_of_each_key(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    async with world(handlers=[by_key(calls, concurrency=3)], brokers=one_broker()) as w:
+        publish(w.broker, "a:1", "a:2", "b:3", "c:4", "d:5")
+        await eventually(lambda: len(calls.at_work) == 3)
+        await trio.sleep(5)
+        assert calls.at_work == ["a", "b", "c"]
+        calls.let_go("b")
+        await eventually(lambda: calls.at_work == ["a", "c", "d"])
+        calls.let_go("a", "c", "d")
+        await all_acked(w, 5)
+        assert calls.most == 3
+        assert payloads_of(w, "a") == [b"1", b"2"]
+
+
+async def test_a_key_that_is_slow_holds_up_no_other(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    async with world(handlers=[by_key(calls, concurrency=2)], brokers=one_broker()) as w:
+        publish(w.broker, *(f"hot:{number}" for number in range(100)), *(f"k{number}:x" for number in range(20)))
+        calls.let_go(*(f"k{number}" for number in range(20)))
+        await eventually(lambda: len(w.broker.messages("OUT")) == 20)
+        assert calls.at_work == ["hot"]
+        calls.let_go("hot")
+        await all_acked(w, 120)
+        assert payloads_of(w, "hot") == numbers(100)
+
+
+async def test_what_waits_behind_its_key_has_room_of_its_own(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    async with world(handlers=[by_key(calls, max_in_flight=10)], brokers=one_broker()) as w:
+        publish(w.broker, *(f"hot:{number}" for number in range(9)), "cold:x")
+        calls.let_go("cold")
+        await eventually(lambda: payloads_of(w, "cold") == [b"x"])
+        publish(w.broker, "cold:y")
+        await eventually(lambda: payloads_of(w, "cold") == [b"x", b"y"])
+        publish(w.broker, *(f"hot:{number}" for number in range(9, 200)))
+        await trio.sleep(5)
+        assert w.route.in_hand <= 20, "and that has an end"
+        calls.let_go("hot")
+        await all_acked(w, 202)
+        assert payloads_of(w, "hot") == numbers(200)
+
+
+async def test_without_a_key_it_is_the_subject(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    async with world(handlers=[by_key(calls, key=None)], brokers=one_broker()) as w:
+        fill(w.broker, 3, subjects="ab")
+        await eventually(lambda: calls.at_work == ["in.a", "in.b"])
+        calls.let_go("in.a", "in.b")
+        await all_acked(w, 6)
+
+
+async def test_the_next_of_a_key_begins_when_the_stream_has_the_one_before(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    calls.let_go("a", "b")
+    async with world(handlers=[by_key(calls)], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.x")
+        publish(w.broker, "a:1", "a:2", "b:3")
+        await eventually(lambda: w.route.failed["permission_denied"] >= 2)
+        assert calls.begun.count(b"2") == 0
+        w.broker.allow_publish("out.x")
+        await all_acked(w, 3)
+        assert payloads_of(w, "a") == [b"1", b"2"]
+
+
+async def test_a_message_that_failed_holds_back_its_key_alone(autojump_clock: MockClock) -> None:
+    failed: list[bytes] = []
+
+    def handler(message: Message) -> Message:
+        if message.payload == b"1" and len(failed) < 3:
+            failed.append(message.payload)
+            raise Retry(after=5)
+        return message
+
+    async with world(handlers=[by_key(handler)], brokers=one_broker()) as w:
+        publish(w.broker, "a:1", "a:2", "b:3", "a:4")
+        await eventually(lambda: payloads_of(w, "b") == [b"3"], 1)
+        await eventually(lambda: len(failed) == 3, 60)
+        assert payloads_of(w, "a") == []
+        await all_acked(w, 4)
+        assert payloads_of(w, "a") == [b"1", b"2", b"4"]
+
+
+async def test_with_a_key_and_one_call_at_a_time_it_is_the_same(autojump_clock: MockClock) -> None:
+    failed: list[bytes] = []
+
+    async def handler(message: Message) -> Message:
+        await trio.sleep(0.1)
+        if message.payload == b"1" and not failed:
+            failed.append(message.payload)
+            raise ValueError("not now")
+        return message
+
+    async with world(handlers=[by_key(handler, concurrency=1)], brokers=one_broker()) as w:
+        publish(w.broker, "a:1", "a:2", "b:3")
+        await all_acked(w, 3)
+        assert [one.payload for one in w.broker.messages("OUT")] == [b"3", b"1", b"2"]
+
+
+async def test_what_is_given_up_holds_back_its_key_until_its_dead_letter_is_stored(autojump_clock: MockClock) -> None:
+    def handler(message: Message) -> Message:
+        if message.payload == b"1":
+            raise ValueError("never")
+        return message
+
+    options = {**FROM, "retry": {"attempts": 2, "initial": "1s"}, "key": KEY, "concurrency": 4}
+    async with world(handlers=[handled(handler, to=OUT, **options)], brokers=brokers()) as w:
+        w.broker.deny_publish("dead.x")
+        publish(w.broker, "a:1", "a:2", "b:3")
+        await eventually(lambda: w.route.failed["dead_letter"] >= 1)
+        assert (payloads_of(w, "a"), payloads_of(w, "b")) == ([], [b"3"])
+        w.broker.allow_publish("dead.x")
+        await eventually(lambda: payloads_of(w, "a") == [b"2"], 600)
+        assert [(one.payload, one.headers[f"{NAME}Reason"]) for one in dead(w)] == [(b"1", "handler_error")]
+        await eventually(lambda: unacked(w) == 0)
+
+
+async def test_a_message_without_the_key_fails_and_holds_up_nobody(autojump_clock: MockClock) -> None:
+    options = {**FROM, "retry": {"attempts": 1}, "key": KEY, "concurrency": 4}
+    async with world(handlers=[handled(unchanged, to=OUT, **options)], brokers=brokers()) as w:
+        publish(w.broker, "a:1", ":2", "a:3")
+        await eventually(lambda: payloads_of(w, "a") == [b"1", b"3"])
+        await eventually(lambda: len(dead(w)) == 1)
+        assert dead(w)[0].headers[f"{NAME}Reason"] == "expression"
+        assert w.route.failed["expression"] == 1
+        await eventually(lambda: unacked(w) == 0)
+
+
+async def test_long_keys_are_told_apart(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    first, second = "k" * 1_000 + "1", "k" * 1_000 + "2"
+    async with world(handlers=[by_key(calls)], brokers=one_broker()) as w:
+        publish(w.broker, f"{first}:1", f"{second}:2", f"{first}:3")
+        await eventually(lambda: calls.at_work == [first, second])
+        calls.let_go(first, second)
+        await all_acked(w, 3)
+        assert payloads_of(w, first) == [b"1", b"3"]
+
+
+async def test_what_the_route_does_not_take_needs_no_key(autojump_clock: MockClock) -> None:
+    route = LOCAL | {"key": KEY, "when": '"key" in headers'}
+    async with world([route], brokers=one_broker()) as w:
+        publish(w.broker, "a:1", ":2")
+        await all_acked(w, 2)
+        assert w.route_ledger() == (2, 0, {"routed": 1, "filtered": 1})
+
+
+async def test_a_route_without_handler_goes_by_its_key_too(autojump_clock: MockClock) -> None:
+    async with world([LOCAL | {"key": KEY}], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.x")
+        publish(w.broker, "a:1", subject="in.x")
+        publish(w.broker, "a:2", "b:3", subject="in.y")
+        await eventually(lambda: payloads_of(w, "b") == [b"3"])
+        await trio.sleep(3)
+        assert payloads_of(w, "a") == [], "under another subject, and of the same key"
+        w.broker.allow_publish("out.x")
+        await all_acked(w, 3)
+        assert payloads_of(w, "a") == [b"1", b"2"]
+
+
+async def test_sticky_messages_of_a_key_follow_each_other_at_once(autojump_clock: MockClock) -> None:
+    """All of a key goes to one destination, where it stays in order."""
+    route = LOCAL | {"key": KEY, "strategy": "sticky", "to": [OUT, OUT | {"subject": "out.more.{{wildcard(1)}}"}]}
+    async with world([route], brokers=one_broker()) as w:
+        publish(w.broker, *(f"a:{number}" for number in range(50)))
+        await all_acked(w, 50)
+        assert payloads_of(w, "a") == numbers(50)
+        w.broker.deny_publish("out.x")
+        w.broker.deny_publish("out.more.x")
+        publish(w.broker, *(f"a:{number}" for number in range(50, 60)))
+        await eventually(lambda: w.route.failed["permission_denied"] > 0)
+        w.broker.allow_publish("out.x")
+        w.broker.allow_publish("out.more.x")
+        await all_acked(w, 60)
+        assert payloads_of(w, "a") == numbers(60)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_the_order_of_each_key_survives_failures_and_links_that_die(autojump_clock: MockClock, seed: int) -> None:
+    random = Random(seed)
+    calls = Calls()
+    attempts: defaultdict[bytes, int] = defaultdict(int)
+
+    async def takes(message: Message) -> None:
+        attempts[message.payload] += 1
+        await trio.sleep(random.random())
+        if Random(f"{message.payload!r} {attempts[message.payload]}").random() < 0.2:
+            raise ValueError("not now")
+
+    calls.takes = takes
+    options = {"concurrency": 8, "retry": {"initial": "1s"}}
+    async with world(handlers=[by_key(calls, **options)], brokers=one_broker()) as w:
+        for number in range(300):
+            publish(w.broker, f"k{random.randrange(20)}:{number}")
+        for _ in range(3):
+            await trio.sleep(random.uniform(1, 4))
+            await w.lose()
+            await trio.sleep(random.random())
+            await w.find()
+        await eventually(lambda: len(w.broker.messages("OUT")) == 300, 3000)
+        await eventually(lambda: unacked(w) == 0, 600)
+        for key in {f"k{number}" for number in range(20)}:
+            order = [int(payload) for payload in payloads_of(w, key)]
+            assert order == sorted(order)
+        assert calls.most == 8

@@ -1,0 +1,233 @@
+"""Routes from a core subscription key by key: calls of the handler at a time, and order for each key."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from random import Random
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message
+from router_trio.errors import Retry
+from router_trio.routing.by_key import core_route
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import World, core, handled, numbers, overhearing, to, world
+from tests.unit.routing.by_key import KEY, Calls, publish, unchanged
+
+SUBJECT = "in.*"
+OUT = to("out.{{wildcard(1)}}")
+
+
+def by_key(handler: Any, **more: Any) -> Any:
+    return handled(handler, subject=SUBJECT, to=OUT, **{"key": KEY, "concurrency": 4, **more})
+
+
+def sent(w: World, key: str) -> list[bytes]:
+    """What came out of a key, in order."""
+    return [one.payload for one in w.broker.published if one.headers.get("key") == key]
+
+
+async def all_out(w: World, count: int, within: float = 60) -> None:
+    await eventually(lambda: len(w.broker.published) == count, within)
+
+
+async def test_so_many_calls_at_a_time_and_one_of_each_key(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    async with world(handlers=[by_key(calls, concurrency=3)]) as w:
+        publish(w.broker, "a:1", "a:2", "b:3", "c:4", "d:5")
+        await eventually(lambda: len(calls.at_work) == 3)
+        await trio.sleep(5)
+        assert calls.at_work == ["a", "b", "c"]
+        assert w.route.in_hand == 5
+        calls.let_go("b")
+        await eventually(lambda: calls.at_work == ["a", "c", "d"])
+        calls.let_go("a", "c", "d")
+        await all_out(w, 5)
+        assert (calls.most, sent(w, "a")) == (3, [b"1", b"2"])
+        await eventually(lambda: w.route_ledger() == (5, 0, {"routed": 5}))
+
+
+async def test_without_a_key_it_is_the_subject(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    async with world(handlers=[by_key(calls, key=None)]) as w:
+        for subject in ("in.a", "in.b", "in.a"):
+            publish(w.broker, ":x", subject=subject)
+        await eventually(lambda: calls.at_work == ["in.a", "in.b"])
+        calls.let_go("in.a", "in.b")
+        await all_out(w, 3)
+
+
+async def test_one_that_waits_for_its_next_attempt_holds_back_its_key_alone(autojump_clock: MockClock) -> None:
+    failed: list[bytes] = []
+
+    def handler(message: Message) -> Message:
+        if message.payload == b"1" and len(failed) < 2:
+            failed.append(message.payload)
+            raise Retry(after=5)
+        return message
+
+    async with world(handlers=[by_key(handler, retry={"attempts": 5})]) as w:
+        publish(w.broker, "a:1", "a:2", "b:3")
+        await eventually(lambda: sent(w, "b") == [b"3"], 1)
+        await all_out(w, 3)
+        assert sent(w, "a") == [b"1", b"2"]
+        assert len(failed) == 2
+
+
+async def test_a_route_without_handler_holds_back_the_key_of_what_is_tried_again(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("OUT", ["out.*"])
+    route = core(SUBJECT, to("out.{{wildcard(1)}}", jetstream=True), retry={"attempts": 9}) | {"key": KEY}
+    async with world([route], brokers={"main": broker}) as w:
+        broker.deny_publish("out.x")
+        publish(broker, "a:1")
+        publish(broker, "a:2", "b:3", subject="in.y")
+        await eventually(lambda: w.payloads("OUT") == [b"3"])
+        await trio.sleep(1)
+        broker.allow_publish("out.x")
+        await eventually(lambda: w.payloads("OUT") == [b"3", b"1", b"2"], 60)
+
+
+async def test_what_is_given_up_holds_back_its_key_until_its_dead_letter_has_its_fate(
+    autojump_clock: MockClock,
+) -> None:
+    broker = FakeBroker()
+    broker.add_stream("DEAD", ["dead"])
+
+    def handler(message: Message) -> Message:
+        if message.payload == b"1":
+            raise ValueError("never")
+        return message
+
+    letters = {"retry": {"attempts": 3, "initial": "1s"}, "dead_letter": {"subject": "dead"}}
+    async with world(handlers=[by_key(handler, **letters)], brokers={"main": broker}) as w:
+        publish(broker, "a:1", "a:2", "b:3")
+        await eventually(lambda: w.payloads("DEAD") == [b"1"], 60)
+        await eventually(lambda: sent(w, "a")[-1:] == [b"2"])
+        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 2, "dead_lettered": 1}))
+
+
+async def test_without_retry_a_message_that_fails_is_lost_and_the_next_one_goes(autojump_clock: MockClock) -> None:
+    def handler(message: Message) -> Message:
+        if message.payload == b"1":
+            raise ValueError("never")
+        return message
+
+    async with world(handlers=[by_key(handler)]) as w:
+        publish(w.broker, "a:1", "a:2", "b:3")
+        await all_out(w, 2)
+        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 2, "lost": 1}))
+        assert not w.route.given_up, "nobody has asked for another attempt"
+
+
+async def test_a_message_without_the_key_fails_and_what_the_route_does_not_take_needs_none(
+    autojump_clock: MockClock,
+) -> None:
+    route = core(SUBJECT, OUT, retry={"attempts": 1}) | {"key": KEY, "when": 'payload != b"not"'}
+    async with world([route]) as w:
+        publish(w.broker, "a:1", ":2", ":not", "a:3")
+        await all_out(w, 2)
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 2, "filtered": 1, "lost": 1}))
+        assert w.route.failed["expression"] == 1
+
+
+async def test_requests_are_answered_several_at_a_time(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    answering = handled(calls, subject=SUBJECT, to=[], respond=True, key=KEY, concurrency=2)
+    async with world(handlers=[answering]) as w, overhearing(w.broker, "answer.*") as answers:
+        for key in "abab":
+            w.broker.publish("in.x", b"q", headers={"key": key}, reply=f"answer.{key}")
+        await eventually(lambda: calls.at_work == ["a", "b"])
+        calls.let_go("a", "b")
+        await eventually(lambda: len(answers) == 4)
+
+
+async def test_one_key_leaves_room_for_others(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_route, "MOST_OF_A_KEY", 10)
+    calls = Calls()
+    async with world(handlers=[by_key(calls)]) as w:
+        publish(w.broker, *(f"hot:{number}" for number in range(20)), "cold:x")
+        calls.let_go("cold")
+        await eventually(lambda: sent(w, "cold") == [b"x"])
+        assert w.route.failed["slow_consumer"] == 10
+        calls.let_go("hot")
+        await all_out(w, 11)
+        assert sent(w, "hot") == numbers(10)
+        await eventually(lambda: w.route_ledger() == (21, 0, {"routed": 11, "lost": 10}))
+
+
+async def test_a_limit_counts_messages_of_all_keys(autojump_clock: MockClock) -> None:
+    async with world([core(SUBJECT, OUT, retry={"attempts": 2}) | {"key": KEY, "limit": {"rate": "1/s"}}]) as w:
+        publish(w.broker, "a:1", "b:2", "a:3", "b:4")
+        began = trio.current_time()
+        await all_out(w, 4)
+        assert 3 <= trio.current_time() - began < 4
+
+
+async def test_a_limit_for_each_value_holds_back_the_key(autojump_clock: MockClock) -> None:
+    limit = {"rate": "1/s", "burst": 1, "per": "string(size)"}
+    async with world([core(SUBJECT, OUT) | {"key": KEY, "limit": limit}]) as w:
+        publish(w.broker, "a:1", "a:2", "a:33", "b:44", "b:555")
+        await all_out(w, 5)
+        assert (sent(w, "a"), sent(w, "b")) == ([b"1", b"2", b"33"], [b"44", b"555"])
+
+
+async def test_the_end_counts_what_is_in_the_handler_and_what_waits(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    async with world(handlers=[by_key(calls)], shutdown_timeout=1.0) as w:
+        publish(w.broker, "a:1", "a:2", "b:3", "c:4", "c:5")
+        await eventually(lambda: len(calls.at_work) == 3)
+        route = w.route
+    assert route.settled["lost"] == route.failed["shutdown"] == 5
+
+
+async def test_the_end_waits_for_what_can_still_be_handled(autojump_clock: MockClock) -> None:
+    calls = Calls()
+
+    async def takes(message: Message) -> None:
+        await trio.sleep(1)
+
+    calls.takes = takes
+    async with world(handlers=[by_key(calls, concurrency=2)]) as w:
+        publish(w.broker, "a:1", "a:2", "b:3", "c:4")
+        await eventually(lambda: w.route.in_hand == 4)
+        route = w.route
+    assert route.settled["routed"] == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_order_and_ledger_hold_with_failures(autojump_clock: MockClock, seed: int) -> None:
+    random, calls = Random(seed), Calls()
+    attempts: defaultdict[bytes, int] = defaultdict(int)
+
+    async def takes(message: Message) -> None:
+        attempts[message.payload] += 1
+        await trio.sleep(random.random())
+        if Random(f"{message.payload!r} {attempts[message.payload]}").random() < 0.2:
+            raise ValueError("not now")
+
+    calls.takes = takes
+    async with world(handlers=[by_key(calls, concurrency=8, retry={"attempts": 30, "initial": "1s"})]) as w:
+        for number in range(300):
+            publish(w.broker, f"k{random.randrange(20)}:{number}")
+        await all_out(w, 300, 600)
+        for number in range(20):
+            order = [int(payload) for payload in sent(w, f"k{number}")]
+            assert order == sorted(order)
+        assert calls.most == 8
+        await eventually(lambda: w.route_ledger() == (300, 0, {"routed": 300}))
+
+
+async def test_any_number_of_keys_may_come(autojump_clock: MockClock) -> None:
+    """The key of a message that is settled is forgotten."""
+    async with world(handlers=[by_key(unchanged)]) as w:
+        for number in range(2_000):
+            publish(w.broker, f"k{number}:{number}")
+        await all_out(w, 2_000)
+        await eventually(lambda: w.route.in_hand == 0)
+        route: Any = w.live.connections["main"]._sources[-1]
+        assert len(route._keys) == 0
