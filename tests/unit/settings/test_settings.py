@@ -192,7 +192,7 @@ def test_every_problem_is_reported_at_once(load: Load, tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 9
     file = tmp_path / "router.toml"
-    assert f"{file}: connections.main.reconect_delay: unknown key; did you mean 'reconnect_delay'?" in lines
+    assert f"{file}: connections.main.reconect_delay: unknown key; did you mean 'reconnect_delay'? (line 3)" in lines
 
 
 def test_sections_from_code_are_checked_next_to_a_broken_one() -> None:
