@@ -17,6 +17,7 @@ from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.flow import check_flow
 from router_trio.settings.checks.loops import feeds_itself
+from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.respond import check_respond
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.streams import NOT_IN_NAMES
@@ -220,6 +221,9 @@ def _check_subject(
     path: str, source: SourceSettings, subject: str, connection: str, connections: Connections | None
 ) -> Iterator[Problem]:
     """Check where messages of a source go, which itself is valid."""
+    if (wrong := misplaced_placeholder(subject)) is not None:
+        yield Problem(path, wrong)
+        return
     try:
         source.mapping(subject)
     except (MappingError, SubjectError) as error:

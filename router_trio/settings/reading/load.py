@@ -48,6 +48,9 @@ def parse_document(
             )
             # The validation would take it for seconds, as it does in code, and judge on from there.
             del table[key]
+        elif (wrong := _other_kind(info, value)) is not None:
+            document.problems.append(Problem(key_path((*location, key)), wrong))
+            del table[key]  # the validation would read "yes" as true, as it must in variables
     if any(name.upper().startswith(PREFIX) for name in environ):
         from router_trio.settings.reading.environment import overlay
 
@@ -78,6 +81,19 @@ def leaves(
                 yield from leaves(item, element, (*at, key, name))
         else:
             yield at, table, key, value, info
+
+
+def _other_kind(info: FieldInfo, value: object) -> str | None:
+    """Return what a value must be, if TOML has a kind of its own for that and this is of another kind."""
+    if any(hasattr(item, "read") for item in info.metadata):
+        return None  # a duration or a size, which a file has as text
+    wanted, kind = present(info.annotation), type(value)
+    if wanted is bool and kind in (str, int, float):
+        return f"must be true or false{', without quotes' if kind is str else ''}"
+    if wanted in (int, float) and kind in (str, bool):
+        number = "a whole number" if wanted is int else "a number"
+        return f"must be {number}{', without quotes' if kind is str else ''}"
+    return None
 
 
 def _is_duration(info: FieldInfo) -> bool:
