@@ -15,12 +15,12 @@ import trio
 from router_trio.client.live import Live
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import LinkError, innermost
+from router_trio.errors import ConfigurationError, LinkError, Problem, innermost
 from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped, SettingIgnored
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.nats.link import Dialer
 from router_trio.routing.builder import build_routes
-from router_trio.routing.handlers import Handler, load_handlers
+from router_trio.routing.handlers import Handler, load_handlers, unfit
 from router_trio.routing.plans import compile_routes
 from router_trio.routing.route import Route
 from router_trio.settings import ConnectionSettings, Settings
@@ -110,6 +110,8 @@ class Router:
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
+            if (wrong := unfit(handler)) is not None:
+                raise ConfigurationError([Problem(f"routes[{len(self._settings.routes)}].handler", wrong)])
             more = {"retry": retry, "dead_letter": dead_letter, "respond": respond}
             self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
             return handler

@@ -15,6 +15,7 @@ import trio
 
 from router_trio.errors import CertificateError, LinkError
 from router_trio.settings import ConnectionSettings, ServerURL
+from router_trio.settings.checks.files import load_certificate
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOSPC})
 """What the system says when it has no descriptor, memory or thread left: that may be otherwise the next time."""
@@ -97,8 +98,7 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=settings.tls_ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.tls_cert_file is not None:
-            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+        load_certificate(context, settings)
     except OSError as error:
         if (lacking := out_of_resources(error)) is not None:
             raise lacking from error

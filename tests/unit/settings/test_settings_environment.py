@@ -11,6 +11,7 @@ import pytest
 
 from router_trio.errors import ConfigurationError
 from router_trio.settings import ServerURL, Settings
+from tests.support.credentials import create_operator
 
 FILE = """
 [connections.main]
@@ -167,7 +168,7 @@ def test_sections_that_the_file_lacks_can_be_set(load: Load) -> None:
 
 
 def test_paths_are_relative_to_the_folder_of_the_file(load: Load, tmp_path: Path) -> None:
-    (tmp_path / "user.creds").touch()
+    create_operator().credentials(tmp_path / "user.creds")
     settings = load(CONNECTIONS__MAIN__CREDENTIALS_FILE="user.creds")
     assert settings.connections["main"].credentials_file == tmp_path / "user.creds"
 

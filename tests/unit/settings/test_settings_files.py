@@ -8,6 +8,8 @@ import pytest
 
 from router_trio.errors import ConfigurationError
 from router_trio.settings import Settings
+from tests.support.certificates import create_certificates
+from tests.support.credentials import create_operator
 from tests.unit.settings.problems import Load, problems
 
 
@@ -59,8 +61,11 @@ def test_paths_in_a_file_are_relative_to_its_folder(
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     for folder in (home, elsewhere, tmp_path / "tls"):
         folder.mkdir()
-    for file in (tmp_path / "user.creds", tmp_path / "tls" / "ca.pem", home / "cert.pem", elsewhere / "key.pem"):
-        file.touch()
+    made = create_certificates(tmp_path / "made")
+    create_operator().credentials(tmp_path / "user.creds")
+    made.ca.rename(tmp_path / "tls" / "ca.pem")
+    made.client.certificate.rename(home / "cert.pem")
+    made.client.key.rename(elsewhere / "key.pem")
     monkeypatch.chdir(elsewhere)
     monkeypatch.setenv("HOME", str(home))
     main = load(
