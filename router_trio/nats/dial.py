@@ -49,8 +49,10 @@ async def open_stream(server: str) -> trio.SocketStream:
     except OSError as error:
         if (lacking := out_of_resources(error)) is not None:
             raise lacking from error
+        if any(isinstance(one, ConnectionRefusedError) for one in _leaves(error)):
+            raise LinkError(f"connection refused by {url.address}; is the server running?") from error
         detail = error.strerror or str(error)
-        raise LinkError(f"can't connect to {host}:{port}: {detail}; is the server running there?") from error
+        raise LinkError(f"can't connect to {url.address}: {detail}; is the server running there?") from error
 
 
 def out_of_resources(error: BaseException) -> LinkError | None:
