@@ -256,14 +256,14 @@ class Connection:
         state.fenced_at = session.fenced_at
         if self._lost_at is None:
             state.established += 1
-            self._emit(ConnectionEstablished(at=now, connection=self.name, server=link.server))
+            self._emit(ConnectionEstablished(at=now, connection=self.name, server=session.server))
         else:
             state.restored += 1
             self._emit(
                 ConnectionRestored(
                     at=now,
                     connection=self.name,
-                    server=link.server,
+                    server=session.server,
                     outage_seconds=round(now - self._lost_at, 6),
                     reconnect_attempts=failed_attempts + 1,
                 )

@@ -100,9 +100,17 @@ def sentence(event: Event) -> str:
     template = SENTENCES.get(type(event))
     if template is None:
         return (type(event).__doc__ or type(event).__name__).strip().splitlines()[0]
-    fields = {"connection": None, "route": None, **dict(event.details())}
+    fields = {"connection": None, "route": None, **_details(event)}
     counted = {name: _Count(value) if type(value) is int else value for name, value in fields.items()}
     return template.format_map(_Parts(counted))
+
+
+def _details(event: Event) -> dict[str, Any]:
+    fields = dict(event.details())
+    server = fields.get("server")
+    if server and "://" not in server:
+        fields["server"] = f"nats://{server}"  # as servers tell of each other, and as a server without TLS is called
+    return fields
 
 
 class _Count(int):
@@ -165,7 +173,7 @@ def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:
     What a handler raises may quote the payload, and payloads never appear in logs: of its error only the type is shown,
     unless `handler_errors` asks for the text as well.
     """
-    fields = dict(event.details())
+    fields = _details(event)
     if not handler_errors and isinstance(event, events.MessageFailed) and event.error_type is not None:
         fields.pop("detail", None)
         fields.pop("traceback", None)

@@ -131,6 +131,16 @@ async def test_what_was_left_unsettled_makes_the_last_line_a_warning() -> None:
     assert await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=0), level="warning") == []
 
 
+async def test_a_server_has_its_scheme_in_every_line() -> None:
+    found = await logged(
+        events.ConnectionEstablished(at=0.0, connection="main", server="h:4222"),
+        events.LameDuck(at=0.0, connection="main", server="nats://h:4222"),
+        events.LameDuck(at=0.0, connection="main", server="tls://h:4222"),
+    )
+    assert [line["server"] for line in found] == ["nats://h:4222", "nats://h:4222", "tls://h:4222"]
+    assert found[0]["message"] == "Connection main is connected to nats://h:4222"
+
+
 async def test_one_of_something_is_told_as_one() -> None:
     found = await logged(
         events.RouterStarted(at=0.0, name="r", connections=1, routes=2),
