@@ -37,7 +37,7 @@ class Event:
 
     def __post_init__(self) -> None:
         # Here, so that no code that emits or shows an event can forget it.
-        for name in ("detail", "reason", "error_type", "server", "stream", "subject", "place"):
+        for name in ("detail", "reason", "error_type", "server", "stream", "subject", "place", "filter", "subjects"):
             text = getattr(self, name, None)
             if text is not None and len(text) > LONGEST_TEXT:
                 object.__setattr__(self, name, bounded(text))
@@ -328,6 +328,17 @@ class ConsumerDiffers(RouteEvent):
     stream: str
     durable: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterOutside(RouteEvent):
+    """The stream takes none of the subjects that the filter of this route matches: it gets no message."""
+
+    code = "ROUTE_FILTER_OUTSIDE_STREAM"
+    level = Level.WARN
+    stream: str
+    filter: str
+    subjects: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

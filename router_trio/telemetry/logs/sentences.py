@@ -58,6 +58,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route}: the consumer {durable} of stream {stream} differs from the configuration: {detail}; "
         "change one of them"
     ),
+    events.FilterOutside: (
+        "Route {route} gets nothing: its filter {filter} matches none of the subjects of stream {stream}, which are "
+        "{subjects}; correct the filter, or the stream"
+    ),
     events.RouteStandby: "Route {route} waits for the lead of the consumer {durable} of stream {stream}",
     events.RouteReady: "Route {route} receives from {source} on {connection}",
     events.MessageFailed: "Route {route}: {which_message} failed: {reason}{raised}",

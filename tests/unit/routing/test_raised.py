@@ -170,7 +170,7 @@ async def test_a_message_of_a_stream_is_named_by_its_sequence_to_its_dead_letter
         await trio.sleep(5)
         dead = w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")
     assert all(isinstance(one, MessageDeadLettered) for one in dead)
-    assert [(one.subject, one.stream, one.sequence) for one in dead] == [  # type: ignore[attr-defined]
+    assert [(one.subject, one.stream, one.sequence) for one in dead] == [
         ("in.0", "IN", 1),
         ("in.1", "IN", 2),
         ("in.2", "IN", 3),
