@@ -9,12 +9,12 @@ from traceback import format_exception
 from types import CodeType, TracebackType
 from typing import Any
 
-import router_trio
+from router_trio import errors
 
 MOST_LINES = 40
 """Lines of a traceback that are kept, from its end."""
 
-_OURS = str(Path(router_trio.__file__).parent)
+_OURS = str(Path(errors.__file__).parent)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
