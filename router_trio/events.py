@@ -37,10 +37,15 @@ class Event:
 
     def __post_init__(self) -> None:
         # Here, so that no code that emits or shows an event can forget it.
-        for name in ("detail", "reason", "error_type", "server", "stream"):
+        for name in ("detail", "reason", "error_type", "server", "stream", "subject", "place", "filter", "subjects"):
             text = getattr(self, name, None)
             if text is not None and len(text) > LONGEST_TEXT:
                 object.__setattr__(self, name, bounded(text))
+
+    @property
+    def severity(self) -> Level:
+        """The level of this one: that of its kind, unless it is worse than others of it."""
+        return self.level
 
     def details(self) -> Iterator[tuple[str, Any]]:
         """Name and value of each field that is set, without the clock."""
@@ -184,22 +189,26 @@ class OperationEvent(ConnectionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishFailed(OperationEvent):
-    """A core publish was refused or failed while connected."""
+    """A core publish was refused or failed while connected; `subject` and `route` are those of the last one."""
 
     code = "NATS_PUBLISH_ERROR"
     level = Level.WARN
     reason: str
     detail: str | None = None
+    subject: str | None = None
+    route: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishWithAckFailed(OperationEvent):
-    """A JetStream publish was refused or failed while connected."""
+    """A JetStream publish was refused or failed while connected; `subject` and `route` are those of the last one."""
 
     code = "NATS_PUBLISH_WITH_ACK_ERROR"
     level = Level.WARN
     reason: str
     detail: str | None = None
+    subject: str | None = None
+    route: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,16 +331,35 @@ class ConsumerDiffers(RouteEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilterOutside(RouteEvent):
+    """The stream takes none of the subjects that the filter of this route matches: it gets no message."""
+
+    code = "ROUTE_FILTER_OUTSIDE_STREAM"
+    level = Level.WARN
+    stream: str
+    filter: str
+    subjects: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFailed(RouteEvent):
-    """A message could not be routed; `error_type` and `detail` are those of the handler, if it raised."""
+    """A message could not be routed. `subject`, `stream` and `sequence` say which; `place` is where its handler raised.
+
+    `error_type`, `detail` and `traceback` are of that error, the last with `handler_errors = "full"` alone.
+    """
 
     code = "ROUTE_MESSAGE_FAILED"
     level = Level.WARN
     per_message = True
     reason: str
     count: int = 1
+    subject: str | None = None
+    stream: str | None = None
+    sequence: int | None = None
     error_type: str | None = None
+    place: str | None = None
     detail: str | None = None
+    traceback: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +369,7 @@ class _LastFailure(RouteEvent):
     per_message = True
     reason: str
     attempts: int
+    subject: str | None = None
     stream: str | None = None
     sequence: int | None = None
     count: int = 1
@@ -370,6 +399,9 @@ class DeadLetterNotStored(RouteEvent):
     level = Level.WARN
     per_message = True
     reason: str
+    subject: str | None = None
+    stream: str | None = None
+    sequence: int | None = None
     detail: str | None = None
     count: int = 1
 
@@ -528,6 +560,15 @@ class SettingIgnored(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatusPageReady(Event):
+    """The HTTP side answers; `url` is that of the status page."""
+
+    code = "ROUTER_STATUS_PAGE"
+    level = Level.INFO
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterStarted(Event):
     """Each connection has made its first attempt, and each subscription that could be made is active."""
 
@@ -550,12 +591,17 @@ class RouterDraining(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterStopped(Event):
-    """The router has stopped; `ledger` has the counts of every connection."""
+    """The router has stopped; `ledger` has the counts of every connection. WARN if something was left unsettled."""
 
     code = "ROUTER_STOPPED"
     level = Level.INFO
     ledger: dict[str, Any] = field(hash=False)
     unsettled: int
+
+    @property
+    def severity(self) -> Level:
+        """WARN if something was left unsettled."""
+        return Level.WARN if self.unsettled else Level.INFO
 
 
 def catalogue() -> tuple[type[Event], ...]:

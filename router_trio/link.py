@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from router_trio.errors import LinkError
@@ -119,12 +119,14 @@ class Progress:
 class Limits:
     """What a server does of its own accord with what a durable delivers, -1 for no limit.
 
-    `retention` is the stream's: with any but `limits` it deletes what its consumers are done with.
+    `retention` is the stream's: with any but `limits` it deletes what its consumers are done with. `subjects` are all
+    that the stream takes, none if that is not known.
     """
 
     max_deliver: int
     max_ack_pending: int
     retention: str
+    subjects: tuple[str, ...] = field(default=(), compare=False)
 
 
 class LinkListener(Protocol):

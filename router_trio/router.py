@@ -16,17 +16,26 @@ from router_trio.client.live import Live
 from router_trio.client.surroundings import require_trio
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import LinkError, innermost
-from router_trio.events import Emit, RouterDraining, RouterStarted, RouterStopped, SettingIgnored
+from router_trio.errors import ConfigurationError, LinkError, Problem, innermost
+from router_trio.events import (
+    Emit,
+    Level,
+    RouterDraining,
+    RouterStarted,
+    RouterStopped,
+    SettingIgnored,
+    StatusPageReady,
+)
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.nats.link import Dialer
 from router_trio.routing.builder import build_routes
-from router_trio.routing.handlers import Handler, load_handlers
+from router_trio.routing.handlers import Handler, load_handlers, unfit
 from router_trio.routing.plans import compile_routes
 from router_trio.routing.route import Route
 from router_trio.settings import ConnectionSettings, Settings
 from router_trio.settings.checks.warnings import ignored
 from router_trio.telemetry import Telemetry
+from router_trio.telemetry.http.listeners import page_url
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -59,8 +68,9 @@ def real_network(name: str, settings: ConnectionSettings) -> Connect:
 class Router:
     """Routes messages by settings and by handlers.
 
-    `observers` are told every event; `log=True` also writes the log lines to stderr. `connect` is for tests and for
-    fault injection; `pages` are served beside the router's own; `platform` gives the wall clock and random numbers.
+    `observers` are told every event. Warnings and errors are written to stderr, with `log=True` all that `log_level` of
+    the settings lets through, with `log=False` nothing. `connect` is for tests and for fault injection; `pages` are
+    served beside the router's own; `platform` gives the wall clock and random numbers.
     """
 
     def __init__(
@@ -68,7 +78,7 @@ class Router:
         settings: Settings,
         *,
         observers: Sequence[Emit] = (),
-        log: bool = False,
+        log: bool | None = None,
         connect: ConnectFactory = real_network,
         pages: Pages = no_pages,
         platform: Platform = REAL_PLATFORM,
@@ -114,6 +124,8 @@ class Router:
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
+            if (wrong := unfit(handler)) is not None:
+                raise ConfigurationError([Problem(f"routes[{len(self._settings.routes)}].handler", wrong)])
             more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "respond": respond}
             more |= {"key": key, "concurrency": concurrency, "thread": thread}
             self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
@@ -193,12 +205,15 @@ class _Run:
         settings: Settings,
         handlers: dict[str, Handler],
         observers: Sequence[Emit],
-        log: bool,
+        log: bool | None,
         connect: ConnectFactory,
         platform: Platform,
     ) -> None:
         self._settings = settings
-        self._telemetry = Telemetry(settings, logs=log, listeners=observers, platform=platform)
+        warnings = None if log else Level.WARN
+        self._telemetry = Telemetry(
+            settings, logs=log is not False, least=warnings, listeners=observers, platform=platform
+        )
         self._emit = self._telemetry.emit
         self._connections = {
             name: Connection(name, one, connect(name, one), self._emit, platform)
@@ -228,6 +243,8 @@ class _Run:
             trio.open_nursery() as nursery,
         ):
             live.http_address = address
+            if address is not None:
+                self._emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
             nursery.start_soon(self._work)
             drained = False
             try:
@@ -276,9 +293,11 @@ class _Run:
                     if connection.connected:
                         await connection.destinations.first_look_over.wait()
             nursery.cancel_scope.cancel()
+        problems = list(self._settings.ignored_variables)
         for index, route_settings in enumerate(self._settings.routes):
-            for problem in ignored(f"routes[{index}]", route_settings):
-                self._emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
+            problems += ignored(f"routes[{index}]", route_settings)
+        for problem in problems:
+            self._emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
         self._emit(
             RouterStarted(
                 at=trio.current_time(),

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from router_trio.cli import outcome
 from router_trio.cli.check import check
+from router_trio.cli.configuration import STDIN
 from router_trio.cli.contract import contract
 from router_trio.cli.dead_letters.command import dead_letters
 from router_trio.cli.demo import demo
@@ -101,10 +102,10 @@ app.command(dead_letters, name="dead-letters")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default that of `sys.argv`, and return its exit code. Blocks until the command is done."""
     try:
-        code = app(arguments)
+        code = app(_with_stdin(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except CycloptsError as error:
-        return _fail(f"{error}\nrouter-trio --help shows what there is.", outcome.WRONG_USAGE)
+        return _fail(_told(error), outcome.WRONG_USAGE)
     except outcome.UsageError as error:
         return _fail(str(error), outcome.WRONG_USAGE)
     except ConfigurationError as error:
@@ -123,6 +124,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return outcome.INTERRUPTED
     return code if isinstance(code, int) else outcome.DONE
+
+
+def _with_stdin(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with a name in place of the `-` that stands for a configuration: cyclopts takes no `-`."""
+    given = list(arguments)
+    place = next((number for number, one in enumerate(given[1:], 1) if one == "-" or not one.startswith("-")), None)
+    if place is not None and given[place] == "-":
+        given[place] = STDIN
+    return given
+
+
+def _told(error: CycloptsError) -> str:
+    """Return what is wrong with the arguments, and where to look."""
+    command = " ".join(error.command_chain or ())
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        told = f"{name} needs a value" if name.startswith("-") else f"{command} needs {name}"
+        return f"{told}; router-trio {command} --help shows an example."
+    page = f"router-trio {command} --help" if command else "router-trio --help"
+    return f"{str(error).strip()}\n{page} shows what there is."
 
 
 def _abandon_stdout() -> None:

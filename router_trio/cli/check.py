@@ -12,31 +12,42 @@ from router_trio.cli.configuration import load_with_handlers
 from router_trio.errors import ConfigurationError
 
 
-def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file.")], /) -> int:
+def check(
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file; - reads standard input.")] = Path(
+        "router.toml"
+    ),
+    /,
+) -> int:
     """Validate a configuration without connecting.
 
-    Prints one line for each problem, FILE: key.path: what is wrong, with
-    the place of a mistake in an expression behind it, and exits with 78;
-    or one line that all is well, behind one for each warning: what works,
-    and is probably not meant; one for each route that has a retry, dead
-    letters, a key, a concurrency or a thread: what it promises of order,
-    of calls of its handler and of messages that fail; and one for each
-    limit and breaker: what it does. Variables ROUTER_TRIO_... are taken
-    into account, and handlers are imported.
+    Prints one line for each problem, FILE: key.path: what is wrong (the
+    line, and the name of the route), with the place of a mistake in an
+    expression behind it, and exits with 78; or one line that all is well,
+    behind one for each warning: what works, and is probably not meant;
+    one for each key that needs a newer nats-server than 2.10; one for
+    each route that has a retry, dead letters, a key, a concurrency or a
+    thread: what it promises of order, of calls of its handler and of
+    messages that fail; and one for each limit and breaker: what it does.
+    Variables ROUTER_TRIO_... are taken into account, and handlers are
+    imported.
 
     For example:
 
         router-trio check router.toml
+        envsubst < router.toml.in | router-trio check -
     """
     try:
         settings = load_with_handlers(config)
     except ConfigurationError as error:
         print(error)
         return outcome.INVALID_CONFIGURATION
+    from router_trio.settings.checks.servers import newer_servers
     from router_trio.settings.checks.warnings import warnings
 
-    for warning in warnings(settings.connections, settings.routes):
-        print(f"{config}: {warning.path}: warning: {warning.message}")
+    for warning in (*settings.ignored_variables, *warnings(settings.connections, settings.routes)):
+        print(f"{config}: {warning.path}: warning: {settings.located(warning).told}")
+    for note in newer_servers(settings.routes, settings.streams):
+        print(f"{config}: {note.path}: note: {settings.located(note).told}")
     from router_trio.settings.guarantee import guarantee
 
     for index, route in enumerate(settings.routes):

@@ -19,17 +19,33 @@ if TYPE_CHECKING:
     from router_trio.settings import Settings
 
 
+STDIN = "<stdin>"
+"""What errors call standard input, and commands get for a lone `-`."""
+
+
+def load(path: Path) -> Settings:
+    """Read a configuration, from standard input for `STDIN`. Raises ConfigurationError with every problem."""
+    from router_trio.settings import Settings
+
+    if str(path) != STDIN:
+        return Settings.load(path)
+    try:
+        content = sys.stdin.buffer.read()
+    except OSError as error:
+        told = f"can't be read ({error.strerror}); give the path of a file"
+        raise ConfigurationError([Problem("", told)], STDIN) from None
+    return Settings.parse(content, STDIN)
+
+
 def load_with_handlers(path: Path) -> Settings:
     """Read a configuration and import its handlers. Runs the top level of their modules.
 
     Raises ConfigurationError with every problem of the configuration, or with every handler that can't be had.
     """
-    from router_trio.settings import Settings
-
-    settings = Settings.load(path)
+    settings = load(path)
     problems = _handler_problems(settings)
     if problems:
-        raise ConfigurationError(problems, str(path))
+        raise ConfigurationError(list(map(settings.located, problems)), str(path))
     return settings
 
 

@@ -11,11 +11,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from router_trio.cli import outcome
+from router_trio.cli.configuration import load
 from router_trio.errors import PublishError, SubjectError
 
 
 def explain(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file.")],
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file; - reads standard input.")],
     subject: Annotated[str, Parameter(help="The subject of the message.")],
     /,
     *,
@@ -59,7 +60,6 @@ def explain(
     from router_trio.cli.explain_message import explain_message
     from router_trio.protocol import headers
     from router_trio.routing.plans import compile_routes
-    from router_trio.settings import Settings
     from router_trio.subjects.patterns import validate_subject
 
     try:
@@ -68,7 +68,7 @@ def explain(
     except (SubjectError, PublishError) as error:
         raise outcome.UsageError(str(error)) from None
     payload = data.encode("utf-8", "surrogateescape")
-    explanation = explain_message(compile_routes(Settings.load(config)), subject, block, payload)
+    explanation = explain_message(compile_routes(load(config)), subject, block, payload)
     if json:
         print(encoder.dumps(explanation.as_json(), indent=2))
     else:

@@ -12,6 +12,7 @@ from router_trio.errors import EvaluationError
 from router_trio.protocol.headers import Headers
 from router_trio.quotes import excerpt
 from router_trio.routing.plans import Destination, RoutePlan
+from router_trio.settings.checks.servers import newer_mapping
 from router_trio.settings.guarantee import guarantee
 from router_trio.settings.units import format_duration, format_rate
 
@@ -86,11 +87,17 @@ class Sending(Told):
             found["breaker"] = {"failures": breaker.failures, "pause": format_duration(breaker.pause)}
         if self.share is not None:
             found["share"] = self.share
+        if (newer := self._newer_server) is not None:
+            found["note"] = newer
         if self.payload is not None:
             found["payload"] = self.payload.decode("utf-8", "replace")
         if self.headers is not None:
             found["headers"] = {name: self.headers.get_all(name) for name in self.headers}
         return found
+
+    @property
+    def _newer_server(self) -> str | None:
+        return newer_mapping(self.destination.template, self.destination.mapping.source)
 
     def lines(self) -> Iterator[str]:
         """The same for people."""
@@ -109,6 +116,8 @@ class Sending(Told):
             elif self.depends_on == "health":
                 notes.append("if it is the first that is connected and takes messages")
             yield f"  -> {self.destination.connection}: {self.subject} ({', '.join(notes)})"
+        if (newer := self._newer_server) is not None:
+            yield f"     note: {newer}"
         if self.destination.breaker is not None:
             yield f"     breaker: {self.destination.breaker.sentence}"
         if self.when is not None:

@@ -7,11 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from router_trio.cli import outcome
 from router_trio.cli.configuration import load_with_handlers
 
 
 def run(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file.")] = Path("router.toml"),
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file; - reads standard input.")] = Path(
+        "router.toml"
+    ),
     /,
     *,
     embedded_nats: Annotated[
@@ -53,6 +56,11 @@ def run(
     settings = load_with_handlers(config)
     if not embedded_nats:
         settings.require_servers()
+    elif all(connection.servers for connection in settings.connections.values()):
+        raise outcome.UsageError(
+            "--embedded-nats has nothing to do: every connection has servers of its own, and only one without is "
+            "connected to the embedded server; leave out the option, or the servers"
+        )
     if enable_fault_injection:
         settings.require_loopback("--enable-fault-injection lets anyone who reaches it make the router fail")
     import trio

@@ -7,6 +7,7 @@ The embedded server, if there is one, outlives the router's drain and is gone af
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -15,6 +16,8 @@ import trio
 from router_trio import Live
 from router_trio.cli import outcome
 from router_trio.cli.signals import run_with_signals
+from router_trio.cli.systemd import Systemd
+from router_trio.events import Emit
 from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
 
@@ -23,7 +26,7 @@ _AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_f
 
 async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool = False) -> int:
     """Route until a signal comes, drain, and return the exit code. Raises `RouterError` if the router fails."""
-    stop, everything = trio.Event(), trio.CancelScope()
+    stop, everything, systemd = trio.Event(), trio.CancelScope(), Systemd()
 
     opening = False
 
@@ -44,9 +47,12 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
                     server = await stack.enter_async_context(open_embedded_server())
                     print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
                     used = with_servers(settings, server.url)
-                router = with_faults(used) if fault_injection else Router(used, log=True)
+                observers = [systemd.observe]
+                router = (
+                    with_faults(used, observers) if fault_injection else Router(used, log=True, observers=observers)
+                )
                 opening = True
-                async with router.open(stop=stop) as live:
+                async with router.open(stop=stop) as live, systemd.serving(live):
                     # From here on garbage is looked for again (see `__main__`), but not in what the start has left.
                     gc.freeze()
                     gc.enable()
@@ -58,13 +64,19 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
     return await run_with_signals(route, on_signal)
 
 
-def with_faults(settings: Settings) -> Router:
+def with_faults(settings: Settings, observers: Sequence[Emit] = ()) -> Router:
     """A router whose links meet the faults that are injected at `/faults`."""
     from router_trio.cli.fault_pages import fault_pages
     from router_trio.faults import Faults
 
     faults = Faults()
-    return Router(settings, log=True, connect=faults.around_factory(real_network), pages=partial(fault_pages, faults))
+    return Router(
+        settings,
+        log=True,
+        observers=observers,
+        connect=faults.around_factory(real_network),
+        pages=partial(fault_pages, faults),
+    )
 
 
 def with_servers(settings: Settings, url: str) -> Settings:

@@ -16,6 +16,7 @@ from router_trio.outbox.retry_lanes import UNANSWERED
 from router_trio.protocol import framing, message_ids
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
+from router_trio.quotes import excerpt
 from router_trio.routing.outlet import measure
 from router_trio.subjects.patterns import validate_subject
 
@@ -134,7 +135,7 @@ class Publisher:
         if reason is not None and self._outbox.capacity.waits_for(destination):
             reason = _reason(reason)
             told = f"the queue of its destination is full, and within {limit:g} s nothing of it was sent"
-            self._outbox.settlement.not_accepted(True, reason, told)
+            self._outbox.settlement.not_accepted(True, reason, told, framing.text(target))
             raise PublishError(f"{told} ({reason})", reason=reason)
 
     def _checked(self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool) -> tuple[bytes, bytes, bytes]:
@@ -151,7 +152,7 @@ class Publisher:
             if len(target) > SHORT_SUBJECT:
                 self._check_line(target, len(block), size, with_ack)
         except PublishError as error:
-            self._outbox.settlement.not_accepted(with_ack, error.reason, str(error))
+            self._outbox.settlement.not_accepted(with_ack, error.reason, str(error), excerpt(str(subject)))
             raise
         return target, block, body
 

@@ -249,16 +249,18 @@ class Connection:
         state.enter(CONNECTED, server=link.server)
         state.last_error = None
         state.fenced_at = session.fenced_at
+        # An address without a scheme is shown as nats://.
+        server = session.server if session.server.startswith("tls://") else link.server
         if self._lost_at is None:
             state.established += 1
-            self._emit(ConnectionEstablished(at=now, connection=self.name, server=link.server))
+            self._emit(ConnectionEstablished(at=now, connection=self.name, server=server))
         else:
             state.restored += 1
             self._emit(
                 ConnectionRestored(
                     at=now,
                     connection=self.name,
-                    server=link.server,
+                    server=server,
                     outage_seconds=round(now - self._lost_at, 6),
                     reconnect_attempts=failed_attempts + 1,
                 )

@@ -17,6 +17,7 @@ from router_trio.embedded import EmbeddedServer, open_embedded_server
 from router_trio.events import ConnectionLost, ConnectionRestored, Event, RetryComplete, RetryPending
 from router_trio.nats.jetstream.streams import add_streams, count_messages, stream_messages
 from router_trio.router import Router
+from router_trio.telemetry.http.listeners import page_url
 
 KILLED_AT = 0.35
 OUTAGE = 0.15
@@ -52,11 +53,11 @@ class Story:
     async def _route(self, server: EmbeddedServer) -> Live:
         self._began = trio.current_time()
         self._display.say(f"nats-server with JetStream: {server.address}")
-        router = Router(demo_settings(server.url), observers=[self._observe])
+        router = Router(demo_settings(server.url), observers=[self._observe], log=False)
         async with router.open() as live:
             if live.http_address is not None:
-                host, port = live.http_address
-                self._display.say(f"metrics: http://{host}:{port}/metrics")
+                url = page_url(*live.http_address)
+                self._display.say(f"status page: {url} (metrics: {url}metrics)")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._show, live)
                 nursery.start_soon(self._strike, server)

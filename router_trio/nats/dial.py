@@ -15,6 +15,7 @@ import trio
 
 from router_trio.errors import CertificateError, LinkError
 from router_trio.settings import ConnectionSettings, ServerURL
+from router_trio.settings.checks.files import load_certificate
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOSPC})
 """What the system says when it has no descriptor, memory or thread left: that may be otherwise the next time."""
@@ -48,8 +49,10 @@ async def open_stream(server: str) -> trio.SocketStream:
     except OSError as error:
         if (lacking := out_of_resources(error)) is not None:
             raise lacking from error
+        if any(isinstance(one, ConnectionRefusedError) for one in _leaves(error)):
+            raise LinkError(f"connection refused by {url.address}; is the server running?") from error
         detail = error.strerror or str(error)
-        raise LinkError(f"can't connect to {host}:{port}: {detail}; is the server running there?") from error
+        raise LinkError(f"can't connect to {url.address}: {detail}; is the server running there?") from error
 
 
 def out_of_resources(error: BaseException) -> LinkError | None:
@@ -97,8 +100,7 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=settings.tls_ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.tls_cert_file is not None:
-            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+        load_certificate(context, settings)
     except OSError as error:
         if (lacking := out_of_resources(error)) is not None:
             raise lacking from error

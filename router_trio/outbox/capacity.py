@@ -168,7 +168,7 @@ class Capacity:
             f"({destination.reason}), and {held} publishes wait for it already"
         )
         self._settlement.queue_full("rejected", held, self._share_of_operations, 1)
-        self._settlement.not_accepted(True, "queue_full", told)
+        self._settlement.not_accepted(True, "queue_full", told, subject.decode("utf-8", "surrogateescape"))
         raise PublishError(told, reason="queue_full")
 
     def may_hold(self, operation: OperationWithAck) -> bool:

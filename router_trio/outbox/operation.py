@@ -54,6 +54,11 @@ class CountedOwner:
         raise NotImplementedError
 
 
+def _route_of(owner: Owner | None) -> str | None:
+    destination: tuple[str, str] | None = getattr(owner, "destination", None)
+    return None if destination is None else destination[0]
+
+
 class FrameOwners:
     """Whose the frames of a batch are: `owners[i]` has the next `counts[i]` of them."""
 
@@ -145,6 +150,11 @@ class Operation:
         start = frame.find(b" ") + 1
         return frame[start : frame.find(b" ", start)]
 
+    @property
+    def origin(self) -> tuple[bytes, str | None]:
+        """The subject that it is published to, and the name of the route that does so: of a batch, of its first."""
+        raise NotImplementedError
+
     def split(self) -> Sequence[Operation]:
         """One operation for each message."""
         return (self,)
@@ -169,6 +179,11 @@ class CoreOperation(Operation):
         self.owner: Owner | None = owner
         self.accepted_at = accepted_at
         self.clean = clean
+
+    @property
+    def origin(self) -> tuple[bytes, str | None]:
+        """See `Operation`."""
+        return self.subject, _route_of(self.owner)
 
     def settle(self, fate: Fate, now: float) -> None:
         """See `Operation`."""
@@ -251,6 +266,13 @@ class OperationBatch(Operation):
     def frame(self) -> bytes:
         """All frames, joined."""
         return b"".join(self._frames)
+
+    @property
+    def origin(self) -> tuple[bytes, str | None]:
+        """See `Operation`."""
+        frame = self._frames[0]
+        start = frame.find(b" ") + 1
+        return frame[start : frame.find(b" ", start)], _route_of(self._owners.owners[0])
 
     def split(self) -> list[Operation]:
         """See `Operation`."""

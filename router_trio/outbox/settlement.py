@@ -42,10 +42,10 @@ class Settlement:
 
     # --- before a fate ---
 
-    def not_accepted(self, with_ack: bool, reason: str, detail: str) -> None:
+    def not_accepted(self, with_ack: bool, reason: str, detail: str, subject: str | None = None) -> None:
         """A publish was refused for what it is, before it was accepted."""
         self.counters.failed[_kind(with_ack), reason] += 1
-        self._tell_failure(with_ack, reason, detail)
+        self._tell_failure(with_ack, reason, detail, subject=subject)
 
     def not_connected(self, with_ack: bool) -> None:
         """An operation met no connection: counted once for each, before its caller gets an answer."""
@@ -148,7 +148,9 @@ class Settlement:
             self._count_failure(operation, reason)
         self._finish(operations, Fate("failed_open" if self._fail_open else "failed", reason))
         for operation in operations:
-            self._tell_failure(operation.with_ack, reason, detail, operation.count)
+            subject, route = operation.origin
+            told = subject.decode("utf-8", "surrogateescape")
+            self._tell_failure(operation.with_ack, reason, detail, operation.count, told, route)
         if self._fail_open:
             self._tell_let_go(operations, reason)
 
@@ -190,9 +192,27 @@ class Settlement:
         if count:
             self._emit(PublishFailedOpen(at=self._clock(), connection=self._connection, reason=reason, count=count))
 
-    def _tell_failure(self, with_ack: bool, reason: str, detail: str, count: int = 1) -> None:
+    def _tell_failure(
+        self,
+        with_ack: bool,
+        reason: str,
+        detail: str,
+        count: int = 1,
+        subject: str | None = None,
+        route: str | None = None,
+    ) -> None:
         event = PublishWithAckFailed if with_ack else PublishFailed
-        self._emit(event(at=self._clock(), connection=self._connection, reason=reason, detail=detail, count=count))
+        self._emit(
+            event(
+                at=self._clock(),
+                connection=self._connection,
+                reason=reason,
+                detail=detail,
+                count=count,
+                subject=subject,
+                route=route,
+            )
+        )
 
 
 def _kind(with_ack: bool) -> str:

@@ -8,6 +8,7 @@ cancellation of the task that called it, pass through (see `raise_if_ours`).
 from __future__ import annotations
 
 import importlib
+import inspect
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -53,7 +54,25 @@ def load_handler(name: str) -> Handler:
         raise HandlerError(f"handler {name!r}: {told}; mend that module") from error
     if not callable(handler):
         raise HandlerError(f"handler {name!r}: {module_name!r} has no function {function_name!r}")
+    if (wrong := unfit(handler)) is not None:
+        raise HandlerError(f"handler {name!r}: {wrong}")
     return handler  # type: ignore[no-any-return]
+
+
+def unfit(handler: Handler) -> str | None:
+    """Return why a function can't be a handler, as far as its signature tells; None if it can."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return None  # not of Python: nobody knows before it is called
+    try:
+        signature.bind(None)
+    except TypeError:
+        names = ", ".join(signature.parameters)
+        return f"it is called with the message alone, and takes ({names}); give all other parameters a default"
+    if inspect.isasyncgenfunction(handler):
+        return "it is an async generator; return a list of messages instead"
+    return None
 
 
 def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler]) -> dict[str, Handler]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -14,6 +15,7 @@ from router_trio.message import Message
 from router_trio.outbox.operation import RouteOwner
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
+from router_trio.protocol.framing import text
 from router_trio.quotes import bounded
 from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery
@@ -34,9 +36,12 @@ from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED
 from router_trio.routing.policy.retry import Failure
+from router_trio.routing.raised import Raised
 from router_trio.routing.reply.responder import Responder
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState
+
+_NOWHERE: Mapping[str, Any] = {}
 
 
 class Routing:
@@ -137,18 +142,37 @@ class Routing:
             if connection.outbox.blocks:
                 await connection.wait_for_capacity()
 
-    def emit_failure(self, reason: str, detail: str, *, error_type: str | None = None, count: int = 1) -> None:
-        """Say that a message failed in this route. Counting is the delivery's."""
+    def emit_failure(
+        self,
+        reason: str,
+        detail: str,
+        *,
+        subject: bytes | None = None,
+        origin: Mapping[str, Any] = _NOWHERE,
+        raised: Raised | None = None,
+        count: int = 1,
+    ) -> None:
+        """Say that a message failed in this route. Counting is the delivery's.
+
+        `subject` is where it came on, `origin` is that of `Delivery`, and `raised` is of its handler.
+        """
         self._emit(
             MessageFailed(
                 at=trio.current_time(),
                 route=self.state.name,
                 reason=reason,
                 count=count,
-                error_type=error_type,
+                subject=None if subject is None else text(subject),
+                stream=origin.get("stream"),
+                sequence=origin.get("sequence"),
                 detail=detail,
+                **({} if raised is None else raised.fields(full=self._full_errors)),
             )
         )
+
+    def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
+        """The same of one message that is followed."""
+        self.emit_failure(reason, detail, subject=delivery.raw[0], origin=delivery.origin(), raised=raised)
 
     def suppressed(self, count: int, stream: str | None) -> None:
         """A stream had messages with the ids that the senders gave to these: it has not stored these."""
@@ -311,13 +335,14 @@ class Routing:
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
-        kind, told = type(error).__qualname__, bounded(text_of(error))
+        raised, told = Raised(error), bounded(text_of(error))
+        kind = raised.kind
         failure = failure_of(error)
         delivery.fail(failure.reason, failure)
         if delivery.trace is not None:
             # What it says may quote the payload.
             delivery.trace.failed(kind, told if self._full_errors else kind)
-        self.emit_failure(failure.reason, told, error_type=kind)
+        self.emit_failure_of(delivery, failure.reason, told, raised)
         if self.responder is not None:
             answer = f"{kind}: {told}" if self._full_errors else kind
             delivery.when_given_up(partial(self.responder.answer_error, answer, delivery))
@@ -330,7 +355,7 @@ class Routing:
         delivery.fail(reason, Failure(reason, str(error)))
         if delivery.trace is not None:
             delivery.trace.refused(outlet.template, reason, str(error))
-        self.emit_failure(reason, str(error))
+        self.emit_failure_of(delivery, reason, str(error))
         delivery.done()
 
 

@@ -86,7 +86,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def problems_from(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     """Translate every error that pydantic found while it validated `model`."""
-    details = error.errors(include_url=False, include_input=False)
+    details = error.errors(include_url=False)
     return [Problem(key_path(detail["loc"]), _explain(detail, model)) for detail in details]
 
 
@@ -95,6 +95,8 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         *above, key = detail["loc"]
         return f"unknown key; {suggestion(str(key), keys_of(_model_at(above, model)))}"
+    if kind in _TABLES and (told := _in_brackets(detail)) is not None:
+        return told
     if kind == "literal_error":
         return f"must be {context['expected']}"
     if kind == "value_error":
@@ -104,6 +106,22 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if kind in ("greater_than_equal", "less_than_equal"):
         return f"must be at least {context['ge']}" if "ge" in context else f"must be at most {context['le']}"
     return _WORDING.get(kind) or detail["msg"].replace("Input should be", "must be")
+
+
+_TABLES = ("list_type", "dict_type", "model_type")
+
+
+def _in_brackets(detail: ErrorDetails) -> str | None:
+    """Return the cure for a list of tables in place of a table, and the other way about. Of the value only its type."""
+    location, value = detail["loc"], detail["input"]
+    header = ".".join(str(part) for part in location if isinstance(part, str))
+    if detail["type"] == "list_type":
+        if isinstance(value, dict):
+            return f"must be a list of tables: write [[{header}]], with two brackets, in place of [{header}]"
+        return f"must be a list in brackets: write {location[-1]} = [...]" if isinstance(value, str) else None
+    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        return f"must be one table: write [{header}], with one bracket, in place of [[{header}]]"
+    return None
 
 
 def _model_at(location: Iterable[str | int], model: type[BaseModel]) -> type[BaseModel]:

@@ -22,7 +22,7 @@ from router_trio.settings.units import Duration, DurationForm, SizeForm
 from router_trio.subjects.patterns import INBOX_PREFIX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["json", "console"]
+LogFormat = Literal["auto", "json", "console"]
 HandlerErrors = Literal["type", "full"]
 OnReconnectExhausted = Literal["keep_trying", "stop"]
 OnPendingFull = Literal["drop_oldest", "reject", "block"]
@@ -138,7 +138,10 @@ class TelemetrySettings(Section, init=False):
         examples=[["router.example.com"]],
     )
     log_level: LogLevel = Field("info", description="Lowest level that is logged.")
-    log_format: LogFormat = Field("json", description="One JSON object per line, or text for a console.")
+    log_format: LogFormat = Field(
+        "auto",
+        description="One JSON object per line, or text for a console; auto: console if stderr is a terminal.",
+    )
     handler_errors: HandlerErrors = Field(
         "type",
         description="What logs and spans show of an error that a handler raises: its type, or also its text, which may "

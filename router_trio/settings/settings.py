@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -18,7 +19,9 @@ from router_trio.settings.checks.configuration import Connections, RouteParts, c
 from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import keys_of, problems_from
-from router_trio.settings.reading.load import read_document
+from router_trio.settings.reading.document import Document
+from router_trio.settings.reading.load import parse_document, read_document
+from router_trio.settings.reading.places import Places
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings, Strategy
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
@@ -51,6 +54,8 @@ class Settings(Section, init=False):
     )
 
     _source: str = PrivateAttr("settings")
+    _places: Places | None = PrivateAttr(None)
+    _ignored: tuple[Problem, ...] = PrivateAttr(())
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -77,17 +82,45 @@ class Settings(Section, init=False):
 
         Raises ConfigurationError, with every problem that could be found.
         """
-        document = read_document(Path(path), os.environ if environ is None else environ, cls)
-        problems = document.problems
+        return cls._of(read_document(Path(path), os.environ if environ is None else environ, cls), str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, name: str = "<stdin>", *, environ: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings that TOML in UTF-8 holds, with the variables laid over them; see `load`.
+
+        `name` is what it is called in errors. Relative paths in it are relative to the working directory.
+
+        Raises ConfigurationError, with every problem that could be found.
+        """
+        given = os.environ if environ is None else environ
+        return cls._of(parse_document(content, name, Path.cwd(), given, cls), name)
+
+    @classmethod
+    def _of(cls, document: Document, name: str) -> Settings:
+        problems = [document.attribute(problem) for problem in document.problems]
         settings: Settings | None = None
         try:
             settings = cls(**document.data)
         except ConfigurationError as error:
-            problems = problems + [document.attribute(problem) for problem in error.problems]
+            problems += [document.attribute(problem) for problem in error.problems]
         if settings is None or problems:
-            raise ConfigurationError(problems, str(path))
-        settings._source = str(path)
+            raise ConfigurationError(problems, name)
+        settings._source, settings._places, settings._ignored = name, document.places, tuple(document.ignored)
         return settings
+
+    @property
+    def source(self) -> str:
+        """What errors call the file that these settings were read from."""
+        return self._source
+
+    @property
+    def ignored_variables(self) -> tuple[Problem, ...]:
+        """Variables of our prefix that set nothing, and were probably meant to."""
+        return self._ignored
+
+    def located(self, problem: Problem) -> Problem:
+        """Return a problem of these settings with the place of its key in the file, if they are from one."""
+        return problem if self._places is None else replace(problem, place=self._places.of(problem.path))
 
     def require_servers(self) -> None:
         """Check that each connection knows its servers: needed to run without an embedded one.
@@ -101,7 +134,7 @@ class Settings(Section, init=False):
             if not connection.servers
         ]
         if problems:
-            raise ConfigurationError(problems, self._source)
+            raise ConfigurationError(list(map(self.located, problems)), self._source)
 
     def require_loopback(self, why: str) -> None:
         """Check that no other machine reaches the HTTP side. `why` says what needs that.
@@ -110,7 +143,7 @@ class Settings(Section, init=False):
         """
         if self.telemetry.listens_beyond_loopback:
             cure = f"other machines reach {self.telemetry.listen!r}, and {why}; listen on 127.0.0.1, [::1] or localhost"
-            raise ConfigurationError([Problem("telemetry.listen", cure)], self._source)
+            raise ConfigurationError([self.located(Problem("telemetry.listen", cure))], self._source)
 
 
 def _with_connections(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:

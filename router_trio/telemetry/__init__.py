@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from router_trio.connection.platform import REAL_PLATFORM, Platform
-from router_trio.events import Emit, Event
+from router_trio.events import Emit, Event, Level
 from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.telemetry.http.listeners import address_of, open_listeners
 from router_trio.telemetry.logs.recent import Recent
@@ -44,7 +44,8 @@ class Telemetry:
 
     Building it is cheap and starts nothing, so that connections can be given `emit` and `tracing` before the router
     that they belong to is complete; lines logged before `serve` wait for it. `logs=False` keeps stderr clean for an
-    embedding program. `listeners` are told every event, after logs and traces, and must not block.
+    embedding program, `least` lets nothing through that is less severe, whatever the settings say. `listeners` are told
+    every event, after logs and traces, and must not block.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Telemetry:
         settings: Settings,
         *,
         logs: bool = True,
+        least: Level | None = None,
         listeners: Sequence[Emit] = (),
         platform: Platform = REAL_PLATFORM,
     ) -> None:
@@ -77,6 +79,7 @@ class Telemetry:
 
             self._logs = Logs(
                 level=self._settings.log_level,
+                least=least,
                 form=self._settings.log_format,
                 handler_errors=self._settings.handler_errors,
             )

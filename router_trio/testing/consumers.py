@@ -78,6 +78,11 @@ class Consumer:
         return self._stream.differs(spec)
 
     @property
+    def stream_subjects(self) -> tuple[str, ...]:
+        """The subjects that its stream takes."""
+        return self._stream.subjects
+
+    @property
     def unacked_count(self) -> int:
         """Messages that were delivered and wait for their ack."""
         return len(self._unacked)

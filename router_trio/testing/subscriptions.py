@@ -107,8 +107,9 @@ class FakePullConsumer(FakeSubscription):
     @property
     def limits(self) -> Limits:
         """See `link.PullConsumer.limits`."""
-        spec = self._opened().spec
-        return Limits(spec.max_deliver, spec.max_ack_pending, "limits")
+        consumer = self._opened()
+        spec = consumer.spec
+        return Limits(spec.max_deliver, spec.max_ack_pending, "limits", consumer.stream_subjects)
 
     @property
     def stream_created(self) -> str:

@@ -19,6 +19,7 @@ from router_trio import Settings
 from router_trio.telemetry.http import application
 from tests.docs.pages import DOCS, page
 from tests.supply.locks import project
+from tests.support.credentials import create_operator
 
 FILES = sorted((DOCS / "deploy" / "kubernetes").iterdir())
 MANIFESTS: dict[str, dict[str, Any]] = {one["kind"]: one for one in map(yaml.safe_load, map(Path.read_text, FILES))}
@@ -44,7 +45,7 @@ def configured(tmp_path: Path) -> Settings:
     config = tmp_path / "router.toml"
     config.write_text(MANIFESTS["ConfigMap"]["data"]["router.toml"])
     [secret] = [mount["mountPath"] for mount in CONTAINER["volumeMounts"] if mount["name"] == "nats"]
-    (tmp_path / "nats.creds").touch()
+    create_operator().credentials(tmp_path / "nats.creds")
     environ = {one["name"]: one["value"].replace(secret, str(tmp_path)) for one in CONTAINER["env"]}
     return Settings.load(config, environ=environ)
 

@@ -85,6 +85,9 @@ def test_it_waits_for_the_drain_and_does_not_restart_what_must_be_mended(tmp_pat
     sample = tmp_path / "router.toml"
     sample.write_text('[connections.main]\nservers = ["nats://127.0.0.1:4222"]\n')
     given = unit_settings(UNIT)
+    assert "ExecStartPre" not in given, "its exit status is restarted for ever"
+    assert (given["Type"], given["TimeoutStartSec"]) == (["notify"], ["infinity"])
+    assert given["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert int(given["TimeoutStopSec"][0].removesuffix("s")) >= Settings.load(sample).router.shutdown_timeout + 5
     assert given["RestartPreventExitStatus"] == ["2 78"]
 

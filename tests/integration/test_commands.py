@@ -64,8 +64,10 @@ def test_version(tmp_path: Path) -> None:
         (["serve"], 'Unknown command "serve"'),
         (["check", "router.toml", "--fast"], "Unknown option: --fast"),
         (["run", "--embedded-nats=perhaps"], "--embedded-nats"),
-        (["check"], "CONFIG"),
-        (["explain", "router.toml"], "SUBJECT"),
+        (["explain"], "explain needs CONFIG; router-trio explain --help shows an example"),
+        (["explain", "router.toml"], "explain needs SUBJECT; router-trio explain --help shows an example"),
+        (["demo", "--duration"], "--duration needs a value; router-trio demo --help shows an example"),
+        (["run", "--embedded-nats"], "--embedded-nats has nothing to do: every connection has servers of its own"),
         (["contract", "extra"], "extra"),
         (["demo", "--duration", "20"], "'20' has no unit"),
         (["demo", "--duration", "1s"], "3s at least"),
@@ -175,6 +177,10 @@ def test_check_imports_handlers_from_the_working_directory(config: Path) -> None
         ("enrich = 1\n", "has no function 'enrich'"),
         ("1 / 0\n", "raised ZeroDivisionError: division by zero"),
         ("def enrich(:\n", "raised SyntaxError"),
+        (
+            "def enrich(message, context, more):\n    pass\n",
+            "takes (message, context, more); give all other parameters",
+        ),
     ],
 )
 def test_check_names_a_handler_that_can_not_be_had(module: str | None, told: str, config: Path) -> None:
@@ -214,6 +220,65 @@ def test_tests_of_a_configuration(config: Path) -> None:
     done = command("test", "router.toml", "--json", cwd=config.parent)
     assert (done.returncode, done.stderr) == (1, "")
     assert [one["passed"] for one in json.loads(done.stdout)["tests"]] == [True, False]
+
+
+def test_check_takes_router_toml_unless_told_otherwise(config: Path) -> None:
+    done = command("check", cwd=config.parent)
+    assert (done.returncode, done.stdout) == (0, "router.toml: ok (1 connection, 1 route)\n")
+
+
+@pytest.mark.parametrize("text", [CONFIG, CONFIG.replace("wildcard(2)", "wildcard(3)")])
+def test_a_configuration_from_standard_input(text: str, tmp_path: Path) -> None:
+    def given(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            input=text,
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+    checked = given("check", "-")
+    explained = given("explain", "-", "orders.7.new", "--json")
+    if text == CONFIG:
+        assert (checked.returncode, checked.stdout) == (0, "<stdin>: ok (1 connection, 1 route)\n")
+        assert json.loads(explained.stdout)["routes"][0]["destinations"][0]["subject"] == "eu.7.new"
+    else:
+        assert checked.returncode == explained.returncode == 78
+        assert checked.stdout.startswith("<stdin>: routes[0].to[0].subject: ")
+        assert "(line 8, route 'eu-orders')" in checked.stdout
+
+
+def test_a_lone_hyphen_is_a_subject_where_one_is_due(config: Path) -> None:
+    done = command("explain", config, "--", "-", cwd=config.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("message -: ")
+
+
+def test_check_warns_of_no_routes_and_of_a_variable_with_one_underscore_too_few(config: Path) -> None:
+    config.write_text('[connections.main]\nservers = ["nats://127.0.0.1:4222"]\n')
+    done = command("check", config, cwd=config.parent, env={"ROUTER_TRIO_ROUTER_NAME": "x", "ROUTER_TRIO_PORT": "1"})
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f"{config}: ROUTER_TRIO_ROUTER_NAME: warning: is ignored, since it has no '__'; write "
+        "ROUTER_TRIO_ROUTER__NAME to set that key",
+        f"{config}: routes: warning: there are none, so nothing is routed; add [[routes]], or routes in code",
+        f"{config}: ok (1 connection, 0 routes)",
+    ]
+
+
+def test_what_needs_a_newer_server_is_noted(config: Path) -> None:
+    config.write_text(CONFIG.replace("eu.{{wildcard(1)}}", "eu.{{left(1,2)}}"))
+    told = (
+        "left needs nats-server 2.15 in a mapping of the server's own; here the router computes it, with every server"
+    )
+    done = command("check", config, cwd=config.parent)
+    assert f"{config}: routes[0].to[0].subject: note: {told} (line 8, route 'eu-orders')\n" in done.stdout
+    explained = command("explain", config, "orders.777.new", cwd=config.parent)
+    assert f"     note: {told}\n" in explained.stdout
 
 
 # --- explain ---

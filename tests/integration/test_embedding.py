@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,7 @@ import trio
 from router_trio import Message, Router, Settings
 from router_trio.embedded import HOST
 from router_trio.errors import AuthorizationError, ConfigurationError, ListenError
+from tests.support.command import command
 from tests.support.eventually import eventually
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
@@ -166,3 +168,51 @@ async def test_errors_of_the_start_come_out_bare(core_server: NatsServer, tmp_pa
     with pytest.raises(ConfigurationError, match=r"connections\.main\.servers"):
         async with Router(Settings(connections={"main": {}})).open():
             pytest.fail("entered")
+
+
+PROGRAM = """
+import trio
+from router_trio import Router, Settings
+from router_trio.testing import FakeBroker
+
+broker = FakeBroker()
+settings = Settings(telemetry={"listen": ""}, connections={"main": {"servers": ["nats://fake"]}})
+router = Router(settings, connect=lambda name, _: broker.connect, LOG)
+
+@router.route("in.*", to="out.$1")
+def broken(message):
+    raise ValueError("HUSH")
+
+async def main():
+    async with router.open() as live:
+        broker.publish("in.7", b"HUSH")
+        while not live.status()["routes"]["broken"]["failed"]:
+            await trio.sleep(0.01)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "codes"),
+    [
+        ("", ["ROUTE_MESSAGE_FAILED"]),
+        ("log=False", []),
+        ("log=True", None),
+    ],
+)
+def test_a_program_gets_warnings_unless_it_says_otherwise(log: str, codes: list[str] | None, tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM.replace(", LOG", f", {log}" if log else ""))
+    done = command(file, cwd=tmp_path, python=[sys.executable])
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    if codes is not None:
+        assert [line["error_code"] for line in lines] == codes
+    else:
+        assert {"ROUTER_STARTED", "ROUTE_MESSAGE_FAILED", "ROUTER_STOPPED"} <= {line["error_code"] for line in lines}
+    for line in lines:
+        if line["error_code"] == "ROUTE_MESSAGE_FAILED":
+            assert (line["level"], line["route"], line["subject"]) == ("WARN", "broken", "in.7")
+            assert line["place"] == f"{file}:12 in broken"
+    assert "HUSH" not in done.stderr

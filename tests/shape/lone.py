@@ -67,7 +67,7 @@ def one_route(url: str, kind: str) -> Settings:
 async def main(url: str, kind: str) -> None:
     """See the module."""
     calls = Calls()
-    async with Router(one_route(url, kind)).open():
+    async with Router(one_route(url, kind), log=False).open():
         print("ready", flush=True)
         trio.lowlevel.add_instrument(calls)
         sys.setprofile(calls)

@@ -65,6 +65,7 @@ class Process:
             observers=[self._observe],
             connect=self._connect,
             platform=self._simulation.platform,
+            log=False,
         )
         self._add_handlers(router)
         async with router.open() as live:

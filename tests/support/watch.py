@@ -89,7 +89,7 @@ async def watched(
     """
     watch = watch or Watch()
     if isinstance(router, Settings):
-        router = Router(router, observers=[watch], **options)
+        router = Router(router, observers=[watch], **{"log": False, **options})
     others = not alone or router_tasks()
     async with router.open() as live:
         watch.live = live

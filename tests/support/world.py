@@ -151,7 +151,9 @@ async def world(
     )
     watch = Watch()
     platform = Platform(random=LongestDelays())
-    router = Router(config, observers=[watch], connect=lambda name, _: brokers[name].connect, platform=platform)
+    router = Router(
+        config, observers=[watch], connect=lambda name, _: brokers[name].connect, platform=platform, log=False
+    )
     for handler, route in handlers:
         router.route(route.pop("subject", None), to=route.pop("to"), **route)(handler)
     async with router.open() as live:

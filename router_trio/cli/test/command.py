@@ -30,7 +30,7 @@ _STYLES = {"ok": "green", "FAILED": "red", "-": "red", "+": "green"}
 
 
 def run_tests(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file.")],
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file; - reads standard input.")],
     /,
     *,
     only: Annotated[str | None, Parameter(help="The name of the one test to run.", show_default=False)] = None,

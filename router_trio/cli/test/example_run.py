@@ -85,6 +85,7 @@ async def _run(settings: Settings, example: ExampleSettings) -> Result:
         observers=[observe],
         connect=lambda name, _: brokers[name].connect,
         platform=Platform(random=Random(0)),  # the same result each time
+        log=False,
     )
     async with router.open() as live:
         brokers[entry.connection].publish(example.message.subject, payload_of(example.message), example.message.headers)

@@ -23,7 +23,7 @@ MAX_PATTERNS = 64
 PATTERN_COST = 5_000
 """What a pattern from a message costs of MAX_COST: up to 1.7 ms."""
 
-EXTRA = "matches() needs RE2: install router-trio[expressions]"
+EXTRA = "matches() needs RE2: pip install google-re2"
 
 
 class BadPattern(Exception):

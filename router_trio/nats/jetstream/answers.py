@@ -132,6 +132,10 @@ class Object:
             raise self._wrong(name, f"a list of at most {most} whole numbers")
         return tuple(value)
 
+    def has(self, name: str) -> bool:
+        """Return True if there is something of that name, which is not empty."""
+        return bool(self._fields.get(name))
+
     def object(self, name: str) -> Object | None:
         """Return an object in this one; None if it is absent."""
         value = self._fields.get(name)

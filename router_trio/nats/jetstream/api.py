@@ -63,6 +63,8 @@ class StreamInfo:
     sealed: bool
     no_ack: bool
     mirror: bool
+    has_others: bool
+    """It may hold messages of other subjects than its own: those of other streams, or under changed subjects."""
     deny_delete: bool
     deny_purge: bool
     allow_rollup: bool
@@ -172,6 +174,7 @@ def stream_info(body: bytes) -> StreamInfo:
         sealed=config.flag("sealed"),
         no_ack=config.flag("no_ack"),
         mirror=config.object("mirror") is not None,
+        has_others=any(config.has(name) for name in ("mirror", "sources", "subject_transform")),
         deny_delete=config.flag("deny_delete"),
         deny_purge=config.flag("deny_purge"),
         allow_rollup=config.flag("allow_rollup_hdrs"),

@@ -240,7 +240,12 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
         stream_created=stream.created,
         went_back=went_back,
         progress=progress,
-        limits=Limits(config.max_deliver, config.max_ack_pending, stream.retention),
+        limits=Limits(
+            config.max_deliver,
+            config.max_ack_pending,
+            stream.retention,
+            () if stream.has_others else stream.subjects,
+        ),
         unacked=unacked,
         num_unacked=info.num_ack_pending,
     )

@@ -118,7 +118,7 @@ class ContentBatch:
         if raws:
             for number, reason, detail in outlet.forward_core(raws, owner):
                 owner.refuse(number, reason)
-                routing.emit_failure(reason, detail)
+                routing.emit_failure(reason, detail, subject=raws[number][0])
             raws.clear()
         elif frames:
             outlet.outbox.offer_frames(frames[:], FrameOwners([owner], [len(frames)]))

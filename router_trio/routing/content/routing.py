@@ -155,7 +155,7 @@ class ContentRouting(Routing):
     def expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
         """An expression has no value for a message: it fails. `Delivery.done` is the caller's."""
         delivery.fail(error.reason, Failure(error.reason, str(error)))
-        self.emit_failure(error.reason, str(error))
+        self.emit_failure_of(delivery, error.reason, str(error))
 
     def send_answer(
         self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool

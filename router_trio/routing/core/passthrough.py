@@ -104,6 +104,11 @@ class PassthroughRoute(CountedOwner):
         self.otherwise: Deliver = otherwise
         self._routing = routing
 
+    @property
+    def destination(self) -> tuple[str, str]:
+        """See `operation.RouteOwner`."""
+        return self.state.name, self.outlet.template
+
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
         seconds = now - operation.accepted_at
@@ -126,7 +131,7 @@ class PassthroughRoute(CountedOwner):
         self.state.failed[reason] += 1
         self.state.fates["lost"] += 1
         self.state.elapsed.record(0.0)
-        routing.emit_failure(reason, detail)
+        routing.emit_failure(reason, detail, subject=raw[0])
 
     def traced(self, frame: bytes) -> tuple[Owner, bytes]:
         """A frame is sampled: who follows it from now on, and the frame that tells of it."""

@@ -230,7 +230,7 @@ class CoreRoute(Route):
                 refused = outlet.forward_core(batch, owner)
             for number, reason, detail in refused:
                 owner.refuse(number, reason)
-                self.routing.emit_failure(reason, detail)
+                self.routing.emit_failure(reason, detail, subject=batch[number][0])
 
     def _received(self, batch: list[framing.RawMessage]) -> None:
         self.state.received += len(batch)

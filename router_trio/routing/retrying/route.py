@@ -15,7 +15,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import EvaluationError, RouterError
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
-from router_trio.protocol.framing import RawMessage
+from router_trio.protocol.framing import RawMessage, text
 from router_trio.routing.core.intake_queue import MESSAGES_IN_A_TURN
 from router_trio.routing.core.limited import WaitingForLimit
 from router_trio.routing.core.passthrough import Passthrough
@@ -155,7 +155,9 @@ class RetryingRoute(CoreRoute):
             self._no_longer_under_way()
         else:
             self.state.failed["retry_full"] += 1
-            self.routing.emit_failure("retry_full", "more messages failed than are kept for another attempt")
+            self.routing.emit_failure_of(
+                delivery, "retry_full", "more messages failed than are kept for another attempt"
+            )
             self._give_up(delivery, GivenUp(failure, delivery.attempts))
 
     def _is_last(self, failure: Failure, attempts: int) -> bool:
@@ -166,7 +168,7 @@ class RetryingRoute(CoreRoute):
         delivery.given_up()
         if self._dead_letters is None:
             if self.routing.plan.settings.retry is not None:
-                self._count(MessageGivenUp, dead)
+                self._count(MessageGivenUp, delivery, dead)
             self._settled(delivery, "lost")
             return
         try:
@@ -178,20 +180,23 @@ class RetryingRoute(CoreRoute):
         delivery = letter.delivery
         assert isinstance(delivery, CoreDelivery)
         if fate.delivered:
-            self._count(MessageDeadLettered, letter.dead)
+            self._count(MessageDeadLettered, delivery, letter.dead)
             self._settled(delivery, "dead_lettered")
         else:
             self._not_stored(delivery, fate.reason or fate.name, None)
 
     def _not_stored(self, delivery: CoreDelivery, reason: str, detail: str | None) -> None:
         self.state.failed["dead_letter"] += 1
-        self._emit(DeadLetterNotStored(at=trio.current_time(), route=self.state.name, reason=reason, detail=detail))
+        now, subject = trio.current_time(), text(delivery.raw[0])
+        self._emit(DeadLetterNotStored(at=now, route=self.state.name, reason=reason, subject=subject, detail=detail))
         self._settled(delivery, "lost")
 
-    def _count(self, event: type[MessageDeadLettered] | type[MessageGivenUp], dead: GivenUp) -> None:
-        reason = dead.failure.reason
+    def _count(
+        self, event: type[MessageDeadLettered] | type[MessageGivenUp], delivery: CoreDelivery, dead: GivenUp
+    ) -> None:
+        reason, now, subject = dead.failure.reason, trio.current_time(), text(delivery.raw[0])
         self.state.given_up[reason] += 1
-        self._emit(event(at=trio.current_time(), route=self.state.name, reason=reason, attempts=dead.attempts))
+        self._emit(event(at=now, route=self.state.name, reason=reason, attempts=dead.attempts, subject=subject))
 
     def _settled(self, delivery: CoreDelivery, fate: str) -> None:
         delivery.settle_as(fate)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, PullConsumer
+from router_trio.quotes import LONGEST_TEXT, excerpt
 from router_trio.routing.policy.failures import MOST_REMEMBERED
 from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.settings import SourceSettings
+from router_trio.subjects.patterns import overlaps
 
 UNLIMITED = -1
 """Deliveries: what a server counts is not what failed, so it is not for the server to give up."""
@@ -41,6 +43,14 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
             "route has no dead letters; add [routes.dead_letter], or remove attempts and not from [routes.retry]",
             reason="would_delete",
         )
+
+
+def filter_outside(spec: ConsumerSpec, consumer: PullConsumer) -> str | None:
+    """Return what is wrong with a filter that nothing in the stream can match; None if something can."""
+    subjects = consumer.limits.subjects
+    if spec.filter_subject is None or not subjects or any(overlaps(one, spec.filter_subject) for one in subjects):
+        return None
+    return excerpt(", ".join(subjects), LONGEST_TEXT // 2)
 
 
 def differences(spec: ConsumerSpec, consumer: PullConsumer, capacity: int) -> list[str]:

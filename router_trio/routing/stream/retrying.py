@@ -15,6 +15,7 @@ import trio
 from router_trio.errors import RouterError
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
+from router_trio.protocol.framing import text
 from router_trio.routing.pipeline import reason_of
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy
 from router_trio.routing.retrying.dead_letters import DeadLetter, DeadLetters
@@ -130,7 +131,17 @@ class Retrying:
         """A dead letter could not be stored: its message stays in the stream."""
         now = trio.current_time()
         self._state.failed["dead_letter"] += 1
-        self._emit(DeadLetterNotStored(at=now, route=self._state.name, reason=reason, detail=detail))
+        self._emit(
+            DeadLetterNotStored(
+                at=now,
+                route=self._state.name,
+                reason=reason,
+                subject=text(delivery.raw[0]),
+                stream=self._stream,
+                sequence=delivery.sequence,
+                detail=detail,
+            )
+        )
         if delivery.cursor is not self._ack_pending.cursor:
             self._ack_pending.remove(delivery)
             self._state.fates["lost"] += 1  # that stream is gone
@@ -166,6 +177,7 @@ class Retrying:
                 route=self._state.name,
                 reason=reason,
                 attempts=dead.attempts,
+                subject=text(delivery.raw[0]),
                 stream=self._stream,
                 sequence=delivery.sequence,
             )

@@ -17,7 +17,7 @@ from operator import attrgetter
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.events import ConsumerDiffers, Emit, StreamWentBack
+from router_trio.events import ConsumerDiffers, Emit, FilterOutside, StreamWentBack
 from router_trio.link import Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
@@ -30,7 +30,7 @@ from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.lead import Lead
 from router_trio.routing.stream.limited import LimitedValues
-from router_trio.routing.stream.limits import check_retention, consumer_spec, differences
+from router_trio.routing.stream.limits import check_retention, consumer_spec, differences, filter_outside
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
@@ -82,6 +82,7 @@ class StreamRoute(Route):
         self.stored: list[StreamDelivery] = []
         self._nothing_comes = False
         self._told_differences: list[str] = []
+        self._told_subjects: str | None = None
         self._flow = routing.flow
         self._limited: LimitedValues | None = None
         if self._flow is not None:
@@ -357,6 +358,18 @@ class StreamRoute(Route):
         self._retrying.server_limit = consumer.limits.max_deliver
         if not self._retrying.has_dead_letters:
             check_retention(self._policy, spec, consumer)
+        subjects = filter_outside(spec, consumer)
+        if subjects is not None and subjects != self._told_subjects:
+            self._emit(
+                FilterOutside(
+                    at=trio.current_time(),
+                    route=self.state.name,
+                    stream=spec.stream,
+                    filter=spec.filter_subject or "",
+                    subjects=subjects,
+                )
+            )
+        self._told_subjects = subjects
         found = differences(spec, consumer, 2 * self._source.max_in_flight)
         if found and found != self._told_differences:
             self._emit(

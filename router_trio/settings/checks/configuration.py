@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from router_trio.errors import MappingError, Problem, SubjectError
 from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_header
 from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
+from router_trio.settings.checks.files import check_files
 from router_trio.settings.checks.flow import check_flow
 from router_trio.settings.checks.loops import feeds_itself
+from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.respond import check_respond
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.streams import NOT_IN_NAMES
@@ -125,7 +126,7 @@ def _check_connections(connections: Connections) -> Iterator[Problem]:
             if connection.inbox_prefix.startswith("$"):
                 yield Problem(f"{path}.inbox_prefix", "begins with '$', which NATS reserves; choose another name")
             yield from _check_authentication(path, connection)
-            yield from _check_files(path, connection)
+            yield from check_files(path, connection)
 
 
 def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
@@ -146,28 +147,6 @@ def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator
         yield Problem(f"{path}.password", "missing; a user needs a password")
     if connection.password is not None and connection.user is None:
         yield Problem(f"{path}.user", "missing; a password needs a user")
-
-
-def _check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
-    for key in ("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file"):
-        file: Path | None = getattr(connection, key)
-        if file is None:
-            continue
-        try:
-            if file.is_file():
-                continue
-            told = f"there is no file {str(file)!r}; create it or correct the path"
-        except OSError as error:
-            told = f"{str(file)!r} can't be accessed ({error.strerror}); correct the path"
-        if looks_secret(str(file)) or "\n" in str(file):
-            told = "is the content of a file, not its path; write it into a file, and give the file's path"
-        yield Problem(f"{path}.{key}", told)
-    if connection.tls_hostname is not None and looks_secret(connection.tls_hostname):
-        yield Problem(f"{path}.tls_hostname", "is not a host name; give the name that the server's certificate is for")
-    if connection.tls_cert_file is not None and connection.tls_key_file is None:
-        yield Problem(f"{path}.tls_key_file", "missing; tls_cert_file needs its private key")
-    if connection.tls_key_file is not None and connection.tls_cert_file is None:
-        yield Problem(f"{path}.tls_cert_file", "missing; tls_key_file needs its certificate")
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------
@@ -220,6 +199,9 @@ def _check_subject(
     path: str, source: SourceSettings, subject: str, connection: str, connections: Connections | None
 ) -> Iterator[Problem]:
     """Check where messages of a source go, which itself is valid."""
+    if (wrong := misplaced_placeholder(subject)) is not None:
+        yield Problem(path, wrong)
+        return
     try:
         source.mapping(subject)
     except (MappingError, SubjectError) as error:

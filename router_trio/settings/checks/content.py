@@ -51,7 +51,7 @@ def check_content(
 
 def problem_of(path: str, text: str, error: ExpressionError) -> Problem:
     """Return the problem that an expression of the configuration is."""
-    where = f" (line {error.line}, column {error.column})" if "\n" in text else ""
+    where = f", at line {error.line}, column {error.column} of the expression" if "\n" in text else ""
     return Problem(path, f"{error.message}{where}", error.picture)
 
 

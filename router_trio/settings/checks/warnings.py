@@ -13,6 +13,8 @@ from router_trio.settings.units import format_duration
 
 def warnings(connections: Mapping[str, ConnectionSettings], routes: Sequence[RouteSettings]) -> Iterator[Problem]:
     """Yield every warning about a valid configuration, with the path of its key."""
+    if not routes:
+        yield Problem("routes", "there are none, so nothing is routed; add [[routes]], or routes in code")
     for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
     for index, route in enumerate(routes):

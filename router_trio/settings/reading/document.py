@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from router_trio.errors import Problem
+from router_trio.settings.reading.places import Places
 
 PREFIX = "ROUTER_TRIO_"
 
@@ -16,18 +17,24 @@ Location = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Document:
-    """The data of a configuration, what is wrong with it already, and which variable set which key."""
+    """The data of a configuration, what is wrong with it already, and which variable set which key.
+
+    `ignored` has variables that set nothing, and were probably meant to.
+    """
 
     data: dict[str, Any]
+    places: Places
     problems: list[Problem] = field(default_factory=list)
+    ignored: list[Problem] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
 
     def attribute(self, problem: Problem) -> Problem:
-        """Add the name of the variable that set the key, if one did."""
+        """Add where the key stands in the file, or the name of the variable that set it."""
         for path, variable in self.variables.items():
             if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
-                return replace(problem, message=f"{problem.message} (set by {variable})")
-        return problem
+                route = self.places.of(problem.path, with_line=False)
+                return replace(problem, place=", ".join(filter(None, (f"set by {variable}", route))))
+        return replace(problem, place=self.places.of(problem.path))
 
 
 def is_model(annotation: Any) -> bool:

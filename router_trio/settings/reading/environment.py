@@ -3,7 +3,9 @@
 `ROUTER_TRIO_CONNECTIONS__MAIN__FAIL_OPEN=true` sets `fail_open` of `[connections.main]`: the prefix, then the keys,
 with `__` between them, in any case. A connection keeps the name that it has in the file; where that holds a `-`, the
 variable may have `_`. Entries of lists go by their number (`ROUTES__0__FROM__SUBJECT`). Lists and tables as a whole are
-JSON. A variable that means nothing is refused, since a typing error there would otherwise go unseen.
+JSON. A variable that means nothing is refused, since a typing error there would otherwise go unseen. One without `__`
+is none of ours, but the name of a whole section (`ROUTER_TRIO_ROUTES`): Kubernetes sets `ROUTER_TRIO_PORT` and others
+for a service named router-trio.
 
 pydantic-settings takes names apart and reads JSON; this module finds the place in the document. It is imported only
 when there are variables of our prefix, because pydantic-settings costs more time than all the rest of loading.
@@ -38,6 +40,9 @@ def overlay(document: Document, environ: Mapping[str, str], root: type[BaseModel
     known = list(_spellings(document.data, root, ()))
     variables = [(name, text) for name, text in environ.items() if name.upper().startswith(PREFIX)]
     for variable, text in sorted(variables, key=lambda item: (item[0].count(_DELIMITER), item[0])):
+        if not _is_ours(variable, root):
+            document.ignored.extend(_near_miss(variable, known))
+            continue
         try:
             tree = _tree(source, variable, text)
             locations = list(_lay_over(document.data, tree, root, ()))
@@ -46,6 +51,18 @@ def overlay(document: Document, environ: Mapping[str, str], root: type[BaseModel
         else:
             document.variables.update((key_path(location), variable) for location in locations)
     _check_new_connections(document, in_file, known)
+
+
+def _is_ours(variable: str, root: type[BaseModel]) -> bool:
+    word = variable[len(PREFIX) :]
+    return _DELIMITER in word or word.lower() in keys_of(root)
+
+
+def _near_miss(variable: str, known: list[str]) -> Iterator[Problem]:
+    """Yield a word about a variable that would set something with `__` in place of `_`."""
+    meant = next((one for one in known if one.replace(_DELIMITER, "_") == variable.upper()), None)
+    if meant is not None:
+        yield Problem(variable, f"is ignored, since it has no '__'; write {meant} to set that key")
 
 
 def _sets_nothing(variable: str, known: list[str]) -> str:

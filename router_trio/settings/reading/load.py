@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.problems import element_of, key_path, keys_of, present
 from router_trio.settings.reading.document import PREFIX, Document, Location, is_model
+from router_trio.settings.reading.places import Places
 from router_trio.settings.units import DurationForm
 
 
@@ -27,7 +28,19 @@ def read_document(path: Path, environ: Mapping[str, str], root: type[BaseModel])
     Blocks for the time of reading one small file. Raises ConfigurationError if the file can't be read or is no TOML;
     other problems are in the result, to be reported together with those of the validation.
     """
-    document = Document(_read_toml(path))
+    return parse_document(_read(path), str(path), path.resolve().parent, environ, root)
+
+
+def parse_document(
+    content: bytes, name: str, folder: Path, environ: Mapping[str, str], root: type[BaseModel]
+) -> Document:
+    """Return what a file holds, with the environment laid over it. Paths in it are relative to `folder`.
+
+    `name` is what the file is called in errors. Raises ConfigurationError if it is no TOML.
+    """
+    text = _decoded(content, name)
+    data = _parsed(text, name)
+    document = Document(data, Places(text, data))
     for location, table, key, value, info in leaves(document.data, root):
         if _is_duration(info) and isinstance(value, int | float) and not isinstance(value, bool):
             document.problems.append(
@@ -35,11 +48,13 @@ def read_document(path: Path, environ: Mapping[str, str], root: type[BaseModel])
             )
             # The validation would take it for seconds, as it does in code, and judge on from there.
             del table[key]
+        elif (wrong := _other_kind(info, value)) is not None:
+            document.problems.append(Problem(key_path((*location, key)), wrong))
+            del table[key]  # the validation would read "yes" as true, as it must in variables
     if any(name.upper().startswith(PREFIX) for name in environ):
         from router_trio.settings.reading.environment import overlay
 
         overlay(document, environ, root)
-    folder = path.resolve().parent
     for _, table, key, value, info in leaves(document.data, root):
         if _is_path(info) and isinstance(value, str) and value:
             table[key] = str(folder / _at_home(value))
@@ -68,6 +83,19 @@ def leaves(
             yield at, table, key, value, info
 
 
+def _other_kind(info: FieldInfo, value: object) -> str | None:
+    """Return what a value must be, if TOML has a kind of its own for that and this is of another kind."""
+    if any(hasattr(item, "read") for item in info.metadata):
+        return None  # a duration or a size, which a file has as text
+    wanted, kind = present(info.annotation), type(value)
+    if wanted is bool and kind in (str, int, float):
+        return f"must be true or false{', without quotes' if kind is str else ''}"
+    if wanted in (int, float) and kind in (str, bool):
+        number = "a whole number" if wanted is int else "a number"
+        return f"must be {number}{', without quotes' if kind is str else ''}"
+    return None
+
+
 def _is_duration(info: FieldInfo) -> bool:
     return any(isinstance(item, DurationForm) for item in info.metadata)
 
@@ -83,27 +111,38 @@ def _at_home(text: str) -> Path:
         return Path(text)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    def refuse(message: str) -> ConfigurationError:
-        return ConfigurationError([Problem("", message)], str(path))
+def _refused(message: str, name: str) -> ConfigurationError:
+    return ConfigurationError([Problem("", message)], name)
 
+
+def _read(path: Path) -> bytes:
+    name = str(path)
     try:
-        text = path.read_bytes().decode()
+        return path.read_bytes()
     except FileNotFoundError:
-        raise refuse("there is no such file; create it or correct the path") from None
+        raise _refused("there is no such file; create it or correct the path", name) from None
     except IsADirectoryError:
-        raise refuse("this is a folder; give the path of the file in it") from None
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
-        raise refuse(f"not UTF-8 at line {line}, column {column}; save the file as UTF-8") from None
+        raise _refused("this is a folder; give the path of the file in it", name) from None
     except OSError as error:
-        raise refuse(f"can't be read ({error.strerror}); check the path and the permissions") from None
+        raise _refused(f"can't be read ({error.strerror}); check the path and the permissions", name) from None
     except ValueError as error:
-        raise refuse(f"can't be read ({error}); correct the path") from None
+        raise _refused(f"can't be read ({error}); correct the path", name) from None
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        # Some editors put a byte order mark before everything else.
+        return content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        raise _refused(f"not UTF-8 at line {line}, column {column}; save the file as UTF-8", name) from None
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         lines = text.split("\n")
         end = f"(at line {len(lines)}, column {len(lines[-1]) + 1})"
-        raise refuse(f"not valid TOML: {str(error).replace('(at end of document)', end)}") from None
+        raise _refused(f"not valid TOML: {str(error).replace('(at end of document)', end)}", name) from None

@@ -36,6 +36,12 @@ def address_of(listener: trio.SocketListener) -> tuple[str, int]:
     return host, port
 
 
+def page_url(host: str, port: int) -> str:
+    """Return the URL of the status page for a browser on this machine; every address of it is the loopback's, too."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return f"http://{_address(anywhere.get(host, host), port)}/"
+
+
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from router_trio.events import Event, Level, catalogue
+from router_trio.telemetry.logs.console import console_line, stderr_is_terminal, wants_colours
 from router_trio.telemetry.logs.merge import INTERVAL, Merged, Merger
 from router_trio.telemetry.logs.redact import redact_all
 from router_trio.telemetry.logs.sentences import sentence, shown
@@ -57,25 +58,29 @@ def log_codes() -> list[LogCode]:
 class Logs:
     """The log of one router.
 
-    `level`, `form` and `handler_errors` are those of the settings; `clock` gives monotonic seconds.
+    `level`, `form` and `handler_errors` are those of the settings; nothing less severe than `least` is logged. `clock`
+    gives monotonic seconds.
     """
 
     def __init__(
         self,
         *,
         level: str = "info",
+        least: Level | None = None,
         form: str = "json",
         handler_errors: str = "type",
         write: Callable[[bytes], object] = write_to_stderr,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._level = LEVELS[level]
+        self._level = max(LEVELS[level], least or Level.DEBUG)
         self._render = _renderer(form)
         self._handler_errors = handler_errors == "full"
         self._writer = LineWriter(write)
         self._events: Merger[tuple[Event, SpanIds | None]] = Merger(clock)
         self._records: Merger[logging.LogRecord] = Merger(clock)
         self._lock = threading.Lock()
+        self._something = trio.Event()
+        self._wake: Callable[[], object] = lambda: None
 
     @property
     def lines_dropped(self) -> int:
@@ -84,7 +89,7 @@ class Logs:
 
     def write(self, event: Event, ids: SpanIds | None = None) -> None:
         """Log an event, at once or merged. `ids` are those of the span that it belongs to. Never blocks."""
-        if event.level < self._level:
+        if event.severity < self._level:
             return
         if not event.per_message:
             self._write_event(event, ids)
@@ -92,6 +97,7 @@ class Logs:
         subject = getattr(event, "connection", None) or getattr(event, "route", None)
         reason = getattr(event, "reason", None)
         merged = self._events.offer((event.code, subject), (event, ids), getattr(event, "count", 1), reason)
+        self._something.set()
         if merged is not None:
             self._write_merged(merged)
 
@@ -115,10 +121,15 @@ class Logs:
                 self.flush(everything=True)
 
     async def flush_regularly(self) -> None:
-        """Flush what is due, again and again, until cancelled."""
+        """Flush what is due, again and again, until cancelled. Sleeps while there is nothing."""
+        token = trio.lowlevel.current_trio_token()
+        self._wake = partial(_soon, token, self._set_something)
         while True:
-            await trio.sleep(INTERVAL / 2)
-            self.flush()
+            while self._events or self._records:
+                await trio.sleep(INTERVAL / 2)
+                self.flush()
+            self._something = trio.Event()
+            await self._something.wait()
 
     def library(self, record: logging.LogRecord) -> None:
         """Log a record of the standard library's logging, merged by its text. Callable from any thread."""
@@ -126,10 +137,14 @@ class Logs:
             return
         with self._lock:
             merged = self._records.offer((record.name, str(record.msg)), record)
+        self._wake()
         if merged is not None:
             self._write_record(merged)
 
     # --- inside ---
+
+    def _set_something(self) -> None:
+        self._something.set()
 
     @contextmanager
     def _libraries(self) -> Iterator[None]:
@@ -150,7 +165,7 @@ class Logs:
             line["trace_id"], line["span_id"] = ids
         if "outage_seconds" in line:
             line["outage_seconds"] = round(line["outage_seconds"], 3)
-        self._put(event.level, sentence(event), event.code, line)
+        self._put(event.severity, sentence(event), event.code, line)
 
     def _write_merged(self, merged: Merged[tuple[Event, SpanIds | None]]) -> None:
         event, ids = merged.latest
@@ -177,6 +192,11 @@ class Logs:
         stamp = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
         told = {"timestamp": stamp, "level": level.name, "message": message, "error_code": code, **line}
         self._writer.put(self._render(redact_all(told)))
+
+
+def _soon(token: trio.lowlevel.TrioToken, call: Callable[[], object]) -> None:
+    with suppress(trio.RunFinishedError):  # a library may log from a thread that outlives us
+        token.run_sync_soon(call, idempotent=True)
 
 
 class _Handler(logging.Handler):
@@ -206,10 +226,8 @@ def _where(error: BaseException) -> str | None:
 
 
 def _renderer(form: str) -> Render:
+    if form == "auto":
+        form = "console" if stderr_is_terminal() else "json"
     if form == "json":
         return partial(json.dumps, default=repr)
-    # For people at a console only: it takes longer to import than a line of JSON is worth.
-    from structlog.dev import ConsoleRenderer
-
-    renderer: Any = ConsoleRenderer(colors=False, event_key="message")
-    return lambda line: str(renderer(None, "", line))
+    return partial(console_line, colours=wants_colours())

@@ -50,6 +50,10 @@ class Merger(Generic[T]):
         self._clock = clock
         self._windows: dict[Hashable, _Window[T]] = {}
 
+    def __bool__(self) -> bool:
+        """Return True if something was seen in the last interval, or is summed."""
+        return bool(self._windows)
+
     def offer(self, key: Hashable, item: T, count: int = 1, reason: str | None = None) -> Merged[T] | None:
         """Count an item. Returns what to show now, the item included, or None if it was only summed."""
         now = self._clock()

@@ -77,7 +77,7 @@ class Recent:
             {
                 "number": self._number,
                 "at": at,
-                "level": event.level.name,
+                "level": event.severity.name,
                 "code": event.code,
                 **entry,
             }

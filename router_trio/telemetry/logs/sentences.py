@@ -1,71 +1,77 @@
 """What a log line says: one sentence for each kind of event.
 
 The fields of an event go into the line by name as well; the sentence is for the person who reads it at night. It holds
-no free text of other programs: that is in `detail`, where it may be shown at all (see `shown`).
+no free text of other programs: that is in `detail`, where it may be shown at all (see `shown`). An attempt to connect
+is the exception: what is wrong with it is what its line is about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from router_trio import events
 from router_trio.events import Event
+from router_trio.quotes import excerpt
 
 SENTENCES: Mapping[type[Event], str] = {
     events.ConnectionEstablished: "Connection {connection} is connected to {server}",
     events.ConnectionRestored: (
         "Connection {connection} is connected again to {server}, after {outage_seconds:.1f} s "
-        "and {reconnect_attempts} attempts"
+        "and {reconnect_attempts:count attempt}"
     ),
     events.ConnectionLost: (
-        "Connection {connection} lost its link to {server}: {reason}; {pending_count} operations are pending"
+        "Connection {connection} lost its link to {server}: {reason}; "
+        "{pending_count:count operation is|operations are} pending"
     ),
-    events.ConnectionFailed: (
-        "Connection {connection} could not connect to {server}: {reason} (attempt {attempt} of {max_attempts})"
-    ),
+    events.ConnectionFailed: "{connection}: {problem} (attempt {attempt} of {max_attempts}){cure}",
     events.UnexpectedLinkError: (
         "Connection {connection} ended its link to {server} because of {error_type} at {place}: "
         "a bug of router_trio, please report it"
     ),
     events.ReconnectAttempt: "Connection {connection} is connecting to {server}, attempt {attempt} of {max_attempts}",
     events.ReconnectExhausted: (
-        "Connection {connection} used up its {reconnect_attempts} attempts to reconnect; next: {action}"
+        "Connection {connection} used up its {reconnect_attempts:count attempt} to reconnect; next: {action}"
     ),
     events.LameDuck: "Server {server} will shut down; connection {connection} is moving to another one",
     events.RetryPending: (
-        "Connection {connection} is sending {pending_count} operations that were queued or unconfirmed"
+        "Connection {connection} is sending "
+        "{pending_count:count operation that was|operations that were} queued or unconfirmed"
     ),
     events.RetryComplete: (
         "Connection {connection} has settled what was queued or unconfirmed: "
         "{success_count} succeeded, {failed_count} failed"
     ),
-    events.PublishFailed: "Core publishes on {connection} failed: {reason}",
-    events.PublishWithAckFailed: "JetStream publishes on {connection} failed: {reason}",
+    events.PublishFailed: "{by_route}Core publish{to_subject} on {connection} failed: {reason}",
+    events.PublishWithAckFailed: "{by_route}JetStream publish{to_subject} on {connection} failed: {reason}",
     events.PublishQueued: "Core publishes on {connection} are queued while it is not connected",
     events.PublishWithAckQueued: "JetStream publishes on {connection} are queued while it is not connected",
     events.PublishFailedOpen: "Publishes on {connection} were discarded, because fail_open is set: {reason}",
-    events.QueueFull: "The queue of {connection} is full ({queue_size} of {max_size} operations): {reason}",
+    events.QueueFull: "The queue of {connection} is full ({queue_size} of {max_size:count operation}): {reason}",
     events.PendingDropped: "Pending operations of {connection} were dropped: {reason}",
     events.AckFailed: "Acks on {connection} could not be sent: {reason}; the stream will redeliver these messages",
     events.NakFailed: (
         "Naks on {connection} could not be sent: {reason}; the stream will redeliver these messages after its ack wait"
     ),
-    events.SubscribeFailed: "Could not subscribe or open a consumer on {connection}: {reason}; retrying",
+    events.SubscribeFailed: "{by_route}Could not subscribe or open a consumer on {connection}: {reason}; retrying",
     events.ConsumerDiffers: (
         "Route {route}: the consumer {durable} of stream {stream} differs from the configuration: {detail}; "
         "change one of them"
     ),
+    events.FilterOutside: (
+        "Route {route} gets nothing: its filter {filter} matches none of the subjects of stream {stream}, which are "
+        "{subjects}; correct the filter, or the stream"
+    ),
     events.RouteStandby: "Route {route} waits for the lead of the consumer {durable} of stream {stream}",
     events.RouteReady: "Route {route} receives from {source} on {connection}",
-    events.MessageFailed: "Messages of route {route} failed: {reason}",
-    events.MessageDeadLettered: "Route {route} dead-lettered messages, the last after {attempts} attempts: {reason}",
-    events.MessageGivenUp: "Route {route} gave up messages, the last after {attempts} attempts: {reason}",
-    events.DeadLetterNotStored: "Route {route} could not store dead letters: {reason}",
+    events.MessageFailed: "Route {route}: {which_message} failed: {reason}{raised}",
+    events.MessageDeadLettered: "Route {route}: {which_message} dead-lettered after {attempts:count attempt}: {reason}",
+    events.MessageGivenUp: "Route {route}: {which_message} given up after {attempts:count attempt}: {reason}",
+    events.DeadLetterNotStored: "Route {route}: the dead letter of {which_message} could not be stored: {reason}",
     events.RouteLimited: "Route {route} holds messages back: its limit is {rate}",
     events.BreakerOpened: (
         "Route {route} leaves {subject} on {connection} alone for {pause_seconds:g} s: "
-        "{failed_count} failures in a row, the last one {reason}"
+        "{failed_count:count failure} in a row, the last one {reason}"
     ),
     events.BreakerClosed: "Route {route} sends to {subject} on {connection} again, after {open_seconds:.1f} s",
     events.DestinationNotStored: "Route {route} can't deliver to {subject} on {connection}: {reason}",
@@ -86,9 +92,10 @@ SENTENCES: Mapping[type[Event], str] = {
     events.FaultInjected: "Fault {fault} is set for {operation}, with probability {probability:g}",
     events.FaultsCleared: "Injected faults were cleared: {operation}",
     events.SettingIgnored: "{key} {detail}",
-    events.RouterStarted: "Router {name} is running: {connections} connections, {routes} routes",
-    events.RouterDraining: "Router is draining {pending_count} operations, for at most {timeout_seconds:g} s",
-    events.RouterStopped: "Router has stopped; {unsettled} messages were left unsettled",
+    events.StatusPageReady: "Status page: {url}",
+    events.RouterStarted: "Router {name} is running: {connections:count connection}, {routes:count route}",
+    events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
+    events.RouterStopped: "Router has stopped; {unsettled:count message was|messages were} left unsettled",
 }
 
 
@@ -97,7 +104,71 @@ def sentence(event: Event) -> str:
     template = SENTENCES.get(type(event))
     if template is None:
         return (type(event).__doc__ or type(event).__name__).strip().splitlines()[0]
-    return template.format_map({"connection": None, "route": None, **dict(event.details())})
+    fields = {"connection": None, "route": None, **_details(event)}
+    counted = {name: _Count(value) if type(value) is int else value for name, value in fields.items()}
+    return template.format_map(_Parts(counted))
+
+
+def _details(event: Event) -> dict[str, Any]:
+    fields = dict(event.details())
+    server = fields.get("server")
+    if server and "://" not in server:
+        fields["server"] = f"nats://{server}"  # as servers tell of each other, and as a server without TLS is called
+    return fields
+
+
+class _Count(int):
+    """A number that says what it counts: `{:count attempt}` is `1 attempt` or `2 attempts`.
+
+    `{:count message was|messages were}` gives both forms.
+    """
+
+    def __format__(self, form: str) -> str:
+        word, _, noun = form.partition(" ")
+        if word != "count":
+            return format(int(self), form)
+        one, _, several = noun.partition("|")
+        return f"{int(self)} {one}" if self == 1 else f"{int(self)} {several or one + 's'}"
+
+
+class _Parts(dict[str, Any]):
+    """The fields of an event, and parts of sentences that are left out where a field is absent."""
+
+    def __missing__(self, name: str) -> str:
+        return _PARTS[name](self)
+
+
+def _which_message(fields: Mapping[str, Any]) -> str:
+    if "subject" not in fields and "sequence" not in fields:
+        return "a message"
+    number = f"message {fields['sequence']} of stream {fields['stream']}" if "sequence" in fields else "a message"
+    return f"{number} on {excerpt(fields['subject'])}" if "subject" in fields else number
+
+
+def _raised(fields: Mapping[str, Any]) -> str:
+    kind = f" ({fields['error_type']})" if "error_type" in fields else ""
+    return f"{kind} at {fields['place']}" if "place" in fields else kind
+
+
+def _problem(fields: Mapping[str, Any]) -> str:
+    """What is wrong, with the server's address: of the text of the error, what is before the cure."""
+    problem, address = fields["detail"].partition("; ")[0], fields["server"].rpartition("://")[2]
+    return str(problem) if address in problem else f"{problem}, at {address}"
+
+
+def _cure(fields: Mapping[str, Any]) -> str:
+    _, mark, cure = fields["detail"].partition("; ")
+    return f"{mark}{cure}"
+
+
+_PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "by_route": lambda fields: f"Route {fields['route']}: " if fields["route"] is not None else "",
+    "to_subject": lambda fields: f" to {excerpt(fields['subject'])}" if "subject" in fields else "",
+    "which_message": _which_message,
+    "raised": _raised,
+    "problem": _problem,
+    "cure": _cure,
+}
 
 
 def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:
@@ -106,7 +177,8 @@ def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:
     What a handler raises may quote the payload, and payloads never appear in logs: of its error only the type is shown,
     unless `handler_errors` asks for the text as well.
     """
-    fields = dict(event.details())
+    fields = _details(event)
     if not handler_errors and isinstance(event, events.MessageFailed) and event.error_type is not None:
         fields.pop("detail", None)
+        fields.pop("traceback", None)
     return fields

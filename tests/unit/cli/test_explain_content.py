@@ -271,7 +271,7 @@ def test_check_prints_the_picture_of_a_wrong_expression(tmp_path: Path, capsys: 
     config.write_text(CONFIG.replace("body.total", "bdy.total"))
     assert main(["check", str(config)]) == 78
     assert capsys.readouterr().out.splitlines() == [
-        f"{config}: routes[0].when: there is no variable 'bdy': did you mean 'body'?",
+        f"{config}: routes[0].when: there is no variable 'bdy': did you mean 'body'? (line 6, route 'orders')",
         "  bdy.total > 100",
         "  ^^^",
     ]

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.errors import HandlerError
+from router_trio import Router, Settings
+from router_trio.errors import ConfigurationError, HandlerError
 from router_trio.message import Message
 from router_trio.protocol import framing
 from router_trio.protocol.headers import Headers
@@ -110,6 +111,36 @@ async def test_a_blocked_handler_gets_what_it_waits_for_and_is_cancelled_where_i
 
 async def endless(message: Message) -> AsyncIterator[Message]:
     yield message
+
+
+def three(message: Message, extra: int, more: int) -> None: ...
+
+
+class Callable3:
+    def __call__(self, message: Message, extra: int, more: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [
+        (three, r"takes \(message, extra, more\); give all other parameters a default"),
+        (Callable3(), "give all other parameters a default"),
+        (lambda: None, r"it is called with the message alone, and takes \(\)"),
+        (lambda *, key: None, "give all other parameters a default"),
+        (endless, "it is an async generator; return a list of messages instead"),
+    ],
+)
+def test_a_function_that_can_not_be_a_handler_is_refused_before_it_is_called(handler: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        Router(Settings(connections={"main": {"servers": ["nats://h"]}})).route("in", to="out", name="r")(handler)
+
+
+def test_defaults_and_functions_of_no_signature_are_taken() -> None:
+    router = Router(Settings(connections={"main": {"servers": ["nats://h"]}}))
+    native: Any = dict
+    router.route("in", to="out", name="a")(lambda message, more=1, *rest, key=2: message)
+    router.route("in", to="out", name="b")(native)
+    assert [route.name for route in router.settings.routes] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

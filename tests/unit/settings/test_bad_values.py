@@ -150,7 +150,11 @@ def test_unknown_key_without_a_likeness_lists_what_there_is() -> None:
     [
         ({"to": []}, "routes[0].to", NO_DESTINATION),
         ({"to": [{}]}, "routes[0].to[0].subject", "missing, and has no default"),
-        ({"to": {"subject": "out"}}, "routes[0].to", "must be a list in brackets"),
+        (
+            {"to": {"subject": "out"}},
+            "routes[0].to",
+            "must be a list of tables: write [[routes.to]], with two brackets, in place of [routes.to]",
+        ),
         ({"name": ""}, "routes[0].name", "must not be empty"),
         ({"name": "a\nb"}, "routes[0].name", "has control characters; give it a name that can be printed"),
         ({"from": "in.*"}, "routes[0].from", "must be a table of keys and values"),

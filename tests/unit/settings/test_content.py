@@ -217,7 +217,7 @@ def test_matches_without_its_library_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "re2", None)
     compile_for.cache_clear()
     found = problems(one_route(when='subject.matches("^in")'))
-    assert found == {"routes[0].when": "matches() needs RE2: install router-trio[expressions]"}
+    assert found == {"routes[0].when": "matches() needs RE2: pip install google-re2"}
 
 
 def test_each_problem_has_one_line_with_the_picture_behind_it(load: Load, tmp_path: Path) -> None:
@@ -227,10 +227,11 @@ def test_each_problem_has_one_line_with_the_picture_behind_it(load: Load, tmp_pa
         )
     file = tmp_path / "router.toml"
     assert str(caught.value).splitlines() == [
-        f"{file}: routes[0].when: there is no variable 'bdy': did you mean 'body'?",
+        f"{file}: routes[0].when: there is no variable 'bdy': did you mean 'body'? (line 6, route 'orders')",
         '  headers["region"] == "eu" && bdy.total > 100',
         "                               ^^^",
-        f"{file}: routes[0].key: there is no variable 'a' (line 1, column 1)",
+        f"{file}: routes[0].key: there is no variable 'a', at line 1, column 1 of the expression "
+        "(line 7, route 'orders')",
         "  a +",
         "  ^",
     ]

@@ -9,6 +9,8 @@ import pytest
 
 from router_trio.errors import ConfigurationError
 from router_trio.settings import Settings
+from tests.support.certificates import create_certificates
+from tests.support.credentials import create_operator, user_nkey
 from tests.unit.settings.problems import MAIN, Load, one_route, problems, route
 
 
@@ -57,17 +59,17 @@ def test_contradictions_of_a_connection(connection: dict[str, Any], found: dict[
 
 
 def test_each_further_way_to_authenticate_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "secret"
-    file.touch()
-    connection = {"credentials_file": file, "nkey_seed_file": file, "token": "t"}
+    file, seed = create_operator().credentials(tmp_path / "user.creds"), tmp_path / "user.nk"
+    seed.write_text(user_nkey().seed)
+    connection = {"credentials_file": file, "nkey_seed_file": seed, "token": "t"}
     found = problems(lambda: Settings(connections={"main": connection}))
     assert set(found) == {"connections.main.nkey_seed_file", "connections.main.token"}
 
 
 @pytest.mark.parametrize(("given", "missing"), [("cert", "key"), ("key", "cert")])
 def test_certificate_and_key_need_each_other(given: str, missing: str, tmp_path: Path) -> None:
-    file = tmp_path / "file.pem"
-    file.touch()
+    pair = create_certificates(tmp_path).client
+    file = pair.certificate if given == "cert" else pair.key
     found = problems(lambda: Settings(connections={"main": {f"tls_{given}_file": file}}))
     assert set(found) == {f"connections.main.tls_{missing}_file"}
     assert found[f"connections.main.tls_{missing}_file"].startswith("missing")

@@ -133,7 +133,7 @@ PLACES: list[tuple[str, dict[str, str]]] = [
     ("", {"CONNECTIONS": '{{"main": {{"password": "{}", "user": 5}}}}'}),
     ("", {"CONNECTIONS__MAIN__FAIL_OPEN": "{}"}),
     ("", {"CONNECTIONS__OTHER__PASSWORD": "{}"}),
-    ("", {"PASSWORD": "{}"}),
+    ("", {"PASS__WORD": "{}"}),
     ("", {"TELEMETRY__OTLP_ENDPOINT": "http://user:{}@host"}),
     ("", {"TELEMETRY__OTLP_ENDPOINT": "user:{}@host"}),
     ("", {"TELEMETRY__LISTEN": "user:{}@host"}),

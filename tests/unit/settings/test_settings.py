@@ -181,6 +181,7 @@ def test_every_problem_is_reported_at_once(load: Load, tmp_path: Path) -> None:
     assert {problem.path for problem in caught.value.problems} == {
         "connections.main.reconect_delay",
         "connections.main.fail_open",
+        "connections.main.user",
         "routes[0].from.conection",
         "routes[0].to[0].subject",
         "routes[0].to[1].subject",
@@ -190,9 +191,9 @@ def test_every_problem_is_reported_at_once(load: Load, tmp_path: Path) -> None:
         "routes[1].name",
     }
     lines = str(caught.value).splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     file = tmp_path / "router.toml"
-    assert f"{file}: connections.main.reconect_delay: unknown key; did you mean 'reconnect_delay'?" in lines
+    assert f"{file}: connections.main.reconect_delay: unknown key; did you mean 'reconnect_delay'? (line 3)" in lines
 
 
 def test_sections_from_code_are_checked_next_to_a_broken_one() -> None:

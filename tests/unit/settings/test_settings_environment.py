@@ -11,6 +11,7 @@ import pytest
 
 from router_trio.errors import ConfigurationError
 from router_trio.settings import ServerURL, Settings
+from tests.support.credentials import create_operator
 
 FILE = """
 [connections.main]
@@ -156,7 +157,7 @@ def test_a_wrong_expression_names_its_variable_and_shows_the_place(load: Load) -
     with pytest.raises(ConfigurationError) as caught:
         load(ROUTES__0__WHEN='heders["a"] == "b"')
     first, *picture = str(caught.value).splitlines()
-    assert first.endswith("did you mean 'headers'? (set by ROUTER_TRIO_ROUTES__0__WHEN)")
+    assert first.endswith("did you mean 'headers'? (set by ROUTER_TRIO_ROUTES__0__WHEN, route 'a')")
     assert picture == ['  heders["a"] == "b"', "  ^^^^^^"]
 
 
@@ -167,7 +168,7 @@ def test_sections_that_the_file_lacks_can_be_set(load: Load) -> None:
 
 
 def test_paths_are_relative_to_the_folder_of_the_file(load: Load, tmp_path: Path) -> None:
-    (tmp_path / "user.creds").touch()
+    create_operator().credentials(tmp_path / "user.creds")
     settings = load(CONNECTIONS__MAIN__CREDENTIALS_FILE="user.creds")
     assert settings.connections["main"].credentials_file == tmp_path / "user.creds"
 
@@ -175,12 +176,11 @@ def test_paths_are_relative_to_the_folder_of_the_file(load: Load, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("TELEMETRY_LISTEN", "", "sets nothing; did you mean ROUTER_TRIO_TELEMETRY__LISTEN?"),
         ("CONECTIONS__MAIN__USER", "x", "sets nothing; did you mean ROUTER_TRIO_CONNECTIONS__MAIN__USER?"),
         ("ROUTES__FIRST__NAME", "x", "sets nothing; did you mean ROUTER_TRIO_ROUTES__0__NAME?"),
         ("ROUTER__NAME__FIRST", "x", "sets nothing; did you mean ROUTER_TRIO_ROUTER__NAME?"),
-        ("QQQQ", "x", "sets nothing; `router-trio schema` shows all keys"),
-        ("", "x", "sets nothing; `router-trio schema` shows all keys"),
+        ("QQQQ__QQQQ", "x", "sets nothing; `router-trio schema` shows all keys"),
+        ("__", "x", "sets nothing; `router-trio schema` shows all keys"),
         ("ROUTES__1__NAME", "x", "there is no routes[1] in the file; entries are counted from 0"),
         ("ROUTES__0__TO__2__SUBJECT", "x", "there is no routes[0].to[2] in the file; entries are counted from 0"),
         ("CONNECTIONS__MAIN__SERVERS", "HUSH", "is not JSON; write a list as"),
@@ -200,6 +200,31 @@ def test_variable_that_can_not_be_used_is_refused(name: str, value: str, message
     assert set(found) == {f"ROUTER_TRIO_{name}"}
     assert found[f"ROUTER_TRIO_{name}"].startswith(message)
     assert "HUSH" not in str(found)
+
+
+def test_variables_of_kubernetes_for_a_service_of_our_name_are_ignored(load: Load) -> None:
+    service = {
+        "SERVICE_HOST": "10.96.0.7",
+        "SERVICE_PORT": "9001",
+        "SERVICE_PORT_HTTP": "9001",
+        "PORT": "tcp://10.96.0.7:9001",
+        "PORT_9001_TCP": "tcp://10.96.0.7:9001",
+        "PORT_9001_TCP_PROTO": "tcp",
+        "PORT_9001_TCP_PORT": "9001",
+        "PORT_9001_TCP_ADDR": "10.96.0.7",
+    }
+    settings = load(**service, ROUTER__NAME="other")
+    assert settings.router.name == "other"
+    assert settings.ignored_variables == ()
+
+
+@pytest.mark.parametrize("name", ["TELEMETRY_LISTEN", "telemetry_listen"])
+def test_a_variable_with_one_underscore_too_few_is_told_and_sets_nothing(name: str, load: Load) -> None:
+    settings = load(**{name: "127.0.0.1:1"})
+    assert settings.telemetry.listen == "127.0.0.1:9001"
+    [ignored] = settings.ignored_variables
+    assert ignored.path == f"ROUTER_TRIO_{name}"
+    assert ignored.message == "is ignored, since it has no '__'; write ROUTER_TRIO_TELEMETRY__LISTEN to set that key"
 
 
 def test_name_that_fits_two_connections_is_refused(load: Load) -> None:
@@ -224,22 +249,24 @@ def test_name_that_fits_two_connections_is_refused(load: Load) -> None:
     ],
 )
 def test_bad_value_is_reported_with_its_variable(name: str, value: str, path: str, message: str, load: Load) -> None:
-    found = problems(lambda: load(**{name: value}))
-    assert found[path].startswith(message)
-    assert path == f"ROUTER_TRIO_{name}" or found[path].endswith(f"(set by ROUTER_TRIO_{name})")
+    with pytest.raises(ConfigurationError) as caught:
+        load(**{name: value})
+    found = {problem.path: problem for problem in caught.value.problems}
+    assert found[path].message.startswith(message)
+    assert path == f"ROUTER_TRIO_{name}" or found[path].place.startswith(f"set by ROUTER_TRIO_{name}")
 
 
 def test_problems_of_file_and_environment_are_reported_together(load: Load, tmp_path: Path) -> None:
     text = FILE.replace('reconnect_delay = "2s"', 'reconnect_delay = 2\nconect_timeout = "1s"')
     with pytest.raises(ConfigurationError) as caught:
-        load(text, ROUTER_NAME="x", ROUTES__0__TO__0__CONNECTION="mian")
+        load(text, ROUTER__NAME__X="x", ROUTES__0__TO__0__CONNECTION="mian")
     file = tmp_path / "router.toml"
     assert str(caught.value).splitlines() == [
-        f"{file}: connections.main.reconnect_delay: has no unit; write '2s' for seconds or '2ms'",
-        f"{file}: ROUTER_TRIO_ROUTER_NAME: sets nothing; did you mean ROUTER_TRIO_ROUTER__NAME?",
-        f"{file}: connections.main.conect_timeout: unknown key; did you mean 'connect_timeout'?",
+        f"{file}: connections.main.reconnect_delay: has no unit; write '2s' for seconds or '2ms' (line 4)",
+        f"{file}: ROUTER_TRIO_ROUTER__NAME__X: sets nothing; did you mean ROUTER_TRIO_ROUTER__NAME?",
+        f"{file}: connections.main.conect_timeout: unknown key; did you mean 'connect_timeout'? (line 5)",
         f"{file}: routes[0].to[0].connection: there is no connection 'mian'; did you mean 'main'? "
-        "(set by ROUTER_TRIO_ROUTES__0__TO__0__CONNECTION)",
+        "(set by ROUTER_TRIO_ROUTES__0__TO__0__CONNECTION, route 'a')",
     ]
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from router_trio.errors import ConfigurationError
 from router_trio.settings import Settings
+from tests.support.certificates import create_certificates
+from tests.support.credentials import create_operator
 from tests.unit.settings.problems import Load, problems
 
 
@@ -59,8 +61,11 @@ def test_paths_in_a_file_are_relative_to_its_folder(
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     for folder in (home, elsewhere, tmp_path / "tls"):
         folder.mkdir()
-    for file in (tmp_path / "user.creds", tmp_path / "tls" / "ca.pem", home / "cert.pem", elsewhere / "key.pem"):
-        file.touch()
+    made = create_certificates(tmp_path / "made")
+    create_operator().credentials(tmp_path / "user.creds")
+    made.ca.rename(tmp_path / "tls" / "ca.pem")
+    made.client.certificate.rename(home / "cert.pem")
+    made.client.key.rename(elsewhere / "key.pem")
     monkeypatch.chdir(elsewhere)
     monkeypatch.setenv("HOME", str(home))
     main = load(
@@ -82,3 +87,42 @@ def test_home_of_nobody_is_no_crash(load: Load, tmp_path: Path) -> None:
     found = problems(lambda: load('[connections.main]\ntls_ca_file = "~no.such.user/ca.pem"\n'))
     missing = str(tmp_path / "~no.such.user" / "ca.pem")
     assert found == {"connections.main.tls_ca_file": f"there is no file {missing!r}; create it or correct the path"}
+
+
+ROUTE = '[connections.main]\nservers = ["nats://h"]\n[[routes]]\nname = "r"\nfrom = { subject = "in.*" }\n'
+TO = '[[routes.to]]\nsubject = "out"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "told"),
+    [
+        (f'{ROUTE}{TO}jetstream = "yes"\n', "routes[0].to[0].jetstream", "must be true or false, without quotes"),
+        (f"{ROUTE}{TO}jetstream = 1\n", "routes[0].to[0].jetstream", "must be true or false"),
+        (f'{ROUTE}{TO}weight = "3"\n', "routes[0].to[0].weight", "must be a whole number, without quotes"),
+        (f"{ROUTE}{TO}weight = true\n", "routes[0].to[0].weight", "must be a whole number"),
+        (f'{ROUTE}{TO}mirror = "0.5"\n', "routes[0].to[0].mirror", "must be a number, without quotes"),
+        (
+            f'{ROUTE}[routes.to]\nsubject = "out"\n',
+            "routes[0].to",
+            "must be a list of tables: write [[routes.to]], with two brackets, in place of [routes.to]",
+        ),
+        (
+            f"{ROUTE}{TO}".replace("[[routes]]", "[routes]"),
+            "routes",
+            "must be a list of tables: write [[routes]], with two brackets, in place of [routes]",
+        ),
+        (
+            f"{ROUTE}{TO}".replace("[connections.main]", "[[connections.main]]"),
+            "connections.main",
+            "must be one table: write [connections.main], with one bracket, in place of [[connections.main]]",
+        ),
+        (
+            f"{ROUTE}{TO}".replace('["nats://h"]', '"nats://HUSH@h"'),
+            "connections.main.servers",
+            "must be a list in brackets: write servers = [...]",
+        ),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_the_cure(text: str, path: str, told: str, load: Load) -> None:
+    found = problems(lambda: load(text))
+    assert found == {path: told}

@@ -56,6 +56,7 @@ def example(kind: type[Event]) -> Event:
         "str | None": "text",
         "int | None": 3,
         "dict[str, Any]": {"a": 1},
+        "tuple[str, ...] | None": ("text",),
     }
     return kind(**{field.name: values[str(field.type)] for field in fields(kind)})
 
@@ -92,10 +93,10 @@ async def test_every_event_becomes_a_good_line(kind: type[Event]) -> None:
     event = example(kind)
     [line] = await logged(event, level="debug")
     assert line["error_code"] == kind.code
-    assert line["level"] == kind.level.name
+    assert line["level"] == event.severity.name
     assert "None" not in line["message"]
     assert "{" not in line["message"]
-    hidden = {"detail"} if kind is events.MessageFailed else set()
+    hidden = {"detail", "traceback"} if kind is events.MessageFailed else set()
     assert dict(event.details()).keys() - hidden <= line.keys()
     assert line.get("error_tag") == kind.tag
     assert "at" not in line
@@ -124,22 +125,73 @@ async def test_level_filters() -> None:
     assert await logged(info, QUEUED, level="error") == []
 
 
+async def test_what_was_left_unsettled_makes_the_last_line_a_warning() -> None:
+    [line] = await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=3), level="warning")
+    assert (line["level"], line["message"]) == ("WARN", "Router has stopped; 3 messages were left unsettled")
+    assert await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=0), level="warning") == []
+
+
+async def test_a_server_has_its_scheme_in_every_line() -> None:
+    found = await logged(
+        events.ConnectionEstablished(at=0.0, connection="main", server="h:4222"),
+        events.LameDuck(at=0.0, connection="main", server="nats://h:4222"),
+        events.LameDuck(at=0.0, connection="main", server="tls://h:4222"),
+    )
+    assert [line["server"] for line in found] == ["nats://h:4222", "nats://h:4222", "tls://h:4222"]
+    assert found[0]["message"] == "Connection main is connected to nats://h:4222"
+
+
+async def test_one_of_something_is_told_as_one() -> None:
+    found = await logged(
+        events.RouterStarted(at=0.0, name="r", connections=1, routes=2),
+        events.RouterStopped(at=0.0, ledger={}, unsettled=1),
+        events.RetryPending(at=0.0, connection="main", pending_count=1),
+        events.ReconnectExhausted(at=0.0, connection="main", reconnect_attempts=1, action="stop"),
+    )
+    assert [line["message"] for line in found] == [
+        "Router r is running: 1 connection, 2 routes",
+        "Router has stopped; 1 message was left unsettled",
+        "Connection main is sending 1 operation that was queued or unconfirmed",
+        "Connection main used up its 1 attempt to reconnect; next: stop",
+    ]
+
+
+async def test_a_line_of_a_message_says_which_it_is_and_where_its_handler_raised() -> None:
+    failed = events.MessageFailed(
+        at=0.0,
+        route="orders",
+        reason="handler_error",
+        subject="orders.7",
+        stream="ORDERS",
+        sequence=17,
+        error_type="ValueError",
+        place="/app/orders.py:12 in parse",
+        detail="HUSH",
+        traceback=("ValueError: HUSH",),
+    )
+    [line] = await logged(failed)
+    assert line["message"] == (
+        "Route orders: message 17 of stream ORDERS on orders.7 failed: handler_error (ValueError) at "
+        "/app/orders.py:12 in parse"
+    )
+    assert "HUSH" not in json.dumps(line)
+    [line] = await logged(failed, handler_errors="full")
+    assert (line["detail"], line["traceback"]) == ("HUSH", ["ValueError: HUSH"])
+
+
+async def test_a_line_of_a_publish_names_route_and_subject() -> None:
+    publish = events.PublishWithAckFailed(
+        at=0.0, connection="main", reason="limit", subject="eu.7", route="orders", detail="maximum messages exceeded"
+    )
+    [line] = await logged(publish)
+    assert line["message"] == "Route orders: JetStream publish to eu.7 on main failed: limit"
+    assert (line["route"], line["subject"]) == ("orders", "eu.7")
+
+
 async def test_the_ledger_is_in_the_last_line() -> None:
     ledger = {"main": {"accepted": 3, "settled": {"fenced": 3}}}
     [line] = await logged(events.RouterStopped(at=0.0, ledger=ledger, unsettled=0))
     assert line["ledger"] == ledger
-
-
-async def test_console_format_is_one_line_for_people() -> None:
-    sink: list[bytes] = []
-    logs = Logs(form="console", write=sink.append)
-    async with logs.running():
-        logs.write(QUEUED)
-    text = b"".join(sink).decode()
-    assert text.count("\n") == 1
-    assert "Core publishes on main are queued" in text
-    assert "NATS_PUBLISH_QUEUED" in text
-    assert "WARN" in text
 
 
 async def test_bytes_that_are_no_text_do_not_break_a_line() -> None:

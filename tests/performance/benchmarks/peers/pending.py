@@ -48,7 +48,7 @@ def router(port: int, count: int, seen: list[Event], arrived: trio.Event) -> Rou
     settings = Settings(
         router={"shutdown_timeout": "0s"}, telemetry={"listen": "127.0.0.1:0"}, connections={"main": connection}
     )
-    return Router(settings, observers=[observe])
+    return Router(settings, observers=[observe], log=False)
 
 
 async def publish(live: Live, count: int) -> None:

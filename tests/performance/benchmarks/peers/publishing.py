@@ -25,7 +25,7 @@ async def with_router(url: str, count: int, callers: int) -> None:
     from tests.performance.benchmarks.started import pages_are_there
 
     settings = Settings(telemetry={"listen": "127.0.0.1:0"}, connections={"main": {"servers": [url]}})
-    async with Router(settings).open() as live:
+    async with Router(settings, log=False).open() as live:
         await pages_are_there(live)
 
         async def call() -> None:

@@ -1,0 +1,96 @@
+"""What systemd wants to hear of a service with `Type=notify`: ready, alive, stopping (sd_notify(3)).
+
+Each is a small datagram to the socket that NOTIFY_SOCKET names; without that variable nothing is sent. Guarantees:
+nothing here blocks or fails, whatever is at the other end. A datagram that is not taken is let go: the next sign of
+life follows soon.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import trio
+
+from router_trio.client.live import Live
+from router_trio.events import Event, RouterDraining, RouteReady, RouteStandby
+from router_trio.states import RUNNING
+from router_trio.telemetry.logs.redact import shown_text
+
+
+class Systemd:
+    """The way to systemd, if it has started this process. `observe` is told of events, `serving` runs beside a router.
+
+    READY goes when every route has its subscription or consumer, or waits for the lead of one; until then STATUS says
+    what is missing.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):
+            self._address = "\0" + self._address[1:]  # a name in the abstract namespace of Linux
+        self._watchdog = _watchdog_seconds(environ)
+        self._moved = trio.Event()
+
+    def observe(self, event: Event) -> None:
+        """Take note of an event of the router."""
+        if isinstance(event, RouteReady | RouteStandby):
+            self._moved.set()
+        elif isinstance(event, RouterDraining):
+            self.send("STOPPING=1", "STATUS=draining")
+
+    @asynccontextmanager
+    async def serving(self, live: Live) -> AsyncIterator[None]:
+        """Tell systemd how a router is while this is entered."""
+        if not self._address:
+            yield
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell, live)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def send(self, *assignments: str) -> None:
+        """Send assignments such as `READY=1`, in one datagram. Never blocks and never fails."""
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)
+                sender.sendto("\n".join(assignments).encode("utf-8", "backslashreplace"), self._address)
+        except (OSError, ValueError):
+            pass  # it is full, or gone: see above
+
+    async def _tell(self, live: Live) -> None:
+        while (waiting := _waiting_for(live)) is not None:
+            self.send(f"STATUS=waiting: {shown_text(waiting)}")
+            self._moved = trio.Event()
+            await self._moved.wait()
+        self.send("READY=1", f"STATUS=routing: {len(live.routes)} of {len(live.routes)} routes")
+        if self._watchdog is None:
+            return
+        while True:
+            # Twice in the time that systemd allows, and by the loop that routes: one that hangs is killed.
+            self.send("WATCHDOG=1")
+            await trio.sleep(self._watchdog / 2)
+
+
+def _waiting_for(live: Live) -> str | None:
+    for route in live.routes:
+        if route.state != RUNNING and not route.standby:
+            away = live.connections[route.connection].state.unready(trio.current_time())
+            return f"route {route.name}: {route.unready}" if away is None else f"connection {route.connection}: {away}"
+    return None
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
+    """Return within how many seconds systemd wants a sign of life from this process; None if it wants none."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    try:
+        microseconds = int(environ.get("WATCHDOG_USEC", "0"))
+    except ValueError:
+        return None
+    return microseconds / 1e6 if microseconds > 0 else None

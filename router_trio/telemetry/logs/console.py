@@ -1,0 +1,70 @@
+"""Log lines for people at a terminal: time, level and message, and behind them the facts that the message lacks.
+
+`16:08:44 WARN  main: connection refused by 127.0.0.1:4222 (attempt 1 of 10); is the server running?`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+_COLOURS = {"DEBUG": "2", "INFO": "32", "WARN": "33", "ERROR": "31"}
+_FIRST = ("timestamp", "level", "message", "error_code")
+_IMPLIED = frozenset({"error_tag", "attempt", "max_attempts", "trace_id", "span_id"})
+"""What the code or the message says, and what no person reads."""
+
+
+def stderr_is_terminal() -> bool:
+    """Return True if stderr is a terminal."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+def wants_colours() -> bool:
+    """Return True if stderr is a terminal that shows colours, and nobody asked for none (https://no-color.org)."""
+    return stderr_is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def console_line(line: Mapping[str, Any], *, colours: bool) -> str:
+    """Return a log line for a terminal: its time is the local one."""
+    time = datetime.fromisoformat(line["timestamp"]).astimezone().strftime("%H:%M:%S")
+    level, message = str(line["level"]), _one_line(str(line["message"]))
+    facts = " ".join((*_facts(line, message), str(line["error_code"])))
+    if not colours:
+        return f"{time} {level:5} {message}  [{facts}]"
+    return f"\x1b[2m{time}\x1b[0m \x1b[{_COLOURS.get(level, '0')}m{level:5}\x1b[0m {message}  \x1b[2m[{facts}]\x1b[0m"
+
+
+def _facts(line: Mapping[str, Any], message: str) -> Iterator[str]:
+    for name, value in line.items():
+        if name in _FIRST or name in _IMPLIED or value is None or (name == "count" and value == 1):
+            continue
+        if isinstance(value, str):
+            text = _one_line(value)
+            # The message has the address of a server, and of a text what is before the cure.
+            said = text.rpartition("://")[2]
+            if said in message or all(part in message for part in text.split("; ")):
+                continue
+        elif isinstance(value, Mapping | list | tuple):
+            text = json.dumps(value, default=str, separators=(",", ":"))
+        else:
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            if _is_number_of(text, message):
+                continue
+        yield f'{name}="{text}"' if " " in text and isinstance(value, str) else f"{name}={text}"
+
+
+def _is_number_of(text: str, message: str) -> bool:
+    return text in message.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split()
+
+
+def _one_line(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -1,0 +1,138 @@
+"""What the command tells systemd: ready when its routes are, alive, stopping. Nothing there can hold it up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio.cli.systemd import Systemd
+from tests.support.command import running
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+
+WITHIN = 20.0
+
+
+class Manager:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, end: trio.socket.SocketType, address: str) -> None:
+        self._end = end
+        self.address = address
+        self.told: list[str] = []
+
+    async def until(self, start: str) -> None:
+        """Wait until something that begins like this is told. Raises `trio.TooSlowError`."""
+        with trio.fail_after(WITHIN):
+            while not any(one.startswith(start) for one in self.told):
+                self.told += (await self._end.recv(65536)).decode().split("\n")
+
+
+@asynccontextmanager
+async def manager(address: str) -> AsyncIterator[Manager]:
+    """Listen at an address, as NOTIFY_SOCKET has it."""
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        await end.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        yield Manager(end, address)
+
+
+def configuration(folder: Path, url: str, stream: str = "") -> Path:
+    path = folder / "router.toml"
+    source = f'stream = "{stream}", durable = "router"' if stream else 'subject = "in.*"'
+    path.write_text(
+        f'[telemetry]\nlisten = ""\n[connections.main]\nservers = ["{url}"]\nreconnect_delay = "20ms"\n'
+        f'max_reconnect_delay = "50ms"\n[[routes]]\nname = "orders"\nfrom = {{ {source} }}\n'
+        'to = [ { subject = "out" } ]\n'
+    )
+    return path
+
+
+@pytest.fixture(params=["path", "abstract"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "path":
+        return str(tmp_path / "notify")
+    if sys.platform != "linux":
+        pytest.skip("abstract addresses are of Linux")
+    return f"@router-trio-test-{os.getpid()}"
+
+
+async def test_it_is_ready_with_its_routes_and_says_when_it_stops(
+    server: NatsServer, address: str, tmp_path: Path
+) -> None:
+    config = configuration(tmp_path, server.url, stream="ORDERS")
+    env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
+    async with manager(address) as systemd, running("run", config, cwd=tmp_path, env=env) as run:
+        await run.has_logged("ROUTER_STARTED")
+        await systemd.until("STATUS=waiting: route orders: ")
+        assert "READY=1" not in systemd.told, "its stream is missing"
+        async with connect(server.url) as client:
+            await JetStream(client).create_stream("ORDERS", ["in.*"])
+        await systemd.until("READY=1")
+        assert "STATUS=routing: 1 of 1 routes" in systemd.told
+        for _ in range(3):
+            systemd.told.clear()
+            await systemd.until("WATCHDOG=1")
+        run.send(signal.SIGTERM)
+        await systemd.until("STOPPING=1")
+        assert await run.ended() == 0
+
+
+async def test_a_server_that_is_away_is_no_reason_to_be_ready(core_server: NatsServer, tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    config = configuration(tmp_path, core_server.url)
+    await core_server.kill()
+    async with manager(address) as systemd, running("run", config, cwd=tmp_path, env={"NOTIFY_SOCKET": address}) as run:
+        await run.has_logged("NATS_CONNECTION_FAILED", attempt=3)
+        await systemd.until("STATUS=waiting: connection main: ")
+        assert "READY=1" not in systemd.told
+        await core_server.restart()
+        await systemd.until("READY=1")
+        assert "WATCHDOG=1" not in systemd.told, "nobody asked for it"
+
+
+@contextmanager
+def full(address: str) -> Iterator[None]:
+    """A socket that takes nothing more."""
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as us,
+    ):
+        end.bind(address)
+        us.setblocking(False)
+        try:
+            while True:
+                us.sendto(b"x", address)
+        except BlockingIOError:
+            yield
+
+
+def test_whatever_is_at_the_other_end_nothing_blocks_or_fails(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with full(address):
+        Systemd({"NOTIFY_SOCKET": address}).send("READY=1")
+    for gone in (address, str(tmp_path / "nowhere"), "/", "x" * 500, "\0", ""):
+        Systemd({"NOTIFY_SOCKET": gone}).send("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({"WATCHDOG_USEC": "3000000"}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({}, None),
+    ],
+)
+def test_signs_of_life_are_for_whoever_asked_for_them(environ: dict[str, str], seconds: float | None) -> None:
+    assert Systemd({"NOTIFY_SOCKET": "/x", **environ})._watchdog == seconds

@@ -1,0 +1,189 @@
+"""Where a handler raised: its own innermost frame, whatever is around it and below it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message, Reject, Router, Settings
+from router_trio.events import MessageDeadLettered, MessageFailed, PublishWithAckFailed
+from router_trio.routing.raised import MOST_LINES, Raised
+from router_trio.testing import FakeBroker
+from tests.support.settings import core_route
+from tests.support.watch import Watch
+from tests.support.world import one_broker, world
+
+MODULE = """\
+import json
+import trio
+
+from my_helpers import check
+
+
+def parse(payload):
+    return json.loads(payload)            # line 8
+
+
+def plain(message):
+    raise ValueError("the " + "payload")  # line 12
+
+
+async def asynchronous(message):
+    await trio.sleep(0)
+    parse(message.payload)                # line 17
+
+
+async def in_a_nursery(message):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asynchronous, message)
+
+
+def generator(message):
+    yield message
+    plain(message)                        # line 27
+
+
+def in_another_file(message):
+    check(message)
+
+
+async def with_a_cause(message):
+    try:
+        plain(message)
+    except ValueError as error:
+        raise RuntimeError("outer") from error   # line 38
+
+
+def recursive(message):
+    recursive(message)                    # line 42
+"""
+HELPERS = "def check(message):\n    assert not message.payload\n"
+
+CASES = {
+    "plain": ("handlers.py:12 in plain", "ValueError"),
+    "asynchronous": ("handlers.py:8 in parse", "JSONDecodeError"),
+    "in_a_nursery": ("handlers.py:8 in parse", ""),
+    "generator": ("handlers.py:12 in plain", "ValueError"),
+    "in_another_file": ("my_helpers.py:2 in check", "AssertionError"),
+    "with_a_cause": ("handlers.py:38 in with_a_cause", "RuntimeError"),
+    "recursive": ("handlers.py:42 in recursive", "RecursionError"),
+}
+
+
+@pytest.fixture
+def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """The handlers above, in files of their own."""
+    for name, text in (("handlers", MODULE), ("my_helpers", HELPERS)):
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    import handlers as module  # type: ignore[import-not-found]
+
+    yield lambda name: getattr(module, name)
+    for name in ("handlers", "my_helpers"):
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_the_line_names_file_line_and_function(
+    name: str, handlers: Callable[[str], Any], tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    place, kind = CASES[name]
+    async with world(handlers=[(handlers(name), {"subject": "in.*", "to": "out.$1"})]) as w:
+        w.broker.publish("in.7", b"HUSH")
+        [failed] = [await w.watch.until("ROUTE_MESSAGE_FAILED")]
+    assert isinstance(failed, MessageFailed)
+    assert (failed.place or "").startswith(f"{tmp_path}{os.sep}{place}"), failed.place
+    assert kind in (failed.error_type or "")
+    assert failed.subject == "in.7"
+    assert "HUSH" not in str(failed.place)
+    assert failed.traceback is None
+
+
+async def test_what_the_handler_called_is_named_behind_it(
+    handlers: Callable[[str], Any], autojump_clock: MockClock
+) -> None:
+    try:
+        await handlers("asynchronous")(Message("in.7", b"{"))
+    except ValueError as error:
+        place = Raised(error).place
+    assert place is not None
+    assert place.partition(", by ")[2].startswith(json.decoder.__file__)
+
+
+async def test_the_text_is_shown_if_it_is_asked_for(handlers: Callable[[str], Any], autojump_clock: MockClock) -> None:
+    broker, watch = FakeBroker(), Watch()
+    settings = Settings(
+        telemetry={"listen": "", "handler_errors": "full"}, connections={"main": {"servers": ["nats://fake"]}}
+    )
+    router = Router(settings, observers=[watch], connect=lambda name, _: broker.connect, log=False)
+    router.route("in.*", to="out.$1")(handlers("plain"))
+    async with router.open():
+        broker.publish("in.7", b"x")
+        failed = await watch.until("ROUTE_MESSAGE_FAILED")
+    assert isinstance(failed, MessageFailed)
+    assert failed.traceback is not None
+    assert failed.traceback[-1] == "ValueError: the payload"
+    assert any('handlers.py", line 12, in plain' in line for line in failed.traceback)
+
+
+def test_a_traceback_is_bounded(handlers: Callable[[str], Any]) -> None:
+    error: BaseException = ValueError("first")
+    for _ in range(30):
+        try:
+            raise RuntimeError("next") from error
+        except RuntimeError as caught:
+            error = caught
+    assert len(Raised(error).traceback()) == MOST_LINES
+
+
+def test_an_error_that_nobody_raised_has_no_place() -> None:
+    assert Raised(ValueError("x")).place is None
+
+
+async def test_a_message_of_a_stream_is_named_by_its_sequence_to_its_dead_letter(
+    handlers: Callable[[str], Any], autojump_clock: MockClock
+) -> None:
+    brokers = one_broker()
+    brokers["main"].add_stream("DEAD", ["dead.>"])
+    route = {
+        "stream": "IN",
+        "durable": "router",
+        "filter": "in.*",
+        "to": "out.$1",
+        "dead_letter": {"subject": "dead.$1"},
+    }
+
+    def refuse(message: Message) -> None:
+        raise Reject("no")
+
+    async with world(handlers=[(refuse, route)], brokers=brokers) as w:
+        for number in range(3):
+            w.broker.publish(f"in.{number}", b"x")
+        await trio.sleep(5)
+        dead = w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")
+    assert all(isinstance(one, MessageDeadLettered) for one in dead)
+    assert [(one.subject, one.stream, one.sequence) for one in dead] == [
+        ("in.0", "IN", 1),
+        ("in.1", "IN", 2),
+        ("in.2", "IN", 3),
+    ]
+
+
+async def test_a_publish_that_is_refused_is_named_by_route_and_subject(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    brokers["main"].deny_publish("out.>")
+    route = core_route("core.*", "out.$1")
+    route["to"][0]["jetstream"] = True
+    async with world([route], brokers=brokers) as w:
+        w.broker.publish("core.7", b"x")
+        refused = await w.watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
+    assert isinstance(refused, PublishWithAckFailed)
+    assert (refused.route, refused.subject) == (route["name"], "out.7")

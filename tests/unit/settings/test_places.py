@@ -1,0 +1,130 @@
+"""Where a key stands in a file: found for every key of every valid document."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router_trio.errors import ConfigurationError
+from router_trio.settings import Settings
+from router_trio.settings.reading.places import Places
+from tests.docs.pages import DOCS, page
+
+ODD = '''\
+# a comment with [brackets] = "x"
+title = "a # b" # a comment
+"quoted key" = 1
+'literal' = """
+[not.a.table]
+k = 1 \\""" still
+"""
+dotted . key.deep = { a = 1, "b c" = [ { x = 1 }, { x = "}" } ] } # }
+numbers = [
+    1, # one ]
+    [2, 3],
+
+    """four]
+""",
+]
+[table]
+when = 1979-05-27 07:32:00
+[ table . "inner one" ]
+z = \'\'\'
+[[x]]\'\'\'
+[[routes]]
+name = "first"
+[[routes.to]]
+subject = "a"
+[[routes.to]]
+subject = "b"
+[[routes]]
+name = "second"
+[routes.from]
+subject = "c"
+[[routes.to]]
+subject = "d"
+to.more = 1
+'''
+
+
+def paths(value: Any, at: str = "") -> Iterator[str]:
+    """Yield the path of each key and entry of a document."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            path = f"{at}.{key}" if at else key
+            yield path
+            yield from paths(one, path)
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield f"{at}[{index}]"
+            yield from paths(one, f"{at}[{index}]")
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("title", 2),
+        ("quoted key", 3),
+        ("literal", 4),
+        ("dotted.key.deep", 8),
+        ("dotted.key.deep.b c[1].x", 8),
+        ("numbers", 9),
+        ("numbers[0]", 10),
+        ("numbers[1][1]", 11),
+        ("numbers[2]", 13),
+        ("table.when", 17),
+        ("table.inner one.z", 19),
+        ("routes", 21),
+        ("routes[0].name", 22),
+        ("routes[0].to[1]", 25),
+        ("routes[0].to[1].subject", 26),
+        ("routes[1].from.subject", 30),
+        ("routes[1].to[0].to.more", 33),
+        ("routes[1].to[0].absent.key", 31),
+    ],
+)
+def test_a_key_is_found_on_its_line(path: str, line: int) -> None:
+    assert Places(ODD, {}).of(path) == f"line {line}"
+
+
+def test_what_is_nowhere_in_the_file_has_no_place() -> None:
+    assert Places(ODD, {}).of("connections.main") == ""
+
+
+def test_every_key_of_every_page_is_found() -> None:
+    texts = [ODD, *(block.text for one in DOCS.rglob("*.md") for block in page(one).blocks if block.language == "toml")]
+    assert len(texts) > 20
+    for text in texts:
+        data = tomllib.loads(text)
+        lines = Places(text, data)._lines
+        assert set(paths(data)) <= lines.keys(), text
+
+
+def test_a_problem_names_the_line_and_the_route(tmp_path: Path) -> None:
+    file = tmp_path / "router.toml"
+    file.write_text(
+        '\ufeff[connections.main]\nservers = ["nats://h"]\n\n[[routes]]\nname = "orders"\n'
+        '[routes.from]\nsubjct = "in"\n'
+        '[[routes.to]]\nsubject = "a..b"\n'
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(file, environ={})
+    assert str(caught.value).splitlines() == [
+        f"{file}: routes[0].from.subjct: unknown key; did you mean 'subject'? (line 7, route 'orders')",
+        f"{file}: routes[0].from: names no source; give a subject, or a stream and a durable (line 6, route 'orders')",
+    ]
+
+
+def test_a_problem_of_a_variable_names_the_route_too(tmp_path: Path) -> None:
+    file = tmp_path / "router.toml"
+    file.write_text(
+        '[connections.main]\nservers = ["nats://h"]\n[[routes]]\nname = "orders"\nfrom = { subject = "in" }\n'
+        'to = [ { subject = "out" } ]\n'
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(file, environ={"ROUTER_TRIO_ROUTES__0__FROM__SUBJECT": "a..b"})
+    assert "(set by ROUTER_TRIO_ROUTES__0__FROM__SUBJECT, route 'orders')" in str(caught.value)

@@ -1,0 +1,151 @@
+"""Log lines at a terminal: one for each event, the message first, and no fact twice."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import events
+from router_trio.events import Event
+from router_trio.telemetry.logs.lines import Logs
+
+REFUSED = events.ConnectionFailed(
+    at=0.0,
+    connection="main",
+    server="nats://127.0.0.1:4222",
+    reason="network",
+    detail="connection refused by 127.0.0.1:4222; is the server running?",
+    attempt=1,
+    max_attempts=10,
+)
+FAILED = events.MessageFailed(
+    at=0.0,
+    route="orders",
+    reason="handler_error",
+    subject="orders.7",
+    stream="ORDERS",
+    sequence=17,
+    error_type="ValueError",
+    place="/app/orders.py:12 in parse",
+)
+
+
+async def written(*what: Event, form: str = "console") -> list[str]:
+    sink: list[bytes] = []
+    logs = Logs(form=form, write=sink.append, clock=trio.current_time)
+    async with logs.running():
+        for event in what:
+            logs.write(event)
+    return b"".join(sink).decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            REFUSED,
+            "WARN  main: connection refused by 127.0.0.1:4222 (attempt 1 of 10); is the server running?  "
+            "[reason=network NATS_CONNECTION_FAILED]",
+        ),
+        (
+            FAILED,
+            "WARN  Route orders: message 17 of stream ORDERS on orders.7 failed: handler_error (ValueError) at "
+            "/app/orders.py:12 in parse  [ROUTE_MESSAGE_FAILED]",
+        ),
+        (
+            events.RouteReady(at=0.0, route="orders", connection="main", source="orders.*"),
+            "INFO  Route orders receives from orders.* on main  [ROUTE_READY]",
+        ),
+        (
+            events.PublishQueued(at=0.0, connection="main", pending_count=4, count=3),
+            "WARN  Core publishes on main are queued while it is not connected  "
+            "[count=3 pending_count=4 NATS_PUBLISH_QUEUED]",
+        ),
+        (
+            events.ConnectionLost(
+                at=0.0, connection="main", server="nats://h:1", reason="closed", detail="end\nof file", pending_count=1
+            ),
+            "ERROR Connection main lost its link to nats://h:1: closed; 1 operation is pending  "
+            '[detail="end\\nof file" NATS_CONNECTION_LOST]',
+        ),
+        (
+            events.RouterStopped(at=0.0, ledger={"main": {"accepted": 3}}, unsettled=0),
+            'INFO  Router has stopped; 0 messages were left unsettled  [ledger={"main":{"accepted":3}} ROUTER_STOPPED]',
+        ),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Event) else "",
+)
+async def test_an_event_is_one_line(event: Event, line: str) -> None:
+    [found] = await written(event)
+    time, _, rest = found.partition(" ")
+    assert re.fullmatch(r"[0-2][0-9]:[0-5][0-9]:[0-5][0-9]", time)
+    # The number of what was merged stands where the event has it.
+    assert sorted(re.split(r"[\[\] ]", rest)) == sorted(re.split(r"[\[\] ]", line))
+    assert rest.startswith(line.partition("  [")[0])
+
+
+async def test_an_address_that_the_text_of_an_error_lacks_is_added() -> None:
+    late = events.ConnectionFailed(
+        at=0.0,
+        connection="main",
+        server="nats://h:4222",
+        reason="timeout",
+        detail="no connection within 2 s",
+        attempt=2,
+        max_attempts=10,
+    )
+    [found] = await written(late)
+    assert "main: no connection within 2 s, at h:4222 (attempt 2 of 10)  [" in found
+
+
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A terminal in place of stderr."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        yield
+    os.close(ours)
+
+
+async def test_a_terminal_gets_the_console_format_by_itself_and_in_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(monkeypatch):
+        [found] = await written(REFUSED, form="auto")
+    assert "\x1b[33mWARN \x1b[0m main: connection refused by 127.0.0.1:4222" in found
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+async def test_colours_are_left_out_where_nobody_wants_them(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal(monkeypatch):
+        monkeypatch.setenv(name, value)
+        [found] = await written(REFUSED, form="auto")
+    assert "\x1b" not in found
+
+
+async def test_what_is_no_terminal_gets_json_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr: list[Any] = [None]
+    with open(os.devnull, "w") as file:  # noqa: ASYNC230
+        stderr.append(file)
+        for one in stderr:
+            monkeypatch.setattr(sys, "stderr", one)
+            [found] = await written(REFUSED, form="auto")
+            assert found.startswith('{"timestamp"')
+
+
+async def test_what_comes_from_outside_stays_on_its_line_and_does_nothing_to_the_terminal() -> None:
+    odd = events.PublishFailed(at=0.0, connection="main", reason="x", subject="a\x1b[2Jb\nc", detail="\x07\r\n{}")
+    lines = await written(odd)
+    assert len(lines) == 1
+    assert lines[0].isprintable()
