@@ -245,8 +245,8 @@ def _metrics(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def _logs(logs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield "# Log codes"
     yield from (
-        "Each line on stderr is one JSON object with `timestamp`, `level`, `message` and `error_code`; at a terminal,",
-        'or with `log_format = "console"`, it is time, level and message, and the other facts behind them. The other',
+        "Each line on stderr is one JSON object with `timestamp`, `level`, `message` and `error_code`. At a terminal,",
+        'or with `log_format = "console"`, it is time, level and message, with the other facts behind them. The other',
         "fields depend on the code. With traces switched on, lines that belong to an outage also have `trace_id` and",
         "`span_id`. What can happen for every message is logged at most once a second for each code and connection or",
         "route; `count` says how many messages a line is about. No line has a payload or a credential.",

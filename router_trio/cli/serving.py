@@ -15,8 +15,8 @@ import trio
 
 from router_trio import Live
 from router_trio.cli import outcome
+from router_trio.cli.service.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
-from router_trio.cli.systemd import Systemd
 from router_trio.events import Emit
 from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
@@ -47,7 +47,7 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
                     server = await stack.enter_async_context(open_embedded_server())
                     print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
                     used = with_servers(settings, server.url)
-                observers = [systemd.observe]
+                observers = [systemd.hear]
                 router = (
                     with_faults(used, observers) if fault_injection else Router(used, log=True, observers=observers)
                 )

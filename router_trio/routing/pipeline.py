@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,12 +10,11 @@ import trio
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import EvaluationError, MappingError, PublishError, RouterError, SubjectError
-from router_trio.events import Emit, MessageFailed
+from router_trio.events import Emit
 from router_trio.message import Message
 from router_trio.outbox.operation import RouteOwner
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
-from router_trio.protocol.framing import text
 from router_trio.quotes import bounded
 from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery
@@ -36,12 +35,10 @@ from router_trio.routing.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED
 from router_trio.routing.policy.retry import Failure
-from router_trio.routing.raised import Raised
+from router_trio.routing.raised import Raised, message_failed
 from router_trio.routing.reply.responder import Responder
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState
-
-_NOWHERE: Mapping[str, Any] = {}
 
 
 class Routing:
@@ -142,33 +139,12 @@ class Routing:
             if connection.outbox.blocks:
                 await connection.wait_for_capacity()
 
-    def emit_failure(
-        self,
-        reason: str,
-        detail: str,
-        *,
-        subject: bytes | None = None,
-        origin: Mapping[str, Any] = _NOWHERE,
-        raised: Raised | None = None,
-        count: int = 1,
-    ) -> None:
+    def emit_failure(self, reason: str, detail: str, **more: Any) -> None:
         """Say that a message failed in this route. Counting is the delivery's.
 
-        `subject` is where it came on, `origin` is that of `Delivery`, and `raised` is of its handler.
+        `more`: its `subject` as it came, its `origin` (see `Delivery`), what its handler `raised`, how many (`count`).
         """
-        self._emit(
-            MessageFailed(
-                at=trio.current_time(),
-                route=self.state.name,
-                reason=reason,
-                count=count,
-                subject=None if subject is None else text(subject),
-                stream=origin.get("stream"),
-                sequence=origin.get("sequence"),
-                detail=detail,
-                **({} if raised is None else raised.fields(full=self._full_errors)),
-            )
-        )
+        self._emit(message_failed(self.state.name, reason, detail, full=self._full_errors, **more))
 
     def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
         """The same of one message that is followed."""

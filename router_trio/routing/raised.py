@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from traceback import format_exception
 from types import CodeType, TracebackType
 from typing import Any
 
+import trio
+
 from router_trio import errors
+from router_trio.events import MessageFailed
+from router_trio.protocol.framing import text
 
 MOST_LINES = 40
 """Lines of a traceback that are kept, from its end."""
 
+_NOWHERE: Mapping[str, Any] = {}
 _OURS = str(Path(errors.__file__).parent)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -24,11 +29,6 @@ class Raised:
     def __init__(self, error: BaseException) -> None:
         self._error = error
         self.kind: str = type(error).__qualname__
-
-    def fields(self, *, full: bool) -> dict[str, Any]:
-        """Return what `MessageFailed` has of it. `full`: the traceback as well."""
-        traceback = self.traceback() if full else None
-        return {"error_type": self.kind, "place": self.place, "traceback": traceback}
 
     @property
     def place(self) -> str | None:
@@ -52,6 +52,33 @@ class Raised:
         except Exception:  # foreign code may fail at telling of itself, too
             return ()
         return tuple(lines[-MOST_LINES:])
+
+
+def message_failed(
+    route: str,
+    reason: str,
+    detail: str,
+    *,
+    subject: bytes | None = None,
+    origin: Mapping[str, Any] = _NOWHERE,
+    raised: Raised | None = None,
+    full: bool = False,
+    count: int = 1,
+) -> MessageFailed:
+    """Return the event of a message that failed in a route: see `Routing.emit_failure`. `full`: with the traceback."""
+    return MessageFailed(
+        at=trio.current_time(),
+        route=route,
+        reason=reason,
+        count=count,
+        subject=None if subject is None else text(subject),
+        stream=origin.get("stream"),
+        sequence=origin.get("sequence"),
+        error_type=None if raised is None else raised.kind,
+        place=None if raised is None else raised.place,
+        detail=detail,
+        traceback=raised.traceback() if raised is not None and full else None,
+    )
 
 
 def _leaf(error: BaseException) -> BaseException:

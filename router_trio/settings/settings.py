@@ -120,7 +120,7 @@ class Settings(Section, init=False):
 
     def located(self, problem: Problem) -> Problem:
         """Return a problem of these settings with the place of its key in the file, if they are from one."""
-        return problem if self._places is None else replace(problem, place=self._places.of(problem.path))
+        return problem if self._places is None else replace(problem, place=self._places.place_of(problem.path))
 
     def require_servers(self) -> None:
         """Check that each connection knows its servers: needed to run without an embedded one.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from router_trio.cli.systemd import Systemd
+from router_trio.cli.service.systemd import Systemd
 from tests.support.command import running
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -118,9 +118,9 @@ def full(address: str) -> Iterator[None]:
 def test_whatever_is_at_the_other_end_nothing_blocks_or_fails(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with full(address):
-        Systemd({"NOTIFY_SOCKET": address}).send("READY=1")
+        Systemd({"NOTIFY_SOCKET": address}).notify("READY=1")
     for gone in (address, str(tmp_path / "nowhere"), "/", "x" * 500, "\0", ""):
-        Systemd({"NOTIFY_SOCKET": gone}).send("READY=1")
+        Systemd({"NOTIFY_SOCKET": gone}).notify("READY=1")
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ class Document:
         """Add where the key stands in the file, or the name of the variable that set it."""
         for path, variable in self.variables.items():
             if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
-                route = self.places.of(problem.path, with_line=False)
+                route = self.places.place_of(problem.path, with_line=False)
                 return replace(problem, place=", ".join(filter(None, (f"set by {variable}", route))))
-        return replace(problem, place=self.places.of(problem.path))
+        return replace(problem, place=self.places.place_of(problem.path))
 
 
 def is_model(annotation: Any) -> bool:

@@ -32,7 +32,7 @@ class Places:
         self._text = text
         self._data = data
 
-    def of(self, path: str, *, with_line: bool = True) -> str:
+    def place_of(self, path: str, *, with_line: bool = True) -> str:
         """Return where a key path such as `routes[0].to` stands, for people; empty if the file says nothing of it."""
         told = []
         line = self._line(path) if with_line else None

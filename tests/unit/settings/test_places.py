@@ -88,11 +88,11 @@ def paths(value: Any, at: str = "") -> Iterator[str]:
     ],
 )
 def test_a_key_is_found_on_its_line(path: str, line: int) -> None:
-    assert Places(ODD, {}).of(path) == f"line {line}"
+    assert Places(ODD, {}).place_of(path) == f"line {line}"
 
 
 def test_what_is_nowhere_in_the_file_has_no_place() -> None:
-    assert Places(ODD, {}).of("connections.main") == ""
+    assert Places(ODD, {}).place_of("connections.main") == ""
 
 
 def test_every_key_of_every_page_is_found() -> None:

@@ -14,14 +14,13 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from router_trio.client.live import Live
+from router_trio import Live
 from router_trio.events import Event, RouterDraining, RouteReady, RouteStandby
-from router_trio.states import RUNNING
-from router_trio.telemetry.logs.redact import shown_text
+from router_trio.quotes import LONGEST_TEXT, excerpt, redact
 
 
 class Systemd:
-    """The way to systemd, if it has started this process. `observe` is told of events, `serving` runs beside a router.
+    """The way to systemd, if it has started this process. `hear` is told of events, `serving` runs beside a router.
 
     READY goes when every route has its subscription or consumer, or waits for the lead of one; until then STATUS says
     what is missing.
@@ -34,12 +33,12 @@ class Systemd:
         self._watchdog = _watchdog_seconds(environ)
         self._moved = trio.Event()
 
-    def observe(self, event: Event) -> None:
+    def hear(self, event: Event) -> None:
         """Take note of an event of the router."""
         if isinstance(event, RouteReady | RouteStandby):
             self._moved.set()
         elif isinstance(event, RouterDraining):
-            self.send("STOPPING=1", "STATUS=draining")
+            self.notify("STOPPING=1", "STATUS=draining")
 
     @asynccontextmanager
     async def serving(self, live: Live) -> AsyncIterator[None]:
@@ -52,7 +51,7 @@ class Systemd:
             yield
             nursery.cancel_scope.cancel()
 
-    def send(self, *assignments: str) -> None:
+    def notify(self, *assignments: str) -> None:
         """Send assignments such as `READY=1`, in one datagram. Never blocks and never fails."""
         if not self._address:
             return
@@ -65,21 +64,21 @@ class Systemd:
 
     async def _tell(self, live: Live) -> None:
         while (waiting := _waiting_for(live)) is not None:
-            self.send(f"STATUS=waiting: {shown_text(waiting)}")
+            self.notify(f"STATUS=waiting: {excerpt(redact(waiting), LONGEST_TEXT)}")
             self._moved = trio.Event()
             await self._moved.wait()
-        self.send("READY=1", f"STATUS=routing: {len(live.routes)} of {len(live.routes)} routes")
+        self.notify("READY=1", f"STATUS=routing: {len(live.routes)} of {len(live.routes)} routes")
         if self._watchdog is None:
             return
         while True:
             # Twice in the time that systemd allows, and by the loop that routes: one that hangs is killed.
-            self.send("WATCHDOG=1")
+            self.notify("WATCHDOG=1")
             await trio.sleep(self._watchdog / 2)
 
 
 def _waiting_for(live: Live) -> str | None:
     for route in live.routes:
-        if route.state != RUNNING and not route.standby:
+        if route.unready is not None and not route.standby:
             away = live.connections[route.connection].state.unready(trio.current_time())
             return f"route {route.name}: {route.unready}" if away is None else f"connection {route.connection}: {away}"
     return None

@@ -1,0 +1,1 @@
+"""What a process manager is told of `router-trio run`."""
