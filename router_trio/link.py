@@ -73,11 +73,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit."""
+    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit.
+
+    `filters` are patterns that don't overlap, none for the whole stream.
+    """
 
     stream: str
     durable: str
-    filter_subject: str | None
+    filters: tuple[str, ...]
     ack_wait: float
     max_deliver: int
     max_ack_pending: int

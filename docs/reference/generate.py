@@ -119,6 +119,8 @@ def _type(one: Mapping[str, Any]) -> str:
         return " or ".join(_code(_toml(value)) for value in one["enum"])
     if "$ref" in one:
         return "table"
+    if "anyOf" in one:
+        return " or ".join(_type(each) for each in one["anyOf"])
     if "type" not in one:
         return "any JSON"
     if one["type"] == "array":

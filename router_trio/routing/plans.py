@@ -113,7 +113,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filter or `>`.
+    """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filters or `>`.
 
     `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
     together, `dead_letter` where those go that are given up, `per` what has a limit of its own.
@@ -253,4 +253,4 @@ def _compile(text: str, purpose: str, route: RouteSettings) -> Expression:
 
 def routes_for(plans: Sequence[RoutePlan], subject: str) -> list[RoutePlan]:
     """The routes that would take a message with this subject, in order."""
-    return [plan for plan in plans if matches(plan.pattern, subject)]
+    return [plan for plan in plans if any(matches(one, subject) for one in plan.settings.source.patterns)]

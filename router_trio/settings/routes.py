@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import randrange
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.sections import Section
@@ -32,6 +32,20 @@ Expression = Annotated[str, Field(min_length=1)]
 LimitRate = Annotated[Rate, RateForm()]
 BreakerPause = Annotated[float, DurationForm(minimum=0.1)]
 
+
+def _checked_filter(value: object) -> object:
+    """Refuse what is neither text nor a list of it here: pydantic would complain of each form by itself."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise ValueError("must be text in quotes, or a list of texts")
+    if not value:
+        raise ValueError("must have at least one entry; without `filter` the whole stream is read")
+    return list(value)
+
+
+Filter = Annotated[str | list[str] | None, BeforeValidator(_checked_filter)]
+
 MAX_WEIGHT = 1_000
 """Of one destination: a round of a route is as long as the sum of its weights."""
 
@@ -53,7 +67,12 @@ class SourceSettings(Section, init=False):
         description="Of all processes with this durable one routes, and another takes over when it is gone: order is "
         "kept. Needs nats-server 2.11.",
     )
-    filter: str | None = Field(None, description="Only messages of the stream whose subject matches.")
+    filter: Filter = Field(
+        None,
+        description="Only messages of the stream whose subject matches: one pattern, or a list of several that don't "
+        "overlap.",
+        examples=["orders.*.*", ["orders.*.created", "returns.>"]],
+    )
     max_in_flight: int = Field(
         1024,
         ge=1,
@@ -93,14 +112,26 @@ class SourceSettings(Section, init=False):
 
         `random(n)` gives an integer of at least 0 and less than `n`.
         """
-        if self.subject or self.filter:
-            return Mapping.compile(self.pattern, destination, random=random)
+        if self.subject or self.filters:
+            return Mapping.compile_each(self.patterns, destination, random=random)
         return Mapping.compile_for_any(destination, random=random)
 
     @property
+    def filters(self) -> tuple[str, ...]:
+        """The patterns of `filter`, none for the whole stream."""
+        if self.filter is None:
+            return ()
+        return (self.filter,) if isinstance(self.filter, str) else tuple(self.filter)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The subjects that can arrive: the subscription's, those of the filter, or `>` for a whole stream."""
+        return (self.subject,) if self.subject else self.filters or (">",)
+
+    @property
     def pattern(self) -> str:
-        """The subjects that can arrive: the subscription's, the filter's, or `>` for a whole stream."""
-        return self.subject or self.filter or ">"
+        """The `patterns`, in one text."""
+        return ", ".join(self.patterns)
 
 
 class HeaderSettings(Section, init=False):

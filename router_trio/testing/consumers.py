@@ -252,9 +252,9 @@ class Consumer:
                 _end(request, "408 Request Timeout")
 
     def _look_at_stream(self) -> None:
-        wanted = self.spec.filter_subject
+        wanted = self.spec.filters
         for stored in self._stream.stored[self._next_to_scan - 1 :]:
-            if wanted is None or matches(wanted, stored.subject):
+            if not wanted or any(matches(one, stored.subject) for one in wanted):
                 self._matching.append(stored.sequence)
             self._next_to_scan = stored.sequence + 1
 

@@ -42,7 +42,7 @@ def poison(prefix: bytes) -> bytes:
 
 
 async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> None:
-    spec = ConsumerSpec("ORDERS", "router", None, ack_wait=30.0, max_deliver=-1, max_ack_pending=100)
+    spec = ConsumerSpec("ORDERS", "router", (), ack_wait=30.0, max_deliver=-1, max_ack_pending=100)
     heard, received, pulled = Recorder(), Recorder(), Recorder()
     async with connect(server.url) as client:
         await JetStream(client).create_stream("ORDERS", ["orders.>"])

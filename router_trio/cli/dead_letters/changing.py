@@ -51,7 +51,7 @@ class Redrive(Purge):
         stored: StoredMessages,
         info: StreamInfo,
         source: CommandLink,
-        pattern: str,
+        patterns: Sequence[str],
         inbox_prefix: str,
         report: Report,
     ) -> None:
@@ -59,12 +59,12 @@ class Redrive(Purge):
         self.again: int = 0
         self._created = nanoseconds(info.created)
         self._source = source
-        self._pattern = pattern
+        self._patterns = patterns
         self._inbox_prefix = inbox_prefix
 
     def why_not(self, letter: Letter) -> str | None:
         """Return why this one can't go back, or None."""
-        why = why_not(letter, self._pattern, self._inbox_prefix)
+        why = why_not(letter, self._patterns, self._inbox_prefix)
         if why is None and len(letter.message.payload) + len(letter.message.headers) > self._source.link.max_payload:
             why = f"it is larger than the max_payload of {self._source.link.max_payload} bytes of its source's server"
         return why

@@ -120,7 +120,7 @@ class _Job:
         if action == "redrive":
             source = self._route.source
             prefix = self._settings.connections[source.connection].inbox_prefix
-            redrive = Redrive(stored, info, links[source.connection], source.pattern, prefix, self._report)
+            redrive = Redrive(stored, info, links[source.connection], source.patterns, prefix, self._report)
             return await self._change(stored, info, redrive, "redriven", redrive.why_not, "go to {}")
         if not self._options.dry_run and not self._options.yes:
             await self._ask(stored.stream)

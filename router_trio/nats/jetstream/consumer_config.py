@@ -26,8 +26,10 @@ def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
         "replay_policy": "instant",
         **(start if resumes else {"deliver_policy": "all"}),
     }
-    if spec.filter_subject is not None:
-        config["filter_subject"] = spec.filter_subject
+    if len(spec.filters) == 1:
+        config["filter_subject"] = spec.filters[0]  # older servers know no more
+    elif spec.filters:
+        config["filter_subjects"] = list(spec.filters)
     if spec.standby:
         config["priority_policy"] = LEAD_POLICY
         config["priority_groups"] = [LEAD_GROUP]
@@ -42,8 +44,7 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
         differences.append("it is a push consumer, a pull consumer is needed")
     if config.ack_policy != "explicit":
         differences.append(f"its ack policy is {config.ack_policy}, explicit is needed")
-    has = list(config.filter_subjects)
-    wanted = [spec.filter_subject] if spec.filter_subject else []
+    has, wanted = sorted(config.filter_subjects), sorted(spec.filters)
     if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
         told = excerpt(", ".join(has)) or "none"
         differences.append(f"its filter is {told}, the route's is {', '.join(wanted) or 'none'}")

@@ -130,9 +130,7 @@ class WirePullConsumer:
         """See `link.PullConsumer.unacked`."""
         between = range(max(first, self._unacked.start), self._unacked.stop)
         spec = self._spec
-        return await find_between(
-            self._client, spec.stream, spec.filter_subject, between, self._num_unacked, self._look_ups
-        )
+        return await find_between(self._client, spec.stream, spec.filters, between, self._num_unacked, self._look_ups)
 
     async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
         """See `link.PullConsumer.gone`."""

@@ -19,7 +19,7 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
     return ConsumerSpec(
         source.stream,
         source.durable,
-        source.filter,
+        source.filters,
         source.ack_wait,
         UNLIMITED,
         # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that failed

@@ -147,6 +147,35 @@ def test_mapping_from_a_whole_stream_starts_from_everything() -> None:
     assert set(found) == {"routes[0].to[0].subject"}
 
 
+def test_each_of_several_filters_must_fit_the_destination() -> None:
+    stream = {"from_stream": "S", "from_durable": "d"}
+    assert one_route(**stream, from_filter=["a.*", "b.*.c"], to=[{"subject": "out.{{wildcard(1)}}"}])()
+    assert one_route(**stream, from_filter=["a.*", "b.>"], to=[{"subject": "one"}])()
+    found = problems(one_route(**stream, from_filter=["a.*", "b"], to=[{"subject": "out.{{wildcard(1)}}"}]))
+    assert set(found) == {"routes[0].to[0].subject"}
+    assert "the source 'b' has none" in found["routes[0].to[0].subject"]
+    found = problems(one_route(**stream, from_filter=["a.*", "b.*"], to=[{"subject": "b.x"}]))
+    assert "'b.x' can match the route's own source 'b.*'" in found["routes[0].to[0].subject"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ([], {"": "must have at least one entry; without `filter` the whole stream is read"}),
+        (7, {"": "must be text in quotes, or a list of texts"}),
+        (["a", 7], {"": "must be text in quotes, or a list of texts"}),
+        (["a.>", "b", "a.*"], {"[2]": "'a.*' overlaps with filter[0], 'a.>', which nats-server refuses"}),
+        (["a..b", "*.*"], {"[0]": "filter 'a..b' has an empty token"}),
+        ("a..b", {"": "filter 'a..b' has an empty token"}),
+    ],
+)
+def test_filters_that_are_refused(filters: object, found: dict[str, str]) -> None:
+    actual = problems(one_route(from_stream="S", from_durable="d", from_filter=filters))
+    assert set(actual) == {f"routes[0].from.filter{key}" for key in found}
+    for key, message in found.items():
+        assert actual[f"routes[0].from.filter{key}"].startswith(message)
+
+
 @pytest.mark.parametrize("text", ["enrich", "orders.enrich", "orders:", ":enrich", "a-b:c", "a..b:c", "a:b:c", "a b:c"])
 def test_bad_handler_is_refused(text: str) -> None:
     found = problems(one_route(handler=text))

@@ -98,9 +98,14 @@ def test_stream_source_has_its_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "pattern"),
-    [({"subject": "in.*"}, "in.*"), ({"stream": "S", "durable": "d", "filter": "f.>"}, "f.>"), ({"stream": "S"}, ">")],
+    [
+        ({"subject": "in.*"}, "in.*"),
+        ({"stream": "S", "durable": "d", "filter": "f.>"}, "f.>"),
+        ({"stream": "S", "durable": "d", "filter": ["f.>", "g"]}, "f.>, g"),
+        ({"stream": "S"}, ">"),
+    ],
 )
-def test_pattern_of_a_source(keys: dict[str, str], pattern: str) -> None:
+def test_pattern_of_a_source(keys: dict[str, object], pattern: str) -> None:
     assert SourceSettings(**keys).pattern == pattern
 
 
@@ -247,7 +252,7 @@ def test_schema_describes_every_key_of_the_file() -> None:
         for key, described in section["properties"].items():
             assert described.get("description"), f"{name}.{key}"
             optional = described.get("type") in ("string", "number", "integer") or key in ("json", "headers")
-            optional |= "$ref" in described  # a section that is absent by default
+            optional |= "$ref" in described or "anyOf" in described  # a section or a list that is absent by default
             assert "default" in described or key in section.get("required", ()) or optional
     connection = sections["ConnectionSettings"]["properties"]
     assert connection["reconnect_delay"]["default"] == "1s"
