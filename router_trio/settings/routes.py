@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import randrange
 from typing import Annotated, Literal
 
@@ -44,6 +45,25 @@ def _checked_filter(value: object) -> object:
     return list(value)
 
 
+def _checked_start(value: object) -> object:
+    """Return `all`, `new` or a time as a server writes it: in UTC, and without zeros at the end of a fraction."""
+    if value in ("all", "new"):
+        return value
+    try:
+        # TOML has times of its own.
+        at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).upper())
+        if at.tzinfo is None or not isinstance(value, str | datetime):
+            raise ValueError
+        at = at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(_NO_START) from None
+    fraction = f".{at.microsecond:06}".rstrip("0").rstrip(".")
+    return f"{at:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+_NO_START = "must be 'all', 'new' or a time with its zone, such as '2026-01-01T00:00:00Z'"
+
+Deliver = Annotated[str, BeforeValidator(_checked_start)]
 Filter = Annotated[str | list[str] | None, BeforeValidator(_checked_filter)]
 
 MAX_WEIGHT = 1_000
@@ -72,6 +92,12 @@ class SourceSettings(Section, init=False):
         description="Only messages of the stream whose subject matches: one pattern, or a list of several that don't "
         "overlap.",
         examples=["orders.*.*", ["orders.*.created", "returns.>"]],
+    )
+    deliver: Deliver = Field(
+        "all",
+        description="Where a durable begins that is made: with all of the stream, with what is new, or with what was "
+        "stored at a time or later. One that is there goes on where it is.",
+        examples=["new", "2026-01-01T00:00:00Z"],
     )
     max_in_flight: int = Field(
         1024,

@@ -107,8 +107,8 @@ class FakePullConsumer(FakeSubscription):
     @property
     def limits(self) -> Limits:
         """See `link.PullConsumer.limits`."""
-        spec = self._opened().spec
-        return Limits(spec.max_deliver, spec.max_ack_pending, "limits")
+        consumer = self._opened()
+        return Limits(consumer.spec.max_deliver, consumer.spec.max_ack_pending, "limits", consumer.began)
 
     @property
     def stream_created(self) -> str:

@@ -16,7 +16,6 @@ LEAD_GROUP = "router"
 
 def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
     """Return the configuration of the durable to create. `resumes`: it begins where the one before it was."""
-    start = {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
     config: dict[str, object] = {
         "durable_name": spec.durable,
         "ack_policy": "explicit",
@@ -24,7 +23,7 @@ def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
         "max_deliver": spec.max_deliver,
         "max_ack_pending": spec.max_ack_pending,
         "replay_policy": "instant",
-        **(start if resumes else {"deliver_policy": "all"}),
+        **_start(spec, resumes=resumes),
     }
     if len(spec.filters) == 1:
         config["filter_subject"] = spec.filters[0]  # older servers know no more
@@ -35,6 +34,24 @@ def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
         config["priority_groups"] = [LEAD_GROUP]
         config["priority_timeout"] = int(LEAD_ENDS_AFTER * 1e9)
     return config
+
+
+def _start(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
+    if resumes:
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
+    if spec.deliver == "new" and spec.stream_created is not None:
+        # The stream is another one than the one that the route knows: all that is in it is new.
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": 1}
+    if spec.deliver in ("all", "new"):
+        return {"deliver_policy": spec.deliver}
+    return {"deliver_policy": "by_start_time", "opt_start_time": spec.deliver}
+
+
+def began(config: ConsumerConfig) -> str:
+    """Return where a durable began: see `link.Limits`."""
+    if config.deliver_policy == "by_start_time":
+        return config.start_time
+    return "" if config.deliver_policy == "by_start_sequence" else config.deliver_policy
 
 
 def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import nats.errors
@@ -31,7 +31,7 @@ from router_trio.nats.jetstream.api import (
     stream_info,
 )
 from router_trio.nats.jetstream.ask import API_TIMEOUT, ask
-from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare, config_of
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
 from router_trio.nats.jetstream.others import Subscribe, others_at_work
 from router_trio.nats.jetstream.unacked import find_between
@@ -230,6 +230,8 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
             info = await ask(client, create, body, consumer_info)
         progress, info = await _progress(client, spec, info, subscribe)
     compare(spec, info.config)
+    # A consumer may be ahead of a stream that went back.
+    progress = replace(progress, passed=min(info.ack_floor.sequence, stream.last_sequence))
     first = info.ack_floor.sequence + 1
     unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
     config = await _lift(client, spec, info.config)
@@ -238,7 +240,7 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
         stream_created=stream.created,
         went_back=went_back,
         progress=progress,
-        limits=Limits(config.max_deliver, config.max_ack_pending, stream.retention),
+        limits=Limits(config.max_deliver, config.max_ack_pending, stream.retention, began(config)),
         unacked=unacked,
         num_unacked=info.num_ack_pending,
     )

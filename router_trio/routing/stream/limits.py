@@ -26,6 +26,7 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
         # and waits for its next attempt: that must not keep out what is new.
         2 * source.max_in_flight + MOST_REMEMBERED,
         standby=source.standby,
+        deliver=source.deliver,
     )
 
 
@@ -46,7 +47,8 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
 def differences(spec: ConsumerSpec, consumer: PullConsumer, capacity: int) -> list[str]:
     """Return in what the consumer differs from `spec`. `capacity`: how many unacked messages the route may hold."""
     limits = consumer.limits
-    return [
+    began = [f"deliver is {limits.deliver} there and {spec.deliver} here"] if limits.deliver != spec.deliver else []
+    return began * bool(limits.deliver) + [
         f"{name} is {has:g} there and {wanted:g} here"
         for name, has, wanted, differs in (
             ("max_deliver", limits.max_deliver, spec.max_deliver, limits.max_deliver > 0),

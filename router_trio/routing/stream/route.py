@@ -139,6 +139,9 @@ class StreamRoute(Route):
         if consumer.went_back is not None or consumer.stream_created != pending.cursor.stream_created:
             pending.stream_replaced(consumer.stream_created)
             self._reset_sequences()
+        if self._spec.deliver != "all" and pending.cursor.last_known == (0, 0):
+            # One that takes its place must not begin where the stream does.
+            pending.cursor.begin_behind(consumer.progress.passed)
         if not consumer.progress.deliveries:
             pending.order.all_due(trio.current_time())
         self._acks.flush_unsent(link)

@@ -14,6 +14,7 @@ _ONLY_FOR_STREAMS = (
     "durable",
     "standby",
     "filter",
+    "deliver",
     "max_in_flight",
     "max_in_flight_bytes",
     "ack_wait",

@@ -109,6 +109,28 @@ def test_pattern_of_a_source(keys: dict[str, object], pattern: str) -> None:
     assert SourceSettings(**keys).pattern == pattern
 
 
+@pytest.mark.parametrize(
+    ("written", "start"),
+    [
+        ('"all"', "all"),
+        ('"new"', "new"),
+        ('"2026-01-01T00:00:00Z"', "2026-01-01T00:00:00Z"),
+        ('"2026-01-01t01:00:00.250+01:00"', "2026-01-01T00:00:00.25Z"),
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+        ("2026-01-01 02:00:00.000001+02:00", "2026-01-01T00:00:00.000001Z"),
+    ],
+)
+def test_start_of_a_source_is_written_as_a_server_writes_it(written: str, start: str, load: Load) -> None:
+    text = f"""
+        connections.main.servers = ["nats://127.0.0.1:4222"]
+        [[routes]]
+        name = "r"
+        from = {{ stream = "S", durable = "d", deliver = {written} }}
+        to = [{{ subject = "out" }}]
+    """
+    assert load(text).routes[0].source.deliver == start
+
+
 def test_code_may_use_keys_or_names_texts_or_numbers_and_dicts_or_sections() -> None:
     by_key = Settings(
         connections={"main": {"servers": ["127.0.0.1"], "reconnect_delay": "2s", "max_pending_bytes": "1KiB"}},
