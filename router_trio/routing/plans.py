@@ -35,6 +35,7 @@ class Destination:
     """One place that a route sends to. `template` is the configured subject; it labels metrics and spans.
 
     `carries_reply`: the reply subject of a core message goes along. `keep` are the control headers that may pass.
+    `reserved` are prefixes of subjects to which only the configuration may send.
     `own_ids`: the `Nats-Msg-Id` of a copy is made of its place in the source, whatever the sender has given it.
 
     `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
@@ -50,7 +51,7 @@ class Destination:
     carries_reply: bool
     keep: tuple[str, ...]
     own_ids: bool
-    inbox_prefix: str
+    reserved: tuple[str, ...]
     when: Expression | None = None
     weight: int = 1
     mirror: Fraction | None = None
@@ -92,7 +93,7 @@ class Destination:
         It was made from what the sender chose, and would be answered by servers, or taken for an answer, with the
         router's rights.
         """
-        namespace = reserved_namespace(target, self.mapping.literal_start, self.inbox_prefix)
+        namespace = reserved_namespace(target, self.mapping.literal_start, *self.reserved)
         if namespace is not None:
             raise MappingError(
                 f"the message would go to {quoted(target)}, below {namespace}, reserved for NATS itself; begin "
@@ -222,7 +223,7 @@ def _destination(
         carries_reply=to.reply or (to.connection == source.connection and not route.respond),
         keep=tuple(to.headers.keep),
         own_ids=source.own_ids,
-        inbox_prefix=settings.connections[to.connection].inbox_prefix,
+        reserved=settings.connections[to.connection].reserved,
         when=_compiled(to.when, WHEN, route),
         weight=to.weight,
         # As it is written: 0.1 is a tenth, which no float is.

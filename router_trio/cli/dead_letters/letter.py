@@ -81,7 +81,7 @@ def written(time_ns: int) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def why_not(letter: Letter, sources: Sequence[str], inbox_prefix: str) -> str | None:
+def why_not(letter: Letter, sources: Sequence[str], *reserved: str) -> str | None:
     """Return why a dead letter can't go back to its subject, or None.
 
     Whoever may publish to the stream of the dead letters chooses that subject, and it is published to with the rights
@@ -98,7 +98,7 @@ def why_not(letter: Letter, sources: Sequence[str], inbox_prefix: str) -> str | 
         return f"its subject {letter.origin!r} is none that the route reads ({', '.join(sources)})"
     tokens = source.split(".")
     literal = next((index for index, token in enumerate(tokens) if token in WILDCARDS), len(tokens))
-    namespace = reserved_namespace(letter.origin, tokens[:literal], inbox_prefix)
+    namespace = reserved_namespace(letter.origin, tokens[:literal], *reserved)
     return (
         None if namespace is None else f"its subject {letter.origin!r} is below {namespace}, reserved for NATS itself"
     )

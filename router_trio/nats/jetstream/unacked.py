@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import nats.errors
 import trio
-from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.nats.jetstream.api import ApiError
+from router_trio.nats.jetstream.ask import Api
 from router_trio.nats.jetstream.lookups import NOT_FOUND
 from router_trio.nats.jetstream.past import look_up
 
@@ -31,7 +31,7 @@ WITHIN = 3.0
 
 
 async def find_between(
-    client: Client,
+    api: Api,
     stream: str,
     filters: Sequence[str],
     sequences: range,
@@ -45,7 +45,7 @@ async def find_between(
     """
     if len(sequences) <= 2 * unacked or not filters or ">" in filters:
         return list(sequences) if len(sequences) <= MOST else None
-    search = _Search(client, stream, at_a_time)
+    search = _Search(api, stream, at_a_time)
     part = -(-len(sequences) // PARTS)
     with trio.move_on_after(WITHIN) as scope:
         async with trio.open_nursery() as nursery:
@@ -56,10 +56,10 @@ async def find_between(
 
 
 class _Search:
-    def __init__(self, client: Client, stream: str, at_a_time: trio.CapacityLimiter) -> None:
+    def __init__(self, api: Api, stream: str, at_a_time: trio.CapacityLimiter) -> None:
         self.found: list[int] = []
         self.failed = False
-        self._client = client
+        self._api = api
         self._stream = stream
         self._at_a_time = at_a_time
 
@@ -70,7 +70,7 @@ class _Search:
             while sequence < sequences.stop and not self.failed:
                 which = {"seq": sequence, "next_by_subj": wanted}
                 async with self._at_a_time:
-                    found = (await look_up(self._client, self._stream, which)).sequence
+                    found = (await look_up(self._api, self._stream, which)).sequence
                 if not sequence <= found < sequences.stop:
                     return
                 self.found.append(found)

@@ -20,6 +20,7 @@ from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.checks.respond import check_respond
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.sources import check_source
+from router_trio.settings.checks.streams import NOT_IN_NAMES
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
@@ -112,8 +113,22 @@ def _check_connections(connections: Connections) -> Iterator[Problem]:
                 yield Problem(f"{path}.inbox_prefix", str(error))
             if connection.inbox_prefix.startswith("$"):
                 yield Problem(f"{path}.inbox_prefix", "begins with '$', which NATS reserves; choose another name")
+            yield from _check_api(path, connection)
             yield from _check_authentication(path, connection)
             yield from _check_files(path, connection)
+
+
+def _check_api(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
+    if connection.domain is not None and connection.api_prefix is not None:
+        yield Problem(f"{path}.api_prefix", "domain and api_prefix exclude each other; keep one of them")
+    if connection.domain is not None and (found := NOT_IN_NAMES.search(connection.domain)):
+        told = f"{connection.domain!r} holds {found[0]!r}, which NATS does not allow; remove it"
+        yield Problem(f"{path}.domain", told)
+    elif connection.api_prefix is not None:
+        try:
+            validate_subject(connection.api_prefix, what="api_prefix")
+        except SubjectError as error:
+            yield Problem(f"{path}.api_prefix", str(error))
 
 
 def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator[Problem]:

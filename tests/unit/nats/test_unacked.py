@@ -10,7 +10,7 @@ import trio
 from router_trio.nats.jetstream.unacked import MOST, find_between
 
 NOBODY = cast(Any, None)
-"""A client that can't be asked."""
+"""An API that can't be asked."""
 
 FREE = trio.CapacityLimiter(1)
 

@@ -110,6 +110,14 @@ def test_pattern_of_a_source(keys: dict[str, object], pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "api"),
+    [({}, "$JS.API"), ({"domain": "hub"}, "$JS.hub.API"), ({"api_prefix": "JS.hub.API"}, "JS.hub.API")],
+)
+def test_subjects_of_the_jetstream_api(keys: dict[str, str], api: str) -> None:
+    assert ConnectionSettings(**keys).api == api
+
+
+@pytest.mark.parametrize(
     ("written", "start"),
     [
         ('"all"', "all"),
