@@ -40,7 +40,8 @@ async def test_the_tutorial_from_the_first_route_to_the_first_outage(tmp_path: P
         listen = {"ROUTER_TRIO_TELEMETRY__LISTEN": f"{HOST}:{port}"}
     async with running("run", "router.toml", "--embedded-nats", cwd=tmp_path, env=listen) as router:
         url = (await router.has_printed(r"nats://\S+"))[0]
-        await router.has_logged("NATS_SUBSCRIBE_ERROR", reason="stream_not_found")
+        await router.has_logged("NATS_STREAM_CREATED")
+        await router.has_logged("ROUTE_READY")
         python = [sys.executable, "-u"]
         async with running("orders.py", url, cwd=tmp_path, python=python) as orders:
             await orders.has_printed(r"order 2: acked\n(.*\n)*    arrived: order 2\n")
