@@ -172,6 +172,12 @@ class EvaluationError(RouterError):
     reason = "expression"
 
 
+class LoopError(EvaluationError):
+    """A message has passed as many routes as the `hop_limit` of its route lets it."""
+
+    reason = "loop"
+
+
 # --- a handler is at fault ---
 
 

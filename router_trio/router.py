@@ -95,6 +95,7 @@ class Router:
         connection: str | None = None,
         retry: dict[str, Any] | None = None,
         dead_letter: dict[str, Any] | None = None,
+        hop_limit: int | None = None,
         **source: Any,
     ) -> Callable[[H], H]:
         """Add a route through the decorated function, which is called with each message.
@@ -102,15 +103,15 @@ class Router:
         `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, what
         the function returns answers the message, and `to` may be left out. `connection` is the source's, and the
         default of the destinations'. `retry` and `dead_letter` have the keys of `[routes.retry]` and
-        `[routes.dead_letter]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`, `durable`,
-        `filter`, ... The route is named like the function.
+        `[routes.dead_letter]`, `hop_limit` is that of the route. `source` takes the other keys of `[routes.from]`:
+        `queue`, `stream`, `durable`, `filter`, ... The route is named like the function.
 
         Raises `ConfigurationError` for anything that a configuration file would be refused for.
         """
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
-            more = {"retry": retry, "dead_letter": dead_letter, "respond": respond}
+            more = {"retry": retry, "dead_letter": dead_letter, "respond": respond, "hop_limit": hop_limit}
             self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
             return handler
 

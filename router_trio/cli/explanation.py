@@ -152,6 +152,7 @@ class RouteExplanation(Told):
     per: Evaluated | None = None
     filtered: str | None = None
     error: str | None = None
+    reason: str = EvaluationError.reason
     assumed: bool = False
 
     @property
@@ -178,7 +179,7 @@ class RouteExplanation(Told):
         if self.filtered is not None:
             found["filtered"] = self.filtered
         if self.error is not None:
-            found["error"] = {"reason": EvaluationError.reason, "detail": self.error}
+            found["error"] = {"reason": self.reason, "detail": self.error}
         if told := guarantee(self.plan.settings):
             found["guarantee"] = told
         if self.assumed:

@@ -35,7 +35,8 @@ def build_routes(
     for plan in plans:
         connection, state = connections[plan.connection], _state(plan, connections)
         outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
-        kind = _content_routing() if plan.decides or plan.transforms or plan.per is not None else Routing
+        by_content = plan.decides or plan.transforms or plan.counts_hops or plan.per is not None
+        kind = _content_routing() if by_content else Routing
         routing = kind(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
         dead = plan.dead_letter
         letters = None if dead is None else DeadLetters(dead, connections[dead.connection], state)

@@ -40,7 +40,7 @@ class Destination:
 
     `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
     route's strategy. `payload` and `set_headers` replace what came, `remove` are headers that don't go along, `ttl` is
-    in seconds, 0 for none.
+    in seconds, 0 for none. `counts_hops`: see `policy.hops`.
     """
 
     route: str
@@ -60,6 +60,7 @@ class Destination:
     remove: tuple[str, ...] = ()
     ttl: int = 0
     breaker: BreakerSettings | None = None
+    counts_hops: bool = False
 
     @property
     def expressions(self) -> Iterator[Expression]:
@@ -70,13 +71,18 @@ class Destination:
 
     def transform(self) -> Transform | None:
         """Return what makes a copy of a message; None if it goes as it came."""
-        if self.payload is None and not self.set_headers and not self.remove and not self.ttl:
+        if self.payload is None and not (self.set_headers or self.remove or self.ttl or self.counts_hops):
             return None
+        from router_trio.routing.policy import hops
         from router_trio.routing.policy.transform import Transform
 
+        set_headers = [(name, expression.evaluate) for name, expression in self.set_headers]
+        if self.counts_hops:
+            set_headers = [(name, one) for name, one in set_headers if name.lower() != hops.NAME.lower()]
+            set_headers.append((hops.NAME, hops.next_count))
         return Transform(
             payload=None if self.payload is None else self.payload.evaluate,
-            set_headers=[(name, expression.evaluate) for name, expression in self.set_headers],
+            set_headers=set_headers,
             remove=self.remove,
             ttl=self.ttl,
         )
@@ -136,6 +142,11 @@ class RoutePlan:
         """True if not every message goes to every destination: then `when` and the strategy have to be asked."""
         mirrors = any(one.mirror is not None or one.when is not None for one in self.destinations)
         return self.when is not None or self.settings.strategy != "all" or mirrors
+
+    @property
+    def counts_hops(self) -> bool:
+        """True if it has a limit of the routes that a message may pass."""
+        return self.settings.hop_limit is not None
 
     @property
     def transforms(self) -> bool:
@@ -233,6 +244,7 @@ def _destination(
         remove=tuple(to.headers.remove),
         ttl=int(to.ttl),
         breaker=to.breaker,
+        counts_hops=route.hop_limit is not None,
     )
 
 
@@ -241,7 +253,7 @@ def _dead_letter(
 ) -> Destination:
     connection = letter.connection or route.source.connection
     to = DestinationSettings(connection=connection, subject=letter.subject, jetstream=letter.jetstream)
-    return replace(_destination(settings, route, to, random), carries_reply=False)
+    return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False)
 
 
 def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:

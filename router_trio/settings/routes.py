@@ -310,6 +310,14 @@ class RouteSettings(Section, init=False):
         description="Which destinations get a message: all of them; the first whose `when` holds; one in turn, by "
         "weight; one by the value of `key`; or the first that is connected and takes it.",
     )
+    hop_limit: int | None = Field(
+        None,
+        ge=1,
+        le=1_000,
+        description="Routes that a message may have passed, of those with a limit: its header Router-Hops counts "
+        "them. One that has passed so many fails with the reason loop. Absent: nothing is counted.",
+        examples=[5],
+    )
     retry: RetrySettings | None = Field(
         None,
         description="When a message that failed is tried again. By default one of a stream without end, one of a "
