@@ -34,7 +34,7 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
         return outcome.INVALID_CONFIGURATION
     from router_trio.settings.checks.warnings import warnings
 
-    for warning in warnings(settings.connections, settings.routes):
+    for warning in warnings(settings.connections, settings.routes, settings.streams):
         print(f"{config}: {warning.path}: warning: {warning.message}")
     from router_trio.settings.guarantee import guarantee
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
+from router_trio.settings.checks.circles import circles_for_sure
 from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
 from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
@@ -57,12 +58,13 @@ class Settings(Section, init=False):
             BaseModel.__init__(self, **values)
         except ValidationError as error:
             parts = _usable_parts(values)
-            problems = (
-                problems_from(error, type(self)) + check(*parts) + check_streams(_usable_streams(values), parts[0])
-            )
+            streams = _usable_streams(values)
+            problems = problems_from(error, type(self)) + check(*parts) + check_streams(streams, parts[0])
+            problems += circles_for_sure(parts[0] or {}, parts[1], streams)
             raise ConfigurationError(problems) from None
-        problems = check(self.connections, [RouteParts.of(route) for route in self.routes], self.tests)
-        problems += check_streams(self.streams, self.connections)
+        routes = [RouteParts.of(route) for route in self.routes]
+        problems = check(self.connections, routes, self.tests) + check_streams(self.streams, self.connections)
+        problems += circles_for_sure(self.connections, routes, self.streams)
         if problems:
             raise ConfigurationError(problems)
         # Frozen for everyone but this constructor.
@@ -171,6 +173,8 @@ def _usable_route(raw: Any) -> RouteParts:
         _usable(RetrySettings, raw.get("retry")),
         _usable(DeadLetterSettings, raw.get("dead_letter")),
         limit=_usable(LimitSettings, raw.get("limit")),
+        # Whatever it is meant to be: a circle that it would end is not worth a second complaint.
+        hop_limit=None if raw.get("hop_limit") is None else 1,
         respond=raw.get("respond") is True,
         has_to=to is not None and to != [],
     )

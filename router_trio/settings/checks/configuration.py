@@ -48,6 +48,7 @@ class RouteParts:
     retry: RetrySettings | None = None
     dead_letter: DeadLetterSettings | None = None
     limit: LimitSettings | None = None
+    hop_limit: int | None = None
     respond: bool = False
     has_to: bool = True
 
@@ -65,6 +66,7 @@ class RouteParts:
             route.retry,
             route.dead_letter,
             route.limit,
+            route.hop_limit,
             respond=route.respond,
             has_to=bool(route.to),
         )
