@@ -8,7 +8,7 @@ that call them, and never reach a caller as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from traceback import extract_tb
 
 from router_trio.quotes import redact
@@ -25,12 +25,15 @@ class RouterError(Exception):
 class Problem:
     """One thing that is wrong with a configuration: the key's path and what to do about it.
 
-    `picture` shows the place of a mistake in an expression, on lines of its own, each indented.
+    `picture` shows the place of a mistake in an expression, on lines of its own, each indented. `source` is the file,
+    if it is not that of the error. `other` is the path of another key that the message names.
     """
 
     path: str
     message: str
     picture: str = ""
+    source: str = ""
+    other: str = ""
 
 
 class ConfigurationError(RouterError):
@@ -42,12 +45,13 @@ class ConfigurationError(RouterError):
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
         # No text of ours repeats a secret; one that quotes a wrong value may all the same.
         self.problems: tuple[Problem, ...] = tuple(
-            Problem(redact(one.path), redact(one.message), redact(one.picture)) for one in problems
+            replace(one, path=redact(one.path), message=redact(one.message), picture=redact(one.picture))
+            for one in problems
         )
         self.source = source
         lines: list[str] = []
         for problem in self.problems:
-            lines.append(": ".join(filter(None, (redact(source), problem.path, problem.message))))
+            lines.append(": ".join(filter(None, (redact(problem.source or source), problem.path, problem.message))))
             if problem.picture:
                 lines.append(problem.picture)
         super().__init__("\n".join(lines))

@@ -9,10 +9,14 @@ from cyclopts import Parameter
 
 from router_trio.cli import outcome
 from router_trio.cli.configuration import load_with_handlers
-from router_trio.errors import ConfigurationError
+from router_trio.errors import ConfigurationError, Problem
 
 
-def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file.")], /) -> int:
+def check(
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file or a folder of them.")],
+    /,
+    *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
+) -> int:
     """Validate a configuration without connecting.
 
     Prints one line for each problem, FILE: key.path: what is wrong, with
@@ -26,29 +30,36 @@ def check(config: Annotated[Path, Parameter(help="The configuration, a TOML file
     For example:
 
         router-trio check router.toml
+        router-trio check base.toml routes.d/
     """
     try:
-        settings = load_with_handlers(config)
+        settings = load_with_handlers(config, *more)
     except ConfigurationError as error:
         print(error)
         return outcome.INVALID_CONFIGURATION
+
+    def place(path: str) -> str:
+        found = settings.located(Problem(path, ""))
+        return f"{found.source or config}: {found.path}"
+
     from router_trio.settings.checks.warnings import warnings
 
     for warning in warnings(settings.connections, settings.routes, settings.streams):
-        print(f"{config}: {warning.path}: warning: {warning.message}")
+        print(f"{place(warning.path)}: warning: {settings.located(warning).message}")
     from router_trio.settings.guarantee import guarantee
 
     for index, route in enumerate(settings.routes):
         if told := guarantee(route):
-            print(f"{config}: route {route.name}: {told}")
+            print(f"{place(f'routes[{index}]').partition(': ')[0]}: route {route.name}: {told}")
         if route.limit is not None:
-            print(f"{config}: routes[{index}].limit: {route.limit.sentence}")
+            print(f"{place(f'routes[{index}].limit')}: {route.limit.sentence}")
         for number, to in enumerate(route.to):
             if to.breaker is not None:
-                print(f"{config}: routes[{index}].to[{number}].breaker: {to.breaker.sentence}")
+                print(f"{place(f'routes[{index}].to[{number}].breaker')}: {to.breaker.sentence}")
     connections, routes = len(settings.connections), len(settings.routes)
     streams = f", {_counted(len(settings.streams), 'stream')}" if settings.streams else ""
-    print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams})")
+    files = " ".join(map(str, (config, *more)))
+    print(f"{files}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams})")
     return outcome.DONE
 
 

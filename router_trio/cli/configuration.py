@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from router_trio.settings import Settings
 
 
-def load_with_handlers(path: Path) -> Settings:
-    """Read a configuration and import its handlers. Runs the top level of their modules.
+def load_with_handlers(path: Path, *more: Path) -> Settings:
+    """Read a configuration, of one file or several, and import its handlers. Runs the top level of their modules.
 
     Raises ConfigurationError with every problem of the configuration, or with every handler that can't be had.
     """
     from router_trio.settings import Settings
 
-    settings = Settings.load(path)
+    settings = Settings.load(path, *more)
     problems = _handler_problems(settings)
     if problems:
-        raise ConfigurationError(problems, str(path))
+        raise ConfigurationError([settings.located(problem) for problem in problems], str(path))
     return settings
 
 

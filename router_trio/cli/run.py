@@ -11,9 +11,11 @@ from router_trio.cli.configuration import load_with_handlers
 
 
 def run(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file.")] = Path("router.toml"),
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file or a folder of them.")] = Path(
+        "router.toml"
+    ),
     /,
-    *,
+    *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
     embedded_nats: Annotated[
         bool,
         Parameter(
@@ -48,9 +50,10 @@ def run(
     For example:
 
         router-trio run router.toml
+        router-trio run base.toml routes.d/
         router-trio run --embedded-nats
     """
-    settings = load_with_handlers(config)
+    settings = load_with_handlers(config, *more)
     if not embedded_nats:
         settings.require_servers()
     if enable_fault_injection:

@@ -20,6 +20,7 @@ from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import keys_of, problems_from
 from router_trio.settings.reading.load import read_document
+from router_trio.settings.reading.places import Places
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings, Strategy
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
@@ -52,6 +53,7 @@ class Settings(Section, init=False):
     )
 
     _source: str = PrivateAttr("settings")
+    _places: Places = PrivateAttr(default_factory=Places)
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -72,14 +74,17 @@ class Settings(Section, init=False):
         object.__setattr__(self, "streams", [_with_connection(stream, self.connections) for stream in self.streams])
 
     @classmethod
-    def load(cls, path: str | Path, *, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read a TOML file and lay the variables `ROUTER_TRIO_...` of `environ` (by default os.environ) over it.
+    def load(cls, path: str | Path, *more: str | Path, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read TOML files and lay the variables `ROUTER_TRIO_...` of `environ` (by default os.environ) over them.
 
-        Relative paths in it are relative to the file's folder. Blocks while it reads the file.
+        Of a folder all files are read whose names end in `.toml`, in the order of their names. Several files make one
+        configuration: tables are merged, routes, streams and tests are joined, and a key that is given twice is
+        refused. Relative paths are relative to the folder of the file that has them. Blocks while it reads.
 
         Raises ConfigurationError, with every problem that could be found.
         """
-        document = read_document(Path(path), os.environ if environ is None else environ, cls)
+        paths = [Path(path), *map(Path, more)]
+        document = read_document(paths, os.environ if environ is None else environ, cls)
         problems = document.problems
         settings: Settings | None = None
         try:
@@ -89,6 +94,7 @@ class Settings(Section, init=False):
         if settings is None or problems:
             raise ConfigurationError(problems, str(path))
         settings._source = str(path)
+        settings._places = document.places
         return settings
 
     def require_servers(self) -> None:
@@ -103,7 +109,7 @@ class Settings(Section, init=False):
             if not connection.servers
         ]
         if problems:
-            raise ConfigurationError(problems, self._source)
+            raise ConfigurationError([self.located(problem) for problem in problems], self._source)
 
     def require_loopback(self, why: str) -> None:
         """Check that no other machine reaches the HTTP side. `why` says what needs that.
@@ -112,7 +118,11 @@ class Settings(Section, init=False):
         """
         if self.telemetry.listens_beyond_loopback:
             cure = f"other machines reach {self.telemetry.listen!r}, and {why}; listen on 127.0.0.1, [::1] or localhost"
-            raise ConfigurationError([Problem("telemetry.listen", cure)], self._source)
+            raise ConfigurationError([self.located(Problem("telemetry.listen", cure))], self._source)
+
+    def located(self, problem: Problem) -> Problem:
+        """Return a problem of these settings with its file and its place there, if they were read from several."""
+        return self._places.located(problem)
 
 
 def _with_connections(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:

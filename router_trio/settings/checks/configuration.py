@@ -279,9 +279,8 @@ def _check_uniqueness(routes: Sequence[RouteParts], connections: Connections) ->
         if route.name is not None:
             first = names.setdefault(route.name, index)
             if first != index:
-                yield Problem(
-                    f"routes[{index}].name", f"{route.name!r} is the name of routes[{first}] already; choose another"
-                )
+                told = f"{route.name!r} is the name of routes[{first}] already; choose another"
+                yield Problem(f"routes[{index}].name", told, other=f"routes[{first}]")
         source = route.source
         if source is not None and source.stream is not None and source.durable is not None:
             connection = resolve_connection(source.connection, connections)
@@ -291,6 +290,7 @@ def _check_uniqueness(routes: Sequence[RouteParts], connections: Connections) ->
                     f"routes[{index}].from.durable",
                     f"routes[{first}] uses the consumer {source.durable!r} of stream {source.stream!r} already, "
                     "and each would get only a part; choose another name",
+                    other=f"routes[{first}]",
                 )
 
 
@@ -304,9 +304,8 @@ def _check_examples(examples: Sequence[ExampleSettings | None], connections: Con
             continue
         first = names.setdefault(example.name, index)
         if first != index:
-            yield Problem(
-                f"tests[{index}].name", f"{example.name!r} is the name of tests[{first}] already; choose another"
-            )
+            told = f"{example.name!r} is the name of tests[{first}] already; choose another"
+            yield Problem(f"tests[{index}].name", told, other=f"tests[{first}]")
         if example.message.connection is not None:
             yield from _check_connection(f"tests[{index}].message.connection", example.message.connection, connections)
         for number, expected in enumerate(example.expect):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from router_trio.errors import Problem
+from router_trio.settings.reading.places import Places
 
 PREFIX = "ROUTER_TRIO_"
 
@@ -16,18 +17,20 @@ Location = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Document:
-    """The data of a configuration, what is wrong with it already, and which variable set which key."""
+    """The data of a configuration, what is wrong with it already, and which variable or file set which key."""
 
     data: dict[str, Any]
     problems: list[Problem] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
+    places: Places = field(default_factory=Places)
 
     def attribute(self, problem: Problem) -> Problem:
-        """Add the name of the variable that set the key, if one did."""
+        """Add the name of the variable that set the key, if one did, or else its file, if there are several."""
         for path, variable in self.variables.items():
             if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
-                return replace(problem, message=f"{problem.message} (set by {variable})")
-        return problem
+                problem = replace(problem, message=f"{problem.message} (set by {variable})")
+                break
+        return problem if problem.source else self.places.located(problem)
 
 
 def is_model(annotation: Any) -> bool:
