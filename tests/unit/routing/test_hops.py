@@ -24,6 +24,10 @@ ROUND = [
 ]
 
 
+APART = {"edge": {"servers": ["nats://other:4222"]}}
+"""On one server these routes would feed themselves, and be refused."""
+
+
 def brokers() -> dict[str, FakeBroker]:
     return {"main": FakeBroker(), "edge": FakeBroker()}
 
@@ -34,7 +38,7 @@ def passed(w: World) -> list[str]:
 
 
 async def test_a_message_goes_round_until_the_limit_and_fails_as_a_loop(autojump_clock: MockClock) -> None:
-    async with world(ROUND, brokers=brokers()) as w:
+    async with world(ROUND, brokers=brokers(), connections=APART) as w:
         w.broker.publish("in.a", b"x")
         await eventually(lambda: w.live.routes[1].failed["loop"] == 1)
         assert passed(w) == ["1", "2", "3", "4", "5"]
@@ -46,7 +50,7 @@ async def test_a_message_goes_round_until_the_limit_and_fails_as_a_loop(autojump
 
 async def test_one_route_with_a_limit_ends_a_circle_with_routes_that_have_none(autojump_clock: MockClock) -> None:
     one = [ROUND[0], {key: value for key, value in ROUND[1].items() if key != "hop_limit"}]
-    async with world(one, brokers=brokers()) as w:
+    async with world(one, brokers=brokers(), connections=APART) as w:
         w.broker.publish("in.a", b"x")
         await eventually(lambda: w.live.routes[0].failed["loop"] == 1)
         assert passed(w) == sorted("1122334455")
@@ -57,7 +61,7 @@ async def test_a_handler_that_drops_the_headers_does_not_drop_the_count(autojump
         return message.replace(headers={"Router-Hops": "0"})
 
     handler = handled(anew, subject="in.*", connection="main", to=to("in.x", "edge"), hop_limit=3)
-    async with world([ROUND[1]], handlers=[handler], brokers=brokers()) as w:
+    async with world([ROUND[1]], handlers=[handler], brokers=brokers(), connections=APART) as w:
         w.broker.publish("in.a", b"x")
         await eventually(lambda: w.live.routes[1].failed["loop"] == 1)
         assert passed(w) == ["1", "2", "3", "4"]
