@@ -8,7 +8,7 @@ that call them, and never reach a caller as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 
 from router_trio.quotes import redact
@@ -26,13 +26,16 @@ class Problem:
     """One thing that is wrong with a configuration: the key's path and what to do about it.
 
     `picture` shows the place of a mistake in an expression, on lines of its own, each indented. `place` says where the
-    key stands in the file, and of which route it is.
+    key stands in the file, and of which route it is. `source` is the file, if it is not that of the error. `other` is
+    the path of another key that the message names.
     """
 
     path: str
     message: str
     picture: str = ""
     place: str = field(default="", compare=False)
+    source: str = ""
+    other: str = ""
 
     @property
     def told(self) -> str:
@@ -50,12 +53,19 @@ class ConfigurationError(RouterError):
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
         # No text of ours repeats a secret; one that quotes a wrong value may all the same.
         self.problems: tuple[Problem, ...] = tuple(
-            Problem(redact(one.path), redact(one.message), redact(one.picture), redact(one.place)) for one in problems
+            replace(
+                one,
+                path=redact(one.path),
+                message=redact(one.message),
+                picture=redact(one.picture),
+                place=redact(one.place),
+            )
+            for one in problems
         )
         self.source = source
         lines: list[str] = []
         for problem in self.problems:
-            lines.append(": ".join(filter(None, (redact(source), problem.path, problem.told))))
+            lines.append(": ".join(filter(None, (redact(problem.source or source), problem.path, problem.told))))
             if problem.picture:
                 lines.append(problem.picture)
         super().__init__("\n".join(lines))
@@ -185,6 +195,12 @@ class EvaluationError(RouterError):
     """
 
     reason = "expression"
+
+
+class LoopError(EvaluationError):
+    """A message has passed as many routes as the `hop_limit` of its route lets it."""
+
+    reason = "loop"
 
 
 # --- a handler is at fault ---

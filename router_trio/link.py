@@ -73,11 +73,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit."""
+    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit.
+
+    `filters` are patterns that don't overlap, none for the whole stream.
+    """
 
     stream: str
     durable: str
-    filter_subject: str | None
+    filters: tuple[str, ...]
     ack_wait: float
     max_deliver: int
     max_ack_pending: int
@@ -90,6 +93,8 @@ class ConsumerSpec:
     standby: bool = False
     """Of all that open it one gets messages: whoever has the lead, by `pin`. See `Link.take_the_lead`."""
     pin: str | None = None
+    deliver: str = "all"
+    """Where it begins if it is made, and nothing is known of its stream: `all`, `new` or a time in UTC (RFC 3339)."""
 
 
 SIGN_OF_WORK_EVERY = 0.25
@@ -109,10 +114,12 @@ class Progress:
     """How far a durable was when it was opened.
 
     `deliveries` counts those so far. `in_use`: somebody else seems to take from it too; None if that can't be told.
+    Nothing up to the sequence `passed` is delivered by it any more.
     """
 
     deliveries: int
     in_use: bool | None
+    passed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +127,15 @@ class Limits:
     """What a server does of its own accord with what a durable delivers, -1 for no limit.
 
     `retention` is the stream's: with any but `limits` it deletes what its consumers are done with. `subjects` are all
-    that the stream takes, none if that is not known.
+    that the stream takes, none if that is not known. `deliver` says where the durable began, as `ConsumerSpec.deliver`
+    does or in the server's words; `""` if it took another one's place.
     """
 
     max_deliver: int
     max_ack_pending: int
     retention: str
     subjects: tuple[str, ...] = field(default=(), compare=False)
+    deliver: str = "all"
 
 
 class LinkListener(Protocol):

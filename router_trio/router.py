@@ -109,6 +109,7 @@ class Router:
         key: str | None = None,
         concurrency: int = 1,
         thread: bool = False,
+        hop_limit: int | None = None,
         **source: Any,
     ) -> Callable[[H], H]:
         """Add a route through the decorated function, which is called with each message.
@@ -116,8 +117,9 @@ class Router:
         `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, what
         the function returns answers the message, and `to` may be left out. `connection` is the source's, and the
         default of the destinations'. `retry` and `dead_letter` have the keys of `[routes.retry]` and
-        `[routes.dead_letter]`, `key`, `concurrency` and `thread` are those of `[[routes]]`. `source` takes the other
-        keys of `[routes.from]`: `queue`, `stream`, `durable`, `filter`, ... The route is named like the function.
+        `[routes.dead_letter]`, `key`, `concurrency`, `thread` and `hop_limit` are those of `[[routes]]`. `source` takes
+        the other keys of `[routes.from]`: `queue`, `stream`, `durable`, `filter`, ... The route is named like the
+        function.
 
         Raises `ConfigurationError` for anything that a configuration file would be refused for.
         """
@@ -127,7 +129,7 @@ class Router:
             if (wrong := unfit(handler)) is not None:
                 raise ConfigurationError([Problem(f"routes[{len(self._settings.routes)}].handler", wrong)])
             more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "respond": respond}
-            more |= {"key": key, "concurrency": concurrency, "thread": thread}
+            more |= {"key": key, "concurrency": concurrency, "thread": thread, "hop_limit": hop_limit}
             self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
             return handler
 

@@ -73,8 +73,8 @@ def _page(lines: Iterable[str]) -> str:
 def _configuration(schema: Mapping[str, Any]) -> Iterator[str]:
     yield "# Configuration"
     yield from (
-        "One TOML file, `router.toml` by default. `router-trio schema` prints the same as JSON Schema, for editors;",
-        "`router-trio check router.toml` says what is wrong with a file.",
+        "One TOML file, `router.toml` by default, or [several](../how-to/several-files.md). `router-trio schema`",
+        "prints the same as JSON Schema, for editors; `router-trio check router.toml` says what is wrong with a file.",
         "",
         "Durations are written `500ms`, `30s`, `5m` or `1h`; sizes `512KiB` or `64MiB`. Every key can be set in the",
         "environment as well: `ROUTER_TRIO_` and the path of the key, with `__` between its parts, in capitals. Lists",
@@ -107,6 +107,8 @@ def _type(one: Mapping[str, Any]) -> str:
         return " or ".join(_code(_toml(value)) for value in one["enum"])
     if "$ref" in one:
         return "table"
+    if "anyOf" in one:
+        return " or ".join(_type(each) for each in one["anyOf"])
     if "type" not in one:
         return "any JSON"
     if one["type"] == "array":

@@ -24,6 +24,8 @@ from router_trio.cli.demo import demo
 from router_trio.cli.explain import explain
 from router_trio.cli.run import run
 from router_trio.cli.schema import schema
+from router_trio.cli.setup.completion import completion
+from router_trio.cli.setup.init import init
 from router_trio.cli.test.command import run_tests
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.quotes import redact
@@ -40,8 +42,8 @@ lose count.
 For example:
 
     router-trio demo
-    router-trio check router.toml
-    router-trio run router.toml
+    router-trio init
+    router-trio run --embedded-nats
 
 Exit codes: 0 done; 1 failed while running, or messages were left
 unsettled at shutdown; 2 wrong usage; 78 invalid configuration."""
@@ -93,7 +95,7 @@ app: App = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-for _command in (run, demo, check, explain, contract, schema):
+for _command in (init, run, demo, check, explain, contract, schema, completion):
     app.command(_command)
 app.command(run_tests, name="test")
 app.command(dead_letters, name="dead-letters")

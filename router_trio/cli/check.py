@@ -9,14 +9,15 @@ from cyclopts import Parameter
 
 from router_trio.cli import outcome
 from router_trio.cli.configuration import load_with_handlers
-from router_trio.errors import ConfigurationError
+from router_trio.errors import ConfigurationError, Problem
 
 
 def check(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file; - reads standard input.")] = Path(
-        "router.toml"
-    ),
+    config: Annotated[
+        Path, Parameter(help="The configuration, a TOML file or a folder of them; - reads standard input.")
+    ] = Path("router.toml"),
     /,
+    *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
 ) -> int:
     """Validate a configuration without connecting.
 
@@ -35,32 +36,46 @@ def check(
 
         router-trio check router.toml
         envsubst < router.toml.in | router-trio check -
+        router-trio check base.toml routes.d/
     """
     try:
-        settings = load_with_handlers(config)
+        settings = load_with_handlers(config, *more)
     except ConfigurationError as error:
         print(error)
         return outcome.INVALID_CONFIGURATION
     from router_trio.settings.checks.servers import newer_servers
     from router_trio.settings.checks.warnings import warnings
 
-    for warning in (*settings.ignored_variables, *warnings(settings.connections, settings.routes)):
-        print(f"{config}: {warning.path}: warning: {settings.located(warning).told}")
+    def line(kind: str, problem: Problem) -> str:
+        found = settings.located(problem)
+        return f"{found.source or config}: {found.path}: {kind}: {found.told}"
+
+    for warning in (
+        *settings.ignored_variables,
+        *warnings(settings.connections, settings.routes, settings.streams),
+    ):
+        print(line("warning", warning))
     for note in newer_servers(settings.routes, settings.streams):
-        print(f"{config}: {note.path}: note: {settings.located(note).told}")
+        print(line("note", note))
+
+    def place(path: str) -> str:
+        found = settings.located(Problem(path, ""))
+        return f"{found.source or config}: {found.path}"
+
     from router_trio.settings.guarantee import guarantee
 
     for index, route in enumerate(settings.routes):
         if told := guarantee(route):
-            print(f"{config}: route {route.name}: {told}")
+            print(f"{place(f'routes[{index}]').partition(': ')[0]}: route {route.name}: {told}")
         if route.limit is not None:
-            print(f"{config}: routes[{index}].limit: {route.limit.sentence}")
+            print(f"{place(f'routes[{index}].limit')}: {route.limit.sentence}")
         for number, to in enumerate(route.to):
             if to.breaker is not None:
-                print(f"{config}: routes[{index}].to[{number}].breaker: {to.breaker.sentence}")
+                print(f"{place(f'routes[{index}].to[{number}].breaker')}: {to.breaker.sentence}")
     connections, routes = len(settings.connections), len(settings.routes)
     streams = f", {_counted(len(settings.streams), 'stream')}" if settings.streams else ""
-    print(f"{config}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams})")
+    files = " ".join(map(str, (config, *more)))
+    print(f"{files}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams})")
     return outcome.DONE
 
 

@@ -23,12 +23,18 @@ STDIN = "<stdin>"
 """What errors call standard input, and commands get for a lone `-`."""
 
 
-def load(path: Path) -> Settings:
-    """Read a configuration, from standard input for `STDIN`. Raises ConfigurationError with every problem."""
+def load(path: Path, *more: Path) -> Settings:
+    """Read a configuration, of one file or several, or from standard input for `STDIN`.
+
+    Raises ConfigurationError with every problem.
+    """
     from router_trio.settings import Settings
 
-    if str(path) != STDIN:
-        return Settings.load(path)
+    if STDIN not in map(str, (path, *more)):
+        return Settings.load(path, *more)
+    if more:
+        told = "is a configuration by itself; give files and folders alone, or - alone"
+        raise ConfigurationError([Problem("", told)], STDIN)
     try:
         content = sys.stdin.buffer.read()
     except OSError as error:
@@ -37,12 +43,12 @@ def load(path: Path) -> Settings:
     return Settings.parse(content, STDIN)
 
 
-def load_with_handlers(path: Path) -> Settings:
-    """Read a configuration and import its handlers. Runs the top level of their modules.
+def load_with_handlers(path: Path, *more: Path) -> Settings:
+    """Read a configuration, of one file or several, and import its handlers. Runs the top level of their modules.
 
     Raises ConfigurationError with every problem of the configuration, or with every handler that can't be had.
     """
-    settings = load(path)
+    settings = load(path, *more)
     problems = _handler_problems(settings)
     if problems:
         raise ConfigurationError(list(map(settings.located, problems)), str(path))

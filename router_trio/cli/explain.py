@@ -16,10 +16,12 @@ from router_trio.errors import PublishError, SubjectError
 
 
 def explain(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file; - reads standard input.")],
+    config: Annotated[
+        Path, Parameter(help="The configuration, a TOML file or a folder of them; - reads standard input.")
+    ],
     subject: Annotated[str, Parameter(help="The subject of the message.")],
     /,
-    *,
+    *more: Annotated[str, Parameter(help="With more files and folders, the subject is the last.", show_default=False)],
     header: Annotated[
         tuple[str, ...],
         Parameter(
@@ -56,19 +58,23 @@ def explain(
         router-trio explain router.toml orders.7.created \
             --header region=eu --data '{"total": 150}' --json
         router-trio explain router.toml orders.7.created --expect eu.7
+        router-trio explain base.toml routes.d/ orders.7.created
     """
     from router_trio.cli.explain_message import explain_message
     from router_trio.protocol import headers
     from router_trio.routing.plans import compile_routes
     from router_trio.subjects.patterns import validate_subject
 
+    *files, subject = subject, *more
+    if subject.endswith(".toml") and Path(subject).is_file():
+        raise outcome.UsageError(f"SUBJECT is missing: it is the last argument, and {subject} is a file")
     try:
         validate_subject(subject)
         block = headers.encode(headers.Headers(_pairs(header)))
     except (SubjectError, PublishError) as error:
         raise outcome.UsageError(str(error)) from None
     payload = data.encode("utf-8", "surrogateescape")
-    explanation = explain_message(compile_routes(load(config)), subject, block, payload)
+    explanation = explain_message(compile_routes(load(config, *map(Path, files))), subject, block, payload)
     if json:
         print(encoder.dumps(explanation.as_json(), indent=2))
     else:

@@ -13,11 +13,12 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from router_trio.cli.explanation import Evaluated, Explanation, NotTaken, RouteExplanation, Sending
-from router_trio.errors import EvaluationError, MappingError
+from router_trio.errors import EvaluationError, LoopError, MappingError
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import MAX_MESSAGE
 from router_trio.protocol.headers import decode
 from router_trio.routing.plans import Destination, RoutePlan, routes_for
+from router_trio.routing.policy import hops
 
 if TYPE_CHECKING:
     # For type checkers alone: what evaluates is imported for routes that have an expression.
@@ -44,7 +45,7 @@ def explain_message(plans: Sequence[RoutePlan], subject: str, block: bytes = b""
 def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes) -> RouteExplanation:
     found = RouteExplanation(plan)
     message = Arrived(subject, block, payload)
-    if plan.expressions:
+    if plan.expressions or plan.counts_hops:
         from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
 
         found.assumed = any(one.reads - MESSAGE_VARIABLES.keys() - {"stream"} for one in plan.expressions)
@@ -57,6 +58,12 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes) -> R
         found.error = found.when.error
         if found.when.value is not True:
             found.filtered = "when" if found.error is None else None
+            return found
+    if plan.settings.hop_limit is not None:
+        try:
+            hops.check(plan.settings.hop_limit, block)
+        except LoopError as error:
+            found.error, found.reason = str(error), error.reason
             return found
     if plan.key is not None:
         found.key = _evaluated(plan.key, message.facts)

@@ -161,6 +161,7 @@ class RouteExplanation(Told):
     per: Evaluated | None = None
     filtered: str | None = None
     error: str | None = None
+    reason: str = EvaluationError.reason
     assumed: bool = False
 
     @property
@@ -187,7 +188,7 @@ class RouteExplanation(Told):
         if self.filtered is not None:
             found["filtered"] = self.filtered
         if self.error is not None:
-            found["error"] = {"reason": EvaluationError.reason, "detail": self.error}
+            found["error"] = {"reason": self.reason, "detail": self.error}
         if told := guarantee(self.plan.settings):
             found["guarantee"] = told
         if self.assumed:
@@ -303,12 +304,12 @@ def _can_be(copies: Sequence[Sequence[str | None]], left: Counter[str]) -> bool:
 
 def _depends_on_stream(plan: RoutePlan) -> bool:
     # A filter names subjects that whoever wrote it expects in the stream; without one only the server knows them.
-    return plan.stream is not None and plan.settings.source.filter is None
+    return plan.stream is not None and not plan.settings.source.filters
 
 
 def source_of(plan: RoutePlan) -> str:
     """Return where a route reads, for people."""
     source = plan.settings.source
     if source.stream is not None:
-        return f"{plan.connection}: stream {source.stream}" + (f", filter {source.filter}" if source.filter else "")
+        return f"{plan.connection}: stream {source.stream}" + (f", filter {source.pattern}" if source.filters else "")
     return f"{plan.connection}: {plan.pattern}" + (f", queue group {source.queue}" if source.queue else "")

@@ -12,11 +12,11 @@ from router_trio.cli.configuration import load_with_handlers
 
 
 def run(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file; - reads standard input.")] = Path(
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file or a folder of them; - is stdin.")] = Path(
         "router.toml"
     ),
     /,
-    *,
+    *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
     embedded_nats: Annotated[
         bool,
         Parameter(
@@ -51,9 +51,10 @@ def run(
     For example:
 
         router-trio run router.toml
+        router-trio run base.toml routes.d/
         router-trio run --embedded-nats
     """
-    settings = load_with_handlers(config)
+    settings = load_with_handlers(config, *more)
     if not embedded_nats:
         settings.require_servers()
     elif all(connection.servers for connection in settings.connections.values()):

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
-from nats.aio.client import Client
 
 from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import ServerInfo, parse_info
+from router_trio.nats.jetstream.ask import API, Api
 from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
 from router_trio.nats.jetstream.ensuring import ensure_stream
 from router_trio.nats.jetstream.leading import check_version, wait_for_pin
@@ -51,7 +51,7 @@ class Dialer:
                 open_client(stream, server, self._settings, self._name) as (client, transport),
                 trio.open_nursery() as nursery,
             ):
-                link = NatsLink(server, client, transport, inbox, listener)
+                link = NatsLink(server, Api(client, self._settings.api), transport, inbox, listener)
                 nursery.start_soon(link.wire.read)
                 nursery.start_soon(link.wire.write)
                 nursery.start_soon(client_died, client)
@@ -81,10 +81,10 @@ class NatsLink:
     """See `link.Link`. Lives inside the context that `Dialer` opens."""
 
     def __init__(
-        self, server: str, client: Client, transport: BorrowedTransport, inbox: bytes, listener: LinkListener
+        self, server: str, api: Api, transport: BorrowedTransport, inbox: bytes, listener: LinkListener
     ) -> None:
-        self._client = client
-        self._lookups = Lookups(client)
+        self.api: Api = api
+        self._lookups = Lookups(api)
         self._listener = listener
         self._asked: Counter[bytes] = Counter()
         self._denied: dict[bytes, list[str]] = {}
@@ -250,7 +250,7 @@ class NatsLink:
         self._let_client_listen()
         refused = self._too_many
         try:
-            found = await ensure_consumer(self._client, spec, self.subscribe)
+            found = await ensure_consumer(self.api, spec, self.subscribe)
         except SourceError as error:
             if error.reason != "timeout" or self._too_many == refused:
                 raise
@@ -262,16 +262,17 @@ class NatsLink:
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(framing.text(inbox), deliver)
         return WirePullConsumer(
-            spec, found, inbox, self._client, self._lookups, self.wire.send, subscription, self._look_ups
+            spec, found, inbox, self.api, self._lookups, self.wire.send, subscription, self._look_ups
         )
 
     async def take_the_lead(self, spec: ConsumerSpec) -> str:
         """See `link.Link.take_the_lead`."""
         check_version(self.info)
         self._let_client_listen()
-        await ensure_consumer(self._client, spec, self.subscribe)
+        await ensure_consumer(self.api, spec, self.subscribe)
         self._inboxes += 1
-        return await wait_for_pin(self.wire.send, self.subscribe, b"%b-lead-%d" % (self._inbox, self._inboxes), spec)
+        inbox = b"%b-lead-%d" % (self._inbox, self._inboxes)
+        return await wait_for_pin(self.api, self.wire.send, self.subscribe, inbox, spec)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""
@@ -282,7 +283,9 @@ class NatsLink:
         """See `link.Link.stream_state`."""
         self._let_client_listen()
         state = await self._lookups.stream_state(name)
-        self._pubacks.found((name, ""), state is not None)
+        # What another JetStream does not have, this server's own may have.
+        if state is not None or self.api.prefix == API:
+            self._pubacks.found((name, ""), state is not None)
         return state
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
@@ -293,7 +296,7 @@ class NatsLink:
     def _let_client_listen(self) -> None:
         if self._client_deaf:
             self._client_deaf = False
-            forget_inbox(self._client)
+            forget_inbox(self.api.client)
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """See `link.Link.ack`."""

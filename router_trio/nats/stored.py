@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from router_trio.errors import SourceError
 from router_trio.nats.jetstream.api import ApiError, StoredMessage, StreamInfo, done, stored_message, stream_info
+from router_trio.nats.jetstream.ask import no_jetstream
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND
 from router_trio.nats.requests import Request, Requests
 from router_trio.protocol import framing, headers
@@ -27,11 +28,15 @@ TOGETHER_BYTES = 8 * 1024 * 1024
 
 
 class StoredMessages:
-    """A stream as a command sees it. Every method raises `SourceError` for what the server refuses."""
+    """A stream as a command sees it. Every method raises `SourceError` for what the server refuses.
 
-    def __init__(self, stream: str, requests: Requests) -> None:
+    `api` is what the subjects of the JetStream API begin with.
+    """
+
+    def __init__(self, stream: str, requests: Requests, api: str) -> None:
         self.stream = stream
         self._requests = requests
+        self._api = api
 
     async def info(self) -> StreamInfo:
         """Return what it is now."""
@@ -75,7 +80,7 @@ class StoredMessages:
             return False
 
     def _ask(self, what: str, body: dict[str, object] | None = None) -> Request:
-        subject = framing.wire(f"$JS.API.{what}.{self.stream}")
+        subject = framing.wire(f"{self._api}.{what}.{self.stream}")
         return self._requests.send(subject, b"" if body is None else json.dumps(body).encode())
 
     async def _found(self, request: Request) -> StoredMessage | None:
@@ -87,7 +92,7 @@ class StoredMessages:
     async def _answer(self, request: Request, read: Callable[[bytes], T]) -> T:
         raw = await request.answered()
         if headers.status(framing.header_block(raw))[0] == 503:
-            told = "JetStream is not enabled on this server or for this account"
+            told = no_jetstream(self._api)
             raise SourceError(told, reason="no_jetstream")
         try:
             return read(framing.payload(raw))

@@ -35,11 +35,12 @@ class Destination:
     """One place that a route sends to. `template` is the configured subject; it labels metrics and spans.
 
     `carries_reply`: the reply subject of a core message goes along. `keep` are the control headers that may pass.
+    `reserved` are prefixes of subjects to which only the configuration may send.
     `own_ids`: the `Nats-Msg-Id` of a copy is made of its place in the source, whatever the sender has given it.
 
     `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
     route's strategy. `payload` and `set_headers` replace what came, `remove` are headers that don't go along, `ttl` is
-    in seconds, 0 for none.
+    in seconds, 0 for none. `counts_hops`: see `policy.hops`.
     """
 
     route: str
@@ -50,7 +51,7 @@ class Destination:
     carries_reply: bool
     keep: tuple[str, ...]
     own_ids: bool
-    inbox_prefix: str
+    reserved: tuple[str, ...]
     when: Expression | None = None
     weight: int = 1
     mirror: Fraction | None = None
@@ -59,6 +60,7 @@ class Destination:
     remove: tuple[str, ...] = ()
     ttl: int = 0
     breaker: BreakerSettings | None = None
+    counts_hops: bool = False
 
     @property
     def expressions(self) -> Iterator[Expression]:
@@ -69,13 +71,18 @@ class Destination:
 
     def transform(self) -> Transform | None:
         """Return what makes a copy of a message; None if it goes as it came."""
-        if self.payload is None and not self.set_headers and not self.remove and not self.ttl:
+        if self.payload is None and not (self.set_headers or self.remove or self.ttl or self.counts_hops):
             return None
+        from router_trio.routing.policy import hops
         from router_trio.routing.policy.transform import Transform
 
+        set_headers = [(name, expression.evaluate) for name, expression in self.set_headers]
+        if self.counts_hops:
+            set_headers = [(name, one) for name, one in set_headers if name.lower() != hops.NAME.lower()]
+            set_headers.append((hops.NAME, hops.next_count))
         return Transform(
             payload=None if self.payload is None else self.payload.evaluate,
-            set_headers=[(name, expression.evaluate) for name, expression in self.set_headers],
+            set_headers=set_headers,
             remove=self.remove,
             ttl=self.ttl,
         )
@@ -92,7 +99,7 @@ class Destination:
         It was made from what the sender chose, and would be answered by servers, or taken for an answer, with the
         router's rights.
         """
-        namespace = reserved_namespace(target, self.mapping.literal_start, self.inbox_prefix)
+        namespace = reserved_namespace(target, self.mapping.literal_start, *self.reserved)
         if namespace is not None:
             raise MappingError(
                 f"the message would go to {quoted(target)}, below {namespace}, reserved for NATS itself; begin "
@@ -113,7 +120,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filter or `>`.
+    """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filters or `>`.
 
     `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
     together, `dead_letter` where those go that are given up, `per` what has a limit of its own.
@@ -144,7 +151,13 @@ class RoutePlan:
     @property
     def looks(self) -> bool:
         """True if it has to look into messages, or changes what it sends."""
-        return self.decides or self.transforms or self.per is not None or (self.by_key and self.key is not None)
+        by_value = self.per is not None or (self.by_key and self.key is not None)
+        return self.decides or self.transforms or self.counts_hops or by_value
+
+    @property
+    def counts_hops(self) -> bool:
+        """True if it has a limit of the routes that a message may pass."""
+        return self.settings.hop_limit is not None
 
     @property
     def transforms(self) -> bool:
@@ -232,7 +245,7 @@ def _destination(
         carries_reply=to.reply or (to.connection == source.connection and not route.respond),
         keep=tuple(to.headers.keep),
         own_ids=source.own_ids,
-        inbox_prefix=settings.connections[to.connection].inbox_prefix,
+        reserved=settings.connections[to.connection].reserved,
         when=_compiled(to.when, WHEN, route),
         weight=to.weight,
         # As it is written: 0.1 is a tenth, which no float is.
@@ -242,6 +255,7 @@ def _destination(
         remove=tuple(to.headers.remove),
         ttl=int(to.ttl),
         breaker=to.breaker,
+        counts_hops=route.hop_limit is not None,
     )
 
 
@@ -250,7 +264,7 @@ def _dead_letter(
 ) -> Destination:
     connection = letter.connection or route.source.connection
     to = DestinationSettings(connection=connection, subject=letter.subject, jetstream=letter.jetstream)
-    return replace(_destination(settings, route, to, random), carries_reply=False)
+    return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False)
 
 
 def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:
@@ -263,4 +277,4 @@ def _compile(text: str, purpose: str, route: RouteSettings) -> Expression:
 
 def routes_for(plans: Sequence[RoutePlan], subject: str) -> list[RoutePlan]:
     """The routes that would take a message with this subject, in order."""
-    return [plan for plan in plans if matches(plan.pattern, subject)]
+    return [plan for plan in plans if any(matches(one, subject) for one in plan.settings.source.patterns)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import randrange
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.sections import Section
@@ -32,6 +33,39 @@ Expression = Annotated[str, Field(min_length=1)]
 LimitRate = Annotated[Rate, RateForm()]
 BreakerPause = Annotated[float, DurationForm(minimum=0.1)]
 
+
+def _checked_filter(value: object) -> object:
+    """Refuse what is neither text nor a list of it here: pydantic would complain of each form by itself."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise ValueError("must be text in quotes, or a list of texts")
+    if not value:
+        raise ValueError("must have at least one entry; without `filter` the whole stream is read")
+    return list(value)
+
+
+def _checked_start(value: object) -> object:
+    """Return `all`, `new` or a time as a server writes it: in UTC, and without zeros at the end of a fraction."""
+    if value in ("all", "new"):
+        return value
+    try:
+        # TOML has times of its own.
+        at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).upper())
+        if at.tzinfo is None or not isinstance(value, str | datetime):
+            raise ValueError
+        at = at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(_NO_START) from None
+    fraction = f".{at.microsecond:06}".rstrip("0").rstrip(".")
+    return f"{at:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+_NO_START = "must be 'all', 'new' or a time with its zone, such as '2026-01-01T00:00:00Z'"
+
+Deliver = Annotated[str, BeforeValidator(_checked_start)]
+Filter = Annotated[str | list[str] | None, BeforeValidator(_checked_filter)]
+
 MAX_WEIGHT = 1_000
 """Of one destination: a round of a route is as long as the sum of its weights."""
 
@@ -56,7 +90,18 @@ class SourceSettings(Section, init=False):
         description="Of all processes with this durable one routes, and another takes over when it is gone: order is "
         "kept. Needs nats-server 2.11.",
     )
-    filter: str | None = Field(None, description="Only messages of the stream whose subject matches.")
+    filter: Filter = Field(
+        None,
+        description="Only messages of the stream whose subject matches: one pattern, or a list of several that don't "
+        "overlap.",
+        examples=["orders.*.*", ["orders.*.created", "returns.>"]],
+    )
+    deliver: Deliver = Field(
+        "all",
+        description="Where a durable begins that is made: with all of the stream, with what is new, or with what was "
+        "stored at a time or later. One that is there goes on where it is.",
+        examples=["new", "2026-01-01T00:00:00Z"],
+    )
     max_in_flight: int = Field(
         1024,
         ge=1,
@@ -97,14 +142,26 @@ class SourceSettings(Section, init=False):
 
         `random(n)` gives an integer of at least 0 and less than `n`.
         """
-        if self.subject or self.filter:
-            return Mapping.compile(self.pattern, destination, random=random)
+        if self.subject or self.filters:
+            return Mapping.compile_each(self.patterns, destination, random=random)
         return Mapping.compile_for_any(destination, random=random)
 
     @property
+    def filters(self) -> tuple[str, ...]:
+        """The patterns of `filter`, none for the whole stream."""
+        if self.filter is None:
+            return ()
+        return (self.filter,) if isinstance(self.filter, str) else tuple(self.filter)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The subjects that can arrive: the subscription's, those of the filter, or `>` for a whole stream."""
+        return (self.subject,) if self.subject else self.filters or (">",)
+
+    @property
     def pattern(self) -> str:
-        """The subjects that can arrive: the subscription's, the filter's, or `>` for a whole stream."""
-        return self.subject or self.filter or ">"
+        """The `patterns`, in one text."""
+        return ", ".join(self.patterns)
 
 
 class HeaderSettings(Section, init=False):
@@ -268,6 +325,14 @@ class RouteSettings(Section, init=False):
         "all",
         description="Which destinations get a message: all of them; the first whose `when` holds; one in turn, by "
         "weight; one by the value of `key`; or the first that is connected and takes it.",
+    )
+    hop_limit: int | None = Field(
+        None,
+        ge=1,
+        le=1_000,
+        description="Routes that a message may have passed, of those with a limit: its header Router-Hops counts "
+        "them. One that has passed so many fails with the reason loop. Absent: nothing is counted.",
+        examples=[5],
     )
     retry: RetrySettings | None = Field(
         None,

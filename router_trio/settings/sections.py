@@ -201,6 +201,19 @@ class ConnectionSettings(Section, init=False):
         "no other user.",
         examples=["_INBOX_router"],
     )
+    domain: str | None = Field(
+        None,
+        min_length=1,
+        description="JetStream domain whose streams and consumers are meant, as that of a hub behind a leaf node.",
+        examples=["hub"],
+    )
+    api_prefix: str | None = Field(
+        None,
+        min_length=1,
+        description="What the subjects of the JetStream API begin with, in place of $JS.API: for an API that is "
+        "imported from another account.",
+        examples=["JS.orders.API"],
+    )
     connect_timeout: ConnectTimeout = Field(
         "2s",
         validate_default=True,
@@ -233,6 +246,16 @@ class ConnectionSettings(Section, init=False):
     pending_max_age: PendingMaxAge = Field(
         "0s", validate_default=True, description="Age at which a waiting operation is dropped, 10ms or more; 0s: never."
     )
+
+    @property
+    def api(self) -> str:
+        """What the subjects of the JetStream API begin with."""
+        return self.api_prefix or (f"$JS.{self.domain}.API" if self.domain else "$JS.API")
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """Prefixes of subjects, besides those of NATS itself, that are answered or taken for answers."""
+        return (self.inbox_prefix,) if self.api_prefix is None else (self.inbox_prefix, self.api_prefix)
 
     @property
     def tls_demanded_by(self) -> str | None:

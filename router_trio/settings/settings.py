@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
+from router_trio.settings.checks.circles import circles_for_sure
 from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
 from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import keys_of, problems_from
 from router_trio.settings.reading.document import Document
+from router_trio.settings.reading.files import Files
 from router_trio.settings.reading.load import parse_document, read_document
-from router_trio.settings.reading.places import Places
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings, Strategy
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
@@ -54,7 +54,7 @@ class Settings(Section, init=False):
     )
 
     _source: str = PrivateAttr("settings")
-    _places: Places | None = PrivateAttr(None)
+    _files: Files | None = PrivateAttr(None)
     _ignored: tuple[Problem, ...] = PrivateAttr(())
 
     def __init__(self, /, **values: Any) -> None:
@@ -62,12 +62,13 @@ class Settings(Section, init=False):
             BaseModel.__init__(self, **values)
         except ValidationError as error:
             parts = _usable_parts(values)
-            problems = (
-                problems_from(error, type(self)) + check(*parts) + check_streams(_usable_streams(values), parts[0])
-            )
+            streams = _usable_streams(values)
+            problems = problems_from(error, type(self)) + check(*parts) + check_streams(streams, parts[0])
+            problems += circles_for_sure(parts[0] or {}, parts[1], streams)
             raise ConfigurationError(problems) from None
-        problems = check(self.connections, [RouteParts.of(route) for route in self.routes], self.tests)
-        problems += check_streams(self.streams, self.connections)
+        routes = [RouteParts.of(route) for route in self.routes]
+        problems = check(self.connections, routes, self.tests) + check_streams(self.streams, self.connections)
+        problems += circles_for_sure(self.connections, routes, self.streams)
         if problems:
             raise ConfigurationError(problems)
         # Frozen for everyone but this constructor.
@@ -75,14 +76,17 @@ class Settings(Section, init=False):
         object.__setattr__(self, "streams", [_with_connection(stream, self.connections) for stream in self.streams])
 
     @classmethod
-    def load(cls, path: str | Path, *, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read a TOML file and lay the variables `ROUTER_TRIO_...` of `environ` (by default os.environ) over it.
+    def load(cls, path: str | Path, *more: str | Path, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read TOML files and lay the variables `ROUTER_TRIO_...` of `environ` (by default os.environ) over them.
 
-        Relative paths in it are relative to the file's folder. Blocks while it reads the file.
+        Of a folder all files are read whose names end in `.toml`, in the order of their names. Several files make one
+        configuration: tables are merged, routes, streams and tests are joined, and a key that is given twice is
+        refused. Relative paths are relative to the folder of the file that has them. Blocks while it reads.
 
         Raises ConfigurationError, with every problem that could be found.
         """
-        return cls._of(read_document(Path(path), os.environ if environ is None else environ, cls), str(path))
+        paths = [Path(path), *map(Path, more)]
+        return cls._of(read_document(paths, os.environ if environ is None else environ, cls), str(path))
 
     @classmethod
     def parse(cls, content: bytes, name: str = "<stdin>", *, environ: Mapping[str, str] | None = None) -> Settings:
@@ -105,7 +109,7 @@ class Settings(Section, init=False):
             problems += [document.attribute(problem) for problem in error.problems]
         if settings is None or problems:
             raise ConfigurationError(problems, name)
-        settings._source, settings._places, settings._ignored = name, document.places, tuple(document.ignored)
+        settings._source, settings._files, settings._ignored = name, document.files, tuple(document.ignored)
         return settings
 
     @property
@@ -119,8 +123,8 @@ class Settings(Section, init=False):
         return self._ignored
 
     def located(self, problem: Problem) -> Problem:
-        """Return a problem of these settings with the place of its key in the file, if they are from one."""
-        return problem if self._places is None else replace(problem, place=self._places.place_of(problem.path))
+        """Return a problem of these settings with the place of its key, if they were read from files."""
+        return problem if self._files is None else self._files.located(problem)
 
     def require_servers(self) -> None:
         """Check that each connection knows its servers: needed to run without an embedded one.
@@ -204,6 +208,8 @@ def _usable_route(raw: Any) -> RouteParts:
         _usable(RetrySettings, raw.get("retry")),
         _usable(DeadLetterSettings, raw.get("dead_letter")),
         limit=_usable(LimitSettings, raw.get("limit")),
+        # Whatever it is meant to be: a circle that it would end is not worth a second complaint.
+        hop_limit=None if raw.get("hop_limit") is None else 1,
         respond=raw.get("respond") is True,
         has_to=to is not None and to != [],
     )

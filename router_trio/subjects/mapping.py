@@ -11,6 +11,8 @@ to its oddities, so that a mapping can move between a server's configuration and
 - A wildcard index below 1 means the subject's first token.
 - `partition` without indexes hashes the whole subject. So does every `partition` when the source has no wildcards.
 
+Beyond the server, a destination without any placeholder may have a source that ends in `>`: all goes to one subject.
+
 Where the server accepts what can only harm, this module refuses: an empty destination (which crashes the server),
 control characters, and a result that is no valid subject, such as the empty token that `split` makes of `--a` (a
 message that the server drops without a word).
@@ -18,7 +20,7 @@ message that the server drops without a word).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
@@ -60,6 +62,8 @@ class Mapping:
     """What every result matches: the destination with a wildcard in place of each placeholder."""
     _source_tokens: tuple[str, ...] = field(repr=False, compare=False)
     _pieces: tuple[Piece, ...] = field(repr=False, compare=False)
+    _others: tuple[Mapping, ...] = field(default=(), repr=False)
+    """For other sources, to the same destination."""
 
     @classmethod
     def compile(cls, source: str, destination: str, *, random: Callable[[int], int] = randrange) -> Mapping:
@@ -68,7 +72,7 @@ class Mapping:
         `source` is a pattern, `destination` a subject that may hold functions. `random(n)` gives an integer of at
         least 0 and below n, for the function of that name.
 
-        Wildcards of the source need not all be used. A `>` must end both or neither.
+        Wildcards of the source need not all be used. A `>` must end both or neither, unless the destination is literal.
 
         Raises MappingError, naming the destination, the function and the cure.
         """
@@ -79,11 +83,8 @@ class Mapping:
                 f"destination {destination!r} has the wildcard '*': "
                 "say which of the source's tokens belongs there, as in {{wildcard(1)}}"
             )
-        if (source_tokens[-1] == ">") != (tokens[-1] == ">"):
-            raise MappingError(
-                f"destination {destination!r} and source {source!r} must both end in '>', or neither: "
-                "add it to the one that lacks it"
-            )
+        if tokens[-1] == ">" and source_tokens[-1] != ">":
+            raise _one_sided(source, destination)
         wildcards = [position for position, token in enumerate(source_tokens) if token == "*"]
         plain_source = not wildcards and source_tokens[-1] != ">"
         pieces: list[Piece] = []
@@ -109,9 +110,22 @@ class Mapping:
                         literal_start.append(token)
             except Refusal as refusal:
                 raise MappingError(f"destination {destination!r}: {token!r} {refusal}") from None
+        if source_tokens[-1] == ">" and tokens[-1] != ">" and not literal:
+            raise _one_sided(source, destination)
         pattern = ".".join(shape[: shape.index(">") + 1] if ">" in shape else shape)
         starts = tuple(literal_start)
         return cls(source, destination, deterministic, literal, starts, pattern, tuple(source_tokens), tuple(pieces))
+
+    @classmethod
+    def compile_each(
+        cls, sources: Sequence[str], destination: str, *, random: Callable[[int], int] = randrange
+    ) -> Mapping:
+        """A mapping for messages that match one of several sources, as `compile` has it for each of them.
+
+        Of several that match, the first one counts. Raises MappingError.
+        """
+        first, *others = [cls.compile(source, destination, random=random) for source in sources]
+        return replace(first, source=", ".join(sources), _others=tuple(others)) if others else first
 
     @classmethod
     def compile_for_any(cls, destination: str, *, random: Callable[[int], int] = randrange) -> Mapping:
@@ -138,6 +152,9 @@ class Mapping:
         """
         tokens = subject.split(".")
         if not matches_tokens(self._source_tokens, tokens):
+            for other in self._others:
+                if matches_tokens(other._source_tokens, tokens):
+                    return other.apply(subject)
             raise MappingError(
                 f"subject {quoted(subject)} doesn't match the mapping's source {quoted(self.source)}: "
                 "apply the mapping only to subjects that match"
@@ -155,6 +172,13 @@ class Mapping:
                 "which is not a valid subject: change the destination, or narrow the source to leave such subjects out"
             )
         return result
+
+
+def _one_sided(source: str, destination: str) -> MappingError:
+    return MappingError(
+        f"destination {destination!r} and source {source!r} must both end in '>', or neither: add it to the one that "
+        "lacks it, or send everything to one subject, without placeholders"
+    )
 
 
 def _split(subject: str, what: str, source: str, destination: str) -> list[str]:

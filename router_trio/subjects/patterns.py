@@ -116,8 +116,8 @@ def overlaps(a: str, b: str) -> bool:
     return len(ours) == len(theirs)
 
 
-def reserved_namespace(subject: str, own_start: Sequence[str], inbox_prefix: str) -> str | None:
-    """Return the reserved namespace that a subject is in: `$`, `_INBOX` or `inbox_prefix`; None if it is in none.
+def reserved_namespace(subject: str, own_start: Sequence[str], *prefixes: str) -> str | None:
+    """Return the reserved namespace that a subject is in: `$`, `_INBOX` or one of `prefixes`; None if it is in none.
 
     Subjects there are answered by servers, or taken for answers, with the rights of whoever publishes. `own_start` are
     the tokens at the start that the configuration itself wrote: if those lead there, that is meant.
@@ -131,9 +131,10 @@ def reserved_namespace(subject: str, own_start: Sequence[str], inbox_prefix: str
             return "$"
         if tokens[0] == INBOX_PREFIX:
             return INBOX_PREFIX
-    prefix = inbox_prefix.split(".")
-    if own < len(prefix) and tokens[: len(prefix)] == prefix:
-        return inbox_prefix
+    for reserved in prefixes:
+        prefix = reserved.split(".")
+        if own < len(prefix) and tokens[: len(prefix)] == prefix:
+            return reserved
     return None
 
 

@@ -59,7 +59,11 @@ class Consumer:
         self._stream = stream
         self._requests: deque[_Request] = deque()
         self._matching: list[int] = []
-        self._next_to_scan = (spec.start_sequence or 1) if resumes else 1
+        again = spec.stream_created is not None
+        self.began: str = "" if resumes or (again and spec.deliver == "new") else spec.deliver
+        """See `link.Limits`."""
+        self._first = (spec.start_sequence or 1) if resumes else stream.first_since(self.began)
+        self._next_to_scan = self._first
         self._position = 0
         self._unacked: dict[int, _Unacked] = {}
         # Never later than the earliest `due` among the unacked: spares a look at all of them at every poll.
@@ -90,7 +94,9 @@ class Consumer:
     @property
     def progress(self) -> Progress:
         """How far it is."""
-        return Progress(self._sequence, in_use=bool(self._requests))
+        delivered = self._matching[self._position - 1] if self._position else self._first - 1
+        passed = min(min(self._unacked, default=delivered + 1) - 1, len(self._stream.stored))
+        return Progress(self._sequence, bool(self._requests), passed)
 
     def left_unacked(self) -> list[int]:
         """Return what was delivered and has no ack, in order."""
@@ -257,9 +263,9 @@ class Consumer:
                 _end(request, "408 Request Timeout")
 
     def _look_at_stream(self) -> None:
-        wanted = self.spec.filter_subject
+        wanted = self.spec.filters
         for stored in self._stream.stored[self._next_to_scan - 1 :]:
-            if wanted is None or matches(wanted, stored.subject):
+            if not wanted or any(matches(one, stored.subject) for one in wanted):
                 self._matching.append(stored.sequence)
             self._next_to_scan = stored.sequence + 1
 

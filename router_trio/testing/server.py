@@ -335,7 +335,7 @@ class Server:
 
 def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
     """As on a real link: waits and limits may differ, they tune a consumer; what it delivers is what it is."""
-    has, wanted = (one.filter_subject or ">" for one in (consumer.spec, spec))
+    has, wanted = (", ".join(sorted(one.filters)) or ">" for one in (consumer.spec, spec))
     differences = [f"its filter is {has}, the route's is {wanted}"] if has != wanted else []
     if spec.standby is not consumer.spec.standby:
         differences.append("it has a priority group, as standby needs, or the route does, and the other has none")

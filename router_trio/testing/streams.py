@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from math import inf
 from typing import NamedTuple
 
@@ -124,6 +125,15 @@ class Stream:
         if message_id:
             self._seen[message_id] = (now, sequence)
         return self._pub_ack(sequence, duplicate=False)
+
+    def first_since(self, start: str) -> int:
+        """Return the first sequence that a consumer with this start delivers: see `link.ConsumerSpec.deliver`."""
+        if start == "new":
+            return len(self.stored) + 1
+        if start in ("", "all"):
+            return 1
+        since = datetime.fromisoformat(start).timestamp() * 1e9
+        return next((one.sequence for one in self.stored if one.timestamp >= since), len(self.stored) + 1)
 
     def forget_after(self, sequence: int) -> None:
         """Nothing behind this sequence was ever stored, as when a disk had not kept it: sequences go on from there."""

@@ -109,7 +109,7 @@ class FakePullConsumer(FakeSubscription):
         """See `link.PullConsumer.limits`."""
         consumer = self._opened()
         spec = consumer.spec
-        return Limits(spec.max_deliver, spec.max_ack_pending, "limits", consumer.stream_subjects)
+        return Limits(spec.max_deliver, spec.max_ack_pending, "limits", consumer.stream_subjects, consumer.began)
 
     @property
     def stream_created(self) -> str:

@@ -6,7 +6,7 @@ from router_trio.link import ConsumerSpec
 from router_trio.protocol.framing import RawMessage, header_block
 from router_trio.protocol.headers import find_number, status
 
-SPEC = ConsumerSpec("ORDERS", "router", None, ack_wait=1.0, max_deliver=-1, max_ack_pending=1000)
+SPEC = ConsumerSpec("ORDERS", "router", (), ack_wait=1.0, max_deliver=-1, max_ack_pending=1000)
 
 
 def sequences(raws: list[RawMessage]) -> list[int]:

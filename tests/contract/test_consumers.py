@@ -19,11 +19,44 @@ async def test_a_filter_selects(peer: Peer) -> None:
         await peer.publish(subject)
     received = Recorder()
     async with link_of(peer) as link:
-        consumer = await link.open_consumer(replace(SPEC, filter_subject="orders.eu.*"), received)
+        consumer = await link.open_consumer(replace(SPEC, filters=("orders.eu.*",)), received)
         consumer.pull(2, 5.0)
         raws = await received.until_delivered(2)
     assert [raw[0] for raw in raws] == [b"orders.eu.1", b"orders.eu.2"]
     assert [raw[1].split(b".")[8] for raw in raws] == [b"1", b"0"]
+
+
+async def test_each_of_several_filters_selects(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>", "returns.>"])
+    for subject in ("orders.eu.1", "orders.us.1", "returns.a.b", "orders.eu.2"):
+        await peer.publish(subject)
+    received = Recorder()
+    async with link_of(peer) as link:
+        spec = replace(SPEC, filters=("returns.>", "orders.eu.*"))
+        consumer = await link.open_consumer(spec, received)
+        consumer.pull(3, 5.0)
+        raws = await received.until_delivered(3)
+        await link.open_consumer(replace(spec, filters=("orders.eu.*", "returns.>")), Recorder())  # in any order
+        with pytest.raises(SourceError, match=r"its filter is orders\.eu\.\*, returns\.>, the route's is returns\.>"):
+            await link.open_consumer(replace(spec, filters=("returns.>",)), Recorder())
+    assert [raw[0] for raw in raws] == [b"orders.eu.1", b"returns.a.b", b"orders.eu.2"]
+
+
+async def test_what_several_filters_left_unacked_is_found(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>", "returns.>", "other.>"])
+    for number in range(40):
+        await peer.publish(("orders.a", "other.b", "other.c", "returns.d", "other.e", "other.f")[number % 6])
+    spec = replace(SPEC, filters=("orders.*", "returns.*"), ack_wait=30.0)
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(spec, received)
+        consumer.pull(14, 5.0)
+        raws = await received.until_delivered(14)
+        assert not link.ack([raw[1] for raw in raws[:2]])
+        await link.fence()
+    async with link_of(peer) as link:
+        again = await link.open_consumer(spec, Recorder())
+        assert await again.unacked(1) == [number + 1 for number in range(40) if number % 3 == 0][2:]
 
 
 async def test_a_durable_goes_on_where_the_last_link_left_off(peer: Peer) -> None:
@@ -64,9 +97,9 @@ async def test_a_missing_stream_raises_a_source_error_that_names_it(peer: Peer) 
 async def test_a_durable_with_another_filter_raises_a_source_error_that_names_both(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:
-        await link.open_consumer(replace(SPEC, filter_subject="orders.eu.*"), Recorder())
+        await link.open_consumer(replace(SPEC, filters=("orders.eu.*",)), Recorder())
         with pytest.raises(SourceError) as caught:
-            await link.open_consumer(replace(SPEC, filter_subject="orders.us.*"), Recorder())
+            await link.open_consumer(replace(SPEC, filters=("orders.us.*",)), Recorder())
         assert caught.value.reason == "consumer_mismatch"
         assert "router" in str(caught.value)
         assert "orders.eu.*" in str(caught.value)
@@ -90,7 +123,7 @@ async def test_a_consumer_knows_how_far_it_was_when_it_was_opened(peer: Peer) ->
         await link.fence()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(spec, Recorder())
-        assert consumer.progress == Progress(3, in_use=False)
+        assert consumer.progress == Progress(3, in_use=False, passed=1)
         assert [await consumer.unacked(first) for first in (1, 3, 4)] == [[2, 3], [3], []]
 
 
@@ -222,7 +255,7 @@ async def test_what_was_delivered_is_gone_when_the_stream_has_another_message_th
     """Also one that the consumer of the new stream will not deliver."""
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
-    spec, received = replace(SPEC, filter_subject="orders.a", ack_wait=30.0), Recorder()
+    spec, received = replace(SPEC, filters=("orders.a",), ack_wait=30.0), Recorder()
     async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(spec, received)
         consumer.pull(1, 5.0)

@@ -43,7 +43,8 @@ async def test_the_tutorial_from_the_first_route_to_the_first_outage(tmp_path: P
     async with reader.starts() as router:
         reader.replacements[shown_url] = (await router.has_printed(URL.pattern))[0]
         reader.replacements[shown_pid] = (await router.has_printed(r"nats-server: pid (\d+)\n"))[1]
-        await router.has_logged("NATS_SUBSCRIBE_ERROR", reason="stream_not_found")
+        await router.has_logged("NATS_STREAM_CREATED")
+        await router.has_logged("ROUTE_READY")
         async with reader.starts() as orders:
             await orders.has_printed(r"order 2: acked\n(.*\n)*    arrived: order 2\n")
             assert reader.types().returncode == 0  # the server is frozen

@@ -13,7 +13,7 @@ import pytest
 from router_trio.events import catalogue
 from tests.support.command import COMMAND, command, environment
 
-COMMANDS = ("run", "demo", "check", "explain", "test", "contract", "schema")
+COMMANDS = ("init", "run", "demo", "check", "explain", "test", "contract", "schema", "completion")
 
 CONFIG = """
 [connections.main]

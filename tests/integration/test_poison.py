@@ -42,7 +42,7 @@ def poison(prefix: bytes) -> bytes:
 
 
 async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> None:
-    spec = ConsumerSpec("ORDERS", "router", None, ack_wait=30.0, max_deliver=-1, max_ack_pending=100)
+    spec = ConsumerSpec("ORDERS", "router", (), ack_wait=30.0, max_deliver=-1, max_ack_pending=100)
     heard, received, pulled = Recorder(), Recorder(), Recorder()
     async with connect(server.url) as client:
         await JetStream(client).create_stream("ORDERS", ["orders.>"])
@@ -50,7 +50,7 @@ async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> Non
             await link.subscribe("in.>", received)
             await link.open_consumer(spec, pulled)
             seen = await client.subscribe("poisoned.>")
-            prefixes = [b"in", b"poisoned", INBOX, bytes(link._client._resp_sub_prefix or b"")[:-1]]
+            prefixes = [b"in", b"poisoned", INBOX, bytes(link.api.client._resp_sub_prefix or b"")[:-1]]
             for prefix in prefixes:
                 await client.send(poison(prefix))
                 await client.ping()

@@ -51,20 +51,20 @@ class Redrive(Purge):
         stored: StoredMessages,
         info: StreamInfo,
         source: CommandLink,
-        pattern: str,
-        inbox_prefix: str,
+        patterns: Sequence[str],
+        reserved: Sequence[str],
         report: Report,
     ) -> None:
         super().__init__(stored, report)
         self.again: int = 0
         self._created = nanoseconds(info.created)
         self._source = source
-        self._pattern = pattern
-        self._inbox_prefix = inbox_prefix
+        self._patterns = patterns
+        self._reserved = reserved
 
     def why_not(self, letter: Letter) -> str | None:
         """Return why this one can't go back, or None."""
-        why = why_not(letter, self._pattern, self._inbox_prefix)
+        why = why_not(letter, self._patterns, *self._reserved)
         if why is None and len(letter.message.payload) + len(letter.message.headers) > self._source.link.max_payload:
             why = f"it is larger than the max_payload of {self._source.link.max_payload} bytes of its source's server"
         return why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -78,11 +79,11 @@ def written(time_ns: int) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def why_not(letter: Letter, source: str, inbox_prefix: str) -> str | None:
+def why_not(letter: Letter, sources: Sequence[str], *reserved: str) -> str | None:
     """Return why a dead letter can't go back to its subject, or None.
 
     Whoever may publish to the stream of the dead letters chooses that subject, and it is published to with the rights
-    of the router: so it must be one that the route reads. `source` is the pattern of those.
+    of the router: so it must be one that the route reads. `sources` are the patterns of those.
     """
     if not letter.origin:
         return f"it has no header {PREFIX}Subject"
@@ -90,11 +91,12 @@ def why_not(letter: Letter, source: str, inbox_prefix: str) -> str | None:
         validate_subject(letter.origin)
     except SubjectError as error:
         return str(error)
-    if not matches(source, letter.origin):
-        return f"its subject {letter.origin!r} is none that the route reads ({source})"
+    source = next((one for one in sources if matches(one, letter.origin)), None)
+    if source is None:
+        return f"its subject {letter.origin!r} is none that the route reads ({', '.join(sources)})"
     tokens = source.split(".")
     literal = next((index for index, token in enumerate(tokens) if token in WILDCARDS), len(tokens))
-    namespace = reserved_namespace(letter.origin, tokens[:literal], inbox_prefix)
+    namespace = reserved_namespace(letter.origin, tokens[:literal], *reserved)
     return (
         None if namespace is None else f"its subject {letter.origin!r} is below {namespace}, reserved for NATS itself"
     )

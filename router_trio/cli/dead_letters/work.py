@@ -106,7 +106,8 @@ class _Job:
 
     async def _do(self, action: str, links: dict[str, CommandLink]) -> int:
         here = links[self._at]
-        stored = StoredMessages(await find_stream(here.link, self._pattern, self._options.stream), here.requests)
+        stream = await find_stream(here.link, self._pattern, self._options.stream)
+        stored = StoredMessages(stream, here.requests, here.link.api.prefix)
         if action == "show":
             return await self._show(stored)
         info = await stored.info()
@@ -119,8 +120,8 @@ class _Job:
             raise SourceError(told, reason="deny_delete")
         if action == "redrive":
             source = self._route.source
-            prefix = self._settings.connections[source.connection].inbox_prefix
-            redrive = Redrive(stored, info, links[source.connection], source.pattern, prefix, self._report)
+            reserved = self._settings.connections[source.connection].reserved
+            redrive = Redrive(stored, info, links[source.connection], source.patterns, reserved, self._report)
             return await self._change(stored, info, redrive, "redriven", redrive.why_not, "go to {}")
         if not self._options.dry_run and not self._options.yes:
             await self._ask(stored.stream)

@@ -30,7 +30,8 @@ def entry_of(message: ExampleMessage, routes: Sequence[RouteSettings]) -> Entry 
     takers = [
         route
         for route in routes
-        if matches(route.source.pattern, message.subject) and message.connection in (None, route.source.connection)
+        if any(matches(one, message.subject) for one in route.source.patterns)
+        and message.connection in (None, route.source.connection)
     ]
     if not takers:
         return None
@@ -38,7 +39,7 @@ def entry_of(message: ExampleMessage, routes: Sequence[RouteSettings]) -> Entry 
     here = [route for route in takers if route.source.connection == connection]
     streams = [route.source for route in here if route.source.stream is not None]
     # It is in one stream: the first with such subjects, else the first that might have any.
-    stream = next((one.stream for one in sorted(streams, key=lambda one: one.filter is None)), None)
+    stream = next((one.stream for one in sorted(streams, key=lambda one: not one.filters)), None)
     met = tuple(route.name for route in here if route.source.stream in (None, stream))
     return Entry(connection, stream, met)
 
@@ -68,11 +69,10 @@ def _streams(settings: Settings, connection: str) -> dict[str, list[str]]:
     """
     streams = {one.name: list(one.subjects) for one in settings.streams if one.connection == connection}
     declared = frozenset(streams)
-    for source in sorted((route.source for route in settings.routes), key=lambda source: source.filter is None):
+    for source in sorted((route.source for route in settings.routes), key=lambda source: not source.filters):
         if source.stream is not None and source.stream not in declared and source.connection == connection:
             subjects = streams.setdefault(source.stream, [])
-            if source.filter is not None and source.filter not in subjects:
-                subjects.append(source.filter)
+            subjects += [one for one in source.filters if one not in subjects]
     return streams
 
 

@@ -30,9 +30,11 @@ _STYLES = {"ok": "green", "FAILED": "red", "-": "red", "+": "green"}
 
 
 def run_tests(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file; - reads standard input.")],
+    config: Annotated[
+        Path, Parameter(help="The configuration, a TOML file or a folder of them; - reads standard input.")
+    ],
     /,
-    *,
+    *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
     only: Annotated[str | None, Parameter(help="The name of the one test to run.", show_default=False)] = None,
     json: Annotated[bool, Parameter(help="Print JSON.", show_default=False)] = False,
 ) -> int:
@@ -50,7 +52,7 @@ def run_tests(
         router-trio test router.toml
         router-trio test router.toml --only "an order goes to Europe"
     """
-    settings = load_with_handlers(config)
+    settings = load_with_handlers(config, *more)
     examples = _chosen(config, settings.tests, only)
     from router_trio.cli.test.example_run import run_examples
 

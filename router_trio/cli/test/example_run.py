@@ -129,7 +129,8 @@ def _counts(live: Live) -> list[object]:
 
 
 def _no_route(settings: Settings, example: ExampleSettings) -> str:
-    takes = ", ".join(sorted({route.source.pattern for route in settings.routes})) or "nothing, there are none"
+    patterns = {one for route in settings.routes for one in route.source.patterns}
+    takes = ", ".join(sorted(patterns)) or "nothing, there are none"
     where = "" if example.message.connection is None else f" on connection {example.message.connection!r}"
     return f"no route takes {example.message.subject!r}{where}; the routes take: {takes}"
 

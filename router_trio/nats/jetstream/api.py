@@ -107,6 +107,7 @@ class ConsumerConfig:
 
     durable: str
     deliver_policy: str
+    start_time: str
     deliver_subject: str
     deliver_group: str
     filter_subjects: tuple[str, ...]
@@ -264,6 +265,7 @@ def _consumer_config(config: Object) -> ConsumerConfig:
     return ConsumerConfig(
         durable=config.text("durable_name", ""),
         deliver_policy=config.text("deliver_policy", "all"),
+        start_time=config.time("opt_start_time", ""),
         deliver_subject=config.optional_subject("deliver_subject"),
         deliver_group=config.text("deliver_group", ""),
         filter_subjects=(one,) if one else config.subjects("filter_subjects", most=MAX_SUBJECTS),

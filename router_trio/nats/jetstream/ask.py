@@ -1,4 +1,4 @@
-"""One request to the JetStream API and its answer, through nats-py, which knows who may hear it."""
+"""Requests to the JetStream API and their answers, through nats-py, which knows who may hear them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,43 @@ T = TypeVar("T")
 
 API_TIMEOUT = 5.0
 
-
-def subject_of(request: str, domain: str = "") -> str:
-    """Return the subject of a request to the JetStream of this domain, or to that of the account."""
-    return f"$JS.{domain}.API.{request}" if domain else f"$JS.API.{request}"
+API = "$JS.API"
+"""What its subjects begin with where a connection says nothing else."""
 
 
-async def ask(
-    client: Client,
-    request: str,
-    body: bytes,
-    read: Callable[[bytes], T],
-    within: float = API_TIMEOUT,
-    domain: str = "",
-) -> T:
-    """Send a request below `$JS.API.`, or below that of a domain, and read its answer. Can be cancelled.
+class Api:
+    """The JetStream API of one link. `prefix` is what its subjects begin with, as for a domain or an import."""
 
-    Raises what `read` does, with the request named, `TimeoutError` without an answer within so many seconds, and
-    `nats.errors.Error`.
-    """
-    subject = subject_of(request, domain)
-    answer = await aio_as_trio(client.request)(subject, body, within)
-    try:
-        return read(answer.data)
-    except AnswerError as error:
-        raise SourceError(
-            f"the answer to {subject} is not an answer of JetStream: {error}", reason="bad_answer"
-        ) from error
+    __slots__ = ("client", "prefix")
+
+    def __init__(self, client: Client, prefix: str = API) -> None:
+        self.client: Client = client
+        self.prefix: str = prefix
+
+    def subject(self, request: str) -> str:
+        """Return the subject of a request."""
+        return f"{self.prefix}.{request}"
+
+    async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], within: float = API_TIMEOUT) -> T:
+        """Send a request and read its answer. Can be cancelled.
+
+        Raises what `read` does, with the request named, `TimeoutError` without an answer within so many seconds, and
+        `nats.errors.Error`.
+        """
+        subject = self.subject(request)
+        answer = await aio_as_trio(self.client.request)(subject, body, within)
+        try:
+            return read(answer.data)
+        except AnswerError as error:
+            raise SourceError(
+                f"the answer to {subject} is not an answer of JetStream: {error}", reason="bad_answer"
+            ) from error
+
+
+def no_jetstream(prefix: str) -> str:
+    """Return the text for a request that nobody answers."""
+    if prefix == API:
+        return "JetStream is not enabled on this server or for this account"
+    return (
+        f"nobody answers below {prefix}; correct `domain` or `api_prefix` of the connection, or enable JetStream there"
+    )

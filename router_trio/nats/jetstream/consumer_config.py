@@ -16,7 +16,6 @@ LEAD_GROUP = "router"
 
 def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
     """Return the configuration of the durable to create. `resumes`: it begins where the one before it was."""
-    start = {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
     config: dict[str, object] = {
         "durable_name": spec.durable,
         "ack_policy": "explicit",
@@ -24,15 +23,35 @@ def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
         "max_deliver": spec.max_deliver,
         "max_ack_pending": spec.max_ack_pending,
         "replay_policy": "instant",
-        **(start if resumes else {"deliver_policy": "all"}),
+        **_start(spec, resumes=resumes),
     }
-    if spec.filter_subject is not None:
-        config["filter_subject"] = spec.filter_subject
+    if len(spec.filters) == 1:
+        config["filter_subject"] = spec.filters[0]  # older servers know no more
+    elif spec.filters:
+        config["filter_subjects"] = list(spec.filters)
     if spec.standby:
         config["priority_policy"] = LEAD_POLICY
         config["priority_groups"] = [LEAD_GROUP]
         config["priority_timeout"] = int(LEAD_ENDS_AFTER * 1e9)
     return config
+
+
+def _start(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
+    if resumes:
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
+    if spec.deliver == "new" and spec.stream_created is not None:
+        # The stream is another one than the one that the route knows: all that is in it is new.
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": 1}
+    if spec.deliver in ("all", "new"):
+        return {"deliver_policy": spec.deliver}
+    return {"deliver_policy": "by_start_time", "opt_start_time": spec.deliver}
+
+
+def began(config: ConsumerConfig) -> str:
+    """Return where a durable began: see `link.Limits`."""
+    if config.deliver_policy == "by_start_time":
+        return config.start_time
+    return "" if config.deliver_policy == "by_start_sequence" else config.deliver_policy
 
 
 def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
@@ -42,8 +61,7 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
         differences.append("it is a push consumer, a pull consumer is needed")
     if config.ack_policy != "explicit":
         differences.append(f"its ack policy is {config.ack_policy}, explicit is needed")
-    has = list(config.filter_subjects)
-    wanted = [spec.filter_subject] if spec.filter_subject else []
+    has, wanted = sorted(config.filter_subjects), sorted(spec.filters)
     if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
         told = excerpt(", ".join(has)) or "none"
         differences.append(f"its filter is {told}, the route's is {', '.join(wanted) or 'none'}")

@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import nats.errors
 import trio
-from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Limits, Progress, Subscription
@@ -30,8 +29,8 @@ from router_trio.nats.jetstream.api import (
     nanoseconds,
     stream_info,
 )
-from router_trio.nats.jetstream.ask import API_TIMEOUT, ask
-from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare, config_of
+from router_trio.nats.jetstream.ask import API_TIMEOUT, Api, no_jetstream
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
 from router_trio.nats.jetstream.others import Subscribe, others_at_work
 from router_trio.nats.jetstream.unacked import find_between
@@ -78,7 +77,7 @@ class WirePullConsumer:
         spec: ConsumerSpec,
         found: FoundConsumer,
         inbox: bytes,
-        client: Client,
+        api: Api,
         lookups: Lookups,
         send: Callable[[bytes], None],
         subscription: Subscription,
@@ -92,11 +91,11 @@ class WirePullConsumer:
         self._unacked = found.unacked
         self._num_unacked = found.num_unacked
         self._spec = spec
-        self._client = client
+        self._api = api
         self._lookups = lookups
         self._lead: dict[str, object] = {"group": LEAD_GROUP, "id": spec.pin} if spec.standby else {}
         self._held_at = -inf
-        self._request_subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
+        self._request_subject = framing.wire(api.subject(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
         self._inbox = inbox
         self._send = send
         self._subscription = subscription
@@ -130,20 +129,18 @@ class WirePullConsumer:
         """See `link.PullConsumer.unacked`."""
         between = range(max(first, self._unacked.start), self._unacked.stop)
         spec = self._spec
-        return await find_between(
-            self._client, spec.stream, spec.filter_subject, between, self._num_unacked, self._look_ups
-        )
+        return await find_between(self._api, spec.stream, spec.filters, between, self._num_unacked, self._look_ups)
 
     async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
         """See `link.PullConsumer.gone`."""
-        with api_errors(self._spec):
-            info = await _consumer(self._client, self._spec)
+        with api_errors(self._spec, self._api):
+            info = await _consumer(self._api, self._spec)
             nothing_else = info.num_ack_pending <= in_hand
             answered = info.delivered.sequence if nothing_else else info.ack_floor.sequence
             found = {sequence for sequence in awaited if sequence <= answered}
             for sequence in [one for one in awaited if one not in found][:MOST_LOOKED_FOR]:
                 try:
-                    stored = await past.look_up(self._client, self._spec.stream, {"seq": sequence})
+                    stored = await past.look_up(self._api, self._spec.stream, {"seq": sequence})
                     if awaited[sequence].isdigit() and nanoseconds(stored.time) != int(awaited[sequence][:20]):
                         found.add(sequence)  # the stream is another one by now
                 except ApiError as error:
@@ -163,7 +160,7 @@ class WirePullConsumer:
         self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
         with contextlib.suppress(TimeoutError, nats.errors.Error):
-            await aio_as_trio(self._client.request)(framing.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
+            await aio_as_trio(self._api.client.request)(framing.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
 
     def hold_lead(self) -> None:
         """See `link.PullConsumer.hold_lead`."""
@@ -179,7 +176,7 @@ class WirePullConsumer:
         """See `link.PullConsumer.release_lead`."""
         if self._lead:
             self._lead = {}
-            subject = f"$JS.API.CONSUMER.UNPIN.{self._spec.stream}.{self._spec.durable}"
+            subject = self._api.subject(f"CONSUMER.UNPIN.{self._spec.stream}.{self._spec.durable}")
             body = json.dumps({"group": LEAD_GROUP}).encode()
             self._send(framing.publish(framing.wire(subject), body, reply=self._inbox + b"-hold"))
 
@@ -202,7 +199,7 @@ class WirePullConsumer:
         await self._subscription.drain()
 
 
-async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscribe) -> FoundConsumer:
+async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) -> FoundConsumer:
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
     for name in (spec.stream, spec.durable):
         if not is_name(name):
@@ -210,31 +207,33 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
                 "is not a valid name of a stream or consumer: use up to 255 characters, no space and none of . * > / \\"
             )
             raise SourceError(f"{excerpt(name)!r} {told}", reason="invalid_name")
-    with api_errors(spec):
-        stream = await ask(client, f"STREAM.INFO.{spec.stream}", b"", stream_info)
+    with api_errors(spec, api):
+        stream = await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)
         if stream.name != spec.stream:
             raise SourceError(f"the answer about stream {spec.stream!r} is about another one", reason="bad_answer")
         doubtful = past.is_doubtful(spec, stream)
         went_back = past.went_back(spec, stream)
         if went_back is None and doubtful:
-            went_back = await past.other_message(client, spec, doubtful=True)
+            went_back = await past.other_message(api, spec, doubtful=True)
         try:
-            info = await _consumer(client, spec)
+            info = await _consumer(api, spec)
         except ApiError as missing:
             if missing.code != NOT_FOUND or missing.error_code == STREAM_NOT_FOUND:
                 raise
             if went_back is None and not doubtful and spec.last_sequence:
                 # Where it starts must not be wrong: what is before that is never delivered.
-                went_back = await past.other_message(client, spec, doubtful=False)
+                went_back = await past.other_message(api, spec, doubtful=False)
             resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
             body = json.dumps({"stream_name": spec.stream, "config": config_of(spec, resumes=resumes)}).encode()
             create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
-            info = await ask(client, create, body, consumer_info)
-        progress, info = await _progress(client, spec, info, subscribe)
+            info = await api.ask(create, body, consumer_info)
+        progress, info = await _progress(api, spec, info, subscribe)
     compare(spec, info.config)
+    # A consumer may be ahead of a stream that went back.
+    progress = replace(progress, passed=min(info.ack_floor.sequence, stream.last_sequence))
     first = info.ack_floor.sequence + 1
     unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
-    config = await _lift(client, spec, info.config)
+    config = await _lift(api, spec, info.config)
     return FoundConsumer(
         ack_wait=config.ack_wait or spec.ack_wait,
         stream_created=stream.created,
@@ -245,6 +244,7 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
             config.max_ack_pending,
             stream.retention,
             () if stream.has_others else stream.subjects,
+            began(config),
         ),
         unacked=unacked,
         num_unacked=info.num_ack_pending,
@@ -252,27 +252,25 @@ async def ensure_consumer(client: Client, spec: ConsumerSpec, subscribe: Subscri
 
 
 @contextlib.contextmanager
-def api_errors(spec: ConsumerSpec) -> Iterator[None]:
+def api_errors(spec: ConsumerSpec, api: Api) -> Iterator[None]:
     """Turn whatever a request to the API raises into a `SourceError`."""
     try:
         yield
     except ApiError as error:
         raise _refused(spec, error) from error
     except nats.errors.NoRespondersError as error:
-        raise SourceError(
-            "JetStream is not enabled on this server or for this account", reason="jetstream_unavailable"
-        ) from error
+        raise SourceError(no_jetstream(api.prefix), reason="jetstream_unavailable") from error
     except TimeoutError as error:
         raise SourceError(
-            f"no answer of the JetStream API within {API_TIMEOUT:g} s; may this user publish to $JS.API.> and "
-            "subscribe below its inbox_prefix?",
+            f"no answer of the JetStream API within {API_TIMEOUT:g} s; may this user publish to {api.prefix}.> "
+            "and subscribe below its inbox_prefix?",
             reason="timeout",
         ) from error
     except nats.errors.Error as error:
         raise SourceError(f"the JetStream API could not be asked: {error}", reason="jetstream_unavailable") from error
 
 
-async def _lift(client: Client, spec: ConsumerSpec, config: ConsumerConfig) -> ConsumerConfig:
+async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> ConsumerConfig:
     """Lift the limit of deliveries of a durable that was made with one. Returns what the server goes by then.
 
     The limit counts what was delivered, to whomever, and not what failed: messages would vanish without a word.
@@ -281,16 +279,16 @@ async def _lift(client: Client, spec: ConsumerSpec, config: ConsumerConfig) -> C
         return config
     subject = f"{spec.stream}.{spec.durable}"
     try:
-        fields = await ask(client, f"CONSUMER.INFO.{subject}", b"", config_fields)
+        fields = await api.ask(f"CONSUMER.INFO.{subject}", b"", config_fields)
         changed = {"stream_name": spec.stream, "config": fields | {"max_deliver": spec.max_deliver}}
         body = json.dumps(changed).encode()
-        return (await ask(client, f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config
+        return (await api.ask(f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config
     except (ApiError, SourceError, nats.errors.Error, TimeoutError):
         return config  # it goes on as it is, and the route says so
 
 
-async def _consumer(client: Client, spec: ConsumerSpec) -> ConsumerInfo:
-    return await ask(client, f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
+async def _consumer(api: Api, spec: ConsumerSpec) -> ConsumerInfo:
+    return await api.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
 
 
 def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
@@ -309,7 +307,7 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
 
 
 async def _progress(
-    client: Client, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
+    api: Api, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
 ) -> tuple[Progress, ConsumerInfo]:
     """Return how far the consumer is, once the server has forgotten the requests of a dead link."""
     if spec.standby:
@@ -317,14 +315,14 @@ async def _progress(
     with trio.move_on_after(STALE_PULLS_END_WITHIN):
         while info.num_waiting:
             await trio.sleep(STALE_PULLS_POLL)
-            info = await _consumer(client, spec)
+            info = await _consumer(api, spec)
     in_use: bool | None = bool(info.num_waiting)
     if spec.stream_created is None and info.num_ack_pending and not in_use:
         # A process whose hands are full doesn't wait, but it says that it works. One that was there before us doesn't
         # any more.
         before = info
         in_use = await others_at_work(subscribe, spec)
-        info = await _consumer(client, spec)
+        info = await _consumer(api, spec)
         if info.num_waiting or _numbers(info) != _numbers(before):
             in_use = True
     return Progress(info.delivered.delivery, in_use), info

@@ -15,6 +15,7 @@ import trio
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec
 from router_trio.nats.info import ServerInfo
+from router_trio.nats.jetstream.ask import Api
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP
 from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT
 from router_trio.nats.jetstream.others import Subscribe
@@ -44,11 +45,13 @@ def check_version(info: ServerInfo) -> None:
         raise SourceError(f"{told}; upgrade it, or remove standby", reason="server_too_old")
 
 
-async def wait_for_pin(send: Callable[[bytes], None], subscribe: Subscribe, inbox: bytes, spec: ConsumerSpec) -> str:
+async def wait_for_pin(
+    api: Api, send: Callable[[bytes], None], subscribe: Subscribe, inbox: bytes, spec: ConsumerSpec
+) -> str:
     """Return the pin of a consumer that exists. Raises `SourceError` if it is gone. Can be cancelled."""
     waiting = _Waiting()
     subscription = await subscribe(framing.text(inbox), waiting.receive)
-    subject = b"$JS.API.CONSUMER.MSG.NEXT.%b.%b" % (spec.stream.encode(), spec.durable.encode())
+    subject = framing.wire(api.subject(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
 
     async def asked(within: float, **request: object) -> None:
         """Ask, and wait until something other than a heartbeat comes, or nothing for too long."""

@@ -14,12 +14,11 @@ from typing import TypeVar
 
 import nats.errors
 import trio
-from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_WITHIN, StreamState
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info, stream_names
-from router_trio.nats.jetstream.ask import ask, subject_of
+from router_trio.nats.jetstream.ask import API, Api, no_jetstream
 from router_trio.protocol import framing
 
 T = TypeVar("T")
@@ -43,33 +42,35 @@ def is_name(name: str) -> bool:
 class Lookups:
     """The questions of one link."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, api: Api) -> None:
+        self._api = api
         self._asking: dict[bytes, list[trio.CancelScope]] = {}
 
-    async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], domain: str = "") -> T:
-        """Send a request below `$JS.API.` and read its answer. Raises `SourceError`, or `ApiError` for an error.
+    async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], api: Api | None = None) -> T:
+        """Send a request, and read its answer. Raises `SourceError`, or `ApiError` for an answer that is an error.
 
-        `domain` asks the JetStream of that domain.
+        `api` asks another JetStream than that of the connection.
         """
-        subject = framing.wire(subject_of(request, domain))
+        api = api or self._api
+        named = api.subject(request)
+        subject = framing.wire(named)
         with trio.CancelScope() as scope:
             asking = self._asking.setdefault(subject, [])
             asking.append(scope)
             try:
-                return await ask(self._client, request, body, read, LOOKUP_WITHIN, domain)
+                return await api.ask(request, body, read, LOOKUP_WITHIN)
             except nats.errors.NoRespondersError as error:
-                raise _not_enabled() from error
+                raise _not_enabled(api.prefix) from error
             except TimeoutError as error:
-                told = f"no answer to $JS.API.{request} within {LOOKUP_WITHIN:g} s"
+                told = f"no answer to {named} within {LOOKUP_WITHIN:g} s"
                 raise SourceError(told, reason="timeout") from error
             except nats.errors.Error as error:
-                raise SourceError(f"$JS.API.{request} could not be asked", reason="jetstream_unavailable") from error
+                raise SourceError(f"{named} could not be asked", reason="jetstream_unavailable") from error
             finally:
                 asking.remove(scope)
                 if not asking:
                     self._asking.pop(subject, None)
-        raise SourceError(f"this user may not publish to $JS.API.{request}", reason="permission_denied")
+        raise SourceError(f"this user may not publish to {named}", reason="permission_denied")
 
     def denied(self, subject: bytes) -> None:
         """The server refused a publish to this subject: whoever waits for an answer to it gets none."""
@@ -84,16 +85,23 @@ class Lookups:
             raise said(error) from error
 
     async def may_exist(self, name: str, domain: str = "") -> bool:
-        """Return False if the server says that there is no stream of this name; True also if it does not say."""
+        """Return False if the server says that there is no stream of this name; True also if it does not say.
+
+        With an API of the connection's own, that is asked as well: the domain is that of another account's server.
+        """
         if not is_name(name) or not (domain == "" or is_name(domain)):
             return False
-        try:
-            await self.ask(f"STREAM.INFO.{name}", b"", stream_info, domain)
-        except ApiError as error:
-            return error.error_code != STREAM_NOT_FOUND
-        except SourceError:
+        prefixes = {self._api.prefix} - {API} | {f"$JS.{domain}.API" if domain else API}
+        for prefix in sorted(prefixes):
+            try:
+                await self.ask(f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.client, prefix))
+            except ApiError as error:
+                if error.error_code == STREAM_NOT_FOUND:
+                    continue
+            except SourceError:
+                pass
             return True
-        return True
+        return False
 
     async def stream_state(self, name: str) -> StreamState | None:
         """See `link.Link.stream_state`."""
@@ -114,12 +122,12 @@ class Lookups:
 def said(error: ApiError) -> SourceError:
     """Return the error for an answer that is one, and says nothing of what was asked about."""
     if error.error_code in NOT_ENABLED:
-        return _not_enabled()
+        return _not_enabled(API)
     return SourceError(f"JetStream answered: {error.description}", reason="jetstream_unavailable")
 
 
-def _not_enabled() -> SourceError:
-    return SourceError("JetStream is not enabled on this server or for this account", reason="no_jetstream")
+def _not_enabled(prefix: str) -> SourceError:
+    return SourceError(no_jetstream(prefix), reason="no_jetstream")
 
 
 def _refuses(info: StreamInfo) -> tuple[str, str] | None:

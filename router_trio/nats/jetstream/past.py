@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 
 import nats.errors
-from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec
 from router_trio.nats.jetstream.api import ApiError, Stored, StreamInfo, nanoseconds, stored
-from router_trio.nats.jetstream.ask import ask
+from router_trio.nats.jetstream.ask import Api
 
 LOOK_UP_WITHIN = 2.0
 """Seconds for the answer to one look at a message."""
@@ -43,22 +42,22 @@ def is_doubtful(spec: ConsumerSpec, stream: StreamInfo) -> bool:
     return stream.first_sequence <= spec.last_sequence and spec.last_time < nanoseconds(stream.first_time)
 
 
-async def other_message(client: Client, spec: ConsumerSpec, *, doubtful: bool) -> str | None:
+async def other_message(api: Api, spec: ConsumerSpec, *, doubtful: bool) -> str | None:
     """Look whether a stream has another message under the last sequence that is known. Can be cancelled.
 
     Returns how that shows that the stream went back; None if nothing shows it. A message that can't be read proves
     nothing, unless the stream is `doubtful`.
     """
     try:
-        found = await look_up(client, spec.stream, {"seq": spec.last_sequence})
+        found = await look_up(api, spec.stream, {"seq": spec.last_sequence})
     except (ApiError, SourceError, TimeoutError, nats.errors.Error):
         return "all its messages are newer than those received before" if doubtful else None
     return None if nanoseconds(found.time) == spec.last_time else _another(spec.last_sequence)
 
 
-async def look_up(client: Client, stream: str, which: dict[str, object]) -> Stored:
-    """Return where and when a stream stored a message. Raises as `ask` does, `ApiError` if there is none."""
-    return await ask(client, f"STREAM.MSG.GET.{stream}", json.dumps(which).encode(), stored, LOOK_UP_WITHIN)
+async def look_up(api: Api, stream: str, which: dict[str, object]) -> Stored:
+    """Return where and when a stream stored a message. Raises as `Api.ask` does, `ApiError` if there is none."""
+    return await api.ask(f"STREAM.MSG.GET.{stream}", json.dumps(which).encode(), stored, LOOK_UP_WITHIN)
 
 
 def _another(sequence: int) -> str:

@@ -1,17 +1,19 @@
 """Which messages a consumer has delivered and has no ack for: the server only says between which sequences they are.
 
-Of a stream with a filter most messages in between are not the consumer's. They are passed over by asking the stream for
-the next one that the filter takes, again and again, from a few places at a time.
+Of a stream with filters most messages in between are not the consumer's. They are passed over by asking the stream for
+the next one that a filter takes, again and again, from a few places at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nats.errors
 import trio
-from nats.aio.client import Client
 
 from router_trio.errors import SourceError
 from router_trio.nats.jetstream.api import ApiError
+from router_trio.nats.jetstream.ask import Api
 from router_trio.nats.jetstream.lookups import NOT_FOUND
 from router_trio.nats.jetstream.past import look_up
 
@@ -29,41 +31,46 @@ WITHIN = 3.0
 
 
 async def find_between(
-    client: Client, stream: str, wanted: str | None, sequences: range, unacked: int, at_a_time: trio.CapacityLimiter
+    api: Api,
+    stream: str,
+    filters: Sequence[str],
+    sequences: range,
+    unacked: int,
+    at_a_time: trio.CapacityLimiter,
 ) -> list[int] | None:
-    """Return the messages that the filter takes, in order; None if that is too many, or not to be found out in time.
+    """Return the messages that the filters take, in order; None if that is too many, or not to be found out in time.
 
     Where they are at least half of `sequences`, since so many are `unacked`, all of these are returned: a consumer
     ignores what is said of others. Blocks for `WITHIN` seconds at most. Can be cancelled.
     """
-    if len(sequences) <= 2 * unacked or wanted in (None, ">"):
+    if len(sequences) <= 2 * unacked or not filters or ">" in filters:
         return list(sequences) if len(sequences) <= MOST else None
-    search = _Search(client, stream, str(wanted), at_a_time)
+    search = _Search(api, stream, at_a_time)
     part = -(-len(sequences) // PARTS)
     with trio.move_on_after(WITHIN) as scope:
         async with trio.open_nursery() as nursery:
             for start in range(0, len(sequences), part):
-                nursery.start_soon(search.look_through, sequences[start : start + part], nursery.cancel_scope)
+                for one in filters:
+                    nursery.start_soon(search.look_through, one, sequences[start : start + part], nursery.cancel_scope)
     return None if scope.cancelled_caught or search.failed else sorted(search.found)
 
 
 class _Search:
-    def __init__(self, client: Client, stream: str, wanted: str, at_a_time: trio.CapacityLimiter) -> None:
+    def __init__(self, api: Api, stream: str, at_a_time: trio.CapacityLimiter) -> None:
         self.found: list[int] = []
         self.failed = False
-        self._client = client
+        self._api = api
         self._stream = stream
-        self._wanted = wanted
         self._at_a_time = at_a_time
 
-    async def look_through(self, sequences: range, all_parts: trio.CancelScope) -> None:
-        """Find what is in one part; the first failure ends all parts."""
+    async def look_through(self, wanted: str, sequences: range, all_parts: trio.CancelScope) -> None:
+        """Find what one filter takes in one part; the first failure ends all parts."""
         sequence = sequences.start
         try:
             while sequence < sequences.stop and not self.failed:
-                which = {"seq": sequence, "next_by_subj": self._wanted}
+                which = {"seq": sequence, "next_by_subj": wanted}
                 async with self._at_a_time:
-                    found = (await look_up(self._client, self._stream, which)).sequence
+                    found = (await look_up(self._api, self._stream, which)).sequence
                 if not sequence <= found < sequences.stop:
                     return
                 self.found.append(found)

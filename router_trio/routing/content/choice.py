@@ -11,6 +11,7 @@ from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.plans import RoutePlan
+from router_trio.routing.policy import hops
 from router_trio.routing.policy.strategies import Choice, Fixed
 
 
@@ -33,8 +34,10 @@ class Content:
     def __init__(self, plan: RoutePlan, healthy: Callable[[int], bool]) -> None:
         """`healthy` says of the destination at a place whether it is connected and takes messages."""
         self._when = None if plan.when is None else plan.when.evaluate
+        if plan.settings.hop_limit is not None:
+            self._when = hops.checked(plan.settings.hop_limit, self._when)
         self._strategy = plan.strategy(healthy)
-        self.looks: bool = bool(plan.expressions) or plan.transforms
+        self.looks: bool = bool(plan.expressions) or plan.transforms or plan.counts_hops
         """True if expressions or transforms look at messages: then they have facts."""
         self._reader = plan.reader()
         self.parts: Parts = self._parts(plan)
@@ -61,7 +64,7 @@ class Content:
         chosen = self._strategy.choose(None) if fixed else ()
         when = None if plan.when is None else plan.when.header_test
         choose = None if fixed else self._strategy.choose_raw
-        if plan.transforms or (when is None) != (plan.when is None) or not (fixed or choose):
+        if plan.counts_hops or plan.transforms or (when is None) != (plan.when is None) or not (fixed or choose):
             reader = self._reader if self.looks else None
             return Parts(reader, self._when, None if fixed else self._strategy.choose, chosen)
         return Parts(None, when, choose, chosen)

@@ -19,6 +19,7 @@ from router_trio.routing.delivery import Delivery, MirrorCopy
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.plans import RoutePlan
+from router_trio.routing.policy import hops
 from router_trio.routing.policy.reasons import UNMATCHED, WHEN
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
@@ -163,6 +164,8 @@ class ContentRouting(Routing):
         """See `Routing`. What the handler made of the message is what decides."""
         unchanged = answer.headers is message.headers
         block = framing.header_block(delivery.raw) if unchanged else headers.encode(answer.headers)
+        if self.plan.counts_hops:
+            block = hops.carried(block, framing.header_block(delivery.raw))
         content = self.content
         try:
             facts = content.facts_of(answer.subject, block, answer.payload, delivery)

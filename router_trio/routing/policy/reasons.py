@@ -28,6 +28,7 @@ OF_THE_MESSAGE = frozenset(
         "reserved_subject",  # its subject would lead to where only NATS itself listens
         "invalid_subject",  # the handler gave it one
         "expression",  # an expression has no value for it
+        "loop",  # it has passed too many routes
         "error",  # what it became can't be written, as a header that is none
         "poison",  # the server ends every link that it is sent on
         "too_large",  # for the server, or for the stream

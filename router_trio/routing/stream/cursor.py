@@ -33,6 +33,7 @@ class StreamCursor:
     """
 
     __slots__ = (
+        "_begins_behind",
         "_doubt",
         "_doubt_until",
         "_highest",
@@ -53,6 +54,7 @@ class StreamCursor:
         self._unsettled: dict[int, bytes] = {}
         self._recent: dict[int, bytes] = {}
         self._older: dict[int, bytes] = {}
+        self._begins_behind = 0
         self._highest = 0
         self._highest_time = b""
         self._next_delivery = next_delivery
@@ -69,13 +71,17 @@ class StreamCursor:
     def start(self) -> int:
         """The first message that a new consumer has to deliver: the oldest that may not be settled."""
         oldest = min(self._unsettled, default=self._highest + 1)
-        return oldest if self._doubt is None else min(oldest, self._doubt)
+        return max(self._begins_behind + 1, oldest if self._doubt is None else min(oldest, self._doubt))
 
     @property
     def unseen_from(self) -> int:
         """The first message that the consumer may have delivered and that did not come: it may be undelivered."""
         behind = self._highest + 1
         return behind if self._doubt is None else min(behind, self._doubt)
+
+    def begin_behind(self, sequence: int) -> None:
+        """The consumer delivers nothing up to that sequence, nor should one that takes its place."""
+        self._begins_behind = max(self._begins_behind, sequence)
 
     def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool) -> bool:
         """The consumer was found, with so many deliveries behind it. Returns True if what is missing is ours alone.

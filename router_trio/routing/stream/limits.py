@@ -21,13 +21,14 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
     return ConsumerSpec(
         source.stream,
         source.durable,
-        source.filter,
+        source.filters,
         source.ack_wait,
         UNLIMITED,
         # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that failed
         # and waits for its next attempt: that must not keep out what is new.
         2 * source.max_in_flight + MOST_REMEMBERED,
         standby=source.standby,
+        deliver=source.deliver,
     )
 
 
@@ -45,18 +46,20 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
         )
 
 
-def filter_outside(spec: ConsumerSpec, consumer: PullConsumer) -> str | None:
-    """Return what is wrong with a filter that nothing in the stream can match; None if something can."""
+def filters_outside(spec: ConsumerSpec, consumer: PullConsumer) -> tuple[str, str] | None:
+    """Return the filters that nothing in the stream can match, and its subjects; None if there are none."""
     subjects = consumer.limits.subjects
-    if spec.filter_subject is None or not subjects or any(overlaps(one, spec.filter_subject) for one in subjects):
+    outside = [one for one in spec.filters if not any(overlaps(one, subject) for subject in subjects)]
+    if not subjects or not outside:
         return None
-    return excerpt(", ".join(subjects), LONGEST_TEXT // 2)
+    return ", ".join(outside), excerpt(", ".join(subjects), LONGEST_TEXT // 2)
 
 
 def differences(spec: ConsumerSpec, consumer: PullConsumer, capacity: int) -> list[str]:
     """Return in what the consumer differs from `spec`. `capacity`: how many unacked messages the route may hold."""
     limits = consumer.limits
-    return [
+    began = [f"deliver is {limits.deliver} there and {spec.deliver} here"] if limits.deliver != spec.deliver else []
+    return began * bool(limits.deliver) + [
         f"{name} is {has:g} there and {wanted:g} here"
         for name, has, wanted, differs in (
             ("max_deliver", limits.max_deliver, spec.max_deliver, limits.max_deliver > 0),

@@ -30,7 +30,7 @@ from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.lead import Lead
 from router_trio.routing.stream.limited import LimitedValues
-from router_trio.routing.stream.limits import check_retention, consumer_spec, differences, filter_outside
+from router_trio.routing.stream.limits import check_retention, consumer_spec, differences, filters_outside
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
@@ -82,7 +82,7 @@ class StreamRoute(Route):
         self.stored: list[StreamDelivery] = []
         self._nothing_comes = False
         self._told_differences: list[str] = []
-        self._told_subjects: str | None = None
+        self._told_outside: tuple[str, str] | None = None
         self._flow = routing.flow
         self._limited: LimitedValues | None = None
         if self._flow is not None:
@@ -141,6 +141,9 @@ class StreamRoute(Route):
         if consumer.went_back is not None or consumer.stream_created != pending.cursor.stream_created:
             pending.stream_replaced(consumer.stream_created)
             self._reset_sequences()
+        if self._spec.deliver != "all" and pending.cursor.last_known == (0, 0):
+            # One that takes its place must not begin where the stream does.
+            pending.cursor.begin_behind(consumer.progress.passed)
         if not consumer.progress.deliveries:
             pending.order.all_due(trio.current_time())
         self._acks.flush_unsent(link)
@@ -358,18 +361,19 @@ class StreamRoute(Route):
         self._retrying.server_limit = consumer.limits.max_deliver
         if not self._retrying.has_dead_letters:
             check_retention(self._policy, spec, consumer)
-        subjects = filter_outside(spec, consumer)
-        if subjects is not None and subjects != self._told_subjects:
+        outside = filters_outside(spec, consumer)
+        if outside is not None and outside != self._told_outside:
+            filters, subjects = outside
             self._emit(
                 FilterOutside(
                     at=trio.current_time(),
                     route=self.state.name,
                     stream=spec.stream,
-                    filter=spec.filter_subject or "",
+                    filter=filters,
                     subjects=subjects,
                 )
             )
-        self._told_subjects = subjects
+        self._told_outside = outside
         found = differences(spec, consumer, 2 * self._source.max_in_flight)
         if found and found != self._told_differences:
             self._emit(

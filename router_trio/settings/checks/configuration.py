@@ -20,30 +20,19 @@ from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.respond import check_respond
 from router_trio.settings.checks.retry import check_reasons
+from router_trio.settings.checks.sources import check_source
 from router_trio.settings.checks.streams import NOT_IN_NAMES
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
-from router_trio.subjects.patterns import validate_pattern, validate_subject
+from router_trio.subjects.patterns import validate_subject
 
 Connections = Mapping[str, ConnectionSettings | None]
 
-_ONLY_FOR_STREAMS = (
-    "durable",
-    "standby",
-    "filter",
-    "max_in_flight",
-    "max_in_flight_bytes",
-    "ack_wait",
-    "max_deliver",
-    "nak_delay",
-)
-
 # A TOML key without quotes, so that key paths and environment variables can name every connection.
 _CONNECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_NOT_IN_QUEUES = re.compile(r"[\x00-\x20\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +49,7 @@ class RouteParts:
     retry: RetrySettings | None = None
     dead_letter: DeadLetterSettings | None = None
     limit: LimitSettings | None = None
+    hop_limit: int | None = None
     respond: bool = False
     has_to: bool = True
 
@@ -77,6 +67,7 @@ class RouteParts:
             route.retry,
             route.dead_letter,
             route.limit,
+            route.hop_limit,
             respond=route.respond,
             has_to=bool(route.to),
         )
@@ -125,8 +116,22 @@ def _check_connections(connections: Connections) -> Iterator[Problem]:
                 yield Problem(f"{path}.inbox_prefix", str(error))
             if connection.inbox_prefix.startswith("$"):
                 yield Problem(f"{path}.inbox_prefix", "begins with '$', which NATS reserves; choose another name")
+            yield from _check_api(path, connection)
             yield from _check_authentication(path, connection)
             yield from check_files(path, connection)
+
+
+def _check_api(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
+    if connection.domain is not None and connection.api_prefix is not None:
+        yield Problem(f"{path}.api_prefix", "domain and api_prefix exclude each other; keep one of them")
+    if connection.domain is not None and (found := NOT_IN_NAMES.search(connection.domain)):
+        told = f"{connection.domain!r} holds {found[0]!r}, which NATS does not allow; remove it"
+        yield Problem(f"{path}.domain", told)
+    elif connection.api_prefix is not None:
+        try:
+            validate_subject(connection.api_prefix, what="api_prefix")
+        except SubjectError as error:
+            yield Problem(f"{path}.api_prefix", str(error))
 
 
 def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
@@ -161,7 +166,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
     yield from check_respond(path, respond=route.respond, has_to=route.has_to, source=source)
     pattern: str | None = None
     if source is not None:
-        source_problems = list(_check_source(f"{path}.from", source))
+        source_problems = list(check_source(f"{path}.from", source))
         yield from source_problems
         yield from _check_connection(f"{path}.from.connection", source.connection, connections)
         # A mapping from a source that is refused already would only repeat the complaint.
@@ -210,10 +215,11 @@ def _check_subject(
     known: Mapping[str, object] = connections or {}
     same = resolve_connection(source.connection, known) == resolve_connection(connection, known)
     # A stream may hold any subjects: without a filter there is nothing to compare.
-    if same and (source.subject or source.filter) and feeds_itself(source.pattern, subject):
+    own = next((one for one in source.patterns if feeds_itself(one, subject)), None)
+    if same and (source.subject or source.filters) and own is not None:
         yield Problem(
             path,
-            f"{subject!r} can match the route's own source {source.pattern!r} on the same connection, "
+            f"{subject!r} can match the route's own source {own!r} on the same connection, "
             "so the route would feed itself; send to other subjects or narrow the source",
         )
 
@@ -231,37 +237,6 @@ def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Prob
             f"{path.removesuffix('.headers')}.reply",
             "can't be combined with jetstream, whose PubAck comes to the reply subject; remove one of them",
         )
-
-
-def _check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
-    if source.subject is None and source.stream is None:
-        yield Problem(path, "names no source; give a subject, or a stream and a durable")
-    elif source.stream is None:
-        # What nobody set is not compared: the defaults cost a validation of their own.
-        given = [key for key in _ONLY_FOR_STREAMS if key in source.model_fields_set]
-        defaults = SourceSettings() if given else source
-        for key in given:
-            if getattr(source, key) != getattr(defaults, key):
-                yield Problem(f"{path}.{key}", "is only for a stream, and this source is a subject; remove it")
-    else:
-        for key in ("subject", "queue"):
-            if getattr(source, key) is not None:
-                cure = "remove it, or use 'filter'" if key == "subject" else "remove it"
-                yield Problem(f"{path}.{key}", f"can't be combined with a stream; {cure}")
-        if source.durable is None:
-            yield Problem(f"{path}.durable", "missing; name the durable consumer, it is created if absent")
-    for key in ("subject", "filter"):
-        subject: str | None = getattr(source, key)
-        if subject is not None:
-            try:
-                validate_pattern(subject, what=key)
-            except SubjectError as error:
-                yield Problem(f"{path}.{key}", str(error))
-    for key, refused in (("stream", NOT_IN_NAMES), ("durable", NOT_IN_NAMES), ("queue", _NOT_IN_QUEUES)):
-        name: str | None = getattr(source, key)
-        found = refused.search(name) if name else None
-        if found:
-            yield Problem(f"{path}.{key}", f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
 
 
 def _check_connection(path: str, name: str, connections: Connections | None) -> Iterator[Problem]:
@@ -286,9 +261,8 @@ def _check_uniqueness(routes: Sequence[RouteParts], connections: Connections) ->
         if route.name is not None:
             first = names.setdefault(route.name, index)
             if first != index:
-                yield Problem(
-                    f"routes[{index}].name", f"{route.name!r} is the name of routes[{first}] already; choose another"
-                )
+                told = f"{route.name!r} is the name of routes[{first}] already; choose another"
+                yield Problem(f"routes[{index}].name", told, other=f"routes[{first}]")
         source = route.source
         if source is not None and source.stream is not None and source.durable is not None:
             connection = resolve_connection(source.connection, connections)
@@ -298,6 +272,7 @@ def _check_uniqueness(routes: Sequence[RouteParts], connections: Connections) ->
                     f"routes[{index}].from.durable",
                     f"routes[{first}] uses the consumer {source.durable!r} of stream {source.stream!r} already, "
                     "and each would get only a part; choose another name",
+                    other=f"routes[{first}]",
                 )
 
 
@@ -311,9 +286,8 @@ def _check_examples(examples: Sequence[ExampleSettings | None], connections: Con
             continue
         first = names.setdefault(example.name, index)
         if first != index:
-            yield Problem(
-                f"tests[{index}].name", f"{example.name!r} is the name of tests[{first}] already; choose another"
-            )
+            told = f"{example.name!r} is the name of tests[{first}] already; choose another"
+            yield Problem(f"tests[{index}].name", told, other=f"tests[{first}]")
         if example.message.connection is not None:
             yield from _check_connection(f"tests[{index}].message.connection", example.message.connection, connections)
         for number, expected in enumerate(example.expect):

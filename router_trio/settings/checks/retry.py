@@ -16,6 +16,7 @@ REASONS = (
     "invalid_subject",
     "invalid_header",
     "expression",
+    "loop",
     "error",
     "poison",
     "too_large",

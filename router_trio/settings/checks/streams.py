@@ -81,15 +81,15 @@ def _together(streams: Sequence[StreamSettings | None], connections: Mapping[str
                 continue
             if other.name == stream.name:
                 told = f"{stream.name!r} is the name of streams[{first}] already, on the same connection"
-                yield Problem(f"streams[{index}].name", f"{told}; remove one of them, or choose another name")
+                told += "; remove one of them, or choose another name"
+                yield Problem(f"streams[{index}].name", told, other=f"streams[{first}]")
                 break
             shared = _shared(stream, other)
             if shared is not None:
                 number, theirs = shared
                 told = f"{stream.subjects[number]!r} overlaps with {theirs!r} of streams[{first}] ({other.name})"
-                yield Problem(
-                    f"streams[{index}].subjects[{number}]", f"{told}, and a subject can be in one stream; narrow one"
-                )
+                told += ", and a subject can be in one stream; narrow one"
+                yield Problem(f"streams[{index}].subjects[{number}]", told, other=f"streams[{first}]")
                 break
         before.append((index, connection, stream))
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from router_trio.errors import Problem
+from router_trio.settings.checks.circles import circles
+from router_trio.settings.checks.configuration import RouteParts
 from router_trio.settings.checks.loops import chosen_by_sender
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
+from router_trio.settings.streams import StreamSettings
 from router_trio.settings.units import format_duration
 
 
-def warnings(connections: Mapping[str, ConnectionSettings], routes: Sequence[RouteSettings]) -> Iterator[Problem]:
+def warnings(
+    connections: Mapping[str, ConnectionSettings],
+    routes: Sequence[RouteSettings],
+    streams: Sequence[StreamSettings] = (),
+) -> Iterator[Problem]:
     """Yield every warning about a valid configuration, with the path of its key."""
     if not routes:
         yield Problem("routes", "there are none, so nothing is routed; add [[routes]], or routes in code")
+    for problem, _ in circles(connections, [RouteParts.of(route) for route in routes], streams):
+        yield problem
     for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
     for index, route in enumerate(routes):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
 from router_trio.errors import Problem
-from router_trio.settings.reading.places import Places
+from router_trio.settings.reading.files import Files
 
 PREFIX = "ROUTER_TRIO_"
 
@@ -23,18 +23,17 @@ class Document:
     """
 
     data: dict[str, Any]
-    places: Places
+    files: Files
     problems: list[Problem] = field(default_factory=list)
     ignored: list[Problem] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
 
     def attribute(self, problem: Problem) -> Problem:
-        """Add where the key stands in the file, or the name of the variable that set it."""
+        """Add where the key stands, and in which of several files, or the name of the variable that set it."""
         for path, variable in self.variables.items():
             if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
-                route = self.places.place_of(problem.path, with_line=False)
-                return replace(problem, place=", ".join(filter(None, (f"set by {variable}", route))))
-        return replace(problem, place=self.places.place_of(problem.path))
+                return self.files.located(problem, variable)
+        return self.files.located(problem)
 
 
 def is_model(annotation: Any) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource
@@ -111,7 +111,8 @@ def _put(holder: Any, key: str | int, value: Any, annotation: Any, at: Location)
     """Set one entry of a table or list; tables are merged, all else is replaced."""
     annotation = present(annotation)
     kind, element = get_origin(annotation), element_of(annotation)
-    if isinstance(value, str) and (is_model(annotation) or kind in (list, dict)):
+    maybe_list = any(get_origin(one) is list for one in get_args(annotation))  # `str | list[str]`
+    if isinstance(value, str) and (is_model(annotation) or kind in (list, dict) or (maybe_list and value[:1] == "[")):
         # pydantic-settings doesn't look inside lists.
         try:
             value = json.loads(value)

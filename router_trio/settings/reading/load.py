@@ -8,9 +8,10 @@ that reads them is imported only when there are any.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -18,17 +19,42 @@ from pydantic.fields import FieldInfo
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.problems import element_of, key_path, keys_of, present
 from router_trio.settings.reading.document import PREFIX, Document, Location, is_model
+from router_trio.settings.reading.files import Files, merge
 from router_trio.settings.reading.places import Places
 from router_trio.settings.units import DurationForm
 
 
-def read_document(path: Path, environ: Mapping[str, str], root: type[BaseModel]) -> Document:
-    """Read the file and lay the environment over it.
+def read_document(paths: Sequence[Path], environ: Mapping[str, str], root: type[BaseModel]) -> Document:
+    """Read the files, those of folders in the order of their names, and lay the environment over them.
 
-    Blocks for the time of reading one small file. Raises ConfigurationError if the file can't be read or is no TOML;
-    other problems are in the result, to be reported together with those of the validation.
+    Blocks for the time of reading small files. Raises ConfigurationError if one can't be read or is no TOML; other
+    problems are in the result, to be reported together with those of the validation.
     """
-    return parse_document(_read(path), str(path), path.resolve().parent, environ, root)
+    if len(paths) == 1 and not _is_folder(paths[0]):
+        (path,) = paths
+        return parse_document(_read(path), str(path), path.resolve().parent, environ, root)
+    document = Document({}, Files({}, several=True))
+    refused: list[Problem] = []
+    lists = _lists(root)
+    folder = Path.cwd()
+    for file in _files(paths):
+        name = str(file)
+        try:
+            text = _decoded(_read(file), name)
+            data = _parsed(text, name)
+        except ConfigurationError as error:
+            refused += [replace(problem, source=name) for problem in error.problems]
+            continue
+        if not document.files.places:
+            folder = file.resolve().parent
+        document.files.places[name] = Places(text, data)
+        document.problems += [replace(problem, source=name) for problem in _of_another_kind(data, root)]
+        _resolve(data, root, file.resolve().parent)
+        document.problems += merge(document.data, data, name, document.files, lists)
+    if refused:
+        raise ConfigurationError(refused + [document.files.located(problem) for problem in document.problems])
+    _lay_over(document, environ, root, folder)
+    return document
 
 
 def parse_document(
@@ -40,25 +66,75 @@ def parse_document(
     """
     text = _decoded(content, name)
     data = _parsed(text, name)
-    document = Document(data, Places(text, data))
-    for location, table, key, value, info in leaves(document.data, root):
-        if _is_duration(info) and isinstance(value, int | float) and not isinstance(value, bool):
-            document.problems.append(
-                Problem(key_path((*location, key)), f"has no unit; write '{value}s' for seconds or '{value}ms'")
-            )
-            # The validation would take it for seconds, as it does in code, and judge on from there.
-            del table[key]
-        elif (wrong := _other_kind(info, value)) is not None:
-            document.problems.append(Problem(key_path((*location, key)), wrong))
-            del table[key]  # the validation would read "yes" as true, as it must in variables
+    document = Document(data, Files({name: Places(text, data)}))
+    document.problems += _of_another_kind(data, root)
+    _lay_over(document, environ, root, folder)
+    return document
+
+
+def _lay_over(document: Document, environ: Mapping[str, str], root: type[BaseModel], folder: Path) -> None:
+    """Lay the environment over what the files gave, and make paths that are still relative so to `folder`."""
     if any(name.upper().startswith(PREFIX) for name in environ):
         from router_trio.settings.reading.environment import overlay
 
         overlay(document, environ, root)
-    for _, table, key, value, info in leaves(document.data, root):
+        for variable_set in document.variables:
+            document.files.entries.pop(variable_set, None)  # the list is another one now
+    _resolve(document.data, root, folder)
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield each file once, in order. Raises ConfigurationError."""
+    known: set[str] = set()
+    for path in paths:
+        # What is no folder is a file, also if there is none: reading it says so.
+        found = sorted(path.glob("[!.]*.toml")) if _is_folder(path) else [path]
+        if not found:
+            raise ConfigurationError(
+                [Problem("", "there is no .toml file in this folder; add one, or give the path of a file")], str(path)
+            )
+        for file in found:
+            name = str(file) if "\0" in str(file) else str(file.resolve())
+            if name in known:
+                raise ConfigurationError([Problem("", "is given twice; leave one out")], str(file))
+            known.add(name)
+            yield file
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False  # whoever reads it says why
+
+
+def _of_another_kind(data: dict[str, Any], root: type[BaseModel]) -> Iterator[Problem]:
+    """Take out the values that TOML has of another kind than the key wants, and yield a problem for each."""
+    for location, table, key, value, info in leaves(data, root):
+        if _is_duration(info) and isinstance(value, int | float) and not isinstance(value, bool):
+            told = f"has no unit; write '{value}s' for seconds or '{value}ms'"
+            yield Problem(key_path((*location, key)), told)
+            # The validation would take it for seconds, as it does in code, and judge on from there.
+            del table[key]
+        elif (wrong := _other_kind(info, value)) is not None:
+            yield Problem(key_path((*location, key)), wrong)
+            del table[key]  # the validation would read "yes" as true, as it must in variables
+
+
+def _resolve(data: dict[str, Any], root: type[BaseModel], folder: Path) -> None:
+    """Make the paths in it relative to a folder."""
+    for _, table, key, value, info in leaves(data, root):
         if _is_path(info) and isinstance(value, str) and value:
             table[key] = str(folder / _at_home(value))
-    return document
+
+
+def _lists(root: type[BaseModel]) -> list[str]:
+    """Return the keys of the lists of sections."""
+    return [
+        key
+        for key, info in keys_of(root).items()
+        if get_origin(info.annotation) is list and is_model(element_of(info.annotation))
+    ]
 
 
 def leaves(

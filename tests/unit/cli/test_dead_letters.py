@@ -76,7 +76,7 @@ def test_it_goes_back_with_its_own_headers_its_history_and_the_same_id_each_time
     ],
 )
 def test_it_goes_only_where_the_route_reads(origin: str | None, source: str, why: str | None) -> None:
-    found = why_not(letter(Router_Dead_Letter_Subject=origin), source, "_ROUTER")
+    found = why_not(letter(Router_Dead_Letter_Subject=origin), [source], "_ROUTER")
     assert found is None if why is None else why in str(found)
 
 

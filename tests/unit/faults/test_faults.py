@@ -19,7 +19,7 @@ from router_trio.protocol.framing import publish
 from router_trio.testing import FakeBroker
 from tests.support.recorder import INBOX, Recorder, operation, operation_with_ack
 
-SPEC = ConsumerSpec("ORDERS", "router", None, ack_wait=30.0, max_deliver=-1, max_ack_pending=1000)
+SPEC = ConsumerSpec("ORDERS", "router", (), ack_wait=30.0, max_deliver=-1, max_ack_pending=1000)
 
 
 @pytest.fixture

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from router_trio.errors import MappingError
+from router_trio.routing.plans import compile_routes
+from router_trio.settings import ConnectionSettings, Settings
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import reserved_namespace
 
@@ -33,6 +36,26 @@ from router_trio.subjects.patterns import reserved_namespace
 )
 def test_reserved(subject: str, own_start: list[str], inbox_prefix: str, expected: str | None) -> None:
     assert reserved_namespace(subject, own_start, inbox_prefix) == expected
+
+
+def test_each_of_several_prefixes_is_reserved() -> None:
+    settings = ConnectionSettings(inbox_prefix="mine", api_prefix="JS.hub.API")
+    assert reserved_namespace("JS.hub.API.STREAM.DELETE.S", [], *settings.reserved) == "JS.hub.API"
+    assert reserved_namespace("JS.hub.API.STREAM.DELETE.S", ["JS", "hub", "API"], *settings.reserved) is None
+    assert reserved_namespace("mine.7", ["JS"], *settings.reserved) == "mine"
+    assert reserved_namespace("JS.hub.x", [], *settings.reserved) is None
+
+
+def test_a_sender_can_not_choose_to_send_to_the_api_of_a_connection() -> None:
+    route = {
+        "name": "r",
+        "from": {"subject": "in.*.>", "connection": "b"},
+        "to": [{"subject": "{{wildcard(1)}}.>", "connection": "main"}],
+    }
+    (plan,) = compile_routes(Settings(connections={"main": {"api_prefix": "JS.hub.API"}, "b": {}}, routes=[route]))
+    assert plan.destinations[0].subject_for("in.JS.other") == "JS.other"
+    with pytest.raises(MappingError, match=r"below JS\.hub\.API, reserved"):
+        plan.destinations[0].subject_for("in.JS.hub.API.STREAM.DELETE.S")
 
 
 @pytest.mark.parametrize(

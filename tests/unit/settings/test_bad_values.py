@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from router_trio.errors import ConfigurationError
 from router_trio.settings import ConnectionSettings, Settings, SourceSettings
 from router_trio.settings.checks.warnings import warnings
-from tests.unit.settings.problems import MAIN, problems, route
+from tests.unit.settings.problems import MAIN, one_route, problems, route
 
 # --- problems of form ---
 
@@ -298,3 +299,14 @@ def test_calls_of_a_handler_that_is_not_there_are_warned_about() -> None:
     assert [problem.path for problem in warnings(config.connections, config.routes)] == ["routes[0].concurrency"]
     handled = Settings(connections=config.connections, routes=[route | {"handler": "package:function"}])
     assert not list(warnings(handled.connections, handled.routes))
+
+
+@pytest.mark.parametrize(
+    "value", ["old", "2026-01-01", "2026-01-01T00:00:00", "yesterday", 7, True, date(2026, 1, 1), ""]
+)
+def test_a_start_that_is_no_start_is_refused(value: object) -> None:
+    found = problems(one_route(from_stream="S", from_durable="d", from_deliver=value))
+    cure = "must be 'all', 'new' or a time with its zone, such as '2026-01-01T00:00:00Z'"
+    assert found == {"routes[0].from.deliver": cure}
+    found = problems(one_route(from_subject="in", from_deliver="new"))
+    assert found == {"routes[0].from.deliver": "is only for a stream, and this source is a subject; remove it"}

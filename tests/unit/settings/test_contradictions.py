@@ -47,6 +47,10 @@ def test_missing_servers_are_found_by_require_servers(load: Load, tmp_path: Path
         ({"password": "a"}, {"user": "missing; a password needs a user"}),
         ({"nkey_seed_file": "/nowhere/seed"}, {"nkey_seed_file": "there is no file '/nowhere/seed'"}),
         ({"credentials_file": "/"}, {"credentials_file": "there is no file '/'"}),
+        ({"domain": "hub", "api_prefix": "JS.hub.API"}, {"api_prefix": "domain and api_prefix exclude each other"}),
+        ({"domain": "a.b"}, {"domain": "'a.b' holds '.', which NATS does not allow"}),
+        ({"api_prefix": "JS.*.API"}, {"api_prefix": "api_prefix 'JS.*.API' has the wildcard '*'"}),
+        ({"api_prefix": "JS.API."}, {"api_prefix": "api_prefix 'JS.API.' has an empty token"}),
         ({"tls_ca_file": "/nowhere/\0"}, {"tls_ca_file": "there is no file"}),
         ({"tls_ca_file": "x" * 300}, {"tls_ca_file": f"'{'x' * 300}' can't be accessed (File name too long)"}),
     ],
@@ -147,6 +151,35 @@ def test_mapping_from_a_whole_stream_starts_from_everything() -> None:
     to = [{"subject": "archive.{{wildcard(1)}}"}]
     found = problems(one_route(from_stream="S", from_durable="d", to=to))
     assert set(found) == {"routes[0].to[0].subject"}
+
+
+def test_each_of_several_filters_must_fit_the_destination() -> None:
+    stream = {"from_stream": "S", "from_durable": "d"}
+    assert one_route(**stream, from_filter=["a.*", "b.*.c"], to=[{"subject": "out.{{wildcard(1)}}"}])()
+    assert one_route(**stream, from_filter=["a.*", "b.>"], to=[{"subject": "one"}])()
+    found = problems(one_route(**stream, from_filter=["a.*", "b"], to=[{"subject": "out.{{wildcard(1)}}"}]))
+    assert set(found) == {"routes[0].to[0].subject"}
+    assert "the source 'b' has none" in found["routes[0].to[0].subject"]
+    found = problems(one_route(**stream, from_filter=["a.*", "b.*"], to=[{"subject": "b.x"}]))
+    assert "'b.x' can match the route's own source 'b.*'" in found["routes[0].to[0].subject"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ([], {"": "must have at least one entry; without `filter` the whole stream is read"}),
+        (7, {"": "must be text in quotes, or a list of texts"}),
+        (["a", 7], {"": "must be text in quotes, or a list of texts"}),
+        (["a.>", "b", "a.*"], {"[2]": "'a.*' overlaps with filter[0], 'a.>', which nats-server refuses"}),
+        (["a..b", "*.*"], {"[0]": "filter 'a..b' has an empty token"}),
+        ("a..b", {"": "filter 'a..b' has an empty token"}),
+    ],
+)
+def test_filters_that_are_refused(filters: object, found: dict[str, str]) -> None:
+    actual = problems(one_route(from_stream="S", from_durable="d", from_filter=filters))
+    assert set(actual) == {f"routes[0].from.filter{key}" for key in found}
+    for key, message in found.items():
+        assert actual[f"routes[0].from.filter{key}"].startswith(message)
 
 
 @pytest.mark.parametrize("text", ["enrich", "orders.enrich", "orders:", ":enrich", "a-b:c", "a..b:c", "a:b:c", "a b:c"])

@@ -98,10 +98,45 @@ def test_stream_source_has_its_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "pattern"),
-    [({"subject": "in.*"}, "in.*"), ({"stream": "S", "durable": "d", "filter": "f.>"}, "f.>"), ({"stream": "S"}, ">")],
+    [
+        ({"subject": "in.*"}, "in.*"),
+        ({"stream": "S", "durable": "d", "filter": "f.>"}, "f.>"),
+        ({"stream": "S", "durable": "d", "filter": ["f.>", "g"]}, "f.>, g"),
+        ({"stream": "S"}, ">"),
+    ],
 )
-def test_pattern_of_a_source(keys: dict[str, str], pattern: str) -> None:
+def test_pattern_of_a_source(keys: dict[str, object], pattern: str) -> None:
     assert SourceSettings(**keys).pattern == pattern
+
+
+@pytest.mark.parametrize(
+    ("keys", "api"),
+    [({}, "$JS.API"), ({"domain": "hub"}, "$JS.hub.API"), ({"api_prefix": "JS.hub.API"}, "JS.hub.API")],
+)
+def test_subjects_of_the_jetstream_api(keys: dict[str, str], api: str) -> None:
+    assert ConnectionSettings(**keys).api == api
+
+
+@pytest.mark.parametrize(
+    ("written", "start"),
+    [
+        ('"all"', "all"),
+        ('"new"', "new"),
+        ('"2026-01-01T00:00:00Z"', "2026-01-01T00:00:00Z"),
+        ('"2026-01-01t01:00:00.250+01:00"', "2026-01-01T00:00:00.25Z"),
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+        ("2026-01-01 02:00:00.000001+02:00", "2026-01-01T00:00:00.000001Z"),
+    ],
+)
+def test_start_of_a_source_is_written_as_a_server_writes_it(written: str, start: str, load: Load) -> None:
+    text = f"""
+        connections.main.servers = ["nats://127.0.0.1:4222"]
+        [[routes]]
+        name = "r"
+        from = {{ stream = "S", durable = "d", deliver = {written} }}
+        to = [{{ subject = "out" }}]
+    """
+    assert load(text).routes[0].source.deliver == start
 
 
 def test_code_may_use_keys_or_names_texts_or_numbers_and_dicts_or_sections() -> None:
@@ -248,7 +283,7 @@ def test_schema_describes_every_key_of_the_file() -> None:
         for key, described in section["properties"].items():
             assert described.get("description"), f"{name}.{key}"
             optional = described.get("type") in ("string", "number", "integer") or key in ("json", "headers")
-            optional |= "$ref" in described  # a section that is absent by default
+            optional |= "$ref" in described or "anyOf" in described  # a section or a list that is absent by default
             assert "default" in described or key in section.get("required", ()) or optional
     connection = sections["ConnectionSettings"]["properties"]
     assert connection["reconnect_delay"]["default"] == "1s"

@@ -297,3 +297,17 @@ print(before, "pydantic_settings" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_one_filter_or_a_list_of_them(load: Load) -> None:
+    text = """
+        [connections.main]
+        servers = ["nats://127.0.0.1:4222"]
+        [[routes]]
+        name = "r"
+        from = { stream = "S", durable = "d", filter = "a.*" }
+        to = [{ subject = "out" }]
+    """
+    several = load(text, ROUTES__0__FROM__FILTER='["b.*", "c"]')
+    assert several.routes[0].source.filters == ("b.*", "c")
+    assert load(text, ROUTES__0__FROM__FILTER="b.*").routes[0].source.filters == ("b.*",)

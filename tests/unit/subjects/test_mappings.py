@@ -116,7 +116,7 @@ def test_a_cut_outside_of_the_token_leaves_it_whole(function: str, size: int) ->
         ("a.*", "b.{{random()}}", "too few arguments"),
         ("a.*", "b.{{random(1,2)}}", "too many arguments"),
         ("a.*", "b.*", r"the wildcard '\*': say which .* as in \{\{wildcard\(1\)\}\}"),
-        ("a.>", "b", "must both end in '>', or neither"),
+        ("a.*.>", "b.$1", "must both end in '>', or neither"),
         ("a.*", "b.>", "must both end in '>', or neither"),
         ("a.*", "b..c", "destination 'b..c' has an empty token"),
         ("a..b", "b", "source 'a..b' of 'b' has an empty token"),
@@ -134,6 +134,30 @@ def test_compile_refuses_and_says_why(source: str, destination: str, why: str) -
     assert repr(destination) in str(raised.value)
     assert isinstance(raised.value, RouterError)
     assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize("source", ["in.>", "in.*.>", ">"])
+def test_a_wildcard_source_may_go_to_one_literal_subject(source: str) -> None:
+    mapping = Mapping.compile(source, "all.in.one")
+    assert mapping.literal
+    assert {mapping.apply(subject) for subject in ("in.a.b", "in.a.b.c")} == {"all.in.one"}
+    with pytest.raises(MappingError, match="doesn't match"):
+        Mapping.compile("in.>", "one").apply("other.a")
+
+
+def test_of_several_sources_the_first_that_matches_counts() -> None:
+    mapping = Mapping.compile_each(["a.*.x", "b.*", "a.y.*"], "out.{{wildcard(1)}}")
+    assert [mapping.apply(subject) for subject in ("a.1.x", "b.2", "a.y.3", "a.y.x")] == [
+        "out.1",
+        "out.2",
+        "out.3",
+        "out.y",
+    ]
+    with pytest.raises(MappingError, match=r"'b\.2\.x' doesn't match the mapping's source 'a\.\*\.x, b\.\*, a\.y\.\*'"):
+        mapping.apply("b.2.x")
+    with pytest.raises(MappingError, match="needs a wildcard, but the source 'b' has none"):
+        Mapping.compile_each(["a.*", "b"], "out.{{wildcard(1)}}")
+    assert Mapping.compile_each(["a.*"], "out.$1") == Mapping.compile("a.*", "out.$1")
 
 
 @pytest.mark.parametrize("subject", ["a", "b.x", "a.x.y", "", "a.*.x"])

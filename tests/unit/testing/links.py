@@ -12,7 +12,7 @@ from router_trio.testing import FakeBroker
 from tests.support.recorder import INBOX, Recorder
 
 SERVER = "nats://user:secret@one:4222"
-SPEC = ConsumerSpec("ORDERS", "router", None, ack_wait=30.0, max_deliver=-1, max_ack_pending=1000)
+SPEC = ConsumerSpec("ORDERS", "router", (), ack_wait=30.0, max_deliver=-1, max_ack_pending=1000)
 
 
 async def use_until_death(broker: FakeBroker) -> LinkError:

@@ -14,7 +14,7 @@ from router_trio.testing import FakeBroker
 from tests.support.recorder import INBOX, Recorder, operation, operation_with_ack
 
 SERVER = "nats://one:4222"
-SPEC = ConsumerSpec("IN", "router", None, ack_wait=2.0, max_deliver=-1, max_ack_pending=1000)
+SPEC = ConsumerSpec("IN", "router", (), ack_wait=2.0, max_deliver=-1, max_ack_pending=1000)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.support.world import (
 
 def durable(**changes: Any) -> ConsumerSpec:
     values: dict[str, Any] = {"ack_wait": 5.0, "max_deliver": 3, "max_ack_pending": 1000} | changes
-    return ConsumerSpec("IN", "router", None, **values)
+    return ConsumerSpec("IN", "router", (), **values)
 
 
 async def slow(message: Message) -> Message:

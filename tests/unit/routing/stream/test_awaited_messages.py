@@ -169,7 +169,7 @@ async def test_where_others_take_from_the_durable_too_nobody_waits(autojump_cloc
         await eventually(lambda: w.route.received == 11)
         assert w.route.failed["permission_denied"] == 10, "as yet nobody else was seen: it waits"
         taken: list[RawMessage] = []
-        consumer = await other.open_consumer(ConsumerSpec("IN", "router", "in.*", 30.0, -1, 2048), taken.extend)
+        consumer = await other.open_consumer(ConsumerSpec("IN", "router", ("in.*",), 30.0, -1, 2048), taken.extend)
         w.broker._server.consumers["IN", "router"]._requests.rotate(-1)
         consumer.pull(1, 30.0)
         w.broker._server.consumers["IN", "router"]._requests.rotate(1)

@@ -231,7 +231,7 @@ async def test_what_is_behind_a_refused_message_waits_for_its_dead_letter(autoju
 async def test_what_its_server_delivers_no_more_is_dead_lettered(autojump_clock: MockClock) -> None:
     there = brokers()
     there["main"].trouble.add_consumer(
-        ConsumerSpec("IN", "router", "in.*", ack_wait=5.0, max_deliver=2, max_ack_pending=1000)
+        ConsumerSpec("IN", "router", ("in.*",), ack_wait=5.0, max_deliver=2, max_ack_pending=1000)
     )
     there["main"].trouble.fix_consumer("IN", "router")
     handler = handled(always, to=to("out.x", jetstream=True), retry={"initial": "10ms"}, **FROM)

@@ -137,7 +137,7 @@ async def test_nobody_is_made_to_ack_what_another_consumer_has(autojump_clock: M
     broker.add_stream("OTHER", ["other"])
     broker.publish("other", b"precious")
     async with world([LOCAL], brokers={"main": broker}) as w, another_link(broker) as victim:
-        spec = ConsumerSpec("OTHER", "router", None, ack_wait=3600.0, max_deliver=-1, max_ack_pending=10)
+        spec = ConsumerSpec("OTHER", "router", (), ack_wait=3600.0, max_deliver=-1, max_ack_pending=10)
         consumer = await victim.open_consumer(spec, lambda batch: None)
         consumer.pull(1, 60.0)
         await victim.fence()

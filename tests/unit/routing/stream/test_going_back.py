@@ -172,7 +172,7 @@ async def test_what_was_taken_back_from_one_destination_is_sent_there_though_its
 # --- what a stream says of itself ------------------------------------------------------------------------------------
 
 SPEC = ConsumerSpec(
-    "S", "d", None, 30.0, -1, 10, start_sequence=8, stream_created=CREATED, last_sequence=7, last_time=7_000_000_000
+    "S", "d", (), 30.0, -1, 10, start_sequence=8, stream_created=CREATED, last_sequence=7, last_time=7_000_000_000
 )
 
 

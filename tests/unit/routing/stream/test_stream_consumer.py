@@ -266,7 +266,7 @@ async def test_acks_owed_to_a_deleted_stream_are_not_paid_to_the_next_one(autoju
         broker.delete_stream("IN")
         broker.add_stream("IN", ["in.*"])
         taken: list[RawMessage] = []
-        consumer = await other.open_consumer(ConsumerSpec("IN", "router", "in.*", 30.0, -1, 100), taken.extend)
+        consumer = await other.open_consumer(ConsumerSpec("IN", "router", ("in.*",), 30.0, -1, 100), taken.extend)
         consumer.pull(5, 30.0)
         fill(broker, 5, first=5)
         await eventually(lambda: len(taken) == 5)

@@ -30,7 +30,7 @@ from tests.unit.routing.stream.refusing import arrived, route
 async def deaf_durable(broker: FakeBroker, max_ack_pending: int) -> None:
     """A durable that somebody made beforehand, with limits of its own."""
     async with another_link(broker) as link:
-        spec = ConsumerSpec("IN", "router", "in.*", 30.0, -1, max_ack_pending)
+        spec = ConsumerSpec("IN", "router", ("in.*",), 30.0, -1, max_ack_pending)
         (await link.open_consumer(spec, lambda _: None)).close()
 
 

@@ -1,0 +1,1 @@
+"""Commands for the beginning: a first configuration, and completion for a shell."""

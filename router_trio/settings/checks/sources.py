@@ -1,0 +1,76 @@
+"""What must hold between the keys of a `[routes.from]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from router_trio.errors import Problem, SubjectError
+from router_trio.settings.checks.streams import NOT_IN_NAMES
+from router_trio.settings.routes import SourceSettings
+from router_trio.subjects.patterns import overlaps, validate_pattern
+
+_ONLY_FOR_STREAMS = (
+    "durable",
+    "standby",
+    "filter",
+    "deliver",
+    "max_in_flight",
+    "max_in_flight_bytes",
+    "ack_wait",
+    "max_deliver",
+    "nak_delay",
+)
+
+_NOT_IN_QUEUES = re.compile(r"[\x00-\x20\x7f]")
+
+
+def check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
+    """Give everything that is wrong with a source."""
+    if source.subject is None and source.stream is None:
+        yield Problem(path, "names no source; give a subject, or a stream and a durable")
+    elif source.stream is None:
+        # What nobody set is not compared: the defaults cost a validation of their own.
+        given = [key for key in _ONLY_FOR_STREAMS if key in source.model_fields_set]
+        defaults = SourceSettings() if given else source
+        for key in given:
+            if getattr(source, key) != getattr(defaults, key):
+                yield Problem(f"{path}.{key}", "is only for a stream, and this source is a subject; remove it")
+    else:
+        for key in ("subject", "queue"):
+            if getattr(source, key) is not None:
+                cure = "remove it, or use 'filter'" if key == "subject" else "remove it"
+                yield Problem(f"{path}.{key}", f"can't be combined with a stream; {cure}")
+        if source.durable is None:
+            yield Problem(f"{path}.durable", "missing; name the durable consumer, it is created if absent")
+    if source.subject is not None:
+        yield from _check_pattern(f"{path}.subject", source.subject, "subject")
+    yield from _check_filters(f"{path}.filter", source)
+    for key, refused in (("stream", NOT_IN_NAMES), ("durable", NOT_IN_NAMES), ("queue", _NOT_IN_QUEUES)):
+        name: str | None = getattr(source, key)
+        found = refused.search(name) if name else None
+        if found:
+            yield Problem(f"{path}.{key}", f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
+
+
+def _check_pattern(path: str, pattern: str, what: str) -> Iterator[Problem]:
+    try:
+        validate_pattern(pattern, what=what)
+    except SubjectError as error:
+        yield Problem(path, str(error))
+
+
+def _check_filters(path: str, source: SourceSettings) -> Iterator[Problem]:
+    valid: list[tuple[int, str]] = []
+    for index, pattern in enumerate(source.filters):
+        where = path if isinstance(source.filter, str) else f"{path}[{index}]"
+        found = list(_check_pattern(where, pattern, "filter"))
+        if found:
+            yield from found
+            continue
+        for other, earlier in valid:
+            if overlaps(pattern, earlier):
+                told = f"{pattern!r} overlaps with filter[{other}], {earlier!r}, which nats-server refuses"
+                yield Problem(where, f"{told}; keep one of them, or narrow one")
+                break
+        valid.append((index, pattern))

@@ -1,0 +1,87 @@
+"""What `router_trio.link` promises of where a durable begins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import trio
+
+from router_trio.link import ConsumerSpec, Link
+from router_trio.protocol import ack_reply
+from tests.contract.orders import SPEC, sequences
+from tests.contract.peers import Peer, link_of
+from tests.support.recorder import Recorder
+
+
+async def pulled(link: Link, spec: ConsumerSpec, count: int) -> list[int]:
+    """The sequences of the first messages that a consumer delivers."""
+    received = Recorder()
+    consumer = await link.open_consumer(spec, received)
+    consumer.pull(count, 5.0)
+    return sequences(await received.until_delivered(count))
+
+
+async def test_a_durable_begins_with_all_or_with_what_is_new(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for number in range(3):
+        await peer.publish(f"orders.{number}")
+    async with link_of(peer) as link:
+        new = replace(SPEC, durable="new", deliver="new")
+        consumer = await link.open_consumer(new, Recorder())
+        assert (consumer.limits.deliver, consumer.progress.passed) == ("new", 3)
+        await peer.publish("orders.3")
+        assert await pulled(link, new, 1) == [4]
+        assert await pulled(link, replace(SPEC, durable="all"), 4) == [1, 2, 3, 4]
+
+
+async def test_a_durable_begins_with_what_was_stored_at_a_time(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for number in range(3):
+        await peer.publish(f"orders.{number}")
+        await trio.sleep(0.02)  # so that each has a time of its own
+    async with link_of(peer) as link:
+        received = Recorder()
+        (await link.open_consumer(SPEC, received)).pull(3, 5.0)
+        raws = await received.until_delivered(3)
+        second = int(ack_reply.tokens(raws[1][1])[ack_reply.TIME]) / 1e9 - 0.01
+        start = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S.%f}".rstrip("0") + "Z"
+        spec = replace(SPEC, durable="later", deliver=start)
+        consumer = await link.open_consumer(spec, Recorder())
+        assert (consumer.limits.deliver, consumer.progress.passed) == (start, 1)
+        assert await pulled(link, spec, 2) == [2, 3]
+
+
+async def test_a_durable_that_is_there_goes_on_and_says_where_it_began(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.0")
+    async with link_of(peer) as link:
+        assert (await link.open_consumer(SPEC, Recorder())).limits.deliver == "all"
+        await peer.publish("orders.1")
+        changed = replace(SPEC, deliver="new")
+        assert (await link.open_consumer(changed, Recorder())).limits.deliver == "all"
+        assert await pulled(link, changed, 2) == [1, 2]
+
+
+async def test_a_durable_that_takes_the_place_of_another_begins_where_it_is_told(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for number in range(3):
+        await peer.publish(f"orders.{number}")
+    async with link_of(peer) as link:
+        spec = replace(SPEC, deliver="new")
+        created = (await link.open_consumer(spec, Recorder())).stream_created
+        await peer.delete_consumer("ORDERS", "router")
+        resumed = replace(spec, stream_created=created, start_sequence=2)
+        assert (await link.open_consumer(resumed, Recorder())).limits.deliver == ""
+        assert await pulled(link, resumed, 2) == [2, 3]
+
+
+async def test_of_a_stream_that_was_made_again_all_is_new(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.0")
+    async with link_of(peer) as link:
+        known = replace(SPEC, deliver="new", stream_created="2001-01-01T00:00:00Z", start_sequence=9)
+        consumer = await link.open_consumer(known, Recorder())
+        assert consumer.went_back is not None
+        assert consumer.limits.deliver == ""
+        assert await pulled(link, known, 1) == [1]

@@ -1,0 +1,144 @@
+"""JetStream that is not the server's own: of another domain behind a leaf node, and imported from another account."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import Settings
+from router_trio.embedded import HOST, reserve_port
+from tests.support.command import command
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import nats_server
+from tests.support.settings import settings
+from tests.support.streams import publish_numbered, route
+from tests.support.watch import until_nothing_is_unacked, until_stored, watched
+
+COUNT = 200
+
+
+def jetstream_of(tmp_path: Path, domain: str) -> str:
+    """Configuration of a server with a JetStream domain."""
+    return f'server_name: {domain}\njetstream {{ store_dir: "{tmp_path / domain}", domain: {domain} }}\n'
+
+
+@asynccontextmanager
+async def hub_and_leaf(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
+    """URLs of two servers, each with a domain of its own; the second is a leaf node of the first."""
+    with reserve_port() as port:
+        listen = f"leafnodes {{ listen: {HOST}:{port} }}\n"
+        remotes = f'leafnodes {{ remotes: [ {{ url: "nats://{HOST}:{port}" }} ] }}\n'
+        config = jetstream_of(tmp_path, "hub") + listen
+        async with nats_server(tmp_path, name="hub", jetstream=False, config=config) as hub:
+            config = jetstream_of(tmp_path, "leaf") + remotes
+            async with nats_server(tmp_path, name="leaf", jetstream=False, config=config) as leaf:
+                while not (await hub.monitor("/leafz"))["leafnodes"]:
+                    await trio.sleep(0.05)
+                yield hub.url, leaf.url
+
+
+async def test_streams_of_a_hub_are_read_and_written_through_a_leaf_node(tmp_path: Path) -> None:
+    async with hub_and_leaf(tmp_path) as (hub, leaf), connect(hub) as there, connect(leaf) as here:
+        stream = JetStream(there)
+        await stream.create_stream("SOURCE", ["source.*"])
+        # One of the same name, which is not meant.
+        await JetStream(here).create_stream("SOURCE", ["other.*"])
+        await publish_numbered(stream, range(COUNT))
+        config = settings(leaf, routes=[route()], domain="hub")
+        made = {"connection": "main", "name": "SINK", "subjects": ["sink.*"]}
+        config = Settings(**{name: getattr(config, name) for name in Settings.model_fields} | {"streams": [made]})
+        async with watched(config) as watch:
+            await until_stored(stream, "SINK", COUNT)
+            await until_nothing_is_unacked(stream)
+            live = watch.live
+            assert live is not None
+            await eventually(lambda: live.routes[0].state == "running")
+        assert await JetStream(here).stream_messages("SOURCE") == []
+
+
+ACCOUNTS = """
+accounts {
+  OWNER: {
+    jetstream: enabled
+    users: [ { user: owner, password: owner } ]
+    exports: [
+      { service: "$JS.API.>", response_type: stream }
+      { service: "$JS.ACK.>" }
+      { service: "sink.*" }
+    ]
+  }
+  GUEST: {
+    users: [ { user: guest, password: guest } ]
+    imports: [
+      { service: { account: OWNER, subject: "$JS.API.>" }, to: "JS.OWNER.API.>" }
+      { service: { account: OWNER, subject: "$JS.ACK.>" } }
+      { service: { account: OWNER, subject: "sink.*" } }
+    ]
+  }
+}
+"""
+
+
+async def test_streams_of_another_account_are_read_and_written_through_its_exports(tmp_path: Path) -> None:
+    async with (
+        nats_server(tmp_path, config=ACCOUNTS) as server,
+        connect(server.url, user="owner", password="owner") as owner,
+    ):
+        stream = JetStream(owner)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("SINK", ["sink.*"])
+        await publish_numbered(stream, range(COUNT))
+        guest: dict[str, Any] = {"user": "guest", "password": "guest", "api_prefix": "JS.OWNER.API"}
+        async with watched(settings(server.url, routes=[route()], **guest)):
+            await until_stored(stream, "SINK", COUNT)
+            await until_nothing_is_unacked(stream)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ({"domain": "hbu"}, "nobody answers below $JS.hbu.API; correct `domain` or `api_prefix` of the connection"),
+        ({"api_prefix": "JS.no"}, "nobody answers below JS.no; correct `domain` or `api_prefix` of the connection"),
+    ],
+)
+async def test_an_api_that_nobody_answers_is_named(key: dict[str, str], told: str, tmp_path: Path) -> None:
+    async with nats_server(tmp_path) as server, watched(settings(server.url, routes=[route()], **key)) as watch:
+        live = watch.live
+        assert live is not None
+        await eventually(lambda: told in str(live.routes[0].trouble))
+
+
+async def test_dead_letters_of_another_domain(tmp_path: Path) -> None:
+    async with hub_and_leaf(tmp_path) as (hub, leaf), connect(hub) as there:
+        stream = JetStream(there)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("DEAD", ["dead.*"])
+        letter = {"subject": "dead.{{wildcard(1)}}"}
+        config = settings(leaf, routes=[route(retry={"attempts": 1}, dead_letter=letter)], domain="hub")
+        path = tmp_path / "router.toml"
+        path.write_text(
+            f"""
+            [connections.main]
+            servers = ["{leaf}"]
+            domain = "hub"
+            [[routes]]
+            name = "route"
+            from = {{ stream = "SOURCE", durable = "router", filter = "source.*" }}
+            to = [ {{ subject = "sink.{{{{wildcard(1)}}}}", jetstream = true }} ]
+            retry = {{ attempts = 1 }}
+            dead_letter = {{ subject = "dead.{{{{wildcard(1)}}}}" }}
+            """
+        )
+        await publish_numbered(stream, [7])
+        async with watched(config):
+            await until_stored(stream, "DEAD", 1)
+        done = command("dead-letters", path, "route", "list", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "source.7" in done.stdout

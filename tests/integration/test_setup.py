@@ -1,0 +1,97 @@
+"""The commands for the beginning: what `init` writes works as it is, and shells complete every command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from router_trio.cli import app
+from router_trio.embedded import HOST, reserve_port
+from tests.support.command import command, running
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.watch import until_stored
+
+COMMANDS = sorted(name for name in app if not name.startswith("-"))
+
+
+async def test_what_init_writes_passes_check_and_test_and_routes(tmp_path: Path) -> None:
+    done = command("init", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "router-trio run router.toml --embedded-nats" in done.stdout
+    checked = command("check", "router.toml", cwd=tmp_path)
+    assert checked.returncode == 0
+    assert "warning" not in checked.stdout
+    assert "ok (1 connection, 1 route, 3 streams)" in checked.stdout
+    tested = command("test", "router.toml", cwd=tmp_path)
+    assert (tested.returncode, tested.stdout.splitlines()[-1]) == (0, "2 passed, 0 failed")
+
+    with reserve_port() as port:
+        listen = {"ROUTER_TRIO_TELEMETRY__LISTEN": f"{HOST}:{port}"}
+    async with running("run", "--embedded-nats", cwd=tmp_path, env=listen) as router:
+        url = (await router.has_printed(r"nats://\S+"))[0]
+        async with connect(url) as client:
+            stream = JetStream(client)
+            await router.has_logged("ROUTE_READY")
+            await stream.publish_many([("orders.7.created", b"{}", [("region", "eu")])])
+            await until_stored(stream, "EU", 1)
+        router.send(signal.SIGINT)
+        assert await router.ended() == 0
+
+
+def test_init_overwrites_nothing_and_says_what_to_do(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("mine")
+    done = command("init", mine, cwd=tmp_path)
+    assert (done.returncode, done.stdout, mine.read_text()) == (2, "", "mine")
+    assert "exists, and nothing is overwritten; give another name" in done.stderr
+    (tmp_path / "link.toml").symlink_to(tmp_path / "elsewhere.toml")
+    assert command("init", "link.toml", cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "elsewhere.toml").exists()
+    done = command("init", "none/router.toml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no folder none; create it" in done.stderr
+
+
+def test_the_schema_that_the_file_names_is_the_one_that_it_says_how_to_make(tmp_path: Path) -> None:
+    assert command("init", "mine.toml", cwd=tmp_path).returncode == 0
+    text = (tmp_path / "mine.toml").read_text()
+    assert text.startswith("#:schema ./router.schema.json\n")
+    assert "router-trio schema > router.schema.json" in text
+    schema = json.loads(command("schema", cwd=tmp_path).stdout)
+    assert tomllib.loads(text).keys() <= schema["properties"].keys()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_every_command(shell: str, tmp_path: Path) -> None:
+    done = command("completion", shell, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [name for name in COMMANDS if name not in done.stdout] == []
+    assert "embedded-nats" in done.stdout
+
+
+def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    (tmp_path / "completion").write_text(command("completion", "bash", cwd=tmp_path).stdout)
+    script = """
+        source ./completion
+        type=$(complete -p router-trio); function=${type#*-F }; function=${function% *}
+        complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); $function; echo "${COMPREPLY[@]}"; }
+        complete_words router-trio ini
+        complete_words router-trio run --emb
+        complete_words router-trio completion ""
+    """
+    done = subprocess.run([bash, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["init"],
+        ["--embedded-nats"],
+        ["bash", "zsh", "fish"],
+    ]

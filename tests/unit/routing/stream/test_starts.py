@@ -1,0 +1,51 @@
+"""Where a route from a stream begins: with all of it, or with what is new, also when its durable is deleted."""
+
+from __future__ import annotations
+
+from trio.testing import MockClock
+
+from tests.support.eventually import eventually
+from tests.support.world import all_acked, fill, numbers, one_broker, stream, world
+
+NEW = stream("IN", "out.{{wildcard(1)}}", filter="in.*", deliver="new")
+
+
+async def test_a_route_of_what_is_new_leaves_out_what_is_old(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    fill(brokers["main"], 5)
+    async with world([NEW], brokers=brokers) as w:
+        fill(w.broker, 5, first=5)
+        await all_acked(w, 5)
+        assert w.payloads("OUT") == numbers(5, first=5)
+        assert w.watch.of("ROUTE_CONSUMER_DIFFERS") == []
+    async with world([NEW], brokers=brokers) as w:
+        fill(w.broker, 5, first=10)
+        await all_acked(w, 5)
+    assert w.payloads("OUT") == numbers(10, first=5)
+
+
+async def test_a_durable_that_is_deleted_before_anything_came_begins_there_again(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    fill(brokers["main"], 5)
+    async with world([NEW], brokers=brokers) as w:
+        assert w.route.state == "running"
+        await w.lose()
+        w.broker.delete_consumer("IN", "router")
+        fill(w.broker, 5, first=5)
+        await w.find()
+        await all_acked(w, 5)
+        assert w.payloads("OUT") == numbers(5, first=5), "neither the old ones, nor only those after it was made again"
+        assert w.watch.of("ROUTE_CONSUMER_DIFFERS") == []
+
+
+async def test_a_durable_that_began_otherwise_is_told_of_and_goes_on(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([stream("IN", "out.{{wildcard(1)}}", filter="in.*")], brokers=brokers):
+        pass
+    fill(brokers["main"], 5)
+    async with world([NEW], brokers=brokers) as w:
+        await all_acked(w, 5)
+        assert w.payloads("OUT") == numbers(5)
+        await eventually(lambda: bool(w.watch.of("ROUTE_CONSUMER_DIFFERS")))
+        (told,) = w.watch.of("ROUTE_CONSUMER_DIFFERS")
+        assert told.detail == "deliver is all there and new here"

@@ -1,0 +1,165 @@
+"""Circles of routes: what is refused, what is warned about, and what is neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router_trio.settings import Settings
+from router_trio.settings.checks.warnings import warnings
+from tests.unit.settings.problems import problems
+
+ONE = "nats://127.0.0.1:4222"
+TWO = "nats://127.0.0.1:4223"
+
+
+def route(name: str, source: str | dict[str, Any], *to: str | dict[str, Any], **keys: Any) -> dict[str, Any]:
+    """A route; what is text is a subject on the connection `main`."""
+    given = {"subject": source} if isinstance(source, str) else source
+    ends = [{"subject": one} if isinstance(one, str) else one for one in to]
+    main = {"connection": "main"}
+    return {"name": name, "from": main | given, "to": [main | one for one in ends], **keys}
+
+
+def chain(*steps: tuple[str, str]) -> list[dict[str, Any]]:
+    """Routes on one connection, named a, b, c, ..."""
+    return [route("abcdef"[index], source, to) for index, (source, to) in enumerate(steps)]
+
+
+def found(routes: list[dict[str, Any]], **more: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """What is refused, and if nothing is, what is warned about."""
+    connections = more.pop("connections", {"main": {"servers": [ONE]}})
+    try:
+        settings = Settings(connections=connections, routes=routes, **more)
+    except Exception:
+        return problems(lambda: Settings(connections=connections, routes=routes, **more)), {}
+    told = list(warnings(settings.connections, settings.routes, settings.streams))
+    return {}, {one.path: one.message for one in told if "back to it" in one.message}
+
+
+SURE = [
+    chain(("a", "b"), ("b", "a")),
+    chain(("a.*", "b.$1"), ("b.*", "a.$1")),
+    chain(("a.>", "b.>"), ("b.>", "a.>")),
+    chain(("a.*", "b.$1"), ("b.*", "c.$1"), ("c.*", "a.$1")),
+    chain(("a.eu", "b.eu"), ("b.*", "a.$1")),
+    chain(("a.>", "b"), ("b", "a.x")),
+    chain(("a.>", "b.x.>"), ("b.>", "a.>")),  # each round it is longer
+    chain(("a.*.*", "b.$2.$1"), ("b.*.*", "a.$1.$2")),
+    [route("a", "a", "x", "b"), route("b", "b", "a")],
+    [route("a", "a", "b", strategy="first_match"), route("b", "b", "a")],
+    [route("a", {"stream": "S", "durable": "d", "filter": ["x", "a.*"]}, "b"), route("b", "b", "a.z")],
+]
+
+
+@pytest.mark.parametrize("routes", SURE)
+def test_what_surely_comes_back_is_refused(routes: list[dict[str, Any]]) -> None:
+    refused, _ = found(routes)
+    assert len(refused) == 1
+    assert "what route 'a' takes comes back to it" in next(iter(refused.values()))
+    for one in routes:
+        limited = [other | {"hop_limit": 3} if other is one else other for other in routes]
+        assert found(limited) == ({}, {}), "a limit on one of them is enough"
+
+
+def test_the_way_round_and_the_cure_are_said() -> None:
+    refused, _ = found(chain(("in.*", "mid.$1"), ("mid.*", "out.$1"), ("out.>", "in.x")))
+    assert refused == {
+        "routes[0].to[0].subject": "what route 'a' takes comes back to it: it sends 'mid.x' to route 'b', which sends "
+        "'out.x' to route 'c', which sends 'in.x' to route 'a'; send to other subjects, narrow a source, or set "
+        "hop_limit on one of these routes"
+    }
+
+
+MAYBE = [
+    [route("a", "a", "b", when="size > 7"), route("b", "b", "a")],
+    [route("a", "a", {"subject": "b", "when": "size > 7"}), route("b", "b", "a")],
+    [route("a", "a", "b", handler="m:f"), route("b", "b", "a")],
+    [route("a", "a", "b", "c", strategy="weighted"), route("b", "b", "a")],
+    [route("a", "a", "c", {"subject": "b", "mirror": 0.5}), route("b", "b", "a")],
+    chain(("a.*", "b.{{split(1,-)}}"), ("b.*.*", "a.$1")),
+    chain(("a.*", "b.{{partition(3,1)}}"), ("b.1", "a.x")),
+    chain(("a.*", "b.{{random(3)}}"), ("b.*", "a.x")),
+    [route("a", "a", "z", dead_letter={"subject": "b"}), route("b", "b", "a")],
+]
+
+
+@pytest.mark.parametrize("routes", MAYBE)
+def test_what_may_come_back_is_warned_about(routes: list[dict[str, Any]]) -> None:
+    refused, warned = found(routes)
+    assert refused == {}
+    assert len(warned) == 1
+    assert "what route 'a' takes may come back to it" in next(iter(warned.values()))
+    assert found([routes[0] | {"hop_limit": 3}, *routes[1:]]) == ({}, {})
+
+
+NEITHER = [
+    chain(("a", "b"), ("b", "c")),
+    chain(("a.eu", "b.x"), ("b.*", "a.$1")),  # it comes back as a.x
+    chain(("a.*", "b.eu.$1"), ("b.us.*", "a.$1")),
+    chain(("a.*", "b.$1"), ("b.*.*", "a.$1")),
+    chain(("a.*", "b.$1"), ("b.*", "c.$1"), ("c.eu", "d"), ("d", "e")),
+    [route("a", {"stream": "S", "durable": "d"}, "b"), route("b", "b", "a")],  # nobody knows what is in S
+]
+
+
+@pytest.mark.parametrize("routes", NEITHER)
+def test_what_does_not_come_back_is_left_alone(routes: list[dict[str, Any]]) -> None:
+    assert found(routes) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("main", "edge", "expected"),
+    [
+        ({"servers": [ONE]}, {"servers": [TWO]}, "neither"),
+        ({"servers": [ONE]}, {"servers": [TWO, ONE]}, "sure"),
+        ({"servers": [ONE]}, {"servers": ["NATS://127.0.0.1"]}, "sure"),
+        ({}, {}, "sure"),  # both use the embedded server
+        ({"servers": [ONE]}, {}, "neither"),
+        ({"servers": [ONE]}, {"servers": [ONE], "token": "t"}, "maybe"),
+        ({"servers": [ONE]}, {"servers": ["nats://t@127.0.0.1:4222"]}, "maybe"),
+        ({"servers": [ONE], "user": "u", "password": "p"}, {"servers": [ONE], "user": "u", "password": "p"}, "sure"),
+    ],
+)
+def test_connections_to_one_server_are_one(main: dict[str, Any], edge: dict[str, Any], expected: str) -> None:
+    there = route("there", "in.*", {"connection": "edge", "subject": "in.$1"})
+    connections = {"main": main, "edge": edge}
+    # On one server such a route feeds itself, and two of them each other.
+    refused, warned = found([there], connections=connections)
+    assert (len(refused), len(warned)) == {"sure": (1, 0), "maybe": (0, 1), "neither": (0, 0)}[expected]
+    back = route("back", {"connection": "edge", "subject": "out.*"}, "in.$1")
+    out = route("out", "in.*", {"connection": "edge", "subject": "out.$1"})
+    refused, warned = found([out, back], connections=connections)
+    if expected == "neither":
+        # `back` reads there what `out` has sent there, and sends it here.
+        assert (len(refused), len(warned)) == (1, 0)
+
+
+def test_routes_between_two_servers_and_back_are_a_circle() -> None:
+    there = route("a", "in.*", {"connection": "edge", "subject": "in.$1"})
+    back = route("b", {"connection": "edge", "subject": "in.*"}, "in.$1")
+    refused, _ = found([there, back], connections={"main": {"servers": [ONE]}, "edge": {"servers": [TWO]}})
+    assert set(refused) == {"routes[0].to[0].subject"}
+
+
+def test_what_is_in_a_stream_is_known_if_the_configuration_makes_it() -> None:
+    routes = [route("a", {"stream": "S", "durable": "d"}, "b"), route("b", "b", "s.x")]
+    streams = [{"connection": "main", "name": "S", "subjects": ["s.>"]}]
+    refused, _ = found(routes, streams=streams)
+    assert set(refused) == {"routes[0].to[0].subject"}
+    assert found(routes, streams=[streams[0] | {"subjects": ["t.>"]}]) == ({}, {})
+
+
+def test_a_circle_is_found_beside_other_mistakes_and_once() -> None:
+    routes = chain(("a", "b"), ("b", "a"), ("c.>", "d.>"), ("d.>", "c.>"))
+    refused, _ = found([*routes, {"name": "broken"}])
+    assert {"routes[0].to[0].subject", "routes[2].to[0].subject"} < set(refused)
+    assert sum("back to it" in message for message in refused.values()) == 2
+
+
+def test_many_routes_are_checked_quickly() -> None:
+    routes = [route(f"r{number}", f"in.{number}.*", f"in.{number + 1}.$1") for number in range(300)]
+    assert found(routes) == ({}, {})
+    refused, _ = found([*routes, route("last", "in.300.*", "in.0.$1")])
+    assert list(refused) == ["routes[0].to[0].subject"]
