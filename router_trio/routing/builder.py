@@ -55,6 +55,7 @@ def build_routes(
 def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState:
     templates = [destination.template for destination in plan.destinations] + [REPLY] * plan.settings.respond
     state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
+    state.source = plan.settings.source.shown
     for one in plan.destinations:
         to = DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
         state.to.append(to)
