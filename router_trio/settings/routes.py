@@ -84,14 +84,6 @@ class SourceSettings(Section, init=False):
     )
 
     @property
-    def shown(self) -> dict[str, str]:
-        """What says where messages come from, by key, without what was left out; the connection is not among it."""
-        named = {"subject": self.subject, "queue": self.queue}
-        if self.stream is not None:
-            named = {"stream": self.stream, "durable": self.durable, "filter": self.filter}
-        return {key: value for key, value in named.items() if value is not None}
-
-    @property
     def own_ids(self) -> bool:
         """True if copies get ids of the router's own, whatever the sender says."""
         return self.stream is not None if self.message_id is None else self.message_id == "own"
