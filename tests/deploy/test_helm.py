@@ -60,7 +60,7 @@ def written(values: dict[str, Any], tmp_path: Path) -> Path:
 
 def template(values: dict[str, Any], tmp_path: Path, release: str) -> subprocess.CompletedProcess[str]:
     """Render the chart for the newest cluster: a helm that was built like ours takes every cluster for an old one."""
-    options = ["--kube-version", VERSIONS[-1], "--values", written(values, tmp_path)]
+    options = ["--kube-version", VERSIONS[-1], "--values", str(written(values, tmp_path))]
     return helm("template", release, CHART, *options, tmp_path=tmp_path)
 
 
