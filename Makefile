@@ -10,13 +10,14 @@ TOOLS := .venv-tools
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 SERVER := .servers
+GO_TOOLS := .go-tools
 COMPILED := .compiled
 DIST := dist
 INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help demo test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint format \
-	types shape bench docs docs-serve lock audit dist clean
+.PHONY: help demo tools test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint \
+	format types shape bench docs docs-serve lock audit dist clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -58,6 +59,18 @@ lint: $(READY)  ## Style, types and the direction of imports
 
 types: $(READY) $(TOOLS)/.installed  ## Types as editors read them, with pyright: clean, and complete for users
 	$(BIN)/pytest tests/supply/test_types.py
+
+# Programs of others that tests run: each a Go module of its own, whose go.sum has the hash of everything it is made of.
+GO_PROGRAMS := $(patsubst tests/tools/%/go.mod,%,$(wildcard tests/tools/*/go.mod))
+
+tools:  ## Build the nats CLI, Jaeger, helm and actionlint for the tests; needs Go, without it they are skipped
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(GO_PROGRAMS:%=$(GO_TOOLS)/%); \
+	else echo "no Go: the tests of $(GO_PROGRAMS) will be skipped"; fi
+
+$(GO_TOOLS)/%: tests/tools/%/go.mod tests/tools/%/go.sum
+	@echo "Building $*"
+	@cd tests/tools/$* && go build -buildvcs=false -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ tool
+	@touch $@
 
 # Many tests wait for servers: four at a time keep two processors busy.
 WORKERS ?= 4
@@ -170,4 +183,4 @@ format: $(READY)  ## Sort imports, fix what can be fixed, and format
 	$(BIN)/ruff format .
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) $(DEMO) $(TOOLS) $(OLDEST) $(NEWEST) $(SERVER) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(TOOLS) $(OLDEST) $(NEWEST) $(SERVER) $(GO_TOOLS) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

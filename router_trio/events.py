@@ -79,13 +79,14 @@ class ConnectionEstablished(ConnectionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRestored(ConnectionEvent):
-    """Connected again after a loss; says how long the outage was."""
+    """Connected again after a loss; says how long the outage was, and how much was kept that is sent now."""
 
     code = "NATS_CONNECTION_RESTORED"
     level = Level.INFO
     server: str
     outage_seconds: float
     reconnect_attempts: int
+    pending_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

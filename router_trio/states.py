@@ -101,6 +101,11 @@ class DestinationState:
         return self._route.name
 
     @property
+    def dead_letters(self) -> bool:
+        """True if it gets what its route gives up."""
+        return self._dead_letters
+
+    @property
     def trouble(self) -> tuple[str, str] | None:
         """Return why it would not take a message now: a short word and what to do about it; or None."""
         if (self.met is not None or self.looked_up is not None) and not self.got_through:
@@ -204,6 +209,8 @@ class RouteState:
         self.name = name
         self.connection = connection
         self.destinations: tuple[str, ...] = tuple(destinations)
+        self.source: Mapping[str, str] = {}
+        """Where its messages come from, as configured: `subject` and `queue`, or `stream`, `durable` and `filter`."""
         self.state: str = STARTING
         self.reason: str | None = None
         self.standby: bool = False

@@ -263,6 +263,7 @@ class Connection:
                     server=server,
                     outage_seconds=round(now - self._lost_at, 6),
                     reconnect_attempts=failed_attempts + 1,
+                    pending_count=self.outbox.pending,
                 )
             )
         self.outbox.link_up(session.inbox)

@@ -74,6 +74,9 @@ def _core_route(
 def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState:
     templates = [destination.template for destination in plan.destinations] + [REPLY] * plan.settings.respond
     state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
+    source = plan.settings.source
+    keys = ("subject", "queue") if plan.stream is None else ("stream", "durable", "filter")
+    state.source = {key: value for key in keys if (value := getattr(source, key)) is not None}
     for one in plan.destinations:
         to = DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
         state.to.append(to)

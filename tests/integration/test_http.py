@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router_trio.errors import ListenError
 from router_trio.protocol.framing import publish
-from router_trio.states import PAUSED, RECONNECTING
+from router_trio.states import PAUSED, RECONNECTING, REPLY, DestinationState
 from router_trio.telemetry import Telemetry
 from tests.integration.pages import Address, get, no_descriptor_left, served, split, telemetry_settings
 from tests.support.telemetry_views import View
@@ -86,6 +86,14 @@ async def test_status(view: View) -> None:
     main.state.server = "nats://bob:s3cret@127.0.0.1:4222"
     main.outbox.offer(publish(b"a", b"x"))
     route.received = 5
+    route.source = {"stream": "ORDERS", "durable": "router"}
+    route.destinations = (*route.destinations, REPLY)
+    route.to += [
+        DestinationState(route, "main", "copy", "copy", jetstream=True),
+        DestinationState(route, "main", "dead", "dead", jetstream=True, dead_letters=True),
+    ]
+    for one in route.to:
+        one.found(None)
     route.delivered["copy"] = 3
     route.failed["mapping"] = 1
     route.fates["routed"], route.fates["dead_lettered"] = 3, 1
@@ -106,6 +114,12 @@ async def test_status(view: View) -> None:
         "last_error": None,
     }
     ledger = body["routes"]["eu"].pop("ledger")
+    assert body["routes"]["eu"].pop("from") == {"connection": "main", "stream": "ORDERS", "durable": "router"}
+    assert body["routes"]["eu"].pop("to") == [
+        {"connection": "main", "subject": "(reply)", "jetstream": False},
+        {"connection": "main", "subject": "copy", "jetstream": True},
+        {"connection": "main", "subject": "dead", "jetstream": True, "dead_letters": True},
+    ]
     assert body["routes"] == {"eu": {"state": "running", "received": 5, "routed": 3, "failed": 1, "dead_lettered": 1}}
     assert ledger == {
         "received": 5,

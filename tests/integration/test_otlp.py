@@ -93,7 +93,7 @@ async def test_spans_arrive(receiver: OtlpReceiver) -> None:
     archive = receiver.named("send archive")
     assert (archive.status, archive.attributes["error.type"]) == (2, "permission_denied")
     lost, drain = receiver.named("nats outage"), receiver.named("drain")
-    assert (lost.parent_id, lost.events) == ("", ["reconnect attempt"])
+    assert (lost.parent_id, lost.events) == ("", ["reconnect attempt", "restored"])
     assert (drain.parent_id, drain.trace_id) == (lost.span_id, lost.trace_id)
     assert len(receiver.spans) == 5
     assert set(receiver.paths) == {"/v1/traces"}

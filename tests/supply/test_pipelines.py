@@ -1,16 +1,14 @@
 """The pipelines of GitLab, Drone and GitHub are valid, and all of them run what `.ci/run` runs.
 
-Each is checked with its published schema; GitHub's also with actionlint, where there is Go to build it.
+Each is checked with its published schema; GitHub's also with actionlint, where `make tools` has built it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 import yaml
 
 from tests.supply.locks import ROOT
+from tests.support.tools import tool
 
 GITLAB, DRONE, GITHUB = ROOT / ".gitlab-ci.yml", ROOT / ".drone.yml", ROOT / ".github/workflows/ci.yml"
 SCHEMAS = {
@@ -27,9 +26,6 @@ SCHEMAS = {
     DRONE: ["vendor.drone-ci"],
     GITHUB: ["vendor.github-workflows"],
 }
-ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
-BUILT_WITHIN = 150
-"""Seconds that Go gets to fetch and build actionlint."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -66,30 +62,8 @@ def test_a_mistake_would_be_found(pipeline: Path, right: str, wrong: str, tmp_pa
     assert not is_valid(pipeline, text.replace(right, wrong), tmp_path)
 
 
-@pytest.fixture(scope="module")
-def actionlint() -> Path:
-    """actionlint, from the cache of this user or built into it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "router_trio"
-    binary = cache / ACTIONLINT.rpartition("/")[2]
-    if binary.exists():
-        return binary
-    if not shutil.which("go"):
-        pytest.skip("no Go to build actionlint with")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as directory:
-        try:
-            command, environment = ["go", "install", ACTIONLINT], os.environ | {"GOBIN": directory}
-            subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=BUILT_WITHIN)
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"Go has not built actionlint within {BUILT_WITHIN} s")
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"Go could not build actionlint: {error.stderr[-200:]}")
-        (Path(directory) / "actionlint").replace(binary)
-    return binary
-
-
-@pytest.mark.timeout(BUILT_WITHIN + 30)
-def test_actionlint_finds_nothing(actionlint: Path, tmp_path: Path) -> None:
+def test_actionlint_finds_nothing(tmp_path: Path) -> None:
+    actionlint = tool("actionlint")
     # Neither checker is ours to install: what is found does not depend on the machine.
     command = [str(actionlint), "-no-color", "-shellcheck=", "-pyflakes="]
     done = subprocess.run([*command, str(GITHUB)], capture_output=True, text=True, check=False, timeout=30)
@@ -132,7 +106,7 @@ def ci_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_an_argument_the_standard_suites_run(tmp_path: Path) -> None:
-    assert ci_run(tmp_path).stdout.split() == ["test", "types", "WORKERS=2"]
+    assert ci_run(tmp_path).stdout.split() == ["tools", "test", "types", "WORKERS=2"]
 
 
 def test_the_nightly_suites_are_targets_of_make(tmp_path: Path) -> None:
@@ -143,7 +117,7 @@ def test_the_nightly_suites_are_targets_of_make(tmp_path: Path) -> None:
     targets = {word for word in words if "=" not in word and not word.startswith("-")}
     assert targets <= TARGETS
     tests = {one for one in TARGETS if one.startswith("test-")}
-    assert targets == tests | {"coverage", "simulate"}, "a suite that no pipeline runs"
+    assert targets == tests | {"tools", "coverage", "simulate"}, "a suite that no pipeline runs"
 
 
 def test_another_word_is_refused(tmp_path: Path) -> None:

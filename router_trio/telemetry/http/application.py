@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router_trio.telemetry.http import watching
 from router_trio.telemetry.http.hosts import refusal
 from router_trio.telemetry.http.status import health, readiness, status
+from router_trio.telemetry.http.status_page import page as front_page
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
 from router_trio.telemetry.metrics.rendering import Rendering, SharedPage
@@ -63,7 +64,7 @@ def application(
         return JSONResponse((await looks.get())["status"], headers=_FRESH)
 
     async def front(_: Request) -> Response:
-        text, headers = watching.page()
+        text, headers = front_page()
         return HTMLResponse(text, headers=headers)
 
     routes = [

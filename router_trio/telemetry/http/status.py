@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from router_trio.states import ConnectionState, RouteState
+from router_trio.states import REPLY, ConnectionState, RouteState
 from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
 
@@ -77,6 +77,8 @@ def _route(route: RouteState) -> dict[str, Any]:
         "state": route.state,
         **({} if reason is None else {"reason": shown_text(reason)}),
         **({"standby": True} if route.standby else {}),
+        "from": {"connection": route.connection, **route.source},
+        "to": _destinations(route),
         "received": route.received,
         "routed": sum(route.routed.values()),
         "failed": sum(route.failed.values()),
@@ -84,6 +86,22 @@ def _route(route: RouteState) -> dict[str, Any]:
         **_flow(route),
         "ledger": {"received": route.received_in_all, "in_hand": route.in_hand, "settled": route.settled},
     }
+
+
+def _destinations(route: RouteState) -> list[dict[str, Any]]:
+    """Return where a route sends to, as configured: its destinations, answers, and its dead letters last."""
+    known = [
+        {
+            "connection": one.connection,
+            "subject": one.template,
+            "jetstream": one.jetstream,
+            **({"dead_letters": True} if one.dead_letters else {}),
+        }
+        for one in route.to
+    ]
+    if REPLY in route.destinations:
+        known.insert(0, {"connection": route.connection, "subject": REPLY, "jetstream": False})
+    return known
 
 
 def _flow(route: RouteState) -> dict[str, Any]:

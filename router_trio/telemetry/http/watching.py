@@ -1,25 +1,17 @@
-"""The status page at `/` and what keeps it live: server-sent events at `/events`.
+"""What keeps the status page live: server-sent events at `/events`.
 
 Follows the HTML standard, https://html.spec.whatwg.org/multipage/server-sent-events.html. Every second a client gets
 the state of the router as a whole and the events that it has not seen; nothing is queued for it, so one that reads
 slowly gets fewer, and one that stops reading is cut off by the server below. At most `MAX_CLIENTS` are served at a
 time, `MAX_CLIENTS_PER_PEER` of one address. A stream ends after `LIFETIME` seconds, or when the router stops; a browser
 comes back by itself and says which events it has seen.
-
-The page is one file that loads nothing from anywhere. Its policy allows its own script and style, by their hashes, and
-requests to where it came from.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from functools import cache
-from hashlib import sha256
-from importlib.resources import files
 from typing import Any
 
 import trio
@@ -45,28 +37,6 @@ _HEADERS = [
     (b"connection", b"close"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-@cache
-def page() -> tuple[str, dict[str, str]]:
-    """The page's text, and the headers that it is to be served with."""
-    html = files("router_trio.telemetry.http").joinpath("status.html").read_text("utf-8")
-    allowed = {tag: _hash(html, tag) for tag in ("script", "style")}
-    policy = (
-        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return html, {
-        "content-security-policy": policy,
-        "cache-control": "no-store",
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
-
-
-def _hash(html: str, tag: str) -> str:
-    [content] = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-    return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"
 
 
 class EventStream:

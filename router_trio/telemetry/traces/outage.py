@@ -1,8 +1,8 @@
 """Makes a trace of each outage, out of the events of its connection.
 
-A span `nats outage` lasts from the loss to the reconnect, with an event for each attempt; its child `drain` lasts while
-what was kept is sent. Outages are rare and are what people look for, so they are never sampled away. The ids of the
-span that an event belongs to go into its log line.
+A span `nats outage` lasts from the loss to the reconnect, or until what was kept has been sent, with an event for each
+attempt and for the reconnect; its child `drain` is the time of that sending. Outages are rare and are what people look
+for, so they are never sampled away. The ids of the span that an event belongs to go into its log line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Outages:
         self._tracer = tracer
         self._outages: dict[str, Span] = {}
         self._drains: dict[str, Span] = {}
-        # The drain may begin before or after the outage has ended: its parent is remembered either way.
+        # A drain may begin when its outage has ended: the parent is remembered.
         self._parents: dict[str, Context] = {}
 
     def observe(self, event: Event) -> tuple[str, str] | None:
@@ -54,7 +54,8 @@ class Outages:
                 self._drain(event)
             case RetryComplete():
                 self._drained(event)
-        span = self._current(event.connection) if before is None or isinstance(event, ConnectionLost) else before
+        begins = before is None or isinstance(event, ConnectionLost | RetryPending)
+        span = self._current(event.connection) if begins else before
         return _ids(span) if span is not None else None
 
     def close(self) -> None:
@@ -68,7 +69,7 @@ class Outages:
     # --- inside ---
 
     def _current(self, connection: str) -> Span | None:
-        return self._outages.get(connection) or self._drains.get(connection)
+        return self._drains.get(connection) or self._outages.get(connection)
 
     def _lost(self, event: ConnectionLost) -> None:
         for open_spans in (self._drains, self._outages):
@@ -111,12 +112,15 @@ class Outages:
                     del self._outages[event.connection]
 
     def _restored(self, event: ConnectionRestored) -> None:
-        span = self._outages.pop(event.connection, None)
+        span = self._outages.get(event.connection)
         if span is None:
             return
         span.set_attribute("router.outage.seconds", event.outage_seconds)
         span.set_attribute("router.reconnect_attempts", event.reconnect_attempts)
-        span.end()
+        span.add_event("restored")
+        # A span that ended before its child would be taken for a clock that is wrong.
+        if not event.pending_count:
+            self._over(event.connection)
 
     def _drain(self, event: RetryPending) -> None:
         interrupted = self._drains.pop(event.connection, None)
@@ -143,6 +147,12 @@ class Outages:
         if event.failed_count:
             fail(span, "retry_failed", f"{event.failed_count} operations could not be delivered")
         span.end()
+        self._over(event.connection)
+
+    def _over(self, connection: str) -> None:
+        span = self._outages.pop(connection, None)
+        if span is not None:
+            span.end()
 
 
 def _ids(span: Span) -> tuple[str, str]:

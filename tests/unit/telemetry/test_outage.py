@@ -76,8 +76,15 @@ def failed(number: int) -> Event:
     )
 
 
-def restored(connection: str = "main") -> Event:
-    return ConnectionRestored(at=3.0, connection=connection, server=SERVER, outage_seconds=2.0, reconnect_attempts=2)
+def restored(connection: str = "main", kept: int = 3) -> Event:
+    return ConnectionRestored(
+        at=3.0,
+        connection=connection,
+        server=SERVER,
+        outage_seconds=2.0,
+        reconnect_attempts=2,
+        pending_count=kept,
+    )
 
 
 def pending(connection: str = "main") -> Event:
@@ -110,7 +117,8 @@ async def test_an_outage_with_its_attempts_and_its_drain() -> None:
         "router.outage.seconds": 2.0,
         "router.reconnect_attempts": 2,
     }
-    assert [event.name for event in outage.events] == ["reconnect attempt", "attempt failed", "reconnect attempt"]
+    names = ["reconnect attempt", "attempt failed", "reconnect attempt", "restored"]
+    assert [event.name for event in outage.events] == names
     assert outage.events[0].attributes == {
         "server.address": "nats://h:4222",
         "attempt": 1,
@@ -133,6 +141,22 @@ async def test_an_outage_with_its_attempts_and_its_drain() -> None:
     }
 
 
+async def test_an_outage_contains_its_drain() -> None:
+    async with recording() as recorded:
+        recorded.feed(lost(), attempt(1), restored(), pending(), complete())
+    [outage], [drain] = recorded.spans("nats outage"), recorded.spans("drain")
+    times = outage.start_time, drain.start_time, drain.end_time, outage.end_time
+    assert list(times) == sorted(one for one in times if one is not None)
+
+
+async def test_an_outage_with_nothing_to_drain_ends_with_the_reconnect() -> None:
+    async with recording() as recorded:
+        recorded.feed(lost(pending=0), attempt(1), restored(kept=0))
+    [outage] = recorded.spans("nats outage")
+    assert outage.status.status_code is StatusCode.UNSET, "it was open when the router stopped"
+    assert [event.name for event in outage.events] == ["reconnect attempt", "restored"]
+
+
 async def test_a_drain_that_begins_before_the_outage_is_over() -> None:
     async with recording() as recorded:
         recorded.feed(lost(), pending(), restored(), complete())
@@ -143,7 +167,7 @@ async def test_a_drain_that_begins_before_the_outage_is_over() -> None:
 
 async def test_lines_of_the_connection_belong_to_the_outage() -> None:
     async with recording() as recorded:
-        before, *during = recorded.feed(QUEUED, lost(), attempt(1), QUEUED, restored())
+        before, *during = recorded.feed(QUEUED, lost(), attempt(1), QUEUED, restored(kept=3))
         drained, more, done, after = recorded.feed(pending(), QUEUED, complete(), QUEUED)
     [outage], [drain] = recorded.spans("nats outage"), recorded.spans("drain")
     of_outage = f"{outage.context.trace_id:032x}", f"{outage.context.span_id:016x}"
@@ -160,7 +184,7 @@ async def test_connections_do_not_mix() -> None:
         main, edge, queued, other, draining = recorded.feed(
             lost(), lost("edge"), QUEUED, attempt(1, "edge"), of_the_router
         )
-        recorded.feed(restored(), restored("edge"))
+        recorded.feed(restored(kept=0), restored("edge", kept=0))
     assert main == queued
     assert edge == other
     assert main != edge
@@ -201,13 +225,13 @@ async def test_giving_up_ends_the_outage_as_a_failure() -> None:
 async def test_the_end_of_the_router_ends_what_is_open() -> None:
     async with recording() as recorded:
         recorded.feed(lost(), lost("edge"), restored("edge"), pending("edge"))
-    [of_edge] = [s for s in recorded.spans("nats outage") if s.status.status_code is StatusCode.UNSET]
-    [of_main] = [s for s in recorded.spans("nats outage") if s.status.status_code is StatusCode.ERROR]
+    outages = recorded.spans("nats outage")
     [drain] = recorded.spans("drain")
-    assert of_edge.context.trace_id == drain.context.trace_id
-    assert drain.status.status_code is StatusCode.ERROR
-    assert of_main.attributes is not None
-    assert of_main.attributes["error.type"] == "router_stopped"
+    assert [one.context.trace_id == drain.context.trace_id for one in outages] == [False, True]
+    for span in (drain, *outages):
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.attributes is not None
+        assert span.attributes["error.type"] == "router_stopped"
 
 
 async def test_a_drain_with_failures_is_an_error() -> None:

@@ -1,0 +1,295 @@
+"""The status page in a real browser: what it shows, on which screens, by which keys, and to whom it can be read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio.events import ConnectionLost
+from router_trio.states import (
+    CONNECTED,
+    FAILED,
+    PAUSED,
+    RECONNECTING,
+    ROUTE_FATES,
+    RUNNING,
+    BreakerState,
+    DestinationState,
+    LimitState,
+    RouteState,
+)
+from router_trio.telemetry import Telemetry
+from tests.integration.pages import telemetry_settings
+from tests.support.axe import NoAxe, script, violations
+from tests.support.browser import BROWSER, NO_BROWSER, Page, browser
+from tests.support.telemetry_views import View, make_view
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)]
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+LONG = "a-route-whose-name-is-as-long-as-names-of-routes-in-large-companies-become"
+AWAY = "destination connection 'edge' is not connected"
+SCREENS = [(width, dark) for width in (1280, 390) for dark in (False, True)]
+
+
+def lost(reason: str = "closed") -> ConnectionLost:
+    server = "nats://bob:s3cret@127.0.0.1:4222"
+    return ConnectionLost(at=1.0, connection="main", server=server, reason=reason, detail="EOF", pending_count=7)
+
+
+def to(route: RouteState, connection: str, subject: str, *, jetstream: bool = True, dead: bool = False) -> None:
+    one = DestinationState(route, connection, subject, subject, jetstream=jetstream, dead_letters=dead)
+    one.found(None)
+    route.to.append(one)
+
+
+@pytest.fixture
+def view() -> View:
+    """A router with one of everything that the page shows."""
+    view = make_view(["main", "edge"], ["eu", "crm", "broken", "held", HOSTILE, LONG])
+    view.name = HOSTILE
+    main, edge = view.connections["main"].state, view.connections["edge"].state
+    main.enter(CONNECTED, server="nats://127.0.0.1:4222")
+    main.fenced_at, main.fence_bound = 1e12, 1000.0
+    main.since = edge.since = 0.0
+    edge.enter(RECONNECTING)
+    edge.last_error = "connection refused by nats://10.0.0.7:4222 after 12 attempts"
+    edge.attempts = 12
+    eu, crm, broken, held, hostile, long = view.routes
+    eu.source = {"subject": "orders.*.*", "queue": "routers"}
+    to(eu, "main", "eu.{{wildcard(1)}}.{{wildcard(2)}}")
+    to(eu, "main", "audit", jetstream=False)
+    eu.received, eu.never_routed = 1234, 200
+    eu.fates["routed"], eu.fates["lost"] = 1000, 234
+    eu.elapsed.record(0.1, 1034)
+    crm.source = {"stream": "ORDERS", "durable": "crm", "filter": "orders.*.created"}
+    to(crm, "edge", "crm.{{wildcard(1)}}")
+    to(crm, "main", "dead.crm", dead=True)
+    crm.enter(PAUSED, AWAY)
+    broken.enter(FAILED, "the durable 'x' of stream ORDERS has another filter: change the filter or the durable's name")
+    held.breakers = [BreakerState("main", "out.{{wildcard(1)}}")]
+    held.breakers[0].state, held.breakers[0].openings = "open", 1
+    held.breakers[0].why_open = "5 messages failed in a row: no_responders; the next attempt is in 10 s"
+    held.limit = LimitState("500/s", 100, 'headers["tenant"]')
+    hostile.received = 7
+    hostile.fates["given_up"] = 9
+    long.source = {"subject": ".".join(["quite-long-tokens"] * 12)}
+    long.received = 123_456_789_012
+    long.failed["mapping"] = 123_456_789
+    for route in (eu, held, hostile, long):
+        route.enter(RUNNING)
+    return view
+
+
+class Shown:
+    """A page of the router in the browser."""
+
+    def __init__(self, page: Page, view: View, telemetry: Telemetry, url: str, stop: trio.CancelScope) -> None:
+        self.page = page
+        self.view = view
+        self.telemetry = telemetry
+        self.url = url
+        self._stop = stop
+        self.stopped = trio.Event()
+
+    async def open(self, width: int = 1280, *, dark: bool = False) -> None:
+        """Open the page, and wait for what the router says."""
+        await self.page.look(width, dark=dark)
+        await self.page.open(self.url)
+        await self.page.until("document.getElementById('live').textContent === '● live'")
+
+    async def stop(self) -> None:
+        """End the router."""
+        self._stop.cancel()
+        await self.stopped.wait()
+
+    async def rows(self, table: str) -> list[list[str]]:
+        """Return the text of each cell of a table, its heads first."""
+        cells = "[...row.cells].map((one) => one.innerText)"
+        found: list[list[str]] = await self.page.evaluate(
+            f"[...document.getElementById({table!r}).rows].map((row) => {cells})"
+        )
+        return found
+
+    async def next_look(self) -> None:
+        """Wait until the page has got two more looks at the router."""
+        self.view.routes[0].received += 1
+        wanted = f"{self.view.routes[0].received:,}"
+        await self.page.until(f"document.getElementById('route-ledger').innerText.includes({wanted!r})")
+
+
+@pytest.fixture
+async def shown(view: View, tmp_path: Path) -> AsyncIterator[Shown]:
+    telemetry = Telemetry(telemetry_settings(), logs=False)
+    async with browser(tmp_path / "profile") as running, trio.open_nursery() as nursery:
+        page = await running.page()
+
+        async def serve(task_status: trio.TaskStatus[Shown]) -> None:
+            with trio.CancelScope() as stop:
+                async with telemetry.serve(view) as address:
+                    assert address is not None
+                    host, port = address
+                    here = Shown(page, view, telemetry, f"http://{host}:{port}/", stop)
+                    task_status.started(here)
+                    await trio.sleep_forever()
+            here.stopped.set()
+
+        here = await nursery.start(serve)
+        yield here
+        errors = [] if here.stopped.is_set() else page.errors  # else that nobody answered
+        nursery.cancel_scope.cancel()
+    assert errors == []
+
+
+async def test_what_is_shown_is_never_read_as_html(shown: Shown) -> None:
+    shown.telemetry.emit(lost(HOSTILE))
+    await shown.open()
+    assert await shown.page.evaluate("document.getElementsByTagName('img').length") == 0
+    assert (await shown.page.evaluate("document.getElementById('name').textContent")) == HOSTILE
+    assert await shown.rows("route-ledger") == [
+        ["Route", "Received", "In hand", *(fate.replace("_", " ") for fate in ROUTE_FATES), "Adds up"],
+        ["eu", "1,234", "0", "1,000", "0", "0", "0", "0", "0", "234", "yes"],
+        ["crm", *["0"] * 9, "yes"],
+        ["broken", *["0"] * 9, "yes"],
+        ["held", *["0"] * 9, "yes"],
+        [HOSTILE, "7", "7", "0", "0", "0", "9", "0", "0", "0", "off by -9"],
+        [LONG, "123,456,789,012", "123,456,789,012", *["0"] * 7, "yes"],
+    ]
+    text = await shown.page.evaluate("document.documentElement.outerHTML")
+    assert "s3cret" not in text
+
+
+async def test_a_route_says_where_from_where_to_and_why_it_does_not_run(shown: Shown) -> None:
+    await shown.open()
+    rows = (await shown.rows("routes"))[1:]
+    eu, crm, why_crm, broken, why_broken, held, why_held = rows[:7]
+    assert eu[:3] == [
+        "eu",
+        "orders.*.*, queue routers on main\n→ eu.{{wildcard(1)}}.{{wildcard(2)}} on main, JetStream\n→ audit on main",
+        "running",
+    ]
+    assert crm[:3] == [
+        "crm",
+        "stream ORDERS, durable crm, filter orders.*.created on main\n→ crm.{{wildcard(1)}} on edge, JetStream\n"
+        "dead letters → dead.crm on main, JetStream",
+        "paused",
+    ]
+    assert why_crm == [f"crm:\n{AWAY}"]
+    assert (broken[2], held[2]) == ("failed", "running")
+    assert "has another filter" in why_broken[0]
+    assert "5 messages failed in a row" in why_held[0]
+    kinds = await shown.page.evaluate("[...document.querySelectorAll('#routes .pill')].map((one) => one.className)")
+    assert kinds[:4] == ["pill good", "pill warn", "pill bad", "pill warn"]
+    error = shown.view.connections["edge"].state.last_error
+    assert (await shown.rows("connections"))[3] == [f"edge:\nreconnecting: {error}"]
+
+
+@pytest.mark.parametrize(("width", "dark"), SCREENS)
+async def test_nothing_runs_off_the_screen_and_everybody_can_read_it(shown: Shown, width: int, dark: bool) -> None:
+    for reason in ("closed", "stale", "x" * 400):
+        shown.telemetry.emit(lost(reason))
+    await shown.open(width, dark=dark)
+    await shown.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    outside = """[...document.querySelectorAll('body *')].filter((one) => {
+        const place = one.getBoundingClientRect();
+        const heads = one.closest('thead');
+        if (heads && heads.clientWidth <= 1) return false;
+        return place.width > 2 && (place.right > innerWidth + 0.5 || place.left < -0.5);
+    }).map((one) => one.outerHTML.slice(0, 200))"""
+    assert await shown.page.evaluate(outside) == []
+    assert await shown.page.evaluate("document.documentElement.scrollWidth") == width
+    clipped = """[...document.querySelectorAll('th, td, .pill, dd')].filter((one) =>
+        one.clientWidth > 2 && one.scrollWidth > one.clientWidth + 1).map((one) => one.outerHTML.slice(0, 200))"""
+    assert await shown.page.evaluate(clipped) == []
+    background = await shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(17, 21, 27)" if dark else "rgb(246, 247, 249)")
+    try:
+        script()
+    except NoAxe as none:
+        pytest.skip(str(none))
+    assert await violations(shown.page) == []
+
+
+async def test_a_barrier_would_be_found(shown: Shown) -> None:
+    try:
+        script()
+    except NoAxe as none:
+        pytest.skip(str(none))
+    await shown.open()
+    await shown.page.evaluate("document.getElementById('zone').textContent = ''; document.title = ''")
+    found = {one.partition(":")[0] for one in await violations(shown.page)}
+    assert {"button-name", "document-title"} & found
+
+
+async def test_details_are_opened_by_a_key_and_stay_open_and_in_focus(shown: Shown) -> None:
+    shown.telemetry.emit(lost())
+    await shown.open()
+    focused = "document.activeElement.tagName"
+    await shown.page.press("Tab")
+    assert await shown.page.evaluate("document.activeElement.id") == "zone"
+    await shown.page.press("Tab")
+    assert await shown.page.evaluate(focused) == "SUMMARY"
+    await shown.page.press("Enter")
+    await shown.page.until("document.querySelector('details').open")
+    shown.telemetry.emit(lost("stale"))
+    await shown.page.until("document.querySelectorAll('details').length === 2")
+    await shown.next_look()
+    assert await shown.page.evaluate(focused) == "SUMMARY"
+    details = await shown.page.evaluate("document.querySelector('details[open]').innerText")
+    assert re.search(r"reason\s+closed\s", details)
+    assert re.search(r"pending_count\s+7", details)
+
+
+async def test_each_time_has_its_zone(shown: Shown) -> None:
+    await shown.page.call("Emulation.setTimezoneOverride", timezoneId="Asia/Tokyo")
+    shown.telemetry.emit(lost())
+    await shown.open()
+    times = "[...document.querySelectorAll('time')].map((one) => one.textContent)"
+    found: list[str] = await shown.page.evaluate(times)
+    assert found[0] == "1 Jan 1970 00:00:00 UTC"
+    assert len(found) == 3
+    assert all(re.fullmatch(r".*\d\d:\d\d:\d\d UTC", one) for one in found)
+    await shown.page.press("Tab")
+    await shown.page.press("Enter")
+    found = await shown.page.evaluate(times)
+    assert found[0] == "1 Jan 1970 09:00:00 GMT+9"
+    assert all(re.fullmatch(r".*\d\d:\d\d:\d\d GMT\+9", one) for one in found)
+    await shown.next_look()
+    assert await shown.page.evaluate(times) == found
+
+
+async def test_rates_are_drawn_since_the_page_was_opened(shown: Shown) -> None:
+    await shown.open()
+    label = "document.querySelector('#routes .spark')?.getAttribute('aria-label')"
+    await shown.page.until(label)
+    shown.view.routes[0].received += 100_000
+    most: str = await shown.page.until(f"({label} || '').includes(',') && {label}")
+    assert re.fullmatch(r"The last \d+ s: at most [\d,]+ a second", most)
+    drawn: str = await shown.page.evaluate("document.querySelector('#routes .spark path').getAttribute('d')")
+    assert " 1.5" in drawn, "the largest rate is at the top"
+
+
+async def test_a_router_that_answers_no_more_is_not_shown_as_ready(shown: Shown) -> None:
+    await shown.open()
+    await shown.stop()
+    # So much later:
+    await shown.page.evaluate(
+        "{ const now = performance.now.bind(performance); performance.now = () => now() + 60000; }"
+    )
+    live = "document.getElementById('live').textContent"
+    said: str = await shown.page.until(f"{live}.startsWith('no answer for') && {live}")
+    assert said.endswith("what is shown is old")
+    assert await shown.page.evaluate("document.getElementById('ready').textContent") == "no answer"
+
+
+def test_the_parts_of_the_page_fit() -> None:
+    """Each id that the script uses is one of the page."""
+    folder = Path(__file__).parents[2] / "router_trio/telemetry/http/status_page"
+    used: set[Any] = set(re.findall(r"(?:byId|say|showLedger)\(\"([a-z-]+)\"", (folder / "page.js").read_text()))
+    assert len(used) > 10
+    assert used <= set(re.findall(r'id="([a-z-]+)"', (folder / "page.html").read_text()))
