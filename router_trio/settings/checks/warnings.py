@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from router_trio.errors import Problem
+from router_trio.settings.checks.files import empty_files
 from router_trio.settings.checks.loops import chosen_by_sender
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
@@ -17,6 +18,7 @@ def warnings(connections: Mapping[str, ConnectionSettings], routes: Sequence[Rou
         yield Problem("routes", "there are none, so nothing is routed; add [[routes]], or routes in code")
     for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
+        yield from empty_files(f"connections.{name}", connection)
     for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
         yield from ignored(f"routes[{index}]", route)
