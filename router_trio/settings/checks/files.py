@@ -19,16 +19,20 @@ if TYPE_CHECKING:
     import ssl
 
 
+FILES = ("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file")
+
+
 def check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
     """Yield what is wrong with the files of a connection: one that is missing, or has not in it what its key says."""
     there: set[str] = set()
-    for key in ("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file"):
+    for key in FILES:
         file: Path | None = getattr(connection, key)
         if file is None:
             continue
         try:
             if file.is_file():
-                there.add(key)
+                if file.stat().st_size:  # `check` warns of one that is empty: it may be filled later
+                    there.add(key)
                 continue
             told = f"there is no file {str(file)!r}; create it or correct the path"
         except OSError as error:
@@ -46,6 +50,14 @@ def check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
         if key in there and (wrong := _no_login(key, getattr(connection, key))) is not None:
             yield Problem(f"{path}.{key}", wrong)
     yield from _certificates(path, connection, there)
+
+
+def empty_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
+    """Yield a warning about each file of a connection that has nothing in it."""
+    for key in FILES:
+        file: Path | None = getattr(connection, key)
+        if file is not None and file.is_file() and not file.stat().st_size:
+            yield Problem(f"{path}.{key}", f"{str(file)!r} is empty: no connection succeeds before it is filled")
 
 
 def _no_login(key: str, file: Path) -> str | None:

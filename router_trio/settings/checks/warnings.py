@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from router_trio.errors import Problem
 from router_trio.settings.checks.circles import circles
 from router_trio.settings.checks.configuration import RouteParts
+from router_trio.settings.checks.files import empty_files
 from router_trio.settings.checks.loops import chosen_by_sender
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
@@ -26,6 +27,7 @@ def warnings(
         yield problem
     for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
+        yield from empty_files(f"connections.{name}", connection)
     for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
         yield from ignored(f"routes[{index}]", route)

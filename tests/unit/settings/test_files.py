@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from router_trio import Settings
+from router_trio.settings.checks.warnings import warnings
 from tests.support.certificates import Certificates, create_certificates
 from tests.support.credentials import user_nkey
 from tests.unit.settings.problems import problems
@@ -65,7 +66,6 @@ def seed_block(seed: str) -> str:
 def test_a_credentials_file_has_a_jwt_and_a_seed(tmp_path: Path) -> None:
     file, seed = tmp_path / "user.creds", user_nkey().seed
     for text, told in [
-        ("", "holds no user JWT"),
         (seed, "holds no user JWT"),
         (seed_block(seed), "holds no user JWT"),
         (JWT, "holds a user JWT without its NKey seed"),
@@ -82,7 +82,16 @@ def test_a_credentials_file_has_a_jwt_and_a_seed(tmp_path: Path) -> None:
     assert connection(credentials_file=file)
 
 
-@pytest.mark.parametrize("text", ["", "HUSH", JWT])
+def test_an_empty_file_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "user.creds"
+    file.touch()
+    settings = connection(credentials_file=file, tls_ca_file=file)
+    told = f"{str(file)!r} is empty: no connection succeeds before it is filled"
+    found = [(one.path, one.message) for one in warnings(settings.connections, settings.routes) if one.path != "routes"]
+    assert found == [("connections.main.credentials_file", told), ("connections.main.tls_ca_file", told)]
+
+
+@pytest.mark.parametrize("text", ["HUSH", JWT])
 def test_a_seed_file_has_a_seed(text: str, tmp_path: Path) -> None:
     file = tmp_path / "user.nk"
     file.write_text(text)
