@@ -73,14 +73,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit.
-
-    `filters` are patterns that don't overlap, none for the whole stream.
-    """
+    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit."""
 
     stream: str
     durable: str
     filters: tuple[str, ...]
+    """Patterns that don't overlap, none for the whole stream."""
     ack_wait: float
     max_deliver: int
     max_ack_pending: int

@@ -28,7 +28,7 @@ class Api:
         self.client: Client = client
         self.prefix: str = prefix
 
-    def subject(self, request: str) -> str:
+    def subject_of(self, request: str) -> str:
         """Return the subject of a request."""
         return f"{self.prefix}.{request}"
 
@@ -38,7 +38,7 @@ class Api:
         Raises what `read` does, with the request named, `TimeoutError` without an answer within so many seconds, and
         `nats.errors.Error`.
         """
-        subject = self.subject(request)
+        subject = self.subject_of(request)
         answer = await aio_as_trio(self.client.request)(subject, body, within)
         try:
             return read(answer.data)

@@ -95,7 +95,7 @@ class WirePullConsumer:
         self._lookups = lookups
         self._lead: dict[str, object] = {"group": LEAD_GROUP, "id": spec.pin} if spec.standby else {}
         self._held_at = -inf
-        self._request_subject = framing.wire(api.subject(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
+        self._request_subject = framing.wire(api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
         self._inbox = inbox
         self._send = send
         self._subscription = subscription
@@ -176,7 +176,7 @@ class WirePullConsumer:
         """See `link.PullConsumer.release_lead`."""
         if self._lead:
             self._lead = {}
-            subject = self._api.subject(f"CONSUMER.UNPIN.{self._spec.stream}.{self._spec.durable}")
+            subject = self._api.subject_of(f"CONSUMER.UNPIN.{self._spec.stream}.{self._spec.durable}")
             body = json.dumps({"group": LEAD_GROUP}).encode()
             self._send(framing.publish(framing.wire(subject), body, reply=self._inbox + b"-hold"))
 

@@ -51,7 +51,7 @@ async def wait_for_pin(
     """Return the pin of a consumer that exists. Raises `SourceError` if it is gone. Can be cancelled."""
     waiting = _Waiting()
     subscription = await subscribe(framing.text(inbox), waiting.receive)
-    subject = framing.wire(api.subject(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
+    subject = framing.wire(api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
 
     async def asked(within: float, **request: object) -> None:
         """Ask, and wait until something other than a heartbeat comes, or nothing for too long."""

@@ -52,7 +52,7 @@ class Lookups:
         `api` asks another JetStream than that of the connection.
         """
         api = api or self._api
-        named = api.subject(request)
+        named = api.subject_of(request)
         subject = framing.wire(named)
         with trio.CancelScope() as scope:
             asking = self._asking.setdefault(subject, [])
