@@ -20,6 +20,7 @@ from router_trio.cli.check import check
 from router_trio.cli.contract import contract
 from router_trio.cli.dead_letters.command import dead_letters
 from router_trio.cli.demo import demo
+from router_trio.cli.diff import diff
 from router_trio.cli.explain import explain
 from router_trio.cli.run import run
 from router_trio.cli.schema import schema
@@ -92,7 +93,7 @@ app: App = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-for _command in (run, demo, check, explain, contract, schema):
+for _command in (run, demo, check, diff, explain, contract, schema):
     app.command(_command)
 app.command(run_tests, name="test")
 app.command(dead_letters, name="dead-letters")
