@@ -162,6 +162,16 @@ class Subscription(Protocol):
         """End it without a loss: returns when everything that the server sent before has been delivered."""
 
 
+class CoreSubscription(Subscription, Protocol):
+    """A live subscription to a subject."""
+
+    def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
+        """Deliver to this from now on: each message to the one or the other. Not to be called while one is delivered.
+
+        Does nothing on a dead link or when closed.
+        """
+
+
 class PullConsumer(Subscription, Protocol):
     """A durable pull consumer that exists on the server, and the inbox that its messages come to."""
 
@@ -279,7 +289,7 @@ class Link(Protocol):
 
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
-    ) -> Subscription:
+    ) -> CoreSubscription:
         """Subscribe; returns when the server has it. Raises `SourceError` when the server refuses."""
         ...
 
