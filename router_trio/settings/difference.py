@@ -120,7 +120,7 @@ def _by_name(routes: Sequence[RouteSettings]) -> dict[str, RouteSettings]:
 
 
 def _streams(streams: Sequence[StreamSettings]) -> dict[str, StreamSettings]:
-    return {f"{stream.name} on {stream.connection}": stream for stream in streams}
+    return {stream.label: stream for stream in streams}
 
 
 def _names(old: Mapping[str, S], new: Mapping[str, S]) -> Names:

@@ -86,6 +86,12 @@ SENTENCES: Mapping[type[Event], str] = {
     events.FaultInjected: "Fault {fault} is set for {operation}, with probability {probability:g}",
     events.FaultsCleared: "Injected faults were cleared: {operation}",
     events.SettingIgnored: "{key} {detail}",
+    events.RouterReloaded: (
+        "The configuration was reloaded: added {added}, removed {removed}, changed {changed}; "
+        "{unchanged} connections and routes are unchanged"
+    ),
+    events.ReloadRefused: "The configuration was not reloaded, and nothing has changed: it has {count} problems",
+    events.RestartNeeded: "The configuration was reloaded, but for {keys}: restart the router to change that",
     events.RouterStarted: "Router {name} is running: {connections} connections, {routes} routes",
     events.RouterDraining: "Router is draining {pending_count} operations, for at most {timeout_seconds:g} s",
     events.RouterStopped: "Router has stopped; {unsettled} messages were left unsettled",
@@ -97,7 +103,11 @@ def sentence(event: Event) -> str:
     template = SENTENCES.get(type(event))
     if template is None:
         return (type(event).__doc__ or type(event).__name__).strip().splitlines()[0]
-    return template.format_map({"connection": None, "route": None, **dict(event.details())})
+    return template.format_map({"connection": None, "route": None, **{k: _text(v) for k, v in event.details()}})
+
+
+def _text(value: Any) -> Any:
+    return (", ".join(map(str, value)) or "nothing") if isinstance(value, tuple) else value
 
 
 def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:
