@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Protocol
 
 import trio
@@ -81,6 +82,8 @@ class Session:
         self._fence_due = trio.Event()
         self._leaving = False
         self._nursery: trio.Nursery | None = None
+        self._context = copy_context()
+        """That of `run`, once it is connected: what the link needs of its surroundings is in it."""
         self._served: dict[Source, trio.CancelScope] = {}
 
     async def run(
@@ -113,7 +116,7 @@ class Session:
                             nursery.start_soon(self._watch, link, liveness_interval)
                             nursery.start_soon(self._confirm, link)
                             await self._serve_each(link, first, nursery, STREAMS_FIRST_WITHIN)
-                            self._nursery = nursery
+                            self._nursery, self._context = nursery, copy_context()
                             # Before anything is sent: the kept publishes may be for routes of this very connection.
                             await self._serve_each(link, sources, nursery, SOURCES_FIRST_WITHIN)
                             nursery.start_soon(self._send, link)
@@ -142,7 +145,8 @@ class Session:
         """
         if self.link is None or self._nursery is None:
             return None
-        return self._start_serving(source, self.link, self._nursery)
+        # Whoever adds it has surroundings of its own.
+        return self._context.run(self._start_serving, source, self.link, self._nursery)
 
     def remove(self, source: Source) -> None:
         """Serve this source no more."""

@@ -19,16 +19,17 @@ from router_trio.router.run import Run
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.plans import RoutePlan
 from router_trio.settings import Settings
-from router_trio.settings.difference import Change, Difference, connections_of, difference
+from router_trio.settings.difference import Change, Difference, connections_of
 
 
 class Reload:
     """One reload. `carry_out` is to be called once."""
 
-    def __init__(self, run: Run, settings: Settings) -> None:
+    def __init__(self, run: Run, settings: Settings, found: Difference) -> None:
+        """`found` is the difference between the settings of the run and these."""
         self._run = run
         self._settings = settings
-        self._found: Difference = difference(run.settings, settings)
+        self._found = found
         routes, connections = self._found.routes, self._found.connections
         ending = {*routes.removed, *routes.changed_names}
         self._before: dict[str, RouteLife] = {name: run.routes[name] for name in run.routes if name in ending}

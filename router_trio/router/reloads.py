@@ -18,6 +18,10 @@ from router_trio.router.run import Run
 from router_trio.routing.handlers import load_handler
 from router_trio.settings import Settings
 from router_trio.settings.checks.respond import without_handler
+from router_trio.settings.difference import Difference, difference
+
+FEW_ROUTES = 64
+"""Routes that are compared in a moment; more of them would hold up messages for too long."""
 
 
 class _Request:
@@ -70,7 +74,8 @@ class Reloads:
             self._scope = trio.CancelScope()
             try:
                 with self._scope:
-                    await Reload(self._run, request.settings).carry_out()
+                    found = await self._difference(request.settings)
+                    await Reload(self._run, request.settings, found).carry_out()
             finally:
                 self._under_way = None
                 request.over.set()
@@ -84,6 +89,13 @@ class Reloads:
                 if request is self._next:
                     request.over.set()
                 await request.over.wait()
+
+    async def _difference(self, settings: Settings) -> Difference:
+        before = self._run.settings
+        if len(before.routes) <= FEW_ROUTES:
+            return difference(before, settings)
+        # So that messages pass meanwhile; with a limiter of its own, since the program's may be used up.
+        return await trio.to_thread.run_sync(difference, before, settings, limiter=trio.CapacityLimiter(1))
 
     def _checked(self, settings: Settings) -> Settings:
         """Return settings on which no reload fails, with the routes from code. Raises `ConfigurationError`."""

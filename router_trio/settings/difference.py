@@ -153,6 +153,8 @@ def _routes(old: Mapping[str, RouteSettings], new: Mapping[str, RouteSettings], 
 
 def _keys(old: Section, new: Section, prefix: str = "") -> Iterator[KeyChange]:
     """Yield the keys that differ, in the order of the sections."""
+    if old == new:
+        return  # as most are: a router with a thousand routes has no time to spell them out
     before, after = _Flat(old), _Flat(new)
     for path in dict.fromkeys((*before.given, *after.given)):
         if before.values.get(path) != after.values.get(path):
