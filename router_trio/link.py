@@ -166,10 +166,7 @@ class CoreSubscription(Subscription, Protocol):
     """A live subscription to a subject."""
 
     def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
-        """Deliver to this from now on: each message to the one or the other. Not to be called while one is delivered.
-
-        Does nothing on a dead link or when closed.
-        """
+        """Deliver to this from now on, between two messages. Does nothing on a dead link or when closed."""
 
 
 class PullConsumer(Subscription, Protocol):

@@ -20,8 +20,8 @@ from router_trio.cli.check import check
 from router_trio.cli.contract import contract
 from router_trio.cli.dead_letters.command import dead_letters
 from router_trio.cli.demo import demo
-from router_trio.cli.diff import diff
 from router_trio.cli.explain import explain
+from router_trio.cli.reload.diff import diff
 from router_trio.cli.run import run
 from router_trio.cli.schema import schema
 from router_trio.cli.test.command import run_tests

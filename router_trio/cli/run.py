@@ -71,8 +71,8 @@ def run(
     early = _note_hangups()
     watching = None
     if watch:
-        from router_trio.cli.watching import content_of
-        from router_trio.cli.watching import watch as watch_files
+        from router_trio.cli.reload.watching import content_of
+        from router_trio.cli.reload.watching import watch as watch_files
 
         look = partial(content_of, [config])
         # Looked at before it is loaded: what changes in between is seen as a change.

@@ -34,7 +34,7 @@ class Wanted:
         """Reload, as soon as may be."""
         self._said.set()
 
-    async def wait(self) -> None:
+    async def until_said(self) -> None:
         """Return when it was said, and forget that."""
         await self._said.wait()
         self._said = trio.Event()
@@ -102,7 +102,7 @@ async def serve(
 
 async def _reload_when_wanted(live: Live, load: Callable[[], Settings], wanted: Wanted) -> None:
     while True:
-        await wanted.wait()
+        await wanted.until_said()
         with suppress(ConfigurationError):  # it is logged, and nothing has changed
             await live.reload(load)
 

@@ -6,10 +6,10 @@ A program looks at them by `Live`; whoever opens the router puts them in, and ex
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import trio
 
-from router_trio.client.publisher import Publisher
 from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import ConfigurationError, Problem, PublishError
@@ -18,15 +18,32 @@ from router_trio.routing.whole import whole
 from router_trio.states import RouteState
 
 
+class ConnectionPublisher(Protocol):
+    """Publishes on one connection."""
+
+    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
+        """See `Live.publish`."""
+        ...
+
+    async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - see `Live.publish_with_ack`
+        """See `Live.publish_with_ack`."""
+        ...
+
+
+MOST_PAST_ROUTES = 1000
+"""Routes that were removed and of which the counts are kept."""
+
+
 class Parts:
     """Connections and publishers by name, and routes in the order of the settings."""
 
     def __init__(self) -> None:
         self.connections: dict[str, Connection] = {}
-        self._publishers: dict[str, Publisher | HeldPublisher] = {}
-        self._only: Publisher | HeldPublisher | None = None
+        self._publishers: dict[str, ConnectionPublisher] = {}
+        self._only: ConnectionPublisher | None = None
         self._routes: dict[str, RouteState] = {}
         self._leaving: list[RouteState] = []
+        self._past: dict[str, RouteState] = {}
 
     @property
     def routes(self) -> tuple[RouteState, ...]:
@@ -34,7 +51,7 @@ class Parts:
         self._leaving = [one for one in self._leaving if whole(one).in_hand]
         return tuple(whole(one) for one in (*self._routes.values(), *self._leaving))
 
-    def publisher(self, connection: str | None) -> Publisher | HeldPublisher:
+    def publisher(self, connection: str | None) -> ConnectionPublisher:
         """Return who publishes on a connection, which may be left out if there is one. Raises `ConfigurationError`."""
         if connection is None and self._only is not None:
             return self._only
@@ -45,7 +62,7 @@ class Parts:
             raise ConfigurationError([Problem("connection", f"{wrong}; there are {known}")], "publish")
         return publisher
 
-    def put_connection(self, name: str, connection: Connection, publisher: Publisher) -> None:
+    def put_connection(self, name: str, connection: Connection, publisher: ConnectionPublisher) -> None:
         """From now on this is the connection of that name."""
         self.connections[name] = connection
         self._put_publisher(name, publisher)
@@ -74,12 +91,21 @@ class Parts:
         state = self._routes.pop(name)
         state.is_leaving = True
         self._leaving.append(state)
+        self._past[name] = state
+        if len(self._past) > MOST_PAST_ROUTES:
+            del self._past[next(iter(self._past))]
+
+    def count_on(self, state: RouteState) -> None:
+        """Let a route count on from where the one of that name was that was removed before, if there was one."""
+        past = self._past.pop(state.name, None)
+        if past is not None:
+            state.earlier.append(past)
 
     def put_in_order(self, names: Sequence[str]) -> None:
         """Show the routes in this order."""
         self._routes = {name: self._routes[name] for name in names if name in self._routes}
 
-    def _put_publisher(self, name: str, publisher: Publisher | HeldPublisher | None) -> None:
+    def _put_publisher(self, name: str, publisher: ConnectionPublisher | None) -> None:
         before = self._publishers.pop(name, None)
         if publisher is not None:
             self._publishers[name] = publisher
@@ -114,7 +140,7 @@ class HeldPublisher:
         """See `Live.publish_with_ack`. The time counts from when there is a connection."""
         return await (await self._next()).publish_with_ack(subject, payload, headers, timeout)
 
-    async def _next(self) -> Publisher | HeldPublisher:
+    async def _next(self) -> ConnectionPublisher:
         await self._released.wait()
         publisher = self._parts.publisher(self._connection)
         if publisher is self:

@@ -68,7 +68,7 @@ class Destinations:
         self._by_subject.clear()
         self._look_now.set()
 
-    def remove(self, route: RouteState) -> None:
+    def forget_route(self, route: RouteState) -> None:
         """Watch those of this route no more."""
         for one in [one for one in self._all if one.route is route]:
             self._all.remove(one)

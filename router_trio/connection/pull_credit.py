@@ -79,7 +79,7 @@ class PullBudget:
         """One consumer more."""
         self.consumers += 1
 
-    def leave(self) -> None:
+    def consumer_gone(self) -> None:
         """One consumer less."""
         self.consumers -= 1
 

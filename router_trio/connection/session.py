@@ -99,7 +99,7 @@ class Session:
         """Connect, then wait for `serve`, then live until the link dies or `end` is called. Raises nothing of it.
 
         `first` are served before `sources`, which wait for them for a bounded time. Sources that come later are served
-        by `add`.
+        by `serve_also`.
         """
         deadline = trio.current_time() + connect_timeout
         try:
@@ -138,7 +138,7 @@ class Session:
         """Let the tasks of the link begin."""
         self._go.set()
 
-    def add(self, source: Source) -> trio.Event | None:
+    def serve_also(self, source: Source) -> trio.Event | None:
         """Serve a source that has just come. Returns what is set once it has tried.
 
         None, and nothing is done, while `run` has not begun with the others, or when it has ended.
@@ -148,7 +148,7 @@ class Session:
         # Whoever adds it has surroundings of its own.
         return self._context.run(self._start_serving, source, self.link, self._nursery)
 
-    def remove(self, source: Source) -> None:
+    def serve_no_more(self, source: Source) -> None:
         """Serve this source no more."""
         scope = self._served.pop(source, None)
         if scope is not None:

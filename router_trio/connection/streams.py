@@ -38,7 +38,7 @@ class Streams:
         """Make this one too, when they are served next."""
         self._all[stream.name] = stream
 
-    def remove(self, name: str) -> None:
+    def leave_alone(self, name: str) -> None:
         """Look after this one no more. On the server it stays as it is."""
         self._all.pop(name, None)
         self._told.pop(name, None)

@@ -109,14 +109,14 @@ class Connection:
         """Add a source that reads from every link of this connection, from the next turn on."""
         self._sources.append(source)
         if self._session is not None:
-            self._session.add(source)
+            self._session.serve_also(source)
 
     def detach(self, source: Source) -> None:
         """Remove a source: what serves it is cancelled."""
         if source in self._sources:
             self._sources.remove(source)
         if self._session is not None:
-            self._session.remove(source)
+            self._session.serve_no_more(source)
 
     def make_streams(self) -> trio.Event | None:
         """Make what is absent of `streams`, which have changed. Returns what is set once each was tried; None: no link.
@@ -125,8 +125,8 @@ class Connection:
         """
         if self._session is None:
             return None
-        self._session.remove(self.streams)
-        return self._session.add(self.streams)
+        self._session.serve_no_more(self.streams)
+        return self._session.serve_also(self.streams)
 
     @property
     def link(self) -> Link | None:

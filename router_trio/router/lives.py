@@ -34,7 +34,7 @@ class ConnectionLife:
         finally:
             self._ended.set()
 
-    async def end(self, deadline: float) -> int:
+    async def end_connection(self, deadline: float) -> int:
         """Let what was accepted be settled until the deadline, then close. Returns how much was dropped.
 
         Routes that use it have ended before that.
@@ -58,7 +58,7 @@ async def clean_up(connection: Connection, within: float = CLEAN_UP_WITHIN) -> N
 
 
 class RouteLife:
-    """A route. `run` may be started before `begin`: until then what arrives waits."""
+    """A route. `run` may be started before `begin_routing`: until then what arrives waits."""
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -70,7 +70,7 @@ class RouteLife:
         """Return True if it routes what arrives."""
         return self._begun.is_set()
 
-    def begin(self) -> None:
+    def begin_routing(self) -> None:
         """Route what arrives from now on."""
         self._begun.set()
 
@@ -82,7 +82,7 @@ class RouteLife:
         finally:
             self._ended.set()
 
-    async def end(self, deadline: float) -> int:
+    async def end_route(self, deadline: float) -> int:
         """Receive nothing more, let what is in hand be routed until the deadline, and leave.
 
         Returns how many messages were received and never routed.
@@ -94,7 +94,7 @@ class RouteLife:
         if waiting.cancelled_caught:
             route.recall()
         left = route.abandon()
-        route.leave()
+        route.retire()
         self._begun.set()  # it is abandoned: it ends at once
         await self._ended.wait()
         return left

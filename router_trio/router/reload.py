@@ -19,7 +19,7 @@ from router_trio.router.run import Run
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.plans import RoutePlan
 from router_trio.settings import Settings
-from router_trio.settings.difference import Change, Difference, connections_of
+from router_trio.settings.reload.difference import Change, Difference, connections_of
 
 
 class Reload:
@@ -104,10 +104,9 @@ class Reload:
         life = self._handed_over.get(name)
         if life is None:
             route = run.build(plan, self._connections(), None if before is None else before.route)
-            if before is None and name in run.past_routes:
-                route.state.earlier.append(run.past_routes.pop(name))
+            run.parts.count_on(route.state)
             life = self._put(RouteLife(route))
-        life.begin()
+        life.begin_routing()
 
     def _put(self, life: RouteLife) -> RouteLife:
         run, state = self._run, life.route.state
@@ -124,11 +123,10 @@ class Reload:
             del run.routes[name]
         if name not in self._plans:
             run.parts.remove_route(name)
-            run.remember_route(life.route.state)
-        self._unsettled += await life.end(self._deadline)
+        self._unsettled += await life.end_route(self._deadline)
         run.leaving.discard(life)
         for connection in run.connections.values():
-            connection.connection.destinations.remove(life.route.state)
+            connection.connection.destinations.forget_route(life.route.state)
         self._route_ended[name].set()
 
     # --- connections ---
@@ -141,8 +139,8 @@ class Reload:
             run.parts.hold_publishers(name)
             for route in self._users[name]:
                 await self._route_ended[route].wait()
-            self._unsettled += await before.end(self._deadline)
-            run.forget(before.connection)
+            self._unsettled += await before.end_connection(self._deadline)
+            run.forget_connection(before.connection)
         if coming is None:
             run.remember_connection(run.connections.pop(name).connection)
             run.parts.remove_connection(name)
@@ -172,7 +170,7 @@ class Reload:
         for stream in self._run.streams - wanted:
             connection, name = stream
             if connection in staying:
-                self._run.connections[connection].connection.streams.remove(name)
+                self._run.connections[connection].connection.streams.leave_alone(name)
         self._run.streams = wanted
         named = {*self._found.streams.added, *self._found.streams.changed_names}
         touched = set()

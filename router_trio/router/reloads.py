@@ -18,7 +18,7 @@ from router_trio.router.run import Run
 from router_trio.routing.handlers import load_handler
 from router_trio.settings import Settings
 from router_trio.settings.checks.respond import without_handler
-from router_trio.settings.difference import Difference, difference
+from router_trio.settings.reload.difference import Difference, difference
 
 FEW_ROUTES = 64
 """Routes that are compared in a moment; more of them would hold up messages for too long."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -25,7 +25,6 @@ from router_trio.routing.plans import RoutePlan, compile_routes
 from router_trio.routing.route import Route
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.settings.checks.warnings import ignored
-from router_trio.states import RouteState
 from router_trio.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -54,8 +53,8 @@ class Changes(Protocol):
         """Cancel the one that is being made, and make no more."""
 
 
-MOST_PAST = 1000
-"""Routes, and connections, that were removed and of which the counts are kept."""
+MOST_PAST_CONNECTIONS = 1000
+"""Connections that were removed and of which the counts are kept."""
 
 
 class Run:
@@ -98,12 +97,11 @@ class Run:
             self.routes[plan.name] = one = RouteLife(route)
             self.parts.put_route(route.state)
             here[plan.connection].attach(route)
-            one.begin()
+            one.begin_routing()
         self.streams: set[tuple[str, str]] = {(stream.connection, stream.name) for stream in settings.streams}
         """Connection and name of those that are looked after."""
-        self.past_routes: dict[str, RouteState] = {}
         self.past_connections: dict[str, Connection] = {}
-        """What was removed, for its counts: if it comes back, they go on."""
+        """Those that were removed, for their counts: if one comes back, they go on."""
         self._changes: Changes | None = None
         self._nursery: trio.Nursery | None = None
         self._sheltered = trio.CancelScope(shield=True)
@@ -135,24 +133,20 @@ class Run:
         """Return the route of a plan. See `RouteBuilder.build`."""
         return self._builder.build(plan, connections, before)
 
-    def forget(self, connection: Connection) -> None:
-        """See `RouteBuilder.forget`."""
-        self._builder.forget(connection)
+    def forget_connection(self, connection: Connection) -> None:
+        """See `RouteBuilder.forget_connection`."""
+        self._builder.forget_connection(connection)
 
     def run_life(self, life: ConnectionLife | RouteLife) -> None:
         """Run one more."""
         assert self._nursery is not None
         self._nursery.start_soon(life.run)
 
-    def remember_route(self, state: RouteState) -> None:
-        """Keep the counts of a route that is removed."""
-        self.past_routes[state.name] = state
-        _keep_newest(self.past_routes)
-
     def remember_connection(self, connection: Connection) -> None:
         """Keep the counts of a connection that is removed."""
         self.past_connections[connection.name] = connection
-        _keep_newest(self.past_connections)
+        if len(self.past_connections) > MOST_PAST_CONNECTIONS:
+            del self.past_connections[next(iter(self.past_connections))]
 
     async def _ask(self, settings: Settings | Callable[[], Settings]) -> None:
         assert self._changes is not None
@@ -282,7 +276,7 @@ class Run:
         for life in self._all_routes:
             if not life.begun:
                 if all(one is self._of(one.name) for one in life.route.routing.connections):
-                    life.begin()
+                    life.begin_routing()
                 else:
                     self.live.unsettled += life.route.abandon()
         self.parts.release_publishers()
@@ -304,11 +298,6 @@ class Run:
         for life in self.connections.values():
             self.live.unsettled += life.connection.shut_down()
         self.emit(RouterStopped(at=trio.current_time(), ledger=self.live.ledger(), unsettled=self.live.unsettled))
-
-
-def _keep_newest(past: dict[str, Any]) -> None:
-    if len(past) > MOST_PAST:
-        del past[next(iter(past))]
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

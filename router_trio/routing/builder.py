@@ -57,7 +57,7 @@ class RouteBuilder:
         first = self._passthrough_to(outlets[0].connection if outlets else connection)
         return core_route(routing, connection, first, self._emit, letters, self._shared_by(plan, connection))
 
-    def forget(self, connection: Connection) -> None:
+    def forget_connection(self, connection: Connection) -> None:
         """This connection has ended: no route is built on it any more."""
         self._passthrough.pop(connection, None)
 

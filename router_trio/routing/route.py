@@ -58,12 +58,12 @@ class Route(ABC):
     def recall(self) -> None:
         """Take back what the outboxes have not sent, before `abandon`: a stream delivers it again."""
 
-    def leave(self) -> None:
+    def retire(self) -> None:
         """The route is over, and the router goes on: read from no link, and listen to nothing any more."""
         self._connection.detach(self)
         if self.routing.flow is not None:
             for breaker in self.routing.flow.breakers:
-                breaker.leave()
+                breaker.stop_listening()
 
     @contextmanager
     def _receiving(self, afterwards: str) -> Iterator[None]:

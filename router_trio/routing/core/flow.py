@@ -85,7 +85,7 @@ class CoreFlow:
         left, self._left = self._left, 0
         return left + (0 if self._limited is None else self._limited.clear())
 
-    def take_back(self) -> list[tuple[float, list[RawMessage]]]:
+    def take_unrouted(self) -> list[tuple[float, list[RawMessage]]]:
         """Take out all that waits here, the oldest first: nothing of it is given to `route` any more."""
         received_at, batch = self._batch
         taken = [(received_at, batch[len(batch) - self._left :])] if self._left else []

@@ -82,11 +82,11 @@ class IntakeQueue:
         self._bytes -= size
         return arrived, batch
 
-    def hold(self) -> None:
+    def let_nothing_pass(self) -> None:
         """Let nothing pass by: what comes waits here, until `take` finds nothing left."""
         self.busy = True
 
-    def take_back(self) -> list[tuple[float, list[RawMessage]]]:
+    def take_waiting(self) -> list[tuple[float, list[RawMessage]]]:
         """Take out everything that waits, the oldest first."""
         left = [(arrived, batch) for arrived, batch, _ in self._batches]
         self.clear()

@@ -120,7 +120,7 @@ class CoreRoute(Route):
         self.state.enter(RUNNING)
 
     def _hold(self) -> None:
-        self._intake.hold()
+        self._intake.let_nothing_pass()
         if self._passes is not None:
             passthrough, route = self._passes
             passthrough.let_wait(route)
@@ -133,8 +133,8 @@ class CoreRoute(Route):
             self._not_begun, self._in_hand = None, 0
             self._intake.finish()
         if self._flow is not None:
-            taken += self._flow.take_back()
-        return taken + self._intake.take_back()
+            taken += self._flow.take_unrouted()
+        return taken + self._intake.take_waiting()
 
     def close_intake(self) -> None:
         """See `Route`."""

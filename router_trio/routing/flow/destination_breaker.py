@@ -61,7 +61,7 @@ class DestinationBreaker:
         self._taken_here = 0
         outlet.outbox.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
 
-    def leave(self) -> None:
+    def stop_listening(self) -> None:
         """Its route is gone: listen no more."""
         key = (self._route.name, self._outlet.template)
         listeners = self._outlet.outbox.tried_again.get(key, [])

@@ -238,7 +238,7 @@ class RetryingRoute(CoreRoute):
             elif self._waiting.add(one, one.raw[3], now):
                 self._until_due.deadline = now
         self._handed_over = True
-        return sorted(taken, key=itemgetter(0)) + self._intake.take_back()
+        return sorted(taken, key=itemgetter(0)) + self._intake.take_waiting()
 
     async def _all_routed(self) -> None:
         """See `Route`. What waits for another attempt is dead-lettered now, or lost when the route is abandoned."""

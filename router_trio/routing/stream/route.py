@@ -438,10 +438,10 @@ class StreamRoute(Route):
         delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
         return isinstance(delivery, StreamDelivery) and delivery.route is self.state
 
-    def leave(self) -> None:
+    def retire(self) -> None:
         """See `Route`."""
-        super().leave()
-        self._connection.pull_budget.leave()
+        super().retire()
+        self._connection.pull_budget.consumer_gone()
         for destination in self.routing.connections:
             destination.tell_no_more(self._recall)
             destination.tell_no_more(self._pull_loop.look_again)

@@ -12,6 +12,9 @@ from typing import Any
 from router_trio import events
 from router_trio.events import Event
 
+NAMES = 5
+"""Names that a sentence lists; the fields of the line have more."""
+
 SENTENCES: Mapping[type[Event], str] = {
     events.ConnectionEstablished: "Connection {connection} is connected to {server}",
     events.ConnectionRestored: (
@@ -107,7 +110,11 @@ def sentence(event: Event) -> str:
 
 
 def _text(value: Any) -> Any:
-    return (", ".join(map(str, value)) or "nothing") if isinstance(value, tuple) else value
+    """Return a value as a sentence has it: of several names the first."""
+    if not isinstance(value, tuple):
+        return value
+    more = f" and {len(value) - NAMES} more" if len(value) > NAMES else ""
+    return (", ".join(map(str, value[:NAMES])) or "nothing") + more
 
 
 def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:

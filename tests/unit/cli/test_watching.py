@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from router_trio.cli.watching import Content, Watched, content_of, watch
+from router_trio.cli.reload.watching import Content, Watched, content_of, watch
 
 
 def of(text: str | None) -> Content | None:

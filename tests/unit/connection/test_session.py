@@ -392,22 +392,22 @@ async def test_a_source_that_comes_later_is_served_in_the_surroundings_of_the_li
     setup.connect = surrounded  # type: ignore[method-assign]
     async with serving(setup, first) as session:
         await trio.testing.wait_all_tasks_blocked()
-        tried = session.add(later)
+        tried = session.serve_also(later)
         assert tried is not None
         await tried.wait()
         assert (first.surroundings, later.surroundings) == ("of the link", "of the link")
-        session.remove(first)
+        session.serve_no_more(first)
         await trio.testing.wait_all_tasks_blocked()
         assert (first.ended, later.ended) == (1, 0)
         setup.die(LinkError("gone"))
         await session.ended.wait()
         assert later.ended == 1
-    assert session.add(later) is None
+    assert session.serve_also(later) is None
 
 
 async def test_a_source_that_comes_before_the_link_serves_is_among_the_others(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
-    assert setup.session.add(StubSource()) is None
+    assert setup.session.serve_also(StubSource()) is None
 
 
 @pytest.mark.parametrize(("tries", "sent_at"), [(0.5, 0.5), (100.0, SOURCES_FIRST_WITHIN)])

@@ -12,7 +12,7 @@ from router_trio.cli import outcome
 from router_trio.cli.configuration import load_with_handlers
 
 if TYPE_CHECKING:
-    from router_trio.settings.difference import Change, Difference, Names
+    from router_trio.settings.reload.difference import Change, Difference, Names
 
 
 def diff(
@@ -33,7 +33,7 @@ def diff(
         router-trio diff /etc/router-trio/router.toml router.toml
     """
     before, after = load_with_handlers(old), load_with_handlers(new)
-    from router_trio.settings.difference import difference
+    from router_trio.settings.reload.difference import difference
 
     for line in lines(difference(before, after)):
         print(line)
