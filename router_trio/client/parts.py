@@ -43,13 +43,21 @@ class Parts:
         self._only: ConnectionPublisher | None = None
         self._routes: dict[str, RouteState] = {}
         self._leaving: list[RouteState] = []
+        self._as_they_are: tuple[RouteState, ...] | None = None
+        """The routes, while nothing is left of what a reload has changed."""
         self._past: dict[str, RouteState] = {}
 
     @property
     def routes(self) -> tuple[RouteState, ...]:
         """The routes; behind them those that were removed and have something in hand."""
+        # A scrape asks for it once a metric, and a router may have a thousand routes.
+        if self._as_they_are is not None:
+            return self._as_they_are
         self._leaving = [one for one in self._leaving if whole(one).in_hand]
-        return tuple(whole(one) for one in (*self._routes.values(), *self._leaving))
+        found = tuple(whole(one) for one in (*self._routes.values(), *self._leaving))
+        if not self._leaving and not any(one.earlier for one in self._routes.values()):
+            self._as_they_are = found
+        return found
 
     def publisher(self, connection: str | None) -> ConnectionPublisher:
         """Return who publishes on a connection, which may be left out if there is one. Raises `ConfigurationError`."""
@@ -85,11 +93,13 @@ class Parts:
     def put_route(self, state: RouteState) -> None:
         """From now on this is the route of its name."""
         self._routes[state.name] = state
+        self._as_they_are = None
 
     def remove_route(self, name: str) -> None:
         """There is no route of that name any more; what it has in hand is shown until it is settled."""
         state = self._routes.pop(name)
         state.is_leaving = True
+        self._as_they_are = None
         self._leaving.append(state)
         self._past[name] = state
         if len(self._past) > MOST_PAST_ROUTES:
@@ -104,6 +114,7 @@ class Parts:
     def put_in_order(self, names: Sequence[str]) -> None:
         """Show the routes in this order."""
         self._routes = {name: self._routes[name] for name in names if name in self._routes}
+        self._as_they_are = None
 
     def _put_publisher(self, name: str, publisher: ConnectionPublisher | None) -> None:
         before = self._publishers.pop(name, None)

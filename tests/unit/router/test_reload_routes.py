@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-
-import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from router_trio.errors import ConfigurationError
 from router_trio.message import Message
+from router_trio.router.reloads import FEW_ROUTES
 from router_trio.states import RUNNING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.watch import assert_accounted
-from tests.support.world import World, core, fill, handled, numbers, one_broker, stream, to, two_brokers, world
-
-
-def reloaded(w: World) -> Any:
-    """The last of the events that tell of a reload."""
-    return w.watch.of("ROUTER_RELOADED")[-1]
-
-
-@asynccontextmanager
-async def traffic(w: World, *subjects: str, every: float = 0.001) -> AsyncIterator[list[int]]:
-    """Publish consecutive numbers to all of these subjects while this is entered; yields how many, in a list."""
-    sent = [0]
-
-    async def publish() -> None:
-        while True:
-            for subject in subjects:
-                w.broker.publish(subject, b"%d" % sent[0])
-            sent[0] += 1
-            assert_accounted(w.live)
-            await trio.sleep(every)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(publish)
-        yield sent
-        nursery.cancel_scope.cancel()
-
-
-def received(w: World, *subjects: str, connection: str = "main") -> list[bytes]:
-    """The payloads that came to any of these subjects, in order."""
-    return [one.payload for one in w.brokers[connection].published if one.subject in subjects]
-
-
-def never(message: Message) -> Message:
-    """A handler of which each message fails."""
-    raise RuntimeError
-
-
-def by_name(w: World) -> dict[str, Any]:
-    return {route.name: route for route in w.live.routes}
-
+from tests.support.world import core, handled, numbers, to, world
+from tests.unit.router.traffic import by_name, never, received, reloaded, traffic
 
 # --- routes from a subject -------------------------------------------------------------------------------------------
 
@@ -184,7 +140,7 @@ async def test_what_waits_for_the_limit_of_its_value_goes_by_the_new_one(autojum
 
 async def test_what_waits_for_another_attempt_is_tried_by_the_new_route(autojump_clock: MockClock) -> None:
     retry = {"initial": "1h", "max": "1h", "attempts": 9}
-    old = core("in.*", "old.$1", retry=retry) | {"handler": f"{__name__}:never"}
+    old = core("in.*", "old.$1", retry=retry) | {"handler": f"{never.__module__}:never"}
     async with world([old]) as w:
         w.broker.publish("in.1", b"0")
         await eventually(lambda: by_name(w)["route"].failed["handler_error"] == 1)
@@ -242,105 +198,30 @@ async def test_a_change_while_the_link_is_away_subscribes_when_it_is_back(autoju
         await eventually(lambda: received(w, "new.1") == [b"1"])
 
 
-# --- routes from a stream --------------------------------------------------------------------------------------------
+async def test_many_routes_are_compared_while_messages_pass(autojump_clock: MockClock) -> None:
+    routes = [core(f"in.{number}", f"out.{number}", name=f"r{number}") for number in range(FEW_ROUTES + 10)]
+    async with world(routes) as w:
+        await w.live.reload(w.configuration(*routes[1:], core("in.0", "new.0", name="r0")))
+        assert reloaded(w).changed == ("route r0",)
+        assert reloaded(w).unchanged == len(routes)  # with the connection
+        w.broker.publish("in.0", b"0")
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: (received(w, "new.0"), received(w, "out.1")) == ([b"0"], [b"1"]))
 
 
-async def test_a_route_from_a_stream_changes_and_each_message_is_stored_once(autojump_clock: MockClock) -> None:
-    brokers = two_brokers()
-    brokers["edge"].add_stream("NEW", ["new.>"])
-    old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
-    new = stream("IN", to("new.$1", "edge", jetstream=True), connection="main", filter="in.*")
-    async with world([old], brokers=brokers) as w:
-        async with traffic(w, "in.x") as sent:
-            await trio.sleep(0.1)
-            await w.live.reload(w.configuration(new))
-            await trio.sleep(0.1)
-        await eventually(lambda: w.route_ledger()[2].get("routed") == sent[0])
-        was, is_now = w.payloads("OUT", "edge"), w.payloads("NEW", "edge")
-        assert was + is_now == numbers(sent[0])
-        assert len(was) > 50 < len(is_now)
-        assert w.route_ledger() == (sent[0], 0, {"routed": sent[0]})
-        assert reloaded(w).unsettled == 0
-
-
-async def test_what_the_destination_of_the_old_route_does_not_take_goes_back_to_the_stream(
+async def test_a_message_of_which_a_copy_was_delivered_is_tried_once_more_by_the_old_route(
     autojump_clock: MockClock,
 ) -> None:
-    brokers = two_brokers()
-    brokers["main"].add_stream("NEW", ["new.>"])
-    old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
-    new = stream("IN", to("new.$1", "main", jetstream=True), connection="main", filter="in.*")
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["edge"].deny_publish("denied.*")
+    retry = {"initial": "1h", "max": "1h", "attempts": 9}
+    old = core("in.*", to("taken.$1"), to("denied.$1", "edge"), connection="main", retry=retry)
     async with world([old], brokers=brokers) as w:
-        brokers["edge"].down()  # it does not know yet, and offers what it has
-        fill(w.broker, 20)
-        await eventually(lambda: by_name(w)["route"].in_hand == 20)
-        await w.live.reload(w.configuration(new))
-        await eventually(lambda: sorted(w.payloads("NEW")) == sorted(numbers(20)), 120)
-        await eventually(lambda: w.broker.unacked("IN", "router") == 0, 120)
-        assert by_name(w)["route"].in_hand == 0
-        assert w.payloads("OUT", "edge") == []
-
-
-async def test_acks_that_met_no_link_are_sent_by_the_next_route(autojump_clock: MockClock) -> None:
-    async with world([stream("IN", "out.$1", filter="in.*")], brokers=one_broker()) as w:
-        fill(w.broker, 5)
-        await eventually(lambda: w.payloads("OUT") == numbers(5))
-        await w.lose()
-        acks = w.successes("ack")
-        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", max_in_flight=10)))
-        await w.find()
-        fill(w.broker, 5, first=5)
-        await eventually(lambda: w.payloads("OUT") == numbers(10))
-        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
-        assert w.successes("ack") >= acks + 5
-
-
-async def test_a_route_that_changes_from_a_subject_to_a_stream_keeps_its_ledger(autojump_clock: MockClock) -> None:
-    async with world([core("one.*", "out.$1")], brokers=one_broker()) as w:
-        w.broker.publish("one.1", b"0")
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: by_name(w)["route"].failed["permission_denied"] == 1)
+        w.brokers["edge"].allow_publish("denied.*")
+        await w.live.reload(w.configuration(core("in.*", to("new.$1"), connection="main")))
         await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
-        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*")))
-        fill(w.broker, 3)
-        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
-        await w.live.reload(w.configuration(core("one.*", "out.$1")))
-        w.broker.publish("one.1", b"0")
-        await eventually(lambda: w.route_ledger() == (5, 0, {"routed": 5}))
-
-
-# --- what is refused -------------------------------------------------------------------------------------------------
-
-
-async def test_settings_that_can_not_be_used_change_nothing(autojump_clock: MockClock) -> None:
-    route = core("in.*", "out.$1")
-    async with world([route]) as w:
-        async with traffic(w, "in.1") as sent:
-            changed = core("in.*", "other.$1") | {"handler": "no_such_module:function"}
-            wrong = w.configuration(changed, core("x", "y", name="b"))
-            with pytest.raises(ConfigurationError, match=r"routes\[0\]\.handler.*no_such_module"):
-                await w.live.reload(wrong)
-            await trio.sleep(0.05)
-        await eventually(lambda: received(w, "out.1") == numbers(sent[0]))
-        assert [one.name for one in w.live.routes] == ["route"]
-        refused = w.watch.of("ROUTER_RELOAD_REFUSED")
-        assert [one.count for one in refused] == [1]
-        assert "no_such_module" in refused[0].problems[0]
-        assert w.watch.of("ROUTER_RELOADED") == []
-
-
-async def test_a_reload_without_a_difference_touches_nothing(autojump_clock: MockClock) -> None:
-    route = core("in.*", "out.$1")
-    async with world([route]) as w:
-        before = w.live.routes[0]
-        await w.live.reload(w.configuration(route))
-        assert w.live.routes == (before,)
-        assert (reloaded(w).added, reloaded(w).removed, reloaded(w).changed) == ((), (), ())
-        assert w.successes("subscribe") == 1
-
-
-async def test_keys_that_need_a_restart_are_named(autojump_clock: MockClock) -> None:
-    async with world([core("in.*", "out.$1")]) as w:
-        new = w.configuration(core("in.*", "new.$1"), router={"name": "other"}, telemetry={"log_level": "debug"})
-        await w.live.reload(new)
-        assert [one.keys for one in w.watch.of("ROUTER_RESTART_NEEDED")] == [("router.name", "telemetry.log_level")]
-        w.broker.publish("in.1", b"1")
-        await eventually(lambda: received(w, "new.1") == [b"1"])
+        assert received(w, "taken.1") == [b"0"]
+        assert received(w, "denied.1", connection="edge") == [b"0"]
+        assert received(w, "new.1") == []
