@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from router_trio.errors import SourceError
-from router_trio.link import SharedDelivery, Subscription, SubscriptionBatch
+from router_trio.link import Deliver, SharedDelivery, Subscription, SubscriptionBatch
 from router_trio.protocol.framing import RawMessage, header_block, payload, publish
 from router_trio.protocol.headers import Headers, decode, encode
 from tests.contract.peers import Peer, link_of
@@ -61,7 +61,8 @@ async def test_what_comes_goes_to_another_taker_from_one_message_to_the_next(pee
 
     async with link_of(peer) as link:
         subscription = await link.subscribe("in.*", takers[0])
-        for number, deliver in enumerate((takers[0], SharedDelivery(together, takers[1]), takers[2])):
+        delivers: list[Deliver | SharedDelivery] = [takers[0], SharedDelivery(together, takers[1]), takers[2]]
+        for number, deliver in enumerate(delivers):
             subscription.deliver_to(deliver)
             await link.send([operation(n, b"in.a", b"%d" % n) for n in range(100 * number, 100 * number + 100)])
             await link.fence()
