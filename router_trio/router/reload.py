@@ -100,9 +100,9 @@ class Reload:
         for needed in connections_of(plan.settings):
             if needed in self._connection_up:
                 await self._connection_up[needed].wait()
-        await self._streams_first(connections_of(plan.settings))
         life = self._handed_over.get(name)
         if life is None:
+            await self._streams_first(connections_of(plan.settings))
             route = run.build(plan, self._connections(), None if before is None else before.route)
             run.parts.count_on(route.state)
             life = self._put(RouteLife(route))
