@@ -64,6 +64,17 @@ async def test_acks_that_met_no_link_are_sent_by_the_next_route(autojump_clock: 
         assert w.successes("ack") >= acks + 5
 
 
+async def test_a_standby_route_that_changes_has_the_lead_again_at_once(autojump_clock: MockClock) -> None:
+    async with world([stream("IN", "out.$1", filter="in.*", standby=True)], brokers=one_broker()) as w:
+        fill(w.broker, 5)
+        await eventually(lambda: w.payloads("OUT") == numbers(5))
+        began = trio.current_time()
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", standby=True, max_in_flight=10)))
+        fill(w.broker, 5, first=5)
+        await eventually(lambda: w.payloads("OUT") == numbers(10))
+        assert trio.current_time() - began < 2
+
+
 async def test_a_route_that_changes_from_a_subject_to_a_stream_keeps_its_ledger(autojump_clock: MockClock) -> None:
     async with world([core("one.*", "out.$1")], brokers=one_broker()) as w:
         w.broker.publish("one.1", b"0")
