@@ -605,6 +605,53 @@ class RouterStopped(Event):
         return Level.WARN if self.unsettled else Level.INFO
 
 
+MOST_NAMES = 100
+"""Names, or problems, that an event of a reload lists. `count` is of all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterReloaded(Event):
+    """A reload is done: `added`, `removed` and `changed` name the connections, streams and routes that differ.
+
+    `unchanged` is the number of connections and routes that noticed nothing, `unsettled` the number of messages that
+    what has ended could not settle in time.
+    """
+
+    code = "ROUTER_RELOADED"
+    level = Level.INFO
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    unchanged: int
+    unsettled: int
+
+    def __post_init__(self) -> None:
+        for name in ("added", "removed", "changed"):
+            object.__setattr__(self, name, getattr(self, name)[:MOST_NAMES])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadRefused(Event):
+    """A reload was refused and has changed nothing: `problems` says what is wrong with the configuration."""
+
+    code = "ROUTER_RELOAD_REFUSED"
+    level = Level.ERROR
+    count: int
+    problems: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problems", tuple(map(bounded, self.problems[:MOST_NAMES])))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartNeeded(Event):
+    """Of a configuration that was reloaded, these `keys` have no effect before the process is started again."""
+
+    code = "ROUTER_RESTART_NEEDED"
+    level = Level.WARN
+    keys: tuple[str, ...]
+
+
 def catalogue() -> tuple[type[Event], ...]:
     """Return every kind of event, by code."""
     kinds = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, Event)]

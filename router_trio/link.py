@@ -171,6 +171,13 @@ class Subscription(Protocol):
         """End it without a loss: returns when everything that the server sent before has been delivered."""
 
 
+class CoreSubscription(Subscription, Protocol):
+    """A live subscription to a subject."""
+
+    def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
+        """Deliver to this from now on, between two messages. Does nothing on a dead link or when closed."""
+
+
 class PullConsumer(Subscription, Protocol):
     """A durable pull consumer that exists on the server, and the inbox that its messages come to."""
 
@@ -288,7 +295,7 @@ class Link(Protocol):
 
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
-    ) -> Subscription:
+    ) -> CoreSubscription:
         """Subscribe; returns when the server has it. Raises `SourceError` when the server refuses."""
         ...
 

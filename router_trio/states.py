@@ -53,6 +53,16 @@ class ConnectionState:
         self.state = state
         self.server = server
 
+    def add_counts(self, other: ConnectionState) -> None:
+        """Count what the connection that had this name before has counted as well."""
+        self.established += other.established
+        self.lost += other.lost
+        self.restored += other.restored
+        self.failures += other.failures
+        self.reconnect_attempts += other.reconnect_attempts
+        self.reconnect_failures += other.reconnect_failures
+        self.exhausted += other.exhausted
+
     def unready(self, now: float) -> str | None:
         """Return why this connection would not carry a message now, or None; `now` is by the clock of its fences."""
         if self.state != CONNECTED:
@@ -90,7 +100,7 @@ class DestinationState:
         self.jetstream = jetstream
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if jetstream else None
         self.met: tuple[str, str] | None = None
-        self._route = route
+        self.route = route
         self._dead_letters = dead_letters
         self._alone = dead_letters or route.destinations.count(template) == 1  # else the count is not of this one alone
         self._routed_before = 0
@@ -98,7 +108,7 @@ class DestinationState:
     @property
     def route_name(self) -> str:
         """The name of its route."""
-        return self._route.name
+        return self.route.name
 
     @property
     def dead_letters(self) -> bool:
@@ -130,7 +140,7 @@ class DestinationState:
 
     @property
     def _routed(self) -> int:
-        return self._route.dead_lettered if self._dead_letters else self._route.routed[self.template]
+        return self.route.dead_lettered if self._dead_letters else self.route.routed[self.template]
 
 
 STARTING = "starting"
@@ -252,6 +262,10 @@ class RouteState:
         """Messages of a core subscription that were received and never routed: they are lost."""
         self.holder: InHand | None = None
         """Who holds what is in hand: a route from a stream, which counts it by itself."""
+        self.earlier: list[RouteState] = []
+        """The route before its settings changed, as long as something of that has no fate: see `routing.whole`."""
+        self.is_leaving: bool = False
+        """True once the route was removed: it receives nothing more, and that is no trouble."""
         self.forwarded: Histogram = Histogram(DURATION_BOUNDS)
         """The same of what was forwarded to the first destination while it arrived: one count says both."""
 
@@ -317,8 +331,8 @@ class RouteState:
 
     @property
     def unready(self) -> str | None:
-        """Why this route would not receive a message now, or None."""
-        return None if self.state == RUNNING else self.reason or self.state
+        """Why this route would not receive a message now, or None; one that was removed is not to."""
+        return None if self.is_leaving or self.state == RUNNING else self.reason or self.state
 
     @property
     def trouble(self) -> str | None:

@@ -22,6 +22,7 @@ from router_trio.cli.contract import contract
 from router_trio.cli.dead_letters.command import dead_letters
 from router_trio.cli.demo import demo
 from router_trio.cli.explain import explain
+from router_trio.cli.reload.diff import diff
 from router_trio.cli.run import run
 from router_trio.cli.schema import schema
 from router_trio.cli.setup.completion import completion
@@ -95,7 +96,7 @@ app: App = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
 )
-for _command in (init, run, demo, check, explain, contract, schema, completion):
+for _command in (init, run, demo, check, diff, explain, contract, schema, completion):
     app.command(_command)
 app.command(run_tests, name="test")
 app.command(dead_letters, name="dead-letters")

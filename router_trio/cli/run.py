@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +27,13 @@ def run(
             help="Use a nats-server of its own, and print its URL and pid.",
         ),
     ] = False,
+    watch: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Reload the configuration when its file changes.",
+        ),
+    ] = False,
     enable_fault_injection: Annotated[
         bool,
         Parameter(
@@ -34,9 +44,16 @@ def run(
 ) -> int:
     """Route messages until a signal arrives.
 
-    On SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 or SIGUSR2 it drains within
+    On SIGINT, SIGTERM, SIGQUIT, SIGUSR1 or SIGUSR2 it drains within
     shutdown_timeout; a second signal cuts that short. Logs go to stderr.
     Exits with 1 if it failed, or if messages were left unsettled.
+
+    On SIGHUP, and with --watch when the file changes, it reloads the
+    configuration: only what differs is stopped, drained and started again
+    (ROUTER_RELOADED), and a configuration with a mistake changes nothing
+    (ROUTER_RELOAD_REFUSED). router-trio diff shows what a reload would do.
+    Handlers are imported if their modules are new; the code of a module
+    that is imported already stays as it is.
 
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,
@@ -53,8 +70,19 @@ def run(
         router-trio run router.toml
         router-trio run base.toml routes.d/
         router-trio run --embedded-nats
+        router-trio run --watch router.toml
     """
-    settings = load_with_handlers(config, *more)
+    early = _note_hangups()
+    watching = None
+    if watch:
+        from router_trio.cli.reload.watching import content_of
+        from router_trio.cli.reload.watching import watch as watch_files
+
+        look = partial(content_of, [config, *more])
+        # Looked at before it is loaded: what changes in between is seen as a change.
+        watching = partial(watch_files, look, look())
+    load = partial(load_with_handlers, config, *more)
+    settings = load()
     if not embedded_nats:
         settings.require_servers()
     elif all(connection.servers for connection in settings.connections.values()):
@@ -68,4 +96,13 @@ def run(
 
     from router_trio.cli.serving import serve
 
-    return trio.run(serve, settings, embedded_nats, enable_fault_injection)
+    return trio.run(serve, load, settings, embedded_nats, enable_fault_injection, watching, early)
+
+
+def _note_hangups() -> list[int]:
+    """Let SIGHUP end nothing from now on, and note it in the list that is returned: it is for who serves."""
+    noted: list[int] = []
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        with suppress(ValueError):  # not in the main thread, which no signal reaches
+            signal.signal(signal.SIGHUP, lambda number, _: noted.append(number))
+    return noted

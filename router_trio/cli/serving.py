@@ -1,14 +1,15 @@
 """What `router-trio run` does once it knows its settings.
 
 Guarantees: the first signal lets the router drain, also if it has only begun to start; a second one cuts that short.
+SIGHUP reloads the configuration, once the router is up; a signal that ends goes before a reload that is under way.
 The embedded server, if there is one, outlives the router's drain and is gone afterwards, whatever happens.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import trio
@@ -17,6 +18,7 @@ from router_trio import Live
 from router_trio.cli import outcome
 from router_trio.cli.service.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
+from router_trio.errors import ConfigurationError
 from router_trio.events import Emit
 from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
@@ -24,9 +26,40 @@ from router_trio.settings import ServerURL, Settings
 _AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_file")
 
 
-async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool = False) -> int:
-    """Route until a signal comes, drain, and return the exit code. Raises `RouterError` if the router fails."""
-    stop, everything, systemd = trio.Event(), trio.CancelScope(), Systemd()
+class Wanted:
+    """That a reload is wanted, said at any time: once, however often it was said since the last one began."""
+
+    def __init__(self) -> None:
+        self._said = trio.Event()
+
+    def say(self) -> None:
+        """Reload, as soon as may be."""
+        self._said.set()
+
+    async def until_said(self) -> None:
+        """Return when it was said, and forget that."""
+        await self._said.wait()
+        self._said = trio.Event()
+
+
+Watch = Callable[[Callable[[], None]], Awaitable[None]]
+"""Calls what it is given each time that the configuration has changed, until cancelled."""
+
+
+async def serve(
+    load: Callable[[], Settings],
+    settings: Settings,
+    embedded_nats: bool,
+    fault_injection: bool = False,
+    watch: Watch | None = None,
+    early: Sequence[int] = (),
+) -> int:
+    """Route until a signal comes, drain, and return the exit code. Raises `RouterError` if the router fails.
+
+    On SIGHUP, and when `watch` says so, the settings are loaded again by `load`, which may block. `early` are the
+    SIGHUPs that came before this was called.
+    """
+    stop, everything, systemd, wanted = trio.Event(), trio.CancelScope(), Systemd(), Wanted()
 
     opening = False
 
@@ -40,13 +73,14 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
         live: Live | None = None
         with everything:
             async with AsyncExitStack() as stack:
-                used = settings
+                used, load_used = settings, load
                 if embedded_nats:
                     from router_trio.embedded import open_embedded_server
 
                     server = await stack.enter_async_context(open_embedded_server())
                     print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
                     used = with_servers(settings, server.url)
+                    load_used = partial(_load_with_servers, load, server.url)
                 observers = [systemd.hear]
                 router = (
                     with_faults(used, observers) if fault_injection else Router(used, log=True, observers=observers)
@@ -56,12 +90,30 @@ async def serve(settings: Settings, embedded_nats: bool, fault_injection: bool =
                     # From here on garbage is looked for again (see `__main__`), but not in what the start has left.
                     gc.freeze()
                     gc.enable()
-                    await stop.wait()
+                    if early:
+                        wanted.say()
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_reload_when_wanted, live, load_used, wanted)
+                        if watch is not None:
+                            nursery.start_soon(watch, wanted.say)
+                        await stop.wait()
+                        nursery.cancel_scope.cancel()
         if live is None:
             return outcome.FAILED if opening else outcome.DONE  # before that there was nothing to lose
         return outcome.FAILED if live.unsettled else outcome.DONE
 
-    return await run_with_signals(route, on_signal)
+    return await run_with_signals(route, on_signal, wanted.say)
+
+
+async def _reload_when_wanted(live: Live, load: Callable[[], Settings], wanted: Wanted) -> None:
+    while True:
+        await wanted.until_said()
+        with suppress(ConfigurationError):  # it is logged, and nothing has changed
+            await live.reload(load)
+
+
+def _load_with_servers(load: Callable[[], Settings], url: str) -> Settings:
+    return with_servers(load(), url)
 
 
 def with_faults(settings: Settings, observers: Sequence[Emit] = ()) -> Router:

@@ -23,17 +23,25 @@ OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 (`nohup`) wants it ignored."""
 
 
-async def run_with_signals(job: Callable[[], Awaitable[T]], on_signal: Callable[[int], None]) -> T:
+async def run_with_signals(
+    job: Callable[[], Awaitable[T]],
+    on_signal: Callable[[int], None],
+    on_hangup: Callable[[], None] | None = None,
+) -> T:
     """Run `job` and return what it returns; call `on_signal(n)` when the n-th signal comes.
 
     `on_signal` is synchronous. It decides what a signal means: usually it sets an event or cancels a scope of the job.
+    With `on_hangup`, SIGHUP does not count as one, and calls that.
     """
     result: list[T] = []
     failure: RouterError | None = None
 
     async def watch() -> None:
         number = 0
-        async for _ in signals:
+        async for one in signals:
+            if one == signal.SIGHUP and on_hangup is not None:
+                on_hangup()
+                continue
             number += 1
             on_signal(number)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
 
-from router_trio.client.publisher import Publisher
+from router_trio.client.parts import Parts
 from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import ConfigurationError, Problem
 from router_trio.protocol.headers import HeadersLike
+from router_trio.settings import Settings
 from router_trio.states import RouteState
 from router_trio.telemetry.http.status import status
 
@@ -19,20 +19,24 @@ from router_trio.telemetry.http.status import status
 class Live:
     """Publish, and look. Looking never blocks."""
 
-    def __init__(self, name: str, connections: dict[str, Connection], routes: Sequence[RouteState]) -> None:
+    def __init__(
+        self, name: str, parts: Parts, reload: Callable[[Settings | Callable[[], Settings]], Awaitable[None]]
+    ) -> None:
+        """`reload` carries `Live.reload` out."""
         self.name = name
-        self.connections = connections
-        self.routes: tuple[RouteState, ...] = tuple(routes)
+        self.connections: dict[str, Connection] = parts.connections
         self.fatal: str | None = None
         self.http_address: tuple[str, int] | None = None
-        self._opened_at = trio.current_time()
         self.unsettled: int = 0
         """How many accepted messages had no confirmed fate at shutdown, and how many were received and never routed."""
-        self.publishers: dict[str, Publisher] = {
-            name: Publisher(connection) for name, connection in connections.items()
-        }
-        """For `publish`, by connection. Whoever opens the router runs them."""
-        self._only = next(iter(self.publishers.values())) if len(connections) == 1 else None
+        self._opened_at = trio.current_time()
+        self._parts = parts
+        self._reload = reload
+
+    @property
+    def routes(self) -> tuple[RouteState, ...]:
+        """The routes, as in the settings; behind them those that were removed and have something in hand."""
+        return self._parts.routes
 
     async def publish(
         self, subject: str, payload: bytes, headers: HeadersLike = None, connection: str | None = None
@@ -44,7 +48,7 @@ class Live:
 
         Raises `PublishError`: too large, an invalid subject or header, a full queue that rejects.
         """
-        return await self._publisher(connection).publish(subject, payload, headers)
+        return await self._parts.publisher(connection).publish(subject, payload, headers)
 
     async def publish_with_ack(
         self,
@@ -63,7 +67,19 @@ class Live:
         Raises `PublishError` as `publish` does, and when the stream refuses or nobody answers in time; `ValueError` for
         a negative timeout, before anything is accepted.
         """
-        return await self._publisher(connection).publish_with_ack(subject, payload, headers, timeout)
+        return await self._parts.publisher(connection).publish_with_ack(subject, payload, headers, timeout)
+
+    async def reload(self, settings: Settings | Callable[[], Settings]) -> None:
+        """Change to other settings while messages pass: only what differs is stopped, drained and started again.
+
+        Returns when that is done: what is new has tried to connect and to subscribe. `settings` may be a function that
+        reads them, which runs in a thread. Routes that were added by `Router.route` stay. A reload waits for the one
+        before it, and of those that wait only the last is done, for all of them. Cancelled, it is done all the same.
+
+        Raises `ConfigurationError` for settings that can't be used, also by a handler that can't be imported: then
+        nothing has changed.
+        """
+        await self._reload(settings)
 
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Return the ledger of each connection. `accepted = pending + in_flight + settled`, always."""
@@ -80,13 +96,3 @@ class Live:
     def status(self) -> dict[str, Any]:
         """Return what `/status` shows: connections, routes and ledgers."""
         return status(self, trio.current_time() - self._opened_at)
-
-    def _publisher(self, connection: str | None) -> Publisher:
-        if connection is None and self._only is not None:
-            return self._only
-        publisher = self.publishers.get(connection or "")
-        if publisher is None:
-            known = ", ".join(sorted(self.publishers))
-            wrong = "name the connection" if connection is None else f"there is no connection {connection!r}"
-            raise ConfigurationError([Problem("connection", f"{wrong}; there are {known}")], "publish")
-        return publisher

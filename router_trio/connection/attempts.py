@@ -27,7 +27,10 @@ class Attempts:
         emit: Emit,
         clock: Callable[[], float],
         uniform: Callable[[float, float], float],
+        refusal_ends: bool = True,
     ) -> None:
+        """`refusal_ends`: the router ends if a server refuses before there was a link."""
+        self._refusal_ends = refusal_ends
         self._state = state
         self._emit = emit
         self._clock = clock
@@ -85,7 +88,8 @@ class Attempts:
     def failed(self, attempt: Attempt, error: LinkError) -> None:
         """It led to nothing.
 
-        Raises `AuthorizationError` or `CertificateError` if no link was ever had: those are mistakes to mend.
+        Raises `AuthorizationError` or `CertificateError` if no link was ever had: those are mistakes to mend. Not if
+        the router goes on without this connection.
         """
         state = self._state
         state.failures += 1
@@ -105,7 +109,7 @@ class Attempts:
                 max_attempts=self._plan.attempts_of_round,
             )
         )
-        if isinstance(error, AuthorizationError | CertificateError) and not state.established:
+        if self._refusal_ends and isinstance(error, AuthorizationError | CertificateError) and not state.established:
             raise error
 
     def lost(self, lived: float) -> None:

@@ -18,7 +18,7 @@ from router_trio.errors import SourceError
 from router_trio.events import DestinationNotStored, DestinationStored, DestinationsUnknown, Emit
 from router_trio.link import LOOKUP_FAILED, Link, StreamState
 from router_trio.protocol.framing import text
-from router_trio.states import DestinationState
+from router_trio.states import DestinationState, RouteState
 from router_trio.subjects.patterns import matches, matches_tokens, overlaps
 
 LOOK_EVERY = 5.0
@@ -63,8 +63,19 @@ class Destinations:
         self._early_at = -inf
 
     def add(self, destination: DestinationState) -> None:
-        """Watch this one too. Before the connection runs."""
+        """Watch this one too, from the next look on, which is now."""
         self._all.append(destination)
+        self._by_subject.clear()
+        self._look_now.set()
+
+    def forget_route(self, route: RouteState) -> None:
+        """Watch those of this route no more."""
+        for one in [one for one in self._all if one.route is route]:
+            self._all.remove(one)
+            self._told.discard(one)
+            self._elsewhere.discard(one)
+            self._refusing.pop(one, None)
+        self._by_subject.clear()
 
     # --- what publishes meet ---
 
@@ -108,10 +119,10 @@ class Destinations:
                 one.met = None  # the next link may have other rights
         if not any(one.jetstream for one in self._all):
             self.first_look_over.set()
-        while self._all:
+        while True:
             began = trio.current_time()
             self._look_now = trio.Event()
-            pause = LOOK_EVERY
+            pause = LOOK_EVERY if self._all else inf
             try:
                 await self._look(link)
             except SourceError as error:

@@ -76,8 +76,12 @@ class PullBudget:
         self._waiting: deque[Callable[[], None]] = deque()
 
     def join(self) -> None:
-        """One consumer more, for as long as the router lives."""
+        """One consumer more."""
         self.consumers += 1
+
+    def consumer_gone(self) -> None:
+        """One consumer less."""
+        self.consumers -= 1
 
     @property
     def limit(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Protocol
 
 import trio
@@ -80,6 +81,10 @@ class Session:
         self._written = trio.Event()
         self._fence_due = trio.Event()
         self._leaving = False
+        self._nursery: trio.Nursery | None = None
+        self._context = copy_context()
+        """That of `run`, once it is connected: what the link needs of its surroundings is in it."""
+        self._served: dict[Source, trio.CancelScope] = {}
 
     async def run(
         self,
@@ -93,7 +98,8 @@ class Session:
     ) -> None:
         """Connect, then wait for `serve`, then live until the link dies or `end` is called. Raises nothing of it.
 
-        `first` are served before `sources`, which wait for them for a bounded time.
+        `first` are served before `sources`, which wait for them for a bounded time. Sources that come later are served
+        by `serve_also`.
         """
         deadline = trio.current_time() + connect_timeout
         try:
@@ -109,9 +115,10 @@ class Session:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(self._watch, link, liveness_interval)
                             nursery.start_soon(self._confirm, link)
-                            await _serve_each(link, first, nursery, STREAMS_FIRST_WITHIN)
+                            await self._serve_each(link, first, nursery, STREAMS_FIRST_WITHIN)
+                            self._nursery, self._context = nursery, copy_context()
                             # Before anything is sent: the kept publishes may be for routes of this very connection.
-                            await _serve_each(link, sources, nursery, SOURCES_FIRST_WITHIN)
+                            await self._serve_each(link, sources, nursery, SOURCES_FIRST_WITHIN)
                             nursery.start_soon(self._send, link)
                 if dialling.cancelled_caught:
                     self.error = LinkError(f"no connection within {connect_timeout:g} s", reason="timeout")
@@ -124,12 +131,28 @@ class Session:
             if other is not None:
                 raise other from None
         finally:
-            self.link = None
+            self.link = self._nursery = None
             self.ended.set()
 
     def serve(self) -> None:
         """Let the tasks of the link begin."""
         self._go.set()
+
+    def serve_also(self, source: Source) -> trio.Event | None:
+        """Serve a source that has just come. Returns what is set once it has tried.
+
+        None, and nothing is done, while `run` has not begun with the others, or when it has ended.
+        """
+        if self.link is None or self._nursery is None:
+            return None
+        # Whoever adds it has surroundings of its own.
+        return self._context.run(self._start_serving, source, self.link, self._nursery)
+
+    def serve_no_more(self, source: Source) -> None:
+        """Serve this source no more."""
+        scope = self._served.pop(source, None)
+        if scope is not None:
+            scope.cancel()
 
     def leave(self) -> None:
         """Write nothing more on this link, and let what is in flight be confirmed. The next link takes the rest."""
@@ -141,6 +164,25 @@ class Session:
         self._scope.cancel()
 
     # --- the tasks ---
+
+    async def _serve_each(self, link: Link, sources: Sequence[Source], nursery: trio.Nursery, within: float) -> None:
+        """Serve these in the nursery; returns when each has tried, or that takes too long."""
+        tries = [self._start_serving(source, link, nursery) for source in sources]
+        with trio.move_on_after(within):
+            for tried in tries:
+                await tried.wait()
+
+    def _start_serving(self, source: Source, link: Link, nursery: trio.Nursery) -> trio.Event:
+        scope = self._served[source] = trio.CancelScope()
+        tried = trio.Event()
+
+        async def serve() -> None:
+            with scope:
+                await source.serve(link, tried)
+            tried.set()  # removed before that, it holds up nobody
+
+        nursery.start_soon(serve, name=source.serve)
+        return tried
 
     async def _send(self, link: Link) -> None:
         """Pending queue to wire, in batches as large as what has gathered while the last one was written."""
@@ -239,17 +281,6 @@ class Session:
     def _answered(self) -> None:
         self.fenced_at = trio.current_time()
         self._fenced(self.fenced_at)
-
-
-async def _serve_each(link: Link, sources: Sequence[Source], nursery: trio.Nursery, within: float) -> None:
-    """Serve these in the nursery; returns when each has tried, or that takes too long."""
-    tries = []
-    for source in sources:
-        tries.append(trio.Event())
-        nursery.start_soon(source.serve, link, tries[-1])
-    with trio.move_on_after(within):
-        for tried in tries:
-            await tried.wait()
 
 
 def _first(group: BaseExceptionGroup[LinkError]) -> LinkError:

@@ -1,14 +1,15 @@
 """One subscription for all routes of a connection that read the same subject, in the same queue group if in any.
 
 A server would send each of them a copy of every message; and of a queue group it would send each message to one of them
-alone, though the others may be the ones that take it.
+alone, though the others may be the ones that take it. Routes come and go while it lasts: one that is alone gets what
+comes directly, as from a subscription of its own.
 """
 
 from __future__ import annotations
 
 import trio
 
-from router_trio.link import Deliver, Link, SharedDelivery, Subscription, SubscriptionBatch
+from router_trio.link import CoreSubscription, Deliver, Link, SharedDelivery, SubscriptionBatch
 from router_trio.protocol.framing import RawMessage
 
 
@@ -20,7 +21,7 @@ class SharedSubscription:
         self._queue = queue
         self._link: Link | None = None
         self._members: list[Member] = []
-        self._subscription: Subscription | None = None
+        self._subscription: CoreSubscription | None = None
         self._one_at_a_time = trio.Lock()
 
     async def take_part(self, link: Link, deliver: Deliver | SharedDelivery) -> Member:
@@ -32,11 +33,19 @@ class SharedSubscription:
             self._members.append(member)
             if self._subscription is None:
                 try:
-                    self._subscription = await link.subscribe(self._subject, self._deliver, queue=self._queue)
+                    self._subscription = await link.subscribe(self._subject, deliver, queue=self._queue)
                 except BaseException:
                     self._members.clear()
                     raise
+            else:
+                self.deliver_to_members()
             return member
+
+    def deliver_to_members(self) -> None:
+        """Members have come or gone, or one has another taker: see `link.CoreSubscription.deliver_to`."""
+        if self._subscription is not None and self._members:
+            alone = len(self._members) == 1
+            self._subscription.deliver_to(self._members[0].deliver if alone else self._deliver)
 
     def _deliver(self, batch: list[RawMessage]) -> None:
         for member in self._members:
@@ -53,6 +62,7 @@ class SharedSubscription:
             if not self._members and self._subscription is not None:
                 self._subscription.close()
                 self._subscription = None
+            self.deliver_to_members()
 
     async def _drain(self, member: Member) -> None:
         """The same, once it has what the server has sent before this call. Those that drain last do so together."""
@@ -82,6 +92,11 @@ class Member:
         self.deliver = deliver
         self.leaving: bool = False
         self._shared = shared
+
+    def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
+        """See `link.CoreSubscription.deliver_to`."""
+        self.deliver = deliver
+        self._shared.deliver_to_members()
 
     def close(self) -> None:
         """See `link.Subscription.close`."""

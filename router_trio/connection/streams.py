@@ -35,8 +35,14 @@ class Streams:
         self._told: dict[str, object] = {}
 
     def add(self, stream: StreamConfig) -> None:
-        """Make this one too. Before the connection runs."""
+        """Make this one too, when they are served next."""
         self._all[stream.name] = stream
+
+    def leave_alone(self, name: str) -> None:
+        """Look after this one no more. On the server it stays as it is."""
+        self._all.pop(name, None)
+        self._told.pop(name, None)
+        self._state.missing_streams.pop(name, None)
 
     def __bool__(self) -> bool:
         return bool(self._all)
@@ -51,6 +57,7 @@ class Streams:
             if missing:
                 await trio.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)
+        tried.set()  # there may be none
 
     async def _ensure(self, link: Link, wanted: StreamConfig) -> bool:
         name = wanted.name

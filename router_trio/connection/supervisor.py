@@ -52,7 +52,10 @@ class Connection:
         connect: Connect,
         emit: Emit,
         platform: Platform = REAL_PLATFORM,
+        *,
+        refusal_ends: bool = True,
     ) -> None:
+        """`refusal_ends`: see `run`."""
         self.name = name
         self.settings = settings
         self.platform = platform
@@ -92,14 +95,38 @@ class Connection:
         self.shares: Shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
         self._attempts = Attempts(
-            settings, self.state, emit=emit, clock=trio.current_time, uniform=platform.random.uniform
+            settings,
+            self.state,
+            emit=emit,
+            clock=trio.current_time,
+            uniform=platform.random.uniform,
+            refusal_ends=refusal_ends,
         )
 
     # --- for everybody ---
 
     def attach(self, source: Source) -> None:
-        """Add a source that reads from every link of this connection. Before `run`."""
+        """Add a source that reads from every link of this connection, from the next turn on."""
         self._sources.append(source)
+        if self._session is not None:
+            self._session.serve_also(source)
+
+    def detach(self, source: Source) -> None:
+        """Remove a source: what serves it is cancelled."""
+        if source in self._sources:
+            self._sources.remove(source)
+        if self._session is not None:
+            self._session.serve_no_more(source)
+
+    def make_streams(self) -> trio.Event | None:
+        """Make what is absent of `streams`, which have changed. Returns what is set once each was tried; None: no link.
+
+        Without a link, the next one does that first of all.
+        """
+        if self._session is None:
+            return None
+        self._session.serve_no_more(self.streams)
+        return self._session.serve_also(self.streams)
 
     @property
     def link(self) -> Link | None:
@@ -131,13 +158,20 @@ class Connection:
         """Return an id for a message that has none: no other one has it, in this process or another."""
         return b"%b-%d" % (self._message_ids, next(self._message_numbers))
 
+    def continue_counts(self, before: Connection) -> None:
+        """Count on from where the connection that had this name before ended: all of its operations are settled."""
+        self.state.add_counts(before.state)
+        self.outbox.ledger.add(before.outbox.ledger)
+        self.outbox.counters.add(before.outbox.counters)
+
     # --- the supervisor ---
 
     async def run(self) -> None:
         """Keep the connection up until cancelled.
 
         Raises `ConnectionExhaustedError` if the settings say to stop, and `AuthorizationError` or `CertificateError`
-        if the first server that answers refuses: those are mistakes to mend, not outages to wait out.
+        if the first server that answers refuses: those are mistakes to mend, not outages to wait out. With
+        `refusal_ends=False` it tries again all the same.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
@@ -317,10 +351,15 @@ class Connection:
         """Call `tell` each time that the connection comes or goes."""
         self._tell_of_changes.append(tell)
 
+    def tell_no_more(self, tell: Callable[[], None]) -> None:
+        """Undo `when_changed`."""
+        if tell in self._tell_of_changes:
+            self._tell_of_changes.remove(tell)
+
     def _tell_changed(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-        for tell in self._tell_of_changes:
+        for tell in tuple(self._tell_of_changes):
             tell()
         self._room.unpark_all()
         self.shares.wake_all()

@@ -20,6 +20,7 @@ from router_trio.faults.kinds import CLOSE_CONNECTION, DELAY, ERROR, TIMEOUT, Fa
 from router_trio.link import (
     Connect,
     ConsumerSpec,
+    CoreSubscription,
     Deliver,
     Link,
     LinkListener,
@@ -28,7 +29,6 @@ from router_trio.link import (
     SharedDelivery,
     StreamConfig,
     StreamState,
-    Subscription,
 )
 from router_trio.outbox.operation import Operation
 
@@ -160,7 +160,7 @@ class FaultyLink:
 
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
-    ) -> Subscription:
+    ) -> CoreSubscription:
         """See `link.Link.subscribe`."""
         await self._before_subscribing()
         return await self._link.subscribe(subject, deliver, queue=queue)

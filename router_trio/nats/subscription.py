@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router_trio.link import Deliver, SharedDelivery
 from router_trio.nats.wire import Wire
 
 
@@ -11,6 +12,10 @@ class WireSubscription:
     def __init__(self, wire: Wire, sid: bytes) -> None:
         self._wire = wire
         self._sid = sid
+
+    def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
+        """See `link.Subscription.deliver_to`."""
+        self._wire.deliver_to(self._sid, deliver)
 
     def close(self) -> None:
         """See `link.Subscription.close`."""

@@ -226,14 +226,20 @@ class Wire:
         """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
         self._next_sid += 1
         sid = b"%d" % self._next_sid
-        if isinstance(deliver, SharedDelivery):
-            group = self._groups.setdefault(deliver.deliver, _Group(deliver.deliver))
-            self._parser.buffers[sid] = _Buffer(deliver.key, group)
-        else:
-            self._parser.buffers[sid] = _Buffer(deliver, _Group(_deliver_each))
+        self._parser.buffers[sid] = self._buffer_for(deliver)
         self._subjects[sid] = subject
         self.send(framing.subscribe(subject, sid, queue))
         return sid
+
+    def deliver_to(self, sid: bytes, deliver: Deliver | SharedDelivery) -> None:
+        """Give the messages of a subscription to `deliver` from now on. Between two reads: what came is delivered."""
+        if sid in self._subjects:
+            self._parser.buffers[sid] = self._buffer_for(deliver)
+
+    def _buffer_for(self, deliver: Deliver | SharedDelivery) -> _Buffer:
+        if isinstance(deliver, SharedDelivery):
+            return _Buffer(deliver.key, self._groups.setdefault(deliver.deliver, _Group(deliver.deliver)))
+        return _Buffer(deliver, _Group(_deliver_each))
 
     def unsubscribe(self, sid: bytes) -> None:
         """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""

@@ -25,6 +25,12 @@ class Ledger:
         """Count `count` messages that met their final fate."""
         self.settled[fate] += count
 
+    def add(self, other: Ledger) -> None:
+        """Count what another ledger has counted as well."""
+        self.accepted += other.accepted
+        for fate, count in other.settled.items():
+            self.settled[fate] += count
+
     @property
     def settled_count(self) -> int:
         """How many messages have a fate."""
@@ -52,6 +58,15 @@ class Counters:
         self.retried: int = 0
         self.retry_succeeded: int = 0
         self.retry_failed: int = 0
+
+    def add(self, other: Counters) -> None:
+        """Count what others have counted as well."""
+        self.succeeded.update(other.succeeded)
+        self.failed.update(other.failed)
+        self.dropped.update(other.dropped)
+        self.retried += other.retried
+        self.retry_succeeded += other.retry_succeeded
+        self.retry_failed += other.retry_failed
 
 
 OPERATIONS = ("publish", "publish_with_ack", "ack", "nak", "subscribe")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from weakref import WeakValueDictionary
 
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
@@ -10,7 +11,7 @@ from router_trio.events import Emit
 from router_trio.routing.by_key.core_route import CoreRouteByKey
 from router_trio.routing.by_key.stream_route import StreamRouteByKey
 from router_trio.routing.core.passthrough import Passthrough
-from router_trio.routing.core.route import CoreRoute, shared_subscriptions
+from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
@@ -23,36 +24,62 @@ from router_trio.routing.tracing import Tracing
 from router_trio.states import REPLY, DestinationState, RouteState
 
 
-def build_routes(
-    plans: Sequence[RoutePlan],
-    connections: Mapping[str, Connection],
-    emit: Emit,
-    tracing: Tracing,
-    *,
-    handler_errors: str = "type",
-) -> list[Route]:
-    """Return a route for each plan, attached to its connection. `handler_errors`: see `Routing`."""
-    passthrough = {name: Passthrough(connection, tracing) for name, connection in connections.items()}
-    shared = shared_subscriptions(plans)
-    routes: list[Route] = []
-    for plan in plans:
+class RouteBuilder:
+    """Makes the routes of one router, and keeps what they share for as long as one of them is there."""
+
+    def __init__(self, emit: Emit, tracing: Tracing, *, handler_errors: str = "type") -> None:
+        """`handler_errors`: see `Routing`."""
+        self._emit = emit
+        self._tracing = tracing
+        self._handler_errors = handler_errors
+        self._passthrough: dict[Connection, Passthrough] = {}
+        self._shared: WeakValueDictionary[tuple[Connection, str, str | None], SharedSubscription] = (
+            WeakValueDictionary()
+        )
+
+    def build(self, plan: RoutePlan, connections: Mapping[str, Connection], before: Route | None = None) -> Route:
+        """Return the route of a plan. Whoever builds it attaches it to its connection.
+
+        `before` is the same route with its settings before, of which the counts go on. One from a stream is over.
+        """
         connection, state = connections[plan.connection], _state(plan, connections)
+        if before is not None:
+            state.earlier.append(before.state)
         outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
         kind = _content_routing() if plan.looks else Routing
-        routing = kind(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
+        routing = kind(plan, outlets, state, self._emit, self._tracing, handler_errors=self._handler_errors)
         dead = plan.dead_letter
         letters = None if dead is None else DeadLetters(dead, connections[dead.connection], state)
-        route: Route
         if plan.stream is not None:
-            route = (StreamRouteByKey if plan.by_key else StreamRoute)(routing, connection, emit, letters)
-        else:
-            if plan.settings.respond:
-                routing.respond_with(Responder(state, connection))
-            first = passthrough[outlets[0].connection.name if outlets else connection.name]
-            route = _core_route(routing, connection, first, emit, letters, shared.get(plan.name))
-        connection.attach(route)
-        routes.append(route)
-    return routes
+            known = None
+            if isinstance(before, StreamRoute) and before.has_consumer(connection, plan.settings.source):
+                known = before
+            kind_of_route = StreamRouteByKey if plan.by_key else StreamRoute
+            return kind_of_route(routing, connection, self._emit, letters, known)
+        if plan.settings.respond:
+            routing.respond_with(Responder(state, connection))
+        first = self._passthrough_to(outlets[0].connection if outlets else connection)
+        return _core_route(routing, connection, first, self._emit, letters, self._shared_by(plan, connection))
+
+    def forget_connection(self, connection: Connection) -> None:
+        """This connection has ended: no route is built on it any more."""
+        self._passthrough.pop(connection, None)
+
+    def _passthrough_to(self, connection: Connection) -> Passthrough:
+        found = self._passthrough.get(connection)
+        if found is None:
+            found = self._passthrough[connection] = Passthrough(connection, self._tracing)
+        return found
+
+    def _shared_by(self, plan: RoutePlan, connection: Connection) -> SharedSubscription:
+        """Return the subscription that all routes share which read this subject, in this queue group if in any."""
+        source = plan.settings.source
+        assert source.subject is not None
+        key = (connection, source.subject, source.queue)
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = SharedSubscription(source.subject, source.queue)
+        return found
 
 
 def _core_route(
@@ -61,7 +88,7 @@ def _core_route(
     passthrough: Passthrough,
     emit: Emit,
     dead_letters: DeadLetters | None,
-    shared: SharedSubscription | None,
+    shared: SharedSubscription,
 ) -> CoreRoute:
     """Return a route from a core subscription, which keeps its messages if its settings want that."""
     if routing.plan.by_key:

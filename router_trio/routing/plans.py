@@ -149,6 +149,11 @@ class RoutePlan:
         return self.settings.goes_by_key(self.handler is not None)
 
     @property
+    def order_key(self) -> tuple[bool, str | None]:
+        """What messages are in order by: whether key by key, and the expression of the key if one is set."""
+        return self.by_key, self.settings.key if self.by_key else None
+
+    @property
     def looks(self) -> bool:
         """True if it has to look into messages, or changes what it sends."""
         by_value = self.per is not None or (self.by_key and self.key is not None)

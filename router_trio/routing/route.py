@@ -54,6 +54,17 @@ class Route(ABC):
     def abandon(self) -> int:
         """End without waiting. Returns how many messages were received and never routed, and counts them as failed."""
 
+    @abstractmethod
+    def recall(self) -> None:
+        """Take back what the outboxes have not sent, before `abandon`: a stream delivers it again."""
+
+    def retire(self) -> None:
+        """The route is over, and the router goes on: read from no link, and listen to nothing any more."""
+        self._connection.detach(self)
+        if self.routing.flow is not None:
+            for breaker in self.routing.flow.breakers:
+                breaker.stop_listening()
+
     @contextmanager
     def _receiving(self, afterwards: str) -> Iterator[None]:
         """While it is entered, more may come. `afterwards`: the reason why nothing comes then."""

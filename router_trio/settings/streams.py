@@ -50,6 +50,11 @@ class StreamSettings(Section, init=False):
     )
 
     @property
+    def label(self) -> str:
+        """The name that tells it from all others, also of other connections."""
+        return f"{self.name} on {self.connection}"
+
+    @property
     def config(self) -> StreamConfig:
         """What it is made as."""
         return StreamConfig(

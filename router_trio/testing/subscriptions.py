@@ -55,6 +55,10 @@ class FakeSubscription:
         """For the server: send a message here."""
         self._link.receive(self, message)
 
+    def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
+        """See `link.Subscription.deliver_to`."""
+        self.deliver = deliver
+
     def close(self) -> None:
         """See `link.Subscription.close`."""
         if not self.closed:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from router_trio.errors import SourceError
-from router_trio.link import SharedDelivery, Subscription, SubscriptionBatch
+from router_trio.link import Deliver, SharedDelivery, Subscription, SubscriptionBatch
 from router_trio.protocol.framing import RawMessage, header_block, payload, publish
 from router_trio.protocol.headers import Headers, decode, encode
 from tests.contract.peers import Peer, link_of
@@ -50,6 +50,28 @@ async def test_the_listener_hears_when_all_that_came_at_one_time_is_handed_out(p
         # Whatever came in one read is delivered before: one batch for each subscription, and nothing after the end.
         assert listener.events.count("handed out") <= listener.events.count("delivered")
         assert listener.events[0] == "delivered"
+
+
+async def test_what_comes_goes_to_another_taker_from_one_message_to_the_next(peer: Peer) -> None:
+    takers = [Recorder() for _ in range(3)]
+
+    def together(touched: Sequence[SubscriptionBatch]) -> None:
+        for arrivals in touched:
+            arrivals.key(arrivals)
+
+    async with link_of(peer) as link:
+        subscription = await link.subscribe("in.*", takers[0])
+        delivers: list[Deliver | SharedDelivery] = [takers[0], SharedDelivery(together, takers[1]), takers[2]]
+        for number, deliver in enumerate(delivers):
+            subscription.deliver_to(deliver)
+            await link.send([operation(n, b"in.a", b"%d" % n) for n in range(100 * number, 100 * number + 100)])
+            await link.fence()
+        subscription.close()
+        subscription.deliver_to(takers[0])
+        await link.send([operation(300, b"in.a", b"300")])
+        await link.fence()
+    numbers = [[int(payload(raw)) for raw in taker.messages] for taker in takers]
+    assert numbers == [[*range(100)], [*range(100, 200)], [*range(200, 300)]]
 
 
 async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_together(peer: Peer) -> None:

@@ -12,7 +12,7 @@ import pytest
 from router_trio.events import catalogue
 from tests.support.command import COMMAND, command, environment
 
-COMMANDS = ("init", "run", "demo", "check", "explain", "test", "contract", "schema", "completion")
+COMMANDS = ("init", "run", "demo", "check", "diff", "explain", "test", "contract", "schema", "completion")
 
 CONFIG = """
 [connections.main]
@@ -213,3 +213,29 @@ def test_check_warns_of_a_destination_whose_first_token_a_sender_chooses(first: 
     warning, told = done.stdout.splitlines()
     assert warning.startswith("router.toml: routes[0].to[0].subject: warning: the first token of ")
     assert told == "router.toml: ok (1 connection, 1 route)"
+
+
+# --- diff ---
+
+
+def test_diff_shows_what_a_reload_would_do(config: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.toml"
+    new.write_text(CONFIG.replace('subject = "eu.', 'subject = "europe.').replace("127.0.0.1:4222", "127.0.0.1:4223"))
+    done = command("diff", str(config), str(new), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "connection main: changed",
+        '    servers: ["nats://127.0.0.1:4222"] -> ["nats://127.0.0.1:4223"]',
+        "route eu-orders: changed",
+        '    to[0].subject: "eu.{{wildcard(1)}}.{{wildcard(2)}}" -> "europe.{{wildcard(1)}}.{{wildcard(2)}}"',
+        "    its connection main changes",
+    ]
+
+
+def test_diff_says_what_is_wrong_with_either_file(config: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(CONFIG.replace("queue", "queues"))
+    for pair in ((config, wrong), (wrong, config)):
+        done = command("diff", *map(str, pair), cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (78, "")
+        assert f"{wrong}: routes[0].from.queues: unknown key" in done.stderr

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-import router_trio.router
 from router_trio import Router
+from router_trio.router import run as router_run
 from tests.support.command import COMMAND, running
 from tests.support.servers import NatsServer
 from tests.support.settings import core_route, settings
@@ -36,7 +36,7 @@ from = { stream = "ORDERS", durable = "router", filter = "orders.*" }
 to = [ { subject = "us.{{wildcard(1)}}" } ]
 """
 
-ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
 
 
 def configuration(tmp_path: Path, url: str) -> Path:
@@ -143,7 +143,7 @@ async def test_the_start_is_over_when_the_server_dies_in_it(pongs: int) -> None:
 
 
 async def test_the_start_is_over_when_the_server_falls_silent_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router_trio.router, "SOURCES_WITHIN", 0.5)
+    monkeypatch.setattr(router_run, "SOURCES_WITHIN", 0.5)
     async with impostor(2) as (url, _):
         router = Router(settings(url, routes=[core_route("in", "out")], liveness_interval="1h"))
         began = trio.current_time()

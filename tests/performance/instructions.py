@@ -18,6 +18,7 @@ import router_trio
 from router_trio import Settings
 from router_trio.client.publisher import Publisher
 from router_trio.connection.session import Session
+from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError
 from router_trio.events import Event
@@ -148,8 +149,9 @@ class Bench:
     def core_routes(self) -> tuple[Passthrough, list[CoreRoute]]:
         """The routes from core subscriptions, and the way that what only passes through goes."""
         passthrough = Passthrough(self.connection, self._tracing)
+        shared = SharedSubscription("in.>", None)
         return passthrough, [
-            CoreRoute(routing, self.connection, passthrough, lambda event: None) for routing in self.routings
+            CoreRoute(routing, self.connection, passthrough, lambda event: None, shared) for routing in self.routings
         ]
 
     def stream_route(self) -> StreamRoute:

@@ -32,6 +32,22 @@ def settings_of(schedule: Schedule) -> Settings:
     )
 
 
+UNUSED = ("Nats-Incr", "Nats-Rollup", "Nats-Marker-Reason")
+"""Control headers that no message has."""
+
+
+def changed(settings: Settings, dice: int) -> Settings:
+    """Return settings of which the routes differ that `dice` has a bit for, in what no message notices."""
+    routes = list(settings.routes)
+    for index, route in enumerate(routes):
+        if dice >> index & 1:
+            first, *others = route.to
+            headers = first.headers.model_copy(update={"keep": [UNUSED[dice % len(UNUSED)]]})
+            to = [first.model_copy(update={"headers": headers}), *others]
+            routes[index] = route.model_copy(update={"to": to})
+    return settings.model_copy(update={"routes": routes})
+
+
 def destinations_of(plan: Plan) -> list[dict[str, Any]]:
     """Where a route sends: each destination has subjects of its own, which tell it apart."""
     last = "{{wildcard(1)}}" if plan.filter == "*" else plan.filter

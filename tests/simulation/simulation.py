@@ -10,7 +10,7 @@ from router_trio.connection.platform import Platform
 from router_trio.routing.policy.retry import LONGEST_SPREAD
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
-from tests.simulation.configuration import settings_of
+from tests.simulation.configuration import changed, settings_of
 from tests.simulation.content import Sent
 from tests.simulation.failing import left_waiting
 from tests.simulation.faults import FAULTS, LOSES
@@ -119,6 +119,12 @@ class Simulation:
         if self.process is not None:
             self.nursery.start_soon(self._restart, self.process, after)
             self.process = None
+
+    def reload(self, dice: int) -> None:
+        """See `faults.Scene`."""
+        process = self.process
+        if process is not None and process.live is not None and process.programs is not None:
+            process.programs.start_soon(process.live.reload, changed(self.settings, dice))
 
     async def _restart(self, process: Process, after: float) -> None:
         await self._end(process)

@@ -35,6 +35,8 @@ class World:
     brokers: dict[str, FakeBroker]
     watch: Watch
     live: Live
+    configuration: Callable[..., Settings]
+    """Settings on the same brokers: from routes, and from what `world` takes besides."""
 
     @property
     def broker(self) -> FakeBroker:
@@ -142,23 +144,34 @@ async def world(
     """
     brokers = brokers or {"main": FakeBroker()}
     quick = {"servers": ["nats://fake:4222"], "reconnect_delay": "50ms", "max_reconnect_delay": "300ms"}
-    config = Settings(
-        router={"shutdown_timeout": shutdown_timeout},
-        telemetry={"listen": ""},
-        connections={name: quick | options | (connections or {}).get(name, {}) for name in brokers},
-        routes=list(routes),
-        streams=list(streams),
-    )
+    fakes = brokers
+
+    def configuration(
+        *routes: dict[str, Any],
+        names: Sequence[str] = tuple(brokers),
+        connections: dict[str, dict[str, Any]] | None = connections,
+        streams: Sequence[dict[str, Any]] = streams,
+        **sections: dict[str, Any],
+    ) -> Settings:
+        return Settings(
+            router={"shutdown_timeout": shutdown_timeout} | sections.get("router", {}),
+            telemetry={"listen": ""} | sections.get("telemetry", {}),
+            connections={name: quick | options | (connections or {}).get(name, {}) for name in names},
+            routes=list(routes),
+            streams=list(streams),
+        )
+
+    config = configuration(*routes)
     watch = Watch()
     platform = Platform(random=LongestDelays())
     router = Router(
-        config, observers=[watch], connect=lambda name, _: brokers[name].connect, platform=platform, log=False
+        config, observers=[watch], connect=lambda name, _: fakes[name].connect, platform=platform, log=False
     )
     for handler, route in handlers:
         router.route(route.pop("subject", None), to=route.pop("to"), **route)(handler)
     async with router.open() as live:
         watch.live = live
-        yield World(brokers, watch, live)
+        yield World(brokers, watch, live, configuration)
         assert_accounted(live)
     assert_accounted(live)
     assert all(entry["pending"] == entry["in_flight"] == 0 for entry in live.ledger().values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from itertools import count
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -44,7 +45,7 @@ class CoreRouteByKey(RetryingRoute):
         passthrough: Passthrough,
         emit: Emit,
         dead_letters: DeadLetters | None,
-        shared: SharedSubscription | None = None,
+        shared: SharedSubscription,
     ) -> None:
         super().__init__(routing, connection, passthrough, emit, dead_letters, shared)
         plan = routing.plan
@@ -69,7 +70,11 @@ class CoreRouteByKey(RetryingRoute):
                 delivery = self._next()
                 if delivery is None:
                     break
+                self._held_up = delivery
                 await self._may_go()
+                if self._held_up is None:
+                    continue  # taken back meanwhile
+                self._held_up = None
                 blocked = self._begin(delivery)
                 if blocked is not None:
                     return blocked
@@ -159,11 +164,11 @@ class CoreRouteByKey(RetryingRoute):
         return False
 
     async def _may_go(self) -> None:
-        """Wait until a message may go."""
+        """Wait until a message may go, or is taken back."""
         flow = self.routing.flow
         await self.routing.wait_for_capacity()
         if flow is not None:
-            while not flow.may_go(1):
+            while self._held_up is not None and not flow.may_go(1):
                 await flow.wait_to_go(1 + self._keys.count)
 
     def _begin(self, delivery: CoreDelivery) -> Awaitable[None] | None:
@@ -201,6 +206,33 @@ class CoreRouteByKey(RetryingRoute):
         return self._keys.count + len(self._intake) if flow is not None and flow.holds else 0
 
     # --- the end ---
+
+    def _take_back(self) -> list[tuple[float, list[RawMessage]]]:
+        """See `CoreRoute`. Of what has failed, a message of which a copy was delivered stays: it is tried once more."""
+        taken = self._keys.clear()
+        for delivery in taken:
+            self._intake.set_aside(delivery.raw, -1)
+        held_up, self._held_up = self._held_up, None
+        if held_up is not None:
+            self._being_routed.discard(held_up)
+            taken.append(held_up)
+            self._intake.finish()
+        for _ in taken:
+            self._no_longer_under_way()
+        again = self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all())
+        now = trio.current_time()
+        for one in again:
+            if not one.has_copies:
+                taken.append(one)
+            elif self._waiting.add(one, one.raw[3], now):
+                self._until_due.deadline = now
+        for one in taken:
+            self._keys.finished(one.key, one)
+        if self.routing.flow is not None:
+            self.routing.flow.wake()
+        self._handed_over = True
+        waited = sorted(((one.received_at, [one.raw]) for one in taken), key=itemgetter(0))
+        return waited + self._intake.take_waiting()
 
     def abandon(self) -> int:
         """See `Route`."""

@@ -36,9 +36,14 @@ class StreamRouteByKey(StreamRoute):
     """One route from a stream, key by key."""
 
     def __init__(
-        self, routing: Routing, connection: Connection, emit: Emit, dead_letters: DeadLetters | None = None
+        self,
+        routing: Routing,
+        connection: Connection,
+        emit: Emit,
+        dead_letters: DeadLetters | None = None,
+        before: StreamRoute | None = None,
     ) -> None:
-        super().__init__(routing, connection, emit, dead_letters)
+        super().__init__(routing, connection, emit, dead_letters, before)
         plan = routing.plan
         # With a key, a route has expressions, and knows it.
         self._by_content = None if plan.key is None else cast("ContentRouting", routing)

@@ -6,6 +6,7 @@ With a limit for each value, what is over it is set aside, and others pass it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from operator import itemgetter
 from typing import NamedTuple
 
 import trio
@@ -44,6 +45,8 @@ class CoreFlow:
         self._route = route
         self._left = 0
         """Of what was taken from the queue, what is not given to `route` yet."""
+        self._batch: tuple[float, list[RawMessage]] = (0.0, [])
+        """What was taken from the queue last."""
         self._limited: WaitingForLimit[Arrived] | None = None
         if flow.values is not None and values is not None:
             self._limited = WaitingForLimit(state, flow, flow.values, intake, values)
@@ -82,6 +85,16 @@ class CoreFlow:
         left, self._left = self._left, 0
         return left + (0 if self._limited is None else self._limited.clear())
 
+    def take_unrouted(self) -> list[tuple[float, list[RawMessage]]]:
+        """Take out all that waits here, the oldest first: nothing of it is given to `route` any more."""
+        received_at, batch = self._batch
+        taken = [(received_at, batch[len(batch) - self._left :])] if self._left else []
+        self._left = 0
+        self._flow.wake()
+        if self._limited is not None:
+            taken += [(arrived.received_at, [arrived.raw]) for arrived in self._limited.take_all()]
+        return sorted(taken, key=itemgetter(0))
+
     def _waiting(self) -> int:
         if self._limited is not None:
             return self._limited.count
@@ -90,6 +103,7 @@ class CoreFlow:
     async def _go(self, received_at: float, batch: list[RawMessage]) -> None:
         """Route a batch, as much of it at a time as may go."""
         flow, self._left = self._flow, len(batch)
+        self._batch = received_at, batch
         while self._left:
             most = flow.may_go(self._left)
             if not most:

@@ -7,7 +7,7 @@ counted by the route, as NATS clients do with a slow consumer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 import trio
@@ -81,6 +81,32 @@ class IntakeQueue:
         self._messages -= len(batch)
         self._bytes -= size
         return arrived, batch
+
+    def let_nothing_pass(self) -> None:
+        """Let nothing pass by: what comes waits here, until `take` finds nothing left."""
+        self.busy = True
+
+    def take_waiting(self) -> list[tuple[float, list[RawMessage]]]:
+        """Take out everything that waits, the oldest first."""
+        left = [(arrived, batch) for arrived, batch, _ in self._batches]
+        self.clear()
+        return left
+
+    def put_first(self, batches: Sequence[tuple[float, list[RawMessage]]]) -> None:
+        """Put batches that came before, and were accepted then, before all that waits."""
+        for arrived, batch in reversed(batches):
+            size = sum(map(len, map(_tail, batch)))
+            self._messages += len(batch)
+            self._bytes += size
+            self._batches.appendleft((arrived, batch, size))
+        if batches:
+            self.busy = True
+            self._arrived.set()
+
+    def finish(self) -> None:
+        """Nothing waits, and what the taker was at work on is not its own any more."""
+        self.busy = False
+        self._finished.unpark_all()
 
     def clear(self) -> int:
         """Forget everything that waits. Returns how many messages that were."""

@@ -97,4 +97,12 @@ class WaitingForLimit(Generic[W]):
 
     def clear(self) -> int:
         """Forget all that is set aside. Returns how many messages that were."""
-        return len(self._queues.clear())
+        return len(self.take_all())
+
+    def take_all(self) -> list[W]:
+        """Take out all that is set aside."""
+        taken = self._queues.clear()
+        for waiting in taken:
+            self._intake.set_aside(waiting.raw, -1)
+        self._none_waits.unpark_all()
+        return taken

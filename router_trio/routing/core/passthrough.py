@@ -71,6 +71,10 @@ class Passthrough:
             owners.single_out(self._tracing.sampled_frames(frames), partial(_trace, frames))
         outbox.offer_frames(frames, owners)
 
+    def let_wait(self, route: PassthroughRoute) -> None:
+        """Let what comes for this route wait in its intake queue, for as long as that is busy."""
+        self._behind.add(route)
+
     def _let_wait(self, touched: Sequence[SubscriptionBatch], *, everything: bool) -> list[SubscriptionBatch]:
         """What can't be forwarded now goes into the inboxes of its routes. Returns what can be."""
         behind = {route for route in self._behind if route.intake.busy}

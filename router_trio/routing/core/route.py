@@ -5,17 +5,16 @@ A message that nobody changes and nobody looks at goes through as part of a batc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from operator import length_hint
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import trio
 
-from router_trio.connection.shared_subscription import SharedSubscription
+from router_trio.connection.shared_subscription import Member, SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError
 from router_trio.events import Emit
-from router_trio.link import Deliver, Link, SharedDelivery, Subscription
+from router_trio.link import Deliver, Link, SharedDelivery
 from router_trio.protocol import framing
 from router_trio.routing.core.flow import CoreFlow
 from router_trio.routing.core.handler_batch import HandlerBatch
@@ -25,26 +24,11 @@ from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
 from router_trio.routing.handlers import Handler, as_messages
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.plans import RoutePlan
 from router_trio.routing.route import Route
 from router_trio.states import RUNNING
 
 if TYPE_CHECKING:
     from router_trio.routing.content.routing import ContentRouting
-
-
-def shared_subscriptions(plans: Sequence[RoutePlan]) -> dict[str, SharedSubscription]:
-    """Return what routes share, by their names; one that shares nothing is not among them."""
-    together: dict[tuple[str, str, str | None], list[str]] = {}
-    for plan in plans:
-        source = plan.settings.source
-        if source.subject is not None:
-            together.setdefault((plan.connection, source.subject, source.queue), []).append(plan.name)
-    shared: dict[str, SharedSubscription] = {}
-    for (_, subject, queue), names in together.items():
-        if len(names) > 1:
-            shared |= dict.fromkeys(names, SharedSubscription(subject, queue))
-    return shared
 
 
 class CoreRoute(Route):
@@ -59,7 +43,7 @@ class CoreRoute(Route):
         connection: Connection,
         passthrough: Passthrough,
         emit: Emit,
-        shared: SharedSubscription | None = None,
+        shared: SharedSubscription,
     ) -> None:
         """`passthrough` leads to the connection of the first destination, if there is one.
 
@@ -72,9 +56,15 @@ class CoreRoute(Route):
         plain = len(outlets) == 1 and not outlets[0].destination.jetstream and as_it_comes
         self._intake = IntakeQueue(self._overflow)
         self._deliver: Deliver | SharedDelivery = self._received
+        self._passes: tuple[Passthrough, PassthroughRoute] | None = None
+        """The way that what is forwarded as it comes takes, if it may."""
         if plain:
-            self._deliver = SharedDelivery(passthrough.deliver, PassthroughRoute(routing, self._intake, self._received))
+            self._passes = passthrough, PassthroughRoute(routing, self._intake, self._received)
+            self._deliver = SharedDelivery(passthrough.deliver, self._passes[1])
+        self._member: Member | None = None
         self._in_hand = 0
+        self._not_begun: tuple[float, list[framing.RawMessage]] | None = None
+        """The batch in hand while it waits for room."""
         self._flow: CoreFlow | None = None
         if routing.flow is not None and not self.keeps_messages:
             self._flow = CoreFlow(routing.state, routing.flow, self._intake, self._route_batch, self._values)
@@ -92,14 +82,12 @@ class CoreRoute(Route):
         assert source.subject is not None
         self._subscribing = trio.CancelScope()
         with self._receiving("no subscription: the connection is away"):
-            # A server that doesn't answer must not hold up the end.
-            subscription: Subscription | None = None
-            with self._subscribing:
-                if self._shared is not None:
-                    subscription = await self._shared.take_part(link, self._deliver)
-                else:
-                    subscription = await link.subscribe(source.subject, self._deliver, queue=source.queue)
-            if subscription is None:
+            if self._member is None or self._member.link is not link:
+                self._member = None
+                # A server that doesn't answer must not hold up the end.
+                with self._subscribing:
+                    self._member = await self._shared.take_part(link, self._deliver)
+            if self._member is None:
                 self._retry.tried(tried)
                 return
             self._retry.succeeded()
@@ -107,7 +95,46 @@ class CoreRoute(Route):
             self._retry.ready(source.subject)
             self._retry.tried(tried)
             await self._closing.wait()
-            await subscription.drain()
+            if self._member is not None:
+                await self._member.drain()
+
+    def hand_over(self, successor: CoreRoute) -> None:
+        """Let another route with the same subscription have it, and all that waits. What was begun is still routed.
+
+        What comes from now on waits for `run` of the successor, so that the order is kept.
+        """
+        if self._member is not None and self._member.link is self._connection.link:
+            successor._take_over(self._member)
+            self._member = None
+        successor._hold()
+        waiting = self._take_back()
+        count = sum(len(batch) for _, batch in waiting)
+        self.state.received -= count
+        successor.state.received += count
+        successor._intake.put_first(waiting)
+        self.close_intake()
+
+    def _take_over(self, member: Member) -> None:
+        self._member = member
+        member.deliver_to(self._deliver)
+        self.state.enter(RUNNING)
+
+    def _hold(self) -> None:
+        self._intake.let_nothing_pass()
+        if self._passes is not None:
+            passthrough, route = self._passes
+            passthrough.let_wait(route)
+
+    def _take_back(self) -> list[tuple[float, list[framing.RawMessage]]]:
+        """Take out all that was not begun, the oldest first."""
+        taken = []
+        if self._not_begun is not None:
+            taken.append(self._not_begun)
+            self._not_begun, self._in_hand = None, 0
+            self._intake.finish()
+        if self._flow is not None:
+            taken += self._flow.take_unrouted()
+        return taken + self._intake.take_waiting()
 
     def close_intake(self) -> None:
         """See `Route`."""
@@ -120,10 +147,15 @@ class CoreRoute(Route):
         if self._flow is not None:
             await self._flow.empty()
 
+    def recall(self) -> None:
+        """See `Route`. There is no stream: what the outboxes have is still sent."""
+
     def abandon(self) -> int:
         """See `Route`."""
         self._scope.cancel()
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
+        self._not_begun = None
+        self._intake.finish()
         if self._flow is not None:
             left += self._flow.clear()
         if left > 0:
@@ -143,7 +175,11 @@ class CoreRoute(Route):
     async def _route_batch(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         """Route all of a batch."""
         self._in_hand = len(batch)
+        self._not_begun = received_at, batch
         await self.routing.wait_for_capacity()
+        if self._not_begun is None:
+            return  # taken back meanwhile
+        self._not_begun = None
         handler = self.routing.plan.handler
         if handler is not None:
             await self._handle(handler, received_at, batch)

@@ -61,6 +61,15 @@ class DestinationBreaker:
         self._taken_here = 0
         outlet.outbox.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
 
+    def stop_listening(self) -> None:
+        """Its route is gone: listen no more."""
+        key = (self._route.name, self._outlet.template)
+        listeners = self._outlet.outbox.tried_again.get(key, [])
+        if self._tried_again in listeners:
+            listeners.remove(self._tried_again)
+        if not listeners:
+            self._outlet.outbox.tried_again.pop(key, None)
+
     @property
     def state(self) -> str:
         """See `Breaker`."""

@@ -7,6 +7,7 @@ and is lost if the router ends before. Each goes through by itself: what is not 
 from __future__ import annotations
 
 from math import inf
+from operator import itemgetter
 
 import trio
 
@@ -42,10 +43,10 @@ class RetryingRoute(CoreRoute):
         passthrough: Passthrough,
         emit: Emit,
         dead_letters: DeadLetters | None,
-        shared: SharedSubscription | None = None,
+        shared: SharedSubscription,
     ) -> None:
         super().__init__(routing, connection, passthrough, emit, shared)
-        self._deliver = self._received  # nothing passes through
+        self._deliver, self._passes = self._received, None  # nothing passes through
         self._dead_letters = dead_letters
         self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._waiting: RetryQueue[CoreDelivery] = RetryQueue()
@@ -56,7 +57,12 @@ class RetryingRoute(CoreRoute):
             if self.state.limit is not None:
                 self.state.limit.waiting = self._wait_for_limit
         self._until_due = trio.CancelScope()
+        self._batch: tuple[float, list[RawMessage]] = (0.0, [])
+        """What was taken from the queue last; the last of it may not have been begun."""
+        self._held_up: CoreDelivery | None = None
+        """What waits for room or for the limit, and is not begun."""
         self._under_way = 0
+        self._handed_over = False
         self._one_settled = trio.lowlevel.ParkingLot()
 
     def _received(self, batch: list[RawMessage]) -> None:
@@ -73,7 +79,10 @@ class RetryingRoute(CoreRoute):
             with self._until_due:
                 received_at, batch = await self._intake.take()
             self._in_hand = len(batch)
+            self._batch = received_at, batch
             for raw in batch:
+                if not self._in_hand:
+                    break  # taken back meanwhile
                 self._under_way += 1
                 message_id = self._connection.new_message_id()
                 await self._attempt(CoreDelivery(self, self.state, raw, received_at, message_id))
@@ -92,6 +101,7 @@ class RetryingRoute(CoreRoute):
             if limited is None and again is None:
                 return
             self._in_hand = 1
+            self._batch = 0.0, []
             self._under_way += 1
             await trio.lowlevel.checkpoint()
             if limited is not None:
@@ -117,10 +127,15 @@ class RetryingRoute(CoreRoute):
     async def _try(self, delivery: CoreDelivery) -> None:
         """Try one of the messages in hand when it may go. Cancelled in the handler, nothing was sent."""
         routing, flow = self.routing, self.routing.flow
+        self._held_up = delivery
         await routing.wait_for_capacity()
         if flow is not None:
-            while not flow.may_go(1):
+            while self._held_up is not None and not flow.may_go(1):
                 await flow.wait_to_go(self._in_hand + len(self._intake))
+        if self._held_up is None:
+            return  # taken back meanwhile
+        self._held_up = None
+        if flow is not None:
             flow.going(1, self._in_hand - 1 + len(self._intake))
         if routing.plan.handler is not None:
             await routing.route(routing.plan.handler, delivery)
@@ -209,9 +224,33 @@ class RetryingRoute(CoreRoute):
 
     # --- the end ---
 
+    def _take_back(self) -> list[tuple[float, list[RawMessage]]]:
+        """See `CoreRoute`. Of what has failed, a message of which a copy was delivered stays: it is tried once more."""
+        held_up, self._held_up = self._held_up, None
+        received_at, batch = self._batch
+        not_begun = self._in_hand - 1 if batch and self._in_hand else 0
+        taken = [(received_at, batch[len(batch) - not_begun :])] if not_begun else []
+        again = self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all())
+        if held_up is not None:
+            again.append(held_up)
+            self._no_longer_under_way()
+            self._in_hand = 0
+            self._intake.finish()
+        self._in_hand -= not_begun if held_up is None else 0
+        now = trio.current_time()
+        for one in again:
+            if not one.has_copies:
+                taken.append((one.received_at, [one.raw]))
+            elif self._waiting.add(one, one.raw[3], now):
+                self._until_due.deadline = now
+        self._handed_over = True
+        return sorted(taken, key=itemgetter(0)) + self._intake.take_waiting()
+
     async def _all_routed(self) -> None:
         """See `Route`. What waits for another attempt is dead-lettered now, or lost when the route is abandoned."""
         await super()._all_routed()
+        while self._handed_over and len(self._waiting):
+            await self._one_settled.park()
         if self._limited is not None:
             await self._limited.empty()
         if self._dead_letters is not None:

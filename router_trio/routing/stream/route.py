@@ -19,7 +19,9 @@ import trio
 from router_trio.connection.supervisor import Connection
 from router_trio.events import ConsumerDiffers, Emit, FilterOutside, StreamWentBack
 from router_trio.link import Link, PullConsumer
+from router_trio.outbox.operation import CoreOperation, Operation
 from router_trio.protocol import framing
+from router_trio.routing.delivery import DestinationTracker
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.retrying.dead_letters import DeadLetters
@@ -35,6 +37,7 @@ from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
+from router_trio.settings import SourceSettings
 
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
@@ -46,8 +49,14 @@ class StreamRoute(Route):
     """One route from a stream."""
 
     def __init__(
-        self, routing: Routing, connection: Connection, emit: Emit, dead_letters: DeadLetters | None = None
+        self,
+        routing: Routing,
+        connection: Connection,
+        emit: Emit,
+        dead_letters: DeadLetters | None = None,
+        before: StreamRoute | None = None,
     ) -> None:
+        """`before` had the same consumer and is over: what it knows of the stream goes on, and what it still owes."""
         super().__init__(routing, connection, emit)
         self.state.holder = self
         source = routing.plan.settings.source
@@ -55,9 +64,13 @@ class StreamRoute(Route):
         self._spec = consumer_spec(source)
         self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._deliveries = Deliveries(self, self._spec.stream, self._spec.durable)
-        self._acks = Acks(routing.state.name, connection, emit)
+        self._acks: Acks = Acks(routing.state.name, connection, emit) if before is None else before._acks
         self._lead = Lead(self._retry, routing.state, emit)
-        self._ack_pending = AckPending()
+        self._ack_pending: AckPending = AckPending() if before is None or before.in_hand else before._ack_pending
+        if before is not None and before.routing.plan.order_key != routing.plan.order_key:
+            # What is awaited there is known by another key: it is not waited for.
+            self._ack_pending.keys = None
+            self._ack_pending.order.clear()
         self._retrying = Retrying(
             self.state, self._spec.stream, self._policy, dead_letters, self._ack_pending, self._acks, emit, self._look
         )
@@ -437,6 +450,29 @@ class StreamRoute(Route):
             self._give_back(self._limited.clear())
         if not self._ack_pending.count:
             self._all_settled.unpark_all()
+
+    def has_consumer(self, connection: Connection, source: SourceSettings) -> bool:
+        """Return True if this is where it receives from."""
+        same = (source.stream, source.durable) == (self._spec.stream, self._spec.durable)
+        return same and connection is self._connection
+
+    def recall(self) -> None:
+        """See `Route`. It goes back to the stream with the rest, and is delivered again."""
+        for destination in self.routing.connections:
+            destination.outbox.recall(self._is_own, "its route has ended, and the stream delivers it again")
+
+    def _is_own(self, operation: Operation) -> bool:
+        owner = operation.owner if isinstance(operation, CoreOperation) else None
+        delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
+        return isinstance(delivery, StreamDelivery) and delivery.route is self.state
+
+    def retire(self) -> None:
+        """See `Route`."""
+        super().retire()
+        self._connection.pull_budget.consumer_gone()
+        for destination in self.routing.connections:
+            destination.tell_no_more(self._recall)
+            destination.tell_no_more(self._pull_loop.look_again)
 
     def abandon(self) -> int:
         """See `Route`. What was not routed is given back to the stream: none of it is lost, so it counts as nothing."""

@@ -14,6 +14,9 @@ from router_trio import events
 from router_trio.events import Event
 from router_trio.quotes import excerpt
 
+NAMES = 5
+"""Names that a sentence lists; the fields of the line have more."""
+
 SENTENCES: Mapping[type[Event], str] = {
     events.ConnectionEstablished: "Connection {connection} is connected to {server}",
     events.ConnectionRestored: (
@@ -93,6 +96,14 @@ SENTENCES: Mapping[type[Event], str] = {
     events.FaultsCleared: "Injected faults were cleared: {operation}",
     events.SettingIgnored: "{key} {detail}",
     events.StatusPageReady: "Status page: {url}",
+    events.RouterReloaded: (
+        "The configuration was reloaded: added {added}, removed {removed}, changed {changed}; "
+        "{unchanged} connections and routes are unchanged"
+    ),
+    events.ReloadRefused: (
+        "The configuration was not reloaded, and nothing has changed: it has {count:count problem|problems}"
+    ),
+    events.RestartNeeded: "The configuration was reloaded, but for {keys}: restart the router to change that",
     events.RouterStarted: "Router {name} is running: {connections:count connection}, {routes:count route}",
     events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
     events.RouterStopped: "Router has stopped; {unsettled:count message was|messages were} left unsettled",
@@ -105,7 +116,7 @@ def sentence(event: Event) -> str:
     if template is None:
         return (type(event).__doc__ or type(event).__name__).strip().splitlines()[0]
     fields = {"connection": None, "route": None, **_details(event)}
-    counted = {name: _Count(value) if type(value) is int else value for name, value in fields.items()}
+    counted = {name: _counted(value) for name, value in fields.items()}
     return template.format_map(_Parts(counted))
 
 
@@ -169,6 +180,16 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "problem": _problem,
     "cure": _cure,
 }
+
+
+def _counted(value: Any) -> Any:
+    """Return a value as a sentence has it: a number that says what it counts, and of several names the first."""
+    if type(value) is int:
+        return _Count(value)
+    if not isinstance(value, tuple):
+        return value
+    more = f" and {len(value) - NAMES} more" if len(value) > NAMES else ""
+    return (", ".join(map(str, value[:NAMES])) or "nothing") + more
 
 
 def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import trio
 from router_trio.link import (
     Connect,
     ConsumerSpec,
+    CoreSubscription,
     Deliver,
     DeliverShared,
     Link,
@@ -23,7 +24,6 @@ from router_trio.link import (
     PullConsumer,
     Refusal,
     SharedDelivery,
-    Subscription,
     SubscriptionBatch,
 )
 from router_trio.message import PubAck
@@ -207,7 +207,7 @@ class _Eyes:
 
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
-    ) -> Subscription:
+    ) -> CoreSubscription:
         seen: Deliver | SharedDelivery
         if isinstance(deliver, SharedDelivery):
             wrapped = partial(self._delivered_together, deliver.deliver)

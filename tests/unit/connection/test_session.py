@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NoReturn, cast
 
@@ -364,6 +365,49 @@ async def test_sources_are_served_and_end_with_the_link(autojump_clock: MockCloc
         setup.die(LinkError("gone"))
         await session.ended.wait()
         assert [one.ended for one in sources] == [1, 1]
+
+
+SURROUNDINGS: ContextVar[str] = ContextVar("surroundings", default="elsewhere")
+
+
+class SurroundedSource(StubSource):
+    """Notes in which surroundings it is served."""
+
+    async def serve(self, link: Link, tried: trio.Event) -> None:
+        self.surroundings = SURROUNDINGS.get()
+        await super().serve(link, tried)
+
+
+async def test_a_source_that_comes_later_is_served_in_the_surroundings_of_the_link(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    first, later = SurroundedSource(), SurroundedSource()
+    connect = setup.connect
+
+    @asynccontextmanager
+    async def surrounded(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[StubLink]:
+        async with connect(server, inbox, listener) as link:
+            SURROUNDINGS.set("of the link")
+            yield link
+
+    setup.connect = surrounded  # type: ignore[method-assign]
+    async with serving(setup, first) as session:
+        await trio.testing.wait_all_tasks_blocked()
+        tried = session.serve_also(later)
+        assert tried is not None
+        await tried.wait()
+        assert (first.surroundings, later.surroundings) == ("of the link", "of the link")
+        session.serve_no_more(first)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (first.ended, later.ended) == (1, 0)
+        setup.die(LinkError("gone"))
+        await session.ended.wait()
+        assert later.ended == 1
+    assert session.serve_also(later) is None
+
+
+async def test_a_source_that_comes_before_the_link_serves_is_among_the_others(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    assert setup.session.serve_also(StubSource()) is None
 
 
 @pytest.mark.parametrize(("tries", "sent_at"), [(0.5, 0.5), (100.0, SOURCES_FIRST_WITHIN)])

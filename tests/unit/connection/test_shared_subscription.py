@@ -30,12 +30,17 @@ class StubLink:
         self.delivers.append(deliver)
         return self
 
+    def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
+        assert not isinstance(deliver, SharedDelivery)
+        self.delivers[-1] = deliver
+
     async def fence(self) -> None:
         self.log.append("fence")
         await trio.sleep(1)
 
     def close(self) -> None:
         self.log.append("close")
+        self.delivers.clear()
 
     async def drain(self) -> None:
         self.log.append("drain")
@@ -151,3 +156,38 @@ async def test_a_refusal_is_everybodys_and_the_next_try_is_a_new_one(autojump_cl
     stub.receive(b"1")
     assert len(taken) == 1
     assert stub.log == ["SUB in None"] * 3
+
+
+async def test_one_that_is_alone_gets_what_comes_directly_and_with_others_by_way_of_all(
+    autojump_clock: MockClock,
+) -> None:
+    stub, shared = StubLink(), SharedSubscription("in", None)
+    first, take_first = taking()
+    second, take_second = taking()
+    staying = await shared.take_part(link_of(stub), take_first)
+    assert stub.delivers == [take_first]
+    other = await shared.take_part(link_of(stub), take_second)
+    assert stub.delivers != [take_first]
+    stub.receive(b"1")
+    await other.drain()
+    assert stub.delivers == [take_first]
+    stub.receive(b"2")
+    assert (len(first), len(second)) == (2, 1)
+    await staying.drain()
+
+
+async def test_what_comes_goes_to_another_taker_from_one_message_to_the_next(autojump_clock: MockClock) -> None:
+    stub, shared = StubLink(), SharedSubscription("in", None)
+    old, take_old = taking()
+    new, take_new = taking()
+    others, take_other = taking()
+    member = await shared.take_part(link_of(stub), take_old)
+    stub.receive(b"1")
+    member.deliver_to(take_new)
+    assert stub.delivers == [take_new]
+    stub.receive(b"2")
+    await shared.take_part(link_of(stub), take_other)
+    member.deliver_to(take_old)
+    stub.receive(b"3")
+    assert (old, new, others) == ([b"1\r\n1\r\n", b"1\r\n3\r\n"], [b"1\r\n2\r\n"], [b"1\r\n3\r\n"])
+    assert stub.log == ["SUB in None"]

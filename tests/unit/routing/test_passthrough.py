@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio import Receipt
+from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.link import SharedDelivery, SubscriptionBatch
 from router_trio.outbox.capacity import FORWARDED
 from router_trio.outbox.operation import FrameOwners
@@ -61,7 +62,10 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
     bench = Bench(2)
     outbox = bench.outbox
     passthrough = Passthrough(bench.connection, NoTracing())
-    first, second = (CoreRoute(one, bench.connection, passthrough, lambda event: None) for one in bench.routings)
+    shared = SharedSubscription("in.>", None)
+    first, second = (
+        CoreRoute(one, bench.connection, passthrough, lambda event: None, shared) for one in bench.routings
+    )
     inbox = first._intake
 
     def deliver(numbers: dict[CoreRoute, int]) -> None:

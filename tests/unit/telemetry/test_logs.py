@@ -57,6 +57,7 @@ def example(kind: type[Event]) -> Event:
         "int | None": 3,
         "dict[str, Any]": {"a": 1},
         "tuple[str, ...] | None": ("text",),
+        "tuple[str, ...]": ("one", "another"),
     }
     return kind(**{field.name: values[str(field.type)] for field in fields(kind)})
 
@@ -502,3 +503,14 @@ def test_log_codes_are_those_of_the_events() -> None:
     lost = codes["NATS_CONNECTION_LOST"]
     assert (lost.level, lost.help) == (Level.ERROR.name, "An established link was lost.")
     assert all(one.help and "\n" not in one.help for one in codes.values())
+
+
+async def test_what_a_reload_lists_is_bounded() -> None:
+    names = tuple(f"route {number}" for number in range(1000))
+    reloaded = events.RouterReloaded(at=1.0, added=names, removed=(), changed=names, unchanged=7, unsettled=0)
+    refused = events.ReloadRefused(at=1.0, count=1000, problems=("x" * 10_000,) * 1000)
+    done, wrong = await logged(reloaded, refused)
+    assert (done["added"], done["removed"]) == (list(names[: events.MOST_NAMES]), [])
+    assert "route 4 and 95 more, removed nothing" in done["message"]
+    assert (wrong["count"], len(wrong["problems"])) == (1000, events.MOST_NAMES)
+    assert len(wrong["problems"][0]) < 2000

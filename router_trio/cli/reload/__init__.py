@@ -1,0 +1,1 @@
+"""Reloads, as the command line has them: what one would do, and when a file asks for one."""

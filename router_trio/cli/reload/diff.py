@@ -1,0 +1,63 @@
+"""`router-trio diff`: say what a reload would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from router_trio.cli import outcome
+from router_trio.cli.configuration import load_with_handlers
+
+if TYPE_CHECKING:
+    from router_trio.settings.reload.difference import Change, Difference, Names
+
+
+def diff(
+    old: Annotated[Path, Parameter(help="The configuration that runs, a TOML file.")],
+    new: Annotated[Path, Parameter(help="The configuration to reload.")],
+    /,
+) -> int:
+    """Show what a reload from one configuration to another would do.
+
+    Prints one line for each connection, route and stream: added, removed,
+    changed or unchanged; and under what is changed each key with both of
+    its values. Credentials are never shown. Keys that no reload applies
+    are marked: they need a restart. Variables ROUTER_TRIO_... apply to
+    both, and the handlers of both are imported.
+
+    For example:
+
+        router-trio diff /etc/router-trio/router.toml router.toml
+    """
+    before, after = load_with_handlers(old), load_with_handlers(new)
+    from router_trio.settings.reload.difference import difference
+
+    for line in lines(difference(before, after)):
+        print(line)
+    return outcome.DONE
+
+
+def lines(found: Difference) -> Iterator[str]:
+    """Yield what `diff` prints."""
+    for key in found.process:
+        yield f"{key}{' (needs a restart)' if key.needs_restart else ''}"
+    yield from _lines("connection", found.connections)
+    yield from _lines("stream", found.streams)
+    yield from _lines("route", found.routes)
+
+
+def _lines(kind: str, names: Names) -> Iterator[str]:
+    yield from (f"{kind} {name}: added" for name in names.added)
+    yield from (f"{kind} {name}: removed" for name in names.removed)
+    for change in names.changed:
+        yield f"{kind} {change.name}: changed{_kept(change)}"
+        yield from (f"    {key}" for key in change.keys)
+        yield from (f"    its connection {name} changes" for name in change.connections)
+    yield from (f"{kind} {name}: unchanged" for name in names.unchanged)
+
+
+def _kept(change: Change) -> str:
+    return ", and keeps its subscription" if change.keeps_subscription else ""

@@ -1,0 +1,159 @@
+"""What a router is made of at the moment: its connections, who publishes on them, and its routes.
+
+A program looks at them by `Live`; whoever opens the router puts them in, and exchanges them in a reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+from router_trio.client.receipt import Receipt
+from router_trio.connection.supervisor import Connection
+from router_trio.errors import ConfigurationError, Problem, PublishError
+from router_trio.protocol.headers import HeadersLike
+from router_trio.routing.whole import whole
+from router_trio.states import RouteState
+
+
+class ConnectionPublisher(Protocol):
+    """Publishes on one connection."""
+
+    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
+        """See `Live.publish`."""
+        ...
+
+    async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - see `Live.publish_with_ack`
+        """See `Live.publish_with_ack`."""
+        ...
+
+
+MOST_PAST_ROUTES = 1000
+"""Routes that were removed and of which the counts are kept."""
+
+
+class Parts:
+    """Connections and publishers by name, and routes in the order of the settings."""
+
+    def __init__(self) -> None:
+        self.connections: dict[str, Connection] = {}
+        self._publishers: dict[str, ConnectionPublisher] = {}
+        self._only: ConnectionPublisher | None = None
+        self._routes: dict[str, RouteState] = {}
+        self._leaving: list[RouteState] = []
+        self._as_they_are: tuple[RouteState, ...] | None = None
+        """The routes, while nothing is left of what a reload has changed."""
+        self._past: dict[str, RouteState] = {}
+
+    @property
+    def routes(self) -> tuple[RouteState, ...]:
+        """The routes; behind them those that were removed and have something in hand."""
+        # A scrape asks for it once a metric, and a router may have a thousand routes.
+        if self._as_they_are is not None:
+            return self._as_they_are
+        self._leaving = [one for one in self._leaving if whole(one).in_hand]
+        found = tuple(whole(one) for one in (*self._routes.values(), *self._leaving))
+        if not self._leaving and not any(one.earlier for one in self._routes.values()):
+            self._as_they_are = found
+        return found
+
+    def publisher(self, connection: str | None) -> ConnectionPublisher:
+        """Return who publishes on a connection, which may be left out if there is one. Raises `ConfigurationError`."""
+        if connection is None and self._only is not None:
+            return self._only
+        publisher = self._publishers.get(connection or "")
+        if publisher is None:
+            known = ", ".join(sorted(self._publishers))
+            wrong = "name the connection" if connection is None else f"there is no connection {connection!r}"
+            raise ConfigurationError([Problem("connection", f"{wrong}; there are {known}")], "publish")
+        return publisher
+
+    def put_connection(self, name: str, connection: Connection, publisher: ConnectionPublisher) -> None:
+        """From now on this is the connection of that name."""
+        self.connections[name] = connection
+        self._put_publisher(name, publisher)
+
+    def hold_publishers(self, name: str) -> None:
+        """Let programs that publish on a connection wait: until another is put in its place, or it is removed."""
+        self._put_publisher(name, HeldPublisher(self, name))
+
+    def remove_connection(self, name: str) -> None:
+        """There is no connection of that name any more."""
+        del self.connections[name]
+        self._put_publisher(name, None)
+
+    def release_publishers(self) -> None:
+        """The router ends: who waits, waits for nothing."""
+        for publisher in self._publishers.values():
+            if isinstance(publisher, HeldPublisher):
+                publisher.release()
+
+    def put_route(self, state: RouteState) -> None:
+        """From now on this is the route of its name."""
+        self._routes[state.name] = state
+        self._as_they_are = None
+
+    def remove_route(self, name: str) -> None:
+        """There is no route of that name any more; what it has in hand is shown until it is settled."""
+        state = self._routes.pop(name)
+        state.is_leaving = True
+        self._as_they_are = None
+        self._leaving.append(state)
+        self._past[name] = state
+        if len(self._past) > MOST_PAST_ROUTES:
+            del self._past[next(iter(self._past))]
+
+    def count_on(self, state: RouteState) -> None:
+        """Let a route count on from where the one of that name was that was removed before, if there was one."""
+        past = self._past.pop(state.name, None)
+        if past is not None:
+            state.earlier.append(past)
+
+    def put_in_order(self, names: Sequence[str]) -> None:
+        """Show the routes in this order."""
+        self._routes = {name: self._routes[name] for name in names if name in self._routes}
+        self._as_they_are = None
+
+    def _put_publisher(self, name: str, publisher: ConnectionPublisher | None) -> None:
+        before = self._publishers.pop(name, None)
+        if publisher is not None:
+            self._publishers[name] = publisher
+        self._only = next(iter(self._publishers.values())) if len(self._publishers) == 1 else None
+        if isinstance(before, HeldPublisher):
+            before.release()
+
+
+class HeldPublisher:
+    """In the place of a connection's `Publisher` while the connection is exchanged: publishes on the next one."""
+
+    def __init__(self, parts: Parts, connection: str) -> None:
+        self._parts = parts
+        self._connection = connection
+        self._released = trio.Event()
+
+    def release(self) -> None:
+        """The next one is there, or none comes."""
+        self._released.set()
+
+    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
+        """See `Live.publish`."""
+        return await (await self._next()).publish(subject, payload, headers)
+
+    async def publish_with_ack(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: HeadersLike,
+        timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
+    ) -> Receipt:
+        """See `Live.publish_with_ack`. The time counts from when there is a connection."""
+        return await (await self._next()).publish_with_ack(subject, payload, headers, timeout)
+
+    async def _next(self) -> ConnectionPublisher:
+        await self._released.wait()
+        publisher = self._parts.publisher(self._connection)
+        if publisher is self:
+            raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
+        return publisher

@@ -1,0 +1,100 @@
+"""A connection, a route: each has a life of its own within the router, so that a reload ends some of them alone."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import trio
+
+from router_trio.client.publisher import Publisher
+from router_trio.connection.supervisor import Connection
+from router_trio.errors import LinkError
+from router_trio.routing.route import Route
+
+CLEAN_UP_WITHIN = 1.0
+"""Seconds for the last fence, in which acks that were just written reach their server."""
+
+
+class ConnectionLife:
+    """A connection, and what publishes to it for programs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.publisher: Publisher = Publisher(connection)
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+
+    async def run(self) -> None:
+        """Keep the connection up until it is ended, or cancelled. Raises as `Connection.run`."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.connection.run)
+                    nursery.start_soon(self.publisher.run)
+        finally:
+            self._ended.set()
+
+    async def end_connection(self, deadline: float) -> int:
+        """Let what was accepted be settled until the deadline, then close. Returns how much was dropped.
+
+        Routes that use it have ended before that.
+        """
+        with trio.CancelScope(deadline=deadline):
+            await self.connection.idle()
+        await clean_up(self.connection)
+        left = self.connection.shut_down()
+        self._scope.cancel()
+        await self._ended.wait()
+        return left
+
+
+async def clean_up(connection: Connection, within: float = CLEAN_UP_WITHIN) -> None:
+    """Wait until the server has what was written, acks above all; not for long."""
+    link = connection.link
+    if link is not None:
+        # It may die just now: what is not with its server is not acked.
+        with trio.move_on_after(within), suppress(LinkError):
+            await link.fence()
+
+
+class RouteLife:
+    """A route. `run` may be started before `begin_routing`: until then what arrives waits."""
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self._begun = trio.Event()
+        self._ended = trio.Event()
+
+    @property
+    def begun(self) -> bool:
+        """Return True if it routes what arrives."""
+        return self._begun.is_set()
+
+    def begin_routing(self) -> None:
+        """Route what arrives from now on."""
+        self._begun.set()
+
+    async def run(self) -> None:
+        """Route until the route is ended, or cancelled."""
+        try:
+            await self._begun.wait()
+            await self.route.run()
+        finally:
+            self._ended.set()
+
+    async def end_route(self, deadline: float) -> int:
+        """Receive nothing more, let what is in hand be routed until the deadline, and leave.
+
+        Returns how many messages were received and never routed.
+        """
+        route = self.route
+        route.close_intake()
+        with trio.CancelScope(deadline=deadline) as waiting:
+            await route.idle()
+        if waiting.cancelled_caught:
+            route.recall()
+        left = route.abandon()
+        route.retire()
+        self._begun.set()  # it is abandoned: it ends at once
+        await self._ended.wait()
+        return left

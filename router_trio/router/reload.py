@@ -1,0 +1,208 @@
+"""A reload: from the settings that a run has to others, while messages pass.
+
+What is unchanged is not touched. Each route that ends, and each that begins, waits for nothing but what it needs: a
+route begins when the one before it has ended and its connections are there; a connection ends when the routes that used
+it have. A core route whose subscription stays hands that to its successor at once, so that there is no gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import trio
+
+from router_trio.connection.session import STREAMS_FIRST_WITHIN
+from router_trio.connection.supervisor import Connection
+from router_trio.events import RestartNeeded, RouterReloaded
+from router_trio.router.lives import ConnectionLife, RouteLife
+from router_trio.router.run import Run
+from router_trio.routing.core.route import CoreRoute
+from router_trio.routing.plans import RoutePlan
+from router_trio.settings import Settings
+from router_trio.settings.reload.difference import Change, Difference, connections_of
+
+
+class Reload:
+    """One reload. `carry_out` is to be called once."""
+
+    def __init__(self, run: Run, settings: Settings, found: Difference) -> None:
+        """`found` is the difference between the settings of the run and these."""
+        self._run = run
+        self._settings = settings
+        self._found = found
+        routes, connections = self._found.routes, self._found.connections
+        ending = {*routes.removed, *routes.changed_names}
+        self._before: dict[str, RouteLife] = {name: run.routes[name] for name in run.routes if name in ending}
+        self._route_ended: dict[str, trio.Event] = {name: trio.Event() for name in self._before}
+        old_routes = [route for route in run.settings.routes if route.name in ending]
+        self._users: dict[str, list[str]] = {
+            name: [route.name for route in old_routes if name in connections_of(route)]
+            for name in (*connections.removed, *connections.changed_names)
+        }
+        """Of each connection that ends, the routes that end before it."""
+        self._coming: dict[str, ConnectionLife] = {}
+        self._connection_up: dict[str, trio.Event] = {}
+        self._streams_tried: dict[str, trio.Event] = {}
+        self._handed_over: dict[str, RouteLife] = {}
+        self._plans: Mapping[str, RoutePlan] = {}
+        self._deadline = 0.0
+        self._unsettled = 0
+
+    async def carry_out(self) -> None:
+        """Do it. Cancelled, what has not begun is left as it is: the router ends."""
+        run, found = self._run, self._found
+        fresh = {*found.routes.added, *found.routes.changed_names}
+        changed = [route for route in self._settings.routes if route.name in fresh]
+        self._plans = {plan.name: plan for plan in run.plans(self._settings, changed)}
+        for name in (*found.connections.added, *found.connections.changed_names):
+            self._coming[name] = ConnectionLife(run.make_connection(name, self._settings, refusal_ends=False))
+            self._connection_up[name] = trio.Event()
+        run.settings = _in_effect(run.settings, self._settings)
+        self._deadline = trio.current_time() + run.settings.router.shutdown_timeout
+        self._change_streams()
+        for change in found.routes.changed:
+            if change.keeps_subscription:
+                self._hand_over(change)
+        async with trio.open_nursery() as nursery:
+            for name in (*found.routes.removed, *found.routes.changed_names, *found.routes.added):
+                nursery.start_soon(self._change_route, name)
+            for name in (*self._users, *found.connections.added):
+                nursery.start_soon(self._change_connection, name)
+        await self._streams_first(self._streams_tried)
+        run.parts.put_in_order([route.name for route in self._settings.routes])
+        run.tell_ignored(changed)
+        await run.tried(
+            [life.connection for life in self._coming.values()], [run.routes[name].route for name in self._plans]
+        )
+        self._tell()
+
+    # --- routes ---
+
+    def _hand_over(self, change: Change) -> None:
+        """Exchange a route of which the subscription stays: what comes from now on is its successor's."""
+        run, before = self._run, self._before[change.name]
+        here = self._connections() | {name: life.connection for name, life in self._coming.items()}
+        route = run.build(self._plans[change.name], here, before.route)
+        assert isinstance(route, CoreRoute)
+        assert isinstance(before.route, CoreRoute)
+        before.route.hand_over(route)
+        run.leaving.add(before)
+        self._handed_over[change.name] = self._put(RouteLife(route))
+
+    async def _change_route(self, name: str) -> None:
+        """End a route, if there is one of that name that differs, and begin the next one, if there is one."""
+        run, before = self._run, self._before.get(name)
+        if before is not None:
+            await self._end_route(name, before)
+        plan = self._plans.get(name)
+        if plan is None:
+            return
+        for needed in connections_of(plan.settings):
+            if needed in self._connection_up:
+                await self._connection_up[needed].wait()
+        life = self._handed_over.get(name)
+        if life is None:
+            await self._streams_first(connections_of(plan.settings))
+            route = run.build(plan, self._connections(), None if before is None else before.route)
+            run.parts.count_on(route.state)
+            life = self._put(RouteLife(route))
+        life.begin_routing()
+
+    def _put(self, life: RouteLife) -> RouteLife:
+        run, state = self._run, life.route.state
+        run.routes[state.name] = life
+        run.parts.put_route(state)
+        run.connections[state.connection].connection.attach(life.route)
+        run.run_life(life)
+        return life
+
+    async def _end_route(self, name: str, life: RouteLife) -> None:
+        run = self._run
+        run.leaving.add(life)
+        if run.routes.get(name) is life:
+            del run.routes[name]
+        if name not in self._plans:
+            run.parts.remove_route(name)
+        self._unsettled += await life.end_route(self._deadline)
+        run.leaving.discard(life)
+        for connection in run.connections.values():
+            connection.connection.destinations.forget_route(life.route.state)
+        self._route_ended[name].set()
+
+    # --- connections ---
+
+    async def _change_connection(self, name: str) -> None:
+        """End a connection once nothing uses it, if there is one of that name, and start the next one, if any."""
+        run = self._run
+        before, coming = run.connections.get(name), self._coming.get(name)
+        if before is not None:
+            run.parts.hold_publishers(name)
+            for route in self._users[name]:
+                await self._route_ended[route].wait()
+            self._unsettled += await before.end_connection(self._deadline)
+            run.forget_connection(before.connection)
+        if coming is None:
+            run.remember_connection(run.connections.pop(name).connection)
+            run.parts.remove_connection(name)
+            return
+        past = before.connection if before is not None else run.past_connections.pop(name, None)
+        if past is not None:
+            coming.connection.continue_counts(past)
+        run.connections[name] = coming
+        run.parts.put_connection(name, coming.connection, coming.publisher)
+        run.run_life(coming)
+        self._connection_up[name].set()
+
+    def _connections(self) -> dict[str, Connection]:
+        return {name: life.connection for name, life in self._run.connections.items()}
+
+    async def _streams_first(self, connections: Iterable[str]) -> None:
+        """Wait until each new stream on these connections was tried; not for long."""
+        with trio.move_on_after(STREAMS_FIRST_WITHIN):
+            for name in connections:
+                if name in self._streams_tried:
+                    await self._streams_tried[name].wait()
+
+    def _change_streams(self) -> None:
+        """Make the streams that are new on connections which stay."""
+        staying = {*self._found.connections.unchanged}
+        wanted = {(stream.connection, stream.name) for stream in self._settings.streams}
+        for stream in self._run.streams - wanted:
+            connection, name = stream
+            if connection in staying:
+                self._run.connections[connection].connection.streams.leave_alone(name)
+        self._run.streams = wanted
+        named = {*self._found.streams.added, *self._found.streams.changed_names}
+        touched = set()
+        for one in self._settings.streams:
+            if one.label in named and one.connection in staying:
+                self._run.connections[one.connection].connection.streams.add(one.config)
+                touched.add(one.connection)
+        for name in touched:
+            tried = self._run.connections[name].connection.make_streams()
+            if tried is not None:
+                self._streams_tried[name] = tried
+
+    # --- what is told ---
+
+    def _tell(self) -> None:
+        run, found = self._run, self._found
+        kinds = (("connection", found.connections), ("stream", found.streams), ("route", found.routes))
+        run.emit(
+            RouterReloaded(
+                at=trio.current_time(),
+                added=tuple(f"{kind} {name}" for kind, names in kinds for name in names.added),
+                removed=tuple(f"{kind} {name}" for kind, names in kinds for name in names.removed),
+                changed=tuple(f"{kind} {name}" for kind, names in kinds for name in names.changed_names),
+                unchanged=len(found.connections.unchanged) + len(found.routes.unchanged),
+                unsettled=self._unsettled,
+            )
+        )
+        if found.needs_restart:
+            run.emit(RestartNeeded(at=trio.current_time(), keys=found.needs_restart))
+
+
+def _in_effect(old: Settings, new: Settings) -> Settings:
+    """Return the settings that a run has after the reload: what needs a restart stays as it was."""
+    router = old.router.model_copy(update={"shutdown_timeout": new.router.shutdown_timeout})
+    return new.model_copy(update={"router": router, "telemetry": old.telemetry})

@@ -1,0 +1,120 @@
+"""The reloads that are asked for: one at a time, and of those that wait only the last.
+
+A configuration that can't be used is refused before anything is changed. One that waits is replaced by the next one,
+and whoever asked for it waits for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from router_trio.errors import ConfigurationError, HandlerError, Problem
+from router_trio.events import ReloadRefused
+from router_trio.router.reload import Reload
+from router_trio.router.run import Run
+from router_trio.routing.handlers import is_async, load_handler
+from router_trio.settings import Settings
+from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
+from router_trio.settings.reload.difference import Difference, difference
+
+FEW_ROUTES = 64
+"""Routes that are compared in a moment; more of them would hold up messages for too long."""
+
+
+class _Request:
+    """Settings to reload, for all who wait for that."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.over = trio.Event()
+
+
+class Reloads:
+    """Those of one run. `in_code` are the routes that each of them keeps, though its settings do not have them."""
+
+    def __init__(self, run: Run, in_code: Sequence[Mapping[str, Any]]) -> None:
+        self._run = run
+        self._in_code = in_code
+        self._next: _Request | None = None
+        self._asked = trio.Event()
+        self._scope = trio.CancelScope()
+        self._under_way: _Request | None = None
+        self._stopped = False
+
+    async def ask(self, settings: Settings | Callable[[], Settings]) -> None:
+        """See `Live.reload`."""
+        try:
+            if not isinstance(settings, Settings):
+                settings = await trio.to_thread.run_sync(settings, limiter=trio.CapacityLimiter(1))
+            settings = self._checked(settings)
+        except ConfigurationError as error:
+            problems = tuple(str(error).splitlines())
+            self._run.emit(ReloadRefused(at=trio.current_time(), count=len(error.problems), problems=problems))
+            raise
+        if self._stopped:
+            return
+        if self._next is None:
+            self._next = _Request(settings)
+        self._next.settings = settings
+        self._asked.set()
+        await self._next.over.wait()
+
+    async def run(self) -> None:
+        """See `Changes`."""
+        while True:
+            await self._asked.wait()
+            self._asked = trio.Event()
+            request, self._next = self._next, None
+            if request is None or self._stopped:
+                continue
+            self._under_way = request
+            self._scope = trio.CancelScope()
+            try:
+                with self._scope:
+                    found = await self._difference(request.settings)
+                    await Reload(self._run, request.settings, found).carry_out()
+            finally:
+                self._under_way = None
+                request.over.set()
+
+    async def cut_short(self) -> None:
+        """See `Changes`. The shutdown goes first."""
+        self._stopped = True
+        self._scope.cancel()
+        for request in (self._under_way, self._next):
+            if request is not None:
+                if request is self._next:
+                    request.over.set()
+                await request.over.wait()
+
+    async def _difference(self, settings: Settings) -> Difference:
+        before = self._run.settings
+        if len(before.routes) <= FEW_ROUTES:
+            return difference(before, settings)
+        # So that messages pass meanwhile; with a limiter of its own, since the program's may be used up.
+        return await trio.to_thread.run_sync(difference, before, settings, limiter=trio.CapacityLimiter(1))
+
+    def _checked(self, settings: Settings) -> Settings:
+        """Return settings on which no reload fails, with the routes from code. Raises `ConfigurationError`."""
+        named = {route.name for route in settings.routes}
+        missing = [route for route in self._in_code if route["name"] not in named]
+        if missing:
+            known = {name: getattr(settings, name) for name in Settings.model_fields}
+            settings = Settings(**known | {"routes": [*settings.routes, *missing]})
+        settings.require_servers()
+        handlers = self._run.handlers
+        problems = without_handler(settings.routes, handlers)
+        for index, route in enumerate(settings.routes):
+            if route.handler is not None:
+                try:
+                    loaded = load_handler(route.handler)
+                    if route.thread and is_async(loaded):
+                        problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
+                except HandlerError as error:
+                    problems.append(Problem(f"routes[{index}].handler", str(error)))
+        if problems:
+            raise ConfigurationError(problems)
+        return settings

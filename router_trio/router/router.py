@@ -1,0 +1,183 @@
+"""The public face of the package: what a router is made of, and how it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from router_trio.client.live import Live
+from router_trio.client.surroundings import require_trio
+from router_trio.connection.platform import REAL_PLATFORM, Platform
+from router_trio.errors import ConfigurationError, Problem, innermost
+from router_trio.events import Emit
+from router_trio.link import Connect
+from router_trio.nats.link import Dialer
+from router_trio.router.reloads import Reloads
+from router_trio.router.run import ConnectFactory, Pages, Run
+from router_trio.routing.handlers import Handler, unfit
+from router_trio.settings import ConnectionSettings, Settings
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+H = TypeVar("H", bound=Handler)
+
+
+def no_pages(emit: Emit) -> Sequence[BaseRoute]:
+    """No pages but the router's own."""
+    return ()
+
+
+def real_network(name: str, settings: ConnectionSettings) -> Connect:
+    """Connect to NATS."""
+    return Dialer(settings, name)
+
+
+class Router:
+    """Routes messages by settings and by handlers.
+
+    `observers` are told every event. Warnings and errors are written to stderr, with `log=True` all that `log_level` of
+    the settings lets through, with `log=False` nothing. `connect` is for tests and for fault injection; `pages` are
+    served beside the router's own; `platform` gives the wall clock and random numbers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observers: Sequence[Emit] = (),
+        log: bool | None = None,
+        connect: ConnectFactory = real_network,
+        pages: Pages = no_pages,
+        platform: Platform = REAL_PLATFORM,
+    ) -> None:
+        self._settings = settings
+        self._observers = tuple(observers)
+        self._log = log
+        self._connect = connect
+        self._pages = pages
+        self._platform = platform
+        self._handlers: dict[str, Handler] = {}
+        self._in_code: list[dict[str, Any]] = []
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, with the routes that were added by `route`."""
+        return self._settings
+
+    def route(
+        self,
+        subject: str | None = None,
+        *,
+        to: str | dict[str, Any] | Sequence[str | dict[str, Any]] = (),
+        respond: bool = False,
+        name: str | None = None,
+        connection: str | None = None,
+        retry: dict[str, Any] | None = None,
+        dead_letter: dict[str, Any] | None = None,
+        when: str | None = None,
+        strategy: str = "all",
+        limit: dict[str, Any] | None = None,
+        key: str | None = None,
+        concurrency: int = 1,
+        thread: bool = False,
+        hop_limit: int | None = None,
+        **source: Any,
+    ) -> Callable[[H], H]:
+        """Add a route through the decorated function, which is called with each message.
+
+        `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, what
+        the function returns answers the message, and `to` may be left out. `connection` is the source's, and the
+        default of the destinations'. `retry`, `dead_letter` and `limit` have the keys of `[routes.retry]`,
+        `[routes.dead_letter]` and `[routes.limit]`; `when`, `strategy`, `key`, `concurrency`, `thread` and `hop_limit`
+        are those of `[[routes]]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`, `durable`,
+        `filter`, ... The route is named like the function.
+
+        Raises `ConfigurationError` for anything that a configuration file would be refused for.
+        """
+        destinations = [to] if isinstance(to, str | dict) else list(to)
+
+        def add(handler: H) -> H:
+            if (wrong := unfit(handler)) is not None:
+                raise ConfigurationError([Problem(f"routes[{len(self._settings.routes)}].handler", wrong)])
+            more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "limit": limit, "respond": respond}
+            more |= {"when": when, "strategy": strategy, "key": key, "concurrency": concurrency, "thread": thread}
+            more["hop_limit"] = hop_limit
+            self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
+            return handler
+
+        return add
+
+    @asynccontextmanager
+    async def open(
+        self, *, stop: trio.Event | None = None, connect: ConnectFactory | None = None, listen: str | None = None
+    ) -> AsyncIterator[Live]:
+        """Run the router while this is entered.
+
+        Entering returns when the first attempt of each connection is over and every subscription that could be made
+        is alive: a server that is away is not waited for, and one that falls silent for `SOURCES_WITHIN` seconds. It
+        also returns when `stop` is set, for a program that is told to end while it starts. Leaving drains within
+        `shutdown_timeout`, also when cancelled; what is left then is counted in `Live.unsettled`.
+
+        `connect` takes the place of the one that the router was made with, and `listen` that of `telemetry.listen`
+        (`""`: no HTTP). With both, a test runs the router of a program on a fake broker.
+
+        Raises `TrioRequiredError` outside of Trio, and `ConfigurationError` for a `listen` that is not valid.
+        Raises `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP
+        address is taken, `ConnectionExhaustedError` if a connection gives up; errors of the body come out as they are.
+        """
+        require_trio()
+        settings = self._settings if listen is None else _listening_on(self._settings, listen)
+        settings.require_servers()
+        failure: BaseException | None = None
+        try:
+            run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, self._platform)
+            async with run.run(self._pages, stop, Reloads(run, self._in_code)) as live:
+                try:
+                    yield live
+                except BaseException as error:
+                    failure = error
+                    raise
+        except BaseExceptionGroup as group:
+            # A group of a nursery in the body is the body's own error: it is not to be taken apart.
+            bare = innermost(group) if failure is None or _is_cancelled(failure) else failure
+        else:
+            return
+        raise bare  # out here, so that it keeps its cause and its context
+
+    def _add(
+        self,
+        handler: Handler,
+        subject: str | None,
+        to: Sequence[str | dict[str, Any]],
+        name: str,
+        connection: str | None,
+        source: dict[str, Any],
+        more: dict[str, Any],
+    ) -> None:
+        default = {} if connection is None else {"connection": connection}
+        destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
+        origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
+        route = {"name": name, "from": origin, "to": destinations, **more}
+        self._settings = _changed(self._settings, routes=[*self._settings.routes, route])
+        self._in_code.append(route)
+        self._handlers[name] = handler
+
+
+def _changed(settings: Settings, **changes: Any) -> Settings:
+    known = {name: getattr(settings, name) for name in Settings.model_fields}
+    return Settings(**known | changes)
+
+
+def _listening_on(settings: Settings, listen: str) -> Settings:
+    return _changed(settings, telemetry=settings.telemetry.model_dump() | {"listen": listen})
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Return True if something else failed, or the caller gave up: then this is not what it is about."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)

@@ -1,0 +1,321 @@
+"""One run of a router: its objects, their lifetimes, the start and the shutdown.
+
+`Run.live` is a lifetime: connections, routes and telemetry run inside it and nothing outlives it. Leaving it drains:
+intake stops, what is in hand is routed, what is accepted is settled, and a deadline bounds all of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from router_trio.client.live import Live
+from router_trio.client.parts import Parts
+from router_trio.connection.platform import Platform
+from router_trio.connection.supervisor import Connection
+from router_trio.events import (
+    Emit,
+    Level,
+    RouterDraining,
+    RouterStarted,
+    RouterStopped,
+    SettingIgnored,
+    StatusPageReady,
+)
+from router_trio.link import LOOKUP_WITHIN, Connect
+from router_trio.router.lives import CLEAN_UP_WITHIN, ConnectionLife, RouteLife, clean_up
+from router_trio.routing.builder import RouteBuilder
+from router_trio.routing.handlers import Handler, load_handlers
+from router_trio.routing.plans import RoutePlan, compile_routes
+from router_trio.routing.route import Route
+from router_trio.settings import ConnectionSettings, RouteSettings, Settings
+from router_trio.settings.checks.warnings import ignored
+from router_trio.telemetry import Telemetry
+from router_trio.telemetry.http.listeners import page_url
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+ConnectFactory = Callable[[str, ConnectionSettings], Connect]
+"""Makes the `Connect` of a named connection: the real network, a fake broker, faults around either."""
+
+Pages = Callable[[Emit], "Sequence[BaseRoute]"]
+"""Makes pages for the HTTP side beside the router's own; may emit events."""
+
+SOURCES_WITHIN = 10.0
+"""Seconds that the start waits for servers to answer the subscriptions of routes. Those that are late come later."""
+
+
+class Changes(Protocol):
+    """What changes a run while it lasts."""
+
+    async def run(self) -> None:
+        """Make the changes that are asked for, until cancelled."""
+
+    async def ask(self, settings: Settings | Callable[[], Settings]) -> None:
+        """See `Live.reload`."""
+
+    async def cut_short(self) -> None:
+        """Cancel the one that is being made, and make no more."""
+
+
+MOST_PAST_CONNECTIONS = 1000
+"""Connections that were removed and of which the counts are kept."""
+
+
+class Run:
+    """One run of a router: what there is, and how it begins and ends. A `Reload` changes what there is."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        handlers: Mapping[str, Handler],
+        observers: Sequence[Emit],
+        log: bool | None,
+        connect: ConnectFactory,
+        platform: Platform,
+    ) -> None:
+        """Starts nothing: that is `run`."""
+        self.settings = settings
+        self.handlers = handlers
+        """Those that were given in code, by the names of their routes."""
+        warnings = None if log else Level.WARN
+        self._telemetry = Telemetry(
+            settings, logs=log is not False, least=warnings, listeners=observers, platform=platform
+        )
+        self.emit: Emit = self._telemetry.emit
+        self._connect = connect
+        self._platform = platform
+        self._builder = RouteBuilder(
+            self.emit, self._telemetry.tracing, handler_errors=settings.telemetry.handler_errors
+        )
+        self.connections: dict[str, ConnectionLife] = {
+            name: ConnectionLife(self.make_connection(name, settings)) for name in settings.connections
+        }
+        self.routes: dict[str, RouteLife] = {}
+        """By name, those that the settings name."""
+        self.leaving: set[RouteLife] = set()
+        """Those that are ending, or that another with other settings follows."""
+        here = {name: life.connection for name, life in self.connections.items()}
+        self.parts: Parts = Parts()
+        self.live: Live = Live(settings.router.name, self.parts, self._ask)
+        for name, life in self.connections.items():
+            self.parts.put_connection(name, life.connection, life.publisher)
+        for plan in self.plans(settings, settings.routes):
+            route = self.build(plan, here)
+            self.routes[plan.name] = one = RouteLife(route)
+            self.parts.put_route(route.state)
+            here[plan.connection].attach(route)
+            one.begin_routing()
+        self.streams: set[tuple[str, str]] = {(stream.connection, stream.name) for stream in settings.streams}
+        """Connection and name of those that are looked after."""
+        self.past_connections: dict[str, Connection] = {}
+        """Those that were removed, for their counts: if one comes back, they go on."""
+        self._changes: Changes | None = None
+        self._nursery: trio.Nursery | None = None
+        self._sheltered = trio.CancelScope(shield=True)
+        self._draining = trio.CancelScope()
+        self._up = trio.Event()
+
+    # --- what there is ---
+
+    def make_connection(self, name: str, settings: Settings, *, refusal_ends: bool = True) -> Connection:
+        """Return a new connection with its streams."""
+        own = settings.connections[name]
+        connection = Connection(
+            name, own, self._connect(name, own), self.emit, self._platform, refusal_ends=refusal_ends
+        )
+        for stream in settings.streams:
+            if stream.connection == name:
+                connection.streams.add(stream.config)
+        return connection
+
+    def plans(self, settings: Settings, routes: Sequence[RouteSettings]) -> list[RoutePlan]:
+        """Return the plans of some routes of the settings. Raises `HandlerError` and `ConfigurationError`."""
+        handlers = load_handlers(
+            routes, {one.name: self.handlers[one.name] for one in routes if one.name in self.handlers}
+        )
+        chosen = settings.model_copy(update={"routes": list(routes)})
+        return compile_routes(chosen, handlers, self._platform.random.randrange)
+
+    def build(self, plan: RoutePlan, connections: Mapping[str, Connection], before: Route | None = None) -> Route:
+        """Return the route of a plan. See `RouteBuilder.build`."""
+        return self._builder.build(plan, connections, before)
+
+    def forget_connection(self, connection: Connection) -> None:
+        """See `RouteBuilder.forget_connection`."""
+        self._builder.forget_connection(connection)
+
+    def run_life(self, life: ConnectionLife | RouteLife) -> None:
+        """Run one more."""
+        assert self._nursery is not None
+        self._nursery.start_soon(life.run)
+
+    def remember_connection(self, connection: Connection) -> None:
+        """Keep the counts of a connection that is removed."""
+        self.past_connections[connection.name] = connection
+        if len(self.past_connections) > MOST_PAST_CONNECTIONS:
+            del self.past_connections[next(iter(self.past_connections))]
+
+    async def _ask(self, settings: Settings | Callable[[], Settings]) -> None:
+        assert self._changes is not None
+        await self._changes.ask(settings)
+
+    def tell_ignored(self, routes: Sequence[RouteSettings]) -> None:
+        """Tell which keys of these routes have no effect."""
+        for route in routes:
+            index = self.settings.routes.index(route)
+            for problem in ignored(f"routes[{index}]", route):
+                self.emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
+
+    # --- the lifetime ---
+
+    @asynccontextmanager
+    async def run(self, pages: Pages, stop: trio.Event | None, changes: Changes) -> AsyncIterator[Live]:
+        """The nursery tree."""
+        live = self.live
+        self._changes = changes
+        async with (
+            self._telemetry.serve(live, pages=pages(self.emit), first=self._up.wait) as address,
+            trio.open_nursery() as nursery,
+        ):
+            live.http_address = address
+            if address is not None:
+                self.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
+            nursery.start_soon(self._work, changes)
+            drained = False
+            try:
+                await self._started(stop)
+                self._up.set()
+                yield live
+                drained = True  # cancelled from here on, it is cut short
+                await self._drain()
+            finally:
+                try:
+                    if not drained:
+                        # Cancelled, or the body failed: what was accepted still gets its chance, for a bounded time.
+                        with trio.CancelScope(shield=True):
+                            await self._drain()
+                    self._stopped()
+                finally:
+                    self._sheltered.cancel()
+                    nursery.cancel_scope.cancel()
+
+    async def _work(self, changes: Changes) -> None:
+        """Connections and routes. What cancels the body of `open` must not end them: the drain needs them."""
+        try:
+            with self._sheltered:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    for connection in self.connections.values():
+                        self.run_life(connection)
+                    for route in self.routes.values():
+                        self.run_life(route)
+                    await changes.run()
+        finally:
+            # One that failed took the others along: there is nobody left to wait for.
+            self._draining.cancel()
+
+    async def _started(self, stop: trio.Event | None) -> None:
+        async with trio.open_nursery() as nursery:
+            if stop is not None:
+                nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+            await self.tried(
+                [life.connection for life in self.connections.values()], [life.route for life in self.routes.values()]
+            )
+            nursery.cancel_scope.cancel()
+        for problem in self.settings.ignored_variables:
+            self.emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
+        self.tell_ignored(self.settings.routes)
+        self.emit(
+            RouterStarted(
+                at=trio.current_time(),
+                name=self.settings.router.name,
+                connections=len(self.connections),
+                routes=len(self.routes),
+            )
+        )
+
+    async def tried(self, connections: Sequence[Connection], routes: Sequence[Route]) -> None:
+        """Wait until these have tried to connect, to subscribe, and to look up where they send to; not for long."""
+        for connection in connections:
+            await connection.first_attempt_over.wait()  # which `connect_timeout` bounds
+        with trio.move_on_after(SOURCES_WITHIN):
+            for route in routes:
+                await self._tried(route)
+        with trio.move_on_after(LOOKUP_WITHIN):
+            for connection in connections:
+                if connection.connected:
+                    await connection.destinations.first_look_over.wait()
+
+    async def _tried(self, route: Route) -> None:
+        """Wait until a route has tried to subscribe, or its connection is gone."""
+        life = self.connections.get(route.state.connection)
+        if life is None:
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, route.first_try_over, nursery.cancel_scope)
+            while life.connection.connected:
+                await life.connection.changed()
+            nursery.cancel_scope.cancel()
+
+    # --- the end ---
+
+    async def _drain(self) -> None:
+        """Stop intake, let routes finish, let every accepted operation meet its fate; within `shutdown_timeout`."""
+        if self._changes is not None:
+            await self._changes.cut_short()
+        timeout = self.settings.router.shutdown_timeout
+        self._begin_what_can()
+        connections = [life.connection for life in self.connections.values()]
+        routes = [life.route for life in self._all_routes]
+        pending = sum(connection.outbox.ledger.unsettled for connection in connections)
+        self.emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
+        for route in routes:
+            route.close_intake()
+        self._draining.deadline = trio.current_time() + timeout
+        with self._draining:
+            for route in routes:
+                await route.idle()
+            for connection in connections:
+                await connection.idle()
+        self._abandon()
+        async with trio.open_nursery() as nursery:
+            for connection in connections:
+                nursery.start_soon(clean_up, connection, min(timeout, CLEAN_UP_WITHIN))
+
+    def _begin_what_can(self) -> None:
+        """A reload was cut short: what waits for a connection that never comes is given up."""
+        for life in self._all_routes:
+            if not life.begun:
+                if all(one is self._of(one.name) for one in life.route.routing.connections):
+                    life.begin_routing()
+                else:
+                    self.live.unsettled += life.route.abandon()
+        self.parts.release_publishers()
+
+    def _of(self, name: str) -> Connection | None:
+        life = self.connections.get(name)
+        return None if life is None else life.connection
+
+    @property
+    def _all_routes(self) -> list[RouteLife]:
+        return [*self.leaving, *self.routes.values()]
+
+    def _abandon(self) -> None:
+        for life in self._all_routes:
+            self.live.unsettled += life.route.abandon()
+
+    def _stopped(self) -> None:
+        self._abandon()
+        for life in self.connections.values():
+            self.live.unsettled += life.connection.shut_down()
+        self.emit(RouterStopped(at=trio.current_time(), ledger=self.live.ledger(), unsettled=self.live.unsettled))
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

@@ -1,0 +1,192 @@
+"""What differs between two configurations: what a reload from one to the other would do. Pure.
+
+A route or connection is known by its name. One that has the same values is unchanged, whether they stand in the file or
+are defaults. A route is changed too if a connection is that it reads from or sends to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from router_trio.settings.routes import RouteSettings
+from router_trio.settings.sections import Section
+from router_trio.settings.settings import Settings
+from router_trio.settings.streams import StreamSettings
+
+S = TypeVar("S", bound=Section)
+
+AT_ONCE = frozenset({"router.shutdown_timeout"})
+"""Keys outside of connections, routes and streams that a reload applies; the others need a restart."""
+
+_HOLD_CREDENTIALS = frozenset({"password", "token", "servers"})
+
+_NOT_SET = "not set"
+_HIDDEN = "not shown"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """One key that differs, by its path, with both values as text. Credentials are not shown."""
+
+    path: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.old} -> {self.new}"
+
+    @property
+    def needs_restart(self) -> bool:
+        """Return True for a key of the whole process that no reload applies."""
+        return self.path not in AT_ONCE
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that both have, and that differs: in these keys, or because `connections` differ that a route uses."""
+
+    name: str
+    keys: tuple[KeyChange, ...]
+    connections: tuple[str, ...] = ()
+    keeps_subscription: bool = False
+    """True for a route that goes on with its core subscription: messages are neither lost nor doubled meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Of one kind of thing: the names of those that one side alone has, of those that differ, and of the others."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[Change, ...] = ()
+    unchanged: tuple[str, ...] = ()
+
+    @property
+    def changed_names(self) -> tuple[str, ...]:
+        """The names of those that differ."""
+        return tuple(one.name for one in self.changed)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """All that differs. `process` are the keys of the sections `router` and `telemetry`."""
+
+    connections: Names
+    routes: Names
+    streams: Names
+    process: tuple[KeyChange, ...]
+
+    @property
+    def needs_restart(self) -> tuple[str, ...]:
+        """The paths of keys that differ and that only a restart applies."""
+        return tuple(one.path for one in self.process if one.needs_restart)
+
+    def __bool__(self) -> bool:
+        return bool(self.connections or self.routes or self.streams or self.process)
+
+
+def difference(old: Settings, new: Settings) -> Difference:
+    """Return what a reload from `old` to `new` would do."""
+    connections = _names(old.connections, new.connections)
+    routes = _routes(_by_name(old.routes), _by_name(new.routes), connections)
+    streams = _names(_streams(old.streams), _streams(new.streams))
+    process = tuple(_keys(old.router, new.router, "router.")) + tuple(_keys(old.telemetry, new.telemetry, "telemetry."))
+    return Difference(connections, routes, streams, process)
+
+
+def connections_of(route: RouteSettings) -> frozenset[str]:
+    """Return the names of the connections that a route reads from or sends to."""
+    names = {route.source.connection, *(to.connection for to in route.to)}
+    if route.dead_letter is not None:
+        names.add(route.dead_letter.connection)
+    return frozenset(names)
+
+
+def keeps_subscription(old: RouteSettings, new: RouteSettings) -> bool:
+    """Return True if both are core routes that make the same subscription."""
+    before, after = old.source, new.source
+    same = (before.connection, before.subject, before.queue) == (after.connection, after.subject, after.queue)
+    return before.subject is not None and same
+
+
+def _by_name(routes: Sequence[RouteSettings]) -> dict[str, RouteSettings]:
+    return {route.name: route for route in routes}
+
+
+def _streams(streams: Sequence[StreamSettings]) -> dict[str, StreamSettings]:
+    return {stream.label: stream for stream in streams}
+
+
+def _names(old: Mapping[str, S], new: Mapping[str, S]) -> Names:
+    found = {name: tuple(_keys(old[name], section)) for name, section in new.items() if name in old}
+    return Names(
+        added=tuple(name for name in new if name not in old),
+        removed=tuple(name for name in old if name not in new),
+        changed=tuple(Change(name, keys) for name, keys in found.items() if keys),
+        unchanged=tuple(name for name, keys in found.items() if not keys),
+    )
+
+
+def _routes(old: Mapping[str, RouteSettings], new: Mapping[str, RouteSettings], connections: Names) -> Names:
+    touched = {*connections.changed_names}
+    names = _names(old, new)
+    keys = {one.name: one.keys for one in names.changed}
+    changed, unchanged = [], []
+    for name in (name for name in new if name in old):
+        through = tuple(sorted(touched & (connections_of(old[name]) | connections_of(new[name]))))
+        if name in keys or through:
+            keeps = keeps_subscription(old[name], new[name]) and new[name].source.connection not in touched
+            changed.append(Change(name, keys.get(name, ()), through, keeps))
+        else:
+            unchanged.append(name)
+    return Names(names.added, names.removed, tuple(changed), tuple(unchanged))
+
+
+# --- one section ---
+
+
+def _keys(old: Section, new: Section, prefix: str = "") -> Iterator[KeyChange]:
+    """Yield the keys that differ, in the order of the sections."""
+    if old == new:
+        return  # as most are: a router with a thousand routes has no time to spell them out
+    before, after = _Flat(old), _Flat(new)
+    for path in dict.fromkeys((*before.given, *after.given)):
+        if before.values.get(path) != after.values.get(path):
+            one, other = before.shown.get(path, _NOT_SET), after.shown.get(path, _NOT_SET)
+            # What looks alike differs in what is hidden.
+            yield KeyChange(prefix + path, *((one, other) if one != other else (_HIDDEN, _HIDDEN)))
+
+
+class _Flat:
+    """The values of a section by the paths of their keys: those that were `given`, and all, as a file has them."""
+
+    def __init__(self, section: Section) -> None:
+        self.given: list[str] = [
+            path for path, _ in _flat(section.model_dump(mode="json", by_alias=True, exclude_unset=True))
+        ]
+        as_text = dict(_flat(section.model_dump(mode="json", by_alias=True)))
+        # As text, credentials all look alike.
+        as_they_are = dict(_flat(section.model_dump(by_alias=True)))
+        self.values: dict[str, Any] = as_text | {
+            path: value for path, value in as_they_are.items() if path.rpartition(".")[2] in _HOLD_CREDENTIALS
+        }
+        self.shown: dict[str, str] = {
+            path: json.dumps(value, ensure_ascii=False) for path, value in as_text.items() if value is not None
+        }
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, one in value.items():
+            yield from _flat(one, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        for index, one in enumerate(value):
+            yield from _flat(one, f"{path}[{index}]")
+    else:
+        yield path, value or None if isinstance(value, dict | list) else value

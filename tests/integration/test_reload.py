@@ -1,0 +1,158 @@
+"""Reloads of a `router-trio run`, by SIGHUP and by --watch: what passes, what is logged, and what a mistake changes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.command import RunningCommand, running
+from tests.support.eventually import eventually
+from tests.support.raw_nats import RawClient, connect
+from tests.support.servers import NatsServer
+
+CONFIG = """
+[router]
+shutdown_timeout = "5s"
+
+[telemetry]
+listen = ""
+
+[connections.main]
+servers = ["URL"]
+
+[[routes]]
+name = "stays"
+from = { subject = "stays.*" }
+to = [ { subject = "stayed.$1" } ]
+
+[[routes]]
+name = "changes"
+from = { subject = "in.*" }
+to = [ { subject = "OUT.$1" } ]
+"""
+
+
+def write(path: Path, server: NatsServer, out: str) -> None:
+    """Write the configuration as a careful program does: at once."""
+    new = path.with_suffix(".new")
+    new.write_text(CONFIG.replace("URL", server.url).replace("OUT", out))
+    os.replace(new, path)
+
+
+@pytest.fixture
+def config(server: NatsServer, tmp_path: Path) -> Path:
+    path = tmp_path / "router.toml"
+    write(path, server, "old")
+    return path
+
+
+async def publish_until(client: RawClient, over: Callable[[], object], act: Callable[[], object]) -> int:
+    """Publish consecutive numbers on `stays.1` and `in.1`, act after 200, go on for 200 when it is over.
+
+    Returns how many were published.
+    """
+    sent, last = 0, None
+    while last is None or sent < last:
+        if sent == 200:
+            act()
+        if last is None and sent > 200 and over():
+            last = sent + 200
+        await client.publish_many([("stays.1", b"%d" % sent), ("in.1", b"%d" % sent)])
+        sent += 1
+        await trio.sleep(0.001)
+    return sent
+
+
+async def assert_nothing_lost(
+    client: RawClient, run: RunningCommand, over: Callable[[], object], act: Callable[[], object]
+) -> None:
+    """Publish while something changes the route from `old.1` to `new.1`: each message comes once, and in order."""
+    subjects = ("stayed.*", "old.*", "new.*")
+    subscriptions = {subject: await client.subscribe(subject) for subject in subjects}
+    await client.ping()
+    sent = await publish_until(client, over, act)
+    came: dict[str, list[int]] = {subject: [] for subject in subjects}
+
+    def all_came() -> bool:
+        for subject, subscription in subscriptions.items():
+            came[subject] += [int(message.payload) for message in subscription.waiting()]
+        return len(came["stayed.*"]) >= sent and len(came["old.*"]) + len(came["new.*"]) >= sent
+
+    await eventually(all_came, otherwise=lambda: ({subject: len(one) for subject, one in came.items()}, run.errors))
+    assert came["stayed.*"] == list(range(sent))
+    assert came["old.*"] + came["new.*"] == list(range(sent))
+    assert len(came["old.*"]) >= 200
+    assert len(came["new.*"]) >= 200
+
+
+async def test_sighup_changes_a_route_and_nothing_is_lost_or_doubled(
+    server: NatsServer, config: Path, tmp_path: Path
+) -> None:
+    async with connect(server.url) as client, running("run", config, cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        write(config, server, "new")
+        await assert_nothing_lost(client, run, lambda: run.logged("ROUTER_RELOADED"), lambda: run.send(signal.SIGHUP))
+        (told,) = run.logged("ROUTER_RELOADED")
+        assert (told["level"], told["changed"], told["added"], told["removed"]) == ("INFO", ["route changes"], [], [])
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+        assert len(run.logged("NATS_CONNECTION_ESTABLISHED")) == 1
+
+
+async def test_watch_reloads_when_the_file_changes_and_refuses_a_mistake(
+    server: NatsServer, config: Path, tmp_path: Path
+) -> None:
+    async with connect(server.url) as client, running("run", "--watch", config, cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        write(config, server, "new..")
+        refused = await run.has_logged("ROUTER_RELOAD_REFUSED")
+        assert refused["level"] == "ERROR"
+        assert refused["count"] == 1
+        assert "routes[1].to[0].subject" in refused["problems"][0]
+        await assert_nothing_lost(
+            client, run, lambda: run.logged("ROUTER_RELOADED"), lambda: write(config, server, "new")
+        )
+        assert len(run.logged("ROUTER_RELOAD_REFUSED")) == 1
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+async def test_sighup_while_it_starts_is_a_reload_when_it_has_started(
+    server: NatsServer, config: Path, tmp_path: Path
+) -> None:
+    async with running("run", config, cwd=tmp_path) as run:
+        with trio.fail_after(20):
+            # The interpreter has to have begun with us: before that nothing can be noted.
+            while not _notes_hangups(run):
+                await trio.sleep(0.001)
+        run.send(signal.SIGHUP)
+        await run.has_logged("ROUTER_STARTED")
+        await run.has_logged("ROUTER_RELOADED")
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+def _notes_hangups(run: RunningCommand) -> bool:
+    """Return True if the process has a handler for SIGHUP."""
+    status = Path(f"/proc/{run._process.pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return bool(caught >> (signal.SIGHUP - 1) & 1)
+
+
+async def test_a_reload_with_an_embedded_server_keeps_to_it(server: NatsServer, tmp_path: Path) -> None:
+    path = tmp_path / "router.toml"
+    without = CONFIG.replace('servers = ["URL"]', "")
+    path.write_text(without.replace("OUT", "old"))
+    async with running("run", "--embedded-nats", path, cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        path.write_text(without.replace("OUT", "new"))
+        run.send(signal.SIGHUP)
+        told = await run.has_logged("ROUTER_RELOADED")
+        assert told["changed"] == ["route changes"]
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0

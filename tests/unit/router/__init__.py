@@ -1,0 +1,1 @@
+"""Tests of the nursery tree, on fake brokers."""

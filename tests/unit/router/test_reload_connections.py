@@ -1,0 +1,255 @@
+"""Reloads on fake brokers: connections and streams that are added, removed and changed, and what publishes on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from router_trio.errors import ConfigurationError
+from router_trio.states import CONNECTED
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.watch import assert_accounted
+from tests.support.world import World, core, fill, numbers, stream, to, two_brokers, world
+
+LATER = {"edge": {"connect_timeout": "1s"}}
+"""A change of a connection that changes nothing else."""
+
+
+def brokers() -> dict[str, FakeBroker]:
+    return {"main": FakeBroker(), "edge": FakeBroker()}
+
+
+def payloads(w: World, subject: str, connection: str = "main") -> list[bytes]:
+    return [one.payload for one in w.brokers[connection].published if one.subject == subject]
+
+
+async def publish_numbers(w: World, act: Callable[[], Any]) -> int:
+    """Publish consecutive numbers to `in.1`, and act in the midst of them. Returns how many were published."""
+    sent = 0
+
+    async def publish() -> None:
+        nonlocal sent
+        while True:
+            w.broker.publish("in.1", b"%d" % sent)
+            sent += 1
+            assert_accounted(w.live)
+            await trio.sleep(0.001)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        await trio.sleep(0.1)
+        await act()
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    return sent
+
+
+async def test_a_core_route_loses_nothing_when_the_connection_that_it_sends_to_changes(
+    autojump_clock: MockClock,
+) -> None:
+    route = core("in.*", to("out.$1", "edge"), connection="main")
+    async with world([route], brokers=brokers()) as w:
+        before = w.live.connections["edge"]
+        main = w.live.connections["main"]
+        sent = await publish_numbers(w, lambda: w.live.reload(w.configuration(route, connections=LATER)))
+        await eventually(lambda: w.route_ledger() == (sent, 0, {"routed": sent}))
+        assert payloads(w, "out.1", "edge") == numbers(sent)
+        assert w.live.connections["edge"] is not before
+        assert w.live.connections["main"] is main
+        assert main.state.lost == 0
+        assert w.entry("edge")["settled"] == {"fenced": sent}
+        (told,) = w.watch.of("ROUTER_RELOADED")
+        assert told.changed == ("connection edge", "route route")
+        assert (told.unchanged, told.unsettled) == (1, 0)
+
+
+async def test_a_route_from_a_stream_goes_on_when_each_of_its_connections_changes(autojump_clock: MockClock) -> None:
+    route = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
+    async with world([route], brokers=two_brokers()) as w:
+        for changed in ("main", "edge"):
+            fill(w.broker, 50)
+            await w.live.reload(w.configuration(route, connections={changed: {"connect_timeout": "1s"}}))
+        fill(w.broker, 50)
+        await eventually(lambda: len(w.payloads("OUT", "edge")) == 150)
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        await eventually(lambda: w.route_ledger()[:2] == (150, 0))
+
+
+async def test_a_connection_is_added_with_its_routes_and_removed(autojump_clock: MockClock) -> None:
+    first, second = core("in.*", to("out.$1"), name="first"), core("in.*", to("out.$1", "edge"), name="second")
+    first["from"]["connection"] = second["from"]["connection"] = "main"
+    async with world([first], brokers={"main": FakeBroker(), "edge": FakeBroker()}) as w:
+        await w.live.reload(w.configuration(first, names=["main"]))
+        assert list(w.live.connections) == ["main"]
+        assert w.brokers["edge"].links == 0
+        with pytest.raises(ConfigurationError, match="no connection 'edge'"):
+            await w.live.publish("x", b"", connection="edge")
+        await w.live.reload(w.configuration(first, second))
+        assert w.live.connections["edge"].state.state == CONNECTED
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: payloads(w, "out.1", "edge") == [b"1"])
+        receipt = await w.live.publish("x", b"", connection="edge")
+        assert (await receipt.settled()).name == "fenced"
+        # It was there before, and its counts go on.
+        assert w.live.connections["edge"].state.established == 2
+
+
+async def test_what_is_queued_on_a_connection_that_changes_is_drained_first(autojump_clock: MockClock) -> None:
+    async with world(brokers=brokers()) as w:
+        w.brokers["edge"].stall(2)
+        receipts = [await w.live.publish("x", payload, connection="edge") for payload in numbers(10)]
+        await w.live.reload(w.configuration(connections=LATER))
+        assert [(await one.settled()).name for one in receipts] == ["fenced"] * 10
+        assert w.entry("edge")["settled"] == {"fenced": 10}
+
+
+async def test_what_can_not_be_drained_in_time_is_dropped_and_counted(autojump_clock: MockClock) -> None:
+    async with world(brokers=brokers(), shutdown_timeout=3.0) as w:
+        await w.lose("edge")
+        receipts = [await w.live.publish("x", payload, connection="edge") for payload in numbers(10)]
+        began = trio.current_time()
+        await w.live.reload(w.configuration(connections=LATER))
+        assert 3 <= trio.current_time() - began < 6
+        fates = [await one.settled() for one in receipts]
+        assert {(one.name, one.reason) for one in fates} == {("dropped", "shutdown")}
+        assert w.entry("edge") == {"accepted": 10, "pending": 0, "in_flight": 0, "settled": {"dropped": 10}}
+        assert w.watch.of("ROUTER_RELOADED")[0].unsettled == 10
+
+
+async def test_who_publishes_while_a_connection_is_exchanged_publishes_on_the_next_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with world(brokers={"main": FakeBroker()}) as w:
+        w.broker.stall(2)
+        await w.live.publish("x", b"first")
+        fates: list[str] = []
+
+        async def publish() -> None:
+            receipt = await w.live.publish("x", b"second")
+            fates.append((await receipt.settled()).name)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.live.reload, w.configuration(connections={"main": {"connect_timeout": "1s"}}))
+            await wait_all_tasks_blocked()
+            nursery.start_soon(publish)
+        assert fates == ["fenced"]
+        assert payloads(w, "x") == [b"first", b"second"]
+        assert w.entry()["settled"] == {"fenced": 2}
+
+
+async def test_a_new_connection_that_is_refused_ends_nothing(autojump_clock: MockClock) -> None:
+    route = core("in.*", "out.$1", connection="main")
+    route["to"][0]["connection"] = "main"
+    async with world([route], brokers=brokers()) as w:
+        await w.live.reload(w.configuration(route, names=["main"]))
+        w.brokers["edge"].refuse_credentials()
+        await w.live.reload(w.configuration(route))
+        assert w.live.connections["edge"].state.state != CONNECTED
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: payloads(w, "out.1") == [b"1"])
+        w.brokers["edge"].accept_credentials()
+        await eventually(lambda: w.live.connections["edge"].connected)
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+async def test_streams_that_are_new_are_made_before_the_routes_that_read_them(autojump_clock: MockClock) -> None:
+    route = stream("NEW", "out.$1", filter="in.*")
+    made = [{"name": "NEW", "subjects": ["in.*"]}, {"name": "OUT", "subjects": ["out.*"]}]
+    async with world() as w:
+        await w.live.reload(w.configuration(route, streams=made))
+        assert {one.stream for one in w.watch.of("NATS_STREAM_CREATED")} == {"NEW", "OUT"}
+        assert w.watch.of("NATS_SUBSCRIBE_ERROR") == []
+        fill(w.broker, 3)
+        await eventually(lambda: w.payloads("OUT") == numbers(3))
+
+
+async def test_a_stream_that_could_not_be_made_and_is_removed_is_no_trouble_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as w:
+        w.broker.trouble.switch_off_jetstream()
+        await w.live.reload(w.configuration(streams=[{"name": "NEW", "subjects": ["in.*"]}]))
+        state = w.live.connections["main"].state
+        assert list(state.missing_streams) == ["NEW"]
+        await w.live.reload(w.configuration())
+        assert state.missing_streams == {}
+
+
+# --- one after the other, and the end --------------------------------------------------------------------------------
+
+
+async def test_of_reloads_that_wait_the_last_one_is_done(autojump_clock: MockClock) -> None:
+    async with world([core("in.*", "0.$1")], shutdown_timeout=1.0) as w:
+        w.broker.stall(10)
+        # It waits for a fence, and the others for it.
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 4):
+                nursery.start_soon(w.live.reload, w.configuration(core(f"in{number}.*", f"{number}.$1")))
+                await wait_all_tasks_blocked()
+        assert len(w.watch.of("ROUTER_RELOADED")) == 2
+        await eventually(lambda: w.live.routes[0].state == "running", 60)
+        w.broker.publish("in3.1", b"")
+        await eventually(lambda: w.subjects() == ["3.1"])
+
+
+async def test_a_reload_whose_caller_is_cancelled_is_done_all_the_same(autojump_clock: MockClock) -> None:
+    async with world([core("a.*", "0.$1")]) as w:
+        w.broker.stall(2)
+        with trio.move_on_after(1) as scope:
+            await w.live.reload(w.configuration(core("b.*", "1.$1")))
+        assert scope.cancelled_caught
+        await w.watch.until("ROUTER_RELOADED")
+        w.broker.publish("b.1", b"")
+        await eventually(lambda: w.subjects() == ["1.1"])
+
+
+async def test_the_end_of_the_router_goes_before_a_reload_that_is_under_way(autojump_clock: MockClock) -> None:
+    route = core("in.*", to("out.$1", "edge"), connection="main")
+    async with world([route], brokers=brokers(), shutdown_timeout=60.0) as w:
+        w.brokers["edge"].stall(5)
+        w.broker.publish("in.1", b"1")
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.live.reload, w.configuration(route, connections=LATER))
+            await wait_all_tasks_blocked()
+            w.broker.publish("in.1", b"2")  # waits for the connection that never comes
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        began = trio.current_time()
+    assert trio.current_time() - began < 10
+    assert w.watch.of("ROUTER_RELOADED") == []
+    assert w.live.unsettled == 1
+    assert payloads(w, "out.1", "edge") == [b"1"]
+    assert w.live.routes[0].settled["lost"] == 1
+
+
+async def test_routes_from_code_stay(autojump_clock: MockClock) -> None:
+    def handler(message: Any) -> Any:
+        return message
+
+    async with world(handlers=[(handler, {"name": "code", "subject": "in.*", "to": "out.$1"})]) as w:
+        before = w.live.routes[0]
+        await w.live.reload(w.configuration(core("other.*", "other.out.$1", name="file")))
+        assert [one.name for one in w.live.routes] == ["file", "code"]
+        assert w.live.routes[1] is before
+
+
+async def test_settings_may_be_read_by_a_function(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        await w.live.reload(lambda: w.configuration(core("in.*", "out.$1")))
+        assert [one.name for one in w.live.routes] == ["route"]
+
+        def fail() -> Any:
+            return w.configuration(core("in..*", "out.$1"))
+
+        with pytest.raises(ConfigurationError):
+            await w.live.reload(fail)
+        assert [one.name for one in w.live.routes] == ["route"]
+        assert len(w.watch.of("ROUTER_RELOAD_REFUSED")) == 1

@@ -1,0 +1,227 @@
+"""Reloads on fake brokers, under traffic: routes that are added, removed, changed, and those that are not."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from router_trio.message import Message
+from router_trio.router.reloads import FEW_ROUTES
+from router_trio.states import RUNNING
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import core, handled, numbers, to, world
+from tests.unit.router.traffic import by_name, never, received, reloaded, traffic
+
+# --- routes from a subject -------------------------------------------------------------------------------------------
+
+
+async def test_a_route_that_changes_loses_and_doubles_nothing_and_others_never_notice(
+    autojump_clock: MockClock,
+) -> None:
+    stays, changes = core("a.*", "stays.$1", name="stays"), core("b.*", "old.$1", name="changes")
+    async with world([stays, changes]) as w:
+        subscribed = w.successes("subscribe")
+        before = w.live.routes[0]
+        async with traffic(w, "a.1", "b.1") as sent:
+            await trio.sleep(0.1)
+            await w.live.reload(w.configuration(stays, core("b.*", "new.$1", name="changes")))
+            await trio.sleep(0.1)
+        await eventually(lambda: sum(one.in_hand for one in w.live.routes) == 0)
+        assert received(w, "stays.1") == numbers(sent[0])
+        old, new = received(w, "old.1"), received(w, "new.1")
+        assert old + new == numbers(sent[0])
+        assert len(old) > 50 < len(new)
+        assert w.live.routes[0] is before
+        changed = by_name(w)["changes"]
+        assert changed.received == sent[0]
+        assert changed.settled["routed"] == sent[0]
+        assert changed.routed == {"old.$1": len(old), "new.$1": len(new)}
+        assert sum(changed.durations.counts) == sent[0]
+        assert w.successes("subscribe") == subscribed + 1  # the new one counts as had
+        assert (reloaded(w).added, reloaded(w).removed, reloaded(w).changed) == ((), (), ("route changes",))
+        assert (reloaded(w).unchanged, reloaded(w).unsettled) == (2, 0)
+
+
+async def test_a_route_is_added_and_removed_under_traffic(autojump_clock: MockClock) -> None:
+    stays, goes = core("a.*", "stays.$1", name="stays"), core("b.*", "gone.$1", name="goes")
+    comes = core("c.*", "comes.$1", name="comes")
+    async with world([stays, goes]) as w:
+        async with traffic(w, "a.1", "b.1", "c.1") as sent:
+            await trio.sleep(0.1)
+            await w.live.reload(w.configuration(comes, stays))
+            at = sent[0]
+            await trio.sleep(0.1)
+        await eventually(lambda: sum(one.in_hand for one in w.live.routes) == 0)
+        assert received(w, "stays.1") == numbers(sent[0])
+        gone = received(w, "gone.1")
+        assert gone == numbers(len(gone))
+        assert 50 < len(gone) <= at
+        came = received(w, "comes.1")
+        assert came == numbers(len(came), first=sent[0] - len(came))
+        assert len(came) > 50
+        assert [route.name for route in w.live.routes] == ["comes", "stays"]
+        assert [route.state for route in w.live.routes] == [RUNNING, RUNNING]
+        assert reloaded(w).added == ("route comes",)
+        assert reloaded(w).removed == ("route goes",)
+
+
+async def test_the_counts_of_a_route_that_comes_back_go_on(autojump_clock: MockClock) -> None:
+    route = core("in.*", "out.$1")
+    async with world([route]) as w:
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
+        await w.live.reload(w.configuration())
+        assert w.live.routes == ()
+        w.broker.publish("in.1", b"nobody takes it")
+        await wait_all_tasks_blocked()
+        await w.live.reload(w.configuration(route))
+        w.broker.publish("in.1", b"2")
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 2}))
+        assert received(w, "out.1") == [b"1", b"2"]
+
+
+async def test_a_change_of_the_subject_makes_another_subscription(autojump_clock: MockClock) -> None:
+    async with world([core("a.*", "out.$1")]) as w:
+        await w.live.reload(w.configuration(core("b.*", "out.$1")))
+        w.broker.publish("a.1", b"a")
+        w.broker.publish("b.1", b"b")
+        await eventually(lambda: received(w, "out.1") == [b"b"])
+
+
+async def test_what_is_in_the_handler_is_finished_by_the_old_route_and_what_waits_is_the_new_ones(
+    autojump_clock: MockClock,
+) -> None:
+    calls: list[bytes] = []
+
+    async def slow(message: Message) -> Message:
+        calls.append(message.payload)
+        await trio.sleep(1)
+        return message
+
+    async with world(handlers=[handled(slow, subject="in.*", to="old.$1")]) as w:
+        for payload in numbers(5):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: len(calls) == 1)
+        # A batch is begun as a whole: what comes after it waits.
+        for payload in numbers(5, first=5):
+            w.broker.publish("in.1", payload)
+        await wait_all_tasks_blocked()
+        await w.live.reload(w.configuration(core("in.*", "new.$1")))
+        await eventually(lambda: w.route_ledger() == (10, 0, {"routed": 10}))
+        old, new = received(w, "old.1"), received(w, "new.1")
+        assert old + new == numbers(10)
+        assert new[-5:] == numbers(5, first=5)
+
+
+async def test_what_waits_for_the_limit_goes_by_the_new_one(autojump_clock: MockClock) -> None:
+    limited = core("in.*", "old.$1") | {"limit": {"rate": "1/h", "burst": 1}}
+    async with world([limited]) as w:
+        for payload in numbers(4):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: received(w, "old.1") == numbers(1))
+        began = trio.current_time()
+        await w.live.reload(w.configuration(core("in.*", "new.$1")))
+        await eventually(lambda: received(w, "new.1") == numbers(3, first=1))
+        assert trio.current_time() - began < 1
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
+
+
+async def test_what_waits_for_the_limit_of_its_value_goes_by_the_new_one(autojump_clock: MockClock) -> None:
+    limited = core("in.*", "old.$1") | {"limit": {"rate": "1/h", "burst": 1, "per": "subject"}}
+    async with world([limited]) as w:
+        for payload in numbers(4):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: received(w, "old.1") == numbers(1))
+        await w.live.reload(w.configuration(core("in.*", "new.$1")))
+        await eventually(lambda: received(w, "new.1") == numbers(3, first=1))
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
+
+
+async def test_what_waits_for_another_attempt_is_tried_by_the_new_route(autojump_clock: MockClock) -> None:
+    retry = {"initial": "1h", "max": "1h", "attempts": 9}
+    old = core("in.*", "old.$1", retry=retry) | {"handler": f"{never.__module__}:never"}
+    async with world([old]) as w:
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: by_name(w)["route"].failed["handler_error"] == 1)
+        await w.live.reload(w.configuration(core("in.*", "new.$1")))
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
+        assert received(w, "new.1") == [b"0"]
+
+
+async def test_what_waits_for_room_goes_by_the_new_route(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    old = core("in.*", to("old.$1", "edge"), connection="main")
+    blocking = {"edge": {"max_pending_operations": 2, "on_pending_full": "block"}}
+    async with world([old], brokers=brokers, connections=blocking) as w:
+        await w.lose("edge")
+        for payload in numbers(10):
+            w.broker.publish("in.1", payload)
+            await wait_all_tasks_blocked()
+        assert by_name(w)["route"].in_hand == 10
+        began = trio.current_time()
+        await w.live.reload(w.configuration(core("in.*", to("new.$1"), connection="main")))
+        await eventually(lambda: len(received(w, "new.1")) >= 7)
+        assert trio.current_time() - began < 1
+        await w.find("edge")
+        await eventually(lambda: w.route_ledger() == (10, 0, {"routed": 10}))
+        assert received(w, "old.1", connection="edge") + received(w, "new.1") == numbers(10)
+
+
+async def test_routes_of_one_subject_share_a_subscription_that_lasts(autojump_clock: MockClock) -> None:
+    first, second = (core("in.*", f"{name}.$1", name=name, queue="q") for name in ("first", "second"))
+    async with world([first]) as w:
+        async with traffic(w, "in.1") as sent:
+            await trio.sleep(0.05)
+            await w.live.reload(w.configuration(first, second))
+            await trio.sleep(0.05)
+            await w.live.reload(w.configuration(core("in.*", "third.$1", name="first", queue="q"), second))
+            await trio.sleep(0.05)
+            await w.live.reload(w.configuration(second))
+            until = sent[0]
+            await trio.sleep(0.05)
+        await eventually(lambda: sum(one.in_hand for one in w.live.routes) == 0)
+        # Each of them got every message, as long as it was there.
+        firsts, seconds = received(w, "first.1", "third.1"), received(w, "second.1")
+        assert firsts == numbers(len(firsts))
+        assert until - 20 < len(firsts) <= until + 1
+        assert seconds == numbers(len(seconds), first=sent[0] - len(seconds))
+
+
+async def test_a_change_while_the_link_is_away_subscribes_when_it_is_back(autojump_clock: MockClock) -> None:
+    async with world([core("in.*", "old.$1")]) as w:
+        await w.lose()
+        await w.live.reload(w.configuration(core("in.*", "new.$1")))
+        await w.find()
+        await eventually(lambda: by_name(w)["route"].state == RUNNING)
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: received(w, "new.1") == [b"1"])
+
+
+async def test_many_routes_are_compared_while_messages_pass(autojump_clock: MockClock) -> None:
+    routes = [core(f"in.{number}", f"out.{number}", name=f"r{number}") for number in range(FEW_ROUTES + 10)]
+    async with world(routes) as w:
+        await w.live.reload(w.configuration(*routes[1:], core("in.0", "new.0", name="r0")))
+        assert reloaded(w).changed == ("route r0",)
+        assert reloaded(w).unchanged == len(routes)  # with the connection
+        w.broker.publish("in.0", b"0")
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: (received(w, "new.0"), received(w, "out.1")) == ([b"0"], [b"1"]))
+
+
+async def test_a_message_of_which_a_copy_was_delivered_is_tried_once_more_by_the_old_route(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["edge"].deny_publish("denied.*")
+    retry = {"initial": "1h", "max": "1h", "attempts": 9}
+    old = core("in.*", to("taken.$1"), to("denied.$1", "edge"), connection="main", retry=retry)
+    async with world([old], brokers=brokers) as w:
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: by_name(w)["route"].failed["permission_denied"] == 1)
+        w.brokers["edge"].allow_publish("denied.*")
+        await w.live.reload(w.configuration(core("in.*", to("new.$1"), connection="main")))
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
+        assert received(w, "taken.1") == [b"0"]
+        assert received(w, "denied.1", connection="edge") == [b"0"]
+        assert received(w, "new.1") == []

@@ -1,0 +1,126 @@
+"""Reloads on fake brokers, under traffic: routes from a stream that change, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.errors import ConfigurationError
+from tests.support.eventually import eventually
+from tests.support.world import core, fill, numbers, one_broker, stream, to, two_brokers, world
+from tests.unit.router.traffic import by_name, received, reloaded, traffic
+
+# --- routes from a stream --------------------------------------------------------------------------------------------
+
+
+async def test_a_route_from_a_stream_changes_and_each_message_is_stored_once(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    brokers["edge"].add_stream("NEW", ["new.>"])
+    old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
+    new = stream("IN", to("new.$1", "edge", jetstream=True), connection="main", filter="in.*")
+    async with world([old], brokers=brokers) as w:
+        async with traffic(w, "in.x") as sent:
+            await trio.sleep(0.1)
+            await w.live.reload(w.configuration(new))
+            await trio.sleep(0.1)
+        await eventually(lambda: w.route_ledger()[2].get("routed") == sent[0])
+        was, is_now = w.payloads("OUT", "edge"), w.payloads("NEW", "edge")
+        assert was + is_now == numbers(sent[0])
+        assert len(was) > 50 < len(is_now)
+        assert w.route_ledger() == (sent[0], 0, {"routed": sent[0]})
+        assert reloaded(w).unsettled == 0
+
+
+async def test_what_the_destination_of_the_old_route_does_not_take_goes_back_to_the_stream(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = two_brokers()
+    brokers["main"].add_stream("NEW", ["new.>"])
+    old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
+    new = stream("IN", to("new.$1", "main", jetstream=True), connection="main", filter="in.*")
+    async with world([old], brokers=brokers) as w:
+        brokers["edge"].down()  # it does not know yet, and offers what it has
+        fill(w.broker, 20)
+        await eventually(lambda: by_name(w)["route"].in_hand == 20)
+        await w.live.reload(w.configuration(new))
+        await eventually(lambda: sorted(w.payloads("NEW")) == sorted(numbers(20)), 120)
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0, 120)
+        assert by_name(w)["route"].in_hand == 0
+        assert w.payloads("OUT", "edge") == []
+
+
+async def test_acks_that_met_no_link_are_sent_by_the_next_route(autojump_clock: MockClock) -> None:
+    async with world([stream("IN", "out.$1", filter="in.*")], brokers=one_broker()) as w:
+        fill(w.broker, 5)
+        await eventually(lambda: w.payloads("OUT") == numbers(5))
+        await w.lose()
+        acks = w.successes("ack")
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", max_in_flight=10)))
+        await w.find()
+        fill(w.broker, 5, first=5)
+        await eventually(lambda: w.payloads("OUT") == numbers(10))
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        assert w.successes("ack") >= acks + 5
+
+
+async def test_a_standby_route_that_changes_has_the_lead_again_at_once(autojump_clock: MockClock) -> None:
+    async with world([stream("IN", "out.$1", filter="in.*", standby=True)], brokers=one_broker()) as w:
+        fill(w.broker, 5)
+        await eventually(lambda: w.payloads("OUT") == numbers(5))
+        began = trio.current_time()
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", standby=True, max_in_flight=10)))
+        fill(w.broker, 5, first=5)
+        await eventually(lambda: w.payloads("OUT") == numbers(10))
+        assert trio.current_time() - began < 2
+
+
+async def test_a_route_that_changes_from_a_subject_to_a_stream_keeps_its_ledger(autojump_clock: MockClock) -> None:
+    async with world([core("one.*", "out.$1")], brokers=one_broker()) as w:
+        w.broker.publish("one.1", b"0")
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*")))
+        fill(w.broker, 3)
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
+        await w.live.reload(w.configuration(core("one.*", "out.$1")))
+        w.broker.publish("one.1", b"0")
+        await eventually(lambda: w.route_ledger() == (5, 0, {"routed": 5}))
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+async def test_settings_that_can_not_be_used_change_nothing(autojump_clock: MockClock) -> None:
+    route = core("in.*", "out.$1")
+    async with world([route]) as w:
+        async with traffic(w, "in.1") as sent:
+            changed = core("in.*", "other.$1") | {"handler": "no_such_module:function"}
+            wrong = w.configuration(changed, core("x", "y", name="b"))
+            with pytest.raises(ConfigurationError, match=r"routes\[0\]\.handler.*no_such_module"):
+                await w.live.reload(wrong)
+            await trio.sleep(0.05)
+        await eventually(lambda: received(w, "out.1") == numbers(sent[0]))
+        assert [one.name for one in w.live.routes] == ["route"]
+        refused = w.watch.of("ROUTER_RELOAD_REFUSED")
+        assert [one.count for one in refused] == [1]
+        assert "no_such_module" in refused[0].problems[0]
+        assert w.watch.of("ROUTER_RELOADED") == []
+
+
+async def test_a_reload_without_a_difference_touches_nothing(autojump_clock: MockClock) -> None:
+    route = core("in.*", "out.$1")
+    async with world([route]) as w:
+        before = w.live.routes[0]
+        await w.live.reload(w.configuration(route))
+        assert w.live.routes == (before,)
+        assert (reloaded(w).added, reloaded(w).removed, reloaded(w).changed) == ((), (), ())
+        assert w.successes("subscribe") == 1
+
+
+async def test_keys_that_need_a_restart_are_named(autojump_clock: MockClock) -> None:
+    async with world([core("in.*", "out.$1")]) as w:
+        new = w.configuration(core("in.*", "new.$1"), router={"name": "other"}, telemetry={"log_level": "debug"})
+        await w.live.reload(new)
+        assert [one.keys for one in w.watch.of("ROUTER_RESTART_NEEDED")] == [("router.name", "telemetry.log_level")]
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: received(w, "new.1") == [b"1"])

@@ -1,0 +1,181 @@
+"""What differs between two configurations, and what a reload would make of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router_trio.cli.reload.diff import lines
+from router_trio.settings import Settings
+from router_trio.settings.reload.difference import Difference, Names, connections_of, difference
+
+Route = dict[str, Any]
+
+
+def configuration(
+    *routes: Route,
+    connections: dict[str, dict[str, Any]] | None = None,
+    streams: list[dict[str, Any]] | None = None,
+    **sections: Any,
+) -> Settings:
+    made = {"main": {}} if connections is None else connections
+    return Settings(connections=made, routes=list(routes), streams=streams or [], **sections)
+
+
+def route(name: str, subject: str = "in.*", to: str = "out.$1", **rest: Any) -> Route:
+    source = {"subject": subject, **rest.pop("source", {})}
+    return {"name": name, "from": source, "to": [{"subject": to}], **rest}
+
+
+def routes_between(old: Route, new: Route) -> Names:
+    return difference(configuration(old), configuration(new)).routes
+
+
+def keys(old: Settings, new: Settings) -> list[str]:
+    found = difference(old, new)
+    return [str(key) for names in (found.connections, found.routes) for one in names.changed for key in one.keys]
+
+
+def test_a_configuration_does_not_differ_from_itself() -> None:
+    same = configuration(route("a"), streams=[{"name": "S", "subjects": ["s.>"]}])
+    found = difference(same, same)
+    assert not found
+    assert found.routes.unchanged == ("a",)
+    assert found.connections.unchanged == ("main",)
+    assert found.streams.unchanged == ("S on main",)
+
+
+def test_what_one_side_alone_has_is_added_or_removed() -> None:
+    old = configuration(route("a"), route("b"), connections={"main": {}})
+    new = configuration(
+        route("c", source={"connection": "main"}, to="x") | {"to": [{"subject": "x", "connection": "main"}]},
+        connections={"main": {}, "edge": {}},
+    )
+    found = difference(old, new)
+    assert found.routes == Names(added=("c",), removed=("a", "b"))
+    assert found.connections == Names(added=("edge",), unchanged=("main",))
+
+
+def test_each_key_that_differs_is_named_with_both_values() -> None:
+    old = configuration(route("a"), connections={"main": {"reconnect_delay": "1s"}})
+    new = configuration(
+        route("a", to="elsewhere.$1", limit={"rate": "500/s"}), connections={"main": {"reconnect_delay": "2500ms"}}
+    )
+    assert keys(old, new) == [
+        'reconnect_delay: "1s" -> "2.5s"',
+        'to[0].subject: "out.$1" -> "elsewhere.$1"',
+        'limit.rate: not set -> "500/s"',
+    ]
+
+
+def test_a_default_that_is_written_down_is_no_difference() -> None:
+    plain, written = configuration(route("a")), configuration(route("a", strategy="all", when=None))
+    assert not difference(plain, written)
+    named = route("a", source={"connection": "main"}) | {"to": [{"subject": "out.$1", "connection": "main"}]}
+    assert not difference(plain, configuration(named))
+
+
+def test_a_key_that_goes_back_to_its_default_shows_the_default() -> None:
+    old, new = configuration(connections={"main": {"fail_open": True}}), configuration()
+    assert keys(old, new) == ["fail_open: true -> false"]
+
+
+def test_a_destination_more_shows_what_is_written_of_it() -> None:
+    two = route("a") | {"to": [{"subject": "out.$1"}, {"subject": "copy.$1", "jetstream": True}]}
+    assert [str(key) for key in routes_between(route("a"), two).changed[0].keys] == [
+        'to[1].connection: not set -> "main"',
+        'to[1].subject: not set -> "copy.$1"',
+        "to[1].jetstream: not set -> true",
+    ]
+
+
+def test_credentials_differ_and_are_not_shown() -> None:
+    one, other = {"user": "u", "password": "old-secret"}, {"user": "u", "password": "new-secret"}
+    old = configuration(connections={"main": one, "edge": {"servers": ["nats://a:one@h"]}, "third": {"token": "t1"}})
+    new = configuration(connections={"main": other, "edge": {"servers": ["nats://a:two@h"]}, "third": {"token": "t2"}})
+    hidden = "not shown -> not shown"
+    assert keys(old, new) == [f"password: {hidden}", f"servers: {hidden}", f"token: {hidden}"]
+
+
+def test_a_route_of_a_connection_that_changes_is_changed_too() -> None:
+    both: dict[str, dict[str, Any]] = {"main": {}, "edge": {}, "third": {}}
+    away = {"subject": "out.$1", "connection": "edge"}
+    routes = [
+        route("reads", source={"connection": "edge"}) | {"to": [{"subject": "x", "connection": "main"}]},
+        route("sends", source={"connection": "main"}) | {"to": [away]},
+        route("neither", source={"connection": "main"}) | {"to": [{"subject": "x", "connection": "main"}]},
+    ]
+    old = configuration(*routes, connections=both)
+    new = configuration(*routes, connections=both | {"edge": {"connect_timeout": "1s"}})
+    found = difference(old, new).routes
+    assert [(one.name, one.keys, one.connections) for one in found.changed] == [
+        ("reads", (), ("edge",)),
+        ("sends", (), ("edge",)),
+    ]
+    assert found.unchanged == ("neither",)
+    # The subscription is on the connection that goes away, or it is not.
+    assert [one.keeps_subscription for one in found.changed] == [False, True]
+
+
+def test_the_connection_of_dead_letters_counts() -> None:
+    one = route("a", source={"connection": "main"}, dead_letter={"subject": "dead", "connection": "edge"})
+    made = configuration(
+        one | {"to": [{"subject": "x", "connection": "third"}]}, connections={"main": {}, "edge": {}, "third": {}}
+    )
+    assert connections_of(made.routes[0]) == {"main", "edge", "third"}
+
+
+def test_a_core_route_keeps_its_subscription_while_connection_subject_and_queue_stay() -> None:
+    def kept(old: Route, new: Route) -> bool:
+        return routes_between(old, new).changed[0].keeps_subscription
+
+    assert kept(route("a", to="one"), route("a", to="other"))
+    assert kept(route("a", source={"queue": "q"}), route("a", to="other", source={"queue": "q"}))
+    assert not kept(route("a"), route("a", "in.x", to="other"))
+    assert not kept(route("a"), route("a", source={"queue": "q"}))
+    stream = {"name": "a", "from": {"stream": "S", "durable": "d"}, "to": [{"subject": "x"}]}
+    assert not kept(stream, stream | {"to": [{"subject": "y"}]})
+    assert not kept(route("a"), stream)
+
+
+def test_keys_of_the_process_need_a_restart_but_for_the_shutdown_timeout() -> None:
+    old = configuration()
+    new = configuration(router={"name": "n", "shutdown_timeout": "1s"}, telemetry={"listen": "", "log_level": "debug"})
+    found = difference(old, new)
+    assert found.needs_restart == ("router.name", "telemetry.listen", "telemetry.log_level")
+    assert [one.path for one in found.process if not one.needs_restart] == ["router.shutdown_timeout"]
+
+
+def test_what_diff_prints() -> None:
+    connections: dict[str, dict[str, Any]] = {"main": {}, "edge": {"servers": ["nats://h"]}}
+    to_main = {"to": [{"subject": "x", "connection": "main"}]}
+    old = configuration(
+        route("stays", source={"connection": "main"}) | to_main,
+        route("changes", source={"connection": "main"}) | to_main,
+        route("through", source={"connection": "edge"}) | to_main,
+        route("goes", source={"connection": "main"}) | to_main,
+        connections=connections,
+    )
+    new = configuration(
+        route("stays", source={"connection": "main"}) | to_main,
+        route("changes", source={"connection": "main"}) | {"to": [{"subject": "y", "connection": "main"}]},
+        route("through", source={"connection": "edge"}) | to_main,
+        route("comes", source={"connection": "main"}) | to_main,
+        connections=connections | {"edge": {"servers": ["nats://h", "nats://i"]}},
+        streams=[{"name": "S", "subjects": ["s"], "connection": "main"}],
+        telemetry={"log_level": "debug"},
+    )
+    found: Difference = difference(old, new)
+    assert list(lines(found)) == [
+        'telemetry.log_level: "info" -> "debug" (needs a restart)',
+        "connection edge: changed",
+        '    servers: ["nats://h:4222"] -> ["nats://h:4222", "nats://i:4222"]',
+        "connection main: unchanged",
+        "stream S on main: added",
+        "route comes: added",
+        "route goes: removed",
+        "route changes: changed, and keeps its subscription",
+        '    to[0].subject: "x" -> "y"',
+        "route through: changed",
+        "    its connection edge changes",
+        "route stays: unchanged",
+    ]
