@@ -272,7 +272,7 @@ class _Run:
                     if connection.connected:
                         await connection.destinations.first_look_over.wait()
             nursery.cancel_scope.cancel()
-        problems = list(self._settings.ignored_variables)
+        problems = list(self._settings.without_effect)
         for index, route_settings in enumerate(self._settings.routes):
             problems += ignored(f"routes[{index}]", route_settings)
         for problem in problems:

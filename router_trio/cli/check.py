@@ -43,7 +43,7 @@ def check(
     from router_trio.settings.checks.servers import newer_servers
     from router_trio.settings.checks.warnings import warnings
 
-    for warning in (*settings.ignored_variables, *warnings(settings.connections, settings.routes)):
+    for warning in (*settings.without_effect, *warnings(settings.connections, settings.routes)):
         print(f"{config}: {warning.path}: warning: {settings.located(warning).told}")
     for note in newer_servers(settings.routes, settings.streams):
         print(f"{config}: {note.path}: note: {settings.located(note).told}")
