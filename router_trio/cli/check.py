@@ -51,7 +51,7 @@ def check(
         return f"{found.source or config}: {found.path}: {kind}: {found.told}"
 
     for warning in (
-        *settings.ignored_variables,
+        *settings.without_effect,
         *warnings(settings.connections, settings.routes, settings.streams),
     ):
         print(line("warning", warning))

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from router_trio.cli import outcome
 from router_trio.cli.configuration import load_with_handlers
+from router_trio.errors import Problem
 
 
 def run(
@@ -86,9 +86,12 @@ def run(
     if not embedded_nats:
         settings.require_servers()
     elif all(connection.servers for connection in settings.connections.values()):
-        raise outcome.UsageError(
-            "--embedded-nats has nothing to do: every connection has servers of its own, and only one without is "
-            "connected to the embedded server; leave out the option, or the servers"
+        settings = settings.with_ignored(
+            Problem(
+                "--embedded-nats",
+                "has nothing to do: every connection has servers of its own, and only one without is connected to the "
+                "embedded server; leave out the option, or the servers",
+            )
         )
     if enable_fault_injection:
         settings.require_loopback("--enable-fault-injection lets anyone who reaches it make the router fail")

@@ -16,7 +16,6 @@ from router_trio.outbox.retry_lanes import UNANSWERED
 from router_trio.protocol import framing, message_ids
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
-from router_trio.quotes import excerpt
 from router_trio.routing.outlet import measure
 from router_trio.subjects.patterns import validate_subject
 
@@ -152,7 +151,7 @@ class Publisher:
             if len(target) > SHORT_SUBJECT:
                 self._check_line(target, len(block), size, with_ack)
         except PublishError as error:
-            self._outbox.settlement.not_accepted(with_ack, error.reason, str(error), excerpt(str(subject)))
+            self._outbox.settlement.not_accepted(with_ack, error.reason, str(error), str(subject))
             raise
         return target, block, body
 

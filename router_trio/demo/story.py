@@ -14,10 +14,9 @@ from router_trio.demo.tally import tally
 from router_trio.demo.traffic import STREAMS, Traffic, demo_settings
 from router_trio.demo.verdict import Verdict, judge
 from router_trio.embedded import EmbeddedServer, open_embedded_server
-from router_trio.events import ConnectionLost, ConnectionRestored, Event, RetryComplete, RetryPending
+from router_trio.events import ConnectionLost, ConnectionRestored, Event, RetryComplete, RetryPending, StatusPageReady
 from router_trio.nats.jetstream.streams import add_streams, count_messages, stream_messages
 from router_trio.router import Router
-from router_trio.telemetry.http.listeners import page_url
 
 KILLED_AT = 0.35
 OUTAGE = 0.15
@@ -54,18 +53,14 @@ class Story:
         self._began = trio.current_time()
         self._display.say(f"nats-server with JetStream: {server.address}")
         router = Router(demo_settings(server.url), observers=[self._observe], log=False)
-        async with router.open() as live:
-            if live.http_address is not None:
-                url = page_url(*live.http_address)
-                self._display.say(f"status page: {url} (metrics: {url}metrics)")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._show, live)
-                nursery.start_soon(self._strike, server)
-                with trio.move_on_after(self._duration + SETTLED_WITHIN):
-                    await self._traffic.publish_for(live, self._duration)
-                    self._say("the traffic has ended, and every message has its fate")
-                    await self._arrived(server.url, live)
-                nursery.cancel_scope.cancel()
+        async with router.open() as live, trio.open_nursery() as nursery:
+            nursery.start_soon(self._show, live)
+            nursery.start_soon(self._strike, server)
+            with trio.move_on_after(self._duration + SETTLED_WITHIN):
+                await self._traffic.publish_for(live, self._duration)
+                self._say("the traffic has ended, and every message has its fate")
+                await self._arrived(server.url, live)
+            nursery.cancel_scope.cancel()
         return live
 
     async def _strike(self, server: EmbeddedServer) -> None:
@@ -125,6 +120,8 @@ class Story:
 def describe(event: Event) -> str | None:
     """Return what the demo prints for an event, or None if it prints nothing."""
     match event:
+        case StatusPageReady():
+            return f"status page: {event.url} (metrics: {event.url}metrics)"
         case ConnectionLost():
             return f"the connection is lost ({event.reason}); what is published now is kept"
         case ConnectionRestored():

@@ -227,7 +227,7 @@ class Run:
                 [life.connection for life in self.connections.values()], [life.route for life in self.routes.values()]
             )
             nursery.cancel_scope.cancel()
-        for problem in self.settings.ignored_variables:
+        for problem in self.settings.without_effect:
             self.emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
         self.tell_ignored(self.settings.routes)
         self.emit(

@@ -118,9 +118,15 @@ class Settings(Section, init=False):
         return self._source
 
     @property
-    def ignored_variables(self) -> tuple[Problem, ...]:
-        """Variables of our prefix that set nothing, and were probably meant to."""
+    def without_effect(self) -> tuple[Problem, ...]:
+        """What was given and has no effect: variables that set nothing and were probably meant to, options."""
         return self._ignored
+
+    def with_ignored(self, problem: Problem) -> Settings:
+        """Return the same settings that say of one more thing that it has no effect."""
+        copy = self.model_copy()
+        copy._ignored = (*self._ignored, problem)
+        return copy
 
     def located(self, problem: Problem) -> Problem:
         """Return a problem of these settings with the place of its key, if they were read from files."""

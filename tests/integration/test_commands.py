@@ -66,7 +66,6 @@ def test_version(tmp_path: Path) -> None:
         (["explain"], "explain needs CONFIG; router-trio explain --help shows an example"),
         (["explain", "router.toml"], "explain needs SUBJECT; router-trio explain --help shows an example"),
         (["demo", "--duration"], "--duration needs a value; router-trio demo --help shows an example"),
-        (["run", "--embedded-nats"], "--embedded-nats has nothing to do: every connection has servers of its own"),
         (["contract", "extra"], "extra"),
         (["demo", "--duration", "20"], "'20' has no unit"),
         (["demo", "--duration", "1s"], "3s at least"),

@@ -141,6 +141,15 @@ async def test_an_embedded_server_lets_in_only_who_was_told_its_url(write: Write
     assert password not in run.errors
 
 
+async def test_an_embedded_server_that_nothing_uses_is_warned_about(core_server: NatsServer, write: Write) -> None:
+    config = write(core_server.url)
+    async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
+        told = await run.has_logged("ROUTER_SETTING_IGNORED", key="--embedded-nats", level="WARN")
+        assert told["message"].startswith("--embedded-nats has nothing to do: every connection has servers of its own")
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
 async def test_an_embedded_server_is_for_connections_without_servers(core_server: NatsServer, write: Write) -> None:
     other = f'[connections.other]\nservers = ["{core_server.url}"]\n'
     config = write(rest=other + ROUTE.replace('to = [ { connection = "main"', 'to = [ { connection = "other"'))

@@ -215,14 +215,14 @@ def test_variables_of_kubernetes_for_a_service_of_our_name_are_ignored(load: Loa
     }
     settings = load(**service, ROUTER__NAME="other")
     assert settings.router.name == "other"
-    assert settings.ignored_variables == ()
+    assert settings.without_effect == ()
 
 
 @pytest.mark.parametrize("name", ["TELEMETRY_LISTEN", "telemetry_listen"])
 def test_a_variable_with_one_underscore_too_few_is_told_and_sets_nothing(name: str, load: Load) -> None:
     settings = load(**{name: "127.0.0.1:1"})
     assert settings.telemetry.listen == "127.0.0.1:9001"
-    [ignored] = settings.ignored_variables
+    [ignored] = settings.without_effect
     assert ignored.path == f"ROUTER_TRIO_{name}"
     assert ignored.message == "is ignored, since it has no '__'; write ROUTER_TRIO_TELEMETRY__LISTEN to set that key"
 
