@@ -6,7 +6,7 @@ settled is added to the new counts, and the ledger goes on: received = in hand +
 
 from __future__ import annotations
 
-from router_trio.states import RouteState
+from router_trio.states import BreakerState, RouteState
 
 
 def whole(state: RouteState) -> RouteState:
@@ -21,7 +21,8 @@ def whole(state: RouteState) -> RouteState:
     both = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
     both.enter(state.state, state.reason)
     both.standby, both.is_leaving = state.standby, state.is_leaving
-    both.to, both.breakers, both.most_open, both.limit = state.to, state.breakers, state.most_open, state.limit
+    both.to, both.most_open, both.limit = state.to, state.most_open, state.limit
+    both.breakers = [_unopened(one) for one in state.breakers]
     both.handling, both.handler_moved_at = state.handling, state.handler_moved_at
     parts = [state, *map(whole, state.earlier)]
     both.holder = _Sum(sum(one.in_hand for one in parts))
@@ -48,6 +49,19 @@ def add_counts(state: RouteState, other: RouteState) -> None:
     for fate, count in other.settled.items():
         state.fates[fate] += count
     state.fates["duplicate"] -= other.duplicates  # `settled` adds them
+    left = [*state.breakers]
+    for its in other.breakers:
+        same = [one for one in left if (one.connection, one.template) == (its.connection, its.template)]
+        if same:
+            same[0].openings += its.openings
+            left.remove(same[0])
+
+
+def _unopened(breaker: BreakerState) -> BreakerState:
+    """Return the breaker as it is, without its count."""
+    copy = BreakerState(breaker.connection, breaker.template)
+    copy.state, copy.probe_at, copy.why_open = breaker.state, breaker.probe_at, breaker.why_open
+    return copy
 
 
 class _Sum:
@@ -55,3 +69,7 @@ class _Sum:
 
     def __init__(self, in_hand: int) -> None:
         self.in_hand: int = in_hand
+
+
+NOTHING = _Sum(0)
+"""Held by a route whose hand is another's now."""

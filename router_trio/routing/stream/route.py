@@ -37,6 +37,7 @@ from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
+from router_trio.routing.whole import NOTHING
 from router_trio.settings import SourceSettings
 
 BATCH = 256
@@ -66,11 +67,13 @@ class StreamRoute(Route):
         self._deliveries = Deliveries(self, self._spec.stream, self._spec.durable)
         self._acks: Acks = Acks(routing.state.name, connection, emit) if before is None else before._acks
         self._lead = Lead(self._retry, routing.state, emit)
-        self._ack_pending: AckPending = AckPending() if before is None or before.in_hand else before._ack_pending
-        if before is not None and before.routing.plan.order_key != routing.plan.order_key:
-            # What is awaited there is known by another key: it is not waited for.
+        self._ack_pending: AckPending = AckPending()
+        if before is not None and not before.in_hand:
+            self._ack_pending, before.state.holder = before._ack_pending, NOTHING
+            if before.routing.plan.order_key != routing.plan.order_key:
+                # What is awaited there is known by another key: it is not waited for.
+                self._ack_pending.order.clear()
             self._ack_pending.keys = None
-            self._ack_pending.order.clear()
         self._retrying = Retrying(
             self.state, self._spec.stream, self._policy, dead_letters, self._ack_pending, self._acks, emit, self._look
         )

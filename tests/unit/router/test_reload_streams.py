@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.errors import ConfigurationError
 from tests.support.eventually import eventually
@@ -62,6 +62,20 @@ async def test_acks_that_met_no_link_are_sent_by_the_next_route(autojump_clock: 
         await eventually(lambda: w.payloads("OUT") == numbers(10))
         await eventually(lambda: w.broker.unacked("IN", "router") == 0)
         assert w.successes("ack") >= acks + 5
+
+
+async def test_what_the_next_route_has_in_hand_is_not_the_old_ones_as_well(autojump_clock: MockClock) -> None:
+    old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
+    new = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*", max_in_flight=10)
+    async with world([old], brokers=two_brokers()) as w:
+        fill(w.broker, 3)
+        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 3}))
+        await w.live.reload(w.configuration(new))
+        # Nobody looks at the routes before there is something in hand again.
+        w.brokers["edge"].stall(5)
+        fill(w.broker, 3, first=3)
+        await wait_all_tasks_blocked()
+        assert w.route_ledger() == (6, 3, {"routed": 3})
 
 
 async def test_a_standby_route_that_changes_has_the_lead_again_at_once(autojump_clock: MockClock) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.routing.whole import whole
-from router_trio.states import RouteState
+from router_trio.states import BreakerState, RouteState
 
 COUNTS = st.lists(st.integers(0, 50), min_size=6, max_size=6)
 
@@ -83,3 +83,20 @@ def test_destinations_that_are_gone_keep_their_counts() -> None:
     now.earlier.append(before)
     assert whole(now).routed == {"a": 3, "b": 2, "c": 1}
     assert whole(now).destinations == ("c",)
+
+
+def test_the_openings_of_a_breaker_go_on_and_its_state_is_that_of_now() -> None:
+    now, before = counted([0] * 6), counted([0, 0, 0, 0, 0, 1])
+    now.breakers = [BreakerState("main", "a"), BreakerState("main", "a"), BreakerState("main", "new")]
+    before.breakers = [BreakerState("main", "a"), BreakerState("main", "a"), BreakerState("main", "gone")]
+    for number, one in enumerate((*now.breakers, *before.breakers)):
+        one.openings = 10**number
+    before.breakers[0].state, now.breakers[1].state = "open", "half_open"
+    now.earlier.append(before)
+    expected = [("a", "closed", 1001), ("a", "half_open", 10010), ("new", "closed", 100)]
+    assert [(one.template, one.state, one.openings) for one in whole(now).breakers] == expected
+    before.elapsed.record(1.0)
+    before.fates["lost"] += 1
+    for _ in range(2):
+        assert whole(now) is now
+        assert [(one.template, one.state, one.openings) for one in now.breakers] == expected
