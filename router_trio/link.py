@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from router_trio.errors import LinkError
 from router_trio.message import PubAck
 from router_trio.outbox.operation import Operation
-from router_trio.protocol.framing import RawMessage
 
 # Words of the port.
+from router_trio.protocol.consumer import ConsumerSpec as ConsumerSpec
+from router_trio.protocol.consumer import Limits as Limits
+from router_trio.protocol.consumer import Progress as Progress
+from router_trio.protocol.framing import RawMessage
 from router_trio.protocol.stream_config import StreamConfig as StreamConfig
 from router_trio.protocol.stream_config import StreamState as StreamState
 
@@ -71,30 +74,6 @@ class Refusal:
     retriable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerSpec:
-    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit."""
-
-    stream: str
-    durable: str
-    filters: tuple[str, ...]
-    """Patterns that don't overlap, none for the whole stream."""
-    ack_wait: float
-    max_deliver: int
-    max_ack_pending: int
-    start_sequence: int | None = None
-    stream_created: str | None = None
-    """If the durable has to be created again: where to start, and in which incarnation of the stream that counts."""
-    last_sequence: int = 0
-    last_time: int = 0
-    """The last message that is known of that incarnation, 0 for none; its time in nanoseconds since 1970."""
-    standby: bool = False
-    """Of all that open it one gets messages: whoever has the lead, by `pin`. See `Link.take_the_lead`."""
-    pin: str | None = None
-    deliver: str = "all"
-    """Where it begins if it is made, and nothing is known of its stream: `all`, `new` or a time in UTC (RFC 3339)."""
-
-
 SIGN_OF_WORK_EVERY = 0.25
 """Seconds between two signs, by `Link.in_progress`, that somebody works on what a consumer has delivered."""
 
@@ -105,35 +84,6 @@ LISTEN_FOR = 3 * SIGN_OF_WORK_EVERY
 
 LEAD_ENDS_AFTER = 5.0
 """Seconds without `PullConsumer.hold_lead` after which another process may take the lead of a standby consumer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a durable was when it was opened.
-
-    `deliveries` counts those so far. `in_use`: somebody else seems to take from it too; None if that can't be told.
-    Nothing up to the sequence `passed` is delivered by it any more.
-    """
-
-    deliveries: int
-    in_use: bool | None
-    passed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a server does of its own accord with what a durable delivers, -1 for no limit.
-
-    `retention` is the stream's: with any but `limits` it deletes what its consumers are done with. `subjects` are all
-    that the stream takes, none if that is not known. `deliver` says where the durable began, as `ConsumerSpec.deliver`
-    does or in the server's words; `""` if it took another one's place.
-    """
-
-    max_deliver: int
-    max_ack_pending: int
-    retention: str
-    subjects: tuple[str, ...] = field(default=(), compare=False)
-    deliver: str = "all"
 
 
 class LinkListener(Protocol):

@@ -44,7 +44,7 @@ class Reloads:
         self._under_way: _Request | None = None
         self._stopped = False
 
-    async def ask(self, settings: Settings | Callable[[], Settings]) -> None:
+    async def want(self, settings: Settings | Callable[[], Settings]) -> None:
         """See `Live.reload`."""
         try:
             if not isinstance(settings, Settings):

@@ -55,7 +55,7 @@ class Changes(Protocol):
     async def run(self) -> None:
         """Make the changes that are asked for, until cancelled."""
 
-    async def ask(self, settings: Settings | Callable[[], Settings]) -> None:
+    async def want(self, settings: Settings | Callable[[], Settings]) -> None:
         """See `Live.reload`."""
 
     async def cut_short(self) -> None:
@@ -162,7 +162,7 @@ class Run:
 
     async def _ask(self, settings: Settings | Callable[[], Settings]) -> None:
         assert self._changes is not None
-        await self._changes.ask(settings)
+        await self._changes.want(settings)
 
     def tell_ignored(self, routes: Sequence[RouteSettings]) -> None:
         """Tell which keys of these routes have no effect."""

@@ -149,7 +149,7 @@ class RoutePlan:
         return self.settings.goes_by_key(self.handler is not None)
 
     @property
-    def order_key(self) -> tuple[bool, str | None]:
+    def ordered_by(self) -> tuple[bool, str | None]:
         """What messages are in order by: whether key by key, and the expression of the key if one is set."""
         return self.by_key, self.settings.key if self.by_key else None
 

@@ -133,7 +133,7 @@ class CoreRouteByKey(RetryingRoute):
         """The next one to route: one that is tried again is still at work, as its key knows."""
         now, limited = trio.current_time(), self._limited
         while True:
-            delivery = None if limited is None else limited.pop_due(now)
+            delivery = None if limited is None else limited.take_allowed(now)
             if delivery is not None:
                 self._under_way += 1
                 break

@@ -69,16 +69,16 @@ class CoreFlow:
         while True:
             # The deadline is of the wait alone: no handler is cancelled by it.
             received_at, batch = 0.0, list[RawMessage]()
-            with trio.CancelScope(deadline=limited.due_at):
+            with trio.CancelScope(deadline=limited.may_go_at):
                 received_at, batch = await self._intake.take()
             await self._go(received_at, self._sorted(limited, received_at, batch))
-            while (arrived := limited.pop_due(trio.current_time())) is not None:
+            while (arrived := limited.take_allowed(trio.current_time())) is not None:
                 await self._go(arrived.received_at, [arrived.raw])
 
     async def empty(self) -> None:
         """Wait until nothing is set aside."""
         if self._limited is not None:
-            await self._limited.empty()
+            await self._limited.all_gone()
 
     def clear(self) -> int:
         """Forget all that waits here. Returns how many messages that were."""

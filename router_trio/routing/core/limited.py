@@ -61,7 +61,7 @@ class WaitingForLimit(Generic[W]):
         return self._queues.count
 
     @property
-    def due_at(self) -> float:
+    def may_go_at(self) -> float:
         """When one of them may go; infinite if there is none."""
         return self._queues.due_at
 
@@ -79,7 +79,7 @@ class WaitingForLimit(Generic[W]):
         self._values.expression_failed(error, delivery)
         delivery.done()
 
-    def pop_due(self, now: float) -> W | None:
+    def take_allowed(self, now: float) -> W | None:
         """Take out a message that goes now; None if there is none."""
         waiting = self._queues.pop_due(now)
         if waiting is not None:
@@ -90,7 +90,7 @@ class WaitingForLimit(Generic[W]):
             self._none_waits.unpark_all()
         return waiting
 
-    async def empty(self) -> None:
+    async def all_gone(self) -> None:
         """Wait until nothing is set aside."""
         while self._queues.count:
             await self._none_waits.park()

@@ -50,7 +50,7 @@ class CoreDelivery(Delivery):
         """See `Delivery.when_given_up`."""
         self._tell_given_up = tell
 
-    def given_up(self) -> None:
+    def tell_given_up(self) -> None:
         """It is not tried again."""
         if self._tell_given_up is not None:
             self._tell_given_up()

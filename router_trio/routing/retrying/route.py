@@ -90,13 +90,13 @@ class RetryingRoute(CoreRoute):
     @property
     def _next_due(self) -> float:
         """When something that waits here may be tried."""
-        return min(self._waiting.first_due, inf if self._limited is None else self._limited.due_at)
+        return min(self._waiting.first_due, inf if self._limited is None else self._limited.may_go_at)
 
     async def _try_due(self) -> None:
         """Try what is due, and no more in one go than leaves a turn to what is new."""
         for _ in range(MESSAGES_IN_A_TURN):
             now = trio.current_time()
-            limited = None if self._limited is None else self._limited.pop_due(now)
+            limited = None if self._limited is None else self._limited.take_allowed(now)
             again = self._waiting.pop_due(now) if limited is None else None
             if limited is None and again is None:
                 return
@@ -180,7 +180,7 @@ class RetryingRoute(CoreRoute):
 
     def _give_up(self, delivery: CoreDelivery, dead: GivenUp) -> None:
         """That was the last attempt at a message: it is under way until its dead letter is settled, if it has one."""
-        delivery.given_up()
+        delivery.tell_given_up()
         if self._dead_letters is None:
             if self.routing.plan.settings.retry is not None:
                 self._count(MessageGivenUp, delivery, dead)
@@ -252,7 +252,7 @@ class RetryingRoute(CoreRoute):
         while self._handed_over and len(self._waiting):
             await self._one_settled.park()
         if self._limited is not None:
-            await self._limited.empty()
+            await self._limited.all_gone()
         if self._dead_letters is not None:
             for delivery in self._waiting.take_all():
                 assert delivery.failure is not None

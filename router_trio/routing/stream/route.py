@@ -70,7 +70,7 @@ class StreamRoute(Route):
         self._ack_pending: AckPending = AckPending()
         if before is not None and not before.in_hand:
             self._ack_pending, before.state.holder = before._ack_pending, NOTHING
-            if before.routing.plan.order_key != routing.plan.order_key:
+            if before.routing.plan.ordered_by != routing.plan.ordered_by:
                 # What is awaited there is known by another key: it is not waited for.
                 self._ack_pending.order.clear()
             self._ack_pending.keys = None

@@ -16,9 +16,9 @@ from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.files import check_files
 from router_trio.settings.checks.flow import check_flow
+from router_trio.settings.checks.handlers import check_respond
 from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.checks.placeholders import misplaced_placeholder
-from router_trio.settings.checks.respond import check_respond
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.sources import check_source
 from router_trio.settings.checks.streams import NOT_IN_NAMES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from router_trio.errors import Problem
-from router_trio.settings.routes import RouteSettings
+from router_trio.settings.routes import RouteSettings, SourceSettings
 
 ASYNC_IN_A_THREAD = "is for a plain def that blocks, and the handler is async: it waits without a thread; remove it"
 """Why `thread` is refused: who has the handler finds out what it is."""
@@ -26,3 +26,13 @@ def _problems(path: str, route: RouteSettings) -> Iterator[Problem]:
         yield Problem(f"{path}.respond", "answers with what a handler returns; name a handler, or remove it")
     if route.thread:
         yield Problem(f"{path}.thread", "calls a handler, and the route has none; name a handler, or remove it")
+
+
+def check_respond(path: str, *, respond: bool, has_to: bool, source: SourceSettings | None) -> Iterator[Problem]:
+    """Check one route, which has a list of destinations or none."""
+    if not has_to and not respond:
+        yield Problem(f"{path}.to", "missing; add [[routes.to]], or set respond = true for a handler that only answers")
+    if respond and source is not None and source.stream is not None:
+        yield Problem(
+            f"{path}.respond", "a message of a stream has no reply subject, so there is nobody to answer; remove it"
+        )

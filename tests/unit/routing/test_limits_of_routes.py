@@ -10,18 +10,15 @@ import trio.lowlevel
 from trio.testing import MockClock
 
 from router_trio.message import Message
-from router_trio.routing.core import intake_queue
 from router_trio.testing import FakeBroker
 from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream
 from tests.support.eventually import eventually
 from tests.support.world import (
     all_acked,
-    core,
     fill,
     numbers,
     one_broker,
-    overhearing,
     stream,
     unacked,
     world,
@@ -250,130 +247,3 @@ async def test_a_shutdown_gives_back_what_waits(autojump_clock: MockClock) -> No
             ended = trio.current_time()
         assert trio.current_time() - ended < 1.0
         assert w.route.settled["lost"] == 0
-
-
-# --- core ---
-
-
-either_way = pytest.mark.parametrize("more", [{}, {"retry": {}}], ids=["passed on", "kept"])
-"""A route that passes on what comes, and one that keeps each message until it has its fate."""
-
-
-def limited_core(more: dict[str, Any], rate: str, burst: int | None = None, per: str | None = None) -> dict[str, Any]:
-    limit = {"rate": rate} | ({} if burst is None else {"burst": burst}) | ({} if per is None else {"per": per})
-    return core("in.*", "out.{{wildcard(1)}}") | {"limit": limit} | more
-
-
-@either_way
-async def test_a_core_route_delays(more: dict[str, Any], autojump_clock: MockClock) -> None:
-    broker = FakeBroker()
-    times = Times(broker)
-    async with (
-        overhearing(broker, "out.*") as heard,
-        world([limited_core(more, "20/s", 10)], brokers={"main": broker}) as w,
-    ):
-        for number in numbers(10):
-            broker.publish("in.x", number)
-        await eventually(lambda: len(heard) == 10, within=0.1)
-        for number in numbers(90, first=10):
-            broker.publish("in.x", number)
-        await eventually(lambda: w.route_ledger() == (100, 0, {"routed": 100}), within=30)
-        assert_bounded(times.all, 20, 1, 10)
-        assert times.all[-1] - times.all[0] == pytest.approx(90 / 20, abs=0.1)
-        assert w.route.limited == 90
-
-
-@either_way
-async def test_what_exceeds_the_intake_queue_is_counted(
-    more: dict[str, Any], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake_queue, "MAX_MESSAGES", 50)
-    broker = FakeBroker()
-    for per in (None, "tokens[1]"):
-        async with world([limited_core(more, "10/s", 1, per)], brokers={"main": broker}) as w:
-            for number in numbers(200):
-                broker.publish("in.x", number)
-                await trio.lowlevel.checkpoint()
-            await eventually(lambda: w.route.in_hand == 0, within=60)
-            settled = w.route_ledger()[2]
-            assert settled["routed"] + settled["lost"] == 200
-            assert 50 <= settled["routed"] <= 53, "the queue, what was taken from it, and the burst"
-            assert w.route.failed["slow_consumer"] == settled["lost"]
-
-
-@either_way
-async def test_each_value_of_a_core_route_has_its_limit_and_others_pass(
-    more: dict[str, Any], autojump_clock: MockClock
-) -> None:
-    broker = FakeBroker()
-    times = Times(broker)
-    async with (
-        overhearing(broker, "out.*") as heard,
-        world([limited_core(more, "10/s", 2, "tokens[1]")], brokers={"main": broker}) as w,
-    ):
-        for number in numbers(30):
-            broker.publish("in.a", number)
-        broker.publish("in.b", b"passes")
-        await eventually(lambda: "out.b" in times.of, within=0.1)
-        await eventually(lambda: w.route_ledger() == (31, 0, {"routed": 31}), within=30)
-        assert_bounded(times.of["out.a"], 10, 1, 2)
-        assert len(heard) == 31
-
-
-@either_way
-async def test_a_core_route_that_ends_says_what_it_has_not_routed(
-    more: dict[str, Any], autojump_clock: MockClock
-) -> None:
-    broker = FakeBroker()
-    for per in (None, "tokens[1]"):
-        async with world([limited_core(more, "1/h", 1, per)], brokers={"main": broker}, shutdown_timeout=2.0) as w:
-            for number in numbers(5):
-                broker.publish("in.a", number)
-            await trio.sleep(1)
-        assert w.route.settled["lost"] == 4
-        assert w.route.failed["shutdown"] == 4
-        assert w.live.unsettled == 4
-
-
-@either_way
-async def test_what_waits_for_its_limit_interrupts_no_handler(more: dict[str, Any], autojump_clock: MockClock) -> None:
-    broker = FakeBroker()
-    settings = limited_core(more, "1/s", 1, "tokens[1]") | {"handler": f"{__name__}:takes_its_time"}
-    async with world([settings], brokers={"main": broker}) as w:
-        broker.publish("in.a", b"goes")
-        broker.publish("in.a", b"waits for a second")
-        await trio.sleep(0.9)
-        broker.publish("in.b", b"is in its handler then")
-        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 3}), within=10)
-
-
-async def takes_its_time(message: Message) -> Message:
-    await trio.sleep(0.3)
-    return message
-
-
-@pytest.mark.parametrize("per", [None, "tokens[1]"])
-async def test_each_attempt_counts_for_the_limit(per: str | None, autojump_clock: MockClock) -> None:
-    broker = FakeBroker()
-    retry = {"retry": {"initial": "10ms", "max": "10ms", "attempts": 4}, "handler": f"{__name__}:fails"}
-    calls.clear()
-    async with world([limited_core(retry, "5/s", 1, per)], brokers={"main": broker}) as w:
-        for number in numbers(5):
-            broker.publish("in.a", number)
-        await eventually(lambda: w.route_ledger() == (5, 0, {"lost": 5}), within=20)
-        assert len(calls) == 20
-        assert_bounded(calls, 5, 1, 1)
-
-
-async def fails(message: Message) -> Message:
-    calls.append(trio.current_time())
-    raise ValueError("no")
-
-
-async def test_a_message_without_the_value_is_tried_again_as_others(autojump_clock: MockClock) -> None:
-    broker = FakeBroker()
-    retry = {"retry": {"initial": "10ms", "attempts": 3}}
-    async with world([limited_core(retry, "5/s", 1, 'headers["tenant"]')], brokers={"main": broker}) as w:
-        broker.publish("in.a", b"has none")
-        await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}), within=20)
-        assert dict(w.route.failed) == {"expression": 3}

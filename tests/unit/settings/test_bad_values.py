@@ -55,7 +55,7 @@ def test_bad_value_of_a_connection(connection: dict[str, Any], key: str, message
         ("telemetry", "listen", "host:99999", "must be HOST:PORT"),
         ("telemetry", "allowed_hosts", "router.example.com", "must be a list"),
         ("telemetry", "log_level", "warn", "must be 'debug', 'info', 'warning' or 'error'"),
-        ("telemetry", "log_format", "text", "must be 'json' or 'console'"),
+        ("telemetry", "log_format", "text", "must be 'auto', 'json' or 'console'"),
         ("telemetry", "otlp_endpoint", "localhost:4318", "must be an HTTP URL"),
         ("telemetry", "otlp_endpoint", "http://host:port", "must be an HTTP URL"),
         ("telemetry", "otlp_endpoint", "http://[::1", "must be an HTTP URL"),

@@ -33,7 +33,7 @@ shutdown_timeout = "10s"
 [telemetry]
 listen = "127.0.0.1:9001"
 log_level = "info"
-log_format = "json"
+log_format = "auto"
 otlp_endpoint = ""
 trace_sample_ratio = 0.01
 
