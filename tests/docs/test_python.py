@@ -6,7 +6,6 @@ A block with tests is run by pytest; any other as a program, with the URL of a s
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -40,13 +39,13 @@ async def test_a_block_does_what_the_page_says(block: Block, server: NatsServer,
         cwd=place,
         env=environment(),
         capture_stdout=True,
-        stderr=subprocess.STDOUT,
+        capture_stderr=True,
         check=False,
     )
     with trio.fail_after(RUN_WITHIN):
         done = await run()
     printed = done.stdout.decode()
-    assert done.returncode == 0, f"{block} failed:\n{printed}"
+    assert done.returncode == 0, f"{block} failed:\n{printed}\n{done.stderr.decode()}"
     if tests:
         assert f"{block.text.count('def test_')} passed" in printed
     if block.output is not None:
