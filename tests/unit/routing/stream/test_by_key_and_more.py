@@ -171,6 +171,6 @@ async def test_an_async_handler_is_not_called_in_a_thread() -> None:
 
 
 async def test_a_thread_wants_a_handler() -> None:
-    with pytest.raises(ConfigurationError, match="routes\\[0\\].thread: .*the route has none"):
+    with pytest.raises(ConfigurationError, match=r"routes\[0\].thread: .*the route has none"):
         async with world([LOCAL | {"thread": True}], brokers=one_broker()):
             pass
