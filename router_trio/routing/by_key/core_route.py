@@ -209,23 +209,25 @@ class CoreRouteByKey(RetryingRoute):
 
     def _take_back(self) -> list[tuple[float, list[RawMessage]]]:
         """See `CoreRoute`. Of what has failed, a message of which a copy was delivered stays: it is tried once more."""
-        taken = self._keys.clear()
-        for delivery in taken:
+        waits = self._keys.clear()
+        for delivery in waits:
             self._intake.set_aside(delivery.raw, -1)
         held_up, self._held_up = self._held_up, None
         if held_up is not None:
             self._being_routed.discard(held_up)
-            taken.append(held_up)
+            waits.insert(0, held_up)
             self._intake.finish()
-        for _ in taken:
+        for _ in waits:
             self._no_longer_under_way()
-        again = self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all())
         now = trio.current_time()
-        for one in again:
+        # What was begun of a key was before all that waits behind it.
+        taken: list[CoreDelivery] = []
+        for one in self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all()):
             if not one.has_copies:
                 taken.append(one)
             elif self._waiting.add(one, one.raw[3], now):
                 self._until_due.deadline = now
+        taken += waits
         for one in taken:
             self._keys.finished(one.key, one)
         if self.routing.flow is not None:

@@ -229,7 +229,6 @@ class RetryingRoute(CoreRoute):
         held_up, self._held_up = self._held_up, None
         received_at, batch = self._batch
         not_begun = self._in_hand - 1 if batch and self._in_hand else 0
-        taken = [(received_at, batch[len(batch) - not_begun :])] if not_begun else []
         again = self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all())
         if held_up is not None:
             again.append(held_up)
@@ -238,11 +237,15 @@ class RetryingRoute(CoreRoute):
             self._intake.finish()
         self._in_hand -= not_begun if held_up is None else 0
         now = trio.current_time()
+        taken: list[tuple[float, list[RawMessage]]] = []
         for one in again:
             if not one.has_copies:
                 taken.append((one.received_at, [one.raw]))
             elif self._waiting.add(one, one.raw[3], now):
                 self._until_due.deadline = now
+        if not_begun:
+            # Of one batch, what was begun was before what was not.
+            taken.append((received_at, batch[len(batch) - not_begun :]))
         self._handed_over = True
         return sorted(taken, key=itemgetter(0)) + self._intake.take_waiting()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -114,8 +117,9 @@ async def test_what_is_in_the_handler_is_finished_by_the_old_route_and_what_wait
         assert new[-5:] == numbers(5, first=5)
 
 
-async def test_what_waits_for_the_limit_goes_by_the_new_one(autojump_clock: MockClock) -> None:
-    limited = core("in.*", "old.$1") | {"limit": {"rate": "1/h", "burst": 1}}
+@pytest.mark.parametrize("more", [{}, {"retry": {}}], ids=["passed on", "kept"])
+async def test_what_waits_for_the_limit_goes_by_the_new_one(more: dict[str, Any], autojump_clock: MockClock) -> None:
+    limited = core("in.*", "old.$1") | {"limit": {"rate": "1/h", "burst": 1}} | more
     async with world([limited]) as w:
         for payload in numbers(4):
             w.broker.publish("in.1", payload)

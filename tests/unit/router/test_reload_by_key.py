@@ -1,0 +1,115 @@
+"""Reloads on fake brokers: routes that go key by key, before the change, behind it, or both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from router_trio.message import Message
+from tests.support.eventually import eventually
+from tests.support.world import core, fill, handled, numbers, one_broker, stream, world
+from tests.unit.router.traffic import by_name, never, received
+
+BY_KEY = {"key": "subject", "concurrency": 4}
+
+
+async def slowly(message: Message) -> Message:
+    await trio.sleep(0.05)
+    return message
+
+
+SLOWLY = {"handler": f"{slowly.__module__}:slowly"}
+
+
+@pytest.mark.parametrize(("before", "behind"), [(BY_KEY, BY_KEY), (BY_KEY, {}), ({}, BY_KEY)])
+async def test_what_waits_behind_its_key_is_the_new_routes(
+    before: dict[str, Any], behind: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    old, new = core("in.*", "old.$1") | SLOWLY | before, core("in.*", "new.$1") | SLOWLY | behind
+    async with world([old]) as w:
+        for number in numbers(20):
+            for subject in ("in.a", "in.b"):
+                w.broker.publish(subject, number)
+                await trio.sleep(0.001)
+        await trio.sleep(0.3)
+        await w.live.reload(w.configuration(new))
+        await eventually(lambda: w.route_ledger() == (40, 0, {"routed": 40}))
+        for key in ("a", "b"):
+            first, second = received(w, f"old.{key}"), received(w, f"new.{key}")
+            assert first + second == numbers(20), "in order, each once"
+            assert first
+            assert second
+
+
+async def test_nothing_of_a_key_is_in_two_handlers_over_a_change(autojump_clock: MockClock) -> None:
+    at_work = 0
+
+    async def one_at_a_time(message: Message) -> Message:
+        nonlocal at_work
+        at_work += 1
+        assert at_work == 1
+        await trio.sleep(1)
+        at_work -= 1
+        return message
+
+    async with world(handlers=[handled(one_at_a_time, subject="in.*", to="out.$1", concurrency=8)]) as w:
+        for number in numbers(6):
+            w.broker.publish("in.a", number)
+        await wait_all_tasks_blocked()
+        await trio.sleep(0.5)
+        await w.live.reload(w.configuration(core("in.*", "out.$1", retry={"attempts": 2}) | {"concurrency": 2}))
+        await eventually(lambda: w.route_ledger() == (6, 0, {"routed": 6}))
+        assert received(w, "out.a") == numbers(6)
+
+
+async def test_what_waits_for_another_attempt_leaves_its_key(autojump_clock: MockClock) -> None:
+    retry = {"initial": "1h", "max": "1h", "attempts": 9}
+    old = core("in.*", "old.$1", retry=retry) | {"handler": f"{never.__module__}:never"} | BY_KEY
+    async with world([old]) as w:
+        for number in numbers(3):
+            w.broker.publish("in.a", number)
+        await eventually(lambda: by_name(w)["route"].failed["handler_error"] == 1)
+        began = trio.current_time()
+        await w.live.reload(w.configuration(core("in.*", "new.$1", retry=retry) | SLOWLY | BY_KEY))
+        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 3}))
+        assert trio.current_time() - began < 1
+        assert received(w, "new.a") == numbers(3)
+
+
+@pytest.mark.parametrize("per", [None, "subject"])
+async def test_what_waits_for_the_limit_goes_by_the_new_one(per: str | None, autojump_clock: MockClock) -> None:
+    limit = {"rate": "1/h", "burst": 1} | ({} if per is None else {"per": per})
+    old = core("in.*", "old.$1") | SLOWLY | BY_KEY | {"limit": limit}
+    async with world([old]) as w:
+        for number in numbers(4):
+            w.broker.publish("in.a", number)
+        await eventually(lambda: received(w, "old.a") == numbers(1))
+        await trio.sleep(1)
+        began = trio.current_time()
+        await w.live.reload(w.configuration(core("in.*", "new.$1") | SLOWLY | BY_KEY))
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
+        assert trio.current_time() - began < 1
+        assert received(w, "new.a") == numbers(3, first=1)
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"), [(BY_KEY, {}), ({}, BY_KEY), (BY_KEY, {"key": "payload", "concurrency": 2})]
+)
+async def test_a_route_from_a_stream_changes_its_key(
+    before: dict[str, Any], behind: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    brokers = one_broker()
+    brokers["main"].add_stream("NEW", ["new.>"])
+    old = stream("IN", "out.$1", filter="in.*") | SLOWLY | before
+    new = stream("IN", "new.$1", filter="in.*") | SLOWLY | behind
+    async with world([old], brokers=brokers) as w:
+        fill(w.broker, 30)
+        await eventually(lambda: len(w.payloads("OUT")) > 5)
+        await w.live.reload(w.configuration(new))
+        await eventually(lambda: len(w.payloads("OUT") + w.payloads("NEW")) == 30, 60)
+        assert sorted(w.payloads("OUT") + w.payloads("NEW")) == sorted(numbers(30))
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        assert by_name(w)["route"].in_hand == 0
