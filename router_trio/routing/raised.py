@@ -41,7 +41,7 @@ class Raised:
         if start is None:
             return None
         folder = str(Path(frames[start][0].co_filename).parent)
-        inside = [frame for frame in frames[start:] if _is_of(frame[0], folder)]
+        inside = [frame for frame in frames[start:] if _is_of(frame[0], folder)] or [frames[start]]
         place = _told(inside[-1])
         return place if inside[-1] == frames[-1] else f"{place}, by {_told(frames[-1])}"
 
@@ -95,7 +95,8 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
 
 
 def _is_library(code: CodeType) -> bool:
-    return code.co_filename.startswith((_OURS, *_LIBRARIES)) or code.co_filename.startswith("<frozen")
+    # Code that was made at run time, as by attrs and dataclasses, has a name in angle brackets.
+    return code.co_filename.startswith((_OURS, *_LIBRARIES, "<"))
 
 
 def _is_of(code: CodeType, folder: str) -> bool:

@@ -85,6 +85,7 @@ def test_every_file_of_the_example_is_used() -> None:
         for name in ("compose.yaml", "Dockerfile", "Dockerfile.dockerignore", "README.md", "nats-permissions.conf")
     }
     others = {path for path in DEPLOY.rglob("*") if path.suffix == ".service" or path.parent.name == "kubernetes"}
+    others |= {path for path in (DEPLOY / "helm").rglob("*") if path.is_file()}  # tests/deploy/test_helm.py
     assert {path for path in DEPLOY.rglob("*") if path.is_file()} <= used | others
 
 

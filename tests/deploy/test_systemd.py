@@ -87,7 +87,11 @@ def test_it_waits_for_the_drain_and_does_not_restart_what_must_be_mended(tmp_pat
     given = unit_settings(UNIT)
     assert "ExecStartPre" not in given, "its exit status is restarted for ever"
     assert (given["Type"], given["TimeoutStartSec"]) == (["notify"], ["infinity"])
-    assert given["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    checks, says = given["ExecReload"]
+    assert checks.endswith("router-trio check /etc/router-trio/router.toml"), (
+        "systemctl reload fails if it is not valid"
+    )
+    assert says == "/bin/kill -HUP $MAINPID"
     assert int(given["TimeoutStopSec"][0].removesuffix("s")) >= Settings.load(sample).router.shutdown_timeout + 5
     assert given["RestartPreventExitStatus"] == ["2 78"]
 

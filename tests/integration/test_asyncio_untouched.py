@@ -56,7 +56,7 @@ settings = Settings(
 
 async def main():
     import sniffio
-    async with Router(settings).open() as live:
+    async with Router(settings, log=False).open() as live:
         told["running"] = state() == before
         assert sniffio.current_async_library() == "trio"
         assert live.connections["main"].connected

@@ -122,10 +122,11 @@ def test_check_says_what_is_promised_and_what_can_t_be(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (
         78,
         "router.toml: routes[0].thread: is for a plain def that blocks, and the handler is async: it waits without a "
-        "thread; remove it\n",
+        "thread; remove it (line 10, route 'route')\n",
     )
     path.write_text(path.read_text().replace('handler = "work:waits"\n', ""))
     done = command("check", path.name, cwd=tmp_path)
     assert done.stdout == (
-        "router.toml: routes[0].thread: calls a handler, and the route has none; name a handler, or remove it\n"
+        "router.toml: routes[0].thread: calls a handler, and the route has none; name a handler, or remove it "
+        "(line 9, route 'route')\n"
     )

@@ -289,7 +289,7 @@ async def test_wrong_usage_is_told(tmp_path: Path) -> None:
         (("list", "--where", "body.x =="), "orders", 2, "--where: "),
         (("list",), "order", 2, "did you mean 'orders'?"),
         (("list",), "bare", 78, "routes[2].dead_letter: missing"),
-        (("list",), "orders", 1, "can't connect to 127.0.0.1:1"),
+        (("list",), "orders", 1, "connection refused by 127.0.0.1:1; is the server running?"),
     ]
     for arguments, route, code, text in cases:
         found = told(*arguments, route=route)

@@ -187,3 +187,15 @@ async def test_a_publish_that_is_refused_is_named_by_route_and_subject(autojump_
         refused = await w.watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
     assert isinstance(refused, PublishWithAckFailed)
     assert (refused.route, refused.subject) == (route["name"], "out.7")
+
+
+def test_code_that_was_made_at_run_time_has_a_place_too() -> None:
+    """Its file has a name in angle brackets, as attrs and exec make it; with and without a frame of a file before it."""
+    made: dict[str, Any] = {}
+    exec("def handler(message):\n    raise ValueError", made)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        made["handler"](None)
+    assert Raised(caught.value).place is not None
+    trace = caught.value.__traceback__
+    assert trace is not None
+    assert Raised(caught.value.with_traceback(trace.tb_next)).place == "<string>:2 in handler"
