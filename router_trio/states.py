@@ -27,17 +27,17 @@ class ConnectionState:
         self.since: float = wall_clock()
         self._wall_clock = wall_clock
         self.server: str | None = None
-        self.attempts = 0
+        self.attempts: int = 0
         self.last_error: str | None = None
         self.fenced_at: float | None = None
         self.fence_bound: float = float("inf")
-        self.established = 0
-        self.lost = 0
-        self.restored = 0
-        self.failures = 0
-        self.reconnect_attempts = 0
-        self.reconnect_failures = 0
-        self.exhausted = 0
+        self.established: int = 0
+        self.lost: int = 0
+        self.restored: int = 0
+        self.failures: int = 0
+        self.reconnect_attempts: int = 0
+        self.reconnect_failures: int = 0
+        self.exhausted: int = 0
         self.missing_streams: dict[str, str] = {}
         """Why a stream of the settings can't be made or looked up, by its name."""
 

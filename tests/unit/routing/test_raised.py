@@ -190,7 +190,7 @@ async def test_a_publish_that_is_refused_is_named_by_route_and_subject(autojump_
 
 
 def test_code_that_was_made_at_run_time_has_a_place_too() -> None:
-    """Its file has a name in angle brackets, as attrs and exec make it; with and without a frame of a file before it."""
+    """Its file has a name in angle brackets, as attrs and exec make it; with and without a frame of a file before."""
     made: dict[str, Any] = {}
     exec("def handler(message):\n    raise ValueError", made)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
