@@ -28,6 +28,9 @@ HEALTHY = [
     core("store.*", to("out.stored.{{wildcard(1)}}", jetstream=True), name="store"),
 ]
 
+pytestmark = pytest.mark.timeout(240)
+"""They move 40,000 messages each: some ten seconds of one processor, several times that where it is shared."""
+
 REFUSED = core("bad.*", to("bad.copy.{{wildcard(1)}}", jetstream=True), name="refused")
 
 KINDS = ["missing", "leaderless", "silent"]
