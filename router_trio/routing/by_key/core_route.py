@@ -70,12 +70,7 @@ class CoreRouteByKey(RetryingRoute):
                 delivery = self._next()
                 if delivery is None:
                     break
-                self._held_up = delivery
-                await self._may_go()
-                if self._held_up is None:
-                    continue  # taken back meanwhile
-                self._held_up = None
-                blocked = self._begin(delivery)
+                blocked = self._begin(delivery) if await self._may_go(delivery) else None
                 if blocked is not None:
                     return blocked
             await trio.lowlevel.checkpoint()
@@ -151,26 +146,6 @@ class CoreRouteByKey(RetryingRoute):
         self._being_routed.add(delivery)
         return delivery
 
-    def _has_its_limit(self, delivery: CoreDelivery, now: float) -> bool:
-        """Return True unless a message has to wait for the limit of its value, or has none and fails."""
-        if self._limited is None:
-            return True
-        try:
-            if self._limited.lets_go(delivery, now, delivery):
-                return True
-            self._no_longer_under_way()
-        except EvaluationError as error:
-            self._limited.value_failed(error, delivery)
-        return False
-
-    async def _may_go(self) -> None:
-        """Wait until a message may go, or is taken back."""
-        flow = self.routing.flow
-        await self.routing.wait_for_capacity()
-        if flow is not None:
-            while self._held_up is not None and not flow.may_go(1):
-                await flow.wait_to_go(1 + self._keys.count)
-
     def _begin(self, delivery: CoreDelivery) -> Awaitable[None] | None:
         """Route one message, which may go. If its handler blocks, return what to await."""
         routing = self.routing
@@ -181,9 +156,7 @@ class CoreRouteByKey(RetryingRoute):
             if blocked is not None:
                 return self._wait_for(blocked, delivery)
         else:
-            if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
-                routing.begin_trace(delivery)
-            routing.forward(delivery)
+            self._forward_alone(delivery)
         self._being_routed.discard(delivery)
         return None
 
@@ -198,12 +171,10 @@ class CoreRouteByKey(RetryingRoute):
             self._until_due.deadline = -inf
         super()._settled(delivery, fate)
 
-    def _wait_for_limit(self) -> int:
+    @property
+    def _not_begun_count(self) -> int:
         """See `RetryingRoute`."""
-        if self._limited is not None:
-            return self._limited.count
-        flow = self.routing.flow
-        return self._keys.count + len(self._intake) if flow is not None and flow.holds else 0
+        return (self._held_up is not None) + self._keys.count + len(self._intake)
 
     # --- the end ---
 
@@ -219,22 +190,13 @@ class CoreRouteByKey(RetryingRoute):
             self._intake.finish()
         for _ in waits:
             self._no_longer_under_way()
-        now = trio.current_time()
         # What was begun of a key was before all that waits behind it.
-        taken: list[CoreDelivery] = []
-        for one in self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all()):
-            if not one.has_copies:
-                taken.append(one)
-            elif self._waiting.add(one, one.raw[3], now):
-                self._until_due.deadline = now
-        taken += waits
+        taken = self._take_back_kept() + waits
         for one in taken:
             self._keys.finished(one.key, one)
         if self.routing.flow is not None:
             self.routing.flow.wake()
-        self._handed_over = True
-        waited = sorted(((one.received_at, [one.raw]) for one in taken), key=itemgetter(0))
-        return waited + self._intake.take_waiting()
+        return sorted(((one.received_at, [one.raw]) for one in taken), key=itemgetter(0)) + self._intake.take_waiting()
 
     def abandon(self) -> int:
         """See `Route`."""

@@ -112,44 +112,65 @@ class RetryingRoute(CoreRoute):
 
     async def _attempt(self, delivery: CoreDelivery) -> None:
         """Try one of the messages in hand, unless it has to wait for the limit of its value."""
-        if self._limited is not None:
-            try:
-                if not self._limited.lets_go(delivery, trio.current_time(), delivery):
-                    self._in_hand -= 1
-                    self._no_longer_under_way()
-                    return
-            except EvaluationError as error:
-                self._in_hand -= 1
-                self._limited.value_failed(error, delivery)
-                return
-        await self._try(delivery)
+        if self._has_its_limit(delivery, trio.current_time()):
+            await self._try(delivery)
+        else:
+            self._in_hand -= 1
+
+    def _has_its_limit(self, delivery: CoreDelivery, now: float) -> bool:
+        """Return True unless a message has to wait for the limit of its value, or has none and fails."""
+        if self._limited is None:
+            return True
+        try:
+            if self._limited.lets_go(delivery, now, delivery):
+                return True
+            self._no_longer_under_way()
+        except EvaluationError as error:
+            self._limited.value_failed(error, delivery)
+        return False
 
     async def _try(self, delivery: CoreDelivery) -> None:
         """Try one of the messages in hand when it may go. Cancelled in the handler, nothing was sent."""
-        routing, flow = self.routing, self.routing.flow
-        self._held_up = delivery
-        await routing.wait_for_capacity()
-        if flow is not None:
-            while self._held_up is not None and not flow.may_go(1):
-                await flow.wait_to_go(self._in_hand + len(self._intake))
-        if self._held_up is None:
-            return  # taken back meanwhile
-        self._held_up = None
-        if flow is not None:
-            flow.going(1, self._in_hand - 1 + len(self._intake))
+        routing = self.routing
+        if not await self._may_go(delivery):
+            return
+        if routing.flow is not None:
+            routing.flow.going(1, self._not_begun_count - 1)
         if routing.plan.handler is not None:
             await routing.route(routing.plan.handler, delivery)
         else:
-            if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
-                routing.begin_trace(delivery)
-            routing.forward(delivery)
+            self._forward_alone(delivery)
         self._in_hand -= 1
+
+    async def _may_go(self, delivery: CoreDelivery) -> bool:
+        """Wait until a message may go. Return False if it was taken back meanwhile."""
+        flow = self.routing.flow
+        self._held_up = delivery
+        await self.routing.wait_for_capacity()
+        if flow is not None:
+            while self._held_up is not None and not flow.may_go(1):
+                await flow.wait_to_go(self._not_begun_count)
+        if self._held_up is None:
+            return False
+        self._held_up = None
+        return True
+
+    def _forward_alone(self, delivery: CoreDelivery) -> None:
+        routing = self.routing
+        if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
+            routing.begin_trace(delivery)
+        routing.forward(delivery)
+
+    @property
+    def _not_begun_count(self) -> int:
+        """How many messages have arrived and were not begun, the one that is about to be among them."""
+        return self._in_hand + len(self._intake)
 
     def _wait_for_limit(self) -> int:
         if self._limited is not None:
             return self._limited.count
         flow = self.routing.flow
-        return self._in_hand + len(self._intake) if flow is not None and flow.holds else 0
+        return self._not_begun_count if flow is not None and flow.holds else 0
 
     # --- what becomes of a message ---
 
@@ -226,28 +247,33 @@ class RetryingRoute(CoreRoute):
 
     def _take_back(self) -> list[tuple[float, list[RawMessage]]]:
         """See `CoreRoute`. Of what has failed, a message of which a copy was delivered stays: it is tried once more."""
-        held_up, self._held_up = self._held_up, None
         received_at, batch = self._batch
         not_begun = self._in_hand - 1 if batch and self._in_hand else 0
-        again = self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all())
+        taken = self._take_back_kept()
+        held_up, self._held_up = self._held_up, None
         if held_up is not None:
-            again.append(held_up)
+            taken.append(held_up)
             self._no_longer_under_way()
             self._in_hand = 0
             self._intake.finish()
-        self._in_hand -= not_begun if held_up is None else 0
-        now = trio.current_time()
-        taken: list[tuple[float, list[RawMessage]]] = []
-        for one in again:
-            if not one.has_copies:
-                taken.append((one.received_at, [one.raw]))
-            elif self._waiting.add(one, one.raw[3], now):
-                self._until_due.deadline = now
+        else:
+            self._in_hand -= not_begun
+        arrived = [(one.received_at, [one.raw]) for one in taken]
         if not_begun:
             # Of one batch, what was begun was before what was not.
-            taken.append((received_at, batch[len(batch) - not_begun :]))
+            arrived.append((received_at, batch[len(batch) - not_begun :]))
+        return sorted(arrived, key=itemgetter(0)) + self._intake.take_waiting()
+
+    def _take_back_kept(self) -> list[CoreDelivery]:
+        """Take out what waits for another attempt, or for the limit of its value, but for what is tried once more."""
+        now, taken = trio.current_time(), list[CoreDelivery]()
+        for one in self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all()):
+            if not one.has_copies:
+                taken.append(one)
+            elif self._waiting.add(one, one.raw[3], now):
+                self._until_due.deadline = now
         self._handed_over = True
-        return sorted(taken, key=itemgetter(0)) + self._intake.take_waiting()
+        return taken
 
     async def _all_routed(self) -> None:
         """See `Route`. What waits for another attempt is dead-lettered now, or lost when the route is abandoned."""
