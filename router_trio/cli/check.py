@@ -46,9 +46,12 @@ def check(
     from router_trio.settings.checks.servers import newer_servers
     from router_trio.settings.checks.warnings import warnings
 
+    def place(path: str) -> str:
+        found = settings.located(Problem(path, ""))
+        return f"{found.source or config}: {found.path}"
+
     def line(kind: str, problem: Problem) -> str:
-        found = settings.located(problem)
-        return f"{found.source or config}: {found.path}: {kind}: {found.told}"
+        return f"{place(problem.path)}: {kind}: {settings.located(problem).told}"
 
     for warning in (
         *settings.without_effect,
@@ -57,10 +60,6 @@ def check(
         print(line("warning", warning))
     for note in newer_servers(settings.routes, settings.streams):
         print(line("note", note))
-
-    def place(path: str) -> str:
-        found = settings.located(Problem(path, ""))
-        return f"{found.source or config}: {found.path}"
 
     from router_trio.settings.guarantee import guarantee
 
