@@ -7,6 +7,9 @@ import gc
 import os
 import sys
 
+WORKER = "_worker"
+"""As `workers.process` has it: what `run` starts its workers with, and no command for people."""
+
 INTERRUPTED = 130
 """As `cli.outcome` has it, which is not imported yet."""
 
@@ -19,7 +22,10 @@ def main() -> int:
     # What a command imports and reads at its start stays to its end. Looking for garbage in it, again and again, would
     # take a sixth of the start; a command that works for long switches it on (see `cli.serving`).
     gc.disable()
-    from router_trio.cli import main as command
+    if sys.argv[1:2] == [WORKER]:
+        from router_trio.cli.worker import main as command
+    else:
+        from router_trio.cli import main as command
 
     try:
         return command()

@@ -605,6 +605,36 @@ class RouterStopped(Event):
         return Level.WARN if self.unsettled else Level.INFO
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStarted(Event):
+    """A worker process has started, and takes its part of the messages. `restarts`: how often it was started again."""
+
+    code = "ROUTER_WORKER_STARTED"
+    level = Level.INFO
+    worker: int
+    pid: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLost(Event):
+    """A worker process ended by itself, and is started again after `delay_ms`.
+
+    What it had accepted and not settled is settled now: `dropped` publishes; `returned` messages, which their stream
+    delivers again; `lost` messages of core subscriptions.
+    """
+
+    code = "ROUTER_WORKER_LOST"
+    level = Level.ERROR
+    worker: int
+    pid: int
+    reason: str
+    delay_ms: int
+    dropped: int
+    returned: int
+    lost: int
+
+
 MOST_NAMES = 100
 """Names, or problems, that an event of a reload lists. `count` is of all."""
 

@@ -65,7 +65,8 @@ class Fate(NamedTuple):
     """What finally became of an accepted message. Exactly one a message.
 
     `name` is one of `fenced` (the server received it, in order), `acked` (a stream stored it: `stream`, `sequence`,
-    `duplicate`), `dropped` (`reason`: queue_full, expired, shutdown), `failed` (with its `reason`), `failed_open`.
+    `duplicate`), `dropped` (`reason`: queue_full, expired, shutdown, worker_lost), `failed` (with its `reason`),
+    `failed_open`.
     """
 
     name: str

@@ -64,7 +64,7 @@ def check(
     from router_trio.settings.guarantee import guarantee
 
     for index, route in enumerate(settings.routes):
-        if told := guarantee(route):
+        if told := guarantee(route, settings.router.workers):
             print(f"{place(f'routes[{index}]').partition(': ')[0]}: route {route.name}: {told}")
         if route.limit is not None:
             print(f"{place(f'routes[{index}].limit')}: {route.limit.sentence}")

@@ -74,7 +74,9 @@ def explain(
     except (SubjectError, PublishError) as error:
         raise outcome.UsageError(str(error)) from None
     payload = data.encode("utf-8", "surrogateescape")
-    explanation = explain_message(compile_routes(load(config, *map(Path, files))), subject, block, payload)
+    settings = load(config, *map(Path, files))
+    plans, workers = compile_routes(settings), settings.router.workers
+    explanation = explain_message(plans, subject, block, payload, workers=workers)
     if json:
         print(encoder.dumps(explanation.as_json(), indent=2))
     else:

@@ -36,14 +36,16 @@ class Arrived:
     facts: Facts | None = None
 
 
-def explain_message(plans: Sequence[RoutePlan], subject: str, block: bytes = b"", payload: bytes = b"") -> Explanation:
+def explain_message(
+    plans: Sequence[RoutePlan], subject: str, block: bytes = b"", payload: bytes = b"", *, workers: int = 1
+) -> Explanation:
     """Return what the router would do with a message that comes on `subject`, which must be valid."""
-    routes = [_explained(plan, subject, block, payload) for plan in routes_for(plans, subject)]
+    routes = [_explained(plan, subject, block, payload, workers) for plan in routes_for(plans, subject)]
     return Explanation(subject, plans, routes)
 
 
-def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes) -> RouteExplanation:
-    found = RouteExplanation(plan)
+def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, workers: int) -> RouteExplanation:
+    found = RouteExplanation(plan, workers=workers)
     message = Arrived(subject, block, payload)
     if plan.expressions or plan.counts_hops:
         from router_trio.expressions.message import MESSAGE_VARIABLES, Facts

@@ -151,7 +151,7 @@ class NotTaken(Told):
 
 @dataclass(slots=True)
 class RouteExplanation(Told):
-    """What one route would do. `error`: the message fails; `filtered`: why it goes nowhere."""
+    """What one route would do, with so many `workers`. `error`: the message fails; `filtered`: why it goes nowhere."""
 
     plan: RoutePlan
     sendings: list[Sending] = field(default_factory=list)
@@ -163,6 +163,7 @@ class RouteExplanation(Told):
     error: str | None = None
     reason: str = EvaluationError.reason
     assumed: bool = False
+    workers: int = 1
 
     @property
     def fails(self) -> bool:
@@ -189,7 +190,7 @@ class RouteExplanation(Told):
             found["filtered"] = self.filtered
         if self.error is not None:
             found["error"] = {"reason": self.reason, "detail": self.error}
-        if told := guarantee(self.plan.settings):
+        if told := guarantee(self.plan.settings, self.workers):
             found["guarantee"] = told
         if self.assumed:
             found["assumed"] = {"sequence": 1, "deliveries": 1, "time": "now"}
@@ -200,7 +201,7 @@ class RouteExplanation(Told):
         plan = self.plan
         holds = f", if stream {plan.stream} holds this subject" if _depends_on_stream(plan) else ""
         yield f"route {plan.name} takes it from {source_of(plan)}{holds}"
-        if told := guarantee(plan.settings):
+        if told := guarantee(plan.settings, self.workers):
             yield f"  {told}"
         if self.assumed:
             yield "  as if it were the first of its stream, stored now and delivered once"

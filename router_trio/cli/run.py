@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from router_trio.cli.configuration import load_with_handlers
+from router_trio.cli.outcome import UsageError
 from router_trio.errors import Problem
+
+if TYPE_CHECKING:
+    from router_trio.settings import Settings
+
+MOST_WORKERS = 256
+"""As `[router] workers` has it, which is not imported yet."""
 
 
 def run(
@@ -34,6 +43,14 @@ def run(
             help="Reload the configuration when its file changes.",
         ),
     ] = False,
+    workers: Annotated[
+        int | None,
+        Parameter(
+            show_default=False,
+            help="Processes that share the messages, in place of [router] workers.",
+            validator=Number(gte=1, lte=MOST_WORKERS),
+        ),
+    ] = None,
     enable_fault_injection: Annotated[
         bool,
         Parameter(
@@ -55,6 +72,12 @@ def run(
     Handlers are imported if their modules are new; the code of a module
     that is imported already stays as it is.
 
+    With --workers (or [router] workers) several processes route, each on
+    a core of its own, under one supervisor: one HTTP address that sums
+    over them, one log, one signal for all. A worker that ends by itself
+    is started again (ROUTER_WORKER_LOST). Core routes need a queue then,
+    and order is kept by none of the routes.
+
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,
     and it is stopped at the end. Its URL, the first line of the output, has
@@ -71,6 +94,7 @@ def run(
         router-trio run base.toml routes.d/
         router-trio run --embedded-nats
         router-trio run --watch router.toml
+        router-trio run --workers 4 router.toml
     """
     early = _note_hangups()
     watching = None
@@ -82,6 +106,8 @@ def run(
         # Looked at before it is loaded: what changes in between is seen as a change.
         watching = partial(watch_files, look, look())
     load = partial(load_with_handlers, config, *more)
+    if workers is not None:
+        load = partial(_load_for_workers, load, workers)
     settings = load()
     if not embedded_nats:
         settings.require_servers()
@@ -97,9 +123,19 @@ def run(
         settings.require_loopback("--enable-fault-injection lets anyone who reaches it make the router fail")
     import trio
 
+    if settings.router.workers > 1:
+        if enable_fault_injection:
+            raise UsageError("--enable-fault-injection is for one process: give --workers 1 with it")
+        from router_trio.cli.serving_workers import serve_workers
+
+        return trio.run(serve_workers, load, settings, embedded_nats, watching, early)
     from router_trio.cli.serving import serve
 
     return trio.run(serve, load, settings, embedded_nats, enable_fault_injection, watching, early)
+
+
+def _load_for_workers(load: Callable[[], Settings], workers: int) -> Settings:
+    return load().with_workers(workers)
 
 
 def _note_hangups() -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
 
 import trio
@@ -22,6 +22,7 @@ from router_trio.errors import ConfigurationError
 from router_trio.events import Emit
 from router_trio.router import Router, real_network
 from router_trio.settings import ServerURL, Settings
+from router_trio.telemetry.http.status import waiting_for
 
 _AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_file")
 
@@ -75,18 +76,13 @@ async def serve(
             async with AsyncExitStack() as stack:
                 used, load_used = settings, load
                 if embedded_nats:
-                    from router_trio.embedded import open_embedded_server
-
-                    server = await stack.enter_async_context(open_embedded_server())
-                    print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
-                    used = with_servers(settings, server.url)
-                    load_used = partial(_load_with_servers, load, server.url)
+                    used, load_used = await with_embedded_server(stack, settings, load)
                 observers = [systemd.hear]
                 router = (
                     with_faults(used, observers) if fault_injection else Router(used, log=True, observers=observers)
                 )
                 opening = True
-                async with router.open(stop=stop) as live, systemd.serving(live):
+                async with router.open(stop=stop) as live, _telling(systemd, live):
                     # From here on garbage is looked for again (see `__main__`), but not in what the start has left.
                     gc.freeze()
                     gc.enable()
@@ -110,6 +106,21 @@ async def _reload_when_wanted(live: Live, load: Callable[[], Settings], wanted: 
         await wanted.until_said()
         with suppress(ConfigurationError):  # it is logged, and nothing has changed
             await live.reload(load)
+
+
+def _telling(systemd: Systemd, live: Live) -> AbstractAsyncContextManager[None]:
+    return systemd.serving(lambda: waiting_for(live, trio.current_time()), lambda: len(live.routes), lambda: True)
+
+
+async def with_embedded_server(
+    stack: AsyncExitStack, settings: Settings, load: Callable[[], Settings]
+) -> tuple[Settings, Callable[[], Settings]]:
+    """Run a server of our own in `stack`, and print its URL. Return settings, and what loads them, that use it."""
+    from router_trio.embedded import open_embedded_server
+
+    server = await stack.enter_async_context(open_embedded_server())
+    print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
+    return with_servers(settings, server.url), partial(_load_with_servers, load, server.url)
 
 
 def _load_with_servers(load: Callable[[], Settings], url: str) -> Settings:

@@ -21,7 +21,7 @@ from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
 from router_trio.nats.jetstream.unacked import AT_A_TIME
 from router_trio.nats.subscription import WireSubscription
-from router_trio.nats.tcp import TCPStream
+from router_trio.nats.tcp import BeforeWrite, stream_for_wire
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing
@@ -36,9 +36,11 @@ LISTEN_AGAIN_AFTER = 1.0
 class Dialer:
     """Opens links with one connection's credentials: the `Connect` of the real network."""
 
-    def __init__(self, settings: ConnectionSettings, name: str) -> None:
+    def __init__(self, settings: ConnectionSettings, name: str, before_write: BeforeWrite | None = None) -> None:
+        """`before_write` is called each time before bytes leave."""
         self._settings = settings
         self._name = name
+        self._before_write = before_write
 
     @asynccontextmanager
     async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
@@ -51,7 +53,7 @@ class Dialer:
                 open_client(stream, server, self._settings, self._name) as (client, transport),
                 trio.open_nursery() as nursery,
             ):
-                link = NatsLink(server, Api(client, self._settings.api), transport, inbox, listener)
+                link = NatsLink(server, Api(client, self._settings.api), transport, inbox, listener, self._before_write)
                 nursery.start_soon(link.wire.read)
                 nursery.start_soon(link.wire.write)
                 nursery.start_soon(client_died, client)
@@ -81,7 +83,13 @@ class NatsLink:
     """See `link.Link`. Lives inside the context that `Dialer` opens."""
 
     def __init__(
-        self, server: str, api: Api, transport: BorrowedTransport, inbox: bytes, listener: LinkListener
+        self,
+        server: str,
+        api: Api,
+        transport: BorrowedTransport,
+        inbox: bytes,
+        listener: LinkListener,
+        before_write: BeforeWrite | None = None,
     ) -> None:
         self.api: Api = api
         self._lookups = Lookups(api)
@@ -103,7 +111,7 @@ class NatsLink:
         self.max_control_line: int = self.info.max_control_line
         self.ended = False
         self.wire: Wire = Wire(
-            TCPStream(transport.stream) if isinstance(transport.stream, trio.SocketStream) else transport.stream,
+            stream_for_wire(transport.stream, before_write),
             pass_to_client=transport.feed,
             on_info=self._on_info,
             denied=self._was_denied,

@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+BeforeWrite = Callable[[], None]
+"""Called each time before bytes leave. Must not raise."""
+
 
 class TCPStream:
     """A connected stream of Trio's, which still owns the socket."""
@@ -45,3 +48,40 @@ class TCPStream:
             return 0
         except OSError as error:
             raise trio.BrokenResourceError(str(error)) from error
+
+
+class NotedTCPStream(TCPStream):
+    """The same, for who has to note something before bytes leave."""
+
+    def __init__(self, stream: trio.SocketStream, before_write: BeforeWrite) -> None:
+        super().__init__(stream)
+        self._before_write = before_write
+        self.send_all = NotedStream(stream, before_write).send_all
+
+    def write_some(self, data: bytes) -> int:
+        """See `TCPStream`."""
+        self._before_write()
+        return super().write_some(data)
+
+
+class NotedStream:
+    """The same of any stream, as of one with TLS."""
+
+    def __init__(self, stream: trio.abc.Stream, before_write: BeforeWrite) -> None:
+        self._stream = stream
+        self._before_write = before_write
+        self.receive_some: Callable[[int], Awaitable[bytes | bytearray]] = stream.receive_some
+
+    async def send_all(self, data: bytes) -> None:
+        """Send as the stream does."""
+        self._before_write()
+        await self._stream.send_all(data)
+
+
+def stream_for_wire(
+    stream: trio.abc.Stream, before_write: BeforeWrite | None
+) -> trio.abc.Stream | TCPStream | NotedStream:
+    """Return how a wire reads and writes this stream."""
+    if isinstance(stream, trio.SocketStream):
+        return TCPStream(stream) if before_write is None else NotedTCPStream(stream, before_write)
+    return stream if before_write is None else NotedStream(stream, before_write)

@@ -17,7 +17,7 @@ import trio
 from router_trio.errors import LinkError, ProtocolError, UnexpectedError
 from router_trio.link import Deliver, DeliverShared, SharedDelivery, SubscriptionBatch
 from router_trio.nats.info import quote
-from router_trio.nats.tcp import TCPStream
+from router_trio.nats.tcp import NotedStream, TCPStream
 from router_trio.protocol import framing
 from router_trio.quotes import told_by
 
@@ -74,7 +74,7 @@ class Wire:
 
     def __init__(
         self,
-        stream: trio.abc.Stream | TCPStream,
+        stream: trio.abc.Stream | TCPStream | NotedStream,
         *,
         pass_to_client: Callable[[bytes], None],
         on_info: Callable[[bytes], None],

@@ -70,4 +70,4 @@ class Counters:
 
 
 OPERATIONS = ("publish", "publish_with_ack", "ack", "nak", "subscribe")
-DROP_REASONS = ("queue_full", "expired", "shutdown")
+DROP_REASONS = ("queue_full", "expired", "shutdown", "worker_lost")

@@ -35,6 +35,7 @@ from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.settings.checks.warnings import ignored
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
+from router_trio.telemetry.logs.writer import write_to_stderr
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -77,20 +78,28 @@ class Run:
         log: bool | None,
         connect: ConnectFactory,
         platform: Platform,
+        worker: int | None = None,
+        write_log: Callable[[bytes], object] = write_to_stderr,
     ) -> None:
-        """Starts nothing: that is `run`."""
+        """Starts nothing: that is `run`. `worker` and `write_log` are for one of several: see `Telemetry`."""
         self.settings = settings
         self.handlers = handlers
         """Those that were given in code, by the names of their routes."""
         warnings = None if log else Level.WARN
-        self._telemetry = Telemetry(
-            settings, logs=log is not False, least=warnings, listeners=observers, platform=platform
+        self.telemetry: Telemetry = Telemetry(
+            settings,
+            logs=log is not False,
+            least=warnings,
+            listeners=observers,
+            platform=platform,
+            worker=worker,
+            write=write_log,
         )
-        self.emit: Emit = self._telemetry.emit
+        self.emit: Emit = self.telemetry.emit
         self._connect = connect
         self._platform = platform
         self._builder = RouteBuilder(
-            self.emit, self._telemetry.tracing, handler_errors=settings.telemetry.handler_errors
+            self.emit, self.telemetry.tracing, handler_errors=settings.telemetry.handler_errors
         )
         self.connections: dict[str, ConnectionLife] = {
             name: ConnectionLife(self.make_connection(name, settings)) for name in settings.connections
@@ -179,7 +188,7 @@ class Run:
         live = self.live
         self._changes = changes
         async with (
-            self._telemetry.serve(live, pages=pages(self.emit), first=self._up.wait) as address,
+            self.telemetry.serve(live, pages=pages(self.emit), first=self._up.wait) as address,
             trio.open_nursery() as nursery,
         ):
             live.http_address = address

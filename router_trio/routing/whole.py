@@ -20,6 +20,7 @@ def whole(state: RouteState) -> RouteState:
         return state
     both = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
     both.enter(state.state, state.reason)
+    both.source = state.source
     both.standby, both.is_leaving = state.standby, state.is_leaving
     both.to, both.most_open, both.limit = state.to, state.most_open, state.limit
     both.breakers = [_unopened(one) for one in state.breakers]

@@ -8,15 +8,20 @@ from router_trio.settings.retry import RetrySettings
 from router_trio.settings.routes import RouteSettings
 
 
-def guarantee(route: RouteSettings) -> str:
-    """Return the sentence, or nothing for a route that says nothing of order, handlers and messages that fail."""
+def guarantee(route: RouteSettings, workers: int = 1) -> str:
+    """Return the sentence, or nothing for a route that says nothing of order, handlers and messages that fail.
+
+    With several workers it says what order they keep.
+    """
     fails = route.retry is not None or route.dead_letter is not None
     handled = route.handler is not None
     by_key = route.goes_by_key(handled)
-    if not (fails or by_key or route.thread):
+    if not (fails or by_key or route.thread or workers > 1):
         return ""
     parts = ["at least once" if route.source.stream is not None else "at most once"]
-    if by_key:
+    if workers > 1:
+        parts.append(_order_among(route, workers, by_key=by_key))
+    elif by_key:
         parts.append(_order(route))
     if handled and (route.thread or route.concurrency > 1):
         parts.append(_calls(route))
@@ -31,6 +36,12 @@ def _order(route: RouteSettings) -> str:
     # Others may get a part of the messages: of a stream those that have the durable, but not while they stand by.
     shared = source.queue is not None or (source.stream is not None and not source.standby)
     return f"in order for each {key}" + (" within one process" if shared else "")
+
+
+def _order_among(route: RouteSettings, workers: int, *, by_key: bool) -> str:
+    shared = "consumer" if route.source.stream is not None else "queue group"
+    key = "" if route.key is None or not by_key else f" or {' '.join(route.key.split())}"
+    return f"in no order among {workers} workers, which share the {shared}, not even for one subject{key}"
 
 
 def _calls(route: RouteSettings) -> str:

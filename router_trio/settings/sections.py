@@ -36,6 +36,9 @@ MaxReconnectDelay = Annotated[float, DurationForm(minimum=0.05)]
 PendingMaxAge = Annotated[float, DurationForm(minimum=0.01, or_zero=True)]
 PendingBytes = Annotated[int, SizeForm(minimum=64)]
 
+MOST_WORKERS = 256
+"""Processes under one supervisor. More of them than processors are of no use."""
+
 MAX_INBOX_PREFIX = 64
 """Characters. It is part of every JetStream publish."""
 
@@ -120,6 +123,13 @@ class RouterSettings(Section, init=False):
         "10s",
         validate_default=True,
         description="Longest drain at a shutdown; what is unsettled then is dropped and counted.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=MOST_WORKERS,
+        description="Processes of `router-trio run`, each a whole router, which share the messages; a core route needs "
+        "a queue then. A router that a program opens is one process, whatever this says.",
     )
 
 

@@ -17,6 +17,7 @@ from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks.circles import circles_for_sure
 from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
 from router_trio.settings.checks.streams import check_streams
+from router_trio.settings.checks.workers import check_shared, limit_of_worker
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import keys_of, problems_from
 from router_trio.settings.reading.document import Document
@@ -63,11 +64,14 @@ class Settings(Section, init=False):
         except ValidationError as error:
             parts = _usable_parts(values)
             streams = _usable_streams(values)
-            problems = problems_from(error, type(self)) + check(*parts) + check_streams(streams, parts[0])
+            router = _usable(RouterSettings, values.get("router", {}))
+            workers = 1 if router is None else router.workers
+            problems = problems_from(error, type(self)) + check(*parts, workers) + check_streams(streams, parts[0])
             problems += circles_for_sure(parts[0] or {}, parts[1], streams)
             raise ConfigurationError(problems) from None
         routes = [RouteParts.of(route) for route in self.routes]
-        problems = check(self.connections, routes, self.tests) + check_streams(self.streams, self.connections)
+        problems = check(self.connections, routes, self.tests, self.router.workers)
+        problems += check_streams(self.streams, self.connections)
         problems += circles_for_sure(self.connections, routes, self.streams)
         if problems:
             raise ConfigurationError(problems)
@@ -145,6 +149,27 @@ class Settings(Section, init=False):
         ]
         if problems:
             raise ConfigurationError(list(map(self.located, problems)), self._source)
+
+    def with_workers(self, workers: int) -> Settings:
+        """Return the same settings for so many workers. Raises ConfigurationError if they can't share the routes."""
+        problems = [
+            problem
+            for index, route in enumerate(self.routes)
+            for problem in check_shared(f"routes[{index}]", route.source, route.limit, workers)
+        ]
+        if problems:
+            raise ConfigurationError(list(map(self.located, problems)), self._source)
+        return self.model_copy(update={"router": self.router.model_copy(update={"workers": workers})})
+
+    def of_worker(self) -> Settings:
+        """Return what each of the workers runs with: its part of the limits, and no HTTP side of its own."""
+        workers = self.router.workers
+        routes = [
+            route if route.limit is None else route.model_copy(update={"limit": limit_of_worker(route.limit, workers)})
+            for route in self.routes
+        ]
+        telemetry = self.telemetry.model_copy(update={"listen": "", "allowed_hosts": []})
+        return self.model_copy(update={"routes": routes, "telemetry": telemetry})
 
     def require_loopback(self, why: str) -> None:
         """Check that no other machine reaches the HTTP side. `why` says what needs that.

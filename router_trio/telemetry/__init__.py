@@ -21,6 +21,7 @@ from router_trio.events import Emit, Event, Level
 from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.telemetry.http.listeners import address_of, open_listeners
 from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.logs.writer import write_to_stderr
 from router_trio.telemetry.metrics.table import Sources
 from router_trio.telemetry.traces.tracer import Traces, traces_wanted
 from router_trio.telemetry.view import ConnectionView, RouterView
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from router_trio.settings import Settings
+    from router_trio.telemetry.http.application import Answers
     from router_trio.telemetry.logs.lines import Logs
 
 __all__ = ["ConnectionView", "RouterView", "Telemetry"]
@@ -45,7 +47,8 @@ class Telemetry:
     Building it is cheap and starts nothing, so that connections can be given `emit` and `tracing` before the router
     that they belong to is complete; lines logged before `serve` wait for it. `logs=False` keeps stderr clean for an
     embedding program, `least` lets nothing through that is less severe, whatever the settings say. `listeners` are told
-    every event, after logs and traces, and must not block.
+    every event, after logs and traces, and must not block. One of several workers has its number in each line, and
+    writes by `write`; `traces=False` is for who routes no message itself.
     """
 
     def __init__(
@@ -56,6 +59,9 @@ class Telemetry:
         least: Level | None = None,
         listeners: Sequence[Emit] = (),
         platform: Platform = REAL_PLATFORM,
+        traces: bool = True,
+        worker: int | None = None,
+        write: Callable[[bytes], object] = write_to_stderr,
     ) -> None:
         self._settings = settings.telemetry
         self._address: tuple[str, int] | None = None
@@ -63,7 +69,7 @@ class Telemetry:
         self._failing: set[object] = set()
         self._listener_errors = 0
         self._traces: Traces | None = None
-        if traces_wanted(self._settings.otlp_endpoint):
+        if traces and traces_wanted(self._settings.otlp_endpoint):
             self._traces = Traces(
                 service_name=settings.router.name,
                 endpoint=self._settings.otlp_endpoint,
@@ -72,7 +78,7 @@ class Telemetry:
             )
         # The page shows what happened before it could be asked for, too.
         listens = self._settings.listen_address is not None
-        self._recent = Recent(wall=platform.wall_clock) if listens else None
+        self._recent = Recent(wall=platform.wall_clock) if listens or worker is not None else None
         self._logs: Logs | None = None
         if logs:
             from router_trio.telemetry.logs.lines import Logs
@@ -82,6 +88,8 @@ class Telemetry:
                 least=least,
                 form=self._settings.log_format,
                 handler_errors=self._settings.handler_errors,
+                worker=worker,
+                write=write,
             )
 
     @property
@@ -93,6 +101,11 @@ class Telemetry:
     def http_address(self) -> tuple[str, int] | None:
         """Host and port of the HTTP side; None outside of `serve`, or when it is switched off."""
         return self._address
+
+    @property
+    def recent(self) -> Recent | None:
+        """The last events, for the status page; None if nobody can ask for it."""
+        return self._recent
 
     @property
     def spans_dropped(self) -> int:
@@ -141,10 +154,12 @@ class Telemetry:
         clock: Callable[[], float] = trio.current_time,
         pages: Sequence[BaseRoute] = (),
         first: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+        answers: Callable[[Sources], Answers] | None = None,
     ) -> AsyncIterator[tuple[str, int] | None]:
         """Write logs, export spans and answer HTTP while this is entered; gives `http_address`.
 
-        `clock` is the one of the fences; `pages` are served beside the router's own. Entering raises `ListenError`;
+        `clock` is the one of the fences; `pages` are served beside the router's own. `answers` makes what the pages say
+        of more than this process; by default they say how `view` is. Entering raises `ListenError`;
         who connects from then on is answered as soon as `first` has returned, or has taken too long. Leaving, cancelled
         or not, gives open requests one second, the collector two and stderr one.
         """
@@ -160,7 +175,9 @@ class Telemetry:
                     if self._logs is not None:
                         nursery.start_soon(self._logs.flush_regularly)
                     if listeners and self._recent is not None:
-                        nursery.start_soon(self._serve_http, listeners, self._recent, view, clock, pages, first)
+                        nursery.start_soon(
+                            self._serve_http, listeners, self._recent, view, clock, pages, first, answers
+                        )
                     try:
                         yield self._address
                     except Exception as error:
@@ -198,6 +215,7 @@ class Telemetry:
         clock: Callable[[], float],
         pages: Sequence[BaseRoute],
         first: Callable[[], Awaitable[object]],
+        answers: Callable[[Sources], Answers] | None,
     ) -> None:
         started_at = clock()
         with trio.move_on_after(PAGES_WITHIN):
@@ -205,12 +223,15 @@ class Telemetry:
         # In a thread, so that messages pass meanwhile; with a limiter of its own, since the program's may be used up.
         # Waited for also when cancelled: it takes a moment, and nothing of it is left behind.
         await trio.to_thread.run_sync(import_module, "router_trio.telemetry.http.site", limiter=trio.CapacityLimiter(1))
+        from router_trio.telemetry.http.application import RouterAnswers
         from router_trio.telemetry.http.site import serve_site
 
-        allowed_hosts = frozenset(self._settings.allowed_hosts)
-        await serve_site(listeners, self._sources(view), recent, clock, started_at, allowed_hosts, pages)
+        allowed_hosts, sources = frozenset(self._settings.allowed_hosts), self.sources(view)
+        own = RouterAnswers(sources, clock, started_at) if answers is None else answers(sources)
+        await serve_site(listeners, own, recent, allowed_hosts, pages, sources.loop_lags)
 
-    def _sources(self, view: RouterView) -> Sources:
+    def sources(self, view: RouterView) -> Sources:
+        """Return what metrics are read from."""
         return Sources(
             view,
             log_lines_dropped=lambda: self.log_lines_dropped,

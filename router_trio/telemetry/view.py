@@ -11,8 +11,74 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
-from router_trio.outbox.outbox import Outbox
+from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.states import ConnectionState, RouteState
+
+
+class QueueView(Protocol):
+    """What waits to be sent."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """Its bytes."""
+        ...
+
+
+class CapacityView(Protocol):
+    """How much may wait."""
+
+    def unanswered(self) -> list[str]:
+        """Return the destinations that do not confirm what they are sent."""
+        ...
+
+
+class OutboxView(Protocol):
+    """The publishes of one connection: an `Outbox`, or those of several processes together."""
+
+    @property
+    def pending(self) -> int:
+        """Operations accepted and not written."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Operations written and not confirmed."""
+        ...
+
+    @property
+    def oldest_age(self) -> float:
+        """Seconds since the oldest pending operation was accepted; 0 when nothing is pending."""
+        ...
+
+    @property
+    def max_operations(self) -> int:
+        """Most operations that may be pending."""
+        ...
+
+    @property
+    def max_bytes(self) -> int:
+        """Most bytes that may be pending."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was accepted and settled."""
+        ...
+
+    @property
+    def counters(self) -> Counters:
+        """What became of operations."""
+        ...
+
+    @property
+    def queue(self) -> QueueView:
+        """What waits to be sent."""
+        ...
+
+    @property
+    def capacity(self) -> CapacityView:
+        """How much may wait."""
+        ...
 
 
 class ConnectionView(Protocol):
@@ -24,7 +90,7 @@ class ConnectionView(Protocol):
         ...
 
     @property
-    def outbox(self) -> Outbox:
+    def outbox(self) -> OutboxView:
         """Its queue, ledger and operation counters."""
         ...
 

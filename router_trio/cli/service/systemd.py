@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import trio
 
-from router_trio import Live
 from router_trio.events import Event, RouterDraining, RouteReady, RouteStandby
 from router_trio.quotes import LONGEST_TEXT, excerpt, redact
 
@@ -36,18 +35,28 @@ class Systemd:
     def hear(self, event: Event) -> None:
         """Take note of an event of the router."""
         if isinstance(event, RouteReady | RouteStandby):
-            self._moved.set()
+            self.moved()
         elif isinstance(event, RouterDraining):
             self.notify("STOPPING=1", "STATUS=draining")
 
+    def moved(self) -> None:
+        """What was waited for may be there."""
+        self._moved.set()
+
     @asynccontextmanager
-    async def serving(self, live: Live) -> AsyncIterator[None]:
-        """Tell systemd how a router is while this is entered."""
+    async def serving(
+        self, waiting_for: Callable[[], str | None], routes: Callable[[], int], alive: Callable[[], bool]
+    ) -> AsyncIterator[None]:
+        """Tell systemd how a router is while this is entered.
+
+        `waiting_for` gives what is missing, None when it is ready; `routes` how many there are; `alive` is asked before
+        each sign of life, of what is more than the loop that sends it.
+        """
         if not self._address:
             yield
             return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell, live)
+            nursery.start_soon(self._tell, waiting_for, routes, alive)
             yield
             nursery.cancel_scope.cancel()
 
@@ -62,26 +71,21 @@ class Systemd:
         except (OSError, ValueError):
             pass  # it is full, or gone: see above
 
-    async def _tell(self, live: Live) -> None:
-        while (waiting := _waiting_for(live)) is not None:
+    async def _tell(
+        self, waiting_for: Callable[[], str | None], routes: Callable[[], int], alive: Callable[[], bool]
+    ) -> None:
+        while (waiting := waiting_for()) is not None:
             self.notify(f"STATUS=waiting: {excerpt(redact(waiting), LONGEST_TEXT)}")
             self._moved = trio.Event()
             await self._moved.wait()
-        self.notify("READY=1", f"STATUS=routing: {len(live.routes)} of {len(live.routes)} routes")
+        self.notify("READY=1", f"STATUS=routing: {routes()} of {routes()} routes")
         if self._watchdog is None:
             return
         while True:
             # Twice in the time that systemd allows, and by the loop that routes: one that hangs is killed.
-            self.notify("WATCHDOG=1")
+            if alive():
+                self.notify("WATCHDOG=1")
             await trio.sleep(self._watchdog / 2)
-
-
-def _waiting_for(live: Live) -> str | None:
-    for route in live.routes:
-        if route.unready is not None and not route.standby:
-            away = live.connections[route.connection].state.unready(trio.current_time())
-            return f"route {route.name}: {route.unready}" if away is None else f"connection {route.connection}: {away}"
-    return None
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:

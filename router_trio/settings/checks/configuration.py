@@ -22,6 +22,7 @@ from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.sources import check_source
 from router_trio.settings.checks.streams import NOT_IN_NAMES
+from router_trio.settings.checks.workers import check_shared
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
@@ -74,7 +75,10 @@ class RouteParts:
 
 
 def check(
-    connections: Connections | None, routes: Sequence[RouteParts], examples: Sequence[ExampleSettings | None]
+    connections: Connections | None,
+    routes: Sequence[RouteParts],
+    examples: Sequence[ExampleSettings | None],
+    workers: int = 1,
 ) -> list[Problem]:
     """Return everything that is wrong. `connections` is None when not even their names are known."""
     problems: list[Problem] = []
@@ -82,6 +86,7 @@ def check(
         problems += _check_connections(connections)
     for index, route in enumerate(routes):
         problems += _check_route(f"routes[{index}]", route, connections)
+        problems += check_shared(f"routes[{index}]", route.source, route.limit, workers)
     problems += _check_uniqueness(routes, connections or {})
     problems += _check_examples(examples, connections)
     return problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,54 +14,105 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router_trio.telemetry.http import watching
 from router_trio.telemetry.http.hosts import refusal
-from router_trio.telemetry.http.status import health, readiness, status
+from router_trio.telemetry.http.status import Answer, health, readiness, status
 from router_trio.telemetry.http.status_page import page as front_page
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
 from router_trio.telemetry.metrics.rendering import Rendering, SharedPage
-from router_trio.telemetry.view import RouterView
+from router_trio.telemetry.metrics.table import Sources
 
 _FRESH = {"cache-control": "no-store"}
 
 
+class Answers(Protocol):
+    """What the pages are made of. Making one blocks on nothing."""
+
+    async def refresh(self) -> None:
+        """Find out how things are now, for pages that are made next. For a moment at most; can be cancelled."""
+        ...
+
+    def health(self) -> Answer:
+        """Return what `/healthz` says."""
+        ...
+
+    def readiness(self) -> Answer:
+        """Return what `/readyz` says."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return what `/status` says."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Return what `/metrics` says."""
+        ...
+
+
+class RouterAnswers:
+    """Those of the one router of this process. `clock` is the one of the fences, `started_at` its start on it."""
+
+    def __init__(self, sources: Sources, clock: Callable[[], float], started_at: float) -> None:
+        self._view = sources.view
+        self._page = MetricsPage(sources)
+        self._clock = clock
+        self._started_at = started_at
+
+    async def refresh(self) -> None:
+        """See `Answers`. All is here."""
+
+    def health(self) -> Answer:
+        """See `Answers`."""
+        return health(self._view)
+
+    def readiness(self) -> Answer:
+        """See `Answers`."""
+        return readiness(self._view, self._clock())
+
+    def status(self) -> dict[str, Any]:
+        """See `Answers`."""
+        return status(self._view, self._clock() - self._started_at)
+
+    def metrics(self) -> bytes:
+        """See `Answers`."""
+        return self._page.render()
+
+
 def application(
-    view: RouterView,
-    page: MetricsPage,
-    clock: Callable[[], float],
-    recent: Recent,
-    started_at: float,
-    allowed_hosts: AbstractSet[str],
-    pages: Sequence[BaseRoute] = (),
+    answers: Answers, recent: Recent, allowed_hosts: AbstractSet[str], pages: Sequence[BaseRoute] = ()
 ) -> ASGIApp:
     """`/`, `/events`, `/metrics`, `/healthz`, `/readyz` and `/status` of a router, and `pages`.
 
-    `clock` is the one of the fences, `started_at` the router's start on it. All but `/healthz` and `/readyz` answer
-    only to IP addresses, loopback names and `allowed_hosts`. What grows with the number of routes is made one at a
-    time, for all who wait for it.
+    All but `/healthz` and `/readyz` answer only to IP addresses, loopback names and `allowed_hosts`. What grows with
+    the number of routes is made one at a time, for all who wait for it.
     """
 
     def look() -> dict[str, Any]:
-        now = clock()
-        return {"status": status(view, now - started_at), "readiness": readiness(view, now)[1]}
+        return {"status": answers.status(), "readiness": answers.readiness()[1]}
 
     rendering = Rendering()
-    scrape = SharedPage(rendering, page.render)
+    scrape = SharedPage(rendering, answers.metrics)
     looks = SharedPage(rendering, look)
 
+    async def look_now() -> dict[str, Any]:
+        await answers.refresh()
+        return await looks.get()
+
     async def metrics(_: Request) -> Response:
+        await answers.refresh()
         return Response(await scrape.get(), headers={**_FRESH, "content-type": CONTENT_TYPE})
 
     async def healthz(_: Request) -> Response:
-        code, body = health(view)
+        code, body = answers.health()
         return JSONResponse(body, code, _FRESH)
 
     async def readyz(_: Request) -> Response:
         # Not shared: a probe waits for nobody.
-        code, body = readiness(view, clock())
+        await answers.refresh()
+        code, body = answers.readiness()
         return JSONResponse(body, code, _FRESH)
 
     async def status_page(_: Request) -> Response:
-        return JSONResponse((await looks.get())["status"], headers=_FRESH)
+        return JSONResponse((await look_now())["status"], headers=_FRESH)
 
     async def front(_: Request) -> Response:
         text, headers = front_page()
@@ -69,7 +120,7 @@ def application(
 
     routes = [
         Route("/", front),
-        Route("/events", watching.EventStream(looks.get, recent), methods=["GET"]),
+        Route("/events", watching.EventStream(look_now, recent), methods=["GET"]),
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),

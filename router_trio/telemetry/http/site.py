@@ -6,31 +6,32 @@ of the router: whoever starts a router does it later, and aside (see `telemetry`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 import trio
 from starlette.routing import BaseRoute
 
-from router_trio.telemetry.http.application import application
+from router_trio.states import Histogram
+from router_trio.telemetry.http.application import Answers, application
 from router_trio.telemetry.http.server import serve_http
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.lag import measure_lag
-from router_trio.telemetry.metrics.page import MetricsPage
-from router_trio.telemetry.metrics.table import Sources
 
 
 async def serve_site(
     listeners: Sequence[trio.SocketListener],
-    sources: Sources,
+    answers: Answers,
     recent: Recent,
-    clock: Callable[[], float],
-    started_at: float,
     allowed_hosts: AbstractSet[str],
     pages: Sequence[BaseRoute],
+    loop_lags: Histogram,
 ) -> None:
-    """Answer requests on `listeners` until cancelled. See `application` for what there is to ask for."""
-    app = application(sources.view, MetricsPage(sources), clock, recent, started_at, allowed_hosts, pages)
+    """Answer requests on `listeners` until cancelled, and measure the lag of the loop.
+
+    See `application` for what there is to ask for.
+    """
+    app = application(answers, recent, allowed_hosts, pages)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(measure_lag, sources.loop_lags)
+        nursery.start_soon(measure_lag, loop_lags)
         await serve_http(listeners, app)

@@ -5,6 +5,7 @@ Each answer is read in one go, without an await in between, so the ledger on a s
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ Answer = tuple[int, dict[str, Any]]
 
 def health(view: RouterView) -> Answer:
     """200 while the process works; 503 when the router can't go on."""
-    return _answer([{"router": view.name, "reason": view.fatal}] if view.fatal is not None else [])
+    return answer([{"router": view.name, "reason": view.fatal}] if view.fatal is not None else [])
 
 
 def readiness(view: RouterView, now: float) -> Answer:
@@ -38,7 +39,16 @@ def readiness(view: RouterView, now: float) -> Answer:
             reasons.append({"connection": name, "reason": why})
     for route in view.routes:
         reasons += [{"route": route.name, "reason": why} for why in route.reasons(now)]
-    return _answer(reasons)
+    return answer(reasons)
+
+
+def waiting_for(view: RouterView, now: float) -> str | None:
+    """Return what keeps a router from receiving all that it should: a route, and why. None if nothing does."""
+    for route in view.routes:
+        if route.unready is not None and not route.standby:
+            away = view.connections[route.connection].state.unready(now)
+            return f"route {route.name}: {route.unready}" if away is None else f"connection {route.connection}: {away}"
+    return None
 
 
 def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
@@ -53,8 +63,12 @@ def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
     }
 
 
-def _answer(reasons: list[dict[str, str]]) -> Answer:
-    shown = [{name: shown_text(text) for name, text in reason.items()} for reason in reasons]
+def answer(reasons: Sequence[Mapping[str, Any]]) -> Answer:
+    """Return 200, or 503 with reasons if there are any."""
+    shown = [
+        {name: shown_text(value) if isinstance(value, str) else value for name, value in reason.items()}
+        for reason in reasons
+    ]
     body = {"status": "unavailable" if reasons else "ok", "reasons": shown}
     return (503 if reasons else 200), body
 

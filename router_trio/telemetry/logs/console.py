@@ -55,7 +55,7 @@ def _facts(line: Mapping[str, Any], message: str) -> Iterator[str]:
             text = json.dumps(value, default=str, separators=(",", ":"))
         else:
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            if _is_number_of(text, message):
+            if _is_number_of(text, message) and name != "worker":  # which is for finding all lines of one
                 continue
         yield f'{name}="{text}"' if " " in text and isinstance(value, str) else f"{name}={text}"
 

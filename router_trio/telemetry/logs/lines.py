@@ -58,8 +58,8 @@ def log_codes() -> list[LogCode]:
 class Logs:
     """The log of one router.
 
-    `level`, `form` and `handler_errors` are those of the settings; nothing less severe than `least` is logged. `clock`
-    gives monotonic seconds.
+    `level`, `form` and `handler_errors` are those of the settings; nothing less severe than `least` is logged. Each
+    line has the number of the `worker`, if it is one. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -69,11 +69,13 @@ class Logs:
         least: Level | None = None,
         form: str = "json",
         handler_errors: str = "type",
+        worker: int | None = None,
         write: Callable[[bytes], object] = write_to_stderr,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._level = max(LEVELS[level], least or Level.DEBUG)
         self._render = _renderer(form)
+        self._of_worker = {} if worker is None else {"worker": worker}
         self._handler_errors = handler_errors == "full"
         self._writer = LineWriter(write)
         self._events: Merger[tuple[Event, SpanIds | None]] = Merger(clock)
@@ -190,7 +192,14 @@ class Logs:
     def _put(self, level: Level, message: str, code: str, line: dict[str, Any]) -> None:
         # The time that every reader of logs knows: ISO 8601 with a Z, to the microsecond.
         stamp = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-        told = {"timestamp": stamp, "level": level.name, "message": message, "error_code": code, **line}
+        told = {
+            "timestamp": stamp,
+            "level": level.name,
+            "message": message,
+            "error_code": code,
+            **self._of_worker,
+            **line,
+        }
         self._writer.put(self._render(redact_all(told)))
 
 

@@ -53,6 +53,12 @@ class Recent:
         if merged is not None:
             self._keep_merged(merged)
 
+    def include(self, entry: dict[str, Any], worker: int) -> None:
+        """Take note of an entry of another process, which says so."""
+        self._number += 1
+        details = {"worker": worker, **entry["details"]}
+        self._entries.append({**entry, "number": self._number, "details": details})
+
     def since(self, number: int) -> list[dict[str, Any]]:
         """Return the entries after this number, oldest first, as plain values. 0 gives all there is.
 

@@ -104,6 +104,11 @@ SENTENCES: Mapping[type[Event], str] = {
         "The configuration was not reloaded, and nothing has changed: it has {count:count problem|problems}"
     ),
     events.RestartNeeded: "The configuration was reloaded, but for {keys}: restart the router to change that",
+    events.WorkerStarted: "Worker {worker} has started, as process {pid}",
+    events.WorkerLost: (
+        "Worker {worker} (process {pid}) {reason}, and is started again in {delay_ms} ms; it left "
+        "{dropped:count publish|publishes} dropped, {returned:count message} returned to streams and {lost} lost"
+    ),
     events.RouterStarted: "Router {name} is running: {connections:count connection}, {routes:count route}",
     events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
     events.RouterStopped: "Router has stopped; {unsettled:count message was|messages were} left unsettled",

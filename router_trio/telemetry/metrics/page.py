@@ -8,7 +8,8 @@ ten times as long for the same page. What the system knows of the process comes 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from math import inf, isnan
 
@@ -23,10 +24,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class MetricsPage:
     """The page of one router."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, process: Callable[[], bytes] | None = None) -> None:
+        """`process` gives the lines about the process; by default those about this one."""
         self._lock = threading.Lock()
-        self._process = CollectorRegistry(auto_describe=False)
-        ProcessCollector(registry=self._process)
+        self._process = this_process() if process is None else process
         self._families: list[_Numbers | _Histograms] = []
         for metric in TABLE:
             if isinstance(metric, Metric):
@@ -40,7 +41,14 @@ class MetricsPage:
             parts: list[str] = []
             for family in self._families:
                 family.write(parts)
-            return "".join(parts).encode("utf-8", "backslashreplace") + generate_latest(self._process)
+            return "".join(parts).encode("utf-8", "backslashreplace") + self._process()
+
+
+def this_process() -> Callable[[], bytes]:
+    """Return what gives the lines about this process."""
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    return partial(generate_latest, registry)
 
 
 class _Numbers:

@@ -107,6 +107,7 @@ ROUTE_FAILURE_REASONS = (
     "dead_letter",
     "retry_full",
     "shutdown",
+    "worker_lost",
 )
 
 MIRROR_FAILURE_REASONS = ("expression", "mapping", "not_connected", "permission_denied", "queue_full", "too_large")

@@ -1,0 +1,129 @@
+"""What `router-trio run` does with several workers: see `serving` for one process, whose guarantees hold here too.
+
+The supervisor routes nothing. It has the HTTP side, the signals, systemd and the reloads; the workers have the rest.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from router_trio.cli import outcome
+from router_trio.cli.service.systemd import Systemd
+from router_trio.cli.serving import Wanted, Watch, with_embedded_server
+from router_trio.cli.signals import run_with_signals
+from router_trio.connection.platform import REAL_PLATFORM
+from router_trio.errors import RouterError
+from router_trio.events import StatusPageReady
+from router_trio.settings import Settings
+from router_trio.telemetry import Telemetry
+from router_trio.telemetry.http.listeners import page_url
+from router_trio.telemetry.metrics.table import Sources
+from router_trio.workers.supervisor import Supervisor
+from router_trio.workers.whole_lines import WholeLines
+
+if TYPE_CHECKING:
+    from router_trio.workers.answers import WorkersAnswers
+
+
+async def serve_workers(
+    load: Callable[[], Settings],
+    settings: Settings,
+    embedded_nats: bool,
+    watch: Watch | None = None,
+    early: Sequence[int] = (),
+) -> int:
+    """Route with several workers until a signal comes, and return the exit code. See `serving.serve`."""
+    stop, cut, systemd, wanted = trio.Event(), trio.Event(), Systemd(), Wanted()
+
+    def on_signal(number: int) -> None:
+        stop.set()
+        if number > 1:
+            cut.set()
+
+    async def route() -> int:
+        failure: RouterError | None = None
+        async with AsyncExitStack() as stack:
+            used, load_used = settings, load
+            if embedded_nats:
+                used, load_used = await with_embedded_server(stack, settings, load)
+            lock = stack.enter_context(_lock())
+            telemetry = Telemetry(used, logs=True, listeners=[systemd.hear], traces=False, write=WholeLines(lock).write)
+            supervisor = Supervisor(
+                used,
+                emit=telemetry.emit,
+                recent=telemetry.recent,
+                lock=lock,
+                uniform=REAL_PLATFORM.random.uniform,
+            )
+            address = await stack.enter_async_context(
+                telemetry.serve(supervisor.sum(), answers=partial(_answers, supervisor))
+            )
+            if address is not None:
+                telemetry.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
+            await stack.enter_async_context(
+                systemd.serving(
+                    lambda: supervisor.waiting_for,
+                    lambda: len(supervisor.settings.routes),
+                    lambda: not any(slot.is_silent for slot in supervisor.slots),
+                )
+            )
+            gc.freeze()
+            gc.enable()
+            if early:
+                wanted.say()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_reload_when_wanted, supervisor, load_used, wanted)
+                if watch is not None:
+                    nursery.start_soon(watch, wanted.say)
+                nursery.start_soon(_end_when_asked, supervisor, stop, cut)
+                nursery.start_soon(_tell_systemd, supervisor, systemd)
+                try:
+                    await supervisor.run()
+                except RouterError as error:
+                    failure = error  # a group would be made of it
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return outcome.FAILED if supervisor.unsettled else outcome.DONE
+
+    return await run_with_signals(route, on_signal, wanted.say)
+
+
+@contextmanager
+def _lock() -> Iterator[int]:
+    """Give the descriptor of a file that has no other use than to be locked."""
+    with tempfile.TemporaryFile() as file:
+        yield file.fileno()
+
+
+def _answers(supervisor: Supervisor, own: Sources) -> WorkersAnswers:
+    # Its metrics take as long to import as the rest of a start: see `telemetry`.
+    from router_trio.workers.answers import WorkersAnswers
+
+    return WorkersAnswers(supervisor, own, trio.current_time)
+
+
+async def _reload_when_wanted(supervisor: Supervisor, load: Callable[[], Settings], wanted: Wanted) -> None:
+    while True:
+        await wanted.until_said()
+        await supervisor.reload(load)
+
+
+async def _end_when_asked(supervisor: Supervisor, stop: trio.Event, cut: trio.Event) -> None:
+    await stop.wait()
+    supervisor.drain()
+    await cut.wait()
+    supervisor.cut_short()
+
+
+async def _tell_systemd(supervisor: Supervisor, systemd: Systemd) -> None:
+    while True:
+        await supervisor.wait_changed()
+        systemd.moved()

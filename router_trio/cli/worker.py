@@ -1,0 +1,52 @@
+"""A worker's process: `python -m router_trio _worker NUMBER CHANNEL BLOCK LOCK`, which `run` alone starts.
+
+Guarantees: signals that a terminal or a process manager sends to all processes at once are the supervisor's to heed;
+SIGTERM, which may be meant for this one, lets it drain and end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+
+import trio
+
+from router_trio.cli.configuration import search_working_directory
+from router_trio.cli.signals import OTHERS
+from router_trio.workers.block import Block
+from router_trio.workers.whole_lines import WholeLines
+from router_trio.workers.worker import Worker, channel_of
+
+
+def main() -> int:
+    """Be the worker that the arguments name, and return its exit code. Blocks until it has ended."""
+    number, channel, block, lock = map(int, sys.argv[2:])
+    for descriptor in (channel, block, lock):
+        os.set_inheritable(descriptor, False)
+    for one in (signal.SIGINT, *OTHERS):
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, _left_to_the_supervisor)
+    search_working_directory()
+    return trio.run(_run, number, channel, block, lock)
+
+
+def _left_to_the_supervisor(number: int, frame: object) -> None:
+    pass
+
+
+async def _run(number: int, channel: int, block: int, lock: int) -> int:
+    worker = Worker(number, channel_of(socket.socket(fileno=channel)), Block(block), WholeLines(lock).write)
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_drain_when_asked, signals, worker)
+            code = await worker.run()
+            nursery.cancel_scope.cancel()
+    return code
+
+
+async def _drain_when_asked(signals: AsyncIterator[int], worker: Worker) -> None:
+    async for _ in signals:
+        worker.drain()

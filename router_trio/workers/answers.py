@@ -1,0 +1,73 @@
+"""What the pages say of all workers together: see `telemetry.http.application.Answers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from router_trio.states import Histogram
+from router_trio.telemetry.http.status import Answer, answer, status
+from router_trio.telemetry.metrics.lag import LAG_BOUNDS
+from router_trio.telemetry.metrics.page import MetricsPage
+from router_trio.telemetry.metrics.table import Sources
+from router_trio.workers.counts import PROCESS, add_to_histogram
+from router_trio.workers.process_numbers import process_lines, process_numbers, processor_microseconds, together
+from router_trio.workers.slot import RUNNING
+from router_trio.workers.supervisor import Supervisor
+
+_MICRO = 1_000_000
+
+
+class WorkersAnswers:
+    """Those of a supervisor. `own` are the sources of its own process, which routes nothing."""
+
+    def __init__(self, supervisor: Supervisor, own: Sources, clock: Callable[[], float]) -> None:
+        self._supervisor = supervisor
+        self._own = own
+        self._clock = clock
+        self._started_at = clock()
+
+    async def refresh(self) -> None:
+        """See `Answers`."""
+        await self._supervisor.refresh()
+
+    def health(self) -> Answer:
+        """See `Answers`."""
+        fatal, name = self._supervisor.fatal, self._supervisor.settings.router.name
+        return answer([] if fatal is None else [{"router": name, "reason": fatal}])
+
+    def readiness(self) -> Answer:
+        """See `Answers`. Ready if every worker is."""
+        reasons: list[Mapping[str, Any]] = []
+        for slot in self._supervisor.slots:
+            if slot.state != RUNNING or slot.report is None:
+                reasons.append({"worker": slot.number, "reason": slot.state})
+            else:
+                reasons += [{"worker": slot.number, **reason} for reason in slot.report.reasons]
+        return answer(reasons)
+
+    def status(self) -> dict[str, Any]:
+        """See `Answers`. With each worker beside."""
+        workers = {str(slot.number): slot.status for slot in self._supervisor.slots}
+        return {**status(self._supervisor.sum(), self._clock() - self._started_at), "workers": workers}
+
+    def metrics(self) -> bytes:
+        """See `Answers`."""
+        found = self._supervisor.sum()
+        counted, own = found.counts.get(PROCESS, {}), self._own
+        lags = Histogram(LAG_BOUNDS)
+        add_to_histogram(lags, "lag", counted)
+        sources = Sources(
+            found,
+            log_lines_dropped=lambda: own.log_lines_dropped() + counted.get("log_lines_dropped", 0),
+            spans_dropped=lambda: counted.get("spans_dropped", 0),
+            traces_not_followed=lambda: counted.get("traces_not_followed", 0),
+            listener_errors=lambda: own.listener_errors() + counted.get("listener_errors", 0),
+            loop_lags=lags,
+        )
+        return MetricsPage(sources, lambda: self._process(counted)).render()
+
+    def _process(self, counted: Mapping[str, int]) -> bytes:
+        processes = [process_numbers(), *(report.process for report in self._supervisor.reports.values())]
+        seconds = (processor_microseconds() + counted.get("processor_us", 0)) / _MICRO
+        return process_lines(together(processes, seconds, self._supervisor.started_at))

@@ -1,0 +1,104 @@
+"""Memory that a worker shares with its supervisor: counts that outlive the worker, whatever ends it.
+
+The block says itself what is in it. It is a row of records, each with its key (what the numbers belong to, and their
+names) and its numbers, 64 bits each:
+
+    bytes of all records | bytes of the key, numbers | key, padded to 8 bytes | number | number | ...
+
+Records are appended and never moved. Of two records with the same name the later one counts. A worker that is killed
+in the middle of a copy leaves some numbers as they were before it; none is half written, since each is one word.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Sequence
+from struct import Struct
+
+from router_trio.workers.counts import Counts, Key
+
+FIRST_SIZE = 1 << 20
+"""Bytes. It doubles when it is full; what was not used takes no memory."""
+
+_USED = Struct("=q")
+_HEAD = Struct("=ii")
+
+
+def new_block() -> int:
+    """Return the descriptor of an empty block, which whoever gets it must close."""
+    if hasattr(os, "memfd_create"):
+        number = os.memfd_create("router-trio-counts")
+    else:
+        number, path = tempfile.mkstemp(prefix="router-trio-counts-")
+        os.unlink(path)
+    os.ftruncate(number, FIRST_SIZE)
+    return number
+
+
+class Record:
+    """Numbers in a block that are written together."""
+
+    __slots__ = ("_block", "_form", "_offset", "fields")
+
+    def __init__(self, block: Block, offset: int, fields: Sequence[str]) -> None:
+        self.fields: tuple[str, ...] = tuple(fields)
+        self._block = block
+        self._offset = offset
+        self._form = Struct(f"={len(self.fields)}q")
+
+    def write(self, numbers: Sequence[int]) -> None:
+        """Copy these, in the order of the fields."""
+        self._form.pack_into(self._block.memory, self._offset, *numbers)
+
+
+class Block:
+    """A worker's side of a block: it alone writes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.memory: mmap.mmap = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        """Where records write."""
+        self._end = _USED.size
+
+    def append(self, key: Key, fields: Sequence[str], numbers: Sequence[int]) -> Record:
+        """Return a new record, which holds these numbers."""
+        name = json.dumps([*key, *fields], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        name += b" " * (-len(name) % 8)
+        start = self._end + _HEAD.size + len(name)
+        end = start + 8 * len(fields)
+        self._grow_to(end)
+        _HEAD.pack_into(self.memory, self._end, len(name), len(fields))
+        self.memory[self._end + _HEAD.size : start] = name
+        record = Record(self, start, fields)
+        record.write(numbers)
+        self._end = end
+        _USED.pack_into(self.memory, 0, end - _USED.size)  # last: now there is one more
+        return record
+
+    def _grow_to(self, end: int) -> None:
+        size = len(self.memory)
+        if end <= size:
+            return
+        while size < end:
+            size *= 2
+        os.ftruncate(self._descriptor, size)
+        self.memory.resize(size)
+
+
+def read_block(descriptor: int) -> Counts:
+    """Return what a block holds. Its worker has ended: else the numbers may be of different moments."""
+    counts: Counts = {}
+    with mmap.mmap(descriptor, os.fstat(descriptor).st_size, access=mmap.ACCESS_READ) as memory:
+        (used,) = _USED.unpack_from(memory, 0)
+        at = _USED.size
+        while at < _USED.size + used:
+            length, count = _HEAD.unpack_from(memory, at)
+            start = at + _HEAD.size + length
+            kind, name, *fields = json.loads(memory[at + _HEAD.size : start].decode("utf-8", "surrogatepass"))
+            numbers = Struct(f"={count}q").unpack_from(memory, start)
+            counts.setdefault((kind, name), {}).update(zip(fields, numbers, strict=True))
+            at = start + 8 * count
+    return counts

@@ -1,0 +1,163 @@
+"""Keeps the shared block of a worker as its router counts: nothing is acked that the block does not know of.
+
+`write` is called before bytes leave. What is acked, or published, in these bytes was counted in this turn of the loop
+or before it, so it is in the block by then. It copies the ledgers of connections, and those of routes that have had
+something in hand since the last time; what no ledger is made of follows four times a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+
+import trio
+
+from router_trio.states import Histogram, RouteState
+from router_trio.telemetry.metrics.lag import LAG_BOUNDS
+from router_trio.telemetry.metrics.table import Sources
+from router_trio.workers.block import Block, Record
+from router_trio.workers.counts import (
+    CONNECTION,
+    LEDGER,
+    PROCESS,
+    ROUTE,
+    Counts,
+    Key,
+    histogram_numbers,
+    ledger_numbers,
+    nonzero,
+    rest_of_connection,
+    rest_of_route,
+    route_fields,
+    route_numbers,
+)
+from router_trio.workers.process_numbers import processor_microseconds
+
+COPY_EVERY = 0.25
+"""Seconds between two copies of what no ledger is made of."""
+
+_came = attrgetter("received", "duplicates")
+
+
+class Counting:
+    """Copies what a router counts into a block. `write` does nothing before `watch`."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._sources: Sources | None = None
+        self._ledgers: dict[str, tuple[Record, tuple[int, ...]]] = {}
+        self._records: dict[str, Record] = {}
+        self._states: dict[str, RouteState] = {}
+        self._rest: dict[tuple[Key, str], tuple[Record, int]] = {}
+        self._routes: Sequence[RouteState] = ()
+        self._marks: list[tuple[int, int]] = []
+        self._active: set[int] = set()
+        self._touched: set[int] = set()
+        self.lags: Histogram = Histogram(LAG_BOUNDS)
+
+    def watch(self, sources: Sources) -> None:
+        """Copy what this router counts, from now on."""
+        self._sources = sources
+        self.write_all()
+
+    def write(self) -> None:
+        """Copy the ledgers that may have changed."""
+        if self._sources is None:
+            return
+        view = self._sources.view
+        for name, connection in view.connections.items():
+            self._write_ledger(name, ledger_numbers(connection.outbox.ledger))
+        routes = view.routes
+        if routes is not self._routes:
+            # There are others than before, or one whose counts before a change are added each time that it is asked.
+            self._routes, self._marks = routes, []
+            self._active = set(range(len(routes)))
+        marks = list(map(_came, routes))
+        if marks != self._marks:
+            if self._marks:
+                self._active.update(at for at, mark in enumerate(marks) if mark != self._marks[at])
+            self._marks = marks
+        if self._active:
+            self._touched |= self._active
+            for at in tuple(self._active):
+                self._write_route(routes[at])
+                if not routes[at].in_hand:
+                    self._active.discard(at)
+
+    def write_all(self) -> Counts:
+        """Copy all that is counted. Return it, but what is 0."""
+        self.write()
+        assert self._sources is not None
+        found: Counts = {}
+        for name, connection in self._sources.view.connections.items():
+            rest = rest_of_connection(connection.state, connection.outbox)
+            self._write_rest((CONNECTION, name), rest)
+            found[CONNECTION, name] = nonzero(LEDGER, ledger_numbers(connection.outbox.ledger))
+            found[CONNECTION, name] |= nonzero(rest, rest.values())
+        for state in self._routes:
+            numbers, rest = self._write_route(state), rest_of_route(state)
+            self._write_rest((ROUTE, state.name), rest)
+            found[ROUTE, state.name] = nonzero(self._records[state.name].fields, numbers)
+            found[ROUTE, state.name] |= nonzero(rest, rest.values())
+        found[PROCESS] = self._write_process(self._sources)
+        return found
+
+    async def write_regularly(self) -> None:
+        """Copy what no ledger is made of, of routes that something came to, again and again, until cancelled."""
+        while True:
+            await trio.sleep(COPY_EVERY)
+            self.write()
+            if self._sources is None:
+                continue
+            for name, connection in self._sources.view.connections.items():
+                self._write_rest((CONNECTION, name), rest_of_connection(connection.state, connection.outbox))
+            for at in self._touched:
+                if at < len(self._routes):
+                    self._write_rest((ROUTE, self._routes[at].name), rest_of_route(self._routes[at]))
+            self._touched = set(self._active)
+            self._write_process(self._sources)
+
+    # --- inside ---
+
+    def _write_ledger(self, name: str, numbers: tuple[int, ...]) -> None:
+        known = self._ledgers.get(name)
+        if known is None:
+            self._ledgers[name] = self._block.append((CONNECTION, name), LEDGER, numbers), numbers
+        elif known[1] != numbers:
+            known[0].write(numbers)
+            self._ledgers[name] = known[0], numbers
+
+    def _write_route(self, state: RouteState) -> tuple[int, ...]:
+        numbers = route_numbers(state)
+        record = self._records.get(state.name)
+        # A reload may have changed the destinations, also without changing how many there are.
+        if record is None or len(record.fields) != len(numbers) or self._states[state.name] is not state:
+            self._states[state.name] = state
+            fields = route_fields(state)
+            if record is None or record.fields != fields:
+                self._records[state.name] = self._block.append((ROUTE, state.name), fields, numbers)
+                return numbers
+        record.write(numbers)
+        return numbers
+
+    def _write_rest(self, key: Key, numbers: dict[str, int]) -> None:
+        for name, number in numbers.items():
+            known = self._rest.get((key, name))
+            if known is None:
+                if number:
+                    self._rest[key, name] = self._block.append(key, (name,), (number,)), number
+            elif known[1] != number:
+                known[0].write((number,))
+                self._rest[key, name] = known[0], number
+
+    def _write_process(self, sources: Sources) -> dict[str, int]:
+        numbers = {
+            "log_lines_dropped": sources.log_lines_dropped(),
+            "spans_dropped": sources.spans_dropped(),
+            "traces_not_followed": sources.traces_not_followed(),
+            "listener_errors": sources.listener_errors(),
+            "processor_us": processor_microseconds(),
+            **histogram_numbers("lag", self.lags),
+        }
+        self._write_rest(PROCESS, numbers)
+        return nonzero(numbers, numbers.values())

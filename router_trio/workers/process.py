@@ -1,0 +1,100 @@
+"""A worker as a process: how it is started, and that nothing of it is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import site
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from router_trio.workers.block import new_block
+from router_trio.workers.channel import Channel
+
+WORKER = "_worker"
+"""The first argument of a worker; the others are its number and its descriptors."""
+
+_NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+"""Variables of systemd, which hears of the supervisor alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    """A worker that runs. `block` is the descriptor of what it counts."""
+
+    process: trio.Process
+    channel: Channel
+    block: int
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+
+@asynccontextmanager
+async def open_worker(number: int, lock: int) -> AsyncIterator[WorkerProcess]:
+    """Start a worker, which waits for its settings. It is killed on leaving, if it has not ended.
+
+    `lock` is the descriptor that log lines are written under. Raises `OSError` if the system lacks what it takes.
+    """
+    block = new_block()
+    try:
+        ours, theirs = socket.socketpair()
+        try:
+            passed = (theirs.fileno(), block, lock)
+            process = await trio.lowlevel.open_process(
+                [*_interpreter(), "-m", "router_trio", WORKER, str(number), *map(str, passed)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=passed,
+                env=environment(os.environ),
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        try:
+            yield WorkerProcess(process, Channel(stream), block)
+        finally:
+            with trio.CancelScope(shield=True):
+                if process.poll() is None:
+                    process.kill()
+                await process.wait()
+                await stream.aclose()
+    finally:
+        os.close(block)
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a worker, in which it finds this very package."""
+    kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_WORKERS}
+    here = str(Path(__file__).parents[2])
+    paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if here not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
+        kept["PYTHONPATH"] = os.pathsep.join([*paths, here])
+    return kept
+
+
+def _interpreter() -> list[str]:
+    """Return how this interpreter was started; but a worker looks for nothing in the working directory (see above)."""
+    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *options, *([] if "-P" in options or "-I" in options else ["-P"])]
+
+
+def how_it_ended(code: int) -> str:
+    """Return the end of a process in words, by its exit code."""
+    if code >= 0:
+        return f"has exited with {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -1,0 +1,62 @@
+"""What the system knows of a process, and of several together: the metrics that begin with `process_`."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from router_trio.telemetry.metrics.table import TABLE, ProcessMetric
+
+_PAGE = resource.getpagesize()
+_LIMIT = "process_max_fds"
+_PROCESSOR = "process_cpu_seconds_total"
+_START = "process_start_time_seconds"
+
+
+def processor_microseconds() -> int:
+    """Return the time that this process has had a processor."""
+    return time.process_time_ns() // 1000
+
+
+def process_numbers() -> dict[str, float]:
+    """Return the gauges of this process, as far as the system has a /proc to tell them."""
+    try:
+        virtual, resident = map(int, Path("/proc/self/statm").read_bytes().split()[:2])
+        descriptors = len(os.listdir("/proc/self/fd"))
+    except (OSError, ValueError):
+        return {}
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return {
+        "process_resident_memory_bytes": resident * _PAGE,
+        "process_virtual_memory_bytes": virtual * _PAGE,
+        "process_open_fds": descriptors,
+        _LIMIT: limit if limit != resource.RLIM_INFINITY else float("inf"),
+    }
+
+
+def together(processes: Iterable[Mapping[str, float]], processor_seconds: float, started_at: float) -> dict[str, float]:
+    """Return the metrics of several processes as one: sums, and of the limit of descriptors the least."""
+    found: dict[str, float] = {_PROCESSOR: processor_seconds, _START: started_at}
+    for numbers in processes:
+        for name, number in numbers.items():
+            before = found.get(name)
+            if before is None:
+                found[name] = number
+            else:
+                found[name] = min(before, number) if name == _LIMIT else before + number
+    return found
+
+
+def process_lines(numbers: Mapping[str, float]) -> bytes:
+    """Return the lines of a page for these metrics."""
+    lines: list[str] = []
+    for metric in TABLE:
+        if isinstance(metric, ProcessMetric) and metric.name in numbers:
+            lines.append(f"# HELP {metric.name} {metric.help}")
+            lines.append(f"# TYPE {metric.name} {metric.kind}")
+            number = float(numbers[metric.name])
+            lines.append(f"{metric.name} {'+Inf' if number == float('inf') else repr(number)}")
+    return ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,143 @@
+"""What a worker tells its supervisor when it is asked how it is: plain values, all of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from router_trio.states import DestinationState, RouteState
+from router_trio.telemetry.http.status import readiness, waiting_for
+from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.view import ConnectionView, RouterView
+from router_trio.workers.counts import Counts
+from router_trio.workers.process_numbers import process_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionReport:
+    """How a connection is. What it counts is among the counts."""
+
+    state: str
+    since: float
+    server: str | None
+    attempts: int
+    last_error: str | None
+    pending: int
+    in_flight: int
+    max_operations: int
+    max_bytes: int
+    pending_bytes: int
+    oldest_age: float
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationReport:
+    """A destination, and why it would not take a message now."""
+
+    connection: str
+    template: str
+    pattern: str
+    jetstream: bool
+    dead_letters: bool
+    trouble: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerReport:
+    """A breaker as it is."""
+
+    connection: str
+    template: str
+    state: str
+    why_open: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteReport:
+    """How a route is. What it counts is among the counts."""
+
+    name: str
+    connection: str
+    destinations: tuple[str, ...]
+    source: Mapping[str, str]
+    state: str
+    reason: str | None
+    in_hand: int
+    waiting_for_limit: int
+    to: Sequence[DestinationReport]
+    breakers: Sequence[BreakerReport]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a worker is. `news`: what happened since the last one. `waiting_for`: what keeps it from being ready."""
+
+    counts: Counts
+    connections: Mapping[str, ConnectionReport]
+    routes: Sequence[RouteReport]
+    reasons: Sequence[Mapping[str, str]]
+    waiting_for: str | None
+    process: Mapping[str, float]
+    news: Sequence[dict[str, Any]]
+
+
+class Reporter:
+    """Makes the reports of one worker."""
+
+    def __init__(self, view: RouterView, recent: Recent | None) -> None:
+        self._view = view
+        self._recent = recent
+        self._told = 0
+
+    def report(self, counts: Counts, now: float) -> Report:
+        """Return how the router is. `counts` are of this moment; `now` is on the clock of the fences."""
+        view = self._view
+        news = [] if self._recent is None else self._recent.since(self._told)
+        if news:
+            self._told = news[-1]["number"]
+        return Report(
+            counts,
+            {name: _connection(one) for name, one in view.connections.items()},
+            [_route(state) for state in view.routes],
+            readiness(view, now)[1]["reasons"],
+            waiting_for(view, now),
+            process_numbers(),
+            news,
+        )
+
+
+def _connection(connection: ConnectionView) -> ConnectionReport:
+    state, outbox = connection.state, connection.outbox
+    return ConnectionReport(
+        state.state,
+        state.since,
+        state.server,
+        state.attempts,
+        state.last_error,
+        outbox.pending,
+        outbox.in_flight,
+        outbox.max_operations,
+        outbox.max_bytes,
+        outbox.queue.pending_bytes,
+        outbox.oldest_age,
+    )
+
+
+def _route(state: RouteState) -> RouteReport:
+    return RouteReport(
+        state.name,
+        state.connection,
+        state.destinations,
+        dict(state.source),
+        state.state,
+        state.reason,
+        state.in_hand,
+        0 if state.limit is None else state.limit.waiting(),
+        [_destination(one) for one in state.to],
+        [BreakerReport(one.connection, one.template, one.state, one.why_open) for one in state.breakers],
+    )
+
+
+def _destination(one: DestinationState) -> DestinationReport:
+    return DestinationReport(one.connection, one.template, one.pattern, one.jetstream, one.dead_letters, one.trouble)

@@ -1,0 +1,252 @@
+"""The place of one worker: a process, after its end the next one, until the router ends.
+
+What a process has counted outlives it: when it has ended, the shared block is read, and what it left unsettled is
+settled (`counts.settle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+
+from router_trio.errors import RouterError
+from router_trio.events import Emit, WorkerLost, WorkerStarted
+from router_trio.settings import Settings
+from router_trio.workers.block import read_block
+from router_trio.workers.counts import Counts, Left, settle
+from router_trio.workers.process import WorkerProcess, how_it_ended, open_worker
+from router_trio.workers.report import Report
+from router_trio.workers.restarts import Restarts, ends_router
+
+STARTING = "starting"
+RUNNING = "running"
+SILENT = "silent"
+DRAINING = "draining"
+WAITING = "waiting"
+ENDED = "ended"
+
+SILENT_AFTER = 3.0
+"""Seconds without an answer after which a worker counts as stuck."""
+
+EXITS_WITHIN = 5.0
+"""Seconds that a worker has to exit once it has said its last word."""
+
+
+class Router(Protocol):
+    """What a worker's place belongs to."""
+
+    settings: Settings
+    emit: Emit
+    stopping: bool
+
+    def ended(self, counts: Counts, unsettled: int) -> None:
+        """A process has ended: this is what it had counted, all settled, and how much it had left unsettled."""
+
+    def reported(self, worker: int, report: Report) -> None:
+        """A worker has said how it is."""
+
+    def changed(self) -> None:
+        """A worker has changed its state."""
+
+
+@dataclass(slots=True)
+class _Life:
+    """What one process has said of itself."""
+
+    unsettled: int | None = None
+    failure: tuple[str, str] | None = None
+
+
+class Slot:
+    """The place of the worker with this number. `run` is its life."""
+
+    def __init__(self, number: int, router: Router, lock: int, uniform: Callable[[float, float], float]) -> None:
+        self.number = number
+        self.report: Report | None = None
+        """The last one of the process that runs."""
+        self.has_started: bool = False
+        """True once a process in this place has been up."""
+        self._router = router
+        self._lock = lock
+        self._restarts = Restarts(uniform)
+        self._process: WorkerProcess | None = None
+        self._state = STARTING
+        self._asked = self._answered = 0
+        self._heard_at = 0.0
+        self._answer = trio.Event()
+        self._waiting = trio.CancelScope()
+        self._reload_over = trio.Event()
+        self._problems: tuple[str, ...] | None = None
+
+    # --- for everybody ---
+
+    @property
+    def state(self) -> str:
+        """What the worker does: `starting`, `running`, `silent`, `draining`, `waiting` for its start, `ended`."""
+        return SILENT if self._state == RUNNING and self.is_silent else self._state
+
+    @property
+    def is_silent(self) -> bool:
+        """Return True if it runs and has not answered for long."""
+        late = trio.current_time() - self._heard_at > SILENT_AFTER
+        return self._process is not None and self._answered < self._asked and late
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `/status` says of it."""
+        pid = None if self._process is None else self._process.pid
+        return {"pid": pid, "state": self.state, "restarts": self._restarts.count}
+
+    def ask(self) -> None:
+        """Have it say how it is."""
+        if self._process is not None:
+            if self._answered == self._asked:
+                self._heard_at = trio.current_time()
+            self._asked += 1
+            self._process.channel.post("report", self._asked)
+
+    async def answered(self) -> None:
+        """Wait until it has answered what it was asked, or is gone."""
+        asked = self._asked
+        while self._process is not None and self._answered < asked:
+            await self._answer.wait()
+
+    def drain(self) -> None:
+        """Let it end: it receives nothing more, and settles what it has."""
+        self._waiting.cancel()
+        if self._process is not None:
+            self._state = DRAINING
+            self._process.channel.post("drain")
+
+    def cut_short(self) -> None:
+        """Let it end now."""
+        if self._process is not None:
+            self._process.channel.post("cut")
+
+    def kill(self) -> bool:
+        """End it, whatever it does. Return True if there was something to end."""
+        if self._process is None:
+            return False
+        self._process.process.kill()
+        return True
+
+    async def reload(self, settings: Settings) -> tuple[str, ...]:
+        """Let it change to these settings, which are those of a worker. Return what is wrong with them, if it refuses.
+
+        One that does not run, or ends meanwhile, has them at its next start.
+        """
+        if self._process is None:
+            return ()
+        self._reload_over, self._problems = trio.Event(), None
+        self._process.channel.post("reload", settings)
+        await self._reload_over.wait()
+        return self._problems or ()
+
+    # --- its life ---
+
+    async def run(self) -> None:
+        """Keep a process running until the router stops. Raises `RouterError` if one fails as the router would."""
+        while not self._router.stopping:
+            began_at = trio.current_time()
+            try:
+                life, reason, pid, left = await self._live_once()
+            except OSError as error:
+                failure = "OSError", f"worker {self.number} can't be started: {error.strerror or error}"
+                life, reason, pid, left = _Life(failure=failure), "", 0, Left(0, 0, 0)
+            if life.failure is not None and ends_router(life.failure[0], first_life=not self.has_started):
+                raise RouterError(life.failure[1])
+            if self._router.stopping:
+                break
+            delay = self._restarts.next_delay(trio.current_time() - began_at)
+            if life.failure is not None:
+                reason = f"has failed: {life.failure[1]}"
+            self._state = WAITING
+            self._router.emit(
+                WorkerLost(
+                    at=trio.current_time(),
+                    worker=self.number,
+                    pid=pid,
+                    reason=reason,
+                    delay_ms=round(delay * 1000),
+                    dropped=left.dropped,
+                    returned=left.returned,
+                    lost=left.lost,
+                )
+            )
+            self._router.changed()
+            self._waiting = trio.CancelScope()
+            with self._waiting:
+                await trio.sleep(delay)
+        self._state = ENDED
+
+    async def _live_once(self) -> tuple[_Life, str, int, Left]:
+        life = _Life()
+        self._state = STARTING
+        self._asked = self._answered = 0
+        async with open_worker(self.number, self._lock) as worker:
+            try:
+                self._process = worker
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(worker.channel.write)
+                    worker.channel.post("settings", self._router.settings.of_worker())
+                    if self._router.stopping:
+                        self.drain()
+                    self.ask()
+                    while (message := await worker.channel.receive()) is not None:
+                        self._take(worker, life, message)
+                    with trio.move_on_after(EXITS_WITHIN) as exiting:
+                        await worker.process.wait()
+                    if exiting.cancelled_caught:
+                        worker.process.kill()
+                        await worker.process.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                # Also when cancelled: it is killed then, and what it counted counts.
+                with trio.CancelScope(shield=True):
+                    if worker.process.poll() is None:
+                        worker.process.kill()
+                    code = await worker.process.wait()
+                left = self._gone(worker, life)
+        return life, how_it_ended(code), worker.pid, left
+
+    def _gone(self, worker: WorkerProcess, life: _Life) -> Left:
+        counts = read_block(worker.block)
+        left = settle(counts)
+        # What it said itself is more than that: it knows what it received and never routed.
+        unsettled = life.unsettled if life.unsettled is not None else left.dropped + left.lost
+        self._process, self.report = None, None
+        self._router.ended(counts, unsettled)
+        self._answer.set()
+        self._answer = trio.Event()
+        self._reload_over.set()
+        self._router.changed()
+        return left
+
+    def _take(self, worker: WorkerProcess, life: _Life, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("report", int(number), Report() as report):
+                self._answered, self._heard_at = number, trio.current_time()
+                self.report = report
+                self._router.reported(self.number, report)
+                self._answer.set()
+                self._answer = trio.Event()
+            case ("started",):
+                self.has_started = True
+                if self._state == STARTING:
+                    self._state = RUNNING
+                self._router.emit(
+                    WorkerStarted(
+                        at=trio.current_time(), worker=self.number, pid=worker.pid, restarts=self._restarts.count
+                    )
+                )
+                self._router.changed()
+            case ("reloaded", problems):
+                self._problems = problems
+                self._reload_over.set()
+            case ("ended", int(unsettled)):
+                life.unsettled = unsettled
+            case ("failed", str(kind), str(text)):
+                life.failure = kind, text

@@ -1,0 +1,206 @@
+"""The workers as one router: their reports and what those that are gone have counted, added up. Pure.
+
+What comes out has the form that pages are made of (`telemetry.view`), so that a sum is shown as one router is. Counts
+are added. Of a state the worst is shown, with the number of the worker that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from router_trio.outbox.ledger import Counters, Ledger
+from router_trio.settings import RouteSettings, Settings
+from router_trio.settings.units import format_rate
+from router_trio.states import (
+    BREAKER_GAUGE,
+    DISCONNECTED,
+    FAILED,
+    GAUGE,
+    PAUSED,
+    RUNNING,
+    STARTING,
+    BreakerState,
+    ConnectionState,
+    DestinationState,
+    LimitState,
+    RouteState,
+)
+from router_trio.workers.counts import CONNECTION, ROUTE, Counts, add, add_to_ledger, add_to_route
+from router_trio.workers.report import ConnectionReport, Report, RouteReport
+
+_WORST_FIRST = (FAILED, STARTING, PAUSED, RUNNING)
+
+NO_WORKER = "no worker is running"
+
+
+@dataclass(slots=True)
+class QueueSum:
+    """See `view.QueueView`."""
+
+    pending_bytes: int = 0
+
+
+class NothingUnanswered:
+    """See `view.CapacityView`: what is not confirmed is among the reasons of its worker."""
+
+    def unanswered(self) -> list[str]:
+        """See `view.CapacityView`."""
+        return []
+
+
+@dataclass(slots=True)
+class OutboxSum:
+    """See `view.OutboxView`."""
+
+    pending: int = 0
+    in_flight: int = 0
+    oldest_age: float = 0.0
+    max_operations: int = 0
+    max_bytes: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    counters: Counters = field(default_factory=Counters)
+    queue: QueueSum = field(default_factory=QueueSum)
+    capacity: NothingUnanswered = field(default_factory=NothingUnanswered)
+
+
+@dataclass(slots=True)
+class ConnectionSum:
+    """See `view.ConnectionView`."""
+
+    state: ConnectionState
+    outbox: OutboxSum
+
+
+@dataclass(slots=True)
+class RouterSum:
+    """See `view.RouterView`. `counts` has all that was counted."""
+
+    name: str
+    connections: Mapping[str, ConnectionSum] = field(default_factory=dict)
+    routes: Sequence[RouteState] = ()
+    counts: Counts = field(default_factory=dict)
+    fatal: str | None = None
+
+    def ledger(self) -> dict[str, dict[str, object]]:
+        """Return the ledger of each connection."""
+        return {
+            name: {
+                "accepted": one.outbox.ledger.accepted,
+                "pending": one.outbox.pending,
+                "in_flight": one.outbox.in_flight,
+                "settled": dict(one.outbox.ledger.settled),
+            }
+            for name, one in self.connections.items()
+        }
+
+
+def sum_up(
+    settings: Settings, reports: Mapping[int, Report], gone: Counts, shapes: Mapping[str, RouteReport]
+) -> RouterSum:
+    """Return the sum of the workers that run, by their numbers, and of what those before them have counted.
+
+    `shapes` has each route as some worker has told of it, also if none runs now.
+    """
+    counts: Counts = {}
+    add(counts, gone)
+    for report in reports.values():
+        add(counts, report.counts)
+    told = [name for report in reports.values() for name in report.connections]
+    connections = {
+        name: _connection(
+            name, {number: one.connections[name] for number, one in reports.items() if name in one.connections}, counts
+        )
+        for name in dict.fromkeys((*settings.connections, *told))
+    }
+    by_name: dict[str, dict[int, RouteReport]] = {}
+    for number, report in reports.items():
+        for route in report.routes:
+            by_name.setdefault(route.name, {})[number] = route
+    known = {route.name: route for route in settings.routes}
+    routes = [
+        _route(shapes[name], by_name.get(name, {}), known.get(name), counts)
+        for name in dict.fromkeys((*known, *by_name))
+        if name in shapes
+    ]
+    return RouterSum(settings.router.name, connections, routes, counts)
+
+
+def _connection(name: str, reports: Mapping[int, ConnectionReport], counts: Counts) -> ConnectionSum:
+    state, outbox = ConnectionState(name), OutboxSum()
+    add_to_ledger(outbox.ledger, outbox.counters, state, counts.get((CONNECTION, name), {}))
+    state.last_error = NO_WORKER
+    if reports:
+        number, worst = min(reports.items(), key=lambda item: (GAUGE[item[1].state], item[1].since))
+        state.state, state.since, state.server, state.attempts = worst.state, worst.since, worst.server, worst.attempts
+        state.last_error = None if worst.last_error is None else f"worker {number}: {worst.last_error}"
+    else:
+        state.enter(DISCONNECTED)
+    for one in reports.values():
+        outbox.pending += one.pending
+        outbox.in_flight += one.in_flight
+        outbox.oldest_age = max(outbox.oldest_age, one.oldest_age)
+        outbox.max_operations += one.max_operations
+        outbox.max_bytes += one.max_bytes
+        outbox.queue.pending_bytes += one.pending_bytes
+    return ConnectionSum(state, outbox)
+
+
+class _InHand:
+    """See `states.InHand`."""
+
+    def __init__(self, count: int) -> None:
+        self.in_hand: int = count
+
+
+def _route(
+    shape: RouteReport, reports: Mapping[int, RouteReport], settings: RouteSettings | None, counts: Counts
+) -> RouteState:
+    state = RouteState(shape.name, shape.connection, shape.destinations)
+    state.source = shape.source
+    state.is_leaving = settings is None
+    state.breakers = _breakers(shape, reports)
+    add_to_route(state, counts.get((ROUTE, shape.name), {}))
+    # What has no duration is not in hand here: it may have been settled when its worker was gone.
+    state.holder = _InHand(sum(one.in_hand for one in reports.values()))
+    limit = None if settings is None else settings.limit
+    if limit is not None:
+        state.limit = LimitState(format_rate(limit.rate), limit.most_at_once, limit.per)
+        waiting = sum(one.waiting_for_limit for one in reports.values())
+        state.limit.waiting = lambda: waiting
+    state.to = _destinations(state, shape, reports)
+    if reports:
+        number, worst = min(reports.items(), key=lambda item: _WORST_FIRST.index(item[1].state))
+        state.enter(worst.state, None if worst.reason is None else f"worker {number}: {worst.reason}")
+    else:
+        state.enter(STARTING, NO_WORKER)
+    return state
+
+
+def _breakers(shape: RouteReport, reports: Mapping[int, RouteReport]) -> list[BreakerState]:
+    found = []
+    for index, one in enumerate(shape.breakers):
+        breaker = BreakerState(one.connection, one.template)
+        for number, report in reports.items():
+            its = report.breakers[index] if index < len(report.breakers) else None
+            if its is not None and BREAKER_GAUGE[its.state] > BREAKER_GAUGE[breaker.state]:
+                breaker.state = its.state
+                breaker.why_open = None if its.why_open is None else f"worker {number}: {its.why_open}"
+        found.append(breaker)
+    return found
+
+
+def _destinations(state: RouteState, shape: RouteReport, reports: Mapping[int, RouteReport]) -> list[DestinationState]:
+    found = []
+    for index, one in enumerate(shape.to):
+        to = DestinationState(
+            state, one.connection, one.template, one.pattern, jetstream=one.jetstream, dead_letters=one.dead_letters
+        )
+        to.looked_up = None
+        for number, report in reports.items():
+            trouble = report.to[index].trouble if index < len(report.to) else None
+            if trouble is not None:
+                to.mark_refused(trouble[0], f"worker {number}: {trouble[1]}")
+                break
+        found.append(to)
+    return found

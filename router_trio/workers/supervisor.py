@@ -1,0 +1,257 @@
+"""Several workers as one router: they begin, reload and end together, and one that is lost is replaced.
+
+The nursery of `run` holds the places of the workers (`slot`), and the one task that asks them how they are: every
+second, and whenever a page is made. A worker that does not answer holds nobody up: its last report is used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import trio
+
+from router_trio.errors import ConfigurationError, RouterError
+from router_trio.events import Emit, ReloadRefused, RestartNeeded, RouterDraining, RouterStarted, RouterStopped
+from router_trio.settings import Settings
+from router_trio.settings.reload.difference import difference
+from router_trio.telemetry.logs.recent import Recent
+from router_trio.workers.counts import Counts, add
+from router_trio.workers.report import Report, RouteReport
+from router_trio.workers.slot import EXITS_WITHIN, RUNNING, Slot
+from router_trio.workers.sums import RouterSum, sum_up
+
+ASK_EVERY = 1.0
+"""Seconds between two questions how the workers are."""
+
+ANSWERS_WITHIN = 1.0
+"""Seconds that a page waits for a worker that is busy."""
+
+OWN_KEYS = ("router.workers", "telemetry.listen", "telemetry.allowed_hosts")
+"""What workers do not go by: of a change the supervisor says that it needs a restart."""
+
+
+class Supervisor:
+    """The workers of one router. Building it starts nothing: `run` is its life."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        emit: Emit,
+        recent: Recent | None,
+        lock: int,
+        uniform: Callable[[float, float], float],
+    ) -> None:
+        """`recent` gets what the workers tell of; `lock` is a descriptor: see `whole_lines`."""
+        self.settings = settings
+        self.emit = emit
+        self.stopping = False
+        self.unsettled: int = 0
+        """How many messages the workers have left unsettled at the shutdown."""
+        self.fatal: str | None = None
+        self.started_at: float = time.time()
+        self._recent = recent
+        self._slots = [Slot(number + 1, self, lock, uniform) for number in range(settings.router.workers)]
+        self._gone: Counts = {}
+        self._shapes: dict[str, RouteReport] = {}
+        self._sum: RouterSum | None = None
+        self._rounds_begun = self._rounds_over = 0
+        self._ask = trio.Event()
+        self._round_over = trio.Event()
+        self._changed = trio.Event()
+        self._asking = False
+        self._drains = trio.Event()
+        self._failure: RouterError | None = None
+
+    # --- what there is ---
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """The places of the workers, in order."""
+        return self._slots
+
+    @property
+    def reports(self) -> dict[int, Report]:
+        """The last reports of the workers that run, by their numbers."""
+        return {slot.number: slot.report for slot in self._slots if slot.report is not None}
+
+    def sum(self) -> RouterSum:
+        """Return the sum of all workers, as they last said."""
+        if self._sum is None:
+            self._sum = sum_up(self.settings, self.reports, self._gone, self._shapes)
+        return self._sum
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What keeps the router from being ready: of the first worker that is not, and why. None if all are."""
+        for slot in self._slots:
+            if slot.report is None or slot.state != RUNNING:
+                return f"worker {slot.number}: {slot.state}"
+            if slot.report.waiting_for is not None:
+                return f"worker {slot.number}: {slot.report.waiting_for}"
+        return None
+
+    async def refresh(self) -> None:
+        """Ask all workers how they are. Returns when they have answered, or after `ANSWERS_WITHIN`."""
+        # A round that has begun may have asked some of them before this call.
+        wanted = self._rounds_begun + 1
+        self._ask.set()
+        while self._asking and self._rounds_over < wanted:
+            await self._round_over.wait()
+
+    # --- what workers tell (see `slot.Router`) ---
+
+    def ended(self, counts: Counts, unsettled: int) -> None:
+        """See `slot.Router`."""
+        add(self._gone, counts)
+        if self.stopping:
+            self.unsettled += unsettled
+        self._sum = None
+
+    def reported(self, worker: int, report: Report) -> None:
+        """See `slot.Router`."""
+        self._shapes |= {route.name: route for route in report.routes}
+        if self._recent is not None:
+            for entry in report.news:
+                self._recent.include(entry, worker)
+        self.changed()
+
+    def changed(self) -> None:
+        """See `slot.Router`."""
+        self._sum = None
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_changed(self) -> None:
+        """Wait until a worker has changed its state, or has said how it is."""
+        await self._changed.wait()
+
+    # --- the lifetime ---
+
+    async def run(self) -> None:
+        """Keep the workers running until `drain` has let them end.
+
+        Raises `RouterError` if one of them fails in a way that ends the router; the others drain before that.
+        """
+        async with trio.open_nursery() as asking:
+            asking.start_soon(self._ask_regularly)
+            asking.start_soon(self._tell_started)
+            asking.start_soon(self._kill_late)
+            async with trio.open_nursery() as nursery:
+                for slot in self._slots:
+                    nursery.start_soon(self._keep, slot)
+            asking.cancel_scope.cancel()
+        ledger = self.sum().ledger()
+        self.emit(RouterStopped(at=trio.current_time(), ledger=ledger, unsettled=self.unsettled))
+        if self._failure is not None:
+            raise self._failure
+
+    def drain(self) -> None:
+        """Let all workers end: they receive nothing more, and settle what they have, within `shutdown_timeout`."""
+        if self.stopping:
+            return
+        self.stopping = True
+        self._drains.set()
+        timeout = self.settings.router.shutdown_timeout
+        pending = sum(one.outbox.ledger.unsettled for one in self.sum().connections.values())
+        self.emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
+        for slot in self._slots:
+            slot.drain()
+
+    def cut_short(self) -> None:
+        """Let all workers end now."""
+        for slot in self._slots:
+            slot.cut_short()
+
+    async def reload(self, load: Callable[[], Settings]) -> None:
+        """Load settings, check them, and let all workers change to them: all or none, as far as they are alive."""
+        before = self.settings
+        try:
+            settings = await trio.to_thread.run_sync(load, limiter=trio.CapacityLimiter(1))
+            settings.require_servers()
+            needed = difference(before, settings).needs_restart
+            settings = settings.with_workers(len(self._slots))
+        except ConfigurationError as error:
+            self._refused(tuple(str(error).splitlines()), len(error.problems))
+            return
+        self.settings = settings  # also of a worker that is started meanwhile
+        refusals = await self._reload_all(settings)
+        if refusals:
+            self.settings = before
+            await self._reload_all(before)
+            self._refused(refusals, len(refusals))
+            return
+        keys = tuple(key for key in needed if key in OWN_KEYS)
+        if keys:
+            self.emit(RestartNeeded(at=trio.current_time(), keys=keys))
+
+    # --- inside ---
+
+    async def _keep(self, slot: Slot) -> None:
+        try:
+            await slot.run()
+        except RouterError as error:
+            if self._failure is None:
+                self._failure, self.fatal = error, str(error)
+            self.drain()
+
+    async def _kill_late(self) -> None:
+        """Kill what has not ended when a drain should be over."""
+        await self._drains.wait()
+        await trio.sleep(self.settings.router.shutdown_timeout + EXITS_WITHIN)
+        for slot in self._slots:
+            if slot.kill():
+                self.unsettled += 1  # whatever it has: it did not end as it should
+
+    async def _reload_all(self, settings: Settings) -> tuple[str, ...]:
+        """Return what the workers say is wrong."""
+        refusals: dict[str, None] = {}
+
+        async def reload(slot: Slot) -> None:
+            refusals.update(dict.fromkeys(await slot.reload(settings.of_worker())))
+
+        async with trio.open_nursery() as nursery:
+            for slot in self._slots:
+                nursery.start_soon(reload, slot)
+        return tuple(refusals)
+
+    def _refused(self, problems: tuple[str, ...], count: int) -> None:
+        self.emit(ReloadRefused(at=trio.current_time(), count=count, problems=problems))
+
+    async def _ask_regularly(self) -> None:
+        self._asking = True
+        try:
+            await self._ask_rounds()
+        finally:
+            self._asking = False
+            self._round_over.set()
+
+    async def _ask_rounds(self) -> None:
+        while True:
+            self._ask = trio.Event()
+            self._rounds_begun += 1
+            asked = [slot for slot in self._slots if not slot.is_silent]
+            for slot in self._slots:
+                slot.ask()
+            with trio.move_on_after(ANSWERS_WITHIN):
+                for slot in asked:
+                    await slot.answered()
+            self._rounds_over = self._rounds_begun
+            self._sum = None
+            self._round_over.set()
+            self._round_over = trio.Event()
+            with trio.move_on_after(ASK_EVERY):
+                await self._ask.wait()
+
+    async def _tell_started(self) -> None:
+        while not all(slot.has_started for slot in self._slots):
+            await self._changed.wait()
+        self.emit(
+            RouterStarted(
+                at=trio.current_time(),
+                name=self.settings.router.name,
+                connections=len(self.settings.connections),
+                routes=len(self.settings.routes),
+            )
+        )

@@ -1,0 +1,122 @@
+"""A worker: a whole router that a supervisor has started, and that tells it how it is.
+
+It ends when the supervisor says so, or is gone: the channel closes then, whatever ended the supervisor. Its settings
+come through the channel, as the supervisor has read them.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from router_trio.connection.platform import REAL_PLATFORM
+from router_trio.errors import ConfigurationError, RouterError, innermost
+from router_trio.link import Connect
+from router_trio.nats.link import Dialer
+from router_trio.router import no_pages
+from router_trio.router.reloads import Reloads
+from router_trio.router.run import Run
+from router_trio.settings import ConnectionSettings, Settings
+from router_trio.telemetry.metrics.lag import measure_lag
+from router_trio.workers.block import Block
+from router_trio.workers.channel import Channel
+from router_trio.workers.counting import Counting
+from router_trio.workers.report import Reporter
+
+DONE = 0
+FAILED = 1
+
+
+class Worker:
+    """The worker with this number. `run` is its life."""
+
+    def __init__(self, number: int, channel: Channel, block: Block, write_log: Callable[[bytes], object]) -> None:
+        self._number = number
+        self._channel = channel
+        self._counting = Counting(block)
+        self._write_log = write_log
+        self._stop = trio.Event()
+        self._everything = trio.CancelScope()
+        self._opened = trio.Event()
+
+    def drain(self) -> None:
+        """Receive nothing more, settle what there is, and end."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Route until `drain`, or until the supervisor says so or is gone. Return the exit code."""
+        message = await self._channel.receive()
+        if message is None or self._stop.is_set():
+            return DONE
+        _, settings = message
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._channel.write)
+            code = FAILED
+            try:
+                code = await self._route(settings, nursery)
+            except RouterError as error:
+                self._channel.post("failed", type(error).__name__, str(error))
+            with trio.CancelScope(shield=True):
+                await self._channel.written()
+            nursery.cancel_scope.cancel()
+        return code
+
+    async def _route(self, settings: Settings, nursery: trio.Nursery) -> int:
+        """Raises `RouterError` as `Router.open` does."""
+        run = Run(settings, {}, (), True, self._connect, REAL_PLATFORM, worker=self._number, write_log=self._write_log)
+        self._counting.watch(run.telemetry.sources(run.live))
+        nursery.start_soon(self._hear, run, nursery)
+        nursery.start_soon(self._counting.write_regularly)
+        nursery.start_soon(measure_lag, self._counting.lags)
+        try:
+            with self._everything:
+                async with run.run(no_pages, self._stop, Reloads(run, ())):
+                    # From here on garbage is looked for again (see `__main__`), but not in what the start has left.
+                    gc.freeze()
+                    gc.enable()
+                    self._opened.set()
+                    self._channel.post("started")
+                    await self._stop.wait()
+        except BaseExceptionGroup as group:
+            raise innermost(group) from None
+        finally:
+            self._counting.write_all()
+        self._channel.post("ended", run.live.unsettled)
+        return FAILED if run.live.unsettled else DONE
+
+    def _connect(self, name: str, settings: ConnectionSettings) -> Connect:
+        return Dialer(settings, name, self._counting.write)
+
+    async def _hear(self, run: Run, nursery: trio.Nursery) -> None:
+        """Do what the supervisor says; end when it is gone."""
+        reporter = Reporter(run.live, run.telemetry.recent)
+        while (message := await self._channel.receive()) is not None:
+            match message:
+                case ("report", number):
+                    report = reporter.report(self._counting.write_all(), trio.current_time())
+                    self._channel.post("report", number, report)
+                case ("reload", Settings() as settings):
+                    nursery.start_soon(self._reload, run, settings)
+                case ("drain",):
+                    self._stop.set()
+                case ("cut",):
+                    self._stop.set()
+                    self._everything.cancel()
+        self._stop.set()
+
+    async def _reload(self, run: Run, settings: Settings) -> None:
+        await self._opened.wait()
+        problems: tuple[str, ...] = ()
+        try:
+            await run.live.reload(settings)
+        except ConfigurationError as error:
+            problems = tuple(str(error).splitlines())
+        self._channel.post("reloaded", problems)
+
+
+def channel_of(stream: Any) -> Channel:
+    """Return the channel on an end of a pair of sockets."""
+    return Channel(trio.SocketStream(trio.socket.from_stdlib_socket(stream)))
