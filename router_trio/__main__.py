@@ -23,7 +23,7 @@ def main() -> int:
     # take a sixth of the start; a command that works for long switches it on (see `cli.serving`).
     gc.disable()
     if sys.argv[1:2] == [WORKER]:
-        from router_trio.cli.worker import main as command
+        from router_trio.cli.workers.process import main as command
     else:
         from router_trio.cli import main as command
 

@@ -126,7 +126,7 @@ def run(
     if settings.router.workers > 1:
         if enable_fault_injection:
             raise UsageError("--enable-fault-injection is for one process: give --workers 1 with it")
-        from router_trio.cli.serving_workers import serve_workers
+        from router_trio.cli.workers.serving import serve_workers
 
         return trio.run(serve_workers, load, settings, embedded_nats, watching, early)
     from router_trio.cli.serving import serve

@@ -15,9 +15,14 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks.circles import circles_for_sure
-from router_trio.settings.checks.configuration import Connections, RouteParts, check, resolve_connection
+from router_trio.settings.checks.configuration import (
+    Connections,
+    RouteParts,
+    check,
+    check_shared,
+    resolve_connection,
+)
 from router_trio.settings.checks.streams import check_streams
-from router_trio.settings.checks.workers import check_shared, limit_of_worker
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import keys_of, problems_from
 from router_trio.settings.reading.document import Document
@@ -160,16 +165,6 @@ class Settings(Section, init=False):
         if problems:
             raise ConfigurationError(list(map(self.located, problems)), self._source)
         return self.model_copy(update={"router": self.router.model_copy(update={"workers": workers})})
-
-    def of_worker(self) -> Settings:
-        """Return what each of the workers runs with: its part of the limits, and no HTTP side of its own."""
-        workers = self.router.workers
-        routes = [
-            route if route.limit is None else route.model_copy(update={"limit": limit_of_worker(route.limit, workers)})
-            for route in self.routes
-        ]
-        telemetry = self.telemetry.model_copy(update={"listen": "", "allowed_hosts": []})
-        return self.model_copy(update={"routes": routes, "telemetry": telemetry})
 
     def require_loopback(self, why: str) -> None:
         """Check that no other machine reaches the HTTP side. `why` says what needs that.

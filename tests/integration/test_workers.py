@@ -1,47 +1,22 @@
-"""Several workers under one supervisor, with a real server: who gets what, what is counted, and how it all ends."""
+"""Several workers under one supervisor, with a real server: who gets what, and what is counted."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from tests.integration.pages import get
-from tests.support.command import RunningCommand, command, running
+from tests.integration.workers import assert_balanced, publish, settled, workers
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
-from tests.support.raw_nats import RawClient, connect
+from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
-
-CONFIG = """
-[router]
-shutdown_timeout = "10s"
-workers = 2
-
-[telemetry]
-listen = "127.0.0.1:0"
-
-[connections.main]
-servers = ["URL"]
-
-[[routes]]
-name = "stored"
-from = { stream = "ORDERS", durable = "router", filter = "orders.*", ack_wait = "2s" }
-to = [ { subject = "stored.{{wildcard(1)}}", jetstream = true } ]
-
-[[routes]]
-name = "passed"
-from = { subject = "in.*", queue = "routers" }
-to = [ { subject = "out.{{wildcard(1)}}" } ]
-"""
 
 
 @pytest.fixture
@@ -51,84 +26,6 @@ async def streams(server: NatsServer) -> AsyncIterator[JetStream]:
         await stored.create_stream("ORDERS", ["orders.*"])
         await stored.create_stream("STORED", ["stored.*"])
         yield stored
-
-
-class Workers:
-    """A `router-trio run` with workers."""
-
-    def __init__(self, run: RunningCommand, address: tuple[str, int]) -> None:
-        self.run = run
-        self.address = address
-
-    async def status(self) -> dict[str, Any]:
-        code, _, body = await get(self.address, "/status")
-        assert code == 200
-        status: dict[str, Any] = json.loads(body)
-        return status
-
-    async def ready(self) -> None:
-        with trio.fail_after(20):
-            while (await get(self.address, "/readyz"))[0] != 200:
-                await trio.sleep(0.02)
-
-    async def metric(self, name: str, **labels: str) -> float:
-        _, _, body = await get(self.address, "/metrics")
-        for line in body.decode().splitlines():
-            if line.startswith(name) and all(f'{label}="{value}"' in line for label, value in labels.items()):
-                return float(line.rpartition(" ")[2])
-        raise AssertionError(f"no {name} with {labels}")
-
-    async def until(self, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        with trio.fail_after(30):
-            while not is_so(status := await self.status()):
-                await trio.sleep(0.02)
-        return status
-
-    async def pids(self) -> dict[str, int]:
-        return {number: one["pid"] for number, one in (await self.status())["workers"].items()}
-
-
-@asynccontextmanager
-async def workers(
-    server: NatsServer, folder: Path, config: str = CONFIG, *arguments: str, **more: Any
-) -> AsyncIterator[Workers]:
-    path = folder / "router.toml"
-    path.write_text(config.replace("URL", server.url))
-    async with running("run", *arguments, path, cwd=folder, **more) as run:
-        url = (await run.has_logged("ROUTER_STATUS_PAGE"))["url"]
-        found = re.fullmatch(r"http://([\d.]+):(\d+)/", url)
-        assert found is not None
-        one = Workers(run, (found[1], int(found[2])))
-        await one.ready()
-        yield one
-
-
-def assert_balanced(status: Mapping[str, Any]) -> None:
-    """Each ledger adds up."""
-    for ledger in status["ledger"].values():
-        settled = sum(ledger["settled"].values())
-        assert ledger["accepted"] == ledger["pending"] + ledger["in_flight"] + settled, ledger
-    for route in status["routes"].values():
-        ledger = route["ledger"]
-        assert ledger["received"] == ledger["in_hand"] + sum(ledger["settled"].values()), ledger
-
-
-def settled(status: Mapping[str, Any], route: str) -> dict[str, int]:
-    fates: dict[str, int] = status["routes"][route]["ledger"]["settled"]
-    return fates
-
-
-async def publish(client: RawClient, subject: str, first: int, count: int) -> None:
-    await client.publish_many([(f"{subject}.{number}", b"%d" % number) for number in range(first, first + count)])
-    await client.ping()
-
-
-def gone(pid: int) -> bool:
-    """Return True if there is no such process, or only what its parent has not asked for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 async def test_two_workers_share_a_durable_and_a_queue_group_and_everything_comes_once(
@@ -263,17 +160,6 @@ async def test_a_reload_reaches_all_workers_or_none(server: NatsServer, streams:
         assert await one.run.ended() == 0
 
 
-async def test_workers_end_when_their_supervisor_is_killed(
-    server: NatsServer, streams: JetStream, tmp_path: Path
-) -> None:
-    async with workers(server, tmp_path) as one:
-        pids = [*(await one.pids()).values()]
-        one.run.send(signal.SIGKILL)
-        assert await one.run.ended() == -signal.SIGKILL  # with all that writes to its pipes
-        await eventually(lambda: all(map(gone, pids)))
-        assert {line["worker"] for line in one.run.logged("ROUTER_STOPPED")} == {1, 2}
-
-
 async def test_a_worker_that_hangs_holds_up_no_page_and_is_not_ready(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
@@ -297,71 +183,3 @@ async def test_a_worker_that_hangs_holds_up_no_page_and_is_not_ready(
         await one.ready()
         one.run.send(signal.SIGTERM)
         assert await one.run.ended() == 0
-
-
-async def test_signals_to_the_whole_group_drain_all(server: NatsServer, streams: JetStream, tmp_path: Path) -> None:
-    """As Ctrl-C at a terminal, and as systemd, which ends all processes of a service."""
-    async with workers(server, tmp_path, CONFIG, group=True) as one:
-        one.run.send(signal.SIGINT)
-        assert await one.run.ended() == 0
-        assert not one.run.logged("ROUTER_WORKER_LOST")
-        assert len(one.run.logged("ROUTER_STOPPED")) == 3
-
-
-async def test_messages_left_unsettled_make_the_exit_code(server: NatsServer, tmp_path: Path) -> None:
-    config = CONFIG.replace('shutdown_timeout = "10s"', 'shutdown_timeout = "1s"')
-    start = config.index("[[routes]]")
-    end = config.index("[[routes]]", start + 1)
-    (tmp_path / "slow.py").write_text("import trio\n\nasync def handle(message):\n    await trio.sleep_forever()\n")
-    routes = config[end:].replace('name = "passed"', 'name = "passed"\nhandler = "slow:handle"')
-    async with connect(server.url) as client, workers(server, tmp_path, config[:start] + routes) as one:
-        await publish(client, "in", 0, 10)
-        await one.until(lambda status: status["routes"]["passed"]["ledger"]["received"] == 10)
-        one.run.send(signal.SIGTERM)
-        assert await one.run.ended() == 1
-        (last,) = [line for line in one.run.logged("ROUTER_STOPPED") if "worker" not in line]
-        assert (last["level"], last["unsettled"]) == ("WARN", 10)
-
-
-async def test_a_server_that_refuses_ends_all_with_the_reason(tmp_path: Path, server: NatsServer) -> None:
-    config = CONFIG.replace('servers = ["URL"]', 'servers = ["URL"]\ntoken = "wrong"')
-    await server.reload('authorization { token: "right" }\n')
-    path = tmp_path / "router.toml"
-    path.write_text(config.replace("URL", server.url))
-    async with running("run", path, cwd=tmp_path) as run:
-        assert await run.ended() == 1
-        assert "router-trio: error: " in run.errors
-        assert "Traceback" not in run.errors
-
-
-def refused(tmp_path: Path, config: str, *arguments: str) -> list[str]:
-    path = tmp_path / "router.toml"
-    path.write_text(config.replace("URL", "nats://127.0.0.1:4222"))
-    done = command(*arguments, path, cwd=tmp_path)
-    assert done.returncode == 78
-    return (done.stdout + done.stderr).splitlines()
-
-
-WITHOUT_QUEUE = CONFIG.replace(', queue = "routers"', "")
-
-
-def test_a_core_route_without_a_queue_is_refused_and_the_cure_said(tmp_path: Path) -> None:
-    for line in (
-        *refused(tmp_path, WITHOUT_QUEUE, "check"),
-        *refused(tmp_path, WITHOUT_QUEUE, "run"),
-        *refused(tmp_path, WITHOUT_QUEUE.replace("workers = 2\n", ""), "run", "--workers", "2"),
-    ):
-        assert "routes[1].from.queue: missing; each of 2 workers would route every message of 'in.*'" in line
-        assert "such as queue = 'routers'" in line
-
-
-def test_standby_is_refused(tmp_path: Path) -> None:
-    config = CONFIG.replace('durable = "router"', 'durable = "router", standby = true')
-    (line,) = refused(tmp_path, config, "check")
-    assert "routes[0].from.standby: gives all messages to one process, so 2 workers can't share them" in line
-
-
-def test_one_worker_is_one_process(tmp_path: Path) -> None:
-    path = tmp_path / "router.toml"
-    path.write_text(WITHOUT_QUEUE.replace("URL", "nats://127.0.0.1:4222").replace("workers = 2", "workers = 1"))
-    assert command("check", path, cwd=tmp_path).returncode == 0

@@ -15,14 +15,13 @@ from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_hea
 from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.files import check_files
-from router_trio.settings.checks.flow import check_flow
+from router_trio.settings.checks.flow import check_flow, check_shared_limit
 from router_trio.settings.checks.handlers import check_respond
 from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.retry import check_reasons
-from router_trio.settings.checks.sources import check_source
+from router_trio.settings.checks.sources import check_shared_source, check_source
 from router_trio.settings.checks.streams import NOT_IN_NAMES
-from router_trio.settings.checks.workers import check_shared
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
@@ -90,6 +89,14 @@ def check(
     problems += _check_uniqueness(routes, connections or {})
     problems += _check_examples(examples, connections)
     return problems
+
+
+def check_shared(
+    path: str, source: SourceSettings | None, limit: LimitSettings | None, workers: int
+) -> Iterator[Problem]:
+    """Give everything about a route that so many workers can't share."""
+    yield from check_shared_source(f"{path}.from", source, workers)
+    yield from check_shared_limit(path, limit, workers)
 
 
 def resolve_connection(name: str, connections: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""What must hold between a limit or a breaker and the rest of its route."""
+"""What must hold between a limit or a breaker and the rest of its route, and how workers share a limit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from router_trio.errors import Problem
 from router_trio.settings.checks.content import check_expression
 from router_trio.settings.expressions import PER
 from router_trio.settings.routes import DestinationSettings, LimitSettings
+from router_trio.settings.units import MOST_MESSAGES, Rate
+
+_UNITS = (1, 60, 3600)
+"""Seconds in which rates are written."""
 
 
 def check_flow(
@@ -24,3 +28,33 @@ def check_flow(
             yield Problem(where, "a mirror holds up nothing when it fails, so it needs none; remove it")
         elif not destination.jetstream:
             yield Problem(where, "only a stream says whether it took a message; set jetstream = true, or remove it")
+
+
+def check_shared_limit(path: str, limit: LimitSettings | None, workers: int) -> Iterator[Problem]:
+    """Give what is wrong with a limit that so many workers share. What is None is not judged."""
+    if limit is None or workers == 1:
+        return
+    too_small = limit.most_at_once < workers
+    if too_small or share_of(limit.rate, workers) is None:
+        key, cure = ("burst", f"give at least {workers}") if too_small else ("rate", "raise it")
+        told = f"can't be divided among {workers} workers, each of which gets a part of it"
+        yield Problem(f"{path}.limit.{key}", f"{told}; {cure}, or run fewer workers")
+
+
+def share_of(rate: Rate, workers: int) -> Rate | None:
+    """Return what each worker gets of a rate: together never more than all of it. None if that is nothing."""
+    share: Rate | None = None
+    for unit in _UNITS:
+        messages, rest = divmod(rate.messages * unit, rate.seconds * workers)
+        if 1 <= messages <= MOST_MESSAGES:
+            share = Rate(messages, unit)  # the longer the unit, the less is lost by rounding
+            if not rest:
+                break
+    return share
+
+
+def limit_of_worker(limit: LimitSettings, workers: int) -> LimitSettings:
+    """Return the limit that each of so many workers keeps, so that together they keep this one."""
+    share = share_of(limit.rate, workers)
+    assert share is not None  # `check_shared_limit` has refused it
+    return limit.model_copy(update={"rate": share, "burst": limit.most_at_once // workers})

@@ -53,6 +53,23 @@ def check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
             yield Problem(f"{path}.{key}", f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
 
 
+def check_shared_source(path: str, source: SourceSettings | None, workers: int) -> Iterator[Problem]:
+    """Give what keeps so many workers from sharing a source. What is None is not judged."""
+    if source is None or workers == 1:
+        return
+    if source.subject is not None and source.queue is None:
+        yield Problem(
+            f"{path}.queue",
+            f"missing; each of {workers} workers would route every message of {source.subject!r}: name a queue group, "
+            "which gives each message to one of them, such as queue = 'routers', or run one worker",
+        )
+    if source.standby:
+        yield Problem(
+            f"{path}.standby",
+            f"gives all messages to one process, so {workers} workers can't share them; remove it, or run one worker",
+        )
+
+
 def _check_pattern(path: str, pattern: str, what: str) -> Iterator[Problem]:
     try:
         validate_pattern(pattern, what=what)

@@ -14,12 +14,13 @@ import trio
 
 from router_trio.errors import RouterError
 from router_trio.events import Emit, WorkerLost, WorkerStarted
+from router_trio.router.workers.counts.block import read_block
+from router_trio.router.workers.counts.numbers import Counts, Left, settle
+from router_trio.router.workers.division import of_worker
+from router_trio.router.workers.process import WorkerProcess, how_it_ended, open_worker
+from router_trio.router.workers.report import Report
+from router_trio.router.workers.restarts import Restarts, ends_router
 from router_trio.settings import Settings
-from router_trio.workers.block import read_block
-from router_trio.workers.counts import Counts, Left, settle
-from router_trio.workers.process import WorkerProcess, how_it_ended, open_worker
-from router_trio.workers.report import Report
-from router_trio.workers.restarts import Restarts, ends_router
 
 STARTING = "starting"
 RUNNING = "running"
@@ -73,7 +74,7 @@ class Slot:
         self._lock = lock
         self._restarts = Restarts(uniform)
         self._process: WorkerProcess | None = None
-        self._state = STARTING
+        self._phase = STARTING
         self._asked = self._answered = 0
         self._heard_at = 0.0
         self._answer = trio.Event()
@@ -84,9 +85,9 @@ class Slot:
     # --- for everybody ---
 
     @property
-    def state(self) -> str:
+    def phase(self) -> str:
         """What the worker does: `starting`, `running`, `silent`, `draining`, `waiting` for its start, `ended`."""
-        return SILENT if self._state == RUNNING and self.is_silent else self._state
+        return SILENT if self._phase == RUNNING and self.is_silent else self._phase
 
     @property
     def is_silent(self) -> bool:
@@ -95,12 +96,12 @@ class Slot:
         return self._process is not None and self._answered < self._asked and late
 
     @property
-    def status(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, Any]:
         """What `/status` says of it."""
         pid = None if self._process is None else self._process.pid
-        return {"pid": pid, "state": self.state, "restarts": self._restarts.count}
+        return {"pid": pid, "state": self.phase, "restarts": self._restarts.count}
 
-    def ask(self) -> None:
+    def ask_how_it_is(self) -> None:
         """Have it say how it is."""
         if self._process is not None:
             if self._answered == self._asked:
@@ -108,20 +109,20 @@ class Slot:
             self._asked += 1
             self._process.channel.post("report", self._asked)
 
-    async def answered(self) -> None:
+    async def until_answered(self) -> None:
         """Wait until it has answered what it was asked, or is gone."""
         asked = self._asked
         while self._process is not None and self._answered < asked:
             await self._answer.wait()
 
-    def drain(self) -> None:
+    def tell_to_drain(self) -> None:
         """Let it end: it receives nothing more, and settles what it has."""
         self._waiting.cancel()
         if self._process is not None:
-            self._state = DRAINING
+            self._phase = DRAINING
             self._process.channel.post("drain")
 
-    def cut_short(self) -> None:
+    def tell_to_end_now(self) -> None:
         """Let it end now."""
         if self._process is not None:
             self._process.channel.post("cut")
@@ -133,7 +134,7 @@ class Slot:
         self._process.process.kill()
         return True
 
-    async def reload(self, settings: Settings) -> tuple[str, ...]:
+    async def change_to(self, settings: Settings) -> tuple[str, ...]:
         """Let it change to these settings, which are those of a worker. Return what is wrong with them, if it refuses.
 
         One that does not run, or ends meanwhile, has them at its next start.
@@ -163,7 +164,7 @@ class Slot:
             delay = self._restarts.next_delay(trio.current_time() - began_at)
             if life.failure is not None:
                 reason = f"has failed: {life.failure[1]}"
-            self._state = WAITING
+            self._phase = WAITING
             self._router.emit(
                 WorkerLost(
                     at=trio.current_time(),
@@ -180,22 +181,22 @@ class Slot:
             self._waiting = trio.CancelScope()
             with self._waiting:
                 await trio.sleep(delay)
-        self._state = ENDED
+        self._phase = ENDED
 
     async def _live_once(self) -> tuple[_Life, str, int, Left]:
         life = _Life()
-        self._state = STARTING
+        self._phase = STARTING
         self._asked = self._answered = 0
         async with open_worker(self.number, self._lock) as worker:
             try:
                 self._process = worker
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(worker.channel.write)
-                    worker.channel.post("settings", self._router.settings.of_worker())
+                    worker.channel.post("settings", of_worker(self._router.settings))
                     if self._router.stopping:
-                        self.drain()
-                    self.ask()
-                    while (message := await worker.channel.receive()) is not None:
+                        self.tell_to_drain()
+                    self.ask_how_it_is()
+                    while (message := await worker.channel.next_message()) is not None:
                         self._take(worker, life, message)
                     with trio.move_on_after(EXITS_WITHIN) as exiting:
                         await worker.process.wait()
@@ -235,8 +236,8 @@ class Slot:
                 self._answer = trio.Event()
             case ("started",):
                 self.has_started = True
-                if self._state == STARTING:
-                    self._state = RUNNING
+                if self._phase == STARTING:
+                    self._phase = RUNNING
                 self._router.emit(
                     WorkerStarted(
                         at=trio.current_time(), worker=self.number, pid=worker.pid, restarts=self._restarts.count

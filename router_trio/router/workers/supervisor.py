@@ -13,13 +13,14 @@ import trio
 
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.events import Emit, ReloadRefused, RestartNeeded, RouterDraining, RouterStarted, RouterStopped
+from router_trio.router.workers.counts.numbers import Counts, add
+from router_trio.router.workers.division import of_worker
+from router_trio.router.workers.report import Report, RouteReport
+from router_trio.router.workers.slot import EXITS_WITHIN, RUNNING, Slot
+from router_trio.router.workers.sums import RouterSum, sum_up
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import difference
 from router_trio.telemetry.logs.recent import Recent
-from router_trio.workers.counts import Counts, add
-from router_trio.workers.report import Report, RouteReport
-from router_trio.workers.slot import EXITS_WITHIN, RUNNING, Slot
-from router_trio.workers.sums import RouterSum, sum_up
 
 ASK_EVERY = 1.0
 """Seconds between two questions how the workers are."""
@@ -86,8 +87,8 @@ class Supervisor:
     def waiting_for(self) -> str | None:
         """What keeps the router from being ready: of the first worker that is not, and why. None if all are."""
         for slot in self._slots:
-            if slot.report is None or slot.state != RUNNING:
-                return f"worker {slot.number}: {slot.state}"
+            if slot.report is None or slot.phase != RUNNING:
+                return f"worker {slot.number}: {slot.phase}"
             if slot.report.waiting_for is not None:
                 return f"worker {slot.number}: {slot.report.waiting_for}"
         return None
@@ -130,7 +131,7 @@ class Supervisor:
     # --- the lifetime ---
 
     async def run(self) -> None:
-        """Keep the workers running until `drain` has let them end.
+        """Keep the workers running until `drain_all` has let them end.
 
         Raises `RouterError` if one of them fails in a way that ends the router; the others drain before that.
         """
@@ -147,7 +148,7 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
 
-    def drain(self) -> None:
+    def drain_all(self) -> None:
         """Let all workers end: they receive nothing more, and settle what they have, within `shutdown_timeout`."""
         if self.stopping:
             return
@@ -157,14 +158,14 @@ class Supervisor:
         pending = sum(one.outbox.ledger.unsettled for one in self.sum().connections.values())
         self.emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
         for slot in self._slots:
-            slot.drain()
+            slot.tell_to_drain()
 
-    def cut_short(self) -> None:
+    def end_all_now(self) -> None:
         """Let all workers end now."""
         for slot in self._slots:
-            slot.cut_short()
+            slot.tell_to_end_now()
 
-    async def reload(self, load: Callable[[], Settings]) -> None:
+    async def reload_all(self, load: Callable[[], Settings]) -> None:
         """Load settings, check them, and let all workers change to them: all or none, as far as they are alive."""
         before = self.settings
         try:
@@ -194,7 +195,7 @@ class Supervisor:
         except RouterError as error:
             if self._failure is None:
                 self._failure, self.fatal = error, str(error)
-            self.drain()
+            self.drain_all()
 
     async def _kill_late(self) -> None:
         """Kill what has not ended when a drain should be over."""
@@ -209,7 +210,7 @@ class Supervisor:
         refusals: dict[str, None] = {}
 
         async def reload(slot: Slot) -> None:
-            refusals.update(dict.fromkeys(await slot.reload(settings.of_worker())))
+            refusals.update(dict.fromkeys(await slot.change_to(of_worker(settings))))
 
         async with trio.open_nursery() as nursery:
             for slot in self._slots:
@@ -233,10 +234,10 @@ class Supervisor:
             self._rounds_begun += 1
             asked = [slot for slot in self._slots if not slot.is_silent]
             for slot in self._slots:
-                slot.ask()
+                slot.ask_how_it_is()
             with trio.move_on_after(ANSWERS_WITHIN):
                 for slot in asked:
-                    await slot.answered()
+                    await slot.until_answered()
             self._rounds_over = self._rounds_begun
             self._sum = None
             self._round_over.set()

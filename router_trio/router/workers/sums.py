@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router_trio.outbox.ledger import Counters, Ledger
+from router_trio.router.workers.counts.numbers import CONNECTION, ROUTE, Counts, add, add_to_ledger, add_to_route
+from router_trio.router.workers.report import ConnectionReport, Report, RouteReport
 from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.units import format_rate
 from router_trio.states import (
@@ -26,8 +28,6 @@ from router_trio.states import (
     LimitState,
     RouteState,
 )
-from router_trio.workers.counts import CONNECTION, ROUTE, Counts, add, add_to_ledger, add_to_route
-from router_trio.workers.report import ConnectionReport, Report, RouteReport
 
 _WORST_FIRST = (FAILED, STARTING, PAUSED, RUNNING)
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from router_trio.message import FATES
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.states import ConnectionState, Histogram, RouteState
 from router_trio.telemetry.view import OutboxView
@@ -25,7 +24,7 @@ CONNECTION = "connection"
 ROUTE = "route"
 PROCESS: Key = ("process", "")
 
-LEDGER = ("accepted", *(f"settled.{fate}" for fate in FATES))
+LEDGER = ("accepted", *(f"settled.{fate}" for fate in Ledger().settled))
 _LIFE = ("established", "lost", "restored", "failures", "reconnect_attempts", "reconnect_failures", "exhausted")
 _RETRIES = ("retried", "retry_succeeded", "retry_failed")
 _BY_REASON = ("failed", "filtered", "given_up", "mirror_failed", "unanswered")

@@ -6,6 +6,7 @@ The supervisor routes nothing. It has the HTTP side, the signals, systemd and th
 from __future__ import annotations
 
 import gc
+import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -18,18 +19,17 @@ from router_trio.cli import outcome
 from router_trio.cli.service.systemd import Systemd
 from router_trio.cli.serving import Wanted, Watch, with_embedded_server
 from router_trio.cli.signals import run_with_signals
-from router_trio.connection.platform import REAL_PLATFORM
 from router_trio.errors import RouterError
 from router_trio.events import StatusPageReady
+from router_trio.router.workers.supervisor import Supervisor
+from router_trio.router.workers.whole_lines import WholeLines
 from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
 from router_trio.telemetry.metrics.table import Sources
-from router_trio.workers.supervisor import Supervisor
-from router_trio.workers.whole_lines import WholeLines
 
 if TYPE_CHECKING:
-    from router_trio.workers.answers import WorkersAnswers
+    from router_trio.router.workers.answers import WorkersAnswers
 
 
 async def serve_workers(
@@ -60,7 +60,7 @@ async def serve_workers(
                 emit=telemetry.emit,
                 recent=telemetry.recent,
                 lock=lock,
-                uniform=REAL_PLATFORM.random.uniform,
+                uniform=random.uniform,
             )
             address = await stack.enter_async_context(
                 telemetry.serve(supervisor.sum(), answers=partial(_answers, supervisor))
@@ -105,7 +105,7 @@ def _lock() -> Iterator[int]:
 
 def _answers(supervisor: Supervisor, own: Sources) -> WorkersAnswers:
     # Its metrics take as long to import as the rest of a start: see `telemetry`.
-    from router_trio.workers.answers import WorkersAnswers
+    from router_trio.router.workers.answers import WorkersAnswers
 
     return WorkersAnswers(supervisor, own, trio.current_time)
 
@@ -113,14 +113,14 @@ def _answers(supervisor: Supervisor, own: Sources) -> WorkersAnswers:
 async def _reload_when_wanted(supervisor: Supervisor, load: Callable[[], Settings], wanted: Wanted) -> None:
     while True:
         await wanted.until_said()
-        await supervisor.reload(load)
+        await supervisor.reload_all(load)
 
 
 async def _end_when_asked(supervisor: Supervisor, stop: trio.Event, cut: trio.Event) -> None:
     await stop.wait()
-    supervisor.drain()
+    supervisor.drain_all()
     await cut.wait()
-    supervisor.cut_short()
+    supervisor.end_all_now()
 
 
 async def _tell_systemd(supervisor: Supervisor, systemd: Systemd) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router_trio.router.workers.counts.numbers import Counts
+from router_trio.router.workers.counts.process_numbers import process_numbers
 from router_trio.states import DestinationState, RouteState
 from router_trio.telemetry.http.status import readiness, waiting_for
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.view import ConnectionView, RouterView
-from router_trio.workers.counts import Counts
-from router_trio.workers.process_numbers import process_numbers
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The channel between supervisor and worker: whole objects over a pair of sockets that nobody else can reach.
 
 Both ends run the same program, and the worker has inherited its end from the supervisor: so objects are pickled, which
-would not do for anything that comes from outside. When one end is gone, `receive` gives None at the other.
+would not do for anything that comes from outside. When one end is gone, `next_message` gives None at the other.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Channel:
         """Wait until all that was posted is sent."""
         await self._all_written.wait()
 
-    async def receive(self) -> tuple[Any, ...] | None:
+    async def next_message(self) -> tuple[Any, ...] | None:
         """Return the next message; None if the other end is gone."""
         head = await self._read(_SIZE.size)
         body = None if head is None else await self._read(_SIZE.unpack(head)[0])

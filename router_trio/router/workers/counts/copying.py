@@ -12,11 +12,8 @@ from operator import attrgetter
 
 import trio
 
-from router_trio.states import Histogram, RouteState
-from router_trio.telemetry.metrics.lag import LAG_BOUNDS
-from router_trio.telemetry.metrics.table import Sources
-from router_trio.workers.block import Block, Record
-from router_trio.workers.counts import (
+from router_trio.router.workers.counts.block import Block, Record
+from router_trio.router.workers.counts.numbers import (
     CONNECTION,
     LEDGER,
     PROCESS,
@@ -31,7 +28,10 @@ from router_trio.workers.counts import (
     route_fields,
     route_numbers,
 )
-from router_trio.workers.process_numbers import processor_microseconds
+from router_trio.router.workers.counts.process_numbers import processor_microseconds
+from router_trio.states import Histogram, RouteState
+from router_trio.telemetry.metrics.lag import LAG_BOUNDS
+from router_trio.telemetry.metrics.table import Sources
 
 COPY_EVERY = 0.25
 """Seconds between two copies of what no ledger is made of."""
@@ -122,7 +122,7 @@ class Counting:
     def _write_ledger(self, name: str, numbers: tuple[int, ...]) -> None:
         known = self._ledgers.get(name)
         if known is None:
-            self._ledgers[name] = self._block.append((CONNECTION, name), LEDGER, numbers), numbers
+            self._ledgers[name] = self._block.new_record((CONNECTION, name), LEDGER, numbers), numbers
         elif known[1] != numbers:
             known[0].write(numbers)
             self._ledgers[name] = known[0], numbers
@@ -135,7 +135,7 @@ class Counting:
             self._states[state.name] = state
             fields = route_fields(state)
             if record is None or record.fields != fields:
-                self._records[state.name] = self._block.append((ROUTE, state.name), fields, numbers)
+                self._records[state.name] = self._block.new_record((ROUTE, state.name), fields, numbers)
                 return numbers
         record.write(numbers)
         return numbers
@@ -145,7 +145,7 @@ class Counting:
             known = self._rest.get((key, name))
             if known is None:
                 if number:
-                    self._rest[key, name] = self._block.append(key, (name,), (number,)), number
+                    self._rest[key, name] = self._block.new_record(key, (name,), (number,)), number
             elif known[1] != number:
                 known[0].write((number,))
                 self._rest[key, name] = known[0], number

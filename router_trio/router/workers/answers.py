@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from router_trio.router.workers.counts.numbers import PROCESS, add_to_histogram
+from router_trio.router.workers.counts.process_numbers import (
+    process_lines,
+    process_numbers,
+    processor_microseconds,
+    together,
+)
+from router_trio.router.workers.slot import RUNNING
+from router_trio.router.workers.supervisor import Supervisor
 from router_trio.states import Histogram
 from router_trio.telemetry.http.status import Answer, answer, status
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.telemetry.metrics.table import Sources
-from router_trio.workers.counts import PROCESS, add_to_histogram
-from router_trio.workers.process_numbers import process_lines, process_numbers, processor_microseconds, together
-from router_trio.workers.slot import RUNNING
-from router_trio.workers.supervisor import Supervisor
 
 _MICRO = 1_000_000
 
@@ -40,15 +45,15 @@ class WorkersAnswers:
         """See `Answers`. Ready if every worker is."""
         reasons: list[Mapping[str, Any]] = []
         for slot in self._supervisor.slots:
-            if slot.state != RUNNING or slot.report is None:
-                reasons.append({"worker": slot.number, "reason": slot.state})
+            if slot.phase != RUNNING or slot.report is None:
+                reasons.append({"worker": slot.number, "reason": slot.phase})
             else:
                 reasons += [{"worker": slot.number, **reason} for reason in slot.report.reasons]
         return answer(reasons)
 
     def status(self) -> dict[str, Any]:
         """See `Answers`. With each worker beside."""
-        workers = {str(slot.number): slot.status for slot in self._supervisor.slots}
+        workers = {str(slot.number): slot.shown for slot in self._supervisor.slots}
         return {**status(self._supervisor.sum(), self._clock() - self._started_at), "workers": workers}
 
     def metrics(self) -> bytes:

@@ -19,12 +19,12 @@ from router_trio.nats.link import Dialer
 from router_trio.router import no_pages
 from router_trio.router.reloads import Reloads
 from router_trio.router.run import Run
+from router_trio.router.workers.channel import Channel
+from router_trio.router.workers.counts.block import Block
+from router_trio.router.workers.counts.copying import Counting
+from router_trio.router.workers.report import Reporter
 from router_trio.settings import ConnectionSettings, Settings
 from router_trio.telemetry.metrics.lag import measure_lag
-from router_trio.workers.block import Block
-from router_trio.workers.channel import Channel
-from router_trio.workers.counting import Counting
-from router_trio.workers.report import Reporter
 
 DONE = 0
 FAILED = 1
@@ -42,13 +42,13 @@ class Worker:
         self._everything = trio.CancelScope()
         self._opened = trio.Event()
 
-    def drain(self) -> None:
+    def begin_drain(self) -> None:
         """Receive nothing more, settle what there is, and end."""
         self._stop.set()
 
     async def run(self) -> int:
-        """Route until `drain`, or until the supervisor says so or is gone. Return the exit code."""
-        message = await self._channel.receive()
+        """Route until `begin_drain`, or until the supervisor says so or is gone. Return the exit code."""
+        message = await self._channel.next_message()
         if message is None or self._stop.is_set():
             return DONE
         _, settings = message
@@ -93,7 +93,7 @@ class Worker:
     async def _hear(self, run: Run, nursery: trio.Nursery) -> None:
         """Do what the supervisor says; end when it is gone."""
         reporter = Reporter(run.live, run.telemetry.recent)
-        while (message := await self._channel.receive()) is not None:
+        while (message := await self._channel.next_message()) is not None:
             match message:
                 case ("report", number):
                     report = reporter.report(self._counting.write_all(), trio.current_time())

@@ -16,9 +16,9 @@ import trio
 
 from router_trio.cli.configuration import search_working_directory
 from router_trio.cli.signals import OTHERS
-from router_trio.workers.block import Block
-from router_trio.workers.whole_lines import WholeLines
-from router_trio.workers.worker import Worker, channel_of
+from router_trio.router.workers.counts.block import Block
+from router_trio.router.workers.whole_lines import WholeLines
+from router_trio.router.workers.worker import Worker, channel_of
 
 
 def main() -> int:
@@ -49,4 +49,4 @@ async def _run(number: int, channel: int, block: int, lock: int) -> int:
 
 async def _drain_when_asked(signals: AsyncIterator[int], worker: Worker) -> None:
     async for _ in signals:
-        worker.drain()
+        worker.begin_drain()

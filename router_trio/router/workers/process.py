@@ -15,8 +15,8 @@ from pathlib import Path
 
 import trio
 
-from router_trio.workers.block import new_block
-from router_trio.workers.channel import Channel
+from router_trio.router.workers.channel import Channel
+from router_trio.router.workers.counts.block import new_block
 
 WORKER = "_worker"
 """The first argument of a worker; the others are its number and its descriptors."""
@@ -77,7 +77,7 @@ async def open_worker(number: int, lock: int) -> AsyncIterator[WorkerProcess]:
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a worker, in which it finds this very package."""
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_WORKERS}
-    here = str(Path(__file__).parents[2])
+    here = str(Path(__file__).parents[3])
     paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
     if here not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
         kept["PYTHONPATH"] = os.pathsep.join([*paths, here])

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from struct import Struct
 
-from router_trio.workers.counts import Counts, Key
+from router_trio.router.workers.counts.numbers import Counts, Key
 
 FIRST_SIZE = 1 << 20
 """Bytes. It doubles when it is full; what was not used takes no memory."""
@@ -63,7 +63,7 @@ class Block:
         """Where records write."""
         self._end = _USED.size
 
-    def append(self, key: Key, fields: Sequence[str], numbers: Sequence[int]) -> Record:
+    def new_record(self, key: Key, fields: Sequence[str], numbers: Sequence[int]) -> Record:
         """Return a new record, which holds these numbers."""
         name = json.dumps([*key, *fields], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         name += b" " * (-len(name) % 8)
