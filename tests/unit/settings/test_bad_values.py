@@ -143,7 +143,7 @@ def test_unknown_keys_everywhere_get_a_suggestion() -> None:
 
 def test_unknown_key_without_a_likeness_lists_what_there_is() -> None:
     found = problems(lambda: Settings(connections=MAIN, router={"zzz": 1}))
-    assert found == {"router.zzz": "unknown key; there is: 'name', 'shutdown_timeout'"}
+    assert found == {"router.zzz": "unknown key; there is: 'name', 'shutdown_timeout', 'workers'"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""Routers that have counted something, set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import close
+from random import Random
+
+from router_trio.router.workers.counts.block import Block, new_block
+from router_trio.states import CONNECTED, RUNNING, RouteState
+from tests.support.telemetry_views import View, make_view
+
+
+class Hand:
+    """See `states.InHand`."""
+
+    def __init__(self) -> None:
+        self.in_hand = 0
+
+
+def router(*, streams: bool = True) -> View:
+    """A router with two connections and two routes, of which the first is from a stream (unless `streams` is False)."""
+    view = make_view(["main", "edge"], ["stored", "passed"])
+    for connection in view.connections.values():
+        connection.state.enter(CONNECTED, server="127.0.0.1:4222")
+    for route in view.routes:
+        route.enter(RUNNING)
+    if streams:
+        view.routes[0].source = {"stream": "ORDERS", "durable": "router"}
+        view.routes[0].holder = Hand()
+    view.routes[1].source = {"subject": "in.*", "queue": "routers"}
+    return view
+
+
+def count(view: View, random: Random) -> None:
+    """Let something happen that is counted, and leave some of it unsettled."""
+    for connection in view.connections.values():
+        ledger, counters = connection.outbox.ledger, connection.outbox.counters
+        accepted = random.randrange(100)
+        settled = random.randrange(accepted + 1)
+        ledger.accepted += accepted
+        ledger.settle(random.choice([*ledger.settled]), settled)
+        counters.succeeded["publish"] += settled
+        counters.failed["publish_with_ack", "a reason. with dots"] += random.randrange(3)
+        counters.retried += random.randrange(3)
+        connection.state.lost += random.randrange(3)
+    for route in view.routes:
+        came(route, random.randrange(100), random)
+        route.failed["handler_error"] += random.randrange(3)
+        route.filtered["when"] += random.randrange(3)
+        route.limited += random.randrange(3)
+
+
+def came(route: RouteState, received: int, random: Random) -> None:
+    """Let messages come to a route, of which a part is settled."""
+    settled = random.randrange(received + 1)
+    route.received += received
+    route.duplicates += random.randrange(3)
+    forwarded = random.randrange(settled + 1) if route.holder is None else 0
+    route.forwarded.record(0.01 * random.random(), forwarded)
+    route.elapsed.record(random.random(), settled - forwarded)
+    route.fates[random.choice([*route.fates])] += settled - forwarded
+    route.delivered["copy"] += settled - forwarded
+    if isinstance(route.holder, Hand):
+        route.holder.in_hand += received - settled
+
+
+@contextmanager
+def block() -> Iterator[tuple[Block, int]]:
+    """A block, and its descriptor."""
+    descriptor = new_block()
+    try:
+        yield Block(descriptor), descriptor
+    finally:
+        close(descriptor)

@@ -1,0 +1,46 @@
+"""The channel between supervisor and worker: whole messages in order, and an end that both notice."""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+
+from router_trio.router.workers.channel import Channel
+
+
+def pair() -> tuple[Channel, Channel, trio.SocketStream]:
+    one, other = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
+    return Channel(one), Channel(other), one
+
+
+async def test_messages_come_whole_and_in_order() -> None:
+    ours, theirs, _ = pair()
+    messages = [("report", number, {"x": "y" * number * 50_000}) for number in range(5)]
+    for message in messages:
+        ours.post(*message)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.write)
+        assert [await theirs.next_message() for _ in messages] == messages
+        await ours.written()
+        nursery.cancel_scope.cancel()
+
+
+async def test_when_one_end_is_gone_the_other_hears_it_and_waits_for_nothing() -> None:
+    _, theirs, stream = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.write)
+        await stream.aclose()
+        assert await theirs.next_message() is None
+        with trio.fail_after(5):
+            for _ in range(3):
+                theirs.post("ended", 0)
+                await theirs.written()
+        nursery.cancel_scope.cancel()
+
+
+async def test_half_a_message_is_none() -> None:
+    _, theirs, stream = pair()
+    await stream.send_all(b"\x40")
+    await stream.aclose()
+    assert await theirs.next_message() is None

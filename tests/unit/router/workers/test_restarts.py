@@ -1,0 +1,40 @@
+"""When a worker is started again: soon at first, less and less often, never all at once."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.router.workers.process import how_it_ended
+from router_trio.router.workers.restarts import FIRST_DELAY, LIVES_WELL, LONGEST_DELAY, Restarts, ends_router
+
+
+def test_delays_double_to_a_bound_and_begin_anew_after_a_long_life() -> None:
+    restarts = Restarts(max)
+    delays = [restarts.next_delay(1.0) for _ in range(12)]
+    assert delays[:4] == [0.2, 0.4, 0.8, 1.6]
+    assert delays[-1] == LONGEST_DELAY
+    assert restarts.next_delay(LIVES_WELL) == FIRST_DELAY
+    assert restarts.count == 13
+
+
+@given(st.integers(0, 2**32), st.lists(st.floats(0, 100), max_size=40))
+def test_no_delay_is_less_than_half_of_its_bound(seed: int, lives: list[float]) -> None:
+    drawn, longest = Restarts(Random(seed).uniform), Restarts(max)
+    for lived in lives:
+        most = longest.next_delay(lived)
+        assert most / 2 <= drawn.next_delay(lived) <= most
+
+
+def test_what_ends_one_process_ends_the_router_and_what_comes_later_does_not() -> None:
+    assert ends_router("AuthorizationError", first_life=True)
+    assert not ends_router("AuthorizationError", first_life=False)
+    assert ends_router("ConnectionExhaustedError", first_life=False)
+
+
+def test_how_it_ended_in_words() -> None:
+    assert how_it_ended(-9) == "was killed by SIGKILL"
+    assert how_it_ended(-99) == "was killed by signal 99"
+    assert how_it_ended(3) == "has exited with 3"

@@ -1,0 +1,194 @@
+"""Sums over workers, and over what those that are gone have counted: every ledger adds up, and states are the worst."""
+
+from __future__ import annotations
+
+import pickle
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from router_trio.router.workers.counts.block import read_block
+from router_trio.router.workers.counts.copying import Counting
+from router_trio.router.workers.counts.numbers import Counts, add, settle
+from router_trio.router.workers.counts.process_numbers import process_lines, together
+from router_trio.router.workers.report import Report, Reporter
+from router_trio.router.workers.sums import NO_WORKER, RouterSum, sum_up
+from router_trio.settings import Settings
+from router_trio.states import RECONNECTING, STARTING
+from router_trio.telemetry.http.status import status
+from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.page import MetricsPage
+from router_trio.telemetry.metrics.table import Sources
+from tests.support.telemetry_views import View
+from tests.unit.router.workers.counted import block, count, router
+
+SETTINGS = Settings(
+    router={"workers": 2, "name": "both"},
+    connections={name: {"servers": ["nats://127.0.0.1:4222"]} for name in ("main", "edge")},
+    routes=[
+        {
+            "name": "stored",
+            "from": {"connection": "main", "stream": "ORDERS", "durable": "router"},
+            "to": [{"connection": "main", "subject": "out"}, {"connection": "main", "subject": "copy"}],
+        },
+        {
+            "name": "passed",
+            "from": {"connection": "main", "subject": "in.*", "queue": "routers"},
+            "to": [{"connection": "main", "subject": "out"}, {"connection": "main", "subject": "copy"}],
+        },
+    ],
+)
+
+
+def report_of(view: View) -> Report:
+    """What a worker with this router says of itself, as it comes through the channel."""
+    with block() as (one, _):
+        counting = Counting(one)
+        counting.watch(Sources(view))
+        report = Reporter(view, None).report(counting.write_all(), 0.0)
+    sent: Report = pickle.loads(pickle.dumps(report))
+    return sent
+
+
+def left_by(view: View) -> Counts:
+    """What the block of a worker with this router holds, once that is killed."""
+    with block() as (one, descriptor):
+        counting = Counting(one)
+        counting.watch(Sources(view))
+        counting.write_all()
+        return read_block(descriptor)
+
+
+def summed(views: list[View], gone: Counts | None = None) -> RouterSum:
+    reports = {number: report_of(view) for number, view in enumerate(views, 1)}
+    shapes = {route.name: route for report in [*reports.values(), report_of(router())] for route in report.routes}
+    return sum_up(SETTINGS, reports, gone or {}, shapes)
+
+
+def samples(view: RouterSum | View) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """The counters and histograms of a page."""
+    page = MetricsPage(Sources(view), lambda: b"").render().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        if family.type in ("counter", "histogram")
+        for sample in family.samples
+    }
+
+
+def counted(seed: int) -> View:
+    view = router()
+    count(view, Random(seed))
+    return view
+
+
+SEEDS = st.lists(st.integers(0, 2**32), min_size=1, max_size=3)
+
+
+@given(SEEDS)
+def test_each_counter_is_the_sum_of_those_of_the_workers(seeds: list[int]) -> None:
+    views = [counted(seed) for seed in seeds]
+    page = samples(summed(views))
+    apart = [samples(view) for view in views]
+    for key in {key for one in apart for key in one}:
+        assert page.get(key, 0) == pytest.approx(sum(one.get(key, 0) for one in apart), abs=1e-6), key
+
+
+@given(SEEDS, SEEDS)
+def test_what_the_dead_have_left_is_settled_and_every_ledger_adds_up(alive: list[int], dead: list[int]) -> None:
+    views, died = [counted(seed) for seed in alive], [counted(seed) for seed in dead]
+    gone: Counts = {}
+    dropped = returned = lost = 0
+    for view in died:
+        counts = left_by(view)
+        left = settle(counts)
+        dropped, returned, lost = dropped + left.dropped, returned + left.returned, lost + left.lost
+        assert left == type(left)(
+            sum(one.outbox.ledger.unsettled for one in view.connections.values()),
+            view.routes[0].in_hand,
+            view.routes[1].in_hand,
+        )
+        add(gone, counts)
+    both, without = summed(views, gone), summed([*views, *died])
+    for name, one in both.connections.items():
+        ledger = one.outbox.ledger
+        unsettled = sum(view.connections[name].outbox.ledger.unsettled for view in views)
+        assert ledger.accepted == sum(ledger.settled.values()) + unsettled
+        assert ledger.accepted == without.connections[name].outbox.ledger.accepted
+    for route in both.routes:
+        assert route.received_in_all == route.in_hand + sum(route.settled.values())
+    settled = [one.outbox.counters.dropped["worker_lost"] for one in both.connections.values()]
+    assert sum(settled) == dropped
+    stored, passed = both.routes
+    assert stored.fates["returned"] - without.routes[0].fates["returned"] == returned
+    assert passed.fates["lost"] - without.routes[1].fates["lost"] == lost
+    assert passed.failed["worker_lost"] == lost
+
+
+def test_a_state_is_the_worst_with_the_number_of_its_worker() -> None:
+    good, bad = router(), router()
+    bad.connections["edge"].state.enter(RECONNECTING)
+    bad.connections["edge"].state.last_error = "refused"
+    bad.routes[0].enter(STARTING, "no such stream")
+    found = summed([good, bad])
+    assert (found.connections["main"].state.state, found.connections["main"].state.last_error) == ("connected", None)
+    assert found.connections["edge"].state.state == "reconnecting"
+    assert found.connections["edge"].state.last_error == "worker 2: refused"
+    assert [(route.state, route.trouble) for route in found.routes] == [
+        ("starting", "worker 2: no such stream"),
+        ("running", None),
+    ]
+    shown = status(found, 1.0)
+    assert shown["name"] == "both"
+    assert shown["routes"]["stored"]["from"] == {"connection": "main", "stream": "ORDERS", "durable": "router"}
+
+
+def test_while_no_worker_runs_what_was_counted_is_shown() -> None:
+    view = counted(7)
+    counts = left_by(view)
+    settle(counts)
+    found = summed([], counts)
+    assert found.connections["main"].state.state == "disconnected"
+    assert found.connections["main"].outbox.ledger.accepted == view.connections["main"].outbox.ledger.accepted
+    assert [(route.trouble, route.in_hand) for route in found.routes] == [(NO_WORKER, 0), (NO_WORKER, 0)]
+    assert found.routes[0].received == view.routes[0].received
+
+
+def test_limits_of_queues_are_added_and_the_oldest_is_the_oldest() -> None:
+    found = summed([router(), router()])
+    assert found.connections["main"].outbox.max_operations == 20
+    assert found.connections["main"].outbox.max_bytes == 2000
+
+
+def test_processes_are_added_but_for_the_limit_of_each() -> None:
+    both = together(
+        [
+            {"process_open_fds": 7, "process_max_fds": 100, "process_resident_memory_bytes": 5},
+            {"process_open_fds": 9, "process_max_fds": 50, "process_resident_memory_bytes": 6},
+        ],
+        3.5,
+        1000.0,
+    )
+    lines = process_lines(both).decode().splitlines()
+    assert "process_open_fds 16.0" in lines
+    assert "process_max_fds 50.0" in lines
+    assert "process_resident_memory_bytes 11.0" in lines
+    assert "process_cpu_seconds_total 3.5" in lines
+
+
+def test_news_of_a_worker_come_once_and_say_whose_they_are() -> None:
+    entry = {
+        "number": 12,
+        "at": "2026-01-01T00:00:00.000Z",
+        "level": "INFO",
+        "code": "X",
+        "message": "x",
+        "details": {},
+    }
+    recent = Recent()
+    recent.include(entry, 2)
+    (found,) = recent.since(0)
+    assert (found["number"], found["details"]) == (1, {"worker": 2})
