@@ -35,6 +35,7 @@ BOUNDING_WORD = re.compile(
 """A constant with one of these in its name is taken for a bound."""
 
 NO_BOUNDS = {
+    "MOST_WORKERS cli/run.py": "that of settings/sections.py, which is not imported for `--help`",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",
     "_ENTRY_BYTES routing/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",

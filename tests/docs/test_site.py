@@ -38,7 +38,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         assert not re.search(r'<(?:script|img|iframe)[^>]* src="?(?:https?:)?//', text), f"{html} loads from elsewhere"
         assert not re.search(r'<link[^>]* rel="?stylesheet"?[^>]* href="?(?:https?:)?//', text)
     architecture = (tmp_path / "ARCHITECTURE" / "index.html").read_text(encoding="utf-8")
-    assert architecture.count("img/diagrams/") == 5
+    assert architecture.count("img/diagrams/") == 6
     assert "mermaid" not in architecture.lower()
 
 

@@ -24,6 +24,8 @@ from router_trio.states import (
     RouteState,
 )
 from router_trio.telemetry import Telemetry
+from router_trio.telemetry.http.application import RouterAnswers
+from router_trio.telemetry.http.status import Answer, answer
 from tests.integration.pages import telemetry_settings
 from tests.support.axe import NoAxe, script, violations
 from tests.support.browser import BROWSER, NO_BROWSER, Page, browser
@@ -293,3 +295,41 @@ def test_the_parts_of_the_page_fit() -> None:
     used: set[Any] = set(re.findall(r"(?:byId|say|showLedger)\(\"([a-z-]+)\"", (folder / "page.js").read_text()))
     assert len(used) > 10
     assert used <= set(re.findall(r'id="([a-z-]+)"', (folder / "page.html").read_text()))
+
+
+class SomeWorkers(RouterAnswers):
+    """A router that says of itself what a supervisor says."""
+
+    def status(self) -> dict[str, Any]:
+        workers = {
+            "1": {"pid": 4711, "state": "running", "restarts": 0},
+            "2": {"pid": None, "state": "waiting", "restarts": 3},
+        }
+        return {**super().status(), "workers": workers}
+
+    def readiness(self) -> Answer:
+        return answer([{"worker": 2, "reason": "waiting"}, {"worker": 1, "connection": "edge", "reason": "away"}])
+
+
+async def test_workers_are_shown_and_whose_a_reason_is(view: View, tmp_path: Path) -> None:
+    telemetry = Telemetry(telemetry_settings(), logs=False)
+    async with (
+        browser(tmp_path / "profile") as running,
+        telemetry.serve(view, answers=lambda sources: SomeWorkers(sources, trio.current_time, 0.0)) as address,
+    ):
+        assert address is not None
+        page = await running.page()
+        here = Shown(page, view, telemetry, f"http://{address[0]}:{address[1]}/", trio.CancelScope())
+        await here.open()
+        assert await here.rows("workers") == [
+            ["Worker", "State", "Process", "Restarts"],
+            ["1", "running", "4711", "0"],
+            ["2", "waiting", "", "3"],
+        ]
+        whose = "[...document.querySelectorAll('#reasons .pill')].map((one) => one.textContent)"
+        assert await page.evaluate(whose) == ["worker 2", "worker 1, connection edge"]
+
+
+async def test_one_process_has_no_workers(shown: Shown) -> None:
+    await shown.open()
+    assert await shown.page.evaluate("document.getElementById('workers').parentElement.hidden")

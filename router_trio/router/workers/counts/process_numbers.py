@@ -26,9 +26,9 @@ def process_numbers() -> dict[str, float]:
     try:
         virtual, resident = map(int, Path("/proc/self/statm").read_bytes().split()[:2])
         descriptors = len(os.listdir("/proc/self/fd"))
-    except (OSError, ValueError):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (OSError, ValueError):  # there is no /proc, or a sandbox forbids to ask
         return {}
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return {
         "process_resident_memory_bytes": resident * _PAGE,
         "process_virtual_memory_bytes": virtual * _PAGE,

@@ -3,7 +3,8 @@
 const KEPT = 200; // events
 const SAMPLES = 60; // rates of a route, one a second
 const SILENT_AFTER = 8000; // ms: then what is shown is old, and the page says so
-const STATES = { connected: "good", running: "good", standby: "good", reconnecting: "warn", starting: "warn", paused: "warn" };
+const STATES = { connected: "good", running: "good", standby: "good", reconnecting: "warn", starting: "warn", paused: "warn",
+  draining: "warn", waiting: "warn" };
 const LEVELS = { INFO: "", DEBUG: "", WARN: "warn", ERROR: "bad" };
 const byId = (id) => document.getElementById(id);
 const number = (value) => Number(value).toLocaleString("en");
@@ -267,6 +268,16 @@ function showLedger(id, head, otherwise, columns, entries) {
   );
 }
 
+// Of one process there are none.
+function showWorkers(workers) {
+  const rows = Object.entries(workers || {}).map(([key, one]) => ({
+    key,
+    cells: [name(key), pill(one.state, STATES[one.state] || "bad"), text(one.pid, "number"), count(one.restarts)],
+  }));
+  byId("workers").parentElement.hidden = !rows.length;
+  fill(byId("workers"), [["Worker"], ["State"], ["Process", "number"], ["Restarts", "number"]], rows, "No workers.");
+}
+
 function showConnections(connections, reasons) {
   const rows = connections.flatMap(([key, one]) => {
     const told = reasons.filter((reason) => reason.connection === key).map((reason) => reason.reason);
@@ -307,7 +318,9 @@ function showReasons(reasons) {
   if (list.sign === sign) return;
   list.sign = sign;
   list.replaceChildren(...reasons.map((reason) => {
-    const who = reason.connection ? "connection " + reason.connection : reason.route ? "route " + reason.route : "router";
+    const worker = reason.worker ? "worker " + reason.worker : "";
+    const what = reason.connection ? "connection " + reason.connection : reason.route ? "route " + reason.route : "";
+    const who = [worker, what].filter(Boolean).join(", ") || "router";
     return element("li", "", element("span", "pill bad", who), " " + reason.reason);
   }));
 }
@@ -323,6 +336,7 @@ function show(look) {
   say("about", "router_trio " + status.version + ", up " + duration(status.uptime_seconds));
   say("ready", reasons.length ? "not ready" : "ready", "pill " + (reasons.length ? "bad" : "good"));
   showReasons(reasons);
+  showWorkers(status.workers);
   showConnections(Object.entries(status.connections), reasons);
   showRoutes(routes, reasons);
   showFlow(routes);
