@@ -132,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _with_stdin(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with a name in place of the `-` that stands for a configuration: cyclopts takes no `-`."""
     given = list(arguments)
+    if given[:1] == ["run"]:
+        return [STDIN if one == "-" else one for one in given]  # it has an option with a value, which is never that
     place = next((number for number, one in enumerate(given[1:], 1) if one == "-" or not one.startswith("-")), None)
     if place is not None and given[place] == "-":
         given[place] = STDIN

@@ -72,7 +72,7 @@ async def test_of_a_worker_that_is_killed_nothing_is_unaccounted_for(
     async with connect(server.url) as client, workers(server, tmp_path) as one:
         out = await client.subscribe("out.*")
         await client.ping()
-        sent, killed = 0, list[int]()
+        sent, killed, descriptors = 0, list[int](), one.descriptors()
         for kill_at in (2000, 5000):
             while sent < kill_at:
                 await publish(client, "orders", sent, 100)
@@ -93,6 +93,7 @@ async def test_of_a_worker_that_is_killed_nothing_is_unaccounted_for(
         )
         assert_balanced(status)
         assert status["workers"]["1"]["restarts"] == 2
+        assert one.descriptors() <= descriptors
         lost = one.run.logged("ROUTER_WORKER_LOST")
         assert [(line["level"], line["worker"], line["pid"]) for line in lost] == [("ERROR", 1, pid) for pid in killed]
         assert all(line["reason"] == "was killed by SIGKILL" for line in lost)

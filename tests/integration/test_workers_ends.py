@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.workers import CONFIG, gone, publish, workers
-from tests.support.command import command, running
+from tests.integration.test_systemd_notify import manager
+from tests.integration.workers import CONFIG, assert_balanced, gone, publish, settled, workers
+from tests.support.command import COMMAND, command, running
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -49,12 +51,8 @@ async def test_signals_to_the_whole_group_drain_all(server: NatsServer, streams:
 
 
 async def test_messages_left_unsettled_make_the_exit_code(server: NatsServer, tmp_path: Path) -> None:
-    config = CONFIG.replace('shutdown_timeout = "10s"', 'shutdown_timeout = "1s"')
-    start = config.index("[[routes]]")
-    end = config.index("[[routes]]", start + 1)
-    (tmp_path / "slow.py").write_text("import trio\n\nasync def handle(message):\n    await trio.sleep_forever()\n")
-    routes = config[end:].replace('name = "passed"', 'name = "passed"\nhandler = "slow:handle"')
-    async with connect(server.url) as client, workers(server, tmp_path, config[:start] + routes) as one:
+    config = with_handler(tmp_path, "await trio.sleep_forever()", "1s")
+    async with connect(server.url) as client, workers(server, tmp_path, config) as one:
         await publish(client, "in", 0, 10)
         await one.until(lambda status: status["routes"]["passed"]["ledger"]["received"] == 10)
         one.run.send(signal.SIGTERM)
@@ -102,3 +100,104 @@ def test_one_worker_is_one_process(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     path.write_text(WITHOUT_QUEUE.replace("URL", "nats://127.0.0.1:4222").replace("workers = 2", "workers = 1"))
     assert command("check", path, cwd=tmp_path).returncode == 0
+
+
+def with_handler(folder: Path, body: str, timeout: str) -> str:
+    """The core route alone, with a handler."""
+    (folder / "slow.py").write_text(f"import trio\n\nasync def handle(message):\n    {body}\n")
+    start = CONFIG.index("[[routes]]")
+    passed = CONFIG[CONFIG.index("[[routes]]", start + 1) :]
+    head = CONFIG[:start].replace('shutdown_timeout = "10s"', f'shutdown_timeout = "{timeout}"')
+    return head + passed.replace('name = "passed"', 'name = "passed"\nhandler = "slow:handle"')
+
+
+async def test_a_second_signal_cuts_the_drain_short(server: NatsServer, tmp_path: Path) -> None:
+    config = with_handler(tmp_path, "await trio.sleep_forever()", "1h")
+    async with connect(server.url) as client, workers(server, tmp_path, config) as one:
+        await publish(client, "in", 0, 10)
+        await one.until(lambda status: status["routes"]["passed"]["ledger"]["received"] == 10)
+        one.run.send(signal.SIGTERM)
+        for number in (1, 2):
+            await one.run.has_logged("ROUTER_DRAINING", worker=number)
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 1
+        (last,) = [line for line in one.run.logged("ROUTER_STOPPED") if "worker" not in line]
+        assert last["unsettled"] == 10
+
+
+async def test_a_worker_that_hangs_is_killed_when_a_drain_should_be_over(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
+    config = CONFIG.replace('shutdown_timeout = "10s"', 'shutdown_timeout = "500ms"')
+    async with workers(server, tmp_path, config) as one:
+        pid = (await one.pids())["1"]
+        os.kill(pid, signal.SIGSTOP)
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 1
+        assert gone(pid)
+        assert {line.get("worker") for line in one.run.logged("ROUTER_STOPPED")} == {2, None}
+
+
+async def test_a_worker_that_is_told_to_end_drains_and_is_replaced(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
+    async with connect(server.url) as client, workers(server, tmp_path) as one:
+        await publish(client, "in", 0, 100)
+        await one.until(lambda status: settled(status, "passed")["routed"] == 100)
+        pid = (await one.pids())["2"]
+        os.kill(pid, signal.SIGTERM)
+        lost = await one.run.has_logged("ROUTER_WORKER_LOST", worker=2, pid=pid)
+        assert (lost["reason"], lost["dropped"], lost["returned"], lost["lost"]) == ("has exited with 0", 0, 0, 0)
+        await one.run.has_logged("ROUTER_WORKER_STARTED", worker=2, restarts=1)
+        await one.ready()
+        status = await one.status()
+        assert settled(status, "passed")["routed"] == 100
+        assert_balanced(status)
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
+
+
+def environment_of(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+async def test_systemd_hears_of_all_workers_by_their_supervisor(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
+    address = str(tmp_path / "notify")
+    env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
+    async with manager(address) as systemd, workers(server, tmp_path, env=env) as one:
+        await systemd.until("READY=1")
+        assert "STATUS=routing: 2 of 2 routes" in systemd.told
+        assert any(told.startswith("STATUS=waiting: worker ") for told in systemd.told)
+        await systemd.until("WATCHDOG=1")
+        for pid in (await one.pids()).values():
+            environ = environment_of(pid)
+            assert not [one for one in environ if one.startswith((b"NOTIFY_SOCKET=", b"WATCHDOG_"))]
+        one.run.send(signal.SIGTERM)
+        await systemd.until("STOPPING=1")
+        assert await one.run.ended() == 0
+    assert systemd.told.count("READY=1") == 1
+
+
+async def test_a_configuration_from_standard_input_is_read_once_for_all(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
+    path = tmp_path / "router.toml"
+    path.write_text(CONFIG.replace("URL", server.url).replace("workers = 2\n", ""))
+    piped = ["sh", "-c", f'cat {path} | exec "$@"', "sh", *COMMAND]
+    async with running("run", "--workers", "3", "-", cwd=tmp_path, python=piped, group=True) as run:
+        for number in (1, 2, 3):
+            await run.has_logged("ROUTER_WORKER_STARTED", worker=number)
+        await run.has_logged("ROUTER_STARTED", name="router-trio")
+        run.send(signal.SIGTERM)
+        await run.ended()
+    assert [line["unsettled"] for line in run.logged("ROUTER_STOPPED")] == [0, 0, 0, 0]
+
+
+async def test_faults_are_for_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "router.toml"
+    path.write_text(CONFIG.replace("URL", "nats://127.0.0.1:4222"))
+    done = command("run", "--enable-fault-injection", path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--enable-fault-injection is for one process: give --workers 1 with it" in done.stderr

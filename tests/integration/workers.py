@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -69,6 +70,11 @@ class Workers:
             while not is_so(status := await self.status()):
                 await trio.sleep(0.02)
         return status
+
+    def descriptors(self) -> int:
+        """How many the supervisor has, but those of connections to its pages."""
+        folder = Path(f"/proc/{self.run._process.pid}/fd")
+        return sum(not os.readlink(one).startswith("socket:") for one in folder.iterdir())
 
     async def pids(self) -> dict[str, int]:
         return {number: one["pid"] for number, one in (await self.status())["workers"].items()}

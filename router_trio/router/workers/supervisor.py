@@ -28,6 +28,9 @@ ASK_EVERY = 1.0
 ANSWERS_WITHIN = 1.0
 """Seconds that a page waits for a worker that is busy."""
 
+CHANGES_WITHIN = 30.0
+"""Seconds that a reload waits for a worker, beyond `shutdown_timeout`, which what ends in it may take."""
+
 OWN_KEYS = ("router.workers", "telemetry.listen", "telemetry.allowed_hosts")
 """What workers do not go by: of a change the supervisor says that it needs a restart."""
 
@@ -63,6 +66,7 @@ class Supervisor:
         self._changed = trio.Event()
         self._asking = False
         self._drains = trio.Event()
+        self._late = trio.CancelScope()
         self._failure: RouterError | None = None
 
     # --- what there is ---
@@ -161,13 +165,16 @@ class Supervisor:
             slot.tell_to_drain()
 
     def end_all_now(self) -> None:
-        """Let all workers end now."""
+        """Let all workers end now. They have drained by then, or have begun to."""
+        self._late.deadline = min(self._late.deadline, trio.current_time() + EXITS_WITHIN)
         for slot in self._slots:
             slot.tell_to_end_now()
 
     async def reload_all(self, load: Callable[[], Settings]) -> None:
         """Load settings, check them, and let all workers change to them: all or none, as far as they are alive."""
         before = self.settings
+        if self.stopping:
+            return
         try:
             settings = await trio.to_thread.run_sync(load, limiter=trio.CapacityLimiter(1))
             settings.require_servers()
@@ -200,7 +207,9 @@ class Supervisor:
     async def _kill_late(self) -> None:
         """Kill what has not ended when a drain should be over."""
         await self._drains.wait()
-        await trio.sleep(self.settings.router.shutdown_timeout + EXITS_WITHIN)
+        self._late.deadline = trio.current_time() + self.settings.router.shutdown_timeout + EXITS_WITHIN
+        with self._late:
+            await trio.sleep_forever()
         for slot in self._slots:
             if slot.kill():
                 self.unsettled += 1  # whatever it has: it did not end as it should
@@ -210,7 +219,9 @@ class Supervisor:
         refusals: dict[str, None] = {}
 
         async def reload(slot: Slot) -> None:
-            refusals.update(dict.fromkeys(await slot.change_to(of_worker(settings))))
+            # One that hangs changes when it goes on.
+            with trio.move_on_after(settings.router.shutdown_timeout + CHANGES_WITHIN):
+                refusals.update(dict.fromkeys(await slot.change_to(of_worker(settings))))
 
         async with trio.open_nursery() as nursery:
             for slot in self._slots:
