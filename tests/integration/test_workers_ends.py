@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.integration.test_systemd_notify import manager
 from tests.integration.workers import CONFIG, assert_balanced, gone, publish, settled, workers
@@ -201,3 +202,16 @@ async def test_faults_are_for_one_process(tmp_path: Path) -> None:
     done = command("run", "--enable-fault-injection", path, cwd=tmp_path)
     assert done.returncode == 2
     assert "--enable-fault-injection is for one process: give --workers 1 with it" in done.stderr
+
+
+async def test_an_address_that_is_taken_is_said_before_any_worker_begins(tmp_path: Path) -> None:
+    path = tmp_path / "router.toml"
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        taken = CONFIG.replace("URL", "nats://127.0.0.1:4222").replace("127.0.0.1:0", f"127.0.0.1:{port}")
+        path.write_text(taken)
+        async with running("run", path, cwd=tmp_path) as run:
+            assert await run.ended() == 1
+    assert "another process uses it" in run.errors
+    assert "ROUTER" not in run.errors

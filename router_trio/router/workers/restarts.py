@@ -8,8 +8,8 @@ FIRST_DELAY = 0.2
 LONGEST_DELAY = 30.0
 """Seconds. What ends at once, again and again, is started twice a minute."""
 
-LIVES_WELL = 30.0
-"""Seconds after which the end of a worker has nothing to do with the one before it."""
+LIVES_WELL = 5.0
+"""Seconds of routing after which the end of a worker has nothing to do with the one before it."""
 
 ALWAYS_FATAL = frozenset({"ConnectionExhaustedError"})
 """What the settings ask for: `on_reconnect_exhausted = "stop"`."""
@@ -25,7 +25,7 @@ class Restarts:
         """How often it was started again."""
 
     def next_delay(self, lived: float) -> float:
-        """Return the seconds until a worker that lived so long is started again, and count that."""
+        """Return the seconds until a worker that routed for so long is started again, and count that."""
         if lived >= LIVES_WELL:
             self._short_lives = 0
         longest = min(LONGEST_DELAY, FIRST_DELAY * 2**self._short_lives)

@@ -57,6 +57,7 @@ class Router(Protocol):
 class _Life:
     """What one process has said of itself."""
 
+    up_at: float | None = None
     unsettled: int | None = None
     failure: tuple[str, str] | None = None
 
@@ -151,7 +152,6 @@ class Slot:
     async def run(self) -> None:
         """Keep a process running until the router stops. Raises `RouterError` if one fails as the router would."""
         while not self._router.stopping:
-            began_at = trio.current_time()
             try:
                 life, reason, pid, left = await self._live_once()
             except OSError as error:
@@ -161,7 +161,8 @@ class Slot:
                 raise RouterError(life.failure[1])
             if self._router.stopping:
                 break
-            delay = self._restarts.next_delay(trio.current_time() - began_at)
+            lived = 0.0 if life.up_at is None else trio.current_time() - life.up_at
+            delay = self._restarts.next_delay(lived)
             if life.failure is not None:
                 reason = f"has failed: {life.failure[1]}"
             self._phase = WAITING
@@ -236,6 +237,7 @@ class Slot:
                 self._answer = trio.Event()
             case ("started",):
                 self.has_started = True
+                life.up_at = trio.current_time()
                 if self._phase == STARTING:
                     self._phase = RUNNING
                 self._router.emit(

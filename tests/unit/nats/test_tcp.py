@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from router_trio.errors import LinkError
-from router_trio.nats.tcp import TCPStream
+from router_trio.nats.tcp import TCPStream, stream_for_wire
 from router_trio.nats.wire import Wire
 from router_trio.protocol.framing import PING, PONG, RawMessage
 
@@ -166,3 +166,36 @@ async def test_a_socket_that_breaks_in_the_turn_of_a_read_ends_the_link_by_its_w
 
 def _broken(data: bytes) -> int:
     raise trio.BrokenResourceError("no more")
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_who_has_to_note_something_does_before_bytes_leave(plain: bool) -> None:
+    """Whether a write waits for the socket or not, also of a stream that is none of TCP, as one with TLS."""
+    async with connected() as (ours, theirs):
+        noted: list[str] = []
+        one = ours if plain else trio.StapledStream(ours, ours)
+        stream = stream_for_wire(one, lambda: noted.append("" if nothing_came(theirs) else "late"))
+        assert isinstance(stream, TCPStream) is plain
+        await stream.send_all(b"one")
+        assert noted == [""]
+        assert await received(theirs, 3) == b"one"
+        if isinstance(stream, TCPStream):
+            assert stream.write_some(b"two") == 3
+            assert noted == ["", ""]
+            assert await received(theirs, 3) == b"two"
+        await theirs.send_all(b"three")
+        assert await stream.receive_some(10) == b"three"
+
+
+def nothing_came(stream: trio.SocketStream) -> bool:
+    """Return True if nothing is there to read."""
+    try:
+        stream.socket._sock.recv(1, socket.MSG_PEEK)  # type: ignore[attr-defined]
+    except BlockingIOError:
+        return True
+    return False
+
+
+async def test_one_process_alone_notes_nothing() -> None:
+    async with connected() as (ours, _):
+        assert type(stream_for_wire(ours, None)) is TCPStream

@@ -149,3 +149,12 @@ async def test_what_comes_from_outside_stays_on_its_line_and_does_nothing_to_the
     lines = await written(odd)
     assert len(lines) == 1
     assert lines[0].isprintable()
+
+
+async def test_a_line_of_a_worker_has_its_number_also_if_the_message_has_such_a_number() -> None:
+    sink: list[bytes] = []
+    logs = Logs(form="console", worker=1, write=sink.append, clock=trio.current_time)
+    async with logs.running():
+        logs.write(REFUSED)
+    assert b"(attempt 1 of 10)" in sink[0]
+    assert b"[worker=1 reason=network NATS_CONNECTION_FAILED]" in sink[0]

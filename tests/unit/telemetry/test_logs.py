@@ -65,6 +65,13 @@ def example(kind: type[Event]) -> Event:
 # --- what is in a line ---
 
 
+async def test_each_line_of_a_worker_has_its_number() -> None:
+    [line] = await logged(QUEUED, worker=2)
+    assert line["worker"] == 2
+    [line] = await logged(QUEUED)
+    assert "worker" not in line
+
+
 async def test_a_line_has_the_keys_of_the_contract() -> None:
     before = datetime.now(UTC)
     [line] = await logged(
