@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from router_trio.router.workers.counts.numbers import Counts
@@ -71,7 +72,10 @@ class RouteReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a worker is. `news`: what happened since the last one. `waiting_for`: what keeps it from being ready."""
+    """How a worker is. `news`: what happened since the last one. `waiting_for`: what keeps it from being ready.
+
+    `seconds` is how long it took to say it.
+    """
 
     counts: Counts
     connections: Mapping[str, ConnectionReport]
@@ -80,6 +84,7 @@ class Report:
     waiting_for: str | None
     process: Mapping[str, float]
     news: Sequence[dict[str, Any]]
+    seconds: float = 0.0
 
 
 class Reporter:
@@ -90,9 +95,10 @@ class Reporter:
         self._recent = recent
         self._told = 0
 
-    def report(self, counts: Counts, now: float) -> Report:
-        """Return how the router is. `counts` are of this moment; `now` is on the clock of the fences."""
-        view = self._view
+    def report(self, count: Callable[[], Counts], now: float) -> Report:
+        """Return how the router is. `count` gives all that it counts; `now` is on the clock of the fences."""
+        view, began_at = self._view, perf_counter()
+        counts = count()
         news = [] if self._recent is None else self._recent.since(self._told)
         if news:
             self._told = news[-1]["number"]
@@ -104,6 +110,7 @@ class Reporter:
             waiting_for(view, now),
             process_numbers(),
             news,
+            perf_counter() - began_at,
         )
 
 

@@ -32,6 +32,9 @@ ENDED = "ended"
 SILENT_AFTER = 3.0
 """Seconds without an answer after which a worker counts as stuck."""
 
+MOST_QUESTIONS = 2
+"""Questions to a worker that it has yet to answer: what it says to the second is of later than it was asked."""
+
 EXITS_WITHIN = 5.0
 """Seconds that a worker has to exit once it has said its last word."""
 
@@ -103,8 +106,8 @@ class Slot:
         return {"pid": pid, "state": self.phase, "restarts": self._restarts.count}
 
     def ask_how_it_is(self) -> None:
-        """Have it say how it is."""
-        if self._process is not None:
+        """Have it say how it is. One that is behind with its answers is not asked more and more."""
+        if self._process is not None and self._asked - self._answered < MOST_QUESTIONS:
             if self._answered == self._asked:
                 self._heard_at = trio.current_time()
             self._asked += 1

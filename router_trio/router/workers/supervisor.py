@@ -21,12 +21,16 @@ from router_trio.router.workers.sums import RouterSum, sum_up
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import difference
 from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.rendering import REST
 
 ASK_EVERY = 1.0
 """Seconds between two questions how the workers are."""
 
 ANSWERS_WITHIN = 1.0
 """Seconds that a page waits for a worker that is busy."""
+
+LEAST_REST = 0.02
+"""Seconds between the end of one round of questions and the next one; more where the answers take long to make."""
 
 CHANGES_WITHIN = 30.0
 """Seconds that a reload waits for a worker, beyond `shutdown_timeout`, which what ends in it may take."""
@@ -176,10 +180,9 @@ class Supervisor:
         if self.stopping:
             return
         try:
-            settings = await trio.to_thread.run_sync(load, limiter=trio.CapacityLimiter(1))
-            settings.require_servers()
-            needed = difference(before, settings).needs_restart
-            settings = settings.with_workers(len(self._slots))
+            settings, needed = await trio.to_thread.run_sync(
+                _loaded, load, before, len(self._slots), limiter=trio.CapacityLimiter(1)
+            )
         except ConfigurationError as error:
             self._refused(tuple(str(error).splitlines()), len(error.problems))
             return
@@ -207,7 +210,8 @@ class Supervisor:
     async def _kill_late(self) -> None:
         """Kill what has not ended when a drain should be over."""
         await self._drains.wait()
-        self._late.deadline = trio.current_time() + self.settings.router.shutdown_timeout + EXITS_WITHIN
+        drained_at = trio.current_time() + self.settings.router.shutdown_timeout
+        self._late.deadline = min(self._late.deadline, drained_at + EXITS_WITHIN)
         with self._late:
             await trio.sleep_forever()
         for slot in self._slots:
@@ -253,6 +257,8 @@ class Supervisor:
             self._sum = None
             self._round_over.set()
             self._round_over = trio.Event()
+            # However many ask for pages: workers have to route.
+            await trio.sleep(max(LEAST_REST, *(REST * one.seconds for one in self.reports.values()), 0.0))
             with trio.move_on_after(ASK_EVERY):
                 await self._ask.wait()
 
@@ -267,3 +273,10 @@ class Supervisor:
                 routes=len(self.settings.routes),
             )
         )
+
+
+def _loaded(load: Callable[[], Settings], before: Settings, workers: int) -> tuple[Settings, tuple[str, ...]]:
+    """Return new settings for so many workers, and which of their keys need a restart. Raises ConfigurationError."""
+    settings = load()
+    settings.require_servers()
+    return settings.with_workers(workers), difference(before, settings).needs_restart

@@ -96,7 +96,7 @@ class Worker:
         while (message := await self._channel.next_message()) is not None:
             match message:
                 case ("report", number):
-                    report = reporter.report(self._counting.write_all(), trio.current_time())
+                    report = reporter.report(self._counting.write_all, trio.current_time())
                     self._channel.post("report", number, report)
                 case ("reload", Settings() as settings):
                     nursery.start_soon(self._reload, run, settings)

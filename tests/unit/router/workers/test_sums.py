@@ -48,7 +48,7 @@ def report_of(view: View) -> Report:
     with block() as (one, _):
         counting = Counting(one)
         counting.watch(Sources(view))
-        report = Reporter(view, None).report(counting.write_all(), 0.0)
+        report = Reporter(view, None).report(counting.write_all, 0.0)
     sent: Report = pickle.loads(pickle.dumps(report))
     return sent
 
