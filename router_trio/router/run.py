@@ -96,6 +96,7 @@ class Run:
             write=write_log,
         )
         self.emit: Emit = self.telemetry.emit
+        self._worker = worker
         self._connect = connect
         self._platform = platform
         self._builder = RouteBuilder(
@@ -238,6 +239,9 @@ class Run:
             nursery.cancel_scope.cancel()
         for problem in self.settings.without_effect:
             self.emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
+        if self._worker is None and self.settings.router.workers > 1:
+            told = "has no effect in a program, whose router is one process; run `router-trio run`, or remove it"
+            self.emit(SettingIgnored(at=trio.current_time(), key="router.workers", detail=told))
         self.tell_ignored(self.settings.routes)
         self.emit(
             RouterStarted(

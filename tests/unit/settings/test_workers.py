@@ -9,8 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from router_trio.cli.explain_message import explain_message
 from router_trio.errors import ConfigurationError
 from router_trio.router.workers.division import of_worker
+from router_trio.routing.plans import compile_routes
 from router_trio.settings import Settings
 from router_trio.settings.checks.flow import share_of
 from router_trio.settings.guarantee import guarantee
@@ -113,3 +115,6 @@ def test_settings_go_through_the_channel_as_they_are() -> None:
 def test_what_is_promised_of_order(source: dict[str, Any], route: dict[str, Any], told: str) -> None:
     settings = made(source, **route)
     assert guarantee(settings.routes[0], settings.router.workers) == told
+    explained = explain_message(compile_routes(settings), "in.7", workers=settings.router.workers).routes[0]
+    assert explained.as_json()["guarantee"] == told
+    assert f"  {told}" in explained.lines()
