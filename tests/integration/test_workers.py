@@ -184,3 +184,26 @@ async def test_a_worker_that_hangs_holds_up_no_page_and_is_not_ready(
         await one.ready()
         one.run.send(signal.SIGTERM)
         assert await one.run.ended() == 0
+
+
+async def test_what_one_worker_refuses_changes_none(server: NatsServer, streams: JetStream, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text(
+        'import sys\nif sys.argv[1:3] == ["_worker", "2"]:\n    raise ImportError("not in this one")\n'
+        "def handle(message):\n    return None\n"
+    )
+    async with connect(server.url) as client, workers(server, tmp_path) as one:
+        out = await client.subscribe("out.*")
+        await client.ping()
+        path = tmp_path / "router.toml"
+        path.write_text(path.read_text().replace('name = "passed"', 'name = "passed"\nhandler = "elsewhere:handle"'))
+        one.run.send(signal.SIGHUP)
+        await eventually(lambda: any("worker" not in line for line in one.run.logged("ROUTER_RELOAD_REFUSED")))
+        (refused,) = [line for line in one.run.logged("ROUTER_RELOAD_REFUSED") if "worker" not in line]
+        assert "not in this one" in refused["problems"][0]
+        assert [line["worker"] for line in one.run.logged("ROUTER_RELOADED")] == [1, 1], "there and back"
+        await publish(client, "in", 0, 200)
+        await one.until(lambda status: settled(status, "passed")["routed"] >= 200)
+        await client.ping()
+        assert len(out.waiting()) == 200
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0

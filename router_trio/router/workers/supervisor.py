@@ -187,10 +187,10 @@ class Supervisor:
             self._refused(tuple(str(error).splitlines()), len(error.problems))
             return
         self.settings = settings  # also of a worker that is started meanwhile
-        refusals = await self._reload_all(settings)
+        changed, refusals = await self._change(self._slots, settings)
         if refusals:
             self.settings = before
-            await self._reload_all(before)
+            await self._change(changed, before)
             self._refused(refusals, len(refusals))
             return
         keys = tuple(key for key in needed if key in OWN_KEYS)
@@ -218,19 +218,24 @@ class Supervisor:
             if slot.kill():
                 self.unsettled += 1  # whatever it has: it did not end as it should
 
-    async def _reload_all(self, settings: Settings) -> tuple[str, ...]:
-        """Return what the workers say is wrong."""
+    async def _change(self, slots: Sequence[Slot], settings: Settings) -> tuple[list[Slot], tuple[str, ...]]:
+        """Let these change to other settings. Return those that did, and what the others say is wrong."""
+        changed: list[Slot] = []
         refusals: dict[str, None] = {}
 
-        async def reload(slot: Slot) -> None:
+        async def change(slot: Slot) -> None:
             # One that hangs changes when it goes on.
             with trio.move_on_after(settings.router.shutdown_timeout + CHANGES_WITHIN):
-                refusals.update(dict.fromkeys(await slot.change_to(of_worker(settings))))
+                problems = await slot.change_to(of_worker(settings))
+                refusals.update(dict.fromkeys(problems))
+                if problems:
+                    return
+            changed.append(slot)
 
         async with trio.open_nursery() as nursery:
-            for slot in self._slots:
-                nursery.start_soon(reload, slot)
-        return tuple(refusals)
+            for slot in slots:
+                nursery.start_soon(change, slot)
+        return changed, tuple(refusals)
 
     def _refused(self, problems: tuple[str, ...], count: int) -> None:
         self.emit(ReloadRefused(at=trio.current_time(), count=count, problems=problems))
