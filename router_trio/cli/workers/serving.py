@@ -22,10 +22,10 @@ from router_trio.cli.signals import run_with_signals
 from router_trio.errors import RouterError
 from router_trio.events import StatusPageReady
 from router_trio.router.workers.supervisor import Supervisor
-from router_trio.router.workers.whole_lines import WholeLines
 from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
+from router_trio.telemetry.logs.writer import WholeLines
 from router_trio.telemetry.metrics.table import Sources
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A worker as a process: how it is started, and that nothing of it is left behind."""
+"""A worker as a process: how it is started, with which settings, and that nothing of it is left behind."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import trio
 
 from router_trio.router.workers.channel import Channel
 from router_trio.router.workers.counts.block import new_block
+from router_trio.settings import Settings
+from router_trio.settings.checks.flow import limit_of_worker
 
 WORKER = "_worker"
 """The first argument of a worker; the others are its number and its descriptors."""
@@ -72,6 +74,17 @@ async def open_worker(number: int, lock: int) -> AsyncIterator[WorkerProcess]:
                 await stream.aclose()
     finally:
         os.close(block)
+
+
+def of_worker(settings: Settings) -> Settings:
+    """Return what each of the workers runs with: its part of the limits, and no HTTP side of its own."""
+    workers = settings.router.workers
+    routes = [
+        route if route.limit is None else route.model_copy(update={"limit": limit_of_worker(route.limit, workers)})
+        for route in settings.routes
+    ]
+    telemetry = settings.telemetry.model_copy(update={"listen": "", "allowed_hosts": []})
+    return settings.model_copy(update={"routes": routes, "telemetry": telemetry})
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -16,8 +16,7 @@ from router_trio.errors import RouterError
 from router_trio.events import Emit, WorkerLost, WorkerStarted
 from router_trio.router.workers.counts.block import read_block
 from router_trio.router.workers.counts.numbers import Counts, Left, settle
-from router_trio.router.workers.division import of_worker
-from router_trio.router.workers.process import WorkerProcess, how_it_ended, open_worker
+from router_trio.router.workers.process import WorkerProcess, how_it_ended, of_worker, open_worker
 from router_trio.router.workers.report import Report
 from router_trio.router.workers.restarts import Restarts, ends_router
 from router_trio.settings import Settings

@@ -14,7 +14,7 @@ import trio
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.events import Emit, ReloadRefused, RestartNeeded, RouterDraining, RouterStarted, RouterStopped
 from router_trio.router.workers.counts.numbers import Counts, add
-from router_trio.router.workers.division import of_worker
+from router_trio.router.workers.process import of_worker
 from router_trio.router.workers.report import Report, RouteReport
 from router_trio.router.workers.slot import EXITS_WITHIN, RUNNING, Slot
 from router_trio.router.workers.sums import RouterSum, sum_up
@@ -51,7 +51,7 @@ class Supervisor:
         lock: int,
         uniform: Callable[[float, float], float],
     ) -> None:
-        """`recent` gets what the workers tell of; `lock` is a descriptor: see `whole_lines`."""
+        """`recent` gets what the workers tell of; `lock` is a descriptor: see `WholeLines`."""
         self.settings = settings
         self.emit = emit
         self.stopping = False

@@ -7,6 +7,7 @@ descriptor and not to `sys.stderr`: one that hangs in a buffered stream holds a 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import sys
@@ -96,3 +97,22 @@ def write_to_stderr(data: bytes) -> None:
             view = view[os.write(descriptor, view) :]
         except BlockingIOError:
             select.select([], [descriptor], [])
+
+
+class WholeLines:
+    """Writes to stderr, each batch as a whole, also where several processes do. Blocks as long as stderr does.
+
+    A pipe takes 4 KiB in one piece, and no more. So whoever writes holds a record lock on the file of `descriptor`,
+    which the processes share and which has no other use. The system releases it when its holder ends, however it ends.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: bytes) -> None:
+        """Write everything. Raises `OSError` if stderr is gone."""
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            write_to_stderr(data)
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)

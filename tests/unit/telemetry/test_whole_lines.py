@@ -12,7 +12,7 @@ from tests.support.command import environment
 
 WRITER = """
 import sys
-from router_trio.router.workers.whole_lines import WholeLines
+from router_trio.telemetry.logs.writer import WholeLines
 
 lines = WholeLines(int(sys.argv[1]))
 print("ready", flush=True)
