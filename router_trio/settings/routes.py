@@ -246,6 +246,11 @@ class DestinationSettings(Section, init=False):
         examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
     )
     jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
+    fast_ingest: bool = Field(
+        True,
+        description="Use fast ingest (ADR-50), one answer for many messages, where the stream has `allow_batched`; "
+        "false: a PubAck for each message.",
+    )
     reply: bool = Field(
         False,
         description="Carry the reply subject of a message to another connection as well. On its own connection a core "
