@@ -9,9 +9,11 @@ from typing import Any
 from router_trio.testing.streams import EPOCH
 from tests.simulation.content import decided
 from tests.simulation.failing import SHARE, failing, trouble
-from tests.simulation.faults import FAULTS, NOT_YET
+from tests.simulation.faults import FAULTS, NOT_YET, OF_BATCHES
 from tests.simulation.flow import flowing
 from tests.simulation.handlers import MAKE
+from tests.simulation.ingest import batched
+from tests.simulation.ingest import trouble as trouble_of_batches
 from tests.simulation.keyed import SHARE as KEYED
 from tests.simulation.keyed import keyed
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
@@ -34,7 +36,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     random = Random(f"simulation {seed}")
     there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
-    kinds = [kind for kind in FAULTS if kind not in NOT_YET]
+    kinds = [kind for kind in FAULTS if kind not in NOT_YET and kind not in OF_BATCHES]
     wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
     names = list(brokers)
@@ -56,6 +58,9 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     keys = Random(f"keyed {seed}")
     if keys.random() < KEYED:
         routes = tuple(keyed(plan, keys) if keys.random() < 0.7 else plan for plan in routes)
+    ingest = Random(f"ingest {seed}")
+    taking, worth = batched(names, ingest)
+    more += trouble_of_batches(taking, HORIZON, ingest)
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     steps = [*load, *more]
     for kind in faults:
@@ -83,6 +88,8 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
             "DEAD": 120.0,
         },
         steps=tuple(sorted(steps, key=lambda step: step.at)),
+        batched=taking,
+        worth=worth,
     )
 
 
