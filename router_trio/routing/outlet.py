@@ -211,17 +211,16 @@ class Outlet:
             subject, _, header_size, size, tail = raw
             try:
                 prefix = prefixes.get(subject)
+                own_ack = False
                 if prefix is None:
                     prefix = self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
-                    if len(prefix) > LONGEST_REMEMBERED:  # a line that may be full is not made longer
-                        own_acks.append(len(frames))
+                    own_ack = len(prefix) > LONGEST_REMEMBERED  # a line that may be full is not made longer
                 ending = endings.get(subject) or self.address.ending_for(subject)
                 message_id = delivery.message_id or self.connection.new_message_id()
                 if header_size or delivery.trace is not None:
                     start = len(tail) - 2 - size + header_size
                     came = tail[start - header_size : start]
-                    if self._has_senders_id(came):
-                        own_acks.append(len(frames))
+                    own_ack = own_ack or self._has_senders_id(came)
                     block = self._headers(came, message_id, ending)
                     trace_parent = self.trace(delivery)
                     if trace_parent is not None:
@@ -240,6 +239,8 @@ class Outlet:
             except RouterError as error:
                 refused.append((delivery, error))
                 continue
+            if own_ack:
+                own_acks.append(len(frames))
             frames.append(frame)
             owners.append(delivery)
             order += 1
