@@ -465,6 +465,28 @@ class DestinationStored(RouteEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FastIngestChosen(RouteEvent):
+    """The stream of a destination takes fast ingest: where enough is under way, one answer is for many messages."""
+
+    code = "NATS_FAST_INGEST"
+    level = Level.DEBUG
+    connection: str
+    subject: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FastIngestUnavailable(RouteEvent):
+    """No stream takes fast ingest for all of a destination: each message gets a PubAck of its own."""
+
+    code = "NATS_FAST_INGEST_UNAVAILABLE"
+    level = Level.DEBUG
+    connection: str
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationsUnknown(ConnectionEvent):
     """The streams of the destinations can't be looked up; only publishes show whether they accept messages."""
 

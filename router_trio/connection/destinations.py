@@ -9,13 +9,20 @@ subject here and its messages are stored all the same, by a stream of another ac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 
 import trio
 
 from router_trio.errors import SourceError
-from router_trio.events import DestinationNotStored, DestinationStored, DestinationsUnknown, Emit
+from router_trio.events import (
+    DestinationNotStored,
+    DestinationStored,
+    DestinationsUnknown,
+    Emit,
+    FastIngestChosen,
+    FastIngestUnavailable,
+)
 from router_trio.link import LOOKUP_FAILED, Link, StreamState
 from router_trio.protocol.framing import text
 from router_trio.states import DestinationState, RouteState
@@ -46,7 +53,11 @@ _CURES = {
 class Destinations:
     """The destinations of a connection. `serve` looks them up, on each link: see `session.Source`."""
 
-    def __init__(self, connection: str, emit: Emit) -> None:
+    def __init__(
+        self, connection: str, emit: Emit, batched: Callable[[tuple[str, str], str | None], None] = lambda *_: None
+    ) -> None:
+        """`batched` is told which stream takes fast ingest for a destination (route and template); None: none does."""
+        self._batched = batched
         self.first_look_over: trio.Event = trio.Event()
         self._connection = connection
         self._emit = emit
@@ -58,6 +69,7 @@ class Destinations:
         """Streams that this user may not look at, by what the server said on this link."""
         self._refusing: dict[DestinationState, dict[str, StreamState]] = {}
         self._elsewhere: set[DestinationState] = set()
+        self._ingest_told: dict[DestinationState, str | None] = {}
         self._by_subject: dict[bytes, list[DestinationState]] = {}
         self._look_now = trio.Event()
         self._early_at = -inf
@@ -75,6 +87,8 @@ class Destinations:
             self._told.discard(one)
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
+            self._ingest_told.pop(one, None)
+            self._batched((one.route_name, one.template), None)
         self._by_subject.clear()
 
     # --- what publishes meet ---
@@ -160,7 +174,10 @@ class Destinations:
             if name not in self._secret and any(_behind(pattern, [stream]) for pattern in patterns)
         }
         for one in stored:
-            self._found(one, _behind(one.pattern, streams.values()))
+            behind = _behind(one.pattern, streams.values())
+            self._found(one, behind)
+            if one.fast_ingest and behind:
+                self._choose_ingest(one, behind)
 
     async def _take(self, link: Link, name: str, pattern: str | None, streams: dict[str, StreamState]) -> None:
         """Look at a stream, which was found by `pattern`. One that we may not look at counts as fine."""
@@ -203,6 +220,25 @@ class Destinations:
             mended = any(_covers(subject, one.pattern) for stream in streams for subject in stream.subjects)
         if mended:
             one.met = None
+
+    def _choose_ingest(self, one: DestinationState, streams: list[StreamState]) -> None:
+        """Have a destination sent to in batches if one stream takes all of it so, and say once which way it is."""
+        stream = _batched(one, streams)
+        self._batched((one.route_name, one.template), stream)
+        if self._ingest_told.get(one, "") == stream:
+            return
+        self._ingest_told[one] = stream
+        now, route, connection, subject = trio.current_time(), one.route_name, self._connection, one.template
+        if stream is not None:
+            self._emit(FastIngestChosen(at=now, route=route, connection=connection, subject=subject, stream=stream))
+            return
+        names = ", ".join(one.name for one in streams[:3])
+        why = "several take its messages" if len(streams) > 1 else "it, or its server, takes no batches"
+        self._emit(
+            FastIngestUnavailable(
+                at=now, route=route, connection=connection, subject=subject, detail=f"stream {names}: {why}"
+            )
+        )
 
     def _missing(self, one: DestinationState, trouble: tuple[str, str]) -> None:
         if one.looked_up == trouble and one.got_through:
@@ -249,6 +285,13 @@ class Destinations:
 
 def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:
     return [stream for stream in streams if any(overlaps(subject, pattern) for subject in stream.subjects)]
+
+
+def _batched(one: DestinationState, streams: list[StreamState]) -> str | None:
+    """Return the stream that takes all of a destination in batches: a batch is for one stream."""
+    if len(streams) != 1 or not streams[0].batched or streams[0].refuses is not None:
+        return None
+    return streams[0].name if any(_covers(subject, one.pattern) for subject in streams[0].subjects) else None
 
 
 def _covers(subject: str, pattern: str) -> bool:

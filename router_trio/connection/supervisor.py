@@ -72,7 +72,7 @@ class Connection:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
-        self.destinations: Destinations = Destinations(name, emit)
+        self.destinations: Destinations = Destinations(name, emit, self.outbox.ingest.use_for)
         self.streams: Streams = Streams(self.state, emit)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
@@ -415,6 +415,21 @@ class Connection:
         if operation is not None:
             self.destinations.publish_refused(operation.subject, reason, detail, retriable)
         self.outbox.ack_refused(order, reason, detail, retriable)
+
+    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
+        """See `link.LinkListener`."""
+        self.outbox.ingest.stored(batch, sequence, flow)
+
+    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
+        """See `link.LinkListener`."""
+        operation = self.outbox.ingest.publish_at(batch, sequence)
+        if operation is not None:
+            self.destinations.publish_refused(operation.subject, reason, detail, retriable)
+        self.outbox.ingest.one_refused(batch, sequence, reason, detail, retriable)
+
+    def ingest_ended(self, batch: bytes, count: int | None) -> None:
+        """See `link.LinkListener`."""
+        self.outbox.ingest.ended(batch, count)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """See `link.LinkListener`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import trio
 
@@ -12,6 +13,7 @@ from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
+from router_trio.nats.flow_acks import FlowAcks, is_known_to
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.ask import API, Api
 from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
@@ -24,7 +26,7 @@ from router_trio.nats.subscription import WireSubscription
 from router_trio.nats.tcp import BeforeWrite, stream_for_wire
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.outbox.operation import Operation
-from router_trio.protocol import framing
+from router_trio.protocol import fast_ingest, framing
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings
@@ -124,6 +126,9 @@ class NatsLink:
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self.wire.subscribe(inbox + b".*", self._pubacks.read)
+        self._flow_acks = FlowAcks(listener)
+        self._flow_answers: WireSubscription | None = None
+        self._flow_denied = False
 
     @property
     def server(self) -> str:
@@ -294,7 +299,19 @@ class NatsLink:
         # What another JetStream does not have, this server's own may have.
         if state is not None or self.api.prefix == API:
             self._pubacks.found((name, ""), state is not None)
+        if state is not None and state.batched and not await self._hears_flow_acks():
+            state = replace(state, batched=False)
         return state
+
+    async def _hears_flow_acks(self) -> bool:
+        """Return True if batches of fast ingest are answered here: subscribes to that when it is asked first."""
+        if self._flow_answers is None and not self._flow_denied and is_known_to(self.info):
+            try:
+                subject = framing.text(fast_ingest.answers_to(self._inbox))
+                self._flow_answers = await self.subscribe(subject, self._flow_acks.read)
+            except SourceError:
+                self._flow_denied = True
+        return self._flow_answers is not None
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """See `link.Link.ensure_stream`."""

@@ -196,14 +196,23 @@ class OperationWithAck(CoreOperation):
 
     `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
     the reason of the last refusal, while it is tried again. `resent`: it was
-    written before, and no answer came.
+    written before, and no answer came. `ingest_to`: the destination (see `capacity_key`) if the
+    stream's answer may be one for many publishes there, which tells nothing of this one but that it is stored.
     """
 
-    __slots__ = ("first_written_at", "refused_for", "resent", "written_at")
+    __slots__ = ("first_written_at", "ingest_to", "refused_for", "resent", "written_at")
 
     with_ack = True
 
-    def __init__(self, order: int, frame: bytes, owner: Owner | None, accepted_at: float, clean: bool) -> None:
+    def __init__(
+        self,
+        order: int,
+        frame: bytes,
+        owner: Owner | None,
+        accepted_at: float,
+        clean: bool,
+        ingest_to: Hashable | None = None,
+    ) -> None:
         # Not by the constructor above: one call more would be felt by each publish.
         self.order = order
         self.frame = frame  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -214,6 +223,7 @@ class OperationWithAck(CoreOperation):
         self.refused_for: str | None = None
         self.resent: bool = False
         self.written_at: float = 0.0
+        self.ingest_to: Hashable | None = ingest_to
 
     @property
     def capacity_key(self) -> Hashable:

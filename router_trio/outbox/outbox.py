@@ -6,20 +6,22 @@ or confirmed by exactly one method. Synchronous and pure but for `emit`, `clock`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from math import inf
 
 from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
 from router_trio.outbox.capacity import Capacity
+from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.fences import Fences
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
 from router_trio.outbox.queue import SendQueue
-from router_trio.outbox.retries import ACK_BUDGET, Retries
+from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, Retries
 from router_trio.outbox.settlement import Settlement
 from router_trio.outbox.suspects import Suspects
+from router_trio.protocol.framing import readdressed
 
 MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
@@ -81,6 +83,9 @@ class Outbox:
         """For who asks the server to confirm core publishes."""
         self._suspects = Suspects()
         self._retries = Retries(self.queue, clock=clock)
+        self.ingest: FastIngest = FastIngest(self, clock=clock)
+        """For who is told which streams take batches, and what they answer."""
+        self._inbox = b""
         self.capacity: Capacity = Capacity(
             connection,
             self.queue,
@@ -134,10 +139,19 @@ class Outbox:
 
     # --- in ---
 
-    def offer(self, frame: bytes, *, with_ack: bool = False, owner: Owner | None = None, blocked: bool = False) -> str:
+    def offer(
+        self,
+        frame: bytes,
+        *,
+        with_ack: bool = False,
+        owner: Owner | None = None,
+        blocked: bool = False,
+        ingest_to: Hashable | None = None,
+    ) -> str:
         """Accept one operation. Returns its status: `sent` (on its way), `queued` or `failed_open`.
 
-        `blocked` says that the caller waited for room while not connected: its failure is counted already. Raises
+        `blocked` says that the caller waited for room while not connected: its failure is counted already.
+        `ingest_to`: see `OperationWithAck`. Raises
         `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks `blocks` and
         `capacity.waits_for`.
         """
@@ -158,7 +172,7 @@ class Outbox:
             self.fences.behind = self._order
         clean = self.connected and not blocked
         operation = (
-            OperationWithAck(self._order, frame, owner, now, clean)
+            OperationWithAck(self._order, frame, owner, now, clean, ingest_to)
             if with_ack
             else CoreOperation(self._order, frame, owner, now, clean)
         )
@@ -209,22 +223,25 @@ class Outbox:
                 refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
                 refused.settle(Fate("failed", error.reason), now)
 
-    def offer_each(self, frames: Sequence[bytes], owners: Sequence[Owner]) -> None:
+    def offer_each(
+        self, frames: Sequence[bytes], owners: Sequence[Owner], ingest_to: Hashable | None, own_acks: Collection[int]
+    ) -> None:
         """Accept JetStream publishes while connected, as `offer` does for each: their numbers begin at `next_order`.
 
-        For `Outlet.forward_each`, whose tests hold this equal.
+        All of them have this `ingest_to`, but for those with an index in `own_acks`. For `Outlet.forward_each`, whose
+        tests hold this equal.
         """
         now = self._clock()
         first = self._order + 1
         self._order += len(frames)
         self.ledger.accepted += len(frames)
-        self.queue.append_each(
-            [
-                OperationWithAck(order, frame, owner, now, True)
-                for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
-            ],
-            sum(map(len, frames)),
-        )
+        operations = [
+            OperationWithAck(order, frame, owner, now, True, ingest_to)
+            for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
+        ]
+        for index in own_acks:
+            operations[index].ingest_to = None
+        self.queue.append_each(operations, sum(map(len, frames)))
         self._wake()
 
     # --- the life of the link ---
@@ -233,6 +250,8 @@ class Outbox:
         """A link is there, whose PubAcks come to `inbox`: what was kept is drained first, in order."""
         if inbox:
             self.queue.readdress(inbox)
+        self._inbox = inbox
+        self.ingest.begin_link(inbox)
         self.connected = True
         self._held_back = False
         self._suspects.link_up(self.ledger.settled_count)
@@ -247,6 +266,7 @@ class Outbox:
         `reason` is that of the `LinkError`. A publish that ends one link after the other fails, as `poison`.
         """
         self.connected = False
+        self.ingest.begin_link(b"")
         self.settlement.drain_ends()
         queue, settled, now = self.queue, self.ledger.settled_count, self._clock()
         only = self._in_flight.only()
@@ -265,8 +285,9 @@ class Outbox:
         self._suspects.unreachable()
 
     def hold_back(self) -> None:
-        """Write nothing more on this link: it is being left. The next one starts with what is pending."""
+        """Write nothing more on this link but ends of batches: it is being left. The next one takes what is pending."""
         self._held_back = True
+        self._wake()
 
     def when_nothing_in_flight(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, when an operation is confirmed, refused or gone and nothing is in flight any more."""
@@ -278,8 +299,31 @@ class Outbox:
         Asking says that the batch before was sent, and that what the link refused of it was told to `write_refused`.
         """
         self.fences.batch_sent()
+        if self.ingest.at_work:
+            return self._next_batch_with_ingest()
+        return [] if self._held_back else self._take_batch()
+
+    def _next_batch_with_ingest(self) -> list[Operation]:
+        now = self._clock()
         if self._held_back:
-            return []
+            return self._ends_of_batches(now)
+        written, aside = self.ingest.arrange(self._take_batch(), now, self._lanes.holds_of)
+        if aside:
+            self.queue.take_back(aside)
+        self.ingest.check_ends(now, self.queue.waits)
+        return written
+
+    def _ends_of_batches(self, now: float) -> list[Operation]:
+        """The last message of each batch, which is pending."""
+        ends: list[Operation] = []
+        for batch, latest in self.ingest.latest():
+            if self.queue.withdraw(latest):
+                self._in_flight.add_with_ack(latest, now)
+                batch.take_as_last(latest, now)
+                ends.append(latest)
+        return ends
+
+    def _take_batch(self) -> list[Operation]:
         if self._max_age:
             self._expire()
         if not self.queue.waiting and not self._lanes.lanes:
@@ -373,14 +417,25 @@ class Outbox:
         """The server refused a publish to `subject`: the oldest one in flight to it has failed."""
         operation = self._in_flight.oldest_to(subject)
         if operation is not None and self._in_flight.withdraw(operation):
+            self.ingest.abandon_with(operation)
             self._fail([operation], "permission_denied", detail)
             self._wake()
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
         """The link did not write this operation, or this part of one, though it was taken."""
+        self.ingest.abandon_with(operation)
         for one in self.queue.remains(operation):
             if self.queue.withdraw(one):
                 self._hold_or_fail(one, reason, detail, retriable)
+        self._wake()
+
+    def not_stored(self, operations: Sequence[OperationWithAck]) -> None:
+        """See `fast_ingest.Publishes`. These go first, in order, and each gets a PubAck of its own."""
+        again = [one for one in operations if self._in_flight.take_acked(one.order) is not None]
+        for operation in again:
+            operation.resent, operation.ingest_to = True, None
+            operation.frame = readdressed(operation.frame, b"%b.%d" % (self._inbox, operation.order))
+        self.queue.put_back(again)
         self._wake()
 
     # --- giving up ---
@@ -415,6 +470,7 @@ class Outbox:
         """
         if self._max_age:
             self._expire()
+        self.ingest.abandon_unanswered(self._clock() - RESEND_UNACKED_AFTER)
         by_reason, again = self._retries.sweep()
         for reason, operations in by_reason.items():
             over = [one for one in operations if self.queue.withdraw(one)]
@@ -425,9 +481,11 @@ class Outbox:
 
     def next_batch_at(self) -> float | None:
         """When to ask for a batch again though nothing has happened; None if there is no need to."""
-        if not self.queue.waiting and not self._lanes.lanes:
-            return None
-        return self._retries.next_try_at(MAX_UNACKED)
+        due = self.ingest.next_due_at() if self.ingest.at_work else inf
+        if (self.queue.waiting or self._lanes.lanes) and not self._held_back:
+            try_at = self._retries.next_try_at(MAX_UNACKED)
+            due = due if try_at is None else min(due, try_at)
+        return None if due == inf else due
 
     def shut_down(self) -> int:
         """The end: whatever has no fate yet is dropped, or was in flight and stays unconfirmed. Returns how many."""

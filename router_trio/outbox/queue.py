@@ -67,6 +67,10 @@ class SendQueue:
             return found
         return next((one for one in self._waiting if one.order == order and isinstance(one, OperationWithAck)), None)
 
+    def waits(self, operation: Operation) -> bool:
+        """Return True if it is pending."""
+        return operation in self._waiting or self.lanes.find(operation.order) is operation
+
     def older_waits(self, operation: Operation) -> bool:
         """Return True if a JetStream publish to the same subject that was accepted earlier waits for the wire."""
         for waiting in self._waiting:
@@ -175,7 +179,7 @@ class SendQueue:
         for operation in back:
             if isinstance(operation, OperationWithAck) and operation.first_written_at is not None:
                 operation.first_written_at = None  # each gets its whole time on the next link
-                operation.resent = True
+                operation.resent, operation.ingest_to = True, None
         self.put_back(back)
 
     def put_back(self, operations: Sequence[Operation]) -> None:
@@ -191,6 +195,14 @@ class SendQueue:
             back.append(waiting.popleft())
         back.sort(key=by_order)
         waiting.extendleft(reversed(back))
+
+    def take_back(self, operations: Sequence[OperationWithAck]) -> None:
+        """Put operations that were taken to be written, and were not, back to the head."""
+        for operation in operations:
+            self.in_flight.take_acked(operation.order)
+            if operation.first_written_at == operation.written_at:
+                operation.first_written_at = None
+        self.put_back(operations)
 
     def readdress(self, inbox: bytes) -> None:
         """Have the PubAcks of all that waits come to another inbox, whose name is as long."""

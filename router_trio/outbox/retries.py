@@ -133,7 +133,7 @@ class Retries:
         now = self._clock()
         if self._over(operation, now):
             return False
-        operation.refused_for = reason
+        operation.refused_for, operation.ingest_to = reason, None
         self._lanes.hold(operation, now + RETRY_REFUSED_AFTER, now=now)
         return True
 
@@ -154,7 +154,7 @@ class Retries:
                 over.setdefault("timeout", []).append(operation)
             else:
                 self._in_flight.take_acked(operation.order)
-                operation.resent = True
+                operation.resent, operation.ingest_to = True, None
                 operation.refused_for = None
                 self._lanes.hold(operation, now, now=now)
                 again.append(operation)

@@ -112,6 +112,11 @@ class RetryLanes:
     def __contains__(self, subject: bytes) -> bool:
         return subject in self.lanes
 
+    def holds_of(self, key: Hashable) -> bool:
+        """Return True if something of this destination is held back, or tried."""
+        destination = self.destinations.get(key)
+        return destination is not None and (destination.lanes > 0 or destination.slow)
+
     # --- in ---
 
     def hold(self, operation: OperationWithAck, retry_at: float | None = None, *, now: float = 0.0) -> None:

@@ -88,6 +88,9 @@ class Outlet:
         self.changes: bool = self._transform is not None
         """True if a copy is not what the message was when it came."""
         self._own_ids = destination.own_ids
+        chooses_ids = any(name.lower() == message_ids.NAME.lower() for name, _ in destination.set_headers)
+        # Whether a stream had a message before is of interest if the id was given, and only a PubAck of its own tells.
+        self._ingest_to = (destination.route, self.template) if destination.fast_ingest and not chooses_ids else None
         self._carries_reply = destination.carries_reply
         self.breaker: OutletBreaker | None = None
         """See `FlowControl`."""
@@ -183,7 +186,8 @@ class Outlet:
         """
         target, block, body = self._copy_of(raw, origin.message_id, facts)
         reply = origin.reply if self._carries_reply else b""
-        self._send(target, block, body, owner, trace_parent, reply)
+        own_id = not raw[2] or not self._has_senders_id(framing.header_block(raw))
+        self._send(target, block, body, owner, trace_parent, reply, own_id=own_id)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
         """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
@@ -198,6 +202,7 @@ class Outlet:
         refused: list[tuple[Delivery, RouterError]] = []
         frames: list[bytes] = []
         owners: list[Delivery] = []
+        own_acks: list[int] = []
         order = self.outbox.next_order
         prefixes, endings = self.address.prefixes, self.address.endings
         inbox, limit = self.connection.inbox, self.connection.max_payload
@@ -205,12 +210,18 @@ class Outlet:
             raw = delivery.raw
             subject, _, header_size, size, tail = raw
             try:
-                prefix = prefixes.get(subject) or self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
+                prefix = prefixes.get(subject)
+                own_ack = False
+                if prefix is None:
+                    prefix = self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
+                    own_ack = len(prefix) > LONGEST_REMEMBERED  # a line that may be full is not made longer
                 ending = endings.get(subject) or self.address.ending_for(subject)
                 message_id = delivery.message_id or self.connection.new_message_id()
                 if header_size or delivery.trace is not None:
                     start = len(tail) - 2 - size + header_size
-                    block = self._headers(tail[start - header_size : start], message_id, ending)
+                    came = tail[start - header_size : start]
+                    own_ack = own_ack or self._has_senders_id(came)
+                    block = self._headers(came, message_id, ending)
                     trace_parent = self.trace(delivery)
                     if trace_parent is not None:
                         block = self._with_parent(block, trace_parent, size - header_size)
@@ -228,10 +239,12 @@ class Outlet:
             except RouterError as error:
                 refused.append((delivery, error))
                 continue
+            if own_ack:
+                own_acks.append(len(frames))
             frames.append(frame)
             owners.append(delivery)
             order += 1
-        self.outbox.offer_each(frames, owners)
+        self.outbox.offer_each(frames, owners, self._ingest_to, own_acks)
         return refused
 
     def forward_message(
@@ -251,7 +264,8 @@ class Outlet:
         """
         target, block, reply = self._addressed(message, origin, raw, message_id, facts)
         body = self._transformed_payload(message.payload, facts)
-        self._send(target, block, body, owner, trace_parent, reply)
+        own_id = not block or message_ids.NAME not in message.headers
+        self._send(target, block, body, owner, trace_parent, reply, own_id=own_id)
 
     def forward_with(self, raw: framing.RawMessage, owner: Owner, message_id: bytes, block: bytes) -> None:
         """Publish one raw message with this header block, in which the id of the copy begins with `message_id`.
@@ -322,7 +336,15 @@ class Outlet:
         return framing.wire(subject)
 
     def _send(
-        self, target: bytes, block: bytes, body: bytes, owner: Owner, trace_parent: bytes | None, reply: bytes
+        self,
+        target: bytes,
+        block: bytes,
+        body: bytes,
+        owner: Owner,
+        trace_parent: bytes | None,
+        reply: bytes,
+        *,
+        own_id: bool = False,
     ) -> None:
         """Offer one frame to the outbox. Raises `MappingError` or `PublishError` (too_large, queue_full)."""
         outbox = self.outbox
@@ -332,7 +354,9 @@ class Outlet:
         if trace_parent is not None:
             block = self._with_parent(block, trace_parent, len(body))
         self._check_size(target, block, len(body), reply)
-        outbox.offer(framing.publish(target, body, reply=reply, headers=block), with_ack=with_ack, owner=owner)
+        frame = framing.publish(target, body, reply=reply, headers=block)
+        ingest_to = self._ingest_to if own_id and len(target) <= LONGEST_REMEMBERED else None
+        outbox.offer(frame, with_ack=with_ack, owner=owner, ingest_to=ingest_to)
 
     def _check_size(self, target: bytes, block: bytes, size: int, reply: bytes) -> None:
         measure(self.connection, len(block) + size)
@@ -387,6 +411,10 @@ class Outlet:
     def _first_id(self, block: bytes, own: bytes | None) -> bytes | None:
         """What the id of a copy begins with; None if there is nothing to know the message by."""
         return own if self._own_ids else message_ids.find(block) or own
+
+    def _has_senders_id(self, block: bytes) -> bool:
+        """Return True if a copy of a message that came with this header block keeps the id that its sender gave it."""
+        return not self._own_ids and bool(message_ids.find(block))
 
     def _with_id(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
         if first_id is None and not self.destination.jetstream:

@@ -40,7 +40,7 @@ class Destination:
 
     `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
     route's strategy. `payload` and `set_headers` replace what came, `remove` are headers that don't go along, `ttl` is
-    in seconds, 0 for none. `counts_hops`: see `policy.hops`.
+    in seconds, 0 for none. `counts_hops`: see `policy.hops`. `fast_ingest`: copies may go to its stream in batches.
     """
 
     route: str
@@ -61,6 +61,7 @@ class Destination:
     ttl: int = 0
     breaker: BreakerSettings | None = None
     counts_hops: bool = False
+    fast_ingest: bool = False
 
     @property
     def expressions(self) -> Iterator[Expression]:
@@ -261,6 +262,7 @@ def _destination(
         ttl=int(to.ttl),
         breaker=to.breaker,
         counts_hops=route.hop_limit is not None,
+        fast_ingest=to.jetstream and to.fast_ingest,
     )
 
 
@@ -269,7 +271,7 @@ def _dead_letter(
 ) -> Destination:
     connection = letter.connection or route.source.connection
     to = DestinationSettings(connection=connection, subject=letter.subject, jetstream=letter.jetstream)
-    return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False)
+    return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False, fast_ingest=False)
 
 
 def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:

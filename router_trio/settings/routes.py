@@ -116,6 +116,11 @@ class SourceSettings(Section, init=False):
         validate_default=True,
         description="Time after which the stream redelivers an unacked message; 100ms or more.",
     )
+    ack: Literal["each", "all"] = Field(
+        "each",
+        description="How messages are acked: each by itself, or all up to the last of those that are settled with one "
+        "ack. `all` is for one process, and makes a durable with the ack policy all.",
+    )
     max_deliver: int = Field(
         -1, ge=-1, description="Ignored, until 1.0 refuses it: write `attempts` in `[routes.retry]`."
     )
@@ -246,6 +251,11 @@ class DestinationSettings(Section, init=False):
         examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
     )
     jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
+    fast_ingest: bool = Field(
+        True,
+        description="Use fast ingest (ADR-50), one answer for many messages, where the stream has `allow_batched`; "
+        "false: a PubAck for each message.",
+    )
     reply: bool = Field(
         False,
         description="Carry the reply subject of a message to another connection as well. On its own connection a core "

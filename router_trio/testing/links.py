@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TypeVar
@@ -29,11 +30,13 @@ from router_trio.link import (
 )
 from router_trio.message import stored
 from router_trio.outbox.operation import Operation
+from router_trio.protocol.fast_ingest import answers_to
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
 from router_trio.protocol.headers import status
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse
+from router_trio.testing.ingest import BAD_PATTERN, DISABLED, UNKNOWN
 from router_trio.testing.network import Network
 from router_trio.testing.streams import FULL
 from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
@@ -44,6 +47,8 @@ _News = tuple[FakeSubscription, RawMessage] | Callable[[], None]
 
 ASK_FOR_LEAD_EVERY = 0.25
 """Seconds."""
+
+_OF_THE_BATCH = frozenset(error["err_code"] for error in (DISABLED, BAD_PATTERN, UNKNOWN))
 
 SOCKET_BUFFER = 256 * 1024
 """Bytes that a paused network takes from a link before `send` blocks."""
@@ -71,6 +76,7 @@ class FakeLink:
         self._progress = trio.lowlevel.ParkingLot()
         answers = FakeSubscription(self, self._answered)
         self._subscriptions = [answers]
+        self._flow_answers: FakeSubscription | None = None
         network.server.subscribe(text(inbox) + ".*", None, answers.receive)
 
     # --- publishing ---
@@ -182,7 +188,19 @@ class FakeLink:
 
     async def stream_state(self, name: str) -> StreamState | None:
         """See `link.Link.stream_state`."""
-        return await self.look_up(lambda now: self._network.server.state_of_stream(name, now))
+        state = await self.look_up(lambda now: self._network.server.state_of_stream(name, now))
+        if state is not None and state.batched and not await self._hears_flow_acks():
+            state = replace(state, batched=False)
+        return state
+
+    async def _hears_flow_acks(self) -> bool:
+        """Return True if the answers to batches come here: subscribes to them the first time."""
+        if self._flow_answers is None:
+            try:
+                self._flow_answers = await self.subscribe(text(answers_to(self._inbox)), self._flow_answered)
+            except SourceError:
+                return False
+        return True
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """See `link.Link.ensure_stream`."""
@@ -341,6 +359,23 @@ class FakeLink:
                 self._listener.ack_refused(order, reason, told, False)
             else:
                 self._listener.acked([(order, stored(answer["stream"], answer["seq"], answer.get("duplicate", False)))])
+
+    def _flow_answered(self, answers: list[RawMessage]) -> None:
+        for raw in answers:
+            words = raw[0].split(b".")
+            batch, sequence = words[-6], int(words[-3])
+            if status(header_block(raw))[0] == 503:
+                self._listener.ingest_refused(batch, sequence, "no_responders", "no stream takes this subject", True)
+                continue
+            answer = json.loads(payload(raw))
+            error = answer.get("error")
+            if answer.get("type") == "ack":
+                self._listener.ingested(batch, answer["seq"], answer["msgs"])
+            elif error is not None and error["err_code"] not in _OF_THE_BATCH:
+                reason = "limit" if error["err_code"] == FULL["err_code"] else f"jetstream_{error['err_code']}"
+                self._listener.ingest_refused(batch, sequence, reason, error["description"], False)
+            else:
+                self._listener.ingest_ended(batch, answer.get("count"))
 
     # --- the task ---
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import NamedTuple
 
@@ -107,7 +108,14 @@ class Server:
 
     def _store(self, stream: Stream, publish: Publish, now: float) -> None:
         before = len(stream.stored)
-        pub_ack = stream.store(publish, now)
+        if publish.reply.endswith(b".$FI"):
+            answers = stream.ingest.answers_to(
+                publish, now, lambda: stream.store(publish, now), stream.config.allow_batched
+            )
+            pub_ack = b"" if not answers else answers[0]
+        else:
+            pub_ack = stream.store(publish, now)
+            answers = [pub_ack]
         if len(stream.stored) > before:
             self.watch.stored(stream, stream.stored[-1], now)
         elif b"error" in pub_ack:
@@ -115,13 +123,12 @@ class Server:
         if not publish.reply:
             return
 
-        def answer() -> None:
-            self._route(text(publish.reply), Publish(publish.reply, b"", b"", pub_ack))
-
-        if stream.answers_after:
-            self.losses.later(now + stream.answers_after, answer)
-        else:
-            self.losses.meets("puback", now, answer)
+        for one in answers:
+            answer = partial(self._route, text(publish.reply), Publish(publish.reply, b"", b"", one))
+            if stream.answers_after:
+                self.losses.later(now + stream.answers_after, answer)
+            else:
+                self.losses.meets("puback", now, answer)
 
     def subscribe(self, pattern: str, queue: str | None, receive: Receive) -> Interest | SourceError:
         """Add a subscription, or say why not."""
@@ -286,8 +293,8 @@ class Server:
             self.losses.meets("ack", now, lambda: self._acked(consumer, sequence, now))
 
     def _acked(self, consumer: Consumer, sequence: int, now: float) -> None:
-        if consumer.ack(sequence):
-            self.watch.ack_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
+        for acked in consumer.ack(sequence):
+            self.watch.ack_taken(consumer.spec.stream, consumer.spec.durable, acked, now)
 
     def term(self, reply: bytes, now: float) -> None:
         """The message with this reply subject is given up."""
@@ -296,8 +303,8 @@ class Server:
             self.losses.meets("nak", now, lambda: self._termed(consumer, sequence, now))
 
     def _termed(self, consumer: Consumer, sequence: int, now: float) -> None:
-        if consumer.ack(sequence):
-            self.watch.term_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
+        for acked in consumer.ack(sequence):
+            self.watch.term_taken(consumer.spec.stream, consumer.spec.durable, acked, now)
 
     def nak(self, reply: bytes, now: float, delay: float) -> None:
         """Deliver the message with this reply subject again, after `delay` seconds."""
@@ -337,6 +344,9 @@ def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
     """As on a real link: waits and limits may differ, they tune a consumer; what it delivers is what it is."""
     has, wanted = (", ".join(sorted(one.filters)) or ">" for one in (consumer.spec, spec))
     differences = [f"its filter is {has}, the route's is {wanted}"] if has != wanted else []
+    if spec.ack_all is not consumer.spec.ack_all:
+        has, wanted = ("all" if one.ack_all else "explicit" for one in (consumer.spec, spec))
+        differences.append(f"its ack policy is {has}, {wanted} is needed")
     if spec.standby is not consumer.spec.standby:
         differences.append("it has a priority group, as standby needs, or the route does, and the other has none")
     if consumer.headers_only:

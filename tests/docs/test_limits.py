@@ -36,6 +36,8 @@ BOUNDING_WORD = re.compile(
 
 NO_BOUNDS = {
     "MOST_WORKERS cli/run.py": "that of settings/sections.py, which is not imported for `--help`",
+    "MAX_FLOW nats/flow_acks.py": "the largest number that such an answer can have",
+    "_MAX_DIGITS protocol/fast_ingest.py": "the longest number, as of a PubAck",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",
     "_ENTRY_BYTES routing/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",

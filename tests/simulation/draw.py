@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from router_trio.testing.streams import EPOCH
 from tests.simulation.content import decided
 from tests.simulation.failing import SHARE, failing, trouble
-from tests.simulation.faults import FAULTS, NOT_YET
+from tests.simulation.faults import FAULTS, NOT_YET, OF_BATCHES
 from tests.simulation.flow import flowing
 from tests.simulation.handlers import MAKE
+from tests.simulation.ingest import batched
+from tests.simulation.ingest import trouble as trouble_of_batches
 from tests.simulation.keyed import SHARE as KEYED
 from tests.simulation.keyed import keyed
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
@@ -29,12 +32,26 @@ WITH_FLOW = 0.35
 """Share of the seeds in which routes have limits, and destinations breakers."""
 
 
+ACKED_TOGETHER = 0.3
+"""Share of the seeds in which routes ack all up to a message at once, where they may."""
+
+
+def acked_together(plan: Plan) -> Plan:
+    """Return a plan whose durable has the ack policy `all`, if nothing is settled out of order."""
+    out_of_order = (
+        plan.key is not None or plan.concurrency > 1 or plan.dead_letter is not None or plan.strategy == "sticky"
+    )
+    if not plan.stream or out_of_order or plan.retry.get("attempts"):
+        return plan
+    return replace(plan, source={**plan.source, "ack": "all"})
+
+
 def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     """The schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
     random = Random(f"simulation {seed}")
     there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
-    kinds = [kind for kind in FAULTS if kind not in NOT_YET]
+    kinds = [kind for kind in FAULTS if kind not in NOT_YET and kind not in OF_BATCHES]
     wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
     names = list(brokers)
@@ -56,6 +73,12 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     keys = Random(f"keyed {seed}")
     if keys.random() < KEYED:
         routes = tuple(keyed(plan, keys) if keys.random() < 0.7 else plan for plan in routes)
+    acks = Random(f"acks {seed}")
+    if acks.random() < ACKED_TOGETHER and "second process" not in faults:
+        routes = tuple(acked_together(plan) if acks.random() < 0.7 else plan for plan in routes)
+    ingest = Random(f"ingest {seed}")
+    taking, worth = batched(names, ingest)
+    more += trouble_of_batches(taking, HORIZON, ingest)
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     steps = [*load, *more]
     for kind in faults:
@@ -83,6 +106,8 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
             "DEAD": 120.0,
         },
         steps=tuple(sorted(steps, key=lambda step: step.at)),
+        batched=taking,
+        worth=worth,
     )
 
 

@@ -21,6 +21,8 @@ class Recorder:
         self.batches: list[list[RawMessage]] = []
         self.acks: dict[int, tuple[str | None, int | None, bool]] = {}
         self.refusals: dict[int, tuple[str, bool]] = {}
+        self.flow: list[tuple[object, ...]] = []
+        """What was answered to batches of fast ingest."""
         self.denied: list[tuple[bytes, str]] = []
         self.events: list[str] = []
         self.lame_ducks = 0
@@ -43,6 +45,18 @@ class Recorder:
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         self.refusals[order] = (reason, retriable)
+        self._tell()
+
+    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
+        self.flow.append(("stored", batch, sequence))
+        self._tell()
+
+    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
+        self.flow.append(("refused", batch, sequence, reason, retriable))
+        self._tell()
+
+    def ingest_ended(self, batch: bytes, count: int | None) -> None:
+        self.flow.append(("ended", batch, count))
         self._tell()
 
     def publish_denied(self, subject: bytes, detail: str) -> None:

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from router_trio.link import LinkListener
 from router_trio.message import PubAck, stored, stored_each
-from router_trio.nats.jetstream.answers import AnswerError, read
+from router_trio.nats.jetstream.answers import AnswerError, Object, read
 from router_trio.protocol import framing, headers
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.quotes import excerpt
@@ -79,14 +79,19 @@ def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
         answer = read(framing.payload(raw), MAX_ANSWER)
         error = answer.object("error")
         if error is not None:
-            detail = error.description("description") or "error"
-            status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)
-            raise Refused(_reason(error_code, detail), detail, status == 429 or error_code in _PASSING)
+            raise refusal(error)
         stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
         return (stream, answer.text("domain", "")), sequence, answer.flag("duplicate")
     except AnswerError as wrong:
         told = f"not a PubAck: {code} {description}" if code else f"not a PubAck: {wrong}"
         raise Refused("bad_answer", told) from wrong
+
+
+def refusal(error: Object) -> Refused:
+    """Return what an error in an answer says. Raises `AnswerError`."""
+    detail = error.description("description") or "error"
+    status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)
+    return Refused(_reason(error_code, detail), detail, status == 429 or error_code in _PASSING)
 
 
 class PubAcks:

@@ -11,7 +11,7 @@ back in time (restored, emptied, made again) gives known sequences to other mess
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from math import inf
 from operator import lt
@@ -38,6 +38,8 @@ class StreamCursor:
         "_doubt_until",
         "_highest",
         "_highest_time",
+        "_missing",
+        "_missing_until",
         "_next_delivery",
         "_older",
         "_recent",
@@ -61,6 +63,8 @@ class StreamCursor:
         self._shared = shared
         self._doubt: int | None = None
         self._doubt_until = 0.0
+        self._missing: set[int] | None = None
+        self._missing_until = 0.0
 
     @property
     def shared(self) -> bool:
@@ -72,6 +76,17 @@ class StreamCursor:
         """The first message that a new consumer has to deliver: the oldest that may not be settled."""
         oldest = min(self._unsettled, default=self._highest + 1)
         return max(self._begins_behind + 1, oldest if self._doubt is None else min(oldest, self._doubt))
+
+    def settled_before(self, now: float) -> int:
+        """Return the first message that may not be settled. What was to come again by now, and did not, never does."""
+        end = min(self._unsettled, default=self._highest + 1)
+        if self._missing is not None:
+            return min(end, *self._missing) if self._missing and now < self._missing_until else end
+        return end if self._doubt is None or now >= self._doubt_until else min(end, self._doubt)
+
+    def only_missing(self, sequences: Iterable[int], until: float) -> None:
+        """Of what was delivered on other links these did not come, and come again until then; nothing else."""
+        self._missing, self._missing_until = set(sequences), until
 
     @property
     def unseen_from(self) -> int:
@@ -92,6 +107,7 @@ class StreamCursor:
         """
         alone = not self._shared and (self._highest > 0 or not in_use)
         self._shared = False
+        self._missing = None
         self._count(deliveries, now, patience)
         return alone
 
@@ -145,6 +161,8 @@ class StreamCursor:
             # What is due again goes before what is new: a new message proves that the missing ones have come.
             self._doubt = None
         self._next_delivery += 1
+        if self._missing:
+            self._missing.discard(sequence)
         if sequence > self._highest:
             self._highest, self._highest_time = sequence, time
         if sequence in self._recent or sequence in self._older:

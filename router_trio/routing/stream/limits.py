@@ -29,6 +29,7 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
         2 * source.max_in_flight + MOST_REMEMBERED,
         standby=source.standby,
         deliver=source.deliver,
+        ack_all=source.ack == "all",
     )
 
 

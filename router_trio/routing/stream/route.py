@@ -36,6 +36,7 @@ from router_trio.routing.stream.limits import check_retention, consumer_spec, di
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
+from router_trio.routing.stream.settled_prefix import SettledPrefix
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
 from router_trio.routing.whole import NOTHING
 from router_trio.settings import SourceSettings
@@ -66,6 +67,7 @@ class StreamRoute(Route):
         self._policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         self._deliveries = Deliveries(self, self._spec.stream, self._spec.durable)
         self._acks: Acks = Acks(routing.state.name, connection, emit) if before is None else before._acks
+        self._prefix = SettledPrefix() if self._spec.ack_all else None
         self._lead = Lead(self._retry, routing.state, emit)
         self._ack_pending: AckPending = AckPending()
         if before is not None and not before.in_hand:
@@ -77,6 +79,9 @@ class StreamRoute(Route):
         self._retrying = Retrying(
             self.state, self._spec.stream, self._policy, dead_letters, self._ack_pending, self._acks, emit, self._look
         )
+        if self._prefix is not None:
+            self._retrying.done_with = self._done_with
+
         connection.pull_budget.join()
         self._payloads = Payloads()
         self._pull_loop = PullLoop(
@@ -175,6 +180,8 @@ class StreamRoute(Route):
         """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
         self._route()
         self._acks.clear()
+        if self._prefix is not None:
+            self._prefix.forget_all()
 
     def _tell_went_back(self, detail: str) -> None:
         stream = self._spec.stream
@@ -206,7 +213,7 @@ class StreamRoute(Route):
                 self.state.duplicates += len(again)
                 cursor, in_hand = pending.cursor, pending.open
                 settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
-                self._acks.ack([delivery.ack_subject for delivery in settled])
+                self._ack(settled, [delivery.ack_subject for delivery in settled])
             self.state.received += len(deliveries) - len(again)
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             self._pull_loop.count_received(len(deliveries), size, again=came_again)
@@ -339,7 +346,18 @@ class StreamRoute(Route):
         self._look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
-        self._acks.ack(self._ack_pending.delivered(deliveries))
+        self._ack(deliveries, self._ack_pending.delivered(deliveries))
+
+    def _ack(self, deliveries: Sequence[StreamDelivery], ack_subjects: Sequence[bytes]) -> None:
+        """These are settled: ack each, or the prefix that they may have made longer."""
+        if self._prefix is None:
+            self._acks.ack(ack_subjects)
+        else:
+            self._acks.ack(self._prefix.to_ack(deliveries, self._ack_pending.cursor, trio.current_time()))
+
+    def _done_with(self, delivery: StreamDelivery) -> None:
+        """See `Retrying.done_with`."""
+        self._ack([delivery], ())
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""

@@ -99,7 +99,8 @@ async def create_source(stream: JetStream, variant: Variant) -> None:
 async def create_sink(stream: JetStream, schedule: Schedule) -> None:
     """Create the stream that keeps what the routers send."""
     subject = "sink.*" if schedule.kind == "stream" else "out.*"
-    await stream.create_stream(SINK, [subject], storage=_storage(schedule.variant))
+    batched = {"allow_batched": True} if schedule.variant == "ingest" else {}
+    await stream.create_stream(SINK, [subject], storage=_storage(schedule.variant), **batched)
 
 
 def dies_with_its_server(variant: Variant) -> bool:

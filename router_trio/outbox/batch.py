@@ -1,0 +1,123 @@
+"""One batch of fast ingest: its messages, what is known to be stored of them, and when it is to end.
+
+A batch ends with its last message, which says so. So the latest one waits until another comes, or for a moment. Pure
+and synchronous; the time is given.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from math import inf
+
+from router_trio.message import Fate, PubAck
+from router_trio.outbox.operation import OperationWithAck
+from router_trio.protocol import fast_ingest as wire
+from router_trio.protocol.framing import readdressed
+
+LINGER = 0.005
+"""Seconds for which the latest message waits for another one, before it is the last, once no answer is to come: those
+that an answer confirms make room for others."""
+
+UNANSWERED_FOR = 0.02
+"""Seconds for which messages are left unanswered that are too few for an answer: then the batch ends."""
+
+ENDS_WITHIN = 0.25
+"""Seconds in which the end of a batch is to be answered, if others wait for it."""
+
+
+class Batch:
+    """A batch that the server has, or had, of publishes to one destination."""
+
+    __slots__ = (
+        "_own",
+        "acked",
+        "ended_at",
+        "flow",
+        "id",
+        "key",
+        "last",
+        "latest",
+        "latest_until",
+        "operations",
+        "prefix",
+        "stream",
+        "waited_for",
+    )
+
+    def __init__(self, key: Hashable, stream: str, batch: bytes, inbox: bytes, flow: int) -> None:
+        self._own = b" %b." % inbox
+        self.key: Hashable = key
+        self.stream: str = stream
+        self.id: bytes = batch
+        self.prefix: bytes = wire.reply_prefix(inbox, batch, flow)
+        self.flow: int = flow
+        self.acked: int = 0
+        self.last: int = 0
+        """The numbers of the last message that is stored, as far as is known, and of the last that was sent."""
+        self.operations: deque[OperationWithAck] = deque()
+        """Those in between."""
+        self.latest: OperationWithAck | None = None
+        self.latest_until: float = inf
+        """The message that waits for another one, and until when, if no answer is to come until then."""
+        self.ended_at: float | None = None
+        self.waited_for: bool = False
+
+    def take_along(self, operations: Sequence[OperationWithAck]) -> None:
+        """These go with the batch, in this order."""
+        prefix, number, own = self.prefix, self.last, self._own
+        for operation in operations:
+            number += 1
+            # `wire.reply_to` and `readdressed`, in one go: each message meets this.
+            start, found, end = operation.frame.partition(own)
+            assert found, "what is pending is addressed to the inbox of this link"
+            operation.frame = b"%b %b%d.%d.$FI%b" % (start, prefix, number, number > 1, end[end.find(b" ") :])
+        self.last = number
+        self.operations.extend(operations)
+
+    def take_as_last(self, operation: OperationWithAck, now: float) -> None:
+        """This goes with the batch, as its last message."""
+        self.last += 1
+        operation.frame = readdressed(operation.frame, wire.reply_to(self.prefix, self.last, last=True))
+        self.operations.append(operation)
+        self.latest, self.latest_until, self.ended_at = None, inf, now
+
+    def let_wait(self, operation: OperationWithAck, now: float) -> None:
+        """This is the latest, and waits for another one."""
+        if operation is not self.latest:
+            self.latest, self.latest_until = operation, now + LINGER
+
+    @property
+    def is_to_be_answered(self) -> bool:
+        """Return True if enough was sent for another answer, which has not come."""
+        return self.last >= self.acked + self.flow
+
+    def is_to_end(self, going: Sequence[OperationWithAck], now: float) -> bool:
+        """Return True if the last of these is to be the last of all: nothing else came, or too little for an answer."""
+        if len(going) == 1 and going[0] is self.latest and now >= self.latest_due_at():
+            return True
+        too_few = self.last + len(going) <= self.acked + self.flow
+        return too_few and bool(self.operations) and now >= self.operations[0].written_at + UNANSWERED_FOR
+
+    def latest_due_at(self) -> float:
+        """When the latest message is to be the last if nothing else happens; infinity if none waits."""
+        if self.is_to_be_answered:
+            return max(self.latest_until, self.operations[0].written_at + ENDS_WITHIN) if self.operations else inf
+        return self.latest_until
+
+    def take_stored(self, sequence: int, flow: int = 0, now: float = inf) -> list[PubAck]:
+        """All up to this number is stored, and the next answer is for `flow` messages. Return what that confirms."""
+        if flow:
+            self.flow = flow
+        if self.latest is not None:
+            self.latest_until = now + LINGER
+        fate = Fate("acked", stream=self.stream)
+        take = self.operations.popleft
+        stored = [(take().order, fate) for _ in range(min(sequence, self.last) - self.acked)]
+        self.acked += len(stored)
+        return stored
+
+    def with_number(self, sequence: int) -> OperationWithAck | None:
+        """The publish with this number, if it is not known to be stored."""
+        index = sequence - self.acked - 1
+        return self.operations[index] if 0 <= index < len(self.operations) else None

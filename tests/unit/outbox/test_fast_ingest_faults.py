@@ -1,0 +1,95 @@
+"""Batches of fast ingest against a stream, with whatever can happen to them: all is stored once, in order."""
+
+from __future__ import annotations
+
+import json
+import random
+from functools import partial
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router_trio.link import StreamConfig
+from router_trio.message import stored
+from router_trio.outbox.batch import ENDS_WITHIN, LINGER
+from router_trio.outbox.fast_ingest import REST, WORTH
+from router_trio.outbox.retries import ACK_BUDGET
+from router_trio.protocol import fast_ingest
+from router_trio.testing.frames import parse
+from router_trio.testing.streams import Stream
+from tests.unit.outbox.ingest_desk import IngestDesk
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_whatever_happens_all_is_stored_once_in_the_order_of_each_subject(seed: int) -> None:
+    _play(random.Random(seed), steps=60)
+
+
+def _play(draw: random.Random, steps: int) -> None:
+    """Publish, lose answers and links, forget and forbid batches; then mend all, and look at the stream."""
+    desk = IngestDesk()
+    config = StreamConfig("IN", ("in.>",), allow_batched=True)
+    stream = Stream("IN", ["in.>"], created="", duplicate_window=1e9, max_messages=None, config=config)
+    answers: list[tuple[bytes, bytes]] = []
+    inboxes = 0
+
+    def write(losing: bool) -> None:
+        for operation in desk.taken():
+            publish = parse(operation.frame)
+            if publish.reply.endswith(b".$FI"):
+                store = partial(stream.store, publish, desk.now)
+                found = stream.ingest.answers_to(publish, desk.now, store, stream.config.allow_batched)
+            else:
+                found = [stream.store(publish, desk.now)]
+            answers.extend((publish.reply, answer) for answer in found if not losing or draw.random() > 0.2)
+
+    def answer(count: int) -> None:
+        for reply, body in answers[:count]:
+            told, about = json.loads(body), fast_ingest.answered(reply)
+            if about is None:
+                desk.outbox.acked([(int(reply.rpartition(b".")[2]), stored("IN", told["seq"]))])
+            elif told.get("type") == "ack":
+                desk.outbox.ingest.stored(about[0], told["seq"], told["msgs"])
+            else:
+                desk.outbox.ingest.ended(about[0], told.get("count"))
+        del answers[:count]
+
+    for _ in range(steps):
+        what = draw.choice(["copies", "copies", "few", "write", "write", "answer", "answer", "time", "rare"])
+        if what in ("copies", "few"):
+            most = 3 if what == "few" else 3 * WORTH
+            for _ in range(draw.randrange(most)):
+                desk.copies(1, subject=draw.choice([b"in.a", b"in.b", b"in.c"]), shares=draw.random() > 0.01)
+        elif what == "write":
+            write(losing=draw.random() < 0.3)
+        elif what == "answer":
+            answer(draw.randrange(len(answers) + 1))
+        elif what == "time":
+            # Not for longer than a publish has until it fails.
+            desk.now = min(desk.now + draw.choice([0.001, LINGER, ENDS_WITHIN, 1.0, REST]), ACK_BUDGET - 1)
+            desk.outbox.sweep()
+        else:
+            rare = draw.choice(["link", "forget", "forbid", "allow"])
+            if rare == "link":
+                answers.clear()
+                inboxes += 1
+                desk.outbox.link_down("closed")
+                desk.link_up(b"_INBOX.l%02d" % inboxes)
+            elif rare == "forget":
+                stream.ingest.forget_batches()
+            else:
+                stream.allow_batched(rare == "allow")
+    stream.allow_batched(True)
+    for _ in range(200):
+        write(losing=False)
+        answer(len(answers))
+        desk.now = max(desk.now, desk.outbox.next_batch_at() or desk.now + 1.0)
+        desk.outbox.sweep()
+    accepted = desk.outbox.ledger.accepted
+    assert desk.books() == (accepted, 0, 0, {"acked": accepted} if accepted else {})
+    kept = stream.messages()
+    assert sorted(int(one.payload) for one in kept) == list(range(1, accepted + 1))
+    for subject in ("in.a", "in.b", "in.c"):
+        orders = [int(one.payload) for one in kept if one.subject == subject]
+        assert orders == sorted(orders)

@@ -1,0 +1,97 @@
+"""One ack for all before it: which message is acked, and when none is."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.settled_prefix import SettledPrefix
+
+
+class Delivery:
+    """What the prefix looks at."""
+
+    def __init__(self, cursor: StreamCursor, sequence: int) -> None:
+        self.cursor = cursor
+        self.sequence = sequence
+        self.ack_subject = b"%d" % sequence
+
+
+def received(cursor: StreamCursor, *sequences: int, number: int = 1) -> list[Delivery]:
+    for place, sequence in enumerate(sequences):
+        cursor.mark_received(sequence, number + place, b"t", 0.0, 30.0)
+    return [Delivery(cursor, sequence) for sequence in sequences]
+
+
+def settled(prefix: SettledPrefix, cursor: StreamCursor, *deliveries: Delivery, now: float = 0.0) -> list[bytes]:
+    cursor.mark_settled([one.sequence for one in deliveries], [b"t"] * len(deliveries))
+    return list(prefix.to_ack(deliveries, cursor, now))  # type: ignore[arg-type]
+
+
+def test_the_last_of_the_longest_settled_prefix_is_acked() -> None:
+    prefix, cursor = SettledPrefix(), StreamCursor("s")
+    one, two, five, six = received(cursor, 1, 2, 5, 6)
+    assert settled(prefix, cursor, two) == []
+    assert settled(prefix, cursor, one) == [b"2"]
+    assert settled(prefix, cursor, six) == []
+    assert settled(prefix, cursor, five) == [b"6"], "3 and 4 are not of this consumer"
+    assert settled(prefix, cursor) == []
+
+
+def test_what_may_have_been_delivered_and_has_not_come_ends_the_prefix() -> None:
+    prefix, cursor = SettledPrefix(), StreamCursor("s")
+    (one,) = received(cursor, 1)
+    assert settled(prefix, cursor, one) == [b"1"]
+    cursor.opened(4, 0.0, 30.0, in_use=False)  # three more went to a link that died
+    (five,) = received(cursor, 5, number=5)
+    assert settled(prefix, cursor, five) == []
+    assert settled(prefix, cursor, now=30.0) == [b"5"], "it would have come by now"
+
+
+def test_where_it_is_known_what_is_missing_nothing_else_is_waited_for() -> None:
+    prefix, cursor = SettledPrefix(), StreamCursor("s")
+    (one,) = received(cursor, 1)
+    cursor.opened(4, 0.0, 30.0, in_use=False)
+    cursor.only_missing([3], 30.0)
+    settled(prefix, cursor, one)
+    (five,) = received(cursor, 5, number=5)
+    assert settled(prefix, cursor, five) == []
+    (three,) = received(cursor, 3, number=6)
+    assert settled(prefix, cursor) == []
+    assert settled(prefix, cursor, three) == [b"5"]
+
+
+def test_while_others_take_from_the_durable_nothing_is_acked() -> None:
+    prefix, cursor = SettledPrefix(), StreamCursor("s")
+    one, three = received(cursor, 1), received(cursor, 3, number=3)
+    assert cursor.shared
+    assert settled(prefix, cursor, *one, *three) == []
+
+
+def test_of_a_stream_that_is_another_one_nothing_is_acked() -> None:
+    prefix, old, new = SettledPrefix(), StreamCursor("s"), StreamCursor("t")
+    before = received(old, 1)
+    assert list(prefix.to_ack(before, new, 0.0)) == []  # type: ignore[arg-type]
+    settled(prefix, old, *received(old, 2, number=2))
+    prefix.forget_all()
+    (one,) = received(new, 1)
+    assert settled(prefix, new, one) == [b"1"]
+
+
+@given(seed=st.integers(0, 2**32))
+def test_no_ack_is_for_what_is_not_settled_and_at_the_end_all_is_acked(seed: int) -> None:
+    dice = random.Random(seed)
+    prefix, cursor = SettledPrefix(), StreamCursor("s")
+    sequences = sorted(dice.sample(range(1, 200), 40))
+    unsettled = {one.sequence: one for one in received(cursor, *sequences)}
+    acked = 0
+    while unsettled:
+        some = dice.sample(sorted(unsettled), dice.randint(1, len(unsettled)))
+        for subject in settled(prefix, cursor, *(unsettled.pop(sequence) for sequence in some)):
+            assert int(subject) > acked
+            acked = int(subject)
+            assert all(sequence > acked for sequence in unsettled)
+    assert acked == sequences[-1]
