@@ -35,6 +35,7 @@ from router_trio.routing.stream.limited import LimitedValues
 from router_trio.routing.stream.limits import check_retention, consumer_spec, differences, filters_outside
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
+from router_trio.routing.stream.pulling.window import InFlightWindow
 from router_trio.routing.stream.retrying import Retrying
 from router_trio.routing.stream.settled_prefix import SettledPrefix
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
@@ -84,10 +85,12 @@ class StreamRoute(Route):
 
         connection.pull_budget.join()
         self._payloads = Payloads()
+        self._window = InFlightWindow(source.max_in_flight)
+        self.state.in_flight_limit = lambda: self._window.size
         self._pull_loop = PullLoop(
             routing,
             self._ack_pending,
-            source.max_in_flight,
+            self._window,
             source.max_in_flight_bytes,
             connection.pull_budget,
             self._closing,
@@ -346,6 +349,7 @@ class StreamRoute(Route):
         self._look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
+        self._pull_loop.count_settled(len(deliveries))
         self._ack(deliveries, self._ack_pending.delivered(deliveries))
 
     def _ack(self, deliveries: Sequence[StreamDelivery], ack_subjects: Sequence[bytes]) -> None:
@@ -408,7 +412,7 @@ class StreamRoute(Route):
                 )
             )
         self._told_outside = outside
-        found = differences(spec, consumer, 2 * self._source.max_in_flight)
+        found = differences(spec, consumer, 2 * self._source.most_in_flight)
         if found and found != self._told_differences:
             self._emit(
                 ConsumerDiffers(
