@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nkeys
 from nats.aio.client import RawCredentials
 from pydantic import SecretStr
 
@@ -56,6 +55,9 @@ def _credentials(file: Path) -> RawCredentials:
 
 
 def _seed(key: str, file: Path, text: str) -> str:
+    # Imported here, with the cryptography that it brings: few log in with a key.
+    import nkeys
+
     seed = text.strip()
     try:
         nkeys.from_seed(bytearray(seed.encode()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,12 +16,7 @@ from router_trio.nats.control import BorrowedTransport, client_died, forget_inbo
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.ask import API, Api
-from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
-from router_trio.nats.jetstream.ensuring import ensure_stream
-from router_trio.nats.jetstream.leading import check_version, wait_for_pin
-from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
-from router_trio.nats.jetstream.unacked import AT_A_TIME
 from router_trio.nats.subscription import WireSubscription
 from router_trio.nats.tcp import TCPStream
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
@@ -28,6 +25,10 @@ from router_trio.protocol import framing
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings
+
+if TYPE_CHECKING:
+    from router_trio.nats.jetstream.consumers import WirePullConsumer
+    from router_trio.nats.jetstream.lookups import Lookups
 
 LISTEN_AGAIN_AFTER = 1.0
 """Seconds from when the server refused us an inbox to when we ask for it again: the permission may have come back."""
@@ -78,13 +79,15 @@ class Dialer:
 
 
 class NatsLink:
-    """See `link.Link`. Lives inside the context that `Dialer` opens."""
+    """See `link.Link`. Lives inside the context that `Dialer` opens.
+
+    What only streams need is imported when it is called: a core route does not wait for that.
+    """
 
     def __init__(
         self, server: str, api: Api, transport: BorrowedTransport, inbox: bytes, listener: LinkListener
     ) -> None:
         self.api: Api = api
-        self._lookups = Lookups(api)
         self._listener = listener
         self._asked: Counter[bytes] = Counter()
         self._denied: dict[bytes, list[str]] = {}
@@ -95,7 +98,6 @@ class NatsLink:
         self._told_too_many = ""
         self._one_at_a_time = trio.Lock()
         self._inboxes = 0
-        self._look_ups = trio.CapacityLimiter(AT_A_TIME)
         self._inbox = inbox
         self._host = address(server).address
         self.info: ServerInfo = transport.info
@@ -121,6 +123,18 @@ class NatsLink:
     def server(self) -> str:
         """`host:port`, without credentials."""
         return self._host
+
+    @cached_property
+    def _lookups(self) -> Lookups:
+        from router_trio.nats.jetstream.lookups import Lookups
+
+        return Lookups(self.api)
+
+    @cached_property
+    def _look_ups(self) -> trio.CapacityLimiter:
+        from router_trio.nats.jetstream.unacked import AT_A_TIME
+
+        return trio.CapacityLimiter(AT_A_TIME)
 
     # --- publishing ---
 
@@ -247,6 +261,8 @@ class NatsLink:
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         """See `link.Link.open_consumer`."""
+        from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
+
         self._let_client_listen()
         refused = self._too_many
         try:
@@ -267,6 +283,9 @@ class NatsLink:
 
     async def take_the_lead(self, spec: ConsumerSpec) -> str:
         """See `link.Link.take_the_lead`."""
+        from router_trio.nats.jetstream.consumers import ensure_consumer
+        from router_trio.nats.jetstream.leading import check_version, wait_for_pin
+
         check_version(self.info)
         self._let_client_listen()
         await ensure_consumer(self.api, spec, self.subscribe)
@@ -290,6 +309,8 @@ class NatsLink:
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """See `link.Link.ensure_stream`."""
+        from router_trio.nats.jetstream.ensuring import ensure_stream
+
         self._let_client_listen()
         return await ensure_stream(self._lookups, wanted)
 

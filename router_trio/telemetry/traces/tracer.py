@@ -2,8 +2,8 @@
 
 Routing asks once a batch. The answer costs a look at the raw `traceparent` of each message that has headers, and for
 all those without one a step of a counter; the SDK is called only for what is sampled. It is imported only when an
-endpoint is configured, by the settings or by OpenTelemetry's own variables, and not before `begin_export` is called: spans
-that end before that wait, and so do the events of an outage. Export happens in a thread of the SDK.
+endpoint is configured, by the settings or by OpenTelemetry's own variables, and not before `begin_export` is called:
+spans that end before that wait, and so do the events of an outage. Export happens in a thread of the SDK.
 A collector that is down or slow costs spans, which are counted, and never a message; it delays the end by two seconds
 at most. Whoever may publish can mark each of his messages as sampled: of those, `MAX_FOLLOWED` a second are.
 """
