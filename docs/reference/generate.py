@@ -277,7 +277,7 @@ def _commands() -> Iterator[str]:
 
 def command_names() -> list[str]:
     """The commands that there are, in the order of `--help`."""
-    from router_trio.cli import app
+    from router_trio.cli.command_line.application import app
 
     return [name for name in app if not name.startswith("-")]
 
