@@ -47,7 +47,8 @@ def run(
     (ROUTER_RELOADED), and a configuration with a mistake changes nothing
     (ROUTER_RELOAD_REFUSED). router-trio diff shows what a reload would do.
     Handlers are imported if their modules are new; the code of a module
-    that is imported already stays as it is.
+    that is imported already stays as it is. What came from standard input
+    can't be reloaded.
 
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,

@@ -6,9 +6,14 @@ import signal
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from router_trio.cli.configuration import load_with_handlers
-from router_trio.errors import Problem
+from router_trio.cli import outcome
+from router_trio.cli.configuration import STDIN, load_with_handlers
+from router_trio.errors import ConfigurationError, Problem
+
+if TYPE_CHECKING:
+    from router_trio.settings import Settings
 
 CONFIG = Path("router.toml")
 """Where the configuration is, unless it is said."""
@@ -23,8 +28,14 @@ def launch(
 ) -> int:
     """Run a router until a signal ends it, and return the exit code: see `run`, whose parameters these are."""
     early = _note_hangups()
+    from_stdin = str(config) == STDIN
     watching = None
     if watch:
+        if from_stdin:
+            raise outcome.UsageError(
+                "--watch has no file to look at, since the configuration comes from standard input; give the path of "
+                "a file, or leave out --watch"
+            )
         from router_trio.cli.reload.watching import content_of
         from router_trio.cli.reload.watching import watch as watch_files
 
@@ -51,13 +62,22 @@ def launch(
 
     return trio.run(
         serve,
-        load,
+        _refuse_to_load_again if from_stdin else load,
         settings,
         embedded_nats,
         enable_fault_injection,
         watching,
         early,
     )
+
+
+def _refuse_to_load_again() -> Settings:
+    """Raise ConfigurationError: what standard input held was read at the start, and there is no more."""
+    told = (
+        "settings from standard input can't be read again; end the router and run it with the new ones, or run it with "
+        "the path of a file, which a reload reads"
+    )
+    raise ConfigurationError([Problem("", told)], STDIN)
 
 
 def _note_hangups() -> list[int]:
