@@ -1,4 +1,4 @@
-"""The pictures of terminals in the documentation: `python docs/terminal.py [NAME...]` runs what they show, and draws.
+"""Pictures of terminals in the documentation: `python docs/terminal.py [NAME...]` runs what they show, and draws it.
 
 Each is a real run, with its own numbers. The pictures load no font and nothing else from other hosts. A test compares
 the lines of each, but for the numbers, with those that are printed today.
