@@ -54,19 +54,22 @@ class Pipeline:
             shutdown_on_exit=False,
         )
         self.provider.add_span_processor(self._processor)
+        self._resource = self.provider.resource
         self._scope = InstrumentationScope(SCOPE, version)
 
     def take_span(self, span: MessageSpan) -> None:
         """Export a span of a message, which has ended."""
+        trace_id, span_id, _ = span.context
         parent = span.parent
         self._processor.on_end(
             EndedMessageSpan(
                 span.name,
-                context=SpanContext(span.context.trace_id, span.context.span_id, False, _SAMPLED),
+                context=SpanContext(trace_id, span_id, False, _SAMPLED),
+                # What a message came with is from elsewhere; what is sent is a child of a span of ours.
                 parent=None
                 if parent is None
-                else SpanContext(parent.trace_id, parent.span_id, span.parent_is_remote, TraceFlags(parent.flags)),
-                resource=self.provider.resource,
+                else SpanContext(trace_id, parent[1], span.kind == "CONSUMER", TraceFlags(parent[2])),
+                resource=self._resource,
                 attributes=span.attributes,
                 kind=_KINDS[span.kind],
                 status=_UNSET if span.error is None else Status(StatusCode.ERROR, span.error),

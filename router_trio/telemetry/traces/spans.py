@@ -40,6 +40,8 @@ class MessageSpan:
 
     __slots__ = ("attributes", "context", "end_time", "error", "kind", "name", "parent", "start_time")
 
+    end_time: int
+
     def __init__(self, name: str, kind: Kind, parent: TraceParent | None, attributes: dict[str, Any]) -> None:
         self.name: str = name
         self.kind: Kind = kind
@@ -50,12 +52,6 @@ class MessageSpan:
         trace_id = (getrandbits(128) or 1) if parent is None else parent.trace_id
         self.context: TraceParent = TraceParent(trace_id, getrandbits(64) or 1, SAMPLED)
         self.start_time: int = time.time_ns()
-        self.end_time: int = 0
-
-    @property
-    def parent_is_remote(self) -> bool:
-        """Return True if the span that it is a child of is none of ours."""
-        return self.kind == "CONSUMER"
 
     def mark_failed(self, error_type: str, detail: str) -> None:
         """What the span is about has failed."""
@@ -67,7 +63,7 @@ class MessageSpans:
     """Begins the traces of messages that are sampled. `ended` takes each span when it has ended."""
 
     def __init__(self, ended: Callable[[MessageSpan], None]) -> None:
-        self._ended = ended
+        self.ended: Callable[[MessageSpan], None] = ended
 
     def begin(
         self,
@@ -93,7 +89,7 @@ class MessageSpans:
     def end_span(self, span: MessageSpan) -> None:
         """A span has ended now."""
         span.end_time = time.time_ns()
-        self._ended(span)
+        self.ended(span)
 
 
 class SpansOfMessage:

@@ -185,7 +185,7 @@ class Traces:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Make spans while this is entered. Leaving exports what is left, within two seconds."""
-        self._spans = MessageSpans(self._ended)
+        self._spans = MessageSpans(self._ended_early)
         self.active = True
         try:
             yield
@@ -206,6 +206,8 @@ class Traces:
             self._dropped += len(self._early_spans)
         else:
             self._pipeline, self._outages = opened
+            if self._spans is not None:
+                self._spans.ended = self._pipeline.take_span
             for span in self._early_spans:
                 self._pipeline.take_span(span)
             for event in self._early_events:
@@ -216,10 +218,8 @@ class Traces:
 
     # --- inside ---
 
-    def _ended(self, span: MessageSpan) -> None:
-        if self._pipeline is not None:
-            self._pipeline.take_span(span)
-        elif self.active and len(self._early_spans) < MAX_QUEUED:
+    def _ended_early(self, span: MessageSpan) -> None:
+        if self.active and len(self._early_spans) < MAX_QUEUED:
             self._early_spans.append(span)
         else:
             self._dropped += 1
