@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from router_trio.cli.configuration import load_with_handlers
-from router_trio.errors import Problem
+from router_trio.cli.running.launch import CONFIG, launch
 
 
 def run(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file or a folder of them; - is stdin.")] = Path(
-        "router.toml"
-    ),
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file or a folder of them; - is stdin.")] = CONFIG,
     /,
     *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
     embedded_nats: Annotated[
@@ -53,7 +47,8 @@ def run(
     (ROUTER_RELOADED), and a configuration with a mistake changes nothing
     (ROUTER_RELOAD_REFUSED). router-trio diff shows what a reload would do.
     Handlers are imported if their modules are new; the code of a module
-    that is imported already stays as it is.
+    that is imported already stays as it is. What came from standard input
+    can't be reloaded.
 
     --embedded-nats starts a nats-server with JetStream on a free loopback
     port, with a temporary store. Every connection without servers uses it,
@@ -72,40 +67,6 @@ def run(
         router-trio run --embedded-nats
         router-trio run --watch router.toml
     """
-    early = _note_hangups()
-    watching = None
-    if watch:
-        from router_trio.cli.reload.watching import content_of
-        from router_trio.cli.reload.watching import watch as watch_files
-
-        look = partial(content_of, [config, *more])
-        # Looked at before it is loaded: what changes in between is seen as a change.
-        watching = partial(watch_files, look, look())
-    load = partial(load_with_handlers, config, *more)
-    settings = load()
-    if not embedded_nats:
-        settings.require_servers()
-    elif all(connection.servers for connection in settings.connections.values()):
-        settings = settings.with_ignored(
-            Problem(
-                "--embedded-nats",
-                "has nothing to do: every connection has servers of its own, and only one without is connected to the "
-                "embedded server; leave out the option, or the servers",
-            )
-        )
-    if enable_fault_injection:
-        settings.require_loopback("--enable-fault-injection lets anyone who reaches it make the router fail")
-    import trio
-
-    from router_trio.cli.serving import serve
-
-    return trio.run(serve, load, settings, embedded_nats, enable_fault_injection, watching, early)
-
-
-def _note_hangups() -> list[int]:
-    """Let SIGHUP end nothing from now on, and note it in the list that is returned: it is for who serves."""
-    noted: list[int] = []
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        with suppress(ValueError):  # not in the main thread, which no signal reaches
-            signal.signal(signal.SIGHUP, lambda number, _: noted.append(number))
-    return noted
+    return launch(
+        config, *more, embedded_nats=embedded_nats, watch=watch, enable_fault_injection=enable_fault_injection
+    )

@@ -237,13 +237,19 @@ class StreamRoute(Route):
         while True:
             await self._something_waits()
             await trio.lowlevel.checkpoint()
-            await self.routing.ready()  # last: what is routed in one go relies on it
-            if self._flow is None or self._flow.may_go(1):
+            if await self._some_may_go():
                 await self._route_some()
-            elif self._nothing_comes:
-                self._give_back_waiting()
-            else:
-                await self._flow.wait_to_go(len(self._ack_pending.waiting))
+
+    async def _some_may_go(self) -> bool:
+        """Return True if something may be routed now. If not, wait until it should be asked again what waits."""
+        await self.routing.ready()  # last: what is routed in one go relies on it
+        if self._flow is None or self._flow.may_go(1):
+            return True
+        if self._nothing_comes:
+            self._give_back_waiting()
+        else:
+            await self._flow.wait_to_go(self._ack_pending.may_go)
+        return False
 
     async def _something_waits(self) -> None:
         """Wait until there is something to route: it arrived, or the limit of its value lets it go."""
