@@ -13,7 +13,7 @@ import trio
 
 from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
-from router_trio.nats.control_plane import ControlPlane
+from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.flow_acks import FlowAcks, is_known_to
 from router_trio.nats.handshake import Handshake

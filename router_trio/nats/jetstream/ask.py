@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from router_trio.errors import SourceError
-from router_trio.nats.control_plane import ControlPlane
+from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.jetstream.answers import AnswerError
 
 T = TypeVar("T")

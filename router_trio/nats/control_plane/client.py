@@ -24,7 +24,7 @@ from nats.aio.client import Client
 from nats.aio.transport import Transport
 
 from router_trio.errors import LinkError
-from router_trio.nats.asyncio_loop import aio_as_trio, open_loop
+from router_trio.nats.control_plane.asyncio_loop import aio_as_trio, open_loop
 from router_trio.nats.info import ServerInfo, quote
 from router_trio.protocol.framing import PING, PONG
 

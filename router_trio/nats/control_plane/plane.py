@@ -18,11 +18,11 @@ from router_trio.nats.dial import out_of_resources
 from router_trio.nats.info import ServerInfo
 
 if TYPE_CHECKING:
-    from router_trio.nats.control import RunningClient, WireTransport
+    from router_trio.nats.control_plane.client import RunningClient, WireTransport
 
 if "asyncio" in sys.modules:
     # A program of asyncio: while its loop runs is no time to import trio-asyncio, which changes asyncio for a moment.
-    import_module("router_trio.nats.asyncio_loop")
+    import_module("router_trio.nats.control_plane.asyncio_loop")
 
 
 class ControlPlane:
@@ -37,7 +37,7 @@ class ControlPlane:
         modules: Sequence[str] = (),
     ) -> None:
         """See `WireTransport`. `modules` are imported first, too: what asks by this, and needs nats-py."""
-        self._modules = ("router_trio.nats.control", *modules)
+        self._modules = ("router_trio.nats.control_plane.client", *modules)
         self._info = info
         self._inbox_prefix = inbox_prefix
         self._send = send
@@ -89,7 +89,7 @@ class ControlPlane:
     async def _run_client(self) -> None:
         # With a limiter of its own, since the program's may be used up. Waited for also when cancelled.
         await trio.to_thread.run_sync(self._import_modules, limiter=trio.CapacityLimiter(1))
-        from router_trio.nats.control import WireTransport, open_client
+        from router_trio.nats.control_plane.client import WireTransport, open_client
 
         transport = WireTransport(self._info, self._send, self._pinged)
         async with open_client(transport, self._inbox_prefix) as running:
