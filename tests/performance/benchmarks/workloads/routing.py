@@ -5,7 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, HANDLED, ROUTES, STREAM, Contestant, taking_part
+from tests.performance.benchmarks.contestants import (
+    CONTESTANTS,
+    CORE,
+    HANDLED,
+    STREAM,
+    Contestant,
+    route_of,
+    taking_part,
+)
 from tests.performance.benchmarks.measure import Figures, SubjectOrder, Turn, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 from tests.performance.benchmarks.setting import Setting
@@ -15,7 +23,7 @@ WINDOW_BYTES = 32 * 1024 * 1024
 TOKENS = 1000
 STREAM_MESSAGES = 100_000
 """A second of a stream is expected to bring no more; what comes sooner ends the measurement."""
-SLOWER = {"nats_py": 25_000, "nats_py_uvloop": 35_000}
+SLOWER = {"nats_py": 25_000, "nats_py_uvloop": 35_000, "watermill": 15_000}
 """The same for those who need less: filling a stream takes time as well."""
 IN_FLIGHT = (64, 256, 1024, 4096)
 CEILING = "(no router)"
@@ -69,7 +77,7 @@ async def _in_flight(setting: Setting) -> Section:
     """What the number of messages that a route works on at a time does to its rate."""
     turns: dict[str, Turn] = {name: partial(stream_turn, setting, CONTESTANTS[name]) for name in ("nats_py", "raw")}
     for most in IN_FLIGHT:
-        routes = f'[[routes]]\nname = "bench"\n{ROUTES[STREAM]}\nfrom.max_in_flight = {most}\n'
+        routes = f"{route_of(STREAM)}from.max_in_flight = {most}\n"
         turns[f"router_trio, {most:,}"] = partial(stream_turn, setting, CONTESTANTS["router_trio"], routes=routes)
     results = await in_turns(setting.rounds, turns, say=setting.say)
     text = "The same with other values of `max_in_flight`, which is 1,024 by default. `raw` has up to 4,096."
