@@ -75,7 +75,7 @@ async def feed(url: str, count: int, rate: int) -> None:
         wire.fence()
 
 
-def fill(url: str, count: int) -> None:
+def publish_all(url: str, count: int) -> None:
     """Publish so many messages into the stream IN; returns when they are stored. Raises `WireError`."""
     deadline = time.monotonic() + FILLED_WITHIN
     with closing(Wire(url)) as out, closing(Wire(url)) as asking:

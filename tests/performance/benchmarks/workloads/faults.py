@@ -161,7 +161,7 @@ def _prepare(source: str, other: str, kind: str, count: int) -> None:
     if kind == STREAM:
         with closing(Wire(source)) as wire:
             create_source(wire, ack_wait=ACK_WAIT * 1_000_000_000)
-        numbered.fill(source, count)
+        numbered.publish_all(source, count)
 
 
 async def _restart_server(server: NatsServer) -> None:
