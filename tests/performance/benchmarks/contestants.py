@@ -19,8 +19,8 @@ QUICK = ("router_trio", "nats_py", "nats_go", "raw")
 CORE = "core"
 HANDLED = "handler"
 STREAM = "stream"
-BRIDGED = 20_000
-"""Operations that may wait for the other of two servers: what a core route receives in four seconds."""
+BRIDGED = 50_000
+"""Operations that may wait for the other of two servers: as many as the buffer of nats.go holds, which is of 8 MB."""
 BY_CONTENT = frozenset({"header", "body", "first-match", "weighted", "sticky", "payload"})
 """Jobs of routes that look at what comes."""
 CONTENT = {
@@ -83,7 +83,7 @@ def route_of(kind: str, to: str = "main") -> str:
 def write_configuration(job: Job) -> Path:
     """router_trio's configuration: metrics and traces on, everything else as it is by default.
 
-    Between two servers the queue has room for what a core route receives in four seconds.
+    Between two servers the queue has as much room as the buffer of nats.go has.
     """
     path = job.directory / "router.toml"
     connections = f'[connections.main]\nservers = ["{job.url}"]\n'
