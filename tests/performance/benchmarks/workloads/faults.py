@@ -18,6 +18,7 @@ import trio
 
 from tests.performance.benchmarks import numbered
 from tests.performance.benchmarks.contestants import BRIDGED, CONTESTANTS, CORE, STREAM, Contestant, route_of
+from tests.performance.benchmarks.environment import compile_package
 from tests.performance.benchmarks.load import ROUTED_WITHIN
 from tests.performance.benchmarks.load_stream import create_destination, create_source
 from tests.performance.benchmarks.measure import Figures, MeasurementError, Restartable, Turn, in_turns, restartable
@@ -79,6 +80,7 @@ SMALL = Size(core=25_000, stream=20_000, kills=2)
 async def faults(setting: Setting) -> list[Section]:
     """Core to core, and stream to stream."""
     size = SMALL if setting.quick else WHOLE
+    compile_package()
     sections = []
     for kind, title in ((CORE, "Killed under load, core to core"), (STREAM, "Killed under load, stream to stream")):
         turns: dict[str, Turn] = {
