@@ -17,7 +17,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-buil
 LOCKED = $(INSTALL) --require-hashes --requirement
 
 .PHONY: help demo tools test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint \
-	format types shape bench docs docs-serve lock audit dist clean
+	format types shape peers bench docs docs-serve lock audit dist clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -145,8 +145,11 @@ test-nightly: $(READY)  ## Long chaos, soak and performance figures
 shape: $(READY)  ## How the tree is built, in numbers; VERBOSE=1 says what was counted, TREE=DIR takes another checkout
 	$(BIN)/python -m tests.shape $(if $(VERBOSE),--verbose) $(TREE)
 
-bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=1 for the essential figures only
-	$(BIN)/python -m tests.performance.benchmarks $(if $(QUICK),--quick,--write)
+peers: $(READY)  ## Install and build the peers of the benchmarks, so that a quick run has nats_go; needs Go for two of them
+	$(BIN)/python -m tests.performance.benchmarks.environment
+
+bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=1 for the essential figures only, WORKLOADS="core stream" for some
+	$(BIN)/python -m tests.performance.benchmarks $(if $(QUICK),--quick,$(if $(WORKLOADS),,--write)) $(WORKLOADS)
 
 docs: $(READY)  ## Render the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

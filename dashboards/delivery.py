@@ -38,6 +38,7 @@ STORED = of_connection("router_nats_publish_with_ack_total")
 STORE_FAILED = of_connection("router_nats_publish_with_ack_failures_total")
 ROUTE_SETTLED = of_route("router_route_messages_settled_total")
 IN_HAND = of_route("router_route_in_hand_count")
+IN_FLIGHT_LIMIT = of_route("router_route_in_flight_limit")
 ROUTE_UNBALANCED = of_route("router_route_ledger_unbalanced")
 
 BREAKERS = of_route("router_breaker_state")
@@ -172,6 +173,7 @@ def _routes() -> list[Panel]:
             "Messages that each route received and that have no fate yet.",
             "short",
             query(total(IN_HAND, "route"), "{{route}}"),
+            query(f"{total(IN_FLIGHT_LIMIT, 'route')} > 0", "{{route}}, at most in flight"),
             alerts=["RouterRouteStalled"],
         ).span(12),
         table(

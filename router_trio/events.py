@@ -9,9 +9,8 @@ The docstring of each class is its help text in `router-trio contract`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, dataclass_transform
 
 from router_trio.quotes import LONGEST_TEXT, bounded
 
@@ -25,8 +24,57 @@ class Level(IntEnum):
     ERROR = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class _Fields:
+    """What a frozen dataclass with keyword arguments is, for the annotations of each subclass.
+
+    Not a dataclass: Python would compile six methods for each of some fifty kinds of events at each start.
+    """
+
+    fields: ClassVar[dict[str, str]] = {}
+    """Names of the fields, with their types as they are written."""
+    _defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        own = {name: kind for name, kind in cls.__annotations__.items() if not kind.startswith("ClassVar")}
+        cls.fields = cls.fields | own
+        cls._defaults = cls._defaults | {name: vars(cls)[name] for name in own if name in vars(cls)}
+
+    def __init__(self, **values: Any) -> None:
+        unknown, missing = (
+            values.keys() - self.fields.keys(),
+            self.fields.keys() - values.keys() - self._defaults.keys(),
+        )
+        if unknown or missing:
+            raise TypeError(f"{type(self).__name__}: unknown {sorted(unknown)}, missing {sorted(missing)}")
+        self.__dict__.update(self._defaults)
+        self.__dict__.update(values)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Bring the fields into their final form, by `_set`."""
+
+    def _set(self, name: str, value: object) -> None:
+        self.__dict__[name] = value
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same with other values of some fields."""
+        return type(self)(**self.__dict__ | changes)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.fields)})"
+
+
+class Event(_Fields):
     """The base of all events."""
 
     code: ClassVar[str]
@@ -35,12 +83,15 @@ class Event:
     per_message: ClassVar[bool] = False
     at: float
 
+    def __hash__(self) -> int:
+        return hash((type(self), self.at))
+
     def __post_init__(self) -> None:
         # Here, so that no code that emits or shows an event can forget it.
         for name in ("detail", "reason", "error_type", "server", "stream", "subject", "place", "filter", "subjects"):
             text = getattr(self, name, None)
             if text is not None and len(text) > LONGEST_TEXT:
-                object.__setattr__(self, name, bounded(text))
+                self._set(name, bounded(text))
 
     @property
     def severity(self) -> Level:
@@ -49,10 +100,10 @@ class Event:
 
     def details(self) -> Iterator[tuple[str, Any]]:
         """Name and value of each field that is set, without the clock."""
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name != "at" and value is not None:
-                yield one.name, value
+        for name in self.fields:
+            value = getattr(self, name)
+            if name != "at" and value is not None:
+                yield name, value
 
 
 Emit = Callable[[Event], None]
@@ -61,14 +112,12 @@ Emit = Callable[[Event], None]
 # --- connections ---
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionEvent(Event):
     """The base of what happens on one named connection."""
 
     connection: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionEstablished(ConnectionEvent):
     """First connect of the process."""
 
@@ -77,7 +126,6 @@ class ConnectionEstablished(ConnectionEvent):
     server: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRestored(ConnectionEvent):
     """Connected again after a loss; says how long the outage was, and how much was kept that is sent now."""
 
@@ -89,7 +137,6 @@ class ConnectionRestored(ConnectionEvent):
     pending_count: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLost(ConnectionEvent):
     """An established link was lost."""
 
@@ -102,7 +149,6 @@ class ConnectionLost(ConnectionEvent):
     pending_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionFailed(ConnectionEvent):
     """An attempt to connect failed."""
 
@@ -115,7 +161,6 @@ class ConnectionFailed(ConnectionEvent):
     max_attempts: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UnexpectedLinkError(ConnectionEvent):
     """What a server sent raised an error that router_trio does not expect, and ended the link. Please report it."""
 
@@ -126,7 +171,6 @@ class UnexpectedLinkError(ConnectionEvent):
     place: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReconnectAttempt(ConnectionEvent):
     """An attempt to reconnect starts, `delay_ms` after the last one ended."""
 
@@ -139,7 +183,6 @@ class ReconnectAttempt(ConnectionEvent):
     delay_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReconnectExhausted(ConnectionEvent):
     """The round's attempts are used up; `action` says what happens now: keep_trying or stop."""
 
@@ -149,7 +192,6 @@ class ReconnectExhausted(ConnectionEvent):
     action: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LameDuck(ConnectionEvent):
     """The server announced that it will shut down; the connection moves to another one."""
 
@@ -158,7 +200,6 @@ class LameDuck(ConnectionEvent):
     server: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPending(ConnectionEvent):
     """After a reconnect, operations that were queued or unconfirmed are about to be sent."""
 
@@ -167,7 +208,6 @@ class RetryPending(ConnectionEvent):
     pending_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryComplete(ConnectionEvent):
     """After a reconnect, all operations that were queued or unconfirmed are settled."""
 
@@ -180,7 +220,6 @@ class RetryComplete(ConnectionEvent):
 # --- operations on a connection ---
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OperationEvent(ConnectionEvent):
     """The base of what can happen for every message."""
 
@@ -188,7 +227,6 @@ class OperationEvent(ConnectionEvent):
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishFailed(OperationEvent):
     """A core publish was refused or failed while connected; `subject` and `route` are those of the last one."""
 
@@ -200,7 +238,6 @@ class PublishFailed(OperationEvent):
     route: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishWithAckFailed(OperationEvent):
     """A JetStream publish was refused or failed while connected; `subject` and `route` are those of the last one."""
 
@@ -212,7 +249,6 @@ class PublishWithAckFailed(OperationEvent):
     route: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishQueued(OperationEvent):
     """A core publish was queued, because the connection is not connected."""
 
@@ -221,7 +257,6 @@ class PublishQueued(OperationEvent):
     pending_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishWithAckQueued(OperationEvent):
     """A JetStream publish was queued, because the connection is not connected."""
 
@@ -230,7 +265,6 @@ class PublishWithAckQueued(OperationEvent):
     pending_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishFailedOpen(OperationEvent):
     """A publish was discarded in fail-open mode."""
 
@@ -239,7 +273,6 @@ class PublishFailedOpen(OperationEvent):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFull(OperationEvent):
     """The queue is at its limit; `reason` says whether the oldest was dropped or the newest was rejected or blocked."""
 
@@ -250,7 +283,6 @@ class QueueFull(OperationEvent):
     max_size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PendingDropped(OperationEvent):
     """Queued messages were dropped; `reason` is expired or shutdown."""
 
@@ -259,7 +291,6 @@ class PendingDropped(OperationEvent):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AckFailed(OperationEvent):
     """The ack of a source message could not be sent; the stream will redeliver the message."""
 
@@ -269,7 +300,6 @@ class AckFailed(OperationEvent):
     route: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NakFailed(OperationEvent):
     """The nak of a source message could not be sent; the stream will redeliver the message after its ack wait."""
 
@@ -279,7 +309,6 @@ class NakFailed(OperationEvent):
     route: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SubscribeFailed(OperationEvent):
     """A route could not subscribe or open its consumer, or lost it; the route retries."""
 
@@ -293,14 +322,12 @@ class SubscribeFailed(OperationEvent):
 # --- routes ---
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteEvent(Event):
     """The base of what happens on one route."""
 
     route: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteReady(RouteEvent):
     """A route has its subscription or consumer, and receives messages."""
 
@@ -310,7 +337,6 @@ class RouteReady(RouteEvent):
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteStandby(RouteEvent):
     """A route with standby waits for the lead of its consumer; ROUTE_READY follows when it routes."""
 
@@ -320,7 +346,6 @@ class RouteStandby(RouteEvent):
     durable: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerDiffers(RouteEvent):
     """The durable has other limits than the configuration, and may not be changed; its limits are in force."""
 
@@ -331,7 +356,6 @@ class ConsumerDiffers(RouteEvent):
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FilterOutside(RouteEvent):
     """The stream takes none of the subjects that the filter of this route matches: it gets no message."""
 
@@ -342,7 +366,6 @@ class FilterOutside(RouteEvent):
     subjects: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFailed(RouteEvent):
     """A message could not be routed. `subject`, `stream` and `sequence` say which; `place` is where its handler raised.
 
@@ -363,7 +386,6 @@ class MessageFailed(RouteEvent):
     traceback: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _LastFailure(RouteEvent):
     """The base of what becomes of a message that is not tried again. `sequence` is its place in its `stream`."""
 
@@ -376,7 +398,6 @@ class _LastFailure(RouteEvent):
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDeadLettered(_LastFailure):
     """A message is not tried again, and its dead letter is stored."""
 
@@ -384,7 +405,6 @@ class MessageDeadLettered(_LastFailure):
     level = Level.WARN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageGivenUp(_LastFailure):
     """A message is not tried again, and its route has no dead letters. A stream may keep it under `sequence`."""
 
@@ -392,7 +412,6 @@ class MessageGivenUp(_LastFailure):
     level = Level.WARN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterNotStored(RouteEvent):
     """A dead letter could not be stored. A message of a stream stays there and comes again; another one is lost."""
 
@@ -407,7 +426,6 @@ class DeadLetterNotStored(RouteEvent):
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteLimited(RouteEvent):
     """More messages came than the limit of a route allows: they wait."""
 
@@ -418,7 +436,6 @@ class RouteLimited(RouteEvent):
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerOpened(RouteEvent):
     """A destination failed so often in a row that it is left alone; one message tries after `pause_seconds`."""
 
@@ -431,7 +448,6 @@ class BreakerOpened(RouteEvent):
     pause_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerClosed(RouteEvent):
     """A destination that was left alone has taken a message, and gets all others again."""
 
@@ -442,7 +458,6 @@ class BreakerClosed(RouteEvent):
     open_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationNotStored(RouteEvent):
     """A destination does not accept what this route sends; `reason` and `detail` say why, and what to do."""
 
@@ -454,7 +469,6 @@ class DestinationNotStored(RouteEvent):
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationStored(RouteEvent):
     """A destination that accepted nothing accepts messages again."""
 
@@ -464,7 +478,6 @@ class DestinationStored(RouteEvent):
     subject: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FastIngestChosen(RouteEvent):
     """The stream of a destination takes fast ingest: where enough is under way, one answer is for many messages."""
 
@@ -475,7 +488,6 @@ class FastIngestChosen(RouteEvent):
     stream: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FastIngestUnavailable(RouteEvent):
     """No stream takes fast ingest for all of a destination: each message gets a PubAck of its own."""
 
@@ -486,7 +498,6 @@ class FastIngestUnavailable(RouteEvent):
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationsUnknown(ConnectionEvent):
     """The streams of the destinations can't be looked up; only publishes show whether they accept messages."""
 
@@ -496,7 +507,6 @@ class DestinationsUnknown(ConnectionEvent):
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCreated(ConnectionEvent):
     """A stream of the settings ([[streams]]) was absent, and was made."""
 
@@ -505,7 +515,6 @@ class StreamCreated(ConnectionEvent):
     stream: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamDiffers(ConnectionEvent):
     """A stream is not as the settings ([[streams]]) say. It is left as it is; change it, or the settings."""
 
@@ -515,7 +524,6 @@ class StreamDiffers(ConnectionEvent):
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamNotMade(ConnectionEvent):
     """A stream of the settings ([[streams]]) could not be looked up or made; it is tried again."""
 
@@ -526,7 +534,6 @@ class StreamNotMade(ConnectionEvent):
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamWentBack(RouteEvent):
     """A stream was created again, emptied or restored: it gives known sequences to new messages, which are routed."""
 
@@ -539,7 +546,6 @@ class StreamWentBack(RouteEvent):
 # --- fault injection ---
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FaultInjectionEnabled(Event):
     """This router injects faults on request, for rehearsals. Never leave that on in production."""
 
@@ -548,7 +554,6 @@ class FaultInjectionEnabled(Event):
     page: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FaultInjected(Event):
     """A fault was set for an operation; it strikes `times` operations, or with 0 all of them until it is cleared."""
 
@@ -560,7 +565,6 @@ class FaultInjected(Event):
     times: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FaultsCleared(Event):
     """The fault of an operation was cleared, or all faults were."""
 
@@ -572,7 +576,6 @@ class FaultsCleared(Event):
 # --- the router ---
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SettingIgnored(Event):
     """A key of the configuration has no effect any more; `detail` says what to write instead."""
 
@@ -582,7 +585,6 @@ class SettingIgnored(Event):
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusPageReady(Event):
     """The HTTP side answers; `url` is that of the status page."""
 
@@ -591,7 +593,6 @@ class StatusPageReady(Event):
     url: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterStarted(Event):
     """Each connection has made its first attempt, and each subscription that could be made is active."""
 
@@ -602,7 +603,6 @@ class RouterStarted(Event):
     routes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterDraining(Event):
     """Shutdown: intake has stopped, and accepted messages are being settled."""
 
@@ -612,13 +612,12 @@ class RouterDraining(Event):
     timeout_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterStopped(Event):
     """The router has stopped; `ledger` has the counts of every connection. WARN if something was left unsettled."""
 
     code = "ROUTER_STOPPED"
     level = Level.INFO
-    ledger: dict[str, Any] = field(hash=False)
+    ledger: dict[str, Any]
     unsettled: int
 
     @property
@@ -627,7 +626,6 @@ class RouterStopped(Event):
         return Level.WARN if self.unsettled else Level.INFO
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStarted(Event):
     """A worker process has started, and takes its part of the messages. `restarts`: how often it was started again."""
 
@@ -638,7 +636,6 @@ class WorkerStarted(Event):
     restarts: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost(Event):
     """A worker process ended by itself, and is started again after `delay_ms`.
 
@@ -661,7 +658,6 @@ MOST_NAMES = 100
 """Names, or problems, that an event of a reload lists. `count` is of all."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterReloaded(Event):
     """A reload is done: `added`, `removed` and `changed` name the connections, streams and routes that differ.
 
@@ -679,10 +675,9 @@ class RouterReloaded(Event):
 
     def __post_init__(self) -> None:
         for name in ("added", "removed", "changed"):
-            object.__setattr__(self, name, getattr(self, name)[:MOST_NAMES])
+            self._set(name, getattr(self, name)[:MOST_NAMES])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadRefused(Event):
     """A reload was refused and has changed nothing: `problems` says what is wrong with the configuration."""
 
@@ -692,10 +687,9 @@ class ReloadRefused(Event):
     problems: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "problems", tuple(map(bounded, self.problems[:MOST_NAMES])))
+        self._set("problems", tuple(map(bounded, self.problems[:MOST_NAMES])))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RestartNeeded(Event):
     """Of a configuration that was reloaded, these `keys` have no effect before the process is started again."""
 

@@ -240,6 +240,8 @@ class RouteState:
         """Called with the reason when the only destination did not take a message. Returns the reason that counts."""
         self.limit: LimitState | None = None
         self.limited = 0
+        self.in_flight_limit: Callable[[], int] = lambda: 0
+        """How many messages may be in flight now, of a route from a stream."""
         """Messages that went later than they could have, because of the limit."""
         self.handling: int = 0
         """Calls of its handler that have not returned."""

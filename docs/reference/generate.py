@@ -12,7 +12,6 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +255,7 @@ def _logs(logs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         "| `error_code` | level | fields | when |",
         "|---|---|---|---|",
     )
-    known = {kind.code: [one.name for one in fields(kind) if one.name != "at"] for kind in catalogue()}
+    known = {kind.code: [name for name in kind.fields if name != "at"] for kind in catalogue()}
     for one in logs:
         own = ", ".join(_code(name) for name in known.get(one["code"], ()))
         yield f"| `{one['code']}` | {one['level']} | {own} | {_cell(one['help'])} |"
@@ -278,7 +277,7 @@ def _commands() -> Iterator[str]:
 
 def command_names() -> list[str]:
     """The commands that there are, in the order of `--help`."""
-    from router_trio.cli import app
+    from router_trio.cli.command_line.application import app
 
     return [name for name in app if not name.startswith("-")]
 

@@ -1,7 +1,8 @@
 """The `router-trio` command.
 
 Guarantees: results go to stdout, errors and logs to stderr; exit codes are those of `outcome`. What is heavy (trio,
-nats, OpenTelemetry, pydantic) is imported by the command that needs it, so that `--help` and `check` start fast.
+nats, OpenTelemetry, pydantic) is imported by the command that needs it, so that `--help` and `check` start fast, and
+what reads command lines only for one that is more than the names of files and flags (see `running.plain`).
 """
 
 from __future__ import annotations
@@ -10,105 +11,18 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
-
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from router_trio.cli import outcome
-from router_trio.cli.check import check
-from router_trio.cli.configuration import STDIN
-from router_trio.cli.contract import contract
-from router_trio.cli.dead_letters.command import dead_letters
-from router_trio.cli.demo import demo
-from router_trio.cli.explain import explain
-from router_trio.cli.reload.diff import diff
-from router_trio.cli.run import run
-from router_trio.cli.schema import schema
-from router_trio.cli.setup.completion import completion
-from router_trio.cli.setup.init import init
-from router_trio.cli.test.command import run_tests
+from router_trio.cli.running.plain import plain_run
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.quotes import redact
-
-if TYPE_CHECKING:
-    from cyclopts.help import HelpPanel
-    from cyclopts.help.formatters import PlainFormatter
-    from rich.console import Console, ConsoleOptions
-
-_ABOUT = """\
-Route messages between NATS subjects and JetStream streams, and never
-lose count.
-
-For example:
-
-    router-trio demo
-    router-trio init
-    router-trio run --embedded-nats
-
-Exit codes: 0 done; 1 failed while running, or messages were left
-unsettled at shutdown; 2 wrong usage; 78 invalid configuration."""
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    from router_trio.protocol import framing
-
-    compiled = "" if str(framing.__file__).endswith(".py") else " (compiled)"
-    try:
-        return f"router-trio {version('router-trio')}{compiled}"
-    except PackageNotFoundError:
-        return "router-trio, not installed: running from its source tree"
-
-
-class _PlainHelp:
-    """Plain text reads the same in a terminal, a pipe and a bug report, and costs less than panels.
-
-    It is imported for whoever asks for help; `help_formatter="plain"` would import it for every command.
-    """
-
-    @cached_property
-    def _formatter(self) -> PlainFormatter:
-        from cyclopts.help.formatters import PlainFormatter
-
-        return PlainFormatter()
-
-    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        self._formatter(console, options, panel)
-
-    def render_usage(self, console: Console, options: ConsoleOptions, usage: object) -> None:
-        self._formatter.render_usage(console, options, usage)
-
-    def render_description(self, console: Console, options: ConsoleOptions, description: object) -> None:
-        self._formatter.render_description(console, options, description)
-
-
-app: App = App(
-    name="router-trio",
-    help=_ABOUT,
-    version=_version,
-    help_formatter=_PlainHelp(),
-    help_format="plaintext",
-    default_parameter=Parameter(negative=""),
-    result_action="return_value",
-    exit_on_error=False,
-    print_error=False,
-    suppress_keyboard_interrupt=False,
-)
-for _command in (init, run, demo, check, diff, explain, contract, schema, completion):
-    app.command(_command)
-app.command(run_tests, name="test")
-app.command(dead_letters, name="dead-letters")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default that of `sys.argv`, and return its exit code. Blocks until the command is done."""
     try:
-        code = app(_with_stdin(sys.argv[1:] if arguments is None else arguments))
+        code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
-    except CycloptsError as error:
-        return _fail(_told(error), outcome.WRONG_USAGE)
     except outcome.UsageError as error:
         return _fail(str(error), outcome.WRONG_USAGE)
     except ConfigurationError as error:
@@ -129,26 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else outcome.DONE
 
 
-def _with_stdin(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with a name in place of the `-` that stands for a configuration: cyclopts takes no `-`."""
-    given = list(arguments)
-    if given[:1] == ["run"]:
-        return [STDIN if one == "-" else one for one in given]  # it has an option with a value, which is never that
-    place = next((number for number, one in enumerate(given[1:], 1) if one == "-" or not one.startswith("-")), None)
-    if place is not None and given[place] == "-":
-        given[place] = STDIN
-    return given
+def _run(arguments: Sequence[str]) -> object:
+    plain = plain_run(arguments)
+    if plain is not None:
+        from router_trio.cli.running.launch import launch
 
+        return launch(
+            *plain.files,
+            embedded_nats=plain.embedded_nats,
+            watch=plain.watch,
+            enable_fault_injection=plain.enable_fault_injection,
+        )
+    from router_trio.cli.command_line.application import command
 
-def _told(error: CycloptsError) -> str:
-    """Return what is wrong with the arguments, and where to look."""
-    command = " ".join(error.command_chain or ())
-    if isinstance(error, MissingArgumentError) and error.argument is not None:
-        name = error.argument.name
-        told = f"{name} needs a value" if name.startswith("-") else f"{command} needs {name}"
-        return f"{told}; router-trio {command} --help shows an example."
-    page = f"router-trio {command} --help" if command else "router-trio --help"
-    return f"{str(error).strip()}\n{page} shows what there is."
+    return command(arguments)
 
 
 def _abandon_stdout() -> None:

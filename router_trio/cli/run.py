@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from router_trio.cli.configuration import load_with_handlers
-from router_trio.cli.outcome import UsageError
-from router_trio.errors import Problem
-
-if TYPE_CHECKING:
-    from router_trio.settings import Settings
+from router_trio.cli.running.launch import CONFIG, launch
 
 MOST_WORKERS = 256
 """As `[router] workers` has it, which is not imported yet."""
 
 
 def run(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file or a folder of them; - is stdin.")] = Path(
-        "router.toml"
-    ),
+    config: Annotated[Path, Parameter(help="The configuration, a TOML file or a folder of them; - is stdin.")] = CONFIG,
     /,
     *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
     embedded_nats: Annotated[
@@ -70,7 +59,8 @@ def run(
     (ROUTER_RELOADED), and a configuration with a mistake changes nothing
     (ROUTER_RELOAD_REFUSED). router-trio diff shows what a reload would do.
     Handlers are imported if their modules are new; the code of a module
-    that is imported already stays as it is.
+    that is imported already stays as it is. What came from standard input
+    can't be reloaded.
 
     With --workers (or [router] workers) several processes route, each on
     a core of its own, under one supervisor: one HTTP address that sums
@@ -96,52 +86,11 @@ def run(
         router-trio run --watch router.toml
         router-trio run --workers 4 router.toml
     """
-    early = _note_hangups()
-    watching = None
-    if watch:
-        from router_trio.cli.reload.watching import content_of
-        from router_trio.cli.reload.watching import watch as watch_files
-
-        look = partial(content_of, [config, *more])
-        # Looked at before it is loaded: what changes in between is seen as a change.
-        watching = partial(watch_files, look, look())
-    load = partial(load_with_handlers, config, *more)
-    if workers is not None:
-        load = partial(_load_for_workers, load, workers)
-    settings = load()
-    if not embedded_nats:
-        settings.require_servers()
-    elif all(connection.servers for connection in settings.connections.values()):
-        settings = settings.with_ignored(
-            Problem(
-                "--embedded-nats",
-                "has nothing to do: every connection has servers of its own, and only one without is connected to the "
-                "embedded server; leave out the option, or the servers",
-            )
-        )
-    if enable_fault_injection:
-        settings.require_loopback("--enable-fault-injection lets anyone who reaches it make the router fail")
-    import trio
-
-    if settings.router.workers > 1:
-        if enable_fault_injection:
-            raise UsageError("--enable-fault-injection is for one process: give --workers 1 with it")
-        from router_trio.cli.workers.serving import serve_workers
-
-        return trio.run(serve_workers, load, settings, embedded_nats, watching, early)
-    from router_trio.cli.serving import serve
-
-    return trio.run(serve, load, settings, embedded_nats, enable_fault_injection, watching, early)
-
-
-def _load_for_workers(load: Callable[[], Settings], workers: int) -> Settings:
-    return load().with_workers(workers)
-
-
-def _note_hangups() -> list[int]:
-    """Let SIGHUP end nothing from now on, and note it in the list that is returned: it is for who serves."""
-    noted: list[int] = []
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        with suppress(ValueError):  # not in the main thread, which no signal reaches
-            signal.signal(signal.SIGHUP, lambda number, _: noted.append(number))
-    return noted
+    return launch(
+        config,
+        *more,
+        embedded_nats=embedded_nats,
+        watch=watch,
+        workers=workers,
+        enable_fault_injection=enable_fault_injection,
+    )

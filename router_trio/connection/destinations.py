@@ -176,7 +176,7 @@ class Destinations:
         for one in stored:
             behind = _behind(one.pattern, streams.values())
             self._found(one, behind)
-            if one.fast_ingest and behind:
+            if one.fast_ingest:
                 self._choose_ingest(one, behind)
 
     async def _take(self, link: Link, name: str, pattern: str | None, streams: dict[str, StreamState]) -> None:
@@ -225,7 +225,7 @@ class Destinations:
         """Have a destination sent to in batches if one stream takes all of it so, and say once which way it is."""
         stream = _batched(one, streams)
         self._batched((one.route_name, one.template), stream)
-        if self._ingest_told.get(one, "") == stream:
+        if not streams or self._ingest_told.get(one, "") == stream:
             return
         self._ingest_told[one] = stream
         now, route, connection, subject = trio.current_time(), one.route_name, self._connection, one.template

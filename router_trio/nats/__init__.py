@@ -1,1 +1,1 @@
-"""The real links: nats-py for the handshake and the JetStream API, a wire of our own for everything else."""
+"""The real links: a handshake and a wire of our own, and nats-py for the JetStream API."""

@@ -1,68 +1,100 @@
-"""What a connection logs in with, in the words of nats-py's `connect`.
+"""What a connection logs in with, and what it answers to the nonce of a server.
 
-Files are read here, anew for each connect, so that a renewed file is used; and whole: nats-py reads a credentials file
-without a JWT for ever, and fails on a bad seed with errors that nobody would know how to take.
+Files are read here, anew for each connect, so that a renewed file is used. Keys are read and used by `nkeys`, the
+library of nats-py.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import nkeys
-from nats.aio.client import RawCredentials
 from pydantic import SecretStr
 
 from router_trio.errors import AuthorizationError
 from router_trio.nats.dial import out_of_resources
 from router_trio.settings import ConnectionSettings
 
+if TYPE_CHECKING:
+    from nkeys import KeyPair
+
 _JWT = re.compile(r"BEGIN NATS USER JWT-*\s+(\S+)")
 _SEED = re.compile(r"BEGIN USER NKEY SEED-*\s+(\S+)")
 
 
-def login(settings: ConnectionSettings) -> dict[str, Any]:
-    """Return the options. Raises `AuthorizationError`, without the secret, for a file that holds none."""
-    options: dict[str, Any] = {}
+@dataclass(frozen=True)
+class Login:
+    """The credentials of a connection. Never shown: its fields are secrets."""
+
+    user: str | None = field(default=None, repr=False)
+    password: str = field(default="", repr=False)
+    token: str | None = field(default=None, repr=False)
+    jwt: str | None = field(default=None, repr=False)
+    seed: str | None = field(default=None, repr=False)
+
+    def answer_to(self, nonce: str) -> dict[str, str]:
+        """Return what CONNECT says of them to a server that wants this signed, if any."""
+        if self.seed is not None and nonce:
+            pair = _key_pair(self.seed)
+            name = {"nkey": pair.public_key.decode()} if self.jwt is None else {"jwt": self.jwt}
+            signed = name | {"sig": b64encode(pair.sign(nonce.encode())).decode()}
+            pair.wipe()
+            # Beside a key, a token is for the auth callout of a server.
+            return signed if self.token is None else signed | {"auth_token": self.token}
+        if self.user is not None:
+            return {"user": self.user, "pass": self.password}
+        return {} if self.token is None else {"auth_token": self.token}
+
+
+def login(settings: ConnectionSettings) -> Login:
+    """Return the credentials. Raises `AuthorizationError`, without the secret, for a file that holds none."""
     # Credentials in the URL of one server serve the others that it tells of, too.
     user, password, token = settings.user, settings.password, settings.token
     for url in settings.servers:
         user, password, token = user or _shown(url.user), password or url.password, token or url.token
-    if user is not None:
-        options["user"], options["password"] = user, _shown(password) or ""
-    if token is not None:
-        options["token"] = _shown(token)
-    if settings.credentials_file is not None:
-        options["user_credentials"] = _credentials(settings.credentials_file)
+    jwt = seed = None
     if settings.nkey_seed_file is not None:
-        options["nkeys_seed_str"] = _seed("nkey_seed_file", settings.nkey_seed_file, _text(settings.nkey_seed_file))
-    return options
+        seed = _seed("nkey_seed_file", settings.nkey_seed_file, _text(settings.nkey_seed_file))
+    if settings.credentials_file is not None:
+        jwt, seed = _credentials(settings.credentials_file)
+    return Login(user, _shown(password) or "", _shown(token), jwt, seed)
 
 
 def _shown(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
 
 
-def _credentials(file: Path) -> RawCredentials:
+def _credentials(file: Path) -> tuple[str, str]:
+    """Return the JWT and the seed."""
     text = _text(file)
     jwt, seed = _JWT.search(text), _SEED.search(text)
     if jwt is None or seed is None:
         raise AuthorizationError(
             f"credentials_file {file} holds no user JWT with its NKey seed; create it again with nsc"
         )
-    key = _seed("credentials_file", file, seed[1])
-    return RawCredentials(f"-----BEGIN NATS USER JWT-----\n{jwt[1]}\n-----BEGIN USER NKEY SEED-----\n{key}\n")
+    return jwt[1], _seed("credentials_file", file, seed[1])
 
 
 def _seed(key: str, file: Path, text: str) -> str:
+    # Imported here, with the cryptography that it brings: few log in with a key.
+    import nkeys
+
     seed = text.strip()
     try:
-        nkeys.from_seed(bytearray(seed.encode()))
+        _key_pair(seed).wipe()
     except (nkeys.NkeysError, ValueError, IndexError):
         # Without its cause, which may show the seed.
         raise AuthorizationError(f"{key} {file} holds no valid NKey seed; it begins with SU and is one line") from None
     return seed
+
+
+def _key_pair(seed: str) -> KeyPair:
+    import nkeys
+
+    return nkeys.from_seed(bytearray(seed.encode()))
 
 
 def _text(file: Path) -> str:

@@ -27,13 +27,17 @@ _NO_BATCH = frozenset({10205, 10206, 10207, 10208, 10211})
 """Error codes of nats-server that speak of the batch and not of the message: disabled, a bad pattern or id, an unknown
 id, too many batches."""
 
+LEAST_CONTROL_LINE = 1024
+"""Bytes that a server has to take of a control line: the reply subject of a message in a batch is a long one."""
+
 MAX_FLOW = 65_535
 
 
 def is_known_to(info: ServerInfo) -> bool:
-    """Return True if a server says that it has fast ingest."""
+    """Return True if a server says that it has fast ingest, and has room for its reply subjects."""
     version = _VERSION.match(info.version)
-    return version is not None and (int(version[1]), int(version[2])) >= SINCE
+    since = version is not None and (int(version[1]), int(version[2])) >= SINCE
+    return since and info.max_control_line >= LEAST_CONTROL_LINE
 
 
 class FlowAcks:

@@ -66,18 +66,9 @@ class ServerInfo:
         """
         return replace(self, connect_urls=(), lame_duck=False)
 
-    def for_client(self, *, upgrade: bool) -> bytes:
-        """Return an INFO line for nats-py, which knows nothing but this; `upgrade` has it begin TLS."""
-        shown: dict[str, Any] = {
-            "version": self.version,
-            "proto": 1,
-            "headers": self.headers,
-            "auth_required": self.auth_required,
-            "tls_required": upgrade,
-            "max_payload": self.max_payload,
-        }
-        if self.nonce:
-            shown["nonce"] = self.nonce
+    def for_client(self) -> bytes:
+        """Return an INFO line for nats-py, which knows nothing but this: it has nothing to log in for."""
+        shown = {"version": self.version, "proto": 1, "headers": self.headers, "max_payload": self.max_payload}
         return b"INFO %b\r\n" % json.dumps(shown).encode()
 
 

@@ -1,4 +1,4 @@
-"""A real link: one socket, one nats-py client, one asyncio loop, all gone when any of them fails."""
+"""A real link: one socket, its wire, and nats-py for requests, all gone when any of them fails."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import trio
 
 from router_trio.errors import LinkError, SourceError, innermost
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
-from router_trio.nats.control import BorrowedTransport, client_died, forget_inbox, open_client
+from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
 from router_trio.nats.flow_acks import FlowAcks, is_known_to
+from router_trio.nats.handshake import Handshake
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.ask import API, Api
-from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
-from router_trio.nats.jetstream.ensuring import ensure_stream
-from router_trio.nats.jetstream.leading import check_version, wait_for_pin
-from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
-from router_trio.nats.jetstream.unacked import AT_A_TIME
 from router_trio.nats.subscription import WireSubscription
 from router_trio.nats.tcp import BeforeWrite, stream_for_wire
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
@@ -30,6 +28,13 @@ from router_trio.protocol import fast_ingest, framing
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings
+
+if TYPE_CHECKING:
+    from router_trio.nats.jetstream.consumers import WirePullConsumer
+    from router_trio.nats.jetstream.lookups import Lookups
+
+_ASK = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "ensuring", "leading", "lookups", "unacked")]
+"""What asks the JetStream API."""
 
 LISTEN_AGAIN_AFTER = 1.0
 """Seconds from when the server refused us an inbox to when we ask for it again: the permission may have come back."""
@@ -47,18 +52,16 @@ class Dialer:
     @asynccontextmanager
     async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
         """See `link.Connect`."""
-        stream: trio.SocketStream | None = None
+        handshake: Handshake | None = None
         opened = False
         try:
-            stream = await open_stream(server)
-            async with (
-                open_client(stream, server, self._settings, self._name) as (client, transport),
-                trio.open_nursery() as nursery,
-            ):
-                link = NatsLink(server, Api(client, self._settings.api), transport, inbox, listener, self._before_write)
+            handshake = Handshake(await open_stream(server), server, self._settings, self._name)
+            await handshake.shake_hands()
+            async with trio.open_nursery() as nursery:
+                link = NatsLink(server, handshake, self._settings, inbox, listener, self._before_write)
                 nursery.start_soon(link.wire.read)
                 nursery.start_soon(link.wire.write)
-                nursery.start_soon(client_died, client)
+                nursery.start_soon(link.api.control.run)
                 nursery.start_soon(link.answer_pubacks)
                 await link.fence()
                 link.announce()
@@ -77,24 +80,25 @@ class Dialer:
                 raise
             raise bare from bare.__cause__
         finally:
-            if stream is not None:
-                await abandon(stream)
+            if handshake is not None:
+                await abandon(handshake.stream)
 
 
 class NatsLink:
-    """See `link.Link`. Lives inside the context that `Dialer` opens."""
+    """See `link.Link`. Lives inside the context that `Dialer` opens.
+
+    What asks the JetStream API is imported with the control plane, when that is wanted: no core route waits for it.
+    """
 
     def __init__(
         self,
         server: str,
-        api: Api,
-        transport: BorrowedTransport,
+        handshake: Handshake,
+        settings: ConnectionSettings,
         inbox: bytes,
         listener: LinkListener,
         before_write: BeforeWrite | None = None,
     ) -> None:
-        self.api: Api = api
-        self._lookups = Lookups(api)
         self._listener = listener
         self._asked: Counter[bytes] = Counter()
         self._denied: dict[bytes, list[str]] = {}
@@ -105,23 +109,24 @@ class NatsLink:
         self._told_too_many = ""
         self._one_at_a_time = trio.Lock()
         self._inboxes = 0
-        self._look_ups = trio.CapacityLimiter(AT_A_TIME)
         self._inbox = inbox
         self._host = address(server).address
-        self.info: ServerInfo = transport.info
+        self.info: ServerInfo = handshake.info
         self.max_payload: int = self.info.max_payload
         self.max_control_line: int = self.info.max_control_line
         self.ended = False
         self.wire: Wire = Wire(
-            stream_for_wire(transport.stream, before_write),
-            pass_to_client=transport.feed,
+            stream_for_wire(handshake.stream, before_write),
+            pass_to_client=lambda data: self.api.control.pass_to_client(data),
             on_info=self._on_info,
             denied=self._was_denied,
             read_begins=listener.read_begins,
             read_done=listener.read_done,
             too_many_subscriptions=self._had_too_many,
         )
-        self.wire.unread = transport.hand_over(self.wire.send, self.wire.expect_foreign_pong)
+        self.wire.unread = handshake.rest
+        control = ControlPlane(self.info, settings.inbox_prefix, self.wire.send, self.wire.expect_foreign_pong, _ASK)
+        self.api: Api = Api(control, settings.api)
         self._unknown: deque[StreamName] = deque()
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
@@ -134,6 +139,18 @@ class NatsLink:
     def server(self) -> str:
         """`host:port`, without credentials."""
         return self._host
+
+    @cached_property
+    def _lookups(self) -> Lookups:
+        from router_trio.nats.jetstream.lookups import Lookups
+
+        return Lookups(self.api)
+
+    @cached_property
+    def _look_ups(self) -> trio.CapacityLimiter:
+        from router_trio.nats.jetstream.unacked import AT_A_TIME
+
+        return trio.CapacityLimiter(AT_A_TIME)
 
     # --- publishing ---
 
@@ -199,9 +216,14 @@ class NatsLink:
         """Find out whether the streams that PubAcks name exist, for as long as the link lives."""
         while True:
             while self._unknown:
-                self._let_client_listen()
                 stream = self._unknown.popleft()
-                self._pubacks.found(stream, await self._lookups.may_exist(*stream))
+                try:
+                    await self.api.control.ready_client()
+                    self._let_client_listen()
+                    exists = await self._lookups.may_exist(*stream)
+                except SourceError:  # nobody could be asked
+                    exists = True
+                self._pubacks.found(stream, exists)
             self._some_unknown = trio.Event()
             await self._some_unknown.wait()
 
@@ -260,6 +282,9 @@ class NatsLink:
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         """See `link.Link.open_consumer`."""
+        await self.api.control.ready_client()
+        from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
+
         self._let_client_listen()
         refused = self._too_many
         try:
@@ -280,6 +305,10 @@ class NatsLink:
 
     async def take_the_lead(self, spec: ConsumerSpec) -> str:
         """See `link.Link.take_the_lead`."""
+        await self.api.control.ready_client()
+        from router_trio.nats.jetstream.consumers import ensure_consumer
+        from router_trio.nats.jetstream.leading import check_version, wait_for_pin
+
         check_version(self.info)
         self._let_client_listen()
         await ensure_consumer(self.api, spec, self.subscribe)
@@ -289,11 +318,13 @@ class NatsLink:
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""
+        await self.api.control.ready_client()
         self._let_client_listen()
         return await self._lookups.find_streams(subject)
 
     async def stream_state(self, name: str) -> StreamState | None:
         """See `link.Link.stream_state`."""
+        await self.api.control.ready_client()
         self._let_client_listen()
         state = await self._lookups.stream_state(name)
         # What another JetStream does not have, this server's own may have.
@@ -315,13 +346,16 @@ class NatsLink:
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """See `link.Link.ensure_stream`."""
+        await self.api.control.ready_client()
+        from router_trio.nats.jetstream.ensuring import ensure_stream
+
         self._let_client_listen()
         return await ensure_stream(self._lookups, wanted)
 
     def _let_client_listen(self) -> None:
         if self._client_deaf:
             self._client_deaf = False
-            forget_inbox(self.api.client)
+            self.api.control.forget_inbox()
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """See `link.Link.ack`."""
@@ -352,7 +386,8 @@ class NatsLink:
 
     def _was_denied(self, kind: bytes, subject: bytes, told: str) -> None:
         if kind == b"publish":
-            self._lookups.denied(subject)
+            if "_lookups" in vars(self):  # otherwise nobody has asked for anything
+                self._lookups.denied(subject)
             self._listener.publish_denied(subject, told)
         elif subject == self._inbox + b".*":
             self._inbox_denied = (

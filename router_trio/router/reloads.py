@@ -7,18 +7,19 @@ and whoever asked for it waits for that.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from router_trio.errors import ConfigurationError, HandlerError, Problem
 from router_trio.events import ReloadRefused
-from router_trio.router.reload import Reload
 from router_trio.router.run import Run
 from router_trio.routing.handlers import is_async, load_handler
 from router_trio.settings import Settings
 from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
-from router_trio.settings.reload.difference import Difference, difference
+
+if TYPE_CHECKING:
+    from router_trio.settings.reload.difference import Difference
 
 FEW_ROUTES = 64
 """Routes that are compared in a moment; more of them would hold up messages for too long."""
@@ -70,6 +71,9 @@ class Reloads:
             request, self._next = self._next, None
             if request is None or self._stopped:
                 continue
+            # Imported here, since most runs end without a reload.
+            from router_trio.router.reload import Reload
+
             self._under_way = request
             self._scope = trio.CancelScope()
             try:
@@ -91,6 +95,8 @@ class Reloads:
                 await request.over.wait()
 
     async def _difference(self, settings: Settings) -> Difference:
+        from router_trio.settings.reload.difference import difference
+
         before = self._run.settings
         if len(before.routes) <= FEW_ROUTES:
             return difference(before, settings)

@@ -1,27 +1,29 @@
-"""From plans to routes: each with its outlets, its state, and what it shares with others of its connection."""
+"""From plans to routes: each with its outlets, its state, and what it shares with others of its connection.
+
+A kind of route is imported for the first route of its kind, and so is what only some routes have: a plain core route
+does not wait for that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
-from router_trio.routing.by_key.core_route import CoreRouteByKey
-from router_trio.routing.by_key.stream_route import StreamRouteByKey
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
-from router_trio.routing.reply.responder import Responder
-from router_trio.routing.retrying.dead_letters import DeadLetters
-from router_trio.routing.retrying.route import RetryingRoute
 from router_trio.routing.route import Route
-from router_trio.routing.stream.route import StreamRoute
 from router_trio.routing.tracing import Tracing
 from router_trio.states import REPLY, DestinationState, RouteState
+
+if TYPE_CHECKING:
+    from router_trio.routing.retrying.dead_letters import DeadLetters
 
 
 class RouteBuilder:
@@ -48,15 +50,16 @@ class RouteBuilder:
         outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
         kind = _content_routing() if plan.looks else Routing
         routing = kind(plan, outlets, state, self._emit, self._tracing, handler_errors=self._handler_errors)
-        dead = plan.dead_letter
-        letters = None if dead is None else DeadLetters(dead, connections[dead.connection], state)
+        letters = None
+        if (dead := plan.dead_letter) is not None:
+            from router_trio.routing.retrying.dead_letters import DeadLetters
+
+            letters = DeadLetters(dead, connections[dead.connection], state)
         if plan.stream is not None:
-            known = None
-            if isinstance(before, StreamRoute) and before.has_consumer(connection, plan.settings.source):
-                known = before
-            kind_of_route = StreamRouteByKey if plan.by_key else StreamRoute
-            return kind_of_route(routing, connection, self._emit, letters, known)
+            return _stream_route(routing, connection, self._emit, letters, before)
         if plan.settings.respond:
+            from router_trio.routing.reply.responder import Responder
+
             routing.respond_with(Responder(state, connection))
         first = self._passthrough_to(outlets[0].connection if outlets else connection)
         return _core_route(routing, connection, first, self._emit, letters, self._shared_by(plan, connection))
@@ -82,6 +85,26 @@ class RouteBuilder:
         return found
 
 
+def _stream_route(
+    routing: Routing,
+    connection: Connection,
+    emit: Emit,
+    dead_letters: DeadLetters | None,
+    before: Route | None,
+) -> Route:
+    """Return a route from a stream, which goes on where the one before it was, if that is the same consumer."""
+    from router_trio.routing.stream.route import StreamRoute
+
+    known = None
+    if isinstance(before, StreamRoute) and before.has_consumer(connection, routing.plan.settings.source):
+        known = before
+    if routing.plan.by_key:
+        from router_trio.routing.by_key.stream_route import StreamRouteByKey
+
+        return StreamRouteByKey(routing, connection, emit, dead_letters, known)
+    return StreamRoute(routing, connection, emit, dead_letters, known)
+
+
 def _core_route(
     routing: Routing,
     connection: Connection,
@@ -92,9 +115,13 @@ def _core_route(
 ) -> CoreRoute:
     """Return a route from a core subscription, which keeps its messages if its settings want that."""
     if routing.plan.by_key:
+        from router_trio.routing.by_key.core_route import CoreRouteByKey
+
         return CoreRouteByKey(routing, connection, passthrough, emit, dead_letters, shared)
     if routing.plan.settings.retry is None and dead_letters is None:
         return CoreRoute(routing, connection, passthrough, emit, shared)
+    from router_trio.routing.retrying.route import RetryingRoute
+
     return RetryingRoute(routing, connection, passthrough, emit, dead_letters, shared)
 
 
@@ -119,7 +146,6 @@ def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState
 
 
 def _content_routing() -> type[Routing]:
-    # Only for routes with expressions: what those need takes its time to import.
     from router_trio.routing.content.routing import ContentRouting
 
     return ContentRouting

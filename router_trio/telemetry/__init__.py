@@ -2,8 +2,8 @@
 
 Telemetry listens and never decides. An event goes to the outage spans, the log and the listeners of an embedding
 program; one that fails costs its own output and nothing else. Whatever is not switched on is not even imported: without
-an HTTP address and an OTLP endpoint neither OpenTelemetry nor Starlette nor h11 is loaded. What serves HTTP takes
-a third of the start to import, so the router is let through first: see `_serve_http`.
+an HTTP address and an OTLP endpoint neither OpenTelemetry nor Starlette nor h11 is loaded. What serves HTTP and exports
+spans takes as long to import as all the rest, so the router is let through first: see `OBSERVERS_WITHIN`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.telemetry.http.listeners import address_of, open_listeners
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.logs.writer import write_to_stderr
-from router_trio.telemetry.metrics.table import Sources
 from router_trio.telemetry.traces.tracer import Traces, traces_wanted
 from router_trio.telemetry.view import ConnectionView, RouterView
 
@@ -32,11 +31,12 @@ if TYPE_CHECKING:
     from router_trio.settings import Settings
     from router_trio.telemetry.http.application import Answers
     from router_trio.telemetry.logs.lines import Logs
+    from router_trio.telemetry.metrics.table import Sources
 
 __all__ = ["ConnectionView", "RouterView", "Telemetry"]
 
-PAGES_WITHIN = 0.25
-"""Seconds for which whatever goes first may hold up the pages."""
+OBSERVERS_WITHIN = 0.25
+"""Seconds for which whatever goes first may hold up pages and spans."""
 
 _logger = logging.getLogger("router_trio.telemetry")
 
@@ -125,9 +125,9 @@ class Telemetry:
     def emit(self, event: Event) -> None:
         """Tell everyone who listens. Never blocks and never raises."""
         ids = None
-        if self._traces is not None and self._traces.outages is not None:
+        if self._traces is not None:
             try:
-                ids = self._traces.outages.observe(event)
+                ids = self._traces.note_event(event)
             except Exception:
                 self._failed(self._traces)
         if self._logs is not None:
@@ -156,12 +156,12 @@ class Telemetry:
         first: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
         answers: Callable[[Sources], Answers] | None = None,
     ) -> AsyncIterator[tuple[str, int] | None]:
-        """Write logs, export spans and answer HTTP while this is entered; gives `http_address`.
+        """Write logs, make spans and answer HTTP while this is entered; gives `http_address`.
 
         `clock` is the one of the fences; `pages` are served beside the router's own. `answers` makes what the pages say
         of more than this process; by default they say how `view` is. Entering raises `ListenError`;
-        who connects from then on is answered as soon as `first` has returned, or has taken too long. Leaving, cancelled
-        or not, gives open requests one second, the collector two and stderr one.
+        who connects from then on is answered, and spans are exported, as soon as `first` has returned, or has taken too
+        long. Leaving, cancelled or not, gives open requests one second, the collector two and stderr one.
         """
         failure: Exception | None = None
         try:
@@ -174,10 +174,14 @@ class Telemetry:
                 async with trio.open_nursery() as nursery:
                     if self._logs is not None:
                         nursery.start_soon(self._logs.flush_regularly)
+                    # One import after the other, pages before spans; of our own, since the program's may be used up.
+                    imports = trio.CapacityLimiter(1)
                     if listeners and self._recent is not None:
                         nursery.start_soon(
-                            self._serve_http, listeners, self._recent, view, clock, pages, first, answers
+                            self._serve_http, listeners, self._recent, view, clock, pages, first, answers, imports
                         )
+                    if self._traces is not None:
+                        nursery.start_soon(self._export_spans, self._traces, first, imports)
                     try:
                         yield self._address
                     except Exception as error:
@@ -216,13 +220,14 @@ class Telemetry:
         pages: Sequence[BaseRoute],
         first: Callable[[], Awaitable[object]],
         answers: Callable[[Sources], Answers] | None,
+        imports: trio.CapacityLimiter,
     ) -> None:
         started_at = clock()
-        with trio.move_on_after(PAGES_WITHIN):
+        with trio.move_on_after(OBSERVERS_WITHIN):
             await first()
-        # In a thread, so that messages pass meanwhile; with a limiter of its own, since the program's may be used up.
-        # Waited for also when cancelled: it takes a moment, and nothing of it is left behind.
-        await trio.to_thread.run_sync(import_module, "router_trio.telemetry.http.site", limiter=trio.CapacityLimiter(1))
+        # In a thread, so that messages pass meanwhile. Waited for also when cancelled: it takes a moment, and nothing
+        # of it is left behind.
+        await trio.to_thread.run_sync(import_module, "router_trio.telemetry.http.site", limiter=imports)
         from router_trio.telemetry.http.application import RouterAnswers
         from router_trio.telemetry.http.site import serve_site
 
@@ -230,8 +235,17 @@ class Telemetry:
         own = RouterAnswers(sources, clock, started_at) if answers is None else answers(sources)
         await serve_site(listeners, own, recent, allowed_hosts, pages, sources.loop_lags)
 
+    async def _export_spans(
+        self, traces: Traces, first: Callable[[], Awaitable[object]], imports: trio.CapacityLimiter
+    ) -> None:
+        with trio.move_on_after(OBSERVERS_WITHIN):
+            await first()
+        await traces.begin_export(imports)
+
     def sources(self, view: RouterView) -> Sources:
         """Return what metrics are read from."""
+        from router_trio.telemetry.metrics.table import Sources
+
         return Sources(
             view,
             log_lines_dropped=lambda: self.log_lines_dropped,

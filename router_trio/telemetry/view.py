@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from router_trio.outbox.ledger import Counters, Ledger
@@ -121,6 +120,9 @@ class RouterView(Protocol):
 @cache
 def package_version() -> str:
     """The version of the installed distribution, `0` when it runs from a bare source tree."""
+    # Imported here, because nothing that routes needs it.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("router-trio")
     except PackageNotFoundError:

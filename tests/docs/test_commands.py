@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from router_trio.cli import app
+from router_trio.cli.command_line.application import app
 from tests.docs.pages import pages
 
 # In code blocks and inline; also with the path of a virtual environment, and as a value of systemd's.

@@ -1,4 +1,4 @@
-"""The picture of the demo shows what the demo prints: the same lines, with other numbers."""
+"""The pictures of terminals show what is printed: the same lines, with other numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from tests.docs.pages import DOCS
 from tests.support.command import command
 
 TERMINAL = runpy.run_path(str(DOCS / "terminal.py"))
-PICTURE = Path(TERMINAL["PICTURE"])
-_PIECE = re.compile(r'<text class="demo-r\d+".*?clip-path="url\(#demo-line-(\d+)\)">(.*?)</text>', re.DOTALL)
+PICTURES = TERMINAL["PICTURES"]
+_PIECE = re.compile(r'<text class="\w+-r\d+".*?clip-path="url\(#\w+-line-(\d+)\)">(.*?)</text>', re.DOTALL)
+_TIME = re.compile(r"\d\d:\d\d:\d\d")
 
 
 def lines_of(svg: str) -> list[str]:
@@ -53,16 +55,50 @@ def test_the_labels_of_a_chart_do_not_overlap(chart: Path) -> None:
 
 
 def test_the_picture_of_the_demo_shows_what_it_prints(tmp_path: Path) -> None:
-    shown = lines_of(PICTURE.read_text(encoding="utf-8"))
-    assert shown[0] == f"$router-trio{''.join(TERMINAL['COMMAND'])}"
+    shown = lines_of(PICTURES["demo"].path.read_text(encoding="utf-8"))
+    assert shown[0] == f"$router-trio{''.join(TERMINAL['DEMO'])}"
     done = command("demo", "--duration", "3s", cwd=tmp_path, within=50.0)
     assert done.returncode == 0, done.stdout
     assert kinds(shown[1:]) == kinds(done.stdout.splitlines()), "run `python docs/terminal.py`, and commit the picture"
 
 
-def test_a_drawn_terminal_has_each_line_and_loads_nothing() -> None:
-    svg = TERMINAL["drawn"]("$ router-trio demo\n[  0.1s] connected: 1 < 2 & 3\n\nNothing was lost.\n")
+def shown_in(name: str) -> str:
+    """The text of a picture, without spaces and ends of lines: long lines are broken in it."""
+    return "".join(lines_of(PICTURES[name].path.read_text(encoding="utf-8")))
+
+
+def printed_for(name: str) -> str:
+    """The same of what is printed now."""
+    return "".join(Text.from_ansi(PICTURES[name].record()).plain.split())
+
+
+def test_the_picture_of_check_shows_what_it_prints() -> None:
+    printed = printed_for("check")
+    assert len(re.findall(r"router\.toml:\w", printed)) == 5
+    assert shown_in("check") == printed, "run `python docs/terminal.py check`, and commit the picture"
+
+
+def test_the_picture_of_a_log_shows_the_lines_of_an_outage() -> None:
+    def lines(text: str) -> set[str]:
+        told = (
+            re.sub(r":(closed|network);|reason=\w+|\[detail=.*?NATS|delay_ms=\d+", "", one) for one in _TIME.split(text)
+        )
+        return {re.sub(r"[\d.]+", "N", one) for one in told}
+
+    printed = lines(printed_for("log"))
+    assert {code for code in ("NATS_CONNECTION_LOST", "ROUTER_STOPPED") if any(code in one for one in printed)}
+    assert lines(shown_in("log")) == printed, "run `python docs/terminal.py log`, and commit the picture"
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_loads_nothing(name: str) -> None:
+    text = PICTURES[name].path.read_text(encoding="utf-8")
+    assert not re.search(r"""(?:url\(|href=|src=)["']?(?:https?:)?//""", text)
+    assert "@font-face" not in text
+
+
+def test_a_drawn_terminal_has_each_line() -> None:
+    svg = TERMINAL["drawn"](
+        PICTURES["demo"], "$ router-trio demo\n[  0.1s] connected: 1 < 2 & 3\n\nNothing was lost.\n"
+    )
     assert lines_of(svg) == ["$router-triodemo", "[0.1s]connected:1<2&3", "Nothingwaslost."]
-    for text in (svg, PICTURE.read_text(encoding="utf-8")):
-        assert not re.search(r"""(?:url\(|href=|src=)["']?(?:https?:)?//""", text)
-        assert "@font-face" not in text

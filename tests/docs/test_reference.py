@@ -7,7 +7,7 @@ import runpy
 import pytest
 
 import router_trio
-from router_trio.cli import app
+from router_trio.cli.command_line.application import app
 from router_trio.cli.contract import collect
 from router_trio.settings import json_schema
 from tests.docs.pages import DOCS

@@ -19,7 +19,7 @@ BOUNDS = {
     "layers of import-linter": 13,
     "words that must be taught": 8,
     "public method names with three meanings or more": 15,
-    "groups written twice for speed that say so": 14,
+    "groups written twice for speed that say so": 15,
     # Those that follow are over their goal, and at what they are now: whoever makes one smaller lowers it, down to the
     # goal.
     "imports between its entries": 118,

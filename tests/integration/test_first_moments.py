@@ -41,13 +41,17 @@ runpy.run_module("router_trio", run_name="__main__", alter_sys=True)
 """
 
 
-BOTH = ["router_trio.cli", "cyclopts", "router_trio.cli.schema", "pydantic"]
-ONLY_RUN = ["trio", "nats", "router_trio.nats"]
+BOTH = ["router_trio.cli", "pydantic"]
+ONLY_RUN = ["router_trio.cli.running.launch", "trio", "router_trio.nats"]
+ONLY_CHECK = ["cyclopts", "router_trio.cli.schema"]
 
 
 @pytest.mark.parametrize(
     ("command", "module"),
-    [*((["run", "router.toml"], one) for one in BOTH + ONLY_RUN), *((["check", "router.toml"], one) for one in BOTH)],
+    [
+        *((["run", "router.toml"], one) for one in BOTH + ONLY_RUN),
+        *((["check", "router.toml"], one) for one in BOTH + ONLY_CHECK),
+    ],
 )
 def test_ctrl_c_while_it_imports_prints_no_traceback(tmp_path: Path, module: str, command: list[str]) -> None:
     (tmp_path / "router.toml").write_text(CONFIG.replace("URL", "nats://127.0.0.1:1"))

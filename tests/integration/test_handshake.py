@@ -16,7 +16,7 @@ import trio
 
 from router_trio.embedded import HOST, reserve_port
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError
-from router_trio.nats.control import MAX_LINES_BEFORE_PONG, BorrowedTransport
+from router_trio.nats.handshake import MAX_LINES_BEFORE_PONG, Handshake
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.settings import ConnectionSettings
 from tests.integration.dial import until_no_client
@@ -145,14 +145,13 @@ async def test_a_lie_makes_nobody_speak_in_clear(certificates: Certificates, lie
         assert b"CONNECT" not in heard
 
 
-async def test_the_transport_writes_nothing_in_clear_whatever_it_is_asked_to(certificates: Certificates) -> None:
+async def test_the_handshake_sends_nothing_in_clear_whatever_it_is_asked_to(certificates: Certificates) -> None:
     ours, theirs = trio.socket.socketpair()
     with theirs, ours:
         config = ConnectionSettings(servers=["nats://a:4222"], tls_ca_file=certificates.ca)
-        transport = BorrowedTransport(trio.SocketStream(ours), "nats://a:4222", config)
-        for write in (transport.write, lambda data: transport.writelines([data])):
-            with pytest.raises(LinkError, match="does not offer TLS"):
-                write(b"CONNECT {}\r\n")
+        handshake = Handshake(trio.SocketStream(ours), "nats://a:4222", config, "main")
+        with pytest.raises(LinkError, match="does not offer TLS"):
+            await handshake.send(b"CONNECT {}\r\n")
 
 
 async def test_a_full_server_with_tls_says_so(tmp_path: Path, certificates: Certificates) -> None:

@@ -15,7 +15,7 @@ import trio
 from router_trio import telemetry as telemetry_module
 from router_trio.events import Event, RouterDraining
 from router_trio.router import Router
-from router_trio.telemetry import PAGES_WITHIN, Telemetry
+from router_trio.telemetry import OBSERVERS_WITHIN, Telemetry
 from router_trio.testing import FakeBroker
 from tests.integration.pages import get, no_descriptor_left, served, telemetry_settings
 from tests.support.eventually import eventually
@@ -38,7 +38,7 @@ async def test_who_asks_before_the_pages_are_there_is_answered_when_they_are(vie
             answered.append((await get(address, "/healthz"))[0])
 
         nursery.start_soon(ask)
-        await trio.sleep(PAGES_WITHIN / 5)
+        await trio.sleep(OBSERVERS_WITHIN / 5)
         assert answered == []
         first.set()
     assert answered == [200]

@@ -102,6 +102,8 @@ async def test_spans_arrive(receiver: OtlpReceiver) -> None:
 async def test_lines_of_an_outage_carry_its_ids(receiver: OtlpReceiver, capfd: pytest.CaptureFixture[str]) -> None:
     telemetry_ = telemetry(receiver.endpoint, logs=True)
     async with telemetry_.serve(make_view()):
+        assert telemetry_._traces is not None
+        await telemetry_._traces.exports.wait()
         for event in outage():
             telemetry_.emit(event)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
@@ -113,6 +115,23 @@ async def test_lines_of_an_outage_carry_its_ids(receiver: OtlpReceiver, capfd: p
         ("NATS_RETRY_PENDING", lost.trace_id, drain.span_id),
         ("NATS_RETRY_COMPLETE", lost.trace_id, drain.span_id),
     ]
+
+
+async def test_what_happens_before_the_sdk_is_there_is_exported_too(receiver: OtlpReceiver) -> None:
+    telemetry_, routed = telemetry(receiver.endpoint), trio.Event()
+    async with telemetry_.serve(make_view(), first=routed.wait):
+        assert telemetry_._traces is not None
+        assert not telemetry_._traces.exports.is_set()
+        outgoing = route_one(telemetry_)
+        for event in outage():
+            telemetry_.emit(event)
+        routed.set()
+        await telemetry_._traces.exports.wait()
+    process, send = receiver.named("process eu"), receiver.named("send eu.{{wildcard(1)}}")
+    assert (process.kind, process.trace_id, process.parent_id) == ("CONSUMER", TRACE, SPAN)
+    assert outgoing == f"00-{TRACE}-{send.span_id}-01"
+    assert receiver.named("drain").parent_id == receiver.named("nats outage").span_id
+    assert len(receiver.spans) == 5
 
 
 async def test_gzip(receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> Non
             await link.subscribe("in.>", received)
             await link.open_consumer(spec, pulled)
             seen = await client.subscribe("poisoned.>")
-            prefixes = [b"in", b"poisoned", INBOX, bytes(link.api.client._resp_sub_prefix or b"")[:-1]]
+            nats_py = (await link.api.control.ready_client()).client
+            prefixes = [b"in", b"poisoned", INBOX, bytes(nats_py._resp_sub_prefix or b"")[:-1]]
             for prefix in prefixes:
                 await client.send(poison(prefix))
                 await client.ping()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.command import RunningCommand, running
+from tests.support.command import COMMAND, RunningCommand, command, running
 from tests.support.eventually import eventually
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer
@@ -156,3 +156,23 @@ async def test_a_reload_with_an_embedded_server_keeps_to_it(server: NatsServer, 
         assert told["changed"] == ["route changes"]
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
+
+
+async def test_what_came_from_standard_input_is_not_read_again_and_the_cure_is_told(config: Path) -> None:
+    shell = ["sh", "-c", 'exec "$0" "$@" < router.toml', *COMMAND]
+    async with running("run", "-", cwd=config.parent, python=shell) as run:
+        await run.has_logged("ROUTER_STARTED")
+        run.send(signal.SIGHUP)
+        refused = await run.has_logged("ROUTER_RELOAD_REFUSED")
+        [told] = refused["problems"]
+        assert told.startswith("<stdin>: settings from standard input can't be read again; end the router and run it ")
+        assert "the path of a file" in told
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+async def test_there_is_no_file_to_watch_if_the_configuration_comes_from_standard_input(config: Path) -> None:
+    done = command("run", "--watch", "-", cwd=config.parent)
+    assert done.returncode == 2
+    assert "--watch has no file to look at" in done.stderr
+    assert "leave out --watch" in done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from router_trio.cli import app
+from router_trio.cli.command_line.application import app
 from router_trio.embedded import HOST, reserve_port
 from tests.support.command import command, running
 from tests.support.raw_jetstream import JetStream

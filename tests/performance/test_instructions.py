@@ -49,6 +49,7 @@ async def test_one_in_a_hundred_is_traced(handler: bool, more: float) -> None:
     exporter = InMemorySpanExporter()
     traces = Traces(service_name="bench", sample_ratio=0.01, exporter=lambda _: exporter, random=Random(7))
     async with traces.running():
+        await traces.begin_export()
         without, with_traces = Bench(1), Bench(1, tracing=traces)
         runs = [bench.handled(MESSAGES, shout) if handler else bench.core(MESSAGES) for bench in (without, with_traces)]
         assert a_message(runs[1]) < a_message(runs[0]) + more

@@ -10,7 +10,7 @@ import trio
 
 from router_trio import Settings
 from router_trio.connection.backoff import FIRST_RETRY_WITHIN
-from router_trio.nats import control
+from router_trio.nats import handshake
 from router_trio.settings import ConnectionSettings
 from tests.support.eventually import eventually
 from tests.support.servers import NatsServer
@@ -91,7 +91,7 @@ async def test_a_plain_connection_does_not_read_the_systems_authorities(
     core_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[ConnectionSettings] = []
-    monkeypatch.setattr(control, "tls_context", made.append)
+    monkeypatch.setattr(handshake, "tls_context", made.append)
     async with watched(settings(core_server.url)) as watch:
         assert watch.count("NATS_CONNECTION_ESTABLISHED") == 1
     assert made == [], "20 ms of the event loop for each connection that comes back"

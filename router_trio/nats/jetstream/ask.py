@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from nats.aio.client import Client
-
 from router_trio.errors import SourceError
-from router_trio.nats.asyncio_loop import aio_as_trio
+from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.jetstream.answers import AnswerError
 
 T = TypeVar("T")
@@ -22,10 +20,10 @@ API = "$JS.API"
 class Api:
     """The JetStream API of one link. `prefix` is what its subjects begin with, as for a domain or an import."""
 
-    __slots__ = ("client", "prefix")
+    __slots__ = ("control", "prefix")
 
-    def __init__(self, client: Client, prefix: str = API) -> None:
-        self.client: Client = client
+    def __init__(self, control: ControlPlane, prefix: str = API) -> None:
+        self.control: ControlPlane = control
         self.prefix: str = prefix
 
     def subject_of(self, request: str) -> str:
@@ -39,9 +37,10 @@ class Api:
         `nats.errors.Error`.
         """
         subject = self.subject_of(request)
-        answer = await aio_as_trio(self.client.request)(subject, body, within)
+        client = await self.control.ready_client()
+        answer = await client.request(subject, body, within)
         try:
-            return read(answer.data)
+            return read(answer)
         except AnswerError as error:
             raise SourceError(
                 f"the answer to {subject} is not an answer of JetStream: {error}", reason="bad_answer"

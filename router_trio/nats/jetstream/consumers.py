@@ -17,7 +17,6 @@ import trio
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Limits, Progress, Subscription
-from router_trio.nats.asyncio_loop import aio_as_trio
 from router_trio.nats.jetstream import past
 from router_trio.nats.jetstream.api import (
     ApiError,
@@ -160,7 +159,8 @@ class WirePullConsumer:
         self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
         with contextlib.suppress(TimeoutError, nats.errors.Error):
-            await aio_as_trio(self._api.client.request)(framing.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
+            client = await self._api.control.ready_client()
+            await client.request(framing.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
 
     def hold_lead(self) -> None:
         """See `link.PullConsumer.hold_lead`."""

@@ -94,7 +94,7 @@ class Lookups:
         prefixes = {self._api.prefix} - {API} | {f"$JS.{domain}.API" if domain else API}
         for prefix in sorted(prefixes):
             try:
-                await self.ask(f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.client, prefix))
+                await self.ask(f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.control, prefix))
             except ApiError as error:
                 if error.error_code == STREAM_NOT_FOUND:
                     continue

@@ -33,7 +33,8 @@ class Channel:
         if self._gone:
             return
         self._posted.append(message)
-        self._all_written = trio.Event()
+        if self._all_written.is_set():  # else somebody may wait for it
+            self._all_written = trio.Event()
         self._something.set()
 
     async def write(self) -> None:

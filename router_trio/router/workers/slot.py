@@ -81,6 +81,7 @@ class Slot:
         self._asked = self._answered = 0
         self._heard_at = 0.0
         self._answer = trio.Event()
+        self._killed = False
         self._waiting = trio.CancelScope()
         self._reload_over = trio.Event()
         self._problems: tuple[str, ...] | None = None
@@ -130,12 +131,11 @@ class Slot:
         if self._process is not None:
             self._process.channel.post("cut")
 
-    def kill(self) -> bool:
-        """End it, whatever it does. Return True if there was something to end."""
-        if self._process is None:
-            return False
-        self._process.process.kill()
-        return True
+    def kill(self) -> None:
+        """End it, whatever it does. Unless it has said its last word, that counts as something left unsettled."""
+        if self._process is not None:
+            self._killed = True
+            self._process.process.kill()
 
     async def change_to(self, settings: Settings) -> tuple[str, ...]:
         """Let it change to these settings, which are those of a worker. Return what is wrong with them, if it refuses.
@@ -220,7 +220,9 @@ class Slot:
         counts = read_block(worker.block)
         left = settle(counts)
         # What it said itself is more than that: it knows what it received and never routed.
-        unsettled = life.unsettled if life.unsettled is not None else left.dropped + left.lost
+        unsettled = life.unsettled
+        if unsettled is None:
+            unsettled = max(left.dropped + left.lost, int(self._killed))
         self._process, self.report = None, None
         self._router.ended(counts, unsettled)
         self._answer.set()

@@ -215,8 +215,7 @@ class Supervisor:
         with self._late:
             await trio.sleep_forever()
         for slot in self._slots:
-            if slot.kill():
-                self.unsettled += 1  # whatever it has: it did not end as it should
+            slot.kill()
 
     async def _change(self, slots: Sequence[Slot], settings: Settings) -> tuple[list[Slot], tuple[str, ...]]:
         """Let these change to other settings. Return those that did, and what the others say is wrong."""

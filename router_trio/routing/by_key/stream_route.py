@@ -81,15 +81,10 @@ class StreamRouteByKey(StreamRoute):
         """See `HandlerTasks`."""
         while True:
             await self._something_waits()
-            await self.routing.ready()  # last: what is routed in one go relies on it
-            blocked = self._begin_some()
-            if blocked is not None:
-                return blocked
-            if self._flow is not None and not self._flow.may_go(1):
-                if self._nothing_comes:
-                    self._give_back_waiting()
-                else:
-                    await self._flow.wait_to_go(self._ack_pending.may_go)
+            if await self._some_may_go():
+                blocked = self._begin_some()
+                if blocked is not None:
+                    return blocked
             await trio.lowlevel.checkpoint()
 
     def _begin_at_once(self) -> Awaitable[None] | None:

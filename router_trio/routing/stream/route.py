@@ -35,6 +35,7 @@ from router_trio.routing.stream.limited import LimitedValues
 from router_trio.routing.stream.limits import check_retention, consumer_spec, differences, filters_outside
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
+from router_trio.routing.stream.pulling.window import InFlightWindow
 from router_trio.routing.stream.retrying import Retrying
 from router_trio.routing.stream.settled_prefix import SettledPrefix
 from router_trio.routing.stream.undelivered import OVERDUE, ask_again
@@ -84,10 +85,12 @@ class StreamRoute(Route):
 
         connection.pull_budget.join()
         self._payloads = Payloads()
+        self._window = InFlightWindow(source.max_in_flight)
+        self.state.in_flight_limit = lambda: self._window.size
         self._pull_loop = PullLoop(
             routing,
             self._ack_pending,
-            source.max_in_flight,
+            self._window,
             source.max_in_flight_bytes,
             connection.pull_budget,
             self._closing,
@@ -234,13 +237,19 @@ class StreamRoute(Route):
         while True:
             await self._something_waits()
             await trio.lowlevel.checkpoint()
-            await self.routing.ready()  # last: what is routed in one go relies on it
-            if self._flow is None or self._flow.may_go(1):
+            if await self._some_may_go():
                 await self._route_some()
-            elif self._nothing_comes:
-                self._give_back_waiting()
-            else:
-                await self._flow.wait_to_go(len(self._ack_pending.waiting))
+
+    async def _some_may_go(self) -> bool:
+        """Return True if something may be routed now. If not, wait until it should be asked again what waits."""
+        await self.routing.ready()  # last: what is routed in one go relies on it
+        if self._flow is None or self._flow.may_go(1):
+            return True
+        if self._nothing_comes:
+            self._give_back_waiting()
+        else:
+            await self._flow.wait_to_go(self._ack_pending.may_go)
+        return False
 
     async def _something_waits(self) -> None:
         """Wait until there is something to route: it arrived, or the limit of its value lets it go."""
@@ -346,6 +355,7 @@ class StreamRoute(Route):
         self._look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
+        self._pull_loop.count_settled(len(deliveries))
         self._ack(deliveries, self._ack_pending.delivered(deliveries))
 
     def _ack(self, deliveries: Sequence[StreamDelivery], ack_subjects: Sequence[bytes]) -> None:
@@ -408,7 +418,7 @@ class StreamRoute(Route):
                 )
             )
         self._told_outside = outside
-        found = differences(spec, consumer, 2 * self._source.max_in_flight)
+        found = differences(spec, consumer, 2 * self._source.most_in_flight)
         if found and found != self._told_differences:
             self._emit(
                 ConsumerDiffers(

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 from router_trio.errors import Problem, SubjectError
-from router_trio.settings.checks.streams import NOT_IN_NAMES
+from router_trio.settings.checks.streams import NOT_IN_NAMES, check_patterns
 from router_trio.settings.routes import SourceSettings
-from router_trio.subjects.patterns import overlaps, validate_pattern
+from router_trio.subjects.patterns import validate_pattern
 
 _ONLY_FOR_STREAMS = (
     "durable",
@@ -90,16 +90,7 @@ def _check_pattern(path: str, pattern: str, what: str) -> Iterator[Problem]:
 
 
 def _check_filters(path: str, source: SourceSettings) -> Iterator[Problem]:
-    valid: list[tuple[int, str]] = []
-    for index, pattern in enumerate(source.filters):
-        where = path if isinstance(source.filter, str) else f"{path}[{index}]"
-        found = list(_check_pattern(where, pattern, "filter"))
-        if found:
-            yield from found
-            continue
-        for other, earlier in valid:
-            if overlaps(pattern, earlier):
-                told = f"{pattern!r} overlaps with filter[{other}], {earlier!r}, which nats-server refuses"
-                yield Problem(where, f"{told}; keep one of them, or narrow one")
-                break
-        valid.append((index, pattern))
+    def where(number: int) -> str:
+        return path if isinstance(source.filter, str) else f"{path}[{number}]"
+
+    return check_patterns("filter", source.filters, where, "filter")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from router_trio.errors import Problem, SubjectError
 from router_trio.settings.problems import suggestion
@@ -50,23 +50,45 @@ def _each(streams: Sequence[StreamSettings | None], connections: Mapping[str, ob
 
 
 def _subjects(path: str, subjects: Sequence[str]) -> Iterator[Problem]:
-    valid: list[tuple[int, str]] = []
-    for number, subject in enumerate(subjects):
-        where = f"{path}.subjects[{number}]"
-        try:
-            validate_pattern(subject, what="subject")
-        except SubjectError as error:
-            yield Problem(where, str(error))
-            continue
+    yield from check_patterns("subjects", subjects, lambda number: f"{path}.subjects[{number}]", "subject")
+    for number, subject in _valid(subjects):
         if overlaps(subject, API_SUBJECTS):
             told = f"{subject!r} takes in requests to JetStream, which nats-server refuses; begin with a token"
-            yield Problem(where, told)
-        for other, earlier in valid:
-            if overlaps(subject, earlier):
-                told = f"{subject!r} overlaps with subjects[{other}], {earlier!r}, which nats-server refuses"
-                yield Problem(where, f"{told}; keep one of them")
-                break
-        valid.append((number, subject))
+            yield Problem(f"{path}.subjects[{number}]", told)
+
+
+def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str], what: str) -> Iterator[Problem]:
+    """Give everything that is wrong with patterns of one list, of which no two may overlap.
+
+    `where` gives the path of the one with a number; `what` is what each is called.
+    """
+    before: list[tuple[int, str]] = []
+    for number, pattern in enumerate(patterns):
+        try:
+            validate_pattern(pattern, what=what)
+        except SubjectError as error:
+            yield Problem(where(number), str(error))
+            continue
+        found = _overlapping(pattern, before)
+        before.append((number, pattern))
+        if found is not None:
+            told = f"{pattern!r} overlaps with {key}[{found}], {patterns[found]!r}, which nats-server refuses"
+            yield Problem(where(number), f"{told}; keep one of them, or narrow one")
+
+
+def _valid(patterns: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Give each that is a pattern, with its number."""
+    for number, pattern in enumerate(patterns):
+        try:
+            validate_pattern(pattern)
+        except SubjectError:
+            continue
+        yield number, pattern
+
+
+def _overlapping(pattern: str, others: Iterable[tuple[int, str]]) -> int | None:
+    """Return the number of the first of other patterns that overlaps with one."""
+    return next((number for number, other in others if overlaps(pattern, other)), None)
 
 
 def _together(streams: Sequence[StreamSettings | None], connections: Mapping[str, object]) -> Iterator[Problem]:
@@ -95,13 +117,10 @@ def _together(streams: Sequence[StreamSettings | None], connections: Mapping[str
 
 
 def _shared(stream: StreamSettings, other: StreamSettings) -> tuple[int, str] | None:
-    for number, subject in enumerate(stream.subjects):
-        for theirs in other.subjects:
-            try:
-                validate_pattern(subject)
-                validate_pattern(theirs)
-            except SubjectError:
-                continue
-            if overlaps(subject, theirs):
-                return number, theirs
+    """Return the number of the first subject that another stream has as well, and that of the other."""
+    theirs = list(_valid(other.subjects))
+    for number, subject in _valid(stream.subjects):
+        found = _overlapping(subject, theirs)
+        if found is not None:
+            return number, other.subjects[found]
     return None

@@ -386,6 +386,13 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         _route(lambda route: route.in_hand),
     ),
     Metric(
+        "router_route_in_flight_limit",
+        "gauge",
+        ROUTE,
+        "Messages of its stream that may be in flight: max_in_flight, or what the round trip needs; 0 for a subject.",
+        _route(lambda route: route.in_flight_limit()),
+    ),
+    Metric(
         "router_route_ledger_unbalanced",
         "gauge",
         ROUTE,

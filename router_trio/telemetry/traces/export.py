@@ -7,14 +7,20 @@ the outside: how many spans went in, and how many the exporter has answered for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from router_trio.quotes import REDACTED, redact, told_by
+from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan
+
+SCOPE = "router_trio"
+"""What made the spans, as OpenTelemetry names it."""
 
 _logger = logging.getLogger("router_trio.telemetry")
 _READERS_OF_VARIABLES = (
@@ -24,8 +30,15 @@ _READERS_OF_VARIABLES = (
 )
 _EXPORTERS = ("opentelemetry.exporter.otlp.common.http", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 
-MAX_QUEUED = 2048
 MAX_BATCH = 512
+
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_UNSET = Status(StatusCode.UNSET)
+_KINDS = {"CONSUMER": SpanKind.CONSUMER, "PRODUCER": SpanKind.PRODUCER}
+
+
+class EndedMessageSpan(ReadableSpan):
+    """A span of a message that has ended. It has neither events nor links, and plain attributes."""
 
 
 class Pipeline:
@@ -41,8 +54,30 @@ class Pipeline:
             shutdown_on_exit=False,
         )
         self.provider.add_span_processor(self._processor)
-        self.ended: Callable[[ReadableSpan], None] = self._processor.on_end
-        """Takes a span that no tracer of the provider has made."""
+        self._resource = self.provider.resource
+        self._scope = InstrumentationScope(SCOPE, version)
+
+    def take_span(self, span: MessageSpan) -> None:
+        """Export a span of a message, which has ended."""
+        trace_id, span_id, _ = span.context
+        parent = span.parent
+        self._processor.on_end(
+            EndedMessageSpan(
+                span.name,
+                context=SpanContext(trace_id, span_id, False, _SAMPLED),
+                # What a message came with is from elsewhere; what is sent is a child of a span of ours.
+                parent=None
+                if parent is None
+                else SpanContext(trace_id, parent[1], span.kind == "CONSUMER", TraceFlags(parent[2])),
+                resource=self._resource,
+                attributes=span.attributes,
+                kind=_KINDS[span.kind],
+                status=_UNSET if span.error is None else Status(StatusCode.ERROR, span.error),
+                start_time=span.start_time,
+                end_time=span.end_time,
+                instrumentation_scope=self._scope,
+            )
+        )
 
     @property
     def dropped(self) -> int:

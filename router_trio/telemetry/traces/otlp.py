@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from router_trio.telemetry.traces.spans import MessageSpan
+from router_trio.telemetry.traces.export import EndedMessageSpan
 
 _KINDS = {
     SpanKind.CONSUMER: trace_pb2.Span.SPAN_KIND_CONSUMER,
@@ -50,17 +50,17 @@ class MessageSpanExporter(OTLPSpanExporter):
 
 def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
     """The request that exports these spans of one router."""
-    ours = [span for span in spans if isinstance(span, MessageSpan)]
+    ours = [span for span in spans if isinstance(span, EndedMessageSpan)]
     # All of them have one resource and one scope: the SDK's encoder makes both, with the first.
     request = encode_spans(ours[:1])
     if len(ours) > 1:
         request.resource_spans[0].scope_spans[0].spans.extend(map(_encoded, ours[1:]))
     if len(ours) < len(spans):
-        request.MergeFrom(encode_spans([span for span in spans if not isinstance(span, MessageSpan)]))
+        request.MergeFrom(encode_spans([span for span in spans if not isinstance(span, EndedMessageSpan)]))
     return request
 
 
-def _encoded(span: MessageSpan) -> trace_pb2.Span:
+def _encoded(span: EndedMessageSpan) -> trace_pb2.Span:
     context, parent, status = span.context, span.parent, span.status
     assert context is not None  # optional only by the SDK's annotation
     return trace_pb2.Span(
@@ -71,7 +71,7 @@ def _encoded(span: MessageSpan) -> trace_pb2.Span:
         kind=_KINDS[span.kind],
         start_time_unix_nano=span.start_time or 0,
         end_time_unix_nano=span.end_time or 0,
-        # Its values are strings, integers and booleans, see `MessageSpan`; the SDK's annotation has more.
+        # Its values are strings, integers and booleans, see `EndedMessageSpan`; the SDK's annotation has more.
         attributes=[
             _attribute(key, value)  # pyright: ignore[reportArgumentType]
             for key, value in (span.attributes or {}).items()

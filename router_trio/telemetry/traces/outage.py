@@ -8,7 +8,7 @@ for, so they are never sampled away. The ids of the span that an event belongs t
 from __future__ import annotations
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Tracer, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from router_trio.events import (
     ConnectionEvent,
@@ -22,7 +22,7 @@ from router_trio.events import (
     RetryPending,
 )
 from router_trio.telemetry.logs.redact import shown_text
-from router_trio.telemetry.traces.spans import SYSTEM, fail
+from router_trio.telemetry.traces.spans import SYSTEM, error_text
 
 OUTAGE = "nats outage"
 DRAIN = "drain"
@@ -61,7 +61,7 @@ class Outages:
     def close(self) -> None:
         """End what is open: the router stops while a connection is away."""
         for span in (*self._drains.values(), *self._outages.values()):
-            fail(span, "router_stopped", "the router stopped before it was over")
+            _fail(span, "router_stopped", "the router stopped before it was over")
             span.end()
         self._outages.clear()
         self._drains.clear()
@@ -75,7 +75,7 @@ class Outages:
         for open_spans in (self._drains, self._outages):
             interrupted = open_spans.pop(event.connection, None)
             if interrupted is not None:
-                fail(interrupted, event.reason, "the connection was lost again")
+                _fail(interrupted, event.reason, "the connection was lost again")
                 interrupted.end()
         span = self._tracer.start_span(
             OUTAGE,
@@ -107,7 +107,7 @@ class Outages:
             case ReconnectExhausted():
                 span.add_event("attempts exhausted", attributes)
                 if event.action == "stop":
-                    fail(span, "reconnect_exhausted", f"gave up after {event.reconnect_attempts} attempts")
+                    _fail(span, "reconnect_exhausted", f"gave up after {event.reconnect_attempts} attempts")
                     span.end()
                     del self._outages[event.connection]
 
@@ -125,7 +125,7 @@ class Outages:
     def _drain(self, event: RetryPending) -> None:
         interrupted = self._drains.pop(event.connection, None)
         if interrupted is not None:
-            fail(interrupted, "interrupted", "another drain began")
+            _fail(interrupted, "interrupted", "another drain began")
             interrupted.end()
         self._drains[event.connection] = self._tracer.start_span(
             DRAIN,
@@ -145,7 +145,7 @@ class Outages:
         span.set_attribute("router.success_count", event.success_count)
         span.set_attribute("router.failed_count", event.failed_count)
         if event.failed_count:
-            fail(span, "retry_failed", f"{event.failed_count} operations could not be delivered")
+            _fail(span, "retry_failed", f"{event.failed_count} operations could not be delivered")
         span.end()
         self._over(event.connection)
 
@@ -158,3 +158,9 @@ class Outages:
 def _ids(span: Span) -> tuple[str, str]:
     context = span.get_span_context()
     return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+
+
+def _fail(span: Span, error_type: str, detail: str) -> None:
+    # The SDK does that only for exceptions that pass through a span.
+    span.set_attribute("error.type", shown_text(error_type))
+    span.set_status(Status(StatusCode.ERROR, error_text(detail)))

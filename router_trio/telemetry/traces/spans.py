@@ -5,9 +5,10 @@ https://opentelemetry.io/docs/specs/semconv/messaging/. What NATS has and they d
 Templates stand where a subject would: a raw subject is never a name. Contexts are passed by hand, never through context
 variables, so a span can't become the child of what its task happened to do before.
 
-One in a hundred of half a million messages a second is ten thousand spans a second. So a span is plain fields until it
-ends, and one of the SDK's objects, made whole, from then on: the SDK's own open spans, which have locks and may be
-written to by anybody, take four times as long.
+One in a hundred of half a million messages a second is ten thousand spans a second. So a span is plain fields here, and
+becomes one of the SDK's objects, made whole, when it is exported (see `export`): the SDK's own open spans, which have
+locks and may be written to by anybody, take four times as long. So nothing here needs the SDK, which is imported when
+the first messages are routed already.
 """
 
 from __future__ import annotations
@@ -15,35 +16,54 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from random import getrandbits
-from typing import Any
-
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from typing import Any, Literal
 
 from router_trio.message import Fate
 from router_trio.quotes import bounded, excerpt
 from router_trio.telemetry.logs.redact import shown_text
-from router_trio.telemetry.traces.traceparent import TraceParent, write
+from router_trio.telemetry.traces.traceparent import SAMPLED, TraceParent, write
 
 SYSTEM = ("messaging.system", "nats")
 
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_UNSET = Status(StatusCode.UNSET)
+MAX_QUEUED = 2048
+"""Spans that have ended and wait: for the SDK to be imported, and then for their export."""
+
+Kind = Literal["CONSUMER", "PRODUCER"]
+"""Of a span, as OpenTelemetry names it."""
 
 
-class MessageSpan(ReadableSpan):
-    """One that has ended. It has neither events nor links, and its attributes are strings, integers and booleans."""
+class MessageSpan:
+    """A span of a message. It is of the trace of its parent, or begins one.
+
+    Its attributes are strings, integers and booleans.
+    """
+
+    __slots__ = ("attributes", "context", "end_time", "error", "kind", "name", "parent", "start_time")
+
+    end_time: int
+
+    def __init__(self, name: str, kind: Kind, parent: TraceParent | None, attributes: dict[str, Any]) -> None:
+        self.name: str = name
+        self.kind: Kind = kind
+        self.parent: TraceParent | None = parent
+        self.attributes: dict[str, Any] = attributes
+        self.error: str | None = None
+        """Why what the span is about has failed, or None."""
+        trace_id = (getrandbits(128) or 1) if parent is None else parent.trace_id
+        self.context: TraceParent = TraceParent(trace_id, getrandbits(64) or 1, SAMPLED)
+        self.start_time: int = time.time_ns()
+
+    def mark_failed(self, error_type: str, detail: str) -> None:
+        """What the span is about has failed."""
+        self.attributes["error.type"] = shown_text(error_type)
+        self.error = error_text(detail)
 
 
 class MessageSpans:
     """Begins the traces of messages that are sampled. `ended` takes each span when it has ended."""
 
-    def __init__(self, ended: Callable[[ReadableSpan], None], resource: Resource, scope: InstrumentationScope) -> None:
-        self._ended = ended
-        self._resource = resource
-        self._scope = scope
+    def __init__(self, ended: Callable[[MessageSpan], None]) -> None:
+        self.ended: Callable[[MessageSpan], None] = ended
 
     def begin(
         self,
@@ -64,48 +84,12 @@ class MessageSpans:
             attributes["messaging.nats.delivery_count"] = deliveries
         if sequence is not None:
             attributes["messaging.nats.sequence"] = sequence
-        remote = None
-        if parent is not None:
-            remote = SpanContext(parent.trace_id, parent.span_id, is_remote=True, trace_flags=TraceFlags(parent.flags))
-        return SpansOfMessage(self, _Span(f"process {route}", SpanKind.CONSUMER, remote, attributes))
+        return SpansOfMessage(self, MessageSpan(f"process {route}", "CONSUMER", parent, attributes))
 
-    def end_span(self, span: _Span) -> None:
+    def end_span(self, span: MessageSpan) -> None:
         """A span has ended now."""
-        self._ended(
-            MessageSpan(
-                span.name,
-                context=span.context,
-                parent=span.parent,
-                resource=self._resource,
-                attributes=span.attributes,
-                kind=span.kind,
-                status=span.status,
-                start_time=span.start_time,
-                end_time=time.time_ns(),
-                instrumentation_scope=self._scope,
-            )
-        )
-
-
-class _Span:
-    """A span that is open. It is of the trace of its parent, or begins one."""
-
-    __slots__ = ("attributes", "context", "kind", "name", "parent", "start_time", "status")
-
-    def __init__(self, name: str, kind: SpanKind, parent: SpanContext | None, attributes: dict[str, Any]) -> None:
-        self.name: str = name
-        self.kind: SpanKind = kind
-        self.parent: SpanContext | None = parent
-        self.attributes: dict[str, Any] = attributes
-        self.status: Status = _UNSET
-        trace_id = (getrandbits(128) or 1) if parent is None else parent.trace_id
-        self.context: SpanContext = SpanContext(trace_id, getrandbits(64) or 1, is_remote=False, trace_flags=_SAMPLED)
-        self.start_time: int = time.time_ns()
-
-    def mark_failed(self, error_type: str, detail: str) -> None:
-        """What the span is about has failed."""
-        self.attributes["error.type"] = shown_text(error_type)
-        self.status = _error(detail)
+        span.end_time = time.time_ns()
+        self.ended(span)
 
 
 class SpansOfMessage:
@@ -113,20 +97,19 @@ class SpansOfMessage:
 
     __slots__ = ("_failure", "_process", "_sends", "_spans")
 
-    def __init__(self, spans: MessageSpans, process: _Span) -> None:
+    def __init__(self, spans: MessageSpans, process: MessageSpan) -> None:
         self._spans = spans
         self._process = process
-        self._sends: list[tuple[str, _Span]] = []
+        self._sends: list[tuple[str, MessageSpan]] = []
         self._failure: tuple[str, str] | None = None
 
     def send(self, destination: str, connection: str, size: int) -> bytes:
         """Begin `send DESTINATION` and return the `traceparent` that makes its receiver a child of it."""
         attributes = _attributes("send", destination, size)
         attributes["router.connection"] = connection
-        span = _Span(f"send {destination}", SpanKind.PRODUCER, self._process.context, attributes)
+        span = MessageSpan(f"send {destination}", "PRODUCER", self._process.context, attributes)
         self._sends.append((destination, span))
-        context = span.context
-        return write(context.trace_id, context.span_id, context.trace_flags)
+        return write(*span.context)
 
     def sent(self, destination: str, fate: Fate) -> None:
         """End the oldest open span to that destination, with its fate."""
@@ -170,7 +153,7 @@ class SpansOfMessage:
             self._process.mark_failed(*self._failure)
         self._spans.end_span(self._process)
 
-    def _fail(self, span: _Span, error_type: str, detail: str) -> None:
+    def _fail(self, span: MessageSpan, error_type: str, detail: str) -> None:
         span.mark_failed(error_type, detail)
         if self._failure is None:
             self._failure = (error_type, detail)
@@ -187,12 +170,7 @@ def _attributes(operation: str, template: str, size: int) -> dict[str, Any]:
     }
 
 
-def fail(span: Span, error_type: str, detail: str) -> None:
-    """Mark one of the SDK's spans as failed: the SDK does that only for exceptions that pass through it."""
-    span.set_attribute("error.type", shown_text(error_type))
-    span.set_status(_error(detail))
-
-
-def _error(detail: str) -> Status:
+def error_text(detail: str) -> str:
+    """Return the text of a failure as a span may show it."""
     # What a message made a handler say may be no UTF-8, and would cost every span that is exported with its own.
-    return Status(StatusCode.ERROR, shown_text(bounded(detail).encode("utf-8", "replace").decode()))
+    return shown_text(bounded(detail).encode("utf-8", "replace").decode())

@@ -2,14 +2,17 @@
 
 Routing asks once a batch. The answer costs a look at the raw `traceparent` of each message that has headers, and for
 all those without one a step of a counter; the SDK is called only for what is sampled. It is imported only when an
-endpoint is configured, by the settings or by OpenTelemetry's own variables, and export happens in a thread of the SDK.
+endpoint is configured, by the settings or by OpenTelemetry's own variables, and not before `begin_export` is called:
+spans that end before that wait, and so do the events of an outage. Export happens in a thread of the SDK.
 A collector that is down or slow costs spans, which are counted, and never a message; it delays the end by two seconds
 at most. Whoever may publish can mark each of his messages as sampled: of those, `MAX_FOLLOWED` a second are.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from math import inf, log, log1p
@@ -19,9 +22,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from router_trio.events import ConnectionEvent, ConnectionLost, Event
 from router_trio.protocol.framing import RawMessage, header_block, published
 from router_trio.protocol.headers import END
 from router_trio.telemetry.traces.bucket import TokenBucket
+from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan, MessageSpans
 from router_trio.telemetry.traces.traceparent import TraceParent, lookup, parse, says_unsampled
 from router_trio.telemetry.view import package_version
 
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
     from router_trio.routing.tracing import MessageTrace
     from router_trio.telemetry.traces.export import Pipeline
     from router_trio.telemetry.traces.outage import Outages
-    from router_trio.telemetry.traces.spans import MessageSpans
 
 UNSAMPLED = TraceParent(0, 0, 0)
 """Stands for any parent whose caller does not record its span."""
@@ -47,7 +51,11 @@ _header_size = itemgetter(2)
 _PART_OF_NAME = b"raceparent:"
 """Of `traceparent` and of `Traceparent`."""
 
-_SCOPE = "router_trio"
+MAX_EARLY_EVENTS = 1000
+"""Events of outages that are kept until the SDK is there."""
+
+_logger = logging.getLogger("router_trio.telemetry")
+
 _TRACES_PATH = "/v1/traces"
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -70,7 +78,7 @@ def otlp_exporter(endpoint: str) -> SpanExporter:
 
 
 class Traces:
-    """The `Tracing` of one router. Not active outside of `running`."""
+    """The `Tracing` of one router, and the traces of its outages. Not active outside of `running`."""
 
     def __init__(
         self,
@@ -91,14 +99,19 @@ class Traces:
         """Messages whose sender records their trace, and which were more than `MAX_FOLLOWED`."""
         self._pipeline: Pipeline | None = None
         self._spans: MessageSpans | None = None
-        self.outages: Outages | None = None
+        self._outages: Outages | None = None
+        self._early_spans: deque[MessageSpan] = deque()
+        self._early_events: deque[Event] = deque(maxlen=MAX_EARLY_EVENTS)
+        self._dropped = 0
+        self.exports: trio.Event = trio.Event()
+        """Set when spans are exported: what ended before that has waited."""
         self.active: bool = False
         """Whether spans are made: an endpoint is configured, and this is running."""
 
     @property
     def dropped(self) -> int:
         """Spans that were let go: too many at once, or the collector did not take them."""
-        return self._pipeline.dropped if self._pipeline is not None else 0
+        return self._dropped + (self._pipeline.dropped if self._pipeline is not None else 0)
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
         """The indexes of the sampled messages of a batch.
@@ -158,33 +171,88 @@ class Traces:
             route, template, raw[3] - raw[2], parent, stream=stream, sequence=sequence, deliveries=deliveries
         )
 
+    def note_event(self, event: Event) -> tuple[str, str] | None:
+        """Take note of an event. Returns the trace id and span id of the outage that it belongs to, if there is one.
+
+        An outage that begins before the SDK is there begins its spans when it is, and has no ids until then.
+        """
+        if self._outages is not None:
+            return self._outages.observe(event)
+        if isinstance(event, ConnectionLost) or (self._early_events and isinstance(event, ConnectionEvent)):
+            self._early_events.append(event)
+        return None
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Make and export spans while this is entered. Leaving exports what is left, within two seconds."""
-        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
-        from router_trio.telemetry.traces.export import Pipeline, quote_no_variables
-        from router_trio.telemetry.traces.outage import Outages
-        from router_trio.telemetry.traces.spans import MessageSpans
-
-        quote_no_variables()
-        pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())
-        tracer = pipeline.provider.get_tracer(_SCOPE, package_version())
-        self._pipeline = pipeline
-        scope = InstrumentationScope(_SCOPE, package_version())
-        self._spans = MessageSpans(pipeline.ended, pipeline.provider.resource, scope)
-        self.outages = Outages(tracer)
+        """Make spans while this is entered. Leaving exports what is left, within two seconds."""
+        self._spans = MessageSpans(self._ended_early)
         self.active = True
         try:
             yield
         finally:
             self.active = False
             self._spans = None
-            self.outages.close()
-            await _shut_down(pipeline)
+            await self._shut_down()
+
+    async def begin_export(self, limiter: trio.CapacityLimiter | None = None) -> None:
+        """Import the SDK, and export spans from then on, first those that have waited. Call it in `running` only.
+
+        Takes a moment, in a thread, so that messages pass meanwhile; `limiter` says when it may.
+        """
+        # By default one of its own, since the program's may be used up. Waited for also when cancelled.
+        opened = await trio.to_thread.run_sync(self._opened, limiter=limiter or trio.CapacityLimiter(1))
+        if opened is None:
+            self.active = False
+            self._dropped += len(self._early_spans)
+        else:
+            self._pipeline, self._outages = opened
+            if self._spans is not None:
+                self._spans.ended = self._pipeline.take_span
+            for span in self._early_spans:
+                self._pipeline.take_span(span)
+            for event in self._early_events:
+                self._outages.observe(event)
+        self._early_spans.clear()
+        self._early_events.clear()
+        self.exports.set()
+
+    # --- inside ---
+
+    def _ended_early(self, span: MessageSpan) -> None:
+        if self.active and len(self._early_spans) < MAX_QUEUED:
+            self._early_spans.append(span)
+        else:
+            self._dropped += 1
+
+    def _opened(self) -> tuple[Pipeline, Outages] | None:
+        """What takes spans; None, which is logged, if there can be none. Runs in a thread."""
+        from router_trio.telemetry.traces.export import SCOPE, Pipeline, quote_no_variables
+        from router_trio.telemetry.traces.outage import Outages
+
+        quote_no_variables()
+        try:
+            pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())
+        except Exception as error:
+            # Its text may quote a variable of the environment.
+            _logger.error(
+                "no spans are exported: OpenTelemetry's exporter can't be made (%s); correct otlp_endpoint, or the "
+                "variables OTEL_EXPORTER_OTLP_...",
+                type(error).__qualname__,
+            )
+            return None
+        return pipeline, Outages(pipeline.provider.get_tracer(SCOPE, package_version()))
+
+    async def _shut_down(self) -> None:
+        with trio.move_on_after(SHUTDOWN_SECONDS, shield=True):
+            if self._early_spans or self._early_events:
+                await self.begin_export()
+            if self._outages is not None:
+                self._outages.close()
+            if self._pipeline is not None:
+                await _export_rest(self._pipeline)
 
 
-async def _shut_down(pipeline: Pipeline) -> None:
+async def _export_rest(pipeline: Pipeline) -> None:
     with trio.move_on_after(SHUTDOWN_SECONDS, shield=True):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_interrupt_later, pipeline)

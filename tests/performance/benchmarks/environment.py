@@ -1,13 +1,20 @@
 """Where the benchmark runs: the project's root, and an environment of the peers' own, outside of the project's.
 
-The peers are installed on the first run, and again when `requirements.txt` has changed.
+The peers are installed on the first run, and again when `requirements.txt` has changed. Those in Go are built from the
+modules in `peers`, where there is Go, and again when one of their files has changed.
+
+`python -m tests.performance.benchmarks.environment` installs and builds all of them, for a quick run.
 """
 
 from __future__ import annotations
 
+import compileall
 import os
+import platform
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -23,6 +30,10 @@ INSTALL_WITHIN = 600
 
 COMPILED = ROOT / ".compiled"
 """The package with its data plane compiled, if `make compiled` has built it."""
+
+GO_PEERS = WORK / "go"
+"""Programs of the peers that are written in Go."""
+WITHOUT_PGO = "without PGO"
 
 
 def peer_python() -> Path:
@@ -53,7 +64,48 @@ def install_peers() -> list[str]:
     return failed
 
 
+def build_go_peers() -> list[str]:
+    """Build the peers in Go whose sources have changed, each by itself; returns what failed. Blocks for seconds."""
+    failed = []
+    for module in sorted(PEERS.glob("*/go.mod")):
+        program = GO_PEERS / module.parent.name
+        sources = [path.stat().st_mtime for path in module.parent.iterdir()]
+        if program.exists() and program.stat().st_mtime > max(sources):
+            continue
+        program.unlink(missing_ok=True)
+        if shutil.which("go") is None:
+            failed.append(f"{program.name}: there is no Go here")
+            continue
+        print(f"building {program.name} ...", file=sys.stderr)
+        command = ["go", "build", "-buildvcs=false", "-trimpath", "-o", str(program), "."]
+        done = subprocess.run(
+            command, cwd=module.parent, capture_output=True, text=True, timeout=INSTALL_WITHIN, check=False
+        )
+        if done.returncode:
+            failed.append(f"{program.name}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return failed
+
+
+def python_build() -> str:
+    """Return which Python this is, and if it was built with PGO, without which it is 10 to 25 % slower."""
+    optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return f"{platform.python_version()}, {'with PGO' if optimized else WITHOUT_PGO}"
+
+
+def compile_package() -> None:
+    """Write the bytecode that what is installed has.
+
+    The source tree may have none, or even be forbidden to write any.
+    """
+    compileall.compile_dir(ROOT / "router_trio", quiet=1)
+
+
 def process_environment() -> dict[str, str]:
     """Variables for every process: the project importable, no telemetry of the surroundings, output at once."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "ROUTER_TRIO_"))}
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+if __name__ == "__main__":
+    for failure in install_peers() + build_go_peers():
+        print(f"left out: {failure}", file=sys.stderr)

@@ -19,15 +19,38 @@ FILL_WINDOW = 4096
 CONSUMER = "bench"
 
 
-def create_streams(wire: Wire) -> None:
-    """Make IN and OUT anew, on file, and a durable consumer of IN."""
-    for name in ("IN", "OUT"):
-        with suppress(WireError):
-            wire.request(f"$JS.API.STREAM.DELETE.{name}")
-        config = {"name": name, "subjects": [f"{name.lower()}.*"], "storage": "file", "retention": "limits"}
-        wire.request(f"$JS.API.STREAM.CREATE.{name}", config | {"num_replicas": 1})
-    consumer = {"durable_name": CONSUMER, "ack_policy": "explicit", "max_ack_pending": 10_000, "filter_subject": "in.*"}
-    wire.request(f"$JS.API.CONSUMER.DURABLE.CREATE.IN.{CONSUMER}", {"stream_name": "IN", "config": consumer})
+SOURCED = [{"name": "IN", "subject_transforms": [{"src": "in.*", "dest": "out.{{wildcard(1)}}"}]}]
+"""What makes the server itself copy IN."""
+
+
+def create_streams(wire: Wire, *, batched: bool = False) -> None:
+    """Make IN and OUT anew, on file, and a durable consumer of IN; `batched`: OUT takes batches (fast ingest)."""
+    create_source(wire)
+    create_destination(wire, **({"allow_batched": True} if batched else {}))
+
+
+def create_source(wire: Wire, **consumer: Any) -> None:
+    """Make IN anew and its durable consumer, with what `consumer` says of it."""
+    _create(wire, "IN", subjects=["in.*"])
+    config = {"durable_name": CONSUMER, "ack_policy": "explicit", "max_ack_pending": 10_000, "filter_subject": "in.*"}
+    body = {"stream_name": "IN", "config": config | consumer}
+    wire.request(f"$JS.API.CONSUMER.DURABLE.CREATE.IN.{CONSUMER}", body)
+
+
+def create_destination(wire: Wire, **config: Any) -> None:
+    """Make OUT anew, with what `config` says of it."""
+    _create(wire, "OUT", **{"subjects": ["out.*"]} | config)
+
+
+def _create(wire: Wire, name: str, **config: Any) -> None:
+    _delete(wire, name)
+    defaults = {"name": name, "storage": "file", "retention": "limits", "num_replicas": 1}
+    wire.request(f"$JS.API.STREAM.CREATE.{name}", defaults | config)
+
+
+def _delete(wire: Wire, name: str) -> None:
+    with suppress(WireError):
+        wire.request(f"$JS.API.STREAM.DELETE.{name}")
 
 
 def fill_source(url: str, count: int, payload: int, tokens: int) -> None:
@@ -40,12 +63,18 @@ def fill_source(url: str, count: int, payload: int, tokens: int) -> None:
 
 
 def stream(spec: dict[str, Any]) -> dict[str, Any]:
-    """Fill IN with `messages`, then time how OUT fills: at most for `seconds`, after a tenth as warm-up."""
+    """Fill IN with `messages`, then time how OUT fills: at most for `seconds`, after a tenth as warm-up.
+
+    `batched`: OUT takes batches. `sourced`: no contestant fills it, but the server, as OUT has IN for its source.
+    """
     wire = Wire(spec["url"])
-    create_streams(wire)
+    create_streams(wire, batched=spec.get("batched", False))
+    sourced = spec.get("sourced", False)
     total = spec["messages"]
     fill_source(spec["url"], total, spec["payload"], spec["tokens"])
     pid = say_ready()
+    if sourced:
+        create_destination(wire, sources=SOURCED, subjects=[])
 
     def reading() -> Reading:
         state = wire.request("$JS.API.STREAM.INFO.OUT")["state"]
@@ -69,7 +98,10 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
         end = reading()
     result = start.until(end)
     result["complete"] = end.received >= total
-    result["lost"] = _left(wire, total) if result["complete"] else _acked_too_soon(wire)
+    if sourced:
+        result["lost"] = abs(end.received - total) if result["complete"] else 0
+    else:
+        result["lost"] = _left(wire, total) if result["complete"] else _acked_too_soon(wire)
     return result
 
 

@@ -98,20 +98,56 @@ async def program(command: Sequence[str], *, within: float = MEASURED_WITHIN) ->
 @asynccontextmanager
 async def running(command: Sequence[str], log: Path) -> AsyncIterator[trio.Process]:
     """Run a process while this is entered; asked to end at the end, and killed if it does not."""
-    with log.open("wb") as output:
-        process = await trio.lowlevel.open_process(
+    async with restartable(command, log) as process:
+        yield process.current
+
+
+class Restartable:
+    """A process that can be killed and run again."""
+
+    def __init__(self, command: Sequence[str], log: Path, current: trio.Process) -> None:
+        self._command = command
+        self._log = log
+        self.current = current
+
+    @property
+    def ended_with(self) -> int | None:
+        """The exit code of one that ended by itself."""
+        return self.current.returncode
+
+    async def restart(self) -> None:
+        """Kill it, and run the command again."""
+        self.current.kill()
+        await self.current.wait()
+        self.current = await _run(self._command, self._log, "ab")
+
+    def last_words(self) -> str:
+        """The end of what it wrote."""
+        return _tail(self._log)
+
+
+@asynccontextmanager
+async def restartable(command: Sequence[str], log: Path) -> AsyncIterator[Restartable]:
+    """Run a process while this is entered, as `running` does; it may be killed and run again meanwhile."""
+    process = Restartable(command, log, await _run(command, log, "wb"))
+    try:
+        yield process
+    finally:
+        with trio.CancelScope(shield=True):
+            current = process.current
+            current.terminate()
+            with trio.move_on_after(ENDED_WITHIN):
+                await current.wait()
+            if current.returncode is None:
+                current.kill()
+                await current.wait()
+
+
+async def _run(command: Sequence[str], log: Path, mode: str) -> trio.Process:
+    with log.open(mode) as output:
+        return await trio.lowlevel.open_process(
             list(command), stdout=output, stderr=output, env=process_environment(), cwd=ROOT
         )
-        try:
-            yield process
-        finally:
-            with trio.CancelScope(shield=True):
-                process.terminate()
-                with trio.move_on_after(ENDED_WITHIN):
-                    await process.wait()
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
 
 
 class _Generator:

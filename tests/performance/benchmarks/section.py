@@ -11,17 +11,21 @@ from tests.performance.benchmarks.measure import SubjectOrder
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of the table. `scale` multiplies what was measured, `digits` are those behind the point."""
+    """One figure of the table. `scale` multiplies what was measured, `digits` are those behind the point.
+
+    The median of the turns is shown, or their sum if it is a `total`.
+    """
 
     key: str
     title: str
     digits: int = 0
     scale: float = 1.0
+    total: bool = False
 
 
 RATE = Column("rate", "msg/s")
 COST = Column("cpu_us", "CPU us/msg", 2)
-LOST = Column("lost", "lost")
+LOST = Column("lost", "lost", total=True)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Section:
     text: str
     columns: tuple[Column, ...]
     turns: Mapping[str, SubjectOrder]
-    against: tuple[str, ...] = ("nats_py", "raw")
+    against: tuple[str, ...] = ("nats_py", "nats_go", "raw")
     more_is_better: bool = True
     workload: str = ""
     taken: str = ""

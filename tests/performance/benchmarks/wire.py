@@ -39,6 +39,10 @@ class Wire:
         self.fence()
         self.fence()
 
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
     def fence(self) -> None:
         """Send PING and wait for its PONG; what comes before it is thrown away."""
         self.socket.sendall(b"PING\r\n")

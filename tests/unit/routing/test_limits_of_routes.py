@@ -148,6 +148,19 @@ async def test_a_handler_is_called_as_often_as_the_limit_says(autojump_clock: Mo
         assert arrived(w, "x") == numbers(60)
 
 
+@pytest.mark.parametrize("by_key", [False, True])
+async def test_what_uses_up_the_burst_and_leaves_nothing_is_not_called_limited(
+    autojump_clock: MockClock, by_key: bool
+) -> None:
+    settings = limited("1/h", burst=20) | ({"key": "subject"} if by_key else {})
+    broker = one_broker()["main"]
+    async with world([settings], brokers={"main": broker}) as w:
+        fill(broker, 20)
+        await all_acked(w, 20)
+        await trio.sleep(1)
+        assert w.watch.of("ROUTE_LIMITED") == []
+
+
 async def test_what_goes_at_once_is_not_called_limited(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     settings = limited("20/s", burst=60) | {"handler": f"{__name__}:passes"}

@@ -34,6 +34,7 @@ async def spans_of(*messages: Any, outages: int = 0) -> Sequence[ReadableSpan]:
     exporter = InMemorySpanExporter()
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter, random=Random(7))
     async with traces.running():
+        await traces.begin_export()
         for frame, deal_with in messages:
             trace = traces.begin("eu", "orders.*", published(frame), **deal_with.come_with)
             assert trace is not None

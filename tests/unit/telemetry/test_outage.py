@@ -48,8 +48,9 @@ async def recording() -> AsyncIterator[Recorded]:
     # Never sampled by ratio: an outage is traced all the same.
     traces = Traces(service_name="r", sample_ratio=0.0, exporter=lambda _: exporter)
     async with traces.running():
-        assert traces.outages is not None
-        yield Recorded(traces.outages, exporter)
+        await traces.begin_export()
+        assert traces._outages is not None
+        yield Recorded(traces._outages, exporter)
 
 
 def lost(connection: str = "main", pending: int = 3) -> Event:

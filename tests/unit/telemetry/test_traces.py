@@ -21,7 +21,7 @@ from router_trio.message import FENCED, Fate
 from router_trio.protocol.framing import FrameParser, RawMessage, publish, publish_prefix
 from router_trio.protocol.headers import Headers, encode
 from router_trio.routing.tracing import MessageTrace, NoTracing, Tracing
-from router_trio.telemetry.traces.export import MAX_QUEUED
+from router_trio.telemetry.traces.spans import MAX_QUEUED
 from router_trio.telemetry.traces.traceparent import parse, write
 from router_trio.telemetry.traces.tracer import MAX_FOLLOWED, Traces, traces_wanted
 from tests.support.buffers import MessageBuffer
@@ -436,18 +436,36 @@ class StalledExporter(SpanExporter):
         self.release.set()
 
 
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("result", list(SpanExportResult))
-async def test_dropped_spans_are_counted(result: SpanExportResult) -> None:
+async def test_dropped_spans_are_counted(result: SpanExportResult, early: bool) -> None:
+    """Also of those that end before the SDK is there."""
     exporter = StalledExporter(result)
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter)
     total = MAX_QUEUED + 500
     async with traces.running():
+        if not early:
+            await traces.begin_export()
         for _ in range(total):
             begin(traces, received()).end()
         assert traces.dropped == 500
         exporter.release.set()
     assert exporter.exported == MAX_QUEUED
     assert traces.dropped == (500 if result is SpanExportResult.SUCCESS else total)
+
+
+async def test_an_exporter_that_can_not_be_made_costs_spans_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(endpoint: str) -> SpanExporter:
+        raise ValueError("s3cret")
+
+    traces = Traces(service_name="r", sample_ratio=1.0, exporter=refuse)
+    async with traces.running():
+        begin(traces, received()).end()
+        await traces.begin_export()
+        assert not traces.active
+        assert traces.dropped == 1
+    [told] = caplog.messages
+    assert told.startswith("no spans are exported: OpenTelemetry's exporter can't be made (ValueError); correct ")
 
 
 async def test_an_exporter_that_raises_costs_spans_only() -> None:

@@ -21,6 +21,7 @@ from router_trio.quotes import bounded
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.pulling.payloads import Payloads
+from router_trio.routing.stream.pulling.window import InFlightWindow
 from router_trio.states import PAUSED, RUNNING
 
 PULL_EXPIRES = 30.0
@@ -61,7 +62,7 @@ class PullLoop:
         self,
         routing: Routing,
         pending: AckPending,
-        max_in_flight: int,
+        window: InFlightWindow,
         max_in_flight_bytes: int,
         budget: PullBudget,
         closing: trio.Event,
@@ -72,8 +73,9 @@ class PullLoop:
         self._routing = routing
         self._flow = routing.flow
         self._ack_pending = pending
-        self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self.look_again)
-        self._most = 2 * max_in_flight
+        self._window = window
+        self._credit = PullCredit(window.size, max_in_flight_bytes, budget, self.look_again)
+        self._most = 2 * window.size
         self._closing = closing
         self._route = route
         self._make_room = make_room
@@ -112,6 +114,16 @@ class PullLoop:
         """That many of the messages that were asked for came, of so many bytes. `again`: the last had come before."""
         self._credit.count_received(count, size)
         self._came_again = again
+
+    def count_settled(self, count: int) -> None:
+        """So many messages are about to leave the hand, at least one."""
+        window = self._window
+        if 2 * self._ack_pending.count >= window.size:
+            window.full()
+        size = window.size
+        window.count_settled(count, trio.current_time())
+        if window.size != size and self._credit.window == size:  # or the server has refused to be asked for so many
+            self._credit.window = window.size
 
     def look(self) -> None:
         """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""

@@ -1,6 +1,7 @@
 """mq-bridge, whose core is Rust: a route from `in.*`. It maps no subjects, so all goes to `out.0000`.
 
-`mq_bridge_route.py URL core|handler|stream|header|first-match`; by a header it goes through a switch.
+`mq_bridge_route.py URL core|handler|stream|header|first-match [TO]`; by a header it goes through a switch. TO is
+the URL of the server that it publishes to, if it is another one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ def shout(message: Message) -> Message:
     return message.with_payload(message.payload.upper())
 
 
-def main(url: str, workload: str) -> None:
+def main(url: str, workload: str, to: str = "") -> None:
     """Route until the process is ended."""
     source: dict[str, Any] = {"url": url, "subject": "in.*", "stream": "IN"}
-    target: dict[str, Any] = {"url": url, "subject": "out.0000", "stream": "OUT"}
+    target: dict[str, Any] = {"url": to or url, "subject": "out.0000", "stream": "OUT"}
     if workload != "stream":
         # A core subscription must be given a stream all the same; in subscriber mode it stands for nothing.
         source |= {"no_jetstream": True, "subscriber_mode": True}
@@ -37,4 +38,4 @@ def main(url: str, workload: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

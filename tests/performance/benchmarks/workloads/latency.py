@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, STREAM, Contestant, taking_part
+from tests.performance.benchmarks.contestants import CORE, QUICK, STREAM, Contestant, taking_part
 from tests.performance.benchmarks.measure import Figures, SubjectOrder, Turn, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, Column, Section
 from tests.performance.benchmarks.setting import Setting
 from tests.performance.benchmarks.workloads.routing import CEILING
 
 RATE = 5_000
+PATIENT = {CORE: {*QUICK, "watermill", "mq_bridge"}, STREAM: {*QUICK, "watermill"}}
+"""Those whose time a message is looked at."""
 NATS_PY_OPTIONS = ("--fetch", "50")
 """A batch of 500 would take a tenth of a second to gather at this rate: nats-py is not to be slow for that."""
 COLUMNS = (
@@ -29,10 +31,9 @@ async def latency(setting: Setting) -> list[Section]:
     sections = []
     for kind, subject in ((CORE, "Core to core"), (STREAM, "Stream to stream")):
         turns: dict[str, Turn] = {CEILING: partial(_turn, setting, None, kind)}
-        for contestant in taking_part(kind, essential=True):
-            turns[contestant.name] = partial(_turn, setting, contestant, kind)
-        if kind == CORE and not setting.quick:
-            turns["mq_bridge"] = partial(_turn, setting, CONTESTANTS["mq_bridge"], kind)
+        for contestant in taking_part(kind, essential=setting.quick):
+            if contestant.name in PATIENT[kind]:
+                turns[contestant.name] = partial(_turn, setting, contestant, kind)
         results = await in_turns(setting.rounds, turns, say=setting.say)
         _add_what_was_added(results)
         text = (

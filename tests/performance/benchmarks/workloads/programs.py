@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import compileall
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from functools import partial
 import trio
 
 from tests.performance.benchmarks.contestants import CORE, taking_part, write_configuration
-from tests.performance.benchmarks.environment import PEERS, ROOT, process_environment
+from tests.performance.benchmarks.environment import PEERS, ROOT, compile_package, process_environment
 from tests.performance.benchmarks.load_stream import create_streams
 from tests.performance.benchmarks.measure import Figures, MeasurementError, Turn, in_turns, program, routed
 from tests.performance.benchmarks.section import COST, RATE, Column, Section
@@ -72,8 +71,7 @@ async def memory(setting: Setting) -> list[Section]:
 
 async def start(setting: Setting) -> list[Section]:
     """How long commands take, and the first message."""
-    # What is installed has its bytecode. The source tree may have none, or even be forbidden to write any.
-    compileall.compile_dir(ROOT / "router_trio", quiet=1)
+    compile_package()
     path = str(write_configuration(setting.job(CORE)))
     python = sys.executable
     reference = {YARDSTICK: [python, "-c", YARDSTICK]}

@@ -5,7 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.performance.benchmarks.contestants import CONTESTANTS, CORE, HANDLED, ROUTES, STREAM, Contestant, taking_part
+from tests.performance.benchmarks.contestants import (
+    CONTESTANTS,
+    CORE,
+    HANDLED,
+    STREAM,
+    Contestant,
+    route_of,
+    taking_part,
+)
 from tests.performance.benchmarks.measure import Figures, SubjectOrder, Turn, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 from tests.performance.benchmarks.setting import Setting
@@ -15,10 +23,15 @@ WINDOW_BYTES = 32 * 1024 * 1024
 TOKENS = 1000
 STREAM_MESSAGES = 100_000
 """A second of a stream is expected to bring no more; what comes sooner ends the measurement."""
-SLOWER = {"nats_py": 25_000, "nats_py_uvloop": 35_000}
+SERVER_MESSAGES = 150_000
+"""The same of what the server copies by itself."""
+SLOWER = {"nats_py": 25_000, "nats_py_uvloop": 35_000, "watermill": 15_000}
 """The same for those who need less: filling a stream takes time as well."""
 IN_FLIGHT = (64, 256, 1024, 4096)
 CEILING = "(no router)"
+SERVER = "(the server itself)"
+BATCHERS = ("router_trio", "router_trio_compiled", "raw", "nats_py", "nats_go")
+"""Those that copy into a stream that takes batches."""
 
 
 def closed_spec(setting: Setting, payload: int, **changes: Any) -> dict[str, Any]:
@@ -56,37 +69,63 @@ async def handler(setting: Setting) -> list[Section]:
 
 async def stream(setting: Setting) -> list[Section]:
     """Stream to stream: PubAck of the destination, Msg-Id, ack of the source, both on file."""
-    turns: dict[str, Turn] = {}
+    turns: dict[str, Turn] = {SERVER: partial(stream_turn, setting, None)}
     for contestant in taking_part(STREAM, essential=setting.quick):
         turns[contestant.name] = partial(stream_turn, setting, contestant)
     results = await in_turns(setting.rounds, turns, say=setting.say)
-    text = "From one stream on file to another, with Msg-Id and PubAck; the source is acked after the PubAck."
-    sections = [Section("stream", "Stream to stream, 128 B", text, (RATE, COST, LOST), results)]
+    text = (
+        "From one stream on file to another, with Msg-Id and PubAck; the source is acked after the PubAck. "
+        f"`{SERVER}` is a stream that has the other one as its source, and transforms its subjects."
+    )
+    sections = [
+        Section("stream", "Stream to stream, 128 B", text, (RATE, COST, LOST), results),
+        await _fast_ingest(setting),
+    ]
     return sections if setting.quick else [*sections, await _in_flight(setting)]
+
+
+async def _fast_ingest(setting: Setting) -> Section:
+    """The same into a stream that takes batches, for those who can make use of that, and for those who can't."""
+    turns: dict[str, Turn] = {
+        contestant.name: partial(stream_turn, setting, contestant, batched=True)
+        for contestant in taking_part(STREAM, essential=setting.quick)
+        if contestant.name in BATCHERS
+    }
+    results = await in_turns(setting.rounds, turns, say=setting.say)
+    text = (
+        "The same into a stream with `allow_batched`. `raw`, `nats_py` and `nats_go` wait for a PubAck of each message."
+    )
+    title = "Stream to stream, fast ingest, 128 B"
+    return Section("stream-fast", title, text, (RATE, COST, LOST), results)
 
 
 async def _in_flight(setting: Setting) -> Section:
     """What the number of messages that a route works on at a time does to its rate."""
     turns: dict[str, Turn] = {name: partial(stream_turn, setting, CONTESTANTS[name]) for name in ("nats_py", "raw")}
     for most in IN_FLIGHT:
-        routes = f'[[routes]]\nname = "bench"\n{ROUTES[STREAM]}\nfrom.max_in_flight = {most}\n'
+        routes = f"{route_of(STREAM)}from.max_in_flight = {most}\n"
         turns[f"router_trio, {most:,}"] = partial(stream_turn, setting, CONTESTANTS["router_trio"], routes=routes)
     results = await in_turns(setting.rounds, turns, say=setting.say)
     text = "The same with other values of `max_in_flight`, which is 1,024 by default. `raw` has up to 4,096."
     return Section("in-flight", "Stream to stream, by messages in flight", text, (RATE, COST, LOST), results)
 
 
-async def stream_turn(setting: Setting, contestant: Contestant, **changes: Any) -> Figures:
-    """One measurement from stream to stream."""
+async def stream_turn(
+    setting: Setting, contestant: Contestant | None, *, batched: bool = False, **changes: Any
+) -> Figures:
+    """One measurement from stream to stream; without a contestant the server copies."""
+    rate = SLOWER.get(contestant.name, STREAM_MESSAGES) if contestant else SERVER_MESSAGES
     spec = {
         "job": "stream",
         "url": setting.url,
         "server_pid": setting.server_pid,
         "payload": 128,
         "tokens": TOKENS,
-        "messages": round(SLOWER.get(contestant.name, STREAM_MESSAGES) * (setting.seconds + 1)),
+        "messages": round(rate * (setting.seconds + 1)),
         "warm_up": 0.5,
         "seconds": setting.seconds,
+        "batched": batched,
+        "sourced": contestant is None,
     }
     return await routed(spec, contestant, setting.job(STREAM, **changes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import trio
+import trio.testing
 
 from router_trio.router.workers.channel import Channel
 
@@ -36,6 +37,22 @@ async def test_when_one_end_is_gone_the_other_hears_it_and_waits_for_nothing() -
             for _ in range(3):
                 theirs.post("ended", 0)
                 await theirs.written()
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_what_is_written_waits_for_what_is_posted_meanwhile_too() -> None:
+    ours, theirs, _ = pair()
+    ours.post("report", b"x" * 1_000_000)  # more than the sockets hold
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.write)
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(ours.written)
+            await trio.testing.wait_all_tasks_blocked()
+            ours.post("ended", 0)
+            with trio.fail_after(5):
+                assert [(await theirs.next_message() or ("",))[0] for _ in range(2)] == ["report", "ended"]
+            waiting.cancel_scope.deadline = trio.current_time() + 5
+        assert not waiting.cancel_scope.cancelled_caught
         nursery.cancel_scope.cancel()
 
 

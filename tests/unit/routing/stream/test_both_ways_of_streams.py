@@ -64,7 +64,8 @@ def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
                 for one in deliveries:
                     made.routings[0].forward(one)
             made.events.append(cast(Any, [(one.remaining, one.failure, one.refused) for one in deliveries]))
-            made.events.append(cast(Any, list(made.outbox.queue.in_flight.unacked)))
+            unacked = made.outbox.queue.in_flight.unacked
+            made.events.append(cast(Any, [(order, one.ingest_to) for order, one in unacked.items()]))
 
         return run
 

@@ -61,5 +61,3 @@ open_loop = _trio_asyncio.open_loop
 """See `trio_asyncio.open_loop`."""
 aio_as_trio = _trio_asyncio.aio_as_trio
 """See `trio_asyncio.aio_as_trio`."""
-trio_as_aio = _trio_asyncio.trio_as_aio
-"""See `trio_asyncio.trio_as_aio`."""

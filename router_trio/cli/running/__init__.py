@@ -1,0 +1,1 @@
+"""From the command line of `router-trio run` to a router that runs."""

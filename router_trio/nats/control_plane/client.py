@@ -1,0 +1,151 @@
+"""nats-py on the wire of a link: what asks the JetStream management API.
+
+nats-py never owns the socket, and sees no handshake but a made-up one: the link has done its own. What nats-py writes
+is appended to the wire, and what the wire leaves for it arrives in `feed`. Its own pings and reconnects are off. One
+client lives in one trio-asyncio loop, and both die with the link.
+
+Importing this imports nats-py, asyncio and trio-asyncio, which takes as long as a third of a router's start: see
+`control_plane`.
+
+Two private attributes are set (nats-py 2.16.0, the version that is pinned): `Client._transport`, because
+`Client._connect_to_server` keeps a transport that is already there, and `Client._resp_sub_prefix`, see `forget_inbox`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats.errors
+import trio
+from nats.aio.client import Client
+from nats.aio.transport import Transport
+
+from router_trio.errors import LinkError
+from router_trio.nats.control_plane.asyncio_loop import aio_as_trio, open_loop
+from router_trio.nats.info import ServerInfo, quote
+from router_trio.protocol.framing import PING, PONG
+
+NEVER = 10 * 365 * 24 * 3600
+
+
+class WireTransport(Transport):
+    """nats-py's view of a wire. Its methods follow `nats.aio.transport.Transport`."""
+
+    def __init__(self, info: ServerInfo, send: Callable[[bytes], None], pinged: Callable[[], None]) -> None:
+        """`send` takes what nats-py writes; `pinged` is called before each PING."""
+        self._handshake = [info.for_client(), PONG]
+        self._send = send
+        self._pinged = pinged
+        self._fed: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def feed(self, data: bytes) -> None:
+        """Give nats-py bytes to read."""
+        self._fed.put_nowait(data)
+
+    async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:
+        """The wire is connected already."""
+
+    async def connect_tls(self, uri: Any, ssl_context: Any, buffer_size: int, connect_timeout: int) -> None:
+        """The wire has TLS already, if any."""
+
+    def write(self, payload: bytes) -> None:
+        """Send bytes of nats-py, but for its handshake."""
+        if self._handshake:
+            return
+        if payload == PING:
+            self._pinged()
+        self._send(bytes(payload))
+
+    def writelines(self, payload: list[bytes]) -> None:
+        """See `write`."""
+        for one in payload:
+            self.write(one)
+
+    async def drain(self) -> None:
+        """The wire sends by itself."""
+
+    async def readline(self) -> bytes:
+        """Return the next line of the handshake."""
+        return self._handshake.pop(0)
+
+    async def read(self, buffer_size: int) -> bytes:
+        """Return what the wire has fed. Wait until there is something."""
+        return await self._fed.get()
+
+    async def wait_closed(self) -> None:
+        """Closing is the link's business."""
+
+    def close(self) -> None:
+        """Closing is the link's business."""
+
+    def at_eof(self) -> bool:
+        """Return False: that the stream has ended is for the wire to find."""
+        return False
+
+    # The base class says that it returns None.
+    def __bool__(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return True
+
+
+class RunningClient:
+    """A nats-py client and the loop that it lives in."""
+
+    def __init__(self, client: Client, loop: Any) -> None:
+        self.client: Client = client
+        self._loop = loop
+
+    async def request(self, subject: str, body: bytes, within: float) -> bytes:
+        """Return the answer to a request. Can be cancelled.
+
+        Raises `TimeoutError` without one within so many seconds, and `nats.errors.Error`.
+        """
+        answer = await aio_as_trio(self.client.request, loop=self._loop)(subject, body, within)
+        return bytes(answer.data)
+
+    async def died(self) -> None:
+        """Returns, by raising `LinkError`, when one of nats-py's tasks has ended, which it does silently."""
+        died = trio.Event()
+        for task in (self.client._reading_task, self.client._flusher_task):
+            if task is not None:
+                task.add_done_callback(lambda _task: died.set())
+        await died.wait()
+        raise LinkError("the control plane of the connection ended", reason="control_plane")
+
+    def forget_inbox(self) -> None:
+        """Have nats-py subscribe to an inbox for its answers anew: the server refused the one that it thinks it has."""
+        self.client._resp_sub_prefix = None
+
+
+@asynccontextmanager
+async def open_client(transport: WireTransport, inbox_prefix: str) -> AsyncIterator[RunningClient]:
+    """A nats-py client on a wire; it ends with the context. Raises `LinkError`."""
+    async with open_loop() as loop:
+        loop.set_exception_handler(lambda _loop, context: None)  # its tasks are watched: see `RunningClient.died`
+        client = Client()
+        client._transport = transport
+        try:
+            await aio_as_trio(client.connect)(
+                servers=["nats://wire"],
+                inbox_prefix=inbox_prefix.encode(),
+                error_cb=_ignore,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                ping_interval=NEVER,
+            )
+        except (nats.errors.Error, OSError) as error:
+            told = quote(str(error)) or type(error).__name__
+            raise LinkError(f"the control plane of the connection failed: {told}", reason="control_plane") from error
+        try:
+            yield RunningClient(client, loop)
+        finally:
+            for task in (client._reading_task, client._flusher_task, client._ping_interval_task):
+                if task is not None:
+                    task.cancel()
+
+
+async def _ignore(error: Exception) -> None:
+    """nats-py tells of errors by callback; the wire has seen them before it."""

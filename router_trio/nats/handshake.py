@@ -1,0 +1,190 @@
+"""The handshake of a link: INFO, TLS, CONNECT, and the PONG that says that the server has taken it. Trio only.
+
+What the server says is understood here before anything is answered. It also holds the link to TLS: where the
+configuration asks for it, nothing is written in clear, and nothing that was read in clear is still there after the
+upgrade.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from contextlib import suppress
+from typing import NoReturn
+
+import trio
+
+from router_trio.errors import AuthorizationError, LinkError, ProtocolError, UnexpectedError
+from router_trio.nats.credentials import login
+from router_trio.nats.dial import address, refused_ours, tls_context, tls_demand, upgrade
+from router_trio.nats.info import ServerInfo, parse_info, quote
+from router_trio.protocol.framing import MAX_INFO, PING, PONG
+from router_trio.settings import ConnectionSettings
+
+MAX_LINES_BEFORE_PONG = 64
+"""Lines between CONNECT and its PONG. A server sends one INFO there, or two, and perhaps a PING."""
+
+
+class Handshake:
+    """The handshake on a connected stream. `shake_hands` is to be called once."""
+
+    def __init__(self, stream: trio.SocketStream, server: str, settings: ConnectionSettings, name: str) -> None:
+        self._server = server
+        self._settings = settings
+        self._name = name
+        self._demand = tls_demand(server, settings)
+        """What of the configuration insists on TLS, or None."""
+        self.stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
+        self.info: ServerInfo = ServerInfo()
+        """What the server has said of itself, as far as that may be believed."""
+        self._buffer = bytearray()
+        self._searched = 0
+        self._plain = stream
+
+    @property
+    def secured(self) -> bool:
+        """Return True if TLS is on."""
+        return self.stream is not self._plain
+
+    @property
+    def rest(self) -> bytes:
+        """What was read beyond the handshake."""
+        return bytes(self._buffer)
+
+    async def shake_hands(self) -> None:
+        """Log in. Can be cancelled at any point.
+
+        Raises `LinkError`, `AuthorizationError` or `CertificateError`.
+        """
+        credentials = login(self._settings)
+        # Made only if a server asks for TLS where nothing else does: reading the system's authorities takes some 20 ms
+        # in which nothing else runs, too long for each of many connections that come back at once.
+        context = None if self._demand is None else tls_context(self._settings)
+        try:
+            with trio.fail_after(self._settings.connect_timeout):
+                if self._settings.tls_handshake_first:
+                    await self._upgrade(context or tls_context(self._settings))
+                if self._vet_greeting(await self._read_line()) and not self.secured:
+                    await self._upgrade(context or tls_context(self._settings))
+                await self.send(self._connect(credentials.answer_to(self.info.nonce)) + PING)
+                await self._read_pong()
+        except trio.TooSlowError:
+            raise LinkError("the server did not finish the handshake in time", reason="timeout") from None
+        except (LinkError, OSError):
+            raise
+        except Exception as error:
+            raise UnexpectedError(error) from error
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes. Raises `LinkError` for what would leave in clear where TLS is a must."""
+        # The last word on what leaves in clear, whatever was read or understood before.
+        if self._demand is not None and not self.secured:
+            raise self._no_tls(self._demand)
+        # A server that has hung up may have said why before: that is still to be read.
+        with suppress(trio.BrokenResourceError):
+            await self.stream.send_all(data)
+
+    # --- inside ---
+
+    def _connect(self, credentials: dict[str, str]) -> bytes:
+        options = {
+            "verbose": False,
+            "pedantic": False,
+            "lang": "python3",
+            "protocol": 1,
+            "headers": self.info.headers,
+            "no_responders": self.info.headers,
+            "echo": True,
+            "name": self._name,
+            **credentials,
+        }
+        return b"CONNECT %b\r\n" % json.dumps(options).encode()
+
+    async def _upgrade(self, context: ssl.SSLContext) -> None:
+        if self._buffer:
+            self._refuse_to_upgrade()
+        hostname = self._settings.tls_hostname or address(self._server).host
+        self.stream = await upgrade(self._plain, context, hostname)
+        self.info = self.info.without_announcements()
+
+    def _vet_greeting(self, line: bytes) -> bool:
+        """Read the INFO. Return True if TLS has to follow."""
+        if line.startswith(b"-ERR"):
+            raise _refused(line[4:], logging_in=False)
+        if not line.startswith(b"INFO "):
+            raise ProtocolError(f"this is not a NATS server: it sent {quote(line)}; check `servers`")
+        self.info = info = parse_info(line[5:])
+        offered = info.tls_required or info.tls_available
+        if self._demand is not None and not self.secured and not offered:
+            raise self._no_tls(self._demand)
+        return info.tls_required or (self._demand is not None and offered)
+
+    async def _read_pong(self) -> None:
+        for _ in range(MAX_LINES_BEFORE_PONG):
+            line = await self._read_line()
+            word = line[:5].upper()
+            if word == b"PONG":
+                return
+            if word == b"INFO ":
+                self.info = parse_info(line[5:], self.info)
+            elif word == b"-ERR ":
+                raise _refused(line[5:], logging_in=True)
+            elif word == b"PING":
+                await self.send(PONG)
+            elif word != b"+OK":
+                raise ProtocolError(f"the server answered CONNECT with {quote(line)}")
+        raise ProtocolError(f"the server sent {MAX_LINES_BEFORE_PONG} lines and did not answer CONNECT")
+
+    def _no_tls(self, demand: str) -> LinkError:
+        return LinkError(
+            f"{self._server} does not offer TLS, which the configuration asks for ({demand}); nothing was sent to it. "
+            "Switch TLS on at the server; or, to talk to it in clear, write nats:// and leave out every tls_ setting",
+            reason="tls",
+        )
+
+    def _refuse_to_upgrade(self) -> NoReturn:
+        """Raise for what follows INFO in clear: a server that is full says so there, and nothing else is its own."""
+        if self._buffer.startswith(b"-ERR "):
+            raise _refused(bytes(self._buffer[5:].partition(b"\n")[0]), logging_in=False)
+        raise ProtocolError(
+            f"more than an INFO came in clear before the upgrade to TLS: {quote(bytes(self._buffer))}; somebody "
+            "between here and the server may have put it there"
+        )
+
+    async def _read_line(self) -> bytes:
+        """Return the next line, without its end."""
+        while True:
+            end = self._buffer.find(b"\n", self._searched)
+            if end >= 0:
+                line = bytes(self._buffer[:end])
+                del self._buffer[: end + 1]
+                self._searched = 0
+                return line.rstrip(b"\r")
+            self._searched = len(self._buffer)
+            if self._searched > MAX_INFO:
+                raise ProtocolError("this is not a NATS server: it sent an endless line")
+            try:
+                data = await self.stream.receive_some(MAX_INFO)
+            except trio.BrokenResourceError as error:
+                raise refused_ours(error) or LinkError(
+                    "the connection broke in the handshake", reason="closed"
+                ) from error
+            if not data:
+                raise LinkError("the server closed the connection in the handshake", reason="closed")
+            self._buffer += data
+
+
+def _refused(words: bytes, *, logging_in: bool) -> LinkError:
+    """Return the error for an -ERR. Before we have tried to log in, none can be about our credentials."""
+    told = quote(words.strip().strip(b"'"))
+    known = told.lower()
+    if "timeout" in known:
+        return LinkError("the server did not finish the handshake in time", reason="timeout")
+    if logging_in and ("auth" in known or "credential" in known):
+        return AuthorizationError(
+            f"the server refused the credentials: {told}; check user and password, token, nkey_seed_file or "
+            "credentials_file of this connection"
+        )
+    if "maximum connections" in known:
+        return LinkError(f"the server is full: {told}", reason="max_connections")
+    return LinkError(f"the handshake failed: {told or 'the server says only -ERR'}", reason="handshake")

@@ -1,0 +1,60 @@
+"""Who takes part in the benchmarks, and what their report says of them."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.performance.benchmarks import contestants, environment, report
+from tests.performance.benchmarks.contestants import CORE, HANDLED, STREAM, Contestant, taking_part
+from tests.performance.benchmarks.measure import SubjectOrder
+from tests.performance.benchmarks.section import COST, LOST, RATE, Section
+
+
+def section(**rates: float) -> Section:
+    """One turn for each contestant, with 3 messages lost, and another one with 2."""
+    turns = {
+        name: SubjectOrder([{"rate": rate, "cpu_us": 1.0, "lost": lost} for lost in (3, 2)])
+        for name, rate in rates.items()
+    }
+    return Section("core", "Core", "", (RATE, COST, LOST), turns)
+
+
+@pytest.mark.parametrize("kind", [CORE, HANDLED, STREAM])
+def test_what_is_not_built_is_left_out(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    there, absent = tmp_path / "there", tmp_path / "absent"
+    there.touch()
+    some = {path.name: Contestant(path.name, frozenset({kind}), lambda _: [], needs=path) for path in (there, absent)}
+    monkeypatch.setattr(contestants, "CONTESTANTS", some)
+    assert [one.name for one in taking_part(kind, essential=False)] == ["there"]
+
+
+def test_where_there_is_no_go_its_programs_are_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environment, "GO_PEERS", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert environment.build_go_peers() == ["nats_go: there is no Go here", "watermill: there is no Go here"]
+
+
+def test_ratios_are_to_each_client_and_to_the_limit() -> None:
+    head, _, first, *_ = report.table(section(router_trio=300, nats_py=100, nats_go=600, raw=400)).splitlines()
+    assert [cell.strip() for cell in head.split("|")][-5:-1] == ["lost", "x nats_py", "x nats_go", "x raw"]
+    assert [cell.strip() for cell in first.split("|")][-5:-1] == ["5", "3.00", "0.50", "0.75"]
+
+
+def test_who_did_not_take_part_has_no_column() -> None:
+    assert "nats_go" not in report.table(section(router_trio=300, nats_py=100))
+
+
+@pytest.mark.parametrize(("configured", "told"), [("'--enable-optimizations' '--with-lto'", "with"), ("", "without")])
+def test_the_page_says_if_python_was_built_with_pgo_and_warns_if_not(
+    configured: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda _: configured)
+    page = report.document([], {"Python": environment.python_build()}, {})
+    assert f", {told} PGO\n" in page
+    assert ("This Python was built without PGO" in page) == (told == "without")

@@ -1,0 +1,67 @@
+"""How many messages are in flight by default: as many as help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router_trio.routing.stream.pulling.window import LEAST, InFlightWindow
+from router_trio.settings.routes import MOST_IN_FLIGHT as MOST
+
+
+def run(window: InFlightWindow, rate: Callable[[int], float], seconds: float, now: float = 0.0) -> float:
+    """Settle what a source with such rates settles, by the size of the window. Return when that ends."""
+    until = now + seconds
+    while now < until:
+        now += 0.01
+        window.full()
+        window.count_settled(round(rate(window.size) * 0.01), now)
+    return now
+
+
+def kept(window: InFlightWindow) -> int:
+    """Its size, but for a try that is not over."""
+    return window.size if window._before is None else window._before[0]
+
+
+def over(round_trip: float, most: float) -> Callable[[int], float]:
+    return lambda size: min(size / round_trip, most)
+
+
+def test_it_grows_while_more_is_settled_and_no_further() -> None:
+    window = InFlightWindow(None)
+    now = run(window, over(0.08, 1e6), 5.0)
+    assert kept(window) == MOST
+    run(window, over(0.08, 1e6), 60.0, now)
+    assert kept(window) == MOST, "fewer were tried, and were not as good"
+    window = InFlightWindow(None)
+    run(window, over(0.08, 20_000), 5.0)
+    assert kept(window) == 2 * LEAST
+
+
+def test_it_stays_where_it_does_not_help() -> None:
+    window = InFlightWindow(None)
+    run(window, over(0.001, 50_000), 5.0)
+    assert kept(window) == LEAST
+
+
+def test_it_shrinks_when_only_what_waits_is_more() -> None:
+    window = InFlightWindow(None)
+    now = run(window, over(0.08, 1e6), 5.0)
+    assert kept(window) == MOST
+    run(window, over(0.001, 20_000), 60.0, now)
+    assert kept(window) == LEAST
+
+
+def test_what_is_never_full_is_left_alone() -> None:
+    window = InFlightWindow(None)
+    now = 0.0
+    for _ in range(10_000):
+        now += 0.01
+        window.count_settled(100, now)
+    assert kept(window) == LEAST
+
+
+def test_what_somebody_has_said_is_what_it_is() -> None:
+    window = InFlightWindow(50)
+    run(window, over(0.08, 1e6), 60.0)
+    assert (window.size, window.most) == (50, 50)
