@@ -54,15 +54,13 @@ class FastIngest:
         self._rests_until: dict[Hashable, float] = {}
         self._inbox = b""
         self._begun = 0
-
-    @property
-    def at_work(self) -> bool:
-        """Return True if there is anything to ask: a destination that takes batches, or a batch."""
-        return bool(self._streams or self._batches)
+        self.at_work: bool = False
+        """True if there may be anything to ask: a destination takes batches, or did so on this link."""
 
     def begin_link(self, inbox: bytes) -> None:
         """A link is there, whose answers come below `inbox`; `b""`: none is. Nobody knows who takes batches there."""
         self._inbox = inbox
+        self.at_work = False
         self._streams.clear()
         self._batches.clear()
         self._by_id.clear()
@@ -73,6 +71,7 @@ class FastIngest:
             self._streams.pop(destination, None)
         else:
             self._streams[destination] = stream
+            self.at_work = True
 
     # --- out ---
 

@@ -151,10 +151,11 @@ class SendQueue:
                     break
                 room -= 1
                 in_flight.add_with_ack(operation, now)
+                size += len(operation.frame)  # its `size`, without a call for each
             else:
                 in_flight.add(operation)
+                size += operation.size
             waiting.popleft()
-            size += operation.size
             count += operation.count
             taken.append(operation)
         self.waiting_bytes -= size

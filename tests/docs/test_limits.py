@@ -35,6 +35,8 @@ BOUNDING_WORD = re.compile(
 """A constant with one of these in its name is taken for a bound."""
 
 NO_BOUNDS = {
+    "LEAST_CONTROL_LINE nats/flow_acks.py": "of servers to which no batches are sent",
+    "LONGEST_PAUSE routing/stream/pulling/window.py": "of what is measured",
     "MOST_WORKERS cli/run.py": "that of settings/sections.py, which is not imported for `--help`",
     "LEAST routing/stream/pulling/window.py": "where a window that is bounded by MOST_IN_FLIGHT begins",
     "MAX_FLOW nats/flow_acks.py": "the largest number that such an answer can have",

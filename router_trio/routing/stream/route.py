@@ -355,8 +355,14 @@ class StreamRoute(Route):
         self._look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
-        self._pull_loop.count_settled(len(deliveries))
-        self._ack(deliveries, self._ack_pending.delivered(deliveries))
+        pending = self._ack_pending
+        if 2 * pending.count >= self._window.size:
+            self._pull_loop.count_settled(len(deliveries))
+        ack_subjects = pending.delivered(deliveries)
+        if self._prefix is None:
+            self._acks.ack(ack_subjects)  # as `_ack`, whose call a lone message would feel
+        else:
+            self._ack(deliveries, ack_subjects)
 
     def _ack(self, deliveries: Sequence[StreamDelivery], ack_subjects: Sequence[bytes]) -> None:
         """These are settled: ack each, or the prefix that they may have made longer."""

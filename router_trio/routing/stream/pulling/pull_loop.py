@@ -116,10 +116,8 @@ class PullLoop:
         self._came_again = again
 
     def count_settled(self, count: int) -> None:
-        """So many messages are about to leave the hand, at least one."""
+        """So many messages are about to leave the hand, at least one, and half of the window is used."""
         window = self._window
-        if 2 * self._ack_pending.count >= window.size:
-            window.full()
         size = window.size
         window.count_settled(count, trio.current_time())
         if window.size != size and self._credit.window == size:  # or the server has refused to be asked for so many

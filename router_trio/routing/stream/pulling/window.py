@@ -16,6 +16,9 @@ LEAST = 1024
 SHORTEST_LOOK = 0.05
 """Seconds in which what is settled is counted, at least."""
 
+LONGEST_PAUSE = 0.5
+"""Seconds without a message that is settled after which counting begins anew: it says nothing of the window."""
+
 LOOKS = 3
 """Windows that are settled in one look, at least."""
 
@@ -36,35 +39,31 @@ class InFlightWindow:
         self.size: int = LEAST if fixed is None else fixed
         self.most: int = MOST_IN_FLIGHT if fixed is None else fixed
         self._fixed = fixed is not None
-        self._since = -inf
+        self._since = self._last = -inf
         self._count = 0
-        self._was_full = False
         self._before: tuple[int, float] | None = None
         """While another size is tried: the size before, and how many were settled a second with it."""
         self._probe_at = -inf
         self._grows = True
 
-    def full(self) -> None:
-        """As many are in flight as may be: more could be."""
-        self._was_full = True
-
     def count_settled(self, count: int, now: float) -> None:
-        """So many messages were settled."""
+        """So many messages were settled while half of the window was used: else no other size would help."""
         if self._fixed:
             return
-        if not self._count:
-            self._since = now
+        if not self._count or now - self._last > LONGEST_PAUSE:
+            self._since, self._count = now, 0
             if self._probe_at == -inf:
                 self._probe_at = now + FIRST_PROBE_AFTER
+        self._last = now
         self._count += count
         seconds = now - self._since
         if self._count < LOOKS * self.size or seconds < SHORTEST_LOOK:
             return
-        rate, was_full = self._count / seconds, self._was_full
-        self._count, self._was_full = 0, False
+        rate = self._count / seconds
+        self._count = 0
         if self._before is not None:
             self._judge(*self._before, rate, now)
-        elif was_full and now >= self._probe_at:
+        elif now >= self._probe_at:
             self._try(rate)
 
     def _judge(self, size: int, rate_before: float, rate: float, now: float) -> None:

@@ -13,7 +13,6 @@ def run(window: InFlightWindow, rate: Callable[[int], float], seconds: float, no
     until = now + seconds
     while now < until:
         now += 0.01
-        window.full()
         window.count_settled(round(rate(window.size) * 0.01), now)
     return now
 
@@ -52,13 +51,12 @@ def test_it_shrinks_when_only_what_waits_is_more() -> None:
     assert kept(window) == LEAST
 
 
-def test_what_is_never_full_is_left_alone() -> None:
+def test_a_pause_says_nothing() -> None:
     window = InFlightWindow(None)
-    now = 0.0
-    for _ in range(10_000):
-        now += 0.01
-        window.count_settled(100, now)
-    assert kept(window) == LEAST
+    now = run(window, over(0.08, 1e6), 5.0)
+    window.count_settled(1, now)
+    run(window, over(0.08, 1e6), 1.0, now + 60.0)
+    assert kept(window) == MOST
 
 
 def test_what_somebody_has_said_is_what_it_is() -> None:
