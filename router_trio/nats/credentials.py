@@ -10,7 +10,7 @@ import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import SecretStr
 
@@ -39,7 +39,9 @@ class Login:
         """Return what CONNECT says of them to a server that wants this signed, if any."""
         if self.seed is not None and nonce:
             pair = _key_pair(self.seed)
-            name = {"nkey": pair.public_key.decode()} if self.jwt is None else {"jwt": self.jwt}
+            # The library types it as another class of its own, and gives bytes.
+            public_key = cast("bytes", pair.public_key)
+            name = {"nkey": public_key.decode()} if self.jwt is None else {"jwt": self.jwt}
             signed = name | {"sig": b64encode(pair.sign(nonce.encode())).decode()}
             pair.wipe()
             # Beside a key, a token is for the auth callout of a server.

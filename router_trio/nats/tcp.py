@@ -56,7 +56,7 @@ class NotedTCPStream(TCPStream):
     def __init__(self, stream: trio.SocketStream, before_write: BeforeWrite) -> None:
         super().__init__(stream)
         self._before_write = before_write
-        self.send_all = NotedStream(stream, before_write).send_all
+        self.send_all: Callable[[bytes], Awaitable[None]] = NotedStream(stream, before_write).send_all
 
     def write_some(self, data: bytes) -> int:
         """See `TCPStream`."""

@@ -212,7 +212,9 @@ class Slot:
                 with trio.CancelScope(shield=True):
                     if worker.process.poll() is None:
                         worker.process.kill()
-                    code = await worker.process.wait()
+                    await worker.process.wait()
+                code = worker.process.returncode
+                assert code is not None, "it was waited for"
                 left = self._gone(worker, life)
         return life, how_it_ended(code), worker.pid, left
 

@@ -52,9 +52,9 @@ class Supervisor:
         uniform: Callable[[float, float], float],
     ) -> None:
         """`recent` gets what the workers tell of; `lock` is a descriptor: see `WholeLines`."""
-        self.settings = settings
+        self.settings: Settings = settings
         self.emit = emit
-        self.stopping = False
+        self.stopping: bool = False
         self.unsettled: int = 0
         """How many messages the workers have left unsettled at the shutdown."""
         self.fatal: str | None = None
