@@ -137,7 +137,8 @@ async def test_routes_come_change_and_go_under_load_and_nothing_is_lost_or_doubl
             for arrivals in came.values():
                 nursery.start_soon(arrivals.collect)
             loading = trio.CancelScope()
-            nursery.start_soon(_within, loading, load.run)
+            ended = trio.Event()
+            nursery.start_soon(_within, loading, load.run, ended)
             await trio.sleep(SECONDS)  # so that everything is warm
             for routes in (AFTER, BEFORE) * ROUNDS:
                 began = trio.current_time()
@@ -151,6 +152,7 @@ async def test_routes_come_change_and_go_under_load_and_nothing_is_lost_or_doubl
                 stays = came["stayed"]
                 pauses.append((stays.longest_pause(between, trio.current_time()), stays.longest_pause(began, between)))
             loading.cancel()
+            await ended.wait()  # what is being published is counted when it was
             await eventually(
                 lambda: len(came["stayed"].numbers) >= load.sent <= len(came["old"].numbers + came["new"].numbers),
                 30,
@@ -168,6 +170,7 @@ async def test_routes_come_change_and_go_under_load_and_nothing_is_lost_or_doubl
         assert min(with_it - max(PAUSE, 2 * without) for with_it, without in pauses) <= 0, pauses
 
 
-async def _within(scope: trio.CancelScope, work: Callable[[], Any]) -> None:
+async def _within(scope: trio.CancelScope, work: Callable[[], Any], ended: trio.Event) -> None:
     with scope:
         await work()
+    ended.set()
