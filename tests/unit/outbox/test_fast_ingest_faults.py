@@ -13,7 +13,7 @@ from router_trio.link import StreamConfig
 from router_trio.message import stored
 from router_trio.outbox.batch import ENDS_WITHIN, LINGER
 from router_trio.outbox.fast_ingest import REST, WORTH
-from router_trio.outbox.retries import ACK_BUDGET
+from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER
 from router_trio.protocol import fast_ingest
 from router_trio.testing.frames import parse
 from router_trio.testing.streams import Stream
@@ -66,8 +66,9 @@ def _play(draw: random.Random, steps: int) -> None:
         elif what == "answer":
             answer(draw.randrange(len(answers) + 1))
         elif what == "time":
-            # Not for longer than a publish has until it fails.
-            desk.now = min(desk.now + draw.choice([0.001, LINGER, ENDS_WITHIN, 1.0, REST]), ACK_BUDGET - 1)
+            # A publish whose answer is lost last of all is still sent again before its budget is over.
+            most = ACK_BUDGET - 2 * RESEND_UNACKED_AFTER
+            desk.now = min(desk.now + draw.choice([0.001, LINGER, ENDS_WITHIN, 1.0, REST]), most)
             desk.outbox.sweep()
         else:
             rare = draw.choice(["link", "forget", "forbid", "allow"])
