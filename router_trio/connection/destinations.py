@@ -223,7 +223,7 @@ class Destinations:
 
     def _choose_ingest(self, one: DestinationState, streams: list[StreamState]) -> None:
         """Have a destination sent to in batches if one stream takes all of it so, and say once which way it is."""
-        stream = _batched(one, streams)
+        stream = _taking_batches(one, streams)
         self._batched((one.route_name, one.template), stream)
         if not streams or self._ingest_told.get(one, "") == stream:
             return
@@ -287,7 +287,7 @@ def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:
     return [stream for stream in streams if any(overlaps(subject, pattern) for subject in stream.subjects)]
 
 
-def _batched(one: DestinationState, streams: list[StreamState]) -> str | None:
+def _taking_batches(one: DestinationState, streams: list[StreamState]) -> str | None:
     """Return the stream that takes all of a destination in batches: a batch is for one stream."""
     if len(streams) != 1 or not streams[0].batched or streams[0].refuses is not None:
         return None

@@ -52,14 +52,15 @@ class FastIngest:
         self._batches: dict[Hashable, Batch] = {}
         self._by_id: dict[bytes, Batch] = {}
         self._rests_until: dict[Hashable, float] = {}
-        self._inbox = b""
+        self.inbox: bytes = b""
+        """Where the answers of the link come to, `b""` without one."""
         self._begun = 0
         self.at_work: bool = False
         """True if there may be anything to ask: a destination takes batches, or did so on this link."""
 
     def begin_link(self, inbox: bytes) -> None:
         """A link is there, whose answers come below `inbox`; `b""`: none is. Nobody knows who takes batches there."""
-        self._inbox = inbox
+        self.inbox = inbox
         self.at_work = False
         self._streams.clear()
         self._batches.clear()
@@ -112,9 +113,9 @@ class FastIngest:
             return None
         self._begun += 1
         # A stream knows a batch by this alone: no other router, and no other link, may have the same.
-        batch_id = b"%b-%d" % (self._inbox.rpartition(b".")[2], self._begun)
+        batch_id = b"%b-%d" % (self.inbox.rpartition(b".")[2], self._begun)
         flow = max(1, min(MOST_FLOW, len(group) // FLOWS_AT_ONCE))
-        batch = Batch(key, self._streams[key], batch_id, self._inbox, flow)
+        batch = Batch(key, self._streams[key], batch_id, self.inbox, flow)
         self._batches[key] = self._by_id[batch_id] = batch
         return batch
 

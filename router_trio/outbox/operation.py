@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import ClassVar, Protocol
 
 from router_trio.message import FENCED, Fate
+from router_trio.protocol.framing import readdressed
 from router_trio.states import DURATION_BOUNDS, Histogram
 
 
@@ -224,6 +225,14 @@ class OperationWithAck(CoreOperation):
         self.resent: bool = False
         self.written_at: float = 0.0
         self.ingest_to: Hashable | None = ingest_to
+
+    def send_again(self) -> None:
+        """It is written once more, though a stream may have it: it gets a PubAck of its own, which tells."""
+        self.resent, self.ingest_to = True, None
+
+    def expect_puback_at(self, inbox: bytes) -> None:
+        """Have the PubAck come to an inbox, from which it has its number."""
+        self.frame = readdressed(self.frame, b"%b.%d" % (inbox, self.order))
 
     @property
     def capacity_key(self) -> Hashable:

@@ -21,7 +21,6 @@ from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, Retries
 from router_trio.outbox.settlement import Settlement
 from router_trio.outbox.suspects import Suspects
-from router_trio.protocol.framing import readdressed
 
 MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
@@ -85,7 +84,6 @@ class Outbox:
         self._retries = Retries(self.queue, clock=clock)
         self.ingest: FastIngest = FastIngest(self, clock=clock)
         """For who is told which streams take batches, and what they answer."""
-        self._inbox = b""
         self.capacity: Capacity = Capacity(
             connection,
             self.queue,
@@ -250,7 +248,6 @@ class Outbox:
         """A link is there, whose PubAcks come to `inbox`: what was kept is drained first, in order."""
         if inbox:
             self.queue.readdress(inbox)
-        self._inbox = inbox
         self.ingest.begin_link(inbox)
         self.connected = True
         self._held_back = False
@@ -433,8 +430,8 @@ class Outbox:
         """See `fast_ingest.Publishes`. These go first, in order, and each gets a PubAck of its own."""
         again = [one for one in operations if self._in_flight.take_acked(one.order) is not None]
         for operation in again:
-            operation.resent, operation.ingest_to = True, None
-            operation.frame = readdressed(operation.frame, b"%b.%d" % (self._inbox, operation.order))
+            operation.send_again()
+            operation.expect_puback_at(self.ingest.inbox)
         self.queue.put_back(again)
         self._wake()
 

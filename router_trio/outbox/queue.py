@@ -17,7 +17,6 @@ from math import inf
 from router_trio.outbox.in_flight import InFlight, by_order
 from router_trio.outbox.operation import FrameOwners, Operation, OperationBatch, OperationWithAck, Owner
 from router_trio.outbox.retry_lanes import RetryLanes
-from router_trio.protocol.framing import readdressed
 
 MOST_TOGETHER = 1024
 """Core publishes in one batch, before the last that is added to it."""
@@ -180,7 +179,7 @@ class SendQueue:
         for operation in back:
             if isinstance(operation, OperationWithAck) and operation.first_written_at is not None:
                 operation.first_written_at = None  # each gets its whole time on the next link
-                operation.resent, operation.ingest_to = True, None
+                operation.send_again()
         self.put_back(back)
 
     def put_back(self, operations: Sequence[Operation]) -> None:
@@ -209,7 +208,7 @@ class SendQueue:
         """Have the PubAcks of all that waits come to another inbox, whose name is as long."""
         for operation in self._waiting:
             if isinstance(operation, OperationWithAck):
-                operation.frame = readdressed(operation.frame, b"%b.%d" % (inbox, operation.order))
+                operation.expect_puback_at(inbox)
 
     # --- out, without being sent ---
 

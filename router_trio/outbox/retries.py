@@ -154,7 +154,7 @@ class Retries:
                 over.setdefault("timeout", []).append(operation)
             else:
                 self._in_flight.take_acked(operation.order)
-                operation.resent, operation.ingest_to = True, None
+                operation.send_again()
                 operation.refused_for = None
                 self._lanes.hold(operation, now, now=now)
                 again.append(operation)

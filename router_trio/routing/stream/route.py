@@ -80,8 +80,9 @@ class StreamRoute(Route):
         self._retrying = Retrying(
             self.state, self._spec.stream, self._policy, dead_letters, self._ack_pending, self._acks, emit, self._look
         )
-        if self._prefix is not None:
-            self._retrying.done_with = self._done_with
+        prefix = self._prefix
+        if prefix is not None:
+            self._retrying.done_with = lambda one: self._acks.ack(self._prefix_with(prefix, [one]))
 
         connection.pull_budget.join()
         self._payloads = Payloads()
@@ -216,7 +217,8 @@ class StreamRoute(Route):
                 self.state.duplicates += len(again)
                 cursor, in_hand = pending.cursor, pending.open
                 settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
-                self._ack(settled, [delivery.ack_subject for delivery in settled])
+                each = [delivery.ack_subject for delivery in settled]
+                self._acks.ack(each if self._prefix is None else self._prefix_with(self._prefix, settled))
             self.state.received += len(deliveries) - len(again)
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             self._pull_loop.count_received(len(deliveries), size, again=came_again)
@@ -359,21 +361,11 @@ class StreamRoute(Route):
         if 2 * pending.count >= self._window.size:
             self._pull_loop.count_settled(len(deliveries))
         ack_subjects = pending.delivered(deliveries)
-        if self._prefix is None:
-            self._acks.ack(ack_subjects)  # as `_ack`, whose call a lone message would feel
-        else:
-            self._ack(deliveries, ack_subjects)
+        self._acks.ack(ack_subjects if self._prefix is None else self._prefix_with(self._prefix, deliveries))
 
-    def _ack(self, deliveries: Sequence[StreamDelivery], ack_subjects: Sequence[bytes]) -> None:
-        """These are settled: ack each, or the prefix that they may have made longer."""
-        if self._prefix is None:
-            self._acks.ack(ack_subjects)
-        else:
-            self._acks.ack(self._prefix.to_ack(deliveries, self._ack_pending.cursor, trio.current_time()))
-
-    def _done_with(self, delivery: StreamDelivery) -> None:
-        """See `Retrying.done_with`."""
-        self._ack([delivery], ())
+    def _prefix_with(self, prefix: SettledPrefix, deliveries: Sequence[StreamDelivery]) -> Sequence[bytes]:
+        """These are settled: return where to ack the prefix, if that has made it longer."""
+        return prefix.to_ack(deliveries, self._ack_pending.cursor, trio.current_time())
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""
