@@ -67,8 +67,8 @@ def _play(draw: random.Random, steps: int) -> None:
             answer(draw.randrange(len(answers) + 1))
         elif what == "time":
             # A publish whose answer is lost last of all is still sent again before its budget is over.
-            most = ACK_BUDGET - 2 * RESEND_UNACKED_AFTER
-            desk.now = min(desk.now + draw.choice([0.001, LINGER, ENDS_WITHIN, 1.0, REST]), most)
+            latest = ACK_BUDGET - 2 * RESEND_UNACKED_AFTER
+            desk.now = min(desk.now + draw.choice([0.001, LINGER, ENDS_WITHIN, 1.0, REST]), latest)
             desk.outbox.sweep()
         else:
             rare = draw.choice(["link", "forget", "forbid", "allow"])
