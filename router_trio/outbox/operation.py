@@ -216,7 +216,7 @@ class OperationWithAck(CoreOperation):
     ) -> None:
         # Not by the constructor above: one call more would be felt by each publish.
         self.order = order
-        self.frame = frame  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.frame: bytes = frame  # pyright: ignore[reportIncompatibleMethodOverride]
         self.owner = owner
         self.accepted_at = accepted_at
         self.clean = clean
