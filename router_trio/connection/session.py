@@ -30,9 +30,9 @@ link, at most 1.75 intervals after the peer fell silent, which leaves a margin b
 
 FENCES = 2
 
-SHARED_WITHIN = 0.002
-"""Seconds for which core publishes whose fence is not due may wait for one that is: twice `outbox.SAME_TIME`, so that
-at a thousand messages a second and more no timer is needed."""
+SHARED_WITHIN = 0.004
+"""Seconds for which core publishes whose fence is not due may wait for one that is: twice `fences.FENCE_INTERVAL`, so
+that at a thousand messages a second and more the next one brings it, and the timer is not needed."""
 
 
 class Source(Protocol):

@@ -6,21 +6,28 @@ share the fence of the next. One for each would be half of what a message costs.
 
 from __future__ import annotations
 
+from math import inf
+
 from router_trio.outbox.in_flight import InFlight
 from router_trio.outbox.operation import Operation
 
-SHARED_FENCE = 16
+SHARED_FENCE = 32
 """Core publishes in flight that are fenced at once, whoever waits for them or not."""
+
+FENCE_INTERVAL = 0.002
+"""Seconds after one of them that had a fence of its own until the next one has. What has none when its link is lost is
+published again: this and the bound above say how much of it the server may have had."""
 
 
 class Fences:
     """The core publishes of one outbox that were sent and are not confirmed."""
 
-    __slots__ = ("_confirmed", "_in_flight", "behind", "sent")
+    __slots__ = ("_confirmed", "_in_flight", "_next_at", "behind", "sent")
 
     def __init__(self, in_flight: InFlight) -> None:
         self._in_flight = in_flight
         self._confirmed = 0
+        self._next_at = -inf
         self.behind: int = 0
         """The number of the last publish that a fence has to follow at once."""
         self.sent: int = 0
@@ -39,6 +46,11 @@ class Fences:
     def due(self) -> bool:
         """Return True if a fence has to follow what is written at once; else it may be shared."""
         return self.behind > self._confirmed or self._in_flight.unfenced >= SHARED_FENCE
+
+    def follow_at_times(self, order: int, now: float) -> None:
+        """Have a fence follow this publish at once, which nobody waits for, if the last such fence is long ago."""
+        if now >= self._next_at:
+            self.behind, self._next_at = order, now + FENCE_INTERVAL
 
     def batch_sent(self) -> None:
         """The batch that was taken last was sent, and what the link refused of it was told."""

@@ -497,14 +497,11 @@ class Outbox:
     # --- inside ---
 
     def _same_time(self) -> float:
-        """The time now, or that of an operation before that counts as accepted at the same time.
-
-        The first of its time has a fence of its own.
-        """
+        """The time now, or that of an operation before that counts as accepted at the same time."""
         now = self._clock()
         if now - self._accepted_at >= SAME_TIME:
             self._accepted_at = now
-            self.fences.behind = self._order
+            self.fences.follow_at_times(self._order, now)
         return self._accepted_at
 
     def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
