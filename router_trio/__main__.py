@@ -20,7 +20,7 @@ def main() -> int:
     _interrupt_at_once()
     _open_what_is_closed()
     # What a command imports and reads at its start stays to its end. Looking for garbage in it, again and again, would
-    # take a sixth of the start; a command that works for long switches it on (see `cli.serving`).
+    # take a sixth of the start; a command that works for long switches it on (see `router.garbage_collection`).
     gc.disable()
     if sys.argv[1:2] == [WORKER]:
         from router_trio.cli.workers.process import main as command

@@ -7,7 +7,6 @@ The embedded server, if there is one, outlives the router's drain and is gone af
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
@@ -21,6 +20,7 @@ from router_trio.cli.signals import run_with_signals
 from router_trio.errors import ConfigurationError
 from router_trio.events import Emit
 from router_trio.router import Router, real_network
+from router_trio.router.garbage_collection import begin_collecting
 from router_trio.settings import ServerURL, Settings
 from router_trio.telemetry.http.status import waiting_for
 
@@ -83,9 +83,7 @@ async def serve(
                 )
                 opening = True
                 async with router.open(stop=stop) as live, _telling(systemd, live):
-                    # From here on garbage is looked for again (see `__main__`), but not in what the start has left.
-                    gc.freeze()
-                    gc.enable()
+                    begin_collecting()
                     if early:
                         wanted.say()
                     async with trio.open_nursery() as nursery:

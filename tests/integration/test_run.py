@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from router_trio.embedded import HOST
+from router_trio.router.garbage_collection import YOUNG_OBJECTS
 from tests.support.certificates import Certificates
 from tests.support.command import COMMAND, command, running
 from tests.support.raw_jetstream import JetStream
@@ -76,14 +77,16 @@ async def test_it_routes_until_a_signal_and_drains(
 async def test_garbage_is_collected_once_it_runs(core_server: NatsServer, write: Write) -> None:
     config = write(core_server.url, rest=ROUTE.replace("from =", 'handler = "looking:look"\nfrom ='))
     config.with_name("looking.py").write_text(
-        "import gc\ndef look(message):\n    return message.replace(payload=str(gc.isenabled()).encode())\n"
+        "import gc\n"
+        "def look(message):\n"
+        "    return message.replace(payload=b'%d %d' % (gc.isenabled(), gc.get_threshold()[0]))\n"
     )
     async with running("run", config, cwd=config.parent) as run, connect(core_server.url) as client:
         await run.has_logged("ROUTER_STARTED")
         arrived = await client.subscribe("eu.*")
         await client.ping()
         await client.publish("orders.7", b"is it?")
-        assert (await arrived.next()).payload == b"True"
+        assert (await arrived.next()).payload == b"1 %d" % YOUNG_OBJECTS
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 

@@ -5,7 +5,6 @@ The supervisor routes nothing. It has the HTTP side, the signals, systemd and th
 
 from __future__ import annotations
 
-import gc
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from router_trio.cli.serving import Wanted, Watch, with_embedded_server
 from router_trio.cli.signals import run_with_signals
 from router_trio.errors import RouterError
 from router_trio.events import StatusPageReady
+from router_trio.router.garbage_collection import begin_collecting
 from router_trio.router.workers.supervisor import Supervisor
 from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
@@ -74,8 +74,7 @@ async def serve_workers(
                     lambda: not any(slot.is_silent for slot in supervisor.slots),
                 )
             )
-            gc.freeze()
-            gc.enable()
+            begin_collecting()
             if early:
                 wanted.say()
             async with trio.open_nursery() as nursery:

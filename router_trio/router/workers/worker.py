@@ -6,7 +6,6 @@ come through the channel, as the supervisor has read them.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from router_trio.errors import ConfigurationError, RouterError, innermost
 from router_trio.link import Connect
 from router_trio.nats.link import Dialer
 from router_trio.router import no_pages
+from router_trio.router.garbage_collection import begin_collecting
 from router_trio.router.reloads import Reloads
 from router_trio.router.run import Run
 from router_trio.router.workers.channel import Channel
@@ -74,9 +74,7 @@ class Worker:
         try:
             with self._everything:
                 async with run.run(no_pages, self._stop, Reloads(run, ())):
-                    # From here on garbage is looked for again (see `__main__`), but not in what the start has left.
-                    gc.freeze()
-                    gc.enable()
+                    begin_collecting()
                     self._opened.set()
                     self._channel.post("started")
                     await self._stop.wait()
