@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
 
 from router_trio import Router
-from tests.support.command import running
+from tests.integration.pages import get
+from tests.integration.workers import assert_balanced
+from tests.support.command import RunningCommand, running
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -153,16 +157,40 @@ async def test_each_arrives_once_in_order_of_its_key_though_the_server_is_killed
     assert max(tried.values()) >= ATTEMPTS
 
 
-@pytest.mark.nightly
-@pytest.mark.timeout(1_800)
-async def test_the_order_of_each_key_outlives_the_router_as_well(server: NatsServer, tmp_path: Path) -> None:
-    count = 100_000
+class Scrapes:
+    """The pages of a router that runs as a process, read again and again: its ledgers add up each time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def scrape(self, process: RunningCommand) -> None:
+        """Read them until cancelled."""
+        url = urlsplit((await process.has_logged("ROUTER_STATUS_PAGE"))["url"])
+        assert url.hostname is not None
+        assert url.port is not None
+        while True:
+            _, _, body = await get((url.hostname, url.port), "/status")
+            assert_balanced(json.loads(body))
+            self.count += 1
+            await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(5_000, marks=pytest.mark.timeout(180)),
+        pytest.param(100_000, marks=[pytest.mark.nightly, pytest.mark.timeout(1_800)]),
+    ],
+)
+async def test_the_order_of_each_key_outlives_the_router_as_well(
+    server: NatsServer, tmp_path: Path, count: int
+) -> None:
     async with connect(server.url) as client:
         numbers = await filled(JetStream(client), count)
     (tmp_path / "work.py").write_text(f"LONGEST = 0.02\n{HANDLER}")
     (tmp_path / "router.toml").write_text(f"""
 [telemetry]
-listen = ""
+listen = "127.0.0.1:0"
 [connections.main]
 servers = ["{server.url}"]
 reconnect_delay = "50ms"
@@ -177,14 +205,32 @@ to = [{{ subject = "out.{{{{wildcard(1)}}}}", jetstream = true }}]
 retry = {{ initial = "100ms", attempts = {ATTEMPTS}, max = "1s" }}
 dead_letter = {{ subject = "dead.{{{{wildcard(1)}}}}" }}
 """)
-    async with running("run", "router.toml", cwd=tmp_path) as process, connect(server.url) as client:
+    scrapes = Scrapes()
+    async with (
+        running("run", "router.toml", cwd=tmp_path) as process,
+        connect(server.url) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(scrapes.scrape, process)
         stream = JetStream(client)
 
         async def some_arrived() -> bool:
             return await counted(stream, "SINK") >= count // 8
 
         await eventually(some_arrived, 600)
+        nursery.cancel_scope.cancel()
         process.send(signal.SIGKILL)
-    async with running("run", "router.toml", cwd=tmp_path):
-        await kill_again_and_again(server, count)
-        await assert_each_arrived_once_in_order(server, numbers, 900)
+    before = scrapes.count
+    async with running("run", "router.toml", cwd=tmp_path) as process:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scrapes.scrape, process)
+            await kill_again_and_again(server, count)
+            await assert_each_arrived_once_in_order(server, numbers, 900)
+            nursery.cancel_scope.cancel()
+        process.send(signal.SIGTERM)
+        assert await process.ended() == 0
+        (stopped,) = process.logged("ROUTER_STOPPED")
+    assert_balanced({"ledger": stopped["ledger"], "routes": {}})
+    assert stopped["unsettled"] == 0
+    assert before > 0
+    assert scrapes.count > before

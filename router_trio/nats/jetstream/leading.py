@@ -4,8 +4,8 @@ Whoever asks for a message without a pin waits until the one who has the pin is 
 Then the server pins who gets the next message, and says so in its header. That message has no ack: it comes again,
 behind all that was delivered before it, when the consumer is opened with the pin.
 
-A request whose asker has gone waits in the server, for as long as it was to last. If it gets the pin, nobody has that, and
-the next one gets it when the time of a silent lead is over.
+A request whose asker has gone waits in the server, for as long as it was to last. If it gets the pin, nobody has that,
+and the next one gets it when the time of a silent lead is over.
 """
 
 from __future__ import annotations
