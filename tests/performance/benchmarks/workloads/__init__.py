@@ -8,6 +8,7 @@ from tests.performance.benchmarks.section import Section
 from tests.performance.benchmarks.setting import Setting
 from tests.performance.benchmarks.workloads.concurrency import concurrency
 from tests.performance.benchmarks.workloads.content import content
+from tests.performance.benchmarks.workloads.distance import distance
 from tests.performance.benchmarks.workloads.faults import faults
 from tests.performance.benchmarks.workloads.latency import latency
 from tests.performance.benchmarks.workloads.programs import drain, memory, publish, start
@@ -20,6 +21,7 @@ WORKLOADS: dict[str, Workload] = {
     "core": core,
     "handler": handler,
     "stream": stream,
+    "distance": distance,
     "concurrency": concurrency,
     "content": content,
     "latency": latency,

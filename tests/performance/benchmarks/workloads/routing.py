@@ -114,18 +114,27 @@ async def _in_flight(setting: Setting) -> Section:
 
 
 async def stream_turn(
-    setting: Setting, contestant: Contestant | None, *, batched: bool = False, **changes: Any
+    setting: Setting,
+    contestant: Contestant | None,
+    *,
+    batched: bool = False,
+    warm_up: float = 0.5,
+    most: int = STREAM_MESSAGES,
+    **changes: Any,
 ) -> Figures:
-    """One measurement from stream to stream; without a contestant the server copies."""
-    rate = SLOWER.get(contestant.name, STREAM_MESSAGES) if contestant else SERVER_MESSAGES
+    """One measurement from stream to stream; without a contestant the server copies.
+
+    `most` is the rate in messages a second that nobody is expected to exceed.
+    """
+    rate = min(most, SLOWER.get(contestant.name, most)) if contestant else SERVER_MESSAGES
     spec = {
         "job": "stream",
         "url": setting.url,
         "server_pid": setting.server_pid,
         "payload": 128,
         "tokens": TOKENS,
-        "messages": round(rate * (setting.seconds + 1)),
-        "warm_up": 0.5,
+        "messages": round(rate * (setting.seconds + warm_up + 0.5)),
+        "warm_up": warm_up,
         "seconds": setting.seconds,
         "batched": batched,
         "sourced": contestant is None,

@@ -1,0 +1,80 @@
+"""What the way to the server costs: a stream is copied by who is a long round trip away from it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import trio
+
+from tests.performance.benchmarks.contestants import CONTESTANTS, STREAM, Contestant, taking_part
+from tests.performance.benchmarks.environment import PEERS
+from tests.performance.benchmarks.measure import SubjectOrder, Turn, in_turns
+from tests.performance.benchmarks.section import COST, LOST, RATE, Section
+from tests.performance.benchmarks.setting import Setting
+from tests.performance.benchmarks.workloads.routing import stream_turn
+
+ONE_WAY = 0.04
+MOST = 60_000
+"""Messages a second that nobody reaches at this distance with what it has in flight."""
+BRIDGES = ("router_trio", "router_trio_compiled", "nats_py", "nats_go")
+"""Those that copy between two connections."""
+
+SECONDS = 6.0
+"""Of one measurement, of which the first half is not counted: who looks for what helps has to find it."""
+
+
+async def distance(setting: Setting) -> list[Section]:
+    """Stream to stream, 80 ms away: the server of both streams, or that of the destination alone."""
+    async with _delaying(setting) as url:
+        both = await _measured(setting, taking_part(STREAM, essential=setting.quick), url=url)
+        bridges = [CONTESTANTS[name] for name in BRIDGES if CONTESTANTS[name].is_there]
+        destination = await _measured(setting, bridges, to=url)
+    way = f"a way that takes {ONE_WAY * 1e3:.0f} ms in each direction"
+    return [
+        Section(
+            "distance",
+            "Stream to stream, 80 ms away, 128 B",
+            f"The same, with one connection, through {way}. What is pulled and what is published both take the way.",
+            (RATE, COST, LOST),
+            both,
+        ),
+        Section(
+            "distance-destination",
+            "Stream to stream, the destination 80 ms away, 128 B",
+            f"The same, with a connection to a source beside it, and one to the destination through {way}.",
+            (RATE, COST, LOST),
+            destination,
+        ),
+    ]
+
+
+async def _measured(setting: Setting, contestants: Iterable[Contestant], **ways: Any) -> dict[str, SubjectOrder]:
+    patient = replace(setting, seconds=SECONDS)
+    turns: dict[str, Turn] = {
+        contestant.name: partial(stream_turn, patient, contestant, warm_up=SECONDS / 2, most=MOST, **ways)
+        for contestant in contestants
+    }
+    return await in_turns(setting.rounds, turns, say=setting.say)
+
+
+@asynccontextmanager
+async def _delaying(setting: Setting) -> AsyncIterator[str]:
+    """Return the URL of the server by the long way, while this is entered."""
+    command = [sys.executable, str(PEERS / "delaying.py"), urlsplit(setting.url).netloc, str(ONE_WAY)]
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
+        )
+        assert process.stdout is not None
+        port = int(await process.stdout.receive_some())
+        try:
+            yield f"nats://127.0.0.1:{port}"
+        finally:
+            process.kill()
