@@ -7,11 +7,11 @@ So what can't be sent never takes the room of what can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from router_trio.errors import PublishError
-from router_trio.outbox.operation import OperationWithAck
+from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retry_lanes import UNANSWERED, Destination
 from router_trio.outbox.settlement import Settlement
@@ -45,6 +45,15 @@ class Refusal:
     held: int
     since: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOut:
+    """What was taken out of `size` operations to make room where `limit` is the most, and whose owners are not told."""
+
+    operations: Sequence[Operation]
+    size: int
+    limit: int
 
 
 class Capacity:
@@ -96,13 +105,13 @@ class Capacity:
         """Return True if the policy is that a publisher waits while it is full and nothing leaves."""
         return self._on_full == "block"
 
-    def make_space(self, size: int) -> None:
+    def make_space(self, size: int) -> TakenOut | None:
         """Make room for a frame of that size, if there is none and the policy is to drop the oldest.
 
-        Raises `PublishError` (queue_full) when the policy is to refuse.
+        Return what was taken out, for `drop`. Raises `PublishError` (queue_full) when the policy is to refuse.
         """
         if not self.full:
-            return
+            return None
         pending = self._queue.pending
         if self._on_full != "drop_oldest":
             self._settlement.queue_full("rejected", pending, self._max_operations, 1)
@@ -112,14 +121,22 @@ class Capacity:
                 "max_pending_bytes, or set on_pending_full to block or drop_oldest",
                 reason="queue_full",
             )
-        dropped = []
+        dropped: list[Operation] = []
         while self.full or self._queue.waiting_bytes + size > self._max_bytes:
             oldest = self._queue.drop_oldest()
             if oldest is None:
                 break
             dropped.append(oldest)
-        count = self._settlement.drop(dropped, "queue_full")
-        self._settlement.queue_full("dropped_oldest", pending, self._max_operations, count)
+        return TakenOut(dropped, pending, self._max_operations)
+
+    def drop(self, taken_out: TakenOut) -> None:
+        """Settle what was taken out.
+
+        What it made room for is accepted before: an owner that is told of its fate may publish something else at once,
+        which must not get the number that the publish has in its reply subject.
+        """
+        count = self._settlement.drop(taken_out.operations, "queue_full")
+        self._settlement.queue_full("dropped_oldest", taken_out.size, taken_out.limit, count)
 
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""
@@ -141,27 +158,24 @@ class Capacity:
         lane = self._lanes.lanes.get(subject)
         return None if lane is None else lane.destination.reason
 
-    def make_share(self, operation: OperationWithAck) -> None:
+    def make_share(self, operation: OperationWithAck) -> TakenOut | None:
         """Make room in the share of a destination for a publish to a subject that it refuses, if it has none.
 
-        Raises `PublishError` (queue_full) when the policy is to refuse. Where the policy is to wait, and while the
-        destination may be electing a leader, there is nothing to make.
+        Return what was taken out, for `drop`. Raises `PublishError` (queue_full) when the policy is to refuse. Where
+        the policy is to wait, and while the destination may be electing a leader, there is nothing to make.
         """
         subject = operation.subject
         destination = self._over_its_share(operation.capacity_key)
         if destination is None or self.is_waited_for or not self._for_long(destination):
-            return
+            return None
         if subject not in self._lanes and not destination.slow:
-            return  # another stream behind the same template may take it
+            return None  # another stream behind the same template may take it
         held = destination.held
         if self._on_full == "drop_oldest":
             dropped: list[OperationWithAck] = []
             while self._over_its_share(destination.key) and (oldest := self._lanes.drop_oldest(subject, destination)):
                 dropped.append(oldest)
-            if dropped:
-                self._settlement.drop(dropped, "queue_full")
-                self._settlement.queue_full("dropped_oldest", held, self._share_of_operations, len(dropped))
-            return
+            return TakenOut(dropped, held, self._share_of_operations) if dropped else None
         seconds = self._clock() - destination.since
         told = (
             f"{_name(destination.key)} on connection {self._connection!r} has taken nothing for {seconds:.0f} s "

@@ -12,7 +12,7 @@ from math import inf
 from router_trio.errors import PublishError
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
-from router_trio.outbox.capacity import Capacity
+from router_trio.outbox.capacity import Capacity, TakenOut
 from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.fences import Fences
 from router_trio.outbox.ledger import Counters, Ledger
@@ -155,15 +155,16 @@ class Outbox:
         """
         if self._closed:
             raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
+        taken_out: TakenOut | None = None
         if self.connected:
             now = self._clock()
             if with_ack and self._lanes.lanes and not getattr(owner, "from_stream", False):
-                self.capacity.make_share(OperationWithAck(0, frame, owner, now, True))
+                taken_out = self.capacity.make_share(OperationWithAck(0, frame, owner, now, True))
         else:
             if not blocked:
                 self.settlement.not_connected(with_ack)
             if not self.fail_open:
-                self.capacity.make_space(len(frame))
+                taken_out = self.capacity.make_space(len(frame))
             now = self._same_time()
         self._order += 1
         if not with_ack:
@@ -177,12 +178,16 @@ class Outbox:
         self.ledger.accepted += 1
         if self.connected:
             self.queue.append(operation)
+            if taken_out is not None:
+                self.capacity.drop(taken_out)
             self._wake()
             return "queued" if self.settlement.draining else "sent"
         if self.fail_open:
             self.settlement.let_go([operation], "not_connected")
             return "failed_open"
         self.queue.append(operation)
+        if taken_out is not None:
+            self.capacity.drop(taken_out)
         self.settlement.queued(with_ack, self.pending)
         return "queued"
 

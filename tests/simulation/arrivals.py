@@ -13,6 +13,7 @@ from router_trio.testing.streams import Stored, Stream
 from tests.simulation.content import CHANGED, Sent, places
 from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER
 from tests.simulation.flow import Pace
+from tests.simulation.given_up import GivenUp
 from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -40,6 +41,7 @@ class Arrivals:
         handled: Handled,
         published_at: Mapping[int, float],
         sent: Mapping[int, Sent],
+        given_up: GivenUp,
         broken: Callable[[str, str], None],
         trace: Trace,
     ) -> None:
@@ -56,6 +58,7 @@ class Arrivals:
         self._handled = handled
         self._published_at = published_at
         self._sent = sent
+        self._given_up = given_up
         self._owner_of: dict[tuple[str, str], int] = {}
         self._place_of: dict[tuple[str, int, int], int] = {}
         self._broken = broken
@@ -223,7 +226,7 @@ class Arrivals:
         """Whether what overtook it was under way when it was refused: nothing could hold that back.
 
         A message that its handler failed is not waited for, nor one that came before its stream went back, or was seen
-        to. By key there is nothing else under way.
+        to, nor one that was given up: another process may try it anew. By key there is nothing else under way.
         """
         strict = self._plans[copy[0]].one_of_a_key
         if self._handled.raised[copy[0], copy[2]] and not strict:
@@ -231,6 +234,9 @@ class Arrivals:
         broker = self._plans[copy[0]].broker
         went_back = [at for at, where in self._goes_back if where == broker and at <= now]
         if self._published_at.get(copy[2], 0.0) <= max(self.went_back_at[copy[0]], *went_back, -inf):
+            return True
+        anew = self._given_up.tried_anew_from(copy[0], copy[2]) + self._heard_within
+        if all(self._first_received[other] <= anew for other in before):
             return True
         if strict:
             return False

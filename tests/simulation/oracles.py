@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import trio
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
-from router_trio.events import Event, MessageGivenUp, StreamWentBack
+from router_trio.events import DeadLetterNotStored, Event, MessageDeadLettered, MessageGivenUp, StreamWentBack
 from router_trio.message import Fate
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import CONNECTED, RUNNING
@@ -23,6 +24,7 @@ from tests.simulation.content import Sent, places
 from tests.simulation.failing import owes_dead_letter
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.flow import Returned
+from tests.simulation.given_up import GivenUp
 from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, number_of
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
@@ -60,7 +62,10 @@ class Oracles:
         self._trace = trace
         self.published_at: dict[int, float] = {}
         self.sent: dict[int, Sent] = {}
-        self._arrivals = Arrivals(schedule, handled, self.published_at, self.sent, self.broken, trace)
+        self._of_given_up = GivenUp(schedule)
+        self._arrivals = Arrivals(
+            schedule, handled, self.published_at, self.sent, self._of_given_up, self.broken, trace
+        )
         self._returned = Returned(schedule, self.broken)
         self._given_up: set[tuple[str, int]] = set()
         self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
@@ -89,13 +94,24 @@ class Oracles:
     def observe(self, process: Process, event: Event) -> None:
         """An event: the ledgers add up at that moment, and nothing is beyond its bound."""
         self.codes[event.code] += 1
-        if isinstance(event, MessageGivenUp):
+        if isinstance(event, MessageGivenUp | MessageDeadLettered | DeadLetterNotStored):
             if event.sequence is not None:
-                self._given_up.add((event.route, event.sequence))
+                self._told_of_one(process, event, event.sequence)
         elif isinstance(event, StreamWentBack):
             self._arrivals.went_back(event.route, trio.current_time())
         self._check_ledgers(process, f"at {event.code}")
         self._check_bounds(process)
+
+    def _told_of_one(
+        self, process: Process, event: MessageGivenUp | MessageDeadLettered | DeadLetterNotStored, sequence: int
+    ) -> None:
+        """An event is about the message of a stream with this sequence."""
+        plan = next(plan for plan in self._schedule.routes if plan.name == event.route)
+        if isinstance(event, MessageGivenUp):
+            self._given_up.add((plan.name, sequence))
+        number = self._number_in(plan, sequence)
+        if number is not None:
+            self._of_given_up.told(process.number, event, number)
 
     def _check_ledgers(self, process: Process, when: str) -> None:
         if process.live is None:
@@ -198,6 +214,10 @@ class Oracles:
                     self.broken("storm", told)
                 self._attempts[name] = broker.connect_attempts, now
 
+    def process_begins(self, process: Process) -> None:
+        """A process of the router begins."""
+        self._of_given_up.process_begins(process.number, trio.current_time())
+
     # --- programs ---
 
     def published(self, process: Process, broker: str, number: int, with_ack: bool, receipt: Receipt) -> None:
@@ -235,7 +255,12 @@ class Oracles:
             return ["no router is up"]
         live = process.live
         found = [f"{name} {one.state.state}" for name, one in live.connections.items() if not one.connected]
-        found += [f"{one.name} {one.state}: {one.reason}" for one in live.routes if one.state != RUNNING]
+        full = self._full_without_end()
+        found += [
+            f"{one.name} {one.state}: {one.reason}"
+            for one in live.routes
+            if one.state != RUNNING and one.name not in full
+        ]
         found += [f"{name} {entry}" for name, entry in live.ledger().items() if entry["pending"] or entry["in_flight"]]
         in_hand = {route.name: route.in_hand for route in live.routes}
         for plan in self._schedule.routes:
@@ -247,19 +272,43 @@ class Oracles:
 
     def _unaccounted(self, plan: Plan) -> list[int]:
         missing = []
-        for message in self._source_of(plan):
-            if plan.filter not in ("*", message.subject.rpartition(".")[2]):
-                continue
+        stuck, full = self._stuck(plan)
+        if full:
+            return []
+        for message in self._taken_by(plan):
             number = number_of(message.publish.payload)
+            if number in stuck:
+                continue
             given_up = (plan.name, message.sequence) in self._given_up or self._arrivals.is_dead(plan, number)
             if not given_up and (self._owes(plan, number) or not self.arrived_everywhere(plan, number)):
                 missing.append(number)
         return missing
 
+    def _full_without_end(self) -> set[str]:
+        """The routes that ask for nothing any more: as much as may be in hand waits without end."""
+        return {plan.name for plan in self._schedule.routes if plan.stream and self._stuck(plan)[1]}
+
+    def waits_without_end(self, plan: Plan, number: int) -> bool:
+        """Return True if a message waits for one that is neither delivered nor given up."""
+        stuck, full = self._stuck(plan) if plan.stream else (set(), False)
+        return full or number in stuck
+
+    def _stuck(self, plan: Plan) -> tuple[set[int], bool]:
+        """What waits without end, as the dead letter of a message is larger than its server takes."""
+        failed = self._arrivals.failed(plan.name)
+        unanswered = "no pubacks" in self._schedule.faults
+        messages = ((number_of(one.publish.payload), one.subject.rpartition(".")[2]) for one in self._taken_by(plan))
+        return self._of_given_up.stuck(plan, messages, lambda number: unanswered or number in failed)
+
     def _owes(self, plan: Plan, number: int) -> bool:
         outcome = self._handled.last.get((plan.name, number))
         fits = number not in self.fails_for_what_it_is  # else its dead letter fails for that, too
         return fits and owes_dead_letter(plan, outcome, self._schedule.max_payload)
+
+    def _taken_by(self, plan: Plan) -> Iterator[Stored]:
+        for message in self._source_of(plan):
+            if plan.filter in ("*", message.subject.rpartition(".")[2]):
+                yield message
 
     def _source_of(self, plan: Plan) -> list[Stored]:
         # Not by `FakeBroker.messages`, which reads the headers of each: this is asked at each ack.
@@ -287,7 +336,12 @@ class Oracles:
 
         A permission that was refused is known to be there again only when a publish got through.
         """
-        reasons = [one for one in self._reasons(process) if "permission_denied" not in one["reason"]]
+        full = self._full_without_end()
+        reasons = [
+            one
+            for one in self._reasons(process)
+            if "permission_denied" not in one["reason"] and one.get("route") not in full
+        ]
         return str(reasons) if reasons else None
 
     def _reasons(self, process: Process) -> list[dict[str, str]]:
@@ -301,28 +355,34 @@ class Oracles:
 
     def acked(self, durable: str, sequence: int) -> None:
         """A source was acked: every destination was settled before."""
-        plan = next((plan for plan in self._schedule.routes if plan.name == durable), None)
-        if plan is None or (plan.name, sequence) in self._given_up:
+        plan, number = self._done_with(durable, sequence)
+        if plan is None or (plan.name, sequence) in self._given_up or number is None:
             return
-        held = self._source_of(plan)
-        if sequence <= len(held):
-            number = number_of(held[sequence - 1].publish.payload)
-            if not self.arrived_everywhere(plan, number) and not self._arrivals.is_dead(plan, number):
-                if self._meets_another(plan):
-                    self._given_up.add((plan.name, sequence))
-                    return
-                self.broken("source ack", f"message {number} of {plan.name} was acked and is not where it belongs")
+        if not self.arrived_everywhere(plan, number) and not self._arrivals.is_dead(plan, number):
+            if self._meets_another(plan):
+                self._given_up.add((plan.name, sequence))
+                return
+            self.broken("source ack", f"message {number} of {plan.name} was acked and is not where it belongs")
 
     def termed(self, durable: str, sequence: int) -> None:
         """A source was told that a message is given up: that was said, or its dead letter is stored."""
-        plan = next((plan for plan in self._schedule.routes if plan.name == durable), None)
-        if plan is None or (plan.name, sequence) in self._given_up:
+        plan, number = self._done_with(durable, sequence)
+        if plan is None or (plan.name, sequence) in self._given_up or number is None:
             return
+        if not self._meets_another(plan) and not self._arrivals.is_dead(plan, number):
+            self.broken("terminated", f"message {number} of {plan.name}, and its dead letter is not stored")
+
+    def _done_with(self, durable: str, sequence: int) -> tuple[Plan | None, int | None]:
+        """A consumer is done with a message. Return its route, and its number if the stream has it."""
+        plan = next((plan for plan in self._schedule.routes if plan.name == durable), None)
+        number = None if plan is None else self._number_in(plan, sequence)
+        if plan is not None and number is not None:
+            self._of_given_up.done(plan.name, number)
+        return plan, number
+
+    def _number_in(self, plan: Plan, sequence: int) -> int | None:
         held = self._source_of(plan)
-        if sequence <= len(held) and not self._meets_another(plan):
-            number = number_of(held[sequence - 1].publish.payload)
-            if not self._arrivals.is_dead(plan, number):
-                self.broken("terminated", f"message {number} of {plan.name}, and its dead letter is not stored")
+        return number_of(held[sequence - 1].publish.payload) if sequence <= len(held) else None
 
     def _meets_another(self, plan: Plan) -> bool:
         """Whether an ack that comes now may be one of the message that had its sequence before the stream went back.

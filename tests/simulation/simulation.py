@@ -94,6 +94,7 @@ class Simulation:
     def _begin_process(self) -> None:
         self._processes += 1
         self.process = Process(self, self._processes)
+        self.oracles.process_begins(self.process)
         self.nursery.start_soon(self.process.run)
 
     def crash(self, after: float) -> None:
@@ -108,6 +109,7 @@ class Simulation:
         if self._second is None:
             self._processes += 1
             self._second = Process(self, self._processes)
+            self.oracles.process_begins(self._second)
             self.nursery.start_soon(self._second.run)
 
     def end_second(self) -> None:
@@ -248,7 +250,11 @@ class Simulation:
             number = self.publish(plan.broker, "in" if plan.stream else f"core.{plan.name}", key=key)
             with trio.move_on_after(patience):
                 # One that its handler failed is given up, or waits for its turn among others that failed.
-                while not (self.oracles.arrived_everywhere(plan, number) or self.handled.raised[plan.name, number]):
+                while not (
+                    self.oracles.arrived_everywhere(plan, number)
+                    or self.handled.raised[plan.name, number]
+                    or self.oracles.waits_without_end(plan, number)
+                ):
                     await trio.sleep(0.05)
                 continue
             self.oracles.broken("probe", f"/readyz says ok, and a message of {plan.name} did not arrive in time")

@@ -51,6 +51,7 @@ class StreamRouteByKey(StreamRoute):
         self._ack_pending.keys = self._keys
         self._forwards_on_arrival = False
         self._follow_at_once = plan.handler is None and plan.settings.strategy == "sticky"
+        self._ack_pending.holds_back = self._holds_back
         self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
         self._under_way: dict[StreamDelivery, None] = {}
         """What is in its handler, in the order in which that was called."""
@@ -65,6 +66,10 @@ class StreamRouteByKey(StreamRoute):
             except EvaluationError:
                 delivery.key = b"%b%d" % (_NO_KEY, delivery.sequence)
         return delivery.key
+
+    def _holds_back(self, delivery: StreamDelivery) -> bool:
+        """See `AckPending`. Nobody waits for a message without a key, so it uses up none of the room for what waits."""
+        return delivery.refused or not (self._follow_at_once or self.order_key(delivery).startswith(_NO_KEY))
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """See `Source.passes_by`. Nor does anything go that its handler returns while a breaker lets nothing go."""

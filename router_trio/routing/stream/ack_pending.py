@@ -23,7 +23,7 @@ class AckPending:
 
     `bytes` is the size of its headers and payloads. `limited` of it waits for the limit of its value: who holds that is
     `route`. Of a route by key, `keys` is what waits for its key, or for its turn among the keys: `sort` takes it from
-    `waiting`. There a message that failed holds back what is behind it, whatever it failed for.
+    `waiting`. `holds_back` says of a message that failed, and comes again, whether what is behind it waits for it.
 
     Routed is what `first` gives; it leaves `waiting` by `popleft`, when it is. Nothing else touches that end: what
     comes, or has its turn, goes to the other one.
@@ -38,6 +38,7 @@ class AckPending:
         self.bytes: int = 0
         self.limited: int = 0
         self.keys: KeyQueues[StreamDelivery] | None = None
+        self.holds_back: Callable[[StreamDelivery], bool] = was_refused
 
     def stream_replaced(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
@@ -208,8 +209,8 @@ class AckPending:
         self._have_their_turn(delivery)
 
     def comes_again(self, delivery: StreamDelivery, due: float, patience: float) -> None:
-        """It failed, and comes again when it is `due`. If it was refused, what is behind it waits `patience` longer."""
-        if (delivery.refused or self.keys is not None) and not self.cursor.shared:
+        """It failed, and comes again when it is `due`. What it `holds_back` waits `patience` longer."""
+        if self.holds_back(delivery) and not self.cursor.shared:
             self._append(self.order.await_redelivery(delivery, due, due + patience))
         else:
             self._have_their_turn(delivery)
@@ -284,6 +285,11 @@ class AckPending:
         """What was not routed at the end, of the stream as it is now, in its order."""
         ours = [delivery for delivery in self.waiting if delivery.cursor is self.cursor]
         return merge(sorted(ours, key=_sequence), self.order.clear(), key=_sequence)
+
+
+def was_refused(delivery: StreamDelivery) -> bool:
+    """Return True if a destination refused a message: one that failed for what it is holds back no other."""
+    return delivery.refused
 
 
 def _sequence(delivery: StreamDelivery) -> int:

@@ -26,7 +26,7 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.retrying.dead_letters import DeadLetters
 from router_trio.routing.route import Route
-from router_trio.routing.stream.ack_pending import AckPending
+from router_trio.routing.stream.ack_pending import AckPending, was_refused
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
@@ -77,6 +77,7 @@ class StreamRoute(Route):
                 # What is awaited there is known by another key: it is not waited for.
                 self._ack_pending.order.clear()
             self._ack_pending.keys = None
+            self._ack_pending.holds_back = was_refused
         self._retrying = Retrying(
             self.state, self._spec.stream, self._policy, dead_letters, self._ack_pending, self._acks, emit, self._look
         )

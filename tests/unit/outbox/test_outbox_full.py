@@ -8,9 +8,10 @@ from router_trio.errors import PublishError
 from router_trio.events import PublishQueued, QueueFull
 from router_trio.message import Fate, stored
 from router_trio.outbox import outbox as outbox_module
-from router_trio.outbox.capacity import FORWARDED
+from router_trio.outbox.capacity import FORWARDED, REFUSES_FOR_LONG
+from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing
-from tests.unit.outbox.desk import Desk, connected, offer_frames
+from tests.unit.outbox.desk import Desk, connected, find, offer_frames
 
 
 def test_drop_oldest_lets_go_of_the_oldest_and_tells_its_owner() -> None:
@@ -40,6 +41,45 @@ def test_drop_oldest_takes_one_that_is_larger_than_the_queue_when_nothing_is_lef
     desk.offer(size=500)
     desk.offer(size=500)
     assert desk.books() == (2, 1, 0, {"dropped": 1})
+
+
+class Replaces:
+    """An owner that publishes something else as soon as it is told of a failure, as a route does its dead letters."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        self._desk.settle(operation, count, fate, now)
+        self._desk.offer(b"dead", with_ack=True)
+
+
+def test_one_that_is_dropped_and_replaced_at_once_does_not_take_the_number_of_what_it_made_room_for() -> None:
+    desk = connected(max_operations=2)
+    publish = framing.publish(b"a", b"")
+    desk.outbox.offer(publish, with_ack=True, owner=Replaces(desk))
+    desk.batch()
+    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    desk.now += REFUSES_FOR_LONG
+    expected = desk.outbox.next_order
+    desk.outbox.offer(publish, with_ack=True, owner=desk)
+    assert desk.told == {1: [Fate("dropped", "queue_full")]}
+    assert find(desk, expected).subject == b"a", "its reply subject has this number"
+    assert find(desk, expected + 1).subject == b"dead"
+    assert desk.books() == (3, 2, 0, {"dropped": 1})
+
+
+def test_the_same_without_a_link() -> None:
+    desk = Desk(max_operations=2)
+    publish = framing.publish(b"a", b"")
+    desk.outbox.offer(publish, with_ack=True, owner=Replaces(desk))
+    desk.offer(b"b")
+    expected = desk.outbox.next_order
+    desk.outbox.offer(publish, with_ack=True, owner=desk)
+    assert find(desk, expected).subject == b"a"
+    assert find(desk, expected + 1).subject == b"dead"
+    assert desk.told == {1: [Fate("dropped", "queue_full")], 2: [Fate("dropped", "queue_full")]}
+    assert desk.books() == (4, 2, 0, {"dropped": 2})
 
 
 @pytest.mark.parametrize("on_full", ["reject", "block"])

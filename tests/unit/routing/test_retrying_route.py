@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import Message, Reject, Retry
+from router_trio.outbox.capacity import REFUSES_FOR_LONG
 from router_trio.routing.policy import retry_queue
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
@@ -274,3 +275,19 @@ async def test_retries_do_not_keep_out_what_is_new(autojump_clock: MockClock) ->
         await trio.sleep(5)
         publish(w, b"good")
         await eventually(lambda: len(w.broker.published) == 1, 30)
+
+
+async def test_a_dead_letter_of_what_was_dropped_takes_no_puback_of_what_it_made_room_for(
+    autojump_clock: MockClock,
+) -> None:
+    route = core("core.*", to("out.x", jetstream=True), dead_letter=DEAD)
+    async with world([route], brokers=broker(), max_pending_operations=2) as w:
+        publish(w, b"1")
+        await trio.sleep(REFUSES_FOR_LONG + 1)
+        publish(w, b"2")
+        await eventually(lambda: w.payloads("DEAD") == [b"1"])
+        w.broker.add_stream("OUT", ["out.>"])
+        await trio.sleep(1)
+        assert w.payloads("OUT") == [b"2"]
+        assert w.entry()["settled"] == {"acked": 2, "dropped": 1}, "each has a PubAck of its own"
+        assert w.route_ledger() == (2, 0, {"routed": 1, "dead_lettered": 1})

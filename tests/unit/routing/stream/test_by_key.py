@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from router_trio import Message
 from router_trio.errors import Retry
+from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import LOCAL, all_acked, fill, handled, numbers, one_broker, unacked, world
 from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish, unchanged
@@ -156,6 +157,17 @@ async def test_long_keys_are_told_apart(autojump_clock: MockClock) -> None:
         assert payloads_of(w, first) == [b"1", b"3"]
 
 
+async def test_nobody_waits_for_a_message_without_a_key(autojump_clock: MockClock) -> None:
+    calls = Calls()
+    calls.let_go("a")
+    async with world(handlers=[by_key(calls, max_in_flight=1)], brokers=one_broker()) as w:
+        publish(w.broker, ":1")
+        await eventually(lambda: w.route.failed["expression"] > 1)
+        publish(w.broker, "a:2", "a:3")
+        await eventually(lambda: payloads_of(w, "a") == [b"2", b"3"])
+        assert (w.route.state, unacked(w)) == ("running", 1), "it is still tried"
+
+
 async def test_what_the_route_does_not_take_needs_no_key(autojump_clock: MockClock) -> None:
     route = LOCAL | {"key": KEY, "when": '"key" in headers'}
     async with world([route], brokers=one_broker()) as w:
@@ -192,6 +204,21 @@ async def test_sticky_messages_of_a_key_follow_each_other_at_once(autojump_clock
         w.broker.allow_publish("out.more.x")
         await all_acked(w, 60)
         assert payloads_of(w, "a") == numbers(60)
+
+
+async def test_a_sticky_message_that_fails_for_what_it_is_holds_up_nothing(autojump_clock: MockClock) -> None:
+    brokers = {"main": FakeBroker(max_payload=200)}
+    brokers["main"].add_stream("IN", ["in.*"])
+    brokers["main"].add_stream("OUT", ["out.>"])
+    route = LOCAL | {"key": KEY, "strategy": "sticky", "to": [OUT, OUT | {"subject": "out.more.{{wildcard(1)}}"}]}
+    route["from"] = route["from"] | {"max_in_flight": 1}
+    async with world([route], brokers=brokers) as w:
+        w.broker.publish("in.x", b"x" * 300, {"key": "a"})
+        await eventually(lambda: w.route.failed["too_large"] > 1)
+        publish(w.broker, "a:1", "b:2", "a:3")
+        await eventually(lambda: payloads_of(w, "a") == [b"1", b"3"])
+        assert payloads_of(w, "b") == [b"2"]
+        assert (w.route.state, unacked(w)) == ("running", 1), "it is still tried"
 
 
 @pytest.mark.parametrize("seed", range(5))

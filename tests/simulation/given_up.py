@@ -1,0 +1,84 @@
+"""What the router says of messages of streams that it gives up, and what that means for those behind them.
+
+A message is given up by a process, and terminated at its source. If the server has lost that and the process ends, the
+next one gets the message once more, and knows nothing of it: it is tried behind those that waited for it no more.
+
+A dead letter may be larger than its server takes. Then its message is neither delivered nor given up, without end, and
+holds back what waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import inf
+
+from router_trio.events import DeadLetterNotStored, Event, MessageDeadLettered, MessageGivenUp
+from tests.simulation.failing import LEAST_FOR_DEAD_LETTERS
+from tests.simulation.schedule import Plan, Schedule
+
+Message = tuple[str, int]
+"""Route, and number of the message."""
+
+
+class GivenUp:
+    """Messages of routes from streams, by their numbers."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._max_payload = schedule.max_payload
+        self._forgets = "durable deleted" in schedule.faults
+        self._began_at: dict[int, float] = {}
+        self._by: dict[Message, int] = {}
+        self._done: set[Message] = set()
+        self._too_large: set[Message] = set()
+
+    # --- what is told ---
+
+    def process_begins(self, process: int, now: float) -> None:
+        """A process of the router begins; it knows nothing of those before it."""
+        self._began_at[process] = now
+
+    def told(self, process: int, event: Event, number: int) -> None:
+        """A process says something of a message."""
+        if isinstance(event, MessageGivenUp | MessageDeadLettered):
+            self._by[event.route, number] = process
+        elif isinstance(event, DeadLetterNotStored) and event.reason == "too_large":
+            self._too_large.add((event.route, number))
+
+    def done(self, route: str, number: int) -> None:
+        """The consumer of a route takes it that a message is done."""
+        self._done.add((route, number))
+
+    # --- what follows ---
+
+    def tried_anew_from(self, route: str, number: int) -> float:
+        """Return from when on a process has a message anew that one before it gave up; -inf if none does."""
+        by = self._by.get((route, number))
+        if by is None or ((route, number) in self._done and not self._forgets):
+            return -inf
+        return self._began_at.get(by + 1, -inf)
+
+    def stuck(
+        self, plan: Plan, messages: Iterable[tuple[int, str]], holds_back: Callable[[int], bool]
+    ) -> tuple[set[int], bool]:
+        """Return which of these messages wait without end, and whether they use up all the room of their route.
+
+        `messages` are those that a route takes: numbers and keys, in the order of their stream. `holds_back`: others
+        wait for the message.
+        """
+        found: set[int] = set()
+        if plan.dead_letter is None or self._max_payload[plan.dead_letter[0]] >= LEAST_FOR_DEAD_LETTERS:
+            return found, False
+        waiting, groups = 0, set[str]()
+        for number, key in messages:
+            if (plan.name, number) in self._done:
+                continue
+            group = plan.group_of(key)
+            too_large = (plan.name, number) in self._too_large
+            if too_large and (plan.one_of_a_key or holds_back(number)):
+                groups.add(group)
+            if group in groups:
+                waiting += 1
+                found.add(number)
+            elif too_large:
+                found.add(number)
+        return found, waiting >= plan.source["max_in_flight"]

@@ -1,0 +1,72 @@
+"""What the judge allows for messages that were given up, and no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from router_trio.events import DeadLetterNotStored, Event, MessageGivenUp
+from tests.simulation.draw import draw
+from tests.simulation.failing import LEAST_FOR_DEAD_LETTERS
+from tests.simulation.given_up import GivenUp
+from tests.simulation.schedule import Plan, Schedule, Target
+
+SMALL = LEAST_FOR_DEAD_LETTERS - 1
+PLAN = Plan("r0", "a", True, (Target("a", True),), None, {"max_in_flight": 3}, dead_letter="a")
+SIX = [(number, f"k{number % 2}") for number in range(1, 7)]
+
+
+def schedule(max_payload: int = SMALL, *faults: str) -> Schedule:
+    return replace(draw(0), routes=(PLAN,), faults=faults, max_payload={"a": max_payload})
+
+
+def given_up() -> Event:
+    return MessageGivenUp(at=1.0, route="r0", reason="timeout", attempts=1, subject="in.k0", stream="IN", sequence=5)
+
+
+def not_stored(reason: str = "too_large") -> Event:
+    return DeadLetterNotStored(at=1.0, route="r0", reason=reason)
+
+
+def test_only_a_later_process_may_try_anew_what_was_given_up() -> None:
+    judge = GivenUp(schedule())
+    judge.process_begins(1, 0.0)
+    judge.told(1, given_up(), 5)
+    assert judge.tried_anew_from("r0", 5) == -inf, "the process that gave it up knows it"
+    judge.process_begins(2, 7.0)
+    judge.process_begins(3, 9.0)
+    assert judge.tried_anew_from("r0", 5) == 7.0, "what the next one sent is behind it again"
+    assert judge.tried_anew_from("r0", 6) == -inf
+
+
+@pytest.mark.parametrize(("faults", "expected"), [((), -inf), (("durable deleted",), 7.0)])
+def test_what_its_consumer_is_done_with_does_not_come_again(faults: tuple[str, ...], expected: float) -> None:
+    judge = GivenUp(schedule(SMALL, *faults))
+    judge.told(1, given_up(), 5)
+    judge.process_begins(2, 7.0)
+    judge.done("r0", 5)
+    assert judge.tried_anew_from("r0", 5) == expected
+
+
+def test_behind_a_refused_message_whose_dead_letter_is_too_large_its_key_waits() -> None:
+    judge = GivenUp(schedule())
+    judge.told(1, not_stored(), 3)
+    judge.done("r0", 5)
+    assert judge.stuck(PLAN, SIX[:4], lambda number: number == 3) == ({3}, False)
+    assert judge.stuck(PLAN, [*SIX, (7, "k1"), (9, "k1")], lambda number: number == 3) == ({3, 7, 9}, True)
+
+
+def test_nothing_waits_for_one_that_failed_for_what_it_is_but_by_key() -> None:
+    judge = GivenUp(schedule())
+    judge.told(1, not_stored(), 3)
+    assert judge.stuck(PLAN, SIX, lambda number: False) == ({3}, False)
+    assert judge.stuck(replace(PLAN, key="subject"), SIX, lambda number: False) == ({3, 5}, False)
+
+
+@pytest.mark.parametrize(("reason", "max_payload"), [("permission_denied", SMALL), ("too_large", SMALL + 1)])
+def test_a_dead_letter_that_may_be_stored_later_is_owed(reason: str, max_payload: int) -> None:
+    judge = GivenUp(schedule(max_payload))
+    judge.told(1, not_stored(reason), 3)
+    assert judge.stuck(PLAN, SIX, lambda number: True) == (set(), False)
