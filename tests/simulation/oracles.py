@@ -13,7 +13,7 @@ from router_trio.client.receipt import Receipt
 from router_trio.events import DeadLetterNotStored, Event, MessageDeadLettered, MessageGivenUp, StreamWentBack
 from router_trio.message import Fate
 from router_trio.routing.stream.route import StreamRoute
-from router_trio.states import CONNECTED, RUNNING
+from router_trio.states import RUNNING
 from router_trio.telemetry.http.status import readiness
 from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
 from router_trio.testing import FakeBroker
@@ -26,6 +26,7 @@ from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.flow import Returned
 from tests.simulation.given_up import GivenUp
 from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, number_of
+from tests.simulation.links import Links
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
 
@@ -40,9 +41,6 @@ TOLD_WITHIN = 10.0
 
 SEEN_WITHIN = 0.1
 """Seconds within which a route sees that its stream went back, if it gets messages, on a network that adds none."""
-
-MOST_ATTEMPTS = 30
-"""Attempts to connect to one broker in a second, of all connections to it."""
 
 COUNTERS = [row for row in TABLE if isinstance(row, Metric) and row.kind == "counter"]
 
@@ -74,10 +72,8 @@ class Oracles:
         self.sizes: dict[int, int] = {}
         self._ready_since: float | None = None
         self._lost = 0
-        # A link that is being left is fenced no more once the next one is there.
-        self._leaving_takes = 2.0 * ("only lame ducks" in schedule.faults or "lame duck" in schedule.faults)
+        self._links = Links(schedule, brokers, self.broken)
         self._moved: dict[str, tuple[int, float]] = {}
-        self._attempts = dict.fromkeys(brokers, (0, 0.0))
 
     def broken(self, promise: str, told: str) -> None:
         """A promise is broken."""
@@ -159,19 +155,10 @@ class Oracles:
                 if number < self._counted.get((row.name, *labels), 0):
                     self.broken("scrape", f"{row.name}{labels} went back to {number}")
                 self._counted[(row.name, *labels)] = number
-        self._check_attempts()
-        self._check_fences(process.live)
+        self._links.check(process.live)
         if self._is_told:
             self._check_readiness(process)
         self._trace.add(str(process.live.ledger()))
-
-    def _check_fences(self, live: Live) -> None:
-        """A link whose peer is silent is given up within two intervals."""
-        for name, connection in live.connections.items():
-            state, bound = connection.state, 2 * connection.settings.liveness_interval + self._leaving_takes
-            silent = trio.current_time() - (state.fenced_at or 0.0)
-            if state.state == CONNECTED and silent > bound:
-                self.broken("half open", f"{name} counts as connected, and answered no fence for {silent:.1f} s")
 
     def _check_readiness(self, process: Process) -> None:
         """Who says for long that it is ready has routed something of what came by then."""
@@ -202,17 +189,6 @@ class Oracles:
     def _is_held_up(self, live: Live, plan: Plan) -> bool:
         """Whether a breaker is not closed: a route may be ready all the same, see `RouteState.held_up`."""
         return any(one.state != "closed" for route in live.routes if route.name == plan.name for one in route.breakers)
-
-    def _check_attempts(self) -> None:
-        """No broker is stormed, whatever it says."""
-        now = trio.current_time()
-        for name, broker in self._brokers.items():
-            before, since = self._attempts[name]
-            if now - since >= 1.0:
-                if broker.connect_attempts - before > MOST_ATTEMPTS * (now - since):
-                    told = f"{broker.connect_attempts - before} connections to {name} in {now - since:.1f} s"
-                    self.broken("storm", told)
-                self._attempts[name] = broker.connect_attempts, now
 
     def process_begins(self, process: Process) -> None:
         """A process of the router begins."""
