@@ -41,14 +41,18 @@ def _policy(spec: ConsumerSpec) -> str:
 
 
 def _start(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
-    if resumes:
+    timed = spec.deliver not in ("all", "new")
+    # A server before 2.14 doesn't say of a new consumer where it begins: then the time is known, and no sequence.
+    if resumes and not (timed and spec.start_sequence == 1):
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
     if spec.deliver == "new" and spec.stream_created is not None:
         # The stream is another one than the one that the route knows: all that is in it is new.
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": 1}
-    if spec.deliver in ("all", "new"):
-        return {"deliver_policy": spec.deliver}
-    return {"deliver_policy": "by_start_time", "opt_start_time": spec.deliver}
+    return (
+        {"deliver_policy": "by_start_time", "opt_start_time": spec.deliver}
+        if timed
+        else {"deliver_policy": spec.deliver}
+    )
 
 
 def began(config: ConsumerConfig) -> str:

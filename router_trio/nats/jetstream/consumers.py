@@ -215,6 +215,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
         went_back = past.went_back(spec, stream)
         if went_back is None and doubtful:
             went_back = await past.other_message(api, spec, doubtful=True)
+        began_behind = 0
         try:
             info = await _consumer(api, spec)
         except ApiError as missing:
@@ -227,10 +228,12 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             body = json.dumps({"stream_name": spec.stream, "config": config_of(spec, resumes=resumes)}).encode()
             create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
             info = await api.ask(create, body, consumer_info)
+            if began(info.config) == "new":
+                began_behind = stream.last_sequence  # which a server before 2.14 doesn't say
         progress, info = await _progress(api, spec, info, subscribe)
     compare(spec, info.config)
     # A consumer may be ahead of a stream that went back.
-    progress = replace(progress, passed=min(info.ack_floor.sequence, stream.last_sequence))
+    progress = replace(progress, passed=max(began_behind, min(info.ack_floor.sequence, stream.last_sequence)))
     first = info.ack_floor.sequence + 1
     unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
     config = await _lift(api, spec, info.config)
