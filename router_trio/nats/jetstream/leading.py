@@ -38,9 +38,11 @@ PIN_CHECKED_WITHIN = 2.0
 
 
 def check_version(info: ServerInfo) -> None:
-    """Raise `SourceError` (`server_too_old`) if a server is known to have no pinned consumers."""
-    parts = info.version.split(".")[:2]
-    if len(parts) == 2 and all(part.isdecimal() for part in parts) and tuple(map(int, parts)) < SINCE:
+    """Raise `SourceError` (`server_too_old`) if a server is known to have no pinned consumers.
+
+    One whose version can't be read is not refused: it may have them, and nothing else can take their place.
+    """
+    if info.release is not None and info.release < SINCE:
         told = f"nats-server {excerpt(info.version)} has no pinned consumers, which standby needs: since 2.11"
         raise SourceError(f"{told}; upgrade it, or remove standby", reason="server_too_old")
 
