@@ -35,7 +35,7 @@ def is_known_to(info: ServerInfo) -> bool:
 
     One whose version can't be read is taken to have none: a PubAck for each message works with every server.
     """
-    return info.release is not None and info.release >= SINCE and info.max_control_line >= LEAST_CONTROL_LINE
+    return info.major_minor is not None and info.major_minor >= SINCE and info.max_control_line >= LEAST_CONTROL_LINE
 
 
 class FlowAcks:

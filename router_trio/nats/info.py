@@ -33,7 +33,7 @@ MAX_HOST = 253
 """Characters of a host name, as in RFC 1035."""
 
 _TEXT = re.compile(r"[ -~]*")
-_RELEASE = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
+_MAJOR_MINOR = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _ADDRESS = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|({_HOST}(?:\.{_HOST})*\.?)):([1-9][0-9]{{0,4}})")
 
@@ -60,9 +60,9 @@ class ServerInfo:
     connect_urls: tuple[str, ...] = ()
 
     @property
-    def release(self) -> tuple[int, int] | None:
+    def major_minor(self) -> tuple[int, int] | None:
         """The major and minor number of the version, or None if it does not begin with them."""
-        found = _RELEASE.match(self.version)
+        found = _MAJOR_MINOR.match(self.version)
         return None if found is None else (int(found[1]), int(found[2]))
 
     def without_announcements(self) -> ServerInfo:

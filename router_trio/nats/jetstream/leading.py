@@ -42,7 +42,7 @@ def check_version(info: ServerInfo) -> None:
 
     One whose version can't be read is not refused: it may have them, and nothing else can take their place.
     """
-    if info.release is not None and info.release < SINCE:
+    if info.major_minor is not None and info.major_minor < SINCE:
         told = f"nats-server {excerpt(info.version)} has no pinned consumers, which standby needs: since 2.11"
         raise SourceError(f"{told}; upgrade it, or remove standby", reason="server_too_old")
 

@@ -50,7 +50,7 @@ def info(**fields: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("version", "release"),
+    ("version", "numbers"),
     [
         ("2.14.0", (2, 14)),
         ("2.14.0-RC.1", (2, 14)),
@@ -69,8 +69,8 @@ def info(**fields: Any) -> bytes:
         ("9" * 200 + ".1", None),
     ],
 )
-def test_the_release_is_what_the_version_begins_with(version: str, release: tuple[int, int] | None) -> None:
-    assert parse_info(info(version=version)).release == release
+def test_the_numbers_are_what_the_version_begins_with(version: str, numbers: tuple[int, int] | None) -> None:
+    assert parse_info(info(version=version)).major_minor == numbers
 
 
 @pytest.mark.parametrize(
