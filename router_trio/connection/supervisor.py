@@ -190,7 +190,7 @@ class Connection:
             if session.error is None:
                 return session
             self._attempts.failed(attempt, session.error)
-            self.outbox.unreachable()
+            self.outbox.suspects.unreachable()
             self.first_attempt_over.set()
             self._attempts.end_of_round(attempt)
 
@@ -395,7 +395,7 @@ class Connection:
         max_age = self.settings.pending_max_age
         while True:
             await trio.sleep(min(SWEEP_EVERY, max_age / 4) if max_age else SWEEP_EVERY)
-            self.outbox.sweep()
+            self.outbox.refusals.sweep()
             if max_age:
                 self._room.unpark_all()
 
@@ -414,7 +414,7 @@ class Connection:
         operation = self.outbox.queue.find(order)
         if operation is not None:
             self.destinations.publish_refused(operation.subject, reason, detail, retriable)
-        self.outbox.ack_refused(order, reason, detail, retriable)
+        self.outbox.refusals.ack_refused(order, reason, detail, retriable)
 
     def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
         """See `link.LinkListener`."""
@@ -434,7 +434,7 @@ class Connection:
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """See `link.LinkListener`."""
         self.destinations.publish_refused(subject, "permission_denied", detail)
-        self.outbox.publish_denied(subject, detail)
+        self.outbox.refusals.publish_denied(subject, detail)
 
     def read_begins(self) -> None:
         """See `LinkListener.read_begins`."""

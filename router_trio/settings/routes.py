@@ -71,7 +71,7 @@ MAX_WEIGHT = 1_000
 
 MOST_IN_FLIGHT = 4096
 """Messages of a stream that a route processes at a time where nobody has said: as many JetStream publishes as a
-connection has in flight, see `outbox.MAX_UNACKED`."""
+connection has in flight, see `sender.MAX_UNACKED`."""
 
 MAX_CONCURRENCY = 1_000
 """Calls of the handler of one route at a time: each is a task, or a thread."""

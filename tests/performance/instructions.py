@@ -142,7 +142,7 @@ class Bench:
     def written(self) -> list[bytes]:
         """Have the outbox write all that is pending. Returns the frames of each operation."""
         frames = []
-        while batch := self.outbox.next_batch():
+        while batch := self.outbox.sender.next_batch():
             frames += [operation.frame for operation in batch]
         return frames
 

@@ -59,16 +59,16 @@ class DestinationBreaker:
         self._several = several
         self._kept = kept
         self._taken_here = 0
-        outlet.outbox.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
+        outlet.outbox.refusals.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
 
     def stop_listening(self) -> None:
         """Its route is gone: listen no more."""
         key = (self._route.name, self._outlet.template)
-        listeners = self._outlet.outbox.tried_again.get(key, [])
+        listeners = self._outlet.outbox.refusals.tried_again.get(key, [])
         if self._tried_again in listeners:
             listeners.remove(self._tried_again)
         if not listeners:
-            self._outlet.outbox.tried_again.pop(key, None)
+            self._outlet.outbox.refusals.tried_again.pop(key, None)
 
     @property
     def state(self) -> str:
@@ -156,7 +156,7 @@ class DestinationBreaker:
         if opens:
             self._recall()
         elif not self.closed and self._is_ours(operation):
-            self._outlet.outbox.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
+            self._outlet.outbox.refusals.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
 
     def _failed(self, reason: str) -> bool:
         """Return True if the breaker opens, be it again."""

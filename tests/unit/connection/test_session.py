@@ -312,7 +312,7 @@ async def test_who_waits_for_room_is_woken_when_something_fails(autojump_clock: 
         await trio.sleep(1.0)
         nursery.start_soon(setup.room.park)
         await trio.testing.wait_all_tasks_blocked()
-        setup.outbox.ack_refused(order, "limit", "the stream is full", retriable=False)
+        setup.outbox.refusals.ack_refused(order, "limit", "the stream is full", retriable=False)
         await trio.testing.wait_all_tasks_blocked()
         assert len(setup.room) == 0
 

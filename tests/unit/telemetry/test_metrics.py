@@ -179,7 +179,7 @@ def test_the_ledger_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
     for _ in range(12):
         outbox.offer(publish(b"a.b", b"x"), with_ack=True)
     outbox.link_up()
-    written = outbox.next_batch()
+    written = outbox.sender.next_batch()
     assert len(written) == 10
     for operation in written[:9]:
         outbox.acked([(operation.order, stored("ORDERS", operation.order))])
@@ -245,9 +245,9 @@ def test_the_age_of_the_oldest_pending_operation(page: MetricsPage, view: View) 
     assert value(samples, age, connection="main") == 7.5
     assert value(samples, age, connection="edge") == 0
     main.outbox.link_up()
-    _, refused = main.outbox.next_batch()
+    _, refused = main.outbox.sender.next_batch()
     assert value(scrape(page), age, connection="main") == 0
-    main.outbox.ack_refused(refused.order, "no_responders", "no stream", retriable=True)
+    main.outbox.refusals.ack_refused(refused.order, "no_responders", "no stream", retriable=True)
     assert main.outbox.pending == 1
     assert value(scrape(page), age, connection="main") == 5.5
 
