@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
+from router_trio.telemetry.metrics.metric import Metric, Sources
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
@@ -14,7 +15,7 @@ from router_trio.message import Fate
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import CONNECTED, RUNNING
 from router_trio.telemetry.http.status import readiness
-from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
+from router_trio.telemetry.metrics.table import TABLE
 from router_trio.testing import FakeBroker
 from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream

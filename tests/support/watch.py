@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+from router_trio.telemetry.metrics.metric import Metric, Sources
 
 from router_trio import Live, Router, Settings
 from router_trio.events import Event
 from router_trio.states import CONNECTED, RUNNING
-from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
+from router_trio.telemetry.metrics.table import TABLE
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream

@@ -27,7 +27,7 @@ from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
 from router_trio.telemetry.logs.writer import WholeLines
-from router_trio.telemetry.metrics.table import Sources
+from router_trio.telemetry.metrics.metric import Sources
 
 if TYPE_CHECKING:
     from router_trio.router.workers.answers import WorkersAnswers

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
 
 from router_trio.message import stored
 from router_trio.protocol.framing import publish
 from router_trio.states import CONNECTED, RECONNECTING
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.page import MetricsPage
-from router_trio.telemetry.metrics.table import TABLE, ProcessMetric, Sources
+from router_trio.telemetry.metrics.table import TABLE
 from tests.support.measured import needs_full_speed
 from tests.support.telemetry_views import View, make_view
 

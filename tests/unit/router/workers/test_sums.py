@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from router_trio.telemetry.metrics.metric import Sources
 
 from router_trio.router.workers.counts.block import read_block
 from router_trio.router.workers.counts.copying import Counting
@@ -21,7 +22,6 @@ from router_trio.states import RECONNECTING, STARTING
 from router_trio.telemetry.http.status import status
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.page import MetricsPage
-from router_trio.telemetry.metrics.table import Sources
 from tests.support.telemetry_views import View
 from tests.unit.router.workers.counted import block, count, router
 
