@@ -16,7 +16,7 @@ from router_trio.outbox.retry_lanes import UNANSWERED
 from router_trio.protocol import framing, message_ids
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
-from router_trio.routing.outlet import measure
+from router_trio.routing.outlets.contents import measure
 from router_trio.subjects.patterns import validate_subject
 
 REMEMBERED_SUBJECTS = 2048

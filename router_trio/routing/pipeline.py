@@ -31,7 +31,7 @@ from router_trio.routing.handlers import (
     raise_if_signal,
     text_of,
 )
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED
 from router_trio.routing.policy.retry import Failure

@@ -29,7 +29,7 @@ from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.handlers import Handler
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import compile_routes
 from router_trio.routing.stream.cursor import StreamCursor

@@ -16,7 +16,7 @@ from router_trio.outbox.operation import CoreOperation, Operation, OperationWith
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.tracker import BreakerTracker
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, Breaker
 from router_trio.routing.policy.reasons import OF_THE_MESSAGE
 from router_trio.settings import BreakerSettings
