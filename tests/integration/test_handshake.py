@@ -16,8 +16,9 @@ import trio
 
 from router_trio.embedded import HOST, reserve_port
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError
+from router_trio.nats.dialer import Dialer
 from router_trio.nats.handshake import MAX_LINES_BEFORE_PONG, Handshake
-from router_trio.nats.link import Dialer, NatsLink
+from router_trio.nats.link import NatsLink
 from router_trio.settings import ConnectionSettings
 from tests.integration.dial import until_no_client
 from tests.support.certificates import Certificates
