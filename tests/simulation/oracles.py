@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
-from router_trio.telemetry.metrics.metric import Metric, Sources
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
@@ -15,10 +14,11 @@ from router_trio.message import Fate
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import CONNECTED, RUNNING
 from router_trio.telemetry.http.status import readiness
+from router_trio.telemetry.metrics.metric import Metric, Sources
 from router_trio.telemetry.metrics.table import TABLE
 from router_trio.testing import FakeBroker
-from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream
+from router_trio.testing.watch import Watch
 from tests.simulation.arrivals import Arrivals
 from tests.simulation.content import Sent, places
 from tests.simulation.failing import owes_dead_letter
