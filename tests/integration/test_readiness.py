@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import trio
 
-from router_trio import Message, states
+from router_trio import Message
 from router_trio.connection import destinations
 from router_trio.routing.stream.pulling import pull_loop
+from router_trio.states import route as state_of_routes
 from tests.integration.readiness import Place, Step, deny, place, users
 from tests.support.server_version import needs_server
 from tests.support.settings import core_route, stream_route
@@ -218,7 +219,7 @@ async def test_nothing_is_stored_without_its_payload_when_a_consumer_is_edited(t
 
 @pytest.mark.usefixtures("_quick")
 async def test_a_handler_that_does_not_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "HANDLER_QUIET", 0.5)
+    monkeypatch.setattr(state_of_routes, "HANDLER_QUIET", 0.5)
     go_on = trio.Event()
 
     async def handler(message: Message) -> Message:
