@@ -123,10 +123,10 @@ class Bench:
         self.events: list[Event] = []
         """What the routes say."""
         link = SimpleNamespace(ack=self._acked, nak=lambda *nak: self.naks.append(nak))
-        self.connection._session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
+        self.connection.listener.session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings)]
         told = {"pass_to_client": _nothing, "on_info": _nothing, "denied": _nothing}
-        self.wire = Wire(cast(Any, None), read_done=self.connection.read_done, **told)
+        self.wire = Wire(cast(Any, None), read_done=self.connection.listener.read_done, **told)
 
     def _routing(self, plan: Any) -> Routing:
         outlets = [Outlet(destination, self.connection) for destination in plan.destinations]
@@ -213,7 +213,7 @@ class Bench:
     def stream(self, messages: int) -> Callable[[], None]:
         """What a stream delivers is forwarded, written, acked by the destination, and acked to its source."""
         route = self.stream_route()
-        acks = PubAcks(self.connection)
+        acks = PubAcks(self.connection.listener)
         first = 1
 
         def run() -> None:
@@ -227,7 +227,7 @@ class Bench:
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
             orders = range(order, order + messages)
             acks.read([puback(one) for one in orders])
-            self.connection.read_done()
+            self.connection.listener.read_done()
             assert len(self.answers) == messages
             self.answers.clear()
             assert not self.outbox.pending + self.outbox.in_flight

@@ -117,7 +117,7 @@ async def test_messages_that_are_stored_together() -> None:
     def fast() -> None:
         for operation in together:
             operation.settle(fate, 0.0)
-        bench.connection.read_done()
+        bench.connection.listener.read_done()
 
     def slow() -> None:
         for operation in singly:

@@ -344,7 +344,7 @@ class StreamRoute(Route):
 
     def first_stored(self) -> None:
         """See `Source.first_stored`. What is stored is acked with all others of which the link tells now."""
-        self.routing.connections[0].when_read_done(self._ack_stored)
+        self.routing.connections[0].listener.when_read_done(self._ack_stored)
 
     def _ack_stored(self) -> None:
         stored, self.stored = self.stored, []

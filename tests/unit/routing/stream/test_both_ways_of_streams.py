@@ -97,7 +97,7 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
                     owner.settle(operation, 1, fate, 0.0)
                 else:
                     Delivery.settle(owner, operation, 1, fate, 0.0)
-            made.connection.read_done()
+            made.connection.listener.read_done()
             made.answers.sort()  # what is stored and nothing else is acked at the end of the read
             pending = route._ack_pending
             told = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.waiting]]
