@@ -221,7 +221,7 @@ class Bench:
             numbers = range(first, first + messages)
             first += messages
             order = self.outbox.next_order
-            route._received([delivered(number) for number in numbers])
+            route._intake.received([delivered(number) for number in numbers])
             while route._ack_pending.waiting:
                 finish(route._route_some())
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages

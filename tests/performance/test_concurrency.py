@@ -76,7 +76,7 @@ def run_of(kind: type[StreamRoute]) -> Callable[[], None]:
         nonlocal first
         numbers = range(first, first + MESSAGES)
         first += MESSAGES
-        route._received([delivered(number, KEYS) for number in numbers])
+        route._intake.received([delivered(number, KEYS) for number in numbers])
         while route._ack_pending.count:
             order = bench.outbox.next_order
             if isinstance(route, StreamRouteByKey):

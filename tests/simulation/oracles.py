@@ -120,7 +120,8 @@ class Oracles:
         for connection in process.live.connections.values():
             for source in connection._sources:
                 if isinstance(source, StreamRoute):
-                    in_hand, bound = source._ack_pending.count, 2 * source._source.most_in_flight
+                    bound = 2 * source.routing.plan.settings.source.most_in_flight
+                    in_hand = source._ack_pending.count
                     if in_hand > bound:
                         self.broken("bound", f"{source.state.name} has {in_hand} in hand, more than {bound}")
 

@@ -88,7 +88,9 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
         async def run(made: Bench) -> None:
             route = made.stream_route()
-            route._received([delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)])
+            route._intake.received(
+                [delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)]
+            )
             made.written()
             for operation, fate in zip([*made.outbox.queue.in_flight.unacked.values()], fates, strict=True):
                 owner = operation.owner
