@@ -103,7 +103,7 @@ class Dialing:
                 )
             )
 
-    async def elsewhere(self, session: Session, nursery: trio.Nursery) -> Session | None:
+    async def move_from(self, session: Session, nursery: trio.Nursery) -> Session | None:
         """Connect to another server while the old link still works. None if there is none, or none takes us."""
         self._attempts.lost(trio.current_time() - session.connected_at)  # as good as
         for attempt in self._attempts.elsewhere(session.server):

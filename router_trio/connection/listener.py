@@ -13,8 +13,7 @@ from router_trio.connection.attempts import Attempts
 from router_trio.connection.destinations import Destinations
 from router_trio.connection.session import Session
 from router_trio.events import Emit, LameDuck
-from router_trio.link import Refusal
-from router_trio.message import PubAck
+from router_trio.link import PubAck, Refusal
 from router_trio.outbox.outbox import Outbox
 from router_trio.settings import ConnectionSettings
 
@@ -34,7 +33,7 @@ class Listener:
             name,
             emit=emit,
             clock=trio.current_time,
-            wake=self.wake,
+            wake=self.more_to_send,
             fail_open=settings.fail_open,
             max_operations=settings.max_pending_operations,
             max_bytes=settings.max_pending_bytes,
@@ -50,7 +49,7 @@ class Listener:
         self.session = session
         self.moving = trio.Event()
 
-    def wake(self) -> None:
+    def more_to_send(self) -> None:
         """There is something to send: at the end of the read that is being delivered, or by the sender's own task."""
         if self._reading:
             self._woken = True

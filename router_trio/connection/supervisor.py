@@ -22,6 +22,7 @@ from router_trio.connection.session import Session, Source
 from router_trio.connection.shares import Shares
 from router_trio.connection.streams import Streams
 from router_trio.errors import LinkError
+from router_trio.errors.quotes import bounded
 from router_trio.events import (
     ConnectionEstablished,
     ConnectionLost,
@@ -31,7 +32,6 @@ from router_trio.events import (
 from router_trio.link import Connect, Link
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
-from router_trio.quotes import bounded
 from router_trio.settings import ConnectionSettings
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
 
@@ -192,7 +192,7 @@ class Connection:
         async with trio.open_nursery() as race:
             race.start_soon(cancel_when, session.ended, race.cancel_scope)
             await self.listener.moving.wait()
-            successor = await self._dialing.elsewhere(session, nursery)
+            successor = await self._dialing.move_from(session, nursery)
             race.cancel_scope.cancel()
         if successor is None:
             await session.ended.wait()

@@ -171,7 +171,7 @@ class StreamRouteByKey(StreamRoute):
     def _look(self) -> None:
         """See `StreamRoute`. The next one of a key may begin."""
         if self._keys.may_begin:
-            self.wake()
+            self.something_waits()
         super()._look()
 
     # --- the end ---

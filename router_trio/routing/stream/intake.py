@@ -37,7 +37,7 @@ class Receiver(Source, Protocol):
         """Forward what may go at once. False if nothing may."""
         ...
 
-    def wake(self) -> None:
+    def something_waits(self) -> None:
         """There is something to route."""
 
 
@@ -98,11 +98,11 @@ class StreamIntake:
         """Seconds that a message may be late that was nakked here: if the nak is lost, it comes after the ack wait."""
         return self._ack_wait + OVERDUE
 
-    def delay(self, soon: bool) -> float:
+    def returns_after(self, soon: bool) -> float:
         """Return after how many seconds a message that is given back is to come again."""
         return self._policy.initial if soon else self._ack_wait
 
-    def found(self, link: Link, consumer: PullConsumer) -> None:
+    def go_by(self, link: Link, consumer: PullConsumer) -> None:
         """A consumer is open on a link: go by what it says, and tell it what could not be told before."""
         pending = self._pending
         self._ack_wait = consumer.ack_wait
@@ -161,7 +161,7 @@ class StreamIntake:
 
     def _reset_sequences(self) -> None:
         """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
-        self._route.wake()
+        self._route.something_waits()
         self._acks.clear()
         if self._prefix is not None:
             self._prefix.forget_all()
@@ -206,6 +206,6 @@ class StreamIntake:
             while pending.waiting and route.routing.is_ready and route.forward_some():
                 pass
         if pending.waiting:
-            route.wake()
+            route.something_waits()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         pull_loop.look()

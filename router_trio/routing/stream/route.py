@@ -79,7 +79,7 @@ class StreamRoute(Route):
         self.state.in_flight_limit = lambda: window.size
         most_bytes = source.max_in_flight_bytes
         pull_loop = PullLoop(
-            routing, pending, window, most_bytes, budget, self._closing, self.wake, self._make_room, payloads
+            routing, pending, window, most_bytes, budget, self._closing, self.something_waits, self._make_room, payloads
         )
         self._acks: Acks = acks
         self._prefix: SettledPrefix | None = prefix
@@ -126,7 +126,7 @@ class StreamRoute(Route):
         with self._receiving("no consumer: the connection is away"):
             try:
                 self._pull_loop.reset()
-                self._intake.found(link, consumer)
+                self._intake.go_by(link, consumer)
                 self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
                 self._retry.tried(tried)
                 not_before = await ask_again(consumer, self._ack_pending.cursor, self._intake.patience)
@@ -168,7 +168,7 @@ class StreamRoute(Route):
             with trio.CancelScope(deadline=inf if limited is None else limited.due_at):
                 await self._arrived.wait()
 
-    def wake(self) -> None:
+    def something_waits(self) -> None:
         """There is something to route."""
         self._arrived.set()
 
@@ -272,7 +272,7 @@ class StreamRoute(Route):
         """Something has left the hand: go on with what that makes room for."""
         pending = self._ack_pending
         if pending.waiting:
-            self.wake()
+            self.something_waits()
         if self._nothing_comes:
             self._going_back.all_stuck()
         if not pending.count:
@@ -294,7 +294,7 @@ class StreamRoute(Route):
 
     def _make_room(self, soon: bool) -> None:
         """Give back the newest that waits, so that what is due can come: it comes again later than that."""
-        self._going_back.newest(self._intake.delay(soon), self._intake.late)
+        self._going_back.newest(self._intake.returns_after(soon), self._intake.late)
 
     # --- the end ---
 
@@ -309,7 +309,7 @@ class StreamRoute(Route):
         self._nothing_comes = True
         self._going_back.all_stuck()
         if self._flow is not None:
-            self.wake()
+            self.something_waits()
             self._flow.wake()
         while self._ack_pending.count:
             with trio.move_on_after(self._lead.held_for):
