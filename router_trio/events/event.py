@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Any, ClassVar, Self, dataclass_transform
 
-from router_trio.quotes import LONGEST_TEXT, bounded
+from router_trio.errors.quotes import LONGEST_TEXT, bounded
 
 
 class Level(IntEnum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from router_trio.errors.quotes import bounded
 from router_trio.events.event import Event, Level
-from router_trio.quotes import bounded
 
 MOST_NAMES = 100
 """Names, or problems, that an event of a reload lists. `count` is of all."""

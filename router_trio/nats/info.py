@@ -14,8 +14,8 @@ from ipaddress import IPv6Address
 from typing import Any, TypeVar
 
 from router_trio.errors import ProtocolError
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, MAX_INFO, MAX_MESSAGE
-from router_trio.quotes import LONGEST_TEXT, excerpt
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from router_trio.errors import LinkError, SourceError
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
+from router_trio.link import ConsumerSpec, Deliver, LinkListener, Operation, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.dial import address
 from router_trio.nats.flow_acks import FlowAcks, is_known_to
@@ -23,7 +23,6 @@ from router_trio.nats.subscribing import Subscribing
 from router_trio.nats.subscriptions import WireSubscription
 from router_trio.nats.tcp import BeforeWrite, stream_for_wire
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
-from router_trio.outbox.operation import Operation
 from router_trio.protocol import fast_ingest, framing
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.settings import ConnectionSettings

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import quoted
 from router_trio.link import Deliver, SharedDelivery
 from router_trio.nats.subscriptions import Subscriptions, WireSubscription
 from router_trio.protocol import framing
-from router_trio.quotes import quoted
 
 
 class Subscribing:

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import trio
 
 from router_trio.errors import LinkError, ProtocolError, UnexpectedError
+from router_trio.errors.quotes import told_by
 from router_trio.nats.control_plane.foreign import is_for_nats_py
 from router_trio.nats.info import quote
 from router_trio.nats.subscriptions import Subscriptions
 from router_trio.nats.tcp import NotedStream, TCPStream
 from router_trio.protocol import framing
-from router_trio.quotes import told_by
 
 READ_SIZE = 256 * 1024
 """Bytes that are read at once, at most."""

@@ -16,12 +16,12 @@ from router_trio.link import (
     ConsumerSpec,
     Deliver,
     LinkListener,
+    Operation,
     Refusal,
     SharedDelivery,
     StreamState,
+    stored,
 )
-from router_trio.message import stored
-from router_trio.outbox.operation import Operation
 from router_trio.protocol.fast_ingest import answers_to
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
 from router_trio.protocol.headers import status

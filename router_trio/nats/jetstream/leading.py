@@ -13,6 +13,7 @@ from collections.abc import Callable
 import trio
 
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import excerpt
 from router_trio.link import ConsumerSpec
 from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.ask import Api
@@ -20,7 +21,6 @@ from router_trio.nats.jetstream.consumer_config import LEAD_GROUP
 from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT
 from router_trio.nats.jetstream.others import Subscribe
 from router_trio.protocol import framing, headers
-from router_trio.quotes import excerpt
 
 SINCE = (2, 11)
 """The version of nats-server that has pinned consumers. An older one would make an ordinary consumer."""

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from router_trio.connection.supervisor import Connection
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt, redact
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing, headers, message_ids
-from router_trio.quotes import LONGEST_TEXT, excerpt, redact
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import Destination

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.errors import ProtocolError, SourceError
+from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.nats.flow_acks import is_known_to
 from router_trio.nats.info import (
     MAX_CONNECT_URLS,
@@ -23,7 +24,6 @@ from router_trio.nats.info import (
 )
 from router_trio.nats.jetstream.leading import check_version
 from router_trio.protocol.framing import MAX_INFO, MAX_MESSAGE
-from router_trio.quotes import LONGEST_QUOTE
 
 MAX_ERROR = 4 * LONGEST_QUOTE
 FIELDS = (
