@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from router_trio.errors import LinkError
-from router_trio.message import PubAck
-from router_trio.outbox.operation import Operation
 
 # Words of the port.
+from router_trio.message import PubAck as PubAck
+from router_trio.message import stored as stored
+from router_trio.message import stored_each as stored_each
+from router_trio.outbox.operation import Operation as Operation
 from router_trio.protocol.consumer import ConsumerSpec as ConsumerSpec
 from router_trio.protocol.consumer import Limits as Limits
 from router_trio.protocol.consumer import Progress as Progress

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from router_trio.cli import outcome
 from router_trio.cli.running.plain import plain_run
 from router_trio.errors import ConfigurationError, RouterError
-from router_trio.quotes import redact
+from router_trio.errors.quotes import redact
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

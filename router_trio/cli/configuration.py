@@ -23,15 +23,17 @@ STDIN = "<stdin>"
 """What errors call standard input, and commands get for a lone `-`."""
 
 
-def load(path: Path, *more: Path) -> Settings:
+def load(path: Path, *more: Path, workers: int | None = None) -> Settings:
     """Read a configuration, of one file or several, or from standard input for `STDIN`.
+
+    `workers` is instead of what it says of them itself.
 
     Raises ConfigurationError with every problem.
     """
     from router_trio.settings import Settings
 
     if STDIN not in map(str, (path, *more)):
-        return Settings.load(path, *more)
+        return Settings.load(path, *more, workers=workers)
     if more:
         told = "is a configuration by itself; give files and folders alone, or - alone"
         raise ConfigurationError([Problem("", told)], STDIN)
@@ -40,15 +42,17 @@ def load(path: Path, *more: Path) -> Settings:
     except OSError as error:
         told = f"can't be read ({error.strerror}); give the path of a file"
         raise ConfigurationError([Problem("", told)], STDIN) from None
-    return Settings.parse(content, STDIN)
+    return Settings.parse(content, STDIN, workers=workers)
 
 
-def load_with_handlers(path: Path, *more: Path) -> Settings:
+def load_with_handlers(path: Path, *more: Path, workers: int | None = None) -> Settings:
     """Read a configuration, of one file or several, and import its handlers. Runs the top level of their modules.
+
+    `workers` is instead of what it says of them itself.
 
     Raises ConfigurationError with every problem of the configuration, or with every handler that can't be had.
     """
-    settings = load(path, *more)
+    settings = load(path, *more, workers=workers)
     problems = _handler_problems(settings)
     if problems:
         raise ConfigurationError(list(map(settings.located, problems)), str(path))

@@ -37,7 +37,7 @@ def demo(*, duration: Annotated[str, Parameter(help="How long the traffic lasts;
 
     import trio
 
-    from router_trio.cli.signals import run_with_signals
+    from router_trio.cli.service.signals import run_with_signals
     from router_trio.demo.display import open_display
     from router_trio.demo.story import Story
 

@@ -9,8 +9,8 @@ from json import dumps
 from typing import Any, Protocol
 
 from router_trio.errors import EvaluationError
+from router_trio.errors.quotes import excerpt
 from router_trio.protocol.headers import Headers
-from router_trio.quotes import excerpt
 from router_trio.routing.plans import Destination, RoutePlan
 from router_trio.settings.checks.servers import newer_mapping
 from router_trio.settings.guarantee import guarantee

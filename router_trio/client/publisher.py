@@ -16,7 +16,7 @@ from router_trio.outbox.retry_lanes import UNANSWERED
 from router_trio.protocol import framing, message_ids
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
-from router_trio.routing.outlet import measure
+from router_trio.routing.outlets.contents import measure
 from router_trio.subjects.patterns import validate_subject
 
 REMEMBERED_SUBJECTS = 2048
@@ -106,7 +106,7 @@ class Publisher:
         if operation is not None:
             # What it was refused for all the time says more than that the time is over.
             reason = operation.refused_for or _reason(self._outbox.capacity.refuses(operation.subject))
-            self._outbox.give_up(operation, reason, f"no PubAck within {limit:g} s")
+            self._outbox.refusals.give_up(operation, reason, f"no PubAck within {limit:g} s")
 
     async def _room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns whether the failure of not being connected was counted meanwhile."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from router_trio.connection.backoff import Attempt, ReconnectPlan
 from router_trio.errors import AuthorizationError, CertificateError, ConnectionExhaustedError, LinkError
+from router_trio.errors.quotes import bounded
 from router_trio.events import ConnectionFailed, Emit, ReconnectAttempt, ReconnectExhausted
-from router_trio.quotes import bounded
 from router_trio.settings import ConnectionSettings
 from router_trio.states import DISCONNECTED, ConnectionState
 

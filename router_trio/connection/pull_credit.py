@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from router_trio.quotes import excerpt
+from router_trio.errors.quotes import excerpt
 
 CONNECTION_BYTES = 32 * 1024 * 1024
 """Most bytes that the consumers of one connection have asked for at a time: half of a server's usual `max_pending`."""

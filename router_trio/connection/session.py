@@ -157,7 +157,7 @@ class Session:
     def leave(self) -> None:
         """Write nothing more on this link, and let what is in flight be confirmed. The next link takes the rest."""
         self._leaving = True
-        self._outbox.hold_back()
+        self._outbox.sender.hold_back()
 
     def end(self) -> None:
         """Close the link now."""
@@ -188,7 +188,7 @@ class Session:
         """Pending queue to wire, in batches as large as what has gathered while the last one was written."""
         outbox = self._outbox
         while True:
-            batch = outbox.next_batch()
+            batch = outbox.sender.next_batch()
             # What was taken has made room, or what was failed or given up meanwhile.
             self._progress()
             if outbox.fences.unfenced:
@@ -199,7 +199,7 @@ class Session:
                 self._not_written(await link.send(batch, fenced=outbox.fences.due))
                 continue
             # What is due on a link that is being left is for the next one: it must not wake us for ever.
-            due = None if self._leaving else outbox.next_batch_at()
+            due = None if self._leaving else outbox.sender.next_batch_at()
             self._sender_waits = True
             if due is None:
                 await self.work.wait()
@@ -218,7 +218,7 @@ class Session:
         if link is None or not self._sender_waits or not link.can_send_at_once:
             self.work.set()
             return
-        batch = outbox.next_batch()
+        batch = outbox.sender.next_batch()
         if batch:
             due = outbox.fences.due
             refusals = link.send_at_once(batch, fenced=due)
@@ -230,13 +230,13 @@ class Session:
                 if due:
                     self._fence_due.set()
         self._progress()
-        if outbox.next_batch_at() is not None:
+        if outbox.sender.next_batch_at() is not None:
             self.work.set()
 
     def _not_written(self, refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:
             self._refused(refusal)
-            self._outbox.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
+            self._outbox.refusals.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
 
     async def _confirm(self, link: Link) -> None:
         """Fence behind fence while core publishes are unconfirmed: each confirms all that were written before it."""

@@ -6,7 +6,7 @@ server in lame duck mode. Everything that goes out passes the outbox, which outl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 
 import trio
@@ -14,25 +14,24 @@ import trio
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.backoff import Attempt
 from router_trio.connection.destinations import Destinations
+from router_trio.connection.dialing import Dialing, cancel_when, either
+from router_trio.connection.listener import Listener
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.connection.session import Session, Source
 from router_trio.connection.shares import Shares
 from router_trio.connection.streams import Streams
-from router_trio.errors import LinkError, UnexpectedError
+from router_trio.errors import LinkError
+from router_trio.errors.quotes import bounded
 from router_trio.events import (
     ConnectionEstablished,
     ConnectionLost,
     ConnectionRestored,
     Emit,
-    LameDuck,
-    UnexpectedLinkError,
 )
-from router_trio.link import Connect, Link, Refusal
-from router_trio.message import PubAck
+from router_trio.link import Connect, Link
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
-from router_trio.quotes import bounded
 from router_trio.settings import ConnectionSettings
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
 
@@ -61,18 +60,18 @@ class Connection:
         self.platform = platform
         self.state: ConnectionState = ConnectionState(name, platform.wall_clock)
         self.state.fence_bound = 2 * settings.liveness_interval
-        self.outbox: Outbox = Outbox(
-            name,
+        self._attempts = Attempts(
+            settings,
+            self.state,
             emit=emit,
             clock=trio.current_time,
-            wake=self._wake,
-            fail_open=settings.fail_open,
-            max_operations=settings.max_pending_operations,
-            max_bytes=settings.max_pending_bytes,
-            on_full=settings.on_pending_full,
-            max_age=settings.pending_max_age,
+            uniform=platform.random.uniform,
+            refusal_ends=refusal_ends,
         )
-        self.destinations: Destinations = Destinations(name, emit, self.outbox.ingest.use_for)
+        self.listener: Listener = Listener(name, settings, self._attempts, emit)
+        """What each link is given, to tell what it meets."""
+        self.outbox: Outbox = self.listener.outbox
+        self.destinations: Destinations = self.listener.destinations
         self.streams: Streams = Streams(self.state, emit)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
@@ -82,25 +81,26 @@ class Connection:
         self.max_control_line: int = DEFAULT_CONTROL_LINE
         self.pull_budget: PullBudget = PullBudget(trio.current_time)
         self.first_attempt_over: trio.Event = trio.Event()
-        self._connect = connect
         self._emit = emit
         self._sources: list[Source] = [self.destinations]
-        self._session: Session | None = None
-        self._lame_duck = trio.Event()
         self._changed = trio.Event()
         self._tell_of_changes: list[Callable[[], None]] = []
-        self._tell_when_read_done: list[Callable[[], None]] = []
-        self._reading = self._woken = False
         self._room = trio.lowlevel.ParkingLot()
         self.shares: Shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
-        self._attempts = Attempts(
+        self._dialing = Dialing(
+            name,
             settings,
-            self.state,
-            emit=emit,
-            clock=trio.current_time,
-            uniform=platform.random.uniform,
-            refusal_ends=refusal_ends,
+            connect,
+            self.listener,
+            self._attempts,
+            emit,
+            sources=self._sources,
+            streams=self.streams,
+            first_attempt_over=self.first_attempt_over,
+            new_inbox=self._new_inbox,
+            fenced=self._fenced,
+            progress=self._progress,
         )
 
     # --- for everybody ---
@@ -108,30 +108,30 @@ class Connection:
     def attach(self, source: Source) -> None:
         """Add a source that reads from every link of this connection, from the next turn on."""
         self._sources.append(source)
-        if self._session is not None:
-            self._session.serve_also(source)
+        if self.listener.session is not None:
+            self.listener.session.serve_also(source)
 
     def detach(self, source: Source) -> None:
         """Remove a source: what serves it is cancelled."""
         if source in self._sources:
             self._sources.remove(source)
-        if self._session is not None:
-            self._session.serve_no_more(source)
+        if self.listener.session is not None:
+            self.listener.session.serve_no_more(source)
 
     def make_streams(self) -> trio.Event | None:
         """Make what is absent of `streams`, which have changed. Returns what is set once each was tried; None: no link.
 
         Without a link, the next one does that first of all.
         """
-        if self._session is None:
+        if self.listener.session is None:
             return None
-        self._session.serve_no_more(self.streams)
-        return self._session.serve_also(self.streams)
+        self.listener.session.serve_no_more(self.streams)
+        return self.listener.session.serve_also(self.streams)
 
     @property
     def link(self) -> Link | None:
         """The live link, or None."""
-        return self._session.link if self._session is not None else None
+        return self.listener.session.link if self.listener.session is not None else None
 
     @property
     def connected(self) -> bool:
@@ -176,63 +176,9 @@ class Connection:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
             while True:
-                session: Session | None = await self._establish(nursery)
+                session: Session | None = await self._dialing.establish(nursery)
                 while session is not None:
                     session = await self._serve(session, nursery)
-
-    async def _establish(self, nursery: trio.Nursery) -> Session:
-        """Try until a server takes us."""
-        while True:
-            attempt = self._attempts.next()
-            await trio.sleep(attempt.delay)
-            self._attempts.begins(attempt)
-            session = await self._dial(attempt.server, nursery)
-            if session.error is None:
-                return session
-            self._attempts.failed(attempt, session.error)
-            self.outbox.unreachable()
-            self.first_attempt_over.set()
-            self._attempts.end_of_round(attempt)
-
-    async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
-        """One attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
-        session = Session(
-            server,
-            self._new_inbox(),
-            self.outbox,
-            fenced=self._fenced,
-            progress=self._progress,
-            refused=self._not_written,
-        )
-        nursery.start_soon(self._run_session, session)
-        try:
-            await _either(session.connected, session.ended)
-        except BaseException:
-            session.end()
-            raise
-        if session.ended.is_set() and session.error is None:
-            session.error = LinkError("closed while connecting")
-        return session
-
-    async def _run_session(self, session: Session) -> None:
-        await session.run(
-            self._connect,
-            self,
-            self._sources,
-            first=[self.streams] if self.streams else (),
-            connect_timeout=self.settings.connect_timeout,
-            liveness_interval=self.settings.liveness_interval,
-        )
-        if isinstance(session.error, UnexpectedError):
-            self._emit(
-                UnexpectedLinkError(
-                    at=trio.current_time(),
-                    connection=self.name,
-                    server=session.server,
-                    error_type=session.error.error_type,
-                    place=session.error.place,
-                )
-            )
 
     async def _serve(self, session: Session, nursery: trio.Nursery) -> Session | None:
         """Live on this link until it dies (None), or until a link to another server takes over."""
@@ -244,9 +190,9 @@ class Connection:
         self._up(session, session.link)
         successor: Session | None = None
         async with trio.open_nursery() as race:
-            race.start_soon(_cancel_when, session.ended, race.cancel_scope)
-            await self._lame_duck.wait()
-            successor = await self._find_successor(session, nursery)
+            race.start_soon(cancel_when, session.ended, race.cancel_scope)
+            await self.listener.moving.wait()
+            successor = await self._dialing.move_from(session, nursery)
             race.cancel_scope.cancel()
         if successor is None:
             await session.ended.wait()
@@ -257,24 +203,11 @@ class Connection:
         self._down(session, session.error or why)
         return successor
 
-    async def _find_successor(self, session: Session, nursery: trio.Nursery) -> Session | None:
-        """Connect to another server while the old link still works. None if there is none, or none takes us."""
-        self._attempts.lost(trio.current_time() - session.connected_at)  # as good as
-        for attempt in self._attempts.elsewhere(session.server):
-            await trio.sleep(attempt.delay)
-            self._attempts.begins(attempt)
-            successor = await self._dial(attempt.server, nursery)
-            if successor.error is None:
-                return successor
-            self._attempts.failed(attempt, successor.error)
-        return None
-
     # --- coming and going ---
 
     def _up(self, session: Session, link: Link) -> None:
         now = trio.current_time()
-        self._session = session
-        self._lame_duck = trio.Event()
+        self.listener.use(session)
         failed_attempts = self._attempts.succeeded(session.server)
         self.inbox = session.inbox
         self.max_payload = link.max_payload
@@ -310,14 +243,14 @@ class Connection:
         session.leave()
         with trio.move_on_after(HAND_OVER_WITHIN):
             while self.outbox.in_flight and not session.ended.is_set():
-                await _either(session.ended, self._when_nothing_in_flight())
+                await either(session.ended, self._when_nothing_in_flight())
         session.end()
         await session.ended.wait()
 
     def _down(self, session: Session, error: LinkError) -> None:
         now = trio.current_time()
-        self._session = None
-        self.read_done()  # of a read that an error has ended
+        self.listener.use(None)
+        self.listener.read_done()  # of a read that an error has ended
         self._lost_at = now
         self._attempts.lost(now - session.connected_at)
         self.outbox.link_down(error.reason)
@@ -376,100 +309,14 @@ class Connection:
         self._tell_changed()
         return left
 
-    def _not_written(self, refusal: Refusal) -> None:
-        operation = refusal.operation
-        if operation.with_ack:
-            self.destinations.publish_refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
-
     def _fenced(self, at: float) -> None:
         self.state.fenced_at = at
-
-    def _wake(self) -> None:
-        if self._reading:
-            self._woken = True
-        elif self._session is not None:
-            self._session.work.set()
 
     async def _sweep(self) -> None:
         """Look after what has waited for long, also while no link is there."""
         max_age = self.settings.pending_max_age
         while True:
             await trio.sleep(min(SWEEP_EVERY, max_age / 4) if max_age else SWEEP_EVERY)
-            self.outbox.sweep()
+            self.outbox.refusals.sweep()
             if max_age:
                 self._room.unpark_all()
-
-    def when_read_done(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once, when all that came at one time has been delivered. For who is told something by a link."""
-        self._tell_when_read_done.append(tell)
-
-    # --- what the link tells (see `link.LinkListener`) ---
-
-    def acked(self, pubacks: Sequence[PubAck]) -> None:
-        """See `link.LinkListener`."""
-        self.outbox.acked(pubacks)
-
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        """See `link.LinkListener`."""
-        operation = self.outbox.queue.find(order)
-        if operation is not None:
-            self.destinations.publish_refused(operation.subject, reason, detail, retriable)
-        self.outbox.ack_refused(order, reason, detail, retriable)
-
-    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
-        """See `link.LinkListener`."""
-        self.outbox.ingest.stored(batch, sequence, flow)
-
-    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
-        """See `link.LinkListener`."""
-        operation = self.outbox.ingest.publish_at(batch, sequence)
-        if operation is not None:
-            self.destinations.publish_refused(operation.subject, reason, detail, retriable)
-        self.outbox.ingest.one_refused(batch, sequence, reason, detail, retriable)
-
-    def ingest_ended(self, batch: bytes, count: int | None) -> None:
-        """See `link.LinkListener`."""
-        self.outbox.ingest.ended(batch, count)
-
-    def publish_denied(self, subject: bytes, detail: str) -> None:
-        """See `link.LinkListener`."""
-        self.destinations.publish_refused(subject, "permission_denied", detail)
-        self.outbox.publish_denied(subject, detail)
-
-    def read_begins(self) -> None:
-        """See `LinkListener.read_begins`."""
-        self._reading = True
-
-    def read_done(self) -> None:
-        """See `LinkListener.read_done`. What is to be sent now is sent in this turn."""
-        if self._tell_when_read_done:
-            waiting, self._tell_when_read_done = self._tell_when_read_done, []
-            for tell in waiting:
-                tell()
-        self._reading = False
-        if self._woken:
-            self._woken = False
-            if self._session is not None:
-                self._session.send_at_once()
-
-    def lame_duck(self) -> None:
-        """See `LinkListener.lame_duck`."""
-        if self._session is not None and not self._lame_duck.is_set():
-            self._emit(LameDuck(at=trio.current_time(), connection=self.name, server=self._session.server))
-            self._lame_duck.set()
-
-    def discovered(self, servers: Sequence[str]) -> None:
-        """See `LinkListener.discovered`."""
-        self._attempts.discovered(servers)
-
-
-async def _either(*events: trio.Event) -> None:
-    """Returns when one of the events has happened."""
-    async with trio.open_nursery() as race:
-        for event in events:
-            race.start_soon(_cancel_when, event, race.cancel_scope)
-
-
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

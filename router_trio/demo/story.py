@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from router_trio.client.live import Live
+from router_trio import Live, Router
 from router_trio.demo.display import Display, Moment
 from router_trio.demo.tally import tally
 from router_trio.demo.traffic import STREAMS, Traffic, demo_settings
@@ -16,7 +16,6 @@ from router_trio.demo.verdict import Verdict, judge
 from router_trio.embedded import EmbeddedServer, open_embedded_server
 from router_trio.events import ConnectionLost, ConnectionRestored, Event, RetryComplete, RetryPending, StatusPageReady
 from router_trio.nats.jetstream.streams import add_streams, count_messages, stream_messages
-from router_trio.router import Router
 
 KILLED_AT = 0.35
 OUTAGE = 0.15

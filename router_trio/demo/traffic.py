@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from router_trio.client.live import Live
-from router_trio.errors import PublishError
-from router_trio.message import Message
-from router_trio.settings import Settings
+from router_trio import Live, Message, PublishError, Settings
 
 STREAMS = {
     "ORDERS": ["orders.*"],

@@ -24,13 +24,13 @@ from router_trio.link import (
     Deliver,
     Link,
     LinkListener,
+    Operation,
     PullConsumer,
     Refusal,
     SharedDelivery,
     StreamConfig,
     StreamState,
 )
-from router_trio.outbox.operation import Operation
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ that come before a batch is looked at have the form of a PubAck's.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from router_trio.link import LinkListener
@@ -21,8 +20,6 @@ from router_trio.protocol.framing import LAST_SEQUENCE
 SINCE = (2, 14)
 """The version of nats-server that has fast ingest. Previews of it behaved otherwise, and are not told apart."""
 
-_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})\.")
-
 _NO_BATCH = frozenset({10205, 10206, 10207, 10208, 10211})
 """Error codes of nats-server that speak of the batch and not of the message: disabled, a bad pattern or id, an unknown
 id, too many batches."""
@@ -34,10 +31,11 @@ MAX_FLOW = 65_535
 
 
 def is_known_to(info: ServerInfo) -> bool:
-    """Return True if a server says that it has fast ingest, and has room for its reply subjects."""
-    version = _VERSION.match(info.version)
-    since = version is not None and (int(version[1]), int(version[2])) >= SINCE
-    return since and info.max_control_line >= LEAST_CONTROL_LINE
+    """Return True if a server says that it has fast ingest, and has room for its reply subjects.
+
+    One whose version can't be read is taken to have none: a PubAck for each message works with every server.
+    """
+    return info.major_minor is not None and info.major_minor >= SINCE and info.max_control_line >= LEAST_CONTROL_LINE
 
 
 class FlowAcks:

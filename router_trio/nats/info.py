@@ -14,8 +14,8 @@ from ipaddress import IPv6Address
 from typing import Any, TypeVar
 
 from router_trio.errors import ProtocolError
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, MAX_INFO, MAX_MESSAGE
-from router_trio.quotes import LONGEST_TEXT, excerpt
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ MAX_HOST = 253
 """Characters of a host name, as in RFC 1035."""
 
 _TEXT = re.compile(r"[ -~]*")
+_MAJOR_MINOR = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _ADDRESS = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|({_HOST}(?:\.{_HOST})*\.?)):([1-9][0-9]{{0,4}})")
 
@@ -57,6 +58,12 @@ class ServerInfo:
     max_payload: int = DEFAULT_MAX_PAYLOAD
     max_control_line: int = DEFAULT_CONTROL_LINE
     connect_urls: tuple[str, ...] = ()
+
+    @property
+    def major_minor(self) -> tuple[int, int] | None:
+        """The major and minor number of the version, or None if it does not begin with them."""
+        found = _MAJOR_MINOR.match(self.version)
+        return None if found is None else (int(found[1]), int(found[2]))
 
     def without_announcements(self) -> ServerInfo:
         """Return what may still be used after an upgrade to TLS of what was read in clear.

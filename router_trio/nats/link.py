@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import trio
 
-from router_trio.errors import LinkError, SourceError, innermost
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Refusal, SharedDelivery, StreamState
+from router_trio.errors import LinkError, SourceError
+from router_trio.link import ConsumerSpec, Deliver, LinkListener, Operation, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control_plane.plane import ControlPlane
-from router_trio.nats.dial import abandon, address, failed_attempt, open_stream
+from router_trio.nats.dial import address
 from router_trio.nats.flow_acks import FlowAcks, is_known_to
 from router_trio.nats.handshake import Handshake
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.ask import API, Api
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
-from router_trio.nats.subscription import WireSubscription
+from router_trio.nats.subscribing import Subscribing
+from router_trio.nats.subscriptions import WireSubscription
 from router_trio.nats.tcp import BeforeWrite, stream_for_wire
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
-from router_trio.outbox.operation import Operation
 from router_trio.protocol import fast_ingest, framing
 from router_trio.protocol.stream_config import StreamConfig
-from router_trio.quotes import quoted
 from router_trio.settings import ConnectionSettings
 
 if TYPE_CHECKING:
@@ -38,50 +36,6 @@ _ASK = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "ensuring
 
 LISTEN_AGAIN_AFTER = 1.0
 """Seconds from when the server refused us an inbox to when we ask for it again: the permission may have come back."""
-
-
-class Dialer:
-    """Opens links with one connection's credentials: the `Connect` of the real network."""
-
-    def __init__(self, settings: ConnectionSettings, name: str, before_write: BeforeWrite | None = None) -> None:
-        """`before_write` is called each time before bytes leave."""
-        self._settings = settings
-        self._name = name
-        self._before_write = before_write
-
-    @asynccontextmanager
-    async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
-        """See `link.Connect`."""
-        handshake: Handshake | None = None
-        opened = False
-        try:
-            handshake = Handshake(await open_stream(server), server, self._settings, self._name)
-            await handshake.shake_hands()
-            async with trio.open_nursery() as nursery:
-                link = NatsLink(server, handshake, self._settings, inbox, listener, self._before_write)
-                nursery.start_soon(link.wire.read)
-                nursery.start_soon(link.wire.write)
-                nursery.start_soon(link.api.control.run)
-                nursery.start_soon(link.answer_pubacks)
-                await link.fence()
-                link.announce()
-                opened = True
-                try:
-                    yield link
-                finally:
-                    link.ended = True
-                nursery.cancel_scope.cancel()
-        except BaseException as error:
-            bare = innermost(error, LinkError)
-            if not opened:
-                # What failed is the attempt, whatever it failed by.
-                bare = failed_attempt(server, bare)
-            if bare is error:
-                raise
-            raise bare from bare.__cause__
-        finally:
-            if handshake is not None:
-                await abandon(handshake.stream)
 
 
 class NatsLink:
@@ -100,14 +54,9 @@ class NatsLink:
         before_write: BeforeWrite | None = None,
     ) -> None:
         self._listener = listener
-        self._asked: Counter[bytes] = Counter()
-        self._denied: dict[bytes, list[str]] = {}
         self._inbox_denied: str | None = None
         self._listen_at = 0.0
         self._client_deaf = False
-        self._too_many = 0
-        self._told_too_many = ""
-        self._one_at_a_time = trio.Lock()
         self._inboxes = 0
         self._inbox = inbox
         self._host = address(server).address
@@ -122,15 +71,16 @@ class NatsLink:
             denied=self._was_denied,
             read_begins=listener.read_begins,
             read_done=listener.read_done,
-            too_many_subscriptions=self._had_too_many,
+            too_many_subscriptions=lambda told: self._subscribing.had_too_many(told),
         )
         self.wire.unread = handshake.rest
+        self._subscribing = Subscribing(self.wire.subscriptions, self.wire.fence)
         control = ControlPlane(self.info, settings.inbox_prefix, self.wire.send, self.wire.expect_foreign_pong, _ASK)
         self.api: Api = Api(control, settings.api)
         self._unknown: deque[StreamName] = deque()
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
-        self._answers = self.wire.subscribe(inbox + b".*", self._pubacks.read)
+        self._answers = self.wire.subscriptions.subscribe(inbox + b".*", self._pubacks.read)
         self._flow_acks = FlowAcks(listener)
         self._flow_answers: WireSubscription | None = None
         self._flow_denied = False
@@ -204,8 +154,8 @@ class NatsLink:
     async def _listen_again(self) -> None:
         if trio.current_time() >= self._listen_at:
             self._inbox_denied = None
-            self.wire.unsubscribe(self._answers)
-            self._answers = self.wire.subscribe(self._inbox + b".*", self._pubacks.read)
+            self.wire.subscriptions.unsubscribe(self._answers)
+            self._answers = self.wire.subscriptions.subscribe(self._inbox + b".*", self._pubacks.read)
             await self.wire.fence()
 
     def _ask_about(self, stream: StreamName) -> None:
@@ -241,44 +191,7 @@ class NatsLink:
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> WireSubscription:
         """See `link.Link.subscribe`."""
-        raw, group = framing.wire(subject), framing.wire(queue or "")
-        refused = self._too_many
-        sid = self.wire.subscribe(raw, deliver, group)
-        self._asked[raw] += 1
-        try:
-            await self.wire.fence()
-            if self._too_many > refused:
-                # Which SUB it was the server doesn't say: once more, alone.
-                async with self._one_at_a_time:
-                    refused = self._too_many
-                    self.wire.unsubscribe(sid)
-                    sid = self.wire.subscribe(raw, deliver, group)
-                    await self.wire.fence()
-                    if self._too_many > refused:
-                        raise self._no_room(repr(subject))
-            denied = self._denied.get(raw)
-            if denied:
-                told = denied.pop()
-                raise SourceError(
-                    f"the server refused the subscription to {quoted(subject)}: {told}; give this user the permission",
-                    reason="permission_denied",
-                )
-        except BaseException:
-            self.wire.unsubscribe(sid)
-            raise
-        finally:
-            self._asked[raw] -= 1
-            if not self._asked[raw]:
-                del self._asked[raw]
-                self._denied.pop(raw, None)
-        return WireSubscription(self.wire, sid)
-
-    def _no_room(self, what: str) -> SourceError:
-        return SourceError(
-            f"the server refused the subscription to {what}: {self._told_too_many}; raise max_subscriptions of the "
-            "server or of the account",
-            reason="max_subscriptions",
-        )
+        return await self._subscribing.subscribe(subject, deliver, queue=queue)
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         """See `link.Link.open_consumer`."""
@@ -286,15 +199,15 @@ class NatsLink:
         from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
 
         self._let_client_listen()
-        refused = self._too_many
+        refused = self._subscribing.too_many
         try:
             found = await ensure_consumer(self.api, spec, self.subscribe)
         except SourceError as error:
-            if error.reason != "timeout" or self._too_many == refused:
+            if error.reason != "timeout" or self._subscribing.too_many == refused:
                 raise
             # What nats-py subscribes to for its answers may be among what was refused.
             self._client_deaf = True
-            raise self._no_room("the answers of the JetStream API") from error
+            raise self._subscribing.no_room("the answers of the JetStream API") from error
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
@@ -394,17 +307,13 @@ class NatsLink:
                 f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"
             )
             self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
-        elif self._asked[subject]:
-            self._denied.setdefault(subject, []).append(told)
-        elif self.wire.subscribed(subject):
+        elif self._subscribing.was_denied(subject, told):
+            pass  # who subscribes raises it
+        elif self.wire.subscriptions.subscribed(subject):
             # Permissions were taken away. A link whose subscription is silently gone would look alive for ever.
             raise LinkError(f"the server ended a subscription: {told}", reason="permission_denied")
         elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
             self._client_deaf = True
-
-    def _had_too_many(self, told: str) -> None:
-        self._too_many += 1
-        self._told_too_many = told
 
     def _on_info(self, text: bytes) -> None:
         self.info = parse_info(text, self.info)

@@ -58,7 +58,7 @@ class Requests:
         self._wire = wire
         self._inbox = inbox
         self._numbers = 0
-        wire.subscribe(inbox + b".*", self._arrived)
+        wire.subscriptions.subscribe(inbox + b".*", self._arrived)
 
     def send(self, subject: bytes, body: bytes = b"", headers: bytes = b"") -> Request:
         """Send a request; does not wait."""

@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import ApiError, StoredMessage, StreamInfo, done, stored_message, stream_info
 from router_trio.nats.jetstream.ask import no_jetstream
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND
 from router_trio.nats.requests import Request, Requests
 from router_trio.protocol import framing, headers
-from router_trio.quotes import excerpt
 
 T = TypeVar("T")
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import trio
 
 from router_trio.errors import LinkError, ProtocolError, UnexpectedError
-from router_trio.link import Deliver, DeliverShared, SharedDelivery, SubscriptionBatch
+from router_trio.errors.quotes import told_by
+from router_trio.nats.control_plane.foreign import is_for_nats_py
 from router_trio.nats.info import quote
+from router_trio.nats.subscriptions import Subscriptions
 from router_trio.nats.tcp import NotedStream, TCPStream
 from router_trio.protocol import framing
-from router_trio.quotes import told_by
 
 READ_SIZE = 256 * 1024
 """Bytes that are read at once, at most."""
@@ -31,15 +31,7 @@ That makes streams some 5 % faster. Core messages, which a server does little fo
 MAX_PONGS_OWED = 1000
 """PINGs that may wait for their PONG. A peer that sends more, and reads nothing, would fill the memory."""
 
-FIRST_SID = 1_000_000
-"""nats-py numbers its own subscriptions from 1."""
-
 _DENIED = re.compile(rb"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
-_STATUS = b"NATS/1.0"
-_FOREIGN = re.compile(rb"H?MSG [!-~]+ [0-9]{1,6}(?: [!-~]+)? [0-9 ]+")
-"""What nats-py reads as our parser does."""
-
-_SID = re.compile(rb"[0-9]{1,20}")
 _HARMLESS = (b"invalid subject", b"invalid publish subject", b"permissions violation")
 """What a server says of one frame alone."""
 
@@ -47,26 +39,6 @@ _TOO_MANY_SUBSCRIPTIONS = b"maximum subscriptions exceeded"
 
 SAID_BEFORE_THE_END = 5.0
 """Seconds within which a server closes the connection that it has said an error about."""
-
-
-class _Group(list[SubscriptionBatch]):
-    """Of subscriptions that are delivered together, those for which something came."""
-
-    __slots__ = ("deliver",)
-
-    def __init__(self, deliver: DeliverShared) -> None:
-        super().__init__()
-        self.deliver = deliver
-
-
-class _Buffer(SubscriptionBatch):
-    """See `framing.MessageBuffer`."""
-
-    __slots__ = ("group",)
-
-    def __init__(self, key: Any, group: _Group) -> None:
-        super().__init__(key)
-        self.group = group
 
 
 class Wire:
@@ -104,9 +76,7 @@ class Wire:
         self._too_many_subscriptions = too_many_subscriptions
         self._last_words: tuple[float, str] | None = None
         self._parser = framing.FrameParser()
-        self._groups: dict[DeliverShared, _Group] = {}
-        self._subjects: dict[bytes, bytes] = {}
-        self._next_sid = FIRST_SID
+        self.subscriptions: Subscriptions = Subscriptions(self._parser, self.send, self.fence)
         self._out: list[bytes] = []
         self._queued = 0
         self._written = 0
@@ -222,48 +192,6 @@ class Wire:
         """Somebody else has sent a PING: its PONG is not one of our fences."""
         self._pongs.append(None)
 
-    def subscribe(self, subject: bytes, deliver: Deliver | SharedDelivery, queue: bytes = b"") -> bytes:
-        """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
-        self._next_sid += 1
-        sid = b"%d" % self._next_sid
-        self._parser.buffers[sid] = self._buffer_for(deliver)
-        self._subjects[sid] = subject
-        self.send(framing.subscribe(subject, sid, queue))
-        return sid
-
-    def deliver_to(self, sid: bytes, deliver: Deliver | SharedDelivery) -> None:
-        """Give the messages of a subscription to `deliver` from now on. Between two reads: what came is delivered."""
-        if sid in self._subjects:
-            self._parser.buffers[sid] = self._buffer_for(deliver)
-
-    def _buffer_for(self, deliver: Deliver | SharedDelivery) -> _Buffer:
-        if isinstance(deliver, SharedDelivery):
-            return _Buffer(deliver.key, self._groups.setdefault(deliver.deliver, _Group(deliver.deliver)))
-        return _Buffer(deliver, _Group(_deliver_each))
-
-    def unsubscribe(self, sid: bytes) -> None:
-        """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
-        if sid in self._subjects:
-            self._forget(sid)
-            self.send(framing.unsubscribe(sid))
-
-    def subscribed(self, subject: bytes) -> bool:
-        """Return True if there is a subscription of ours to exactly this."""
-        return subject in self._subjects.values()
-
-    async def drain(self, sid: bytes) -> None:
-        """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
-        if sid in self._subjects:
-            self.send(framing.unsubscribe(sid))
-            await self.fence()
-            self._forget(sid)
-
-    def _forget(self, sid: bytes) -> None:
-        buffer = self._parser.buffers.pop(sid, None)
-        if buffer is not None:
-            buffer.clear()
-            del self._subjects[sid]
-
     # --- the two tasks ---
 
     async def write(self) -> None:
@@ -336,7 +264,7 @@ class Wire:
             parser.touched.clear()
             self._read_done()
         if parser.foreign:
-            frames = [frame for frame in parser.foreign if _is_for_nats_py(frame)]
+            frames = [frame for frame in parser.foreign if is_for_nats_py(frame)]
             parser.foreign.clear()
             if frames:
                 self._pass_to_client(b"".join(frames))
@@ -391,28 +319,6 @@ class Wire:
         if self._last_words is None or trio.current_time() - self._last_words[0] > SAID_BEFORE_THE_END:
             return LinkError(how, reason="closed")
         return LinkError(f"the server ended the connection: {self._last_words[1]}", reason="server_error")
-
-
-def _deliver_each(group: Sequence[SubscriptionBatch]) -> None:
-    for arrivals in group:
-        if arrivals:  # or its subscription has ended meanwhile
-            arrivals.key(arrivals)
-
-
-def _is_for_nats_py(frame: bytes) -> bool:
-    """Return True if nats-py should see a frame: a late message of a subscription that we ended is nobody's.
-
-    And what no JetStream API answers, but a server relays, would end nats-py's reader: a subject or a status that is no
-    UTF-8, a vertical tab in a subject, a header block without an end. Raises `ProtocolError` for what no server sends.
-    """
-    line, _, body = frame.partition(b"\r\n")
-    arguments = line.split(b" ")
-    if not _SID.fullmatch(arguments[2]):
-        raise ProtocolError(f"a message for an unknown subscription: {quote(line)}")
-    if not _FOREIGN.fullmatch(line):
-        return False
-    block = body[: int(arguments[-2])] if arguments[0] == b"HMSG" else b""
-    return not block or (len(block) > len(_STATUS) and block.isascii())
 
 
 def _reason(words: bytes) -> str:

@@ -29,17 +29,26 @@ REST = 5.0
 """Seconds without a batch for a destination whose last one came to a bad end."""
 
 
-class Publishes(Protocol):
-    """Whose publishes are in batches: the outbox."""
-
-    def acked(self, pubacks: Sequence[PubAck], /) -> None:
-        """A stream has these."""
+class Refused(Protocol):
+    """Who decides on publishes that a stream did not take."""
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         """A stream has refused the publish with this number."""
 
     def not_stored(self, operations: Sequence[OperationWithAck]) -> None:
         """A batch has not stored these, as far as is known, and will not store them any more."""
+
+
+class Publishes(Protocol):
+    """Whose publishes are in batches: the outbox."""
+
+    @property
+    def refusals(self) -> Refused:
+        """Who is told of those that are not stored."""
+        ...
+
+    def acked(self, pubacks: Sequence[PubAck], /) -> None:
+        """A stream has these."""
 
 
 class FastIngest:
@@ -205,7 +214,7 @@ class FastIngest:
             alone = batch.with_number(sequence)
             self._abandon(batch, self._clock(), alone)
             if alone is not None:
-                self._publishes.ack_refused(alone.order, reason, detail, retriable)
+                self._publishes.refusals.ack_refused(alone.order, reason, detail, retriable)
 
     def publish_at(self, batch_id: bytes, sequence: int) -> OperationWithAck | None:
         """The publish with this number in a batch, if it is not known to be stored."""
@@ -215,7 +224,7 @@ class FastIngest:
     def _abandon(self, batch: Batch, now: float, alone: OperationWithAck | None = None) -> None:
         self._forget(batch)
         self._rests_until[batch.key] = now + REST
-        self._publishes.not_stored([one for one in batch.operations if one is not alone])
+        self._publishes.refusals.not_stored([one for one in batch.operations if one is not alone])
 
     def _forget(self, batch: Batch) -> None:
         del self._batches[batch.key], self._by_id[batch.id]

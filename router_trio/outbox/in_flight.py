@@ -19,7 +19,7 @@ by_order: Callable[[Operation], int] = attrgetter("order")
 class InFlight:
     """Operations that a link has taken, of one connection. Nothing of it outlives the link."""
 
-    __slots__ = ("_core", "unacked", "unfenced", "written")
+    __slots__ = ("_core", "unacked", "unfenced", "when_none", "written")
 
     def __init__(self) -> None:
         self.unfenced: int = 0
@@ -28,6 +28,8 @@ class InFlight:
         """Core publishes that were ever written: the position behind the last one, for `take_fenced`."""
         self.unacked: dict[int, OperationWithAck] = {}
         """JetStream publishes without a PubAck, from the one that was written first."""
+        self.when_none: list[Callable[[], None]] = []
+        """Who is called, once, by `tell_if_none`."""
         self._core: deque[Operation] = deque()
 
     @property
@@ -95,6 +97,13 @@ class InFlight:
         return False
 
     # --- what there is ---
+
+    def tell_if_none(self) -> None:
+        """Call who waits for that, if nothing is in flight any more."""
+        if self.when_none and not self.count:
+            waiting, self.when_none = self.when_none, []
+            for tell in waiting:
+                tell()
 
     def only(self) -> Operation | None:
         """The one publish that is in flight; None if there are none or several."""

@@ -1,7 +1,8 @@
 """The outbox of one connection: decides what becomes of every publish.
 
-Queue, retries, capacity and settlement meet here and nowhere else: an operation is accepted, queued, dropped, failed
-or confirmed by exactly one method. Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
+Queue, retries, capacity and settlement meet here: publishes are accepted, confirmed and taken back. What may be written
+is for `sending/sender.py`, and what is refused or not in time for `refusals.py`, both of which work on the same queue.
+Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
 """
 
 from __future__ import annotations
@@ -18,30 +19,16 @@ from router_trio.outbox.fences import Fences
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
 from router_trio.outbox.queue import SendQueue
-from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, Retries
+from router_trio.outbox.refusals import Refusals
+from router_trio.outbox.retries import Retries
+from router_trio.outbox.sending import sender
+from router_trio.outbox.sending.sender import Sender
+from router_trio.outbox.sending.suspects import Suspects
 from router_trio.outbox.settlement import Settlement
-from router_trio.outbox.suspects import Suspects
-
-MAX_UNACKED = 4096
-"""JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
-
-MAX_UNFENCED = 65_536
-"""Core publishes in flight at once: what a server that reads but never answers can make us keep."""
-
-BATCH_OPERATIONS = 2048
-BATCH_BYTES = 256 * 1024
-
-BATCHES_HELD = 8
-"""Batches of which all is held back that are taken one after the other, before others have their turn."""
 
 SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: those that are forwarded stay together, and those that
 have to wait share it, which saves memory."""
-
-POISON = "the server ended the connection each time that this was sent"
-
-TriedAgain = Callable[[OperationWithAck, str], None]
-"""Is told that a publish was refused for now, or not answered for long, and why. It is held, and may be given up."""
 
 OUT_OF_TURN = "out_of_turn"
 """Why a publish failed that its owner took back."""
@@ -73,20 +60,21 @@ class Outbox:
         self.fail_open = fail_open
         self._clock = clock
         self._wake = wake
-        self._max_age = max_age
-        self.queue: SendQueue = SendQueue()
-        """What is pending and in flight: for who looks. It is changed here alone."""
-        self._lanes = self.queue.lanes
-        self._in_flight = self.queue.in_flight
+        queue = SendQueue()
+        self.queue: SendQueue = queue
+        """What is pending and in flight: for who looks. It is changed in this folder alone."""
+        self._lanes = queue.lanes
+        self._in_flight = queue.in_flight
         self.fences: Fences = Fences(self._in_flight)
         """For who asks the server to confirm core publishes."""
-        self._suspects = Suspects()
-        self._retries = Retries(self.queue, clock=clock)
+        self.suspects: Suspects = Suspects()
+        """For who finds that no server can be reached."""
+        self._retries = Retries(queue, clock=clock)
         self.ingest: FastIngest = FastIngest(self, clock=clock)
         """For who is told which streams take batches, and what they answer."""
         self.capacity: Capacity = Capacity(
             connection,
-            self.queue,
+            queue,
             self.settlement,
             max_operations=max_operations,
             max_bytes=max_bytes,
@@ -96,11 +84,15 @@ class Outbox:
         """Also for who asks before it publishes, and for who asks which destinations refuse."""
         self._order = 0
         self._accepted_at = -inf
-        self._held_back = False
         self._closed = False
-        self._when_nothing_in_flight: list[Callable[[], None]] = []
-        self.tried_again: dict[Hashable, list[TriedAgain]] = {}
-        """Who is called each time that a publish of a destination (see `capacity_key`) is to be tried again."""
+        self.refusals: Refusals = Refusals(
+            queue, self._retries, self.settlement, self.capacity, self.ingest, max_age=max_age, clock=clock, wake=wake
+        )
+        """For who is told what was refused, and who gives something up."""
+        self.sender: Sender = Sender(
+            queue, self.fences, self.suspects, self._retries, self.ingest, self.refusals, clock=clock, wake=wake
+        )
+        """For who writes."""
 
     # --- what there is ---
 
@@ -255,8 +247,8 @@ class Outbox:
             self.queue.readdress(inbox)
         self.ingest.begin_link(inbox)
         self.connected = True
-        self._held_back = False
-        self._suspects.link_up(self.ledger.settled_count)
+        self.sender.begin_link()
+        self.suspects.link_up(self.ledger.settled_count)
         kept = self.pending
         if kept:
             self.settlement.drain_begins(kept, self._order)
@@ -272,119 +264,32 @@ class Outbox:
         self.settlement.drain_ends()
         queue, settled, now = self.queue, self.ledger.settled_count, self._clock()
         only = self._in_flight.only()
-        blamed = self._suspects.link_down(reason, settled, self._in_flight.count, only.order if only else None, now)
+        blamed = self.suspects.link_down(reason, settled, self._in_flight.count, only.order if only else None, now)
         queue.requeue_all()
         self._retries.clear()
-        if blamed and only is not None and queue.withdraw(only):
-            self._suspects.remember(only.subject, _content(only))
-            self._fail([only], "poison", POISON)
+        if blamed and only is not None and self.refusals.ended_links(only):
+            self.suspects.remember(only)
         if self.fail_open:
             self.settlement.let_go(self.queue.drop_all(), "not_connected")
-            self._look_idle()
-
-    def unreachable(self) -> None:
-        """An attempt to connect has failed."""
-        self._suspects.unreachable()
-
-    def hold_back(self) -> None:
-        """Write nothing more on this link but ends of batches: it is being left. The next one takes what is pending."""
-        self._held_back = True
-        self._wake()
+            self._in_flight.tell_if_none()
 
     def when_nothing_in_flight(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, when an operation is confirmed, refused or gone and nothing is in flight any more."""
-        self._when_nothing_in_flight.append(tell)
-
-    def next_batch(self) -> list[Operation]:
-        """Move what may be written now from pending into flight, and return it.
-
-        Asking says that the batch before was sent, and that what the link refused of it was told to `write_refused`.
-        """
-        self.fences.batch_sent()
-        if self.ingest.at_work:
-            return self._next_batch_with_ingest()
-        return [] if self._held_back else self._take_batch()
-
-    def _next_batch_with_ingest(self) -> list[Operation]:
-        now = self._clock()
-        if self._held_back:
-            return self._ends_of_batches(now)
-        written, aside = self.ingest.arrange(self._take_batch(), now, self._lanes.holds_of)
-        if aside:
-            self.queue.take_back(aside)
-        self.ingest.check_ends(now, self.queue.waits)
-        return written
-
-    def _ends_of_batches(self, now: float) -> list[Operation]:
-        """The last message of each batch, which is pending."""
-        ends: list[Operation] = []
-        for batch, latest in self.ingest.latest():
-            if self.queue.withdraw(latest):
-                self._in_flight.add_with_ack(latest, now)
-                batch.take_as_last(latest, now)
-                ends.append(latest)
-        return ends
-
-    def _take_batch(self) -> list[Operation]:
-        if self._max_age:
-            self._expire()
-        if not self.queue.waiting and not self._lanes.lanes:
-            return []
-        now = self._clock()
-        window = self._retries.window(MAX_UNACKED, now)
-        due = self._retries.take_due(now)
-        if due and self._suspects.careful:
-            return [*due]
-        if self._in_flight.unfenced >= MAX_UNFENCED:
-            return [*due]
-        most = BATCH_OPERATIONS
-        if self._suspects.careful:
-            most = min(most, self._suspects.send_limit(self._in_flight.count, now))
-            self.queue.split_head(most)
-        written: list[Operation] = []
-        for _ in range(BATCHES_HELD if most else 0):
-            batch = self.queue.take_batch(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)
-            # A whole batch may belong in lanes; nothing to write would then be a lie, and what is behind it would wait.
-            written = self._retries.without_held(batch)
-            if self._suspects.known:
-                written = self._without_poison(written)
-            if written or not batch:
-                break
-        else:
-            if most:
-                self._wake()  # there may be more behind it, once others had their turn
-        # Those of lanes go with the others: however many are due, what is behind them in the queue does not wait.
-        return [*due, *written] if due else written
-
-    def _without_poison(self, batch: list[Operation]) -> list[Operation]:
-        """Fail of what was taken whatever has ended links before. Seldom: only once there was such a publish."""
-        good = []
-        for operation in batch:
-            poison = [one for one in operation.split() if self._suspects.knows(one.subject, _content(one))]
-            if not poison:
-                good.append(operation)
-                continue
-            for one in self._in_flight.single_parts(operation):
-                if any(one.order == bad.order for bad in poison):
-                    self.queue.withdraw(one)
-                    self._fail([one], "poison", POISON)
-                else:
-                    good.append(one)
-        return good
+        self._in_flight.when_none.append(tell)
 
     # --- confirmations ---
 
     def fenced(self, mark: int) -> None:
         """A fence behind `mark`, as `Fences.sent` was then, was answered: the server has what was published before."""
-        held_up = self._in_flight.unfenced >= MAX_UNFENCED
+        held_up = self._in_flight.unfenced >= sender.MAX_UNFENCED
         confirmed = self.fences.take_confirmed(mark)
         if not confirmed:
             return
-        if held_up or self._suspects.careful:
+        if held_up or self.suspects.careful:
             self._wake()
         self.settlement.settle_fenced(confirmed)
-        if self._when_nothing_in_flight:
-            self._look_idle()
+        if self._in_flight.when_none:
+            self._in_flight.tell_if_none()
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         """PubAcks came. One for an operation that has a fate, or will be sent again, is ignored.
@@ -403,52 +308,12 @@ class Outbox:
         if self._lanes.lanes:
             self._retries.left([operation for operation, _ in acked], accepted=True)
         self.settlement.settle_acked(acked)
-        if self._when_nothing_in_flight:
-            self._look_idle()
+        if self._in_flight.when_none:
+            self._in_flight.tell_if_none()
         if self._lanes.lanes or self.queue.waiting:
             self._wake()  # there is room in flight, or a lane goes on
 
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        """A publish was answered with an error: tried again within its budget if that may help, else failed."""
-        operation = self._in_flight.take_acked(order)
-        if operation is not None:
-            self._hold_or_fail(operation, reason, detail, retriable)
-            self._wake()
-
-    def publish_denied(self, subject: bytes, detail: str) -> None:
-        """The server refused a publish to `subject`: the oldest one in flight to it has failed."""
-        operation = self._in_flight.oldest_to(subject)
-        if operation is not None and self._in_flight.withdraw(operation):
-            self.ingest.abandon_with(operation)
-            self._fail([operation], "permission_denied", detail)
-            self._wake()
-
-    def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
-        """The link did not write this operation, or this part of one, though it was taken."""
-        self.ingest.abandon_with(operation)
-        for one in self.queue.remains(operation):
-            if self.queue.withdraw(one):
-                self._hold_or_fail(one, reason, detail, retriable)
-        self._wake()
-
-    def not_stored(self, operations: Sequence[OperationWithAck]) -> None:
-        """See `fast_ingest.Publishes`. These go first, in order, and each gets a PubAck of its own."""
-        again = [one for one in operations if self._in_flight.take_acked(one.order) is not None]
-        for operation in again:
-            operation.send_again()
-            operation.expect_puback_at(self.ingest.inbox)
-        self.queue.put_back(again)
-        self._wake()
-
     # --- giving up ---
-
-    def give_up(self, operation: Operation, reason: str, detail: str) -> bool:
-        """Fail an operation wherever it is, as when its publisher's time is over. False if it has a fate already."""
-        if not self.queue.withdraw(operation):
-            return False
-        self._fail([operation], reason, detail)
-        self._wake()
-        return True
 
     def recall(
         self,
@@ -462,32 +327,8 @@ class Outbox:
         recalled = self.queue.take_out(out_of_turn)
         if recalled:
             self.settlement.fail(recalled, OUT_OF_TURN, why)
-            self._look_idle()
+            self._in_flight.tell_if_none()
             self._wake()
-
-    def sweep(self) -> None:
-        """Send again what has been without a PubAck for long on this link, and fail what is over its budget.
-
-        Drop what has waited longer than `pending_max_age`.
-        """
-        if self._max_age:
-            self._expire()
-        self.ingest.abandon_unanswered(self._clock() - RESEND_UNACKED_AFTER)
-        by_reason, again = self._retries.sweep()
-        for reason, operations in by_reason.items():
-            over = [one for one in operations if self.queue.withdraw(one)]
-            self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
-        for operation in again:
-            self._tell_tried_again(operation, "timeout")
-        self._wake()
-
-    def next_batch_at(self) -> float | None:
-        """When to ask for a batch again though nothing has happened; None if there is no need to."""
-        due = self.ingest.next_due_at() if self.ingest.at_work else inf
-        if (self.queue.waiting or self._lanes.lanes) and not self._held_back:
-            try_at = self._retries.next_try_at(MAX_UNACKED)
-            due = due if try_at is None else min(due, try_at)
-        return None if due == inf else due
 
     def shut_down(self) -> int:
         """The end: whatever has no fate yet is dropped, or was in flight and stays unconfirmed. Returns how many."""
@@ -496,7 +337,7 @@ class Outbox:
         self.queue.requeue_all()
         self._retries.clear()
         left = self.settlement.drop(self.queue.drop_all(), "shutdown")
-        self._look_idle()
+        self._in_flight.tell_if_none()
         return left
 
     # --- inside ---
@@ -508,44 +349,3 @@ class Outbox:
             self._accepted_at = now
             self.fences.follow_at_times(self._order, now)
         return self._accepted_at
-
-    def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
-        held = (
-            retriable
-            and isinstance(operation, OperationWithAck)
-            and self.capacity.may_hold(operation)
-            and self._retries.hold(operation, reason)
-        )
-        if held:
-            self._look_idle()
-            assert isinstance(operation, OperationWithAck)
-            self._tell_tried_again(operation, reason)
-        else:
-            self._fail([operation], reason, detail)
-
-    def _tell_tried_again(self, operation: OperationWithAck, reason: str) -> None:
-        if self.tried_again:
-            for tell in self.tried_again.get(operation.capacity_key, ()):
-                tell(operation, reason)
-
-    def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
-        self._retries.left(operations, accepted=False)
-        self.settlement.fail(operations, reason, detail)
-        self._look_idle()
-
-    def _expire(self) -> None:
-        dropped = self.queue.drop_older_than(self._clock() - self._max_age)
-        if dropped:
-            self.settlement.drop(dropped, "expired")
-            self._look_idle()
-
-    def _look_idle(self) -> None:
-        if self._when_nothing_in_flight and not self._in_flight.count:
-            waiting, self._when_nothing_in_flight = self._when_nothing_in_flight, []
-            for tell in waiting:
-                tell()
-
-
-def _content(operation: Operation) -> bytes:
-    """Headers and payload: the reply subject is another one each time."""
-    return operation.frame.partition(b"\r\n")[2]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
 from router_trio.errors import PublishError
-from router_trio.quotes import excerpt, quoted
+from router_trio.errors.quotes import excerpt, quoted
 
 VERSION = b"NATS/1.0"
 END = b"\r\n\r\n"

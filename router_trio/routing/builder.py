@@ -15,7 +15,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.route import Route

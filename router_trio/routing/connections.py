@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 
 
 def connections_of(outlets: Sequence[Outlet]) -> tuple[Connection, ...]:

@@ -22,9 +22,9 @@ import outcome
 import trio
 
 from router_trio.errors import ConfigurationError, HandlerError, Problem, Reject, Retry, innermost
+from router_trio.errors.quotes import bounded
 from router_trio.message import Message
 from router_trio.protocol import framing, headers
-from router_trio.quotes import bounded
 from router_trio.routing.policy.retry import Failure
 from router_trio.settings import RouteSettings
 from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler

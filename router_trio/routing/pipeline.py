@@ -10,12 +10,12 @@ import trio
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import EvaluationError, MappingError, PublishError, RouterError, SubjectError
+from router_trio.errors.quotes import bounded
 from router_trio.events import Emit
 from router_trio.message import Message
 from router_trio.outbox.operation import RouteOwner
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
-from router_trio.quotes import bounded
 from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.control import FlowControl, flow_control
@@ -31,7 +31,7 @@ from router_trio.routing.handlers import (
     raise_if_signal,
     text_of,
 )
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.reasons import UNMATCHED
 from router_trio.routing.policy.retry import Failure

@@ -11,7 +11,7 @@ from random import randrange
 from typing import TYPE_CHECKING, Any
 
 from router_trio.errors import MappingError
-from router_trio.quotes import quoted
+from router_trio.errors.quotes import quoted
 from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
 from router_trio.subjects.mapping import Mapping

@@ -11,7 +11,6 @@ from typing import Any
 
 import trio
 
-from router_trio import errors
 from router_trio.events import MessageFailed
 from router_trio.protocol.framing import text
 
@@ -19,7 +18,7 @@ MOST_LINES = 40
 """Lines of a traceback that are kept, from its end."""
 
 _NOWHERE: Mapping[str, Any] = {}
-_OURS = str(Path(errors.__file__).parent)
+_OURS = str(Path(__file__).parents[1])
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 

@@ -8,9 +8,9 @@ import trio
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import bounded
 from router_trio.events import Emit, RouteReady, SubscribeFailed
 from router_trio.link import Link
-from router_trio.quotes import bounded
 from router_trio.states import FAILED, RouteState
 
 FIRST_DELAY = 0.5

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 from pydantic_core import CoreSchema, core_schema
 
-from router_trio.quotes import looks_secret
+from router_trio.errors.quotes import looks_secret
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler

@@ -85,20 +85,35 @@ class Settings(Section, init=False):
         object.__setattr__(self, "streams", [_with_connection(stream, self.connections) for stream in self.streams])
 
     @classmethod
-    def load(cls, path: str | Path, *more: str | Path, environ: Mapping[str, str] | None = None) -> Settings:
+    def load(
+        cls,
+        path: str | Path,
+        *more: str | Path,
+        environ: Mapping[str, str] | None = None,
+        workers: int | None = None,
+    ) -> Settings:
         """Read TOML files and lay the variables `ROUTER_TRIO_...` of `environ` (by default os.environ) over them.
 
         Of a folder all files are read whose names end in `.toml`, in the order of their names. Several files make one
         configuration: tables are merged, routes, streams and tests are joined, and a key that is given twice is
-        refused. Relative paths are relative to the folder of the file that has them. Blocks while it reads.
+        refused. Relative paths are relative to the folder of the file that has them. `workers` goes before what the
+        files and the variables say of `[router] workers`. Blocks while it reads.
 
         Raises ConfigurationError, with every problem that could be found.
         """
         paths = [Path(path), *map(Path, more)]
-        return cls._of(read_document(paths, os.environ if environ is None else environ, cls), str(path))
+        document = read_document(paths, os.environ if environ is None else environ, cls)
+        return cls._of(document, str(path), workers)
 
     @classmethod
-    def parse(cls, content: bytes, name: str = "<stdin>", *, environ: Mapping[str, str] | None = None) -> Settings:
+    def parse(
+        cls,
+        content: bytes,
+        name: str = "<stdin>",
+        *,
+        environ: Mapping[str, str] | None = None,
+        workers: int | None = None,
+    ) -> Settings:
         """Return the settings that TOML in UTF-8 holds, with the variables laid over them; see `load`.
 
         `name` is what it is called in errors. Relative paths in it are relative to the working directory.
@@ -106,10 +121,12 @@ class Settings(Section, init=False):
         Raises ConfigurationError, with every problem that could be found.
         """
         given = os.environ if environ is None else environ
-        return cls._of(parse_document(content, name, Path.cwd(), given, cls), name)
+        return cls._of(parse_document(content, name, Path.cwd(), given, cls), name, workers)
 
     @classmethod
-    def _of(cls, document: Document, name: str) -> Settings:
+    def _of(cls, document: Document, name: str, workers: int | None) -> Settings:
+        if workers is not None:
+            _put_workers(document.data, workers)
         problems = [document.attribute(problem) for problem in document.problems]
         settings: Settings | None = None
         try:
@@ -174,6 +191,13 @@ class Settings(Section, init=False):
         if self.telemetry.listens_beyond_loopback:
             cure = f"other machines reach {self.telemetry.listen!r}, and {why}; listen on 127.0.0.1, [::1] or localhost"
             raise ConfigurationError([self.located(Problem("telemetry.listen", cure))], self._source)
+
+
+def _put_workers(data: dict[str, Any], workers: int) -> None:
+    """Set `[router] workers`, unless `router` is no table, which the checks refuse."""
+    router = data.setdefault("router", {})
+    if isinstance(router, dict):
+        router["workers"] = workers
 
 
 def _with_connections(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:

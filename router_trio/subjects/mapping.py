@@ -27,7 +27,7 @@ from operator import itemgetter
 from random import randrange
 
 from router_trio.errors import MappingError
-from router_trio.quotes import quoted
+from router_trio.errors.quotes import quoted
 from router_trio.subjects.functions import Call, Refusal, parse, positions
 from router_trio.subjects.patterns import CONTROL, is_valid_subject, matches_tokens
 from router_trio.subjects.pieces import (

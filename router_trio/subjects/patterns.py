@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 
 from router_trio.errors import SubjectError
-from router_trio.quotes import quoted
+from router_trio.errors.quotes import quoted
 
 CONTROL = re.compile("[\x00-\x20\x7f]")
 """One character that no subject may hold: a space, NUL or another ASCII control character."""

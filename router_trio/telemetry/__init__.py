@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from router_trio.settings import Settings
     from router_trio.telemetry.http.application import Answers
     from router_trio.telemetry.logs.lines import Logs
-    from router_trio.telemetry.metrics.table import Sources
+    from router_trio.telemetry.metrics.metric import Sources
 
 __all__ = ["ConnectionView", "RouterView", "Telemetry"]
 
@@ -244,7 +244,7 @@ class Telemetry:
 
     def sources(self, view: RouterView) -> Sources:
         """Return what metrics are read from."""
-        from router_trio.telemetry.metrics.table import Sources
+        from router_trio.telemetry.metrics.metric import Sources
 
         return Sources(
             view,

@@ -11,7 +11,7 @@ JetStream API but the one that `link.Link` offers.
 from __future__ import annotations
 
 from router_trio.testing.broker import FakeBroker
-from router_trio.testing.server import PublishedMessage
 from router_trio.testing.streams import StoredMessage
+from router_trio.testing.watch import PublishedMessage
 
 __all__ = ["FakeBroker", "PublishedMessage", "StoredMessage"]

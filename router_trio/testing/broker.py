@@ -17,9 +17,10 @@ from router_trio.subjects.patterns import validate_pattern, validate_subject
 from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.network import Network
-from router_trio.testing.server import DUPLICATE_WINDOW, PublishedMessage, Server
+from router_trio.testing.server import DUPLICATE_WINDOW, Server
 from router_trio.testing.streams import EPOCH, StoredMessage
 from router_trio.testing.trouble import Trouble
+from router_trio.testing.watch import PublishedMessage
 
 
 class FakeBroker:

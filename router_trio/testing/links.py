@@ -1,17 +1,11 @@
-"""Fake links: queues to the server and from it, as sockets have buffers, and a task that hands out what came.
-
-The network moves what is in the queues at once unless it is paused; a link that dies loses both. Messages reach their
-takers in batches from the link's own task, as on a real link, and never from within a call of whoever published them.
-"""
+"""Fake links: what a link can do, by asking the fake server over a fake socket."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf
 from typing import TypeVar
 
 import trio
@@ -21,15 +15,13 @@ from router_trio.link import (
     LOOKUP_WITHIN,
     ConsumerSpec,
     Deliver,
-    DeliverShared,
     LinkListener,
+    Operation,
     Refusal,
     SharedDelivery,
     StreamState,
-    SubscriptionBatch,
+    stored,
 )
-from router_trio.message import stored
-from router_trio.outbox.operation import Operation
 from router_trio.protocol.fast_ingest import answers_to
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
 from router_trio.protocol.headers import status
@@ -38,12 +30,11 @@ from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import FrameError, Publish, parse
 from router_trio.testing.ingest import BAD_PATTERN, DISABLED, UNKNOWN
 from router_trio.testing.network import Network
+from router_trio.testing.sockets import FakeSocket
 from router_trio.testing.streams import FULL
 from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
 
 T = TypeVar("T")
-
-_News = tuple[FakeSubscription, RawMessage] | Callable[[], None]
 
 ASK_FOR_LEAD_EVERY = 0.25
 """Seconds."""
@@ -54,28 +45,17 @@ SOCKET_BUFFER = 256 * 1024
 """Bytes that a paused network takes from a link before `send` blocks."""
 
 
-class FakeLink:
+class FakeLink(FakeSocket):
     """See `link.Link`. Lives inside the context that `FakeBroker.connect` gives."""
 
     def __init__(self, network: Network, server: str, inbox: bytes, listener: LinkListener) -> None:
-        self.server = server
+        super().__init__(network, server, listener)
         self.max_payload: int = network.max_payload
         self.max_control_line = DEFAULT_CONTROL_LINE  # no server tells its own
-        self.scope: trio.CancelScope = trio.CancelScope()
-        self.death: LinkError | None = None
-        self._network = network
-        self._listener = listener
         self._inbox = inbox
         self._inboxes = 0
-        self._out: deque[tuple[float, Callable[[float], object], int]] = deque()
-        self._out_bytes = 0
-        self._in: deque[tuple[float, _News]] = deque()
-        self._last_out = self._last_in = -inf
-        self._left_out = self._left_in = inf
-        self._wake = trio.Event()
-        self._progress = trio.lowlevel.ParkingLot()
         answers = FakeSubscription(self, self._answered)
-        self._subscriptions = [answers]
+        self._subscriptions.append(answers)
         self._flow_answers: FakeSubscription | None = None
         network.server.subscribe(text(inbox) + ".*", None, answers.receive)
 
@@ -258,13 +238,7 @@ class FakeLink:
         self._check_alive()
         self.act(lambda now: self._network.server.in_progress(reply, now))
 
-    # --- to the server ---
-
-    def act(self, action: Callable[[float], object]) -> None:
-        """See `subscriptions.Line.act`."""
-        self._enqueue(action, 0)
-        self._network.settle()
-        self.wake()
+    # --- the end of a subscription ---
 
     def unsubscribe(self, subscription: FakeSubscription) -> None:
         """See `subscriptions.Line.unsubscribe`."""
@@ -280,71 +254,7 @@ class FakeLink:
             self._subscriptions.remove(subscription)
             self._network.server.remove_receiver(subscription.receive)
 
-    def flush(self) -> None:
-        """See `network.Endpoint.flush`."""
-        now = trio.current_time()
-        while self._out and self._out[0][0] <= now:
-            if self._left_out <= 0:
-                self.die(_broken())
-                return
-            self._left_out -= 1
-            _, action, size = self._out.popleft()
-            self._out_bytes -= size
-            action(now)
-        self._progress.unpark_all()
-
-    def next_arrival(self) -> float:
-        """See `network.Endpoint.next_arrival`."""
-        return min((queue[0][0] for queue in (self._out, self._in) if queue), default=inf)
-
-    def break_after(self, to_server: int | None, from_server: int | None) -> None:
-        """See `network.Endpoint.break_after`."""
-        self._left_out = inf if to_server is None else to_server
-        self._left_in = inf if from_server is None else from_server
-
-    def _enqueue(self, action: Callable[[float], object], size: int) -> None:
-        if self.death is None:
-            self._last_out = max(self._last_out, trio.current_time() + self._network.travel())
-            self._out.append((self._last_out, action, size))
-            self._out_bytes += size
-
-    async def request(self, question: Callable[[float], T]) -> T:
-        """See `subscriptions.Line.request`."""
-        self._check_alive()
-        answers: list[T] = []
-
-        def arrive(now: float) -> None:
-            answer = question(now)
-            self._tell(lambda: answers.append(answer))
-
-        self.act(arrive)
-        while not answers:
-            await self._progress.park()
-            self._check_alive()
-        return answers[0]
-
-    # --- from the server ---
-
-    def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
-        """See `subscriptions.Line.receive`."""
-        if self.death is None:
-            self._on_its_way((subscription, message))
-
-    def announce_lame_duck(self) -> None:
-        """See `network.Endpoint.announce_lame_duck`."""
-        self._tell(self._listener.lame_duck)
-
-    def announce_servers(self, servers: list[str]) -> None:
-        """See `network.Endpoint.announce_servers`."""
-        self._tell(lambda: self._listener.discovered(servers))
-
-    def _tell(self, news: Callable[[], None]) -> None:
-        self._on_its_way(news)
-
-    def _on_its_way(self, news: _News) -> None:
-        self._last_in = max(self._last_in, trio.current_time() + self._network.travel())
-        self._in.append((self._last_in, news))
-        self.wake()
+    # --- what the server answers ---
 
     def _answered(self, batch: list[RawMessage]) -> None:
         for raw in batch:
@@ -376,83 +286,3 @@ class FakeLink:
                 self._listener.ingest_refused(batch, sequence, reason, error["description"], False)
             else:
                 self._listener.ingest_ended(batch, answer.get("count"))
-
-    # --- the task ---
-
-    async def run(self) -> None:
-        """Hand out what comes, and keep the time for the server, for as long as the link lives."""
-        while True:
-            self._wake = trio.Event()
-            self._network.settle()
-            self._hand_out()
-            with trio.move_on_at(self._network.next_due()):
-                await self._wake.wait()
-
-    def wake(self) -> None:
-        """See `network.Endpoint.wake`."""
-        self._wake.set()
-
-    def _hand_out(self) -> None:
-        batches: dict[FakeSubscription, list[RawMessage]] = {}
-        now = trio.current_time()
-        while self._in and self._in[0][0] <= now and self._network.flows():
-            if self._left_in <= 0:
-                self._deliver(batches)
-                self.die(_broken())
-                return
-            self._left_in -= 1
-            item = self._in.popleft()[1]
-            if isinstance(item, tuple):
-                batches.setdefault(item[0], []).append(item[1])
-            else:
-                self._deliver(batches)
-                item()
-        self._deliver(batches)
-        self._progress.unpark_all()
-
-    def _deliver(self, batches: dict[FakeSubscription, list[RawMessage]]) -> None:
-        if not batches:
-            return
-        self._listener.read_begins()
-        groups: dict[DeliverShared, list[tuple[FakeSubscription, SubscriptionBatch]]] = {}
-        for subscription, batch in batches.items():
-            deliver = subscription.deliver
-            if isinstance(deliver, SharedDelivery):
-                arrivals = SubscriptionBatch(deliver.key, batch)
-                groups.setdefault(deliver.deliver, []).append((subscription, arrivals))
-            elif not subscription.closed:
-                deliver(batch)
-            batch.clear()
-        for deliver_together, members in groups.items():
-            touched = [arrivals for subscription, arrivals in members if not subscription.closed]
-            deliver_together(touched)
-            for arrivals in touched:
-                arrivals.clear()
-        batches.clear()
-        self._listener.read_done()
-
-    # --- the end ---
-
-    def die(self, error: LinkError) -> None:
-        """See `network.Endpoint.die`. The first error counts."""
-        if self.death is not None:
-            return
-        self.death = error
-        self._network.links.remove(self)
-        self._out.clear()
-        self._out_bytes = 0
-        self._in.clear()
-        for subscription in self._subscriptions:
-            subscription.closed = True
-            self._network.server.remove_receiver(subscription.receive)
-        self.scope.cancel()
-        self._progress.unpark_all()
-        self._network.wake_links()
-
-    def _check_alive(self) -> None:
-        if self.death is not None:
-            raise LinkError(f"the link to {self.server} is dead: {self.death}", reason=self.death.reason)
-
-
-def _broken() -> LinkError:
-    return LinkError("the connection broke in the middle of a frame")

@@ -10,29 +10,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import NamedTuple
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol.framing import text
-from router_trio.protocol.headers import Headers, decode
+from router_trio.protocol.headers import decode
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.patterns import matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
 from router_trio.testing.losses import Losses, Timed
-from router_trio.testing.streams import EPOCH, Stored, Stream
+from router_trio.testing.streams import EPOCH, Stream
+from router_trio.testing.watch import PublishedMessage, Watch
 
 DUPLICATE_WINDOW = 120.0
 """Seconds, of a stream for which nobody says another one."""
-
-
-class PublishedMessage(NamedTuple):
-    """A publish that the broker took from a link, for assertions."""
-
-    subject: str
-    headers: Headers
-    payload: bytes
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,25 +34,6 @@ class Interest:
     pattern: str
     queue: str | None
     receive: Receive
-
-
-class Watch:
-    """Told what happens at a server, for assertions at each step. Nothing here; a test overrides what it looks at."""
-
-    def received(self, publish: Publish, now: float) -> None:
-        """A publish came from a link."""
-
-    def stored(self, stream: Stream, stored: Stored, now: float) -> None:
-        """A stream took a message."""
-
-    def refused(self, publish: Publish, why: str, now: float) -> None:
-        """A publish that wanted an answer was not taken."""
-
-    def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """A consumer took an ack."""
-
-    def term_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """A consumer was told that a message is given up."""
 
 
 class Server:

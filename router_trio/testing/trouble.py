@@ -14,8 +14,9 @@ import trio
 from router_trio.link import ConsumerSpec
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.network import Network, at_once
-from router_trio.testing.server import Server, Watch
+from router_trio.testing.server import Server
 from router_trio.testing.streams import Stream
+from router_trio.testing.watch import Watch
 
 
 class Trouble:

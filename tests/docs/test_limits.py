@@ -42,7 +42,7 @@ NO_BOUNDS = {
     "MAX_FLOW nats/flow_acks.py": "the largest number that such an answer can have",
     "_MAX_DIGITS protocol/fast_ingest.py": "the longest number, as of a PubAck",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",
-    "_ENTRY_BYTES routing/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
+    "_ENTRY_BYTES routing/outlets/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",
     "_ANSWER_WITHIN nats/jetstream/streams.py": "of the demo, which reads streams of its own server",
     "ANSWER_WITHIN nats/requests.py": "of `router-trio dead-letters`, no router has it",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.protocol.control_headers import CONTROL_HEADERS
-from router_trio.quotes import LONGEST_QUOTE
 from router_trio.telemetry.metrics.rendering import REST
 from router_trio.telemetry.traces.tracer import MAX_FOLLOWED
 from tests.docs.pages import DOCS, page

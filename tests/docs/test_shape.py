@@ -14,20 +14,19 @@ from tests.shape.tree import Tree
 from tests.shape.unreferenced import unreferenced
 
 BOUNDS = {
-    "entries in router_trio/": 24,
+    "entries in router_trio/": 23,
     "modules in its largest folder": 13,
     "layers of import-linter": 13,
     "words that must be taught": 8,
     "public method names with three meanings or more": 15,
+    # Over its goal, and at what it is now: whoever makes it smaller lowers it, down to 12.
     "groups written twice for speed that say so": 15,
-    # Those that follow are over their goal, and at what they are now: whoever makes one smaller lowers it, down to the
-    # goal.
-    "imports between its entries": 118,
-    "public methods of Outbox": 27,
+    "imports between its entries": 100,
+    "public methods of Outbox": 17,
     "of them without both of their tests": 0,
     "definitions that nothing refers to": 0,
-    "files in router_trio/ of more than 350 lines": 12,
-    "files in tests/ of more than 350 lines": 19,
+    "files in router_trio/ of more than 350 lines": 0,
+    "files in tests/ of more than 350 lines": 0,
     "definitions of World in tests/": 1,
     "definitions of eventually in tests/": 1,
     "definitions of fill in tests/": 1,

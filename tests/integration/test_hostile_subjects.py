@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from router_trio import Router
-from router_trio.quotes import LONGEST_TEXT
+from router_trio.errors.quotes import LONGEST_TEXT
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer

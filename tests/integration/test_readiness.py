@@ -2,156 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from router_trio import Live, Message, Router, Settings, states
+from router_trio import Message
 from router_trio.connection import destinations
-from router_trio.embedded import HOST
-from router_trio.routing.handlers import Handler
 from router_trio.routing.stream.pulling import pull_loop
-from tests.support.eventually import eventually
-from tests.support.raw_jetstream import JetStream
-from tests.support.raw_nats import RawClient, connect
+from router_trio.states import route as state_of_routes
+from tests.integration.readiness import Place, Step, deny, place, users
 from tests.support.server_version import needs_server
-from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import core_route, stream_route
-from tests.support.watch import Watch
-
-WITHIN = 10.0
 
 CORE = core_route("in.*", "heard.{{wildcard(1)}}")
 TO_STREAM = core_route("in.*", "out.{{wildcard(1)}}")
 TO_STREAM["to"][0]["jetstream"] = True
 STREAM = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*")
 
-_numbers = count(1)
-
-
-def users(*, deny: Sequence[str] = ()) -> str:
-    """Configuration of a server whose user `router` may not publish to these subjects."""
-    return f"""
-authorization {{ users: [
-  {{ user: router, password: "secret", permissions: {{ publish: {{ deny: {json.dumps(list(deny))} }} }} }}
-  {{ user: other, password: "other" }}
-] }}
-"""
-
-
-@dataclass
-class Place:
-    """A server, the router between its streams, and another client."""
-
-    server: NatsServer
-    live: Live
-    client: RawClient
-    heard: list[bytes]
-    watch: Watch
-    answer: tuple[int, list[dict[str, str]]] = (0, [])
-    """The last one of a probe."""
-
-    @property
-    def streams(self) -> JetStream:
-        return JetStream(self.client)
-
-    async def readyz(self) -> tuple[int, list[dict[str, str]]]:
-        """What a probe of Kubernetes sees."""
-        assert self.live.http_address is not None
-        async with await trio.open_tcp_stream(*self.live.http_address) as stream:
-            await stream.send_all(b"GET /readyz HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n")
-            answer = b"".join([part async for part in stream])
-        head, _, body = answer.partition(b"\r\n\r\n")
-        return int(head.split()[1]), json.loads(body)["reasons"]
-
-    async def until_unready(self, reason: str) -> None:
-        async def unready() -> bool:
-            self.answer = code, reasons = await self.readyz()
-            return code == 503 and any(reason in one["reason"] for one in reasons)
-
-        await eventually(unready, WITHIN, lambda: self.answer)
-
-    async def until_ready(self) -> None:
-        async def ready() -> bool:
-            self.answer = await self.readyz()
-            return self.answer[0] == 200
-
-        await eventually(ready, WITHIN, lambda: self.answer)
-
-    async def probe(self, within: float = WITHIN, subject: str = "in.x") -> bool:
-        """Send a message to the route's source. Whether it gets through."""
-        payload = b"probe %d" % next(_numbers)
-        await self.client.publish(subject, payload)
-        with trio.move_on_after(within):
-            while payload not in self.heard and payload not in await self.stored():
-                await trio.sleep(0.02)
-            return True
-        return False
-
-    async def stored(self) -> list[bytes]:
-        with suppress(Exception):  # the stream may be what is away
-            return [message.payload for message in await self.streams.stream_messages("OUT")]
-        return []
-
-
-@asynccontextmanager
-async def place(
-    tmp_path: Path,
-    *routes: dict[str, Any],
-    config: str | None = None,
-    jetstream: bool = True,
-    out: bool = True,
-    handler: Handler | None = None,
-) -> AsyncIterator[Place]:
-    """A router and its server, with the streams `IN` of `in.*` (for routes that read it) and `OUT` of `out.*`."""
-    async with (
-        nats_server(tmp_path, config=users() if config is None else config, jetstream=jetstream) as server,
-        connect(server.url, user="other", password="other") as client,
-    ):
-        streams = JetStream(client)
-        if any("stream" in route["from"] for route in routes):
-            await streams.create_stream("IN", ["in.*"])
-        if jetstream and out:
-            await streams.create_stream("OUT", ["out.*"])
-        quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
-        url = f"nats://router:secret@{HOST}:{server.port}"
-        settings = Settings(
-            router={"shutdown_timeout": "1s"},
-            telemetry={"listen": f"{HOST}:0"},
-            connections={"main": {"servers": [url], **quick}},
-            routes=list(routes),
-        )
-        watch = Watch()
-        heard: list[bytes] = []
-        subscription = await client.subscribe("heard.>")
-        router = Router(settings, observers=[watch])
-        router._handlers |= {route["name"]: handler for route in routes if handler is not None}
-        async with router.open() as live, trio.open_nursery() as nursery:
-            watch.live = live
-
-            async def listen() -> None:
-                while True:
-                    heard.append((await subscription.next(3600)).payload)
-
-            nursery.start_soon(listen)
-            yield Place(server, live, client, heard, watch)
-            nursery.cancel_scope.cancel()
-
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destinations, "LOOK_EVERY", 0.3)
     monkeypatch.setattr(pull_loop, "CHECK_EVERY", 0.3)
-
-
-Step = Callable[[Place], Awaitable[Any]]
 
 
 async def add_out(at: Place) -> None:
@@ -189,10 +64,6 @@ async def nothing(at: Place) -> None:
 
 def edit_out(**changes: Any) -> Step:
     return lambda at: at.streams.edit_stream("OUT", **changes)
-
-
-def deny(*subjects: str) -> Step:
-    return lambda at: at.server.reload(users(deny=subjects))
 
 
 PAUSES = needs_server(2, 11, lacks="pause of consumers")
@@ -348,7 +219,7 @@ async def test_nothing_is_stored_without_its_payload_when_a_consumer_is_edited(t
 
 @pytest.mark.usefixtures("_quick")
 async def test_a_handler_that_does_not_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "HANDLER_QUIET", 0.5)
+    monkeypatch.setattr(state_of_routes, "HANDLER_QUIET", 0.5)
     go_on = trio.Event()
 
     async def handler(message: Message) -> Message:

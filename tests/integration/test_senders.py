@@ -6,24 +6,19 @@ don't suppress what others send.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router_trio import Message, Router
-from router_trio.errors import PublishError
 from router_trio.settings import Settings
+from tests.integration.senders import router, streams, sunk
 from tests.support.eventually import eventually
-from tests.support.raw_jetstream import JetStream, StoredMessage
-from tests.support.raw_nats import RawClient, connect
-from tests.support.servers import NatsServer, nats_server
-from tests.support.settings import core_route, failing_of, settings
-from tests.support.watch import Watch, assert_alive, until_stored, watched
-
-KINDS = ("core", "stream", "handler", "handler of a stream")
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.settings import core_route, settings
+from tests.support.watch import Watch, until_stored, watched
 
 STEERS = {
     "Nats-Rollup": ("all", {"allow_rollup_hdrs": True}),
@@ -44,7 +39,6 @@ STEERS = {
     "Nats-Stream-Source": ("OTHER 9 > >", {}),
 }
 
-
 IN_A_STREAM = {
     "Nats-Rollup": "sub",
     "Nats-TTL": "1h",
@@ -54,45 +48,6 @@ IN_A_STREAM = {
     "Nats-Trace-Only": "false",
 }
 """Those that a source stream itself stores, with values that it takes."""
-
-
-def same(message: Message) -> Message:
-    """A handler that changes nothing that a stream would look at."""
-    return message.replace(payload=message.payload + b"!", headers=message.headers.set("Seen", "1"))
-
-
-def router(url: str, kind: str, watch: Watch, *, to: dict[str, Any] | None = None, **source: Any) -> Router:
-    """A router of one route of this kind, from `in.*` to the stream `SINK`."""
-    destination = {"subject": "sink.{{wildcard(1)}}", "jetstream": True} | (to or {})
-    failing = failing_of(source)
-    if kind in ("stream", "handler of a stream"):
-        origin = {"stream": "SOURCE", "durable": "router", "filter": "in.*"} | source
-    else:
-        origin = {"subject": "in.*"} | source
-    if kind.startswith("handler"):
-        made = Router(settings(url), observers=[watch])
-        subject = origin.pop("subject", None)
-        made.route(subject, to=destination, name="route", **failing, **origin)(same)
-        return made
-    routes = [{"name": "route", "from": origin, "to": [destination], **failing}]
-    return Router(settings(url, routes=routes), observers=[watch])
-
-
-@asynccontextmanager
-async def streams(server: NatsServer, kind: str, **sink: Any) -> AsyncIterator[tuple[RawClient, JetStream]]:
-    """A client, the stream `SINK` with what others have stored in it, and `SOURCE` if the kind of route needs one."""
-    async with connect(server.url) as client:
-        stream = JetStream(client)
-        if "stream" in kind:
-            await stream.create_stream("SOURCE", ["in.*"], **sink)
-        await stream.create_stream("SINK", ["sink.>"], **sink)
-        await stream.publish_many([("sink.others", b"%d" % number, None) for number in range(3)])
-        yield client, stream
-
-
-async def sunk(stream: JetStream, count: int) -> list[StoredMessage]:
-    await until_stored(stream, "SINK", count, within=20)
-    return await stream.stream_messages("SINK")
 
 
 @pytest.mark.parametrize(
@@ -308,76 +263,3 @@ async def test_two_teams_that_send_one_message_to_two_subjects_store_both(server
             stored = await sunk(stream, 203)
         for team in ("a", "b"):
             assert [int(one.payload) for one in stored if one.subject == f"sink.{team}"] == list(range(100))
-
-
-# --- control lines ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("headers", [None, [("A", "1")]])
-async def test_a_subject_too_long_for_the_server_fails_and_nothing_else(
-    server: NatsServer, kind: str, headers: Any
-) -> None:
-    watch = Watch()
-    async with streams(server, kind) as (client, stream):
-        long = {"subject": "sink." + "y" * 120 + ".{{wildcard(1)}}"}
-        source: dict[str, Any] = {"retry": {"attempts": 1}} if "stream" in kind else {}
-        made = router(server.url, kind, watch, to=long, **source)
-        async with watched(made, watch):
-            await client.publish("in." + "x" * 3700, b"1", headers)
-            await client.publish("in." + "x" * 4000, b"2", headers)
-            await client.publish("in.3", b"3", headers)
-            stored = await sunk(stream, 5)
-            assert [message.payload.rstrip(b"!") for message in stored[3:]] == [b"1", b"3"]
-            await eventually(lambda: dict(watch.router.routes[0].failed) == {"too_large": 1})
-            assert watch.router.connections["main"].state.lost == 0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_what_ends_every_link_is_set_aside(tmp_path: Path, kind: str) -> None:
-    """A server whose limit is lower than usual: no client is told of it, and the connection ends."""
-    watch = Watch()
-    async with (
-        nats_server(tmp_path, config="max_control_line: 512") as server,
-        streams(server, kind) as (client, stream),
-    ):
-        long = {"subject": "sink." + "y" * 300 + ".{{wildcard(1)}}"}
-        source = {"retry": {"initial": "100ms"}, "ack_wait": "1s"} if "stream" in kind else {}
-        async with watched(router(server.url, kind, watch, to=long, **source), watch):
-            for number in range(11):
-                await client.publish("in." + "x" * (300 if number == 10 else 1), b"%d" % number)
-            await eventually(lambda: watch.router.routes[0].failed["poison"] > 0)
-            await assert_alive(watch.router)
-            for number in range(11, 20):
-                await client.publish("in.x", b"%d" % number)
-            stored = await sunk(stream, 22)
-            numbers = [number for number in range(20) if number != 10]
-            assert [int(message.payload.rstrip(b"!")) for message in stored[3:]] == numbers
-            failed = watch.router.routes[0].failed
-            if "stream" in kind:
-                await eventually(lambda: failed["poison"] > 3)
-            assert set(failed) == {"poison"}
-            assert watch.router.connections["main"].state.lost <= 6, "and it ends no link when it is delivered again"
-
-
-@pytest.mark.parametrize("with_ack", [False, True])
-async def test_a_program_is_told_that_a_subject_is_too_long(server: NatsServer, with_ack: bool) -> None:
-    async with connect(server.url) as client, watched(settings(server.url)) as watch:
-        await JetStream(client).create_stream("SINK", ["sink.>"])
-        publish = watch.router.publish_with_ack if with_ack else watch.router.publish
-        with pytest.raises(PublishError, match="max_control_line") as refused:
-            await publish("sink." + "x" * 4092, b"")
-        assert refused.value.reason == "too_large"
-        await publish("sink." + "x" * 4000, b"1")
-        await until_stored(JetStream(client), "SINK", 1)
-        assert watch.router.connections["main"].state.lost == 0
-
-
-@pytest.mark.parametrize("size", [4095, 4096])
-async def test_the_longest_control_line_that_a_server_takes_passes(core_server: NatsServer, size: int) -> None:
-    async with connect(core_server.url) as client, watched(settings(core_server.url)) as watch:
-        heard = await client.subscribe(">")
-        subject = "x" * (size - len(" 5"))
-        await (await watch.router.publish(subject, b"12345")).settled()
-        assert (await heard.next()).subject == subject
-        assert watch.router.connections["main"].state.lost == 0

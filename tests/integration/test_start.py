@@ -31,6 +31,7 @@ OTHERS = {
     "router_trio.routing.content.routing",
     "router_trio.routing.retrying.route",
     "router_trio.routing.stream.route",
+    "router_trio.telemetry.metrics.readers",
     "router_trio.telemetry.metrics.table",
     "router_trio.testing",
 }

@@ -8,97 +8,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
-from router_trio import Message, Router, Settings
-from router_trio.telemetry.traces.tracer import MAX_FOLLOWED
-from tests.support.otlp_receiver import OtlpReceiver, ReceivedSpan, otlp_receiver
+from router_trio import Message
+from tests.integration.traces import CORE_TO_CORE, OK, SAMPLED, SPAN, TRACE, Two, routing, traceparents, two_servers
 from tests.support.raw_jetstream import JetStream
-from tests.support.raw_nats import RawClient, RawMessage, connect, encode_publish
-from tests.support.servers import NatsServer, nats_server
-from tests.support.watch import Watch, until_settled, until_stored, watched
+from tests.support.watch import until_settled, until_stored
 
-TRACE = "0af7651916cd43dd8448eb211c80319c"
-SPAN = "b7ad6b7169203331"
-SAMPLED = f"00-{TRACE}-{SPAN}-01"
 UNSAMPLED = f"00-{TRACE}-{SPAN}-00"
-OK, ERROR = 0, 2  # OTLP: a status that was never set is 0
-CORE_TO_CORE = {
-    "name": "eu",
-    "from": {"connection": "edge", "subject": "orders.*"},
-    "to": [{"connection": "core", "subject": "eu.{{wildcard(1)}}"}],
-}
-
-
-@pytest.fixture(autouse=True)
-def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ENDPOINT", "TRACES_ENDPOINT", "COMPRESSION", "TIMEOUT", "HEADERS"):
-        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}", raising=False)
-
-
-@dataclass
-class Two:
-    """Two servers with a client on each, and a collector."""
-
-    edge: NatsServer
-    core: NatsServer
-    producer: RawClient
-    consumer: RawClient
-    collector: OtlpReceiver
-
-    def traced(self, *routes: dict[str, Any], endpoint: str | None = None, ratio: float = 0.0) -> Settings:
-        """A router from `edge` to `core` that traces what its callers record, and a share of the rest."""
-        quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "200ms"}
-        return Settings(
-            router={"name": "orders-router"},
-            telemetry={
-                "listen": "",
-                "otlp_endpoint": self.collector.endpoint if endpoint is None else endpoint,
-                "trace_sample_ratio": ratio,
-            },
-            connections={
-                "edge": {"servers": [self.edge.url], **quick},
-                "core": {"servers": [self.core.url], **quick},
-            },
-            routes=list(routes),
-        )
-
-    def spans(self, name: str) -> list[ReceivedSpan]:
-        """The spans of that name."""
-        return [span for span in self.collector.spans if span.name == name]
 
 
 @pytest.fixture
-async def two(tmp_path: Path) -> AsyncIterator[Two]:
-    async with (
-        nats_server(tmp_path, name="edge") as edge,
-        nats_server(tmp_path, name="core") as core,
-        connect(edge.url) as producer,
-        connect(core.url) as consumer,
-        otlp_receiver() as collector,
-    ):
-        yield Two(edge, core, producer, consumer, collector)
-
-
-@asynccontextmanager
-async def routing(settings: Settings, *handlers: tuple[Any, dict[str, Any]]) -> AsyncIterator[Watch]:
-    """A router that runs; when it is left, its spans are at the collector."""
-    watch = Watch()
-    router = Router(settings, observers=[watch])
-    for handler, route in handlers:
-        router.route(**route)(handler)
-    async with watched(router, watch):
-        yield watch
-
-
-def traceparents(message: RawMessage) -> list[str]:
-    return [value for name, value in message.headers if name.lower() == "traceparent"]
+async def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
+    async with two_servers(tmp_path, monkeypatch) as servers:
+        yield servers
 
 
 # --- one trace ---
@@ -275,145 +201,6 @@ async def test_many_messages_of_a_stream_of_which_some_are_recorded_keep_their_o
     processes = two.spans("process eu")
     assert len(processes) == len(two.spans("send eu.{{wildcard(1)}}")) == 43
     assert [span.attributes["messaging.nats.sequence"] for span in processes] == list(range(1, 301, 7))
-
-
-# --- failures ---
-
-
-async def test_a_handler_that_raises(two: Two) -> None:
-    def broken(message: Message) -> Message:
-        raise LookupError("no such order")
-
-    route = {"subject": "orders.*", "connection": "edge", "to": {"subject": "never", "connection": "core"}}
-    async with routing(two.traced(), (broken, route)) as watch:
-        await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
-        await watch.until("ROUTE_MESSAGE_FAILED")
-    process = two.collector.named("process broken")
-    assert (process.status, process.attributes["error.type"]) == (ERROR, "LookupError")
-    assert two.spans("send never") == []
-
-
-PAYLOAD = b"the-card-number-of-a-customer"
-
-
-@pytest.mark.parametrize("handler_errors", ["type", "full"])
-@pytest.mark.parametrize("kind", ["def", "async", "stream"])
-async def test_what_a_handler_quotes_of_a_payload_is_shown_only_if_asked_for(
-    two: Two, handler_errors: str, kind: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def broken(message: Message) -> Message:
-        raise LookupError(f"can't read {message.payload.decode()} {'x' * 5000}")
-
-    async def broken_later(message: Message) -> Message:
-        await trio.lowlevel.checkpoint()
-        return broken(message)
-
-    source: dict[str, Any] = {"subject": "orders.*"}
-    if kind == "stream":
-        await JetStream(two.producer).create_stream("ORDERS", ["orders.>"])
-        source = {"stream": "ORDERS", "durable": "router"}
-    settings = two.traced()
-    telemetry = settings.telemetry.model_copy(update={"handler_errors": handler_errors})
-    settings = settings.model_copy(update={"telemetry": telemetry})
-    watch = Watch()
-    router = Router(settings, observers=[watch], log=True)
-    router.route(**source, name="broken", connection="edge", to={"subject": "never", "connection": "core"})(
-        broken if kind == "def" else broken_later
-    )
-    async with watched(router, watch):
-        await watch.until("ROUTE_READY")
-        await two.producer.publish("orders.7", PAYLOAD, headers={"traceparent": SAMPLED})
-        await watch.until("ROUTE_MESSAGE_FAILED")
-    process = two.spans("process broken")[0]
-    [line, *_] = [line for line in capfd.readouterr().err.splitlines() if "ROUTE_MESSAGE_FAILED" in line]
-    # The line has the traceback as well, of which no line is longer than another text.
-    most = 1500 if handler_errors != "full" else 1500 + sum(map(len, json.loads(line)["traceback"]))
-    for text, longest in ((line, most), (f"{process.error} {process.attributes} {process.events}", 1500)):
-        assert "LookupError" in text
-        assert (PAYLOAD.decode() in text) is (handler_errors == "full")
-        assert len(text) < longest
-
-
-async def test_an_error_that_can_not_be_asked_what_it_says_fails_its_message_only(two: Two) -> None:
-    class BrokenError(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("not even that")
-
-    def broken(message: Message) -> Message:
-        raise BrokenError
-
-    route = {"subject": "orders.*", "connection": "edge", "to": {"subject": "never", "connection": "core"}}
-    async with routing(two.traced(), (broken, route)) as watch:
-        for _ in range(2):
-            await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
-        await watch.until("ROUTE_MESSAGE_FAILED", 2)
-
-
-async def test_senders_can_not_have_more_traced_than_is_followed_in_a_second(two: Two) -> None:
-    count = int(MAX_FOLLOWED) * 10
-    inbox = await two.consumer.subscribe("eu.*")
-    started = time.monotonic()
-    async with routing(two.traced(CORE_TO_CORE)) as watch:
-        frames = encode_publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
-        await two.producer.send(frames * count)
-        got = [await inbox.next() for _ in range(count)]
-        seconds = time.monotonic() - started
-        await until_settled(watch.router)
-    followed = len(two.spans("process eu"))
-    assert MAX_FOLLOWED <= followed <= MAX_FOLLOWED * (1 + seconds)
-    passed_on = [message for message in got if traceparents(message) == [SAMPLED]]
-    assert len(passed_on) == count - followed
-
-
-async def test_a_stream_that_refuses(two: Two) -> None:
-    sink = JetStream(two.consumer)
-    await sink.create_stream("EU", ["eu.>"], max_msg_size=10)
-    route = {
-        "name": "eu",
-        "from": {"connection": "edge", "subject": "orders.*"},
-        "to": [{"connection": "core", "subject": "eu.{{wildcard(1)}}", "jetstream": True}],
-    }
-    async with routing(two.traced(route)) as watch:
-        await two.producer.publish("orders.7", b"x" * 100, headers={"traceparent": SAMPLED})
-        await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
-    process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
-    [event] = watch.of("NATS_PUBLISH_WITH_ACK_ERROR")
-    assert (send.status, send.attributes["error.type"]) == (ERROR, event.reason)
-    assert (process.status, process.attributes["error.type"]) == (ERROR, event.reason)
-    assert send.attributes["router.fate"] == "failed"
-
-
-async def test_what_never_becomes_an_operation_ends_its_spans_with_the_reason(two: Two, tmp_path: Path) -> None:
-    """The same reason in the trace as in the counters and in the log."""
-    async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
-        settings = two.traced(CORE_TO_CORE)
-        connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
-        settings = settings.model_copy(update={"connections": {**settings.connections, "core": connection}})
-        async with routing(settings) as watch:
-            await two.producer.publish("orders.7", b"x" * 190, headers={"traceparent": SAMPLED})
-            event = await watch.until("ROUTE_MESSAGE_FAILED")
-    process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
-    assert event.reason == "too_large"
-    assert (send.status, send.attributes["error.type"]) == (ERROR, "too_large")
-    assert (process.status, process.attributes["error.type"]) == (ERROR, "too_large")
-
-
-async def test_what_would_be_too_large_with_a_parent_goes_without(two: Two, tmp_path: Path) -> None:
-    """A message does not fail because somebody looks at it."""
-    async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
-        settings = two.traced(CORE_TO_CORE, ratio=1.0)
-        connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
-        settings = settings.model_copy(update={"connections": {**settings.connections, "core": connection}})
-        async with connect(small.url) as consumer, routing(settings):
-            inbox = await consumer.subscribe("eu.*")
-            await two.producer.publish("orders.7", b"x" * 190)
-            message = await inbox.next()
-    assert traceparents(message) == []
-    assert two.collector.named("send eu.{{wildcard(1)}}").status == OK
-
-
-def _servers(url: str) -> Any:
-    return Settings(connections={"x": {"servers": [url]}}).connections["x"].servers
 
 
 # --- an outage ---

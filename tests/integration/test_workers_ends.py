@@ -97,10 +97,16 @@ def test_standby_is_refused(tmp_path: Path) -> None:
     assert "routes[0].from.standby: gives all messages to one process, so 2 workers can't share them" in line
 
 
-def test_one_worker_is_one_process(tmp_path: Path) -> None:
+async def test_one_worker_is_one_process(server: NatsServer, streams: JetStream, tmp_path: Path) -> None:
+    """Also of a file whose own number would be refused."""
     path = tmp_path / "router.toml"
-    path.write_text(WITHOUT_QUEUE.replace("URL", "nats://127.0.0.1:4222").replace("workers = 2", "workers = 1"))
+    path.write_text(WITHOUT_QUEUE.replace("URL", server.url).replace("workers = 2", "workers = 1"))
     assert command("check", path, cwd=tmp_path).returncode == 0
+    path.write_text(WITHOUT_QUEUE.replace("URL", server.url))
+    async with running("run", "--workers", "1", path, cwd=tmp_path) as run:
+        assert "worker" not in await run.has_logged("ROUTER_STARTED")
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
 
 
 def with_handler(folder: Path, body: str, timeout: str) -> str:

@@ -29,7 +29,7 @@ from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.handlers import Handler
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
@@ -123,10 +123,10 @@ class Bench:
         self.events: list[Event] = []
         """What the routes say."""
         link = SimpleNamespace(ack=self._acked, nak=lambda *nak: self.naks.append(nak))
-        self.connection._session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
+        self.connection.listener.session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings)]
         told = {"pass_to_client": _nothing, "on_info": _nothing, "denied": _nothing}
-        self.wire = Wire(cast(Any, None), read_done=self.connection.read_done, **told)
+        self.wire = Wire(cast(Any, None), read_done=self.connection.listener.read_done, **told)
 
     def _routing(self, plan: Any) -> Routing:
         outlets = [Outlet(destination, self.connection) for destination in plan.destinations]
@@ -142,7 +142,7 @@ class Bench:
     def written(self) -> list[bytes]:
         """Have the outbox write all that is pending. Returns the frames of each operation."""
         frames = []
-        while batch := self.outbox.next_batch():
+        while batch := self.outbox.sender.next_batch():
             frames += [operation.frame for operation in batch]
         return frames
 
@@ -163,7 +163,7 @@ class Bench:
     def core(self, messages: int) -> Callable[[], None]:
         """What comes for the routes in turn, is forwarded, written and fenced."""
         _, routes = self.core_routes()
-        sids = [self.wire.subscribe(b"in", route._deliver) for route in routes]
+        sids = [self.wire.subscriptions.subscribe(b"in", route._deliver) for route in routes]
         data = b"".join(
             b"MSG in.%04d.%d %b 128\r\n%b\r\n" % (number % len(sids), number % 7, sids[number % len(sids)], BODY)
             for number in range(messages)
@@ -213,7 +213,7 @@ class Bench:
     def stream(self, messages: int) -> Callable[[], None]:
         """What a stream delivers is forwarded, written, acked by the destination, and acked to its source."""
         route = self.stream_route()
-        acks = PubAcks(self.connection)
+        acks = PubAcks(self.connection.listener)
         first = 1
 
         def run() -> None:
@@ -221,13 +221,13 @@ class Bench:
             numbers = range(first, first + messages)
             first += messages
             order = self.outbox.next_order
-            route._received([delivered(number) for number in numbers])
+            route._intake.received([delivered(number) for number in numbers])
             while route._ack_pending.waiting:
                 finish(route._route_some())
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
             orders = range(order, order + messages)
             acks.read([puback(one) for one in orders])
-            self.connection.read_done()
+            self.connection.listener.read_done()
             assert len(self.answers) == messages
             self.answers.clear()
             assert not self.outbox.pending + self.outbox.in_flight

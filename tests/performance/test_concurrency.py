@@ -69,14 +69,14 @@ def run_of(kind: type[StreamRoute]) -> Callable[[], None]:
     routing.plan = replace(routing.plan, handler=shout)
     route = kind(routing, bench.connection, lambda event: None)
     route._ack_pending.cursor = StreamCursor("x")
-    acks = PubAcks(bench.connection)
+    acks = PubAcks(bench.connection.listener)
     first = 1
 
     def run() -> None:
         nonlocal first
         numbers = range(first, first + MESSAGES)
         first += MESSAGES
-        route._received([delivered(number, KEYS) for number in numbers])
+        route._intake.received([delivered(number, KEYS) for number in numbers])
         while route._ack_pending.count:
             order = bench.outbox.next_order
             if isinstance(route, StreamRouteByKey):
@@ -85,7 +85,7 @@ def run_of(kind: type[StreamRoute]) -> Callable[[], None]:
                 finish(route._route_some())
             bench.written()
             acks.read([puback(one) for one in range(order, bench.outbox.next_order)])
-            bench.connection.read_done()
+            bench.connection.listener.read_done()
         assert len(bench.answers) == MESSAGES
         bench.answers.clear()
 

@@ -107,7 +107,7 @@ async def test_deliveries_that_follow_are_taken_together() -> None:
 async def test_messages_that_are_stored_together() -> None:
     def under_way() -> tuple[Bench, list[Operation]]:
         bench = Bench(1, stream=True)
-        bench.stream_route()._received([delivered(number) for number in range(1, 1 + MESSAGES)])
+        bench.stream_route()._intake.received([delivered(number) for number in range(1, 1 + MESSAGES)])
         bench.written()
         return bench, [*bench.outbox.queue.in_flight.unacked.values()]
 
@@ -117,7 +117,7 @@ async def test_messages_that_are_stored_together() -> None:
     def fast() -> None:
         for operation in together:
             operation.settle(fate, 0.0)
-        bench.connection.read_done()
+        bench.connection.listener.read_done()
 
     def slow() -> None:
         for operation in singly:

@@ -13,6 +13,7 @@ from tests.support.command import running
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
+from tests.support.settings import stream_route_file
 from tests.support.watch import until_stored, watched
 
 MESSAGES = 300
@@ -63,17 +64,7 @@ async def test_a_process_that_is_killed_again_and_again(server: NatsServer, tmp_
     (tmp_path / "work.py").write_text(
         "import trio\nasync def slowly(message):\n    await trio.sleep(0.005)\n    return message\n"
     )
-    (tmp_path / "router.toml").write_text(f"""
-[telemetry]
-listen = ""
-[connections.main]
-servers = ["{server.url}"]
-[[routes]]
-name = "route"
-handler = "work:slowly"
-from = {{ stream = "SOURCE", durable = "router", filter = "in.*", ack_wait = "2s" }}
-to = [{{ subject = "out.{{{{wildcard(1)}}}}", jetstream = true }}]
-""")
+    stream_route_file(tmp_path, server.url, handler='"work:slowly"', ack_wait="2s")
     async with connect(server.url) as client:
         stream = JetStream(client)
         await streams(stream)

@@ -19,7 +19,7 @@ from tests.support.proxy import tcp_proxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
-from tests.support.settings import settings
+from tests.support.settings import settings, stream_route_file
 from tests.support.watch import Watch, assert_survived, until_nothing_is_unacked, until_stored, watched
 
 DEAD: dict[str, Any] = {"subject": "dead.{{wildcard(1)}}"}
@@ -211,19 +211,15 @@ def _is_empty(stream: JetStream, name: str) -> Callable[[], Any]:
 
 async def test_deliveries_that_a_killed_process_used_up_are_no_failures(server: NatsServer, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text("import trio\nasync def hang(message):\n    await trio.sleep_forever()\n")
-    (tmp_path / "router.toml").write_text(f"""
-[telemetry]
-listen = ""
-[connections.main]
-servers = ["{server.url}"]
-[[routes]]
-name = "route"
-handler = "work:hang"
-from = {{ stream = "SOURCE", durable = "router", filter = "in.*", ack_wait = "1s" }}
-to = [{{ subject = "out.x", jetstream = true }}]
-retry = {{ attempts = 2, initial = "20ms" }}
-dead_letter = {{ subject = "dead.{{{{wildcard(1)}}}}" }}
-""")
+    stream_route_file(
+        tmp_path,
+        server.url,
+        to="out.x",
+        ack_wait="1s",
+        handler='"work:hang"',
+        retry='{ attempts = 2, initial = "20ms" }',
+        dead_letter='{ subject = "dead.{{wildcard(1)}}" }',
+    )
     async with connect(server.url) as client:
         stream = await streams(client)
         await stream.publish_many([("in.x", b"%d" % number, None) for number in range(10)])

@@ -17,7 +17,7 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer
-from tests.support.settings import settings
+from tests.support.settings import settings, stream_route_file
 from tests.support.watch import assert_accounted, assert_alive, until_nothing_is_unacked, watched
 
 pytestmark = needs_server(2, 14, lacks="fast ingest")
@@ -108,18 +108,7 @@ async def test_a_router_that_is_killed_twice_while_the_server_is_loses_and_doubl
 ) -> None:
     async with connect(server.url) as client:
         await filled(JetStream(client), count)
-    (tmp_path / "router.toml").write_text(f"""
-[telemetry]
-listen = ""
-[connections.main]
-servers = ["{server.url}"]
-reconnect_delay = "50ms"
-max_reconnect_delay = "300ms"
-[[routes]]
-name = "copy"
-from = {{ stream = "SOURCE", durable = "router", filter = "in.*", ack_wait = "5s" }}
-to = [{{ subject = "out.{{{{wildcard(1)}}}}", jetstream = true }}]
-""")
+    stream_route_file(tmp_path, server.url)
 
     async def until(part: int) -> None:
         async def there() -> bool:

@@ -21,7 +21,7 @@ from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
-from tests.support.settings import settings
+from tests.support.settings import settings, stream_route_file
 from tests.support.watch import Watch, until_nothing_is_unacked, watched
 
 KEYS = 500
@@ -188,23 +188,16 @@ async def test_the_order_of_each_key_outlives_the_router_as_well(
     async with connect(server.url) as client:
         numbers = await filled(JetStream(client), count)
     (tmp_path / "work.py").write_text(f"LONGEST = 0.02\n{HANDLER}")
-    (tmp_path / "router.toml").write_text(f"""
-[telemetry]
-listen = "127.0.0.1:0"
-[connections.main]
-servers = ["{server.url}"]
-reconnect_delay = "50ms"
-max_reconnect_delay = "300ms"
-[[routes]]
-name = "route"
-handler = "work:work"
-key = "headers.key"
-concurrency = 64
-from = {{ stream = "SOURCE", durable = "router", filter = "in.*", ack_wait = "5s" }}
-to = [{{ subject = "out.{{{{wildcard(1)}}}}", jetstream = true }}]
-retry = {{ initial = "100ms", attempts = {ATTEMPTS}, max = "1s" }}
-dead_letter = {{ subject = "dead.{{{{wildcard(1)}}}}" }}
-""")
+    stream_route_file(
+        tmp_path,
+        server.url,
+        listen="127.0.0.1:0",
+        handler='"work:work"',
+        key='"headers.key"',
+        concurrency=64,
+        retry=f'{{ initial = "100ms", attempts = {ATTEMPTS}, max = "1s" }}',
+        dead_letter='{ subject = "dead.{{wildcard(1)}}" }',
+    )
     scrapes = Scrapes()
     async with (
         running("run", "router.toml", cwd=tmp_path) as process,

@@ -16,8 +16,10 @@ from typing import Any
 
 MODULES = (
     *("connection.supervisor", "connection.session", "connection.attempts", "connection.backoff"),
+    *("connection.listener", "connection.dialing", "outbox.refusals", "outbox.sending.sender"),
     *("outbox.outbox", "outbox.settlement", "outbox.capacity", "outbox.queue", "outbox.retry_lanes", "outbox.retries"),
     *("connection.pull_credit", "routing.stream.route", "routing.stream.pulling.pull_loop"),
+    *("routing.stream.intake", "routing.stream.going_back"),
     *("routing.stream.ack_pending", "routing.stream.cursor"),  # the place in a stream
     *("routing.stream.subject_order", "routing.stream.acks", "routing.stream.delivery"),  # the order
     *("routing.by_key.stream_route", "routing.by_key.core_route", "routing.by_key.handler_tasks"),

@@ -15,11 +15,13 @@ from router_trio.message import Fate
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import RUNNING
 from router_trio.telemetry.http.status import readiness
-from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
+from router_trio.telemetry.metrics.metric import Metric, Sources
+from router_trio.telemetry.metrics.table import TABLE
 from router_trio.testing import FakeBroker
-from router_trio.testing.server import Watch
-from router_trio.testing.streams import Stored, Stream
+from router_trio.testing.streams import Stored
+from router_trio.testing.watch import Watch
 from tests.simulation.arrivals import Arrivals
+from tests.simulation.broker_watch import BrokerWatch
 from tests.simulation.content import Sent, places
 from tests.simulation.failing import owes_dead_letter
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
@@ -83,7 +85,7 @@ class Oracles:
 
     def watch_of(self, broker: str) -> Watch:
         """What is told of one broker."""
-        return _BrokerWatch(self, self._arrivals, broker)
+        return BrokerWatch(self._arrivals, self.acked, self.termed, broker)
 
     # --- at each event ---
 
@@ -130,7 +132,8 @@ class Oracles:
         for connection in process.live.connections.values():
             for source in connection._sources:
                 if isinstance(source, StreamRoute):
-                    in_hand, bound = source._ack_pending.count, 2 * source._source.most_in_flight
+                    bound = 2 * source.routing.plan.settings.source.most_in_flight
+                    in_hand = source._ack_pending.count
                     if in_hand > bound:
                         self.broken("bound", f"{source.state.name} has {in_hand} in hand, more than {bound}")
 
@@ -374,26 +377,3 @@ class Oracles:
             for step in self._schedule.steps
             if step.what.get("broker") == plan.broker
         )
-
-
-class _BrokerWatch(Watch):
-    """Passes on what happens at one broker."""
-
-    def __init__(self, oracles: Oracles, arrivals: Arrivals, broker: str) -> None:
-        self._oracles = oracles
-        self._broker = broker
-        self.received = arrivals.received  # type: ignore[method-assign]
-        self.refused = arrivals.refused  # type: ignore[method-assign]
-        self._arrivals = arrivals
-
-    def stored(self, stream: Stream, stored: Stored, now: float) -> None:
-        """See `Watch.stored`."""
-        self._arrivals.stored(self._broker, stream, stored, now)
-
-    def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """See `Watch.ack_taken`."""
-        self._oracles.acked(durable, sequence)
-
-    def term_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """See `Watch.term_taken`."""
-        self._oracles.termed(durable, sequence)

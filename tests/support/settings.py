@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from router_trio import Settings
@@ -16,6 +17,28 @@ def settings(url: str | list[str], *, routes: list[dict[str, Any]] | None = None
         connections={"main": {"servers": servers, **quick, **connection}},
         routes=routes or [],
     )
+
+
+def stream_route_file(
+    folder: Path, url: str, *, to: str = "out.{{wildcard(1)}}", ack_wait: str = "5s", listen: str = "", **route: Any
+) -> Path:
+    """Write `router.toml` for a command that ends and begins in a test: a route from `SOURCE`, HTTP if wanted."""
+    keys = "\n".join(f"{key} = {value}" for key, value in route.items())
+    path = folder / "router.toml"
+    path.write_text(f"""
+[telemetry]
+listen = "{listen}"
+[connections.main]
+servers = ["{url}"]
+reconnect_delay = "50ms"
+max_reconnect_delay = "300ms"
+[[routes]]
+name = "route"
+from = {{ stream = "SOURCE", durable = "router", filter = "in.*", ack_wait = "{ack_wait}" }}
+to = [{{ subject = "{to}", jetstream = true }}]
+{keys}
+""")
+    return path
 
 
 def core_route(subject: str, to: str, *, name: str = "route", **source: Any) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import trio
 from router_trio import Live, Router, Settings
 from router_trio.events import Event
 from router_trio.states import CONNECTED, RUNNING
-from router_trio.telemetry.metrics.table import TABLE, Metric, Sources
+from router_trio.telemetry.metrics.metric import Metric, Sources
+from router_trio.telemetry.metrics.table import TABLE
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream

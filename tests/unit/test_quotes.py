@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from router_trio import events
 from router_trio.errors import MappingError, PublishError, SubjectError
+from router_trio.errors.quotes import LONGEST_QUOTE, LONGEST_TEXT, bounded, excerpt, quoted, redact, told_by
 from router_trio.protocol.headers import Headers, encode
-from router_trio.quotes import LONGEST_QUOTE, LONGEST_TEXT, bounded, excerpt, quoted, redact, told_by
 from router_trio.settings.server_url import _HOST, ServerURL
 from router_trio.states import ConnectionState
 from router_trio.subjects.mapping import Mapping

@@ -13,7 +13,8 @@ from secrets import token_hex
 import trio
 
 from router_trio.errors import LinkError
-from router_trio.nats.link import Dialer, NatsLink
+from router_trio.nats.dialer import Dialer
+from router_trio.nats.link import NatsLink
 from router_trio.nats.requests import Requests
 from router_trio.settings import Settings
 

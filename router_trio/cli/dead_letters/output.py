@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from router_trio.cli.dead_letters.letter import Letter, written
+from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.protocol import headers
-from router_trio.quotes import excerpt
 
 _ROW = "{:>10}  {:24}  {:20}  {:>8}  {:>9}  {}"
 _HEX_LINE = 16

@@ -17,12 +17,12 @@ from router_trio.cli.dead_letters.changing import Purge, Redrive
 from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.links import CommandLink, open_links
 from router_trio.cli.dead_letters.selection import Selection, find_stream
-from router_trio.cli.signals import run_with_signals
+from router_trio.cli.service.signals import run_with_signals
 from router_trio.errors import ConfigurationError, Problem, SourceError
+from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression
 from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.stored import StoredMessages
-from router_trio.quotes import excerpt
 from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.problems import suggestion
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -44,9 +43,7 @@ def launch(
         look = partial(content_of, [config, *more])
         # Looked at before it is loaded: what changes in between is seen as a change.
         watching = partial(watch_files, look, look())
-    load = partial(load_with_handlers, config, *more)
-    if workers is not None:
-        load = partial(_load_for_workers, load, workers)
+    load = partial(load_with_handlers, config, *more, workers=workers)
     settings = load()
     if not embedded_nats:
         settings.require_servers()
@@ -80,10 +77,6 @@ def launch(
         watching,
         early,
     )
-
-
-def _load_for_workers(load: Callable[[], Settings], workers: int) -> Settings:
-    return load().with_workers(workers)
 
 
 def _refuse_to_load_again() -> Settings:

@@ -1,1 +1,1 @@
-"""What a process manager is told of `router-trio run`."""
+"""What a process manager is told of `router-trio run`, and the signals that it sends."""

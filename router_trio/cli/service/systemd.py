@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt, redact
 from router_trio.events import Event, RouterDraining, RouteReady, RouteStandby
-from router_trio.quotes import LONGEST_TEXT, excerpt, redact
 
 
 class Systemd:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 import trio
 
 from router_trio.cli.configuration import search_working_directory
-from router_trio.cli.signals import OTHERS
+from router_trio.cli.service.signals import OTHERS
 from router_trio.router.workers.counts.block import Block
 from router_trio.router.workers.worker import Worker, channel_of
 from router_trio.telemetry.logs.writer import WholeLines

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from router_trio.cli import outcome
+from router_trio.cli.embedded_server import with_server
+from router_trio.cli.reload.wanted import Wanted, Watch, reload_when_wanted
+from router_trio.cli.service.signals import run_with_signals
 from router_trio.cli.service.systemd import Systemd
-from router_trio.cli.serving import Wanted, Watch, with_embedded_server
-from router_trio.cli.signals import run_with_signals
 from router_trio.errors import RouterError
 from router_trio.events import StatusPageReady
 from router_trio.router.garbage_collection import begin_collecting
@@ -26,7 +27,7 @@ from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
 from router_trio.telemetry.logs.writer import WholeLines
-from router_trio.telemetry.metrics.table import Sources
+from router_trio.telemetry.metrics.metric import Sources
 
 if TYPE_CHECKING:
     from router_trio.router.workers.answers import WorkersAnswers
@@ -50,9 +51,7 @@ async def serve_workers(
     async def route() -> int:
         failure: RouterError | None = None
         async with AsyncExitStack() as stack:
-            used, load_used = settings, load
-            if embedded_nats:
-                used, load_used = await with_embedded_server(stack, settings, load)
+            used, load_used = await stack.enter_async_context(with_server(embedded_nats, settings, load))
             lock = stack.enter_context(_lock())
             telemetry = Telemetry(used, logs=True, listeners=[systemd.hear], traces=False, write=WholeLines(lock).write)
             supervisor = Supervisor(
@@ -75,12 +74,8 @@ async def serve_workers(
                 )
             )
             begin_collecting()
-            if early:
-                wanted.say()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_reload_when_wanted, supervisor, load_used, wanted)
-                if watch is not None:
-                    nursery.start_soon(watch, wanted.say)
+                nursery.start_soon(reload_when_wanted, supervisor.reload_all, load_used, wanted, watch, early)
                 nursery.start_soon(_end_when_asked, supervisor, stop, cut)
                 nursery.start_soon(_tell_systemd, supervisor, systemd)
                 try:
@@ -107,12 +102,6 @@ def _answers(supervisor: Supervisor, own: Sources) -> WorkersAnswers:
     from router_trio.router.workers.answers import WorkersAnswers
 
     return WorkersAnswers(supervisor, own, trio.current_time)
-
-
-async def _reload_when_wanted(supervisor: Supervisor, load: Callable[[], Settings], wanted: Wanted) -> None:
-    while True:
-        await wanted.until_said()
-        await supervisor.reload_all(load)
 
 
 async def _end_when_asked(supervisor: Supervisor, stop: trio.Event, cut: trio.Event) -> None:

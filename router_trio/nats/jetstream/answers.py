@@ -11,7 +11,7 @@ import re
 from base64 import b64decode
 from typing import Any
 
-from router_trio.quotes import excerpt
+from router_trio.errors.quotes import excerpt
 
 MAX_NAME = 255
 """Characters of a name of a stream or a consumer, as nats-server has it."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import excerpt
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec
 from router_trio.nats.jetstream.api import ConsumerConfig
-from router_trio.quotes import excerpt
 
 LEAD_POLICY = "pinned_client"
 """The priority policy (ADR-42) of a standby consumer: all its messages go to one client, until that is silent."""

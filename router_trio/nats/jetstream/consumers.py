@@ -16,6 +16,7 @@ import nats.errors
 import trio
 
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import excerpt
 from router_trio.link import ConsumerSpec, Limits, Progress, Subscription
 from router_trio.nats.jetstream import past
 from router_trio.nats.jetstream.api import (
@@ -34,7 +35,6 @@ from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAV
 from router_trio.nats.jetstream.others import Subscribe, others_at_work
 from router_trio.nats.jetstream.unacked import find_between
 from router_trio.protocol import ack_reply, framing
-from router_trio.quotes import excerpt
 
 CONSUMER_NOT_FOUND = 10014
 """Error code of the JetStream API."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info
 from router_trio.nats.jetstream.lookups import NOT_ENABLED, NOT_FOUND, UNAVAILABLE, Lookups, is_name, said
 from router_trio.protocol.stream_config import StreamConfig
-from router_trio.quotes import excerpt
 
 NAME_IN_USE = 10058
 """Error code of the JetStream API: there is such a stream, and it is configured otherwise."""

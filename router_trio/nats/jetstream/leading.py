@@ -16,6 +16,7 @@ from collections.abc import Callable
 import trio
 
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import excerpt
 from router_trio.link import ConsumerSpec
 from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.ask import Api
@@ -23,7 +24,6 @@ from router_trio.nats.jetstream.consumer_config import LEAD_GROUP
 from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT
 from router_trio.nats.jetstream.others import Subscribe
 from router_trio.protocol import framing, headers
-from router_trio.quotes import excerpt
 
 SINCE = (2, 11)
 """The version of nats-server that has pinned consumers. An older one would make an ordinary consumer."""
@@ -41,9 +41,11 @@ PIN_CHECKED_WITHIN = 2.0
 
 
 def check_version(info: ServerInfo) -> None:
-    """Raise `SourceError` (`server_too_old`) if a server is known to have no pinned consumers."""
-    parts = info.version.split(".")[:2]
-    if len(parts) == 2 and all(part.isdecimal() for part in parts) and tuple(map(int, parts)) < SINCE:
+    """Raise `SourceError` (`server_too_old`) if a server is known to have no pinned consumers.
+
+    One whose version can't be read is not refused: it may have them, and nothing else can take their place.
+    """
+    if info.major_minor is not None and info.major_minor < SINCE:
         told = f"nats-server {excerpt(info.version)} has no pinned consumers, which standby needs: since 2.11"
         raise SourceError(f"{told}; upgrade it, or remove standby", reason="server_too_old")
 

@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
-from router_trio.link import LinkListener
-from router_trio.message import PubAck, stored, stored_each
+from router_trio.errors.quotes import excerpt
+from router_trio.link import LinkListener, PubAck, stored, stored_each
 from router_trio.nats.jetstream.answers import AnswerError, Object, read
 from router_trio.protocol import framing, headers
 from router_trio.protocol.framing import LAST_SEQUENCE
-from router_trio.quotes import excerpt
 
 _STORED = re.compile(rb'\{"stream": ?"[^"\\]+", ?(?:"domain": ?"[^"\\]*", ?)?"seq": ?([1-9][0-9]{0,18})\}')
 

@@ -16,9 +16,9 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from router_trio.errors import LinkError, SourceError
+from router_trio.errors.quotes import redact, told_by
 from router_trio.nats.control_plane.asyncio_loop import aio_as_trio, open_loop
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info
-from router_trio.quotes import redact, told_by
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from router_trio.router.workers.supervisor import Supervisor
 from router_trio.states import Histogram
 from router_trio.telemetry.http.status import Answer, answer, status
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
+from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import MetricsPage
-from router_trio.telemetry.metrics.table import Sources
 
 _MICRO = 1_000_000
 

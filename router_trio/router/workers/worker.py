@@ -14,7 +14,7 @@ import trio
 from router_trio.connection.platform import REAL_PLATFORM
 from router_trio.errors import ConfigurationError, RouterError, innermost
 from router_trio.link import Connect
-from router_trio.nats.link import Dialer
+from router_trio.nats.dialer import Dialer
 from router_trio.router import no_pages
 from router_trio.router.garbage_collection import begin_collecting
 from router_trio.router.reloads import Reloads

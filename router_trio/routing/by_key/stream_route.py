@@ -49,7 +49,7 @@ class StreamRouteByKey(StreamRoute):
         self._by_content = None if plan.key is None else cast("ContentRouting", routing)
         self._keys: KeyQueues[StreamDelivery] = KeyQueues()
         self._ack_pending.keys = self._keys
-        self._forwards_on_arrival = False
+        self.forwards_on_arrival = False
         self._follow_at_once = plan.handler is None and plan.settings.strategy == "sticky"
         self._ack_pending.holds_back = self._holds_back
         self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
@@ -118,7 +118,7 @@ class StreamRouteByKey(StreamRoute):
             if routing.waits_for is not None:
                 break
         if self._nothing_comes:
-            self._give_back_stuck()
+            self._going_back.all_stuck()
         return None
 
     def _next(self) -> StreamDelivery | None:
@@ -157,7 +157,7 @@ class StreamRouteByKey(StreamRoute):
             await blocked
         except trio.Cancelled:
             if self._scope.cancel_called:
-                self._unrouted(delivery)
+                self._going_back.unrouted(delivery)
             raise
         finally:
             self._under_way.pop(delivery, None)
@@ -176,15 +176,10 @@ class StreamRouteByKey(StreamRoute):
     def _look(self) -> None:
         """See `StreamRoute`. The next one of a key may begin."""
         if self._keys.may_begin:
-            self._route()
+            self.something_waits()
         super()._look()
 
     # --- the end ---
-
-    def _give_back_waiting(self) -> None:
-        """See `StreamRoute`."""
-        self._ack_pending.waiting += self._keys.clear()
-        super()._give_back_waiting()
 
     def abandon(self) -> int:
         """See `Route`."""

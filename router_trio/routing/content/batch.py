@@ -16,7 +16,7 @@ from router_trio.outbox.operation import FrameOwners
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.delivery import BatchDelivery, Delivery
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.reasons import UNMATCHED, WHEN
 
 _Way = tuple[Callable[[RawMessage], None] | None, Callable[[RawMessage, Facts], bytes] | None, Callable[[bytes], None]]

@@ -16,7 +16,7 @@ from router_trio.protocol import framing, headers
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.content.choice import Content
 from router_trio.routing.delivery import Delivery, MirrorCopy
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy import hops

@@ -21,7 +21,8 @@ from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.outlet import Outlet, measure
+from router_trio.routing.outlets.contents import measure
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState

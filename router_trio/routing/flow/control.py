@@ -12,7 +12,7 @@ import trio
 
 from router_trio.events import Emit, RouteLimited
 from router_trio.routing.flow.destination_breaker import DestinationBreaker
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.limit import Limit, ValueLimits
 from router_trio.settings.units import format_rate

@@ -16,7 +16,7 @@ from router_trio.outbox.operation import CoreOperation, Operation, OperationWith
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.tracker import BreakerTracker
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, Breaker
 from router_trio.routing.policy.reasons import OF_THE_MESSAGE
 from router_trio.settings import BreakerSettings
@@ -59,16 +59,16 @@ class DestinationBreaker:
         self._several = several
         self._kept = kept
         self._taken_here = 0
-        outlet.outbox.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
+        outlet.outbox.refusals.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
 
     def stop_listening(self) -> None:
         """Its route is gone: listen no more."""
         key = (self._route.name, self._outlet.template)
-        listeners = self._outlet.outbox.tried_again.get(key, [])
+        listeners = self._outlet.outbox.refusals.tried_again.get(key, [])
         if self._tried_again in listeners:
             listeners.remove(self._tried_again)
         if not listeners:
-            self._outlet.outbox.tried_again.pop(key, None)
+            self._outlet.outbox.refusals.tried_again.pop(key, None)
 
     @property
     def state(self) -> str:
@@ -156,7 +156,7 @@ class DestinationBreaker:
         if opens:
             self._recall()
         elif not self.closed and self._is_ours(operation):
-            self._outlet.outbox.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
+            self._outlet.outbox.refusals.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
 
     def _failed(self, reason: str) -> bool:
         """Return True if the breaker opens, be it again."""

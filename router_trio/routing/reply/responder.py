@@ -11,13 +11,13 @@ from contextlib import suppress
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import PublishError, RouterError
+from router_trio.errors.quotes import excerpt
 from router_trio.message import Message
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.headers import Headers
-from router_trio.quotes import excerpt
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.outlet import measure
+from router_trio.routing.outlets.contents import measure
 from router_trio.routing.policy.retry import Failure
 from router_trio.states import REPLY, RouteState
 from router_trio.subjects.patterns import is_valid_subject

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from router_trio.connection.supervisor import Connection
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt, redact
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing, headers, message_ids
-from router_trio.quotes import LONGEST_TEXT, excerpt, redact
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import Destination
 from router_trio.routing.policy.retry import GivenUp
 from router_trio.states import DestinationState, RouteState
@@ -100,7 +100,7 @@ class DeadLetters:
             "Time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "Message-Id": message_ids.find(came).decode("utf-8", "surrogateescape") or None,
         }
-        block = self._outlet.without_control(headers.removed(came, _OWN)) if came else b""
+        block = self._outlet.contents.without_control(headers.removed(came, _OWN)) if came else b""
         lines = [(block.rstrip(b"\r\n") if block else headers.VERSION) + b"\r\n"]
         for name, value in fields.items():
             if value is not None:

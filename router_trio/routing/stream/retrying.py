@@ -21,9 +21,9 @@ from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy
 from router_trio.routing.retrying.dead_letters import DeadLetter, DeadLetters
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
+from router_trio.routing.stream.consumer.limits import UNLIMITED
+from router_trio.routing.stream.consumer.undelivered import OVERDUE
 from router_trio.routing.stream.delivery import StreamDelivery
-from router_trio.routing.stream.limits import UNLIMITED
-from router_trio.routing.stream.undelivered import OVERDUE
 from router_trio.states import RouteState
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from router_trio.errors import MappingError, Problem, SubjectError
+from router_trio.errors.quotes import looks_secret
 from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_header
-from router_trio.quotes import looks_secret
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.files import check_files
 from router_trio.settings.checks.flow import check_flow, check_shared_limit

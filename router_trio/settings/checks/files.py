@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router_trio.errors import Problem
-from router_trio.quotes import looks_secret
+from router_trio.errors.quotes import looks_secret
 from router_trio.settings.sections import ConnectionSettings
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from router_trio.quotes import quoted
+from router_trio.errors.quotes import quoted
 from router_trio.subjects.functions import FUNCTIONS
 
 _WHOLE = re.compile(r"\$[+-]?[0-9]+|\{\{[^{}]*\}\}")

@@ -17,9 +17,9 @@ from router_trio.telemetry.http.hosts import refusal
 from router_trio.telemetry.http.status import Answer, health, readiness, status
 from router_trio.telemetry.http.status_page import page as front_page
 from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
 from router_trio.telemetry.metrics.rendering import Rendering, SharedPage
-from router_trio.telemetry.metrics.table import Sources
 
 _FRESH = {"cache-control": "no-store"}
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import trio
 
+from router_trio.errors.quotes import LONGEST_TEXT
 from router_trio.events import Event
-from router_trio.quotes import LONGEST_TEXT
 from router_trio.telemetry.logs.merge import Merged, Merger
 from router_trio.telemetry.logs.redact import redact_all
 from router_trio.telemetry.logs.sentences import sentence, shown

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from router_trio.quotes import LONGEST_TEXT, bounded, excerpt, redact
+from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt, redact
 
 __all__ = ["redact", "redact_all", "shown_text"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from router_trio import events
+from router_trio.errors.quotes import excerpt
 from router_trio.events import Event
-from router_trio.quotes import excerpt
 
 NAMES = 5
 """Names that a sentence lists; the fields of the line have more."""

@@ -16,7 +16,8 @@ from math import inf, isnan
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from router_trio.states import Histogram
-from router_trio.telemetry.metrics.table import TABLE, HistogramMetric, Labels, Metric, Sources
+from router_trio.telemetry.metrics.metric import HistogramMetric, Labels, Metric, Sources
+from router_trio.telemetry.metrics.table import TABLE
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

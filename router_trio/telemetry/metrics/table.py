@@ -1,82 +1,20 @@
 """The metrics, as one table: names, types, labels, help, and how each is read.
 
 The table is the only place that knows a metric. `/metrics` is registered from it and `router-trio contract` prints it,
-so neither can drift from the other. Reading is a walk over plain integers that the data plane counts anyway. Every
-series whose labels are known exists from the start, at zero: one that is born at one is invisible to `increase()`.
-A raw subject, a message id or an error text is never a label value.
+so neither can drift from the other. A raw subject, a message id or an error text is never a label value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from operator import add
-from typing import Literal
 
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
-from router_trio.states import (
-    BREAKER_GAUGE,
-    FILTER_REASONS,
-    ROUTE_FATES,
-    RUNNING,
-    UNANSWERED_REASONS,
-    BreakerState,
-    Histogram,
-    RouteState,
-)
-from router_trio.telemetry.metrics.lag import LAG_BOUNDS
-from router_trio.telemetry.view import ConnectionView, RouterView, package_version
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where the numbers come from: the router, and telemetry's own counts of what it dropped."""
-
-    view: RouterView
-    log_lines_dropped: Callable[[], int] = lambda: 0
-    spans_dropped: Callable[[], int] = lambda: 0
-    traces_not_followed: Callable[[], int] = lambda: 0
-    listener_errors: Callable[[], int] = lambda: 0
-    loop_lags: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS))
-
-
-Labels = tuple[str, ...]
-Numbers = Callable[[Sources], Iterable[tuple[Labels, float]]]
-Histograms = Callable[[Sources], Iterable[tuple[Labels, Histogram]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A counter or a gauge. `read` gives the label values, in the order of `labels`, with the number."""
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    labels: Labels
-    help: str
-    read: Numbers
-
-
-@dataclass(frozen=True, slots=True)
-class HistogramMetric:
-    """A histogram whose buckets are kept where the values are recorded."""
-
-    name: str
-    labels: Labels
-    help: str
-    read: Histograms
-    kind: Literal["histogram"] = "histogram"
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessMetric:
-    """A metric of the process, without labels, that prometheus_client reads where there is a /proc."""
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    help: str
-    labels: Labels = ()
-
+from router_trio.states import BREAKER_GAUGE, FILTER_REASONS, ROUTE_FATES, RUNNING, UNANSWERED_REASONS
+from router_trio.telemetry.metrics import readers
+from router_trio.telemetry.metrics.metric import HistogramMetric, Labels, Metric, ProcessMetric
+from router_trio.telemetry.view import ConnectionView, package_version
 
 CONNECTION = ("connection",)
 ROUTE = ("connection", "route")
@@ -114,118 +52,23 @@ MIRROR_FAILURE_REASONS = ("expression", "mapping", "not_connected", "permission_
 GIVEN_UP_REASONS = ("expression", "handler_error", "mapping", "rejected", "retry", "timeout", "too_large")
 
 
-# --- readers ---
-
-
-def _connection(number: Callable[[ConnectionView], float]) -> Numbers:
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        return [((name,), number(one)) for name, one in sources.view.connections.items()]
-
-    return read
-
-
-def _connection_by(known: Labels, numbers: Callable[[ConnectionView], Mapping[str, int]]) -> Numbers:
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        for name, one in sources.view.connections.items():
-            found = numbers(one)
-            for value in dict.fromkeys((*known, *found)):
-                yield (name, value), found.get(value, 0)
-
-    return read
-
-
-def _route(number: Callable[[RouteState], float]) -> Numbers:
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        return [((route.connection, route.name), number(route)) for route in sources.view.routes]
-
-    return read
-
-
-def _route_by(known: Labels, numbers: Callable[[RouteState], Mapping[str, int]]) -> Numbers:
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        for route in sources.view.routes:
-            found = numbers(route)
-            for value in dict.fromkeys((*known, *found)):
-                yield (route.connection, route.name, value), found.get(value, 0)
-
-    return read
-
-
-def _limited(number: Callable[[RouteState], float]) -> Numbers:
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        limited = [route for route in sources.view.routes if route.limit is not None]
-        return [((route.connection, route.name), number(route)) for route in limited]
-
-    return read
-
-
-def _breakers(number: Callable[[BreakerState], float], merge: Callable[[float, float], float]) -> Numbers:
-    """Destinations that differ in nothing that a label says are one series."""
-
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        found: dict[Labels, float] = {}
-        for route in sources.view.routes:
-            for one in route.breakers:
-                labels = (route.connection, route.name, one.template, one.connection)
-                found[labels] = merge(found.get(labels, 0.0), number(one))
-        return found.items()
-
-    return read
-
-
-def _process(number: Callable[[Sources], float]) -> Numbers:
-    return lambda sources: [((), number(sources))]
-
-
-def _failed(operation: str) -> Callable[[ConnectionView], Mapping[str, int]]:
-    def numbers(connection: ConnectionView) -> Mapping[str, int]:
-        failed = connection.outbox.counters.failed
-        return {reason: count for (kind, reason), count in failed.items() if kind == operation}
-
-    return numbers
-
-
-def _succeeded(operation: str) -> Callable[[ConnectionView], float]:
-    return lambda connection: connection.outbox.counters.succeeded[operation]
-
-
-def _pending_bytes(connection: ConnectionView) -> float:
-    return connection.outbox.queue.pending_bytes
-
-
-def _oldest_age(connection: ConnectionView) -> float:
-    return connection.outbox.oldest_age
-
-
-def _unbalanced(connection: ConnectionView) -> float:
-    outbox = connection.outbox
-    return outbox.ledger.unsettled - outbox.pending - outbox.in_flight
-
-
-def _durations(sources: Sources) -> Iterable[tuple[Labels, Histogram]]:
-    return [((route.connection, route.name), route.durations) for route in sources.view.routes]
-
-
-# --- rows ---
-
-
 def _gauge(name: str, text: str, number: Callable[[ConnectionView], float]) -> Metric:
-    return Metric(name, "gauge", CONNECTION, text, _connection(number))
+    return Metric(name, "gauge", CONNECTION, text, readers.connection(number))
 
 
 def _counter(name: str, text: str, number: Callable[[ConnectionView], float]) -> Metric:
-    return Metric(name, "counter", CONNECTION, text, _connection(number))
+    return Metric(name, "counter", CONNECTION, text, readers.connection(number))
 
 
 def _operation(operation: str, text: str) -> tuple[Metric, Metric]:
     return (
-        _counter(f"router_nats_{operation}_total", f"{text} that succeeded.", _succeeded(operation)),
+        _counter(f"router_nats_{operation}_total", f"{text} that succeeded.", readers.succeeded(operation)),
         Metric(
             f"router_nats_{operation}_failures_total",
             "counter",
             (*CONNECTION, "reason"),
             f"{text} that failed; not being connected counts as a failure, once for each operation.",
-            _connection_by(FAILURE_REASONS[operation], _failed(operation)),
+            readers.connection_by(FAILURE_REASONS[operation], readers.failed(operation)),
         ),
     )
 
@@ -253,17 +96,17 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         lambda one: one.outbox.in_flight,
     ),
     _gauge(f"{_QUEUE}_limit", "Limit of pending operations.", lambda one: one.outbox.max_operations),
-    _gauge("router_nats_pending_bytes", "Bytes of pending operations.", _pending_bytes),
+    _gauge("router_nats_pending_bytes", "Bytes of pending operations.", readers.pending_bytes),
     _gauge("router_nats_pending_bytes_limit", "Limit of pending bytes.", lambda one: one.outbox.max_bytes),
     _gauge(
         "router_nats_pending_oldest_age_seconds",
         "Time since the oldest pending operation was accepted; 0 when nothing is pending.",
-        _oldest_age,
+        readers.oldest_age,
     ),
     _gauge(
         "router_ledger_unbalanced",
         "Accepted - settled - pending - in flight. Always 0; anything else is a bug of the router.",
-        _unbalanced,
+        readers.unbalanced,
     ),
     _counter(
         "router_nats_connection_established_total",
@@ -305,7 +148,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "counter",
         (*CONNECTION, "reason"),
         "Pending operations that were dropped.",
-        _connection_by(DROP_REASONS, lambda one: one.outbox.counters.dropped),
+        readers.connection_by(DROP_REASONS, lambda one: one.outbox.counters.dropped),
     ),
     _counter(
         "router_nats_operations_accepted_total",
@@ -317,153 +160,157 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "counter",
         (*CONNECTION, "fate"),
         "Accepted publishes that were settled, by fate.",
-        _connection_by(FATES, lambda one: one.outbox.ledger.settled),
+        readers.connection_by(FATES, lambda one: one.outbox.ledger.settled),
     ),
     Metric(
-        "router_messages_received_total", "counter", ROUTE, "Messages received.", _route(lambda route: route.received)
+        "router_messages_received_total",
+        "counter",
+        ROUTE,
+        "Messages received.",
+        readers.route(lambda route: route.received),
     ),
     Metric(
         "router_messages_routed_total",
         "counter",
         (*ROUTE, "destination"),
         "Messages confirmed at a destination, by the template of its subject.",
-        _route_by((), lambda route: route.routed),
+        readers.route_by((), lambda route: route.routed),
     ),
     Metric(
         "router_messages_failed_total",
         "counter",
         (*ROUTE, "reason"),
         "Messages that could not be routed.",
-        _route_by(ROUTE_FAILURE_REASONS, lambda route: route.failed),
+        readers.route_by(ROUTE_FAILURE_REASONS, lambda route: route.failed),
     ),
     Metric(
         "router_mirror_failures_total",
         "counter",
         (*ROUTE, "reason"),
         "Copies for mirrors that were not delivered. They fail no message.",
-        _route_by(MIRROR_FAILURE_REASONS, lambda route: route.mirror_failed),
+        readers.route_by(MIRROR_FAILURE_REASONS, lambda route: route.mirror_failed),
     ),
     Metric(
         "router_messages_dead_lettered_total",
         "counter",
         ROUTE,
         "Messages that were given up and whose dead letters are stored.",
-        _route(lambda route: route.dead_lettered),
+        readers.route(lambda route: route.dead_lettered),
     ),
     Metric(
         "router_messages_given_up_total",
         "counter",
         (*ROUTE, "reason"),
         "Messages that are not tried again, with a dead letter or without, by the reason of their last failure.",
-        _route_by(GIVEN_UP_REASONS, lambda route: route.given_up),
+        readers.route_by(GIVEN_UP_REASONS, lambda route: route.given_up),
     ),
     Metric(
         "router_messages_filtered_total",
         "counter",
         (*ROUTE, "reason"),
         "Messages that were to go nowhere: `when` did not hold, the handler left them out, no destination matched.",
-        _route_by(FILTER_REASONS, lambda route: route.filtered),
+        readers.route_by(FILTER_REASONS, lambda route: route.filtered),
     ),
     Metric(
         "router_messages_unanswered_total",
         "counter",
         (*ROUTE, "reason"),
         "Messages of a route with respond that got no answer: no_reply, or reserved_subject for one below $.",
-        _route_by(UNANSWERED_REASONS, lambda route: route.unanswered),
+        readers.route_by(UNANSWERED_REASONS, lambda route: route.unanswered),
     ),
     Metric(
         "router_route_messages_settled_total",
         "counter",
         (*ROUTE, "fate"),
         "Messages that have their fate: routed + filtered + ... + in hand = received, also what came again.",
-        _route_by(ROUTE_FATES, lambda route: route.settled),
+        readers.route_by(ROUTE_FATES, lambda route: route.settled),
     ),
     Metric(
         "router_route_in_hand_count",
         "gauge",
         ROUTE,
         "Messages that were received and have no fate yet.",
-        _route(lambda route: route.in_hand),
+        readers.route(lambda route: route.in_hand),
     ),
     Metric(
         "router_route_in_flight_limit",
         "gauge",
         ROUTE,
         "Messages of its stream that may be in flight: max_in_flight, or what the round trip needs; 0 for a subject.",
-        _route(lambda route: route.in_flight_limit()),
+        readers.route(lambda route: route.in_flight_limit()),
     ),
     Metric(
         "router_route_ledger_unbalanced",
         "gauge",
         ROUTE,
         "Received - in hand - settled. Always 0; anything else is a bug of the router.",
-        _route(lambda route: route.received_in_all - route.in_hand - sum(route.settled.values())),
+        readers.route(lambda route: route.received_in_all - route.in_hand - sum(route.settled.values())),
     ),
     Metric(
         "router_route_limited_total",
         "counter",
         ROUTE,
         "Messages that went later than they could have, because of the limit of their route, if it has one.",
-        _limited(lambda route: route.limited),
+        readers.limited(lambda route: route.limited),
     ),
     Metric(
         "router_route_limit_waiting_count",
         "gauge",
         ROUTE,
         "Messages in hand that wait for the limit of their route, if it has one; more may wait in its stream.",
-        _limited(lambda route: 0 if route.limit is None else route.limit.waiting()),
+        readers.limited(lambda route: 0 if route.limit is None else route.limit.waiting()),
     ),
     Metric(
         "router_breaker_state",
         "gauge",
         BREAKER,
         "State of the breaker of a destination: 0 closed, 0.5 half open, 1 open.",
-        _breakers(lambda one: BREAKER_GAUGE[one.state], max),
+        readers.breakers(lambda one: BREAKER_GAUGE[one.state], max),
     ),
     Metric(
         "router_breaker_opened_total",
         "counter",
         BREAKER,
         "Times that the breaker of a destination opened; not those after a probe that failed.",
-        _breakers(lambda one: one.openings, add),
+        readers.breakers(lambda one: one.openings, add),
     ),
     Metric(
         "router_route_running",
         "gauge",
         ROUTE,
         "1 while the route's subscription or consumer is active, else 0.",
-        _route(lambda route: float(route.state == RUNNING)),
+        readers.route(lambda route: float(route.state == RUNNING)),
     ),
     HistogramMetric(
-        "router_route_duration_seconds", ROUTE, "Time from receiving a message to settling it.", _durations
+        "router_route_duration_seconds", ROUTE, "Time from receiving a message to settling it.", readers.durations
     ),
     Metric(
         "router_log_lines_dropped_total",
         "counter",
         (),
         "Log lines that were dropped because stderr did not accept them.",
-        _process(lambda sources: sources.log_lines_dropped()),
+        readers.process(lambda sources: sources.log_lines_dropped()),
     ),
     Metric(
         "router_spans_dropped_total",
         "counter",
         (),
         "Spans that were dropped because the collector did not accept them.",
-        _process(lambda sources: sources.spans_dropped()),
+        readers.process(lambda sources: sources.spans_dropped()),
     ),
     Metric(
         "router_traces_not_followed_total",
         "counter",
         (),
         "Messages that their sender sampled and that were passed on untraced: too many in a second.",
-        _process(lambda sources: sources.traces_not_followed()),
+        readers.process(lambda sources: sources.traces_not_followed()),
     ),
     Metric(
         "router_listener_errors_total",
         "counter",
         (),
         "Events at which a listener failed.",
-        _process(lambda sources: sources.listener_errors()),
+        readers.process(lambda sources: sources.listener_errors()),
     ),
     HistogramMetric(
         "router_event_loop_lag_seconds",

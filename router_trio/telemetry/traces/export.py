@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from router_trio.quotes import REDACTED, redact, told_by
+from router_trio.errors.quotes import REDACTED, redact, told_by
 from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan
 
 SCOPE = "router_trio"

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from random import getrandbits
 from typing import Any, Literal
 
+from router_trio.errors.quotes import bounded, excerpt
 from router_trio.message import Fate
-from router_trio.quotes import bounded, excerpt
 from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.traces.traceparent import SAMPLED, TraceParent, write
 

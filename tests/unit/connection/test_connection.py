@@ -277,8 +277,8 @@ async def test_a_link_that_ends_in_mid_read_leaves_the_next_one_as_any(
     async with opened(network, patient()) as (watch, live):
         connection = live.connections["main"]
         told: list[str] = []
-        connection.read_begins()
-        connection.when_read_done(lambda: told.append("done"))
+        connection.listener.read_begins()
+        connection.listener.when_read_done(lambda: told.append("done"))
         network.broker.cut()
         await watch.until("NATS_CONNECTION_RESTORED")
         assert told == ["done"]

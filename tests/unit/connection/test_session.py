@@ -2,143 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
-from functools import partial
-from typing import Any, NoReturn, cast
+from typing import NoReturn
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from router_trio.client.receipt import Receipt
-from router_trio.connection.session import (
-    FENCE_EVERY,
-    SHARED_WITHIN,
-    SOURCES_FIRST_WITHIN,
-    STREAMS_FIRST_WITHIN,
-    Session,
-    Source,
-)
+from router_trio.connection.session import FENCE_EVERY, SHARED_WITHIN
 from router_trio.errors import LinkError
-from router_trio.events import Event
-from router_trio.link import Connect, Link, LinkListener, Refusal
+from router_trio.link import Link
 from router_trio.message import Fate
 from router_trio.outbox.fences import SHARED_FENCE
 from router_trio.outbox.operation import FrameOwners, Operation
-from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import publish
-
-INTERVAL = 4.0
-
-
-class StubLink:
-    """Answers each fence `latency` seconds later, and refuses what is to be refused."""
-
-    def __init__(self) -> None:
-        self.latency = 0.0
-        self.fences: list[float] = []
-        self.sent: list[bytes] = []
-        self.refuse: Callable[[Operation], bool] = lambda _: False
-        self.send_takes = 0.0
-
-    async def fence(self) -> None:
-        self.fences.append(trio.current_time())
-        await trio.sleep(self.latency)
-
-    async def ping(self) -> None:
-        await self.fence()
-
-    @property
-    def can_send_at_once(self) -> bool:
-        return False
-
-    def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        raise AssertionError("it can't")
-
-    async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        await trio.sleep(self.send_takes)
-        self.sent.extend(one.frame for one in operations if not self.refuse(one))
-        return [Refusal(one, "too_large", "too much") for one in operations if self.refuse(one)]
-
-
-class SessionSetup:
-    """A session with its outbox, and a network that the test rules."""
-
-    def __init__(self) -> None:
-        self.link = StubLink()
-        self.events: list[Event] = []
-        self.fenced: list[float] = []
-        self.room = trio.lowlevel.ParkingLot()
-        self.outbox = Outbox(
-            "main",
-            emit=self.events.append,
-            clock=trio.current_time,
-            wake=lambda: self.session.work.set(),
-            fail_open=False,
-            max_operations=100,
-            max_bytes=10_000,
-            on_full="reject",
-            max_age=0.0,
-        )
-        self.session = Session(
-            "nats://a:4222", b"_INBOX.x", self.outbox, fenced=self.fenced.append, progress=self._progress
-        )
-        self.dial_takes = 0.0
-        self.dial_error: Exception | None = None
-        self.death: Exception | None = None
-        self.dying = trio.Event()
-        self.closed = False
-
-    def _progress(self) -> None:
-        self.room.unpark()
-
-    @asynccontextmanager
-    async def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[StubLink]:
-        try:
-            await trio.sleep(self.dial_takes)
-            if self.dial_error is not None:
-                raise self.dial_error
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._live)
-                yield self.link
-                nursery.cancel_scope.cancel()
-        finally:
-            self.closed = True
-
-    async def _live(self) -> None:
-        await self.dying.wait()
-        if self.death is not None:
-            raise self.death
-
-    def die(self, error: Exception) -> None:
-        self.death = error
-        self.dying.set()
-
-    async def run(self, *sources: Source, first: Sequence[Source] = ()) -> None:
-        connect = cast(Connect, self.connect)
-        listener = cast(LinkListener, None)
-        await self.session.run(connect, listener, sources, first=first, connect_timeout=2.0, liveness_interval=INTERVAL)
-
-    def publish(self, payload: bytes = b"x") -> Receipt:
-        receipt = Receipt()
-        receipt.status = self.outbox.offer(publish(b"out", payload), owner=receipt)
-        return receipt
-
-
-@asynccontextmanager
-async def serving(setup: SessionSetup, *sources: Source, first: Sequence[Source] = ()) -> AsyncIterator[Session]:
-    """A session that is connected and serves; it is ended behind the body."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(setup.run, *sources, first=first))
-        await setup.session.connected.wait()
-        setup.outbox.link_up()
-        setup.session.serve()
-        yield setup.session
-        setup.session.end()
-
+from tests.unit.connection.sessions import INTERVAL, SessionSetup, StubSource, serving
 
 # --- the dial ---
 
@@ -320,7 +198,7 @@ async def test_who_waits_for_room_is_woken_when_something_fails(autojump_clock: 
         await trio.sleep(1.0)
         nursery.start_soon(setup.room.park)
         await trio.testing.wait_all_tasks_blocked()
-        setup.outbox.ack_refused(order, "limit", "the stream is full", retriable=False)
+        setup.outbox.refusals.ack_refused(order, "limit", "the stream is full", retriable=False)
         await trio.testing.wait_all_tasks_blocked()
         assert len(setup.room) == 0
 
@@ -338,115 +216,6 @@ async def test_a_link_that_is_left_gets_nothing_more_and_confirms_what_it_has(au
         assert first.fate.name == "fenced"
         assert second.fate is None
     assert setup.link.sent == [publish(b"out", b"1")]
-
-
-# --- sources ---
-
-
-class StubSource:
-    """Notes when it is served; tries for as long as it is told."""
-
-    def __init__(self, tries: float = 0.0, fails: Exception | None = None) -> None:
-        self.served: list[Any] = []
-        self.ended = 0
-        self._tries = tries
-        self._fails = fails
-
-    async def serve(self, link: Link, tried: trio.Event) -> None:
-        self.served.append(link)
-        try:
-            await trio.sleep(self._tries)
-            tried.set()
-            if self._fails is not None:
-                raise self._fails
-            await trio.sleep_forever()
-        finally:
-            self.ended += 1
-
-
-async def test_sources_are_served_and_end_with_the_link(autojump_clock: MockClock) -> None:
-    setup = SessionSetup()
-    sources = StubSource(), StubSource()
-    async with serving(setup, *sources) as session:
-        await trio.testing.wait_all_tasks_blocked()
-        assert [one.served for one in sources] == [[setup.link]] * 2
-        setup.die(LinkError("gone"))
-        await session.ended.wait()
-        assert [one.ended for one in sources] == [1, 1]
-
-
-SURROUNDINGS: ContextVar[str] = ContextVar("surroundings", default="elsewhere")
-
-
-class SurroundedSource(StubSource):
-    """Notes in which surroundings it is served."""
-
-    async def serve(self, link: Link, tried: trio.Event) -> None:
-        self.surroundings = SURROUNDINGS.get()
-        await super().serve(link, tried)
-
-
-async def test_a_source_that_comes_later_is_served_in_the_surroundings_of_the_link(autojump_clock: MockClock) -> None:
-    setup = SessionSetup()
-    first, later = SurroundedSource(), SurroundedSource()
-    connect = setup.connect
-
-    @asynccontextmanager
-    async def surrounded(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[StubLink]:
-        async with connect(server, inbox, listener) as link:
-            SURROUNDINGS.set("of the link")
-            yield link
-
-    setup.connect = surrounded  # type: ignore[method-assign]
-    async with serving(setup, first) as session:
-        await trio.testing.wait_all_tasks_blocked()
-        tried = session.serve_also(later)
-        assert tried is not None
-        await tried.wait()
-        assert (first.surroundings, later.surroundings) == ("of the link", "of the link")
-        session.serve_no_more(first)
-        await trio.testing.wait_all_tasks_blocked()
-        assert (first.ended, later.ended) == (1, 0)
-        setup.die(LinkError("gone"))
-        await session.ended.wait()
-        assert later.ended == 1
-    assert session.serve_also(later) is None
-
-
-async def test_a_source_that_comes_before_the_link_serves_is_among_the_others(autojump_clock: MockClock) -> None:
-    setup = SessionSetup()
-    assert setup.session.serve_also(StubSource()) is None
-
-
-@pytest.mark.parametrize(("tries", "sent_at"), [(0.5, 0.5), (100.0, SOURCES_FIRST_WITHIN)])
-async def test_sources_go_first_but_not_for_long(tries: float, sent_at: float, autojump_clock: MockClock) -> None:
-    setup = SessionSetup()
-    receipt = Receipt()
-    setup.outbox.offer(publish(b"out", b"kept"), owner=receipt)
-    async with serving(setup, StubSource(tries)):
-        await receipt.settled()
-        assert trio.current_time() == sent_at
-
-
-@pytest.mark.parametrize(("tries", "served_at"), [(0.5, 0.5), (100.0, STREAMS_FIRST_WITHIN)])
-async def test_what_goes_first_is_waited_for_but_not_for_long(
-    tries: float, served_at: float, autojump_clock: MockClock
-) -> None:
-    setup = SessionSetup()
-    source = StubSource()
-    async with serving(setup, source, first=[StubSource(tries)]):
-        await trio.sleep(served_at - 0.01)
-        assert not source.served
-        await trio.sleep(0.02)
-        assert source.served
-
-
-async def test_a_dead_link_that_a_source_meets_first_ends_the_session(autojump_clock: MockClock) -> None:
-    setup = SessionSetup()
-    met = LinkError("the link is dead", reason="closed")
-    async with serving(setup, StubSource(0.5, fails=met)) as session:
-        await session.ended.wait()
-    assert session.error is met
 
 
 # --- the end ---

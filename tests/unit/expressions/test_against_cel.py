@@ -11,7 +11,8 @@ import pytest
 from router_trio.errors import EvaluationError, ExpressionError
 from router_trio.expressions.expression import compile_expression
 from tests.unit.expressions.activation import Activation
-from tests.unit.expressions.drawn import VARIABLES, Drawer, data
+from tests.unit.expressions.drawn import Drawer, data
+from tests.unit.expressions.drawn_values import VARIABLES
 from tests.unit.expressions.oracle import FAILED, REFUSED, Oracle, outcome
 
 DATA_EACH = 4

@@ -25,7 +25,7 @@ from tests.unit.expressions.conformance import (
     cases,
     directory,
 )
-from tests.unit.expressions.drawn import AVOIDED
+from tests.unit.expressions.drawn_values import AVOIDED
 
 PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "expressions.md"
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.nats.jetstream import api
 from router_trio.nats.jetstream.answers import AnswerError
 from router_trio.nats.jetstream.api import ApiError, ConsumerInfo, Reached, StreamInfo
-from router_trio.quotes import LONGEST_QUOTE
 from tests.support.odd_answers import BODIES, VALUES, json_values
 from tests.support.raw_server import consumer_answer, stream_answer
 

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.errors import ProtocolError
+from router_trio.errors import ProtocolError, SourceError
+from router_trio.errors.quotes import LONGEST_QUOTE
+from router_trio.nats.flow_acks import is_known_to
 from router_trio.nats.info import (
     MAX_CONNECT_URLS,
     MAX_TEXT,
@@ -20,8 +22,8 @@ from router_trio.nats.info import (
     parse_info,
     quote,
 )
+from router_trio.nats.jetstream.leading import check_version
 from router_trio.protocol.framing import MAX_INFO, MAX_MESSAGE
-from router_trio.quotes import LONGEST_QUOTE
 
 MAX_ERROR = 4 * LONGEST_QUOTE
 FIELDS = (
@@ -45,6 +47,54 @@ INFOS = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=12), VALUES, 
 
 def info(**fields: Any) -> bytes:
     return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [
+        ("2.14.0", (2, 14)),
+        ("2.14.0-RC.1", (2, 14)),
+        ("2.14", (2, 14)),
+        ("2.14-preview", (2, 14)),
+        ("10.1.2", (10, 1)),
+        ("", None),
+        ("2", None),
+        ("2.", None),
+        ("dev", None),
+        ("v2.14.0", None),
+        ("-2.14.0", None),
+        (" 2.14.0", None),
+        ("2.x.14", None),
+        ("2." + "9" * 200, None),
+        ("9" * 200 + ".1", None),
+    ],
+)
+def test_the_numbers_are_what_the_version_begins_with(version: str, numbers: tuple[int, int] | None) -> None:
+    assert parse_info(info(version=version)).major_minor == numbers
+
+
+@pytest.mark.parametrize(
+    ("version", "fast_ingest", "standby"),
+    [
+        ("2.10.29", False, False),
+        ("2.11.0", False, True),
+        ("2.13.9", False, True),
+        ("2.14.0", True, True),
+        ("2.14", True, True),
+        ("3.0.0", True, True),
+        # Fast ingest can be done without, a standby can't.
+        ("2", False, True),
+        ("dev", False, True),
+    ],
+)
+def test_what_a_server_has_by_its_version(version: str, fast_ingest: bool, standby: bool) -> None:
+    found = ServerInfo(version=version)
+    assert is_known_to(found) is fast_ingest
+    if standby:
+        check_version(found)
+    else:
+        with pytest.raises(SourceError, match="has no pinned consumers"):
+            check_version(found)
 
 
 def is_sound(found: ServerInfo) -> bool:

@@ -119,7 +119,7 @@ async def test_what_is_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_ord
                 wire.send(b"ack ")
                 wire.send_fenced(b"copy ", fenced=True)
 
-        sid = wire.subscribe(b"in", deliver)
+        sid = wire.subscriptions.subscribe(b"in", deliver)
         # Nobody runs `write`: whatever leaves was written in the turn of the reader.
         nursery.start_soon(wire.read)
         await theirs.send_all(b"MSG in %b 1\r\nx\r\n" % sid + PING)
@@ -134,7 +134,7 @@ async def test_what_the_socket_does_not_take_is_written_by_the_writer_behind_it_
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         wire = wire_on(ours)
         large = b"%b" % bytes(range(256)) * 20_000
-        sid = wire.subscribe(b"in", lambda batch: wire.send(large))
+        sid = wire.subscriptions.subscribe(b"in", lambda batch: wire.send(large))
         nursery.start_soon(wire.write)
         await wait_all_tasks_blocked()
         head = await received(theirs, len(b"SUB in %b\r\n" % sid))
@@ -152,7 +152,7 @@ async def test_what_the_socket_does_not_take_is_written_by_the_writer_behind_it_
 async def test_a_socket_that_breaks_in_the_turn_of_a_read_ends_the_link_by_its_writer() -> None:
     async with connected() as (ours, theirs):
         wire = wire_on(ours)
-        sid = wire.subscribe(b"in", lambda batch: wire.send(b"x"))
+        sid = wire.subscriptions.subscribe(b"in", lambda batch: wire.send(b"x"))
         wire._write_some = _broken
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wire.read)

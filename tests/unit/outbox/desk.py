@@ -47,7 +47,7 @@ class Desk:
         return self.outbox.offer(frame, with_ack=with_ack, owner=self, blocked=blocked)
 
     def batch(self) -> list[int]:
-        return [one.order for one in singles(self.outbox.next_batch())]
+        return [one.order for one in singles(self.outbox.sender.next_batch())]
 
     def kinds(self) -> list[type[Event]]:
         return [type(event) for event in self.events]

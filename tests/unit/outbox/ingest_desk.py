@@ -35,7 +35,7 @@ class IngestDesk(Desk):
             self.outbox.offer(frame, with_ack=True, owner=self, ingest_to=TO if shares else None)
 
     def taken(self) -> list[Operation]:
-        return self.outbox.next_batch()
+        return self.outbox.sender.next_batch()
 
     def replies(self) -> list[tuple[bytes, int] | None]:
         """What the next ones that are written have for a batch and a number in it."""

@@ -35,8 +35,8 @@ class LinkSteps(OutboxModel):
     def link_down(self, left: bool, at: int) -> None:
         """The link dies, or is left in peace: then nothing more is written and fences are still answered."""
         if left:
-            self.outbox.hold_back()
-            assert self.outbox.next_batch() == []
+            self.outbox.sender.hold_back()
+            assert self.outbox.sender.next_batch() == []
             self.in_hand.clear()
             self.fence_answered(at)
         self.flight.clear()
@@ -66,7 +66,7 @@ class LinkSteps(OutboxModel):
     def _refuse(self, refused: Operation, retriable: bool) -> None:
         alive = [p for p in (self.publishes[one.order] for one in refused.split()) if p.fate is None]
         may_hold = self._may_hold(refused)
-        self.outbox.write_refused(refused, "fault", "injected", retriable)
+        self.outbox.refusals.write_refused(refused, "fault", "injected", retriable)
         for publish in alive:
             if not publish.with_ack:
                 self.core_on_wire.remove(publish.order)
@@ -85,7 +85,7 @@ class LinkSteps(OutboxModel):
     def _next_batch(self) -> list[Operation]:
         due = self.sleeps_until is not None and self.sleeps_until <= self.now
         may_sleep, self.awake = not self.awake and not due, False
-        batch = self.outbox.next_batch()
+        batch = self.outbox.sender.next_batch()
         messages = singles(batch)
         self.in_hand = {one.order for one in messages}
         assert not (batch and may_sleep), "there was something to write and nobody was woken"
@@ -110,7 +110,7 @@ class LinkSteps(OutboxModel):
         if batch:
             self.awake = True
         else:
-            self.sleeps_until = self.outbox.next_batch_at()
+            self.sleeps_until = self.outbox.sender.next_batch_at()
         return batch
 
     def _fence(self) -> None:
@@ -152,7 +152,7 @@ class LinkSteps(OutboxModel):
             assert publish.fate in ((had,) if had is not None else (told,) if flew else (told, None))
             return
         may_hold = self._may_hold(self.outbox.queue.find(order))
-        self.outbox.ack_refused(order, "no_responders", "nobody", answer == "later")
+        self.outbox.refusals.ack_refused(order, "no_responders", "nobody", answer == "later")
         if not flew:
             assert publish.fate == had
         elif publish.fate is None:
@@ -164,7 +164,7 @@ class LinkSteps(OutboxModel):
 
     def denied(self, subject: bytes) -> None:
         to_it = [o for o in self.flight if self.publishes[o].subject == subject]
-        self.outbox.publish_denied(subject, "Permissions Violation")
+        self.outbox.refusals.publish_denied(subject, "Permissions Violation")
         failed = [o for o in to_it if self.publishes[o].fate is not None]
         assert failed == ([min(to_it)] if to_it else [])
         assert all(self.publishes[o].fate.reason == "permission_denied" for o in failed)  # type: ignore[union-attr]
@@ -183,7 +183,7 @@ class LinkSteps(OutboxModel):
         stale = [
             o for o, at in self.flight.items() if self.publishes[o].with_ack and at <= self.now - RESEND_UNACKED_AFTER
         ]
-        self.outbox.sweep()
+        self.outbox.refusals.sweep()
         for order in stale:
             publish = self.publishes[order]
             if publish.fate is None:
@@ -195,7 +195,7 @@ class LinkSteps(OutboxModel):
     def _expire(self) -> None:
         fresh = [p for p in self.pending() if not self.max_age or self.now - p.at <= self.max_age]
         stale = [p for p in self.pending() if p not in fresh]
-        self.outbox.sweep()
+        self.outbox.refusals.sweep()
         assert all(p.fate is None for p in fresh)
         assert all(p.fate in (None, Fate("dropped", "expired")) for p in stale)
         if not self.outbox.connected:

@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize
 
 from router_trio.events import Event
 from router_trio.message import Fate
-from router_trio.outbox import outbox as outbox_module
 from router_trio.outbox import queue as pending_module
 from router_trio.outbox.operation import Operation
 from router_trio.outbox.outbox import Outbox
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER
+from router_trio.outbox.sending import sender as sender_module
 from tests.support.settled import Settled
 
 SUBJECTS = st.sampled_from([b"a", b"b", b"r.1", b"r.2"])
@@ -112,7 +112,7 @@ class OutboxModel(RuleBasedStateMachine):
     ) -> None:
         # Small limits make the corners near; they are read at each call.
         self.patches = ExitStack()
-        self.patches.enter_context(mock.patch.multiple(outbox_module, **limits))
+        self.patches.enter_context(mock.patch.multiple(sender_module, **limits))
         self.patches.enter_context(mock.patch.object(pending_module, "MOST_TOGETHER", most_together))
         self.most_together = most_together
         self.limits = limits

@@ -210,7 +210,7 @@ class PublisherRules(LinkSteps):
         )
         if operation is None:
             return
-        assert self.outbox.give_up(operation, "timeout", "the publisher's time is over") is (had is None)
+        assert self.outbox.refusals.give_up(operation, "timeout", "the publisher's time is over") is (had is None)
         name = "failed_open" if self.outbox.fail_open else "failed"
         assert publish.fate == (had or Fate(name, "timeout"))
 

@@ -105,12 +105,12 @@ def test_the_latest_is_the_last_when_nothing_comes_for_a_moment_and_confirms_the
     desk = IngestDesk()
     batch = sent(desk)
     desk.outbox.ingest.stored(batch, 24, 16)
-    assert desk.outbox.next_batch_at() == pytest.approx(LINGER)
+    assert desk.outbox.sender.next_batch_at() == pytest.approx(LINGER)
     assert desk.taken() == []
     desk.now = LINGER + 1e-9
     (last,) = desk.taken()
     assert reply_of(last).endswith(b".fail.%d.2.$FI" % (WORTH + 1))
-    assert desk.outbox.next_batch_at() is None
+    assert desk.outbox.sender.next_batch_at() is None
     desk.outbox.ingest.ended(batch, WORTH + 1)
     assert desk.books() == (WORTH + 1, 0, 0, {"acked": WORTH + 1})
     desk.copies(WORTH)
@@ -155,7 +155,7 @@ def test_an_end_that_is_not_answered_holds_nobody_up_for_long() -> None:
     desk.taken()
     desk.copies(1)
     assert desk.taken() == []
-    assert desk.outbox.next_batch_at() == 1.0 + ENDS_WITHIN
+    assert desk.outbox.sender.next_batch_at() == 1.0 + ENDS_WITHIN
     desk.now = 1.0 + ENDS_WITHIN
     assert desk.taken() == []
     assert orders(desk.taken()) == list(range(25, WORTH + 3)), "what is not known to be stored first"
@@ -176,7 +176,7 @@ def test_a_link_that_is_left_ends_its_batches_at_once() -> None:
     desk = IngestDesk()
     batch = sent(desk)
     desk.copies(1)
-    desk.outbox.hold_back()
+    desk.outbox.sender.hold_back()
     assert orders(desk.taken()) == [WORTH + 1]
     assert desk.taken() == []
     desk.outbox.ingest.ended(batch, WORTH + 1)
@@ -198,7 +198,7 @@ def test_what_is_not_known_to_be_stored_is_sent_again_first_in_order_with_a_puba
         desk.outbox.ingest.ended(batch, 28)
     elif how == "silence":
         desk.now = RESEND_UNACKED_AFTER
-        desk.outbox.sweep()
+        desk.outbox.refusals.sweep()
     else:
         desk.outbox.recall(lambda operation: operation.order > WORTH)
         desk.now = LINGER + 1e-9
@@ -252,8 +252,8 @@ def test_one_that_never_reached_the_stream_has_those_behind_it_sent_again(how: s
     desk.copies(WORTH)
     taken = desk.taken()
     if how == "denied":
-        desk.outbox.publish_denied(b"in.denied", "Permissions Violation")
+        desk.outbox.refusals.publish_denied(b"in.denied", "Permissions Violation")
     else:
-        desk.outbox.write_refused(taken[9], "too_large", "more than max_payload")
+        desk.outbox.refusals.write_refused(taken[9], "too_large", "more than max_payload")
     assert orders(desk.taken()) == [*range(1, 10), *range(11, WORTH + 11)]
     assert desk.books()[3] == {"failed": 1}

@@ -69,7 +69,7 @@ def _play(draw: random.Random, steps: int) -> None:
             # A publish whose answer is lost last of all is still sent again before its budget is over.
             latest = ACK_BUDGET - 2 * RESEND_UNACKED_AFTER
             desk.now = min(desk.now + draw.choice([0.001, LINGER, ENDS_WITHIN, 1.0, REST]), latest)
-            desk.outbox.sweep()
+            desk.outbox.refusals.sweep()
         else:
             rare = draw.choice(["link", "forget", "forbid", "allow"])
             if rare == "link":
@@ -85,8 +85,8 @@ def _play(draw: random.Random, steps: int) -> None:
     for _ in range(200):
         write(losing=False)
         answer(len(answers))
-        desk.now = max(desk.now, desk.outbox.next_batch_at() or desk.now + 1.0)
-        desk.outbox.sweep()
+        desk.now = max(desk.now, desk.outbox.sender.next_batch_at() or desk.now + 1.0)
+        desk.outbox.refusals.sweep()
     accepted = desk.outbox.ledger.accepted
     assert desk.books() == (accepted, 0, 0, {"acked": accepted} if accepted else {})
     kept = stream.messages()

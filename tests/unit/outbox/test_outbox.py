@@ -45,7 +45,7 @@ def test_a_second_puback_and_a_foreign_one_are_ignored() -> None:
     desk.outbox.acked([(1, stored("S", 1))])
     for order in (1, 2, 99):
         desk.outbox.acked([(order, stored("S", 1))])
-        desk.outbox.ack_refused(order, "no_responders", "nobody", False)
+        desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", False)
     assert desk.books() == (2, 0, 1, {"acked": 1})
 
 
@@ -98,9 +98,9 @@ def test_one_that_the_link_refuses_is_not_confirmed_by_a_fence_meanwhile() -> No
     desk = connected()
     desk.offer()
     desk.offer(size=100)
-    taken = desk.outbox.next_batch()
+    taken = desk.outbox.sender.next_batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
-    desk.outbox.write_refused(taken[1], "too_large", "more than max_payload")
+    desk.outbox.refusals.write_refused(taken[1], "too_large", "more than max_payload")
     desk.batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "too_large")]}
@@ -117,7 +117,7 @@ def test_a_link_that_is_being_left_gets_nothing_more() -> None:
     desk.offer()
     desk.batch()
     desk.offer()
-    desk.outbox.hold_back()
+    desk.outbox.sender.hold_back()
     assert desk.batch() == []
     desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (2, 1, 0, {"fenced": 1}), "what was written is still confirmed"
@@ -136,7 +136,7 @@ def test_everyone_who_waits_for_an_empty_flight_is_told_once() -> None:
     desk.outbox.when_nothing_in_flight(lambda: told.append("second"))
     desk.outbox.acked([(1, stored("S", 1))])
     assert told == []
-    desk.outbox.ack_refused(2, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(2, "no_responders", "nobody", True)
     assert told == ["first", "second"], "one that is held is not in flight"
     desk.outbox.acked([(2, stored("S", 1))])
     assert told == ["first", "second"]

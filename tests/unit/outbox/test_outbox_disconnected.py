@@ -72,7 +72,7 @@ def test_a_drain_that_an_outage_cuts_short_starts_again_with_what_is_left() -> N
     assert not desk.outbox.settlement.draining
     desk.outbox.link_up()
     desk.batch()
-    desk.outbox.ack_refused(2, "limit", "maximum messages exceeded", False)
+    desk.outbox.refusals.ack_refused(2, "limit", "maximum messages exceeded", False)
     counters = desk.outbox.counters
     assert (counters.retried, counters.retry_succeeded, counters.retry_failed) == (3, 1, 1)
     assert [e.pending_count for e in desk.events if isinstance(e, RetryPending)] == [2, 1]
@@ -141,7 +141,7 @@ def test_fail_open_lets_go_of_what_fails_while_connected() -> None:
     desk = connected(fail_open=True)
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.ack_refused(1, "limit", "maximum messages exceeded", False)
+    desk.outbox.refusals.ack_refused(1, "limit", "maximum messages exceeded", False)
     assert desk.told == {1: [Fate("failed_open", "limit")]}
     assert desk.outbox.counters.failed == {("publish_with_ack", "limit"): 1}
     assert desk.kinds() == [PublishWithAckFailed, PublishFailedOpen]
@@ -157,7 +157,7 @@ def test_publishes_that_wait_share_the_time_of_the_first_of_their_millisecond() 
         desk.offer()
     assert desk.outbox.queue.oldest_accepted_at == 1.0
     desk.now = 11.0 + SAME_TIME / 4
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
     assert sorted(desk.told) == [1, 2]
 
 

@@ -21,10 +21,10 @@ def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: i
     desk.offer()
     for receipt in receipts:
         desk.outbox.offer_frame(framing.publish(b"a", b""), receipt)
-    _, batch = desk.outbox.next_batch()
-    desk.outbox.write_refused(batch.split()[part], "fault", "injected")
+    _, batch = desk.outbox.sender.next_batch()
+    desk.outbox.refusals.write_refused(batch.split()[part], "fault", "injected")
     assert desk.books() == (4, 0, 3, {"failed": 1})
-    desk.outbox.next_batch()
+    desk.outbox.sender.next_batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
     expected = [FENCED, FENCED, FENCED]
     expected[part] = Fate("failed", "fault")
@@ -40,10 +40,10 @@ def test_single_frames_of_the_same_time_stay_together_and_each_owner_is_told() -
         assert desk.outbox.offer_frame(framing.publish(b"a", b""), receipt) == "sent"
         assert desk.wakes
     assert desk.outbox.pending == 3
-    (batch,) = desk.outbox.next_batch()
+    (batch,) = desk.outbox.sender.next_batch()
     assert (batch.order, batch.count, batch.frame) == (3, 3, 3 * framing.publish(b"a", b""))
     assert [receipt.fate for receipt in receipts] == [None] * 3
-    desk.outbox.next_batch()
+    desk.outbox.sender.next_batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
     assert [receipt.fate for receipt in receipts] == [FENCED] * 3
 
@@ -65,10 +65,10 @@ def test_frames_of_a_route_are_accepted_together() -> None:
 def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fenced() -> None:
     desk = connected()
     offer_frames(desk, [framing.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
-    assert len(desk.outbox.next_batch()) == 1
+    assert len(desk.outbox.sender.next_batch()) == 1
     desk.batch()
     mark = desk.outbox.fences.sent
-    desk.outbox.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
     assert desk.books() == (3, 0, 0, {"fenced": 2, "failed": 1})
@@ -78,10 +78,10 @@ def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fence
 def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -> None:
     desk = connected()
     offer_frames(desk, [framing.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
-    (taken,) = desk.outbox.next_batch()
+    (taken,) = desk.outbox.sender.next_batch()
     if denied:
-        desk.outbox.publish_denied(b"secret", "Permissions Violation")
-    desk.outbox.write_refused(taken, "fault", "injected")
+        desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.refusals.write_refused(taken, "fault", "injected")
     desk.batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
     reasons = ["fault", "permission_denied" if denied else "fault", "fault"]
@@ -98,9 +98,9 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     offer_frames(desk, [framing.publish(b"a", b"")] * 2)
     desk.outbox.link_down()
     assert desk.books() == (6, 6, 0, {})
-    assert desk.outbox.give_up(desk.outbox.queue._waiting[2], "timeout", "its time is over")
+    assert desk.outbox.refusals.give_up(desk.outbox.queue._waiting[2], "timeout", "its time is over")
     desk.outbox.link_up()
-    assert [one.order for one in desk.outbox.next_batch()] == [1, 2, 4, 5, 6]
+    assert [one.order for one in desk.outbox.sender.next_batch()] == [1, 2, 4, 5, 6]
     desk.batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (6, 0, 0, {"failed": 1, "fenced": 5})
@@ -110,7 +110,7 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
     desk, other = connected(), Desk()
     for frames, owner in ((2, desk), (1, other), (1, desk)):
         offer_frames(desk, [framing.publish(b"a", b"")] * frames, owner)
-    assert [one.count for one in desk.outbox.next_batch()] == [4]
+    assert [one.count for one in desk.outbox.sender.next_batch()] == [4]
     desk.batch()
     offer_frames(desk, [framing.publish(b"a", b"")], other)
     offer_frames(desk, [framing.publish(b"a", b"")])
@@ -133,7 +133,7 @@ def test_frames_that_were_accepted_at_another_time_are_another_operation() -> No
     offer_frames(desk, [framing.publish(b"a", b"")])
     desk.offer()
     offer_frames(desk, [framing.publish(b"a", b"")])
-    found = [(one.order, one.accepted_at) for one in desk.outbox.next_batch()]
+    found = [(one.order, one.accepted_at) for one in desk.outbox.sender.next_batch()]
     assert found == [(1, 0.0), (2, SAME_TIME), (3, SAME_TIME), (4, SAME_TIME)]
 
 

@@ -7,9 +7,9 @@ import pytest
 from router_trio.errors import PublishError
 from router_trio.events import PublishQueued, QueueFull
 from router_trio.message import Fate, stored
-from router_trio.outbox import outbox as outbox_module
 from router_trio.outbox.capacity import FORWARDED, REFUSES_FOR_LONG
 from router_trio.outbox.operation import Operation
+from router_trio.outbox.sending import sender as sender_module
 from router_trio.protocol import framing
 from tests.unit.outbox.desk import Desk, connected, find, offer_frames
 
@@ -59,7 +59,7 @@ def test_one_that_is_dropped_and_replaced_at_once_does_not_take_the_number_of_wh
     publish = framing.publish(b"a", b"")
     desk.outbox.offer(publish, with_ack=True, owner=Replaces(desk))
     desk.batch()
-    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
     desk.now += REFUSES_FOR_LONG
     expected = desk.outbox.next_order
     desk.outbox.offer(publish, with_ack=True, owner=desk)
@@ -140,7 +140,7 @@ def test_what_is_held_back_in_a_lane_leaves_room_for_what_is_not() -> None:
         desk.offer(size=size, with_ack=True)
         desk.batch()
     for order in (1, 2, 3):
-        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", True)
     assert (desk.outbox.pending, desk.outbox.capacity.full, desk.outbox.over_limit) == (3, False, False)
     desk.offer(b"b", size=300)
     assert not desk.outbox.capacity.full
@@ -162,15 +162,15 @@ def test_who_begins_carefully_and_may_send_nothing_more_yet_is_not_woken_for_it(
 
 
 def test_many_batches_that_are_all_held_back_let_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "BATCH_OPERATIONS", 2)
+    monkeypatch.setattr(sender_module, "BATCH_OPERATIONS", 2)
     desk = connected()
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
-    for _ in range(2 * outbox_module.BATCHES_HELD):
+    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+    for _ in range(2 * sender_module.BATCHES_HELD):
         desk.offer(with_ack=True)
     desk.offer(b"b")
     wakes = desk.wakes
     assert desk.batch() == []
     assert desk.wakes == wakes + 1
-    assert desk.batch() == [2 * outbox_module.BATCHES_HELD + 2]
+    assert desk.batch() == [2 * sender_module.BATCHES_HELD + 2]

@@ -22,14 +22,14 @@ def test_give_up_fails_an_operation_wherever_it_is_and_once(where: str) -> None:
     if where != "pending":
         desk.batch()
     if where == "held":
-        desk.outbox.ack_refused(1, "no_responders", "nobody", True)
-    assert desk.outbox.give_up(operation, "timeout", "its time is over")
-    assert not desk.outbox.give_up(operation, "timeout", "its time is over")
+        desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+    assert desk.outbox.refusals.give_up(operation, "timeout", "its time is over")
+    assert not desk.outbox.refusals.give_up(operation, "timeout", "its time is over")
     desk.outbox.acked([(1, stored("S", 1))])
     assert desk.told == {1: [Fate("failed", "timeout")]}
     assert desk.books() == (1, 0, 0, {"failed": 1})
     assert desk.outbox.queue.find(1) is None
-    assert desk.outbox.next_batch_at() is None
+    assert desk.outbox.sender.next_batch_at() is None
 
 
 def test_what_waited_too_long_is_dropped_also_while_connected() -> None:
@@ -38,10 +38,10 @@ def test_what_waited_too_long_is_dropped_also_while_connected() -> None:
     desk.now = 5.0
     desk.offer()
     desk.now = 10.0
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
     assert desk.told == {}, "as old as the limit is not older"
     desk.now = 10.1
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
     assert desk.told == {1: [Fate("dropped", "expired")]}
     desk.now = 15.1
     desk.outbox.link_up()
@@ -56,7 +56,7 @@ def test_without_a_limit_nothing_expires() -> None:
     desk = Desk()
     desk.offer()
     desk.now = 1e9
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
     assert desk.books() == (1, 1, 0, {})
 
 
@@ -65,7 +65,7 @@ def test_shutting_down_settles_everything_wherever_it_is() -> None:
     for _ in range(3):
         desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
     desk.outbox.acked([(3, stored("S", 1))])
     desk.offer()
     assert desk.outbox.shut_down() == 3
@@ -105,7 +105,7 @@ def test_what_a_lane_holds_can_be_taken_back() -> None:
         desk.offer(with_ack=True)
     assert desk.batch() == [1, 2, 3]
     for order in (1, 2, 3):
-        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", True)
     desk.now += RETRY_REFUSED_AFTER
     assert desk.batch() == [1]
     desk.outbox.recall(lambda operation: operation.order > 1)
@@ -120,7 +120,7 @@ def test_what_was_in_flight_on_a_dead_link_can_be_taken_back() -> None:
     for _ in range(3):
         desk.offer(with_ack=True)
     assert desk.batch() == [1, 2, 3]
-    desk.outbox.publish_denied(b"a", "no")
+    desk.outbox.refusals.publish_denied(b"a", "no")
     desk.outbox.link_down()
     told: list[int] = []
     desk.outbox.when_nothing_in_flight(lambda: told.append(1))
@@ -146,10 +146,10 @@ def test_an_owner_may_take_back_the_rest_when_it_is_told_of_a_failure() -> None:
         desk.outbox.offer(framing.publish(b"a", b""), with_ack=True, owner=owner)
     assert desk.batch() == [1, 2, 3, 4]
     for order in (1, 2, 3, 4):
-        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", True)
     desk.now += ACK_BUDGET
     assert desk.batch() == [1]
-    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
     assert desk.told == {1: [Fate("failed", "no_responders")]} | {
         order: [Fate("failed", "out_of_turn")] for order in (2, 3, 4)
     }

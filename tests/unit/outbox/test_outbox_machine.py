@@ -31,7 +31,7 @@ class OutboxMachine(PublisherRules, Promises):
                 self.outbox.acked([(order, stored("S", order))])
             if all(p.fate is not None for p in self.publishes.values()):
                 break
-            self.now = max(self.now, self.outbox.next_batch_at() or 0.0)
+            self.now = max(self.now, self.outbox.sender.next_batch_at() or 0.0)
         assert [p for p in self.publishes.values() if p.fate is None] == []
         assert (self.outbox.pending, self.outbox.in_flight, self.outbox.fences.unfenced) == (0, 0, 0)
         assert self.idle_calls == self.idle_waiters or not unsettled

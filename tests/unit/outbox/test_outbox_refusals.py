@@ -6,9 +6,9 @@ import pytest
 
 from router_trio.events import PublishWithAckFailed
 from router_trio.message import FENCED, Fate, stored
-from router_trio.outbox import outbox as outbox_module
-from router_trio.outbox.outbox import MAX_UNFENCED
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
+from router_trio.outbox.sending import sender as sender_module
+from router_trio.outbox.sending.sender import MAX_UNFENCED
 from tests.unit.outbox.desk import connected, find
 
 # --- refused ---
@@ -18,7 +18,7 @@ def test_a_refusal_that_no_second_try_helps_fails_at_once() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.ack_refused(1, "limit", "maximum messages exceeded", False)
+    desk.outbox.refusals.ack_refused(1, "limit", "maximum messages exceeded", False)
     assert desk.told == {1: [Fate("failed", "limit")]}
     assert desk.outbox.counters.failed == {("publish_with_ack", "limit"): 1}
     assert desk.kinds() == [PublishWithAckFailed]
@@ -30,14 +30,14 @@ def test_a_stream_without_a_leader_holds_back_its_subject_in_order_and_nothing_e
         desk.offer(with_ack=True)
         assert desk.batch() == [order]
     for order in (1, 2, 3):
-        desk.outbox.ack_refused(order, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", True)
     assert desk.books() == (3, 3, 0, {})
     desk.offer(with_ack=True)
     desk.offer(b"other", with_ack=True)
     desk.offer()
     assert desk.batch() == [5, 6]
     assert desk.batch() == []
-    assert desk.outbox.next_batch_at() == RETRY_REFUSED_AFTER
+    assert desk.outbox.sender.next_batch_at() == RETRY_REFUSED_AFTER
     desk.now = RETRY_REFUSED_AFTER
     assert desk.batch() == [1]
     assert desk.batch() == [], "one of a subject is tried at a time"
@@ -50,11 +50,11 @@ def test_a_stream_without_a_leader_holds_back_its_subject_in_order_and_nothing_e
 def test_a_whole_batch_behind_a_refused_publish_does_not_hide_what_is_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outbox_module, "BATCH_OPERATIONS", 2)
+    monkeypatch.setattr(sender_module, "BATCH_OPERATIONS", 2)
     desk = connected()
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
     for _ in range(5):
         desk.offer(with_ack=True)
     desk.offer(b"other")
@@ -68,7 +68,7 @@ def test_nobody_listens_for_as_long_as_the_budget_lasts() -> None:
     while not desk.told:
         assert desk.batch() == [1]
         tries += 1
-        desk.outbox.ack_refused(1, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
         desk.now += RETRY_REFUSED_AFTER
     assert desk.now == pytest.approx(ACK_BUDGET + RETRY_REFUSED_AFTER)
     assert tries == ACK_BUDGET / RETRY_REFUSED_AFTER + 1
@@ -80,13 +80,13 @@ def test_when_one_fails_the_next_one_of_its_subject_is_tried() -> None:
     desk.offer(with_ack=True)
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.ack_refused(1, "no_responders", "nobody", True)
-    desk.outbox.ack_refused(2, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(2, "no_responders", "nobody", True)
     desk.now = RETRY_REFUSED_AFTER
     assert desk.batch() == [1]
     assert desk.batch() == []
     before = desk.wakes
-    assert desk.outbox.give_up(find(desk, 1), "timeout", "its time is over")
+    assert desk.outbox.refusals.give_up(find(desk, 1), "timeout", "its time is over")
     assert desk.wakes > before
     assert desk.batch() == [2]
 
@@ -97,14 +97,14 @@ def test_a_new_link_starts_a_new_budget(where: str) -> None:
     desk.offer(with_ack=True)
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.ack_refused(2, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(2, "no_responders", "nobody", True)
     if where == "released":
         desk.outbox.acked([(1, stored("S", 1))])
     desk.outbox.link_down()
     desk.now = 2 * ACK_BUDGET
     desk.outbox.link_up()
     assert 2 in desk.batch()
-    desk.outbox.ack_refused(2, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(2, "no_responders", "nobody", True)
     assert 2 not in desk.told, "it failed for the time of the outage"
 
 
@@ -113,7 +113,7 @@ def test_a_link_that_will_not_write_a_publish_is_asked_again_within_its_budget()
     desk.offer(with_ack=True)
     while not desk.told:
         assert desk.batch() == [1]
-        desk.outbox.write_refused(find(desk, 1), "fault", "injected", True)
+        desk.outbox.refusals.write_refused(find(desk, 1), "fault", "injected", True)
         desk.now += RETRY_REFUSED_AFTER
         assert desk.now < 2 * ACK_BUDGET
     assert desk.now > ACK_BUDGET
@@ -123,9 +123,9 @@ def test_a_link_that_will_not_write_a_publish_is_asked_again_within_its_budget()
 def test_a_core_publish_that_the_link_refuses_fails_even_if_a_later_try_might_not() -> None:
     desk = connected()
     desk.offer()
-    (taken,) = desk.outbox.next_batch()
-    desk.outbox.write_refused(taken, "fault", "injected", True)
-    desk.outbox.write_refused(taken, "fault", "injected", True)
+    (taken,) = desk.outbox.sender.next_batch()
+    desk.outbox.refusals.write_refused(taken, "fault", "injected", True)
+    desk.outbox.refusals.write_refused(taken, "fault", "injected", True)
     assert desk.books() == (1, 0, 0, {"failed": 1})
 
 
@@ -137,8 +137,8 @@ def test_a_denied_publish_fails_and_its_neighbours_are_fenced() -> None:
     desk.batch()
     desk.batch()
     mark = desk.outbox.fences.sent
-    desk.outbox.publish_denied(b"secret", "Permissions Violation")
-    desk.outbox.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
     assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 2}
@@ -146,14 +146,14 @@ def test_a_denied_publish_fails_and_its_neighbours_are_fenced() -> None:
 
 
 def test_a_denied_publish_makes_room_and_wakes_whoever_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "MAX_UNACKED", 1)
+    monkeypatch.setattr(sender_module, "MAX_UNACKED", 1)
     desk = connected()
     desk.offer(b"secret", with_ack=True)
     desk.offer(with_ack=True)
     assert desk.batch() == [1]
     assert desk.batch() == []
     before = desk.wakes
-    desk.outbox.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
     assert desk.wakes > before
     assert desk.batch() == [2]
 
@@ -166,12 +166,12 @@ def test_a_publish_without_an_answer_is_sent_again_and_fails_at_the_end_of_its_b
     desk.offer(with_ack=True)
     assert desk.batch() == [1]
     desk.now = RESEND_UNACKED_AFTER - 0.1
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
     assert desk.batch() == []
     writes = 1
     while not desk.told:
         desk.now += 1.0
-        desk.outbox.sweep()
+        desk.outbox.refusals.sweep()
         writes += len(desk.batch())
         assert desk.now < 2 * ACK_BUDGET
     assert writes == 6
@@ -186,7 +186,7 @@ def test_a_late_puback_counts_also_when_its_publish_is_held_for_another_try() ->
     desk.offer(with_ack=True)
     desk.batch()
     desk.now = RESEND_UNACKED_AFTER
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
     assert desk.books() == (2, 2, 0, {})
     desk.outbox.acked([(1, stored("S", 1))])
     assert desk.told == {1: [Fate("acked", None, "S", 1, False)]}
@@ -205,11 +205,11 @@ def test_a_resend_does_not_overtake_an_older_one_that_was_released_and_waits() -
     desk.offer(with_ack=True)
     assert desk.batch() == [4]
     desk.now = RESEND_UNACKED_AFTER
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
     assert desk.batch() == [1]
     desk.now = RESEND_UNACKED_AFTER + 1.0
     desk.outbox.acked([(1, stored("S", 1))])
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
     written = []
     for _ in range(9):
         batch = desk.batch()
@@ -223,8 +223,8 @@ def test_room_under_the_bound_of_unconfirmed_core_publishes_wakes_whoever_writes
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert MAX_UNFENCED > 1
-    monkeypatch.setattr(outbox_module, "MAX_UNFENCED", 1)
-    monkeypatch.setattr(outbox_module, "BATCH_OPERATIONS", 1)
+    monkeypatch.setattr(sender_module, "MAX_UNFENCED", 1)
+    monkeypatch.setattr(sender_module, "BATCH_OPERATIONS", 1)
     desk = connected()
     desk.offer()
     desk.offer()

@@ -26,11 +26,11 @@ class Onlooker(Desk):
 
 
 def _deny(desk: Desk) -> None:
-    desk.outbox.publish_denied(b"a", "no")
+    desk.outbox.refusals.publish_denied(b"a", "no")
 
 
 def _recall(desk: Desk) -> None:
-    desk.outbox.write_refused(OperationWithAck(0, b"", None, 0.0, True), "gone", "")
+    desk.outbox.refusals.write_refused(OperationWithAck(0, b"", None, 0.0, True), "gone", "")
     desk.outbox.link_down()
     desk.outbox.link_up()
     desk.outbox.recall(lambda operation: operation.with_ack)
@@ -38,7 +38,7 @@ def _recall(desk: Desk) -> None:
 
 def _expire_budget(desk: Desk) -> None:
     desk.now = ACK_BUDGET
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
 
 
 def _go_away(desk: Desk) -> None:
@@ -49,11 +49,11 @@ def _go_away(desk: Desk) -> None:
 def _grow_old(desk: Desk) -> None:
     desk.outbox.link_down()
     desk.now = 1000.0
-    desk.outbox.sweep()
+    desk.outbox.refusals.sweep()
 
 
 def _refuse(desk: Desk) -> None:
-    desk.outbox.ack_refused(1, "limit", "full", False)
+    desk.outbox.refusals.ack_refused(1, "limit", "full", False)
 
 
 def _stop(desk: Desk) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router_trio.message import Fate, stored
 from router_trio.outbox.operation import FrameOwners, Operation
-from router_trio.outbox.suspects import ANSWERED_WITHIN
+from router_trio.outbox.sending.suspects import ANSWERED_WITHIN
 from router_trio.protocol import framing
 from tests.unit.outbox.desk import Desk
 
@@ -42,10 +42,10 @@ class Server:
 
     def _batch(self) -> list[Operation]:
         """What is sent next: once that is asked for, the batch before has been sent, and can be confirmed."""
-        batch = self.desk.outbox.next_batch()
+        batch = self.desk.outbox.sender.next_batch()
         if not batch and self.desk.outbox.in_flight:
             self.desk.outbox.fenced(self.desk.outbox.fences.sent)
-            batch = self.desk.outbox.next_batch()
+            batch = self.desk.outbox.sender.next_batch()
         return batch
 
 
@@ -117,7 +117,7 @@ def test_what_is_known_is_not_sent_again() -> None:
 def lose(desk: Desk, reason: str = "closed", times: int = 1) -> None:
     for _ in range(times):
         desk.outbox.link_up()
-        desk.outbox.next_batch()
+        desk.outbox.sender.next_batch()
         desk.outbox.link_down(reason)
 
 
@@ -134,7 +134,7 @@ def test_a_server_that_was_away_in_between_accuses_nobody() -> None:
     desk.offer()
     for _ in range(20):
         lose(desk)
-        desk.outbox.unreachable()
+        desk.outbox.suspects.unreachable()
     assert desk.books() == (1, 1, 0, {})
 
 
@@ -143,7 +143,7 @@ def test_a_link_that_ended_long_after_accuses_nobody() -> None:
     desk.offer()
     for _ in range(20):
         desk.outbox.link_up()
-        desk.outbox.next_batch()
+        desk.outbox.sender.next_batch()
         desk.now += ANSWERED_WITHIN
         desk.outbox.link_down("closed")
     assert desk.books() == (1, 1, 0, {})
@@ -167,7 +167,7 @@ def test_what_is_suspected_is_sent_in_growing_windows_and_then_all_at_once() -> 
     windows = []
     while batch := desk.batch():
         windows.append(len(batch))
-        desk.outbox.next_batch()
+        desk.outbox.sender.next_batch()
         desk.outbox.fenced(desk.outbox.fences.sent)
     assert windows == [1, 2, 4, 8, 5]
     for _ in range(20):

@@ -9,8 +9,8 @@ import pytest
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing import address
-from router_trio.routing.address import Address
+from router_trio.routing.outlets import address
+from router_trio.routing.outlets.address import Address
 from router_trio.routing.plans import compile_routes
 from router_trio.settings import Settings
 

@@ -2,90 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
-
 import pytest
 import trio
 from trio.testing import MockClock
 
 from router_trio.errors import PublishError
 from router_trio.outbox.capacity import REFUSES_FOR_LONG
-from router_trio.outbox.retries import ACK_BUDGET
-from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import World, core, overhearing, stream, to, world
+from tests.support.world import World, core, stream, to, world
+from tests.unit.routing.neighbours import (
+    MESSAGES,
+    REFUSED,
+    SUBJECTS,
+    assert_neighbours_go_on,
+    beside,
+    flood,
+    in_order,
+    routed,
+)
 
-MESSAGES = 40_000
-SUBJECTS = 1_000
 PUBLISHERS = 10_000
-
-HEALTHY = [
-    core("core.*", "fine.{{wildcard(1)}}", name="core"),
-    stream("IN", "out.{{wildcard(1)}}", route="stream", filter="in.*"),
-    core("store.*", to("out.stored.{{wildcard(1)}}", jetstream=True), name="store"),
-]
 
 pytestmark = pytest.mark.timeout(240)
 """They move 40,000 messages each: some ten seconds of one processor, several times that where it is shared."""
 
-REFUSED = core("bad.*", to("bad.copy.{{wildcard(1)}}", jetstream=True), name="refused")
-
 KINDS = ["missing", "leaderless", "silent"]
-
-
-@asynccontextmanager
-async def beside(kind: str, *routes: dict[str, Any], **options: Any) -> AsyncIterator[World]:
-    """Routes that work and `routes`, whose destination `bad.copy.>` takes nothing: no stream, no leader, no answer."""
-    broker = FakeBroker()
-    broker.add_stream("IN", ["in.*"])
-    broker.add_stream("OUT", ["out.>"])
-    broker.add_stream("SRC", ["src.*"])
-    if kind == "leaderless":
-        broker.add_stream("BAD", ["bad.copy.>"])
-        broker.trouble.elect("BAD", 1e6)
-    async with world([*HEALTHY, *routes], brokers={"main": broker}, shutdown_timeout=1.0, **options) as w:
-        if kind == "silent":
-            async with overhearing(broker, "bad.copy.>"):
-                yield w
-        else:
-            yield w
-
-
-def flood(w: World, count: int = MESSAGES, subjects: int = SUBJECTS) -> None:
-    """Messages for the destination that takes nothing: consecutive numbers."""
-    for number in range(count):
-        w.broker.publish(f"bad.{number % subjects}", b"%d" % number)
-
-
-async def assert_neighbours_go_on(w: World) -> None:
-    """Publishes and routes that have to do with the connection alone take no second."""
-    before = [sum(route.routed.values()) for route in w.live.routes[:3]]
-    with trio.fail_after(1):
-        await w.live.publish("x", b"")
-    with trio.fail_after(1):
-        await w.live.publish_with_ack("out.published", b"")
-    with trio.fail_after(1):
-        for subject in ("core.1", "in.1", "store.1"):
-            w.broker.publish(subject, b"")
-        after = [number + 1 for number in before]
-        await eventually(lambda: [sum(route.routed.values()) for route in w.live.routes[:3]] == after, 1)
-
-
-async def routed(w: World, count: int, within: float) -> None:
-    """Wait until so many messages for the destination that took nothing are stored."""
-    await eventually(lambda: w.live.routes[3].routed["bad.copy.{{wildcard(1)}}"] == count, within)
-
-
-def in_order(payloads: list[bytes], subjects: int = SUBJECTS) -> bool:
-    last: dict[int, int] = {}
-    for number in map(int, payloads):
-        if number <= last.get(number % subjects, -1):
-            return False
-        last[number % subjects] = number
-    return True
 
 
 # --- neighbours ------------------------------------------------------------------------------------------------------
@@ -210,106 +151,6 @@ async def test_an_election_beside_a_missing_stream_loses_nothing(autojump_clock:
                 await trio.sleep(0.01)
         await eventually(lambda: w.live.routes[4].routed["elected.{{wildcard(1)}}"] == 6000, 5)
         assert in_order(w.payloads("ELECTED"), 10)
-
-
-# --- shares ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("on_full", ["drop_oldest", "reject"])
-async def test_a_destination_that_refuses_for_long_keeps_its_share_and_the_rest_is_accounted(
-    autojump_clock: MockClock, on_full: str
-) -> None:
-    count = 3000
-    async with beside("missing", REFUSED, on_pending_full=on_full, max_pending_operations=100) as w:
-        flood(w, 10, 10)
-        await trio.sleep(REFUSES_FOR_LONG)
-        for _ in range(10):
-            flood(w, count // 10, 10)
-            await trio.sleep(0.1)
-        route, outbox = w.live.routes[3], w.live.connections["main"].outbox
-        # What one read brings is accepted together.
-        most = 50 + count // 10
-        assert outbox.pending + outbox.in_flight <= most
-        assert route.failed["queue_full"] >= count - most
-        await assert_neighbours_go_on(w)
-        w.entry()
-
-
-@pytest.mark.parametrize("on_full", ["drop_oldest", "reject"])
-@pytest.mark.parametrize("kind", ["missing", "leaderless"])
-async def test_new_subjects_without_end_use_up_no_more_than_a_share(
-    autojump_clock: MockClock, kind: str, on_full: str
-) -> None:
-    async with beside(kind, REFUSED, on_pending_full=on_full, max_pending_operations=100) as w:
-        outbox = w.live.connections["main"].outbox
-        most = 0
-        for second in range(40):
-            for number in range(500):
-                w.broker.publish(f"bad.{second}_{number}", b"")
-            await trio.sleep(1)
-            most = max(most, outbox.pending + outbox.in_flight)
-        await assert_neighbours_go_on(w)
-        assert most < 6_000, "what came before it was known to refuse for long"
-        assert outbox.pending + outbox.in_flight < 2_000
-        w.entry()
-
-
-async def test_with_block_a_route_waits_for_its_destination_and_loses_nothing(autojump_clock: MockClock) -> None:
-    async with beside("missing", REFUSED, on_pending_full="block", max_pending_operations=100) as w:
-        flood(w, 3000, 10)
-        await trio.sleep(REFUSES_FOR_LONG * 2)
-        await assert_neighbours_go_on(w)
-        w.broker.add_stream("BAD", ["bad.copy.>"])
-        await routed(w, 3000, 20)
-        assert in_order(w.payloads("BAD"), 10)
-
-
-async def test_the_other_destination_of_a_route_goes_on_though_one_takes_nothing(autojump_clock: MockClock) -> None:
-    both = core("bad.*", to("bad.copy.{{wildcard(1)}}", jetstream=True), to("fine.{{wildcard(1)}}"), name="both")
-    async with beside("missing", both) as w:
-        flood(w, 5000, 10)
-        await trio.sleep(1)
-        flood(w, 5000, 10)
-        await trio.sleep(REFUSES_FOR_LONG)
-        assert w.live.routes[3].routed["fine.{{wildcard(1)}}"] == 10_000
-        flood(w, 1000, 10)
-        await eventually(lambda: w.live.routes[3].routed["fine.{{wildcard(1)}}"] == 11_000, 1)
-
-
-async def test_a_refusal_can_be_asked_for(autojump_clock: MockClock) -> None:
-    async with beside("missing", REFUSED) as w:
-        outbox = w.live.connections["main"].outbox
-        assert outbox.capacity.refusals() == []
-        began = trio.current_time()
-        flood(w, 20, 4)
-        await trio.sleep(1)
-        (refusal,) = outbox.capacity.refusals()
-        assert refusal.destination == "destination bad.copy.{{wildcard(1)}} of route refused"
-        assert refusal.subject.startswith("bad.copy.")
-        assert (refusal.subjects, refusal.reason) == (4, "no_responders")
-        assert refusal.held <= 20
-        assert began <= refusal.since < began + 0.1
-        with pytest.raises(PublishError):
-            await w.live.publish_with_ack("nobody.listens", b"", timeout=0.6)
-        assert len(outbox.capacity.refusals()) == 1
-
-
-async def test_a_publish_that_no_share_has_room_for_is_told_within_its_time(autojump_clock: MockClock) -> None:
-    async with beside("missing", max_pending_operations=4) as w, trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(partial(_told, w, ACK_BUDGET * 2))
-        await trio.sleep(1)
-        began = trio.current_time()
-        with pytest.raises(PublishError) as caught:
-            await w.live.publish_with_ack("bad.copy.1", b"", timeout=2)
-        assert caught.value.reason == "no_responders"
-        assert trio.current_time() - began == pytest.approx(2, abs=0.1)
-        nursery.cancel_scope.cancel()
-
-
-async def _told(w: World, limit: float) -> None:
-    with pytest.raises(PublishError):
-        await w.live.publish_with_ack("bad.copy.1", b"", timeout=limit)
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from trio.testing import MockClock
 
 from router_trio.message import Message
 from router_trio.testing import FakeBroker
-from router_trio.testing.server import Watch
 from router_trio.testing.streams import Stored, Stream
+from router_trio.testing.watch import Watch
 from tests.support.eventually import eventually
 from tests.support.world import (
     all_acked,

@@ -252,7 +252,7 @@ def test_a_batch_of_good_and_failing_messages(
         route._forward(trio.current_time(), messages)
         check(made)
         operations = []
-        while written := made.outbox.next_batch():
+        while written := made.outbox.sender.next_batch():
             operations += written
         check(made)
         steps: list[Any] = [one for one in operations if one.with_ack]
@@ -266,7 +266,7 @@ def test_a_batch_of_good_and_failing_messages(
                 number = int(step.frame.rpartition(b"\r\n\r\n")[2].partition(b":")[0])
                 answers[number] = batch[number][2]
                 if answers[number] == "refused":
-                    made.outbox.ack_refused(step.order, "stream_error", "no", retriable=False)
+                    made.outbox.refusals.ack_refused(step.order, "stream_error", "no", retriable=False)
                 else:
                     fate = stored("S", step.order, duplicate=answers[number] == "duplicate")
                     made.outbox.acked([(step.order, fate)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,35 @@ def test_what_can_not_be_shared_is_refused_with_its_cure(
     with pytest.raises(ConfigurationError) as caught:
         alone.with_workers(4)
     assert [(one.path, one.message) for one in caught.value.problems] == [*found.items()]
+
+
+CORE = """
+[router]
+workers = 2
+[connections.main]
+servers = ["nats://127.0.0.1:4222"]
+[[routes]]
+name = "r"
+from = { subject = "in.*" }
+to = [{ subject = "out.x" }]
+"""
+
+
+def test_the_number_that_is_given_is_checked_and_not_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "router.toml"
+    path.write_text(CORE)
+    environ = {"ROUTER_TRIO_ROUTER__WORKERS": "3"}
+    assert Settings.load(path, environ=environ, workers=1).router.workers == 1
+    assert Settings.parse(CORE.encode(), environ={}, workers=1).router.workers == 1
+    assert set(problems(lambda: Settings.load(path, environ={}))) == {"routes[0].from.queue"}
+    (refused,) = problems(lambda: Settings.load(path, environ=environ, workers=5)).values()
+    assert "each of 5 workers" in refused
+
+
+def test_of_a_router_that_is_no_table_that_is_the_problem() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.parse(CORE.replace("[router]\nworkers = 2", "router = 2").encode(), environ={}, workers=1)
+    assert [problem.path for problem in caught.value.problems] == ["router"]
 
 
 def test_a_mistake_elsewhere_hides_none_of_these() -> None:

@@ -15,8 +15,9 @@ from router_trio.message import stored
 from router_trio.protocol.framing import publish
 from router_trio.states import CONNECTED, RECONNECTING
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
+from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
-from router_trio.telemetry.metrics.table import TABLE, ProcessMetric, Sources
+from router_trio.telemetry.metrics.table import TABLE
 from tests.support.measured import needs_full_speed
 from tests.support.telemetry_views import View, make_view
 
@@ -179,7 +180,7 @@ def test_the_ledger_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
     for _ in range(12):
         outbox.offer(publish(b"a.b", b"x"), with_ack=True)
     outbox.link_up()
-    written = outbox.next_batch()
+    written = outbox.sender.next_batch()
     assert len(written) == 10
     for operation in written[:9]:
         outbox.acked([(operation.order, stored("ORDERS", operation.order))])
@@ -245,9 +246,9 @@ def test_the_age_of_the_oldest_pending_operation(page: MetricsPage, view: View) 
     assert value(samples, age, connection="main") == 7.5
     assert value(samples, age, connection="edge") == 0
     main.outbox.link_up()
-    _, refused = main.outbox.next_batch()
+    _, refused = main.outbox.sender.next_batch()
     assert value(scrape(page), age, connection="main") == 0
-    main.outbox.ack_refused(refused.order, "no_responders", "no stream", retriable=True)
+    main.outbox.refusals.ack_refused(refused.order, "no_responders", "no stream", retriable=True)
     assert main.outbox.pending == 1
     assert value(scrape(page), age, connection="main") == 5.5
 

@@ -32,7 +32,7 @@ from router_trio.router.workers.counts.numbers import (
 from router_trio.router.workers.counts.process_numbers import processor_microseconds
 from router_trio.states import Histogram, RouteState
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
-from router_trio.telemetry.metrics.table import Sources
+from router_trio.telemetry.metrics.metric import Sources
 
 COPY_EVERY = 0.25
 """Seconds between two copies of what no ledger is made of."""

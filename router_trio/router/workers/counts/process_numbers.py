@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from router_trio.telemetry.metrics.table import TABLE, ProcessMetric
+from router_trio.telemetry.metrics.metric import ProcessMetric
+from router_trio.telemetry.metrics.table import TABLE
 
 _PAGE = resource.getpagesize()
 _LIMIT = "process_max_fds"

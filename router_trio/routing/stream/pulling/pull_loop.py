@@ -15,9 +15,9 @@ import trio
 
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import bounded
 from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
-from router_trio.quotes import bounded
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.pulling.payloads import Payloads

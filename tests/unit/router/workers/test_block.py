@@ -15,7 +15,7 @@ from router_trio.router.workers.counts.block import Block, read_block
 from router_trio.router.workers.counts.copying import Counting
 from router_trio.router.workers.counts.numbers import PROCESS, ROUTE, Counts
 from router_trio.states import RouteState
-from router_trio.telemetry.metrics.table import Sources
+from router_trio.telemetry.metrics.metric import Sources
 from tests.unit.router.workers.counted import Hand, block, came, count, router
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)

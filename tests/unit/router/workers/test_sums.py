@@ -20,8 +20,8 @@ from router_trio.settings import Settings
 from router_trio.states import RECONNECTING, STARTING
 from router_trio.telemetry.http.status import status
 from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import MetricsPage
-from router_trio.telemetry.metrics.table import Sources
 from tests.support.telemetry_views import View
 from tests.unit.router.workers.counted import block, count, router
 

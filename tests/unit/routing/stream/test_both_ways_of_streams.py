@@ -88,7 +88,9 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
         async def run(made: Bench) -> None:
             route = made.stream_route()
-            route._received([delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)])
+            route._intake.received(
+                [delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)]
+            )
             made.written()
             for operation, fate in zip([*made.outbox.queue.in_flight.unacked.values()], fates, strict=True):
                 owner = operation.owner
@@ -97,7 +99,7 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
                     owner.settle(operation, 1, fate, 0.0)
                 else:
                     Delivery.settle(owner, operation, 1, fate, 0.0)
-            made.connection.read_done()
+            made.connection.listener.read_done()
             made.answers.sort()  # what is stored and nothing else is acked at the end of the read
             pending = route._ack_pending
             told = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.waiting]]

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.routing.stream import undelivered as module
+from router_trio.routing.stream.consumer import undelivered as module
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import all_acked, fill, numbers, one_broker, two_brokers, unacked, world

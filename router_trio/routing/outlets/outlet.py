@@ -7,17 +7,18 @@ subject of another connection. Its `Nats-Msg-Id` tells which copy it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
-from router_trio.outbox.operation import FrameOwners, Owner, RouteOwner
+from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol import framing, headers, message_ids
-from router_trio.protocol.control_headers import ControlHeaders
-from router_trio.routing.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.outlets.address import LONGEST_REMEMBERED, Address
+from router_trio.routing.outlets.contents import CopyContents, chosen_id, measure
+from router_trio.routing.outlets.protocols import Origin, OutletBreaker
 from router_trio.routing.plans import Destination
 from router_trio.subjects.patterns import validate_subject
 
@@ -31,49 +32,6 @@ _MORE_WITH_ACK = _MORE_DIGITS + len(f".{2**64} ")
 """The same with a reply subject for the PubAck, besides the inbox."""
 
 
-def measure(connection: Connection, size: int) -> None:
-    """Raise `PublishError` if headers and payload of `size` bytes are more than the connection's server takes."""
-    if size > connection.max_payload:
-        raise PublishError(
-            f"{size} bytes with headers are more than the max_payload of {connection.max_payload} bytes of "
-            f"connection {connection.name!r}",
-            reason="too_large",
-        )
-
-
-class Origin(Protocol):
-    """What a message came with: who to answer to, and the id of its copies if it has none of its own."""
-
-    @property
-    def reply(self) -> bytes:
-        """The reply subject, `b""` for none."""
-        ...
-
-    @property
-    def message_id(self) -> bytes | None:
-        """None if any new id will do."""
-
-
-class OutletBreaker(Protocol):
-    """The breaker of a destination, as who sends there sees it."""
-
-    @property
-    def closed(self) -> bool:
-        """True if messages go as if there were no breaker."""
-        ...
-
-    def admits(self, now: float) -> bool:
-        """Return True if a message may go there."""
-        ...
-
-    def follow(self, delivery: Delivery, copy: int) -> RouteOwner:
-        """A message goes there now. Return the owner of its operation."""
-        ...
-
-    def spare(self) -> None:
-        """What went there was no probe after all: another one may be."""
-
-
 class Outlet:
     """A destination and its connection."""
 
@@ -83,11 +41,11 @@ class Outlet:
         self.connection = connection
         self.outbox: Outbox = connection.outbox
         self.address: Address = Address(destination, connection)
-        self._control = ControlHeaders(destination.keep)
-        self._transform = destination.transform()
-        self.changes: bool = self._transform is not None
+        transform = destination.transform()
+        self.contents: CopyContents = CopyContents(destination, connection, transform)
+        self._transform = transform
+        self.changes: bool = transform is not None
         """True if a copy is not what the message was when it came."""
-        self._own_ids = destination.own_ids
         chooses_ids = any(name.lower() == message_ids.NAME.lower() for name, _ in destination.set_headers)
         # Whether a stream had a message before is of interest if the id was given, and only a PubAck of its own tells.
         self._ingest_to = (destination.route, self.template) if destination.fast_ingest and not chooses_ids else None
@@ -135,10 +93,10 @@ class Outlet:
             return prefix + tail
         start = len(tail) - 2 - size
         end = start + header_size
-        if self._control.search(tail, start, end) is None and tail.find(message_ids.HEADER, start, end) < 0:
+        if self.contents.control.search(tail, start, end) is None and tail.find(message_ids.HEADER, start, end) < 0:
             measure(self.connection, size)
             return b"H" + prefix + tail
-        block = self._headers(tail[start:end], None, self.address.ending_for(subject))
+        block = self.contents.headers(tail[start:end], None, self.address.ending_for(subject))
         body = tail[end:-2]
         measure(self.connection, len(block) + len(body))
         return framing.publish(framing.prefixed_subject(prefix), body, reply=reply, headers=block)
@@ -169,8 +127,8 @@ class Outlet:
         start = end - size
         target = self.address.subject_for(subject)
         block, body = tail[start : start + header_size], tail[start + header_size : end]
-        block = self._headers(block, message_id, self.address.ending_for(subject), facts)
-        return target, block, self._transformed_payload(body, facts)
+        block = self.contents.headers(block, message_id, self.address.ending_for(subject), facts)
+        return target, block, self.contents.payload(body, facts)
 
     def forward(
         self,
@@ -186,7 +144,7 @@ class Outlet:
         """
         target, block, body = self._copy_of(raw, origin.message_id, facts)
         reply = origin.reply if self._carries_reply else b""
-        own_id = not raw[2] or not self._has_senders_id(framing.header_block(raw))
+        own_id = not raw[2] or not self.contents.has_senders_id(framing.header_block(raw))
         self._send(target, block, body, owner, trace_parent, reply, own_id=own_id)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
@@ -220,11 +178,11 @@ class Outlet:
                 if header_size or delivery.trace is not None:
                     start = len(tail) - 2 - size + header_size
                     came = tail[start - header_size : start]
-                    own_ack = own_ack or self._has_senders_id(came)
-                    block = self._headers(came, message_id, ending)
+                    own_ack = own_ack or self.contents.has_senders_id(came)
+                    block = self.contents.headers(came, message_id, ending)
                     trace_parent = self.trace(delivery)
                     if trace_parent is not None:
-                        block = self._with_parent(block, trace_parent, size - header_size)
+                        block = self.contents.with_parent(block, trace_parent, size - header_size)
                     size += len(block) - header_size
                     if size > limit:
                         measure(self.connection, size)
@@ -263,7 +221,7 @@ class Outlet:
         Raises as `forward`, and `SubjectError` for a bad subject.
         """
         target, block, reply = self._addressed(message, origin, raw, message_id, facts)
-        body = self._transformed_payload(message.payload, facts)
+        body = self.contents.payload(message.payload, facts)
         own_id = not block or message_ids.NAME not in message.headers
         self._send(target, block, body, owner, trace_parent, reply, own_id=own_id)
 
@@ -319,13 +277,15 @@ class Outlet:
             reply = framing.wire(message.reply)
         chosen = b""
         if message.headers is not origin.headers:
-            chosen = _chosen_id(message, origin)
-            block = headers.encode(self._control.removed_from(message.headers, origin.headers))
+            chosen = chosen_id(message, origin)
+            block = headers.encode(self.contents.control.removed_from(message.headers, origin.headers))
         else:
-            block = self.without_control(framing.header_block(raw)) if raw[2] else b""
-        block = self._transformed_headers(block, facts)
+            block = self.contents.without_control(framing.header_block(raw)) if raw[2] else b""
+        block = self.contents.transformed(block, facts)
         if self.destination.jetstream or message_ids.HEADER in block:
-            block = self._with_id(block, chosen or self._first_id(block, message_id), self.destination.copy_id(target))
+            block = self.contents.with_id(
+                block, chosen or self.contents.first_id(block, message_id), self.destination.copy_id(target)
+            )
         return target, block, reply
 
     def _target(self, subject: str, origin: Message) -> bytes:
@@ -352,7 +312,7 @@ class Outlet:
         if with_ack:
             reply = b"%b.%d" % (self.connection.inbox, outbox.next_order)
         if trace_parent is not None:
-            block = self._with_parent(block, trace_parent, len(body))
+            block = self.contents.with_parent(block, trace_parent, len(body))
         self._check_size(target, block, len(body), reply)
         frame = framing.publish(target, body, reply=reply, headers=block)
         ingest_to = self._ingest_to if own_id and len(target) <= LONGEST_REMEMBERED else None
@@ -379,60 +339,5 @@ class Outlet:
         block, body = framing.header_block(raw), framing.payload(raw)
         # A line that may be full is not made longer.
         if trace_parent is not None and len(subject) <= LONGEST_REMEMBERED:
-            block = self._with_parent(block, trace_parent, len(body))
+            block = self.contents.with_parent(block, trace_parent, len(body))
         return framing.publish(subject, body, reply, block)
-
-    # --- headers ---
-
-    def _headers(self, block: bytes, first_id: bytes | None, ending: bytes, facts: Facts | None = None) -> bytes:
-        """The headers of a copy of a message that came with `block`: nothing that steers where it goes, and its id.
-
-        A stream knows a copy by its id. A core publish has one only if the message had one.
-        """
-        block = self._transformed_headers(self.without_control(block), facts)
-        if self.destination.jetstream or message_ids.HEADER in block:
-            return self._with_id(block, self._first_id(block, first_id), ending)
-        return block
-
-    def _transformed_headers(self, block: bytes, facts: Facts | None) -> bytes:
-        if self._transform is None or facts is None:
-            return block
-        return self._transform.headers(facts, block, self.connection.max_payload)
-
-    def _transformed_payload(self, body: bytes, facts: Facts | None) -> bytes:
-        if self._transform is None or facts is None:
-            return body
-        return self._transform.payload(facts, body, self.connection.max_payload)
-
-    def without_control(self, block: bytes) -> bytes:
-        """Return a header block without the control headers that the destination does not take."""
-        return block if self._control.search(block) is None else self._control.removed(block)
-
-    def _first_id(self, block: bytes, own: bytes | None) -> bytes | None:
-        """What the id of a copy begins with; None if there is nothing to know the message by."""
-        return own if self._own_ids else message_ids.find(block) or own
-
-    def _has_senders_id(self, block: bytes) -> bool:
-        """Return True if a copy of a message that came with this header block keeps the id that its sender gave it."""
-        return not self._own_ids and bool(message_ids.find(block))
-
-    def _with_id(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
-        if first_id is None and not self.destination.jetstream:
-            return message_ids.remove(block)
-        return message_ids.replace(block, (first_id or self.connection.new_message_id()) + ending)
-
-    def _with_parent(self, block: bytes, trace_parent: bytes, size: int) -> bytes:
-        """The headers of a message with a payload of `size` bytes, with the parent for whoever receives it.
-
-        What would be too large with it goes as it is: nothing fails because it is looked at.
-        """
-        # Go's header carriers write it with a capital T: what is replaced is the header in any case.
-        changed = headers.without(block, b"traceparent:") if block else b""
-        changed = headers.replace(changed, b"traceparent", trace_parent)
-        return changed if len(changed) + size <= self.connection.max_payload else block
-
-
-def _chosen_id(message: Message, origin: Message) -> bytes:
-    """The id that a handler itself has given to a message, `b""` for none: not the one that came."""
-    given = message.headers.get(message_ids.NAME)
-    return framing.wire(given) if given and given != origin.headers.get(message_ids.NAME) else b""

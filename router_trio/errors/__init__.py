@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 
-from router_trio.quotes import redact
+from router_trio.errors.quotes import redact
 
 
 class RouterError(Exception):

@@ -13,6 +13,8 @@ Pure and synchronous; the time is given.
 
 from __future__ import annotations
 
+from router_trio.outbox.operation import Operation
+
 ENDED_BY_SERVER = {"server_error": 2, "too_large": 2, "closed": 5}
 """Reasons of a loss that what was sent may have caused, and how many links in a row prove it."""
 
@@ -71,18 +73,23 @@ class Suspects:
             self._accused = None
         return blamed
 
-    def remember(self, subject: bytes, content: bytes) -> None:
+    def remember(self, operation: Operation) -> None:
         """What a server ends links for is not sent to it again, also when its stream delivers it again."""
         if len(self.known) >= MOST_KNOWN:
             self.known.clear()
-        self.known.add(hash((subject, content)))
+        self.known.add(_hash(operation))
 
-    def knows(self, subject: bytes, content: bytes) -> bool:
+    def knows(self, operation: Operation) -> bool:
         """Return True if it was remembered."""
-        return hash((subject, content)) in self.known
+        return _hash(operation) in self.known
 
     def unreachable(self) -> None:
         """There is no server, or it is not what was sent that it ended the link for: nothing is suspected."""
         self.careful = False
         self._suspected = 0
         self._accused = None
+
+
+def _hash(operation: Operation) -> int:
+    """The same each time that it is sent: the reply subject is another one then."""
+    return hash((operation.subject, operation.frame.partition(b"\r\n")[2]))

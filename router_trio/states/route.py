@@ -1,76 +1,12 @@
-"""What a connection and a route are doing right now, and what they have counted: plain values that anyone reads.
-
-Written by the tasks that own them, read by metrics, `/status` and `/readyz` without a lock or an await.
-"""
+"""What a route and each of its destinations are doing right now, and what they have counted."""
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-DISCONNECTED = "disconnected"
-RECONNECTING = "reconnecting"
-CONNECTED = "connected"
-
-GAUGE = {DISCONNECTED: 0.0, RECONNECTING: 0.5, CONNECTED: 1.0}
-
-
-class ConnectionState:
-    """State and lifecycle counters of one named connection. `since` is Unix time in seconds."""
-
-    def __init__(self, name: str, wall_clock: Callable[[], float] = time.time) -> None:
-        self.name = name
-        self.state: str = DISCONNECTED
-        self.since: float = wall_clock()
-        self._wall_clock = wall_clock
-        self.server: str | None = None
-        self.attempts: int = 0
-        self.last_error: str | None = None
-        self.fenced_at: float | None = None
-        self.fence_bound: float = float("inf")
-        self.established: int = 0
-        self.lost: int = 0
-        self.restored: int = 0
-        self.failures: int = 0
-        self.reconnect_attempts: int = 0
-        self.reconnect_failures: int = 0
-        self.exhausted: int = 0
-        self.missing_streams: dict[str, str] = {}
-        """Why a stream of the settings can't be made or looked up, by its name."""
-
-    @property
-    def gauge(self) -> float:
-        """0 disconnected, 0.5 reconnecting, 1 connected."""
-        return GAUGE[self.state]
-
-    def enter(self, state: str, *, server: str | None = None) -> None:
-        """Change the state; the time of the change is kept if it is one."""
-        if state != self.state:
-            self.since = self._wall_clock()
-        self.state = state
-        self.server = server
-
-    def add_counts(self, other: ConnectionState) -> None:
-        """Count what the connection that had this name before has counted as well."""
-        self.established += other.established
-        self.lost += other.lost
-        self.restored += other.restored
-        self.failures += other.failures
-        self.reconnect_attempts += other.reconnect_attempts
-        self.reconnect_failures += other.reconnect_failures
-        self.exhausted += other.exhausted
-
-    def unready(self, now: float) -> str | None:
-        """Return why this connection would not carry a message now, or None; `now` is by the clock of its fences."""
-        if self.state != CONNECTED:
-            return f"{self.state}: {self.last_error}" if self.last_error else self.state
-        if self.fenced_at is None or now - self.fenced_at > self.fence_bound:
-            return f"no fence was answered for more than {self.fence_bound:g} s"
-        return None
-
+from router_trio.states.histogram import DURATION_BOUNDS, Histogram
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 
@@ -380,30 +316,3 @@ class RouteState:
         """Record that it has returned, raised or was cancelled."""
         self.handling -= 1
         self.handler_moved_at = now
-
-
-DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Seconds: from a routing in one batch to one that waited out an outage."""
-
-
-class Histogram:
-    """Counts by bucket, as Prometheus has them: `counts[i]` is of values at most `bounds[i]`, the last of the rest."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds: tuple[float, ...] = tuple(bounds)
-        self.counts: list[int] = [0] * (len(bounds) + 1)
-        self.total: float = 0.0
-
-    def record(self, value: float, count: int = 1) -> None:
-        """Count a value, `count` times."""
-        self.counts[bisect_left(self.bounds, value)] += count
-        self.total += value * count
-
-    def __add__(self, other: Histogram) -> Histogram:
-        """Both together. Their bounds are the same."""
-        both = Histogram(self.bounds)
-        both.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
-        both.total = self.total + other.total
-        return both

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from router_trio.errors import SourceError
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.link import ConsumerSpec, PullConsumer
-from router_trio.quotes import LONGEST_TEXT, excerpt
 from router_trio.routing.policy.failures import MOST_REMEMBERED
 from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.settings import SourceSettings

@@ -1,0 +1,126 @@
+"""What a link tells of, passed on to who decides: PubAcks and refusals to the outbox, reasons to the destinations.
+
+What is to be sent while a read is delivered is sent at its end, in the same turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from router_trio.connection.attempts import Attempts
+from router_trio.connection.destinations import Destinations
+from router_trio.connection.session import Session
+from router_trio.events import Emit, LameDuck
+from router_trio.link import PubAck, Refusal
+from router_trio.outbox.outbox import Outbox
+from router_trio.settings import ConnectionSettings
+
+
+class Listener:
+    """See `link.LinkListener`. One for all links of a connection, whose outbox it has."""
+
+    def __init__(self, name: str, settings: ConnectionSettings, attempts: Attempts, emit: Emit) -> None:
+        self._name = name
+        self._attempts = attempts
+        self._emit = emit
+        self.session: Session | None = None
+        """The one that is in use; None while there is no link."""
+        self.moving: trio.Event = trio.Event()
+        """Set when the server of `session` has said that it will shut down."""
+        self.outbox: Outbox = Outbox(
+            name,
+            emit=emit,
+            clock=trio.current_time,
+            wake=self.more_to_send,
+            fail_open=settings.fail_open,
+            max_operations=settings.max_pending_operations,
+            max_bytes=settings.max_pending_bytes,
+            on_full=settings.on_pending_full,
+            max_age=settings.pending_max_age,
+        )
+        self.destinations: Destinations = Destinations(name, emit, self.outbox.ingest.use_for)
+        self._tell_when_read_done: list[Callable[[], None]] = []
+        self._reading = self._woken = False
+
+    def use(self, session: Session | None) -> None:
+        """Send through this session from now on."""
+        self.session = session
+        self.moving = trio.Event()
+
+    def more_to_send(self) -> None:
+        """There is something to send: at the end of the read that is being delivered, or by the sender's own task."""
+        if self._reading:
+            self._woken = True
+        elif self.session is not None:
+            self.session.work.set()
+
+    def when_read_done(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once, when all that came at one time has been delivered. For who is told something by a link."""
+        self._tell_when_read_done.append(tell)
+
+    def not_written(self, refusal: Refusal) -> None:
+        """The link did not write a publish: its destination is told why."""
+        operation = refusal.operation
+        if operation.with_ack:
+            self.destinations.publish_refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
+
+    # --- what the link tells ---
+
+    def acked(self, pubacks: Sequence[PubAck]) -> None:
+        """See `link.LinkListener`."""
+        self.outbox.acked(pubacks)
+
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+        """See `link.LinkListener`."""
+        operation = self.outbox.queue.find(order)
+        if operation is not None:
+            self.destinations.publish_refused(operation.subject, reason, detail, retriable)
+        self.outbox.refusals.ack_refused(order, reason, detail, retriable)
+
+    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
+        """See `link.LinkListener`."""
+        self.outbox.ingest.stored(batch, sequence, flow)
+
+    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
+        """See `link.LinkListener`."""
+        operation = self.outbox.ingest.publish_at(batch, sequence)
+        if operation is not None:
+            self.destinations.publish_refused(operation.subject, reason, detail, retriable)
+        self.outbox.ingest.one_refused(batch, sequence, reason, detail, retriable)
+
+    def ingest_ended(self, batch: bytes, count: int | None) -> None:
+        """See `link.LinkListener`."""
+        self.outbox.ingest.ended(batch, count)
+
+    def publish_denied(self, subject: bytes, detail: str) -> None:
+        """See `link.LinkListener`."""
+        self.destinations.publish_refused(subject, "permission_denied", detail)
+        self.outbox.refusals.publish_denied(subject, detail)
+
+    def read_begins(self) -> None:
+        """See `LinkListener.read_begins`."""
+        self._reading = True
+
+    def read_done(self) -> None:
+        """See `LinkListener.read_done`. What is to be sent now is sent in this turn."""
+        if self._tell_when_read_done:
+            waiting, self._tell_when_read_done = self._tell_when_read_done, []
+            for tell in waiting:
+                tell()
+        self._reading = False
+        if self._woken:
+            self._woken = False
+            if self.session is not None:
+                self.session.send_at_once()
+
+    def lame_duck(self) -> None:
+        """See `LinkListener.lame_duck`."""
+        if self.session is not None and not self.moving.is_set():
+            self._emit(LameDuck(at=trio.current_time(), connection=self._name, server=self.session.server))
+            self.moving.set()
+
+    def discovered(self, servers: Sequence[str]) -> None:
+        """See `LinkListener.discovered`."""
+        self._attempts.discovered(servers)

@@ -1,0 +1,148 @@
+"""What happens on a connection: its links, and the streams that it has."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from router_trio.events.event import Event, Level
+
+
+class ConnectionEvent(Event):
+    """The base of what happens on one named connection."""
+
+    connection: str
+
+
+class ConnectionEstablished(ConnectionEvent):
+    """First connect of the process."""
+
+    code = "NATS_CONNECTION_ESTABLISHED"
+    level = Level.INFO
+    server: str
+
+
+class ConnectionRestored(ConnectionEvent):
+    """Connected again after a loss; says how long the outage was, and how much was kept that is sent now."""
+
+    code = "NATS_CONNECTION_RESTORED"
+    level = Level.INFO
+    server: str
+    outage_seconds: float
+    reconnect_attempts: int
+    pending_count: int = 0
+
+
+class ConnectionLost(ConnectionEvent):
+    """An established link was lost."""
+
+    code = "NATS_CONNECTION_LOST"
+    level = Level.ERROR
+    tag: ClassVar[str | None] = "nats_connection_failure"
+    server: str
+    reason: str
+    detail: str
+    pending_count: int
+
+
+class ConnectionFailed(ConnectionEvent):
+    """An attempt to connect failed."""
+
+    code = "NATS_CONNECTION_FAILED"
+    level = Level.WARN
+    server: str
+    reason: str
+    detail: str
+    attempt: int
+    max_attempts: int
+
+
+class UnexpectedLinkError(ConnectionEvent):
+    """What a server sent raised an error that router_trio does not expect, and ended the link. Please report it."""
+
+    code = "NATS_UNEXPECTED_ERROR"
+    level = Level.ERROR
+    server: str
+    error_type: str
+    place: str
+
+
+class ReconnectAttempt(ConnectionEvent):
+    """An attempt to reconnect starts, `delay_ms` after the last one ended."""
+
+    code = "NATS_RECONNECT_ATTEMPT"
+    level = Level.INFO
+    tag: ClassVar[str | None] = "nats_reconnecting"
+    server: str
+    attempt: int
+    max_attempts: int
+    delay_ms: int
+
+
+class ReconnectExhausted(ConnectionEvent):
+    """The round's attempts are used up; `action` says what happens now: keep_trying or stop."""
+
+    code = "NATS_RECONNECT_EXHAUSTED"
+    level = Level.ERROR
+    reconnect_attempts: int
+    action: str
+
+
+class LameDuck(ConnectionEvent):
+    """The server announced that it will shut down; the connection moves to another one."""
+
+    code = "NATS_LAME_DUCK"
+    level = Level.WARN
+    server: str
+
+
+class RetryPending(ConnectionEvent):
+    """After a reconnect, operations that were queued or unconfirmed are about to be sent."""
+
+    code = "NATS_RETRY_PENDING"
+    level = Level.INFO
+    pending_count: int
+
+
+class RetryComplete(ConnectionEvent):
+    """After a reconnect, all operations that were queued or unconfirmed are settled."""
+
+    code = "NATS_RETRY_COMPLETE"
+    level = Level.INFO
+    success_count: int
+    failed_count: int
+
+
+class DestinationsUnknown(ConnectionEvent):
+    """The streams of the destinations can't be looked up; only publishes show whether they accept messages."""
+
+    code = "NATS_DESTINATIONS_UNKNOWN"
+    level = Level.INFO
+    reason: str
+    detail: str
+
+
+class StreamCreated(ConnectionEvent):
+    """A stream of the settings ([[streams]]) was absent, and was made."""
+
+    code = "NATS_STREAM_CREATED"
+    level = Level.INFO
+    stream: str
+
+
+class StreamDiffers(ConnectionEvent):
+    """A stream is not as the settings ([[streams]]) say. It is left as it is; change it, or the settings."""
+
+    code = "NATS_STREAM_DIFFERS"
+    level = Level.WARN
+    stream: str
+    detail: str
+
+
+class StreamNotMade(ConnectionEvent):
+    """A stream of the settings ([[streams]]) could not be looked up or made; it is tried again."""
+
+    code = "NATS_STREAM_NOT_MADE"
+    level = Level.WARN
+    stream: str
+    reason: str
+    detail: str

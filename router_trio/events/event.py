@@ -1,0 +1,103 @@
+"""What an event is: a frozen value with a code and a level, bounded when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from typing import Any, ClassVar, Self, dataclass_transform
+
+from router_trio.errors.quotes import LONGEST_TEXT, bounded
+
+
+class Level(IntEnum):
+    """Severity, ordered as in the standard library's logging."""
+
+    DEBUG = 10
+    INFO = 20
+    WARN = 30
+    ERROR = 40
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class _Fields:
+    """What a frozen dataclass with keyword arguments is, for the annotations of each subclass.
+
+    Not a dataclass: Python would compile six methods for each of some fifty kinds of events at each start.
+    """
+
+    fields: ClassVar[dict[str, str]] = {}
+    """Names of the fields, with their types as they are written."""
+    _defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        own = {name: kind for name, kind in cls.__annotations__.items() if not kind.startswith("ClassVar")}
+        cls.fields = cls.fields | own
+        cls._defaults = cls._defaults | {name: vars(cls)[name] for name in own if name in vars(cls)}
+
+    def __init__(self, **values: Any) -> None:
+        unknown, missing = (
+            values.keys() - self.fields.keys(),
+            self.fields.keys() - values.keys() - self._defaults.keys(),
+        )
+        if unknown or missing:
+            raise TypeError(f"{type(self).__name__}: unknown {sorted(unknown)}, missing {sorted(missing)}")
+        self.__dict__.update(self._defaults)
+        self.__dict__.update(values)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Bring the fields into their final form, by `_set`."""
+
+    def _set(self, name: str, value: object) -> None:
+        self.__dict__[name] = value
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same with other values of some fields."""
+        return type(self)(**self.__dict__ | changes)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.fields)})"
+
+
+class Event(_Fields):
+    """The base of all events."""
+
+    code: ClassVar[str]
+    level: ClassVar[Level]
+    tag: ClassVar[str | None] = None
+    per_message: ClassVar[bool] = False
+    at: float
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.at))
+
+    def __post_init__(self) -> None:
+        # Here, so that no code that emits or shows an event can forget it.
+        for name in ("detail", "reason", "error_type", "server", "stream", "subject", "place", "filter", "subjects"):
+            text = getattr(self, name, None)
+            if text is not None and len(text) > LONGEST_TEXT:
+                self._set(name, bounded(text))
+
+    @property
+    def severity(self) -> Level:
+        """The level of this one: that of its kind, unless it is worse than others of it."""
+        return self.level
+
+    def details(self) -> Iterator[tuple[str, Any]]:
+        """Name and value of each field that is set, without the clock."""
+        for name in self.fields:
+            value = getattr(self, name)
+            if name != "at" and value is not None:
+                yield name, value
+
+
+Emit = Callable[[Event], None]

@@ -1,0 +1,156 @@
+"""What happens to the router as a whole: its start and end, its workers, reloads, faults that are injected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router_trio.errors.quotes import bounded
+from router_trio.events.event import Event, Level
+
+MOST_NAMES = 100
+"""Names, or problems, that an event of a reload lists. `count` is of all."""
+
+
+class FaultInjectionEnabled(Event):
+    """This router injects faults on request, for rehearsals. Never leave that on in production."""
+
+    code = "ROUTER_FAULT_INJECTION_ENABLED"
+    level = Level.WARN
+    page: str
+
+
+class FaultInjected(Event):
+    """A fault was set for an operation; it strikes `times` operations, or with 0 all of them until it is cleared."""
+
+    code = "ROUTER_FAULT_INJECTED"
+    level = Level.WARN
+    operation: str
+    fault: str
+    probability: float
+    times: int
+
+
+class FaultsCleared(Event):
+    """The fault of an operation was cleared, or all faults were."""
+
+    code = "ROUTER_FAULTS_CLEARED"
+    level = Level.WARN
+    operation: str
+
+
+class SettingIgnored(Event):
+    """A key of the configuration has no effect any more; `detail` says what to write instead."""
+
+    code = "ROUTER_SETTING_IGNORED"
+    level = Level.WARN
+    key: str
+    detail: str
+
+
+class StatusPageReady(Event):
+    """The HTTP side answers; `url` is that of the status page."""
+
+    code = "ROUTER_STATUS_PAGE"
+    level = Level.INFO
+    url: str
+
+
+class RouterStarted(Event):
+    """Each connection has made its first attempt, and each subscription that could be made is active."""
+
+    code = "ROUTER_STARTED"
+    level = Level.INFO
+    name: str
+    connections: int
+    routes: int
+
+
+class RouterDraining(Event):
+    """Shutdown: intake has stopped, and accepted messages are being settled."""
+
+    code = "ROUTER_DRAINING"
+    level = Level.INFO
+    pending_count: int
+    timeout_seconds: float
+
+
+class RouterStopped(Event):
+    """The router has stopped; `ledger` has the counts of every connection. WARN if something was left unsettled."""
+
+    code = "ROUTER_STOPPED"
+    level = Level.INFO
+    ledger: dict[str, Any]
+    unsettled: int
+
+    @property
+    def severity(self) -> Level:
+        """WARN if something was left unsettled."""
+        return Level.WARN if self.unsettled else Level.INFO
+
+
+class WorkerStarted(Event):
+    """A worker process has started, and takes its part of the messages. `restarts`: how often it was started again."""
+
+    code = "ROUTER_WORKER_STARTED"
+    level = Level.INFO
+    worker: int
+    pid: int
+    restarts: int
+
+
+class WorkerLost(Event):
+    """A worker process ended by itself, and is started again after `delay_ms`.
+
+    What it had accepted and not settled is settled now: `dropped` publishes; `returned` messages, which their stream
+    delivers again; `lost` messages of core subscriptions.
+    """
+
+    code = "ROUTER_WORKER_LOST"
+    level = Level.ERROR
+    worker: int
+    pid: int
+    reason: str
+    delay_ms: int
+    dropped: int
+    returned: int
+    lost: int
+
+
+class RouterReloaded(Event):
+    """A reload is done: `added`, `removed` and `changed` name the connections, streams and routes that differ.
+
+    `unchanged` is the number of connections and routes that noticed nothing, `unsettled` the number of messages that
+    what has ended could not settle in time.
+    """
+
+    code = "ROUTER_RELOADED"
+    level = Level.INFO
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    unchanged: int
+    unsettled: int
+
+    def __post_init__(self) -> None:
+        for name in ("added", "removed", "changed"):
+            self._set(name, getattr(self, name)[:MOST_NAMES])
+
+
+class ReloadRefused(Event):
+    """A reload was refused and has changed nothing: `problems` says what is wrong with the configuration."""
+
+    code = "ROUTER_RELOAD_REFUSED"
+    level = Level.ERROR
+    count: int
+    problems: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self._set("problems", tuple(map(bounded, self.problems[:MOST_NAMES])))
+
+
+class RestartNeeded(Event):
+    """Of a configuration that was reloaded, these `keys` have no effect before the process is started again."""
+
+    code = "ROUTER_RESTART_NEEDED"
+    level = Level.WARN
+    keys: tuple[str, ...]

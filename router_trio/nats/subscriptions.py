@@ -1,0 +1,114 @@
+"""The subscriptions that a wire itself reads: who gets the messages of each."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from router_trio.link import Deliver, DeliverShared, SharedDelivery, SubscriptionBatch
+from router_trio.protocol import framing
+
+FIRST_SID = 1_000_000
+"""nats-py numbers its own subscriptions from 1."""
+
+
+class _Group(list[SubscriptionBatch]):
+    """Of subscriptions that are delivered together, those for which something came."""
+
+    __slots__ = ("deliver",)
+
+    def __init__(self, deliver: DeliverShared) -> None:
+        super().__init__()
+        self.deliver = deliver
+
+
+class _Buffer(SubscriptionBatch):
+    """See `framing.MessageBuffer`."""
+
+    __slots__ = ("group",)
+
+    def __init__(self, key: Any, group: _Group) -> None:
+        super().__init__(key)
+        self.group = group
+
+
+class Subscriptions:
+    """Those of one wire. They fill the buffers of its parser, from which it delivers."""
+
+    def __init__(
+        self, parser: framing.FrameParser, send: Callable[[bytes], None], fence: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._buffers = parser.buffers
+        self._send = send
+        self._fence = fence
+        self._groups: dict[DeliverShared, _Group] = {}
+        self._subjects: dict[bytes, bytes] = {}
+        self._next_sid = FIRST_SID
+
+    def subscribe(self, subject: bytes, deliver: Deliver | SharedDelivery, queue: bytes = b"") -> bytes:
+        """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
+        self._next_sid += 1
+        sid = b"%d" % self._next_sid
+        self._buffers[sid] = self._buffer_for(deliver)
+        self._subjects[sid] = subject
+        self._send(framing.subscribe(subject, sid, queue))
+        return sid
+
+    def deliver_to(self, sid: bytes, deliver: Deliver | SharedDelivery) -> None:
+        """Give the messages of a subscription to `deliver` from now on. Between two reads: what came is delivered."""
+        if sid in self._subjects:
+            self._buffers[sid] = self._buffer_for(deliver)
+
+    def _buffer_for(self, deliver: Deliver | SharedDelivery) -> _Buffer:
+        if isinstance(deliver, SharedDelivery):
+            return _Buffer(deliver.key, self._groups.setdefault(deliver.deliver, _Group(deliver.deliver)))
+        return _Buffer(deliver, _Group(_deliver_each))
+
+    def unsubscribe(self, sid: bytes) -> None:
+        """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
+        if sid in self._subjects:
+            self._forget(sid)
+            self._send(framing.unsubscribe(sid))
+
+    def subscribed(self, subject: bytes) -> bool:
+        """Return True if there is a subscription of ours to exactly this."""
+        return subject in self._subjects.values()
+
+    async def drain(self, sid: bytes) -> None:
+        """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
+        if sid in self._subjects:
+            self._send(framing.unsubscribe(sid))
+            await self._fence()
+            self._forget(sid)
+
+    def _forget(self, sid: bytes) -> None:
+        buffer = self._buffers.pop(sid, None)
+        if buffer is not None:
+            buffer.clear()
+            del self._subjects[sid]
+
+
+class WireSubscription:
+    """See `link.Subscription`."""
+
+    def __init__(self, subscriptions: Subscriptions, sid: bytes) -> None:
+        self._subscriptions = subscriptions
+        self._sid = sid
+
+    def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
+        """See `link.Subscription.deliver_to`."""
+        self._subscriptions.deliver_to(self._sid, deliver)
+
+    def close(self) -> None:
+        """See `link.Subscription.close`."""
+        self._subscriptions.unsubscribe(self._sid)
+
+    async def drain(self) -> None:
+        """See `link.Subscription.drain`."""
+        await self._subscriptions.drain(self._sid)
+
+
+def _deliver_each(group: Sequence[SubscriptionBatch]) -> None:
+    for arrivals in group:
+        if arrivals:  # or its subscription has ended meanwhile
+            arrivals.key(arrivals)

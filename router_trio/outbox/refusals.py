@@ -1,0 +1,149 @@
+"""What a server or a link refused, what it leaves unanswered, and what is too old: held for another try, or failed.
+
+Pure and synchronous; clock and `wake` are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+from router_trio.outbox.capacity import Capacity
+from router_trio.outbox.fast_ingest import FastIngest
+from router_trio.outbox.operation import Operation, OperationWithAck
+from router_trio.outbox.queue import SendQueue
+from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, Retries
+from router_trio.outbox.settlement import Settlement
+
+TriedAgain = Callable[[OperationWithAck, str], None]
+"""Is told that a publish was refused for now, or not answered for long, and why. It is held, and may be given up."""
+
+POISON = "the server ended the connection each time that this was sent"
+
+
+class Refusals:
+    """Of one outbox. It decides on each publish that is not confirmed on its way."""
+
+    def __init__(
+        self,
+        queue: SendQueue,
+        retries: Retries,
+        settlement: Settlement,
+        capacity: Capacity,
+        ingest: FastIngest,
+        *,
+        max_age: float,
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._in_flight = queue.in_flight
+        self._retries = retries
+        self._settlement = settlement
+        self._capacity = capacity
+        self._ingest = ingest
+        self.max_age = max_age
+        """Seconds after which a pending publish is dropped; 0 for no end."""
+        self._clock = clock
+        self._wake = wake
+        self.tried_again: dict[Hashable, list[TriedAgain]] = {}
+        """Who is called each time that a publish of a destination (see `capacity_key`) is to be tried again."""
+
+    # --- refused ---
+
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+        """A publish was answered with an error: tried again within its budget if that may help, else failed."""
+        operation = self._in_flight.take_acked(order)
+        if operation is not None:
+            self._hold_or_fail(operation, reason, detail, retriable)
+            self._wake()
+
+    def publish_denied(self, subject: bytes, detail: str) -> None:
+        """The server refused a publish to `subject`: the oldest one in flight to it has failed."""
+        operation = self._in_flight.oldest_to(subject)
+        if operation is not None and self._in_flight.withdraw(operation):
+            self._ingest.abandon_with(operation)
+            self._fail([operation], "permission_denied", detail)
+            self._wake()
+
+    def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
+        """The link did not write this operation, or this part of one, though it was taken."""
+        self._ingest.abandon_with(operation)
+        for one in self._queue.remains(operation):
+            if self._queue.withdraw(one):
+                self._hold_or_fail(one, reason, detail, retriable)
+        self._wake()
+
+    def not_stored(self, operations: Sequence[OperationWithAck]) -> None:
+        """See `fast_ingest.Refused`. These go first, in order, and each gets a PubAck of its own."""
+        again = [one for one in operations if self._in_flight.take_acked(one.order) is not None]
+        for operation in again:
+            operation.send_again()
+            operation.expect_puback_at(self._ingest.inbox)
+        self._queue.put_back(again)
+        self._wake()
+
+    def ended_links(self, operation: Operation) -> bool:
+        """Links end because of this one: it fails, as `poison`. False if it has a fate already."""
+        if not self._queue.withdraw(operation):
+            return False
+        self._fail([operation], "poison", POISON)
+        return True
+
+    # --- not in time ---
+
+    def give_up(self, operation: Operation, reason: str, detail: str) -> bool:
+        """Fail an operation wherever it is, as when its publisher's time is over. False if it has a fate already."""
+        if not self._queue.withdraw(operation):
+            return False
+        self._fail([operation], reason, detail)
+        self._wake()
+        return True
+
+    def sweep(self) -> None:
+        """Send again what has been without a PubAck for long on this link, and fail what is over its budget.
+
+        Drop what has waited longer than `pending_max_age`.
+        """
+        if self.max_age:
+            self.expire()
+        self._ingest.abandon_unanswered(self._clock() - RESEND_UNACKED_AFTER)
+        by_reason, again = self._retries.sweep()
+        for reason, operations in by_reason.items():
+            over = [one for one in operations if self._queue.withdraw(one)]
+            self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
+        for operation in again:
+            self._tell_tried_again(operation, "timeout")
+        self._wake()
+
+    def expire(self) -> None:
+        """Drop what has been pending for longer than `max_age`."""
+        dropped = self._queue.drop_older_than(self._clock() - self.max_age)
+        if dropped:
+            self._settlement.drop(dropped, "expired")
+            self._in_flight.tell_if_none()
+
+    # --- inside ---
+
+    def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
+        held = (
+            retriable
+            and isinstance(operation, OperationWithAck)
+            and self._capacity.may_hold(operation)
+            and self._retries.hold(operation, reason)
+        )
+        if held:
+            self._in_flight.tell_if_none()
+            assert isinstance(operation, OperationWithAck)
+            self._tell_tried_again(operation, reason)
+        else:
+            self._fail([operation], reason, detail)
+
+    def _tell_tried_again(self, operation: OperationWithAck, reason: str) -> None:
+        if self.tried_again:
+            for tell in self.tried_again.get(operation.capacity_key, ()):
+                tell(operation, reason)
+
+    def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
+        self._retries.left(operations, accepted=False)
+        self._settlement.fail(operations, reason, detail)
+        self._in_flight.tell_if_none()

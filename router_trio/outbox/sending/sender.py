@@ -1,0 +1,152 @@
+"""What of an outbox may be written now, and when to ask again.
+
+Decides how much goes at once, and what has to wait: for room in flight, for a lane, for the end of a batch of fast
+ingest, or for the next link. Pure and synchronous; the clock is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from router_trio.outbox.fast_ingest import FastIngest
+from router_trio.outbox.fences import Fences
+from router_trio.outbox.operation import Operation
+from router_trio.outbox.queue import SendQueue
+from router_trio.outbox.refusals import Refusals
+from router_trio.outbox.retries import Retries
+from router_trio.outbox.sending.suspects import Suspects
+
+MAX_UNACKED = 4096
+"""JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
+
+MAX_UNFENCED = 65_536
+"""Core publishes in flight at once: what a server that reads but never answers can make us keep."""
+
+BATCH_OPERATIONS = 2048
+BATCH_BYTES = 256 * 1024
+
+BATCHES_HELD = 8
+"""Batches of which all is held back that are taken one after the other, before others have their turn."""
+
+
+class Sender:
+    """Moves what may be written from pending into flight."""
+
+    def __init__(
+        self,
+        queue: SendQueue,
+        fences: Fences,
+        suspects: Suspects,
+        retries: Retries,
+        ingest: FastIngest,
+        refusals: Refusals,
+        *,
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._lanes = queue.lanes
+        self._in_flight = queue.in_flight
+        self._fences = fences
+        self._suspects = suspects
+        self._retries = retries
+        self._ingest = ingest
+        self._refusals = refusals
+        self._expires = refusals.max_age > 0
+        self._clock = clock
+        self._wake = wake
+        self._held_back = False
+
+    def begin_link(self) -> None:
+        """A link is there, to which all may be written."""
+        self._held_back = False
+
+    def hold_back(self) -> None:
+        """Write nothing more on this link but ends of batches: it is being left. The next one takes what is pending."""
+        self._held_back = True
+        self._wake()
+
+    def next_batch(self) -> list[Operation]:
+        """Move what may be written now from pending into flight, and return it.
+
+        Asking says that the batch before was sent, and that what the link refused of it was told to `write_refused`.
+        """
+        self._fences.batch_sent()
+        if self._ingest.at_work:
+            return self._next_batch_with_ingest()
+        return [] if self._held_back else self._take_batch()
+
+    def next_batch_at(self) -> float | None:
+        """When to ask for a batch again though nothing has happened; None if there is no need to."""
+        due = self._ingest.next_due_at() if self._ingest.at_work else inf
+        if (self._queue.waiting or self._lanes.lanes) and not self._held_back:
+            try_at = self._retries.next_try_at(MAX_UNACKED)
+            due = due if try_at is None else min(due, try_at)
+        return None if due == inf else due
+
+    def _next_batch_with_ingest(self) -> list[Operation]:
+        now = self._clock()
+        if self._held_back:
+            return self._ends_of_batches(now)
+        written, aside = self._ingest.arrange(self._take_batch(), now, self._lanes.holds_of)
+        if aside:
+            self._queue.take_back(aside)
+        self._ingest.check_ends(now, self._queue.waits)
+        return written
+
+    def _ends_of_batches(self, now: float) -> list[Operation]:
+        """The last message of each batch, which is pending."""
+        ends: list[Operation] = []
+        for batch, latest in self._ingest.latest():
+            if self._queue.withdraw(latest):
+                self._in_flight.add_with_ack(latest, now)
+                batch.take_as_last(latest, now)
+                ends.append(latest)
+        return ends
+
+    def _take_batch(self) -> list[Operation]:
+        if self._expires:
+            self._refusals.expire()
+        if not self._queue.waiting and not self._lanes.lanes:
+            return []
+        now = self._clock()
+        window = self._retries.window(MAX_UNACKED, now)
+        due = self._retries.take_due(now)
+        if due and self._suspects.careful:
+            return [*due]
+        if self._in_flight.unfenced >= MAX_UNFENCED:
+            return [*due]
+        most = BATCH_OPERATIONS
+        if self._suspects.careful:
+            most = min(most, self._suspects.send_limit(self._in_flight.count, now))
+            self._queue.split_head(most)
+        written: list[Operation] = []
+        for _ in range(BATCHES_HELD if most else 0):
+            batch = self._queue.take_batch(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)
+            # A whole batch may belong in lanes; nothing to write would then be a lie, and what is behind it would wait.
+            written = self._retries.without_held(batch)
+            if self._suspects.known:
+                written = self._without_poison(written)
+            if written or not batch:
+                break
+        else:
+            if most:
+                self._wake()  # there may be more behind it, once others had their turn
+        # Those of lanes go with the others: however many are due, what is behind them in the queue does not wait.
+        return [*due, *written] if due else written
+
+    def _without_poison(self, batch: list[Operation]) -> list[Operation]:
+        """Fail of what was taken whatever has ended links before. Seldom: only once there was such a publish."""
+        good = []
+        for operation in batch:
+            poison = [one for one in operation.split() if self._suspects.knows(one)]
+            if not poison:
+                good.append(operation)
+                continue
+            for one in self._in_flight.single_parts(operation):
+                if any(one.order == bad.order for bad in poison):
+                    self._refusals.ended_links(one)
+                else:
+                    good.append(one)
+        return good

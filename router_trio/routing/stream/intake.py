@@ -1,0 +1,211 @@
+"""What comes to a route from its stream: what its consumer says on each link, and the messages that it delivers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+
+from router_trio.events import ConsumerDiffers, Emit, FilterOutside, StreamWentBack
+from router_trio.link import ConsumerSpec, Link, PullConsumer
+from router_trio.protocol import framing
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy.retry import RetryPolicy
+from router_trio.routing.resubscribe import SourceRetry
+from router_trio.routing.stream.ack_pending import AckPending
+from router_trio.routing.stream.acks import Acks
+from router_trio.routing.stream.consumer.limits import check_retention, differences, filters_outside
+from router_trio.routing.stream.consumer.undelivered import OVERDUE
+from router_trio.routing.stream.deliveries import Deliveries
+from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of
+from router_trio.routing.stream.pulling.payloads import Payloads
+from router_trio.routing.stream.pulling.pull_loop import PullLoop
+from router_trio.routing.stream.retrying import Retrying
+from router_trio.routing.stream.settled_prefix import SettledPrefix
+from router_trio.settings import SourceSettings
+
+
+class Receiver(Source, Protocol):
+    """Whose messages come: the route."""
+
+    routing: Routing
+    forwards_on_arrival: bool
+
+    def forward_some(self) -> bool:
+        """Forward what may go at once. False if nothing may."""
+        ...
+
+    def something_waits(self) -> None:
+        """There is something to route."""
+
+
+class StreamIntake:
+    """What one route knows of its consumer, and where the messages of that go first."""
+
+    def __init__(
+        self,
+        route: Receiver,
+        retry: SourceRetry,
+        pull_loop: PullLoop,
+        spec: ConsumerSpec,
+        source: SourceSettings,
+        policy: RetryPolicy,
+        pending: AckPending,
+        acks: Acks,
+        prefix: SettledPrefix | None,
+        retrying: Retrying,
+        payloads: Payloads,
+        emit: Emit,
+    ) -> None:
+        self._route = route
+        self._retry = retry
+        self._pull_loop = pull_loop
+        self._state = route.routing.state
+        self._spec = spec
+        self._most_in_flight = source.most_in_flight
+        self._policy = policy
+        self._pending = pending
+        self._acks = acks
+        self._prefix = prefix
+        self._retrying = retrying
+        self._payloads = payloads
+        self._emit = emit
+        self._deliveries = Deliveries(route, spec.stream, spec.durable)
+        self._ack_wait = source.ack_wait
+        self.patience: float = 0.0
+        """Seconds within which comes again whatever does: naks of another process are not known here."""
+        self._told_differences: list[str] = []
+        self._told_outside: tuple[str, str] | None = None
+
+    # --- the consumer ---
+
+    def next_spec(self) -> ConsumerSpec:
+        """Return the consumer that is wanted on the next link: it goes on behind what is known of the stream."""
+        cursor = self._pending.cursor
+        last_sequence, last_time = cursor.last_known
+        return replace(
+            self._spec,
+            stream_created=cursor.stream_created or None,
+            start_sequence=cursor.start,
+            last_sequence=last_sequence,
+            last_time=last_time,
+        )
+
+    @property
+    def late(self) -> float:
+        """Seconds that a message may be late that was nakked here: if the nak is lost, it comes after the ack wait."""
+        return self._ack_wait + OVERDUE
+
+    def returns_after(self, soon: bool) -> float:
+        """Return after how many seconds a message that is given back is to come again."""
+        return self._policy.initial if soon else self._ack_wait
+
+    def go_by(self, link: Link, consumer: PullConsumer) -> None:
+        """A consumer is open on a link: go by what it says, and tell it what could not be told before."""
+        pending = self._pending
+        self._ack_wait = consumer.ack_wait
+        self.patience = max(2 * self._ack_wait, self._policy.longest)
+        self._retrying.patience = self.late
+        self._compare(consumer)
+        if consumer.went_back is not None:
+            self._tell_went_back(consumer.went_back)
+        if consumer.went_back is not None or consumer.stream_created != pending.cursor.stream_created:
+            pending.stream_replaced(consumer.stream_created)
+            self._reset_sequences()
+        if self._spec.deliver != "all" and pending.cursor.last_known == (0, 0):
+            # One that takes its place must not begin where the stream does.
+            pending.cursor.begin_behind(consumer.progress.passed)
+        if not consumer.progress.deliveries:
+            pending.order.all_due(trio.current_time())
+        self._acks.flush_unsent(link)
+        self._acks.renak(link, pending.order.expected())
+
+    def _compare(self, consumer: PullConsumer) -> None:
+        """Go by what the server's consumer says, and log where the route says otherwise."""
+        spec = self._spec
+        self._retrying.server_limit = consumer.limits.max_deliver
+        if not self._retrying.has_dead_letters:
+            check_retention(self._policy, spec, consumer)
+        outside = filters_outside(spec, consumer)
+        if outside is not None and outside != self._told_outside:
+            filters, subjects = outside
+            self._emit(
+                FilterOutside(
+                    at=trio.current_time(),
+                    route=self._state.name,
+                    stream=spec.stream,
+                    filter=filters,
+                    subjects=subjects,
+                )
+            )
+        self._told_outside = outside
+        found = differences(spec, consumer, 2 * self._most_in_flight)
+        if found and found != self._told_differences:
+            self._emit(
+                ConsumerDiffers(
+                    at=trio.current_time(),
+                    route=self._state.name,
+                    stream=spec.stream,
+                    durable=spec.durable,
+                    detail="; ".join(found),
+                )
+            )
+        self._told_differences = found
+
+    def other_message(self, delivery: StreamDelivery) -> None:
+        """See `AckPending.add`."""
+        self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
+        self._reset_sequences()
+
+    def _reset_sequences(self) -> None:
+        """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
+        self._route.something_waits()
+        self._acks.clear()
+        if self._prefix is not None:
+            self._prefix.forget_all()
+
+    def _tell_went_back(self, detail: str) -> None:
+        stream = self._spec.stream
+        self._emit(StreamWentBack(at=trio.current_time(), route=self._state.name, stream=stream, detail=detail))
+
+    # --- its messages ---
+
+    def received(self, batch: Sequence[framing.RawMessage]) -> None:
+        """See `link.Deliver`."""
+        now = trio.current_time()
+        route, pull_loop = self._route, self._pull_loop
+        pull_loop.heard(now)
+        pending = self._pending
+        deliveries, columns, others = self._deliveries.read(batch, pending.cursor, now)
+        for raw in others:
+            if pull_loop.read_status(raw):
+                self._retry.succeeded()
+        taken = self._payloads.sift(deliveries, batch)
+        if taken < len(deliveries):
+            pull_loop.kept([delivery.raw for delivery in deliveries[taken:]])
+            deliveries = deliveries[:taken]
+            columns = columns_of(deliveries)
+        if deliveries:
+            alone = len(deliveries) == len(batch)
+            size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
+            again = pending.add(deliveries, columns, self.patience, self.other_message)
+            if again:
+                self._state.duplicates += len(again)
+                cursor, in_hand = pending.cursor, pending.open
+                settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
+                each = [delivery.ack_subject for delivery in settled]
+                self._acks.ack(each if self._prefix is None else self._prefix.to_ack(settled, pending.cursor, now))
+            self._state.received += len(deliveries) - len(again)
+            came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
+            pull_loop.count_received(len(deliveries), size, again=came_again)
+            self._retry.succeeded()
+        if route.forwards_on_arrival:
+            # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
+            while pending.waiting and route.routing.is_ready and route.forward_some():
+                pass
+        if pending.waiting:
+            route.something_waits()
+        # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
+        pull_loop.look()

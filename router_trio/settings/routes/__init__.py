@@ -1,0 +1,21 @@
+"""The sections of a route: where its messages come from, which of them it takes, and what goes where."""
+
+from __future__ import annotations
+
+from router_trio.settings.routes.destination import MAX_WEIGHT, DestinationSettings, HeaderSettings
+from router_trio.settings.routes.flow import BreakerSettings, LimitSettings
+from router_trio.settings.routes.route import MAX_CONCURRENCY, RouteSettings, Strategy
+from router_trio.settings.routes.source import MOST_IN_FLIGHT, SourceSettings
+
+__all__ = [
+    "MAX_CONCURRENCY",
+    "MAX_WEIGHT",
+    "MOST_IN_FLIGHT",
+    "BreakerSettings",
+    "DestinationSettings",
+    "HeaderSettings",
+    "LimitSettings",
+    "RouteSettings",
+    "SourceSettings",
+    "Strategy",
+]

@@ -1,0 +1,95 @@
+"""`[[routes]]`: messages from one source to one or more destinations, and what happens to them between."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from router_trio.settings.retry import DeadLetterSettings, RetrySettings
+from router_trio.settings.routes.destination import DestinationSettings
+from router_trio.settings.routes.flow import Expression, LimitSettings
+from router_trio.settings.routes.source import SourceSettings
+from router_trio.settings.sections import Section
+
+Strategy = Literal["all", "first_match", "weighted", "sticky", "fallback"]
+
+MAX_CONCURRENCY = 1_000
+"""Calls of the handler of one route at a time: each is a task, or a thread."""
+
+
+class RouteSettings(Section, init=False):
+    """`[[routes]]`: messages from one source to one or more destinations."""
+
+    name: str = Field(min_length=1, description="Name of the route, unique; a label in metrics.")
+    source: SourceSettings = Field(
+        validation_alias="from", serialization_alias="from", description="Where the messages come from."
+    )
+    when: Expression | None = Field(
+        None,
+        description="Expression for the messages that this route takes; absent: all. The others are filtered.",
+        examples=['headers["region"] == "eu" && body.total > 100'],
+    )
+    key: Expression | None = Field(
+        None,
+        description="Expression for what belongs together: messages with one value keep the order of their source, one "
+        "at a time, and the strategy sticky sends them to one destination. By default the subject of the message.",
+        examples=["body.customer.id"],
+    )
+    concurrency: int = Field(
+        1,
+        ge=1,
+        le=MAX_CONCURRENCY,
+        description="Most calls of the handler at a time, never two for one `key`.",
+        examples=[32],
+    )
+    thread: bool = Field(
+        False,
+        description="Call the handler, a plain def, in a thread, so that it may block: as many threads as "
+        "`concurrency` says.",
+    )
+    strategy: Strategy = Field(
+        "all",
+        description="Which destinations get a message: all of them; the first whose `when` holds; one in turn, by "
+        "weight; one by the value of `key`; or the first that is connected and takes it.",
+    )
+    hop_limit: int | None = Field(
+        None,
+        ge=1,
+        le=1_000,
+        description="Routes that a message may have passed, of those with a limit: its header Router-Hops counts "
+        "them. One that has passed so many fails with the reason loop. Absent: nothing is counted.",
+        examples=[5],
+    )
+    retry: RetrySettings | None = Field(
+        None,
+        description="When a message that failed is tried again. By default one of a stream without end, one of a "
+        "subject never.",
+    )
+    dead_letter: DeadLetterSettings | None = Field(None, description="Where a message goes that is given up.")
+    limit: LimitSettings | None = Field(None, description="How many messages may go; absent: as many as there are.")
+    to: list[DestinationSettings] = Field(
+        default=[],
+        description="Where the messages go to, as `strategy` says. May be left out only with `respond`.",
+    )
+    respond: bool = Field(
+        False,
+        description="Send what the handler returns to the reply subject of the message as well, which then does not go "
+        "along to the destinations; only for a subject.",
+    )
+    handler: str | None = Field(
+        None,
+        description="Function that is called with each message before it is sent, as package.module:function. It is "
+        "imported from installed packages, then from the working directory.",
+        examples=["orders.handlers:enrich"],
+    )
+
+    def goes_by_key(self, handled: bool) -> bool:
+        """Return True if messages go key by key: of each key one at a time. `handled`: the route has a handler."""
+        if handled:
+            return self.key is not None or self.concurrency > 1
+        if self.source.stream is not None:
+            return self.key is not None
+        # Nothing of a subject waits for anything, unless it is tried again, or its value has a limit.
+        kept = self.retry is not None or self.dead_letter is not None
+        return self.key is not None and (kept or (self.limit is not None and self.limit.per is not None))

@@ -1,0 +1,62 @@
+"""What a connection and a route are doing right now, and what they have counted: plain values that anyone reads.
+
+Written by the tasks that own them, read by metrics, `/status` and `/readyz` without a lock or an await.
+"""
+
+from __future__ import annotations
+
+from router_trio.states.connection import (
+    CONNECTED,
+    DISCONNECTED,
+    GAUGE,
+    RECONNECTING,
+    ConnectionState,
+)
+from router_trio.states.histogram import (
+    DURATION_BOUNDS,
+    Histogram,
+)
+from router_trio.states.route import (
+    BREAKER_GAUGE,
+    FAILED,
+    FILTER_REASONS,
+    HANDLER_QUIET,
+    NOT_LOOKED_UP,
+    PAUSED,
+    REPLY,
+    ROUTE_FATES,
+    RUNNING,
+    STARTING,
+    UNANSWERED_REASONS,
+    BreakerState,
+    DestinationState,
+    InHand,
+    LimitState,
+    RouteState,
+)
+
+__all__ = [
+    "BREAKER_GAUGE",
+    "CONNECTED",
+    "DISCONNECTED",
+    "DURATION_BOUNDS",
+    "FAILED",
+    "FILTER_REASONS",
+    "GAUGE",
+    "HANDLER_QUIET",
+    "NOT_LOOKED_UP",
+    "PAUSED",
+    "RECONNECTING",
+    "REPLY",
+    "ROUTE_FATES",
+    "RUNNING",
+    "STARTING",
+    "UNANSWERED_REASONS",
+    "BreakerState",
+    "ConnectionState",
+    "DestinationState",
+    "Histogram",
+    "InHand",
+    "LimitState",
+    "RouteState",
+]

@@ -1,0 +1,66 @@
+"""What a connection is doing right now, and what it has counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+DISCONNECTED = "disconnected"
+RECONNECTING = "reconnecting"
+CONNECTED = "connected"
+
+GAUGE = {DISCONNECTED: 0.0, RECONNECTING: 0.5, CONNECTED: 1.0}
+
+
+class ConnectionState:
+    """State and lifecycle counters of one named connection. `since` is Unix time in seconds."""
+
+    def __init__(self, name: str, wall_clock: Callable[[], float] = time.time) -> None:
+        self.name = name
+        self.state: str = DISCONNECTED
+        self.since: float = wall_clock()
+        self._wall_clock = wall_clock
+        self.server: str | None = None
+        self.attempts: int = 0
+        self.last_error: str | None = None
+        self.fenced_at: float | None = None
+        self.fence_bound: float = float("inf")
+        self.established: int = 0
+        self.lost: int = 0
+        self.restored: int = 0
+        self.failures: int = 0
+        self.reconnect_attempts: int = 0
+        self.reconnect_failures: int = 0
+        self.exhausted: int = 0
+        self.missing_streams: dict[str, str] = {}
+        """Why a stream of the settings can't be made or looked up, by its name."""
+
+    @property
+    def gauge(self) -> float:
+        """0 disconnected, 0.5 reconnecting, 1 connected."""
+        return GAUGE[self.state]
+
+    def enter(self, state: str, *, server: str | None = None) -> None:
+        """Change the state; the time of the change is kept if it is one."""
+        if state != self.state:
+            self.since = self._wall_clock()
+        self.state = state
+        self.server = server
+
+    def add_counts(self, other: ConnectionState) -> None:
+        """Count what the connection that had this name before has counted as well."""
+        self.established += other.established
+        self.lost += other.lost
+        self.restored += other.restored
+        self.failures += other.failures
+        self.reconnect_attempts += other.reconnect_attempts
+        self.reconnect_failures += other.reconnect_failures
+        self.exhausted += other.exhausted
+
+    def unready(self, now: float) -> str | None:
+        """Return why this connection would not carry a message now, or None; `now` is by the clock of its fences."""
+        if self.state != CONNECTED:
+            return f"{self.state}: {self.last_error}" if self.last_error else self.state
+        if self.fenced_at is None or now - self.fenced_at > self.fence_bound:
+            return f"no fence was answered for more than {self.fence_bound:g} s"
+        return None

@@ -1,0 +1,60 @@
+"""What a metric is: its name, type, labels and help, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from router_trio.states import Histogram
+from router_trio.telemetry.metrics.lag import LAG_BOUNDS
+from router_trio.telemetry.view import RouterView
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the numbers come from: the router, and telemetry's own counts of what it dropped."""
+
+    view: RouterView
+    log_lines_dropped: Callable[[], int] = lambda: 0
+    spans_dropped: Callable[[], int] = lambda: 0
+    traces_not_followed: Callable[[], int] = lambda: 0
+    listener_errors: Callable[[], int] = lambda: 0
+    loop_lags: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS))
+
+
+Labels = tuple[str, ...]
+Numbers = Callable[[Sources], Iterable[tuple[Labels, float]]]
+Histograms = Callable[[Sources], Iterable[tuple[Labels, Histogram]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A counter or a gauge. `read` gives the label values, in the order of `labels`, with the number."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    labels: Labels
+    help: str
+    read: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramMetric:
+    """A histogram whose buckets are kept where the values are recorded."""
+
+    name: str
+    labels: Labels
+    help: str
+    read: Histograms
+    kind: Literal["histogram"] = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMetric:
+    """A metric of the process, without labels, that prometheus_client reads where there is a /proc."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: Labels = ()

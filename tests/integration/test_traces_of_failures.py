@@ -1,0 +1,165 @@
+"""What fails, in the traces at a real collector: which spans end as errors, and what they say."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import Message, Router, Settings
+from router_trio.telemetry.traces.tracer import MAX_FOLLOWED
+from tests.integration.traces import CORE_TO_CORE, ERROR, OK, SAMPLED, Two, routing, traceparents, two_servers
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect, encode_publish
+from tests.support.servers import nats_server
+from tests.support.watch import Watch, until_settled, watched
+
+
+@pytest.fixture
+async def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
+    async with two_servers(tmp_path, monkeypatch) as servers:
+        yield servers
+
+
+# --- failures ---
+
+
+async def test_a_handler_that_raises(two: Two) -> None:
+    def broken(message: Message) -> Message:
+        raise LookupError("no such order")
+
+    route = {"subject": "orders.*", "connection": "edge", "to": {"subject": "never", "connection": "core"}}
+    async with routing(two.traced(), (broken, route)) as watch:
+        await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        await watch.until("ROUTE_MESSAGE_FAILED")
+    process = two.collector.named("process broken")
+    assert (process.status, process.attributes["error.type"]) == (ERROR, "LookupError")
+    assert two.spans("send never") == []
+
+
+PAYLOAD = b"the-card-number-of-a-customer"
+
+
+@pytest.mark.parametrize("handler_errors", ["type", "full"])
+@pytest.mark.parametrize("kind", ["def", "async", "stream"])
+async def test_what_a_handler_quotes_of_a_payload_is_shown_only_if_asked_for(
+    two: Two, handler_errors: str, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(message: Message) -> Message:
+        raise LookupError(f"can't read {message.payload.decode()} {'x' * 5000}")
+
+    async def broken_later(message: Message) -> Message:
+        await trio.lowlevel.checkpoint()
+        return broken(message)
+
+    source: dict[str, Any] = {"subject": "orders.*"}
+    if kind == "stream":
+        await JetStream(two.producer).create_stream("ORDERS", ["orders.>"])
+        source = {"stream": "ORDERS", "durable": "router"}
+    settings = two.traced()
+    telemetry = settings.telemetry.model_copy(update={"handler_errors": handler_errors})
+    settings = settings.model_copy(update={"telemetry": telemetry})
+    watch = Watch()
+    router = Router(settings, observers=[watch], log=True)
+    router.route(**source, name="broken", connection="edge", to={"subject": "never", "connection": "core"})(
+        broken if kind == "def" else broken_later
+    )
+    async with watched(router, watch):
+        await watch.until("ROUTE_READY")
+        await two.producer.publish("orders.7", PAYLOAD, headers={"traceparent": SAMPLED})
+        await watch.until("ROUTE_MESSAGE_FAILED")
+    process = two.spans("process broken")[0]
+    [line, *_] = [line for line in capfd.readouterr().err.splitlines() if "ROUTE_MESSAGE_FAILED" in line]
+    # The line has the traceback as well, of which no line is longer than another text.
+    most = 1500 if handler_errors != "full" else 1500 + sum(map(len, json.loads(line)["traceback"]))
+    for text, longest in ((line, most), (f"{process.error} {process.attributes} {process.events}", 1500)):
+        assert "LookupError" in text
+        assert (PAYLOAD.decode() in text) is (handler_errors == "full")
+        assert len(text) < longest
+
+
+async def test_an_error_that_can_not_be_asked_what_it_says_fails_its_message_only(two: Two) -> None:
+    class BrokenError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even that")
+
+    def broken(message: Message) -> Message:
+        raise BrokenError
+
+    route = {"subject": "orders.*", "connection": "edge", "to": {"subject": "never", "connection": "core"}}
+    async with routing(two.traced(), (broken, route)) as watch:
+        for _ in range(2):
+            await two.producer.publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        await watch.until("ROUTE_MESSAGE_FAILED", 2)
+
+
+async def test_senders_can_not_have_more_traced_than_is_followed_in_a_second(two: Two) -> None:
+    count = int(MAX_FOLLOWED) * 10
+    inbox = await two.consumer.subscribe("eu.*")
+    started = time.monotonic()
+    async with routing(two.traced(CORE_TO_CORE)) as watch:
+        frames = encode_publish("orders.7", b"hello", headers={"traceparent": SAMPLED})
+        await two.producer.send(frames * count)
+        got = [await inbox.next() for _ in range(count)]
+        seconds = time.monotonic() - started
+        await until_settled(watch.router)
+    followed = len(two.spans("process eu"))
+    assert MAX_FOLLOWED <= followed <= MAX_FOLLOWED * (1 + seconds)
+    passed_on = [message for message in got if traceparents(message) == [SAMPLED]]
+    assert len(passed_on) == count - followed
+
+
+async def test_a_stream_that_refuses(two: Two) -> None:
+    sink = JetStream(two.consumer)
+    await sink.create_stream("EU", ["eu.>"], max_msg_size=10)
+    route = {
+        "name": "eu",
+        "from": {"connection": "edge", "subject": "orders.*"},
+        "to": [{"connection": "core", "subject": "eu.{{wildcard(1)}}", "jetstream": True}],
+    }
+    async with routing(two.traced(route)) as watch:
+        await two.producer.publish("orders.7", b"x" * 100, headers={"traceparent": SAMPLED})
+        await watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
+    process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
+    [event] = watch.of("NATS_PUBLISH_WITH_ACK_ERROR")
+    assert (send.status, send.attributes["error.type"]) == (ERROR, event.reason)
+    assert (process.status, process.attributes["error.type"]) == (ERROR, event.reason)
+    assert send.attributes["router.fate"] == "failed"
+
+
+async def test_what_never_becomes_an_operation_ends_its_spans_with_the_reason(two: Two, tmp_path: Path) -> None:
+    """The same reason in the trace as in the counters and in the log."""
+    async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
+        settings = two.traced(CORE_TO_CORE)
+        connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
+        settings = settings.model_copy(update={"connections": {**settings.connections, "core": connection}})
+        async with routing(settings) as watch:
+            await two.producer.publish("orders.7", b"x" * 190, headers={"traceparent": SAMPLED})
+            event = await watch.until("ROUTE_MESSAGE_FAILED")
+    process, send = two.collector.named("process eu"), two.collector.named("send eu.{{wildcard(1)}}")
+    assert event.reason == "too_large"
+    assert (send.status, send.attributes["error.type"]) == (ERROR, "too_large")
+    assert (process.status, process.attributes["error.type"]) == (ERROR, "too_large")
+
+
+async def test_what_would_be_too_large_with_a_parent_goes_without(two: Two, tmp_path: Path) -> None:
+    """A message does not fail because somebody looks at it."""
+    async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
+        settings = two.traced(CORE_TO_CORE, ratio=1.0)
+        connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
+        settings = settings.model_copy(update={"connections": {**settings.connections, "core": connection}})
+        async with connect(small.url) as consumer, routing(settings):
+            inbox = await consumer.subscribe("eu.*")
+            await two.producer.publish("orders.7", b"x" * 190)
+            message = await inbox.next()
+    assert traceparents(message) == []
+    assert two.collector.named("send eu.{{wildcard(1)}}").status == OK
+
+
+def _servers(url: str) -> Any:
+    return Settings(connections={"x": {"servers": [url]}}).connections["x"].servers

@@ -1,0 +1,35 @@
+"""What happens at one broker of a simulation, passed on to who counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router_trio.testing.streams import Stored, Stream
+from router_trio.testing.watch import Watch
+from tests.simulation.arrivals import Arrivals
+
+
+class BrokerWatch(Watch):
+    """Passes on what happens at one broker. `acked` and `termed` get a durable and a sequence."""
+
+    def __init__(
+        self, arrivals: Arrivals, acked: Callable[[str, int], None], termed: Callable[[str, int], None], broker: str
+    ) -> None:
+        self._acked = acked
+        self._termed = termed
+        self._broker = broker
+        self.received = arrivals.received  # type: ignore[method-assign]
+        self.refused = arrivals.refused  # type: ignore[method-assign]
+        self._arrivals = arrivals
+
+    def stored(self, stream: Stream, stored: Stored, now: float) -> None:
+        """See `Watch.stored`."""
+        self._arrivals.stored(self._broker, stream, stored, now)
+
+    def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
+        """See `Watch.ack_taken`."""
+        self._acked(durable, sequence)
+
+    def term_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
+        """See `Watch.term_taken`."""
+        self._termed(durable, sequence)

@@ -1,0 +1,104 @@
+"""Sources of a session: when they are served, and for how long others wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from router_trio.client.receipt import Receipt
+from router_trio.connection.session import SOURCES_FIRST_WITHIN, STREAMS_FIRST_WITHIN
+from router_trio.errors import LinkError
+from router_trio.link import Link, LinkListener
+from router_trio.protocol.framing import publish
+from tests.unit.connection.sessions import SessionSetup, StubLink, StubSource, serving
+
+
+async def test_sources_are_served_and_end_with_the_link(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    sources = StubSource(), StubSource()
+    async with serving(setup, *sources) as session:
+        await trio.testing.wait_all_tasks_blocked()
+        assert [one.served for one in sources] == [[setup.link]] * 2
+        setup.die(LinkError("gone"))
+        await session.ended.wait()
+        assert [one.ended for one in sources] == [1, 1]
+
+
+SURROUNDINGS: ContextVar[str] = ContextVar("surroundings", default="elsewhere")
+
+
+class SurroundedSource(StubSource):
+    """Notes in which surroundings it is served."""
+
+    async def serve(self, link: Link, tried: trio.Event) -> None:
+        self.surroundings = SURROUNDINGS.get()
+        await super().serve(link, tried)
+
+
+async def test_a_source_that_comes_later_is_served_in_the_surroundings_of_the_link(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    first, later = SurroundedSource(), SurroundedSource()
+    connect = setup.connect
+
+    @asynccontextmanager
+    async def surrounded(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[StubLink]:
+        async with connect(server, inbox, listener) as link:
+            SURROUNDINGS.set("of the link")
+            yield link
+
+    setup.connect = surrounded  # type: ignore[method-assign]
+    async with serving(setup, first) as session:
+        await trio.testing.wait_all_tasks_blocked()
+        tried = session.serve_also(later)
+        assert tried is not None
+        await tried.wait()
+        assert (first.surroundings, later.surroundings) == ("of the link", "of the link")
+        session.serve_no_more(first)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (first.ended, later.ended) == (1, 0)
+        setup.die(LinkError("gone"))
+        await session.ended.wait()
+        assert later.ended == 1
+    assert session.serve_also(later) is None
+
+
+async def test_a_source_that_comes_before_the_link_serves_is_among_the_others(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    assert setup.session.serve_also(StubSource()) is None
+
+
+@pytest.mark.parametrize(("tries", "sent_at"), [(0.5, 0.5), (100.0, SOURCES_FIRST_WITHIN)])
+async def test_sources_go_first_but_not_for_long(tries: float, sent_at: float, autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    receipt = Receipt()
+    setup.outbox.offer(publish(b"out", b"kept"), owner=receipt)
+    async with serving(setup, StubSource(tries)):
+        await receipt.settled()
+        assert trio.current_time() == sent_at
+
+
+@pytest.mark.parametrize(("tries", "served_at"), [(0.5, 0.5), (100.0, STREAMS_FIRST_WITHIN)])
+async def test_what_goes_first_is_waited_for_but_not_for_long(
+    tries: float, served_at: float, autojump_clock: MockClock
+) -> None:
+    setup = SessionSetup()
+    source = StubSource()
+    async with serving(setup, source, first=[StubSource(tries)]):
+        await trio.sleep(served_at - 0.01)
+        assert not source.served
+        await trio.sleep(0.02)
+        assert source.served
+
+
+async def test_a_dead_link_that_a_source_meets_first_ends_the_session(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    met = LinkError("the link is dead", reason="closed")
+    async with serving(setup, StubSource(0.5, fails=met)) as session:
+        await session.ended.wait()
+    assert session.error is met

@@ -1,0 +1,15 @@
+"""Functions that are handlers, or can not be."""
+
+from __future__ import annotations
+
+import trio
+
+from router_trio.message import Message
+
+
+async def asynchronous(message: Message) -> Message:
+    await trio.lowlevel.checkpoint()
+    return message
+
+
+def three(message: Message, extra: int, more: int) -> None: ...

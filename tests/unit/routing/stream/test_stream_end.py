@@ -1,0 +1,223 @@
+"""The end of a route from a stream, and what comes to its inbox."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.message import Message
+from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.delivery import Source, delivery_of
+from router_trio.states import RouteState
+from router_trio.testing.frames import raw
+from tests.support.eventually import eventually
+from tests.support.world import (
+    LOCAL,
+    REMOTE,
+    all_acked,
+    fill,
+    handled,
+    hear,
+    numbers,
+    one_broker,
+    stream,
+    to,
+    two_brokers,
+    unacked,
+    world,
+)
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_in_hand_at_the_end_is_settled_and_acked(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    route = stream("IN", to("core", "edge"), connection="main", max_in_flight=32)
+    async with world([route], brokers=brokers) as w:
+        brokers["edge"].stall(2.0)
+        fill(brokers["main"], 200)
+        await eventually(lambda: w.route.received == 32)
+    assert w.live.unsettled == 0
+    done = w.route.routed["core"]
+    assert done == w.route.received == w.successes("ack")
+    assert unacked(w) == 0
+    async with world([route], brokers=brokers) as w:
+        await eventually(lambda: len(brokers["edge"].published) == 200)
+        await eventually(lambda: unacked(w) == 0)
+    assert [message.payload for message in brokers["edge"].published] == numbers(200)
+
+
+async def test_what_was_under_way_at_the_end_needs_not_come_again(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    route = stream("IN", to("core", "edge"), connection="main")
+    async with world([route], brokers=brokers) as w:
+        brokers["main"].stall(1.0)
+        fill(brokers["main"], 20)
+        await trio.lowlevel.checkpoint()
+    assert w.route.received == 20
+    assert unacked(w) == 0
+    assert [message.payload for message in brokers["edge"].published] == numbers(20)
+
+
+async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_comes_again(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = one_broker()
+    patient = True
+
+    async def hang(message: Message) -> Message:
+        if patient and message.payload == b"2":
+            await trio.sleep_forever()
+        return message
+
+    def handler() -> Any:
+        return handled(hang, to=to("out.x", jetstream=True), stream="IN", durable="router")
+
+    fill(brokers["main"], 5)
+    async with world(handlers=[handler()], brokers=brokers, shutdown_timeout=3) as w:
+        await eventually(lambda: w.successes("ack") == 2)
+        began = trio.current_time()
+    assert trio.current_time() - began <= 4.1
+    assert w.live.unsettled == 0, "the stream still has them"
+    assert dict(w.route.failed) == {}
+    assert w.successes("nak") == 3
+    assert w.entry()["accepted"] == 2
+    patient = False
+    began = trio.current_time()
+    async with world(handlers=[handler()], brokers=brokers) as w:
+        await eventually(lambda: w.payloads("OUT") == numbers(5))
+        assert trio.current_time() - began < 1.0, "given back, not left to the ack wait"
+        await eventually(lambda: unacked(w) == 0)
+
+
+async def test_what_waits_for_a_destination_at_the_end_is_given_back(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers, shutdown_timeout=2) as w:
+        await w.lose("edge")
+        fill(w.broker, 5)
+        await eventually(lambda: w.route.received == 5)
+    assert w.live.unsettled == 0
+    assert w.entry("edge")["accepted"] == 0
+    brokers["edge"].up()
+    began = trio.current_time()
+    async with world([REMOTE], brokers=brokers) as w:
+        await eventually(lambda: w.payloads("OUT", "edge") == numbers(5))
+        assert trio.current_time() - began < 1.0
+
+
+async def test_what_is_accepted_and_unconfirmed_at_the_end_is_counted_and_not_acked(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers, shutdown_timeout=2) as w:
+        brokers["edge"].blackhole()
+        fill(w.broker, 5)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 5)
+    assert w.live.unsettled == 5
+    assert w.entry("edge")["settled"] == {"dropped": 5}
+    assert w.successes("ack") == 0
+    brokers["edge"].up()
+    async with world([REMOTE], brokers=brokers) as w:
+        await eventually(lambda: unacked(w) == 0, 120)
+        assert w.payloads("OUT", "edge") == numbers(5)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.0005, 0.3, 0.6, 1.5])
+async def test_cancelled_at_any_moment_nothing_is_lost(autojump_clock: MockClock, moment: float) -> None:
+    brokers = two_brokers()
+    fill(brokers["main"], 40)
+
+    async def work(message: Message) -> Message:
+        await trio.sleep(0.05)
+        return message.replace(subject="out.x")
+
+    def handler() -> Any:
+        destination = to("out.x", "edge", jetstream=True)
+        return handled(work, to=destination, stream="IN", durable="router", connection="main")
+
+    with trio.CancelScope() as scope:
+        async with world(handlers=[handler()], brokers=brokers, shutdown_timeout=1) as w:
+            brokers["edge"].stall(0.2)
+            scope.deadline = trio.current_time() + moment
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert w.entry("edge")["accepted"] == sum(w.entry("edge")["settled"].values())
+    brokers["edge"].up()
+    async with world(handlers=[handler()], brokers=brokers) as w:
+        await eventually(lambda: unacked(w) == 0 and len(w.payloads("OUT", "edge")) == 40, 120)
+    assert sorted(map(int, w.payloads("OUT", "edge"))) == list(range(40))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "$JS.ACK.x",
+        "$JS.ACK.IN.router.1.x.1.1700000000000000000.0",
+        "$JS.ACK.a.b.c.1.x.3.4.5",
+        "elsewhere",
+        None,
+    ],
+)
+async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock: MockClock, reply: str | None) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        fill(w.broker, 1)
+        await all_acked(w, 1)
+        inbox = w.live.connections["main"].inbox.decode()
+        w.broker.publish(f"{inbox}-pull-1", b"x", reply=reply)
+        fill(w.broker, 2)
+        await all_acked(w, 3)
+        assert len(w.payloads("OUT")) == 3
+        assert b"x" not in w.payloads("OUT")
+
+
+def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
+    source = cast(Source, SimpleNamespace(state=RouteState("route", "main", ("out.x",))))
+    message = raw(b"in.x", b"$JS.ACK.IN.router.x.9.9.y.z", b"", b"")
+    delivery = delivery_of(source, StreamCursor(), message, 0.0)
+    assert delivery.deliveries == 0
+    assert delivery.origin() == {"stream": "IN", "sequence": 9, "deliveries": 0, "timestamp": 0.0}
+
+
+async def test_what_is_larger_than_all_that_may_be_in_hand_comes_alone(autojump_clock: MockClock) -> None:
+    """In the order of the stream, between small ones, and nothing else is in hand with it."""
+    held: list[int] = []
+
+    async def look(message: Message) -> Message:
+        await trio.sleep(0.1)
+        held.append(unacked(w))
+        return message
+
+    sizes = [10, 300_000, 10, 10, 150_000, 200_000, 10]
+    handler = handled(look, to=to("out.x", jetstream=True), stream="IN", durable="router", max_in_flight_bytes="100KiB")
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        for size in sizes:
+            w.broker.publish("in.x", b"x" * size)
+        await all_acked(w, len(sizes))
+        assert [len(payload) for payload in w.payloads("OUT")] == sizes
+        assert [count for count, size in zip(held, sizes, strict=True) if size > 100_000] == [1, 1, 1]
+        assert w.watch.count("NATS_SUBSCRIBE_ERROR") == 0
+
+
+async def test_a_consumer_that_is_gone_has_borrowed_nothing(autojump_clock: MockClock) -> None:
+    too_large = b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\n\r\n"
+    async with world([LOCAL], brokers=one_broker()) as w:
+        budget = w.live.connections["main"].pull_budget
+        for _ in range(999):
+            budget.join()
+        await trio.sleep(40)  # what was asked for before that has expired
+        await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", too_large)
+        assert budget.lent > 0
+        await trio.sleep(10)
+        assert budget.lent == 0, "it is not kept for long when nothing comes"
+        await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", too_large)
+        assert budget.lent > 0
+        await w.lose()
+        assert budget.lent == 0
+        await w.find()
+        w.broker.publish("in.x", b"x" * 40_000)
+        await all_acked(w, 1)
+        assert budget.lent == 0, "given back as soon as the message has come"

@@ -1,0 +1,242 @@
+"""Messages of a stream that fail, or lose their link: what comes again, when, and what is given up."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.message import Message
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import (
+    REMOTE,
+    all_acked,
+    fill,
+    handled,
+    numbers,
+    one_broker,
+    stream,
+    to,
+    two_brokers,
+    unacked,
+    world,
+)
+
+# --- the source's link is away ---------------------------------------------------------------------------------------
+
+
+async def test_acks_that_met_no_link_are_paid_on_the_next_one(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        brokers["edge"].stall(1.0)
+        fill(w.broker, 10)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 10)
+        await w.lose("main")
+        await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 10)
+        assert w.failures("ack") == {"not_connected": 10}
+        assert w.watch.count("NATS_ACK_ERROR") == 10
+        assert unacked(w) == 10
+        await w.find("main")
+        await eventually(lambda: unacked(w) == 0)
+        await trio.sleep(120)
+        assert (w.route.received, w.route.duplicates) == (10, 0)
+        assert w.successes("ack") == 0, "an operation counts once"
+        assert w.payloads("OUT", "edge") == numbers(10)
+
+
+async def test_a_message_that_comes_again_while_in_hand_is_not_routed_again(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    calls = 0
+    gate = trio.Event()
+
+    async def hold(message: Message) -> Message:
+        nonlocal calls
+        calls += 1
+        await gate.wait()
+        return message
+
+    handler = handled(hold, to=to("core", "edge"), stream="IN", durable="router", connection="main", ack_wait="5s")
+    async with world(handlers=[handler], brokers=brokers) as w:
+        fill(w.broker, 3)
+        await eventually(lambda: w.route.received == 3)
+        await w.lose("main")
+        await trio.sleep(20)
+        await w.find("main")
+        await eventually(lambda: w.route.duplicates == 3)
+        gate.set()
+        await all_acked(w, 3)
+        assert (calls, w.route.received, len(brokers["edge"].published)) == (3, 3, 3)
+
+
+async def test_a_message_whose_ack_was_lost_is_acked_again_and_not_routed_again(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    route = stream("IN", to("core", "edge"), connection="main", ack_wait="5s")
+    async with world([route], brokers=brokers) as w:
+        fill(w.broker, 3)
+        await all_acked(w, 3)
+        # Acks are written into a connection that leads nowhere, and are gone with it.
+        brokers["edge"].stall(0.5)
+        fill(w.broker, 4, first=3)
+        await eventually(lambda: w.route.received == 7)
+        w.broker.blackhole()
+        await eventually(lambda: w.successes("ack") == 7)
+        assert unacked(w) == 4
+        w.broker.cut()
+        w.broker.up()
+        await eventually(lambda: w.route.duplicates == 4, 60)
+        await eventually(lambda: unacked(w) == 0)
+        assert [message.payload for message in brokers["edge"].published] == numbers(7)
+        assert w.route.received == 7
+
+
+async def test_a_restarted_server_gives_out_what_was_lost_under_way(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([stream("IN", "out.x", ack_wait="10s")], brokers=brokers) as w:
+        fill(w.broker, 5)
+        await all_acked(w, 5)
+        w.broker.blackhole()
+        fill(w.broker, 5, first=5)
+        await trio.sleep(0.1)
+        assert w.route.received == 5
+        w.broker.cut()
+        w.broker.up()
+        await eventually(lambda: sorted(w.payloads("OUT")) == sorted(numbers(10)), 60)
+        await all_acked(w, 10)
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_message_comes_again_with_growing_delay(autojump_clock: MockClock) -> None:
+    times: list[float] = []
+    deliveries: list[int] = []
+
+    def fail(message: Message) -> Message:
+        times.append(trio.current_time())
+        deliveries.append(message.deliveries)
+        if len(times) < 9:
+            raise ValueError("not yet")
+        return message
+
+    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", retry={"initial": "1s"})
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 1)
+        await all_acked(w, 1)
+        delays = [round(later - earlier) for earlier, later in pairwise(times)]
+        assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
+        assert deliveries == list(range(1, 10))
+        assert dict(w.route.failed) == {"handler_error": 8}
+        assert w.successes("nak") == 8
+        assert (w.route.received, w.route.fates["given_up"]) == (9, 0)
+        assert w.payloads("OUT") == [b"0"]
+
+
+async def test_one_that_fails_holds_up_nobody_else(autojump_clock: MockClock) -> None:
+    def pick(message: Message) -> Message:
+        if message.payload == b"3":
+            raise ValueError("never")
+        return message.replace(subject="out.x")
+
+    handler = handled(pick, to=to("out.x", jetstream=True), stream="IN", durable="router", max_in_flight=4)
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 20)
+        await eventually(lambda: w.successes("ack") == 19)
+        assert w.payloads("OUT") == [payload for payload in numbers(20) if payload != b"3"]
+        assert unacked(w) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_the_last_delivery_that_fails_is_counted_as_given_up(autojump_clock: MockClock, limit: int) -> None:
+    calls = 0
+
+    def fail(message: Message) -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("never")
+
+    handler = handled(fail, to=to("out.x", jetstream=True), stream="IN", durable="router", retry={"attempts": limit})
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 2)
+        await eventually(lambda: w.route.fates["given_up"] == 2)
+        await trio.sleep(600)
+        assert calls == 2 * limit
+        assert dict(w.route.failed) == {"handler_error": 2 * limit}
+        assert w.route.fates["given_up"] == 2
+        told = w.watch.of("ROUTE_MESSAGE_GIVEN_UP")
+        assert sorted((event.stream, event.sequence) for event in told) == [("IN", 1), ("IN", 2)]
+        assert {(event.route, event.reason, event.attempts) for event in told} == {
+            (w.route.name, "handler_error", limit)
+        }
+
+
+async def test_the_limit_also_counts_deliveries_that_came_while_it_was_in_hand(autojump_clock: MockClock) -> None:
+    gate = trio.Event()
+
+    async def hold(message: Message) -> None:
+        await gate.wait()
+        raise ValueError("never")
+
+    source = {"stream": "IN", "durable": "router", "connection": "main", "ack_wait": "5s"}
+    handler = handled(hold, to=to("out.x", "edge"), retry={"attempts": 2}, **source)
+    async with world(handlers=[handler], brokers=two_brokers()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.received == 1)
+        await w.lose("main")
+        await trio.sleep(10)
+        await w.find("main")
+        await eventually(lambda: w.route.duplicates == 1)
+        gate.set()
+        await eventually(lambda: w.route.fates["given_up"] == 1)
+
+
+async def test_a_failure_at_one_destination_fails_the_message(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    brokers["edge"].deny_publish("out.x")
+    route = stream("IN", to("copy"), to("out.x", "edge", jetstream=True), connection="main", retry={"attempts": 1})
+    async with world([route], brokers=brokers) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.fates["given_up"] == 1)
+        assert dict(w.route.failed) == {"permission_denied": 1}
+        assert [event.reason for event in w.watch.of("ROUTE_MESSAGE_GIVEN_UP")] == ["permission_denied"]
+        assert w.route.routed == {"copy": 1, "out.x": 0}
+        assert w.successes("nak") == 1
+
+
+async def test_a_message_that_maps_to_no_subject_fails(autojump_clock: MockClock) -> None:
+    broker = one_broker()["main"]
+    route = stream("IN", "out.{{split(1,-)}}", filter="in.*", retry={"attempts": 1})
+    async with world([route], brokers={"main": broker}) as w:
+        for token in ("a-b", "--", "c"):
+            broker.publish(f"in.{token}", b"x")
+        await eventually(lambda: w.route.fates["given_up"] == 1)
+        await eventually(lambda: w.successes("ack") == 2)
+        assert dict(w.route.failed) == {"mapping": 1}
+        assert w.watch.count("ROUTE_MESSAGE_FAILED") == 1
+
+
+async def test_a_missing_destination_stream_is_waited_for_and_nothing_acked(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"])
+    async with world([stream("IN", "out.x")], brokers={"main": broker}) as w:
+        fill(w.broker, 5)
+        await trio.sleep(20)
+        assert (unacked(w), w.route.duplicates) == (5, 0)
+        broker.add_stream("OUT", ["out.>"])
+        await all_acked(w, 5)
+        assert w.payloads("OUT") == numbers(5)
+
+
+async def test_a_destination_that_connects_after_a_route_found_its_consumer_is_noticed(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        await w.lose("edge")
+        w.broker.delete_consumer("IN", "router")
+        await w.watch.until("ROUTE_READY", times=2)
+        await w.find("edge")
+        fill(w.broker, 1)
+        await eventually(lambda: w.payloads("OUT", "edge") == [b"0"], 30)
