@@ -27,8 +27,7 @@ from router_trio.outbox.sending.suspects import Suspects
 from router_trio.outbox.settlement import Settlement
 
 SAME_TIME = 0.001
-"""Seconds within which publishes count as accepted at one time: those that are forwarded stay together, and those that
-have to wait share it, which saves memory."""
+"""Seconds within which publishes count as accepted at one time: it saves memory."""
 
 OUT_OF_TURN = "out_of_turn"
 """Why a publish failed that its owner took back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,14 +12,13 @@ from router_trio import Live
 from router_trio.client.receipt import Receipt
 from router_trio.events import DeadLetterNotStored, Event, MessageDeadLettered, MessageGivenUp, StreamWentBack
 from router_trio.message import Fate
-from router_trio.routing.stream.route import StreamRoute
 from router_trio.states import RUNNING
-from router_trio.telemetry.http.status import readiness
 from router_trio.telemetry.metrics.metric import Metric, Sources
 from router_trio.telemetry.metrics.table import TABLE
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import Stored
 from router_trio.testing.watch import Watch
+from tests.simulation import readyz, sums
 from tests.simulation.arrivals import Arrivals
 from tests.simulation.broker_watch import BrokerWatch
 from tests.simulation.content import Sent, places
@@ -98,7 +97,6 @@ class Oracles:
         elif isinstance(event, StreamWentBack):
             self._arrivals.went_back(event.route, trio.current_time())
         self._check_ledgers(process, f"at {event.code}")
-        self._check_bounds(process)
 
     def _told_of_one(
         self, process: Process, event: MessageGivenUp | MessageDeadLettered | DeadLetterNotStored, sequence: int
@@ -112,30 +110,14 @@ class Oracles:
             self._of_given_up.told(process.number, event, number)
 
     def _check_ledgers(self, process: Process, when: str) -> None:
-        if process.live is None:
-            return
-        for name, entry in process.live.ledger().items():
-            total = entry["pending"] + entry["in_flight"] + sum(entry["settled"].values())
-            if entry["accepted"] != total:
-                self.broken("ledger", f"{when}: {name} {entry}")
+        """What adds up at each event as well."""
+        if process.live is not None:
+            self._broken("ledger", (f"{when}: {told}" for told in sums.ledgers(process.live)))
+            self._broken("bound", sums.bounds(process.live))
 
-    def _check_route_ledgers(self, live: Live) -> None:
-        """What a route received is in hand or has one fate. Not at events: some are told in the middle of a batch."""
-        for route in live.routes:
-            if route.in_hand < 0 or route.received_in_all != route.in_hand + sum(route.settled.values()):
-                told = f"{route.received_in_all} received, {route.in_hand} in hand, {route.settled}"
-                self.broken("route ledger", f"{route.name}: {told}")
-
-    def _check_bounds(self, process: Process) -> None:
-        if process.live is None:
-            return
-        for connection in process.live.connections.values():
-            for source in connection._sources:
-                if isinstance(source, StreamRoute):
-                    bound = 2 * source.routing.plan.settings.source.most_in_flight
-                    in_hand = source._ack_pending.count
-                    if in_hand > bound:
-                        self.broken("bound", f"{source.state.name} has {in_hand} in hand, more than {bound}")
+    def _broken(self, promise: str, found: Iterable[str]) -> None:
+        for told in found:
+            self.broken(promise, told)
 
     # --- at each step and each second ---
 
@@ -146,8 +128,7 @@ class Oracles:
             return
         self._check_ledgers(process, "between events")
         self._returned.check(process.live)
-        self._check_route_ledgers(process.live)
-        self._check_bounds(process)
+        self._broken("route ledger", sums.route_ledgers(process.live))
         if process.live is not self._counted_of:
             self._returned = Returned(self._schedule, self.broken)
             self._counted_of = process.live
@@ -170,7 +151,7 @@ class Oracles:
         lost = sum(one.state.lost for one in process.live.connections.values())
         if lost != self._lost:
             self._lost, self._ready_since = lost, None  # what was known of the link before is not known of this one
-        if self._reasons(process):
+        if readyz.reasons(process.live):
             self._ready_since = None
             return
         since = self._ready_since = now if self._ready_since is None else self._ready_since
@@ -179,7 +160,7 @@ class Oracles:
             failed = self._arrivals.failed(plan.name)
             if any(number in failed or self._handled.raised[plan.name, number] for number in waiting):
                 continue  # it waits for its next attempt, and others behind it
-            if self._is_held_up(process.live, plan):
+            if readyz.is_held_up(process.live, plan.name):
                 continue
             done = len(self._source_of(plan)) - len(waiting)
             if self._moved.get(plan.name, (-1, 0.0))[0] != done:
@@ -188,10 +169,6 @@ class Oracles:
                 if now - max(since, self.published_at[number], self._moved[plan.name][1]) > TOLD_WITHIN:
                     self.broken("standstill", f"message {number} of {plan.name} waits, and /readyz says ok")
                     return
-
-    def _is_held_up(self, live: Live, plan: Plan) -> bool:
-        """Whether a breaker is not closed: a route may be ready all the same, see `RouteState.held_up`."""
-        return any(one.state != "closed" for route in live.routes if route.name == plan.name for one in route.breakers)
 
     def process_begins(self, process: Process) -> None:
         """A process of the router begins."""
@@ -210,7 +187,7 @@ class Oracles:
             if entry["pending"] or entry["in_flight"]:
                 self.broken("shutdown", f"{name} after the end: {entry}")
             self.fates.update({fate: count for fate, count in entry["settled"].items() if count})
-        self._check_route_ledgers(process.live)
+        self._broken("route ledger", sums.route_ledgers(process.live))
         for route in process.live.routes:
             if route.in_hand:
                 self.broken("shutdown", f"{route.name} after the end: {route.in_hand} in hand")
@@ -311,22 +288,9 @@ class Oracles:
         return self._arrivals.is_backed_off
 
     def unready(self, process: Process) -> str | None:
-        """What `/readyz` says is wrong, or None.
-
-        A permission that was refused is known to be there again only when a publish got through.
-        """
-        full = self._full_without_end()
-        reasons = [
-            one
-            for one in self._reasons(process)
-            if "permission_denied" not in one["reason"] and one.get("route") not in full
-        ]
-        return str(reasons) if reasons else None
-
-    def _reasons(self, process: Process) -> list[dict[str, str]]:
+        """What `/readyz` says is wrong, or None."""
         assert process.live is not None
-        reasons: list[dict[str, str]] = readiness(process.live, trio.current_time())[1]["reasons"]
-        return reasons
+        return readyz.unready(process.live, self._full_without_end())
 
     def check_end(self, processes: int) -> None:
         """What can only be seen at the end."""

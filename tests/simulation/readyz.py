@@ -1,0 +1,30 @@
+"""What `/readyz` of a simulated router says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import trio
+
+from router_trio import Live
+from router_trio.telemetry.http.status import readiness
+
+
+def reasons(live: Live) -> list[dict[str, str]]:
+    """Return why it says that it is not ready; none if it is."""
+    found: list[dict[str, str]] = readiness(live, trio.current_time())[1]["reasons"]
+    return found
+
+
+def unready(live: Live, full: Collection[str]) -> str | None:
+    """Return what is wrong by it, or None. `full` are routes that may say so without end.
+
+    A permission that was refused is known to be there again only when a publish got through.
+    """
+    wrong = [one for one in reasons(live) if "permission_denied" not in one["reason"] and one.get("route") not in full]
+    return str(wrong) if wrong else None
+
+
+def is_held_up(live: Live, name: str) -> bool:
+    """Return True if a breaker of a route is not closed: it may be ready all the same, see `RouteState.held_up`."""
+    return any(one.state != "closed" for route in live.routes if route.name == name for one in route.breakers)
