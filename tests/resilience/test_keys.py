@@ -211,6 +211,7 @@ async def test_the_order_of_each_key_outlives_the_router_as_well(
             return await counted(stream, "SINK") >= count // 8
 
         await eventually(some_arrived, 600)
+        await eventually(lambda: scrapes.count > 0, 30)
         nursery.cancel_scope.cancel()
         process.send(signal.SIGKILL)
     before = scrapes.count
