@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,18 @@ async def assert_each_arrived_once_in_order(server: NatsServer, count: int) -> N
         came: dict[str, list[int]] = {}
         for message in await stream.stream_messages("SINK", 120):
             came.setdefault(message.subject, []).append(int(message.payload))
-    assert came == {f"out.{subject}": list(range(subject, count, SUBJECTS)) for subject in range(SUBJECTS)}
+    expected = {f"out.{subject}": list(range(subject, count, SUBJECTS)) for subject in range(SUBJECTS)}
+    assert came.keys() == expected.keys()
+    wrong = {
+        subject: {
+            "missing": sorted({*expected[subject]} - {*found}),
+            "doubled": [number for number, times in Counter(found).items() if times > 1],
+            "out of order": [pair for pair in pairwise(found) if pair[0] > pair[1]],
+        }
+        for subject, found in came.items()
+        if found != expected[subject]
+    }
+    assert not wrong
 
 
 @pytest.fixture

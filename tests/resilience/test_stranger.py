@@ -206,6 +206,7 @@ async def state(stream: JetStream, name: str) -> tuple[int, int, int]:
     # Beside other tests on two processors, an answer may wait for its process's turn.
     [pytest.param(10_000, 0.1, marks=pytest.mark.nightly), (1_000, 0.5)],
 )
+@pytest.mark.timeout(300)
 async def test_a_stranger_breaks_nothing(tmp_path: Path, messages: int, within: float) -> None:
     """`within` is the time in seconds in which `/healthz` answers, each time."""
     (tmp_path / "strange.py").write_text(HANDLER)
@@ -268,8 +269,11 @@ async def _until_ready(port: int) -> None:
 
 
 async def _until_calm(stream: JetStream, port: int) -> None:
-    """Wait until every message that came is settled, or is to come again only in a minute."""
-    with trio.fail_after(60):
+    """Wait until every message that came is settled, or is to come again only in a minute.
+
+    A publish that nobody takes is tried for 30 s, and what came behind it for as long again.
+    """
+    with trio.fail_after(150):
         while True:
             consumers = [await stream.consumer_info("IN", name) for name in ("stream", "core", "away")]
             entries = (await status(port))["ledger"].values()
