@@ -54,20 +54,22 @@ class Setting:
 @asynccontextmanager
 async def setting(directory: Path, *, quick: bool, say: Callable[[str], None]) -> AsyncIterator[Setting]:
     """A server of one's own while this is entered."""
-    async with nats_server(directory, config=SERVER_CONFIG) as server, _collector() as collector:
-        yield Setting(server, collector, directory, 1.2 if quick else 3.0, 3 if quick else 5, quick, say)
+    async with nats_server(directory, config=SERVER_CONFIG) as server, listening("otlp_sink.py") as port:
+        yield Setting(
+            server, f"http://127.0.0.1:{port}", directory, 1.2 if quick else 3.0, 3 if quick else 5, quick, say
+        )
 
 
 @asynccontextmanager
-async def _collector() -> AsyncIterator[str]:
-    command = [sys.executable, str(PEERS / "otlp_sink.py")]
+async def listening(script: str, *arguments: str) -> AsyncIterator[int]:
+    """Run a script of `peers/` while this is entered. Return the port that it prints first."""
+    command = [sys.executable, str(PEERS / script), *arguments]
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
             partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
         )
         assert process.stdout is not None
-        port = int(await process.stdout.receive_some())
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield int(await process.stdout.receive_some())
         finally:
             process.kill()

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import trio
-
 from tests.performance.benchmarks.contestants import CONTESTANTS, STREAM, Contestant, taking_part
-from tests.performance.benchmarks.environment import PEERS
 from tests.performance.benchmarks.measure import SubjectOrder, Turn, in_turns
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
-from tests.performance.benchmarks.setting import Setting
+from tests.performance.benchmarks.setting import Setting, listening
 from tests.performance.benchmarks.workloads.routing import stream_turn
 
 ONE_WAY = 0.04
@@ -32,7 +26,8 @@ SECONDS = 6.0
 
 async def distance(setting: Setting) -> list[Section]:
     """Stream to stream, 80 ms away: the server of both streams, or that of the destination alone."""
-    async with _delaying(setting) as url:
+    async with listening("delaying.py", urlsplit(setting.url).netloc, str(ONE_WAY)) as port:
+        url = f"nats://127.0.0.1:{port}"
         both = await _measured(setting, taking_part(STREAM, essential=setting.quick), url=url)
         bridges = [CONTESTANTS[name] for name in BRIDGES if CONTESTANTS[name].is_there]
         destination = await _measured(setting, bridges, to=url)
@@ -62,19 +57,3 @@ async def _measured(setting: Setting, contestants: Iterable[Contestant], **ways:
         for contestant in contestants
     }
     return await in_turns(setting.rounds, turns, say=setting.say)
-
-
-@asynccontextmanager
-async def _delaying(setting: Setting) -> AsyncIterator[str]:
-    """Return the URL of the server by the long way, while this is entered."""
-    command = [sys.executable, str(PEERS / "delaying.py"), urlsplit(setting.url).netloc, str(ONE_WAY)]
-    async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
-        )
-        assert process.stdout is not None
-        port = int(await process.stdout.receive_some())
-        try:
-            yield f"nats://127.0.0.1:{port}"
-        finally:
-            process.kill()
