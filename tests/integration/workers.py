@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from tests.integration.pages import get
+from tests.integration.pages import Address, get
 from tests.support.command import RunningCommand, running
 from tests.support.raw_nats import RawClient
 from tests.support.servers import NatsServer
@@ -43,7 +43,7 @@ to = [ { subject = "out.{{wildcard(1)}}" } ]
 class Workers:
     """A `router-trio run` with workers."""
 
-    def __init__(self, run: RunningCommand, address: tuple[str, int]) -> None:
+    def __init__(self, run: RunningCommand, address: Address) -> None:
         self.run = run
         self.address = address
 
@@ -80,6 +80,14 @@ class Workers:
         return {number: one["pid"] for number, one in (await self.status())["workers"].items()}
 
 
+async def address_of(run: RunningCommand) -> Address:
+    """Where a command has its pages, when it has said so."""
+    url = (await run.has_logged("ROUTER_STATUS_PAGE"))["url"]
+    found = re.fullmatch(r"http://([\d.]+):(\d+)/", url)
+    assert found is not None
+    return found[1], int(found[2])
+
+
 @asynccontextmanager
 async def workers(
     server: NatsServer, folder: Path, config: str = CONFIG, *arguments: str, **more: Any
@@ -87,10 +95,7 @@ async def workers(
     path = folder / "router.toml"
     path.write_text(config.replace("URL", server.url))
     async with running("run", *arguments, path, cwd=folder, **more) as run:
-        url = (await run.has_logged("ROUTER_STATUS_PAGE"))["url"]
-        found = re.fullmatch(r"http://([\d.]+):(\d+)/", url)
-        assert found is not None
-        one = Workers(run, (found[1], int(found[2])))
+        one = Workers(run, await address_of(run))
         await one.ready()
         yield one
 

@@ -8,14 +8,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import trio
 
 from router_trio import Router
 from tests.integration.pages import get
-from tests.integration.workers import assert_balanced
+from tests.integration.workers import address_of, assert_balanced
 from tests.support.command import RunningCommand, running
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
@@ -165,11 +164,9 @@ class Scrapes:
 
     async def scrape(self, process: RunningCommand) -> None:
         """Read them until cancelled."""
-        url = urlsplit((await process.has_logged("ROUTER_STATUS_PAGE"))["url"])
-        assert url.hostname is not None
-        assert url.port is not None
+        address = await address_of(process)
         while True:
-            _, _, body = await get((url.hostname, url.port), "/status")
+            _, _, body = await get(address, "/status")
             assert_balanced(json.loads(body))
             self.count += 1
             await trio.sleep(0.05)
