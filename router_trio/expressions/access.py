@@ -7,21 +7,19 @@ message has one (`body.py`), and from the whole otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
 from msgspec import UNSET
 
 from router_trio.errors import EvaluationError
+from router_trio.expressions.header_lines import first_value, line_start
 from router_trio.expressions.language.usage import Path
 from router_trio.expressions.operators import COMPARISONS, compare, field, has_field
 from router_trio.expressions.values import Value
 
 Closure = Callable[[Any], Value]
 """What an expression becomes: the activation in, the value out."""
-MAX_NAMES = 1024
-"""Names of headers that are remembered; those of the expressions, none that a message brings."""
 
 
 def variable(name: str) -> Closure:
@@ -29,14 +27,6 @@ def variable(name: str) -> Closure:
     if "." in name:
         return lambda message: getattr(message, name)
     return attrgetter(name)
-
-
-@lru_cache(MAX_NAMES)
-def line_start(name: str) -> bytes | None:
-    """Return what the line of this header begins with, or None if no header is so named."""
-    if any(mark in name for mark in ":\r\n"):
-        return None
-    return b"\r\n" + name.encode() + b":"
 
 
 def header(name: str) -> Closure:
@@ -61,14 +51,12 @@ def has_header(name: str) -> Closure:
 def header_equals(name: str, value: str, wanted: bool) -> Closure:
     """Return what says whether the first value of a header is this one, or is not if `wanted` is false.
 
-    Fast path of `header` and `==`; held equal by tests/unit/expressions/test_message.py.
+    `header` and `==` of the two, without decoding what was found.
     """
     start = line_start(name)
     if start is None:
         return header(name)
     encoded = value.encode()
-    as_written = b" " + encoded + b"\r\n"
-    behind, width = len(start), len(as_written)
 
     def read(message: Any) -> bool:
         # Of several expressions on one header, as with `first_match`, only the first one looks for it: `line_start`
@@ -76,14 +64,9 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
         if message.found_start is start:
             return (message.found == encoded) is wanted
         block = message.header_block
-        at = block.find(start)
-        if at < 0:
+        found = first_value(start, block, 0, len(block))
+        if found is None:
             raise EvaluationError(f"there is no header {name!r}")
-        at += behind
-        if block[at : at + width] == as_written:
-            return wanted
-        end = block.find(b"\r\n", at)
-        found = (block[at:end] if end >= 0 else block[at:]).strip()
         message.found_start, message.found = start, found
         return (found == encoded) is wanted
 

@@ -8,6 +8,7 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions.body import WHOLE, BodyReader, decode
 from router_trio.expressions.functions.times import timestamp
+from router_trio.expressions.header_lines import first_value
 from router_trio.expressions.language.types import BYTES, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
 from router_trio.expressions.values import Budget, Value
 from router_trio.protocol.framing import RawMessage, payload, text
@@ -97,12 +98,7 @@ class Facts:
     def find_header(self, start: bytes) -> bytes | None:
         """Return the first value of the header whose line begins with `start`, an end of line included."""
         block = self.header_block
-        at = block.find(start)
-        if at < 0:
-            return None
-        at += len(start)
-        end = block.find(b"\r\n", at)
-        return (block[at:end] if end >= 0 else block[at:]).strip()
+        return first_value(start, block, 0, len(block))
 
     @property
     def record(self) -> Any:
