@@ -36,13 +36,9 @@ class RouteOwner(Owner, Protocol):
 
 
 class CountedOwner:
-    """An owner that is not called for what is fenced together: `fenced` gets how many that is, and how long it took.
+    """An owner that is not called for what is fenced: `fenced` gets how many that is, and how long it took.
 
     With a thousand routes each owns about one frame of a batch, and the call would cost more than what it does.
-
-    Fast path of `settle`; held equal by
-    tests/unit/routing/test_both_ways.py::test_what_is_fenced_is_counted_as_its_owner_would_count_it, worth 9
-    instructions a message (tests/performance/test_fast_paths.py::test_what_is_fenced_of_many_routes).
     """
 
     __slots__ = ("fenced",)
@@ -51,7 +47,7 @@ class CountedOwner:
         self.fenced: Histogram = fenced
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `Owner`. For what has another fate, or was fenced by itself."""
+        """See `Owner`. For what has another fate."""
         raise NotImplementedError
 
 
@@ -188,8 +184,11 @@ class CoreOperation(Operation):
 
     def settle(self, fate: Fate, now: float) -> None:
         """See `Operation`."""
-        if self.owner is not None:
-            self.owner.settle(self, 1, fate, now)
+        owner = self.owner
+        if fate is FENCED and isinstance(owner, CountedOwner):
+            owner.fenced.record(now - self.accepted_at)
+        elif owner is not None:
+            owner.settle(self, 1, fate, now)
 
 
 class OperationWithAck(CoreOperation):

@@ -20,9 +20,9 @@ BOUNDS = {
     "words that must be taught": 8,
     "public method names with three meanings or more": 15,
     # Over its goal, and at what it is now: whoever makes it smaller lowers it, down to 12.
-    "groups written twice for speed that say so": 15,
+    "groups written twice for speed that say so": 12,
     "imports between its entries": 100,
-    "public methods of Outbox": 17,
+    "public methods of Outbox": 16,
     "of them without both of their tests": 0,
     "definitions that nothing refers to": 0,
     "files in router_trio/ of more than 350 lines": 0,

@@ -15,7 +15,7 @@ import trio
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError
 from router_trio.link import Deliver, SubscriptionBatch
-from router_trio.message import FENCED, Fate
+from router_trio.message import Fate
 from router_trio.outbox.operation import CountedOwner, FrameOwners, Operation, Owner
 from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
@@ -116,13 +116,9 @@ class PassthroughRoute(CountedOwner):
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        seconds = now - operation.accepted_at
-        if fate is FENCED:
-            self.fenced.record(seconds, count)
-        else:
-            self.state.failed[fate.reason or fate.name] += count
-            self.state.fates["lost"] += count
-            self.state.elapsed.record(seconds, count)
+        self.state.failed[fate.reason or fate.name] += count
+        self.state.fates["lost"] += count
+        self.state.elapsed.record(now - operation.accepted_at, count)
 
     def not_offered(self, raw: RawMessage, reason: str, detail: str) -> None:
         """A message is never offered."""

@@ -95,9 +95,11 @@ def test_any_other_fate_is_told_to_every_owner() -> None:
 
 
 @looks_inside
-def test_of_a_batch_in_parts_each_owner_is_told_of_each_part() -> None:
+def test_of_a_batch_in_parts_each_is_counted_or_told_as_of_the_whole() -> None:
     (counted, told), called = counted_owner(), Called()
     for part in batch_of(FrameOwners([counted, called], [2, 1])).split():
         part.settle(FENCED, 2.0)
-    assert told == [(1, FENCED, 2.0)] * 2
+    assert told == []
+    assert sum(counted.fenced.counts) == 2
+    assert counted.fenced.total == pytest.approx(2.0)
     assert called.told == [(1, FENCED, 2.0)]
