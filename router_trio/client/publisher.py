@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 import trio
+from trio.lowlevel import checkpoint_if_cancelled
 
 from router_trio.client.ack_deadlines import Deadlines
 from router_trio.client.receipt import Receipt
@@ -49,14 +50,10 @@ class Publisher:
         frame = framing.publish(target, body, b"", block)
         receipt = Receipt()
         outbox = self._outbox
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         # From the last `await` to the return: a caller that is cancelled knows that nothing was accepted.
-        if outbox.connected and not outbox.blocks:
-            # As nearly always. What is accepted at one time stays together, as what routes forward.
-            receipt.status = outbox.offer_frame(frame, receipt)
-        else:
-            blocked = await self._room(with_ack=False)
-            receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked)
+        blocked = (not outbox.connected or outbox.blocks) and await self._room(with_ack=False)
+        receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked, together=True)
         return receipt
 
     async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
@@ -111,7 +108,7 @@ class Publisher:
     async def _room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns whether the failure of not being connected was counted meanwhile."""
         if self._connection.connected:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
         else:
             # Nothing makes a publisher wait for room then, unless it is to block: it must not keep everybody else,
             # the reconnect included, from running.

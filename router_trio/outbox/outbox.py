@@ -136,14 +136,23 @@ class Outbox:
         owner: Owner | None = None,
         blocked: bool = False,
         ingest_to: Hashable | None = None,
+        together: bool = False,
     ) -> str:
         """Accept one operation. Returns its status: `sent` (on its way), `queued` or `failed_open`.
 
         `blocked` says that the caller waited for room while not connected: its failure is counted already.
-        `ingest_to`: see `OperationWithAck`. Raises
-        `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks `blocks` and
-        `capacity.waits_for`.
+        `ingest_to`: see `OperationWithAck`. `together`: a core publish that nobody takes back, which may be one
+        operation with those that were accepted at the same time.
+        Raises `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks
+        `blocks` and `capacity.waits_for`.
         """
+        if together and owner is not None and not blocked and self.connected:
+            self._order = order = self._order + 1
+            self.fences.behind = order
+            self.ledger.accepted += 1
+            self.queue.append_frame(order, frame, owner, self._same_time())
+            self._wake()
+            return "queued" if self.settlement.drain_left else "sent"
         if self._closed:
             raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
         taken_out: TakenOut | None = None
@@ -172,7 +181,7 @@ class Outbox:
             if taken_out is not None:
                 self.capacity.drop(taken_out)
             self._wake()
-            return "queued" if self.settlement.draining else "sent"
+            return "queued" if self.settlement.drain_left else "sent"
         if self.fail_open:
             self.settlement.let_go([operation], "not_connected")
             return "failed_open"
@@ -181,20 +190,6 @@ class Outbox:
             self.capacity.drop(taken_out)
         self.settlement.queued(with_ack, self.pending)
         return "queued"
-
-    def offer_frame(self, frame: bytes, owner: Owner) -> str:
-        """Accept one core publish while connected, as `offer` does. Those of the same time stay together.
-
-        Fast path of `offer`; held equal by
-        tests/unit/routing/test_both_ways.py::test_what_a_program_publishes_is_accepted_as_any_other_publish, worth 50
-        instructions a message (tests/performance/test_fast_paths.py::test_what_a_program_publishes_in_a_row).
-        """
-        self._order += 1
-        self.fences.behind = self._order
-        self.ledger.accepted += 1
-        self.queue.append_frame(self._order, frame, owner, self._same_time())
-        self._wake()
-        return "queued" if self.settlement.draining else "sent"
 
     def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners) -> None:
         """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.

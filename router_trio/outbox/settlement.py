@@ -36,7 +36,8 @@ class Settlement:
         self._clock = clock
         self._fail_open = fail_open
         self._drain_until = 0
-        self._drain_left = 0
+        self.drain_left: int = 0
+        """How many publishes of the drain after a reconnect have no fate yet; 0 while none is running."""
         self._drain_success = 0
         self._drain_failed = 0
 
@@ -71,34 +72,29 @@ class Settlement:
 
     # --- the drain after a reconnect ---
 
-    @property
-    def draining(self) -> bool:
-        """Return True if a drain after a reconnect is running."""
-        return self._drain_left > 0
-
     def drain_begins(self, kept: int, until: int) -> None:
         """The `kept` operations up to number `until` are sent first."""
         self._drain_until = until
-        self._drain_left = kept
+        self.drain_left = kept
         self._drain_success = self._drain_failed = 0
         self.counters.retried += kept
         self._emit(RetryPending(at=self._clock(), connection=self._connection, pending_count=kept))
 
     def drain_ends(self) -> None:
         """The link is gone: whatever is left of the drain is part of the next one."""
-        self._drain_left = 0
+        self.drain_left = 0
 
     def _drained(self, count: int, *, success: bool) -> None:
         if not count:
             return
-        self._drain_left -= count
+        self.drain_left -= count
         if success:
             self._drain_success += count
             self.counters.retry_succeeded += count
         else:
             self._drain_failed += count
             self.counters.retry_failed += count
-        if not self._drain_left:
+        if not self.drain_left:
             self._emit(
                 RetryComplete(
                     at=self._clock(),
@@ -122,7 +118,7 @@ class Settlement:
         now = self._clock()
         for operation in operations:
             operation.settle(FENCED, now)
-        if self._drain_left:
+        if self.drain_left:
             until = self._drain_until
             self._drained(sum([operation.count for operation in operations if operation.order <= until]), success=True)
 
@@ -138,7 +134,7 @@ class Settlement:
             owner = operation.owner
             if owner is not None:
                 owner.settle(operation, 1, fate, now)
-        if self._drain_left:
+        if self.drain_left:
             until = self._drain_until
             self._drained(sum([operation.order <= until for operation, _ in operations]), success=True)
 
@@ -178,7 +174,7 @@ class Settlement:
         now = self._clock()
         for operation in operations:
             operation.settle(fate, now)
-        if self._drain_left:
+        if self.drain_left:
             until = self._drain_until
             self._drained(sum(operation.count for operation in operations if operation.order <= until), success=False)
 

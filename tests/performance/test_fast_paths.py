@@ -12,15 +12,12 @@ from typing import Any, cast
 import pytest
 from trio.testing import MockClock
 
-from router_trio import Message, Receipt
-from router_trio.expressions.body import WHOLE
-from router_trio.expressions.expression import compile_expression
-from router_trio.expressions.message import MESSAGE_VARIABLES, Arrived
+from router_trio import Message
 from router_trio.expressions.output import _is_plain, _Writer
 from router_trio.link import SubscriptionBatch
-from router_trio.message import FENCED, Fate
+from router_trio.message import Fate
 from router_trio.nats.jetstream.pubacks import PubAcks
-from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation
+from router_trio.outbox.operation import Operation
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.delivery import Delivery
@@ -187,18 +184,6 @@ async def test_what_comes_at_one_time_for_many_routes() -> None:
     assert saved(together, one_by_one) >= 440  # 553
 
 
-async def test_what_is_fenced_of_many_routes() -> None:
-    _, routes = Bench(MESSAGES).core_routes()
-    keys = [cast(Any, route)._deliver.key for route in routes]
-    owners, operation = FrameOwners([*keys], [1] * MESSAGES), CoreOperation(1, b"", None, 0.0, True)
-
-    def one_by_one() -> None:
-        for owner, count in zip(owners.owners, owners.counts, strict=True):
-            owner.settle(operation, count, FENCED, 0.0)
-
-    assert saved(lambda: owners.settle(operation, FENCED, 0.0), one_by_one) >= 9  # 11.9
-
-
 async def test_messages_that_go_by_their_content_together() -> None:
     source = {"connection": "main", "subject": "in.0000.*"}
     places = [{"connection": "main", "subject": f"{name}.{{{{wildcard(1)}}}}"} for name in ("high", "low")]
@@ -222,22 +207,6 @@ async def test_messages_that_go_by_their_content_together() -> None:
 
     together()
     assert saved(together, one_by_one) >= 660  # 828
-
-
-def test_a_header_that_decides_alone() -> None:
-    expression = compile_expression('headers["class"] == "high"', MESSAGE_VARIABLES)
-    test, messages = expression.header_test, [carrying(b"class: high", b"in") for _ in range(MESSAGES)]
-    assert test is not None
-
-    def raw() -> None:
-        for one in messages:
-            test(one)
-
-    def by_facts() -> None:
-        for one in messages:
-            expression.evaluate(Arrived(one, WHOLE))
-
-    assert saved(raw, by_facts) >= 27  # 34
 
 
 async def test_a_small_map_that_is_written_as_it_is() -> None:
@@ -278,24 +247,6 @@ async def test_answers_of_which_only_the_payload_is_new() -> None:
             slow._answered(begin(shout, message), message, slow._delivery(one))
 
     assert saved(lambda: fast.handle_each(messages), one_by_one) >= 195  # 244
-
-
-async def test_what_a_program_publishes_in_a_row() -> None:
-    bench = Bench(1)
-    outbox, frame = bench.outbox, b"PUB in.0000.1 0\r\n\r\n"
-
-    def publish(offer: Callable[[Receipt], object]) -> Callable[[], None]:
-        receipts = [Receipt() for _ in range(MESSAGES)]
-
-        def run() -> None:
-            for receipt in receipts:
-                offer(receipt)
-            settled(bench)
-
-        return run
-
-    together = publish(lambda receipt: outbox.offer_frame(frame, receipt))
-    assert saved(together, publish(lambda receipt: outbox.offer(frame, owner=receipt))) >= 50  # 67
 
 
 async def test_the_twin_saves_nothing() -> None:

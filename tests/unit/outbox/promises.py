@@ -90,7 +90,7 @@ class Promises(OutboxModel):
     @invariant()
     def drains_add_up(self) -> None:
         counters = self.outbox.counters
-        assert self.outbox.settlement.draining is (self.drain is not None and self.drain.left > 0)
+        assert (self.outbox.settlement.drain_left > 0) is (self.drain is not None and self.drain.left > 0)
         assert counters.retried == sum(len(d.kept) for d in self.drains)
         assert counters.retry_succeeded == sum(d.success for d in self.drains)
         assert counters.retry_failed == sum(d.failed for d in self.drains)

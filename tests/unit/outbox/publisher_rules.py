@@ -43,10 +43,8 @@ class PublisherRules(LinkSteps):
         waited = sorted(p.order for p in self.pending())
         order = self._expect(frame, with_ack, connected and not counted)
         try:
-            if connected and not with_ack and not counted and order % 2:
-                status = outbox.offer_frame(frame, self)
-            else:
-                status = outbox.offer(frame, with_ack=with_ack, owner=self, blocked=counted)
+            together = not with_ack and order % 2 == 1
+            status = outbox.offer(frame, with_ack=with_ack, owner=self, blocked=counted, together=together)
         except PublishError as error:
             if connected and error.reason == "queue_full":
                 (refusal,) = [one for one in was_refused if one.destination == destination(frame)]

@@ -44,14 +44,14 @@ def test_while_a_drain_runs_new_publishes_queue_behind_it() -> None:
     desk.offer()
     desk.offer(with_ack=True)
     desk.outbox.link_up()
-    assert desk.outbox.settlement.draining
+    assert desk.outbox.settlement.drain_left
     assert desk.offer() == "queued"
     assert desk.batch() == [1, 2, 3]
     desk.batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
-    assert desk.outbox.settlement.draining
+    assert desk.outbox.settlement.drain_left
     desk.outbox.acked([(2, stored("S", 1))])
-    assert not desk.outbox.settlement.draining
+    assert not desk.outbox.settlement.drain_left
     assert desk.offer() == "sent"
     counters = desk.outbox.counters
     assert (counters.retried, counters.retry_succeeded, counters.retry_failed) == (2, 2, 0)
@@ -69,7 +69,7 @@ def test_a_drain_that_an_outage_cuts_short_starts_again_with_what_is_left() -> N
     desk.batch()
     desk.outbox.acked([(1, stored("S", 1))])
     desk.outbox.link_down()
-    assert not desk.outbox.settlement.draining
+    assert not desk.outbox.settlement.drain_left
     desk.outbox.link_up()
     desk.batch()
     desk.outbox.refusals.ack_refused(2, "limit", "maximum messages exceeded", False)

@@ -20,7 +20,7 @@ def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: i
     receipts = [Receipt(), Receipt(), Receipt()]
     desk.offer()
     for receipt in receipts:
-        desk.outbox.offer_frame(framing.publish(b"a", b""), receipt)
+        desk.outbox.offer(framing.publish(b"a", b""), owner=receipt, together=True)
     _, batch = desk.outbox.sender.next_batch()
     desk.outbox.refusals.write_refused(batch.split()[part], "fault", "injected")
     assert desk.books() == (4, 0, 3, {"failed": 1})
@@ -37,7 +37,7 @@ def test_single_frames_of_the_same_time_stay_together_and_each_owner_is_told() -
     receipts = [Receipt(), Receipt(), Receipt()]
     for receipt in receipts:
         desk.wakes = 0
-        assert desk.outbox.offer_frame(framing.publish(b"a", b""), receipt) == "sent"
+        assert desk.outbox.offer(framing.publish(b"a", b""), owner=receipt, together=True) == "sent"
         assert desk.wakes
     assert desk.outbox.pending == 3
     (batch,) = desk.outbox.sender.next_batch()

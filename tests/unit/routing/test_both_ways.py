@@ -18,7 +18,7 @@ from router_trio import Message, Receipt
 from router_trio.errors import RouterError
 from router_trio.link import SharedDelivery, SubscriptionBatch
 from router_trio.message import FENCED
-from router_trio.outbox.operation import CoreOperation, FrameOwners
+from router_trio.outbox.operation import FrameOwners, OperationBatch
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.passthrough import PassthroughRoute
@@ -118,17 +118,15 @@ def key(route: Any) -> PassthroughRoute:
 
 
 @given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=5), seconds=st.floats(0, 100))
-def test_what_is_fenced_is_counted_as_its_owner_would_count_it(counts: list[int], seconds: float) -> None:
+def test_what_is_fenced_together_is_counted_as_each_by_itself(counts: list[int], seconds: float) -> None:
     async def settled(together: bool) -> list[Any]:
         made = bench(*[ONE] * 5)
         _, routes = made.core_routes()
         owners = [key(route) for route in routes[: len(counts)]]
-        operation = CoreOperation(1, b"", None, 1.0, True)
-        if together:
-            FrameOwners([*owners], counts).settle(operation, FENCED, 1.0 + seconds)
-        else:
-            for owner, count in zip(owners, counts, strict=True):
-                owner.settle(operation, count, FENCED, 1.0 + seconds)
+        frames = [b"PUB a 0\r\n\r\n"] * sum(counts)
+        batch = OperationBatch(len(frames), frames, len(frames), FrameOwners([*owners], counts), 1.0)
+        for operation in [batch] if together else batch.split():
+            operation.settle(FENCED, 1.0 + seconds)
         return [of_route(routing.state) for routing in made.routings]
 
     assert trio.run(settled, True) == trio.run(settled, False)
@@ -230,8 +228,8 @@ def test_a_frame_of_a_changed_payload_is_that_of_the_message(one: RawMessage, bo
 
 
 @given(script=st.lists(st.sampled_from(["publish", "publish", "write", "fence", "lose", "later"]), max_size=20))
-def test_what_a_program_publishes_is_accepted_as_any_other_publish(script: list[str]) -> None:
-    async def run(way: str) -> list[Any]:
+def test_what_a_program_publishes_together_is_accepted_as_each_by_itself(script: list[str]) -> None:
+    async def run(together: bool) -> list[Any]:
         made = Bench(1)
         outbox = made.outbox
         receipts: list[Receipt] = []
@@ -240,10 +238,7 @@ def test_what_a_program_publishes_is_accepted_as_any_other_publish(script: list[
             if step == "publish":
                 frame = b"PUB a.%d 0\r\n\r\n" % number
                 receipts.append(Receipt())
-                if way == "fast":
-                    told.append(outbox.offer_frame(frame, receipts[-1]))
-                else:
-                    told.append(outbox.offer(frame, owner=receipts[-1]))
+                told.append(outbox.offer(frame, owner=receipts[-1], together=together))
             elif step == "write":
                 told.append(b"".join(made.written()))
             elif step == "fence":
@@ -258,4 +253,4 @@ def test_what_a_program_publishes_is_accepted_as_any_other_publish(script: list[
         counters = outbox.counters
         return [*told, outbox.ledger.settled, outbox.ledger.accepted, counters.succeeded, +counters.failed]
 
-    assert trio.run(run, "fast", clock=MockClock()) == trio.run(run, "slow", clock=MockClock())
+    assert trio.run(run, True, clock=MockClock()) == trio.run(run, False, clock=MockClock())
