@@ -61,13 +61,11 @@ def take_threads():
         raise RuntimeError("can't start new thread")
     import trio._core._thread_cache as cache
     cache.THREAD_CACHE._idle_workers.clear()
-    threading._start_new_thread, kept = refuse, threading._start_new_thread
-    # 3.13 has another name for it.
-    joinable, threading._start_joinable_thread = getattr(threading, "_start_joinable_thread", None), refuse
-    def give_back():
-        threading._start_new_thread = kept
-        threading._start_joinable_thread = joinable
-    return give_back
+    # The one name is of Python 3.12 and before, the other of 3.13; some have both.
+    names = [name for name in ("_start_new_thread", "_start_joinable_thread") if hasattr(threading, name)]
+    kept = {name: getattr(threading, name) for name in names}
+    vars(threading).update({name: refuse for name in names})
+    return lambda: vars(threading).update(kept)
 
 async def main():
     unknown = []
