@@ -7,11 +7,13 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
 from router_trio.cli.service.systemd import Systemd
 from tests.support.command import running
@@ -100,7 +102,7 @@ async def test_a_server_that_is_away_is_no_reason_to_be_ready(core_server: NatsS
 
 
 @contextmanager
-def full(address: str) -> Iterator[None]:
+def full(address: str) -> Iterator[socket.socket]:
     """A socket that takes nothing more."""
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end,
@@ -112,7 +114,7 @@ def full(address: str) -> Iterator[None]:
             while True:
                 us.sendto(b"x", address)
         except BlockingIOError:
-            yield
+            yield end
 
 
 def test_whatever_is_at_the_other_end_nothing_blocks_or_fails(tmp_path: Path) -> None:
@@ -121,6 +123,34 @@ def test_whatever_is_at_the_other_end_nothing_blocks_or_fails(tmp_path: Path) ->
         Systemd({"NOTIFY_SOCKET": address}).notify("READY=1")
     for gone in (address, str(tmp_path / "nowhere"), "/", "x" * 500, "\0", ""):
         Systemd({"NOTIFY_SOCKET": gone}).notify("READY=1")
+
+
+async def test_ready_is_told_as_soon_as_there_is_room_for_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+    address = str(tmp_path / "notify")
+    systemd = Systemd({"NOTIFY_SOCKET": address})
+    with full(address) as end:
+        async with systemd.serving(lambda: None, lambda: 1, lambda: True):
+            await trio.sleep(1)
+            end.setblocking(False)
+            told = []
+            with suppress(BlockingIOError):
+                while True:
+                    told.append(end.recv(64))
+            assert set(told) == {b"x"}
+            await trio.sleep(1)
+            assert end.recv(64) == b"READY=1\nSTATUS=routing: 1 of 1 routes"
+
+
+async def test_what_is_waited_for_is_told_once(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    systemd = Systemd({"NOTIFY_SOCKET": address})
+    async with manager(address) as end, systemd.serving(lambda: "route r", lambda: 1, lambda: True):
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            systemd.moved()
+        systemd.notify("STOPPING=1")
+        await end.until("STOPPING=1")
+    assert end.told == ["STATUS=waiting: route r", "STOPPING=1"]
 
 
 @pytest.mark.parametrize(

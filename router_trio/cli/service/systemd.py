@@ -1,8 +1,9 @@
 """What systemd wants to hear of a service with `Type=notify`: ready, alive, stopping (sd_notify(3)).
 
 Each is a small datagram to the socket that NOTIFY_SOCKET names; without that variable nothing is sent. Guarantees:
-nothing here blocks or fails, whatever is at the other end. A datagram that is not taken is let go: the next sign of
-life follows soon.
+nothing here blocks or fails, whatever is at the other end. A datagram that is not taken, as when ten others wait
+there, is let go: the next sign of life follows soon. But READY is sent until it is taken, since systemd ends a service
+of which it does not hear that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import trio
 
 from router_trio.errors.quotes import LONGEST_TEXT, excerpt, redact
 from router_trio.events import Event, RouterDraining, RouteReady, RouteStandby
+
+FULL_PAUSE = 0.1
+"""Seconds after which READY is sent again, if the socket was full."""
 
 
 class Systemd:
@@ -60,25 +64,36 @@ class Systemd:
             yield
             nursery.cancel_scope.cancel()
 
-    def notify(self, *assignments: str) -> None:
-        """Send assignments such as `READY=1`, in one datagram. Never blocks and never fails."""
+    def notify(self, *assignments: str) -> bool:
+        """Send assignments such as `READY=1`, in one datagram. Never blocks and never fails.
+
+        Returns False if there is no room for it now; True also if nobody is there to take it.
+        """
         if not self._address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.setblocking(False)
                 sender.sendto("\n".join(assignments).encode("utf-8", "backslashreplace"), self._address)
+        except BlockingIOError:
+            return False
         except (OSError, ValueError):
-            pass  # it is full, or gone: see above
+            pass  # it is gone: see above
+        return True
 
     async def _tell(
         self, waiting_for: Callable[[], str | None], routes: Callable[[], int], alive: Callable[[], bool]
     ) -> None:
+        told = None
         while (waiting := waiting_for()) is not None:
-            self.notify(f"STATUS=waiting: {excerpt(redact(waiting), LONGEST_TEXT)}")
+            status = f"STATUS=waiting: {excerpt(redact(waiting), LONGEST_TEXT)}"
+            if status != told:
+                self.notify(status)
+                told = status
             self._moved = trio.Event()
             await self._moved.wait()
-        self.notify("READY=1", f"STATUS=routing: {routes()} of {routes()} routes")
+        while not self.notify("READY=1", f"STATUS=routing: {routes()} of {routes()} routes"):  # noqa: ASYNC110 - nothing tells when there is room
+            await trio.sleep(FULL_PAUSE)
         if self._watchdog is None:
             return
         while True:
