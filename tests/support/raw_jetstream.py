@@ -12,6 +12,7 @@ import trio
 
 from tests.support.raw_nats import HeaderPairs, Headers, RawClient, RawMessage, RawNatsError, parse_headers, windows
 
+_NO_SUITABLE_PEERS = 10005
 _PULL_BATCH = 2_000
 _PULL_EXPIRES = 60  # seconds; the reader gives up earlier
 
@@ -51,7 +52,10 @@ class JetStream:
         return _checked(request, answer)
 
     async def create_stream(self, name: str, subjects: Sequence[str], **config: Any) -> dict[str, Any]:
-        """Create a stream, on file and with one replica unless `config` says otherwise; durations in nanoseconds."""
+        """Create a stream, on file and with one replica unless `config` says otherwise; durations in nanoseconds.
+
+        Waits while a server that is to hold a replica counts as offline: on a busy machine one may for a moment.
+        """
         defaults = {
             "storage": "file",
             "retention": "limits",
@@ -59,7 +63,14 @@ class JetStream:
             "duplicate_window": 120_000_000_000,
         }
         body = {"name": name, "subjects": list(subjects)} | defaults | config
-        return await self.api(f"STREAM.CREATE.{name}", body, within=15)
+        with trio.fail_after(30):
+            while True:
+                try:
+                    return await self.api(f"STREAM.CREATE.{name}", body, within=15)
+                except JetStreamError as error:
+                    if body["num_replicas"] == 1 or error.err_code != _NO_SUITABLE_PEERS:
+                        raise
+                await trio.sleep(0.1)
 
     async def create_consumer(self, stream: str, durable: str, **config: Any) -> dict[str, Any]:
         """Create a durable pull consumer with explicit acks unless `config` says otherwise."""
