@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,9 @@ MOST_LINES = 40
 """Lines of a traceback that are kept, from its end."""
 
 _NOWHERE: Mapping[str, Any] = {}
-_OURS = str(Path(__file__).parents[1])
+_PACKAGE = Path(__file__).parents[1]
+_OURS = (str(_PACKAGE), f"{_PACKAGE.name}{os.sep}")
+"""How files of ours begin. Of compiled modules they are named from the folder in which the package was built."""
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -95,7 +98,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
 
 def _is_library(code: CodeType) -> bool:
     # Code that was made at run time, as by attrs and dataclasses, has a name in angle brackets.
-    return code.co_filename.startswith((_OURS, *_LIBRARIES, "<"))
+    return code.co_filename.startswith((*_OURS, *_LIBRARIES, "<"))
 
 
 def _is_of(code: CodeType, folder: str) -> bool:
