@@ -52,8 +52,7 @@ class Retries:
         if not self._lanes.lanes:
             return []
         due = self._lanes.take_due(now, self._queue.older_waits)
-        for operation in due:
-            self._in_flight.add_with_ack(operation, now)
+        self._in_flight.add_each_with_ack(due, now)
         return due
 
     def next_try_at(self, window: int) -> float | None:
