@@ -24,7 +24,7 @@ import trio
 from router_trio.errors import ConfigurationError, HandlerError, Problem, Reject, Retry, innermost
 from router_trio.errors.quotes import bounded
 from router_trio.message import Message
-from router_trio.protocol import framing, headers
+from router_trio.protocol import headers
 from router_trio.routing.policy.retry import Failure
 from router_trio.settings import RouteSettings
 from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
@@ -275,32 +275,3 @@ def _check(message: object) -> None:
         raise HandlerError(f"the headers of a message are Headers, not {type(message.headers).__name__}")
     if not isinstance(message.subject, str) or not (message.reply is None or isinstance(message.reply, str)):
         raise HandlerError("the subject and the reply of a message are strings; a message without reply has None")
-
-
-def as_messages(batch: Sequence[framing.RawMessage], connection: str) -> list[Message]:
-    """`Message`s for a handler, of what came from a core subscription."""
-    text, decode, empty, new = framing.text, headers.decode, headers.EMPTY, tuple.__new__
-    # Past Message(), which takes longer: this is done for each message.
-    return [
-        new(
-            Message,
-            (
-                text(subject),
-                tail[header_size - 2 - size : -2],
-                decode(tail[-2 - size : header_size - 2 - size]) if header_size else empty,
-                text(reply) if reply else None,
-                connection,
-                None,
-                None,
-                1,
-                None,
-            ),
-        )
-        for subject, reply, header_size, size, tail in batch
-    ]
-
-
-def as_message(raw: framing.RawMessage, connection: str, **origin: Any) -> Message:
-    """A `Message` for a handler. `origin` are the fields that tell of a stream, where the reply is for the ack."""
-    (message,) = as_messages((raw,), connection)
-    return message.replace(reply=None, **origin) if origin else message

@@ -19,11 +19,11 @@ from router_trio.protocol import message_ids
 from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.control import FlowControl, flow_control
+from router_trio.routing.handler_messages import as_message
 from router_trio.routing.handlers import (
     Blocked,
     Handler,
     answers_of,
-    as_message,
     begin,
     failure_of,
     finished,

@@ -21,7 +21,8 @@ from router_trio.outbox.operation import Operation
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.handlers import as_messages, begin
+from router_trio.routing.handler_messages import as_messages
+from router_trio.routing.handlers import begin
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import Deliveries

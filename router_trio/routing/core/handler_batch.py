@@ -17,16 +17,8 @@ from router_trio.message import Message
 from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, Delivery
-from router_trio.routing.handlers import (
-    Blocked,
-    Handler,
-    answers_of,
-    as_message,
-    begin,
-    finished,
-    raise_if_ours,
-    raise_if_signal,
-)
+from router_trio.routing.handler_messages import as_message
+from router_trio.routing.handlers import Blocked, Handler, answers_of, begin, finished, raise_if_ours, raise_if_signal
 from router_trio.routing.pipeline import Routing
 
 

@@ -21,7 +21,8 @@ from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
-from router_trio.routing.handlers import Handler, as_messages
+from router_trio.routing.handler_messages import as_messages
+from router_trio.routing.handlers import Handler
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route

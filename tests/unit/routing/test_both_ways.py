@@ -23,7 +23,8 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.passthrough import PassthroughRoute
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.handlers import Handler, as_message, begin
+from router_trio.routing.handler_messages import as_message
+from router_trio.routing.handlers import Handler, begin
 from router_trio.states import RouteState
 from router_trio.testing.frames import raw
 from tests.performance.instructions import Bench

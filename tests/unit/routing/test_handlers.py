@@ -15,7 +15,8 @@ from router_trio.errors import ConfigurationError, HandlerError
 from router_trio.message import Message
 from router_trio.protocol import framing
 from router_trio.protocol.headers import Headers
-from router_trio.routing.handlers import Blocked, Handler, answers_of, as_message, begin, finished, load_handler
+from router_trio.routing.handler_messages import as_message
+from router_trio.routing.handlers import Blocked, Handler, answers_of, begin, finished, load_handler
 from router_trio.testing.frames import raw
 from tests.unit.routing.handler_functions import asynchronous, three
 
