@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 from router_trio.protocol.headers import EMPTY, Headers
 
 _AS_IT_IS: Any = object()
+_new = tuple.__new__
 
 
 class Changes(TypedDict, total=False):
@@ -55,10 +56,9 @@ class Message(NamedTuple):
             return self._replace(payload=payload, **changes)  # type: ignore[arg-type]  # they are Headers now
         # Past the checks of Message(): what nearly every handler calls, for each message.
         subject, as_it_was, headers, reply, connection, stream, sequence, deliveries, timestamp = self
-        payload = as_it_was if payload is _AS_IT_IS else payload
-        return tuple.__new__(
-            Message, (subject, payload, headers, reply, connection, stream, sequence, deliveries, timestamp)
-        )
+        if payload is _AS_IT_IS:
+            payload = as_it_was
+        return _new(Message, (subject, payload, headers, reply, connection, stream, sequence, deliveries, timestamp))
 
 
 class Fate(NamedTuple):
