@@ -39,7 +39,7 @@ def loud(message):
 def _poison(directory: Path) -> None:
     """A file for each module of the standard library and each package that is installed.
 
-    But for those that `python -m` itself has imported before it gets to us.
+    But for those that `python -m` itself, or what measures coverage, has imported before it gets to us.
     """
     probe = "import runpy, sys; print(*sys.modules)"
     before = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
@@ -50,8 +50,7 @@ def _poison(directory: Path) -> None:
         if name.isidentifier():
             (directory / f"{name}.py").write_text(POISON)
     assert (directory / "trio.py").exists()
-    assert (directory / "json.py").exists()
-    assert (directory / "__future__.py").exists()
+    assert (directory / "ssl.py").exists()
 
 
 @pytest.fixture
