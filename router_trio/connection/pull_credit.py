@@ -158,11 +158,13 @@ class PullCredit:
     def want(self, held: int, held_bytes: int) -> int:
         """How many to ask for now, when `held` are being worked on: 0 until half of the window is free."""
         free = self.window - held - self.outstanding
+        if self.outstanding and free * 2 < self.window:
+            return 0  # as nearly always
         free_bytes = self.window_bytes - held_bytes
         if self.outstanding:
             window_bytes = min(self.window_bytes, self._budget.share)
             free_bytes = min(free_bytes, window_bytes) - self.outstanding_bytes
-            if free * 2 < self.window or free_bytes * 2 < window_bytes:
+            if free_bytes * 2 < window_bytes:
                 return 0
         elif held and free_bytes < max(self._least, min(SMALLEST_REQUEST, self.window_bytes)):
             return 0
