@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import UNSET
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.header_lines import first_value, line_start
+from router_trio.expressions.header_lines import line_start
 from router_trio.expressions.language.usage import Path
 from router_trio.expressions.operators import COMPARISONS, compare, field, has_field
 from router_trio.expressions.values import Value
@@ -51,12 +51,14 @@ def has_header(name: str) -> Closure:
 def header_equals(name: str, value: str, wanted: bool) -> Closure:
     """Return what says whether the first value of a header is this one, or is not if `wanted` is false.
 
-    `header` and `==` of the two, without decoding what was found.
+    Fast path of `header` and `==`; held equal by tests/unit/expressions/test_message.py.
     """
     start = line_start(name)
     if start is None:
         return header(name)
     encoded = value.encode()
+    as_written = b" " + encoded + b"\r\n"
+    behind, width = len(start), len(as_written)
 
     def read(message: Any) -> bool:
         # Of several expressions on one header, as with `first_match`, only the first one looks for it: `line_start`
@@ -64,9 +66,14 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
         if message.found_start is start:
             return (message.found == encoded) is wanted
         block = message.header_block
-        found = first_value(start, block, 0, len(block))
-        if found is None:
+        at = block.find(start)
+        if at < 0:
             raise EvaluationError(f"there is no header {name!r}")
+        at += behind
+        if block[at : at + width] == as_written:
+            return wanted
+        end = block.find(b"\r\n", at)
+        found = (block[at:end] if end >= 0 else block[at:]).strip()
         message.found_start, message.found = start, found
         return (found == encoded) is wanted
 
