@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -103,18 +103,20 @@ async def test_a_server_that_is_away_is_no_reason_to_be_ready(core_server: NatsS
 
 @contextmanager
 def full(address: str) -> Iterator[socket.socket]:
-    """A socket that takes nothing more."""
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as us,
-    ):
+    """A socket that takes nothing more, whoever sends it: what one sender may have under way is bounded as well."""
+    with ExitStack() as stack:
+        end = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         end.bind(address)
-        us.setblocking(False)
-        try:
-            while True:
-                us.sendto(b"x", address)
-        except BlockingIOError:
-            yield end
+        sent = 1
+        while sent:
+            us = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            us.setblocking(False)
+            sent = 0
+            with suppress(BlockingIOError):
+                while True:
+                    us.sendto(b"x", address)
+                    sent += 1
+        yield end
 
 
 def test_whatever_is_at_the_other_end_nothing_blocks_or_fails(tmp_path: Path) -> None:

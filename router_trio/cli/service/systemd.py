@@ -1,7 +1,7 @@
 """What systemd wants to hear of a service with `Type=notify`: ready, alive, stopping (sd_notify(3)).
 
 Each is a small datagram to the socket that NOTIFY_SOCKET names; without that variable nothing is sent. Guarantees:
-nothing here blocks or fails, whatever is at the other end. A datagram that is not taken, as when ten others wait
+nothing here blocks or fails, whatever is at the other end. A datagram that is not taken, as when too many others wait
 there, is let go: the next sign of life follows soon. But READY is sent until it is taken, since systemd ends a service
 of which it does not hear that.
 """
