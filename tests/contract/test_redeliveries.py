@@ -228,3 +228,25 @@ async def test_what_is_terminated_is_not_delivered_again(peer: Peer, clock: obje
     assert len(messages) == 1
     assert status(header_block(ending))[0] == 408
     assert await peer.payloads("ORDERS") == [b""], "the stream keeps it"
+
+
+async def test_what_a_busy_server_was_still_sending_keeps_its_order(peer: Peer) -> None:
+    """It finds out message by message that the dead link does not get them, perhaps while they are asked for again."""
+    await peer.add_stream("ORDERS", ["orders.>"])
+    count = 1_000
+    for n in range(count):
+        await peer.publish(f"orders.{n}", b"x" * 5_000)
+    first, again = Recorder(), Recorder()
+    spec = replace(SPEC, ack_wait=30.0)
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(spec, first)
+        consumer.pull(count, 30.0)
+        await first.until_delivered(1)
+    async with peer.connect(peer.server, b"_INBOX.other", Recorder()) as link:
+        consumer = await link.open_consumer(replace(spec, stream_created=consumer.stream_created), again)
+        unacked = await consumer.unacked(1)
+        assert unacked
+        await consumer.again(unacked)
+        consumer.pull(count, 30.0)
+        raws = await again.until_delivered(count)
+    assert sequences(raws) == [*range(1, count + 1)]

@@ -151,16 +151,22 @@ class WirePullConsumer:
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`."""
         subjects = [self._ack_subject(sequence) for sequence in sequences]
+        *most, last = subjects
         # Some are queued for redelivery already: those that the server was about to send when the dead link was closed.
         # They would come before the others. A nak with a delay takes a message out of that queue, one without puts it
-        # at its end.
+        # at its end. On a busy server one may get there only now, between the two. An answer goes the way that the
+        # messages for the dead link went: when it is here, none of them is left.
+        await self._answered(last, b"+WPI")
         self._send(b"".join(framing.publish(subject, b'-NAK {"delay": 1}') for subject in subjects))
-        *most, last = subjects
         self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
+        await self._answered(last, b"-NAK")
+
+    async def _answered(self, ack_subject: bytes, answer: bytes) -> None:
+        """Answer a delivery, and wait until the server has taken note of that; for `NOTE_TAKEN_WITHIN` at most."""
         with contextlib.suppress(TimeoutError, nats.errors.Error):
             client = await self._api.control.ready_client()
-            await client.request(framing.text(last), b"-NAK", NOTE_TAKEN_WITHIN)
+            await client.request(framing.text(ack_subject), answer, NOTE_TAKEN_WITHIN)
 
     def hold_lead(self) -> None:
         """See `link.PullConsumer.hold_lead`."""
