@@ -80,7 +80,7 @@ app: App = App(
     version=_version,
     help_formatter=_PlainHelp(),
     help_format="plaintext",
-    default_parameter=Parameter(negative=""),
+    default_parameter=Parameter(negative="", json_list=False, json_dict=False),
     result_action="return_value",
     exit_on_error=False,
     print_error=False,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from router_trio.cli import outcome, run
@@ -51,6 +51,7 @@ def read_by_cyclopts(arguments: list[str]) -> PlainRun | None:
 
 
 @given(LINES)
+@example(["run", "["])
 def test_a_plain_line_is_read_as_cyclopts_reads_it(rest: list[str]) -> None:
     plain = plain_run(["run", *rest])
     if plain is not None:
