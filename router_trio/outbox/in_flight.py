@@ -7,7 +7,7 @@ by its PubAck, whose subject ends with its number. Pure and synchronous.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from operator import attrgetter
 
@@ -45,14 +45,12 @@ class InFlight:
         self.written += operation.count
         self.unfenced += operation.count
 
-    def add_each_with_ack(self, operations: Iterable[OperationWithAck], now: float) -> None:
-        """JetStream publishes are about to be written."""
-        unacked = self.unacked
-        for operation in operations:
-            operation.written_at = now
-            if operation.first_written_at is None:
-                operation.first_written_at = now
-            unacked[operation.order] = operation
+    def add_with_ack(self, operation: OperationWithAck, now: float) -> None:
+        """A JetStream publish is about to be written."""
+        operation.written_at = now
+        if operation.first_written_at is None:
+            operation.first_written_at = now
+        self.unacked[operation.order] = operation
 
     # --- out, confirmed ---
 

@@ -141,7 +141,6 @@ class SendQueue:
         """Move operations from the head into flight and return them: at least one if any may go."""
         waiting, in_flight = self._waiting, self.in_flight
         taken: list[Operation] = []
-        with_ack: list[OperationWithAck] = []
         size = count = 0
         room = max_unacked - len(in_flight.unacked)
         while waiting and count < max_operations and size < max_bytes:
@@ -150,16 +149,14 @@ class SendQueue:
                 if room <= 0:
                     break
                 room -= 1
-                with_ack.append(operation)
+                in_flight.add_with_ack(operation, now)
                 size += len(operation.frame)  # its `size`, without a call for each
-                count += 1
             else:
                 in_flight.add(operation)
                 size += operation.size
-                count += operation.count
-            taken.append(waiting.popleft())
-        if with_ack:
-            in_flight.add_each_with_ack(with_ack, now)
+            waiting.popleft()
+            count += operation.count
+            taken.append(operation)
         self.waiting_bytes -= size
         self.waiting -= count
         return taken

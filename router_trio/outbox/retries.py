@@ -52,7 +52,8 @@ class Retries:
         if not self._lanes.lanes:
             return []
         due = self._lanes.take_due(now, self._queue.older_waits)
-        self._in_flight.add_each_with_ack(due, now)
+        for operation in due:
+            self._in_flight.add_with_ack(operation, now)
         return due
 
     def next_try_at(self, window: int) -> float | None:

@@ -100,7 +100,7 @@ class Sender:
         ends: list[Operation] = []
         for batch, latest in self._ingest.latest():
             if self._queue.withdraw(latest):
-                self._in_flight.add_each_with_ack((latest,), now)
+                self._in_flight.add_with_ack(latest, now)
                 batch.take_as_last(latest, now)
                 ends.append(latest)
         return ends

@@ -92,7 +92,7 @@ def test_the_first_write_is_remembered_until_the_link_dies() -> None:
     queue = queue_of(one)
     queue.take_batch(5.0, **ALL)
     queue.in_flight.take_acked(1)
-    queue.in_flight.add_each_with_ack([one], 9.0)
+    queue.in_flight.add_with_ack(one, 9.0)
     assert times(one) == (5.0, 9.0)
     queue.requeue_all()
     assert times(one) == (None, 9.0)
