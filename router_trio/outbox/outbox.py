@@ -147,6 +147,7 @@ class Outbox:
         `blocks` and `capacity.waits_for`.
         """
         if together and owner is not None and not blocked and self.connected:
+            # Connected, so it is not closed.
             self._order = order = self._order + 1
             self.fences.behind = order
             self.ledger.accepted += 1
