@@ -1,7 +1,9 @@
 """Which messages a consumer has delivered and has no ack for: the server only says between which sequences they are.
 
-Of a stream with filters most messages in between are not the consumer's. They are passed over by asking the stream for
-the next one that a filter takes, again and again, from a few places at a time.
+Of a stream with filters most messages in between may not be the consumer's. They are passed over by asking the stream
+for the next one that a filter takes, again and again, from a few places at a time. But a consumer ignores what is said
+of messages that have an ack, or are not its own: so where many have none, as after a server that had forgotten how far
+it was, all in between are taken as they are, up to a bound.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from router_trio.nats.jetstream.ask import Api
 from router_trio.nats.jetstream.lookups import NOT_FOUND
 from router_trio.nats.jetstream.past import look_up
 
-MOST = 8_192
-"""Messages: four times what a route with the usual `max_in_flight` leaves behind. More are left to the ack wait."""
+MOST = 16_384
+"""Messages: four times what a route without a `max_in_flight` leaves behind. More are left to the ack wait."""
+
+FEW = 256
+"""Messages without an ack that are looked for: of more, looking takes longer than to name all in between."""
 
 PARTS = 4
 """Places that one route looks from at the same time."""
@@ -28,6 +33,9 @@ AT_A_TIME = 8
 
 WITHIN = 3.0
 """Seconds for all of them."""
+
+SOON = 0.5
+"""Seconds where all in between can be taken instead."""
 
 
 async def find_between(
@@ -40,19 +48,20 @@ async def find_between(
 ) -> list[int] | None:
     """Return the messages that the filters take, in order; None if that is too many, or not to be found out in time.
 
-    Where they are at least half of `sequences`, since so many are `unacked`, all of these are returned: a consumer
-    ignores what is said of others. Blocks for `WITHIN` seconds at most. Can be cancelled.
+    Where they are at least half of `sequences`, since so many are `unacked`, or can't be found out soon, all of these
+    are returned if they are not too many. Blocks for `WITHIN` seconds at most. Can be cancelled.
     """
-    if len(sequences) <= 2 * unacked or not filters or ">" in filters:
-        return list(sequences) if len(sequences) <= MOST else None
+    all_of_them = list(sequences) if len(sequences) <= MOST else None
+    if len(sequences) <= 2 * unacked or not filters or ">" in filters or (all_of_them and unacked > FEW):
+        return all_of_them
     search = _Search(api, stream, at_a_time)
     part = -(-len(sequences) // PARTS)
-    with trio.move_on_after(WITHIN) as scope:
+    with trio.move_on_after(WITHIN if all_of_them is None else SOON) as scope:
         async with trio.open_nursery() as nursery:
             for start in range(0, len(sequences), part):
                 for one in filters:
                     nursery.start_soon(search.look_through, one, sequences[start : start + part], nursery.cancel_scope)
-    return None if scope.cancelled_caught or search.failed else sorted(search.found)
+    return all_of_them if scope.cancelled_caught or search.failed else sorted(search.found)
 
 
 class _Search:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from router_trio.nats.jetstream.unacked import MOST, find_between
+from router_trio.nats.jetstream.api import Stored
+from router_trio.nats.jetstream.unacked import FEW, MOST, find_between
 
 NOBODY = cast(Any, None)
 """An API that can't be asked."""
@@ -26,3 +29,23 @@ async def test_with_a_filter_that_takes_most_of_them_nobody_is_asked() -> None:
     assert await find_between(NOBODY, "S", ["a.*"], range(5), 3, FREE) == list(range(5))
     assert await find_between(NOBODY, "S", ["a.*"], range(0), 0, FREE) == []
     assert await find_between(NOBODY, "S", ["a.*"], range(MOST + 1), MOST, FREE) is None
+
+
+async def test_where_many_have_no_ack_all_in_between_are_taken() -> None:
+    assert await find_between(NOBODY, "S", ["a.*"], range(MOST), FEW + 1, FREE) == list(range(MOST))
+
+
+class Slow:
+    """An API that answers once a second."""
+
+    async def ask(self, subject: str, body: bytes, *_: object) -> Stored:
+        await trio.sleep(1.0)
+        return Stored(json.loads(body)["seq"], "")
+
+
+async def test_what_can_not_be_looked_for_soon_is_taken_as_it_is(autojump_clock: MockClock) -> None:
+    api = cast(Any, Slow())
+    started_at = trio.current_time()
+    assert await find_between(api, "S", ["a.*"], range(1, 101), 3, FREE) == list(range(1, 101))
+    assert trio.current_time() - started_at <= 1.0
+    assert await find_between(api, "S", ["a.*"], range(1, MOST + 2), 3, FREE) is None
