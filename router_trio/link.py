@@ -77,7 +77,7 @@ class Refusal:
 
 
 SIGN_OF_WORK_EVERY = 0.25
-"""Seconds between two signs, by `Link.in_progress`, that somebody works on what a consumer has delivered."""
+"""Seconds between two signs that somebody works on what a consumer has delivered: see `PullConsumer.say_at_work`."""
 
 
 LISTEN_FOR = 3 * SIGN_OF_WORK_EVERY
@@ -169,7 +169,8 @@ class PullConsumer(Subscription, Protocol):
     async def unacked(self, first: int) -> Sequence[int] | None:
         """Return what had no ack when the consumer was opened, from that sequence on, in order.
 
-        Some of it may have one. None if it is too many, or could not be found out. Blocks for a few seconds at most.
+        Some of it may have one, or not be the consumer's. None if it is too many, or could not be found out. Blocks for
+        a few seconds at most.
         """
 
     async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
@@ -205,6 +206,12 @@ class PullConsumer(Subscription, Protocol):
         The size of one is `framing.delivered_size`. They come through `deliver`, and so do the statuses that end a
         request (`headers.status`), `409 Message Size Exceeds MaxBytes` as soon as the next message is too large for
         what is left of it, `409 Batch Completed` if bytes are left when all messages have come.
+        """
+
+    def say_at_work(self) -> None:
+        """Let a process that opens the consumer hear that somebody works on what was delivered.
+
+        To the server it is nothing: no message gets a later ack wait than those that were delivered after it.
         """
 
     def hold_lead(self) -> None:

@@ -70,7 +70,7 @@ class Consumer:
         self._earliest = inf
         self._sequence = 0
         self.answers: int = 0
-        """How often somebody said what becomes of a delivery, or that it is in progress."""
+        """How often somebody said what becomes of a delivery, or that they work on what was delivered."""
 
     @property
     def stream_created(self) -> str:
@@ -186,6 +186,10 @@ class Consumer:
         self.answers += 1
         if sequence in self._unacked:
             self._postpone(self._unacked[sequence], due)
+
+    def hear_of_work(self) -> None:
+        """Somebody works on what was delivered."""
+        self.answers += 1
 
     def extend_ack_wait(self, sequence: int, now: float) -> None:
         """The ack wait of the message starts anew."""

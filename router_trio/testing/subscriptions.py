@@ -141,6 +141,10 @@ class FakePullConsumer(FakeSubscription):
     def _pin(self) -> str | None:
         return None if self.spec is None else self.spec.pin
 
+    def say_at_work(self) -> None:
+        """See `link.PullConsumer.say_at_work`."""
+        self._link.act(lambda _: self._named().hear_of_work())
+
     def hold_lead(self) -> None:
         """See `link.PullConsumer.hold_lead`."""
         pin = self._pin

@@ -184,11 +184,11 @@ async def test_who_says_that_it_works_on_a_message_uses_the_consumer(peer: Peer,
     async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(spec, received)
         consumer.pull(1, 5.0)
-        (raw,) = await received.until_delivered(1)
+        await received.until_delivered(1)
 
         async def work() -> None:
             while True:
-                link.in_progress(raw[1])
+                consumer.say_at_work()
                 await trio.sleep(SIGN_OF_WORK_EVERY)
 
         async with trio.open_nursery() as nursery:
@@ -197,6 +197,27 @@ async def test_who_says_that_it_works_on_a_message_uses_the_consumer(peer: Peer,
             nursery.cancel_scope.cancel()
         await trio.sleep(SIGN_OF_WORK_EVERY)
         assert not (await other.open_consumer(spec, Recorder())).progress.in_use
+
+
+async def test_who_says_that_it_works_changes_no_order(peer: Peer, clock: object) -> None:
+    """What it leaves comes again after the ack wait, the oldest first."""
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for n in range(3):
+        await peer.publish(f"orders.{n}")
+    first, again = Recorder(), Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, first)
+        consumer.pull(3, 5.0)
+        await first.until_delivered(3)
+        await trio.sleep(SPEC.ack_wait / 2)
+        consumer.say_at_work()
+        await link.fence()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, again)
+        await trio.sleep(SPEC.ack_wait)
+        consumer.pull(3, 5.0)
+        raws = await again.until_delivered(3)
+    assert sequences(raws) == [1, 2, 3]
 
 
 async def test_a_limit_of_deliveries_is_lifted(peer: Peer, clock: object) -> None:

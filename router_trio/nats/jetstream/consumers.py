@@ -48,6 +48,9 @@ MOST_LOOKED_FOR = 16
 
 NOTE_TAKEN_WITHIN = 1.0
 
+NOT_DELIVERED = 2**62
+"""A sequence that no message has: the server lets an answer to it pass, and confirms it if asked to."""
+
 HOLD_EVERY = 1.0
 """Seconds between two requests that keep the lead of a standby consumer."""
 
@@ -156,7 +159,7 @@ class WirePullConsumer:
         # They would come before the others. A nak with a delay takes a message out of that queue, one without puts it
         # at its end. On a busy server one may get there only now, between the two. An answer goes the way that the
         # messages for the dead link went: when it is here, none of them is left.
-        await self._answered(last, b"+WPI")
+        await self._answered(self._ack_subject(NOT_DELIVERED), b"+WPI")
         self._send(b"".join(framing.publish(subject, b'-NAK {"delay": 1}') for subject in subjects))
         self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
@@ -167,6 +170,10 @@ class WirePullConsumer:
         with contextlib.suppress(TimeoutError, nats.errors.Error):
             client = await self._api.control.ready_client()
             await client.request(framing.text(ack_subject), answer, NOTE_TAKEN_WITHIN)
+
+    def say_at_work(self) -> None:
+        """See `link.PullConsumer.say_at_work`."""
+        self._send(framing.publish(self._ack_subject(NOT_DELIVERED), b"+WPI"))
 
     def hold_lead(self) -> None:
         """See `link.PullConsumer.hold_lead`."""

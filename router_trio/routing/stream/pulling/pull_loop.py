@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from itertools import islice
 
 import trio
 
@@ -334,12 +333,15 @@ class PullLoop:
         while True:
             now = trio.current_time()
             in_hand = self._ack_pending.open.values()
-            if now >= told_at + every:
-                told_at, most, old = now, len(in_hand), now - every
-            else:
-                most, old = 1, now - sign  # who else is there hears that somebody works
+            oldest = next((delivery.received_at for delivery in in_hand), math.inf)
             consumer.hold_lead()
-            for delivery in tuple(islice(in_hand, most)):
-                if delivery.received_at <= old:
-                    link.in_progress(delivery.ack_subject)
+            if now < told_at + every:
+                if oldest <= now - sign:
+                    consumer.say_at_work()
+            else:
+                told_at = now
+                if oldest <= now - every:
+                    # All of them: with a later ack wait than what came after it, a message would lose its place.
+                    for delivery in tuple(in_hand):
+                        link.in_progress(delivery.ack_subject)
             await trio.sleep(sign)

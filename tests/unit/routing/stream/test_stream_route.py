@@ -6,15 +6,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol.headers import Headers
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
+from tests.support.recorder import Recorder
 from tests.support.world import (
     LOCAL,
     REMOTE,
     all_acked,
+    another_link,
     core,
     fill,
     handled,
@@ -200,6 +203,27 @@ async def test_what_waits_for_a_destination_is_announced_as_in_progress(autojump
         await w.find("edge")
         await all_acked(w, 30)
         assert w.payloads("OUT", "edge") == numbers(30)
+
+
+async def test_what_is_announced_as_in_progress_stays_before_what_came_after_it(autojump_clock: MockClock) -> None:
+    """So that it comes again first, to another process, if this one dies."""
+    brokers = two_brokers()
+    route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", ack_wait="3s", max_in_flight=6)
+    async with world([route], brokers=brokers) as w, another_link(w.broker) as other:
+        await w.lose("edge")
+        fill(w.broker, 3)
+        await trio.sleep(1.5)
+        fill(w.broker, 3, first=3)
+        await trio.sleep(1.0)
+        w.broker.trouble.lose("in_progress", 1_000)
+        received = Recorder()
+        spec = ConsumerSpec("IN", "router", (), ack_wait=3.0, max_deliver=-1, max_ack_pending=6)
+        consumer = await other.open_consumer(spec, received)
+        await trio.sleep(4.0)
+        consumer.pull(6, 5.0)
+        raws = await received.until_delivered(6)
+        assert [int(raw[1].split(b".")[5]) for raw in raws] == [1, 2, 3, 4, 5, 6]
+        await w.find("edge")
 
 
 async def test_a_long_pause_is_not_taken_for_a_lost_consumer(autojump_clock: MockClock) -> None:
