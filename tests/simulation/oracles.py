@@ -287,10 +287,10 @@ class Oracles:
         """Whether some message has failed so often that its next attempt may be late."""
         return self._arrivals.is_backed_off
 
-    def unready(self, process: Process) -> str | None:
-        """What `/readyz` says is wrong, or None."""
+    def unready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> str | None:
+        """What `/readyz` says is wrong, of one route or anywhere, or None."""
         assert process.live is not None
-        return readyz.unready(process.live, self._full_without_end())
+        return readyz.unready(process.live, self._full_without_end(), of, but_breakers=but_breakers)
 
     def check_end(self, processes: int) -> None:
         """What can only be seen at the end."""

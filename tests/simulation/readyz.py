@@ -16,12 +16,19 @@ def reasons(live: Live) -> list[dict[str, str]]:
     return found
 
 
-def unready(live: Live, full: Collection[str]) -> str | None:
-    """Return what is wrong by it, or None. `full` are routes that may say so without end.
+def unready(live: Live, full: Collection[str], of: str | None, *, but_breakers: bool) -> str | None:
+    """Return what is wrong by it, of one route or anywhere, or None. `full` are routes that may say so without end.
 
     A permission that was refused is known to be there again only when a publish got through.
     """
-    wrong = [one for one in reasons(live) if "permission_denied" not in one["reason"] and one.get("route") not in full]
+    wrong = [
+        one
+        for one in reasons(live)
+        if "permission_denied" not in one["reason"]
+        and not (but_breakers and one["reason"].startswith("the breaker of"))
+        and one.get("route") not in full
+        and of in (None, one.get("route"))
+    ]
     return str(wrong) if wrong else None
 
 

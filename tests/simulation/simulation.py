@@ -235,14 +235,11 @@ class Simulation:
             await self._probe(self.process)
 
     async def _probe(self, process: Process) -> None:
-        """Whoever says that it is ready routes a message at once."""
-        told = self.oracles.unready(process)
-        with trio.move_on_after(LOOKED_UP_WITHIN):
-            while told is not None:
-                await trio.sleep(0.5)
-                told = self.oracles.unready(process)
-        if told is not None:
-            self.oracles.broken("readiness", f"all is well, and /readyz says {told}")
+        """Whoever says that it is ready routes a message at once.
+
+        A breaker may be open as long as nothing gets through to its destination: until the message has arrived.
+        """
+        await self._until_ready(process, but_breakers=True)
         late = LOSES & {step.kind for step in self.schedule.steps} or "small max_payload" in self.schedule.faults
         patience = PROBED_LATE_WITHIN if late else PROBED_WITHIN
         for plan in self.schedule.routes:
@@ -256,8 +253,19 @@ class Simulation:
                     or self.oracles.waits_without_end(plan, number)
                 ):
                     await trio.sleep(0.05)
+                if self.oracles.arrived_everywhere(plan, number):
+                    await self._until_ready(process, of=plan.name)
                 continue
             self.oracles.broken("probe", f"/readyz says ok, and a message of {plan.name} did not arrive in time")
+
+    async def _until_ready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> None:
+        told = self.oracles.unready(process, of, but_breakers=but_breakers)
+        with trio.move_on_after(LOOKED_UP_WITHIN):
+            while told is not None:
+                await trio.sleep(0.5)
+                told = self.oracles.unready(process, of, but_breakers=but_breakers)
+        if told is not None:
+            self.oracles.broken("readiness", f"all is well, and /readyz says {told}")
 
     async def _end_well(self, process: Process) -> None:
         self.process = None
