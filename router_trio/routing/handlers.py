@@ -120,14 +120,21 @@ def in_thread(handler: Handler, most: int) -> Handler:
     return wait_for
 
 
+_NOTHING = object()
+
+
 class Blocked:
-    """An async handler that has begun and is about to block. Await it, once, for its answer."""
+    """An async handler that has begun and is about to block. Await it, once, for its answer.
 
-    __slots__ = ("_steps", "_wish")
+    `answered`: what `steps` gives when there is one, if it has more to do then.
+    """
 
-    def __init__(self, steps: Any, wish: Any) -> None:
+    __slots__ = ("_answered", "_steps", "_wish")
+
+    def __init__(self, steps: Any, wish: Any, answered: object = _NOTHING) -> None:
         self._steps = steps
         self._wish = wish
+        self._answered = answered
 
     def __await__(self) -> Generator[Any, Any, Any]:
         # What `yield from` does once it has taken the first step (PEP 380).
@@ -148,6 +155,8 @@ class Blocked:
                         raise answer.error
             except StopIteration as done:
                 return done.value
+            if wish is self._answered:
+                return wish
 
 
 def begin(handler: Handler, message: Message) -> Any:

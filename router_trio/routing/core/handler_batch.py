@@ -17,8 +17,9 @@ from router_trio.message import Message
 from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, Delivery
+from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import Blocked, Handler, answers_of, begin, finished, raise_if_ours, raise_if_signal
+from router_trio.routing.handlers import Blocked, Handler, answers_of, raise_if_ours, raise_if_signal
 from router_trio.routing.pipeline import Routing
 
 
@@ -41,30 +42,28 @@ class HandlerBatch:
         self._decides = not routing.as_it_comes
         self._together = routing.as_it_comes and not any(outlet.destination.jetstream for outlet in self._outlets)
 
-    def handle_each(self, messages: Iterable[tuple[framing.RawMessage, Message]]) -> Awaitable[None] | None:
+    def calls(self, messages: Iterable[Pair]) -> HandlerCalls:
+        """Return the calls of the handler for those messages that the route takes."""
+        return HandlerCalls(self._handler, filter(self._wants, messages) if self._decides else messages)
+
+    def handle_each(self, calls: HandlerCalls) -> Awaitable[None] | None:
         """Take messages through the handler until one blocks: returns what to await before the next one.
 
         Cancelled while it is awaited, nothing of that message was sent.
         """
-        handler = self._handler
         only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
         keep = self._frames[0].append
-        for raw, message in messages:
-            if self._decides and not self._takes(self._delivery(raw)):
-                continue
-            try:
-                answer = begin(handler, message)
-            except BaseException as error:
-                raise_if_signal(error)
-                self._failed(error, self._delivery(raw))
-                continue
-            kind = type(answer)  # a name for it, or mypyc would take the payload for bytes before that is looked at
-            if kind is Blocked:
+        call = calls.call
+        for step in calls.steps:
+            if step is not call:
                 self.offer_kept()
-                return self._blocked(answer, message, self._delivery(raw))
+                return self._blocked(calls.blocked(step), call, self._delivery(call[0][0]))
+            pair, answer, error = call
+            raw, message = pair
             if (
                 only is not None
-                and kind is Message
+                and error is None
+                and type(answer) is Message
                 and answer[0] is message[0]
                 and type(answer[1]) is bytes
                 and answer[2] is message[2]
@@ -81,7 +80,7 @@ class HandlerBatch:
                     continue
                 except RouterError:
                     pass  # refused: the way of single messages says so
-            self._answered(answer, message, self._delivery(raw))
+            self._returned(call, self._delivery(raw))
         return None
 
     def handle_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
@@ -90,18 +89,16 @@ class HandlerBatch:
         self._routing.begin_trace(delivery)
         if not self._takes(delivery):
             return None
-        message = as_message(raw, self._routing.plan.connection)
-        try:
-            answer = begin(self._handler, message)
-        except BaseException as error:
-            raise_if_signal(error)
-            self._failed(error, delivery)
-            return None
-        if isinstance(answer, Blocked):
+        calls = HandlerCalls(self._handler, [(raw, as_message(raw, self._routing.plan.connection))])
+        step = next(calls.steps)
+        if step is not calls.call:
             self.offer_kept()
-            return self._blocked(answer, message, delivery)
-        self._answered(answer, message, delivery)
+            return self._blocked(calls.blocked(step), calls.call, delivery)
+        self._returned(calls.call, delivery)
         return None
+
+    def _wants(self, pair: Pair) -> bool:
+        return self._takes(self._delivery(pair[0]))
 
     def _takes(self, delivery: Delivery) -> bool:
         """Return True if the route takes a message; else it is done."""
@@ -113,18 +110,28 @@ class HandlerBatch:
     def _delivery(self, raw: framing.RawMessage) -> Delivery:
         return Delivery(self._routing.state, raw, self._received_at)
 
-    async def _blocked(self, blocked: Blocked, message: Message, delivery: Delivery) -> None:
+    async def _blocked(self, blocked: Blocked, call: list[Any], delivery: Delivery) -> None:
         state = self._routing.state
         state.handler_begins(trio.current_time())
         try:
-            answer = await finished(blocked)
-        except BaseException as error:
-            await raise_if_ours(error)
-            self._failed(error, delivery)
-        else:
-            self._answered(answer, message, delivery)
+            await blocked
+            if call[2] is None:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await raise_if_ours(call[2])
         finally:
             state.handler_returns(trio.current_time())
+        self._returned(call, delivery)
+
+    def _returned(self, call: list[Any], delivery: Delivery) -> None:
+        """The handler has answered, or raised something that is its own."""
+        pair, answer, error = call
+        if error is None:
+            self._answered(answer, pair[1], delivery)
+        else:
+            call[2] = None
+            raise_if_signal(error)
+            self._failed(error, delivery)
 
     def _answered(self, answer: Any, message: Message, delivery: Delivery) -> None:
         try:

@@ -195,8 +195,8 @@ class CoreRoute(Route):
         for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
             raws = batch[start:index]
             left = iter(raws)
-            messages = zip(left, as_messages(raws, self.routing.plan.connection), strict=True)
-            while (blocked := handled.handle_each(messages)) is not None:
+            calls = handled.calls(zip(left, as_messages(raws, self.routing.plan.connection), strict=True))
+            while (blocked := handled.handle_each(calls)) is not None:
                 self._in_hand = 1 + length_hint(left) + end - index
                 await blocked
             if index < end and (blocked := handled.handle_traced(batch[index])) is not None:

@@ -189,7 +189,7 @@ def plain(message: Message) -> Message:
 def test_a_changed_payload_is_sent_as_any_other_answer(messages: list[RawMessage]) -> None:
     async def fast(made: Bench) -> None:
         handled = HandlerBatch(made.routings[0], plain, trio.current_time())
-        assert handled.handle_each([(one, as_message(one, "main")) for one in messages]) is None
+        assert handled.handle_each(handled.calls([(one, as_message(one, "main")) for one in messages])) is None
         handled.offer_kept()
 
     async def slow(made: Bench) -> None:
