@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.performance.benchmarks.environment import COMPILED, GO_PEERS, PEERS, ROOT, peer_python
+from tests.performance.benchmarks.environment import COMPILED, GO_PEERS, PEERS, ROOT, peer_package, peer_python
 
 HANDLER = "tests.performance.benchmarks.peers.shouting:shout"
 QUICK = ("router_trio", "nats_py", "nats_go", "raw")
@@ -19,6 +19,7 @@ QUICK = ("router_trio", "nats_py", "nats_go", "raw")
 CORE = "core"
 HANDLED = "handler"
 STREAM = "stream"
+WINDOW = 16_384
 BRIDGED = 50_000
 """Operations that may wait for the other of two servers: as many as the buffer of nats.go holds, which is of 8 MB."""
 BY_CONTENT = frozenset({"header", "body", "first-match", "weighted", "sticky", "payload"})
@@ -58,7 +59,7 @@ class Contestant:
     kinds: frozenset[str]
     command: Callable[[Job], list[str]]
     note: str = ""
-    window: int = 16_384
+    window: int = WINDOW
     """Messages under way at most: what it can be sent without losing any."""
     needs: Path | None = None
 
@@ -122,10 +123,6 @@ def _nats_py_uvloop(job: Job) -> list[str]:
     return [str(peer_python()), str(PEERS / "nats_py.py"), job.url, job.kind, "--uvloop"]
 
 
-def _peer(script: str) -> Callable[[Job], list[str]]:
-    return lambda job: [str(peer_python()), str(PEERS / script), job.url, job.kind, *([job.to] if job.to else [])]
-
-
 def _in_go(name: str, note: str) -> Contestant:
     """One that is written in Go; it is built where there is Go."""
     program = GO_PEERS / name
@@ -134,6 +131,15 @@ def _in_go(name: str, note: str) -> Contestant:
         return [str(program), *(["-to", job.to] if job.to else []), job.url, job.kind]
 
     return Contestant(name, frozenset({CORE, HANDLED, STREAM}), command, note, needs=program)
+
+
+def _in_python(name: str, kinds: frozenset[str], script: str, note: str, *, window: int = WINDOW) -> Contestant:
+    """One on a package that the peers' environment has."""
+
+    def command(job: Job) -> list[str]:
+        return [str(peer_python()), str(PEERS / script), job.url, job.kind, *([job.to] if job.to else [])]
+
+    return Contestant(name, kinds, command, note, window, needs=peer_package(name))
 
 
 CONTESTANTS = {
@@ -146,9 +152,9 @@ CONTESTANTS = {
         Contestant("nats_py_uvloop", frozenset({CORE, HANDLED, STREAM}), _nats_py_uvloop, "uvloop"),
         _in_go("nats_go", "a loop on nats.go"),
         _in_go("watermill", "Go; one message at a time"),
-        Contestant("faststream", frozenset({CORE, HANDLED}), _peer("faststream_core.py"), "on nats-py"),
-        Contestant("natsio", frozenset({CORE, HANDLED}), _peer("natsio_core.py"), "drops from about 2,000", 512),
-        Contestant("mq_bridge", frozenset({CORE, HANDLED, STREAM}), _peer("mq_bridge_route.py"), "Rust; one subject"),
+        _in_python("faststream", frozenset({CORE, HANDLED}), "faststream_core.py", "on nats-py"),
+        _in_python("natsio", frozenset({CORE, HANDLED}), "natsio_core.py", "drops from about 2,000", window=512),
+        _in_python("mq_bridge", frozenset({CORE, HANDLED, STREAM}), "mq_bridge_route.py", "Rust; one subject"),
     )
 }
 

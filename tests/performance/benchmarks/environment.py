@@ -41,6 +41,12 @@ def peer_python() -> Path:
     return _VENV / "bin" / "python"
 
 
+def peer_package(name: str) -> Path:
+    """Where a package of the peers is, if it could be installed."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return _VENV / "lib" / version / "site-packages" / name
+
+
 def install_peers() -> list[str]:
     """Install what is listed, each by itself, so that one that can't be had leaves the others; returns what failed.
 
