@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from types import CoroutineType, coroutine
-from typing import Any, cast
+from typing import Any
 
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
@@ -28,12 +28,20 @@ class HandlerCalls:
     def __init__(self, handler: Handler, messages: Iterable[Pair]) -> None:
         self.call: list[Any] = [None, None, None]
         """The message, a `Pair`; what the handler has answered; or what it has raised, until that is set to None."""
-        self.steps: Iterator[object] = cast(Iterator[object], _steps(handler, messages, self.call))
+        self.steps: Iterator[object] = _steps(handler, messages, self.call)
         """Calls the handler for the next message, and gives `call` then; anything else if it is about to block."""
 
-    def blocked(self, wish: object) -> Blocked:
-        """Return what to await before the next step, after one that gave `wish`. Then `call` is there."""
-        return Blocked(self.steps, wish, self.call)
+    async def blocked(self, wish: object) -> Any:
+        """Return the answer of the call that is about to block, of which the latest step gave `wish`.
+
+        To be awaited before the next step. Blocks as long as the handler does, and raises what it raises.
+        """
+        await Blocked(self.steps, wish, self.call)
+        _, answer, error = self.call
+        if error is not None:
+            self.call[2] = None
+            raise error
+        return answer
 
 
 @coroutine

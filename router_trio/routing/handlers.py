@@ -11,7 +11,7 @@ import importlib
 import inspect
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
@@ -186,7 +186,7 @@ def _drop(steps: Any) -> None:
         steps.close()
 
 
-async def finished(blocked: Blocked) -> Any:
+async def finished(blocked: Awaitable[Any]) -> Any:
     """Return the answer of a handler that has begun. Blocks as long as it does, and raises what it raises.
 
     Raises `trio.Cancelled` if the calling task is cancelled, also when the handler swallowed that and answered: the

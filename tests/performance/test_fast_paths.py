@@ -249,7 +249,7 @@ async def test_answers_of_which_only_the_payload_is_new() -> None:
         for one, message in messages:
             slow._answered(begin(shout, message), message, slow._delivery(one))
 
-    assert saved(lambda: fast.handle_each(fast.calls(messages)), one_by_one) >= 195  # 244
+    assert saved(lambda: fast.handle_each(HandlerCalls(shout, messages)), one_by_one) >= 195  # 244
 
 
 async def test_calls_one_after_another() -> None:

@@ -7,7 +7,8 @@ messages, behind what was kept before it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import trio
@@ -19,7 +20,7 @@ from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, Delivery
 from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import Blocked, Handler, answers_of, raise_if_ours, raise_if_signal
+from router_trio.routing.handlers import Blocked, Handler, answers_of, begin, finished, raise_if_ours, raise_if_signal
 from router_trio.routing.pipeline import Routing
 
 
@@ -39,31 +40,36 @@ class HandlerBatch:
         # One that stays empty if there is no destination.
         self._frames: list[list[bytes]] = [[] for _ in self._outlets] or [[]]
         self._followed: dict[int, list[Owner]] = {}
-        self._decides = not routing.as_it_comes
+        self.wanted: Callable[[Iterable[Pair]], Iterator[Pair]] = (
+            iter if routing.as_it_comes else partial(filter, self._wants)
+        )
+        """Gives those of some messages that the route takes, each when it is asked for."""
         self._together = routing.as_it_comes and not any(outlet.destination.jetstream for outlet in self._outlets)
-
-    def calls(self, messages: Iterable[Pair]) -> HandlerCalls:
-        """Return the calls of the handler for those messages that the route takes."""
-        return HandlerCalls(self._handler, filter(self._wants, messages) if self._decides else messages)
+        self._only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
 
     def handle_each(self, calls: HandlerCalls) -> Awaitable[None] | None:
         """Take messages through the handler until one blocks: returns what to await before the next one.
 
         Cancelled while it is awaited, nothing of that message was sent.
         """
-        only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
+        only = self._only
         keep = self._frames[0].append
         call = calls.call
         for step in calls.steps:
             if step is not call:
                 self.offer_kept()
-                return self._blocked(calls.blocked(step), call, self._delivery(call[0][0]))
-            pair, answer, error = call
-            raw, message = pair
+                raw, message = call[0]
+                return self._blocked(calls.blocked(step), message, self._delivery(raw))
+            (raw, message), answer, error = call
+            if error is not None:
+                call[2] = None
+                raise_if_signal(error)
+                self._failed(error, self._delivery(raw))
+                continue
+            kind = type(answer)  # a name for it, or mypyc would take the payload for bytes before that is looked at
             if (
                 only is not None
-                and error is None
-                and type(answer) is Message
+                and kind is Message
                 and answer[0] is message[0]
                 and type(answer[1]) is bytes
                 and answer[2] is message[2]
@@ -80,7 +86,7 @@ class HandlerBatch:
                     continue
                 except RouterError:
                     pass  # refused: the way of single messages says so
-            self._returned(call, self._delivery(raw))
+            self._answered(answer, message, self._delivery(raw))
         return None
 
     def handle_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
@@ -89,12 +95,17 @@ class HandlerBatch:
         self._routing.begin_trace(delivery)
         if not self._takes(delivery):
             return None
-        calls = HandlerCalls(self._handler, [(raw, as_message(raw, self._routing.plan.connection))])
-        step = next(calls.steps)
-        if step is not calls.call:
+        message = as_message(raw, self._routing.plan.connection)
+        try:
+            answer = begin(self._handler, message)
+        except BaseException as error:
+            raise_if_signal(error)
+            self._failed(error, delivery)
+            return None
+        if isinstance(answer, Blocked):
             self.offer_kept()
-            return self._blocked(calls.blocked(step), calls.call, delivery)
-        self._returned(calls.call, delivery)
+            return self._blocked(answer, message, delivery)
+        self._answered(answer, message, delivery)
         return None
 
     def _wants(self, pair: Pair) -> bool:
@@ -110,28 +121,18 @@ class HandlerBatch:
     def _delivery(self, raw: framing.RawMessage) -> Delivery:
         return Delivery(self._routing.state, raw, self._received_at)
 
-    async def _blocked(self, blocked: Blocked, call: list[Any], delivery: Delivery) -> None:
+    async def _blocked(self, blocked: Awaitable[Any], message: Message, delivery: Delivery) -> None:
         state = self._routing.state
         state.handler_begins(trio.current_time())
         try:
-            await blocked
-            if call[2] is None:
-                await trio.lowlevel.checkpoint_if_cancelled()
-            else:
-                await raise_if_ours(call[2])
+            answer = await finished(blocked)
+        except BaseException as error:
+            await raise_if_ours(error)
+            self._failed(error, delivery)
+        else:
+            self._answered(answer, message, delivery)
         finally:
             state.handler_returns(trio.current_time())
-        self._returned(call, delivery)
-
-    def _returned(self, call: list[Any], delivery: Delivery) -> None:
-        """The handler has answered, or raised something that is its own."""
-        pair, answer, error = call
-        if error is None:
-            self._answered(answer, pair[1], delivery)
-        else:
-            call[2] = None
-            raise_if_signal(error)
-            self._failed(error, delivery)
 
     def _answered(self, answer: Any, message: Message, delivery: Delivery) -> None:
         try:

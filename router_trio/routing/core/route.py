@@ -21,6 +21,7 @@ from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
+from router_trio.routing.handler_calls import HandlerCalls
 from router_trio.routing.handler_messages import as_messages
 from router_trio.routing.handlers import Handler
 from router_trio.routing.outlets.outlet import Outlet
@@ -195,7 +196,8 @@ class CoreRoute(Route):
         for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
             raws = batch[start:index]
             left = iter(raws)
-            calls = handled.calls(zip(left, as_messages(raws, self.routing.plan.connection), strict=True))
+            messages = as_messages(raws, self.routing.plan.connection)
+            calls = HandlerCalls(handler, handled.wanted(zip(left, messages, strict=True)))
             while (blocked := handled.handle_each(calls)) is not None:
                 self._in_hand = 1 + length_hint(left) + end - index
                 await blocked

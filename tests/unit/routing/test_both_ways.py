@@ -23,6 +23,7 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.passthrough import PassthroughRoute
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.handler_calls import HandlerCalls
 from router_trio.routing.handler_messages import as_message
 from router_trio.routing.handlers import Handler, begin
 from router_trio.states import RouteState
@@ -189,7 +190,7 @@ def plain(message: Message) -> Message:
 def test_a_changed_payload_is_sent_as_any_other_answer(messages: list[RawMessage]) -> None:
     async def fast(made: Bench) -> None:
         handled = HandlerBatch(made.routings[0], plain, trio.current_time())
-        assert handled.handle_each(handled.calls([(one, as_message(one, "main")) for one in messages])) is None
+        assert handled.handle_each(HandlerCalls(plain, [(one, as_message(one, "main")) for one in messages])) is None
         handled.offer_kept()
 
     async def slow(made: Bench) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from types import coroutine
 from typing import Any
@@ -68,7 +68,7 @@ def several(message: Message) -> Generator[Message, None, None]:
     yield message
 
 
-class Awaitable:
+class Waits:
     """An object that is awaited, and no coroutine."""
 
     def __init__(self, message: Message, *wishes: object) -> None:
@@ -89,15 +89,15 @@ HANDLERS: list[Handler] = [
     blocks_at_times,
     blocks_and_raises,
     goes_on,
-    Awaitable,
-    lambda message: Awaitable(message, "a", "b"),
+    Waits,
+    lambda message: Waits(message, "a", "b"),
     *(partial(one, error) for one in (raises, raises_later) for error in (ValueError("no"), KeyboardInterrupt())),
     partial(raises, StopIteration("no")),
     partial(raises_later, GeneratorExit("no")),
 ]
 
 
-def driven(blocked: Blocked) -> tuple[list[object], Any]:
+def driven(blocked: Awaitable[Any]) -> tuple[list[object], Any]:
     """Wait for what is blocked: what it waits for, and what it gives in the end."""
     wishes: list[object] = []
     steps = blocked.__await__()
@@ -128,11 +128,13 @@ def together(handler: Handler) -> list[object]:
     found: list[object] = []
     for step in calls.steps:
         wishes: list[object] = []
-        if step is not calls.call:
-            wishes, given = driven(calls.blocked(step))
-            assert given is calls.call
         (came, message), answer, error = calls.call
         assert (came, message) == (raws[len(found)], MESSAGES[len(found)])
+        if step is not calls.call:
+            try:
+                wishes, answer = driven(calls.blocked(step))
+            except BaseException as raised:
+                error = raised
         found.append((wishes, answer) if error is None else (type(error), str(error)))
         calls.call[2] = None
     return found
