@@ -28,7 +28,7 @@ Everything shares the processors of this machine: load generator, nats-server an
 - `nats_go` is a loop on nats.go: a callback that publishes; for streams a pull consumer, `PublishMsgAsync`, ack.
 - `watermill` (Go), `faststream`, `natsio` and `mq_bridge` (Rust) are used as their documentation shows. watermill has
   one message under way at a time. natsio loses messages from some 2,000 under way, so it gets 512 where the others get
-  16,384. mq_bridge can't map subjects and sends all to one.
+  16,384. mq_bridge can't map subjects and sends all to one. Whoever could not be installed is in no table.
 - `x NAME` says how many times as good as NAME: above 1 is better, for rates as for times.
 - `lost` counts messages that went in and never came out, over all turns.
 """
