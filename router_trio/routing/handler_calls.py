@@ -28,7 +28,7 @@ class HandlerCalls:
     def __init__(self, handler: Handler, messages: Iterable[Pair]) -> None:
         self.call: list[Any] = [None, None, None]
         """The message, a `Pair`; what the handler has answered; or what it has raised, until that is set to None."""
-        self.steps: Iterator[object] = _steps(handler, messages, self.call)
+        self.steps: Iterator[object] = _call_each(handler, messages, self.call)
         """Calls the handler for the next message, and gives `call` then; anything else if it is about to block."""
 
     async def blocked(self, wish: object) -> Any:
@@ -44,7 +44,6 @@ class HandlerCalls:
         return answer
 
 
-@coroutine
 def _steps(handler: Handler, messages: Iterable[Pair], call: list[Any]) -> Generator[Any, Any, None]:
     for pair in messages:
         call[0] = pair
@@ -58,3 +57,6 @@ def _steps(handler: Handler, messages: Iterable[Pair], call: list[Any]) -> Gener
             answer, call[2] = None, error
         call[1] = answer
         yield call
+
+
+_call_each: Any = coroutine(_steps)  # else it could not `yield from` a coroutine; a type of it would not be an iterator
