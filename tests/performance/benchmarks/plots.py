@@ -15,6 +15,8 @@ from typing import Any
 BARS = {"core-128": "rate", "handler": "rate", "stream": "rate", "latency-core": "p99", "latency-stream": "p99"}
 MOST_LABELS = 5
 """Steps of the axis of values: with more, the labels of millions overlap."""
+LEAST_LABELS = 4
+"""Labels at least: with fewer, nobody reads a bar off."""
 OURS, THEIRS = "#0b7285", "#adb5bd"
 
 
@@ -35,7 +37,7 @@ def bars(section: dict[str, Any], key: str, path: Path) -> None:
     axes.barh(names, medians, xerr=errors, color=colours, ecolor="#495057")
     unit = "messages a second" if key == "rate" else "microseconds, p99"
     axes.set_title(f"{section['title']}: {unit}", fontsize=10, loc="left")
-    axes.locator_params(axis="x", nbins=MOST_LABELS)
+    axes.locator_params(axis="x", nbins=MOST_LABELS, min_n_ticks=LEAST_LABELS)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
