@@ -333,14 +333,15 @@ class PullLoop:
         while True:
             now = trio.current_time()
             in_hand = self._ack_pending.open.values()
-            oldest = next((delivery.received_at for delivery in in_hand), math.inf)
             consumer.hold_lead()
             if now < told_at + every:
-                if oldest <= now - sign:
+                first = next(iter(in_hand), None)
+                if first is not None and first.received_at <= now - sign:
                     consumer.say_at_work()
             else:
                 told_at = now
-                if oldest <= now - every:
+                # The first may have come again just now, and others not.
+                if any(delivery.received_at <= now - every for delivery in in_hand):
                     # All of them: with a later ack wait than what came after it, a message would lose its place.
                     for delivery in tuple(in_hand):
                         link.in_progress(delivery.ack_subject)
