@@ -7,8 +7,7 @@ messages, behind what was kept before it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Awaitable
 from typing import Any
 
 import trio
@@ -40,10 +39,6 @@ class HandlerBatch:
         # One that stays empty if there is no destination.
         self._frames: list[list[bytes]] = [[] for _ in self._outlets] or [[]]
         self._followed: dict[int, list[Owner]] = {}
-        self.wanted: Callable[[Iterable[Pair]], Iterator[Pair]] = (
-            iter if routing.as_it_comes else partial(filter, self._wants)
-        )
-        """Gives those of some messages that the route takes, each when it is asked for."""
         self._together = routing.as_it_comes and not any(outlet.destination.jetstream for outlet in self._outlets)
         self._only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
 
@@ -108,7 +103,8 @@ class HandlerBatch:
         self._answered(answer, message, delivery)
         return None
 
-    def _wants(self, pair: Pair) -> bool:
+    def wants(self, pair: Pair) -> bool:
+        """Return True if the route takes a message, as it is to be asked just before its call; else it is done."""
         return self._takes(self._delivery(pair[0]))
 
     def _takes(self, delivery: Delivery) -> bool:

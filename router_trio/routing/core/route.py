@@ -5,6 +5,7 @@ A message that nobody changes and nobody looks at goes through as part of a batc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import length_hint
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -21,7 +22,7 @@ from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
-from router_trio.routing.handler_calls import HandlerCalls
+from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_messages
 from router_trio.routing.handlers import Handler
 from router_trio.routing.outlets.outlet import Outlet
@@ -196,8 +197,10 @@ class CoreRoute(Route):
         for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
             raws = batch[start:index]
             left = iter(raws)
-            messages = as_messages(raws, self.routing.plan.connection)
-            calls = HandlerCalls(handler, handled.wanted(zip(left, messages, strict=True)))
+            messages: Iterator[Pair] = zip(left, as_messages(raws, self.routing.plan.connection), strict=True)
+            if not self.routing.as_it_comes:
+                messages = filter(handled.wants, messages)
+            calls = HandlerCalls(handler, messages)
             while (blocked := handled.handle_each(calls)) is not None:
                 self._in_hand = 1 + length_hint(left) + end - index
                 await blocked
