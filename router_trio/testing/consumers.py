@@ -187,9 +187,9 @@ class Consumer:
         if sequence in self._unacked:
             self._postpone(self._unacked[sequence], due)
 
-    def hear_of_work(self) -> None:
-        """Somebody works on what was delivered."""
-        self.answers += 1
+    def say_at_work(self, now: float) -> None:
+        """Whoever listens hears it, unless it is lost on its way: it is about a message that there is none of."""
+        self._losses.meets("in_progress", now, lambda: self.extend_ack_wait(0, now))
 
     def extend_ack_wait(self, sequence: int, now: float) -> None:
         """The ack wait of the message starts anew."""

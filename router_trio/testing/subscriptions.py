@@ -143,7 +143,7 @@ class FakePullConsumer(FakeSubscription):
 
     def say_at_work(self) -> None:
         """See `link.PullConsumer.say_at_work`."""
-        self._link.act(lambda _: self._named().hear_of_work())
+        self._link.act(lambda now: self._named().say_at_work(now))
 
     def hold_lead(self) -> None:
         """See `link.PullConsumer.hold_lead`."""
