@@ -137,6 +137,7 @@ class PullCredit:
         "_least",
         "_most",
         "_tell",
+        "_untold",
         "outstanding",
         "outstanding_bytes",
         "window",
@@ -151,6 +152,8 @@ class PullCredit:
         self._budget = budget
         self._tell = tell
         self._borrowed = 0
+        self._untold = 0
+        """Bytes of requests that have brought all their messages, and whose status has yet to say so."""
         self._average = ASSUMED_SIZE
         self._least = 1
         self._most = LARGEST_REQUEST
@@ -210,6 +213,7 @@ class PullCredit:
         outstanding, outstanding_bytes = self.outstanding - count, self.outstanding_bytes - size
         if outstanding <= 0 or outstanding_bytes <= 0:
             # All requests are over: one that was filled to the last byte ends without a word.
+            self._untold += max(outstanding_bytes, 0)
             outstanding = outstanding_bytes = 0
         self.outstanding, self.outstanding_bytes = outstanding, outstanding_bytes
         if self._borrowed:
@@ -223,7 +227,7 @@ class PullCredit:
 
     def clear(self) -> None:
         """No request is under way any more: the link is new, or the consumer moved."""
-        self.outstanding = self.outstanding_bytes = 0
+        self.outstanding = self.outstanding_bytes = self._untold = 0
         self._least = 1
         self._give_back()
 
@@ -239,6 +243,11 @@ class PullCredit:
         ended = code in (404, 408) or (code == 409 and ("batch completed" in words or "exceeds maxbytes" in words))
         if ended:
             left = self.outstanding_bytes if unfilled_bytes is None else unfilled_bytes
+            if "batch completed" in words and not unfilled:
+                # Not of what was asked for since its last message came, which may have been a read ago.
+                late = min(left, self._untold)
+                self._untold -= late
+                left -= late
             self._ended(self.outstanding if unfilled is None else unfilled, left)
             if "exceeds maxbytes" in words:
                 return self._too_large_for(left)

@@ -192,6 +192,17 @@ def test_a_request_that_was_filled_to_the_last_byte_is_over() -> None:
     assert credit.want(3, 3 * SIZE) == 7
 
 
+def test_a_status_that_comes_after_its_last_message_says_nothing_of_what_was_asked_for_since() -> None:
+    credit = a_credit(2)
+    assert asked(credit, 1) == 1
+    left = credit.outstanding_bytes - SIZE
+    credit.count_received(1, SIZE)
+    assert asked(credit, 0) == 2
+    assert credit.read_status(409, "Batch Completed", 0, left).verdict is Verdict.ASK_AGAIN
+    credit.count_received(1, SIZE)
+    assert (credit.outstanding, credit.want(1, SIZE)) == (1, 0), "the other one is still asked for"
+
+
 def test_a_message_that_found_no_room_gets_it_when_there_is_more_and_all_of_it_when_nothing_is_held() -> None:
     credit = a_credit(100, 2 * MIB)
     asked(credit, 0)
@@ -246,21 +257,23 @@ def test_fewer_bytes_are_tried_when_the_consumer_limits_them() -> None:
 
 
 @given(
-    sizes=st.lists(st.integers(1, 3 * MIB), max_size=60),
+    sizes=st.lists(st.integers(1, 3 * MIB), max_size=60) | st.lists(st.integers(1, 3 * SIZE), max_size=60),
     window=st.integers(1, 50),
     window_bytes=st.integers(1, 4 * MIB),
     consumers=st.integers(1, 400),
     rounds=st.lists(st.integers(0, 5), min_size=1, max_size=60),
+    late=st.lists(st.booleans(), min_size=1, max_size=60),
 )
 def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_may_be(
-    sizes: list[int], window: int, window_bytes: int, consumers: int, rounds: list[int]
+    sizes: list[int], window: int, window_bytes: int, consumers: int, rounds: list[int], late: list[bool]
 ) -> None:
-    """Against a server that gives what fits, one request after the other."""
+    """Against a server that gives what fits, one request after the other. Some statuses come a read later."""
     budget = a_budget(consumers)
     credit = a_credit(window, window_bytes, budget)
     backlog, held = deque(sizes), deque[int]()
     largest = max(sizes, default=0)
     requests: deque[list[int]] = deque()
+    completed: list[tuple[int, int]] = []
     turn = idle = 0
     while backlog or held:
         before = (len(backlog), len(held), credit.size(1, sum(held)), len(requests))
@@ -269,6 +282,9 @@ def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_m
         if size:
             credit.asked(wanted, size)
             requests.append([wanted, size])
+        while completed:
+            credit.read_status(409, "Batch Completed", *completed.pop())
+        assert sum(messages for messages, _ in requests) <= credit.outstanding
         assert len(held) + credit.outstanding <= window
         assert sum(held) + credit.outstanding_bytes <= max(window_bytes, 2 * largest, 2 * pull_credit.SMALLEST_REQUEST)
         assert credit.outstanding_bytes <= budget.share + budget.lent
@@ -282,7 +298,10 @@ def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_m
             if not requests[0][0] or not requests[0][1]:
                 messages, left = requests.popleft()
                 if left:
-                    credit.read_status(409, "Batch Completed", messages, left)
+                    completed.append((messages, left))
+        if not late[turn % len(late)]:
+            while completed:
+                credit.read_status(409, "Batch Completed", *completed.pop())
         for _ in range(min(len(held), rounds[turn % len(rounds)])):
             held.popleft()
         turn += 1
