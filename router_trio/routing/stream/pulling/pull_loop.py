@@ -82,7 +82,7 @@ class PullLoop:
         self._check_now = trio.Event()
         self._made_room_at = -math.inf
         self._patience = 0.0
-        self._came_again = False
+        self._comes_again = False  # what is asked for now has come before, as far as is known
         self._look_again = trio.Event()
         self._heard_at = 0.0
         self._told_of_waiting = False
@@ -112,7 +112,7 @@ class PullLoop:
     def count_received(self, count: int, size: int, *, again: bool) -> None:
         """That many of the messages that were asked for came, of so many bytes. `again`: the last had come before."""
         self._credit.count_received(count, size)
-        self._came_again = again
+        self._comes_again = again
 
     def count_settled(self, count: int) -> None:
         """So many messages are about to leave the hand, at least one, and half of the window is used."""
@@ -210,6 +210,7 @@ class PullLoop:
         try:
             gone = await consumer.gone({one: cursor.time_of(one) for one in late}, len(pending.open))
             self._not_told = None
+            self._comes_again |= len(gone) < len(late)  # their ack wait is over as well
         except SourceError as error:
             self._not_told = str(error)
         if cursor is pending.cursor and pending.give_up_waiting(gone):
@@ -223,7 +224,7 @@ class PullLoop:
         if self._is_full and order.count_due(now) and now >= self._makes_room_at:
             # The server gives what comes again in the order in which it was due: others may be before what is awaited.
             self._made_room_at = now
-            self._make_room(self._came_again or bool(order.late(now)))
+            self._make_room(self._comes_again or bool(order.late(now)))
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if order.awaited:
@@ -247,11 +248,11 @@ class PullLoop:
 
     @property
     def _makes_room_at(self) -> float:
-        """From when on one may be given back: at once if the last had come before, so that others like it may come.
+        """From when on one may be given back: at once if what comes has come before, so that all of that may come.
 
         What is new would come for as long as there is any.
         """
-        return self._made_room_at + (0.0 if self._came_again else self._patience)
+        return self._made_room_at + (0.0 if self._comes_again else self._patience)
 
     def _worked_on(self) -> tuple[int, int]:
         """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""

@@ -97,6 +97,24 @@ async def test_a_refused_message_that_comes_behind_others_has_room_as_soon_as_it
         assert arrived(w, "a") == numbers(6)
 
 
+async def test_what_makes_room_for_a_message_whose_nak_was_lost_comes_again_soon(autojump_clock: MockClock) -> None:
+    """It has come after its ack wait, and what made room for it then need not wait for as long once more."""
+    brokers = one_broker()
+    async with world([route(ack_wait="30s", max_in_flight=2, retry={"initial": "100ms"})], brokers=brokers) as w:
+        w.broker.trouble.lose("nak")
+        w.broker.deny_publish("out.a")
+        fill(w.broker, 1, subjects="a")
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.a")
+        began = trio.current_time()
+        for number in range(1, 9):
+            await trio.sleep(0.1)
+            fill(w.broker, 1, first=number, subjects="a")
+        await all_acked(w, 9)
+        assert arrived(w, "a") == numbers(9)
+        assert 29 < trio.current_time() - began < 32
+
+
 async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however_long_it_takes(
     autojump_clock: MockClock,
 ) -> None:
