@@ -1,8 +1,9 @@
 """Limits and breakers of drawn routes, and what is held against them.
 
-Of a limit: at most burst + rate x t messages in any time t, counted where they arrive. On their way they may be held up
-by a fault, which moves some of them together; then the time since the beginning is what counts. Of breakers: while a
-destination takes nothing, no more messages go back to their stream than it takes to open them.
+Of a limit: at most burst + rate x t messages in any time t, counted where they arrive, which is later where it is
+further away. On their way they may be held up by a fault, which moves some of them together; then the time since the
+beginning is what counts. Of breakers: while a destination takes nothing, no more messages go back to their stream than
+it takes to open them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ OF_DESTINATIONS = frozenset({"publish denied", "full stream", "sink missing", "n
 """Faults that only destinations have."""
 
 ON_THE_WAY = 0.01
-"""Seconds that messages of one time may be apart when they arrive, on a network without faults."""
+"""Seconds that messages of one time may be apart when they arrive at places equally far away, without faults."""
 
 ROOM = 2
 """Messages more that go back to their stream so that others can come."""
@@ -50,6 +51,8 @@ class Pace:
     def __init__(self, schedule: Schedule, broken: Callable[[str, str], None]) -> None:
         self._limits = {plan.name: plan.limit for plan in schedule.routes if plan.limit is not None}
         self._steady = not schedule.faults
+        far = {plan.name: [schedule.latency[one.broker[0]] for one in plan.targets] for plan in schedule.routes}
+        self._apart = {name: ON_THE_WAY + max(seconds) - min(seconds) for name, seconds in far.items()}
         kinds = [step.kind for step in schedule.steps]
         self._processes = 1 + sum(kind in BEGINS_ANEW for kind in kinds)
         self._at_once = 1 + ("second process" in kinds)
@@ -71,7 +74,7 @@ class Pace:
             self._broken("limit", f"{len(times)} messages of {route} in the first {now:.3f} s")
         if self._steady:
             for earlier, since in enumerate(times):
-                if len(times) - earlier > burst + rate * (now - since + ON_THE_WAY):
+                if len(times) - earlier > burst + rate * (now - since + self._apart[route]):
                     told = f"{len(times) - earlier} messages of {route} in {now - since:.3f} s, with {limit}"
                     self._broken("limit", told)
                     return

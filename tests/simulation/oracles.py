@@ -284,8 +284,8 @@ class Oracles:
 
     @property
     def is_backed_off(self) -> bool:
-        """Whether some message has failed so often that its next attempt may be late."""
-        return self._arrivals.is_backed_off
+        """Whether some message has failed so often that its next attempt may be late: many retries are spread."""
+        return self._arrivals.is_backed_off or any(times > 1 for times in self._handled.raised.values())
 
     def unready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> str | None:
         """What `/readyz` says is wrong, of one route or anywhere, or None."""
