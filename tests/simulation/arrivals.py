@@ -98,8 +98,11 @@ class Arrivals:
         found = self._copy(publish)
         if found is not None:
             self._trace.add(f"refused {text(publish.subject)} {publish.payload[:20]!r}: {why}")
-            self._first_received.setdefault(found[0], now)
-            self._refused[found[0]].append(now)
+            route, _, number, part = copy = found[0]
+            self._first_received.setdefault(copy, now)
+            self._refused[copy].append(now)
+            if self._plans[route].strategy == "fallback":
+                self._place_of.pop((route, number, part), None)
 
     def stored(self, broker: str, stream: Stream, stored: Stored, now: float) -> None:
         """A stream took a message."""
@@ -195,13 +198,12 @@ class Arrivals:
         What was chosen is known to the process, and as long as the stream is the one that it was: a crash or a restart
         before the source's ack, another process, a stream that went back. `fallback` chooses anew for a message that
         failed, and of which no copy is known to be stored: it is stored and unknown where the PubAck was lost or late,
-        or the link that it would have come by. A core message is routed once.
+        or the link that it would have come by. A core message is routed once, but for its retries.
         """
+        falls_back = plan.strategy == "fallback" and self._is_shaky
         if not plan.stream:
-            return self._has_second
-        if self._forgets & self._faults:
-            return True
-        return plan.strategy == "fallback" and self._is_shaky
+            return self._has_second or (falls_back and bool(plan.retry))
+        return falls_back or bool(self._forgets & self._faults)
 
     # --- order ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from router_trio.errors import ConfigurationError
 from tests.simulation.run import Outcome, simulate
 from tests.simulation.schedule import Plan, Schedule, Step
 
@@ -34,7 +35,10 @@ class _Search:
         if self._runs >= MOST_RUNS:
             return False
         self._runs += 1
-        outcome = simulate(schedule.seed, schedule)
+        try:
+            outcome = simulate(schedule.seed, schedule)
+        except ConfigurationError:
+            return False  # what is left of a route is none: only a mirror of nothing, for example
         if not outcome.promises & self._promises:
             return False
         self._best = outcome
