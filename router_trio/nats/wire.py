@@ -124,11 +124,12 @@ class Wire:
             self._work.set()
             raise
 
-    def send_fenced(self, data: bytes, *, fenced: bool = False) -> None:
-        """Append bytes as `send` does. `fenced`: see `send_now`."""
+    def send_at_once(self, data: bytes, *, fenced: bool = False) -> None:
+        """Append bytes, and write in this turn all that is appended. Only while `clear`. `fenced`: see `send_now`."""
         self.send(data)
         if fenced and not self._pongs:
             self._out.append(self._ping())
+        self._flush()
 
     def _flush(self) -> None:
         """Write in this turn what is appended; what the socket does not take is for the writer.

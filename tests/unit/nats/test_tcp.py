@@ -117,7 +117,8 @@ async def test_what_is_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_ord
             for _ in batch:
                 log.append("message")
                 wire.send(b"ack ")
-                wire.send_fenced(b"copy ", fenced=True)
+                wire.send_at_once(b"copy ", fenced=True)
+                log.append(f"{len(wire._out)} left")
 
         sid = wire.subscriptions.subscribe(b"in", deliver)
         # Nobody runs `write`: whatever leaves was written in the turn of the reader.
@@ -125,7 +126,7 @@ async def test_what_is_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_ord
         await theirs.send_all(b"MSG in %b 1\r\nx\r\n" % sid + PING)
         expected = b"SUB in %b\r\n" % sid + b"ack copy " + PING + PONG
         assert await received(theirs, len(expected)) == expected
-        assert log == ["begins", "message", "done"]
+        assert log == ["begins", "message", "0 left", "done"]
         nursery.cancel_scope.cancel()
 
 
