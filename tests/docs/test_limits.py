@@ -38,7 +38,7 @@ NO_BOUNDS = {
     "LEAST_CONTROL_LINE nats/flow_acks.py": "of servers to which no batches are sent",
     "LONGEST_PAUSE routing/stream/pulling/window.py": "of what is measured",
     "MOST_WORKERS cli/run.py": "that of settings/sections.py, which is not imported for `--help`",
-    "LEAST routing/stream/pulling/window.py": "where a window that is bounded by MOST_IN_FLIGHT begins",
+    "LEAST routing/stream/pulling/window.py": "what a window that is bounded by MOST_IN_FLIGHT shrinks to",
     "MAX_FLOW nats/flow_acks.py": "the largest number that such an answer can have",
     "_MAX_DIGITS protocol/fast_ingest.py": "the longest number, as of a PubAck",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",

@@ -74,7 +74,7 @@ class PullLoop:
         self._ack_pending = pending
         self._window = window
         self._credit = PullCredit(window.size, max_in_flight_bytes, budget, self.look_again)
-        self._most = 2 * window.size
+        self._most = 2 * window.most
         self._closing = closing
         self._route = route
         self._make_room = make_room

@@ -1,8 +1,8 @@
 """How many messages a route has in flight at most, if nobody has said: as many as help, by what is seen. Pure.
 
-With a round trip of 80 ms, 1,024 messages in flight are 12,000 a second, whatever servers could do. So twice as many
-are tried, and kept if more messages are settled a second; now and then fewer are tried, and kept if as many are
-settled: then there was only a queue somewhere. The bound in bytes is another one.
+With a round trip of 80 ms, 1,024 messages in flight are 12,000 a second, whatever servers could do. So a route begins
+with as many as it may have. Now and then fewer are tried, and kept if as many messages are settled a second: then there
+was only a queue somewhere. Later twice as many are, and kept if more are settled. The bound in bytes is another one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from math import inf
 from router_trio.settings.routes import MOST_IN_FLIGHT
 
 LEAST = 1024
+"""What it shrinks to, at most."""
 
 SHORTEST_LOOK = 0.05
 """Seconds in which what is settled is counted, at least."""
@@ -27,24 +28,23 @@ BETTER = 1.08
 
 AS_GOOD = 0.97
 
-FIRST_PROBE_AFTER = 0.2
 PROBE_EVERY = 10.0
-"""Seconds between two tries that changed nothing."""
+"""Seconds until the first try, and between two that changed nothing."""
 
 
 class InFlightWindow:
     """The size of one route's window. `fixed`: it is that, and nothing is tried."""
 
     def __init__(self, fixed: int | None) -> None:
-        self.size: int = LEAST if fixed is None else fixed
-        self.most: int = MOST_IN_FLIGHT if fixed is None else fixed
+        self.size: int = MOST_IN_FLIGHT if fixed is None else fixed
+        self.most: int = self.size
         self._fixed = fixed is not None
         self._since = self._last = -inf
         self._count = 0
         self._before: tuple[int, float] | None = None
         """While another size is tried: the size before, and how many were settled a second with it."""
         self._probe_at = -inf
-        self._grows = True
+        self._grows = False
 
     def count_settled(self, count: int, now: float) -> None:
         """So many messages were settled while half of the window was used: else no other size would help."""
@@ -53,7 +53,7 @@ class InFlightWindow:
         if not self._count or now - self._last > LONGEST_PAUSE:
             self._since, self._count = now, 0
             if self._probe_at == -inf:
-                self._probe_at = now + FIRST_PROBE_AFTER
+                self._probe_at = now + PROBE_EVERY
         self._last = now
         self._count += count
         seconds = now - self._since

@@ -26,36 +26,39 @@ def over(round_trip: float, most: float) -> Callable[[int], float]:
     return lambda size: min(size / round_trip, most)
 
 
-def test_it_grows_while_more_is_settled_and_no_further() -> None:
+def test_it_begins_with_the_most_and_keeps_that_while_fewer_are_not_as_good() -> None:
     window = InFlightWindow(None)
-    now = run(window, over(0.08, 1e6), 5.0)
+    assert window.size == MOST
+    run(window, over(0.08, 1e6), 60.0)
+    assert kept(window) == MOST, "fewer were tried, and were not as good"
+
+
+def test_it_shrinks_when_only_what_waits_is_more_and_no_further() -> None:
+    window = InFlightWindow(None)
+    now = run(window, over(0.08, 20_000), 5.0)
+    assert kept(window) == MOST, "nothing is tried at first"
+    run(window, over(0.08, 20_000), 60.0, now)
+    assert kept(window) == 2 * LEAST
+    window = InFlightWindow(None)
+    run(window, over(0.001, 50_000), 60.0)
+    assert kept(window) == LEAST
+
+
+def test_it_grows_again_when_more_would_be_settled() -> None:
+    window = InFlightWindow(None)
+    now = run(window, over(0.001, 50_000), 60.0)
+    assert kept(window) == LEAST
+    now = run(window, over(0.08, 1e6), 30.0, now)
     assert kept(window) == MOST
     run(window, over(0.08, 1e6), 60.0, now)
-    assert kept(window) == MOST, "fewer were tried, and were not as good"
-    window = InFlightWindow(None)
-    run(window, over(0.08, 20_000), 5.0)
-    assert kept(window) == 2 * LEAST
-
-
-def test_it_stays_where_it_does_not_help() -> None:
-    window = InFlightWindow(None)
-    run(window, over(0.001, 50_000), 5.0)
-    assert kept(window) == LEAST
-
-
-def test_it_shrinks_when_only_what_waits_is_more() -> None:
-    window = InFlightWindow(None)
-    now = run(window, over(0.08, 1e6), 5.0)
     assert kept(window) == MOST
-    run(window, over(0.001, 20_000), 60.0, now)
-    assert kept(window) == LEAST
 
 
 def test_a_pause_says_nothing() -> None:
     window = InFlightWindow(None)
     now = run(window, over(0.08, 1e6), 5.0)
     window.count_settled(1, now)
-    run(window, over(0.08, 1e6), 1.0, now + 60.0)
+    run(window, over(0.08, 1e6), 20.0, now + 60.0)
     assert kept(window) == MOST
 
 
