@@ -116,10 +116,12 @@ class StreamDelivery(Delivery):
             fate.name == "acked"
             and self.remaining == 1
             and self.failure is None
-            and self.trace is None
             and (not fate.duplicate or self.route.own_ids)
         ):
             self.remaining = 0
+            if self.trace is not None:
+                self.trace.sent(self.route.destinations[0], fate)
+                self.trace.end()
             source = self._source
             if not source.stored:
                 source.first_stored()

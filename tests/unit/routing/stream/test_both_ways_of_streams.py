@@ -81,8 +81,22 @@ FATES = st.sampled_from([
 ])  # fmt: skip
 
 
-@given(fates=st.lists(FATES, max_size=8), own_ids=st.booleans())
-def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], own_ids: bool) -> None:
+class _ToldTrace:
+    """Writes down what a trace is told of its message."""
+
+    def __init__(self, number: int, told: list[tuple[Any, ...]]) -> None:
+        self._number = number
+        self._told = told
+
+    def sent(self, destination: str, fate: Fate) -> None:
+        self._told.append((self._number, destination, fate))
+
+    def end(self) -> None:
+        self._told.append((self._number, "end"))
+
+
+@given(fates=st.lists(FATES, max_size=8), own_ids=st.booleans(), traced=st.sets(st.integers(0, 7)))
+def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], own_ids: bool, traced: set[int]) -> None:
     source = STREAM | ({} if own_ids else {"message_id": "sender"})
 
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
@@ -92,9 +106,13 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
                 [delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)]
             )
             made.written()
-            for operation, fate in zip([*made.outbox.queue.in_flight.unacked.values()], fates, strict=True):
+            told_traces: list[tuple[Any, ...]] = []
+            operations = [*made.outbox.queue.in_flight.unacked.values()]
+            for number, (operation, fate) in enumerate(zip(operations, fates, strict=True)):
                 owner = operation.owner
                 assert isinstance(owner, StreamDelivery)
+                if number in traced:
+                    owner.trace = cast(Any, _ToldTrace(number, told_traces))
                 if together:
                     owner.settle(operation, 1, fate, 0.0)
                 else:
@@ -103,7 +121,7 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
             made.answers.sort()  # what is stored and nothing else is acked at the end of the read
             pending = route._ack_pending
             told = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.waiting]]
-            made.events.append(cast(Any, [told, of_cursor(pending.cursor)]))
+            made.events.append(cast(Any, [told, of_cursor(pending.cursor), told_traces]))
 
         return run
 
