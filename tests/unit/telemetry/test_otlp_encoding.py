@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -111,7 +112,7 @@ async def test_a_detail_that_is_no_utf_8_costs_no_span() -> None:
 
 async def test_a_true_is_not_encoded_as_the_one_that_was_seen_before() -> None:
     otlp._attribute.cache_clear()
-    one, true = otlp._attribute("key", 1), otlp._attribute("key", True)
+    one, true = (Span.FromString(otlp._attribute("key", value)).attributes[0] for value in (1, True))
     assert (one.value.WhichOneof("value"), true.value.WhichOneof("value")) == ("int_value", "bool_value")
 
 
