@@ -23,7 +23,7 @@ UNANSWERED_FOR = 0.02
 """Seconds for which messages are left unanswered that are too few for an answer: then the batch ends."""
 
 ENDS_WITHIN = 0.25
-"""Seconds in which the end of a batch is to be answered, if others wait for it."""
+"""Seconds in which the end of a batch is to be answered, if others wait for it, or anything before its end."""
 
 
 class Batch:
@@ -61,6 +61,7 @@ class Batch:
         self.latest_until: float = inf
         """The message that waits for another one, and until when, if no answer is to come until then."""
         self.ended_at: float | None = None
+        """When its last message was sent, or the latest answer came since; None if it goes on."""
         self.waited_for: bool = False
 
     def take_along(self, operations: Sequence[OperationWithAck]) -> None:

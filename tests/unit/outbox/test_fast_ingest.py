@@ -147,6 +147,23 @@ def test_what_comes_while_a_batch_ends_waits_until_it_is_known_to_be_stored() ->
     assert orders(desk.taken()) == [WORTH + 2, WORTH + 3, WORTH + 4]
 
 
+def test_a_batch_that_ends_may_take_long_as_long_as_it_is_answered() -> None:
+    desk = IngestDesk()
+    batch = sent(desk)
+    desk.outbox.ingest.stored(batch, 8, 8)
+    desk.now = 1.0
+    desk.taken()
+    desk.copies(1)
+    for answer in (16, 24):
+        desk.now += 0.9 * ENDS_WITHIN
+        assert desk.taken() == []
+        desk.outbox.ingest.stored(batch, answer, 8)
+    desk.now += 0.9 * ENDS_WITHIN
+    assert desk.taken() == []
+    desk.outbox.ingest.ended(batch, WORTH + 1)
+    assert orders(desk.taken()) == [WORTH + 2]
+
+
 def test_an_end_that_is_not_answered_holds_nobody_up_for_long() -> None:
     desk = IngestDesk()
     batch = sent(desk)
