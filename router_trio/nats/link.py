@@ -121,7 +121,7 @@ class NatsLink:
         """See `link.Link.send_at_once`."""
         frames, refusals = self._frames(operations)
         if frames:
-            self.wire.send_at_once(frames, fenced=fenced and not operations[-1].with_ack)
+            self.wire.send_in_this_turn(frames, fenced=fenced and not operations[-1].with_ack)
         return refusals
 
     def _frames(self, operations: Sequence[Operation]) -> tuple[bytes, list[Refusal]]:

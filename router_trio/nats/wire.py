@@ -124,7 +124,7 @@ class Wire:
             self._work.set()
             raise
 
-    def send_at_once(self, data: bytes, *, fenced: bool = False) -> None:
+    def send_in_this_turn(self, data: bytes, *, fenced: bool = False) -> None:
         """Append bytes, and write in this turn all that is appended. Only while `clear`. `fenced`: see `send_now`."""
         self.send(data)
         if fenced and not self._pongs:

@@ -261,9 +261,10 @@ async def test_a_restart_under_load_goes_on_where_it_was(server: NatsServer, cli
     count = 6000
     await publish_numbered(JetStream(client), range(count))
     received: list[int] = []
+    some_at_a_time = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*", max_in_flight=1024)
 
     async def run(until: int) -> Watch:
-        async with watched(settings(server.url, routes=[STREAM_ROUTE])) as watch:
+        async with watched(settings(server.url, routes=[some_at_a_time])) as watch:
             route = route_of(watch)
             await eventually(lambda: sum([*received, *route.routed.values()]) >= until, 20, lambda: str(route.routed))
         return watch

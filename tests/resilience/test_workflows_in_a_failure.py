@@ -159,6 +159,7 @@ async def test_jetstream_route_in_a_failure(server: NatsServer, proxy: TcpProxy)
             stream="SOURCE",
             durable="router",
             filter="source.*",
+            max_in_flight=1024,
         )
         def through(message: Message) -> Message:
             return message

@@ -117,7 +117,7 @@ async def test_what_is_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_ord
             for _ in batch:
                 log.append("message")
                 wire.send(b"ack ")
-                wire.send_at_once(b"copy ", fenced=True)
+                wire.send_in_this_turn(b"copy ", fenced=True)
                 log.append(f"{len(wire._out)} left")
 
         sid = wire.subscriptions.subscribe(b"in", deliver)
