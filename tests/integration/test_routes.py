@@ -24,7 +24,8 @@ GONE = {"consumer_deleted", "no_responders", "consumer_silent"}
 """What is heard of a consumer that is gone: by whether a pull request waited at the server, was under way to it, or was
 in its hands at that very moment, and was forgotten."""
 
-STREAM_ROUTE = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*")
+STREAM_ROUTE = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*", max_in_flight=1024)
+"""A part of the messages at a time, so that there are others when something happens."""
 
 
 @pytest.fixture
@@ -261,10 +262,9 @@ async def test_a_restart_under_load_goes_on_where_it_was(server: NatsServer, cli
     count = 6000
     await publish_numbered(JetStream(client), range(count))
     received: list[int] = []
-    some_at_a_time = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*", max_in_flight=1024)
 
     async def run(until: int) -> Watch:
-        async with watched(settings(server.url, routes=[some_at_a_time])) as watch:
+        async with watched(settings(server.url, routes=[STREAM_ROUTE])) as watch:
             route = route_of(watch)
             await eventually(lambda: sum([*received, *route.routed.values()]) >= until, 20, lambda: str(route.routed))
         return watch

@@ -14,7 +14,8 @@ from tests.support.settings import failing_of, stream_route
 
 SUBJECTS = 10
 
-ROUTE = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*")
+ROUTE = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*", max_in_flight=1024)
+"""A part of the messages at a time, so that there are others when something happens."""
 
 
 def route(**source: Any) -> dict[str, Any]:
