@@ -228,7 +228,8 @@ class Arrivals:
         """Whether what overtook it was under way when it was refused: nothing could hold that back.
 
         A message that its handler failed is not waited for, nor one that came before its stream went back, or was seen
-        to, nor one that was given up: another process may try it anew. By key there is nothing else under way.
+        to, nor one that was given up: another process may try it anew. By key there is nothing else under way, but for
+        `sticky` without a handler.
         """
         strict = self._plans[copy[0]].one_of_a_key
         if self._handled.raised[copy[0], copy[2]] and not strict:
@@ -242,6 +243,10 @@ class Arrivals:
             return True
         if strict:
             return False
+        if self._refused[copy]:
+            # While a subject is refused for now, others go on, also those of the same key.
+            subject = self._sent[copy[2]].key
+            before = [other for other in before if self._sent[other[2]].key == subject]
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)
 
