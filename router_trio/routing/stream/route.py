@@ -232,6 +232,8 @@ class StreamRoute(Route):
             self._delivered([delivery])
         elif failure is not None and delivery.cursor is pending.cursor:
             self._retrying.message_failed(delivery, failure)
+        elif failure is None and self._scope.cancel_called:
+            self._going_back.each((delivery,))  # nobody routes it any more
         elif pending.remove(delivery):
             pending.take_back(delivery)
         elif failure is None:

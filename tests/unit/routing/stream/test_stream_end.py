@@ -51,6 +51,23 @@ async def test_what_is_in_hand_at_the_end_is_settled_and_acked(autojump_clock: M
     assert [message.payload for message in brokers["edge"].published] == numbers(200)
 
 
+async def test_what_a_breaker_takes_back_after_the_end_goes_back_to_its_stream(autojump_clock: MockClock) -> None:
+    """It is written when the time for the end is over, and its PubAck is late while the last naks are on their way."""
+    brokers = two_brokers()
+    for broker in brokers.values():
+        broker.trouble.travel(lambda: 0.02)
+    out = to("out.x", "edge", jetstream=True) | {"breaker": {"failures": 1, "pause": "1s"}}
+    retry = {"initial": "100ms", "attempts": 3}
+    route = stream("IN", out, connection="main", max_in_flight=5, ack_wait="2s", retry=retry)
+    async with world([route], brokers=brokers, shutdown_timeout=10.53) as w:
+        brokers["edge"].trouble.lose("puback", 1_000_000)
+        fill(brokers["main"], 1)
+        await trio.sleep(1.0)
+        fill(brokers["main"], 1, first=1)
+        await trio.sleep(0.37)
+    assert w.route_ledger() == (2, 0, {"returned": 2})
+
+
 async def test_what_was_under_way_at_the_end_needs_not_come_again(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     route = stream("IN", to("core", "edge"), connection="main")
