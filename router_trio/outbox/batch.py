@@ -112,6 +112,8 @@ class Batch:
             self.flow = flow
         if self.latest is not None:
             self.latest_until = now + LINGER
+        if self.ended_at is not None:
+            self.ended_at = now
         fate = Fate("acked", stream=self.stream)
         take = self.operations.popleft
         stored = [(take().order, fate) for _ in range(min(sequence, self.last) - self.acked)]

@@ -193,10 +193,7 @@ class FastIngest:
         """A stream has stored what a batch has up to this number, and answers again after `flow` more; 0: as before."""
         batch = self._by_id.get(batch_id)
         if batch is not None:
-            now = self._clock()
-            if batch.ended_at is not None:
-                batch.ended_at = now
-            self._publishes.acked(batch.take_stored(sequence, flow, now))
+            self._publishes.acked(batch.take_stored(sequence, flow, self._clock()))
 
     def ended(self, batch_id: bytes, count: int | None) -> None:
         """A batch is over, with so many messages, None if nobody says. What it has not stored is sent again."""

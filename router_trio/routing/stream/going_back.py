@@ -68,7 +68,7 @@ class GoingBack:
             pending.waiting += pending.keys.clear()
         waiting = [*pending.waiting, *pending.order.clear()]
         pending.waiting.clear()
-        self.each(waiting)
+        self.these(waiting)
         self.all_stuck()
 
     def all_stuck(self) -> None:
@@ -77,7 +77,7 @@ class GoingBack:
             self._state.fates["returned"] += 1
             self._acks.nak(delivery.ack_subject, 0)
         if self.limited is not None:
-            self.each(self.limited.clear())
+            self.these(self.limited.clear())
         if not self._pending.count:
             self._all_settled.unpark_all()
 
@@ -99,8 +99,8 @@ class GoingBack:
         """It was not routed before the end: its stream has it, if that is still there."""
         self._state.fates["returned" if self._pending.remove(delivery) else "lost"] += 1
 
-    def each(self, deliveries: Iterable[StreamDelivery]) -> None:
-        """Give back these, which are in hand and nowhere else. What is of a stream before this one is lost."""
+    def these(self, deliveries: Iterable[StreamDelivery]) -> None:
+        """Give back these messages, which are in hand and nowhere else. What is of a stream before this one is lost."""
         for delivery in deliveries:
             if delivery.cursor is self._pending.cursor:
                 self._acks.nak(delivery.ack_subject, 0)

@@ -233,7 +233,7 @@ class StreamRoute(Route):
         elif failure is not None and delivery.cursor is pending.cursor:
             self._retrying.message_failed(delivery, failure)
         elif failure is None and self._scope.cancel_called:
-            self._going_back.each((delivery,))  # nobody routes it any more
+            self._going_back.these((delivery,))  # nobody routes it any more
         elif pending.remove(delivery):
             pending.take_back(delivery)
         elif failure is None:

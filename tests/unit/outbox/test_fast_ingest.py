@@ -22,6 +22,17 @@ def sent(desk: IngestDesk, count: int = WORTH) -> bytes:
     return found[0]
 
 
+def ending(desk: IngestDesk, stored: int, flow: int) -> bytes:
+    """Have a batch end of which so many are stored, while another copy waits. Return the batch."""
+    batch = sent(desk)
+    desk.outbox.ingest.stored(batch, stored, flow)
+    desk.now = 1.0
+    desk.taken()
+    desk.copies(1)
+    assert desk.taken() == []
+    return batch
+
+
 def orders(operations: list[Operation]) -> list[int]:
     return [one.order for one in operations]
 
@@ -149,11 +160,7 @@ def test_what_comes_while_a_batch_ends_waits_until_it_is_known_to_be_stored() ->
 
 def test_a_batch_that_ends_may_take_long_as_long_as_it_is_answered() -> None:
     desk = IngestDesk()
-    batch = sent(desk)
-    desk.outbox.ingest.stored(batch, 8, 8)
-    desk.now = 1.0
-    desk.taken()
-    desk.copies(1)
+    batch = ending(desk, 8, 8)
     for answer in (16, 24):
         desk.now += 0.9 * ENDS_WITHIN
         assert desk.taken() == []
@@ -166,12 +173,7 @@ def test_a_batch_that_ends_may_take_long_as_long_as_it_is_answered() -> None:
 
 def test_an_end_that_is_not_answered_holds_nobody_up_for_long() -> None:
     desk = IngestDesk()
-    batch = sent(desk)
-    desk.outbox.ingest.stored(batch, 24, 16)
-    desk.now = 1.0
-    desk.taken()
-    desk.copies(1)
-    assert desk.taken() == []
+    ending(desk, 24, 16)
     assert desk.outbox.sender.next_batch_at() == 1.0 + ENDS_WITHIN
     desk.now = 1.0 + ENDS_WITHIN
     assert desk.taken() == []

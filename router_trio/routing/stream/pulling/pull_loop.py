@@ -341,7 +341,7 @@ class PullLoop:
                     consumer.say_at_work()
             else:
                 told_at = now
-                # The first may have come again just now, and others not.
+                # Any of them: what was taken back from a destination is behind what came later.
                 if any(delivery.received_at <= now - every for delivery in in_hand):
                     # All of them: with a later ack wait than what came after it, a message would lose its place.
                     for delivery in tuple(in_hand):
