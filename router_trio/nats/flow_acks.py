@@ -7,6 +7,7 @@ that come before a batch is looked at have the form of a PubAck's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from router_trio.link import LinkListener
@@ -23,6 +24,8 @@ SINCE = (2, 14)
 _NO_BATCH = frozenset({10205, 10206, 10207, 10208, 10211})
 """Error codes of nats-server that speak of the batch and not of the message: disabled, a bad pattern or id, an unknown
 id, too many batches."""
+
+_STORED = re.compile(rb'\{"type":"ack","seq":([1-9][0-9]{0,17}),"msgs":([0-9]{1,4})\}')
 
 LEAST_CONTROL_LINE = 1024
 """Bytes that a server has to take of a control line: the reply subject of a message in a batch is a long one."""
@@ -45,6 +48,29 @@ class FlowAcks:
         self._listener = listener
 
     def read(self, answers: Sequence[framing.RawMessage]) -> None:
+        """Tell what the answers mean for their batches: of those that only say how far one is stored, the last.
+
+        Fast path of `one_by_one`; held equal by
+        tests/unit/nats/test_flow_acks.py::test_both_ways_to_read_flow_acks_come_to_the_same, worth 190 instructions an
+        answer (tests/performance/test_fast_paths.py::test_flow_acks_that_are_read_together).
+        """
+        stored = None
+        for raw in answers:
+            # What a server writes, without headers. Anything else goes the other way.
+            found = None if raw[2] else _STORED.fullmatch(raw[4], len(raw[4]) - 2 - raw[3], len(raw[4]) - 2)
+            about = None if found is None else answered(raw[0])
+            if stored is not None and (about is None or about[0] != stored[0]):
+                self._listener.ingested(*stored)
+                stored = None
+            if found is None:
+                self.one_by_one((raw,))
+            elif about is not None:
+                sequence = int(found[1])
+                stored = about[0], sequence if stored is None else max(sequence, stored[1]), int(found[2])
+        if stored is not None:
+            self._listener.ingested(*stored)
+
+    def one_by_one(self, answers: Sequence[framing.RawMessage]) -> None:
         """Tell what each answer means for its batch. What is no answer is passed over."""
         for raw in answers:
             about = answered(raw[0])
