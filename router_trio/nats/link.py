@@ -128,19 +128,19 @@ class NatsLink:
         """The bytes of what can be written of operations, and the rest."""
         refusals: list[Refusal] = []
         small = min(self.max_payload, self.max_control_line)
-        frames = []
         if self._inbox_denied is not None:
             refusals = [Refusal(one, "permission_denied", self._inbox_denied) for one in operations if one.with_ack]
             operations = [one for one in operations if not one.with_ack]
-        for operation in operations:
-            frame = operation.frame
-            # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
-            # joined were measured when they were accepted, on this link.
-            too_large = self._too_large(frame) if len(frame) > small and operation.count == 1 else None
-            if too_large is None:
-                frames.append(frame)
-            else:
-                refusals.append(Refusal(operation, "too_large", too_large))
+        frames = [operation.frame for operation in operations]
+        # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
+        # joined were measured when they were accepted, on this link.
+        if max(map(len, frames), default=0) > small:
+            for index, frame in enumerate(frames):
+                operation = operations[index]
+                too_large = self._too_large(frame) if len(frame) > small and operation.count == 1 else None
+                if too_large is not None:
+                    refusals.append(Refusal(operation, "too_large", too_large))
+                    frames[index] = b""
         return b"".join(frames), refusals
 
     def _too_large(self, frame: bytes) -> str | None:
