@@ -15,6 +15,7 @@ from typing import Protocol
 from router_trio.message import PubAck
 from router_trio.outbox.batch import ENDS_WITHIN, Batch
 from router_trio.outbox.operation import Operation, OperationWithAck
+from router_trio.protocol.fast_ingest import Numbering
 
 WORTH = 32
 """Publishes to one destination, taken at one time, for which a batch begins. Fewer get a PubAck each."""
@@ -85,6 +86,11 @@ class FastIngest:
 
     # --- out ---
 
+    def numbering(self, destination: Hashable | None) -> Numbering | None:
+        """Return the reply subjects that are likely for what is accepted next for a destination; None if none are."""
+        batch = self._batches.get(destination)
+        return None if batch is None or batch.ended_at is not None else batch.numbering
+
     def arrange(
         self, taken: Sequence[Operation], now: float, busy: Callable[[Hashable], bool]
     ) -> tuple[list[Operation], list[OperationWithAck]]:
@@ -107,6 +113,10 @@ class FastIngest:
             batch = self._batches.get(key) or self._begin(key, group, now, busy)
             if batch is not None:
                 aside.update((one.order, one) for one in self._add(batch, group, now))
+            else:
+                for one in group:
+                    if one.numbering is not None:  # of a batch that is over
+                        one.expect_puback_at(self.inbox)
         if not aside:
             return list(taken), []
         if len(aside) == 1 and taken[-1].order in aside:

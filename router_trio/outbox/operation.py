@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import ClassVar, Protocol
 
 from router_trio.message import FENCED, Fate
+from router_trio.protocol.fast_ingest import Numbering
 from router_trio.protocol.framing import readdressed
 from router_trio.states import DURATION_BOUNDS, Histogram
 
@@ -198,9 +199,10 @@ class OperationWithAck(CoreOperation):
     the reason of the last refusal, while it is tried again. `resent`: it was
     written before, and no answer came. `ingest_to`: the destination (see `capacity_key`) if the
     stream's answer may be one for many publishes there, which tells nothing of this one but that it is stored.
+    `numbering`: the reply subject in its frame is of this batch, and has this number there; None: it is its own.
     """
 
-    __slots__ = ("first_written_at", "ingest_to", "refused_for", "resent", "written_at")
+    __slots__ = ("first_written_at", "ingest_to", "numbering", "refused_for", "resent", "written_at")
 
     with_ack = True
 
@@ -212,6 +214,7 @@ class OperationWithAck(CoreOperation):
         accepted_at: float,
         clean: bool,
         ingest_to: Hashable | None = None,
+        numbering: Numbering | None = None,
     ) -> None:
         # Not by the constructor above: one call more would be felt by each publish.
         self.order = order
@@ -224,6 +227,7 @@ class OperationWithAck(CoreOperation):
         self.resent: bool = False
         self.written_at: float = 0.0
         self.ingest_to: Hashable | None = ingest_to
+        self.numbering: Numbering | None = numbering
 
     def send_again(self) -> None:
         """It is written once more, though a stream may have it: it gets a PubAck of its own, which tells."""
@@ -232,6 +236,7 @@ class OperationWithAck(CoreOperation):
     def expect_puback_at(self, inbox: bytes) -> None:
         """Have the PubAck come to an inbox, from which it has its number."""
         self.frame = readdressed(self.frame, b"%b.%d" % (inbox, self.order))
+        self.numbering = None
 
     @property
     def capacity_key(self) -> Hashable:

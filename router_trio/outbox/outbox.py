@@ -25,6 +25,7 @@ from router_trio.outbox.sending import sender
 from router_trio.outbox.sending.sender import Sender
 from router_trio.outbox.sending.suspects import Suspects
 from router_trio.outbox.settlement import Settlement
+from router_trio.protocol.fast_ingest import Numbering
 
 SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: it saves memory."""
@@ -214,23 +215,27 @@ class Outbox:
                 refused.settle(Fate("failed", error.reason), now)
 
     def offer_each(
-        self, frames: Sequence[bytes], owners: Sequence[Owner], ingest_to: Hashable | None, own_acks: Collection[int]
+        self,
+        frames: Sequence[bytes],
+        owners: Sequence[Owner],
+        ingest_to: Hashable | None,
+        own_acks: Collection[int],
+        numbering: Numbering | None,
     ) -> None:
-        """Accept JetStream publishes while connected, as `offer` does for each: their numbers begin at `next_order`.
+        """Accept JetStream publishes while connected, from `next_order` on, as `offer` does for each.
 
-        All of them have this `ingest_to`, but for those with an index in `own_acks`. For `Outlet.forward_each`, whose
-        tests hold this equal.
+        `ingest_to` and `numbering` are not for those in `own_acks`. `Outlet.forward_each`'s tests hold this equal.
         """
         now = self._clock()
-        first = self._order + 1
+        first = self.next_order
         self._order += len(frames)
         self.ledger.accepted += len(frames)
         operations = [
-            OperationWithAck(order, frame, owner, now, True, ingest_to)
+            OperationWithAck(order, frame, owner, now, True, ingest_to, numbering)
             for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
         ]
         for index in own_acks:
-            operations[index].ingest_to = None
+            operations[index].ingest_to = operations[index].numbering = None
         self.queue.append_each(operations, sum(map(len, frames)))
         self._wake()
 

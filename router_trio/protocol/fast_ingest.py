@@ -11,6 +11,21 @@ _FIRST, _NEXT, _LAST = b"0", b"1", b"2"
 _MAX_DIGITS = 18
 
 
+class Numbering:
+    """The reply subjects of a batch that every publish of a connection goes with, as long as that is so.
+
+    That of the publish with order N is `base`, a dot, N - `behind`, and `end`.
+    """
+
+    __slots__ = ("base", "behind", "end")
+
+    def __init__(self, prefix: bytes, first: int) -> None:
+        """`prefix`: see `reply_prefix`. `first` is the order of the first message."""
+        self.base: bytes = prefix[:-1]
+        self.behind: int = first - 1
+        self.end: bytes = b".%b%b" % (_NEXT, _SUFFIX)
+
+
 def answers_to(inbox: bytes) -> bytes:
     """Return the subject that the answers to all batches of an inbox come to."""
     return inbox + b".*.*.*.*.*" + _SUFFIX

@@ -164,6 +164,8 @@ class Outlet:
         order = self.outbox.next_order
         prefixes, endings = self.address.prefixes, self.address.endings
         inbox, limit = self.connection.inbox, self.connection.max_payload
+        numbering = self.outbox.ingest.numbering(self._ingest_to)
+        base, behind, end = (inbox, 0, b"") if numbering is None else (numbering.base, numbering.behind, numbering.end)
         for delivery in deliveries:
             raw = delivery.raw
             subject, _, header_size, size, tail = raw
@@ -175,7 +177,7 @@ class Outlet:
                     own_ack = len(prefix) > LONGEST_REMEMBERED  # a line that may be full is not made longer
                 ending = endings.get(subject) or self.address.ending_for(subject)
                 message_id = delivery.message_id or self.connection.new_message_id()
-                if header_size or delivery.trace is not None:
+                if header_size or own_ack or delivery.trace is not None:
                     start = len(tail) - 2 - size + header_size
                     came = tail[start - header_size : start]
                     own_ack = own_ack or self.contents.has_senders_id(came)
@@ -186,14 +188,18 @@ class Outlet:
                     size += len(block) - header_size
                     if size > limit:
                         measure(self.connection, size)
-                    frame = b"H%b%b.%d %d %d\r\n%b%b" % (prefix, inbox, order, len(block), size, block, tail[start:])
+                    reply = b"%b.%d" % (inbox, order) if own_ack else b"%b.%d%b" % (base, order - behind, end)
+                    frame = b"H%b%b %d %d\r\n%b%b" % (prefix, reply, len(block), size, block, tail[start:])
                 else:
                     # What most messages of a stream are like: the same in one go.
                     added = len(message_id) + len(ending) + message_ids.ADDED
                     if size + added > limit:
                         measure(self.connection, size + added)
                     body = tail[-2 - size :]
-                    frame = message_ids.FRAME % (prefix, inbox, order, added, size + added, message_id, ending, body)
+                    number = order - behind
+                    frame = message_ids.FRAME % (
+                        prefix, base, number, end, added, size + added, message_id, ending, body
+                    )  # fmt: skip
             except RouterError as error:
                 refused.append((delivery, error))
                 continue
@@ -202,7 +208,7 @@ class Outlet:
             frames.append(frame)
             owners.append(delivery)
             order += 1
-        self.outbox.offer_each(frames, owners, self._ingest_to, own_acks)
+        self.outbox.offer_each(frames, owners, self._ingest_to, own_acks, numbering)
         return refused
 
     def forward_message(
