@@ -7,8 +7,8 @@ that come before a batch is looked at have the form of a PubAck's.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from router_trio.link import LinkListener
 from router_trio.nats.info import ServerInfo
@@ -24,8 +24,6 @@ SINCE = (2, 14)
 _NO_BATCH = frozenset({10205, 10206, 10207, 10208, 10211})
 """Error codes of nats-server that speak of the batch and not of the message: disabled, a bad pattern or id, an unknown
 id, too many batches."""
-
-_STORED = re.compile(rb'\{"type":"ack","seq":([1-9][0-9]{0,17}),"msgs":([0-9]{1,4})\}')
 
 LEAST_CONTROL_LINE = 1024
 """Bytes that a server has to take of a control line: the reply subject of a message in a batch is a long one."""
@@ -48,40 +46,20 @@ class FlowAcks:
         self._listener = listener
 
     def read(self, answers: Sequence[framing.RawMessage]) -> None:
-        """Tell what the answers mean for their batches: of those that only say how far one is stored, the last.
+        """Tell what each answer means for its batch. What is no answer is passed over.
 
-        Fast path of `one_by_one`; held equal by
-        tests/unit/nats/test_flow_acks.py::test_both_ways_to_read_flow_acks_come_to_the_same, worth 190 instructions an
-        answer (tests/performance/test_fast_paths.py::test_flow_acks_that_are_read_together).
+        Of those in a row that only say how far a batch is stored, the last says it for all: a read brings several.
         """
-        stored = None
-        for raw in answers:
-            # What a server writes, without headers. Anything else goes the other way.
-            found = None if raw[2] else _STORED.fullmatch(raw[4], len(raw[4]) - 2 - raw[3], len(raw[4]) - 2)
-            about = None if found is None else answered(raw[0])
-            if stored is not None and (about is None or about[0] != stored[0]):
-                self._listener.ingested(*stored)
-                stored = None
-            if found is None:
-                self.one_by_one((raw,))
-            elif about is not None:
-                sequence = int(found[1])
-                stored = about[0], sequence if stored is None else max(sequence, stored[1]), int(found[2])
-        if stored is not None:
-            self._listener.ingested(*stored)
-
-    def one_by_one(self, answers: Sequence[framing.RawMessage]) -> None:
-        """Tell what each answer means for its batch. What is no answer is passed over."""
-        for raw in answers:
-            about = answered(raw[0])
-            if about is not None:
-                batch, sequence = about
-                try:
-                    self._read(raw, batch)
-                except Refused as refused:
-                    self._listener.ingest_refused(batch, sequence, refused.reason, refused.detail, refused.retriable)
-                except AnswerError:
-                    self._listener.ingest_ended(batch, None)
+        each = [(raw, about) for raw in answers if (about := answered(raw[0])) is not None]
+        for (raw, (batch, sequence)), behind in zip_longest(each, each[1:]):
+            if behind is not None and batch == behind[1][0] and _is_stored(raw) and _is_stored(behind[0]):
+                continue
+            try:
+                self._read(raw, batch)
+            except Refused as refused:
+                self._listener.ingest_refused(batch, sequence, refused.reason, refused.detail, refused.retriable)
+            except AnswerError:
+                self._listener.ingest_ended(batch, None)
 
     def _read(self, raw: framing.RawMessage, batch: bytes) -> None:
         """Raises `Refused` if the message that this is about was refused, `AnswerError` if it is no answer."""
@@ -102,3 +80,9 @@ class FlowAcks:
             self._listener.ingest_ended(batch, None)
         else:
             self._listener.ingest_ended(batch, answer.number("count", high=LAST_SEQUENCE))
+
+
+def _is_stored(raw: framing.RawMessage) -> bool:
+    """Return True if an answer, as a server writes it, says how far a batch is stored."""
+    _, _, header_size, size, tail = raw
+    return not header_size and tail.startswith(b'{"type":"ack",', len(tail) - 2 - size)

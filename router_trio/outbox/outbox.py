@@ -227,15 +227,14 @@ class Outbox:
         `ingest_to` and `numbering` are not for those in `own_acks`. `Outlet.forward_each`'s tests hold this equal.
         """
         now = self._clock()
-        first = self.next_order
-        self._order += len(frames)
-        self.ledger.accepted += len(frames)
         operations = [
             OperationWithAck(order, frame, owner, now, True, ingest_to, numbering)
-            for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
+            for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), self.next_order)
         ]
         for index in own_acks:
             operations[index].ingest_to = operations[index].numbering = None
+        self._order += len(frames)
+        self.ledger.accepted += len(frames)
         self.queue.append_each(operations, sum(map(len, frames)))
         self._wake()
 

@@ -17,7 +17,6 @@ from router_trio import Message
 from router_trio.expressions.output import _is_plain, _Writer
 from router_trio.link import SubscriptionBatch
 from router_trio.message import Fate
-from router_trio.nats.flow_acks import FlowAcks
 from router_trio.nats.jetstream.pubacks import PubAcks
 from router_trio.outbox.batch import Batch
 from router_trio.outbox.operation import Operation, OperationWithAck
@@ -74,25 +73,12 @@ class Listener:
     def acked(self, pubacks: object) -> None:
         """What they mean is not looked at."""
 
-    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
-        """The same."""
-
 
 async def test_pubacks_that_are_read_together() -> None:
     pubacks = PubAcks(cast(Any, Listener()))
     batch = [puback(order) for order in range(1000, 1000 + MESSAGES)]
     pubacks.one_by_one(batch)
     assert saved(lambda: pubacks.read(batch), lambda: pubacks.one_by_one(batch)) >= 75  # 92
-
-
-async def test_flow_acks_that_are_read_together() -> None:
-    body = b'{"type":"ack","seq":%d,"msgs":200}'
-    batch = [
-        (b"_INBOX.a.b.200.fail.1.1.$FI", b"", 0, len(body), b"%d\r\n%b\r\n" % (len(body), body))
-        for body in (body % number for number in range(1000, 1000 + MESSAGES))
-    ]
-    flow_acks = FlowAcks(cast(Any, Listener()))
-    assert saved(lambda: flow_acks.read(batch), lambda: flow_acks.one_by_one(batch)) >= 190  # 238
 
 
 async def test_deliveries_that_are_read_together() -> None:
