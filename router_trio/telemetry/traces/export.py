@@ -7,7 +7,8 @@ the outside: how many spans went in, and how many the exporter has answered for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast, runtime_checkable
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -37,15 +38,24 @@ _UNSET = Status(StatusCode.UNSET)
 _KINDS = {"CONSUMER": SpanKind.CONSUMER, "PRODUCER": SpanKind.PRODUCER}
 
 
-class EndedMessageSpan(ReadableSpan):
-    """A span of a message that has ended. It has neither events nor links, and plain attributes."""
+Readable = Callable[[MessageSpan], ReadableSpan]
+"""Gives a span of a message as one of the SDK's."""
+
+
+@runtime_checkable
+class MessageExporter(Protocol):
+    """An exporter that takes spans of messages as they are."""
+
+    def export_with(self, spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> SpanExportResult:
+        """As `SpanExporter.export`."""
+        ...
 
 
 class Pipeline:
     """A provider whose spans all reach `exporter` or are counted in `dropped`. Starts the SDK's thread."""
 
     def __init__(self, exporter: SpanExporter, service_name: str, version: str) -> None:
-        self._exporter = _CountingExporter(exporter)
+        self._exporter = _CountingExporter(exporter, self._readable)
         self._processor = _CountingProcessor(self._exporter)
         # Sampling is decided before a span is begun; whatever begins one wants it.
         self.provider: TracerProvider = TracerProvider(
@@ -54,29 +64,30 @@ class Pipeline:
             shutdown_on_exit=False,
         )
         self.provider.add_span_processor(self._processor)
-        self._resource = self.provider.resource
         self._scope = InstrumentationScope(SCOPE, version)
 
     def take_span(self, span: MessageSpan) -> None:
         """Export a span of a message, which has ended."""
+        # The SDK's queue asks of what is in it only whether its context is sampled.
+        self._processor.on_end(cast(ReadableSpan, span))
+
+    def _readable(self, span: MessageSpan) -> ReadableSpan:
         trace_id, span_id, _ = span.context
-        parent = span.parent
-        self._processor.on_end(
-            EndedMessageSpan(
-                span.name,
-                context=SpanContext(trace_id, span_id, False, _SAMPLED),
-                # What a message came with is from elsewhere; what is sent is a child of a span of ours.
-                parent=None
-                if parent is None
-                else SpanContext(trace_id, parent[1], span.kind == "CONSUMER", TraceFlags(parent[2])),
-                resource=self._resource,
-                attributes=span.attributes,
-                kind=_KINDS[span.kind],
-                status=_UNSET if span.error is None else Status(StatusCode.ERROR, span.error),
-                start_time=span.start_time,
-                end_time=span.end_time,
-                instrumentation_scope=self._scope,
-            )
+        form, parent = span.form, span.parent
+        return ReadableSpan(
+            form.name,
+            context=SpanContext(trace_id, span_id, False, _SAMPLED),
+            # What a message came with is from elsewhere; what is sent is a child of a span of ours.
+            parent=None
+            if parent is None
+            else SpanContext(trace_id, parent[1], form.kind == "CONSUMER", TraceFlags(parent[2])),
+            resource=self.provider.resource,
+            attributes={**form.attributes, **span.attributes},
+            kind=_KINDS[form.kind],
+            status=_UNSET if span.error is None else Status(StatusCode.ERROR, span.error),
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=self._scope,
         )
 
     @property
@@ -90,8 +101,9 @@ class Pipeline:
 
 
 class _CountingExporter(SpanExporter):
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, exporter: SpanExporter, readable: Readable) -> None:
         self._exporter = exporter
+        self._readable = readable
         self._closed = False
         # Each is written by one thread only, the exporting one.
         self.answered = 0
@@ -101,7 +113,7 @@ class _CountingExporter(SpanExporter):
         result = SpanExportResult.FAILURE
         try:
             if not self._closed:
-                result = self._exporter.export(spans)
+                result = self._export(spans)
             return result
         except Exception as error:
             # The SDK would log all of it, and a header of OTEL_EXPORTER_OTLP_HEADERS that can't be sent is in its text.
@@ -111,6 +123,11 @@ class _CountingExporter(SpanExporter):
             if result is not SpanExportResult.SUCCESS:
                 self.failed += len(spans)
             self.answered += len(spans)
+
+    def _export(self, spans: Sequence[ReadableSpan | MessageSpan]) -> SpanExportResult:
+        if isinstance(self._exporter, MessageExporter):
+            return self._exporter.export_with(spans, self._readable)
+        return self._exporter.export([self._readable(one) if isinstance(one, MessageSpan) else one for one in spans])
 
     def shutdown(self) -> None:
         if not self._closed:

@@ -5,8 +5,9 @@ https://opentelemetry.io/docs/specs/semconv/messaging/. What NATS has and they d
 Templates stand where a subject would: a raw subject is never a name. Contexts are passed by hand, never through context
 variables, so a span can't become the child of what its task happened to do before.
 
-One in a hundred of half a million messages a second is ten thousand spans a second. So a span is plain fields here, and
-becomes one of the SDK's objects, made whole, when it is exported (see `export`): the SDK's own open spans, which have
+One in a hundred of half a million messages a second is ten thousand spans a second. So a span is plain fields here:
+what it has in common with all others of its route, made once, and what is its own. It is encoded from them (see
+`otlp`), and becomes one of the SDK's objects only for another exporter than that: the SDK's own open spans, which have
 locks and may be written to by anybody, take four times as long. So nothing here needs the SDK, which is imported when
 the first messages are routed already.
 """
@@ -14,7 +15,8 @@ the first messages are routed already.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from random import getrandbits
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.traces.traceparent import SAMPLED, TraceParent, write
 
 SYSTEM = ("messaging.system", "nats")
+SIZE = "messaging.message.body.size"
 
 MAX_QUEUED = 2048
 """Spans that have ended and wait: for the SDK to be imported, and then for their export."""
@@ -32,19 +35,51 @@ Kind = Literal["CONSUMER", "PRODUCER"]
 """Of a span, as OpenTelemetry names it."""
 
 
+MAX_FORMS = 4096
+"""Forms of spans that are remembered: two for each route, and one more for each of its further destinations."""
+
+
+class SpanForm:
+    """What all spans of one route's messages, or of their sends to one destination, have in common."""
+
+    __slots__ = ("attributes", "kind", "name")
+
+    def __init__(self, name: str, kind: Kind, operation: str, template: str, **attributes: str) -> None:
+        self.name: str = name
+        self.kind: Kind = kind
+        self.attributes: Mapping[str, str] = {
+            SYSTEM[0]: SYSTEM[1],
+            "messaging.operation.type": operation,
+            "messaging.operation.name": operation,
+            "messaging.destination.name": template,
+            "messaging.destination.template": template,
+            **attributes,
+        }
+
+
+@lru_cache(maxsize=MAX_FORMS)
+def _process(route: str, template: str, stream: str | None) -> SpanForm:
+    of_stream = {} if stream is None else {"messaging.nats.stream": excerpt(stream)}
+    return SpanForm(f"process {route}", "CONSUMER", "process", template, **{"router.route": route}, **of_stream)
+
+
+@lru_cache(maxsize=MAX_FORMS)
+def _send(destination: str, connection: str) -> SpanForm:
+    return SpanForm(f"send {destination}", "PRODUCER", "send", destination, **{"router.connection": connection})
+
+
 class MessageSpan:
     """A span of a message. It is of the trace of its parent, or begins one.
 
-    Its attributes are strings, integers and booleans.
+    Its own attributes are strings, integers and booleans.
     """
 
-    __slots__ = ("attributes", "context", "end_time", "error", "kind", "name", "parent", "start_time")
+    __slots__ = ("attributes", "context", "end_time", "error", "form", "parent", "start_time")
 
     end_time: int
 
-    def __init__(self, name: str, kind: Kind, parent: TraceParent | None, attributes: dict[str, Any]) -> None:
-        self.name: str = name
-        self.kind: Kind = kind
+    def __init__(self, form: SpanForm, parent: TraceParent | None, attributes: dict[str, Any]) -> None:
+        self.form: SpanForm = form
         self.parent: TraceParent | None = parent
         self.attributes: dict[str, Any] = attributes
         self.error: str | None = None
@@ -77,14 +112,12 @@ class MessageSpans:
         deliveries: int,
     ) -> SpansOfMessage:
         """Begin `process ROUTE`, as a child of `parent` or as the root of a trace."""
-        attributes = _attributes("process", template, size)
-        attributes["router.route"] = route
+        attributes = {SIZE: size}
         if stream is not None:
-            attributes["messaging.nats.stream"] = excerpt(stream)
             attributes["messaging.nats.delivery_count"] = deliveries
         if sequence is not None:
             attributes["messaging.nats.sequence"] = sequence
-        return SpansOfMessage(self, MessageSpan(f"process {route}", "CONSUMER", parent, attributes))
+        return SpansOfMessage(self, MessageSpan(_process(route, template, stream), parent, attributes))
 
     def end_span(self, span: MessageSpan) -> None:
         """A span has ended now."""
@@ -105,9 +138,7 @@ class SpansOfMessage:
 
     def send(self, destination: str, connection: str, size: int) -> bytes:
         """Begin `send DESTINATION` and return the `traceparent` that makes its receiver a child of it."""
-        attributes = _attributes("send", destination, size)
-        attributes["router.connection"] = connection
-        span = MessageSpan(f"send {destination}", "PRODUCER", self._process.context, attributes)
+        span = MessageSpan(_send(destination, connection), self._process.context, {SIZE: size})
         self._sends.append((destination, span))
         return write(*span.context)
 
@@ -157,17 +188,6 @@ class SpansOfMessage:
         span.mark_failed(error_type, detail)
         if self._failure is None:
             self._failure = (error_type, detail)
-
-
-def _attributes(operation: str, template: str, size: int) -> dict[str, Any]:
-    return {
-        SYSTEM[0]: SYSTEM[1],
-        "messaging.operation.type": operation,
-        "messaging.operation.name": operation,
-        "messaging.destination.name": template,
-        "messaging.destination.template": template,
-        "messaging.message.body.size": size,
-    }
 
 
 def error_text(detail: str) -> str:

@@ -31,6 +31,11 @@ class TraceParent(NamedTuple):
         """Return True if the caller recorded its span."""
         return bool(self.flags & SAMPLED)
 
+    @property
+    def trace_flags(self) -> TraceParent:
+        """What tells `sampled`: the SDK asks its own contexts for it in this way."""
+        return self
+
 
 def lookup(block: bytes) -> bytes | None:
     """The header's value in a raw block. Names are case-sensitive in NATS, and Go's carriers write a capital T."""

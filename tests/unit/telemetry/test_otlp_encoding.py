@@ -10,10 +10,9 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from router_trio.message import FENCED, Fate, stored
 from router_trio.protocol.framing import publish, published
@@ -21,7 +20,9 @@ from router_trio.protocol.headers import Headers
 from router_trio.protocol.headers import encode as encode_headers
 from router_trio.routing.tracing import MessageTrace
 from router_trio.telemetry.traces import otlp
+from router_trio.telemetry.traces.export import Readable
 from router_trio.telemetry.traces.otlp import MessageSpanExporter, encode
+from router_trio.telemetry.traces.spans import MessageSpan
 from router_trio.telemetry.traces.tracer import Traces
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -30,9 +31,37 @@ WITH_PARENT = publish(b"orders.7", b"hello", headers=encode_headers(Headers({"tr
 WITHOUT = publish(b"orders.7", b"hello")
 
 
-async def spans_of(*messages: Any, outages: int = 0) -> Sequence[ReadableSpan]:
+class Kept(SpanExporter):
+    """Keeps spans as they come."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan | MessageSpan] = []
+        self._readable: Readable | None = None
+
+    def export_with(self, spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> SpanExportResult:
+        self.spans += spans
+        self._readable = readable
+        return SpanExportResult.SUCCESS
+
+    def readable(self, span: MessageSpan) -> ReadableSpan:
+        """The same as one of the SDK's."""
+        assert self._readable is not None
+        return self._readable(span)
+
+    def encoded(self, *which: slice) -> ExportTraceServiceRequest:
+        """Some of them, by the encoder that is tested."""
+        spans = self.spans[which[0]] if which else self.spans
+        request: ExportTraceServiceRequest = ExportTraceServiceRequest.FromString(encode(spans, self.readable))
+        return request
+
+    def encoded_by_the_sdk(self, *which: slice) -> ExportTraceServiceRequest:
+        spans = self.spans[which[0]] if which else self.spans
+        return encode_spans([self.readable(one) if isinstance(one, MessageSpan) else one for one in spans])
+
+
+async def spans_of(*messages: Any, outages: int = 0) -> Kept:
     """The spans of messages; each argument does something with a trace that has begun."""
-    exporter = InMemorySpanExporter()
+    exporter = Kept()
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter, random=Random(7))
     async with traces.running():
         await traces.begin_export()
@@ -46,7 +75,7 @@ async def spans_of(*messages: Any, outages: int = 0) -> Sequence[ReadableSpan]:
             tracer = traces._pipeline.provider.get_tracer("router_trio")
             with tracer.start_as_current_span("outage", attributes={"ratio": 0.5}) as span:
                 span.add_event("attempt", {"delay": 1.5})
-    return exporter.get_finished_spans()
+    return exporter
 
 
 class Deal:
@@ -87,32 +116,44 @@ def by_id(request: ExportTraceServiceRequest) -> dict[bytes, tuple[str, str, str
 
 
 async def test_the_spans_of_messages_are_encoded_as_by_the_sdk() -> None:
-    spans = await spans_of(*MESSAGES)
-    assert len(spans) == 12
-    assert encode(spans) == encode_spans(spans)
-    assert encode(spans[:1]) == encode_spans(spans[:1])
-    assert encode([]) == encode_spans([])
+    kept = await spans_of(*MESSAGES)
+    assert len(kept.spans) == 12
+    assert {type(span) for span in kept.spans} == {MessageSpan}
+    assert kept.encoded() == kept.encoded_by_the_sdk()
+    for index in range(len(kept.spans)):
+        only = slice(index, index + 1)
+        assert kept.encoded(only) == kept.encoded_by_the_sdk(only)
+    assert encode([], kept.readable) == b""
+
+
+@pytest.mark.parametrize("sequence", [0, 1, 127, 128, (1 << 14) - 1, 1 << 14, (1 << 63) - 1])
+async def test_numbers_of_every_length(sequence: int) -> None:
+    deal = Deal(stored("COPIES", sequence), stream="ORDERS", sequence=sequence, deliveries=sequence)
+    kept = await spans_of((WITHOUT, deal))
+    assert kept.encoded() == kept.encoded_by_the_sdk()
+    assert str(sequence) in str(kept.encoded())
 
 
 @pytest.mark.parametrize("first", [True, False])
 async def test_with_spans_of_other_kinds_among_them(first: bool) -> None:
-    spans = [*await spans_of(*MESSAGES, outages=2)]
-    assert len(spans) == 14
+    kept = await spans_of(*MESSAGES, outages=2)
+    assert len(kept.spans) == 14
     if first:
-        spans.reverse()
-    assert by_id(encode(spans)) == by_id(encode_spans(spans))
-    assert by_id(encode(spans[-2:])) == by_id(encode_spans(spans[-2:]))
+        kept.spans.reverse()
+    assert by_id(kept.encoded()) == by_id(kept.encoded_by_the_sdk())
+    few = slice(-2, None)
+    assert by_id(kept.encoded(few)) == by_id(kept.encoded_by_the_sdk(few))
 
 
 async def test_a_detail_that_is_no_utf_8_costs_no_span() -> None:
-    spans = await spans_of(MESSAGES[0], (WITHOUT, Deal(failure="subject a.\udcff")))
-    assert encode(spans) == encode_spans(spans)
-    assert spans[-1].status.description == "subject a.?"
+    kept = await spans_of(MESSAGES[0], (WITHOUT, Deal(failure="subject a.\udcff")))
+    assert kept.encoded() == kept.encoded_by_the_sdk()
+    assert "subject a.?" in str(kept.encoded())
 
 
 async def test_a_true_is_not_encoded_as_the_one_that_was_seen_before() -> None:
-    otlp._attribute.cache_clear()
-    one, true = (Span.FromString(otlp._attribute("key", value)).attributes[0] for value in (1, True))
+    otlp._attribute_of.cache_clear()
+    one, true = (trace_pb2.Span.FromString(otlp._attribute("key", value)).attributes[0] for value in (1, True))
     assert (one.value.WhichOneof("value"), true.value.WhichOneof("value")) == ("int_value", "bool_value")
 
 
@@ -126,11 +167,13 @@ async def test_an_exporter_that_is_built_otherwise_encodes_in_its_own_way(monkey
     monkeypatch.setattr(OTLPSpanExporter, "export", export)
     exporter = MessageSpanExporter(endpoint="http://127.0.0.1:9/v1/traces")
     del exporter._client
-    spans = await spans_of(MESSAGES[0])
-    assert exporter.export(spans) is SpanExportResult.SUCCESS
-    assert exported == [spans]
+    kept = await spans_of(MESSAGES[0], outages=1)
+    assert exporter.export_with(kept.spans, kept.readable) is SpanExportResult.SUCCESS
+    (spans,) = exported
+    assert [span.name for span in spans] == ["send to.0", "process eu", "outage"]
+    assert not any(isinstance(span, MessageSpan) for span in spans)
 
 
 def test_a_collector_that_is_away_is_a_failed_export() -> None:
     exporter = MessageSpanExporter(endpoint="http://127.0.0.1:9/v1/traces", timeout=0.2)
-    assert exporter.export([]) is SpanExportResult.FAILURE
+    assert exporter.export_with([], Kept().readable) is SpanExportResult.FAILURE
