@@ -18,7 +18,7 @@ from router_trio.outbox.in_flight import InFlight, by_order
 from router_trio.outbox.operation import FrameOwners, Operation, OperationBatch, OperationWithAck, Owner
 from router_trio.outbox.retry_lanes import RetryLanes
 
-MOST_TOGETHER = 1024
+MOST_TOGETHER = 2048
 """Core publishes in one batch, before the last that is added to it."""
 
 
