@@ -15,7 +15,7 @@ from router_trio.message import Fate
 from router_trio.outbox.operation import Operation, OperationWithAck, RouteOwner
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.policy.retry import Failure
-from router_trio.routing.tracing import MessageTrace
+from router_trio.routing.tracing import MessageTrace, Tracing
 from router_trio.states import RouteState
 
 
@@ -340,3 +340,11 @@ class BatchTracker:
         self._refused.append(number)
         fate = Fate("failed", reason)
         self._batch.settle(self._place, self._template, number, 1, fate, trio.current_time())
+
+
+def sampled(tracing: Tracing, deliveries: Sequence[Delivery]) -> Sequence[int]:
+    """The indexes of those whose messages are sampled, in order. Looks at each of them only if one has headers."""
+    for delivery in deliveries:
+        if delivery.raw[2]:
+            return tracing.sampled([one.raw for one in deliveries])
+    return tracing.sampled_plain(len(deliveries))

@@ -17,7 +17,7 @@ from router_trio.outbox.operation import RouteOwner
 from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
 from router_trio.routing.connections import connections_of, first_change
-from router_trio.routing.delivery import Delivery
+from router_trio.routing.delivery import Delivery, sampled
 from router_trio.routing.flow.control import FlowControl, flow_control
 from router_trio.routing.handler_messages import as_message
 from router_trio.routing.handlers import (
@@ -212,7 +212,7 @@ class Routing:
     def forward_each(self, deliveries: Sequence[Delivery]) -> None:
         """Take messages, as they are, to every destination; all of which are connected, and stay so meanwhile."""
         if self.tracing.active:
-            for index in self.tracing.sampled([delivery.raw for delivery in deliveries]):
+            for index in sampled(self.tracing, deliveries):
                 self.begin_trace(deliveries[index])
         only = self.outlets[0]
         probing = self.flow is not None and self.flow.probing

@@ -44,6 +44,10 @@ class Tracing(Protocol):
         """The indexes of the sampled messages of a batch, in order. Each of them is then asked of `begin`."""
         ...
 
+    def sampled_plain(self, count: int) -> Sequence[int]:
+        """The same of so many messages without headers, at which there is nothing to look."""
+        ...
+
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
         """The same of messages that are PUB and HPUB frames already."""
         ...
@@ -70,6 +74,10 @@ class NoTracing:
     active = False
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
+        """Nothing is sampled."""
+        return ()
+
+    def sampled_plain(self, count: int) -> Sequence[int]:
         """Nothing is sampled."""
         return ()
 

@@ -49,6 +49,7 @@ class Passthrough:
             touched = self._let_wait(touched, everything=over_limit)
         owners = FrameOwners([arrivals.key for arrivals in touched], [])
         frames: list[bytes] = []
+        plain = True
         for batch in touched:
             route: PassthroughRoute = batch.key
             count = len(batch)
@@ -59,6 +60,7 @@ class Passthrough:
                 try:
                     prefix = prefixes.get(subject) or route.outlet.address.prefix_for(raw)
                     if header_size or reply:
+                        plain = False
                         frames.append(route.outlet.carried(raw, prefix))
                     elif size > limit:
                         measure(self._connection, size)
@@ -69,7 +71,9 @@ class Passthrough:
                     count -= 1
             owners.counts.append(count)
         if self._tracing.active:
-            owners.single_out(self._tracing.sampled_frames(frames), partial(_trace, frames))
+            tracing = self._tracing
+            sampled = tracing.sampled_plain(len(frames)) if plain else tracing.sampled_frames(frames)
+            owners.single_out(sampled, partial(_trace, frames))
         outbox.offer_frames(frames, owners)
 
     def let_wait(self, route: PassthroughRoute) -> None:

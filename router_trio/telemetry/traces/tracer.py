@@ -124,16 +124,17 @@ class Traces:
         if not self.active:
             return ()
         if not any(map(_header_size, batch)):
-            return self._skip.among(len(batch))
+            return self.sampled_plain(len(batch))
         return self._among(_parent(raw) if raw[2] else None for raw in batch)
+
+    def sampled_plain(self, count: int) -> Sequence[int]:
+        """See `Tracing`. Decides as `sampled` does."""
+        return self._skip.among(count) if self.active else ()
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
         """See `Tracing`. Decides as `sampled` does."""
         if not self.active:
             return ()
-        # HPUB comes before PUB.
-        if not min(frames, default=b"").startswith(b"H"):
-            return self._skip.among(len(frames))
         return self._among(_parent_of_frame(frame) for frame in frames)
 
     def _among(self, parents: Iterable[TraceParent | None]) -> list[int]:

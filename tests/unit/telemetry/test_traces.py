@@ -136,6 +136,8 @@ async def test_frames_are_sampled_as_the_messages_that_they_are() -> None:
         frames = [(b"H" if raw[2] else b"") + publish_prefix(b"out") + raw[4] for raw in batch]
         async with recording(ratio=0.1) as one, recording(ratio=0.1) as other:
             assert [*one.traces.sampled_frames(frames)] == [*other.traces.sampled(batch)]
+    async with recording(ratio=0.1) as one, recording(ratio=0.1) as other:
+        assert [*one.traces.sampled_plain(300)] == [*other.traces.sampled([received()] * 300)] != []
 
 
 async def test_no_more_sampled_parents_are_followed_in_a_second_than_the_bound(
@@ -176,6 +178,7 @@ async def test_no_batch_is_sampled_outside_of_running() -> None:
     recorded = Recorded()
     assert list(recorded.traces.sampled([received()])) == []
     assert list(recorded.traces.sampled_frames([b"PUB out 0\r\n\r\n"])) == []
+    assert list(recorded.traces.sampled_plain(1000)) == []
     assert recorded.traces.begin("eu", "orders.*", received()) is None
 
 
