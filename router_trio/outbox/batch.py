@@ -76,7 +76,7 @@ class Batch:
         (tests/performance/test_fast_paths.py::test_messages_that_were_addressed_to_their_batch).
         """
         prefix, number, own = self.prefix, self.last, self._own
-        if not number:
+        if operations and not number:
             self.numbering = wire.Numbering(prefix, operations[0].order)
         numbering = self.numbering
         behind = 0 if numbering is None else numbering.behind
