@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -9,8 +12,11 @@ from trio.testing import MockClock
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol.headers import Headers
+from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.delivery import delivery_of
 from router_trio.states import PAUSED, RUNNING
 from router_trio.testing import FakeBroker
+from tests.performance.instructions import Bench, delivered
 from tests.support.eventually import eventually
 from tests.support.recorder import Recorder
 from tests.support.world import (
@@ -224,6 +230,19 @@ async def test_what_is_announced_as_in_progress_stays_before_what_came_after_it(
         raws = await received.until_delivered(6)
         assert [int(raw[1].split(b".")[5]) for raw in raws] == [1, 2, 3, 4, 5, 6]
         await w.find("edge")
+
+
+async def test_what_was_taken_back_is_announced_though_younger_ones_are_before_it(autojump_clock: MockClock) -> None:
+    route = Bench(1, stream=True).stream_route()
+    taken_back, young = (delivery_of(route, StreamCursor("x"), delivered(number), number) for number in (1, 4))
+    route._ack_pending.open = {4: young, 1: taken_back}
+    told: list[bytes] = []
+    link = cast(Any, SimpleNamespace(in_progress=told.append))
+    consumer = cast(Any, SimpleNamespace(ack_wait=3.0, hold_lead=lambda: None))
+    await trio.sleep_until(4.5)
+    with trio.move_on_after(0.1):
+        await route._pull_loop._tell_progress(link, consumer)
+    assert told == [young.ack_subject, taken_back.ack_subject]
 
 
 async def test_a_long_pause_is_not_taken_for_a_lost_consumer(autojump_clock: MockClock) -> None:
