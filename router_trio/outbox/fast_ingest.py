@@ -224,6 +224,7 @@ class FastIngest:
             alone = batch.with_number(sequence)
             self._abandon(batch, self._clock(), alone)
             if alone is not None:
+                alone.expect_puback_at(self.inbox)  # it may be tried again, and the batch is over
                 self._publishes.refusals.ack_refused(alone.order, reason, detail, retriable)
 
     def publish_at(self, batch_id: bytes, sequence: int) -> OperationWithAck | None:

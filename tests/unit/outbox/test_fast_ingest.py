@@ -260,7 +260,9 @@ def test_one_that_is_refused_for_now_is_tried_again_before_those_behind_it() -> 
     desk.now = 1.0
     assert orders(desk.taken()) == [1]
     desk.outbox.acked([(1, stored("IN", 1))])
-    assert orders(desk.taken()) == list(range(2, WORTH + 2))
+    again = desk.taken()
+    assert orders(again) == list(range(2, WORTH + 2))
+    assert [reply_of(one) for one in again] == [b"%b.%d" % (INBOX, order) for order in orders(again)]
 
 
 @pytest.mark.parametrize("how", ["denied", "not written"])
