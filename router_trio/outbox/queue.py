@@ -205,10 +205,12 @@ class SendQueue:
         self.put_back(operations)
 
     def readdress(self, inbox: bytes) -> None:
-        """Have the PubAcks of all that waits come to another inbox, whose name is as long."""
+        """Have the PubAcks of all that waits come to another inbox."""
         for operation in self._waiting:
             if isinstance(operation, OperationWithAck):
+                self.waiting_bytes -= operation.size
                 operation.expect_puback_at(inbox)
+                self.waiting_bytes += operation.size  # that of a batch has a longer name
 
     # --- out, without being sent ---
 

@@ -9,8 +9,14 @@ from router_trio.routing.stream.route import StreamRoute
 
 
 def ledgers(live: Live) -> Iterator[str]:
-    """What was accepted by a connection is pending, in flight, or has one fate."""
+    """What was accepted by a connection is pending, in flight, or has one fate.
+
+    What is pending has bytes, and nothing else.
+    """
     for name, entry in live.ledger().items():
+        waiting = live.connections[name].outbox.queue.pending_bytes
+        if waiting < 0 or (waiting and not entry["pending"]):
+            yield f"{name} {entry}, and {waiting} bytes are pending"
         if entry["accepted"] != entry["pending"] + entry["in_flight"] + sum(entry["settled"].values()):
             yield f"{name} {entry}"
 

@@ -87,6 +87,7 @@ def _play(draw: random.Random, steps: int) -> None:
         answer(len(answers))
         desk.now = max(desk.now, desk.outbox.sender.next_batch_at() or desk.now + 1.0)
         desk.outbox.refusals.sweep()
+    assert desk.outbox.queue.pending_bytes == 0
     accepted = desk.outbox.ledger.accepted
     assert desk.books() == (accepted, 0, 0, {"acked": accepted} if accepted else {})
     kept = stream.messages()
