@@ -264,3 +264,6 @@ class SendQueue:
     def _left(self, operation: Operation) -> None:
         self.waiting_bytes -= operation.size
         self.waiting -= operation.count
+        if self.lanes.lanes and operation.with_ack:
+            # It may be the one that its lane tries, and wait here for the end of a batch: then another one is tried.
+            self.lanes.release(operation, accepted=False)

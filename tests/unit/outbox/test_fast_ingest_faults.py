@@ -6,6 +6,7 @@ import json
 import random
 from functools import partial
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,33 @@ from router_trio.protocol import fast_ingest
 from router_trio.testing.frames import parse
 from router_trio.testing.streams import Stream
 from tests.unit.outbox.ingest_desk import IngestDesk
+
+
+@pytest.mark.parametrize("how", ["recalled", "given up", "expired"])
+def test_a_try_that_waits_for_the_end_of_a_batch_and_is_taken_back_leaves_its_lane_to_others(how: str) -> None:
+    desk = IngestDesk(max_age=6.0)
+    desk.copies(2)
+    desk.taken()
+    desk.now = 3.0
+    desk.copies(WORTH)
+    desk.taken()
+    desk.now = 3.0 + LINGER + 1e-9
+    desk.taken()
+    desk.now = RESEND_UNACKED_AFTER
+    desk.outbox.refusals.sweep()
+    assert desk.taken() == [], "the first is to be tried again, and waits for the end of the batch, which is late"
+    outbox = desk.outbox
+    (first,) = (one for one in outbox.queue._waiting if one.order == 1)
+    match how:
+        case "recalled":
+            outbox.recall(lambda operation: operation.order <= 2)
+        case "given up":
+            assert outbox.refusals.give_up(first, "timeout", "its publisher's time is over")
+        case "expired":
+            desk.now = 6.1
+    desk.copies(1)
+    written = [one.order for _ in range(5) for one in desk.taken()]
+    assert written, "the next of its subject is tried"
 
 
 @settings(max_examples=60, deadline=None)
