@@ -88,7 +88,7 @@ class Batch:
                     self.numbering = numbering = None
                 elif operation.numbering is numbering:
                     continue
-            # `wire.reply_to` and `readdressed`, in one go: each message meets this.
+            # `wire.reply_to` and `readdressed`, in one go.
             frame = operation.frame
             at = frame.find(own)
             assert at > 0, "what is pending is addressed to the inbox of this link"
