@@ -94,6 +94,14 @@ class StreamCursor:
         behind = self._highest + 1
         return behind if self._doubt is None else min(behind, self._doubt)
 
+    def doubt_before(self, until: float) -> None:
+        """What was delivered before the first delivery that is meant here may be of this incarnation after all.
+
+        It was taken for messages of the one before, and comes again until then if it is not.
+        """
+        if self._next_delivery > 1:
+            self._doubt, self._doubt_until = self.start, until
+
     def begin_behind(self, sequence: int) -> None:
         """The consumer delivers nothing up to that sequence, nor should one that takes its place."""
         self._begins_behind = max(self._begins_behind, sequence)

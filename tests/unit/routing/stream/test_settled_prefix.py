@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of, delivery_of
 from router_trio.routing.stream.settled_prefix import SettledPrefix
+from router_trio.states import RouteState
 
 
 class Delivery:
@@ -95,3 +100,26 @@ def test_no_ack_is_for_what_is_not_settled_and_at_the_end_all_is_acked(seed: int
             acked = int(subject)
             assert all(sequence > acked for sequence in unsettled)
     assert acked == sequences[-1]
+
+
+def test_what_was_taken_for_a_message_of_the_stream_before_is_not_acked_with_those_behind_it() -> None:
+    """A stream that was made anew is told by the first message that contradicts, and others came before that."""
+    source = cast(Source, SimpleNamespace(state=RouteState("r", "main", ("out",))))
+    pending, prefix, told = AckPending(), SettledPrefix(), list[int]()
+
+    def comes(sequence: int, number: int, time: int) -> StreamDelivery:
+        reply = b"$JS.ACK.IN.r.1.%d.%d.%d.0" % (sequence, number, time)
+        delivery = delivery_of(source, pending.cursor, (b"in.a", reply, 0, 0, b"0\r\n\r\n"), 1.0)
+        pending.add([delivery], columns_of([delivery]), 60.0, lambda one: told.append(one.sequence))
+        return delivery
+
+    pending.delivered([comes(2, 1, 100)])
+    unknown = comes(1, 1, 200)  # the old stream's first was not for this route
+    contradicts = comes(2, 2, 201)
+    assert (told, unknown.cursor is pending.cursor) == ([2], False)
+    pending.delivered([contradicts])
+    assert prefix.to_ack([contradicts], pending.cursor, 2.0) == ()
+    again = comes(1, 3, 200)
+    assert again.cursor is pending.cursor
+    pending.delivered([again])
+    assert prefix.to_ack([again], pending.cursor, 61.0) == (contradicts.ack_subject,)
