@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _ASK = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "ensuring", "leading", "lookups", "unacked")]
 """What asks the JetStream API."""
+
+_frame = attrgetter("frame")
 
 LISTEN_AGAIN_AFTER = 1.0
 """Seconds from when the server refused us an inbox to when we ask for it again: the permission may have come back."""
@@ -131,7 +134,7 @@ class NatsLink:
         if self._inbox_denied is not None:
             refusals = [Refusal(one, "permission_denied", self._inbox_denied) for one in operations if one.with_ack]
             operations = [one for one in operations if not one.with_ack]
-        frames = [operation.frame for operation in operations]
+        frames = [*map(_frame, operations)]
         # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
         # joined were measured when they were accepted, on this link.
         if max(map(len, frames), default=0) > small:

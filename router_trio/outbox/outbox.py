@@ -229,7 +229,7 @@ class Outbox:
         now = self._clock()
         operations = [
             OperationWithAck(order, frame, owner, now, True, ingest_to, numbering)
-            for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), self.next_order)
+            for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), self._order + 1)
         ]
         for index in own_acks:
             operations[index].ingest_to = operations[index].numbering = None

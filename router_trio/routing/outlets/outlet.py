@@ -164,7 +164,7 @@ class Outlet:
         order = self.outbox.next_order
         prefixes, endings = self.address.prefixes, self.address.endings
         inbox, limit = self.connection.inbox, self.connection.max_payload
-        numbering = self.outbox.ingest.numbering(self._ingest_to)
+        numbering = self.outbox.ingest.numbering(self._ingest_to) if self.outbox.ingest.at_work else None
         base, behind, end = (inbox, 0, b"") if numbering is None else (numbering.base, numbering.behind, numbering.end)
         for delivery in deliveries:
             raw = delivery.raw
