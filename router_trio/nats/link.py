@@ -138,8 +138,7 @@ class NatsLink:
         # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
         # joined were measured when they were accepted, on this link.
         if max(map(len, frames), default=0) > small:
-            for index, frame in enumerate(frames):
-                operation = operations[index]
+            for index, (operation, frame) in enumerate(zip(operations, frames, strict=True)):
                 too_large = self._too_large(frame) if len(frame) > small and operation.count == 1 else None
                 if too_large is not None:
                     refusals.append(Refusal(operation, "too_large", too_large))
