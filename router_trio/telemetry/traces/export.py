@@ -37,9 +37,13 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 _KINDS = {"CONSUMER": SpanKind.CONSUMER, "PRODUCER": SpanKind.PRODUCER}
 
-
 Readable = Callable[[MessageSpan], ReadableSpan]
 """Gives a span of a message as one of the SDK's."""
+
+
+def all_readable(spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> list[ReadableSpan]:
+    """All of them as the SDK's."""
+    return [readable(span) if isinstance(span, MessageSpan) else span for span in spans]
 
 
 @runtime_checkable
@@ -127,7 +131,7 @@ class _CountingExporter(SpanExporter):
     def _export(self, spans: Sequence[ReadableSpan | MessageSpan]) -> SpanExportResult:
         if isinstance(self._exporter, MessageExporter):
             return self._exporter.export_with(spans, self._readable)
-        return self._exporter.export([self._readable(one) if isinstance(one, MessageSpan) else one for one in spans])
+        return self._exporter.export(all_readable(spans, self._readable))
 
     def shutdown(self) -> None:
         if not self._closed:

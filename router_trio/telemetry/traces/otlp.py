@@ -20,7 +20,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from router_trio.telemetry.traces.export import Readable
+from router_trio.telemetry.traces.export import Readable, all_readable
 from router_trio.telemetry.traces.spans import MAX_FORMS, MessageSpan, SpanForm
 
 _KINDS = {"CONSUMER": trace_pb2.Span.SPAN_KIND_CONSUMER, "PRODUCER": trace_pb2.Span.SPAN_KIND_PRODUCER}
@@ -68,7 +68,7 @@ class MessageSpanExporter(OTLPSpanExporter):
         # A private attribute of the exporter. One that has none (before 1.45) encodes in its own way.
         client = getattr(self, "_client", None)
         if client is None:
-            return self.export([readable(one) if isinstance(one, MessageSpan) else one for one in spans])
+            return self.export(all_readable(spans, readable))
         sent = client.export(encode(spans, readable))
         return SpanExportResult.SUCCESS if sent.success else SpanExportResult.FAILURE
 

@@ -20,7 +20,7 @@ from router_trio.protocol.headers import Headers
 from router_trio.protocol.headers import encode as encode_headers
 from router_trio.routing.tracing import MessageTrace
 from router_trio.telemetry.traces import otlp
-from router_trio.telemetry.traces.export import Readable
+from router_trio.telemetry.traces.export import Readable, all_readable
 from router_trio.telemetry.traces.otlp import MessageSpanExporter, encode
 from router_trio.telemetry.traces.spans import MessageSpan
 from router_trio.telemetry.traces.tracer import Traces
@@ -56,7 +56,7 @@ class Kept(SpanExporter):
 
     def encoded_by_the_sdk(self, *which: slice) -> ExportTraceServiceRequest:
         spans = self.spans[which[0]] if which else self.spans
-        return encode_spans([self.readable(one) if isinstance(one, MessageSpan) else one for one in spans])
+        return encode_spans(all_readable(spans, self.readable))
 
 
 async def spans_of(*messages: Any, outages: int = 0) -> Kept:
