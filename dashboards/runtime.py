@@ -136,11 +136,12 @@ def _telemetry() -> list[Panel]:
     return [
         lines(
             "Spans dropped",
-            "The collector did not take them. Not followed: traces of senders, too many in a second. "
+            "The collector did not take them. Not followed and not begun: more than max_traces_per_second. "
             "Messages are not touched by that.",
             "short",
             query(events(of_process("router_spans_dropped_total")), "{{instance}}"),
             query(events(of_process("router_traces_not_followed_total")), "{{instance}}, not followed"),
+            query(events(of_process("router_traces_not_begun_total")), "{{instance}}, not begun"),
             alerts=["RouterTelemetryDropped"],
         ),
         lines(

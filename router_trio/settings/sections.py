@@ -165,6 +165,12 @@ class TelemetrySettings(Section, init=False):
     trace_sample_ratio: float = Field(
         0.01, ge=0, le=1, allow_inf_nan=False, description="Share of new traces that are sampled, from 0 to 1."
     )
+    max_traces_per_second: int = Field(
+        100,
+        ge=1,
+        description="Most new traces a second, counted over ten seconds, that a trace_sample_ratio below 1 begins, and "
+        "most that are followed because the sender samples them.",
+    )
 
     @property
     def listen_address(self) -> tuple[str, int] | None:

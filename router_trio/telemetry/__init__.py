@@ -74,6 +74,7 @@ class Telemetry:
                 service_name=settings.router.name,
                 endpoint=self._settings.otlp_endpoint,
                 sample_ratio=self._settings.trace_sample_ratio,
+                max_per_second=self._settings.max_traces_per_second,
                 random=platform.random,
             )
         # The page shows what happened before it could be asked for, too.
@@ -116,6 +117,11 @@ class Telemetry:
     def traces_not_followed(self) -> int:
         """Messages whose sender records their trace, and which were too many in a second to take part in it."""
         return self._traces.not_followed if self._traces is not None else 0
+
+    @property
+    def traces_not_begun(self) -> int:
+        """Messages of `trace_sample_ratio` that began no trace: too many in a second."""
+        return self._traces.not_begun if self._traces is not None else 0
 
     @property
     def log_lines_dropped(self) -> int:
@@ -251,6 +257,7 @@ class Telemetry:
             log_lines_dropped=lambda: self.log_lines_dropped,
             spans_dropped=lambda: self.spans_dropped,
             traces_not_followed=lambda: self.traces_not_followed,
+            traces_not_begun=lambda: self.traces_not_begun,
             listener_errors=lambda: self._listener_errors,
         )
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.protocol.control_headers import CONTROL_HEADERS
+from router_trio.settings.sections import TelemetrySettings
 from router_trio.telemetry.metrics.rendering import REST
-from router_trio.telemetry.traces.tracer import MAX_FOLLOWED
 from tests.docs.pages import DOCS, page
 from tests.docs.test_configurations import load
 
@@ -47,6 +47,6 @@ def test_the_router_of_the_example_fits_its_rights(tmp_path: Path) -> None:
 
 def test_the_numbers_are_those_of_the_code() -> None:
     text = " ".join(PAGE.text.split())
-    assert f"for at most {MAX_FOLLOWED:g} messages a second" in text
+    assert f"for at most {TelemetrySettings().max_traces_per_second} messages a second" in text
     assert f"cut to {LONGEST_QUOTE} characters" in text
     assert (1 / (1 + REST), "at most a quarter of the event loop" in text) == (0.25, True)

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
-from router_trio.telemetry.traces.tracer import MAX_FOLLOWED
+from router_trio.settings.sections import TelemetrySettings
 from tests.integration.traces import CORE_TO_CORE, ERROR, OK, SAMPLED, Two, routing, traceparents, two_servers
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect, encode_publish
@@ -99,7 +99,8 @@ async def test_an_error_that_can_not_be_asked_what_it_says_fails_its_message_onl
 
 
 async def test_senders_can_not_have_more_traced_than_is_followed_in_a_second(two: Two) -> None:
-    count = int(MAX_FOLLOWED) * 10
+    most = TelemetrySettings().max_traces_per_second
+    count = most * 10
     inbox = await two.consumer.subscribe("eu.*")
     started = time.monotonic()
     async with routing(two.traced(CORE_TO_CORE)) as watch:
@@ -109,7 +110,7 @@ async def test_senders_can_not_have_more_traced_than_is_followed_in_a_second(two
         seconds = time.monotonic() - started
         await until_settled(watch.router)
     followed = len(two.spans("process eu"))
-    assert MAX_FOLLOWED <= followed <= MAX_FOLLOWED * (1 + seconds)
+    assert most <= followed <= most * (1 + seconds)
     passed_on = [message for message in got if traceparents(message) == [SAMPLED]]
     assert len(passed_on) == count - followed
 

@@ -67,6 +67,7 @@ class WorkersAnswers:
             log_lines_dropped=lambda: own.log_lines_dropped() + counted.get("log_lines_dropped", 0),
             spans_dropped=lambda: counted.get("spans_dropped", 0),
             traces_not_followed=lambda: counted.get("traces_not_followed", 0),
+            traces_not_begun=lambda: counted.get("traces_not_begun", 0),
             listener_errors=lambda: own.listener_errors() + counted.get("listener_errors", 0),
             loop_lags=lags,
         )

@@ -19,6 +19,7 @@ class Sources:
     log_lines_dropped: Callable[[], int] = lambda: 0
     spans_dropped: Callable[[], int] = lambda: 0
     traces_not_followed: Callable[[], int] = lambda: 0
+    traces_not_begun: Callable[[], int] = lambda: 0
     listener_errors: Callable[[], int] = lambda: 0
     loop_lags: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS))
 

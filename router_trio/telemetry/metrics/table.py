@@ -306,6 +306,13 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         readers.process(lambda sources: sources.traces_not_followed()),
     ),
     Metric(
+        "router_traces_not_begun_total",
+        "counter",
+        (),
+        "Messages of trace_sample_ratio that began no trace: more than max_traces_per_second.",
+        readers.process(lambda sources: sources.traces_not_begun()),
+    ),
+    Metric(
         "router_listener_errors_total",
         "counter",
         (),

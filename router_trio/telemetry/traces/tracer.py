@@ -5,7 +5,8 @@ all those without one a step of a counter; the SDK is called only for what is sa
 endpoint is configured, by the settings or by OpenTelemetry's own variables, and not before `begin_export` is called:
 spans that end before that wait, and so do the events of an outage. Export happens in a thread of the SDK.
 A collector that is down or slow costs spans, which are counted, and never a message; it delays the end by two seconds
-at most. Whoever may publish can mark each of his messages as sampled: of those, `MAX_FOLLOWED` a second are.
+at most. Whoever may publish can mark each of his messages as sampled, and a hundredth of a fast route's is more than a
+collector wants: of either, `max_per_second` are traced.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ SHUTDOWN_SECONDS = 2.0
 INTERRUPT_SECONDS = 1.5
 """When the exporter is told to stop trying, so that its thread has ended when the time is over."""
 
-MAX_FOLLOWED = 100.0
-"""Messages a second that are sampled because their sender says so, and as many at once after a second of quiet."""
+BURST_SECONDS = 10.0
+"""Time over which the traces that the router begins are counted: so many seconds' worth may begin at once."""
 
 _header_size = itemgetter(2)
 _PART_OF_NAME = b"raceparent:"
@@ -86,6 +87,7 @@ class Traces:
         service_name: str,
         endpoint: str = "",
         sample_ratio: float = 0.01,
+        max_per_second: float = 100.0,
         exporter: Callable[[str], SpanExporter] = otlp_exporter,
         random: Random | None = None,
         clock: Callable[[], float] = trio.current_time,
@@ -94,9 +96,13 @@ class Traces:
         self._endpoint = endpoint
         self._exporter = exporter
         self._skip = _Skips(sample_ratio, random or Random())
-        self._followed = TokenBucket(MAX_FOLLOWED, MAX_FOLLOWED, clock)
+        self._followed = TokenBucket(max_per_second, max_per_second, clock)
+        # Who asks for every message gets every message.
+        self._begun = TokenBucket(max_per_second, max_per_second * BURST_SECONDS, clock) if sample_ratio < 1 else None
         self.not_followed: int = 0
-        """Messages whose sender records their trace, and which were more than `MAX_FOLLOWED`."""
+        """Messages whose sender records their trace, and which were more than `max_per_second`."""
+        self.not_begun: int = 0
+        """Messages of the share `sample_ratio` that began no trace, since they were more than `max_per_second`."""
         self._pipeline: Pipeline | None = None
         self._spans: MessageSpans | None = None
         self._outages: Outages | None = None
@@ -117,9 +123,9 @@ class Traces:
         """The indexes of the sampled messages of a batch.
 
         A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
-        caller does not record, and to at most `MAX_FOLLOWED` a second of those that it does. Without one,
-        `sample_ratio` of the messages begin a trace. In a batch without headers nothing is looked at but that: the
-        counter takes one step for all of it.
+        caller does not record, and to at most `max_per_second` of those that it does. Without one, `sample_ratio` of
+        the messages begin a trace; of a ratio below 1 at most `max_per_second` do. In a batch without headers nothing
+        is looked at but that: the counter takes one step for all of it.
         """
         if not self.active:
             return ()
@@ -129,7 +135,7 @@ class Traces:
 
     def sampled_plain(self, count: int) -> Sequence[int]:
         """See `Tracing`. Decides as `sampled` does."""
-        return self._skip.among(count) if self.active else ()
+        return self._beginning(count) if self.active else ()
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
         """See `Tracing`. Decides as `sampled` does."""
@@ -144,7 +150,7 @@ class Traces:
                 without.append(index)
             elif parent is not UNSAMPLED and self._follows():
                 found.append(index)
-        found += [without[at] for at in self._skip.among(len(without))]
+        found += [without[at] for at in self._beginning(len(without))]
         found.sort()
         return found
 
@@ -153,6 +159,14 @@ class Traces:
             return True
         self.not_followed += 1
         return False
+
+    def _beginning(self, count: int) -> list[int]:
+        chosen = self._skip.among(count)
+        if self._begun is None or not chosen:
+            return chosen
+        begun = [index for index in chosen if self._begun.take()]
+        self.not_begun += len(chosen) - len(begun)
+        return begun
 
     def begin(
         self,

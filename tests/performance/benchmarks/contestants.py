@@ -36,7 +36,8 @@ CONTENT_PEERS = tuple(CONTENT)
 @dataclass(frozen=True)
 class Job:
     """What a contestant is to do. `directory` is for its files; `collector` is where router_trio sends its spans, if it
-    is to make any, of `sampled` of the messages, and `routes` are TOML for it; `options` are for nats_py.
+    is to make any, of `sampled` of the messages, and of more than 100 a second if not `limited`; `routes` are TOML for
+    it, `options` are for nats_py.
 
     `to` is the URL of the server that takes what is sent, if it is not that of the source.
     """
@@ -46,6 +47,7 @@ class Job:
     directory: Path
     collector: str = ""
     sampled: float = 0.01
+    limited: bool = True
     routes: str = ""
     options: tuple[str, ...] = ()
     to: str = ""
@@ -91,10 +93,10 @@ def write_configuration(job: Job) -> Path:
     if job.to:
         connections += f'[connections.other]\nservers = ["{job.to}"]\nmax_pending_operations = {BRIDGED}\n'
     routes = job.routes or route_of(job.kind, "other" if job.to else "main")
-    path.write_text(
-        f'[telemetry]\nlisten = "127.0.0.1:0"\n'
-        f'otlp_endpoint = "{job.collector}"\ntrace_sample_ratio = {job.sampled}\n{connections}{routes}'
-    )
+    traces = f'otlp_endpoint = "{job.collector}"\ntrace_sample_ratio = {job.sampled}\n'
+    if not job.limited:
+        traces += "max_traces_per_second = 1_000_000\n"
+    path.write_text(f'[telemetry]\nlisten = "127.0.0.1:0"\n{traces}{connections}{routes}')
     return path
 
 

@@ -19,8 +19,9 @@ the messages it routed.
 Everything shares the processors of this machine: load generator, nats-server and contestant. Where a rate comes near
 `(no router)`, the server is what is measured, and the processor time a message is the better figure.
 
-- `router_trio` is the real command, with metrics on, 1 % of the messages sampled and their spans sent to a collector on
-  this machine, the default configuration otherwise, and every message in the ledger: fenced or acked.
+- `router_trio` is the real command, with metrics on, 1 % of the messages sampled (100 a second at most) and their spans
+  sent to a collector on this machine, the default configuration otherwise, and every message in the ledger: fenced or
+  acked.
 - `router_trio_compiled` is the same with [its data plane compiled](how-to/compile.md).
 - `raw` is no router: a Trio loop on a socket, without books, fences, errors or headers. It is the limit.
 - `nats_py` is nats-py on asyncio, a callback that publishes; for streams `fetch(500)`, `publish_async`, ack.

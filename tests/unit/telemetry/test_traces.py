@@ -6,6 +6,7 @@ import threading
 import time
 import timeit
 from collections.abc import Sequence
+from math import inf
 
 import pytest
 import trio
@@ -18,7 +19,7 @@ from router_trio.protocol.framing import publish_prefix
 from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.telemetry.traces.spans import MAX_QUEUED
 from router_trio.telemetry.traces.traceparent import parse, write
-from router_trio.telemetry.traces.tracer import MAX_FOLLOWED, Traces, traces_wanted
+from router_trio.telemetry.traces.tracer import BURST_SECONDS, Traces, traces_wanted
 from tests.unit.telemetry.traces import SPAN, TRACE, Recorded, begin, carrying, received, recording
 
 # --- what is sampled ---
@@ -93,7 +94,7 @@ async def test_batches_are_sampled_as_their_messages_would_be_one_by_one(ratio: 
     """The same messages of the same random numbers, whatever the size of the batches, with and without headers."""
     plain, other = received(), received(headers={"Other": "x"})
     sizes = [1, 2, 64, 0, 7, 500, 3, 1000] * 10
-    async with recording(ratio=ratio) as singly, recording(ratio=ratio) as batched, recording(ratio=ratio) as mixed:
+    async with recording(ratio, inf) as singly, recording(ratio, inf) as batched, recording(ratio, inf) as mixed:
         expected = [singly.traces._skip.among(1) == [0] for _ in range(sum(sizes))]
         for recorded, messages in ((batched, [plain]), (mixed, [plain, other])):
             sampled: list[bool] = []
@@ -106,7 +107,7 @@ async def test_batches_are_sampled_as_their_messages_would_be_one_by_one(ratio: 
 
 
 async def test_the_ratio_over_many_batches() -> None:
-    async with recording(ratio=0.01) as recorded:
+    async with recording(ratio=0.01, max_per_second=inf) as recorded:
         batch = [received()] * 50
         found = sum(len(recorded.traces.sampled(batch)) for _ in range(20_000))
     # A million coins: three standard deviations are 300.
@@ -145,7 +146,7 @@ async def test_no_more_sampled_parents_are_followed_in_a_second_than_the_bound(
 ) -> None:
     yes, plain = carrying(f"00-{TRACE}-{SPAN}-01"), received()
     frame = b"H" + publish_prefix(b"out") + yes[4]
-    bound = int(MAX_FOLLOWED)
+    bound = 100
     async with recording(ratio=0.0) as recorded:
         traces = recorded.traces
         assert traces.sampled([yes, plain] * (bound // 2)) == list(range(0, bound, 2))
@@ -155,6 +156,22 @@ async def test_no_more_sampled_parents_are_followed_in_a_second_than_the_bound(
         assert len(traces.sampled([yes] * bound)) == bound // 10
         await trio.sleep(3600)
         assert len(traces.sampled([yes] * 3 * bound)) == bound
+
+
+async def test_no_more_traces_begin_in_ten_seconds_than_the_bound(autojump_clock: trio.testing.MockClock) -> None:
+    plain, most = received(), int(100 * BURST_SECONDS)
+    frames = [publish_prefix(b"out") + plain[4]] * most
+    async with recording(ratio=0.9) as recorded:
+        traces = recorded.traces
+        begun = len(traces.sampled_plain(most))
+        assert (begun < most, traces.not_begun) == (True, 0)
+        begun += len(traces.sampled([plain] * most)) + len(traces.sampled_frames(frames))
+        assert begun == most
+        assert most < traces.not_begun < 2 * most
+        await trio.sleep(1)
+        assert len(traces.sampled_plain(most)) == 100
+        await trio.sleep(3600)
+        assert len(traces.sampled_plain(2 * most)) == most
 
 
 async def test_the_bound_of_followed_parents_does_not_touch_the_ratio(autojump_clock: trio.testing.MockClock) -> None:
@@ -169,7 +186,7 @@ async def test_a_message_without_a_parent_asks_for_no_time() -> None:
     def clock() -> float:
         raise AssertionError("asked")
 
-    traces = Traces(service_name="x", exporter=lambda _: InMemorySpanExporter(), clock=clock)
+    traces = Traces(service_name="x", sample_ratio=0.0, exporter=lambda _: InMemorySpanExporter(), clock=clock)
     async with traces.running():
         traces.sampled([received(), received(headers={"Other": "x"}), carrying(f"00-{TRACE}-{SPAN}-00")])
 

@@ -37,10 +37,14 @@ def carrying(traceparent: str, name: str = "traceparent") -> RawMessage:
 class Recorded:
     """Traces that export into a list, which is filled when `tracing` is left."""
 
-    def __init__(self, ratio: float = 1.0) -> None:
+    def __init__(self, ratio: float = 1.0, max_per_second: float = 100.0) -> None:
         self._exporter = InMemorySpanExporter()
         self.traces = Traces(
-            service_name="orders-router", sample_ratio=ratio, exporter=lambda _: self._exporter, random=Random(7)
+            service_name="orders-router",
+            sample_ratio=ratio,
+            max_per_second=max_per_second,
+            exporter=lambda _: self._exporter,
+            random=Random(7),
         )
 
     def spans(self) -> dict[str, ReadableSpan]:
@@ -48,8 +52,8 @@ class Recorded:
 
 
 @asynccontextmanager
-async def recording(ratio: float = 1.0) -> AsyncIterator[Recorded]:
-    recorded = Recorded(ratio)
+async def recording(ratio: float = 1.0, max_per_second: float = 100.0) -> AsyncIterator[Recorded]:
+    recorded = Recorded(ratio, max_per_second)
     async with recorded.traces.running():
         yield recorded
 

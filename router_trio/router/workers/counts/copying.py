@@ -158,6 +158,7 @@ class Counting:
             "log_lines_dropped": sources.log_lines_dropped(),
             "spans_dropped": sources.spans_dropped(),
             "traces_not_followed": sources.traces_not_followed(),
+            "traces_not_begun": sources.traces_not_begun(),
             "listener_errors": sources.listener_errors(),
             "processor_us": processor_microseconds(),
             **histogram_numbers("lag", self.lags),

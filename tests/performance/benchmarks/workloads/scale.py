@@ -81,11 +81,13 @@ async def sampling(setting: Setting) -> Section:
     spec = closed_spec(setting, 128)
     jobs = {"no endpoint": setting.job(CORE, collector="")}
     jobs |= {f"{ratio:.0%} sampled": setting.job(CORE, sampled=ratio) for ratio in RATIOS}
+    jobs["1% sampled, without a limit"] = setting.job(CORE, sampled=0.01, limited=False)
     for name, job in jobs.items():
         turns[name] = partial(routed, spec, CONTESTANTS["router_trio"], job)
     results = await in_turns(ROUNDS, turns, say=setting.say)
     told = (
         "router_trio, core to core, 128 B, with a collector on the same machine that takes every span. What the SDK "
-        "can't send in time is let go, and counted in `router_spans_dropped_total`: with every message sampled, most."
+        "can't send in time is let go, and counted in `router_spans_dropped_total`: with every message sampled, most. "
+        "Of a share below 100 % at most 100 a second are traced, if `max_traces_per_second` does not say more."
     )
     return Section("sampling", "Traces", told, (RATE, COST, LOST), results, against=("no endpoint",))
