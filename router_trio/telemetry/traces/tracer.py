@@ -135,7 +135,14 @@ class Traces:
 
     def sampled_plain(self, count: int) -> Sequence[int]:
         """See `Tracing`. Decides as `sampled` does."""
-        return self._beginning(count) if self.active else ()
+        if not self.active:
+            return ()
+        chosen = self._skip.among(count)
+        if not chosen or self._begun is None:
+            return chosen
+        begun = [index for index in chosen if self._begun.take()]
+        self.not_begun += len(chosen) - len(begun)
+        return begun
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
         """See `Tracing`. Decides as `sampled` does."""
@@ -150,7 +157,7 @@ class Traces:
                 without.append(index)
             elif parent is not UNSAMPLED and self._follows():
                 found.append(index)
-        found += [without[at] for at in self._beginning(len(without))]
+        found += [without[at] for at in self.sampled_plain(len(without))]
         found.sort()
         return found
 
@@ -159,14 +166,6 @@ class Traces:
             return True
         self.not_followed += 1
         return False
-
-    def _beginning(self, count: int) -> list[int]:
-        chosen = self._skip.among(count)
-        if self._begun is None or not chosen:
-            return chosen
-        begun = [index for index in chosen if self._begun.take()]
-        self.not_begun += len(chosen) - len(begun)
-        return begun
 
     def begin(
         self,
