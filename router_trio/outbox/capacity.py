@@ -159,21 +159,21 @@ class Capacity:
         return None if lane is None else lane.destination.reason
 
     def make_share(self, operation: OperationWithAck) -> TakenOut | None:
-        """Make room in the share of a destination for a publish to a subject that it refuses, if it has none.
+        """Make room in the share of a destination for a publish of a lane that it refuses, if it has none.
 
         Return what was taken out, for `drop`. Raises `PublishError` (queue_full) when the policy is to refuse. Where
         the policy is to wait, and while the destination may be electing a leader, there is nothing to make.
         """
-        subject = operation.subject
+        lane = operation.lane
         destination = self._over_its_share(operation.capacity_key)
         if destination is None or self.is_waited_for or not self._for_long(destination):
             return None
-        if subject not in self._lanes and not destination.slow:
+        if lane not in self._lanes and not destination.slow:
             return None  # another stream behind the same template may take it
         held = destination.held
         if self._on_full == "drop_oldest":
             dropped: list[OperationWithAck] = []
-            while self._over_its_share(destination.key) and (oldest := self._lanes.drop_oldest(subject, destination)):
+            while self._over_its_share(destination.key) and (oldest := self._lanes.drop_oldest(lane, destination)):
                 dropped.append(oldest)
             return TakenOut(dropped, held, self._share_of_operations) if dropped else None
         seconds = self._clock() - destination.since
@@ -182,16 +182,16 @@ class Capacity:
             f"({destination.reason}), and {held} publishes wait for it already"
         )
         self._settlement.queue_full("rejected", held, self._share_of_operations, 1)
-        self._settlement.not_accepted(True, "queue_full", told, subject.decode("utf-8", "surrogateescape"))
+        self._settlement.not_accepted(True, "queue_full", told, operation.subject.decode("utf-8", "surrogateescape"))
         raise PublishError(told, reason="queue_full")
 
     def may_hold(self, operation: OperationWithAck) -> bool:
         """Return True if one that was refused for now may be held; else the refusal is its end.
 
         What is held already, or behind something held, always may, and so may what a stream's route keeps in bounds.
-        The first of a subject may not when the share of its destination has been used up for long, or by far.
+        The first of a lane may not when the share of its destination has been used up for long, or by far.
         """
-        if operation.subject in self._lanes or getattr(operation.owner, "from_stream", False):
+        if operation.lane in self._lanes or getattr(operation.owner, "from_stream", False):
             return True
         destination = self._over_its_share(operation.capacity_key)
         if destination is None:
@@ -218,8 +218,8 @@ class Capacity:
     def _refusing(self) -> Iterable[tuple[bytes, Destination]]:
         """Each destination of which something is held back, with one of its subjects."""
         found: dict[Hashable, tuple[bytes, Destination]] = {}
-        for subject, lane in self._lanes.lanes.items():
-            found.setdefault(lane.destination.key, (subject, lane.destination))
+        for lane in self._lanes.lanes.values():
+            found.setdefault(lane.destination.key, (lane.subject, lane.destination))
         return found.values()
 
     def _for_long(self, destination: Destination) -> bool:

@@ -149,6 +149,11 @@ class Operation:
         return frame[start : frame.find(b" ", start)]
 
     @property
+    def lane(self) -> Hashable:
+        """What it keeps its order with has the same, as all publishes to one subject."""
+        return self.subject
+
+    @property
     def origin(self) -> tuple[bytes, str | None]:
         """The subject that it is published to, and the name of the route that does so: of a batch, of its first."""
         raise NotImplementedError
@@ -237,6 +242,12 @@ class OperationWithAck(CoreOperation):
         """Have the PubAck come to an inbox, from which it has its number."""
         self.frame = readdressed(self.frame, b"%b.%d" % (inbox, self.order))
         self.numbering = None
+
+    @property
+    def lane(self) -> Hashable:
+        """See `Operation`. Of a route by key it is the value of that, whatever the subject."""
+        key: bytes | None = getattr(self.owner, "key", None)
+        return (self.capacity_key, key) if key else self.subject
 
     @property
     def capacity_key(self) -> Hashable:

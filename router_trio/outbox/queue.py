@@ -71,11 +71,11 @@ class SendQueue:
         return operation in self._waiting or self.lanes.find(operation.order) is operation
 
     def older_waits(self, operation: Operation) -> bool:
-        """Return True if a JetStream publish to the same subject that was accepted earlier waits for the wire."""
+        """Return True if a JetStream publish of the same lane that was accepted earlier waits for the wire."""
         for waiting in self._waiting:
             if waiting.order > operation.order:
                 break
-            if waiting.with_ack and waiting.subject == operation.subject:
+            if waiting.with_ack and waiting.lane == operation.lane:
                 return True
         return False
 

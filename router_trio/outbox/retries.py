@@ -112,7 +112,7 @@ class Retries:
     def without_held(self, batch: list[Operation]) -> list[Operation]:
         """Of a batch that was taken, what may go.
 
-        Held is what is behind a refused publish to the same subject, and what is for a slow destination.
+        Held is what is behind a refused publish in its lane, and what is for a slow destination.
         """
         lanes, slow = self._lanes, self._slow
         if not lanes.lanes and not slow:
@@ -120,7 +120,7 @@ class Retries:
         going = []
         for operation in batch:
             if isinstance(operation, OperationWithAck) and (
-                operation.subject in lanes or (slow and operation.capacity_key in slow)
+                operation.lane in lanes or (slow and operation.capacity_key in slow)
             ):
                 self._in_flight.take_acked(operation.order)
                 lanes.hold(operation, now=operation.written_at)

@@ -1,9 +1,9 @@
-"""Lanes: JetStream publishes that a stream can't take right now, held back by subject.
+"""Lanes: JetStream publishes that a stream can't take right now, held back with what is in order with them.
 
 When a stream has no leader (or doesn't exist) its publishes are answered "no responders". Trying the whole queue again
-would lose the order, and waiting at its head would stop every other stream. So the subject gets a lane: its later
-publishes queue behind the refused one, everything else goes on. One publish a lane is tried at a time; when one is
-acked the lane dissolves and its operations return to the head of the queue.
+would lose the order, and waiting at its head would stop every other stream. So its subject gets a lane, or on a route
+by key the value of that: its later publishes queue behind the refused one, everything else goes on. One publish a lane
+is tried at a time; when one is acked the lane dissolves and its operations return to the head of the queue.
 
 Lanes belong to destinations: one of a route, or for what a program publishes the first token of the subject. However
 many subjects a destination has lanes for, only so many publishes are tried at a time, and destinations take turns: one
@@ -31,10 +31,14 @@ UNANSWERED = "unanswered"
 
 
 class _Lane:
-    __slots__ = ("_orders", "destination", "operations", "probing", "refused", "retry_at")
+    """`key` is the `lane` of what is in it, `subject` that of the publish for which it was made."""
 
-    def __init__(self, destination: Destination) -> None:
+    __slots__ = ("_orders", "destination", "key", "operations", "probing", "refused", "retry_at", "subject")
+
+    def __init__(self, key: Hashable, destination: Destination, subject: bytes) -> None:
+        self.key = key
         self.destination = destination
+        self.subject = subject
         self.operations: dict[int, OperationWithAck] = {}
         self.probing: int | None = None
         self.retry_at = 0.0
@@ -72,7 +76,7 @@ class Destination:
         self.idle: bool = False
         self.slow: bool = False
         self.trying: int = 0
-        self.ready: dict[bytes, _Lane] = {}
+        self.ready: dict[Hashable, _Lane] = {}
         """Lanes that hold something and have nothing under way, in the order in which they are tried."""
 
     @property
@@ -84,14 +88,14 @@ class Destination:
 class RetryLanes:
     """All lanes of one connection. `held` operations are in them and not being tried, frames of `held_bytes` bytes.
 
-    `lanes` are there, by subject, also those whose only operation is under way; `destinations` have lanes, or had some
-    a moment ago.
+    `lanes` are there, by their keys, also those whose only operation is under way; `destinations` have lanes, or had
+    some a moment ago.
     """
 
     __slots__ = ("_held", "_tries", "_turn_ends", "destinations", "held_bytes", "lanes")
 
     def __init__(self) -> None:
-        self.lanes: dict[bytes, _Lane] = {}
+        self.lanes: dict[Hashable, _Lane] = {}
         self.destinations: dict[Hashable, Destination] = {}
         self.held_bytes: int = 0
         self._held: dict[int, OperationWithAck] = {}
@@ -109,8 +113,8 @@ class RetryLanes:
         held = (lane.oldest.accepted_at for lane in self.lanes.values() if lane.operations)
         return min(held, default=None)
 
-    def __contains__(self, subject: bytes) -> bool:
-        return subject in self.lanes
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self.lanes
 
     def holds_of(self, key: Hashable) -> bool:
         """Return True if something of this destination is held back, or tried."""
@@ -120,11 +124,12 @@ class RetryLanes:
     # --- in ---
 
     def hold(self, operation: OperationWithAck, retry_at: float | None = None, *, now: float = 0.0) -> None:
-        """Hold an operation in its subject's lane, made if there is none. A refused one says when to try again."""
-        subject = operation.subject
-        lane = self.lanes.get(subject)
+        """Hold an operation in its lane, made if there is none. A refused one says when to try again."""
+        key = operation.lane
+        lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[subject] = _Lane(self.destination_for(operation.capacity_key, now))
+            lane = _Lane(key, self.destination_for(operation.capacity_key, now), operation.subject)
+            self.lanes[key] = lane
             lane.destination.lanes += 1
         destination = lane.destination
         lane.add(operation)
@@ -138,10 +143,10 @@ class RetryLanes:
         if retry_at is not None:
             lane.retry_at = retry_at
             lane.refused = True
-            destination.ready.pop(subject, None)
+            destination.ready.pop(key, None)
             destination.reason = operation.refused_for or UNANSWERED
         if lane.probing is None:
-            destination.ready[subject] = lane
+            destination.ready[key] = lane
 
     def destination_for(self, key: Hashable, now: float) -> Destination:
         """The destination with this key, made if nothing of it is held."""
@@ -182,7 +187,7 @@ class RetryLanes:
             if not must_wait(operation):
                 self._remove(lane, operation)
                 lane.probing = operation.order
-                destination.ready.pop(operation.subject, None)
+                destination.ready.pop(lane.key, None)
                 destination.trying += 1
                 self._tries -= 1
                 # Who had a try is the last to have one in the next turn.
@@ -204,8 +209,7 @@ class RetryLanes:
 
     def release(self, operation: Operation, *, accepted: bool, now: float = 0.0) -> list[OperationWithAck]:
         """An operation left: acked, or given up. Returns what its lane releases: all if acked, else nothing."""
-        subject = operation.subject
-        lane = self.lanes.get(subject)
+        lane = self.lanes.get(operation.lane)
         if lane is None or not (accepted or lane.probing == operation.order):
             return []
         destination = lane.destination
@@ -217,12 +221,12 @@ class RetryLanes:
             if destination.slow and lane.operations:
                 # Let go now, all of it would be back at once.
                 lane.refused = False
-                destination.ready[subject] = lane
+                destination.ready[lane.key] = lane
                 return []
         elif lane.operations:
-            destination.ready[subject] = lane
+            destination.ready[lane.key] = lane
             return []
-        released = self._release(subject, lane)
+        released = self._release(lane)
         if accepted and not destination.lanes and not destination.slow:
             del self.destinations[destination.key]
         return released
@@ -238,21 +242,20 @@ class RetryLanes:
         held = self._held.get(operation.order)
         if held is None:
             return False
-        subject = held.subject
-        lane = self.lanes[subject]
+        lane = self.lanes[held.lane]
         self._remove(lane, held)
         if not lane.operations:
-            lane.destination.ready.pop(subject, None)
+            lane.destination.ready.pop(lane.key, None)
             if lane.probing is None:
-                self._dissolve(subject, lane)
+                self._dissolve(lane)
         return True
 
-    def drop_oldest(self, subject: bytes, destination: Destination) -> OperationWithAck | None:
-        """Take out the oldest that is held of a subject, or without a lane for it of the one that waits longest.
+    def drop_oldest(self, key: Hashable, destination: Destination) -> OperationWithAck | None:
+        """Take out the oldest that is held in a lane, or if there is no such lane in the one that waits longest.
 
-        None if there is none. The lane of the subject stays: another one is about to be held.
+        None if there is none. The lane stays: another one is about to be held.
         """
-        lane = self.lanes.get(subject)
+        lane = self.lanes.get(key)
         if lane is None:
             longest = next(iter(destination.ready.values()), None)
             oldest = None if longest is None else longest.oldest
@@ -264,7 +267,7 @@ class RetryLanes:
         oldest = lane.oldest
         self._remove(lane, oldest)
         if not lane.operations:
-            lane.destination.ready.pop(subject, None)
+            lane.destination.ready.pop(key, None)
         return oldest
 
     def wanted(self, wanted: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
@@ -301,17 +304,17 @@ class RetryLanes:
         lane.destination.held -= 1
         lane.destination.held_bytes -= size
 
-    def _release(self, subject: bytes, lane: _Lane) -> list[OperationWithAck]:
+    def _release(self, lane: _Lane) -> list[OperationWithAck]:
         released = list(lane.operations.values())
         for held in released:
             self._remove(lane, held)
-        self._dissolve(subject, lane)
+        self._dissolve(lane)
         return released
 
-    def _dissolve(self, subject: bytes, lane: _Lane) -> None:
+    def _dissolve(self, lane: _Lane) -> None:
         destination = lane.destination
-        del self.lanes[subject]
-        destination.ready.pop(subject, None)
+        del self.lanes[lane.key]
+        destination.ready.pop(lane.key, None)
         destination.lanes -= 1
 
     def not_slow(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:
@@ -324,9 +327,9 @@ class RetryLanes:
             destination = self.destinations.get(key)
             if destination is not None:
                 destination.slow = False
-                for subject, lane in [*destination.ready.items()]:
+                for lane in [*destination.ready.values()]:
                     if not lane.refused:
-                        released += self._release(subject, lane)
+                        released += self._release(lane)
         return released
 
     def clear_idle(self) -> None:

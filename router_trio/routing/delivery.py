@@ -200,37 +200,16 @@ class DestinationTracker:
         """See `Delivery.from_stream`."""
         return self.delivery.from_stream
 
+    @property
+    def key(self) -> bytes | None:
+        """The value of its route's key, if that is known: see `OperationWithAck.lane`."""
+        return getattr(self.delivery, "key", None)
+
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
         if fate.delivered:
             self.delivery.copied(self._copy)
         self.delivery.operation_settled(self._template, operation, fate, now)
-
-
-class MirrorCopy:
-    """The owner of a copy for a mirror: counted, and nothing else follows from its fate."""
-
-    __slots__ = ("_route", "_template")
-
-    def __init__(self, route: RouteState, template: str) -> None:
-        self._route = route
-        self._template = template
-
-    @property
-    def destination(self) -> tuple[str, str]:
-        """See `Delivery.destination`."""
-        return self._route.name, self._template
-
-    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
-        if fate.delivered:
-            self._route.delivered[self._template] += count
-        else:
-            self._route.mirror_failed[fate.reason or fate.name] += count
-
-    def count_failure(self, reason: str) -> None:
-        """The copy never became an operation."""
-        self._route.mirror_failed[reason] += 1
 
 
 class BatchDelivery:

@@ -243,10 +243,6 @@ class Arrivals:
             return True
         if strict:
             return False
-        if self._refused[copy]:
-            # While a subject is refused for now, others go on, also those of the same key.
-            subject = self._sent[copy[2]].key
-            before = [other for other in before if self._sent[other[2]].key == subject]
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)
 

@@ -206,6 +206,22 @@ async def test_sticky_messages_of_a_key_follow_each_other_at_once(autojump_clock
         assert payloads_of(w, "a") == numbers(60)
 
 
+async def test_sticky_messages_of_a_key_wait_behind_what_is_refused_for_now(autojump_clock: MockClock) -> None:
+    """Whatever their subjects are; those of other keys don't wait."""
+    route = LOCAL | {"key": KEY, "strategy": "sticky", "to": [OUT]}
+    async with world([route], brokers=one_broker()) as w:
+        w.broker.trouble.elect("OUT", 1e6)
+        publish(w.broker, "a:1", subject="in.x")
+        refusals = w.live.connections["main"].outbox.capacity.refusals
+        await eventually(lambda: bool(refusals()))
+        w.broker.trouble.elect("OUT", 0)
+        publish(w.broker, "a:2", "b:3", subject="in.y")
+        await eventually(lambda: payloads_of(w, "b") == [b"3"])
+        assert payloads_of(w, "a") == []
+        await all_acked(w, 3)
+        assert payloads_of(w, "a") == [b"1", b"2"]
+
+
 async def test_a_sticky_message_that_fails_for_what_it_is_holds_up_nothing(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(max_payload=200)}
     brokers["main"].add_stream("IN", ["in.*"])
