@@ -40,8 +40,21 @@ MAX_SIZE_DIGITS = 9
 
 ZERO = 0x30
 
-SIZES: dict[bytes, int] = {b"%d" % size: size for size in range(4096)}
-"""Sizes as they are written. To look one up costs less than to check and read it."""
+
+class _Sizes(dict[bytes, int]):
+    """Sizes as they are written, those of most messages beforehand: to look one up costs less than to read it."""
+
+    def __missing__(self, text: bytes) -> int:
+        """Read a size as a server writes it. Raises `ValueError` for anything else that `int` would take.
+
+        A tail repeats it as it came, and the server that it is sent to would end the connection over `+5` or `1_0`.
+        """
+        if text.isdigit() and len(text) <= MAX_SIZE_DIGITS and (text[0] != ZERO or len(text) == 1):
+            return int(text)
+        raise ValueError
+
+
+SIZES = _Sizes((b"%d" % size, size) for size in range(4096))
 
 
 class MessageBuffer(Protocol):
@@ -104,32 +117,27 @@ class FrameParser:
                 if self._line < 0:
                     raise ProtocolError(f"a line of more than {limit} bytes")
                 break
-            kind = data[position : position + 4]
+            words = data[position:line_end].split(b" ")
+            kind = words[0]
             try:
-                if kind == b"MSG ":
-                    arguments = data[position + 4 : line_end].split(b" ")
-                    if len(arguments) == 3:
-                        subject, sid, size_text = arguments
+                if kind == b"MSG":
+                    if len(words) == 4:
+                        _, subject, sid, size_text = words
                         reply = b""
                         start = line_end - len(size_text)
                     else:
-                        subject, sid, reply, size_text = arguments
+                        _, subject, sid, reply, size_text = words
                         start = line_end - len(size_text) - len(reply) - 1
-                    known = sizes.get(size_text)
-                    size = _size(size_text) if known is None else known
+                    size = sizes[size_text]
                     header_size = 0
                 elif kind == b"HMSG":
-                    arguments = data[position:line_end].split(b" ")
-                    if len(arguments) == 5:
-                        arguments.insert(3, b"")
-                    _, subject, sid, reply, header_text, size_text = arguments
+                    if len(words) == 5:
+                        words.insert(3, b"")
+                    _, subject, sid, reply, header_text, size_text = words
                     start = line_end - len(size_text) - len(header_text) - 1
                     if reply:
                         start -= len(reply) + 1
-                    known = sizes.get(size_text)
-                    size = _size(size_text) if known is None else known
-                    known = sizes.get(header_text)
-                    header_size = _size(header_text) if known is None else known
+                    size, header_size = sizes[size_text], sizes[header_text]
                     if not 0 < header_size <= size:
                         raise ProtocolError(f"header size {header_size} of a message of {size} bytes")
                 else:
@@ -186,16 +194,6 @@ class FrameParser:
             self.control.append(line)
         else:
             raise ProtocolError(f"unknown frame {line[:80]!r}")
-
-
-def _size(text: bytes) -> int:
-    """Read a size as a server writes it. Raises `ValueError` for anything else that `int` would take.
-
-    A tail repeats it as it came, and the server that it is sent to would end the connection over `+5` or `1_0`.
-    """
-    if text.isdigit() and len(text) <= MAX_SIZE_DIGITS and (text[0] != ZERO or len(text) == 1):
-        return int(text)
-    raise ValueError
 
 
 # --- reading a raw message ---
