@@ -44,8 +44,9 @@ def _poison(directory: Path) -> None:
     probe = "import runpy, sys; print(*sys.modules)"
     before = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
     names = set(sys.stdlib_module_names)
-    for folder in site.getsitepackages():
-        names |= {path.name.partition(".")[0] for path in Path(folder).iterdir()}
+    # Debian's Python names folders of a virtual environment that it does not make.
+    for folder in filter(Path.is_dir, map(Path, site.getsitepackages())):
+        names |= {path.name.partition(".")[0] for path in folder.iterdir()}
     for name in names - {module.partition(".")[0] for module in before} - {"router_trio", "tests", "__pycache__"}:
         if name.isidentifier():
             (directory / f"{name}.py").write_text(POISON)

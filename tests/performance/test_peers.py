@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_who_did_not_take_part_has_no_column() -> None:
 def test_the_page_says_if_python_was_built_with_pgo_and_warns_if_not(
     configured: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "base_prefix", "/opt/python")  # Debian tells of its own otherwise
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _: configured)
     page = report.document([], {"Python": environment.python_build()}, {})
     assert f", {told} PGO\n" in page
