@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,9 @@ from tests.support.servers import NatsServer, nats_server
 # What one example takes depends on what else the machine does. Costs have tests of their own.
 hypothesis.settings.register_profile("router_trio", deadline=None)
 hypothesis.settings.load_profile("router_trio")
+
+# Programs that are started under nohup ignore it, as those that the tests start would with the tests themselves.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _THREADS_END_WITHIN = 2.0
 _IDLE_TRIO_WORKER = "Trio thread"  # trio keeps idle workers for ten seconds; a busy one has the name of its job
