@@ -1,10 +1,10 @@
 """OTLP over HTTP: the SDK's exporter, with the spans of messages encoded in a tenth of its time.
 
-The SDK makes each span anew out of objects, in a thread that shares the interpreter with the routes: with one message
-in a hundred sampled that would be most of what a core message costs. Here what all spans of a form have in common is
-encoded once, by the SDK's classes, and joined with the few fields that are a span's own: an encoded message of protobuf
-is its fields one after the other, in any order (https://protobuf.dev/programming-guides/encoding/). What is sent is
-what the exporter would send (`tests/unit/telemetry/test_otlp_encoding.py` holds it to that).
+The SDK makes each span anew out of objects, in a thread that shares the interpreter with the routes: where many
+messages are traced, all of them pay for it. Here what all spans of a form have in common is encoded once, by the SDK's
+classes, and joined with the few fields that are a span's own: an encoded message of protobuf is its fields one after
+the other, in any order (https://protobuf.dev/programming-guides/encoding/). What is sent is what the exporter would
+send (`tests/unit/telemetry/test_otlp_encoding.py` holds it to that).
 """
 
 from __future__ import annotations

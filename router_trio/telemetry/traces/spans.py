@@ -5,7 +5,7 @@ https://opentelemetry.io/docs/specs/semconv/messaging/. What NATS has and they d
 Templates stand where a subject would: a raw subject is never a name. Contexts are passed by hand, never through context
 variables, so a span can't become the child of what its task happened to do before.
 
-One in a hundred of half a million messages a second is ten thousand spans a second. So a span is plain fields here:
+Where every message is traced, spans are most of what a message costs. So one is plain fields here:
 what it has in common with all others of its route, made once, and what is its own. It is encoded from them (see
 `otlp`), and becomes one of the SDK's objects only for another exporter than that: the SDK's own open spans, which have
 locks and may be written to by anybody, take four times as long. So nothing here needs the SDK, which is imported when
