@@ -72,10 +72,11 @@ class SendQueue:
 
     def older_waits(self, operation: Operation) -> bool:
         """Return True if a JetStream publish of the same lane that was accepted earlier waits for the wire."""
+        lane = operation.lane
         for waiting in self._waiting:
             if waiting.order > operation.order:
                 break
-            if waiting.with_ack and waiting.lane == operation.lane:
+            if waiting.with_ack and waiting.lane == lane:
                 return True
         return False
 
