@@ -38,11 +38,14 @@ MAX_MESSAGE = 64 * 1024 * 1024
 MAX_SIZE_DIGITS = 9
 """Digits of a size, as many as nats-server reads."""
 
+MAX_SIZES = 8192
+"""Sizes that are remembered as they are written, those below 4,096 from the start."""
+
 ZERO = 0x30
 
 
 class _Sizes(dict[bytes, int]):
-    """Sizes as they are written, those of most messages beforehand: to look one up costs less than to read it."""
+    """Sizes as they are written: to look one up costs less than to read it."""
 
     def __missing__(self, text: bytes) -> int:
         """Read a size as a server writes it. Raises `ValueError` for anything else that `int` would take.
@@ -50,7 +53,10 @@ class _Sizes(dict[bytes, int]):
         A tail repeats it as it came, and the server that it is sent to would end the connection over `+5` or `1_0`.
         """
         if text.isdigit() and len(text) <= MAX_SIZE_DIGITS and (text[0] != ZERO or len(text) == 1):
-            return int(text)
+            size = int(text)
+            if len(self) < MAX_SIZES:
+                self[text] = size
+            return size
         raise ValueError
 
 
