@@ -94,6 +94,9 @@ class GoingBack:
         for delivery in of_another_stream:
             if delivery not in in_handler:
                 self.unrouted(delivery)
+        # Nothing may be left there: the route that takes this one's place goes on with what is pending.
+        pending.waiting.clear()
+        pending.waiting += in_handler
 
     def unrouted(self, delivery: StreamDelivery) -> None:
         """It was not routed before the end: its stream has it, if that is still there."""

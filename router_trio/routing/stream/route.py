@@ -216,7 +216,7 @@ class StreamRoute(Route):
                     await routing.route(handler, delivery)
                 except trio.Cancelled:
                     if self._scope.cancel_called:
-                        self._going_back.unrouted(delivery)
+                        self._going_back.unrouted(pending.waiting.popleft())
                     raise
                 pending.waiting.popleft()
                 if routing.waits_for is not None:

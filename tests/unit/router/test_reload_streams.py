@@ -7,8 +7,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.errors import ConfigurationError
+from router_trio.message import Message
 from tests.support.eventually import eventually
-from tests.support.world import core, fill, numbers, one_broker, stream, to, two_brokers, world
+from tests.support.world import core, fill, handled, numbers, one_broker, stream, to, two_brokers, world
 from tests.unit.router.traffic import by_name, received, reloaded, traffic
 
 # --- routes from a stream --------------------------------------------------------------------------------------------
@@ -48,6 +49,40 @@ async def test_what_the_destination_of_the_old_route_does_not_take_goes_back_to_
         await eventually(lambda: w.broker.unacked("IN", "router") == 0, 120)
         assert by_name(w)["route"].in_hand == 0
         assert w.payloads("OUT", "edge") == []
+
+
+async def test_what_the_old_route_gave_back_at_its_timeout_is_the_new_ones_alone(autojump_clock: MockClock) -> None:
+    async with world([stream("IN", "out.$1", filter="in.*")], brokers=one_broker(), shutdown_timeout=2.0) as w:
+        w.broker.trouble.edit_subjects("OUT", "nobody")
+        fill(w.broker, 5)
+        await eventually(lambda: by_name(w)["route"].in_hand == 5)
+        # What its outbox held back goes back to the stream; none of it may still wait in the route.
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", max_in_flight=10)))
+        w.broker.trouble.edit_subjects("OUT", "out.>")
+        await eventually(lambda: w.payloads("OUT") == numbers(5))
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        assert w.route_ledger() == (10, 0, {"returned": 5, "routed": 5})
+
+
+async def test_what_a_handler_of_the_old_route_is_cancelled_in_is_the_new_ones_alone(autojump_clock: MockClock) -> None:
+    calls: list[bytes] = []
+
+    async def stuck_at_first(message: Message) -> Message:
+        calls.append(message.payload)
+        if len(calls) == 1:
+            await trio.sleep_forever()
+        return message
+
+    source = {"stream": "IN", "durable": "router", "filter": "in.*"}
+    handlers = [handled(stuck_at_first, to="out.x", **source)]
+    async with world(handlers=handlers, brokers=one_broker(), shutdown_timeout=2.0) as w:
+        fill(w.broker, 5)
+        await eventually(lambda: calls == numbers(1))
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", max_in_flight=10)))
+        await eventually(lambda: w.payloads("OUT") == numbers(5))
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        assert w.route_ledger() == (10, 0, {"returned": 5, "routed": 5})
+        assert calls == numbers(1) + numbers(5)
 
 
 async def test_acks_that_met_no_link_are_sent_by_the_next_route(autojump_clock: MockClock) -> None:
