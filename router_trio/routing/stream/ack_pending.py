@@ -216,6 +216,11 @@ class AckPending:
         else:
             self._have_their_turn(delivery)
 
+    def comes_again_at_once(self, delivery: StreamDelivery) -> None:
+        """It is given back at the end: the route that takes this one's place waits for it, and behind it."""
+        if not self.cursor.shared:
+            self.order.await_redelivery(delivery, 0.0, 0.0)
+
     def take_back(self, delivery: StreamDelivery) -> None:
         """It was finished only because it was out of turn: it waits again."""
         self._start_again(delivery)
@@ -285,7 +290,7 @@ class AckPending:
     def unrouted(self) -> Iterable[StreamDelivery]:
         """What was not routed at the end, of the stream as it is now, in its order."""
         ours = [delivery for delivery in self.waiting if delivery.cursor is self.cursor]
-        return merge(sorted(ours, key=_sequence), self.order.clear(), key=_sequence)
+        return merge(sorted(ours, key=_sequence), self.order.leave_hand(), key=_sequence)
 
 
 def was_refused(delivery: StreamDelivery) -> bool:

@@ -66,16 +66,15 @@ class GoingBack:
         pending = self._pending
         if pending.keys is not None:
             pending.waiting += pending.keys.clear()
-        waiting = [*pending.waiting, *pending.order.clear()]
-        pending.waiting.clear()
-        self.these(waiting)
-        self.all_stuck()
+        self.everything(())
+        if not pending.count:
+            self._all_settled.unpark_all()
 
     def all_stuck(self) -> None:
         """Give back what can't go on now that nothing comes any more."""
         for delivery in self._pending.take_back_stuck():
             self._state.fates["returned"] += 1
-            self._acks.nak(delivery.ack_subject, 0)
+            self._comes_again(delivery)
         if self.limited is not None:
             self.these(self.limited.clear())
         if not self._pending.count:
@@ -88,7 +87,7 @@ class GoingBack:
             pending.waiting += self.limited.clear()
         of_another_stream = [delivery for delivery in pending.waiting if delivery.cursor is not pending.cursor]
         for delivery in [*pending.unrouted()]:
-            self._acks.nak(delivery.ack_subject, 0)
+            self._comes_again(delivery)
             if delivery not in in_handler:
                 self.unrouted(delivery)
         for delivery in of_another_stream:
@@ -106,5 +105,9 @@ class GoingBack:
         """Give back these messages, which are in hand and nowhere else. What is of a stream before this one is lost."""
         for delivery in deliveries:
             if delivery.cursor is self._pending.cursor:
-                self._acks.nak(delivery.ack_subject, 0)
+                self._comes_again(delivery)
             self.unrouted(delivery)
+
+    def _comes_again(self, delivery: StreamDelivery) -> None:
+        self._pending.comes_again_at_once(delivery)
+        self._acks.nak(delivery.ack_subject, 0)

@@ -252,6 +252,22 @@ class SubjectOrder(Generic[D]):
                 line.held.clear()
         return sorted(found, key=_sequence)
 
+    def leave_hand(self) -> list[D]:
+        """Take out all that waits, which is given back with all that is in hand. What is awaited still is."""
+        found: list[D] = []
+        for subject, line in [*self.lines.items()]:
+            found += line.held.values()
+            line.held.clear()
+            line.run.clear()
+            line.tried = None
+            for one in line.awaited.values():
+                if one.due == inf:
+                    one.due = one.until = 0.0
+            if not line.awaited:
+                del self.lines[subject]
+        self.held = 0
+        return sorted(found, key=_sequence)
+
     def clear(self) -> list[D]:
         """Await nothing and hold nothing any more. Returns what waited."""
         held = [delivery for line in self.lines.values() for delivery in line.held.values()]

@@ -64,6 +64,23 @@ async def test_what_the_old_route_gave_back_at_its_timeout_is_the_new_ones_alone
         assert w.route_ledger() == (10, 0, {"returned": 5, "routed": 5})
 
 
+async def test_what_follows_a_refused_message_waits_for_it_over_a_reload(autojump_clock: MockClock) -> None:
+    slowly = {"initial": "20s", "max": "20s"}
+    async with world([stream("IN", "out.$1", filter="in.*", retry=slowly)], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.x")
+        fill(w.broker, 2)
+        await eventually(lambda: w.route_ledger() == (2, 0, {"returned": 2}))
+        w.broker.allow_publish("out.x")
+        fill(w.broker, 2, first=2)
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", retry=slowly, max_in_flight=10)))
+        fill(w.broker, 2, first=4)
+        fill(w.broker, 1, subjects="y")
+        await eventually(lambda: b"0" in w.payloads("OUT"))
+        assert trio.current_time() < 10, "nobody waits for messages of other subjects"
+        await eventually(lambda: len(w.payloads("OUT")) == 7, 60)
+        assert w.payloads("OUT") == [b"0", *numbers(6)]
+
+
 async def test_what_a_handler_of_the_old_route_is_cancelled_in_is_the_new_ones_alone(autojump_clock: MockClock) -> None:
     calls: list[bytes] = []
 

@@ -65,6 +65,16 @@ class TurnsMachine(RuleBasedStateMachine):
         if message is not None:
             self.again.append(message)
 
+    @rule()
+    def reload(self) -> None:
+        """All that is in hand is given back, and another route goes on."""
+        given_back = [*self.waiting, *self.under_way, *self.turns.leave_hand()]
+        self.waiting.clear()
+        self.under_way.clear()
+        for message in given_back:
+            assert self.turns.await_redelivery(message, 0.0, 0.0) is None
+        self.again += given_back
+
     @precondition(lambda self: self.waiting)
     @rule()
     def route(self) -> None:
