@@ -154,6 +154,18 @@ class StreamIntake:
             )
         self._told_differences = found
 
+    def _ack_again(self, again: Sequence[StreamDelivery], now: float) -> None:
+        """Ack those that are settled, of messages that came again; what can't be acked yet is to come later."""
+        acks, prefix = self._acks, self._prefix
+        cursor, in_hand = self._pending.cursor, self._pending.open
+        settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
+        if prefix is None:
+            acks.ack([delivery.ack_subject for delivery in settled])
+        else:
+            acks.ack(prefix.to_ack(settled, cursor, now))
+            for ack_subject, delay in prefix.come_later(settled, self._ack_wait):
+                acks.nak(ack_subject, delay)
+
     def other_message(self, delivery: StreamDelivery) -> None:
         """See `AckPending.add`."""
         self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
@@ -193,10 +205,7 @@ class StreamIntake:
             again = pending.add(deliveries, columns, self.patience, self.other_message)
             if again:
                 self._state.duplicates += len(again)
-                cursor, in_hand = pending.cursor, pending.open
-                settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
-                each = [delivery.ack_subject for delivery in settled]
-                self._acks.ack(each if self._prefix is None else self._prefix.to_ack(settled, pending.cursor, now))
+                self._ack_again(again, now)
             self._state.received += len(deliveries) - len(again)
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             pull_loop.count_received(len(deliveries), size, again=came_again)

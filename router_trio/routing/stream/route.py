@@ -72,6 +72,7 @@ class StreamRoute(Route):
                 pending.order.clear()
             pending.keys = None
             pending.holds_back = was_refused
+            prefix = prefix and (before._prefix or prefix)
         retrying = Retrying(self.state, spec.stream, policy, dead_letters, pending, acks, emit, self._look)
         if prefix is not None:
             retrying.done_with = lambda one: acks.ack(prefix.to_ack([one], pending.cursor, trio.current_time()))
@@ -266,10 +267,9 @@ class StreamRoute(Route):
         if 2 * pending.count >= self._window.size:
             self._pull_loop.count_settled(len(deliveries))
         ack_subjects = pending.delivered(deliveries)
-        if self._prefix is None:
-            self._acks.ack(ack_subjects)
-        else:
-            self._acks.ack(self._prefix.to_ack(deliveries, pending.cursor, trio.current_time()))
+        if self._prefix is not None:
+            ack_subjects = self._prefix.to_ack(deliveries, pending.cursor, trio.current_time())
+        self._acks.ack(ack_subjects)
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of, delivery_of
-from router_trio.routing.stream.settled_prefix import SettledPrefix
+from router_trio.routing.stream.settled_prefix import LONGEST_WAIT, SettledPrefix
 from router_trio.states import RouteState
 
 
 class Delivery:
     """What the prefix looks at."""
 
-    def __init__(self, cursor: StreamCursor, sequence: int) -> None:
+    def __init__(self, cursor: StreamCursor, sequence: int, deliveries: int = 1) -> None:
         self.cursor = cursor
+        self.deliveries = deliveries
         self.sequence = sequence
         self.ack_subject = b"%d" % sequence
 
@@ -76,6 +77,31 @@ def test_while_others_take_from_the_durable_nothing_is_acked() -> None:
     assert settled(prefix, cursor, *one, *three) == []
 
 
+def test_what_was_settled_while_others_took_is_acked_once_they_do_not() -> None:
+    prefix, cursor = SettledPrefix(), StreamCursor("s")
+    one, three = received(cursor, 1), received(cursor, 3, number=3)
+    assert settled(prefix, cursor, *one, *three) == []
+    cursor.opened(3, 0.0, 30.0, in_use=False)
+    assert not cursor.shared
+    assert settled(prefix, cursor) == [], "the second may still come here"
+    assert settled(prefix, cursor, now=30.0) == [b"3"]
+
+
+def test_what_is_settled_and_has_no_ack_comes_again_later_each_time() -> None:
+    prefix, cursor = SettledPrefix(), StreamCursor("s")
+    one, two, three = received(cursor, 1, 2, 3)
+    assert settled(prefix, cursor, two, three) == []
+
+    def later(deliveries: int, ack_wait: float) -> list[tuple[bytes, float]]:
+        return list(prefix.come_later([Delivery(cursor, 3, deliveries)], ack_wait))  # type: ignore[list-item]
+
+    assert [later(times, 2.0) for times in (2, 3, 4)] == [[(b"3", 4.0)], [(b"3", 8.0)], [(b"3", 16.0)]]
+    assert later(1_000_000, 2.0) == [(b"3", LONGEST_WAIT)]
+    assert later(2, 2 * LONGEST_WAIT) == [(b"3", 2 * LONGEST_WAIT)], "nothing comes sooner than without a nak"
+    settled(prefix, cursor, one)
+    assert later(5, 2.0) == [], "it has its ack"
+
+
 def test_of_a_stream_that_is_another_one_nothing_is_acked() -> None:
     prefix, old, new = SettledPrefix(), StreamCursor("s"), StreamCursor("t")
     before = received(old, 1)
@@ -118,8 +144,8 @@ def test_what_was_taken_for_a_message_of_the_stream_before_is_not_acked_with_tho
     contradicts = comes(2, 2, 201)
     assert (told, unknown.cursor is pending.cursor) == ([2], False)
     pending.delivered([contradicts])
-    assert prefix.to_ack([contradicts], pending.cursor, 2.0) == ()
+    assert prefix.to_ack([contradicts], pending.cursor, 2.0) == []
     again = comes(1, 3, 200)
     assert again.cursor is pending.cursor
     pending.delivered([again])
-    assert prefix.to_ack([again], pending.cursor, 61.0) == (contradicts.ack_subject,)
+    assert prefix.to_ack([again], pending.cursor, 61.0) == [contradicts.ack_subject]
