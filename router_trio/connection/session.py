@@ -117,9 +117,14 @@ class Session:
                             nursery.start_soon(self._confirm, link)
                             await self._serve_each(link, first, nursery, STREAMS_FIRST_WITHIN)
                             self._nursery, self._context = nursery, copy_context()
-                            # Before anything is sent: the kept publishes may be for routes of this very connection.
-                            await self._serve_each(link, sources, nursery, SOURCES_FIRST_WITHIN)
-                            nursery.start_soon(self._send, link)
+                            try:
+                                # Before anything is sent: the kept publishes may be for routes of this very connection.
+                                await self._serve_each(link, sources, nursery, SOURCES_FIRST_WITHIN)
+                                nursery.start_soon(self._send, link)
+                                # The tasks end with the link. The nursery is open as long as this waits.
+                                await trio.sleep_forever()
+                            finally:
+                                self._nursery = None
                 if dialling.cancelled_caught:
                     self.error = LinkError(f"no connection within {connect_timeout:g} s", reason="timeout")
         except LinkError as error:
@@ -131,7 +136,7 @@ class Session:
             if other is not None:
                 raise other from None
         finally:
-            self.link = self._nursery = None
+            self.link = None
             self.ended.set()
 
     def serve(self) -> None:
@@ -141,7 +146,7 @@ class Session:
     def serve_also(self, source: Source) -> trio.Event | None:
         """Serve a source that has just come. Returns what is set once it has tried.
 
-        None, and nothing is done, while `run` has not begun with the others, or when it has ended.
+        None, and nothing is done, while `run` has not begun with the others, or when its link has died.
         """
         if self.link is None or self._nursery is None:
             return None

@@ -68,6 +68,29 @@ async def test_a_source_that_comes_later_is_served_in_the_surroundings_of_the_li
     assert session.serve_also(later) is None
 
 
+async def test_a_source_that_comes_while_a_dead_link_is_closed_is_for_the_next_one(autojump_clock: MockClock) -> None:
+    setup = SessionSetup()
+    connect = setup.connect
+
+    @asynccontextmanager
+    async def slow_to_close(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[StubLink]:
+        async with connect(server, inbox, listener) as link:
+            try:
+                yield link
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(1.0)
+
+    setup.connect = slow_to_close  # type: ignore[method-assign]
+    async with serving(setup) as session:
+        await trio.testing.wait_all_tasks_blocked()
+        setup.die(LinkError("gone"))
+        await trio.sleep(0.5)
+        assert not session.ended.is_set()
+        assert session.serve_also(StubSource()) is None
+        await session.ended.wait()
+
+
 async def test_a_source_that_comes_before_the_link_serves_is_among_the_others(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     assert setup.session.serve_also(StubSource()) is None
