@@ -59,6 +59,7 @@ class DestinationBreaker:
         self._several = several
         self._kept = kept
         self._taken_here = 0
+        self._counted = 0
         outlet.outbox.refusals.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
 
     def stop_listening(self) -> None:
@@ -92,12 +93,10 @@ class DestinationBreaker:
     def _tell(self) -> None:
         """The breaker has changed: whoever looks sees it, and whoever waits asks again."""
         breaker, told = self._breaker, self.told
-        told.state, told.openings, told.probe_at, told.why_open = (
-            breaker.state,
-            breaker.openings,
-            breaker.probe_at,
-            None,
-        )
+        told.state, told.probe_at, told.why_open = breaker.state, breaker.probe_at, None
+        # What the breakers of the route before have counted is added there meanwhile.
+        told.openings += breaker.openings - self._counted
+        self._counted = breaker.openings
         if breaker.state != CLOSED:
             told.why_open = (
                 f"the breaker of destination {told.template!r} on {told.connection} is open: "

@@ -13,7 +13,7 @@ from router_trio.router.reloads import FEW_ROUTES
 from router_trio.states import RUNNING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import core, handled, numbers, to, world
+from tests.support.world import core, handled, numbers, one_broker, to, world
 from tests.unit.router.traffic import by_name, never, received, reloaded, traffic
 
 # --- routes from a subject -------------------------------------------------------------------------------------------
@@ -115,6 +115,22 @@ async def test_what_is_in_the_handler_is_finished_by_the_old_route_and_what_wait
         old, new = received(w, "old.1"), received(w, "new.1")
         assert old + new == numbers(10)
         assert new[-5:] == numbers(5, first=5)
+
+
+async def test_the_openings_of_a_breaker_count_on_when_it_opens_again(autojump_clock: MockClock) -> None:
+    def guarded(template: str) -> dict[str, Any]:
+        sealed = to("out.x", jetstream=True) | {"breaker": {"failures": 1, "pause": "1h"}}
+        return core("in.*", sealed, template)
+
+    brokers = one_broker()
+    async with world([guarded("old.$1")], brokers=brokers) as w:
+        brokers["main"].trouble.seal("OUT")
+        for template in ("new.$1", "newer.$1"):
+            w.broker.publish("in.1", b"x")
+            await eventually(lambda: by_name(w)["route"].breakers[0].state == "open")
+            await w.live.reload(w.configuration(guarded(template)))
+            await eventually(lambda: by_name(w)["route"].breakers[0].state == "closed")
+        assert by_name(w)["route"].breakers[0].openings == 2
 
 
 @pytest.mark.parametrize("more", [{}, {"retry": {}}], ids=["passed on", "kept"])
