@@ -22,6 +22,7 @@ from router_trio.message import stored as stored
 from router_trio.message import stored_each as stored_each
 from router_trio.outbox.operation import Operation as Operation
 from router_trio.protocol.consumer import ConsumerSpec as ConsumerSpec
+from router_trio.protocol.consumer import ConsumerState as ConsumerState
 from router_trio.protocol.consumer import Limits as Limits
 from router_trio.protocol.consumer import Progress as Progress
 from router_trio.protocol.framing import RawMessage
@@ -192,13 +193,14 @@ class PullConsumer(Subscription, Protocol):
         said nothing of it for a second: then they come again after their ack wait.
         """
 
-    async def check(self) -> str | None:
-        """Return why the consumer delivers nothing now, as when it is paused; None if it delivers.
+    async def check(self) -> ConsumerState:
+        """Return how the consumer is now.
 
         Raises `SourceError` if there is no such consumer any more, if it was edited so that it no longer delivers what
         was asked for, and if the server does not say (reason `permission_denied`, `timeout`, ...: see `LOOKUP_FAILED`).
         Blocks for at most `LOOKUP_WITHIN` seconds. Can be cancelled.
         """
+        ...
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """Ask for `batch` more messages of together at most `max_bytes` (0: any), for at most `expires` seconds.

@@ -45,6 +45,21 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """A durable as it is now. `paused` says that somebody has paused it, and until when; None if it goes on.
+
+    `unacked` messages have no ack, of `max_ack_pending` that may (0 or less: any number). `delivered` is the last that
+    was delivered for the first time, and `undelivered` of the stream were not yet.
+    """
+
+    paused: str | None
+    unacked: int
+    max_ack_pending: int
+    delivered: int
+    undelivered: int
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a server does of its own accord with what a durable delivers, -1 for no limit.
 

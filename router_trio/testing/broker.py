@@ -106,7 +106,7 @@ class FakeBroker:
 
     def unacked(self, stream: str, durable: str) -> int:
         """Messages of a consumer that were delivered and not acked. Raises `KeyError` if there is no such consumer."""
-        return self._server.consumers[stream, durable].unacked_count
+        return len(self._server.consumers[stream, durable].left_unacked())
 
     # --- another client ---
 

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 
 from router_trio.errors import SourceError
-from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, Progress
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState, Progress
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage, delivered_size
 from router_trio.protocol.headers import replace as replace_header
@@ -87,16 +87,22 @@ class Consumer:
         return self._stream.subjects
 
     @property
-    def unacked_count(self) -> int:
-        """Messages that were delivered and wait for their ack."""
-        return len(self._unacked)
-
-    @property
     def progress(self) -> Progress:
         """How far it is."""
         delivered = self._matching[self._position - 1] if self._position else self._first - 1
         passed = min(min(self._unacked, default=delivered + 1) - 1, len(self._stream.stored))
         return Progress(self._sequence, bool(self._requests), passed)
+
+    def state_at(self, now: float) -> ConsumerState:
+        """Return how it is, at that time."""
+        self._look_at_stream()
+        return ConsumerState(
+            paused="it is paused on the server; resume it" if now < self.paused_until else None,
+            unacked=len(self._unacked),
+            max_ack_pending=self.spec.max_ack_pending,
+            delivered=self._matching[self._position - 1] if self._position else 0,
+            undelivered=len(self._matching) - self._position,
+        )
 
     def left_unacked(self) -> list[int]:
         """Return what was delivered and has no ack, in order."""
@@ -214,10 +220,6 @@ class Consumer:
     def edit(self, **changes: Any) -> None:
         """Change fields of its spec, as an administrator would. What is delivered already keeps its ack wait."""
         self.spec = replace(self.spec, **changes)
-
-    def deliver_again(self, count: int, now: float) -> None:
-        """Deliver so many of what is unacked once more, the oldest first, as after a failover that lost its acks."""
-        self.again(sorted(self._unacked)[:count], now)
 
     def went_back(self) -> None:
         """The stream has forgotten its last messages: what is delivered of them is delivered no more."""

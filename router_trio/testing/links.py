@@ -14,6 +14,7 @@ from router_trio.errors import LinkError, ProtocolError, SourceError
 from router_trio.link import (
     LOOKUP_WITHIN,
     ConsumerSpec,
+    ConsumerState,
     Deliver,
     LinkListener,
     Operation,
@@ -186,7 +187,7 @@ class FakeLink(FakeSocket):
         """See `link.Link.ensure_stream`."""
         return await self.look_up(lambda now: self._network.server.ensure_stream(wanted, now))
 
-    async def check_consumer(self, spec: ConsumerSpec) -> str | None:
+    async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
         """See `subscriptions.Line.check_consumer`."""
         return await self.look_up(lambda now: self._network.server.check_consumer(spec, now))
 

@@ -12,7 +12,7 @@ from functools import partial
 from math import inf
 
 from router_trio.errors import SourceError
-from router_trio.link import ConsumerSpec, StreamState
+from router_trio.link import ConsumerSpec, ConsumerState, StreamState
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import decode
 from router_trio.protocol.stream_config import StreamConfig
@@ -203,16 +203,13 @@ class Server:
         consumer = self.open_consumer(spec, now)
         return consumer if isinstance(consumer, SourceError) else consumer.take_pin(spec.pin, now)
 
-    def check_consumer(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:
-        """Say why the durable consumer of a spec delivers nothing now, or what became of it."""
+    def check_consumer(self, spec: ConsumerSpec, now: float) -> ConsumerState | SourceError:
+        """Say how the durable consumer of a spec is, or what became of it."""
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
             told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
             return SourceError(told, reason="consumer_not_found")
-        mismatch = _mismatch(spec, consumer)
-        if mismatch is not None or now >= consumer.paused_until:
-            return mismatch
-        return f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server; resume it"
+        return _mismatch(spec, consumer) or consumer.state_at(now)
 
     def streams_of(self, subject: str) -> list[str] | SourceError:
         """Return the names of the streams that take subjects of this pattern."""

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from router_trio.errors import SourceError
-from router_trio.link import LISTEN_FOR, ConsumerSpec, Deliver, Limits, Progress, SharedDelivery
+from router_trio.link import LISTEN_FOR, ConsumerSpec, ConsumerState, Deliver, Limits, Progress, SharedDelivery
 from router_trio.protocol.framing import RawMessage
 from router_trio.testing.consumers import Consumer
 
@@ -35,7 +35,7 @@ class Line(Protocol):
     def act(self, action: Callable[[float], object]) -> None:
         """Have something done at the server when the network gets it there; nothing on a dead link."""
 
-    async def check_consumer(self, spec: ConsumerSpec) -> str | None:
+    async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
         """See `link.PullConsumer.check`."""
 
     async def request(self, question: Callable[[float], T]) -> T:
@@ -92,7 +92,7 @@ class FakePullConsumer(FakeSubscription):
         self.consumer = consumer
         answers = consumer.answers
         alone = spec.standby or spec.stream_created is not None
-        if not alone and consumer.unacked_count and not consumer.progress.in_use:
+        if not alone and consumer.left_unacked() and not consumer.progress.in_use:
             try:
                 await trio.sleep(LISTEN_FOR)
             except BaseException:
@@ -157,7 +157,7 @@ class FakePullConsumer(FakeSubscription):
         if pin is not None:
             self._link.act(lambda now: self._named().drop_pin(pin, now))
 
-    async def check(self) -> str | None:
+    async def check(self) -> ConsumerState:
         """See `link.PullConsumer.check`."""
         assert self.spec is not None, "whoever makes one sets it"
         return await self._link.check_consumer(self.spec)

@@ -154,7 +154,8 @@ class Trouble:
 
     def deliver_again(self, stream: str, durable: str, count: int) -> None:
         """A durable delivers so many of its unacked messages once more."""
-        self._server.consumers[stream, durable].deliver_again(count, trio.current_time())
+        consumer = self._server.consumers[stream, durable]
+        consumer.again(consumer.left_unacked()[:count], trio.current_time())
         self._network.wake_links()
 
     def _consumers(self, stream: str) -> Iterable[Consumer]:

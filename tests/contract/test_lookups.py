@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -9,10 +10,10 @@ import trio
 import trio.testing
 
 from router_trio.errors import SourceError
-from router_trio.link import LOOKUP_FAILED, LOOKUP_WITHIN, Link, StreamState
+from router_trio.link import LOOKUP_FAILED, LOOKUP_WITHIN, ConsumerState, Link, StreamState
 from router_trio.protocol.framing import header_block, payload
 from router_trio.protocol.headers import find_number
-from tests.contract.orders import SPEC
+from tests.contract.orders import SPEC, sequences
 from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder, operation_with_ack
 
@@ -104,11 +105,34 @@ async def test_a_consumer_that_is_paused_says_so_until_it_goes_on(peer: Peer) ->
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, Recorder())
-        assert await consumer.check() is None
+        assert (await consumer.check()).paused is None
         await peer.pause_consumer("ORDERS", "router", 60.0)
-        assert "is paused" in str(await consumer.check())
+        assert "is paused" in str((await consumer.check()).paused)
         await peer.pause_consumer("ORDERS", "router", 0.0)
-        assert await consumer.check() is None
+        assert (await consumer.check()).paused is None
+
+
+@pytest.mark.parametrize("ack_all", [False, True])
+async def test_a_consumer_says_that_too_much_has_no_ack_for_anything_new(
+    peer: Peer, ack_all: bool, clock: object
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for _ in range(5):
+        await peer.publish("orders.a")
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(replace(SPEC, max_ack_pending=2, ack_all=ack_all), received)
+        assert await consumer.check() == ConsumerState(None, 0, 2, 0, 5)
+        consumer.pull(5, 5.0)
+        first = await received.until_delivered(2)
+        assert await consumer.check() == ConsumerState(None, 2, 2, 2, 3)
+        link.nak(first[0][1], 0.0)
+        again = (await received.until_delivered(3))[2]
+        assert sequences([again]) == [1]
+        assert await consumer.check() == ConsumerState(None, 2, 2, 2, 3), "what comes again is nothing new"
+        link.ack([again[1]])
+        assert sequences((await received.until_delivered(4))[3:]) == [3]
+        assert await consumer.check() == ConsumerState(None, 2, 2, 3, 2)
 
 
 async def test_a_consumer_that_delivers_only_headers_is_refused_by_name(peer: Peer) -> None:
@@ -121,7 +145,7 @@ async def test_a_consumer_that_delivers_only_headers_is_refused_by_name(peer: Pe
                 await refused
             assert caught.value.reason == "consumer_mismatch"
         await peer.edit_consumer("ORDERS", "router", headers_only=False)
-        assert await consumer.check() is None
+        assert (await consumer.check()).paused is None
 
 
 async def test_a_consumer_that_is_gone_says_so(peer: Peer) -> None:

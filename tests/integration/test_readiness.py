@@ -11,7 +11,7 @@ import trio
 
 from router_trio import Message
 from router_trio.connection import destinations
-from router_trio.routing.stream.pulling import pull_loop
+from router_trio.routing.stream.pulling import checks
 from router_trio.states import route as state_of_routes
 from tests.integration.readiness import Place, Step, deny, place, users
 from tests.support.server_version import needs_server
@@ -26,7 +26,7 @@ STREAM = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*")
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destinations, "LOOK_EVERY", 0.3)
-    monkeypatch.setattr(pull_loop, "CHECK_EVERY", 0.3)
+    monkeypatch.setattr(checks, "CHECK_EVERY", 0.3)
 
 
 async def add_out(at: Place) -> None:

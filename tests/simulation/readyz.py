@@ -32,6 +32,11 @@ def unready(live: Live, full: Collection[str], of: str | None, *, but_breakers: 
     return str(wrong) if wrong else None
 
 
+def is_full(live: Live, name: str) -> bool:
+    """Return True if a route says that its consumer delivers nothing new, since too much has no ack."""
+    return any(route.name == name and "max_ack_pending" in (route.unready or "") for route in live.routes)
+
+
 def is_held_up(live: Live, name: str) -> bool:
     """Return True if a breaker of a route is not closed: it may be ready all the same, see `RouteState.held_up`."""
     return any(one.state != "closed" for route in live.routes if route.name == name for one in route.breakers)

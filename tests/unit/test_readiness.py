@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from router_trio import Message
+from router_trio.link import ConsumerState
 from router_trio.states import HANDLER_QUIET
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing.subscriptions import FakePullConsumer
@@ -209,7 +210,7 @@ async def test_signs_of_life_go_on_while_payloads_are_in_doubt(
 ) -> None:
     check = FakePullConsumer.check
 
-    async def slow(consumer: FakePullConsumer) -> str | None:
+    async def slow(consumer: FakePullConsumer) -> ConsumerState:
         await trio.sleep(20)
         return await check(consumer)
 
@@ -226,7 +227,7 @@ async def test_signs_of_life_go_on_while_payloads_are_in_doubt(
 async def test_a_forged_message_in_the_inbox_puts_nothing_in_doubt(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never(consumer: FakePullConsumer) -> str | None:
+    async def never(consumer: FakePullConsumer) -> NoReturn:
         await trio.sleep_forever()
 
     async with world([STREAM], brokers=one_broker()) as w:

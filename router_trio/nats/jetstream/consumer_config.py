@@ -1,11 +1,14 @@
-"""The configuration of the durable consumers that routes want, and whether one that is there would do. Pure."""
+"""The configuration of the durable consumers that routes want, and whether one that is there would do. Pure.
+
+And how one is, in the words of `link`.
+"""
 
 from __future__ import annotations
 
 from router_trio.errors import SourceError
 from router_trio.errors.quotes import excerpt
-from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec
-from router_trio.nats.jetstream.api import ConsumerConfig
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState
+from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo
 
 LEAD_POLICY = "pinned_client"
 """The priority policy (ADR-42) of a standby consumer: all its messages go to one client, until that is silent."""
@@ -86,3 +89,16 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
             f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
             reason="consumer_mismatch",
         )
+
+
+def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
+    """Return how a durable is, by what the server says of it."""
+    until = f" until {info.config.pause_until}" if info.config.pause_until else ""
+    told = f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server{until}; resume it"
+    return ConsumerState(
+        paused=told if info.paused else None,
+        unacked=info.num_ack_pending,
+        max_ack_pending=info.config.max_ack_pending,
+        delivered=info.delivered.sequence,
+        undelivered=info.num_pending,
+    )

@@ -17,7 +17,7 @@ import trio
 
 from router_trio.errors import SourceError
 from router_trio.errors.quotes import excerpt
-from router_trio.link import ConsumerSpec, Limits, Progress, Subscription
+from router_trio.link import ConsumerSpec, ConsumerState, Limits, Progress, Subscription
 from router_trio.nats.jetstream import past
 from router_trio.nats.jetstream.api import (
     ApiError,
@@ -30,7 +30,7 @@ from router_trio.nats.jetstream.api import (
     stream_info,
 )
 from router_trio.nats.jetstream.ask import API_TIMEOUT, Api, no_jetstream
-from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of, state_of
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
 from router_trio.nats.jetstream.others import Subscribe, others_at_work
 from router_trio.nats.jetstream.unacked import find_between
@@ -103,7 +103,7 @@ class WirePullConsumer:
         self._subscription = subscription
         self._look_ups = look_ups
 
-    async def check(self) -> str | None:
+    async def check(self) -> ConsumerState:
         """See `link.PullConsumer.check`."""
         spec = self._spec
         try:
@@ -114,10 +114,7 @@ class WirePullConsumer:
                 raise SourceError(told, reason="consumer_not_found") from error
             raise _refused(spec, error) from error
         compare(spec, info.config)
-        if not info.paused:
-            return None
-        until = f" until {info.config.pause_until}" if info.config.pause_until else ""
-        return f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server{until}; resume it"
+        return state_of(spec, info)
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """See `link.PullConsumer.pull`."""

@@ -77,6 +77,11 @@ class StreamCursor:
         oldest = min(self._unsettled, default=self._highest + 1)
         return max(self._begins_behind + 1, oldest if self._doubt is None else min(oldest, self._doubt))
 
+    @property
+    def unsettled(self) -> int:
+        """How many messages came and are not settled: in hand, or to come again."""
+        return len(self._unsettled)
+
     def settled_before(self, now: float) -> int:
         """Return the first message that may not be settled. What was to come again by now, and did not, never does."""
         end = min(self._unsettled, default=self._highest + 1)

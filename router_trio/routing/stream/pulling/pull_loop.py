@@ -15,10 +15,11 @@ import trio
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
 from router_trio.errors import SourceError
 from router_trio.errors.quotes import bounded
-from router_trio.link import LOOKUP_FAILED, SIGN_OF_WORK_EVERY, Link, PullConsumer
+from router_trio.link import SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.ack_pending import AckPending
+from router_trio.routing.stream.pulling.checks import ConsumerChecks
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.window import InFlightWindow
 from router_trio.states import PAUSED, RUNNING
@@ -30,12 +31,6 @@ BORROWED_EXPIRES = 5.0
 
 SILENCE = 15.0
 """Seconds without message or heartbeat after which a pull request is taken for lost: three heartbeats."""
-
-CHECK_EVERY = 5.0
-"""Seconds between two looks at what the consumer is on the server."""
-
-DENIED_CHECK_EVERY = 60.0
-"""The same while this user may not ask: a server logs each of these."""
 
 _PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
 
@@ -79,7 +74,13 @@ class PullLoop:
         self._route = route
         self._make_room = make_room
         self._payloads = payloads
-        self._check_now = trio.Event()
+        self._checks = ConsumerChecks(
+            pending,
+            payloads,
+            ack_all=routing.plan.settings.source.ack == "all",
+            lost=self._lose,
+            changed=self.look_again,
+        )
         self._made_room_at = -math.inf
         self._patience = 0.0
         self._comes_again = False  # what is asked for now has come before, as far as is known
@@ -87,7 +88,6 @@ class PullLoop:
         self._heard_at = 0.0
         self._told_of_waiting = False
         self._lost: SourceError | None = None
-        self._paused: str | None = None
         self._asking_about_late = False
         self._not_told: str | None = None
 
@@ -98,12 +98,12 @@ class PullLoop:
         self._credit.clear()
         self._payloads.reset()
         self._lost = None
-        self._paused = None
+        self._checks.look_anew()
 
     def kept(self, doubtful: Sequence[framing.RawMessage]) -> None:
         """These came, and may not be what was asked for: look at the consumer before they are taken."""
         self._credit.count_received(len(doubtful), framing.delivered_size(doubtful))
-        self._check_now.set()
+        self._checks.check_now()
 
     def heard(self, now: float) -> None:
         """Something came."""
@@ -148,9 +148,13 @@ class PullLoop:
         if reading.verdict is Verdict.GO_ON:
             return True
         if reading.verdict is Verdict.REOPEN:
-            self._lost = SourceError(reading.detail, reason=reading.reason)
+            self._lose(SourceError(reading.detail, reason=reading.reason))
         self._look_again.set()
         return False
+
+    def _lose(self, error: SourceError) -> None:
+        self._lost = error
+        self._look_again.set()
 
     # --- on one link ---
 
@@ -166,7 +170,7 @@ class PullLoop:
         self._not_told = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_progress, link, consumer)
-            nursery.start_soon(self._check, consumer)
+            nursery.start_soon(self._checks.run, consumer)
             while self._lost is None and not self._closing.is_set():
                 self._look_again = trio.Event()
                 now = trio.current_time()
@@ -273,8 +277,8 @@ class PullLoop:
     def _tell_state(self) -> None:
         order = self._ack_pending.order
         self._told_of_waiting = bool(order.lines)
-        if self._paused is not None:
-            self._routing.state.enter(PAUSED, self._paused)
+        if self._checks.stopped is not None:
+            self._routing.state.enter(PAUSED, self._checks.stopped)
             return
         if not order.lines:
             self._routing.state.enter(RUNNING)
@@ -298,33 +302,6 @@ class PullLoop:
             return self._silent_at
         look = min(self._silent_at, order.next_look(now))
         return min(look, self._makes_room_at) if self._is_full and order.count_due(now) else look
-
-    async def _check(self, consumer: PullConsumer) -> None:
-        """Look at the consumer every `CHECK_EVERY` seconds: somebody may have paused or edited it.
-
-        That it was deleted is told to whoever has asked it for messages.
-        """
-        while self._lost is None:
-            pause = CHECK_EVERY
-            self._check_now = trio.Event()
-            doubtful = len(self._payloads.doubtful)
-            try:
-                paused = await consumer.check()
-            except SourceError as error:
-                if error.reason not in LOOKUP_FAILED and error.reason != "consumer_not_found":
-                    self._lost = error
-                    self._look_again.set()
-                elif error.reason == "permission_denied" and not doubtful:
-                    pause = DENIED_CHECK_EVERY
-            else:
-                if paused != self._paused:
-                    self._paused = paused
-                    self._look_again.set()
-                again = self._payloads.confirm(doubtful)
-                if again:
-                    await consumer.again(again)
-            with trio.move_on_after(pause):
-                await self._check_now.wait()
 
     async def _tell_progress(self, link: Link, consumer: PullConsumer) -> None:
         """Keep what is being worked on, or waits for its turn, from being delivered again; and the lead, if any."""

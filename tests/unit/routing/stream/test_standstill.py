@@ -1,0 +1,105 @@
+"""A route to which nothing new is delivered, since too much of what failed has no ack: `/readyz` says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.link import ConsumerState
+from router_trio.message import Message
+from router_trio.routing.stream.consumer.standstill import standstill
+from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.states import PAUSED, RUNNING
+from router_trio.telemetry.http.status import readiness
+from tests.support.eventually import eventually
+from tests.support.world import World, fill, handled, one_broker, world
+
+SOURCE: dict[str, Any] = {"stream": "IN", "durable": "router", "filter": "in.*"}
+FULL = ConsumerState(None, unacked=3, max_ack_pending=3, delivered=9, undelivered=5)
+
+
+def reasons(w: World) -> list[str]:
+    return [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
+
+
+@pytest.mark.parametrize("ack", ["each", "all"])
+async def test_it_says_so_until_something_new_is_delivered(autojump_clock: MockClock, ack: str) -> None:
+    mended = False
+
+    def handler(message: Message) -> Message:
+        if not mended and int(message.payload) < 2:
+            raise ValueError("every time")
+        return message
+
+    made = handled(handler, to="out.x", retry={"initial": "3s", "max": "3s"}, ack=ack, **SOURCE)
+    async with world(handlers=[made], brokers=one_broker()) as w:
+        w.broker.trouble.edit_consumer("IN", "router", max_ack_pending=2)
+        fill(w.broker, 5)
+        await eventually(lambda: w.route.failed["handler_error"] == 2)
+        assert reasons(w) == []
+        await trio.sleep(12.0)
+        (told,) = reasons(w)
+        assert told.startswith("2 messages have no ack, and the consumer may have 2 (max_ack_pending): nothing new is")
+        assert "3 wait in the stream; message 1, the first without an ack, has failed" in told
+        assert ("nothing behind it can be acked" in told) is (ack == "all")
+        assert w.route.state == PAUSED
+        mended = True
+        await eventually(lambda: w.route.settled["routed"] == 5, 10.0)
+        await eventually(lambda: w.route.state == RUNNING, 6.0)
+        assert reasons(w) == []
+
+
+async def test_a_handler_that_takes_its_time_is_no_standstill(autojump_clock: MockClock) -> None:
+    async def slow(message: Message) -> Message:
+        await trio.sleep(20.0)
+        return message
+
+    async with world(handlers=[handled(slow, to="out.x", **SOURCE)], brokers=one_broker()) as w:
+        w.broker.trouble.edit_consumer("IN", "router", max_ack_pending=1)
+        fill(w.broker, 3)
+        for _ in range(50):
+            await trio.sleep(1.0)
+            assert w.route.state == RUNNING
+
+
+def cursor_with(*sequences: int) -> StreamCursor:
+    cursor = StreamCursor("s")
+    for number, sequence in enumerate(sequences, 1):
+        cursor.mark_received(sequence, number, b"t", 0.0, 30.0)
+    return cursor
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "in_hand"),
+    [
+        pytest.param(None, FULL, 0, id="the first look"),
+        pytest.param(replace(FULL, delivered=8), FULL, 0, id="it went on"),
+        pytest.param(FULL, replace(FULL, unacked=2), 0, id="there is room"),
+        pytest.param(FULL, replace(FULL, max_ack_pending=-1), 0, id="there is no limit"),
+        pytest.param(FULL, FULL, 2, id="most of it is worked on"),
+        pytest.param(FULL, FULL, 3, id="all of it is worked on"),
+    ],
+)
+def test_it_is_none(before: ConsumerState | None, now: ConsumerState, in_hand: int) -> None:
+    assert standstill(FULL, FULL, cursor_with(7, 8, 9), 0, ack_all=False) is not None
+    assert standstill(before, now, cursor_with(7, 8, 9), in_hand, ack_all=False) is None
+
+
+def test_what_others_have_in_hand_is_not_ours_to_tell() -> None:
+    assert standstill(FULL, FULL, StreamCursor("s"), 0, ack_all=False) is None
+
+
+@pytest.mark.parametrize(
+    ("attempts", "told"), [(0, "has to come again"), (1, "failed"), (5, "has failed 5 times")], ids=str
+)
+def test_the_first_message_is_named(attempts: int, told: str) -> None:
+    cursor = cursor_with(7, 8, 9)
+    for _ in range(attempts):
+        cursor.failures.add(7)
+    assert str(standstill(FULL, FULL, cursor, 1, ack_all=False)).endswith(
+        f"message 7, the first without an ack, {told}"
+    )
