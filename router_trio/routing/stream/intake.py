@@ -23,7 +23,6 @@ from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
-from router_trio.routing.stream.settled_prefix import SettledPrefix
 from router_trio.settings import SourceSettings
 
 
@@ -54,7 +53,6 @@ class StreamIntake:
         policy: RetryPolicy,
         pending: AckPending,
         acks: Acks,
-        prefix: SettledPrefix | None,
         retrying: Retrying,
         payloads: Payloads,
         emit: Emit,
@@ -68,7 +66,6 @@ class StreamIntake:
         self._policy = policy
         self._pending = pending
         self._acks = acks
-        self._prefix = prefix
         self._retrying = retrying
         self._payloads = payloads
         self._emit = emit
@@ -154,18 +151,6 @@ class StreamIntake:
             )
         self._told_differences = found
 
-    def _ack_again(self, again: Sequence[StreamDelivery], now: float) -> None:
-        """Ack those that are settled, of messages that came again; what can't be acked yet is to come later."""
-        acks, prefix = self._acks, self._prefix
-        cursor, in_hand = self._pending.cursor, self._pending.open
-        settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
-        if prefix is None:
-            acks.ack([delivery.ack_subject for delivery in settled])
-        else:
-            acks.ack(prefix.to_ack(settled, cursor, now))
-            for ack_subject, delay in prefix.come_later(settled, self._ack_wait):
-                acks.nak(ack_subject, delay)
-
     def other_message(self, delivery: StreamDelivery) -> None:
         """See `AckPending.add`."""
         self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
@@ -175,8 +160,6 @@ class StreamIntake:
         """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
         self._route.something_waits()
         self._acks.clear()
-        if self._prefix is not None:
-            self._prefix.forget_all()
 
     def _tell_went_back(self, detail: str) -> None:
         stream = self._spec.stream
@@ -205,7 +188,9 @@ class StreamIntake:
             again = pending.add(deliveries, columns, self.patience, self.other_message)
             if again:
                 self._state.duplicates += len(again)
-                self._ack_again(again, now)
+                cursor, in_hand = pending.cursor, pending.open
+                settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
+                self._acks.ack_again(settled, cursor, self._ack_wait)
             self._state.received += len(deliveries) - len(again)
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             pull_loop.count_received(len(deliveries), size, again=came_again)

@@ -51,8 +51,6 @@ class Retrying:
         self._acks = acks
         self._emit = emit
         self._look = look
-        self.done_with: Callable[[StreamDelivery], None] | None = None
-        """What is told of a message that is given up, instead of a `term`, which would ack all before it as well."""
         self.patience: float = 0.0
         """Seconds that a message which comes again may be late."""
 
@@ -160,10 +158,8 @@ class Retrying:
         self._count("given_up", MessageGivenUp, delivery, dead)
         if self._is_last(delivery):
             self._acks.nak(delivery.ack_subject, 0)  # it does not come again, and no stream deletes it for that
-        elif self.done_with is not None:
-            self.done_with(delivery)
         else:
-            self._acks.term(delivery.ack_subject, dead.failure.reason)
+            self._acks.ack_given_up(delivery, dead.failure.reason, self._ack_pending.cursor)
 
     def _count(
         self,

@@ -35,7 +35,6 @@ from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.pulling.window import InFlightWindow
 from router_trio.routing.stream.retrying import Retrying
-from router_trio.routing.stream.settled_prefix import SettledPrefix
 from router_trio.routing.whole import NOTHING
 from router_trio.settings import SourceSettings
 
@@ -62,8 +61,7 @@ class StreamRoute(Route):
         source = routing.plan.settings.source
         spec = self._spec = consumer_spec(source)
         policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
-        acks = Acks(routing.state.name, connection, emit) if before is None else before._acks
-        prefix = SettledPrefix() if spec.ack_all else None
+        acks = before._acks if before is not None else Acks(self.state.name, connection, emit, ack_all=spec.ack_all)
         pending = AckPending()
         if before is not None and not before.in_hand:
             pending, before.state.holder = before._ack_pending, NOTHING
@@ -72,10 +70,7 @@ class StreamRoute(Route):
                 pending.order.clear()
             pending.keys = None
             pending.holds_back = was_refused
-            prefix = prefix and (before._prefix or prefix)
         retrying = Retrying(self.state, spec.stream, policy, dead_letters, pending, acks, emit, self._look)
-        if prefix is not None:
-            retrying.done_with = lambda one: acks.ack(prefix.to_ack([one], pending.cursor, trio.current_time()))
         window, payloads, budget = InFlightWindow(source.max_in_flight), Payloads(), connection.pull_budget
         budget.join()
         self.state.in_flight_limit = lambda: window.size
@@ -84,14 +79,13 @@ class StreamRoute(Route):
             routing, pending, window, most_bytes, budget, self._closing, self.something_waits, self._make_room, payloads
         )
         self._acks: Acks = acks
-        self._prefix: SettledPrefix | None = prefix
         self._ack_pending: AckPending = pending
         self._retrying: Retrying = retrying
         self._window: InFlightWindow = window
         self._pull_loop: PullLoop = pull_loop
         self._lead = Lead(self._retry, routing.state, emit)
         self._intake: StreamIntake = StreamIntake(
-            self, self._retry, pull_loop, spec, source, policy, pending, acks, prefix, retrying, payloads, emit
+            self, self._retry, pull_loop, spec, source, policy, pending, acks, retrying, payloads, emit
         )
         self._all_settled = trio.lowlevel.ParkingLot()
         self._going_back = GoingBack(routing, pending, acks, self._all_settled)
@@ -266,10 +260,7 @@ class StreamRoute(Route):
         pending = self._ack_pending
         if 2 * pending.count >= self._window.size:
             self._pull_loop.count_settled(len(deliveries))
-        ack_subjects = pending.delivered(deliveries)
-        if self._prefix is not None:
-            ack_subjects = self._prefix.to_ack(deliveries, pending.cursor, trio.current_time())
-        self._acks.ack(ack_subjects)
+        self._acks.ack(deliveries, pending.delivered(deliveries), pending.cursor)
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""
