@@ -118,3 +118,30 @@ async def test_a_durable_that_acks_each_is_refused_and_the_other_way_round(serve
             async with watched(settings(server.url, routes=routes)) as watch:
                 event = await watch.until("NATS_SUBSCRIBE_ERROR")
                 assert told in str(event)
+
+
+@pytest.mark.parametrize("gone", ["deleted", "purged"])
+async def test_what_is_gone_from_its_stream_holds_back_no_acks(server: NatsServer, gone: str) -> None:
+    async with connect(server.url) as client:
+        await filled(JetStream(client), 30)
+    watch = Watch()
+    made = Router(settings(server.url), observers=[watch])
+
+    @made.route(to=TO[0], name="all", retry={"initial": "500ms", "max": "500ms"}, **SOURCE)
+    async def handler(message: Message) -> Message:
+        if int(message.payload) in (10, 11):
+            raise ValueError("every time")
+        return message
+
+    async with watched(made, watch), connect(server.url) as client:
+        stream = JetStream(client)
+        (route,) = watch.router.routes
+        await eventually(lambda: route.settled["routed"] >= 28, 20)
+        if gone == "deleted":
+            for sequence in (11, 12):
+                await stream.api("STREAM.MSG.DELETE.SOURCE", {"seq": sequence})
+        else:
+            await stream.api("STREAM.PURGE.SOURCE", {"seq": 13})
+        await until_nothing_is_unacked(stream)
+        assert (await stream.api("CONSUMER.INFO.SOURCE.router"))["ack_floor"]["stream_seq"] == 30
+        await eventually(lambda: route.in_hand == 0)

@@ -262,8 +262,11 @@ class AckPending:
         return delivery.cursor is self.cursor and self.order.pass_by(delivery)
 
     def give_up_waiting(self, gone: Collection[int]) -> bool:
-        """What is awaited and never comes again holds up nobody any more. Returns True if something waited for it."""
-        in_turn = self.order.give_up_waiting(gone) if gone else []
+        """What comes never again holds up nobody any more. Returns True if something waited for it."""
+        for sequence in gone:
+            if sequence not in self.open:
+                self.cursor.given_up(sequence)
+        in_turn = self.order.give_up_waiting(gone)
         self.waiting += in_turn
         return bool(in_turn)
 

@@ -11,7 +11,8 @@ back in time (restored, emptied, made again) gives known sequences to other mess
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from heapq import nsmallest
 from itertools import repeat
 from math import inf
 from operator import lt
@@ -81,6 +82,10 @@ class StreamCursor:
     def unsettled(self) -> int:
         """How many messages came and are not settled: in hand, or to come again."""
         return len(self._unsettled)
+
+    def first_unsettled(self, most: int, in_hand: Collection[int]) -> list[int]:
+        """Return the first messages that came, are not settled and not in hand: so many at most, in order."""
+        return nsmallest(most, (sequence for sequence in self._unsettled if sequence not in in_hand))
 
     def settled_before(self, now: float) -> int:
         """Return the first message that may not be settled. What was to come again by now, and did not, never does."""

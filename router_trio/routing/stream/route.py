@@ -76,7 +76,7 @@ class StreamRoute(Route):
         self.state.in_flight_limit = lambda: window.size
         most_bytes = source.max_in_flight_bytes
         pull_loop = PullLoop(
-            routing, pending, window, most_bytes, budget, self._closing, self.something_waits, self._make_room, payloads
+            routing, pending, window, most_bytes, budget, self._closing, self._never_come, self._make_room, payloads
         )
         self._acks: Acks = acks
         self._ack_pending: AckPending = pending
@@ -285,6 +285,12 @@ class StreamRoute(Route):
     def order_key(self, delivery: StreamDelivery) -> bytes:
         """See `Source.order_key`."""
         return delivery.raw[0]
+
+    def _never_come(self, gone: Collection[int]) -> None:
+        """These are gone from the stream, or another process has settled them."""
+        if self._ack_pending.give_up_waiting(gone):
+            self.something_waits()
+        self._acks.ack((), (), self._ack_pending.cursor)
 
     def _make_room(self, soon: bool) -> None:
         """Give back the newest that waits, so that what is due can come: it comes again later than that."""

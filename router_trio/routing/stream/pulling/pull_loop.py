@@ -45,7 +45,7 @@ PROGRESS_SHARE = 1 / 3
 
 
 class PullLoop:
-    """How one route asks. `closing` ends it; `route` is called when what waited for its turn has it.
+    """How one route asks. `closing` ends it; `never_come` is told which messages never come again, though they were to.
 
     `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
     told whether that comes soon: others that were delivered before come now, or it is late. `payloads` is told how much
@@ -60,7 +60,7 @@ class PullLoop:
         max_in_flight_bytes: int,
         budget: PullBudget,
         closing: trio.Event,
-        route: Callable[[], None],
+        never_come: Callable[[Collection[int]], None],
         make_room: Callable[[bool], None],
         payloads: Payloads,
     ) -> None:
@@ -71,7 +71,7 @@ class PullLoop:
         self._credit = PullCredit(window.size, max_in_flight_bytes, budget, self.look_again)
         self._most = 2 * window.most
         self._closing = closing
-        self._route = route
+        self._never_come = never_come
         self._make_room = make_room
         self._payloads = payloads
         self._checks = ConsumerChecks(
@@ -79,6 +79,7 @@ class PullLoop:
             payloads,
             ack_all=routing.plan.settings.source.ack == "all",
             lost=self._lose,
+            never_come=never_come,
             changed=self.look_again,
         )
         self._made_room_at = -math.inf
@@ -217,8 +218,8 @@ class PullLoop:
             self._comes_again |= len(gone) < len(late)  # their ack wait is over as well
         except SourceError as error:
             self._not_told = str(error)
-        if cursor is pending.cursor and pending.give_up_waiting(gone):
-            self._route()
+        if gone and cursor is pending.cursor:
+            self._never_come(gone)
         order.wait_longer(trio.current_time(), patience)
         self._asking_about_late = False
         self._look_again.set()

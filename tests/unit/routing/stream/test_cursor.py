@@ -288,3 +288,12 @@ def test_a_time_that_is_none_is_the_last_of_nothing(time: bytes) -> None:
     position = StreamCursor()
     position.mark_received(7, 1, time, 0.0, PATIENCE)
     assert position.last_known == (0, 0)
+
+
+def test_the_first_that_are_neither_settled_nor_in_hand() -> None:
+    position = StreamCursor()
+    received(position, 4, 5, 7, 9, first_delivery=1)
+    position.mark_settled([5], [b""])
+    assert position.unsettled == 3
+    assert position.first_unsettled(2, {4}) == [7, 9]
+    assert position.first_unsettled(2, ()) == [4, 7]
