@@ -145,3 +145,18 @@ async def test_what_is_gone_from_its_stream_holds_back_no_acks(server: NatsServe
         await until_nothing_is_unacked(stream)
         assert (await stream.api("CONSUMER.INFO.SOURCE.router"))["ack_floor"]["stream_seq"] == 30
         await eventually(lambda: route.in_hand == 0)
+
+
+@pytest.mark.parametrize(("most", "told"), [(-1, "any number of messages"), (100_000, "100,000 messages")])
+async def test_a_durable_with_more_than_a_route_knows_is_refused(server: NatsServer, most: int, told: str) -> None:
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await filled(stream, 1)
+        await stream.create_consumer("SOURCE", "router", ack_policy="all", filter_subject="in.*", max_ack_pending=most)
+        routes = [{"name": "all", "from": SOURCE, "to": TO}]
+        async with watched(settings(server.url, routes=routes)) as watch:
+            event = await watch.until("NATS_SUBSCRIBE_ERROR")
+            assert f"lets {told} wait for an ack (max_ack_pending)" in str(event)
+            assert event.reason == "consumer_mismatch"
+            await stream.edit_consumer("SOURCE", "router", max_ack_pending=65_536)
+            await eventually(lambda: watch.router.routes[0].settled["routed"] == 1, 20)

@@ -16,7 +16,7 @@ from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.routing.resubscribe import SourceRetry
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
-from router_trio.routing.stream.consumer.limits import check_retention, differences, filters_outside
+from router_trio.routing.stream.consumer.limits import check_retention, check_unacked, differences, filters_outside
 from router_trio.routing.stream.consumer.undelivered import OVERDUE
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of
@@ -125,6 +125,7 @@ class StreamIntake:
         self._retrying.server_limit = consumer.limits.max_deliver
         if not self._retrying.has_dead_letters:
             check_retention(self._policy, spec, consumer)
+        check_unacked(spec, consumer)
         outside = filters_outside(spec, consumer)
         if outside is not None and outside != self._told_outside:
             filters, subjects = outside
