@@ -16,12 +16,13 @@ def connections_of(outlets: Sequence[Outlet]) -> tuple[Connection, ...]:
 
 
 async def first_change(connections: Sequence[Connection]) -> None:
-    """Wait until one of the connections comes or goes."""
-
-    async def changed(connection: Connection) -> None:
-        await connection.changed()
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
+    """Wait until one of the connections comes or goes, from this very call on."""
+    # No tasks: a connection that comes before they begin would have come unnoticed.
+    change = trio.Event()
+    for connection in connections:
+        connection.when_changed(change.set)
+    try:
+        await change.wait()
+    finally:
         for connection in connections:
-            nursery.start_soon(changed, connection)
+            connection.tell_no_more(change.set)
