@@ -187,7 +187,7 @@ class StreamRouteByKey(StreamRoute):
             pending = self._ack_pending
             for delivery in self._under_way:
                 if delivery.cursor is pending.cursor:
-                    self._acks.nak(delivery.ack_subject, 0)
+                    self._going_back.comes_again(delivery)
             pending.waiting += self._keys.clear()
         return super().abandon()
 

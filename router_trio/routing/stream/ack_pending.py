@@ -262,7 +262,7 @@ class AckPending:
         return delivery.cursor is self.cursor and self.order.pass_by(delivery)
 
     def give_up_waiting(self, gone: Collection[int]) -> bool:
-        """What comes never again holds up nobody any more. Returns True if something waited for it."""
+        """What never comes again holds up nobody any more. Returns True if something waited for it."""
         for sequence in gone:
             if sequence not in self.open:
                 self.cursor.given_up(sequence)

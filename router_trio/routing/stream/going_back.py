@@ -74,7 +74,7 @@ class GoingBack:
         """Give back what can't go on now that nothing comes any more."""
         for delivery in self._pending.take_back_stuck():
             self._state.fates["returned"] += 1
-            self._comes_again(delivery)
+            self.comes_again(delivery)
         if self.limited is not None:
             self.these(self.limited.clear())
         if not self._pending.count:
@@ -87,7 +87,7 @@ class GoingBack:
             pending.waiting += self.limited.clear()
         of_another_stream = [delivery for delivery in pending.waiting if delivery.cursor is not pending.cursor]
         for delivery in [*pending.unrouted()]:
-            self._comes_again(delivery)
+            self.comes_again(delivery)
             if delivery not in in_handler:
                 self.unrouted(delivery)
         for delivery in of_another_stream:
@@ -105,9 +105,10 @@ class GoingBack:
         """Give back these messages, which are in hand and nowhere else. What is of a stream before this one is lost."""
         for delivery in deliveries:
             if delivery.cursor is self._pending.cursor:
-                self._comes_again(delivery)
+                self.comes_again(delivery)
             self.unrouted(delivery)
 
-    def _comes_again(self, delivery: StreamDelivery) -> None:
+    def comes_again(self, delivery: StreamDelivery) -> None:
+        """This one is given back at the end, and waited for by the route that takes this one's place."""
         self._pending.comes_again_at_once(delivery)
         self._acks.nak(delivery.ack_subject, 0)

@@ -113,3 +113,29 @@ async def test_a_route_from_a_stream_changes_its_key(
         assert sorted(w.payloads("OUT") + w.payloads("NEW")) == sorted(numbers(30))
         await eventually(lambda: w.broker.unacked("IN", "router") == 0)
         assert by_name(w)["route"].in_hand == 0
+
+
+async def test_what_is_cancelled_in_handlers_goes_before_what_is_new_of_its_key(autojump_clock: MockClock) -> None:
+    calls: list[bytes] = []
+
+    async def stuck_at_first(message: Message) -> Message:
+        calls.append(message.payload)
+        if len(calls) <= 2:
+            await trio.sleep_forever()
+        return message
+
+    source = {"stream": "IN", "durable": "router", "filter": "in.*"}
+    made = handled(stuck_at_first, to="out.{{wildcard(1)}}", concurrency=2, **source)
+    async with world(handlers=[made], brokers=one_broker(), shutdown_timeout=2.0) as w:
+        fill(w.broker, 3, subjects="ab")
+        await eventually(lambda: calls == [b"0", b"0"])
+        w.broker.trouble.lose("nak", times=6)
+        new = stream("IN", "out.{{wildcard(1)}}", filter="in.*", max_in_flight=10) | {"concurrency": 2}
+        await w.live.reload(w.configuration(new))
+        fill(w.broker, 3, first=3, subjects="ab")
+        await eventually(lambda: len(w.payloads("OUT")) == 12, 200.0)
+        stored = w.broker.messages("OUT")
+        for subject in ("out.a", "out.b"):
+            assert [one.payload for one in stored if one.subject == subject] == numbers(6)
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        assert w.route_ledger() == (18, 0, {"returned": 6, "routed": 12})
