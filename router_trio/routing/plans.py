@@ -150,9 +150,9 @@ class RoutePlan:
         return self.settings.goes_by_key(self.handler is not None)
 
     @property
-    def ordered_by(self) -> tuple[bool, str | None]:
-        """What messages are in order by: whether key by key, and the expression of the key if one is set."""
-        return self.by_key, self.settings.key if self.by_key else None
+    def ordered_by(self) -> str | None:
+        """The expression by whose values messages are in order, None for their subjects."""
+        return self.settings.key if self.by_key else None
 
     @property
     def looks(self) -> bool:

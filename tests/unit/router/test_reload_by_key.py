@@ -115,7 +115,10 @@ async def test_a_route_from_a_stream_changes_its_key(
         assert by_name(w)["route"].in_hand == 0
 
 
-async def test_what_is_cancelled_in_handlers_goes_before_what_is_new_of_its_key(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("behind", [{"concurrency": 2}, {}], ids=["by key", "not"])
+async def test_what_is_cancelled_in_handlers_goes_before_what_is_new_of_its_key(
+    behind: dict[str, Any], autojump_clock: MockClock
+) -> None:
     calls: list[bytes] = []
 
     async def stuck_at_first(message: Message) -> Message:
@@ -130,7 +133,7 @@ async def test_what_is_cancelled_in_handlers_goes_before_what_is_new_of_its_key(
         fill(w.broker, 3, subjects="ab")
         await eventually(lambda: calls == [b"0", b"0"])
         w.broker.trouble.lose("nak", times=6)
-        new = stream("IN", "out.{{wildcard(1)}}", filter="in.*", max_in_flight=10) | {"concurrency": 2}
+        new = stream("IN", "out.{{wildcard(1)}}", filter="in.*", max_in_flight=10) | behind
         await w.live.reload(w.configuration(new))
         fill(w.broker, 3, first=3, subjects="ab")
         await eventually(lambda: len(w.payloads("OUT")) == 12, 200.0)
