@@ -17,9 +17,6 @@ from tests.simulation.schedule import Plan
 
 NOT_YET = {
     "forgotten tail": "an ack that is under way meets the new message that has the sequence of the old one: seed 40118",
-    "reload": "nothing: 39 seeds with 79 reloads, and 161 whose reloads changed connections too, broke no promise",
-    "durable narrowed": "few messages that have to come again use up what others have left of max_ack_pending, and "
-    "/readyz doesn't say so",
 }
 """Kinds of faults, of handlers or of looks that are left out of what is drawn, and what each would find. `--also KIND`
 draws one."""

@@ -145,6 +145,18 @@ def _slow_and_fails(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
+def _takes_long(handled: Handled, route: str) -> Callable[[Message], Any]:
+    """It may be at work when the time for a shutdown is over, or for a reload."""
+
+    async def handler(message: Message) -> Message:
+        if number_of(message.payload) % 20 == 0:
+            await trio.sleep(2.0)
+        handled.note(route, message, PASSED)
+        return message
+
+    return handler
+
+
 MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
     "sync": _sync,
     "async": _async,
@@ -152,6 +164,7 @@ MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
     "filters": _filters,
     "raises once": _raises_once,
     "poison": _poison,
+    "takes long": _takes_long,
 }
 
 FAIL: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {"rejects": _rejects, "waits": _waits}
