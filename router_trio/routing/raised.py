@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,10 @@ _NOWHERE: Mapping[str, Any] = {}
 _PACKAGE = Path(__file__).parents[1]
 _OURS = (str(_PACKAGE), f"{_PACKAGE.name}{os.sep}")
 """How files of ours begin. Of compiled modules they are named from the folder in which the package was built."""
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_LIBRARIES = tuple(
+    {*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")), *site.getsitepackages()}
+)
+"""A Debian has packages of its own in a folder that only `site` knows."""
 
 
 class Raised:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import site
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,3 +200,17 @@ def test_code_that_was_made_at_run_time_has_a_place_too() -> None:
     trace = caught.value.__traceback__
     assert trace is not None
     assert Raised(caught.value.with_traceback(trace.tb_next)).place == "<string>:2 in handler"
+
+
+@pytest.mark.parametrize("folder", site.getsitepackages())
+def test_what_calls_the_handler_from_a_folder_of_packages_is_not_taken_for_it(folder: str) -> None:
+    """Of Debian's Python only `site` knows the folder of the packages that Debian installs, as Trio."""
+    handler: dict[str, Any] = {}
+    library: dict[str, Any] = {}
+    exec(compile("def call(handler):\n    handler()", f"{folder}/library/call.py", "exec"), library)
+    exec(compile("def handler():\n    raise ValueError('x')", "/srv/routes/handlers.py", "exec"), handler)
+    with pytest.raises(ValueError, match="x") as caught:
+        library["call"](handler["handler"])
+    trace = caught.value.__traceback__
+    assert trace is not None
+    assert Raised(caught.value.with_traceback(trace.tb_next)).place == "/srv/routes/handlers.py:2 in handler"
