@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from router_trio import Settings
@@ -9,43 +10,50 @@ from tests.simulation.content import CHANGED
 from tests.simulation.schedule import Plan, Schedule, Target
 
 
-def settings_of(schedule: Schedule) -> Settings:
-    """What the router is configured with, but for routes with handlers."""
+def settings_of(schedule: Schedule, routes: Sequence[dict[str, Any]] | None = None) -> Settings:
+    """What the router is configured with: with these routes, by default all but those with handlers."""
+    without_handler = [_route(plan) for plan in schedule.routes if plan.handler is None]
     return Settings(
         router={"shutdown_timeout": schedule.shutdown_timeout},
         telemetry={"listen": ""},
         connections=schedule.connections,
-        routes=[
-            {
-                "name": plan.name,
-                "from": {"connection": plan.broker, **plan.source},
-                "to": destinations_of(plan),
-                "strategy": plan.strategy,
-                **({"when": plan.when.expression} if plan.when else {}),
-                **({"key": plan.key or "subject"} if plan.key or plan.strategy == "sticky" else {}),
-                **failing_of(plan),
-                **({"limit": plan.limit} if plan.limit else {}),
-            }
-            for plan in schedule.routes
-            if plan.handler is None
-        ],
+        routes=without_handler if routes is None else routes,
     )
+
+
+def _route(plan: Plan) -> dict[str, Any]:
+    by_key = plan.key or plan.strategy == "sticky"
+    return {
+        "name": plan.name,
+        "from": {"connection": plan.broker, **plan.source},
+        "to": destinations_of(plan),
+        "strategy": plan.strategy,
+        "concurrency": plan.concurrency,
+        **({"when": plan.when.expression} if plan.when else {}),
+        **({"key": plan.key or "subject"} if by_key else {}),
+        **failing_of(plan),
+        **({"limit": plan.limit} if plan.limit else {}),
+    }
 
 
 UNUSED = ("Nats-Incr", "Nats-Rollup", "Nats-Marker-Reason")
 """Control headers that no message has."""
 
 
-def changed(settings: Settings, dice: int) -> Settings:
-    """Return settings of which the routes differ that `dice` has a bit for, in what no message notices."""
-    routes = list(settings.routes)
-    for index, route in enumerate(routes):
-        if dice >> index & 1:
-            first, *others = route.to
-            headers = first.headers.model_copy(update={"keep": [UNUSED[dice % len(UNUSED)]]})
-            to = [first.model_copy(update={"headers": headers}), *others]
-            routes[index] = route.model_copy(update={"to": to})
-    return settings.model_copy(update={"routes": routes})
+def changed(schedule: Schedule, which: int, way: int) -> Settings:
+    """Settings of which the routes differ that `which` has a bit for, in what no message notices.
+
+    One that has a handler is named only then: else it stays, or becomes, what the program has made of it.
+    """
+    routes = []
+    for index, plan in enumerate(schedule.routes):
+        route, differs = _route(plan), which >> index & 1
+        if differs:
+            first = route["to"][0]
+            first["headers"] = {**first.get("headers", {}), "keep": [UNUSED[way % len(UNUSED)]]}
+        if differs or plan.handler is None:
+            routes.append(route)
+    return settings_of(schedule, routes)
 
 
 def destinations_of(plan: Plan) -> list[dict[str, Any]]:

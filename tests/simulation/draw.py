@@ -32,6 +32,9 @@ WITH_FLOW = 0.35
 """Share of the seeds in which routes have limits, and destinations breakers."""
 
 
+RELOADED = 0.2
+"""Share of the seeds in which the configuration is reloaded, beside those that draw it among the faults."""
+
 ACKED_TOGETHER = 0.3
 """Share of the seeds in which routes ack all up to a message at once, where they may."""
 
@@ -54,6 +57,8 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     kinds = [kind for kind in FAULTS if kind not in NOT_YET and kind not in OF_BATCHES]
     wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
+    if "reload" not in faults and Random(f"reloads {seed}").random() < RELOADED:
+        faults.append("reload")
     names = list(brokers)
     connections = [*names, *(f"{name}2" for name in names if "second connection" in faults)]
     count = random.choice((1, 1, 2, 2, 3, 4))

@@ -56,7 +56,7 @@ class Scene(Protocol):
     def restart(self, after: float) -> None:
         """End the router in good order, and start it again so much later."""
 
-    def reload(self, dice: int) -> None:
+    def reload(self, routes: int, way: int) -> None:
         """Reload the configuration with some of its routes changed, in what no message notices."""
 
 
@@ -275,7 +275,9 @@ FAULTS: dict[str, Fault] = {
     ),
     # --- the router ---
     "crash": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.crash(what["after"])),
-    "reload": Fault(_somewhere(0.0, dice=range(1, 256)), lambda scene, what: scene.reload(what["dice"])),
+    "reload": Fault(
+        _somewhere(0.0, routes=(*range(1, 16), *[15] * 15), way=range(8)), lambda scene, what: scene.reload(**what)
+    ),
     "restart": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.restart(what["after"])),
 }
 """By the name that a schedule has."""

@@ -149,8 +149,8 @@ def _takes_long(handled: Handled, route: str) -> Callable[[Message], Any]:
     """It may be at work when the time for a shutdown is over, or for a reload."""
 
     async def handler(message: Message) -> Message:
-        if number_of(message.payload) % 20 == 0:
-            await trio.sleep(2.0)
+        if number_of(message.payload) % 40 == 0:
+            await trio.sleep(3.0)
         handled.note(route, message, PASSED)
         return message
 

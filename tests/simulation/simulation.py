@@ -124,11 +124,11 @@ class Simulation:
             self.nursery.start_soon(self._restart, self.process, after)
             self.process = None
 
-    def reload(self, dice: int) -> None:
+    def reload(self, routes: int, way: int) -> None:
         """See `faults.Scene`."""
         process = self.process
         if process is not None and process.live is not None and process.programs is not None:
-            process.programs.start_soon(process.live.reload, changed(self.settings, dice))
+            process.programs.start_soon(process.live.reload, changed(self.schedule, routes, way))
 
     async def _restart(self, process: Process, after: float) -> None:
         await self._end(process)
