@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from router_trio import Settings
 from tests.simulation.content import CHANGED
 from tests.simulation.schedule import Plan, Schedule, Target
 
+NOTHING: Mapping[str, Any] = {}
 
-def settings_of(schedule: Schedule, routes: Sequence[dict[str, Any]] | None = None) -> Settings:
-    """What the router is configured with: with these routes, by default all but those with handlers."""
+
+def settings_of(
+    schedule: Schedule, routes: Sequence[dict[str, Any]] | None = None, more: Mapping[str, Any] = NOTHING
+) -> Settings:
+    """What the router is configured with: with these routes, by default all but those with handlers.
+
+    `more` is what its connections have beside what was drawn.
+    """
     without_handler = [_route(plan) for plan in schedule.routes if plan.handler is None]
     return Settings(
         router={"shutdown_timeout": schedule.shutdown_timeout},
         telemetry={"listen": ""},
-        connections=schedule.connections,
+        connections={name: {**options, **more} for name, options in schedule.connections.items()},
         routes=without_handler if routes is None else routes,
     )
 
@@ -41,9 +48,10 @@ UNUSED = ("Nats-Incr", "Nats-Rollup", "Nats-Marker-Reason")
 
 
 def changed(schedule: Schedule, which: int, way: int) -> Settings:
-    """Settings of which the routes differ that `which` has a bit for, in what no message notices.
+    """Settings of which the routes differ that `which` has a bit for, in what no message notices; with an odd `way` the
+    connections as well.
 
-    One that has a handler is named only then: else it stays, or becomes, what the program has made of it.
+    A route that has a handler is named only if it differs: else it stays, or becomes, what the program has made of it.
     """
     routes = []
     for index, plan in enumerate(schedule.routes):
@@ -53,7 +61,7 @@ def changed(schedule: Schedule, which: int, way: int) -> Settings:
             first["headers"] = {**first.get("headers", {}), "keep": [UNUSED[way % len(UNUSED)]]}
         if differs or plan.handler is None:
             routes.append(route)
-    return settings_of(schedule, routes)
+    return settings_of(schedule, routes, {"connect_timeout": 1.0 + way / 10} if way % 2 else NOTHING)
 
 
 def destinations_of(plan: Plan) -> list[dict[str, Any]]:

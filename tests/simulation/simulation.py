@@ -271,6 +271,8 @@ class Simulation:
 
     async def _end_well(self, process: Process) -> None:
         self.process = None
+        routes = self.schedule.routes
+        in_reloads = 0 if process.live is None else left_waiting(process.live, routes)
         await self._end(process)
-        if process.live is not None and process.live.unsettled != left_waiting(process.live, self.schedule.routes):
+        if process.live is not None and process.live.unsettled != left_waiting(process.live, routes) - in_reloads:
             self.oracles.broken("shutdown", f"{process.live.unsettled} unsettled at the end, with nothing in the way")
