@@ -37,6 +37,7 @@ class Line(Protocol):
 
     async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
         """See `link.PullConsumer.check`."""
+        ...
 
     async def request(self, question: Callable[[float], T]) -> T:
         """Ask the server, and wait for what it answers. Raises `LinkError` if the link dies meanwhile."""

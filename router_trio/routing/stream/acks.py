@@ -38,8 +38,12 @@ class Acks:
         """These need not come again. `ack_at`: where to ack those that are of the stream as `cursor` has it."""
         if self._prefix is not None:
             ack_at = self._prefix.to_ack(deliveries, cursor, trio.current_time())
-        if ack_at:
-            self._ack(ack_at)
+        link = self._connection.link
+        failed = [(reply, _not_connected()) for reply in ack_at] if link is None else link.ack(ack_at)
+        self._counters.succeeded["ack"] += len(ack_at) - len(failed)
+        for reply, error in failed:
+            self._unsent.append(reply)
+            self._failed("ack", AckFailed, error)
 
     def ack_again(self, deliveries: Sequence[StreamDelivery], cursor: StreamCursor, ack_wait: float) -> None:
         """These came again though they are settled. What can't be acked yet is to come later."""
@@ -99,14 +103,6 @@ class Acks:
         self._unsent.clear()
         if self._prefix is not None:
             self._prefix.forget_all()
-
-    def _ack(self, replies: Sequence[bytes]) -> None:
-        link = self._connection.link
-        failed = [(reply, _not_connected()) for reply in replies] if link is None else link.ack(replies)
-        self._counters.succeeded["ack"] += len(replies) - len(failed)
-        for reply, error in failed:
-            self._unsent.append(reply)
-            self._failed("ack", AckFailed, error)
 
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.failed[operation, error.reason] += 1
