@@ -86,7 +86,7 @@ class Reload:
         assert isinstance(route, CoreRoute)
         assert isinstance(before.route, CoreRoute)
         before.route.hand_over(route)
-        run.leaving.add(before)
+        run.leaving[before] = None
         self._handed_over[change.name] = self._put(RouteLife(route))
 
     async def _change_route(self, name: str) -> None:
@@ -118,13 +118,13 @@ class Reload:
 
     async def _end_route(self, name: str, life: RouteLife) -> None:
         run = self._run
-        run.leaving.add(life)
+        run.leaving[life] = None
         if run.routes.get(name) is life:
             del run.routes[name]
         if name not in self._plans:
             run.parts.remove_route(name)
         self._unsettled += await life.end_route(self._deadline)
-        run.leaving.discard(life)
+        run.leaving.pop(life, None)
         for connection in run.connections.values():
             connection.connection.destinations.forget_route(life.route.state)
         self._route_ended[name].set()
@@ -173,11 +173,11 @@ class Reload:
                 self._run.connections[connection].connection.streams.leave_alone(name)
         self._run.streams = wanted
         named = {*self._found.streams.added, *self._found.streams.changed_names}
-        touched = set()
+        touched: dict[str, None] = {}
         for one in self._settings.streams:
             if one.label in named and one.connection in staying:
                 self._run.connections[one.connection].connection.streams.add(one.config)
-                touched.add(one.connection)
+                touched[one.connection] = None
         for name in touched:
             tried = self._run.connections[name].connection.make_streams()
             if tried is not None:

@@ -107,7 +107,7 @@ class Run:
         }
         self.routes: dict[str, RouteLife] = {}
         """By name, those that the settings name."""
-        self.leaving: set[RouteLife] = set()
+        self.leaving: dict[RouteLife, None] = {}
         """Those that are ending, or that another with other settings follows."""
         here = {name: life.connection for name, life in self.connections.items()}
         self.parts: Parts = Parts()

@@ -100,12 +100,10 @@ def difference(old: Settings, new: Settings) -> Difference:
     return Difference(connections, routes, streams, process)
 
 
-def connections_of(route: RouteSettings) -> frozenset[str]:
-    """Return the names of the connections that a route reads from or sends to."""
-    names = {route.source.connection, *(to.connection for to in route.to)}
-    if route.dead_letter is not None:
-        names.add(route.dead_letter.connection)
-    return frozenset(names)
+def connections_of(route: RouteSettings) -> Sequence[str]:
+    """Return the names of the connections that a route reads from or sends to, each once."""
+    dead_letters = [] if route.dead_letter is None else [route.dead_letter.connection]
+    return tuple(dict.fromkeys((route.source.connection, *(to.connection for to in route.to), *dead_letters)))
 
 
 def keeps_subscription(old: RouteSettings, new: RouteSettings) -> bool:
@@ -139,7 +137,7 @@ def _routes(old: Mapping[str, RouteSettings], new: Mapping[str, RouteSettings], 
     keys = {one.name: one.keys for one in names.changed}
     changed, unchanged = [], []
     for name in (name for name in new if name in old):
-        through = tuple(sorted(touched & (connections_of(old[name]) | connections_of(new[name]))))
+        through = tuple(sorted(touched & {*connections_of(old[name]), *connections_of(new[name])}))
         if name in keys or through:
             keeps = keeps_subscription(old[name], new[name]) and new[name].source.connection not in touched
             changed.append(Change(name, keys.get(name, ()), through, keeps))

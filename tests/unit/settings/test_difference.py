@@ -121,7 +121,7 @@ def test_the_connection_of_dead_letters_counts() -> None:
     made = configuration(
         one | {"to": [{"subject": "x", "connection": "third"}]}, connections={"main": {}, "edge": {}, "third": {}}
     )
-    assert connections_of(made.routes[0]) == {"main", "edge", "third"}
+    assert connections_of(made.routes[0]) == ("main", "third", "edge")
 
 
 def test_a_core_route_keeps_its_subscription_while_connection_subject_and_queue_stay() -> None:
