@@ -73,6 +73,8 @@ class StreamIntake:
         self._ack_wait = source.ack_wait
         self.patience: float = 0.0
         """Seconds within which comes again whatever does: naks of another process are not known here."""
+        self.is_over: bool = False
+        """True once nobody routes any more: what comes then, on a link that still sends its acks, goes back at once."""
         self._told_differences: list[str] = []
         self._told_outside: tuple[str, str] | None = None
 
@@ -175,6 +177,10 @@ class StreamIntake:
         pull_loop.heard(now)
         pending = self._pending
         deliveries, columns, others = self._deliveries.read(batch, pending.cursor, now)
+        if self.is_over:
+            for delivery in deliveries:
+                self._acks.nak(delivery.ack_subject, 0)
+            return
         for raw in others:
             if pull_loop.read_status(raw):
                 self._retry.succeeded()

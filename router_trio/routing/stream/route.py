@@ -336,6 +336,7 @@ class StreamRoute(Route):
     def abandon(self) -> int:
         """See `Route`. What was not routed is given back to the stream: none of it is lost, so it counts as nothing."""
         if not self._scope.cancel_called:
+            self._intake.is_over = True
             self._scope.cancel()
             # What is in the handler has its fate when that returns, or was cancelled.
             self._going_back.everything(self._in_handler())

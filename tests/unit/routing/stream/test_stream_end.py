@@ -51,6 +51,23 @@ async def test_what_is_in_hand_at_the_end_is_settled_and_acked(autojump_clock: M
     assert [message.payload for message in brokers["edge"].published] == numbers(200)
 
 
+@pytest.mark.parametrize("with_handler", [True, False])
+async def test_what_comes_when_nobody_routes_any_more_goes_back(with_handler: bool, autojump_clock: MockClock) -> None:
+    """The link is silent until the time for the end is over, and its last acks are on their way."""
+    brokers = one_broker()
+    routes = handled(lambda message: message, to="out.x", stream="IN", durable="router", filter="in.*")
+    made: dict[str, Any] = {"handlers": [routes]} if with_handler else {"routes": [LOCAL]}
+    async with world(**made, brokers=brokers, shutdown_timeout=1.0) as w:
+        await trio.sleep(1.0)
+        w.broker.stall(1.5)
+        fill(w.broker, 3)
+    assert w.route.in_hand == 0
+    assert w.route.received == 0
+    assert w.payloads("OUT") == []
+    async with world([LOCAL], brokers=brokers) as w:
+        await eventually(lambda: w.payloads("OUT") == numbers(3), 1.0)
+
+
 async def test_what_a_breaker_takes_back_after_the_end_goes_back_to_its_stream(autojump_clock: MockClock) -> None:
     """It is written when the time for the end is over, and its PubAck is late while the last naks are on their way."""
     brokers = two_brokers()
