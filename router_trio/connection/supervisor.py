@@ -40,6 +40,9 @@ HAND_OVER_WITHIN = 2.0
 
 SWEEP_EVERY = 1.0
 
+_WHERE = ("servers", "credentials_file", "nkey_seed_file", "user", "token", "domain", "api_prefix")
+"""What decides to which servers and account a connection leads."""
+
 
 class Connection:
     """A named connection. `run` is its life; everything else is synchronous or only waits."""
@@ -157,6 +160,11 @@ class Connection:
     def new_message_id(self) -> bytes:
         """Return an id for a message that has none: no other one has it, in this process or another."""
         return b"%b-%d" % (self._message_ids, next(self._message_numbers))
+
+    def leads_where(self, other: Connection) -> bool:
+        """Return True if it has the name of the other one, and leads to the same streams: nothing says otherwise."""
+        ours, theirs = self.settings, other.settings
+        return self.name == other.name and all(getattr(ours, key) == getattr(theirs, key) for key in _WHERE)
 
     def continue_counts(self, before: Connection) -> None:
         """Count on from where the connection that had this name before ended: all of its operations are settled."""

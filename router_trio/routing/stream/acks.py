@@ -34,6 +34,12 @@ class Acks:
         self._unsent: list[bytes] = []
         self._prefix = SettledPrefix() if ack_all else None
 
+    def on(self, connection: Connection) -> Acks:
+        """Answer on this connection from now on, which may be the same: what is owed is sent there."""
+        self._connection = connection
+        self._counters = connection.outbox.counters
+        return self
+
     def ack(self, deliveries: Sequence[StreamDelivery], ack_at: Sequence[bytes], cursor: StreamCursor) -> None:
         """These need not come again. `ack_at`: where to ack those that are of the stream as `cursor` has it."""
         if self._prefix is not None:

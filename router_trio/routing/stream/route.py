@@ -61,7 +61,7 @@ class StreamRoute(Route):
         source = routing.plan.settings.source
         spec = self._spec = consumer_spec(source)
         policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
-        acks = before._acks if before is not None else Acks(self.state.name, connection, emit, ack_all=spec.ack_all)
+        acks = before._acks.on(connection) if before else Acks(self.state.name, connection, emit, ack_all=spec.ack_all)
         pending = AckPending()
         if before is not None and not before.in_hand:
             pending, before.state.holder = before._ack_pending, NOTHING
@@ -317,9 +317,9 @@ class StreamRoute(Route):
         self._lead.give_up()
 
     def has_consumer(self, connection: Connection, source: SourceSettings) -> bool:
-        """Return True if this is where it receives from."""
+        """Return True if this is where it receives from; the connection may have been made anew."""
         same = (source.stream, source.durable) == (self._spec.stream, self._spec.durable)
-        return same and connection is self._connection
+        return same and connection.leads_where(self._connection)
 
     def recall(self) -> None:
         """See `Route`. It goes back to the stream with the rest, and is delivered again."""

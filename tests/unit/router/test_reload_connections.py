@@ -10,11 +10,12 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.errors import ConfigurationError
+from router_trio.message import Message
 from router_trio.states import CONNECTED
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.watch import assert_accounted
-from tests.support.world import World, core, fill, numbers, stream, to, two_brokers, world
+from tests.support.world import World, core, fill, handled, numbers, stream, to, two_brokers, world
 
 LATER = {"edge": {"connect_timeout": "1s"}}
 """A change of a connection that changes nothing else."""
@@ -78,6 +79,31 @@ async def test_a_route_from_a_stream_goes_on_when_each_of_its_connections_change
         await eventually(lambda: len(w.payloads("OUT", "edge")) == 150)
         await eventually(lambda: w.broker.unacked("IN", "router") == 0)
         await eventually(lambda: w.route_ledger()[:2] == (150, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "calls"),
+    [({"connect_timeout": "1s"}, 3), ({"servers": ["nats://elsewhere:4222"]}, 5)],
+    ids=["the same servers", "others"],
+)
+async def test_what_is_known_of_a_stream_is_known_on_a_connection_to_the_same_servers(
+    change: dict[str, Any], calls: int, autojump_clock: MockClock
+) -> None:
+    made: list[bytes] = []
+
+    def fails(message: Message) -> Message:
+        made.append(message.payload)
+        raise ValueError
+
+    source = {"stream": "IN", "durable": "router", "filter": "in.*", "connection": "main"}
+    route = handled(fails, to="out.x", retry={"initial": "1s", "max": "1s", "attempts": 3}, **source)
+    async with world(handlers=[route], brokers=two_brokers()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: len(made) == 2)
+        await w.live.reload(w.configuration(connections={"main": change}))
+        await eventually(lambda: w.route.settled["given_up"] == 1, 60.0)
+        assert len(made) == calls
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
 
 
 async def test_a_connection_is_added_with_its_routes_and_removed(autojump_clock: MockClock) -> None:
