@@ -133,13 +133,16 @@ class AckPending:
         return taken
 
     def is_in_turn(self, delivery: StreamDelivery) -> bool:
-        """Return True if one that has waited elsewhere may be routed; else it waits for its turn."""
+        """Return True if one that has waited elsewhere may be routed; else it waits for its turn, and not at work."""
         if not self.order.lines or delivery.cursor is not self.cursor:
             return True
         in_turn = self.order.admit(delivery)
-        if in_turn is not delivery:
-            self._append(in_turn)
-        return in_turn is delivery
+        if in_turn is delivery:
+            return True
+        self._append(in_turn)
+        if self.keys is not None:
+            self.keys.finished(delivery.order_key, delivery)
+        return False
 
     def remove(self, delivery: StreamDelivery) -> bool:
         """It is in hand no more. Returns True if it is of the stream as it is now."""
@@ -199,7 +202,6 @@ class AckPending:
         while (delivery := keys.take_next()) is not None:
             if self.is_in_turn(delivery):
                 return delivery
-            keys.finished(delivery.order_key, delivery)
         return None
 
     # --- what becomes of one that is finished and was not delivered, and of what waited for it ---

@@ -59,6 +59,24 @@ async def test_a_limit_for_each_value_holds_back_the_key(autojump_clock: MockClo
         assert w.route.limited == 1
 
 
+async def test_what_waited_for_its_limit_and_then_for_its_turn_holds_up_nothing_else(autojump_clock: MockClock) -> None:
+    """While a breaker lets one message at a time try, that is the one that comes again."""
+    guarded = [
+        {"subject": f"out.{name}", "jetstream": True, "breaker": {"failures": 2, "pause": "500ms"}} for name in "xy"
+    ]
+    limit = {"rate": "50/s", "burst": 1, "per": "subject"}
+    sticky = {"strategy": "sticky", "key": KEY, "to": guarded, "limit": limit, "retry": {"initial": "1s"}}
+    brokers = one_broker()
+    async with world([LOCAL | sticky], brokers=brokers) as w:
+        w.broker.trouble.travel(lambda: 0.02)
+        w.broker.deny_publish("out.>")
+        publish(w.broker, *(f"a:{number}" for number in range(5)))
+        await eventually(lambda: w.route.breakers[0].state == "open" or w.route.breakers[1].state == "open")
+        w.broker.allow_publish("out.>")
+        await all_acked(w, 5)
+        assert w.payloads("OUT") == [f"{number}".encode() for number in range(5)]
+
+
 async def test_a_breaker_takes_back_what_it_holds_up(autojump_clock: MockClock) -> None:
     to = OUT | {"breaker": {"failures": 2, "pause": "5s"}}
     async with world([LOCAL | {"key": KEY, "to": [to]}], brokers=one_broker()) as w:
