@@ -66,7 +66,7 @@ ROUTES = [
         "stream to anywhere",
         'stream = "IN"\ndurable = "away"\nfilter = "in.away.>"',
         'subject = ">"\njetstream = true',
-        'retry = { initial = "1m" }',
+        'retry = { initial = "10m", max = "10m" }',
     ),
 ]
 
@@ -269,7 +269,7 @@ async def _until_ready(port: int) -> None:
 
 
 async def _until_calm(stream: JetStream, port: int) -> None:
-    """Wait until every message that came is settled, or is to come again only in a minute.
+    """Wait until every message that came is settled, or is to come again only when this is long over.
 
     A publish that nobody takes is tried for 30 s, and what came behind it for as long again.
     """
