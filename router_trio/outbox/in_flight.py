@@ -120,6 +120,10 @@ class InFlight:
         found.extend(islice((one for one in self._core if one.subject == subject), 1))
         return min(found, key=by_order, default=None)
 
+    def core_to(self, subject: bytes) -> list[Operation]:
+        """The core publishes in flight to that subject, of which `oldest_to` has just given one."""
+        return [one for one in self._core if one.subject == subject]
+
     def unacked_since(self, written_at: float) -> list[OperationWithAck]:
         """JetStream publishes written at or before that time and still without a PubAck."""
         return [one for one in self.unacked.values() if one.written_at <= written_at]

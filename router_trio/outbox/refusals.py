@@ -58,12 +58,21 @@ class Refusals:
             self._wake()
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
-        """The server refused a publish to `subject`: the oldest one in flight to it has failed."""
-        operation = self._in_flight.oldest_to(subject)
-        if operation is not None and self._in_flight.withdraw(operation):
+        """The server refused a publish to `subject`: the oldest one in flight to it has failed.
+
+        It names no more than the subject, and may have taken others if a permission was given or taken in between. A
+        JetStream publish is told by its PubAck. Of core publishes nobody knows which one it was: all to the subject
+        have failed, since one that is published once too often is better than one that is lost.
+        """
+        oldest = self._in_flight.oldest_to(subject)
+        if oldest is None:
+            return
+        denied = [oldest] if oldest.with_ack else self._in_flight.core_to(subject)
+        for operation in denied:
+            self._in_flight.withdraw(operation)
             self._ingest.abandon_with(operation)
-            self._fail([operation], "permission_denied", detail)
-            self._wake()
+        self._fail(denied, "permission_denied", detail)
+        self._wake()
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
         """The link did not write this operation, or this part of one, though it was taken."""

@@ -145,6 +145,20 @@ def test_a_denied_publish_fails_and_its_neighbours_are_fenced() -> None:
     assert desk.outbox.counters.failed == {("publish", "permission_denied"): 1}
 
 
+def test_where_one_of_several_to_a_subject_was_denied_none_is_taken_for_confirmed() -> None:
+    """A permission was taken while they were on their way: the first was received, and the error is of the second."""
+    desk = connected()
+    for subject in (b"secret", b"a", b"secret"):
+        desk.offer(subject)
+    desk.batch()
+    desk.batch()
+    mark = desk.outbox.fences.sent
+    desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
+    desk.outbox.fenced(mark)
+    denied = Fate("failed", "permission_denied")
+    assert desk.told == {1: [denied], 2: [FENCED], 3: [denied]}
+
+
 def test_a_denied_publish_makes_room_and_wakes_whoever_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender_module, "MAX_UNACKED", 1)
     desk = connected()
