@@ -96,6 +96,13 @@ class InFlight:
             return True
         return False
 
+    def take_core_to(self, subject: bytes) -> list[Operation]:
+        """Take out the core publishes to that subject, of which `oldest_to` has just given the first."""
+        taken = [one for one in self._core if one.subject == subject]
+        self._core = deque(one for one in self._core if one.subject != subject)
+        self.unfenced -= len(taken)
+        return taken
+
     # --- what there is ---
 
     def tell_if_none(self) -> None:
@@ -119,10 +126,6 @@ class InFlight:
         # These are in the order of acceptance: the first is the oldest, and a flood of refusals finds it early.
         found.extend(islice((one for one in self._core if one.subject == subject), 1))
         return min(found, key=by_order, default=None)
-
-    def core_to(self, subject: bytes) -> list[Operation]:
-        """The core publishes in flight to that subject, of which `oldest_to` has just given one."""
-        return [one for one in self._core if one.subject == subject]
 
     def unacked_since(self, written_at: float) -> list[OperationWithAck]:
         """JetStream publishes written at or before that time and still without a PubAck."""

@@ -67,10 +67,12 @@ class Refusals:
         oldest = self._in_flight.oldest_to(subject)
         if oldest is None:
             return
-        denied = [oldest] if oldest.with_ack else self._in_flight.core_to(subject)
-        for operation in denied:
-            self._in_flight.withdraw(operation)
-            self._ingest.abandon_with(operation)
+        denied = [oldest]
+        if oldest.with_ack:
+            self._in_flight.withdraw(oldest)
+            self._ingest.abandon_with(oldest)
+        else:
+            denied = self._in_flight.take_core_to(subject)
         self._fail(denied, "permission_denied", detail)
         self._wake()
 
