@@ -19,6 +19,7 @@ from router_trio.events import (
     DestinationNotStored,
     DestinationStored,
     DestinationsUnknown,
+    DestinationUnconfirmed,
     Emit,
     FastIngestChosen,
     FastIngestUnavailable,
@@ -70,6 +71,7 @@ class Destinations:
         self._refusing: dict[DestinationState, dict[str, StreamState]] = {}
         self._elsewhere: set[DestinationState] = set()
         self._ingest_told: dict[DestinationState, str | None] = {}
+        self._core_looked_up: set[DestinationState] = set()
         self._by_subject: dict[bytes, list[DestinationState]] = {}
         self._look_now = trio.Event()
         self._early_at = -inf
@@ -88,6 +90,7 @@ class Destinations:
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
             self._ingest_told.pop(one, None)
+            self._core_looked_up.discard(one)
             self._batched((one.route_name, one.template), None)
         self._by_subject.clear()
 
@@ -146,6 +149,7 @@ class Destinations:
             self.first_look_over.set()
             for one in self._all:
                 self._tell(one)
+            await self._find_unconfirmed(link)
             with trio.move_on_at(began + pause):
                 await self._look_now.wait()
 
@@ -178,6 +182,30 @@ class Destinations:
             self._found(one, behind)
             if one.fast_ingest:
                 self._choose_ingest(one, behind)
+
+    async def _find_unconfirmed(self, link: Link) -> None:
+        """Warn once of each core destination whose messages a stream stores.
+
+        Only where streams matter already: a router without any asks nothing of JetStream.
+        """
+        if not any(one.jetstream or "stream" in one.route.source for one in self._all):
+            return
+        for one in [one for one in self._all if not one.jetstream and one not in self._core_looked_up]:
+            self._core_looked_up.add(one)
+            try:
+                streams = await link.find_streams(one.pattern)
+            except SourceError:
+                return  # as for any other look-up: only publishes show whether they are accepted
+            if streams:
+                self._emit(
+                    DestinationUnconfirmed(
+                        at=trio.current_time(),
+                        route=one.route_name,
+                        connection=self._connection,
+                        subject=one.template,
+                        stream=streams[0],
+                    )
+                )
 
     async def _take(self, link: Link, name: str, pattern: str | None, streams: dict[str, StreamState]) -> None:
         """Look at a stream, which was found by `pattern`. One that we may not look at counts as fine."""

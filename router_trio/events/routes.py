@@ -161,6 +161,16 @@ class DestinationStored(RouteEvent):
     subject: str
 
 
+class DestinationUnconfirmed(RouteEvent):
+    """A stream stores the core publishes of this route, which have no PubAck: one that it refuses counts as routed."""
+
+    code = "NATS_DESTINATION_UNCONFIRMED"
+    level = Level.WARN
+    connection: str
+    subject: str
+    stream: str
+
+
 class FastIngestChosen(RouteEvent):
     """The stream of a destination takes fast ingest: where enough is under way, one answer is for many messages."""
 

@@ -241,11 +241,12 @@ def _destination(
     settings: Settings, route: RouteSettings, to: DestinationSettings, random: Callable[[int], int]
 ) -> Destination:
     source = route.source
+    jetstream = to.waits_for_puback(source.stream is not None)
     return Destination(
         route=route.name,
         connection=to.connection,
         template=to.subject,
-        jetstream=to.jetstream,
+        jetstream=jetstream,
         mapping=source.mapping(to.subject, random),
         # A route that answers by itself has nobody else answer, unless that is asked for.
         carries_reply=to.reply or (to.connection == source.connection and not route.respond),
@@ -262,7 +263,7 @@ def _destination(
         ttl=int(to.ttl),
         breaker=to.breaker,
         counts_hops=route.hop_limit is not None,
-        fast_ingest=to.jetstream and to.fast_ingest,
+        fast_ingest=jetstream and to.fast_ingest,
     )
 
 

@@ -81,7 +81,7 @@ class Settings(Section, init=False):
         if problems:
             raise ConfigurationError(problems)
         # Frozen for everyone but this constructor.
-        object.__setattr__(self, "routes", [_with_connections(route, self.connections) for route in self.routes])
+        object.__setattr__(self, "routes", [_resolved(route, self.connections) for route in self.routes])
         object.__setattr__(self, "streams", [_with_connection(stream, self.connections) for stream in self.streams])
 
     @classmethod
@@ -200,10 +200,14 @@ def _put_workers(data: dict[str, Any], workers: int) -> None:
         router["workers"] = workers
 
 
-def _with_connections(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:
-    """Name the only connection wherever a route left it out."""
+def _resolved(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:
+    """Fill in what a route left out and the rest of the file decides: the only connection, and `jetstream`."""
     source = _with_connection(route.source, connections)
-    to = [_with_connection(end, connections) for end in route.to]
+    from_stream = source.stream is not None
+    to = [
+        _with_connection(end, connections).model_copy(update={"jetstream": end.waits_for_puback(from_stream)})
+        for end in route.to
+    ]
     update: dict[str, Any] = {"source": source, "to": to}
     if route.dead_letter is not None and not route.dead_letter.connection:
         update["dead_letter"] = route.dead_letter.model_copy(update={"connection": source.connection})

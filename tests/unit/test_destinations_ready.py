@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 from trio.testing import MockClock
 
+from tests.support.eventually import eventually
 from tests.support.world import core, one_broker, to, two_brokers, world
 from tests.unit.readiness import (
     STREAM,
@@ -181,3 +184,41 @@ async def test_two_destinations_of_one_template_are_told_apart(autojump_clock: M
         assert "on main" not in why(w)
         brokers["edge"].add_stream("OUT", ["out.>"])
         await until_ready(w)
+
+
+FROM_STREAM: dict[str, Any] = {"name": "copy", "from": {"stream": "IN", "durable": "router", "filter": "in.*"}}
+
+
+async def test_a_message_of_a_stream_waits_for_its_puback_unless_the_file_says_otherwise(
+    autojump_clock: MockClock,
+) -> None:
+    """A destination that is full refuses the copy: the message stays in its stream."""
+    brokers = one_broker()
+    brokers["main"].trouble.limit("OUT", 0)
+    route = FROM_STREAM | {"to": [{"subject": "out.{{wildcard(1)}}"}]}
+    async with world([route], brokers=brokers) as w:
+        w.broker.publish("in.x", b"kept")
+        await until_unready(w, "limit")
+        assert w.route.settled["routed"] == 0
+        limit(None)(w)
+        await eventually(lambda: w.payloads("OUT") == [b"kept"])
+
+
+async def test_a_core_destination_that_a_stream_takes_is_said_once(autojump_clock: MockClock) -> None:
+    route = FROM_STREAM | {
+        "to": [{"subject": "out.x", "jetstream": False}, {"subject": "elsewhere", "jetstream": False}]
+    }
+    async with world([route], brokers=one_broker()) as w:
+        await eventually(lambda: bool(w.watch.of("NATS_DESTINATION_UNCONFIRMED")))
+        await trio.sleep(60)
+        await w.lose()
+        await w.find()
+        await trio.sleep(60)
+        (event,) = w.watch.of("NATS_DESTINATION_UNCONFIRMED")
+        assert (event.subject, event.stream) == ("out.x", "OUT")
+
+
+async def test_a_router_without_streams_asks_nothing_of_jetstream(autojump_clock: MockClock) -> None:
+    async with world([core("in.>", "out.>")], brokers=one_broker()) as w:
+        await trio.sleep(60)
+        assert not w.watch.of("NATS_DESTINATION_UNCONFIRMED")

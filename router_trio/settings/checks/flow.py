@@ -26,7 +26,7 @@ def check_flow(
         where = f"{path}.to[{index}].breaker"
         if destination.mirror is not None:
             yield Problem(where, "a mirror holds up nothing when it fails, so it needs none; remove it")
-        elif not destination.jetstream:
+        elif not destination.waits_for_puback(from_stream):
             yield Problem(where, "only a stream says whether it took a message; set jetstream = true, or remove it")
 
 

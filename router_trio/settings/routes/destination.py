@@ -47,7 +47,12 @@ class DestinationSettings(Section, init=False):
         description="Subject, or a mapping of the source's wildcards with the syntax of nats-server.",
         examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
     )
-    jetstream: bool = Field(False, description="Publish to JetStream and wait for the PubAck; false: core publish.")
+    jetstream: bool | None = Field(
+        None,
+        description="Publish to JetStream and wait for the PubAck; false: core publish, which counts as delivered "
+        "when the server has read it. By default true if the route reads a stream, else false.",
+        examples=[True],
+    )
     fast_ingest: bool = Field(
         True,
         description="Use fast ingest (ADR-50), one answer for many messages, where the stream has `allow_batched`; "
@@ -96,3 +101,7 @@ class DestinationSettings(Section, init=False):
     breaker: BreakerSettings | None = Field(
         None, description="When this destination is left alone because it fails; absent: never."
     )
+
+    def waits_for_puback(self, from_stream: bool) -> bool:
+        """Return True for a JetStream publish: as `jetstream` says, by default if the source is a stream."""
+        return from_stream if self.jetstream is None else self.jetstream

@@ -78,6 +78,10 @@ SENTENCES: Mapping[type[Event], str] = {
     ),
     events.BreakerClosed: "Route {route} sends to {subject} on {connection} again, after {open_seconds:.1f} s",
     events.DestinationNotStored: "Route {route} can't deliver to {subject} on {connection}: {reason}",
+    events.DestinationUnconfirmed: (
+        "Route {route} sends core publishes to {subject} on {connection}, which stream {stream} stores: a message "
+        "that the stream refuses counts as routed; set jetstream = true there"
+    ),
     events.FastIngestChosen: "Route {route} sends to {subject} on {connection} by fast ingest into stream {stream}",
     events.FastIngestUnavailable: "Route {route} sends to {subject} on {connection} without fast ingest: {detail}",
     events.DestinationStored: "Route {route} can deliver to {subject} on {connection} again",

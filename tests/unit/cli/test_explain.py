@@ -62,7 +62,7 @@ def test_a_stream_without_filter_depends_on_what_the_stream_holds() -> None:
     found = explained("a.b", route("archive", {"stream": "ORDERS", "durable": "router"}, "archive.>"))
     assert list(found.lines()) == [
         "route archive takes it from main: stream ORDERS, if stream ORDERS holds this subject",
-        "  -> other: archive.a.b (core publish)",
+        "  -> other: archive.a.b (JetStream, waits for the PubAck)",
     ]
 
 
@@ -70,7 +70,7 @@ def test_a_stream_with_filter_takes_only_what_matches_it() -> None:
     archive = route("archive", {"stream": "ORDERS", "durable": "router", "filter": "a.*"}, "archive.$1")
     assert list(explained("a.b", archive).lines()) == [
         "route archive takes it from main: stream ORDERS, filter a.*",
-        "  -> other: archive.b (core publish)",
+        "  -> other: archive.b (JetStream, waits for the PubAck)",
     ]
     assert explained("b.b", archive).as_json()["routes"] == []
 

@@ -282,7 +282,11 @@ def test_schema_describes_every_key_of_the_file() -> None:
         assert section["additionalProperties"] is False
         for key, described in section["properties"].items():
             assert described.get("description"), f"{name}.{key}"
-            optional = described.get("type") in ("string", "number", "integer") or key in ("json", "headers")
+            optional = described.get("type") in ("string", "number", "integer") or key in (
+                "json",
+                "headers",
+                "jetstream",
+            )
             optional |= "$ref" in described or "anyOf" in described  # a section or a list that is absent by default
             assert "default" in described or key in section.get("required", ()) or optional
     connection = sections["ConnectionSettings"]["properties"]
