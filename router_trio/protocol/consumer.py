@@ -27,8 +27,6 @@ class ConsumerSpec:
     pin: str | None = None
     deliver: str = "all"
     """Where it begins if it is made, and nothing is known of its stream: `all`, `new` or a time in UTC (RFC 3339)."""
-    ack_all: bool = False
-    """An ack is for all that was delivered before as well."""
 
 
 @dataclass(frozen=True, slots=True)

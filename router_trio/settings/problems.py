@@ -35,6 +35,9 @@ _WORDING = {
     "string_too_short": "must not be empty",
 }
 
+REMOVED = {("SourceSettings", "ack"): "no longer a key; remove it: every message is acked by itself"}
+"""Keys that sections had once, each with what to write instead."""
+
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of a model under the keys that a file uses: `from`, not `source`."""
@@ -94,7 +97,9 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         *above, key = detail["loc"]
-        return f"unknown key; {suggestion(str(key), keys_of(_model_at(above, model)))}"
+        section = _model_at(above, model)
+        removed = REMOVED.get((section.__name__, str(key)))
+        return removed or f"unknown key; {suggestion(str(key), keys_of(section))}"
     if kind in _TABLES and (told := _in_brackets(detail)) is not None:
         return told
     if kind == "literal_error":

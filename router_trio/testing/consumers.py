@@ -174,18 +174,13 @@ class Consumer:
         """Forget the pull requests of somebody who is gone."""
         self._requests = deque(request for request in self._requests if request.receive != receive)
 
-    def ack(self, sequence: int) -> list[int]:
-        """The message is done, and with the ack policy `all` those before it. Return what is acked by that.
-
-        One that isn't unacked is ignored, as a server does.
-        """
+    def ack(self, sequence: int) -> bool:
+        """Ack a message. Return True if it was unacked; else nothing is done, as by a server."""
         self.answers += 1
         if self.deleted or sequence not in self._unacked:
-            return []
-        acked = sorted(one for one in self._unacked if one <= sequence) if self.spec.ack_all else [sequence]
-        for one in acked:
-            del self._unacked[one]
-        return acked
+            return False
+        del self._unacked[sequence]
+        return True
 
     def nak(self, sequence: int, due: float) -> None:
         """Deliver the message again from that time on."""

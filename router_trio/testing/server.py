@@ -263,8 +263,8 @@ class Server:
             self.losses.meets("ack", now, lambda: self._acked(consumer, sequence, now))
 
     def _acked(self, consumer: Consumer, sequence: int, now: float) -> None:
-        for acked in consumer.ack(sequence):
-            self.watch.ack_taken(consumer.spec.stream, consumer.spec.durable, acked, now)
+        if consumer.ack(sequence):
+            self.watch.ack_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
 
     def term(self, reply: bytes, now: float) -> None:
         """The message with this reply subject is given up."""
@@ -273,8 +273,8 @@ class Server:
             self.losses.meets("nak", now, lambda: self._termed(consumer, sequence, now))
 
     def _termed(self, consumer: Consumer, sequence: int, now: float) -> None:
-        for acked in consumer.ack(sequence):
-            self.watch.term_taken(consumer.spec.stream, consumer.spec.durable, acked, now)
+        if consumer.ack(sequence):
+            self.watch.term_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
 
     def nak(self, reply: bytes, now: float, delay: float) -> None:
         """Deliver the message with this reply subject again, after `delay` seconds."""
@@ -314,9 +314,6 @@ def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
     """As on a real link: waits and limits may differ, they tune a consumer; what it delivers is what it is."""
     has, wanted = (", ".join(sorted(one.filters)) or ">" for one in (consumer.spec, spec))
     differences = [f"its filter is {has}, the route's is {wanted}"] if has != wanted else []
-    if spec.ack_all is not consumer.spec.ack_all:
-        has, wanted = ("all" if one.ack_all else "explicit" for one in (consumer.spec, spec))
-        differences.append(f"its ack policy is {has}, {wanted} is needed")
     if spec.standby is not consumer.spec.standby:
         differences.append("it has a priority group, as standby needs, or the route does, and the other has none")
     if consumer.headers_only:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import trio
 import trio.testing
 
-from router_trio.errors import SourceError
 from router_trio.link import SIGN_OF_WORK_EVERY, Limits
 from router_trio.protocol.framing import header_block
 from router_trio.protocol.headers import status
@@ -34,24 +32,6 @@ async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(peer
         assert not link.ack([again[1]])
         ending = (await received.until_delivered(4))[3]
     assert status(header_block(ending))[0] == 408
-
-
-async def test_where_one_ack_is_for_all_before_it_only_those_behind_it_come_again(peer: Peer, clock: object) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for name in "abcd":
-        await peer.publish(f"orders.{name}")
-    received = Recorder()
-    async with link_of(peer) as link:
-        consumer = await link.open_consumer(replace(SPEC, ack_all=True), received)
-        consumer.pull(4, 5.0)
-        first = await received.until_delivered(4)
-        assert not link.ack([first[1][1]])
-        assert not link.ack([first[0][1]]), "it is acked already"
-        consumer.pull(2, 5.0)
-        assert sequences((await received.until_delivered(6))[4:]) == [3, 4]
-    async with link_of(peer) as link:
-        with pytest.raises(SourceError, match="its ack policy is all, explicit is needed"):
-            await link.open_consumer(SPEC, received)
 
 
 async def test_a_nak_brings_a_message_again_after_its_delay(peer: Peer, clock: object) -> None:

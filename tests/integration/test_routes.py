@@ -225,6 +225,7 @@ async def test_without_jetstream_the_reason_is_clear_and_other_routes_work(core_
     [
         ({"filter_subject": "source.other"}, r"its filter is source\.other, the route's is source\.\*"),
         ({"filter_subject": "source.*", "ack_policy": "none"}, "explicit is needed"),
+        ({"filter_subject": "source.*", "ack_policy": "all"}, "all, explicit is needed.*delete that consumer"),
         ({"filter_subject": "source.*", "deliver_subject": "push.here"}, "a pull consumer is needed"),
     ],
 )

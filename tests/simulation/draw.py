@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -35,19 +34,6 @@ WITH_FLOW = 0.35
 RELOADED = 0.2
 """Share of the seeds in which the configuration is reloaded, beside those that draw it among the faults."""
 
-ACKED_TOGETHER = 0.3
-"""Share of the seeds in which routes ack all up to a message at once, where they may."""
-
-
-def acked_together(plan: Plan) -> Plan:
-    """Return a plan whose durable has the ack policy `all`, if nothing is settled out of order."""
-    out_of_order = (
-        plan.key is not None or plan.concurrency > 1 or plan.dead_letter is not None or plan.strategy == "sticky"
-    )
-    if not plan.stream or out_of_order or plan.retry.get("attempts"):
-        return plan
-    return replace(plan, source={**plan.source, "ack": "all"})
-
 
 def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     """The schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
@@ -78,9 +64,6 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     keys = Random(f"keyed {seed}")
     if keys.random() < KEYED:
         routes = tuple(keyed(plan, keys) if keys.random() < 0.7 else plan for plan in routes)
-    acks = Random(f"acks {seed}")
-    if acks.random() < ACKED_TOGETHER and "second process" not in faults:
-        routes = tuple(acked_together(plan) if acks.random() < 0.7 else plan for plan in routes)
     ingest = Random(f"ingest {seed}")
     taking, worth = batched(names, ingest)
     more += trouble_of_batches(taking, HORIZON, ingest)

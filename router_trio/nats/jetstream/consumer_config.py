@@ -10,6 +10,9 @@ from router_trio.errors.quotes import excerpt
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState
 from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo
 
+ACK_POLICY = "explicit"
+"""Each message is acked by itself: with any other policy one ack would be for messages that are not settled."""
+
 LEAD_POLICY = "pinned_client"
 """The priority policy (ADR-42) of a standby consumer: all its messages go to one client, until that is silent."""
 
@@ -21,7 +24,7 @@ def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
     """Return the configuration of the durable to create. `resumes`: it begins where the one before it was."""
     config: dict[str, object] = {
         "durable_name": spec.durable,
-        "ack_policy": _policy(spec),
+        "ack_policy": ACK_POLICY,
         "ack_wait": int(spec.ack_wait * 1e9),
         "max_deliver": spec.max_deliver,
         "max_ack_pending": spec.max_ack_pending,
@@ -37,10 +40,6 @@ def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
         config["priority_groups"] = [LEAD_GROUP]
         config["priority_timeout"] = int(LEAD_ENDS_AFTER * 1e9)
     return config
-
-
-def _policy(spec: ConsumerSpec) -> str:
-    return "all" if spec.ack_all else "explicit"
 
 
 def _start(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
@@ -70,9 +69,8 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
     differences = []
     if config.deliver_subject:
         differences.append("it is a push consumer, a pull consumer is needed")
-    if config.ack_policy != _policy(spec):
-        cure = ' (or `ack = "all"` in the route)' if config.ack_policy == "all" else ""
-        differences.append(f"its ack policy is {config.ack_policy}, {_policy(spec)} is needed{cure}")
+    if config.ack_policy != ACK_POLICY:
+        differences.append(f"its ack policy is {config.ack_policy}, {ACK_POLICY} is needed")
     has, wanted = sorted(config.filter_subjects), sorted(spec.filters)
     if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
         told = excerpt(", ".join(has)) or "none"

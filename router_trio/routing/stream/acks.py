@@ -1,7 +1,5 @@
 """Acks and naks of one route: sent on the link that is there, and counted.
 
-Where one ack is for many (`ack_all`), what is settled is acked when all before it is: see `SettledPrefix`.
-
 The subject of an ack outlives the connection that its message came on. An ack that meets no link is owed, and paid on
 the next one; a nak is not: the message comes again all the same. Only where others wait for it, it is said again.
 """
@@ -17,22 +15,18 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError
 from router_trio.events import AckFailed, Emit, NakFailed
 from router_trio.link import Link
-from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.delivery import StreamDelivery
-from router_trio.routing.stream.settled_prefix import SettledPrefix
 from router_trio.routing.stream.subject_order import Awaited
 
 
 class Acks:
     """What a route answers to its stream. Every method is synchronous; none raises."""
 
-    def __init__(self, route: str, connection: Connection, emit: Emit, *, ack_all: bool) -> None:
+    def __init__(self, route: str, connection: Connection, emit: Emit) -> None:
         self._route = route
         self._connection = connection
         self._counters = connection.outbox.counters
         self._emit = emit
         self._unsent: list[bytes] = []
-        self._prefix = SettledPrefix() if ack_all else None
 
     def on(self, connection: Connection) -> Acks:
         """Answer on this connection from now on, which may be the same: what is owed is sent there."""
@@ -40,30 +34,14 @@ class Acks:
         self._counters = connection.outbox.counters
         return self
 
-    def ack(self, deliveries: Sequence[StreamDelivery], ack_at: Sequence[bytes], cursor: StreamCursor) -> None:
-        """These need not come again. `ack_at`: where to ack those that are of the stream as `cursor` has it."""
-        if self._prefix is not None:
-            ack_at = self._prefix.to_ack(deliveries, cursor, trio.current_time())
+    def ack(self, replies: Sequence[bytes]) -> None:
+        """Ack the messages with these reply subjects: they need not be redelivered."""
         link = self._connection.link
-        failed = [(reply, _not_connected()) for reply in ack_at] if link is None else link.ack(ack_at)
-        self._counters.succeeded["ack"] += len(ack_at) - len(failed)
+        failed = [(reply, _not_connected()) for reply in replies] if link is None else link.ack(replies)
+        self._counters.succeeded["ack"] += len(replies) - len(failed)
         for reply, error in failed:
             self._unsent.append(reply)
             self._failed("ack", AckFailed, error)
-
-    def ack_again(self, deliveries: Sequence[StreamDelivery], cursor: StreamCursor, ack_wait: float) -> None:
-        """These came again though they are settled. What can't be acked yet is to come later."""
-        self.ack(deliveries, [delivery.ack_subject for delivery in deliveries], cursor)
-        if self._prefix is not None:
-            for ack_subject, delay in self._prefix.come_later(deliveries, ack_wait):
-                self.nak(ack_subject, delay)
-
-    def ack_given_up(self, delivery: StreamDelivery, reason: str, cursor: StreamCursor) -> None:
-        """This one must not come again. Where one ack is for many, so would a `term` be."""
-        if self._prefix is None:
-            self.term(delivery.ack_subject, reason)
-        else:
-            self.ack([delivery], (), cursor)
 
     def nak(self, reply: bytes, delay: float) -> None:
         """The message with this reply subject is to come again after `delay` seconds."""
@@ -107,8 +85,6 @@ class Acks:
     def clear(self) -> None:
         """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
         self._unsent.clear()
-        if self._prefix is not None:
-            self._prefix.forget_all()
 
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.failed[operation, error.reason] += 1

@@ -11,8 +11,7 @@ back in time (restored, emptied, made again) gives known sequences to other mess
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from heapq import nsmallest
+from collections.abc import Sequence
 from itertools import repeat
 from math import inf
 from operator import lt
@@ -39,8 +38,6 @@ class StreamCursor:
         "_doubt_until",
         "_highest",
         "_highest_time",
-        "_missing",
-        "_missing_until",
         "_next_delivery",
         "_older",
         "_recent",
@@ -64,8 +61,6 @@ class StreamCursor:
         self._shared = shared
         self._doubt: int | None = None
         self._doubt_until = 0.0
-        self._missing: set[int] | None = None
-        self._missing_until = 0.0
 
     @property
     def shared(self) -> bool:
@@ -82,21 +77,6 @@ class StreamCursor:
     def unsettled(self) -> int:
         """How many messages came and are not settled: in hand, or to come again."""
         return len(self._unsettled)
-
-    def first_unsettled(self, most: int, in_hand: Collection[int]) -> list[int]:
-        """Return the first messages that came, are not settled and not in hand: so many at most, in order."""
-        return nsmallest(most, (sequence for sequence in self._unsettled if sequence not in in_hand))
-
-    def settled_before(self, now: float) -> int:
-        """Return the first message that may not be settled. What was to come again by now, and did not, never does."""
-        end = min(self._unsettled, default=self._highest + 1)
-        if self._missing is not None:
-            return min(end, *self._missing) if self._missing and now < self._missing_until else end
-        return end if self._doubt is None or now >= self._doubt_until else min(end, self._doubt)
-
-    def only_missing(self, sequences: Iterable[int], until: float) -> None:
-        """Of what was delivered on other links these did not come, and come again until then; nothing else."""
-        self._missing, self._missing_until = set(sequences), until
 
     @property
     def unseen_from(self) -> int:
@@ -125,7 +105,6 @@ class StreamCursor:
         """
         alone = not self._shared and (self._highest > 0 or not in_use)
         self._shared = False
-        self._missing = None
         self._count(deliveries, now, patience)
         return alone
 
@@ -179,8 +158,6 @@ class StreamCursor:
             # What is due again goes before what is new: a new message proves that the missing ones have come.
             self._doubt = None
         self._next_delivery += 1
-        if self._missing:
-            self._missing.discard(sequence)
         if sequence > self._highest:
             self._highest, self._highest_time = sequence, time
         if sequence in self._recent or sequence in self._older:

@@ -16,7 +16,7 @@ from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.routing.resubscribe import SourceRetry
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
-from router_trio.routing.stream.consumer.limits import check_retention, check_unacked, differences, filters_outside
+from router_trio.routing.stream.consumer.limits import check_retention, differences, filters_outside
 from router_trio.routing.stream.consumer.undelivered import OVERDUE
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of
@@ -127,7 +127,6 @@ class StreamIntake:
         self._retrying.server_limit = consumer.limits.max_deliver
         if not self._retrying.has_dead_letters:
             check_retention(self._policy, spec, consumer)
-        check_unacked(spec, consumer)
         outside = filters_outside(spec, consumer)
         if outside is not None and outside != self._told_outside:
             filters, subjects = outside
@@ -197,7 +196,7 @@ class StreamIntake:
                 self._state.duplicates += len(again)
                 cursor, in_hand = pending.cursor, pending.open
                 settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
-                self._acks.ack_again(settled, cursor, self._ack_wait)
+                self._acks.ack([one.ack_subject for one in settled])
             self._state.received += len(deliveries) - len(again)
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             pull_loop.count_received(len(deliveries), size, again=came_again)

@@ -159,7 +159,7 @@ class Retrying:
         if self._is_last(delivery):
             self._acks.nak(delivery.ack_subject, 0)  # it does not come again, and no stream deletes it for that
         else:
-            self._acks.ack_given_up(delivery, dead.failure.reason, self._ack_pending.cursor)
+            self._acks.term(delivery.ack_subject, dead.failure.reason)
 
     def _count(
         self,

@@ -61,7 +61,7 @@ class StreamRoute(Route):
         source = routing.plan.settings.source
         spec = self._spec = consumer_spec(source)
         policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
-        acks = before._acks.on(connection) if before else Acks(self.state.name, connection, emit, ack_all=spec.ack_all)
+        acks = before._acks.on(connection) if before else Acks(self.state.name, connection, emit)
         pending = AckPending()
         if before is not None and not before.in_hand:
             pending, before.state.holder = before._ack_pending, NOTHING
@@ -260,7 +260,7 @@ class StreamRoute(Route):
         pending = self._ack_pending
         if 2 * pending.count >= self._window.size:
             self._pull_loop.count_settled(len(deliveries))
-        self._acks.ack(deliveries, pending.delivered(deliveries), pending.cursor)
+        self._acks.ack(pending.delivered(deliveries))
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""
@@ -290,7 +290,6 @@ class StreamRoute(Route):
         """These are gone from the stream, or another process has settled them."""
         if self._ack_pending.give_up_waiting(gone):
             self.something_waits()
-        self._acks.ack((), (), self._ack_pending.cursor)
 
     def _make_room(self, soon: bool) -> None:
         """Give back the newest that waits, so that what is due can come: it comes again later than that."""

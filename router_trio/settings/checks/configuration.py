@@ -20,7 +20,7 @@ from router_trio.settings.checks.handlers import check_respond
 from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.retry import check_reasons
-from router_trio.settings.checks.sources import check_ack_all, check_shared_source, check_source
+from router_trio.settings.checks.sources import check_shared_source, check_source
 from router_trio.settings.checks.streams import NOT_IN_NAMES
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
@@ -205,15 +205,6 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
                 f"{where}.subject", source, destination.subject, destination.connection, connections
             )
     yield from check_reasons(f"{path}.retry", route.retry)
-    if source is not None and source.ack == "all":
-        out_of_order = {
-            "from.standby": source.standby,
-            "retry.attempts": route.retry is not None and route.retry.attempts > 0,
-            "dead_letter": route.dead_letter is not None,
-            "key": route.key is not None,
-            "concurrency": route.concurrency > 1,
-        }
-        yield from check_ack_all(path, out_of_order)
     if route.dead_letter is not None:
         where, letter = f"{path}.dead_letter", route.dead_letter
         if letter.connection:

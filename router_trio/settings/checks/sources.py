@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from router_trio.errors import Problem, SubjectError
 from router_trio.settings.checks.streams import NOT_IN_NAMES, check_patterns
@@ -18,7 +18,6 @@ _ONLY_FOR_STREAMS = (
     "max_in_flight",
     "max_in_flight_bytes",
     "ack_wait",
-    "ack",
     "max_deliver",
     "nak_delay",
 )
@@ -69,17 +68,6 @@ def check_shared_source(path: str, source: SourceSettings | None, workers: int) 
             f"{path}.standby",
             f"gives all messages to one process, so {workers} workers can't share them; remove it, or run one worker",
         )
-    if source.ack == "all":
-        told = f"is for one process: an ack of one of {workers} workers would be for messages of the others as well"
-        yield Problem(f"{path}.ack", f"{told}; remove it, or run one worker")
-
-
-def check_ack_all(path: str, out_of_order: Mapping[str, bool]) -> Iterator[Problem]:
-    """Give what can't be combined with `ack = "all"`: whatever settles messages for good out of their order."""
-    for key, given in out_of_order.items():
-        if given:
-            told = "can't be combined with from.ack = 'all', where one ack is for all messages before it as well"
-            yield Problem(f"{path}.{key}", f"{told}; remove it, or remove from.ack")
 
 
 def _check_pattern(path: str, pattern: str, what: str) -> Iterator[Problem]:

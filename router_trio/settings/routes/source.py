@@ -99,11 +99,6 @@ class SourceSettings(Section, init=False):
         validate_default=True,
         description="Time after which the stream redelivers an unacked message; 100ms or more.",
     )
-    ack: Literal["each", "all"] = Field(
-        "each",
-        description="How messages are acked: each by itself, or all up to the last of those that are settled with one "
-        "ack. `all` is for one process, and makes a durable with the ack policy all.",
-    )
     max_deliver: int = Field(
         -1, ge=-1, description="Ignored, until 1.0 refuses it: write `attempts` in `[routes.retry]`."
     )

@@ -141,6 +141,14 @@ def test_unknown_keys_everywhere_get_a_suggestion() -> None:
     }
 
 
+@pytest.mark.parametrize("value", ["all", "each", "some", 1])
+def test_a_key_that_was_removed_says_what_to_write_instead(value: Any) -> None:
+    stream = {"stream": "ORDERS", "durable": "router", "ack": value}
+    found = problems(lambda: Settings(connections=MAIN, routes=[route(**{"from": stream})]))
+    assert found == {"routes[0].from.ack": "no longer a key; remove it: every message is acked by itself"}
+    assert problems(lambda: SourceSettings(**stream)) == {"ack": found["routes[0].from.ack"]}
+
+
 def test_unknown_key_without_a_likeness_lists_what_there_is() -> None:
     found = problems(lambda: Settings(connections=MAIN, router={"zzz": 1}))
     assert found == {"router.zzz": "unknown key; there is: 'name', 'shutdown_timeout', 'workers'"}

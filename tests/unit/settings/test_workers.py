@@ -49,7 +49,6 @@ def test_a_number_that_is_none(workers: Any) -> None:
     [
         ({"subject": "in.*"}, None, "from.queue", "such as queue = 'routers', or run one worker"),
         (STREAM | {"standby": True}, None, "from.standby", "remove it, or run one worker"),
-        (STREAM | {"ack": "all"}, None, "from.ack", "remove it, or run one worker"),
         (STREAM, {"rate": "500/s", "burst": 3}, "limit.burst", "give at least 4, or run fewer workers"),
         (STREAM, {"rate": "3/h", "burst": 9}, "limit.rate", "raise it, or run fewer workers"),
     ],

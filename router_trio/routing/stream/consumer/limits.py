@@ -7,7 +7,6 @@ from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.link import ConsumerSpec, PullConsumer
 from router_trio.routing.policy.failures import MOST_REMEMBERED
 from router_trio.routing.policy.retry import RetryPolicy
-from router_trio.routing.stream.cursor import REMEMBERED
 from router_trio.settings import SourceSettings
 from router_trio.subjects.patterns import overlaps
 
@@ -27,10 +26,9 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
         UNLIMITED,
         # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that failed
         # and waits for its next attempt: that must not keep out what is new.
-        REMEMBERED if source.ack == "all" else 2 * source.most_in_flight + MOST_REMEMBERED,
+        2 * source.most_in_flight + MOST_REMEMBERED,
         standby=source.standby,
         deliver=source.deliver,
-        ack_all=source.ack == "all",
     )
 
 
@@ -45,18 +43,6 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
             f"what is given up would be deleted, since the stream {spec.stream!r} has {retention} retention, and this "
             "route has no dead letters; add [routes.dead_letter], or remove attempts and not from [routes.retry]",
             reason="would_delete",
-        )
-
-
-def check_unacked(spec: ConsumerSpec, consumer: PullConsumer) -> None:
-    """Raise `SourceError` (`consumer_mismatch`) if more may wait for one ack than is known when it comes again."""
-    most = consumer.limits.max_ack_pending
-    if spec.ack_all and not 0 < most <= REMEMBERED:
-        may = f"{most:,} messages" if most > 0 else "any number of messages"
-        raise SourceError(
-            f"the durable {spec.durable!r} of stream {spec.stream!r} lets {may} wait for an ack (max_ack_pending), "
-            f'and with ack = "all" a route knows {REMEMBERED:,} of them: lower it to that, or use another `durable`',
-            reason="consumer_mismatch",
         )
 
 

@@ -25,7 +25,6 @@ async def ask_again(consumer: PullConsumer, cursor: StreamCursor, patience: floa
         unacked = await consumer.unacked(first)
         if unacked is not None:
             missing = [sequence for sequence in unacked if not cursor.knows(sequence)]
-            cursor.only_missing(missing, opened_at + patience)
             if missing:
                 await consumer.again(missing)
             return opened_at

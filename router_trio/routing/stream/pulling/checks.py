@@ -1,13 +1,12 @@
 """Looks at a consumer, every few seconds: whether it is still what the route wants, and whether it delivers.
 
 That it was deleted is told to whoever has asked it for messages. That somebody has edited or paused it is not, nor that
-nothing new comes since too much has no ack, nor that what is to come again is gone from the stream.
+nothing new comes since too much has no ack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable
 
 import trio
 
@@ -23,14 +22,11 @@ CHECK_EVERY = 5.0
 DENIED_CHECK_EVERY = 60.0
 """The same while this user may not ask: a server logs each of these."""
 
-MOST_HELD = 16
-"""Messages of which a look asks whether they are gone, where one ack is for many: the first that hold back acks."""
-
 
 class ConsumerChecks:
     """The looks at one route's consumer. `lost` is told of an edit after which it is of no use any more.
 
-    `never_come` is told which messages never come again, `changed` is called when `stopped` has changed.
+    `changed` is called when `stopped` has changed.
     """
 
     def __init__(
@@ -38,22 +34,17 @@ class ConsumerChecks:
         pending: AckPending,
         payloads: Payloads,
         *,
-        ack_all: bool,
         lost: Callable[[SourceError], None],
-        never_come: Callable[[Collection[int]], None],
         changed: Callable[[], None],
     ) -> None:
         self.stopped: str | None = None
         """Why the consumer delivers nothing new, None if it does."""
         self._pending = pending
         self._payloads = payloads
-        self._ack_all = ack_all
         self._lost = lost
-        self._never_come = never_come
         self._changed = changed
         self._now = trio.Event()
         self._before: ConsumerState | None = None
-        self._first = 0
 
     def look_anew(self) -> None:
         """There is no consumer, or another one."""
@@ -82,29 +73,13 @@ class ConsumerChecks:
                 again = self._payloads.confirm(doubtful)
                 if again:
                     await consumer.again(again)
-                if self._ack_all:
-                    await self._ask_about_first(consumer)
             with trio.move_on_after(pause):
                 await self._now.wait()
 
     def _compare(self, state: ConsumerState) -> None:
         pending = self._pending
-        stopped = state.paused or standstill(
-            self._before, state, pending.cursor, len(pending.open), ack_all=self._ack_all
-        )
+        stopped = state.paused or standstill(self._before, state, pending.cursor, len(pending.open))
         self._before = state
         if stopped != self.stopped:
             self.stopped = stopped
             self._changed()
-
-    async def _ask_about_first(self, consumer: PullConsumer) -> None:
-        """Find out if what has held back the acks since the look before is gone: nobody would settle it."""
-        pending, before = self._pending, self._first
-        cursor, self._first = pending.cursor, pending.cursor.start
-        held = cursor.first_unsettled(MOST_HELD, pending.open)
-        if not held or held[0] != before:
-            return
-        with suppress(SourceError):  # it is asked again at the next look
-            gone = await consumer.gone({one: cursor.time_of(one) for one in held}, len(pending.open))
-            if gone and cursor is pending.cursor:
-                self._never_come(gone)

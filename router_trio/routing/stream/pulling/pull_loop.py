@@ -74,14 +74,7 @@ class PullLoop:
         self._never_come = never_come
         self._make_room = make_room
         self._payloads = payloads
-        self._checks = ConsumerChecks(
-            pending,
-            payloads,
-            ack_all=routing.plan.settings.source.ack == "all",
-            lost=self._lose,
-            never_come=never_come,
-            changed=self.look_again,
-        )
+        self._checks = ConsumerChecks(pending, payloads, lost=self._lose, changed=self.look_again)
         self._made_room_at = -math.inf
         self._patience = 0.0
         self._comes_again = False  # what is asked for now has come before, as far as is known

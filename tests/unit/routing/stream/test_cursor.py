@@ -290,10 +290,8 @@ def test_a_time_that_is_none_is_the_last_of_nothing(time: bytes) -> None:
     assert position.last_known == (0, 0)
 
 
-def test_the_first_that_are_neither_settled_nor_in_hand() -> None:
+def test_what_came_and_is_not_settled_is_counted() -> None:
     position = StreamCursor()
     received(position, 4, 5, 7, 9, first_delivery=1)
     position.mark_settled([5], [b""])
     assert position.unsettled == 3
-    assert position.first_unsettled(2, {4}) == [7, 9]
-    assert position.first_unsettled(2, ()) == [4, 7]
