@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import trio
 
 from router_trio.errors import CertificateError, LinkError
+from router_trio.forked import close_in_children
 from router_trio.settings import ConnectionSettings, ServerURL
 from router_trio.settings.checks.files import load_certificate
 
@@ -39,7 +40,7 @@ async def open_stream(server: str) -> trio.SocketStream:
     url = address(server)
     host, port = url.host, url.port
     try:
-        return await trio.open_tcp_stream(host, port)
+        stream = await trio.open_tcp_stream(host, port)
     except (socket.gaierror, UnicodeError) as error:
         # UnicodeError: a name that no resolver is asked for, with an empty or an endless label for instance.
         detail = getattr(error, "strerror", None) or error
@@ -53,6 +54,8 @@ async def open_stream(server: str) -> trio.SocketStream:
             raise LinkError(f"connection refused by {url.address}; is the server running?") from error
         detail = error.strerror or str(error)
         raise LinkError(f"can't connect to {url.address}: {detail}; is the server running there?") from error
+    close_in_children(stream.socket)
+    return stream
 
 
 def out_of_resources(error: BaseException) -> LinkError | None:

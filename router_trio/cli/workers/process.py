@@ -11,11 +11,13 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 
 import trio
 
 from router_trio.cli.configuration import search_working_directory
 from router_trio.cli.service.signals import OTHERS
+from router_trio.forked import call_in_children, replace_by_null
 from router_trio.router.workers.counts.block import Block
 from router_trio.router.workers.worker import Worker, channel_of
 from router_trio.telemetry.logs.writer import WholeLines
@@ -39,6 +41,7 @@ def _left_to_the_supervisor(number: int, frame: object) -> None:
 
 async def _run(number: int, channel: int, block: int, lock: int) -> int:
     worker = Worker(number, channel_of(socket.socket(fileno=channel)), Block(block), WholeLines(lock).write)
+    call_in_children(worker, partial(replace_by_null, block))
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_when_asked, signals, worker)

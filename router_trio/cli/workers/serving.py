@@ -5,8 +5,8 @@ The supervisor routes nothing. It has the HTTP side, the signals, systemd and th
 
 from __future__ import annotations
 
+import os
 import random
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
@@ -22,6 +22,7 @@ from router_trio.cli.service.systemd import Systemd
 from router_trio.errors import RouterError
 from router_trio.events import StatusPageReady
 from router_trio.router.garbage_collection import begin_collecting
+from router_trio.router.workers.counts.block import anonymous_file
 from router_trio.router.workers.supervisor import Supervisor
 from router_trio.settings import Settings
 from router_trio.telemetry import Telemetry
@@ -92,9 +93,12 @@ async def serve_workers(
 
 @contextmanager
 def _lock() -> Iterator[int]:
-    """Give the descriptor of a file that has no other use than to be locked."""
-    with tempfile.TemporaryFile() as file:
-        yield file.fileno()
+    """Give the descriptor of a file that has no other use than to be locked: in memory, where the system has that."""
+    number = anonymous_file("router-trio-log-lock")
+    try:
+        yield number
+    finally:
+        os.close(number)
 
 
 def _answers(supervisor: Supervisor, own: Sources) -> WorkersAnswers:

@@ -1,19 +1,25 @@
 """The channel between supervisor and worker: whole objects over a pair of sockets that nobody else can reach.
 
 Both ends run the same program, and the worker has inherited its end from the supervisor: so objects are pickled, which
-would not do for anything that comes from outside. When one end is gone, `next_message` gives None at the other.
+would not do for anything that comes from outside. When one end is gone, `next_message` returns None at the other. An
+end that a forked child keeps open is closed there (see `forked`); who knows that the process is gone reads the `rest`.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import deque
+from collections.abc import Iterator
 from struct import Struct
 from typing import Any
 
 import trio
 
+from router_trio.forked import close_in_children
+
 _SIZE = Struct("=q")
+_READ = 65536
 
 
 class Channel:
@@ -21,6 +27,7 @@ class Channel:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        close_in_children(stream.socket)
         self._posted: deque[tuple[Any, ...]] = deque()
         self._something = trio.Event()
         self._all_written = trio.Event()
@@ -57,22 +64,37 @@ class Channel:
 
     async def next_message(self) -> tuple[Any, ...] | None:
         """Return the next message; None if the other end is gone."""
-        head = await self._read(_SIZE.size)
-        body = None if head is None else await self._read(_SIZE.unpack(head)[0])
-        if body is None:
-            return None
-        message: tuple[Any, ...] = pickle.loads(body)
-        return message
-
-    async def _read(self, size: int) -> bytes | None:
-        while len(self._received) < size:
+        while (message := self._whole()) is None:
             try:
-                data = await self._stream.receive_some(65536)
+                data = await self._stream.receive_some(_READ)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
             if not data:
                 return None
             self._received += data
-        found = bytes(self._received[:size])
-        del self._received[:size]
-        return found
+        return message
+
+    def rest(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the messages that have arrived and were not read. Never blocks, also if the other end is still open."""
+        while True:
+            while (message := self._whole()) is not None:
+                yield message
+            try:
+                data = os.read(self._stream.socket.fileno(), _READ)
+            except OSError:
+                return
+            if not data:
+                return
+            self._received += data
+
+    def _whole(self) -> tuple[Any, ...] | None:
+        """Take the first message out of what was received; None if it is not whole yet."""
+        received = self._received
+        if len(received) < _SIZE.size:
+            return None
+        end = _SIZE.size + _SIZE.unpack_from(received)[0]
+        if len(received) < end:
+            return None
+        message: tuple[Any, ...] = pickle.loads(received[_SIZE.size : end])
+        del received[:end]
+        return message

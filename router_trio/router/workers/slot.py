@@ -63,6 +63,11 @@ class _Life:
     unsettled: int | None = None
     failure: tuple[str, str] | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Return True if it has said its last word."""
+        return self.unsettled is not None or self.failure is not None
+
 
 class Slot:
     """The place of the worker with this number. `run` is its life."""
@@ -199,14 +204,12 @@ class Slot:
                     if self._router.stopping:
                         self.tell_to_drain()
                     self.ask_how_it_is()
-                    while (message := await worker.channel.next_message()) is not None:
-                        self._take(worker, life, message)
-                    with trio.move_on_after(EXITS_WITHIN) as exiting:
-                        await worker.process.wait()
-                    if exiting.cancelled_caught:
-                        worker.process.kill()
-                        await worker.process.wait()
+                    nursery.start_soon(self._listen, worker, life)
+                    # Its end counts, and not that of the channel: a child that it has forked may hold that.
+                    await worker.process.wait()
                     nursery.cancel_scope.cancel()
+                for message in worker.channel.rest():
+                    self._take(worker, life, message)
             finally:
                 # Also when cancelled: it is killed then, and what it counted counts.
                 with trio.CancelScope(shield=True):
@@ -217,6 +220,13 @@ class Slot:
                 assert code is not None, "it was waited for"
                 left = self._gone(worker, life)
         return life, how_it_ended(code), worker.pid, left
+
+    async def _listen(self, worker: WorkerProcess, life: _Life) -> None:
+        """Take what the worker says until its last word, then see that it exits."""
+        while not life.is_over and (message := await worker.channel.next_message()) is not None:
+            self._take(worker, life, message)
+        await trio.sleep(EXITS_WITHIN)
+        worker.process.kill()
 
     def _gone(self, worker: WorkerProcess, life: _Life) -> Left:
         counts = read_block(worker.block)

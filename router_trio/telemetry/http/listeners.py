@@ -11,6 +11,7 @@ import errno
 import trio
 
 from router_trio.errors import ListenError
+from router_trio.forked import close_in_children
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
@@ -27,6 +28,8 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
         for listener in listeners[1:]:
             await listener.aclose()
         del listeners[1:]
+    for listener in listeners:
+        close_in_children(listener.socket)
     return listeners
 
 

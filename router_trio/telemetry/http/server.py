@@ -15,6 +15,7 @@ import trio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from router_trio.forked import close_in_children
 from router_trio.telemetry.http.admission import Admission, Limits
 from router_trio.telemetry.http.connection import HTTPConnection, RequestRefused
 from router_trio.telemetry.http.exchange import answer, path_of
@@ -62,6 +63,8 @@ async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIApp) -> 
             await server.opened.wait()
             # Trio accepts one connection in each turn of the loop. When turns are long there should be more.
             more = [trio.SocketListener(one.socket.dup()) for one in listeners for _ in range(ACCEPTED_A_TURN - 1)]
+            for listener in more:
+                close_in_children(listener.socket)
             await trio.serve_listeners(server.handle, [*listeners, *more], handler_nursery=server.handlers)
         finally:
             stopping.set()
@@ -99,6 +102,7 @@ class _Server:
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection. Never raises: what a client sends must not reach the router."""
+        close_in_children(stream.socket)
         try:
             address = stream.socket.getpeername()[0]
         except OSError:

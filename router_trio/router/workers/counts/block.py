@@ -16,8 +16,11 @@ import mmap
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from struct import Struct
+from weakref import ref
 
+from router_trio.forked import call_in_children
 from router_trio.router.workers.counts.numbers import Counts, Key
 
 FIRST_SIZE = 1 << 20
@@ -29,12 +32,17 @@ _HEAD = Struct("=ii")
 
 def new_block() -> int:
     """Return the descriptor of an empty block, which whoever gets it must close."""
-    if hasattr(os, "memfd_create"):
-        number = os.memfd_create("router-trio-counts")
-    else:
-        number, path = tempfile.mkstemp(prefix="router-trio-counts-")
-        os.unlink(path)
+    number = anonymous_file("router-trio-counts")
     os.ftruncate(number, FIRST_SIZE)
+    return number
+
+
+def anonymous_file(name: str) -> int:
+    """Return the descriptor of a file without a path. On Linux it needs no file system that can be written to."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    number, path = tempfile.mkstemp(prefix=name)
+    os.unlink(path)
     return number
 
 
@@ -55,13 +63,14 @@ class Record:
 
 
 class Block:
-    """A worker's side of a block: it alone writes."""
+    """A worker's side of a block: it alone writes, and none of the children that it forks."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.memory: mmap.mmap = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
         """Where records write."""
         self._end = _USED.size
+        call_in_children(self, _Private(self))
 
     def new_record(self, key: Key, fields: Sequence[str], numbers: Sequence[int]) -> Record:
         """Return a new record, which holds these numbers."""
@@ -86,6 +95,20 @@ class Block:
             size *= 2
         os.ftruncate(self._descriptor, size)
         self.memory.resize(size)
+
+
+class _Private:
+    """Gives a forked child memory of its own in the place of the block."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = ref(block)
+
+    def __call__(self) -> None:
+        block = self._block()
+        if block is not None:
+            shared, block.memory = block.memory, mmap.mmap(-1, len(block.memory))
+            with suppress(BufferError):  # another thread of the parent was writing
+                shared.close()
 
 
 def read_block(descriptor: int) -> Counts:

@@ -1,0 +1,151 @@
+"""Workers whose handlers fork, hang or kill their process, with a real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.integration.workers import CONFIG, assert_balanced, gone, publish, settled, workers
+from tests.support.command import ROOT
+from tests.support.eventually import eventually
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+
+FORKS = {
+    "os.fork": """
+import os, time
+
+def handle(message):
+    if message.payload == b"fork" and not os.fork():
+        os.closerange(1, 3)  # the pipes of the test
+        open("child", "w").write(str(os.getpid()))
+        time.sleep(60)
+        os._exit(0)
+    return message
+""",
+    "ProcessPoolExecutor": """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+pool = ProcessPoolExecutor(1, mp_context=get_context("fork"))
+
+def work():
+    os.closerange(1, 3)
+    open("child", "w").write(str(os.getpid()))
+    time.sleep(60)
+
+def handle(message):
+    if message.payload == b"fork":
+        pool.submit(work)
+    return message
+""",
+    "a thread": """
+import os, time
+
+def handle(message):
+    if message.payload == b"fork" and not os.fork():
+        os.closerange(1, 3)  # the pipes of the test
+        open("child", "w").write(str(os.getpid()))
+        time.sleep(60)
+        os._exit(0)
+    return message
+""",
+}
+
+
+def core_route(folder: Path, handler: str, *more: str) -> str:
+    """The configuration with the core route alone, and this module as its handler."""
+    (folder / "handlers.py").write_text(handler)
+    start = CONFIG.index("[[routes]]")
+    passed = CONFIG[CONFIG.index("[[routes]]", start + 1) :]
+    return CONFIG[:start] + passed.replace(
+        'name = "passed"', "\n".join(['name = "passed"', 'handler = "handlers:handle"', *more])
+    )
+
+
+@contextmanager
+def ending_child(folder: Path) -> Iterator[None]:
+    """End the child that a handler has forked, and told of in a file."""
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):
+            os.kill(int((folder / "child").read_text()), signal.SIGKILL)
+
+
+def child_of(folder: Path) -> int:
+    path = folder / "child"
+    return int(path.read_text()) if path.exists() and path.read_text() else 0
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("how", FORKS)
+async def test_a_worker_that_is_killed_is_replaced_though_its_handler_has_forked(
+    how: str, core_server: NatsServer, tmp_path: Path
+) -> None:
+    config = core_route(tmp_path, FORKS[how], *(["thread = true"] if how == "a thread" else []))
+    with ending_child(tmp_path):
+        async with connect(core_server.url) as client, workers(core_server, tmp_path, config) as one:
+            out = await client.subscribe("out.*")
+            await client.publish("in.fork", b"fork")
+            await eventually(lambda: child_of(tmp_path))
+            pids = await one.pids()
+            parent = parent_of(child_of(tmp_path))
+            (number,) = [number for number, pid in pids.items() if pid == parent]
+            await one.until(lambda status: settled(status, "passed")["routed"] == 1)
+            os.kill(parent, signal.SIGKILL)
+            await one.run.has_logged("ROUTER_WORKER_LOST", pid=parent)
+            await one.run.has_logged("ROUTER_WORKER_STARTED", worker=int(number), restarts=1)
+            await one.ready()
+            assert not gone(child_of(tmp_path)), "it is still there, and holds nothing"
+            await publish(client, "in", 0, 400)
+            await one.until(lambda status: settled(status, "passed")["routed"] == 401)
+            await client.ping()
+            assert len(out.waiting()) == 401, "the server gives nothing to the member that is dead"
+            assert_balanced(await one.status())
+            one.run.send(signal.SIGTERM)
+            assert await one.run.ended() == 0
+
+
+async def test_a_router_that_is_killed_leaves_no_member_in_a_child(core_server: NatsServer, tmp_path: Path) -> None:
+    """Of one process, too: the next one listens at its address, and gets all messages."""
+    config = core_route(tmp_path, FORKS["os.fork"]).replace("workers = 2", "workers = 1")
+    with ending_child(tmp_path):
+        async with connect(core_server.url) as client:
+            async with workers(core_server, tmp_path, config) as one:
+                await client.publish("in.fork", b"fork")
+                await eventually(lambda: child_of(tmp_path))
+                one.run.send(signal.SIGKILL)
+                await one.run._process.wait()
+                host, port = one.address
+            assert not gone(child_of(tmp_path))
+            out = await client.subscribe("out.*")
+            again = config.replace("127.0.0.1:0", f"{host}:{port}")
+            async with workers(core_server, tmp_path, again) as one:
+                await publish(client, "in", 0, 200)
+                await one.until(lambda status: settled(status, "passed")["routed"] == 200)
+                await client.ping()
+                assert len(out.waiting()) == 200
+                one.run.send(signal.SIGTERM)
+                assert await one.run.ended() == 0
+
+
+async def test_workers_need_no_folder_for_temporary_files(core_server: NatsServer, tmp_path: Path) -> None:
+    """As in a container whose root is read-only."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import tempfile\ntempfile.tempdir = '/nowhere'\n")
+    config = core_route(tmp_path, "def handle(message):\n    return message\n")
+    env = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+    async with workers(core_server, tmp_path, config, env=env) as one:
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
