@@ -111,6 +111,11 @@ class Parts:
         if past is not None:
             state.earlier.append(past)
 
+    def past_route(self, name: str) -> RouteState | None:
+        """Return the counts of a route that was removed; None if there is none of that name."""
+        past = self._past.get(name)
+        return None if past is None else whole(past)
+
     def put_in_order(self, names: Sequence[str]) -> None:
         """Show the routes in this order."""
         self._routes = {name: self._routes[name] for name in names if name in self._routes}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
-from tests.integration.workers import CONFIG, assert_balanced, gone, publish, settled, workers
+from tests.integration.pages import get
+from tests.integration.workers import CONFIG, Workers, assert_balanced, gone, publish, settled, workers
 from tests.support.command import ROOT
 from tests.support.eventually import eventually
 from tests.support.raw_nats import connect
@@ -149,3 +154,77 @@ async def test_workers_need_no_folder_for_temporary_files(core_server: NatsServe
     async with workers(core_server, tmp_path, config, env=env) as one:
         one.run.send(signal.SIGTERM)
         assert await one.run.ended() == 0
+
+
+ROUTE = """
+[[routes]]
+name = "{name}"
+from = {{ connection = "{connection}", subject = "{subject}.*", queue = "routers" }}
+to = [ {{ connection = "{connection}", subject = "out.{{{{wildcard(1)}}}}" }} ]
+"""
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_no_counter_goes_back_when_a_route_and_a_connection_are_removed_and_return(
+    number: int, core_server: NatsServer, tmp_path: Path
+) -> None:
+    head = CONFIG[: CONFIG.index("[[routes]]")].replace("workers = 2", f"workers = {number}")
+    stays = ROUTE.format(name="stays", connection="main", subject="stays")
+    second = f'\n[connections.second]\nservers = ["{core_server.url}"]\n'
+    goes = ROUTE.format(name="goes", connection="second", subject="goes")
+    path = tmp_path / "router.toml"
+
+    async with (
+        connect(core_server.url) as client,
+        workers(core_server, tmp_path, head + second + stays + goes) as one,
+    ):
+
+        async def reload(text: str) -> None:
+            before = len(one.run.logged("ROUTER_RELOADED"))
+            path.write_text(text.replace("URL", core_server.url))
+            one.run.send(signal.SIGHUP)
+            await eventually(lambda: len(one.run.logged("ROUTER_RELOADED")) == before + number)
+            await one.ready()
+
+        highest: dict[str, float] = {}
+
+        async def watch_counters() -> None:
+            while True:
+                for name, number in (await counters(one)).items():
+                    assert number >= highest.get(name, 0.0), name
+                    highest[name] = number
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_counters)
+            for turn in range(1, 5):
+                await publish(client, "goes", 0, 100)
+                status = await one.until(partial(has_routed, 100 * turn))
+                assert settled(status, "goes")["routed"] == 100 * turn
+                assert_balanced(status)
+                await reload(head + stays)
+                if turn == 2 and number > 1:
+                    os.kill((await one.pids())["1"], signal.SIGKILL)
+                    await one.run.has_logged("ROUTER_WORKER_STARTED", worker=1, restarts=1)
+                    await one.ready()
+                await reload(head.replace("10s", "11s") + stays)
+                await reload(head + second + stays + goes)
+            nursery.cancel_scope.cancel()
+        status = await one.status()
+        assert settled(status, "goes")["routed"] == 400
+        assert_balanced(status)
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
+
+
+def has_routed(most: int, status: dict[str, Any]) -> bool:
+    return settled(status, "goes")["routed"] >= most
+
+
+async def counters(one: Workers) -> dict[str, float]:
+    _, _, body = await get(one.address, "/metrics")
+    found = {}
+    for line in body.decode().splitlines():
+        name, _, number = line.rpartition(" ")
+        if re.match(r"\w+(_total|_bucket|_sum|_seconds_count)\b", line):
+            found[name] = float(number)
+    return found

@@ -7,7 +7,7 @@ settled (`counts.settle`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import trio
@@ -15,7 +15,7 @@ import trio
 from router_trio.errors import RouterError
 from router_trio.events import Emit, WorkerLost, WorkerStarted
 from router_trio.router.workers.counts.block import read_block
-from router_trio.router.workers.counts.numbers import Counts, Left, settle
+from router_trio.router.workers.counts.numbers import Counts, Left, settle, with_removed
 from router_trio.router.workers.process import WorkerProcess, how_it_ended, of_worker, open_worker
 from router_trio.router.workers.report import Report
 from router_trio.router.workers.restarts import Restarts, ends_router
@@ -247,6 +247,8 @@ class Slot:
         match message:
             case ("report", int(number), Report() as report):
                 self._answered, self._heard_at = number, trio.current_time()
+                if self.report is not None:
+                    report = replace(report, counts=with_removed(self.report.counts, report.counts))
                 self.report = report
                 self._router.reported(self.number, report)
                 self._answer.set()

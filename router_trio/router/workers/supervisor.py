@@ -13,7 +13,7 @@ import trio
 
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.events import Emit, ReloadRefused, RestartNeeded, RouterDraining, RouterStarted, RouterStopped
-from router_trio.router.workers.counts.numbers import Counts, add
+from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE, Counts, add, forget_removed
 from router_trio.router.workers.process import of_worker
 from router_trio.router.workers.report import Report, RouteReport
 from router_trio.router.workers.slot import EXITS_WITHIN, RUNNING, Slot
@@ -114,6 +114,14 @@ class Supervisor:
     def ended(self, counts: Counts, unsettled: int) -> None:
         """See `slot.Router`."""
         add(self._gone, counts)
+        forget_removed(
+            self._gone,
+            {
+                PROCESS,
+                *((CONNECTION, name) for name in self.settings.connections),
+                *((ROUTE, route.name) for route in self.settings.routes),
+            },
+        )
         if self.stopping:
             self.unsettled += unsettled
         self._sum = None

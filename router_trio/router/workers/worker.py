@@ -24,7 +24,9 @@ from router_trio.router.workers.counts.block import Block
 from router_trio.router.workers.counts.copying import Counting
 from router_trio.router.workers.report import Reporter
 from router_trio.settings import ConnectionSettings, Settings
+from router_trio.states import RouteState
 from router_trio.telemetry.metrics.lag import measure_lag
+from router_trio.telemetry.view import ConnectionView
 
 DONE = 0
 FAILED = 1
@@ -67,7 +69,7 @@ class Worker:
     async def _route(self, settings: Settings, nursery: trio.Nursery) -> int:
         """Raises `RouterError` as `Router.open` does."""
         run = Run(settings, {}, (), True, self._connect, REAL_PLATFORM, worker=self._number, write_log=self._write_log)
-        self._counting.watch(run.telemetry.sources(run.live))
+        self._counting.watch(run.telemetry.sources(run.live), _Past(run))
         nursery.start_soon(self._hear, run, nursery)
         nursery.start_soon(self._counting.write_regularly)
         nursery.start_soon(measure_lag, self._counting.lags)
@@ -113,6 +115,21 @@ class Worker:
         except ConfigurationError as error:
             problems = tuple(str(error).splitlines())
         self._channel.post("reloaded", problems)
+
+
+class _Past:
+    """See `Past`: what the reloads of a run have removed."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def connection(self, name: str) -> ConnectionView | None:
+        """See `Past`."""
+        return self._run.past_connections.get(name)
+
+    def route(self, name: str) -> RouteState | None:
+        """See `Past`."""
+        return self._run.parts.past_route(name)
 
 
 def channel_of(stream: Any) -> Channel:

@@ -7,9 +7,10 @@ something in hand since the last time; what no ledger is made of follows four ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import compress
 from operator import attrgetter, ne
+from typing import Protocol
 
 import trio
 
@@ -33,6 +34,7 @@ from router_trio.router.workers.counts.process_numbers import processor_microsec
 from router_trio.states import Histogram, RouteState
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import Sources
+from router_trio.telemetry.view import ConnectionView
 
 COPY_EVERY = 0.25
 """Seconds between two copies of what no ledger is made of."""
@@ -41,12 +43,40 @@ _received = attrgetter("received")
 _duplicates = attrgetter("duplicates")
 
 
+class Past(Protocol):
+    """Where the counts are of what a reload has removed."""
+
+    def connection(self, name: str) -> ConnectionView | None:
+        """Return a connection that was removed, None if there is none of that name."""
+        ...
+
+    def route(self, name: str) -> RouteState | None:
+        """Return a route that was removed, None if there is none of that name."""
+        ...
+
+
+class _NoPast:
+    """See `Past`: nothing was removed."""
+
+    def connection(self, name: str) -> ConnectionView | None:
+        """See `Past`."""
+        return None
+
+    def route(self, name: str) -> RouteState | None:
+        """See `Past`."""
+        return None
+
+
+NO_PAST = _NoPast()
+
+
 class Counting:
     """Copies what a router counts into a block. `write` does nothing before `watch`."""
 
     def __init__(self, block: Block) -> None:
         self._block = block
         self._sources: Sources | None = None
+        self._past: Past = NO_PAST
         self._ledgers: dict[str, tuple[Record, tuple[int, ...]]] = {}
         self._records: dict[str, Record] = {}
         self._states: dict[str, RouteState] = {}
@@ -58,9 +88,9 @@ class Counting:
         self._touched: set[int] = set()
         self.lags: Histogram = Histogram(LAG_BOUNDS)
 
-    def watch(self, sources: Sources) -> None:
+    def watch(self, sources: Sources, past: Past = NO_PAST) -> None:
         """Copy what this router counts, from now on."""
-        self._sources = sources
+        self._sources, self._past = sources, past
         self.write_all()
 
     def write(self) -> None:
@@ -74,6 +104,7 @@ class Counting:
         # With a thousand routes this is what a write costs: no line of Python for each of them.
         came = list(map(_received, routes)), list(map(_duplicates, routes))
         if routes is not self._routes:
+            self._write_removed(view.connections, routes)
             # There are others than before, or one whose counts before a change are added each time that it is asked.
             self._active = set(range(len(routes)))
         elif came != self._came:
@@ -91,6 +122,7 @@ class Counting:
         """Copy all that is counted. Return it, but what is 0."""
         self.write()
         assert self._sources is not None
+        self._write_removed(self._sources.view.connections, self._routes)
         found: Counts = {}
         for name, connection in self._sources.view.connections.items():
             rest = rest_of_connection(connection.state, connection.outbox)
@@ -121,6 +153,19 @@ class Counting:
             self._write_process(self._sources)
 
     # --- inside ---
+
+    def _write_removed(self, connections: Collection[str], routes: Sequence[RouteState]) -> None:
+        """Copy the last counts of what a reload has removed: it is settled by then."""
+        for name in self._ledgers.keys() - connections:
+            connection = self._past.connection(name)
+            if connection is not None:
+                self._write_ledger(name, ledger_numbers(connection.outbox.ledger))
+                self._write_rest((CONNECTION, name), rest_of_connection(connection.state, connection.outbox))
+        for name in {state.name for state in self._routes}.difference(state.name for state in routes):
+            state = self._past.route(name)
+            if state is not None:
+                self._write_route(state)
+                self._write_rest((ROUTE, name), rest_of_route(state))
 
     def _write_ledger(self, name: str, numbers: tuple[int, ...]) -> None:
         known = self._ledgers.get(name)

@@ -7,7 +7,7 @@ others. Durations are summed in nanoseconds here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from router_trio.outbox.ledger import Counters, Ledger
@@ -19,6 +19,9 @@ Key = tuple[str, str]
 
 Counts = dict[Key, dict[str, int]]
 """Numbers by what they belong to and by their names. What is missing is 0."""
+
+MOST_REMOVED = 2000
+"""Connections and routes that were removed and of which the counts are kept."""
 
 CONNECTION = "connection"
 ROUTE = "route"
@@ -101,6 +104,21 @@ def add(counts: Counts, more: Mapping[Key, Mapping[str, int]]) -> None:
         here = counts.setdefault(key, {})
         for name, number in numbers.items():
             here[name] = here.get(name, 0) + number
+
+
+def with_removed(before: Counts, now: Counts) -> Counts:
+    """Return what a worker counts, with the last counts of what it no longer has: a reload may bring that back.
+
+    Of these, the counts of the last `MOST_REMOVED` are kept.
+    """
+    removed = [key for key in before if key not in now][-MOST_REMOVED:]
+    return {**{key: before[key] for key in removed}, **now}
+
+
+def forget_removed(counts: Counts, present: Collection[Key]) -> None:
+    """Of connections and routes that are not among the `present`, keep the counts of the last `MOST_REMOVED`."""
+    for key in [key for key in counts if key not in present][:-MOST_REMOVED]:
+        del counts[key]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from router_trio.router.workers.counts import block as block_module
 from router_trio.router.workers.counts.block import Block, read_block
 from router_trio.router.workers.counts.copying import Counting
-from router_trio.router.workers.counts.numbers import PROCESS, ROUTE, Counts
+from router_trio.router.workers.counts.numbers import PROCESS, ROUTE, Counts, Left, settle
 from router_trio.states import RouteState
 from router_trio.telemetry.metrics.metric import Sources
+from router_trio.telemetry.view import ConnectionView
+from tests.support.telemetry_views import View
 from tests.unit.router.workers.counted import Hand, block, came, count, router
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
@@ -111,3 +113,35 @@ def test_a_route_whose_destinations_change_goes_on_with_its_counts() -> None:
         counting.write()
         numbers = read_block(descriptor)["route", "passed"]
         assert (numbers["received"], numbers["delivered.copy"], numbers["delivered.elsewhere"]) == (8, 5, 3)
+
+
+class Removed:
+    """See `copying.Past`: a router of which everything was removed."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def connection(self, name: str) -> ConnectionView | None:
+        return self._view.connections.get(name)
+
+    def route(self, name: str) -> RouteState | None:
+        return next((route for route in self._view.routes if route.name == name), None)
+
+
+def test_a_route_that_is_removed_leaves_its_last_counts_and_nothing_unsettled() -> None:
+    view, before = router(), router()
+    before.connections, before.routes = view.connections, view.routes
+    with block() as (one, descriptor):
+        counting = Counting(one)
+        counting.watch(Sources(view), Removed(before))
+        route, ledger = before.routes[1], before.connections["edge"].outbox.ledger
+        route.received += 5
+        ledger.accepted += 5
+        counting.write()
+        route.elapsed.record(0.1, 5)
+        route.fates["routed"] += 5
+        ledger.settle("fenced", 5)
+        view.routes = [before.routes[0]]
+        view.connections = {"main": before.connections["main"]}
+        counting.write_all()
+        assert settle(read_block(descriptor)) == Left(0, 0, 0)

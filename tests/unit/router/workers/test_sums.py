@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router_trio.router.workers.counts.block import read_block
 from router_trio.router.workers.counts.copying import Counting
-from router_trio.router.workers.counts.numbers import Counts, add, settle
+from router_trio.router.workers.counts.numbers import MOST_REMOVED, PROCESS, ROUTE, Counts, add, settle, with_removed
 from router_trio.router.workers.counts.process_numbers import process_lines, together
 from router_trio.router.workers.report import Report, Reporter
 from router_trio.router.workers.sums import NO_WORKER, RouterSum, sum_up
@@ -192,3 +192,14 @@ def test_news_of_a_worker_come_once_and_say_whose_they_are() -> None:
     recent.include(entry, 2)
     (found,) = recent.since(0)
     assert (found["number"], found["details"]) == (1, {"worker": 2})
+
+
+def test_what_a_reload_has_removed_keeps_its_counts_and_the_oldest_of_many_are_forgotten() -> None:
+    route = (ROUTE, "goes")
+    kept = with_removed({route: {"received": 5}, PROCESS: {"lag": 1}}, {PROCESS: {"lag": 2}})
+    assert kept == {route: {"received": 5}, PROCESS: {"lag": 2}}
+    assert with_removed(kept, {route: {"received": 6}}) == {route: {"received": 6}, PROCESS: {"lag": 2}}
+    for number in range(MOST_REMOVED):
+        kept = with_removed(kept, {(ROUTE, str(number)): {}})
+    assert route not in kept
+    assert len(kept) == MOST_REMOVED + 1
