@@ -36,6 +36,7 @@ class Attempts:
         self._clock = clock
         self._on_exhausted = settings.on_reconnect_exhausted
         self._first_over = False
+        self._ignore_announced = settings.ignore_announced
         self._plan = ReconnectPlan(
             [str(server) for server in settings.servers],
             attempts=settings.reconnect_attempts,
@@ -57,8 +58,9 @@ class Attempts:
         return self._plan.elsewhere(server)
 
     def discovered(self, servers: Sequence[str]) -> None:
-        """A server told of these."""
-        self._plan.set_discovered(servers)
+        """A server told of these, which are tried as well, unless the settings say otherwise."""
+        if not self._ignore_announced:
+            self._plan.set_discovered(servers)
 
     # --- what becomes of them ---
 

@@ -230,6 +230,11 @@ class ConnectionSettings(Section, init=False):
         "imported from another account.",
         examples=["JS.orders.API"],
     )
+    ignore_announced: bool = Field(
+        False,
+        description="Connect to the configured servers only, never to those that a server announces: an announced one "
+        "gets this connection's credentials.",
+    )
     connect_timeout: ConnectTimeout = Field(
         "2s",
         validate_default=True,

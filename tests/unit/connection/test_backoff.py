@@ -242,3 +242,13 @@ def test_elsewhere_comes_at_once_as_long_as_no_server_was_tried_twice() -> None:
     assert all(move.delay > 0 for move in moves[2:])
     ahead.lost(1000.0)
     assert next(iter(ahead.elsewhere(A))).delay == 0.0
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_announced_servers_are_tried_unless_they_are_to_be_ignored(ignored: bool) -> None:
+    settings = ConnectionSettings(servers=["a:4222"], ignore_announced=ignored)
+    attempts = Attempts(settings, ConnectionState("main"), emit=lambda _: None, clock=lambda: 0.0, uniform=max)
+    attempts.discovered(["b:4222"])
+    tried = {attempts.next().server for _ in range(4)}
+    assert tried == ({"nats://a:4222"} if ignored else {"nats://a:4222", "nats://b:4222"})
+    assert len([*attempts.elsewhere("nats://a:4222")]) == (0 if ignored else 1)
