@@ -214,6 +214,7 @@ class RouteExplanation(Told):
             yield f"  handler {plan.settings.handler} may change it or filter it out"
         if plan.settings.respond and self.error is None:
             yield "  what it returns goes to the reply subject of the message as well"
+            yield f"    if that is {' or '.join(['an inbox', *plan.settings.reply_to])}"
         if plan.settings.strategy != "all":
             yield f"  strategy {plan.settings.strategy}"
         if self.key is not None:

@@ -34,6 +34,7 @@ from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
 from router_trio.settings import ConnectionSettings
 from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
+from router_trio.subjects.inboxes import new_inbox
 
 HAND_OVER_WITHIN = 2.0
 """Seconds in which what is in flight may still be confirmed on a link that is being left for another server."""
@@ -281,7 +282,7 @@ class Connection:
         self._tell_changed()
 
     def _new_inbox(self) -> bytes:
-        return b"%b.%b" % (self.settings.inbox_prefix.encode(), self.platform.token_hex(11).encode())
+        return new_inbox(self.settings.inbox_prefix, self.platform.token_hex(11))
 
     def _when_nothing_in_flight(self) -> trio.Event:
         empty = trio.Event()

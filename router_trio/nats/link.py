@@ -78,7 +78,8 @@ class NatsLink:
         )
         self.wire.unread = handshake.rest
         self._subscribing = Subscribing(self.wire.subscriptions, self.wire.fence)
-        control = ControlPlane(self.info, settings.inbox_prefix, self.wire.send, self.wire.expect_foreign_pong, _ASK)
+        asking = f"{framing.text(inbox)}-api"
+        control = ControlPlane(self.info, asking, self.wire.send, self.wire.expect_foreign_pong, _ASK)
         self.api: Api = Api(control, settings.api)
         self._unknown: deque[StreamName] = deque()
         self._some_unknown = trio.Event()

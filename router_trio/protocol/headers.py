@@ -17,6 +17,9 @@ from router_trio.errors.quotes import excerpt, quoted
 VERSION = b"NATS/1.0"
 END = b"\r\n\r\n"
 
+FIRST_LINE = VERSION + b"\r\n"
+"""How a block begins that has no status."""
+
 _NAME = re.compile(r"[!-9;-~]+")  # printable ASCII without space and colon (RFC 5322 field names, as ADR-4 says)
 _BREAKS = re.compile(r"[\r\n\0]")
 _CODE = re.compile(rb"[0-9]{1,3}")
@@ -145,6 +148,17 @@ def status(block: bytes) -> tuple[int, str]:
         return 0, ""
     description = first[1].decode("utf-8", "replace") if len(first) > 1 else ""
     return int(first[0]), "".join(character if character.isprintable() else "?" for character in description)
+
+
+def without_status(block: bytes) -> bytes:
+    """Return the raw block with `NATS/1.0` alone as its first line; `b""` for a block without another line.
+
+    Only a server says how a request or a publish went: a client that publishes a status is passed on without it.
+    """
+    if not block or block.startswith(FIRST_LINE):
+        return block
+    _, ended, lines = block.partition(b"\r\n")
+    return FIRST_LINE + lines if ended and lines not in (b"", b"\r\n") else b""
 
 
 def find_number(block: bytes, name: bytes) -> int | None:

@@ -74,6 +74,7 @@ class Router:
         *,
         to: str | dict[str, Any] | Sequence[str | dict[str, Any]] = (),
         respond: bool = False,
+        reply_to: Sequence[str] = (),
         name: str | None = None,
         connection: str | None = None,
         retry: dict[str, Any] | None = None,
@@ -92,9 +93,9 @@ class Router:
         `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, what
         the function returns answers the message, and `to` may be left out. `connection` is the source's, and the
         default of the destinations'. `retry`, `dead_letter` and `limit` have the keys of `[routes.retry]`,
-        `[routes.dead_letter]` and `[routes.limit]`; `when`, `strategy`, `key`, `concurrency`, `thread` and `hop_limit`
-        are those of `[[routes]]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`, `durable`,
-        `filter`, ... The route is named like the function.
+        `[routes.dead_letter]` and `[routes.limit]`; `when`, `strategy`, `key`, `concurrency`, `thread`, `hop_limit` and
+        `reply_to` are those of `[[routes]]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`,
+        `durable`, `filter`, ... The route is named like the function.
 
         Raises `ConfigurationError` for anything that a configuration file would be refused for.
         """
@@ -105,7 +106,7 @@ class Router:
                 raise ConfigurationError([Problem(f"routes[{len(self._settings.routes)}].handler", wrong)])
             more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "limit": limit, "respond": respond}
             more |= {"when": when, "strategy": strategy, "key": key, "concurrency": concurrency, "thread": thread}
-            more["hop_limit"] = hop_limit
+            more |= {"hop_limit": hop_limit, "reply_to": list(reply_to)}
             self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
             return handler
 

@@ -60,7 +60,7 @@ class RouteBuilder:
         if plan.settings.respond:
             from router_trio.routing.reply.responder import Responder
 
-            routing.respond_with(Responder(state, connection))
+            routing.respond_with(Responder(state, connection, plan))
         first = self._passthrough_to(outlets[0].connection if outlets else connection)
         return _core_route(routing, connection, first, self._emit, letters, self._shared_by(plan, connection))
 

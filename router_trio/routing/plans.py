@@ -14,6 +14,7 @@ from router_trio.errors import MappingError
 from router_trio.errors.quotes import quoted
 from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
+from router_trio.subjects.inboxes import never_replied_to
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import matches, reserved_namespace
 
@@ -35,7 +36,8 @@ class Destination:
     """One place that a route sends to. `template` is the configured subject; it labels metrics and spans.
 
     `carries_reply`: the reply subject of a core message goes along. `keep` are the control headers that may pass.
-    `reserved` are prefixes of subjects to which only the configuration may send.
+    `reserved` are prefixes of subjects to which only the configuration may send, `never_replied_to` those of the reply
+    subjects that don't go along, whatever `carries_reply` says.
     `own_ids`: the `Nats-Msg-Id` of a copy is made of its place in the source, whatever the sender has given it.
 
     `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
@@ -52,6 +54,7 @@ class Destination:
     keep: tuple[str, ...]
     own_ids: bool
     reserved: tuple[str, ...]
+    never_replied_to: tuple[bytes, ...]
     when: Expression | None = None
     weight: int = 1
     mirror: Fraction | None = None
@@ -124,7 +127,8 @@ class RoutePlan:
     """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filters or `>`.
 
     `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
-    together, `dead_letter` where those go that are given up, `per` what has a limit of its own.
+    together, `dead_letter` where those go that are given up, `per` what has a limit of its own. `never_replied_to`: see
+    `subjects.inboxes`.
     """
 
     name: str
@@ -137,6 +141,7 @@ class RoutePlan:
     key: Expression | None = None
     dead_letter: Destination | None = None
     per: Expression | None = None
+    never_replied_to: tuple[bytes, ...] = ()
 
     @property
     def decides(self) -> bool:
@@ -230,7 +235,7 @@ def compile_routes(
         key = _compiled(route.key, KEY, route)
         per = None if route.limit is None else _compiled(route.limit.per, PER, route)
         plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
-        plan = replace(plan, per=per)
+        plan = replace(plan, per=per, never_replied_to=_never_replied_to(settings))
         if route.dead_letter is not None:
             plan = replace(plan, dead_letter=_dead_letter(settings, route, route.dead_letter, random))
         plans.append(plan)
@@ -253,6 +258,7 @@ def _destination(
         keep=tuple(to.headers.keep),
         own_ids=source.own_ids,
         reserved=settings.connections[to.connection].reserved,
+        never_replied_to=_never_replied_to(settings),
         when=_compiled(to.when, WHEN, route),
         weight=to.weight,
         # As it is written: 0.1 is a tenth, which no float is.
@@ -265,6 +271,10 @@ def _destination(
         counts_hops=route.hop_limit is not None,
         fast_ingest=jetstream and to.fast_ingest,
     )
+
+
+def _never_replied_to(settings: Settings) -> tuple[bytes, ...]:
+    return never_replied_to(one.inbox_prefix for one in settings.connections.values())
 
 
 def _dead_letter(

@@ -17,6 +17,7 @@ from router_trio.nats.dialer import Dialer
 from router_trio.nats.link import NatsLink
 from router_trio.nats.requests import Requests
 from router_trio.settings import Settings
+from router_trio.subjects.inboxes import new_inbox
 
 
 class CommandLink:
@@ -79,7 +80,7 @@ async def _open_link(settings: Settings, name: str) -> AsyncIterator[CommandLink
     failures: list[str] = []
     for server in connection.servers:
         one = CommandLink()
-        inbox = f"{connection.inbox_prefix}.{token_hex(11)}".encode()
+        inbox = new_inbox(connection.inbox_prefix, token_hex(11))
         # One scope bounds the dial and then lives on: a nursery is opened in it and outlives the dial.
         with trio.CancelScope(deadline=trio.current_time() + connection.connect_timeout) as dialling:
             try:

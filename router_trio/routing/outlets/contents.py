@@ -63,7 +63,8 @@ class CopyContents:
         return self._transform.payload(facts, body, self._connection.max_payload)
 
     def without_control(self, block: bytes) -> bytes:
-        """Return a header block without the control headers that the destination does not take."""
+        """Return a header block without a status, and the control headers that the destination does not take."""
+        block = headers.without_status(block)
         return block if self.control.search(block) is None else self.control.removed(block)
 
     def first_id(self, block: bytes, own: bytes | None) -> bytes | None:

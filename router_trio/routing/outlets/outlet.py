@@ -1,7 +1,8 @@
 """One destination of a route, at work: new subjects for old tails, and frames into its connection's outbox.
 
-Of what a message came with, a copy carries neither the control headers, unless the destination keeps them, nor a reply
-subject of another connection. Its `Nats-Msg-Id` tells which copy it is.
+Of what a message came with, a copy carries neither a status nor the control headers, unless the destination keeps
+them, nor a reply subject of another connection, of a server or of a router (`subjects.inboxes`). Its `Nats-Msg-Id`
+tells which copy it is.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Outlet:
         # Whether a stream had a message before is of interest if the id was given, and only a PubAck of its own tells.
         self._ingest_to = (destination.route, self.template) if destination.fast_ingest and not chooses_ids else None
         self._carries_reply = destination.carries_reply
+        self._never_replied_to = destination.never_replied_to
         self.breaker: OutletBreaker | None = None
         """See `FlowControl`."""
 
@@ -84,7 +86,7 @@ class Outlet:
         """
         subject, reply, header_size, size, tail = raw
         if reply:
-            if self._carries_reply:
+            if self._carries_reply and not reply.startswith(self._never_replied_to):
                 self.address.check_line(len(prefix) - len(b"PUB ") + tail.find(b"\r\n") + _MORE_DIGITS)
             else:
                 tail, reply = tail[len(reply) + 1 :], b""
@@ -93,7 +95,11 @@ class Outlet:
             return prefix + tail
         start = len(tail) - 2 - size
         end = start + header_size
-        if self.contents.control.search(tail, start, end) is None and tail.find(message_ids.HEADER, start, end) < 0:
+        if (
+            self.contents.control.search(tail, start, end) is None
+            and tail.find(message_ids.HEADER, start, end) < 0
+            and tail.startswith(headers.FIRST_LINE, start)
+        ):
             measure(self.connection, size)
             return b"H" + prefix + tail
         block = self.contents.headers(tail[start:end], None, self.address.ending_for(subject))
@@ -113,10 +119,13 @@ class Outlet:
         if subject not in self.address.prefixes:
             self.address.prefix_for(raw, _MORE_DIGITS)  # so that it is remembered
         target, block, body = self._copy_of(raw, None, facts)
-        if not self._carries_reply:
-            reply = b""
+        reply = self._carried_reply(reply)
         self._check_size(target, block, len(body), reply)
         return framing.publish(target, body, reply=reply, headers=block)
+
+    def _carried_reply(self, reply: bytes) -> bytes:
+        """Return the reply subject that a copy has of a message that came with this one."""
+        return reply if self._carries_reply and not reply.startswith(self._never_replied_to) else b""
 
     def _copy_of(
         self, raw: framing.RawMessage, message_id: bytes | None, facts: Facts | None
@@ -143,7 +152,7 @@ class Outlet:
         Raises `MappingError`, `PublishError` if it is refused, and with `facts` `EvaluationError`.
         """
         target, block, body = self._copy_of(raw, origin.message_id, facts)
-        reply = origin.reply if self._carries_reply else b""
+        reply = self._carried_reply(origin.reply)
         own_id = not raw[2] or not self.contents.has_senders_id(framing.header_block(raw))
         self._send(target, block, body, owner, trace_parent, reply, own_id=own_id)
 
@@ -258,7 +267,7 @@ class Outlet:
             measure(self.connection, size)
         reply = raw[1]
         if reply:
-            reply = reply + b" " if self._carries_reply else b""
+            reply = reply + b" " if self._carried_reply(reply) else b""
             self.address.check_line(len(prefix) - len(b"PUB ") + len(reply) + _MORE_DIGITS)
         return b"%b%b%d\r\n%b\r\n" % (prefix, reply, size, body)
 
@@ -279,8 +288,8 @@ class Outlet:
         if message.reply and message.reply != origin.reply:
             validate_subject(message.reply, what="reply subject")
             reply = framing.wire(message.reply)
-        elif message.reply and self._carries_reply:
-            reply = framing.wire(message.reply)
+        elif message.reply:
+            reply = self._carried_reply(framing.wire(message.reply))
         chosen = b""
         if message.headers is not origin.headers:
             chosen = chosen_id(message, origin)
@@ -295,11 +304,15 @@ class Outlet:
         return target, block, reply
 
     def _target(self, subject: str, origin: Message) -> bytes:
-        """Where a handler sends a message to. An answer to whoever asked may go to any inbox, but to no server."""
+        """Return where a handler sends a message to. Raises `MappingError` for a server, or an inbox of a router.
+
+        An answer to the one who asked may go to the inbox of any other client.
+        """
         validate_subject(subject)
-        if subject != origin.reply or subject.startswith("$"):
+        target = framing.wire(subject)
+        if subject != origin.reply or target.startswith(self._never_replied_to):
             self.destination.check_reserved(subject)
-        return framing.wire(subject)
+        return target
 
     def _send(
         self,

@@ -1,7 +1,8 @@
 """Answers: what a handler returns goes to the reply subject of the message, over the connection on which that came.
 
-An answer is an ordinary core publish, confirmed by a fence. It never goes to a subject that begins with `$`: with the
-router's rights, a sender could otherwise have it ack messages of streams or ask JetStream for anything.
+An answer is an ordinary core publish, confirmed by a fence. The sender chooses where it goes, so it goes to inboxes,
+and elsewhere only where the route's `reply_to` lets it. It never goes to a subject that begins with `$`, nor to an
+inbox of a router: with the router's rights, a sender could have it ask JetStream for anything, or forge PubAcks.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.headers import Headers
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.contents import measure
+from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.retry import Failure
 from router_trio.states import REPLY, RouteState
-from router_trio.subjects.patterns import is_valid_subject
+from router_trio.subjects.inboxes import SHARED
+from router_trio.subjects.patterns import is_valid_subject, matches
 
 ERROR = "Nats-Service-Error"
 ERROR_CODE = "Nats-Service-Error-Code"
@@ -33,8 +36,10 @@ FAILED = "500"
 class Responder:
     """Answers for one route with a handler."""
 
-    def __init__(self, state: RouteState, connection: Connection) -> None:
+    def __init__(self, state: RouteState, connection: Connection, plan: RoutePlan) -> None:
         self.connection = connection
+        self._reply_to = plan.settings.reply_to
+        self._never_replied_to = plan.never_replied_to
         self._state = state
         self._control = ControlHeaders()
 
@@ -77,17 +82,23 @@ class Responder:
         reply = delivery.raw[1]
         if not reply:
             why = "no_reply"
-        elif reply[:1] == b"$" or not is_valid_subject(framing.text(reply)):
+        elif not self._may_answer_at(reply):
             why = "reserved_subject"
         else:
             return reply
         self._state.unanswered[why] += 1
         return None
 
+    def _may_answer_at(self, reply: bytes) -> bool:
+        subject = framing.text(reply)
+        if reply.startswith(self._never_replied_to) or not is_valid_subject(subject):
+            return False
+        return reply.startswith(SHARED) or any(matches(pattern, subject) for pattern in self._reply_to)
+
     def _headers(self, answer: Message, message: Message, delivery: Delivery) -> bytes:
         """The header block of an answer: what the handler has left alone of what steers streams does not go along."""
         if answer.headers is message.headers or answer.headers == message.headers:
-            block = framing.header_block(delivery.raw)
+            block = headers.without_status(framing.header_block(delivery.raw))
             block = message_ids.remove(self._control.removed(block)) if block else b""
             block = b"" if block == headers.VERSION + headers.END else block
         else:

@@ -16,7 +16,7 @@ from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_hea
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.files import check_files
 from router_trio.settings.checks.flow import check_flow, check_shared_limit
-from router_trio.settings.checks.handlers import check_respond
+from router_trio.settings.checks.handlers import check_reply_to, check_respond
 from router_trio.settings.checks.loops import feeds_itself
 from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.retry import check_reasons
@@ -53,6 +53,7 @@ class RouteParts:
     respond: bool = False
     has_to: bool = True
     concurrency: int = 1
+    reply_to: Sequence[str] = ()
 
     @classmethod
     def of(cls, route: RouteSettings) -> RouteParts:
@@ -72,6 +73,7 @@ class RouteParts:
             respond=route.respond,
             has_to=bool(route.to),
             concurrency=route.concurrency,
+            reply_to=route.reply_to,
         )
 
 
@@ -178,6 +180,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
         yield Problem(f"{path}.handler", f"{route.handler!r} is not of the form 'package.module:function'")
     source = route.source
     yield from check_respond(path, respond=route.respond, has_to=route.has_to, source=source)
+    yield from check_reply_to(path, respond=route.respond, reply_to=route.reply_to)
     pattern: str | None = None
     if source is not None:
         source_problems = list(check_source(f"{path}.from", source))

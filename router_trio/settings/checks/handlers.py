@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from router_trio.errors import Problem
+from router_trio.errors import Problem, SubjectError
 from router_trio.settings.routes import RouteSettings, SourceSettings
+from router_trio.subjects.patterns import validate_pattern
 
 ASYNC_IN_A_THREAD = "is for a plain def that blocks, and the handler is async: it waits without a thread; remove it"
 """Why `thread` is refused: who has the handler finds out what it is."""
@@ -36,3 +37,18 @@ def check_respond(path: str, *, respond: bool, has_to: bool, source: SourceSetti
         yield Problem(
             f"{path}.respond", "a message of a stream has no reply subject, so there is nobody to answer; remove it"
         )
+
+
+def check_reply_to(path: str, *, respond: bool, reply_to: Sequence[str]) -> Iterator[Problem]:
+    """Check where one route may answer."""
+    if reply_to and not respond:
+        yield Problem(f"{path}.reply_to", "says where respond may answer; set respond = true, or remove it")
+    for index, pattern in enumerate(reply_to):
+        where = f"{path}.reply_to[{index}]"
+        try:
+            validate_pattern(pattern, what="reply_to")
+        except SubjectError as error:
+            yield Problem(where, str(error))
+            continue
+        if pattern.startswith("$"):
+            yield Problem(where, "begins with '$', where servers listen: nothing is ever answered there; remove it")

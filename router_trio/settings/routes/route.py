@@ -77,6 +77,12 @@ class RouteSettings(Section, init=False):
         description="Send what the handler returns to the reply subject of the message as well, which then does not go "
         "along to the destinations; only for a subject.",
     )
+    reply_to: list[str] = Field(
+        default=[],
+        description="Patterns of the reply subjects that `respond` answers to besides inboxes (_INBOX.>). Those that "
+        "begin with $, and inboxes of routers, are never answered.",
+        examples=[["answers.orders.>"]],
+    )
     handler: str | None = Field(
         None,
         description="Function that is called with each message before it is sent, as package.module:function. It is "

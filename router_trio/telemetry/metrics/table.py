@@ -215,7 +215,8 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_messages_unanswered_total",
         "counter",
         (*ROUTE, "reason"),
-        "Messages of a route with respond that got no answer: no_reply, or reserved_subject for one below $.",
+        "Messages of a route with respond that got no answer: no_reply, or reserved_subject if the reply subject is "
+        "below $, an inbox of a router, or neither an inbox nor in reply_to.",
         readers.route_by(UNANSWERED_REASONS, lambda route: route.unanswered),
     ),
     Metric(

@@ -137,7 +137,7 @@ async def test_a_message_without_the_key_fails_and_what_the_route_does_not_take_
 
 async def test_requests_are_answered_several_at_a_time(autojump_clock: MockClock) -> None:
     calls = Calls()
-    answering = handled(calls, subject=SUBJECT, to=[], respond=True, key=KEY, concurrency=2)
+    answering = handled(calls, subject=SUBJECT, to=[], respond=True, reply_to=["answer.*"], key=KEY, concurrency=2)
     async with world(handlers=[answering]) as w, overhearing(w.broker, "answer.*") as answers:
         for key in "abab":
             w.broker.publish("in.x", b"q", headers={"key": key}, reply=f"answer.{key}")

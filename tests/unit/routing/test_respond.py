@@ -15,6 +15,7 @@ from router_trio.protocol.framing import header_block, payload, text
 from router_trio.protocol.headers import decode
 from router_trio.settings import Settings
 from router_trio.testing import FakeBroker
+from router_trio.testing.frames import Publish
 from tests.support.eventually import eventually
 from tests.support.world import World, handled, overhearing, to, world
 from tests.unit.settings.problems import MAIN, problems, route
@@ -95,6 +96,59 @@ async def test_without_a_reply_subject_of_its_own_nobody_is_answered(
         assert w.route.unanswered == {reason: 1}
 
 
+ELSEWHERE = ["out.x", "_INBOX", "_INBOXES.a", "_INBOX.", "_R_.a.b", "answers", "answers.y.z"]
+
+
+@pytest.mark.parametrize("reply", ELSEWHERE)
+async def test_only_inboxes_are_answered_unless_reply_to_says_otherwise(reply: str, autojump_clock: MockClock) -> None:
+    async with world(handlers=[answering(shout, reply_to=["answers.*", "_R_.a"])]) as w:
+        await asked(w, b"a", reply=reply)
+        assert w.subjects() == []
+        assert w.route.unanswered == {"reserved_subject": 1}
+
+
+async def test_what_reply_to_names_is_answered(autojump_clock: MockClock) -> None:
+    async with (
+        world(handlers=[answering(shout, reply_to=["answers.*", "_R_.>"])]) as w,
+        overhearing(w.broker, ">") as heard,
+    ):
+        for reply in ("answers.x", "_R_.a.b", INBOX):
+            await asked(w, b"a", reply=reply)
+            await eventually(lambda reply=reply: reply in [text(one[0]) for one in heard])  # type: ignore[misc]
+
+
+OWN = ["{}", "{}.7", "{}-pull-1", "{}-lead-1", "{}-api.x.1", "{}.a.1.9.fail.1.1.$FI"]
+
+
+@pytest.mark.parametrize("prefix", ["_INBOX", "team.answers", "_INBOX.router"])
+@pytest.mark.parametrize("form", OWN)
+async def test_an_inbox_of_the_router_is_never_answered(form: str, prefix: str, autojump_clock: MockClock) -> None:
+    connections = {"main": {"inbox_prefix": prefix}}
+    async with world(handlers=[answering(shout, reply_to=[">"])], connections=connections) as w:
+        inbox = text(w.live.connections["main"].inbox)
+        await asked(w, b"a", reply=form.format(inbox))
+        await asked(w, b"a", reply="$KV.b.k")
+        await eventually(lambda: w.route.unanswered == {"reserved_subject": 2})
+        assert w.subjects() == []
+
+
+async def test_an_inbox_of_another_process_of_the_router_is_never_answered(autojump_clock: MockClock) -> None:
+    async with world(handlers=[answering(shout)]) as other:
+        inbox = text(other.live.connections["main"].inbox)
+    async with world(handlers=[answering(shout, reply_to=[">"])]) as w:
+        await asked(w, b"a", reply=f"{inbox}.7")
+        assert w.subjects() == []
+
+
+async def test_an_answer_has_no_status(autojump_clock: MockClock) -> None:
+    async with world(handlers=[answering(shout)]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
+        for block in (b"NATS/1.0 503\r\n\r\n", b"NATS/1.0 100 Idle\r\nA: b\r\n\r\n"):
+            w.broker._server.publish(Publish(b"calls.x", INBOX.encode(), block, b"a"), trio.current_time())
+        w.broker.publish("calls.x", b"b", reply=INBOX)
+        await eventually(lambda: len(heard) == 3)
+        assert [header_block(one) for one in heard] == [b"", b"NATS/1.0\r\nA: b\r\n\r\n", b""]
+
+
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_handler_that_raises_answers_with_an_error(late: bool, autojump_clock: MockClock) -> None:
     def fails(message: Message) -> Message:
@@ -173,6 +227,19 @@ def test_a_route_that_answers_needs_a_handler_and_a_subject() -> None:
 
     with pytest.raises(ConfigurationError, match="name a handler, or remove it"):
         trio.run(open_it)
+
+
+@pytest.mark.parametrize(
+    ("more", "where", "told"),
+    [
+        ({"respond": True, "reply_to": ["a*"]}, "routes[0].reply_to[0]", "wildcard inside"),
+        ({"respond": True, "reply_to": ["a.>", "$JS.>"]}, "routes[0].reply_to[1]", "begins with '$'"),
+        ({"reply_to": ["a.>"]}, "routes[0].reply_to", "set respond = true"),
+    ],
+)
+def test_a_reply_to_that_is_of_no_use_is_refused(more: dict[str, Any], where: str, told: str) -> None:
+    found = problems(lambda: Settings(connections=MAIN, routes=[route(handler="a:b", **more)]))
+    assert told in found[where]
 
 
 @pytest.mark.parametrize("passes_at", [2, 9])
