@@ -164,7 +164,10 @@ def _connection_names(document: Document) -> set[str]:
 
 
 def _check_new_connections(document: Document, in_file: set[str], known: list[str]) -> None:
-    """Refuse a connection that only the environment names, unless it is told its servers: it must be a mistake."""
+    """Ignore, with a warning, a connection that only the environment names, unless its servers are set as well.
+
+    One set of variables may serve several routers, whose files have different connections.
+    """
     for name in _connection_names(document) - in_file:
         if "servers" in document.data["connections"][name]:
             continue
@@ -175,7 +178,8 @@ def _check_new_connections(document: Document, in_file: set[str], known: list[st
                 del document.variables[key]
                 near = _nearest(variable, known)
                 cure = f"did you mean {near}?" if near else "add it there, or set its servers too"
-                document.problems.append(Problem(variable, f"the file has no connection {name!r}; {cure}"))
+                told = f"is ignored, since the file has no connection {name!r}; {cure}"
+                document.ignored.append(Problem(variable, told))
 
 
 def _spellings(value: Any, annotation: Any, at: tuple[str, ...]) -> Iterator[str]:

@@ -186,13 +186,6 @@ def test_paths_are_relative_to_the_folder_of_the_file(load: Load, tmp_path: Path
         ("CONNECTIONS__MAIN__SERVERS", "HUSH", "is not JSON; write a list as"),
         ("ROUTES__0__TO", "HUSH", "is not JSON; write a list as"),
         ("ROUTER", "HUSH", "is not JSON; write a list as"),
-        (
-            "CONNECTIONS__MIAN__TOKEN",
-            "HUSH",
-            "the file has no connection 'mian'; did you mean ROUTER_TRIO_CONNECTIONS__MAIN__TOKEN?",
-        ),
-        ("CONNECTIONS__ZZZ__FAIL_OPN", "1", "the file has no connection 'zzz'"),
-        ("CONNECTIONS__ZZZ", '{"user": "a"}', "the file has no connection 'zzz'"),
     ],
 )
 def test_variable_that_can_not_be_used_is_refused(name: str, value: str, message: str, load: Load) -> None:
@@ -200,6 +193,30 @@ def test_variable_that_can_not_be_used_is_refused(name: str, value: str, message
     assert set(found) == {f"ROUTER_TRIO_{name}"}
     assert found[f"ROUTER_TRIO_{name}"].startswith(message)
     assert "HUSH" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "CONNECTIONS__MIAN__TOKEN",
+            "HUSH",
+            "is ignored, since the file has no connection 'mian'; did you mean ROUTER_TRIO_CONNECTIONS__MAIN__TOKEN?",
+        ),
+        ("CONNECTIONS__ZZZ__FAIL_OPN", "1", "is ignored, since the file has no connection 'zzz'"),
+        ("CONNECTIONS__ZZZ", '{"user": "a"}', "is ignored, since the file has no connection 'zzz'"),
+    ],
+)
+def test_a_connection_that_only_the_environment_names_is_ignored_and_said(
+    name: str, value: str, message: str, load: Load
+) -> None:
+    """One set of variables may serve several routers, whose files have different connections."""
+    settings = load(**{name: value})
+    assert set(settings.connections) == {"main", "Edge-1"}
+    [ignored] = settings.without_effect
+    assert ignored.path == f"ROUTER_TRIO_{name}"
+    assert ignored.message.startswith(message)
+    assert "HUSH" not in str(ignored)
 
 
 def test_variables_of_kubernetes_for_a_service_of_our_name_are_ignored(load: Load) -> None:
