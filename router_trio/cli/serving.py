@@ -85,6 +85,6 @@ def with_faults(settings: Settings, observers: Sequence[Emit] = ()) -> Router:
         settings,
         log=True,
         observers=observers,
-        connect=faults.around_factory(real_network),
+        connect=faults.around_factory(partial(real_network, router=settings.router.name)),
         pages=partial(fault_pages, faults),
     )

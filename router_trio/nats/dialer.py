@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from socket import gethostname
 
 import trio
 
@@ -16,11 +18,16 @@ from router_trio.nats.tcp import BeforeWrite
 from router_trio.settings import ConnectionSettings
 
 
+def client_name(router: str, connection: str) -> str:
+    """Return the name of a client in a server's reports: router, connection, and host and id of the process."""
+    return f"{router} {connection} {gethostname()}:{os.getpid()}"
+
+
 class Dialer:
     """Opens links with one connection's credentials: the `Connect` of the real network."""
 
     def __init__(self, settings: ConnectionSettings, name: str, before_write: BeforeWrite | None = None) -> None:
-        """`before_write` is called each time before bytes leave."""
+        """`name` is the client's in the server's reports. `before_write` is called each time before bytes leave."""
         self._settings = settings
         self._name = name
         self._before_write = before_write

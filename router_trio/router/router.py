@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -14,7 +15,7 @@ from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.errors import ConfigurationError, Problem, innermost
 from router_trio.events import Emit
 from router_trio.link import Connect
-from router_trio.nats.dialer import Dialer
+from router_trio.nats.dialer import Dialer, client_name
 from router_trio.router.reloads import Reloads
 from router_trio.router.run import ConnectFactory, Pages, Run
 from router_trio.routing.handlers import Handler, unfit
@@ -31,17 +32,17 @@ def no_pages(emit: Emit) -> Sequence[BaseRoute]:
     return ()
 
 
-def real_network(name: str, settings: ConnectionSettings) -> Connect:
-    """Connect to NATS."""
-    return Dialer(settings, name)
+def real_network(name: str, settings: ConnectionSettings, router: str = "router-trio") -> Connect:
+    """Connect to NATS. A server's reports name the client by `router`, connection and process."""
+    return Dialer(settings, client_name(router, name))
 
 
 class Router:
     """Routes messages by settings and by handlers.
 
     `observers` are told every event. Warnings and errors are written to stderr, with `log=True` all that `log_level` of
-    the settings lets through, with `log=False` nothing. `connect` is for tests and for fault injection; `pages` are
-    served beside the router's own; `platform` gives the wall clock and random numbers.
+    the settings lets through, with `log=False` nothing. `connect` is for tests and for fault injection, by default
+    `real_network`; `pages` are served beside the router's own; `platform` gives the wall clock and random numbers.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class Router:
         *,
         observers: Sequence[Emit] = (),
         log: bool | None = None,
-        connect: ConnectFactory = real_network,
+        connect: ConnectFactory | None = None,
         pages: Pages = no_pages,
         platform: Platform = REAL_PLATFORM,
     ) -> None:
         self._settings = settings
         self._observers = tuple(observers)
         self._log = log
-        self._connect = connect
+        self._connect = connect or partial(real_network, router=settings.router.name)
         self._pages = pages
         self._platform = platform
         self._handlers: dict[str, Handler] = {}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
+from router_trio import Router
 from router_trio.errors import AuthorizationError, CertificateError, LinkError
+from router_trio.settings import RouterSettings
 from tests.integration.dial import SECRET, USERS, refused, works
 from tests.support.certificates import Certificates
 from tests.support.credentials import create_operator, nkey_config, user_nkey
@@ -152,3 +156,14 @@ async def test_a_file_that_is_no_certificate(tmp_path: Path, core_server: NatsSe
     broken.write_text("no PEM")
     error = await refused(CertificateError, core_server.url, tls_ca_file=broken)
     assert "tls_ca_file" in str(error)
+
+
+async def test_a_servers_reports_name_router_connection_and_process(server: NatsServer) -> None:
+    """Two routers on one server, each with a connection of the same name, can be told apart."""
+    names: set[str] = set()
+    for name in ("orders", "returns"):
+        config = settings(server.url).model_copy(update={"router": RouterSettings(name=name)})
+        async with Router(config, log=False).open():
+            found = await server.monitor("/connz")
+            names |= {str(one["name"]) for one in found["connections"]}
+    assert names == {f"{name} main {gethostname()}:{os.getpid()}" for name in ("orders", "returns")}

@@ -13,7 +13,7 @@ from secrets import token_hex
 import trio
 
 from router_trio.errors import LinkError
-from router_trio.nats.dialer import Dialer
+from router_trio.nats.dialer import Dialer, client_name
 from router_trio.nats.link import NatsLink
 from router_trio.nats.requests import Requests
 from router_trio.settings import Settings
@@ -76,7 +76,7 @@ async def open_links(settings: Settings, names: Iterable[str]) -> AsyncIterator[
 @asynccontextmanager
 async def _open_link(settings: Settings, name: str) -> AsyncIterator[CommandLink]:
     connection = settings.connections[name]
-    dial = Dialer(connection, name)
+    dial = Dialer(connection, client_name(f"{settings.router.name} dead-letters", name))
     failures: list[str] = []
     for server in connection.servers:
         one = CommandLink()

@@ -7,6 +7,7 @@ come through the channel, as the supervisor has read them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -14,7 +15,7 @@ import trio
 from router_trio.connection.platform import REAL_PLATFORM
 from router_trio.errors import ConfigurationError, RouterError, innermost
 from router_trio.link import Connect
-from router_trio.nats.dialer import Dialer
+from router_trio.nats.dialer import Dialer, client_name
 from router_trio.router import no_pages
 from router_trio.router.garbage_collection import begin_collecting
 from router_trio.router.reloads import Reloads
@@ -68,7 +69,8 @@ class Worker:
 
     async def _route(self, settings: Settings, nursery: trio.Nursery) -> int:
         """Raises `RouterError` as `Router.open` does."""
-        run = Run(settings, {}, (), True, self._connect, REAL_PLATFORM, worker=self._number, write_log=self._write_log)
+        connect = partial(self._connect, settings.router.name)
+        run = Run(settings, {}, (), True, connect, REAL_PLATFORM, worker=self._number, write_log=self._write_log)
         self._counting.watch(run.telemetry.sources(run.live), _Past(run))
         nursery.start_soon(self._hear, run, nursery)
         nursery.start_soon(self._counting.write_regularly)
@@ -87,8 +89,8 @@ class Worker:
         self._channel.post("ended", run.live.unsettled)
         return FAILED if run.live.unsettled else DONE
 
-    def _connect(self, name: str, settings: ConnectionSettings) -> Connect:
-        return Dialer(settings, name, self._counting.write)
+    def _connect(self, router: str, name: str, settings: ConnectionSettings) -> Connect:
+        return Dialer(settings, client_name(router, name), self._counting.write)
 
     async def _hear(self, run: Run, nursery: trio.Nursery) -> None:
         """Do what the supervisor says; end when it is gone."""
