@@ -28,7 +28,10 @@ class Live:
         self.fatal: str | None = None
         self.http_address: tuple[str, int] | None = None
         self.unsettled: int = 0
-        """How many accepted messages had no confirmed fate at shutdown, and how many were received and never routed."""
+        """Messages that had no confirmed fate at the shutdown, or were received and never routed.
+
+        Messages of streams are not among them: what the shutdown gave back is redelivered.
+        """
         self._opened_at = trio.current_time()
         self._parts = parts
         self._reload = reload

@@ -75,12 +75,16 @@ class RouterDraining(Event):
 
 
 class RouterStopped(Event):
-    """The router has stopped; `ledger` has the counts of every connection. WARN if something was left unsettled."""
+    """The router has stopped; `ledger` has the counts of every connection. WARN if something was left unsettled.
+
+    `redelivered`: messages that the shutdown gave back to their streams, which redeliver them.
+    """
 
     code = "ROUTER_STOPPED"
     level = Level.INFO
     ledger: dict[str, Any]
     unsettled: int
+    redelivered: int = 0
 
     @property
     def severity(self) -> Level:

@@ -158,6 +158,11 @@ class Operation:
         """The subject that it is published to, and the name of the route that does so: of a batch, of its first."""
         raise NotImplementedError
 
+    @property
+    def redelivered(self) -> int:
+        """How many of its messages come from a stream, which redelivers them if they are not confirmed."""
+        return 0
+
     def split(self) -> Sequence[Operation]:
         """One operation for each message."""
         return (self,)
@@ -187,6 +192,11 @@ class CoreOperation(Operation):
     def origin(self) -> tuple[bytes, str | None]:
         """See `Operation`."""
         return self.subject, _route_of(self.owner)
+
+    @property
+    def redelivered(self) -> int:
+        """See `Operation`."""
+        return int(getattr(self.owner, "from_stream", False))
 
     def settle(self, fate: Fate, now: float) -> None:
         """See `Operation`."""
@@ -307,6 +317,11 @@ class OperationBatch(Operation):
         frame = self._frames[0]
         start = frame.find(b" ") + 1
         return frame[start : frame.find(b" ", start)], _route_of(self._owners.owners[0])
+
+    @property
+    def redelivered(self) -> int:
+        """See `Operation`."""
+        return sum(getattr(owner, "from_stream", False) for owner in self._owners.each())
 
     def split(self) -> list[Operation]:
         """See `Operation`."""

@@ -330,14 +330,16 @@ class Outbox:
             self._wake()
 
     def shut_down(self) -> int:
-        """The end: whatever has no fate yet is dropped, or was in flight and stays unconfirmed. Returns how many."""
+        """Drop whatever has no fate yet, at the end. Return how many messages no stream will redeliver."""
         self.connected = False
         self._closed = True
         self.queue.requeue_all()
         self._retries.clear()
-        left = self.settlement.drop(self.queue.drop_all(), "shutdown")
+        left = self.queue.drop_all()
+        redelivered = sum(operation.redelivered for operation in left)
+        dropped = self.settlement.drop(left, "shutdown")
         self._in_flight.tell_if_none()
-        return left
+        return dropped - redelivered
 
     # --- inside ---
 

@@ -128,6 +128,7 @@ class Run:
         self._nursery: trio.Nursery | None = None
         self._sheltered = trio.CancelScope(shield=True)
         self._draining = trio.CancelScope()
+        self._returned_before: int | None = None
         self._up = trio.Event()
 
     # --- what there is ---
@@ -286,6 +287,7 @@ class Run:
         connections = [life.connection for life in self.connections.values()]
         routes = [life.route for life in self._all_routes]
         pending = sum(connection.outbox.ledger.unsettled for connection in connections)
+        self._returned_before = self._returned
         self.emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
         for route in routes:
             route.close_intake()
@@ -322,11 +324,25 @@ class Run:
         for life in self._all_routes:
             self.live.unsettled += life.route.abandon()
 
+    @property
+    def _returned(self) -> int:
+        """Messages that the routes have given back to their streams."""
+        return sum(route.settled["returned"] for route in self.live.routes)
+
     def _stopped(self) -> None:
+        if self._returned_before is None:
+            self._returned_before = self._returned
         self._abandon()
         for life in self.connections.values():
             self.live.unsettled += life.connection.shut_down()
-        self.emit(RouterStopped(at=trio.current_time(), ledger=self.live.ledger(), unsettled=self.live.unsettled))
+        self.emit(
+            RouterStopped(
+                at=trio.current_time(),
+                ledger=self.live.ledger(),
+                unsettled=self.live.unsettled,
+                redelivered=self._returned - self._returned_before,
+            )
+        )
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -55,6 +55,7 @@ class Supervisor:
         self.settings: Settings = settings
         self.emit = emit
         self.stopping: bool = False
+        self._returned_before = 0
         self.unsettled: int = 0
         """How many messages the workers have left unsettled at the shutdown."""
         self.fatal: str | None = None
@@ -159,8 +160,15 @@ class Supervisor:
                 for slot in self._slots:
                     nursery.start_soon(self._keep, slot)
             asking.cancel_scope.cancel()
-        ledger = self.sum().ledger()
-        self.emit(RouterStopped(at=trio.current_time(), ledger=ledger, unsettled=self.unsettled))
+        redelivered = self._returned - self._returned_before
+        self.emit(
+            RouterStopped(
+                at=trio.current_time(),
+                ledger=self.sum().ledger(),
+                unsettled=self.unsettled,
+                redelivered=redelivered,
+            )
+        )
         if self._failure is not None:
             raise self._failure
 
@@ -169,12 +177,18 @@ class Supervisor:
         if self.stopping:
             return
         self.stopping = True
+        self._returned_before = self._returned
         self._drains.set()
         timeout = self.settings.router.shutdown_timeout
         pending = sum(one.outbox.ledger.unsettled for one in self.sum().connections.values())
         self.emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
         for slot in self._slots:
             slot.tell_to_drain()
+
+    @property
+    def _returned(self) -> int:
+        """Messages that the workers' routes have given back to their streams."""
+        return sum(route.settled["returned"] for route in self.sum().routes)
 
     def end_all_now(self) -> None:
         """Let all workers end now. They have drained by then, or have begun to."""

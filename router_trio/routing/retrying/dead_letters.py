@@ -48,6 +48,11 @@ class DeadLetter:
         self.destination: tuple[str, str] = destination
         self._tell = tell
 
+    @property
+    def from_stream(self) -> bool:
+        """See `Delivery.from_stream`."""
+        return self.delivery.from_stream
+
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
         self._tell(self, fate)

@@ -117,7 +117,9 @@ SENTENCES: Mapping[type[Event], str] = {
     ),
     events.RouterStarted: "Router {name} is running: {connections:count connection}, {routes:count route}",
     events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
-    events.RouterStopped: "Router has stopped; {unsettled:count message was|messages were} left unsettled",
+    events.RouterStopped: (
+        "Router has stopped; {unsettled:count message was|messages were} left unsettled{and_redelivered}"
+    ),
 }
 
 
@@ -188,6 +190,7 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "to_subject": lambda fields: f" to {excerpt(fields['subject'])}" if "subject" in fields else "",
     "which_message": _which_message,
     "raised": _raised,
+    "and_redelivered": lambda fields: f", {fields['redelivered']} to be redelivered" if fields["redelivered"] else "",
     "problem": _problem,
     "cure": _cure,
 }

@@ -113,6 +113,12 @@ async def test_what_was_left_unsettled_makes_the_last_line_a_warning() -> None:
     assert await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=0), level="warning") == []
 
 
+async def test_what_streams_redeliver_is_no_warning() -> None:
+    [line] = await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=0, redelivered=30))
+    assert line["level"] == "INFO"
+    assert line["message"] == "Router has stopped; 0 messages were left unsettled, 30 to be redelivered"
+
+
 async def test_a_server_has_its_scheme_in_every_line() -> None:
     found = await logged(
         events.ConnectionEstablished(at=0.0, connection="main", server="h:4222"),

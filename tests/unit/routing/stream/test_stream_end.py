@@ -143,7 +143,7 @@ async def test_what_waits_for_a_destination_at_the_end_is_given_back(autojump_cl
         assert trio.current_time() - began < 1.0
 
 
-async def test_what_is_accepted_and_unconfirmed_at_the_end_is_counted_and_not_acked(
+async def test_what_is_accepted_and_unconfirmed_at_the_end_is_redelivered(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -151,7 +151,9 @@ async def test_what_is_accepted_and_unconfirmed_at_the_end_is_counted_and_not_ac
         brokers["edge"].blackhole()
         fill(w.broker, 5)
         await eventually(lambda: w.entry("edge")["in_flight"] == 5)
-    assert w.live.unsettled == 5
+    assert w.live.unsettled == 0
+    (stopped,) = w.watch.of("ROUTER_STOPPED")
+    assert stopped.redelivered == 5
     assert w.entry("edge")["settled"] == {"dropped": 5}
     assert w.successes("ack") == 0
     brokers["edge"].up()
