@@ -47,7 +47,9 @@ class ConsumerState:
     """A durable as it is now. `paused` says that somebody has paused it, and until when; None if it goes on.
 
     `unacked` messages have no ack, of `max_ack_pending` that may (0 or less: any number). `delivered` is the last that
-    was delivered for the first time, and `undelivered` of the stream were not yet.
+    was delivered for the first time, and `undelivered` of the stream were not yet. `deliveries` counts those so far,
+    also those of a message that was delivered before. All up to the sequence `passed` is settled, or was never to be
+    delivered.
     """
 
     paused: str | None
@@ -55,6 +57,8 @@ class ConsumerState:
     max_ack_pending: int
     delivered: int
     undelivered: int
+    deliveries: int = 0
+    passed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class SourceRetry:
         self._connection = connection
         self._emit = emit
         self._delay = FIRST_DELAY
+        self._longer = 0.0
         self.first_try_over: trio.Event = trio.Event()
         """Whether the route has ever tried, with or without success."""
 
@@ -71,7 +72,12 @@ class SourceRetry:
         """Tell the failure, then wait until it is time to try again."""
         self.tell(error)
         delay, self._delay = self._delay, min(self._delay * 2, LONGEST_DELAY)
-        await trio.sleep(self._connection.platform.random.uniform(delay / 2, delay))
+        longer, self._longer = self._longer, 0.0
+        await trio.sleep(longer + self._connection.platform.random.uniform(delay / 2, delay))
+
+    def wait_longer(self, seconds: float) -> None:
+        """Wait so much longer before the next try."""
+        self._longer = seconds
 
     def succeeded(self) -> None:
         """The next failure waits the shortest time again."""

@@ -102,6 +102,8 @@ class Consumer:
             max_ack_pending=self.spec.max_ack_pending,
             delivered=self._matching[self._position - 1] if self._position else 0,
             undelivered=len(self._matching) - self._position,
+            deliveries=self._sequence,
+            passed=self.progress.passed,
         )
 
     def left_unacked(self) -> list[int]:

@@ -119,17 +119,17 @@ async def test_a_consumer_says_that_too_much_has_no_ack_for_anything_new(peer: P
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, max_ack_pending=2), received)
-        assert await consumer.check() == ConsumerState(None, 0, 2, 0, 5)
+        assert await consumer.check() == ConsumerState(None, 0, 2, 0, 5, deliveries=0, passed=0)
         consumer.pull(5, 5.0)
         first = await received.until_delivered(2)
-        assert await consumer.check() == ConsumerState(None, 2, 2, 2, 3)
+        assert await consumer.check() == ConsumerState(None, 2, 2, 2, 3, deliveries=2, passed=0)
         link.nak(first[0][1], 0.0)
         again = (await received.until_delivered(3))[2]
         assert sequences([again]) == [1]
-        assert await consumer.check() == ConsumerState(None, 2, 2, 2, 3), "what comes again is nothing new"
+        assert await consumer.check() == ConsumerState(None, 2, 2, 2, 3, 3, 0), "what comes again is nothing new"
         link.ack([again[1]])
         assert sequences((await received.until_delivered(4))[3:]) == [3]
-        assert await consumer.check() == ConsumerState(None, 2, 2, 3, 2)
+        assert await consumer.check() == ConsumerState(None, 2, 2, 3, 2, deliveries=4, passed=1)
 
 
 async def test_a_consumer_that_delivers_only_headers_is_refused_by_name(peer: Peer) -> None:

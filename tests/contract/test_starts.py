@@ -76,7 +76,8 @@ async def test_a_durable_that_takes_the_place_of_another_begins_where_it_is_told
         created = (await link.open_consumer(spec, Recorder())).stream_created
         await peer.delete_consumer("ORDERS", "router")
         resumed = replace(spec, stream_created=created, start_sequence=2)
-        assert (await link.open_consumer(resumed, Recorder())).limits.deliver == ""
+        consumer = await link.open_consumer(resumed, Recorder())
+        assert (consumer.limits.deliver, consumer.progress.passed) == ("", 1)
         assert await pulled(link, resumed, 2) == [2, 3]
 
 

@@ -99,4 +99,6 @@ def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
         max_ack_pending=info.config.max_ack_pending,
         delivered=info.delivered.sequence,
         undelivered=info.num_pending,
+        deliveries=info.delivered.delivery,
+        passed=info.ack_floor.sequence,
     )

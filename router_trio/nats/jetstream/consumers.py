@@ -69,6 +69,8 @@ class FoundConsumer:
     limits: Limits
     unacked: range
     num_unacked: int
+    ahead: bool
+    """Its ack floor is beyond the last message of the stream, which went back."""
 
 
 class WirePullConsumer:
@@ -92,6 +94,7 @@ class WirePullConsumer:
         self.limits: Limits = found.limits
         self._unacked = found.unacked
         self._num_unacked = found.num_unacked
+        self._ahead = found.ahead
         self._spec = spec
         self._api = api
         self._lookups = lookups
@@ -114,7 +117,8 @@ class WirePullConsumer:
                 raise SourceError(told, reason="consumer_not_found") from error
             raise _refused(spec, error) from error
         compare(spec, info.config)
-        return state_of(spec, info)
+        state = state_of(spec, info)
+        return replace(state, passed=0) if self._ahead else state
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
         """See `link.PullConsumer.pull`."""
@@ -241,9 +245,15 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             if began(info.config) == "new":
                 began_behind = stream.last_sequence  # which a server before 2.14 doesn't say
         progress, info = await _progress(api, spec, info, subscribe)
+        last = stream.last_sequence
+        if info.ack_floor.sequence > last:
+            last = (await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)).last_sequence
     compare(spec, info.config)
-    # A consumer may be ahead of a stream that went back.
-    progress = replace(progress, passed=max(began_behind, min(info.ack_floor.sequence, stream.last_sequence)))
+    # Before 2.14 a consumer may be ahead of a stream that went back: then it says nothing of what is stored there.
+    ahead = info.ack_floor.sequence > last
+    all_done = not ahead and not info.num_pending and not info.num_ack_pending
+    passed = max(began_behind, 0 if ahead else info.ack_floor.sequence, stream.last_sequence if all_done else 0)
+    progress = replace(progress, passed=passed)
     first = info.ack_floor.sequence + 1
     unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
     config = await _lift(api, spec, info.config)
@@ -261,6 +271,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
         ),
         unacked=unacked,
         num_unacked=info.num_ack_pending,
+        ahead=ahead,
     )
 
 

@@ -4,6 +4,11 @@ The server keeps all this in the durable consumer. A durable that is deleted tak
 it is told by this where to start: behind what is settled, and never behind a message that isn't. A message that comes
 again though it is settled, because its ack was lost or because a new consumer starts before it, is known here.
 
+Other processes may hold messages of the same durable. Of those only the consumer's ack floor says what is settled: it
+is asked for when the durable is opened and every few seconds (`learn`). As long as deliveries that did not come here
+may be unsettled elsewhere, a new durable starts no later than it would have when the first of them was missed, or
+behind the ack floor if that is later.
+
 A message is known by its sequence and the time when it was stored, both as the stream gives them: a stream that went
 back in time (restored, emptied, made again) gives known sequences to other messages.
 """
@@ -33,9 +38,12 @@ class StreamCursor:
     """
 
     __slots__ = (
-        "_begins_behind",
         "_doubt",
         "_doubt_until",
+        "_elsewhere",
+        "_elsewhere_after",
+        "_elsewhere_to",
+        "_floor",
         "_highest",
         "_highest_time",
         "_next_delivery",
@@ -54,7 +62,12 @@ class StreamCursor:
         self._unsettled: dict[int, bytes] = {}
         self._recent: dict[int, bytes] = {}
         self._older: dict[int, bytes] = {}
-        self._begins_behind = 0
+        self._floor = 0
+        # Deliveries up to the number `_elsewhere_after` may have gone elsewhere, from `_elsewhere` (None: no message)
+        # up to `_elsewhere_to` (None: no look at the consumer has said so yet).
+        self._elsewhere: int | None = None
+        self._elsewhere_after = 0
+        self._elsewhere_to: int | None = None
         self._highest = 0
         self._highest_time = b""
         self._next_delivery = next_delivery
@@ -71,7 +84,11 @@ class StreamCursor:
     def start(self) -> int:
         """The first message that a new consumer has to deliver: the oldest that may not be settled."""
         oldest = min(self._unsettled, default=self._highest + 1)
-        return max(self._begins_behind + 1, oldest if self._doubt is None else min(oldest, self._doubt))
+        return max(self._floor + 1, oldest if self._elsewhere is None else min(oldest, self._elsewhere))
+
+    def lacks(self, deliveries: int) -> bool:
+        """Return True if of so many deliveries of the consumer the last ones did not come here."""
+        return deliveries >= self._next_delivery
 
     @property
     def unsettled(self) -> int:
@@ -91,10 +108,30 @@ class StreamCursor:
         """
         if self._next_delivery > 1:
             self._doubt, self._doubt_until = self.start, until
+            self._suspect(self._next_delivery - 1)
 
     def begin_behind(self, sequence: int) -> None:
-        """The consumer delivers nothing up to that sequence, nor should one that takes its place."""
-        self._begins_behind = max(self._begins_behind, sequence)
+        """Start no durable at or before that sequence: all up to there is settled, or was never to be delivered."""
+        self._floor = max(self._floor, sequence)
+
+    def learn(self, floor: int, delivered: int, deliveries: int) -> None:
+        """Take in what a look at the consumer found, in one snapshot: its ack floor, and how far it had delivered.
+
+        `delivered` is the last sequence delivered for the first time, `deliveries` counts all deliveries.
+        """
+        self.begin_behind(floor)
+        if self._elsewhere is None:
+            return
+        if self._elsewhere_to is None and deliveries >= self._elsewhere_after:
+            # A durable that was made again since may not have delivered once more what others hold of the one before.
+            self._elsewhere_to = max(delivered, self._highest)
+        if self._elsewhere_to is not None and floor >= self._elsewhere_to:
+            self._elsewhere = None
+
+    def _suspect(self, deliveries: int) -> None:
+        """Deliveries up to that number may have gone elsewhere."""
+        self._elsewhere = self.start
+        self._elsewhere_after, self._elsewhere_to = deliveries, None
 
     def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool) -> bool:
         """The consumer was found, with so many deliveries behind it. Returns True if what is missing is ours alone.
@@ -169,6 +206,7 @@ class StreamCursor:
         self._unsettled.update(zip(sequences, times, strict=True))
         if len(self._unsettled) > REMEMBERED:
             self._doubt, self._doubt_until = self.start, inf
+            self._suspect(self._next_delivery - 1)
             self._unsettled.clear()
 
     def _count(self, deliveries: int, now: float, patience: float) -> bool:
@@ -176,6 +214,8 @@ class StreamCursor:
         complete = deliveries in (0, self._next_delivery - 1)
         if not complete:
             self._doubt, self._doubt_until = self.start, max(self._doubt_until, now + patience)
+            self._suspect(deliveries)
+        self._elsewhere_after = min(self._elsewhere_after, deliveries)  # a durable that was made again counts from 1
         self._next_delivery = deliveries + 1
         return complete
 

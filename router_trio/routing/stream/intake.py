@@ -113,9 +113,8 @@ class StreamIntake:
         if consumer.went_back is not None or consumer.stream_created != pending.cursor.stream_created:
             pending.stream_replaced(consumer.stream_created)
             self._reset_sequences()
-        if self._spec.deliver != "all" and pending.cursor.last_known == (0, 0):
-            # One that takes its place must not begin where the stream does.
-            pending.cursor.begin_behind(consumer.progress.passed)
+        # One that takes its place must not begin where the stream does.
+        pending.cursor.begin_behind(consumer.progress.passed)
         if not consumer.progress.deliveries:
             pending.order.all_due(trio.current_time())
         self._acks.flush_unsent(link)
@@ -192,6 +191,8 @@ class StreamIntake:
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
             again = pending.add(deliveries, columns, self.patience, self.other_message)
+            if pending.cursor.shared:
+                pull_loop.share()
             if again:
                 self._state.duplicates += len(again)
                 cursor, in_hand = pending.cursor, pending.open

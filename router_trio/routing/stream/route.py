@@ -16,8 +16,9 @@ from operator import attrgetter
 import trio
 
 from router_trio.connection.supervisor import Connection
+from router_trio.errors import SourceError
 from router_trio.events import Emit
-from router_trio.link import Link
+from router_trio.link import Link, PullConsumer
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.retrying.dead_letters import DeadLetters
@@ -40,6 +41,9 @@ from router_trio.settings import SourceSettings
 
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
+
+GIVES_WAY_FOR = 1.0
+"""Seconds more, before a durable that was deleted is made again by a process that shared it."""
 
 _received_at = attrgetter("received_at")
 
@@ -119,6 +123,15 @@ class StreamRoute(Route):
                 return
         consumer = await link.open_consumer(spec, self._intake.received)
         self._lead.holds(consumer)
+        try:
+            await self._receive_from(link, consumer, tried)
+        except SourceError as error:
+            if error.reason == "consumer_deleted" and self._pull_loop.shared:
+                # A process that took all there was knows best where the next durable begins: it goes first.
+                self._retry.wait_longer(GIVES_WAY_FOR)
+            raise
+
+    async def _receive_from(self, link: Link, consumer: PullConsumer, tried: trio.Event) -> None:
         with self._receiving("no consumer: the connection is away"):
             try:
                 self._pull_loop.reset()

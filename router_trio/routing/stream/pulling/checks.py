@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import trio
 
+from router_trio.connection.pull_credit import PullBudget
 from router_trio.errors import SourceError
 from router_trio.link import LOOKUP_FAILED, ConsumerState, PullConsumer
 from router_trio.routing.stream.ack_pending import AckPending
@@ -18,6 +19,16 @@ from router_trio.routing.stream.pulling.payloads import Payloads
 
 CHECK_EVERY = 5.0
 """Seconds between two looks at what the consumer is on the server."""
+
+SHARED_CHECK_EVERY = 1.0
+"""The same of a durable that other processes take from as well.
+
+If it is deleted, the next one starts at the ack floor as it was last seen: what others have settled since then would be
+routed once more.
+"""
+
+SHARED_CHECKS_A_SECOND = 50
+"""Such looks a second on one connection: of more routes, each is looked at less often."""
 
 DENIED_CHECK_EVERY = 60.0
 """The same while this user may not ask: a server logs each of these."""
@@ -36,9 +47,14 @@ class ConsumerChecks:
         *,
         lost: Callable[[SourceError], None],
         changed: Callable[[], None],
+        budget: PullBudget,
     ) -> None:
         self.stopped: str | None = None
         """Why the consumer delivers nothing new, None if it does."""
+        self.shared: bool = False
+        """True if other processes were seen to take from the consumer as well, since it was opened."""
+        self._budget = budget
+        self._pause = trio.CancelScope()
         self._pending = pending
         self._payloads = payloads
         self._lost = lost
@@ -54,12 +70,24 @@ class ConsumerChecks:
         """Look at the consumer now, and not when it is time."""
         self._now.set()
 
+    def share(self) -> None:
+        """Other processes take from the consumer as well: look more often from now on."""
+        if not self.shared:
+            self.shared = True
+            self._pause.deadline = min(self._pause.deadline, trio.current_time() + self._shared_pause)
+
+    @property
+    def _shared_pause(self) -> float:
+        return min(max(SHARED_CHECK_EVERY, self._budget.consumers / SHARED_CHECKS_A_SECOND), CHECK_EVERY)
+
     async def run(self, consumer: PullConsumer) -> None:
         """Look again and again. Returns when the consumer is lost."""
+        self.shared = consumer.progress.in_use is True
         while True:
-            pause = CHECK_EVERY
+            pause = self._shared_pause if self.shared else CHECK_EVERY
             self._now = trio.Event()
             doubtful = len(self._payloads.doubtful)
+            cursor = self._pending.cursor
             try:
                 state = await consumer.check()
             except SourceError as error:
@@ -69,11 +97,19 @@ class ConsumerChecks:
                 if error.reason == "permission_denied" and not doubtful:
                     pause = DENIED_CHECK_EVERY
             else:
+                before = self._before
                 self._compare(state)
+                if cursor is self._pending.cursor:
+                    cursor.learn(state.passed, state.delivered, state.deliveries)
+                    # What was delivered by the last look, and has not come since, went to somebody else.
+                    self.shared |= before is not None and cursor.lacks(before.deliveries)
+                    if self.shared or cursor.lacks(state.deliveries):
+                        pause = self._shared_pause
                 again = self._payloads.confirm(doubtful)
                 if again:
                     await consumer.again(again)
-            with trio.move_on_after(pause):
+            self._pause = trio.CancelScope(deadline=trio.current_time() + pause)
+            with self._pause:
                 await self._now.wait()
 
     def _compare(self, state: ConsumerState) -> None:

@@ -74,7 +74,7 @@ class PullLoop:
         self._never_come = never_come
         self._make_room = make_room
         self._payloads = payloads
-        self._checks = ConsumerChecks(pending, payloads, lost=self._lose, changed=self.look_again)
+        self._checks = ConsumerChecks(pending, payloads, lost=self._lose, changed=self.look_again, budget=budget)
         self._made_room_at = -math.inf
         self._patience = 0.0
         self._comes_again = False  # what is asked for now has come before, as far as is known
@@ -98,6 +98,15 @@ class PullLoop:
         """These came, and may not be what was asked for: look at the consumer before they are taken."""
         self._credit.count_received(len(doubtful), framing.delivered_size(doubtful))
         self._checks.check_now()
+
+    def share(self) -> None:
+        """Other processes take from the consumer as well."""
+        self._checks.share()
+
+    @property
+    def shared(self) -> bool:
+        """Return True if other processes were seen to take from the consumer as well, since it was opened."""
+        return self._checks.shared
 
     def heard(self, now: float) -> None:
         """Something came."""

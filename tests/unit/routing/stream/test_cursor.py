@@ -61,7 +61,7 @@ def test_a_settled_message_that_comes_again_is_known() -> None:
     assert received(position, 2, first_delivery=5) == [False], "it was counted as given up, and is not tried again"
 
 
-def test_deliveries_that_went_elsewhere_hold_the_start_back_until_they_must_have_come_again() -> None:
+def test_deliveries_that_went_elsewhere_hold_the_start_back_until_the_ack_floor_has_passed_them() -> None:
     position = StreamCursor()
     received(position, 1, 2, first_delivery=1)
     settle(position, 1)
@@ -69,25 +69,53 @@ def test_deliveries_that_went_elsewhere_hold_the_start_back_until_they_must_have
     received(position, 5, first_delivery=5, now=10.0)
     settle(position, 5)
     assert position.start == 3
-    received(position, 6, first_delivery=6, now=69.0)
+    # However late it is: another process may have returned a message, to be redelivered much later.
+    received(position, 6, first_delivery=6, now=10.0 + 2 * PATIENCE)
     settle(position, 6)
     assert position.start == 3
-    # What is due again comes before what is new, so a delivery of an old message proves nothing, a new one does.
-    received(position, 3, first_delivery=7, now=71.0)
-    settle(position, 3)
-    assert position.start == 3
-    received(position, 7, first_delivery=8, now=71.0)
+    position.learn(3, delivered=6, deliveries=6)
+    assert position.start == 4
+    position.learn(5, delivered=7, deliveries=7)
+    assert position.start == 6, "of the first look, others may hold 6"
+    position.learn(6, delivered=8, deliveries=8)
     assert position.start == 7
 
 
-def test_a_second_gap_does_not_shorten_the_first() -> None:
+def test_a_look_from_before_a_gap_does_not_say_what_went_elsewhere() -> None:
     position = StreamCursor()
-    received(position, 3, first_delivery=3, now=0.0)
-    received(position, 9, first_delivery=9, now=50.0)
-    for sequence in (3, 9):
+    received(position, 5, first_delivery=5)
+    settle(position, 5)
+    position.learn(0, delivered=3, deliveries=3)
+    position.learn(3, delivered=4, deliveries=4)
+    assert position.start == 4
+    position.learn(4, delivered=5, deliveries=5)
+    assert position.start == 5
+    position.learn(5, delivered=5, deliveries=5)
+    assert position.start == 6
+
+
+def test_what_others_hold_of_the_durable_before_is_not_passed_over() -> None:
+    position = StreamCursor()
+    received(position, 1, 2, first_delivery=1)
+    received(position, 4, 5, first_delivery=4)
+    for sequence in (1, 2, 4, 5):
         settle(position, sequence)
-    received(position, 10, first_delivery=10, now=70.0)
-    assert position.start == 1
+    position.learn(2, delivered=5, deliveries=5)
+    assert position.start == 3
+    opened(position, 0)  # it was deleted, and begins with 3
+    position.learn(2, delivered=2, deliveries=0)
+    assert position.start == 3
+    position.learn(5, delivered=5, deliveries=3)
+    assert position.start == 6
+
+
+def test_the_ack_floor_moves_the_start_of_a_process_that_gets_nothing() -> None:
+    position = StreamCursor()
+    opened(position, 300, in_use=True)
+    position.begin_behind(250)
+    assert position.start == 251
+    position.learn(300, delivered=310, deliveries=310)
+    assert position.start == 301
 
 
 def test_a_new_consumer_that_counts_from_one_is_no_gap() -> None:
@@ -100,12 +128,15 @@ def test_a_new_consumer_that_counts_from_one_is_no_gap() -> None:
     assert position.start == 5
 
 
-def test_a_process_that_takes_over_a_consumer_does_not_know_what_was_settled_before() -> None:
+def test_a_process_that_takes_over_a_consumer_knows_what_was_settled_before_by_its_ack_floor() -> None:
     position = StreamCursor()
+    position.begin_behind(400)
     received(position, 500, first_delivery=700, now=0.0)
     settle(position, 500)
-    assert position.start == 1
+    assert position.start == 401
     received(position, 501, first_delivery=701, now=PATIENCE)
+    assert position.start == 401
+    position.learn(500, delivered=500, deliveries=700)
     assert position.start == 501
 
 

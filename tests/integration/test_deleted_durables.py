@@ -1,0 +1,86 @@
+"""On a real server, a durable that is deleted is made again behind what was settled, and before what was not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+
+from router_trio import Message, Router
+from router_trio.routing.stream.pulling.checks import SHARED_CHECK_EVERY
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+from tests.support.settings import settings
+from tests.support.streams import ROUTE, assert_sink_is_whole, publish_numbered, source_and_sink
+from tests.support.watch import Watch, until_nothing_is_unacked, until_stored, watched
+
+
+@asynccontextmanager
+async def streams(server: NatsServer, count: int) -> AsyncIterator[JetStream]:
+    """A source with so many messages, and a sink that takes a second copy for another message."""
+    async with connect(server.url) as client:
+        yield await source_and_sink(client, count, duplicate_window=100_000_000)
+
+
+async def test_after_a_restart(server: NatsServer) -> None:
+    async with streams(server, 300) as stream:
+        async with watched(settings(server.url, routes=[ROUTE])):
+            await until_stored(stream, "SINK", 300)
+            await until_nothing_is_unacked(stream)
+        async with watched(settings(server.url, routes=[ROUTE])) as watch:
+            await watch.until("ROUTE_READY")
+            await stream.delete_consumer("SOURCE", "router")
+            await publish_numbered(stream, range(300, 310))
+            await until_stored(stream, "SINK", 310)
+            await watch.until("ROUTE_READY", times=2)
+            await until_nothing_is_unacked(stream)
+        await assert_sink_is_whole(server.url, 310)
+
+
+async def test_with_two_processes(server: NatsServer) -> None:
+    config = settings(server.url, routes=[ROUTE])
+    async with streams(server, 0) as stream, watched(config) as first, watched(config, alone=False) as second:
+        for start in range(0, 300, 30):
+            await publish_numbered(stream, range(start, start + 30))
+        await until_stored(stream, "SINK", 300)
+        await until_nothing_is_unacked(stream)
+        await trio.sleep(2 * SHARED_CHECK_EVERY)  # each sees what the other has settled
+        await stream.delete_consumer("SOURCE", "router")
+        await publish_numbered(stream, range(300, 310))
+        for watch in (first, second):
+            await watch.until("ROUTE_READY", times=2)
+        await until_stored(stream, "SINK", 310)
+        await until_nothing_is_unacked(stream)
+        await assert_sink_is_whole(server.url, 310, in_order=False)
+
+
+async def test_with_messages_that_another_process_has_returned_for_a_retry(server: NatsServer) -> None:
+    fails = True
+
+    async def refuse(message: Message) -> Message:
+        if fails:
+            raise ValueError("not yet")
+        return message
+
+    def failing(watch: Watch) -> Router:
+        router = Router(settings(server.url), observers=[watch], log=False)
+        keys = {key: value for key, value in ROUTE["from"].items() if key != "max_in_flight"}
+        router.route(to=ROUTE["to"], name="route", retry={"initial": "60s", "max": "100s"}, **keys)(refuse)
+        return router
+
+    async with streams(server, 10) as stream, AsyncExitStack() as processes:
+        returned = Watch()
+        await processes.enter_async_context(watched(failing(returned), returned))
+        await eventually(lambda: returned.metric("router_nats_nak_total") == 10)
+        watch = await processes.enter_async_context(watched(settings(server.url, routes=[ROUTE]), alone=False))
+        for number in range(10, 110):
+            await publish_numbered(stream, [number])
+        await until_stored(stream, "SINK", 50)
+        fails = False
+        await stream.delete_consumer("SOURCE", "router")
+        await watch.until("ROUTE_READY", times=2)
+        await until_stored(stream, "SINK", 110)
+        await until_nothing_is_unacked(stream)
