@@ -32,9 +32,6 @@ from router_trio.protocol.stream_config import StreamState as StreamState
 LOOKUP_WITHIN = 2.0
 """Seconds that a server has to answer what is looked up beside the messages."""
 
-LOOKUP_FAILED = frozenset({"permission_denied", "timeout", "bad_answer", "jetstream_unavailable", "resources"})
-"""Reasons of a `SourceError` that say nothing of what was looked up: we may not ask, or got no usable answer."""
-
 Deliver = Callable[[list[RawMessage]], None]
 """Takes a batch of received messages. Synchronous, must not raise; called from the link's reader.
 

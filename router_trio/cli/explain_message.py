@@ -13,7 +13,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from router_trio.cli.explanation import Evaluated, Explanation, NotTaken, RouteExplanation, Sending
-from router_trio.errors import EvaluationError, LoopError, MappingError
+from router_trio.errors import EvaluationError, LoopError, MappingError, reasons
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import MAX_MESSAGE
 from router_trio.protocol.headers import decode
@@ -59,7 +59,7 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, work
         found.when = _evaluated(plan.when, message.facts)
         found.error = found.when.error
         if found.when.value is not True:
-            found.filtered = "when" if found.error is None else None
+            found.filtered = reasons.WHEN if found.error is None else None
             return found
     if plan.settings.hop_limit is not None:
         try:
@@ -111,7 +111,7 @@ def _choose(found: RouteExplanation, message: Arrived) -> None:
         else:
             found.not_taken.append(NotTaken(destination, _why_not(name, when), when))
     if not chosen and found.error is None:
-        found.filtered = "unmatched"
+        found.filtered = reasons.UNMATCHED
 
 
 def _why_not(strategy: str, when: Evaluated | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from json import dumps
 from typing import Any, Protocol
 
-from router_trio.errors import EvaluationError
+from router_trio.errors import EvaluationError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.protocol.headers import Headers
 from router_trio.routing.plans import Destination, RoutePlan
@@ -207,7 +207,7 @@ class RouteExplanation(Told):
             yield "  as if it were the first of its stream, stored now and delivered once"
         if self.when is not None:
             yield from self.when.lines_behind("  when ")
-        if self.filtered == "when":
+        if self.filtered == reasons.WHEN:
             yield "  filtered: its when does not hold"
             return
         if plan.settings.handler is not None and self.error is None:

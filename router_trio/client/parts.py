@@ -12,7 +12,7 @@ import trio
 
 from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import ConfigurationError, Problem, PublishError
+from router_trio.errors import ConfigurationError, Problem, PublishError, reasons
 from router_trio.protocol.headers import HeadersLike
 from router_trio.routing.whole import whole
 from router_trio.states import RouteState
@@ -160,5 +160,5 @@ class HeldPublisher:
         await self._released.wait()
         publisher = self._parts.publisher(self._connection)
         if publisher is self:
-            raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
+            raise PublishError("the router has stopped; publish inside of its open()", reason=reasons.SHUTDOWN)
         return publisher

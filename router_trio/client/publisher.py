@@ -11,9 +11,8 @@ from trio.lowlevel import checkpoint_if_cancelled
 from router_trio.client.ack_deadlines import Deadlines
 from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import PublishError, SubjectError
+from router_trio.errors import PublishError, SubjectError, reasons
 from router_trio.message import Fate
-from router_trio.outbox.retry_lanes import UNANSWERED
 from router_trio.protocol import framing, message_ids
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
@@ -160,7 +159,7 @@ class Publisher:
             raise PublishError(
                 f"a subject of {len(target)} bytes makes a control line of {line}, more than the {limit} bytes "
                 f"(max_control_line) that the server of connection {self._connection.name!r} takes; shorten it",
-                reason="too_large",
+                reason=reasons.TOO_LARGE,
             )
 
 
@@ -170,12 +169,14 @@ def _target(subject: str) -> bytes:
         validate_subject(subject)
         return framing.wire(subject)
     except (SubjectError, UnicodeEncodeError) as error:
-        raise PublishError(str(error), reason="invalid_subject") from error
+        raise PublishError(str(error), reason=reasons.INVALID_SUBJECT) from error
 
 
 def _body(payload: object) -> bytes:
     if not isinstance(payload, bytes | bytearray | memoryview):
-        raise PublishError(f"payload must be bytes, got {type(payload).__name__}; encode it", reason="invalid_payload")
+        raise PublishError(
+            f"payload must be bytes, got {type(payload).__name__}; encode it", reason=reasons.INVALID_PAYLOAD
+        )
     return bytes(payload)
 
 
@@ -184,19 +185,19 @@ def _headers(given: HeadersLike) -> Headers:
         return Headers(given)
     except (TypeError, ValueError) as error:
         told = f"headers must be a mapping of strings, or pairs of strings; got {type(given).__name__}: {error}"
-        raise PublishError(told, reason="invalid_header") from error
+        raise PublishError(told, reason=reasons.INVALID_HEADER) from error
 
 
 def _reason(refused_for: str | None) -> str:
     """Return why a publish fails whose time is over, if this is why its subject is held back."""
-    return "timeout" if refused_for is None or refused_for == UNANSWERED else refused_for
+    return reasons.TIMEOUT if refused_for is None or refused_for == reasons.UNANSWERED else refused_for
 
 
 def _failure(fate: Fate) -> PublishError:
     reason = fate.reason or fate.name
     told = {
-        "timeout": "no PubAck arrived in time; the stream may have stored the message anyway",
-        "no_responders": "no stream takes this subject; create one, or publish without ack",
-        "permission_denied": "the server does not permit this user to publish to that subject",
+        reasons.TIMEOUT: "no PubAck arrived in time; the stream may have stored the message anyway",
+        reasons.NO_RESPONDERS: "no stream takes this subject; create one, or publish without ack",
+        reasons.PERMISSION_DENIED: "the server does not permit this user to publish to that subject",
     }.get(reason, "the stream or the server refused it")
     return PublishError(f"{told} ({fate.name}: {reason})", reason=reason)

@@ -14,7 +14,7 @@ from math import inf
 
 import trio
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.events import (
     DestinationNotStored,
     DestinationStored,
@@ -24,7 +24,7 @@ from router_trio.events import (
     FastIngestChosen,
     FastIngestUnavailable,
 )
-from router_trio.link import LOOKUP_FAILED, Link, StreamState
+from router_trio.link import Link, StreamState
 from router_trio.protocol.framing import text
 from router_trio.states import DestinationState, RouteState
 from router_trio.subjects.patterns import matches, matches_tokens, overlaps
@@ -40,15 +40,6 @@ MOST_STREAMS = 64
 
 MAX_REMEMBERED = 4096
 """Subjects of refused publishes of which is remembered whose they are. Then the memory starts anew."""
-
-OF_THE_DESTINATION = frozenset({"no_responders", "permission_denied", "limit", "bad_answer", "jetstream_10109"})
-"""Reasons of refusals that others to the same destination would meet as well; 10109: the stream is sealed."""
-
-_CURES = {
-    "no_responders": "no stream takes this subject; create one for it, or mend the destination",
-    "permission_denied": "let this user publish there",
-    "limit": "the stream or the account is full; raise the limit, or delete messages",
-}
 
 
 class Destinations:
@@ -98,11 +89,12 @@ class Destinations:
 
     def publish_refused(self, subject: bytes, reason: str, detail: str, retriable: bool = False) -> None:
         """A publish to this subject was refused. Passes over what was the message's own fault."""
-        if reason not in OF_THE_DESTINATION and not retriable:
+        if reason not in reasons.OF_ALL_ALIKE and not retriable:
             return
         for one in self._of(subject):
             fresh = one.met is None or one.met[0] != reason or one.got_through
-            told = f"{detail}; {_CURES[reason]}" if reason in _CURES else detail
+            advice = reasons.advice(reason)
+            told = f"{detail}; {advice}" if advice else detail
             one.mark_refused(reason, told)
             if fresh:
                 self._refusing.pop(one, None)
@@ -132,7 +124,7 @@ class Destinations:
         tried.set()  # nothing has to wait for it
         self._secret.clear()
         for one in self._all:
-            if one.met is not None and one.met[0] == "permission_denied":
+            if one.met is not None and one.met[0] == reasons.PERMISSION_DENIED:
                 one.met = None  # the next link may have other rights
         if not any(one.jetstream for one in self._all):
             self.first_look_over.set()
@@ -144,7 +136,7 @@ class Destinations:
                 await self._look(link)
             except SourceError as error:
                 self._not_known(error)
-                if error.reason == "permission_denied":
+                if error.reason == reasons.PERMISSION_DENIED:
                     pause = DENIED_LOOK_EVERY
             self.first_look_over.set()
             for one in self._all:
@@ -154,7 +146,7 @@ class Destinations:
                 await self._look_now.wait()
 
     async def _look(self, link: Link) -> None:
-        """Raises `SourceError` if the server does not tell, of `LOOKUP_FAILED`."""
+        """Raises `SourceError` if the server does not tell, see `reasons.LOOKUP_FAILED`."""
         stored = [one for one in self._all if one.jetstream]
         patterns = dict.fromkeys(one.pattern for one in stored)
         streams: dict[str, StreamState] = {}
@@ -166,7 +158,7 @@ class Destinations:
                     for name in (await link.find_streams(pattern))[:MOST_STREAMS]:
                         await self._take(link, name, pattern, streams)
         except SourceError as error:
-            if error.reason in LOOKUP_FAILED:
+            if error.reason in reasons.LOOKUP_FAILED:
                 raise
             for one in stored:
                 self._missing(one, (error.reason, str(error)))
@@ -216,7 +208,7 @@ class Destinations:
             try:
                 state = await link.stream_state(name)
             except SourceError as error:
-                if error.reason != "permission_denied":
+                if error.reason != reasons.PERMISSION_DENIED:
                     raise
                 self._secret.add(name)
         if name in self._secret and pattern is not None:
@@ -235,9 +227,9 @@ class Destinations:
         trouble = refusals[0] if len(refusals) == len(streams) else None
         one.found(trouble)
         before = self._refusing.setdefault(one, {stream.name: stream for stream in streams})
-        if one.met is None or one.met[0] == "permission_denied" or trouble is not None:
+        if one.met is None or one.met[0] == reasons.PERMISSION_DENIED or trouble is not None:
             return
-        if one.met[0] == "limit":
+        if one.met[0] == reasons.LIMIT:
             # One without room for a message may be short of its limit: it counts as full until it has got more room.
             # That may have been before this first look at it: where the server named the limit, there may be none now.
             mended = any(s.name not in before or s.has_more_room_than(before[s.name]) for s in streams) or all(

@@ -12,6 +12,7 @@ import trio
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.destinations import Destinations
 from router_trio.connection.session import Session
+from router_trio.errors import reasons
 from router_trio.events import Emit, LameDuck
 from router_trio.link import PubAck, Refusal
 from router_trio.outbox.outbox import Outbox
@@ -96,7 +97,7 @@ class Listener:
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """See `link.LinkListener`."""
-        self.destinations.publish_refused(subject, "permission_denied", detail)
+        self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
         self.outbox.refusals.publish_denied(subject, detail)
 
     def read_begins(self) -> None:

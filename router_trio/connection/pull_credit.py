@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from router_trio.errors import reasons
 from router_trio.errors.quotes import excerpt
 
 CONNECTION_BYTES = 32 * 1024 * 1024
@@ -266,20 +267,20 @@ class PullCredit:
             # Asking again at once would be refused again at once.
             words = excerpt(description)
             told = f"the server refuses to be asked for messages: {words}; raise that limit of the consumer"
-            return Reading(Verdict.REOPEN, "consumer_limit", told)
+            return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, told)
         if code == 423:
-            return Reading(Verdict.REOPEN, "lead_lost", "another process has taken over")
+            return Reading(Verdict.REOPEN, reasons.LEAD_LOST, "another process has taken over")
         if code == 409 and "deleted" in words:
-            return Reading(Verdict.REOPEN, "consumer_deleted", "the consumer was deleted")
+            return Reading(Verdict.REOPEN, reasons.CONSUMER_DELETED, "the consumer was deleted")
         if code == 503:
-            return Reading(Verdict.REOPEN, "no_responders", "nobody answers for the consumer")
-        return Reading(Verdict.REOPEN, "consumer_lost", f"{code} {excerpt(description)}")
+            return Reading(Verdict.REOPEN, reasons.NO_RESPONDERS, "nobody answers for the consumer")
+        return Reading(Verdict.REOPEN, reasons.CONSUMER_LOST, f"{code} {excerpt(description)}")
 
     def _too_large_for(self, left: int) -> Reading:
         """The next message is larger than what was left of a request: the next request is to have room for it."""
         if left >= self._most:
             told = f"the next message is larger than the {self._most} bytes that may be asked for at once"
-            return Reading(Verdict.REOPEN, "consumer_limit", f"{told}; raise max_bytes of the consumer")
+            return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, f"{told}; raise max_bytes of the consumer")
         alike = self._average + ALIKE
         guess = alike if alike > left else max(2 * left, SMALLEST_REQUEST)
         self._least = min(max(self._least, guess), self._most)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import trio
 
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, reasons
 from router_trio.link import Connect, Link, LinkListener, Refusal
 from router_trio.outbox.outbox import Outbox
 
@@ -126,7 +126,7 @@ class Session:
                             finally:
                                 self._nursery = None
                 if dialling.cancelled_caught:
-                    self.error = LinkError(f"no connection within {connect_timeout:g} s", reason="timeout")
+                    self.error = LinkError(f"no connection within {connect_timeout:g} s", reason=reasons.TIMEOUT)
         except LinkError as error:
             self.error = error
         except BaseExceptionGroup as group:
@@ -276,7 +276,7 @@ class Session:
                 if self.fenced_at == last:
                     silent = trio.current_time() - last
                     raise LinkError(
-                        f"no answer to a fence for {silent:.1f} s: the link is half open", reason="liveness"
+                        f"no answer to a fence for {silent:.1f} s: the link is half open", reason=reasons.LIVENESS
                     )
 
     async def _ping(self, link: Link) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import trio
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit, StreamCreated, StreamDiffers, StreamNotMade
 from router_trio.link import Link
 from router_trio.protocol.stream_config import StreamConfig
@@ -19,9 +19,9 @@ LONGEST_DELAY = 60.0
 """Seconds between two tries to make what could not be made, on one link: doubled each time."""
 
 _CURES = {
-    "permission_denied": "let this user do so, or make the stream yourself and remove it from [[streams]]",
-    "no_jetstream": "enable JetStream there, or remove the stream from [[streams]]",
-    "stream_refused": "change it in [[streams]], or the server",
+    reasons.PERMISSION_DENIED: "let this user do so, or make the stream yourself and remove it from [[streams]]",
+    reasons.NO_JETSTREAM: "enable JetStream there, or remove the stream from [[streams]]",
+    reasons.STREAM_REFUSED: "change it in [[streams]], or the server",
 }
 
 

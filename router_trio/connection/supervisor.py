@@ -21,7 +21,7 @@ from router_trio.connection.pull_credit import PullBudget
 from router_trio.connection.session import Session, Source
 from router_trio.connection.shares import Shares
 from router_trio.connection.streams import Streams
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.events import (
     ConnectionEstablished,
@@ -205,10 +205,10 @@ class Connection:
             race.cancel_scope.cancel()
         if successor is None:
             await session.ended.wait()
-            why = LinkError("closed by the router", reason="closed")
+            why = LinkError("closed by the router", reason=reasons.CLOSED)
         else:
             await self._leave(session)
-            why = LinkError("moved to another server", reason="lame_duck")
+            why = LinkError("moved to another server", reason=reasons.LAME_DUCK)
         self._down(session, session.error or why)
         return successor
 
@@ -263,7 +263,7 @@ class Connection:
         self._lost_at = now
         self._attempts.lost(now - session.connected_at)
         self.outbox.link_down(error.reason)
-        if error.reason in ("closed", "slow_consumer"):
+        if error.reason in (reasons.CLOSED, reasons.SLOW_CONSUMER):
             # A server says nothing to a client that it cuts for being slow.
             self.pull_budget.cut()
         self.state.lost += 1

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 
+from router_trio.errors import reasons
 from router_trio.errors.quotes import redact
 
 
@@ -82,7 +83,7 @@ class MappingError(RouterError, ValueError):
     is too long for the server.
     """
 
-    def __init__(self, message: str, *, reason: str = "mapping") -> None:
+    def __init__(self, message: str, *, reason: str = reasons.MAPPING) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -116,7 +117,7 @@ class TrioRequiredError(RouterError):
 class LinkError(RouterError):
     """A connection attempt failed, or a live link died. `reason` is a short word, fit for a metric label."""
 
-    reason: str = "network"
+    reason: str = reasons.NETWORK
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
@@ -127,19 +128,19 @@ class LinkError(RouterError):
 class AuthorizationError(LinkError):
     """The server refused the credentials. Trying again without changing something won't help."""
 
-    reason = "authorization"
+    reason = reasons.AUTHORIZATION
 
 
 class CertificateError(LinkError):
     """The server's TLS certificate is not trusted, or the server wants one of ours."""
 
-    reason = "certificate"
+    reason = reasons.CERTIFICATE
 
 
 class ProtocolError(LinkError):
     """A peer sent what is not the NATS protocol. The link can't be used any further."""
 
-    reason = "protocol"
+    reason = reasons.PROTOCOL
 
 
 class UnexpectedError(ProtocolError):
@@ -194,13 +195,13 @@ class EvaluationError(RouterError):
     Its text names types and keys of the expression, never what the message holds.
     """
 
-    reason = "expression"
+    reason = reasons.EXPRESSION
 
 
 class LoopError(EvaluationError):
     """A message has passed as many routes as the `hop_limit` of its route lets it."""
 
-    reason = "loop"
+    reason = reasons.LOOP
 
 
 # --- a handler is at fault ---

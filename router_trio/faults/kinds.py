@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from router_trio.errors import reasons
+
 ERROR = "error"
 TIMEOUT = "timeout"
 CLOSE_CONNECTION = "close_connection"
@@ -31,7 +33,7 @@ class Fault:
         return f"{self.kind}({self.seconds:g} s)" if self.kind in (TIMEOUT, DELAY) else self.kind
 
 
-def error(reason: str = "injected") -> Fault:
+def error(reason: str = reasons.INJECTED) -> Fault:
     """Fail the operation at once, for this reason. A publish is not written.
 
     The reason becomes a label of metrics. Raises `ValueError` unless it is a short word: lower case, digits, `_`.
@@ -47,12 +49,12 @@ def timeout(after: float) -> Fault:
     A JetStream publish that times out holds up nothing else. A core publish has no answer of its own, so that what is
     sent after its batch waits until its time is over. An ack or nak has no answer at all, and fails at once.
     """
-    return Fault(TIMEOUT, reason="timeout", seconds=_checked(after))
+    return Fault(TIMEOUT, reason=reasons.TIMEOUT, seconds=_checked(after))
 
 
 def close_connection() -> Fault:
     """The link dies before the operation is done. What was sent before it is with the server."""
-    return Fault(CLOSE_CONNECTION, reason="closed")
+    return Fault(CLOSE_CONNECTION, reason=reasons.CLOSED)
 
 
 def delay(duration: float) -> Fault:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import trio
 
-from router_trio.errors import LinkError, SourceError, innermost
+from router_trio.errors import LinkError, SourceError, innermost, reasons
 from router_trio.faults.kinds import CLOSE_CONNECTION, DELAY, ERROR, TIMEOUT, Fault
 from router_trio.link import (
     Connect,
@@ -154,7 +154,7 @@ class FaultyLink:
     async def _refuse_late(self, orders: Sequence[int], seconds: float) -> None:
         await trio.sleep(seconds)
         for order in orders:
-            self._listener.ack_refused(order, "timeout", f"{_TOLD}: no answer for {seconds:g} s", False)
+            self._listener.ack_refused(order, reasons.TIMEOUT, f"{_TOLD}: no answer for {seconds:g} s", False)
 
     # --- receiving ---
 
@@ -223,7 +223,7 @@ class FaultyLink:
     def _answer(self, name: str, write: Callable[[], T]) -> T | None:
         """Write now, and return what that returns, or later. Raises `LinkError` if it is struck."""
         if self._death is not None:
-            raise LinkError("not connected", reason="not_connected")
+            raise LinkError("not connected", reason=reasons.NOT_CONNECTED)
         fault = self._strike(name)
         if fault is not None and fault.kind == CLOSE_CONNECTION:
             raise self._die(name)
@@ -255,6 +255,8 @@ class FaultyLink:
     def _die(self, name: str) -> LinkError:
         """End the link, and return the error for whoever met it."""
         if self._death is None:
-            self._death = LinkError(f"{_TOLD}: the connection was closed at an operation {name!r}", reason="closed")
+            self._death = LinkError(
+                f"{_TOLD}: the connection was closed at an operation {name!r}", reason=reasons.CLOSED
+            )
             self._dying.set()
         return self._death

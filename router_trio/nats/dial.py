@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import trio
 
-from router_trio.errors import CertificateError, LinkError
+from router_trio.errors import CertificateError, LinkError, reasons
 from router_trio.forked import close_in_children
 from router_trio.settings import ConnectionSettings, ServerURL
 from router_trio.settings.checks.files import load_certificate
@@ -27,7 +27,7 @@ def address(server: str) -> ServerURL:
     try:
         return ServerURL.parse(server)
     except ValueError as error:
-        raise LinkError(f"not a valid server address: {error}", reason="dns") from None
+        raise LinkError(f"not a valid server address: {error}", reason=reasons.DNS) from None
 
 
 def tls_demand(server: str, settings: ConnectionSettings) -> str | None:
@@ -45,7 +45,7 @@ async def open_stream(server: str) -> trio.SocketStream:
         # UnicodeError: a name that no resolver is asked for, with an empty or an endless label for instance.
         detail = getattr(error, "strerror", None) or error
         raise LinkError(
-            f"the name {host!r} can't be resolved: {detail}; check `servers` and the resolver", reason="dns"
+            f"the name {host!r} can't be resolved: {detail}; check `servers` and the resolver", reason=reasons.DNS
         ) from error
     except OSError as error:
         if (lacking := out_of_resources(error)) is not None:
@@ -68,7 +68,7 @@ def out_of_resources(error: BaseException) -> LinkError | None:
             return LinkError(
                 f"the system lacks resources for one more connection: {detail}; raise its limits (ulimit -n, "
                 "LimitNOFILE, TasksMax)",
-                reason="resources",
+                reason=reasons.RESOURCES,
             )
     return None
 
@@ -135,9 +135,9 @@ async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: 
         if isinstance(cause, ssl.SSLError):
             told = cause.reason or cause
             raise refused_ours(error) or LinkError(
-                f"the TLS handshake with {hostname} failed: {told}; {CURE}", reason="tls"
+                f"the TLS handshake with {hostname} failed: {told}; {CURE}", reason=reasons.TLS
             ) from error
-        raise LinkError(f"{hostname} closed the connection in the TLS handshake; {CURE}", reason="tls") from error
+        raise LinkError(f"{hostname} closed the connection in the TLS handshake; {CURE}", reason=reasons.TLS) from error
     return secured
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from router_trio.errors import reasons
 from router_trio.link import LinkListener
 from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.answers import AnswerError, read
@@ -64,7 +65,7 @@ class FlowAcks:
     def _read(self, raw: framing.RawMessage, batch: bytes) -> None:
         """Raises `Refused` if the message that this is about was refused, `AnswerError` if it is no answer."""
         if headers.status(framing.header_block(raw))[0] == 503:
-            raise Refused("no_responders", "no stream takes this subject", True)
+            raise Refused(reasons.NO_RESPONDERS, "no stream takes this subject", True)
         answer = read(framing.payload(raw), MAX_ANSWER)
         kind = answer.text("type", "")
         error = answer.object("error")

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import trio
 
-from router_trio.errors import AuthorizationError, LinkError, ProtocolError, UnexpectedError
+from router_trio.errors import AuthorizationError, LinkError, ProtocolError, UnexpectedError, reasons
 from router_trio.nats.credentials import login
 from router_trio.nats.dial import address, refused_ours, tls_context, tls_demand, upgrade
 from router_trio.nats.info import ServerInfo, parse_info, quote
@@ -69,7 +69,7 @@ class Handshake:
                 await self.send(self._connect(credentials.answer_to(self.info.nonce)) + PING)
                 await self._read_pong()
         except trio.TooSlowError:
-            raise LinkError("the server did not finish the handshake in time", reason="timeout") from None
+            raise LinkError("the server did not finish the handshake in time", reason=reasons.TIMEOUT) from None
         except (LinkError, OSError):
             raise
         except Exception as error:
@@ -139,7 +139,7 @@ class Handshake:
         return LinkError(
             f"{self._server} does not offer TLS, which the configuration asks for ({demand}); nothing was sent to it. "
             "Switch TLS on at the server; or, to talk to it in clear, write nats:// and leave out every tls_ setting",
-            reason="tls",
+            reason=reasons.TLS,
         )
 
     def _refuse_to_upgrade(self) -> NoReturn:
@@ -167,10 +167,10 @@ class Handshake:
                 data = await self.stream.receive_some(MAX_INFO)
             except trio.BrokenResourceError as error:
                 raise refused_ours(error) or LinkError(
-                    "the connection broke in the handshake", reason="closed"
+                    "the connection broke in the handshake", reason=reasons.CLOSED
                 ) from error
             if not data:
-                raise LinkError("the server closed the connection in the handshake", reason="closed")
+                raise LinkError("the server closed the connection in the handshake", reason=reasons.CLOSED)
             self._buffer += data
 
 
@@ -179,12 +179,12 @@ def _refused(words: bytes, *, logging_in: bool) -> LinkError:
     told = quote(words.strip().strip(b"'"))
     known = told.lower()
     if "timeout" in known:
-        return LinkError("the server did not finish the handshake in time", reason="timeout")
+        return LinkError("the server did not finish the handshake in time", reason=reasons.TIMEOUT)
     if logging_in and ("auth" in known or "credential" in known):
         return AuthorizationError(
             f"the server refused the credentials: {told}; check user and password, token, nkey_seed_file or "
             "credentials_file of this connection"
         )
     if "maximum connections" in known:
-        return LinkError(f"the server is full: {told}", reason="max_connections")
-    return LinkError(f"the handshake failed: {told or 'the server says only -ERR'}", reason="handshake")
+        return LinkError(f"the server is full: {told}", reason=reasons.MAX_CONNECTIONS)
+    return LinkError(f"the handshake failed: {told or 'the server says only -ERR'}", reason=reasons.HANDSHAKE)

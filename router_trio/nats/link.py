@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from router_trio.errors import LinkError, SourceError
+from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Operation, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.dial import address
@@ -133,7 +133,9 @@ class NatsLink:
         refusals: list[Refusal] = []
         small = min(self.max_payload, self.max_control_line)
         if self._inbox_denied is not None:
-            refusals = [Refusal(one, "permission_denied", self._inbox_denied) for one in operations if one.with_ack]
+            refusals = [
+                Refusal(one, reasons.PERMISSION_DENIED, self._inbox_denied) for one in operations if one.with_ack
+            ]
             operations = [one for one in operations if not one.with_ack]
         frames = [*map(_frame, operations)]
         # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
@@ -142,7 +144,7 @@ class NatsLink:
             for index, (operation, frame) in enumerate(zip(operations, frames, strict=True)):
                 too_large = self._too_large(frame) if len(frame) > small and operation.count == 1 else None
                 if too_large is not None:
-                    refusals.append(Refusal(operation, "too_large", too_large))
+                    refusals.append(Refusal(operation, reasons.TOO_LARGE, too_large))
                     frames[index] = b""
         return b"".join(frames), refusals
 
@@ -206,7 +208,7 @@ class NatsLink:
         try:
             found = await ensure_consumer(self.api, spec, self.subscribe)
         except SourceError as error:
-            if error.reason != "timeout" or self._subscribing.too_many == refused:
+            if error.reason != reasons.TIMEOUT or self._subscribing.too_many == refused:
                 raise
             # What nats-py subscribes to for its answers may be among what was refused.
             self._client_deaf = True
@@ -314,7 +316,7 @@ class NatsLink:
             pass  # who subscribes raises it
         elif self.wire.subscriptions.subscribed(subject):
             # Permissions were taken away. A link whose subscription is silently gone would look alive for ever.
-            raise LinkError(f"the server ended a subscription: {told}", reason="permission_denied")
+            raise LinkError(f"the server ended a subscription: {told}", reason=reasons.PERMISSION_DENIED)
         elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
             self._client_deaf = True
 
@@ -338,4 +340,4 @@ def _prefix(inbox: bytes) -> str:
 
 
 def _not_connected() -> LinkError:
-    return LinkError("not connected", reason="not_connected")
+    return LinkError("not connected", reason=reasons.NOT_CONNECTED)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import trio
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
 
@@ -39,10 +39,10 @@ class Request:
         finally:
             self.forget()
         if self.denied is not None:
-            raise SourceError(self.denied, reason="permission_denied")
+            raise SourceError(self.denied, reason=reasons.PERMISSION_DENIED)
         if self.answer is None:
             told = f"no answer to {framing.text(self.subject)} within {within:g} s"
-            raise SourceError(told, reason="timeout")
+            raise SourceError(told, reason=reasons.TIMEOUT)
         return self.answer
 
     def forget(self) -> None:

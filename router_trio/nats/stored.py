@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import ApiError, StoredMessage, StreamInfo, done, stored_message, stream_info
 from router_trio.nats.jetstream.ask import no_jetstream
@@ -93,17 +93,17 @@ class StoredMessages:
         raw = await request.answered()
         if headers.status(framing.header_block(raw))[0] == 503:
             told = no_jetstream(self._api)
-            raise SourceError(told, reason="no_jetstream")
+            raise SourceError(told, reason=reasons.NO_JETSTREAM)
         try:
             return read(framing.payload(raw))
         except ApiError as error:
             if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
-                raise _NotFound(f"stream {self.stream!r} has no such message", reason="not_found") from error
+                raise _NotFound(f"stream {self.stream!r} has no such message", reason=reasons.NOT_FOUND) from error
             told = f"JetStream answered for the stream {self.stream!r}: {excerpt(error.description)}"
-            raise SourceError(told, reason="jetstream") from error
+            raise SourceError(told, reason=reasons.JETSTREAM) from error
         except ValueError as error:
             told = f"the answer to {framing.text(request.subject)} is not an answer of JetStream: {error}"
-            raise SourceError(told, reason="bad_answer") from error
+            raise SourceError(told, reason=reasons.BAD_ANSWER) from error
 
 
 class _NotFound(SourceError):

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import quoted
 from router_trio.link import Deliver, SharedDelivery
 from router_trio.nats.subscriptions import Subscriptions, WireSubscription
@@ -55,7 +55,7 @@ class Subscribing:
                 told = denied.pop()
                 raise SourceError(
                     f"the server refused the subscription to {quoted(subject)}: {told}; give this user the permission",
-                    reason="permission_denied",
+                    reason=reasons.PERMISSION_DENIED,
                 )
         except BaseException:
             subscriptions.unsubscribe(sid)
@@ -72,7 +72,7 @@ class Subscribing:
         return SourceError(
             f"the server refused the subscription to {what}: {self._told_too_many}; raise max_subscriptions of the "
             "server or of the account",
-            reason="max_subscriptions",
+            reason=reasons.MAX_SUBSCRIPTIONS,
         )
 
     # --- what the server says ---

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import trio
 
-from router_trio.errors import LinkError, ProtocolError, UnexpectedError
+from router_trio.errors import LinkError, ProtocolError, UnexpectedError, reasons
 from router_trio.errors.quotes import told_by
 from router_trio.nats.control_plane.foreign import is_for_nats_py
 from router_trio.nats.info import quote
@@ -202,7 +202,7 @@ class Wire:
             if self._broken is not None:
                 raise self._broken
             if self._half_written:
-                raise LinkError("writing was cancelled in the middle of a frame", reason="closed")
+                raise LinkError("writing was cancelled in the middle of a frame", reason=reasons.CLOSED)
             if self._writing:
                 await self._progress.park()
             elif self._out:
@@ -310,7 +310,7 @@ class Wire:
             self._too_many_subscriptions(told)
         elif not words.lower().startswith(_HARMLESS):
             reason = _reason(words.lower())
-            if reason != "server_error":
+            if reason != reasons.SERVER_ERROR:
                 raise LinkError(f"the server ended the connection: {told}", reason=reason)
             # Whether this ends the connection only the server knows, which then closes it.
             self._last_words = (trio.current_time(), told)
@@ -318,22 +318,22 @@ class Wire:
     def _ended(self, how: str) -> LinkError:
         """Return the error of a link that has ended: with what the server said just before, if it said anything."""
         if self._last_words is None or trio.current_time() - self._last_words[0] > SAID_BEFORE_THE_END:
-            return LinkError(how, reason="closed")
-        return LinkError(f"the server ended the connection: {self._last_words[1]}", reason="server_error")
+            return LinkError(how, reason=reasons.CLOSED)
+        return LinkError(f"the server ended the connection: {self._last_words[1]}", reason=reasons.SERVER_ERROR)
 
 
 def _reason(words: bytes) -> str:
     for known, reason in (
-        (b"stale connection", "stale"),
-        (b"slow consumer", "slow_consumer"),
-        (b"maximum payload", "too_large"),
-        (b"maximum connections", "max_connections"),
-        (b"auth", "authorization"),
-        (b"server shutdown", "server_shutdown"),
+        (b"stale connection", reasons.STALE),
+        (b"slow consumer", reasons.SLOW_CONSUMER),
+        (b"maximum payload", reasons.TOO_LARGE),
+        (b"maximum connections", reasons.MAX_CONNECTIONS),
+        (b"auth", reasons.AUTHORIZATION),
+        (b"server shutdown", reasons.SERVER_SHUTDOWN),
     ):
         if known in words:
             return reason
-    return "server_error"
+    return reasons.SERVER_ERROR
 
 
 def _cause(error: BaseException) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from router_trio.errors import PublishError
+from router_trio.errors import PublishError, reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
-from router_trio.outbox.retry_lanes import UNANSWERED, Destination
+from router_trio.outbox.retry_lanes import Destination
 from router_trio.outbox.settlement import Settlement
 
 FORWARDED = 32_768
@@ -114,12 +114,12 @@ class Capacity:
             return None
         pending = self._queue.pending
         if self._on_full != "drop_oldest":
-            self._settlement.queue_full("rejected", pending, self._max_operations, 1)
+            self._settlement.queue_full(reasons.REJECTED, pending, self._max_operations, 1)
             raise PublishError(
                 f"connection {self._connection!r} is not connected and its queue is full "
                 f"({pending} of {self._max_operations} operations); raise max_pending_operations or "
                 "max_pending_bytes, or set on_pending_full to block or drop_oldest",
-                reason="queue_full",
+                reason=reasons.QUEUE_FULL,
             )
         dropped: list[Operation] = []
         while self.full or self._queue.waiting_bytes + size > self._max_bytes:
@@ -135,13 +135,13 @@ class Capacity:
         What it made room for is accepted before: an owner that is told of its fate may publish something else at once,
         which must not get the number that the publish has in its reply subject.
         """
-        count = self._settlement.drop(taken_out.operations, "queue_full")
-        self._settlement.queue_full("dropped_oldest", taken_out.size, taken_out.limit, count)
+        count = self._settlement.drop(taken_out.operations, reasons.QUEUE_FULL)
+        self._settlement.queue_full(reasons.DROPPED_OLDEST, taken_out.size, taken_out.limit, count)
 
     def blocked(self, with_ack: bool) -> None:
         """A publisher has to wait for room while not connected: counts its failure, before it waits."""
         self._settlement.not_connected(with_ack)
-        self._settlement.queue_full("blocked", self._queue.pending, self._max_operations, 1)
+        self._settlement.queue_full(reasons.BLOCKED, self._queue.pending, self._max_operations, 1)
 
     # --- what a destination refuses ---
 
@@ -181,9 +181,11 @@ class Capacity:
             f"{_name(destination.key)} on connection {self._connection!r} has taken nothing for {seconds:.0f} s "
             f"({destination.reason}), and {held} publishes wait for it already"
         )
-        self._settlement.queue_full("rejected", held, self._share_of_operations, 1)
-        self._settlement.not_accepted(True, "queue_full", told, operation.subject.decode("utf-8", "surrogateescape"))
-        raise PublishError(told, reason="queue_full")
+        self._settlement.queue_full(reasons.REJECTED, held, self._share_of_operations, 1)
+        self._settlement.not_accepted(
+            True, reasons.QUEUE_FULL, told, operation.subject.decode("utf-8", "surrogateescape")
+        )
+        raise PublishError(told, reason=reasons.QUEUE_FULL)
 
     def may_hold(self, operation: OperationWithAck) -> bool:
         """Return True if one that was refused for now may be held; else the refusal is its end.
@@ -212,7 +214,7 @@ class Capacity:
         return [
             _name(one.key)
             for _, one in self._refusing()
-            if one.reason == UNANSWERED and (not one.slow or now - one.since >= SLOW_FOR_LONG)
+            if one.reason == reasons.UNANSWERED and (not one.slow or now - one.since >= SLOW_FOR_LONG)
         ]
 
     def _refusing(self) -> Iterable[tuple[bytes, Destination]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from router_trio.errors import reasons
 from router_trio.message import FATES
 
 
@@ -70,4 +71,4 @@ class Counters:
 
 
 OPERATIONS = ("publish", "publish_with_ack", "ack", "nak", "subscribe")
-DROP_REASONS = ("queue_full", "expired", "shutdown", "worker_lost")
+DROP_REASONS = reasons.labelled(reasons.DROPS)

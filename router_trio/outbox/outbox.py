@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Sequence
 from math import inf
 
-from router_trio.errors import PublishError
+from router_trio.errors import PublishError, reasons
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
 from router_trio.outbox.capacity import Capacity, TakenOut
@@ -29,9 +29,6 @@ from router_trio.protocol.fast_ingest import Numbering
 
 SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: it saves memory."""
-
-OUT_OF_TURN = "out_of_turn"
-"""Why a publish failed that its owner took back."""
 
 
 class Outbox:
@@ -156,7 +153,7 @@ class Outbox:
             self._wake()
             return "queued" if self.settlement.drain_left else "sent"
         if self._closed:
-            raise PublishError("the router has stopped; publish inside of its open()", reason="shutdown")
+            raise PublishError("the router has stopped; publish inside of its open()", reason=reasons.SHUTDOWN)
         taken_out: TakenOut | None = None
         if self.connected:
             now = self._clock()
@@ -185,7 +182,7 @@ class Outbox:
             self._wake()
             return "queued" if self.settlement.drain_left else "sent"
         if self.fail_open:
-            self.settlement.let_go([operation], "not_connected")
+            self.settlement.let_go([operation], reasons.NOT_CONNECTED)
             return "failed_open"
         self.queue.append(operation)
         if taken_out is not None:
@@ -269,7 +266,7 @@ class Outbox:
         if blamed and only is not None and self.refusals.ended_links(only):
             self.suspects.remember(only)
         if self.fail_open:
-            self.settlement.let_go(self.queue.drop_all(), "not_connected")
+            self.settlement.let_go(self.queue.drop_all(), reasons.NOT_CONNECTED)
             self._in_flight.tell_if_none()
 
     def when_nothing_in_flight(self, tell: Callable[[], None]) -> None:
@@ -325,7 +322,7 @@ class Outbox:
         """
         recalled = self.queue.take_out(out_of_turn)
         if recalled:
-            self.settlement.fail(recalled, OUT_OF_TURN, why)
+            self.settlement.fail(recalled, reasons.OUT_OF_TURN, why)
             self._in_flight.tell_if_none()
             self._wake()
 
@@ -337,7 +334,7 @@ class Outbox:
         self._retries.clear()
         left = self.queue.drop_all()
         redelivered = sum(operation.redelivered for operation in left)
-        dropped = self.settlement.drop(left, "shutdown")
+        dropped = self.settlement.drop(left, reasons.SHUTDOWN)
         self._in_flight.tell_if_none()
         return dropped - redelivered
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
+from router_trio.errors import reasons
 from router_trio.outbox.capacity import Capacity
 from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.operation import Operation, OperationWithAck
@@ -73,7 +74,7 @@ class Refusals:
             self._ingest.abandon_with(oldest)
         else:
             denied = self._in_flight.take_core_to(subject)
-        self._fail(denied, "permission_denied", detail)
+        self._fail(denied, reasons.PERMISSION_DENIED, detail)
         self._wake()
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
@@ -97,7 +98,7 @@ class Refusals:
         """Links end because of this one: it fails, as `poison`. False if it has a fate already."""
         if not self._queue.withdraw(operation):
             return False
-        self._fail([operation], "poison", POISON)
+        self._fail([operation], reasons.POISON, POISON)
         return True
 
     # --- not in time ---
@@ -123,14 +124,14 @@ class Refusals:
             over = [one for one in operations if self._queue.withdraw(one)]
             self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
         for operation in again:
-            self._tell_tried_again(operation, "timeout")
+            self._tell_tried_again(operation, reasons.TIMEOUT)
         self._wake()
 
     def expire(self) -> None:
         """Drop what has been pending for longer than `max_age`."""
         dropped = self._queue.drop_older_than(self._clock() - self.max_age)
         if dropped:
-            self._settlement.drop(dropped, "expired")
+            self._settlement.drop(dropped, reasons.EXPIRED)
             self._in_flight.tell_if_none()
 
     # --- inside ---

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
+from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
-from router_trio.outbox.retry_lanes import UNANSWERED
 
 RETRY_REFUSED_AFTER = 0.25
 """Seconds until a publish that nobody took is tried again."""
@@ -97,7 +97,7 @@ class Retries:
         for key, since in slow.items():
             destination = self._lanes.destination_for(key, now)
             destination.slow = True
-            if destination.reason == UNANSWERED:
+            if destination.reason == reasons.UNANSWERED:
                 destination.since = since
         self._slow = set(slow)
 
@@ -148,10 +148,10 @@ class Retries:
         over: dict[str, list[Operation]] = {}
         again: list[OperationWithAck] = []
         for operation in self._lanes.wanted(lambda held: self._over(held, now)):
-            over.setdefault(operation.refused_for or "timeout", []).append(operation)
+            over.setdefault(operation.refused_for or reasons.TIMEOUT, []).append(operation)
         for operation in self._in_flight.unacked_since(now - RESEND_UNACKED_AFTER):
             if self._over(operation, now):
-                over.setdefault("timeout", []).append(operation)
+                over.setdefault(reasons.TIMEOUT, []).append(operation)
             else:
                 self._in_flight.take_acked(operation.order)
                 operation.send_again()

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from heapq import heappop, heappush
 
+from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
 
 TURN = 0.25
@@ -25,9 +26,6 @@ TRIES_A_TURN = 256
 
 TRIED_AT_ONCE = 64
 """Held publishes of one destination that are under way at once: what does not answer has no more of the wire."""
-
-UNANSWERED = "unanswered"
-"""Why a destination is held back that has refused nothing, and answers nothing either."""
 
 
 class _Lane:
@@ -69,7 +67,7 @@ class Destination:
     def __init__(self, key: Hashable, since: float) -> None:
         self.key: Hashable = key
         self.since: float = since
-        self.reason: str = UNANSWERED
+        self.reason: str = reasons.UNANSWERED
         self.held: int = 0
         self.held_bytes: int = 0
         self.lanes: int = 0
@@ -144,7 +142,7 @@ class RetryLanes:
             lane.retry_at = retry_at
             lane.refused = True
             destination.ready.pop(key, None)
-            destination.reason = operation.refused_for or UNANSWERED
+            destination.reason = operation.refused_for or reasons.UNANSWERED
         if lane.probing is None:
             destination.ready[key] = lane
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from router_trio.errors import reasons
 from router_trio.events import (
     Emit,
     PendingDropped,
@@ -50,7 +51,7 @@ class Settlement:
 
     def not_connected(self, with_ack: bool) -> None:
         """An operation met no connection: counted once for each, before its caller gets an answer."""
-        self.counters.failed[_kind(with_ack), "not_connected"] += 1
+        self.counters.failed[_kind(with_ack), reasons.NOT_CONNECTED] += 1
 
     def queued(self, with_ack: bool, pending: int) -> None:
         """An operation was accepted while not connected."""
@@ -161,7 +162,7 @@ class Settlement:
         """These are dropped, having waited too long or to the end. Returns how many messages that were."""
         self._finish(operations, Fate("dropped", reason))
         count = sum(operation.count for operation in operations)
-        if count and reason != "queue_full":  # that one is told by the queue that is full
+        if count and reason != reasons.QUEUE_FULL:  # that one is told by the queue that is full
             self._emit(PendingDropped(at=self._clock(), connection=self._connection, reason=reason, count=count))
         return count
 

@@ -63,13 +63,14 @@ class ControlHeaders:
         """Return a raw header block without them; `b""` if no header is left."""
         return headers.removed(block, self._line)
 
-    def removed_from(self, headers: Headers, origin: Headers) -> Headers:
+    def removed_from(self, given: Headers, origin: Headers) -> Headers:
         """Return what a handler made of the headers `origin`, without those of them that were merely carried along.
 
-        A control header with another value is the handler's own, and stays.
+        A control header with another value is the handler's own, and stays. Raises `PublishError`.
         """
+        headers.require_strings(given)
         came = set(origin.pairs())
-        return Headers(pair for pair in headers.pairs() if pair not in came or not self._takes_not(pair[0]))
+        return Headers(pair for pair in given.pairs() if pair not in came or not self._takes_not(pair[0]))
 
     def _takes_not(self, name: str) -> bool:
         return self.search(f"\n{name}:".encode("utf-8", "surrogateescape")) is not None

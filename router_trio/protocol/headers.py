@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
-from router_trio.errors import PublishError
+from router_trio.errors import PublishError, reasons
 from router_trio.errors.quotes import excerpt, quoted
 
 VERSION = b"NATS/1.0"
@@ -107,10 +107,9 @@ def encode(headers: Headers) -> bytes:
     """The wire form, or `b""` for no headers. Raises `PublishError` for a name or value that would break the frame."""
     if not headers._pairs:
         return b""
+    require_strings(headers)
     lines = [VERSION]
     for name, value in headers._pairs:
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise _invalid(f"header {excerpt(repr(name))}: names and values must be strings")
         if not _NAME.fullmatch(name):
             raise _invalid(f"header name {quoted(name)} is not valid; use printable ASCII without spaces and colons")
         if _BREAKS.search(value):
@@ -122,8 +121,15 @@ def encode(headers: Headers) -> bytes:
     return b"\r\n".join(lines) + END
 
 
+def require_strings(headers: Headers) -> None:
+    """Raise `PublishError` if a name or a value is not a string: what a handler gives is not checked before."""
+    for name, value in headers._pairs:
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise _invalid(f"header {excerpt(repr(name))}: names and values must be strings")
+
+
 def _invalid(message: str) -> PublishError:
-    return PublishError(message, reason="invalid_header")
+    return PublishError(message, reason=reasons.INVALID_HEADER)
 
 
 def decode(block: bytes) -> Headers:

@@ -21,14 +21,13 @@ from typing import Any
 import outcome
 import trio
 
-from router_trio.errors import ConfigurationError, HandlerError, Problem, Reject, Retry, innermost
+from router_trio.errors import ConfigurationError, HandlerError, Problem, Reject, Retry, innermost, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.message import Message
 from router_trio.protocol import headers
 from router_trio.routing.policy.retry import Failure
 from router_trio.settings import RouteSettings
 from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
-from router_trio.settings.retry import HANDLER_ERROR, REJECTED, RETRY
 
 Handler = Callable[[Message], Any]
 
@@ -250,10 +249,10 @@ def failure_of(error: BaseException) -> Failure:
     bare = innermost(error, Reject)
     told = bounded(text_of(bare))
     if isinstance(bare, Reject):
-        return Failure(REJECTED, told)
+        return Failure(reasons.REJECTED, told)
     if isinstance(bare, Retry):
-        return Failure(RETRY, told, after=bare.after)
-    return Failure(HANDLER_ERROR, f"{type(bare).__qualname__}: {told}", type(bare))
+        return Failure(reasons.RETRY, told, after=bare.after)
+    return Failure(reasons.HANDLER_ERROR, f"{type(bare).__qualname__}: {told}", type(bare))
 
 
 def answers_of(answer: Any) -> list[Message]:

@@ -9,12 +9,11 @@ from typing import Any
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import EvaluationError, MappingError, PublishError, RouterError, SubjectError
+from router_trio.errors import EvaluationError, MappingError, PublishError, RouterError, SubjectError, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.events import Emit
 from router_trio.message import Message
 from router_trio.outbox.operation import RouteOwner
-from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import message_ids
 from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery, sampled
@@ -33,7 +32,6 @@ from router_trio.routing.handlers import (
 )
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
-from router_trio.routing.policy.reasons import UNMATCHED
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.raised import Raised, message_failed
 from router_trio.routing.reply.responder import Responder
@@ -152,8 +150,10 @@ class Routing:
 
     def suppressed(self, count: int, stream: str | None) -> None:
         """A stream had messages with the ids that the senders gave to these: it has not stored these."""
-        self.state.failed["duplicate"] += count
-        self.emit_failure("duplicate", f"the stream {stream} has another message with this Nats-Msg-Id", count=count)
+        self.state.failed[reasons.DUPLICATE] += count
+        self.emit_failure(
+            reasons.DUPLICATE, f"the stream {stream} has another message with this Nats-Msg-Id", count=count
+        )
 
     async def route(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination.
@@ -260,7 +260,7 @@ class Routing:
             finally:
                 state.handler_returns(trio.current_time())
             if delivery.out_of_turn:
-                delivery.fail(OUT_OF_TURN)
+                delivery.fail(reasons.OUT_OF_TURN)
                 delivery.done()
                 return
             answers = answers_of(answer)
@@ -274,7 +274,7 @@ class Routing:
     def answered(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> None:
         """Take what a handler made of a message to every destination; nothing of it: it was filtered out."""
         if not answers:
-            self.filter_out(delivery, "handler")
+            self.filter_out(delivery, reasons.HANDLER)
             return
         base = delivery.message_id or (self.connections[0].new_message_id() if len(answers) > 1 else b"")
         several = len(answers) * len(self.outlets) > 1 or self.responder is not None
@@ -289,7 +289,7 @@ class Routing:
                 changed = _without_own_id(answer, message)
             sent |= self.send_answer(changed, message, delivery, index, own_id, several)
         if not sent:
-            self.filter_out(delivery, UNMATCHED)
+            self.filter_out(delivery, reasons.UNMATCHED)
 
     def send_answer(
         self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool
@@ -339,7 +339,7 @@ def reason_of(error: RouterError) -> str:
     """Return why a message failed."""
     if isinstance(error, MappingError | PublishError | EvaluationError):
         return error.reason
-    return "invalid_subject" if isinstance(error, SubjectError) else "error"
+    return reasons.INVALID_SUBJECT if isinstance(error, SubjectError) else reasons.ERROR
 
 
 def _without_own_id(answer: Message, message: Message) -> Message:

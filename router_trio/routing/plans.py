@@ -10,7 +10,7 @@ from hashlib import blake2b
 from random import randrange
 from typing import TYPE_CHECKING, Any
 
-from router_trio.errors import MappingError
+from router_trio.errors import MappingError, reasons
 from router_trio.errors.quotes import quoted
 from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
@@ -108,7 +108,7 @@ class Destination:
             raise MappingError(
                 f"the message would go to {quoted(target)}, below {namespace}, reserved for NATS itself; begin "
                 f"the destination {self.template!r} with a token of your own, or write {namespace!r} if it is meant",
-                reason="reserved_subject",
+                reason=reasons.RESERVED_SUBJECT,
             )
 
     def copy_id(self, target: bytes) -> bytes:

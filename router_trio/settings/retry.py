@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import Field
 
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm
-
-HANDLER_ERROR: Final = "handler_error"
-"""Why a message failed whose handler raised."""
-
-RETRY: Final = "retry"
-"""The same if its handler has asked for another attempt."""
-
-REJECTED: Final = "rejected"
-"""The same if its handler has rejected it."""
 
 RetryDelay = Annotated[float, DurationForm(minimum=0.01)]
 

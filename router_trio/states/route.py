@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from router_trio.errors import reasons
 from router_trio.states.histogram import DURATION_BOUNDS, Histogram
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
@@ -98,7 +99,7 @@ ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "d
 """What becomes of a message that a route received; each gets one of these. See `RouteState.settled`."""
 
 
-FILTER_REASONS = ("when", "handler", "unmatched")
+FILTER_REASONS = reasons.labelled(reasons.FILTERED)
 """Why a message is filtered: the route's `when` does not hold, its handler left it out, no destination is for it."""
 
 
@@ -106,7 +107,7 @@ REPLY = "(reply)"
 """In place of a destination's template, for answers to the reply subject."""
 
 
-UNANSWERED_REASONS = ("no_reply", "reserved_subject")
+UNANSWERED_REASONS = reasons.labelled(reasons.UNANSWERED_MESSAGES)
 """Why there is no answer to a message: it has no reply subject, or one that must not be published to."""
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from router_trio.errors import AuthorizationError, LinkError, innermost
+from router_trio.errors import AuthorizationError, LinkError, innermost, reasons
 from router_trio.link import LinkListener
 from router_trio.protocol.framing import wire
 from router_trio.protocol.headers import Headers, HeadersLike, encode
@@ -213,7 +213,7 @@ async def _open_link(network: Network, server: str, inbox: bytes, listener: Link
             raise
     finally:
         death = link.death
-        link.die(LinkError("it was closed", reason="closed"))
+        link.die(LinkError("it was closed", reason=reasons.CLOSED))
     if death is not None:
         raise death
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState, Progress
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage, delivered_size
@@ -113,7 +113,7 @@ class Consumer:
     def gone(self, awaited: Mapping[int, bytes], now: float) -> list[int] | SourceError:
         """Return which of these are never delivered again; an error if nobody can tell now."""
         if self.deleted or now < self._stream.leaderless_until:
-            return SourceError("the consumer can't be asked now", reason="jetstream_unavailable")
+            return SourceError("the consumer can't be asked now", reason=reasons.JETSTREAM_UNAVAILABLE)
         stored = self._stream.stored
         ahead = self._matching[self._position :]
         return [

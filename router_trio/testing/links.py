@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import trio
 
-from router_trio.errors import LinkError, ProtocolError, SourceError
+from router_trio.errors import LinkError, ProtocolError, SourceError, reasons
 from router_trio.link import (
     LOOKUP_WITHIN,
     ConsumerSpec,
@@ -95,13 +95,13 @@ class FakeLink(FakeSocket):
                 break
             if len(publish.header) + len(publish.payload) > self.max_payload:
                 detail = f"more than the server's max_payload of {self.max_payload} bytes"
-                refusals.append(Refusal(operation, "too_large", detail))
+                refusals.append(Refusal(operation, reasons.TOO_LARGE, detail))
             elif line_size(operation.frame) > self.max_control_line:
                 detail = f"more than the server's max_control_line of {self.max_control_line} bytes"
-                refusals.append(Refusal(operation, "too_large", detail))
+                refusals.append(Refusal(operation, reasons.TOO_LARGE, detail))
             elif line_size(operation.frame) > self._network.max_control_line:
                 told = "the server ended the connection: maximum control line exceeded"
-                self.die(LinkError(told, reason="server_error"))
+                self.die(LinkError(told, reason=reasons.SERVER_ERROR))
                 break
             else:
                 self._enqueue(self._publishing(publish), len(operation.frame))
@@ -120,7 +120,7 @@ class FakeLink(FakeSocket):
             if self._network.server.may_publish(text(publish.subject)):
                 self._network.server.receive(publish, now)
             else:
-                self._network.server.watch.refused(publish, "permission_denied", now)
+                self._network.server.watch.refused(publish, reasons.PERMISSION_DENIED, now)
                 told = f'Permissions Violation for Publish to "{text(publish.subject)}"'
                 self._tell(lambda: self._listener.publish_denied(publish.subject, told))
 
@@ -198,7 +198,7 @@ class FakeLink(FakeSocket):
             if isinstance(answer, SourceError):
                 raise answer
             return answer
-        raise SourceError(f"no answer within {LOOKUP_WITHIN:g} s", reason="timeout")
+        raise SourceError(f"no answer within {LOOKUP_WITHIN:g} s", reason=reasons.TIMEOUT)
 
     async def _open(self, subscription: FakeSubscription, ask: Callable[[float], T | SourceError]) -> T:
         self._subscriptions.append(subscription)
@@ -261,12 +261,12 @@ class FakeLink(FakeSocket):
         for raw in batch:
             order = int(raw[0].rpartition(b".")[2])
             if status(header_block(raw))[0] == 503:
-                self._listener.ack_refused(order, "no_responders", "no stream takes this subject", True)
+                self._listener.ack_refused(order, reasons.NO_RESPONDERS, "no stream takes this subject", True)
                 continue
             answer = json.loads(payload(raw))
             if "error" in answer:
                 code, told = answer["error"]["err_code"], answer["error"]["description"]
-                reason = "limit" if code == FULL["err_code"] else f"jetstream_{code}"
+                reason = reasons.LIMIT if code == FULL["err_code"] else reasons.of_code(code)
                 self._listener.ack_refused(order, reason, told, False)
             else:
                 self._listener.acked([(order, stored(answer["stream"], answer["seq"], answer.get("duplicate", False)))])
@@ -276,14 +276,16 @@ class FakeLink(FakeSocket):
             words = raw[0].split(b".")
             batch, sequence = words[-6], int(words[-3])
             if status(header_block(raw))[0] == 503:
-                self._listener.ingest_refused(batch, sequence, "no_responders", "no stream takes this subject", True)
+                self._listener.ingest_refused(
+                    batch, sequence, reasons.NO_RESPONDERS, "no stream takes this subject", True
+                )
                 continue
             answer = json.loads(payload(raw))
             error = answer.get("error")
             if answer.get("type") == "ack":
                 self._listener.ingested(batch, answer["seq"], answer["msgs"])
             elif error is not None and error["err_code"] not in _OF_THE_BATCH:
-                reason = "limit" if error["err_code"] == FULL["err_code"] else f"jetstream_{error['err_code']}"
+                reason = reasons.LIMIT if error["err_code"] == FULL["err_code"] else reasons.of_code(error["err_code"])
                 self._listener.ingest_refused(batch, sequence, reason, error["description"], False)
             else:
                 self._listener.ingest_ended(batch, answer.get("count"))

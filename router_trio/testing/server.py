@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.link import ConsumerSpec, ConsumerState, StreamState
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import decode
@@ -75,7 +75,7 @@ class Server:
         if stream is not None and now >= stream.leaderless_until:
             self._store(stream, publish, now)
         elif publish.reply and not wanted:
-            self.watch.refused(publish, "no_responders", now)
+            self.watch.refused(publish, reasons.NO_RESPONDERS, now)
             for receive in self._receivers(text(publish.reply)):
                 receive(status(publish.reply, "503"))
 
@@ -92,7 +92,7 @@ class Server:
         if len(stream.stored) > before:
             self.watch.stored(stream, stream.stored[-1], now)
         elif b"error" in pub_ack:
-            self.watch.refused(publish, "jetstream_10109" if stream.sealed else "limit", now)
+            self.watch.refused(publish, reasons.SEALED if stream.sealed else reasons.LIMIT, now)
         if not publish.reply:
             return
 
@@ -106,7 +106,9 @@ class Server:
     def subscribe(self, pattern: str, queue: str | None, receive: Receive) -> Interest | SourceError:
         """Add a subscription, or say why not."""
         if any(matches(denied, pattern) for denied in self.denied_subscriptions):
-            return SourceError(f'Permissions Violation for Subscription to "{pattern}"', reason="permission_denied")
+            return SourceError(
+                f'Permissions Violation for Subscription to "{pattern}"', reason=reasons.PERMISSION_DENIED
+            )
         interest = Interest(pattern, queue, receive)
         self._interests.append(interest)
         return interest
@@ -185,9 +187,9 @@ class Server:
         """Find the durable consumer or create it, or say why not."""
         stream = self.streams.get(spec.stream)
         if stream is not None and now < stream.leaderless_until:
-            return SourceError(f"the stream {spec.stream!r} has no leader", reason="jetstream_unavailable")
+            return SourceError(f"the stream {spec.stream!r} has no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
         if stream is None:
-            return SourceError(f"there is no stream {spec.stream!r}; create it first", reason="stream_not_found")
+            return SourceError(f"there is no stream {spec.stream!r}; create it first", reason=reasons.STREAM_NOT_FOUND)
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
             consumer = self.consumers[spec.stream, spec.durable] = Consumer(spec, stream, self.losses)
@@ -208,7 +210,7 @@ class Server:
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
             told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
-            return SourceError(told, reason="consumer_not_found")
+            return SourceError(told, reason=reasons.CONSUMER_NOT_FOUND)
         return _mismatch(spec, consumer) or consumer.state_at(now)
 
     def streams_of(self, subject: str) -> list[str] | SourceError:
@@ -223,7 +225,7 @@ class Server:
             return _may_not_ask()
         stream = self.streams.get(name)
         if stream is not None and now < stream.leaderless_until:
-            return SourceError(f"the stream {name!r} has no leader", reason="jetstream_unavailable")
+            return SourceError(f"the stream {name!r} has no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
         return None if stream is None else stream.state
 
     def ensure_stream(self, wanted: StreamConfig, now: float) -> tuple[StreamConfig, bool] | SourceError:
@@ -232,7 +234,7 @@ class Server:
         It deletes nothing: limits with `discard` "old" are not kept.
         """
         if not self.jetstream:
-            return SourceError("JetStream is not enabled", reason="no_jetstream")
+            return SourceError("JetStream is not enabled", reason=reasons.NO_JETSTREAM)
         state = self.state_of_stream(wanted.name, now)
         if isinstance(state, SourceError):
             return state
@@ -249,7 +251,7 @@ class Server:
                 wanted.name, wanted.subjects, duplicate_window=window, max_messages=refuses_at, config=wanted
             )
         except ValueError as error:
-            return SourceError(str(error), reason="stream_refused")
+            return SourceError(str(error), reason=reasons.STREAM_REFUSED)
         return self.streams[wanted.name].config, True
 
     def delete_consumer(self, stream: str, durable: str) -> None:
@@ -323,9 +325,9 @@ def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
     return SourceError(
         f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
         f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
-        reason="consumer_mismatch",
+        reason=reasons.CONSUMER_MISMATCH,
     )
 
 
 def _may_not_ask() -> SourceError:
-    return SourceError("this user may not publish to the JetStream API", reason="permission_denied")
+    return SourceError("this user may not publish to the JetStream API", reason=reasons.PERMISSION_DENIED)

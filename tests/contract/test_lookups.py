@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from router_trio.errors import SourceError
-from router_trio.link import LOOKUP_FAILED, LOOKUP_WITHIN, ConsumerState, Link, StreamState
+from router_trio.errors.reasons import LOOKUP_FAILED
+from router_trio.link import LOOKUP_WITHIN, ConsumerState, Link, StreamState
 from router_trio.protocol.framing import header_block, payload
 from router_trio.protocol.headers import find_number
 from tests.contract.orders import SPEC, sequences

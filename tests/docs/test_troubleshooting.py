@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from router_trio.errors.reasons import TABLE, Fault, Reason
 from tests.docs.pages import DOCS, ROOT, page
 
 PAGE = page(DOCS / "operations" / "troubleshooting.md")
@@ -19,6 +20,13 @@ NO_REASONS = {"explain", "paused", "received", "routed", "queue", "handler"}
 @pytest.mark.parametrize("reason", [word for word in REASONS if word not in NO_REASONS])
 def test_a_reason_is_one_that_the_code_gives(reason: str) -> None:
     assert re.search(rf"""["']{reason}[_"']""", CODE)
+
+
+@pytest.mark.parametrize(
+    "reason", [one for one in TABLE.values() if one.fault is not Fault.NONE], ids=lambda one: one.name
+)
+def test_each_reason_has_its_row_with_cause_and_cure(reason: Reason) -> None:
+    assert f"| `{reason.name}` | {reason.cause} | {reason.cure} |" in PAGE.text.splitlines()
 
 
 def test_there_are_reasons_to_look_for() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from router_trio.cli.dead_letters.letter import Letter, read_letter
-from router_trio.errors import EvaluationError, SourceError
+from router_trio.errors import EvaluationError, SourceError, reasons
 from router_trio.expressions.expression import Expression
 from router_trio.expressions.message import Facts
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
@@ -24,13 +24,13 @@ async def find_stream(link: NatsLink, pattern: str, named: str | None) -> str:
         if named in names:
             return named
         told = f"stream {named!r} takes no subject of {pattern!r}; those that do: {', '.join(names) or 'none'}"
-        raise SourceError(told, reason="stream_not_found")
+        raise SourceError(told, reason=reasons.STREAM_NOT_FOUND)
     if not names:
         told = f"no stream takes {pattern!r}, so no dead letters are stored; make one for it, as in [[streams]]"
-        raise SourceError(told, reason="stream_not_found")
+        raise SourceError(told, reason=reasons.STREAM_NOT_FOUND)
     if len(names) > 1:
         told = f"several streams take {pattern!r}: {', '.join(names)}; choose one with --stream"
-        raise SourceError(told, reason="several_streams")
+        raise SourceError(told, reason=reasons.SEVERAL_STREAMS)
     return names[0]
 
 

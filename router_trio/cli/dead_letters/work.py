@@ -18,7 +18,7 @@ from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.links import CommandLink, open_links
 from router_trio.cli.dead_letters.selection import Selection, find_stream
 from router_trio.cli.service.signals import run_with_signals
-from router_trio.errors import ConfigurationError, Problem, SourceError
+from router_trio.errors import ConfigurationError, Problem, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression
 from router_trio.nats.jetstream.api import StreamInfo
@@ -117,7 +117,7 @@ class _Job:
             told = (
                 f"stream {stored.stream!r} denies the deletion of messages (deny_delete): nothing was sent or deleted"
             )
-            raise SourceError(told, reason="deny_delete")
+            raise SourceError(told, reason=reasons.DENY_DELETE)
         if action == "redrive":
             source = self._route.source
             reserved = self._settings.connections[source.connection].reserved
@@ -134,7 +134,7 @@ class _Job:
         message = await stored.get(self._options.sequence)
         if message is None:
             told = f"stream {stored.stream!r} has no message {self._options.sequence}"
-            raise SourceError(told, reason="not_found")
+            raise SourceError(told, reason=reasons.NOT_FOUND)
         if self._options.json:
             print(output.as_json(message))
         else:

@@ -23,7 +23,7 @@ import trio
 from nats.aio.client import Client
 from nats.aio.transport import Transport
 
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, reasons
 from router_trio.nats.control_plane.asyncio_loop import aio_as_trio, open_loop
 from router_trio.nats.info import ServerInfo, quote
 from router_trio.protocol.framing import PING, PONG
@@ -112,7 +112,7 @@ class RunningClient:
             if task is not None:
                 task.add_done_callback(lambda _task: died.set())
         await died.wait()
-        raise LinkError("the control plane of the connection ended", reason="control_plane")
+        raise LinkError("the control plane of the connection ended", reason=reasons.CONTROL_PLANE)
 
     def forget_inbox(self) -> None:
         """Have nats-py subscribe to an inbox for its answers anew: the server refused the one that it thinks it has."""
@@ -138,7 +138,9 @@ async def open_client(transport: WireTransport, inbox_prefix: str) -> AsyncItera
             )
         except (nats.errors.Error, OSError) as error:
             told = quote(str(error)) or type(error).__name__
-            raise LinkError(f"the control plane of the connection failed: {told}", reason="control_plane") from error
+            raise LinkError(
+                f"the control plane of the connection failed: {told}", reason=reasons.CONTROL_PLANE
+            ) from error
         try:
             yield RunningClient(client, loop)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.jetstream.answers import AnswerError
 
@@ -43,7 +43,7 @@ class Api:
             return read(answer)
         except AnswerError as error:
             raise SourceError(
-                f"the answer to {subject} is not an answer of JetStream: {error}", reason="bad_answer"
+                f"the answer to {subject} is not an answer of JetStream: {error}", reason=reasons.BAD_ANSWER
             ) from error
 
 

@@ -5,7 +5,7 @@ And how one is, in the words of `link`.
 
 from __future__ import annotations
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState
 from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo
@@ -85,7 +85,7 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
         raise SourceError(
             f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
             f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
-            reason="consumer_mismatch",
+            reason=reasons.CONSUMER_MISMATCH,
         )
 
 

@@ -15,7 +15,7 @@ from math import inf
 import nats.errors
 import trio
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import ConsumerSpec, ConsumerState, Limits, Progress, Subscription
 from router_trio.nats.jetstream import past
@@ -114,7 +114,7 @@ class WirePullConsumer:
         except ApiError as error:
             if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
                 told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
-                raise SourceError(told, reason="consumer_not_found") from error
+                raise SourceError(told, reason=reasons.CONSUMER_NOT_FOUND) from error
             raise _refused(spec, error) from error
         compare(spec, info.config)
         state = state_of(spec, info)
@@ -220,11 +220,13 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             told = (
                 "is not a valid name of a stream or consumer: use up to 255 characters, no space and none of . * > / \\"
             )
-            raise SourceError(f"{excerpt(name)!r} {told}", reason="invalid_name")
+            raise SourceError(f"{excerpt(name)!r} {told}", reason=reasons.INVALID_NAME)
     with api_errors(spec, api):
         stream = await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)
         if stream.name != spec.stream:
-            raise SourceError(f"the answer about stream {spec.stream!r} is about another one", reason="bad_answer")
+            raise SourceError(
+                f"the answer about stream {spec.stream!r} is about another one", reason=reasons.BAD_ANSWER
+            )
         doubtful = past.is_doubtful(spec, stream)
         went_back = past.went_back(spec, stream)
         if went_back is None and doubtful:
@@ -283,15 +285,17 @@ def api_errors(spec: ConsumerSpec, api: Api) -> Iterator[None]:
     except ApiError as error:
         raise _refused(spec, error) from error
     except nats.errors.NoRespondersError as error:
-        raise SourceError(no_jetstream(api.prefix), reason="jetstream_unavailable") from error
+        raise SourceError(no_jetstream(api.prefix), reason=reasons.JETSTREAM_UNAVAILABLE) from error
     except TimeoutError as error:
         raise SourceError(
             f"no answer of the JetStream API within {API_TIMEOUT:g} s; may this user publish to {api.prefix}.> "
             "and subscribe below its inbox_prefix?",
-            reason="timeout",
+            reason=reasons.TIMEOUT,
         ) from error
     except nats.errors.Error as error:
-        raise SourceError(f"the JetStream API could not be asked: {error}", reason="jetstream_unavailable") from error
+        raise SourceError(
+            f"the JetStream API could not be asked: {error}", reason=reasons.JETSTREAM_UNAVAILABLE
+        ) from error
 
 
 async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> ConsumerConfig:
@@ -318,16 +322,16 @@ async def _consumer(api: Api, spec: ConsumerSpec) -> ConsumerInfo:
 def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
     if error.code == NOT_FOUND and error.error_code == CONSUMER_NOT_FOUND:
         told = f"the durable {spec.durable!r} of stream {spec.stream!r} is gone"
-        return SourceError(told, reason="consumer_deleted")
+        return SourceError(told, reason=reasons.CONSUMER_DELETED)
     if error.code == NOT_FOUND:
         told = f"there is no stream {spec.stream!r}; create it, or correct `stream` of this route"
-        return SourceError(told, reason="stream_not_found")
+        return SourceError(told, reason=reasons.STREAM_NOT_FOUND)
     if error.code == UNAVAILABLE:
         return SourceError(
             "JetStream is not enabled on this server or for this account, or has no leader now",
-            reason="jetstream_unavailable",
+            reason=reasons.JETSTREAM_UNAVAILABLE,
         )
-    return SourceError(f"JetStream refused the consumer: {error.description}", reason="consumer_refused")
+    return SourceError(f"JetStream refused the consumer: {error.description}", reason=reasons.CONSUMER_REFUSED)
 
 
 async def _progress(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info
 from router_trio.nats.jetstream.lookups import NOT_ENABLED, NOT_FOUND, UNAVAILABLE, Lookups, is_name, said
@@ -17,7 +17,7 @@ NAME_IN_USE = 10058
 async def ensure_stream(lookups: Lookups, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
     """See `link.Link.ensure_stream`."""
     if not is_name(wanted.name):
-        raise SourceError(f"{excerpt(wanted.name)!r} is not a valid name of a stream", reason="invalid_name")
+        raise SourceError(f"{excerpt(wanted.name)!r} is not a valid name of a stream", reason=reasons.INVALID_NAME)
     found = await _find(lookups, wanted.name)
     if found is not None:
         return _config(found), False
@@ -32,7 +32,7 @@ async def ensure_stream(lookups: Lookups, wanted: StreamConfig) -> tuple[StreamC
         if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
             raise said(error) from error
         told = f"the server refused to make the stream {wanted.name!r}: {excerpt(error.description)}"
-        raise SourceError(told, reason="stream_refused") from error
+        raise SourceError(told, reason=reasons.STREAM_REFUSED) from error
     return _config(made), True
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import trio
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import ConsumerSpec
 from router_trio.nats.info import ServerInfo
@@ -47,7 +47,7 @@ def check_version(info: ServerInfo) -> None:
     """
     if info.major_minor is not None and info.major_minor < SINCE:
         told = f"nats-server {excerpt(info.version)} has no pinned consumers, which standby needs: since 2.11"
-        raise SourceError(f"{told}; upgrade it, or remove standby", reason="server_too_old")
+        raise SourceError(f"{told}; upgrade it, or remove standby", reason=reasons.SERVER_TOO_OLD)
 
 
 async def wait_for_pin(
@@ -80,7 +80,9 @@ async def wait_for_pin(
             await asked(HEARD_WITHIN, expires=int(ASK_FOR * 1e9), idle_heartbeat=heartbeat)
             if waiting.code == 503 or (waiting.code == 409 and "deleted" in waiting.words):
                 told = f"nobody answers for the durable {spec.durable!r} of stream {spec.stream!r}"
-                raise SourceError(told, reason="consumer_deleted" if waiting.code == 409 else "no_responders")
+                raise SourceError(
+                    told, reason=reasons.CONSUMER_DELETED if waiting.code == 409 else reasons.NO_RESPONDERS
+                )
             if waiting.code == 409:
                 await trio.sleep(1.0)  # a change of leaders, or a limit: asked at once, it would say the same
         return waiting.pin

@@ -1,7 +1,7 @@
 """What is asked of JetStream beside the messages: which streams there are, how they and a consumer are.
 
 A question that this user may not ask, or that nobody answers in time, is a `SourceError` with a reason of
-`link.LOOKUP_FAILED`: it says nothing of what was looked up. Nothing here is tried again.
+`reasons.LOOKUP_FAILED`: it says nothing of what was looked up. Nothing here is tried again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 import nats.errors
 import trio
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.link import LOOKUP_WITHIN, StreamState
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info, stream_names
 from router_trio.nats.jetstream.ask import API, Api, no_jetstream
@@ -63,14 +63,14 @@ class Lookups:
                 raise _not_enabled(api.prefix) from error
             except TimeoutError as error:
                 told = f"no answer to {named} within {LOOKUP_WITHIN:g} s"
-                raise SourceError(told, reason="timeout") from error
+                raise SourceError(told, reason=reasons.TIMEOUT) from error
             except nats.errors.Error as error:
-                raise SourceError(f"{named} could not be asked", reason="jetstream_unavailable") from error
+                raise SourceError(f"{named} could not be asked", reason=reasons.JETSTREAM_UNAVAILABLE) from error
             finally:
                 asking.remove(scope)
                 if not asking:
                     self._asking.pop(subject, None)
-        raise SourceError(f"this user may not publish to {named}", reason="permission_denied")
+        raise SourceError(f"this user may not publish to {named}", reason=reasons.PERMISSION_DENIED)
 
     def denied(self, subject: bytes) -> None:
         """The server refused a publish to this subject: whoever waits for an answer to it gets none."""
@@ -114,7 +114,7 @@ class Lookups:
                 return None
             raise said(error) from error
         if info.name != name:
-            raise SourceError(f"the answer about stream {name!r} is about another one", reason="bad_answer")
+            raise SourceError(f"the answer about stream {name!r} is about another one", reason=reasons.BAD_ANSWER)
         limits = (info.max_messages, info.max_bytes, info.max_messages_per_subject, info.max_message_size)
         return StreamState(
             info.name, info.subjects, _refuses(info), _room(info), info.messages, limits, batched=info.allow_batched
@@ -125,11 +125,11 @@ def said(error: ApiError) -> SourceError:
     """Return the error for an answer that is one, and says nothing of what was asked about."""
     if error.error_code in NOT_ENABLED:
         return _not_enabled(API)
-    return SourceError(f"JetStream answered: {error.description}", reason="jetstream_unavailable")
+    return SourceError(f"JetStream answered: {error.description}", reason=reasons.JETSTREAM_UNAVAILABLE)
 
 
 def _not_enabled(prefix: str) -> SourceError:
-    return SourceError(no_jetstream(prefix), reason="no_jetstream")
+    return SourceError(no_jetstream(prefix), reason=reasons.NO_JETSTREAM)
 
 
 def _refuses(info: StreamInfo) -> tuple[str, str] | None:

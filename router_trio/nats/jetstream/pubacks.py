@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
+from router_trio.errors import reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LinkListener, PubAck, stored, stored_each
 from router_trio.nats.jetstream.answers import AnswerError, Object, read
@@ -73,7 +74,7 @@ def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
     """Return the stream that stored a publish, the sequence there, and True if it had it already. Raises `Refused`."""
     code, description = headers.status(framing.header_block(raw))
     if code == 503:
-        raise Refused("no_responders", "no stream takes this subject", True)
+        raise Refused(reasons.NO_RESPONDERS, "no stream takes this subject", True)
     try:
         answer = read(framing.payload(raw), MAX_ANSWER)
         error = answer.object("error")
@@ -83,7 +84,7 @@ def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
         return (stream, answer.text("domain", "")), sequence, answer.flag("duplicate")
     except AnswerError as wrong:
         told = f"not a PubAck: {code} {description}" if code else f"not a PubAck: {wrong}"
-        raise Refused("bad_answer", told) from wrong
+        raise Refused(reasons.BAD_ANSWER, told) from wrong
 
 
 def refusal(error: Object) -> Refused:
@@ -128,7 +129,7 @@ class PubAcks:
             # Another answer to the same publish may be the right one.
             others = {order for pubacks in self._kept.values() for order, _ in pubacks}
             for order in dict.fromkeys(order for order, _ in kept if order not in others):
-                self._listener.ack_refused(order, "bad_answer", told, False)
+                self._listener.ack_refused(order, reasons.BAD_ANSWER, told, False)
         self._listener.read_done()
 
     def read(self, batch: Sequence[framing.RawMessage]) -> None:
@@ -241,11 +242,11 @@ class PubAcks:
 
 def _reason(code: int, detail: str) -> str:
     if code in _TOO_LARGE:
-        return "too_large"
+        return reasons.TOO_LARGE
     words = detail.lower()
     if "wrong last" in words or "expected stream" in words:
-        return "wrong_expectation"
+        return reasons.WRONG_EXPECTATION
     if "maximum" in words or "insufficient" in words or "exceeded" in words:
-        return "limit"
+        return reasons.LIMIT
     # It becomes the label of a counter: others than those that there may be are not told apart.
-    return f"jetstream_{code}" if code in _JETSTREAM else "jetstream"
+    return reasons.of_code(code) if code in _JETSTREAM else reasons.JETSTREAM

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from router_trio.errors import LinkError, SourceError
+from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import redact, told_by
 from router_trio.nats.control_plane.asyncio_loop import aio_as_trio, open_loop
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info
@@ -105,12 +105,12 @@ async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]
             return result
         except nats.js.errors.Error as error:
             told = f"JetStream at {redact(url)} refused: {told_by(error)}"
-            failure, cause = SourceError(told, reason="jetstream"), error
+            failure, cause = SourceError(told, reason=reasons.JETSTREAM), error
         except (ApiError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             # But for the first, these are what comes of an answer that is none: ours is a ValueError, the others are
             # nats-py's, which reads messages here.
             told = f"JetStream at {redact(url)} refused: {told_by(error)}"
-            failure, cause = SourceError(told, reason="jetstream"), error
+            failure, cause = SourceError(told, reason=reasons.JETSTREAM), error
         except (TimeoutError, nats.errors.Error, OSError) as error:
             failure, cause = LinkError(f"can't talk to the server at {redact(url)}: {told_by(error)}"), error
     raise failure from cause

@@ -13,9 +13,10 @@ Pure and synchronous; the time is given.
 
 from __future__ import annotations
 
+from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation
 
-ENDED_BY_SERVER = {"server_error": 2, "too_large": 2, "closed": 5}
+ENDED_BY_SERVER = {reasons.SERVER_ERROR: 2, reasons.TOO_LARGE: 2, reasons.CLOSED: 5}
 """Reasons of a loss that what was sent may have caused, and how many links in a row prove it."""
 
 ANSWERED_WITHIN = 1.0

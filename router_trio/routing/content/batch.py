@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from router_trio.errors import EvaluationError, MappingError, PublishError
+from router_trio.errors.reasons import UNMATCHED, WHEN
 from router_trio.expressions.message import Arrived, Facts
 from router_trio.outbox.operation import FrameOwners
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.delivery import BatchDelivery, Delivery
 from router_trio.routing.outlets.outlet import Outlet
-from router_trio.routing.policy.reasons import UNMATCHED, WHEN
 
 _Way = tuple[Callable[[RawMessage], None] | None, Callable[[RawMessage, Facts], bytes] | None, Callable[[bytes], None]]
 """What keeps a message as it comes; or what makes its frame, and what keeps that; neither: it goes by itself."""

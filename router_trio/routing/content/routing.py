@@ -7,7 +7,8 @@ from hashlib import blake2b
 
 from trio import current_time
 
-from router_trio.errors import EvaluationError, RouterError
+from router_trio.errors import EvaluationError, PublishError, RouterError
+from router_trio.errors.reasons import UNMATCHED, WHEN
 from router_trio.events import Emit
 from router_trio.expressions.message import Facts
 from router_trio.message import Message
@@ -21,7 +22,6 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy import hops
-from router_trio.routing.policy.reasons import UNMATCHED, WHEN
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
 from router_trio.routing.tracing import Tracing
@@ -154,8 +154,11 @@ class ContentRouting(Routing):
                 except RouterError as error:
                     self.not_accepted(error, delivery, outlet)
 
-    def expression_failed(self, error: EvaluationError, delivery: Delivery) -> None:
-        """An expression has no value for a message: it fails. `Delivery.done` is the caller's."""
+    def expression_failed(self, error: EvaluationError | PublishError, delivery: Delivery) -> None:
+        """Fail a message for which an expression has no value, or with headers that can't be written.
+
+        `Delivery.done` is the caller's.
+        """
         delivery.fail(error.reason, Failure(error.reason, str(error)))
         self.emit_failure_of(delivery, error.reason, str(error))
 
@@ -164,14 +167,14 @@ class ContentRouting(Routing):
     ) -> bool:
         """See `Routing`. What the handler made of the message is what decides."""
         unchanged = answer.headers is message.headers
-        block = framing.header_block(delivery.raw) if unchanged else headers.encode(answer.headers)
-        if self.plan.counts_hops:
-            block = hops.carried(block, framing.header_block(delivery.raw))
         content = self.content
         try:
+            block = framing.header_block(delivery.raw) if unchanged else headers.encode(answer.headers)
+            if self.plan.counts_hops:
+                block = hops.carried(block, framing.header_block(delivery.raw))
             facts = content.facts_of(answer.subject, block, answer.payload, delivery)
             chosen = content.choose_for(facts, delivery, number)
-        except EvaluationError as error:
+        except (EvaluationError, PublishError) as error:
             self.expression_failed(error, delivery)
             return True
 

@@ -13,7 +13,7 @@ import trio
 
 from router_trio.connection.shared_subscription import Member, SharedSubscription
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import MappingError, PublishError
+from router_trio.errors import MappingError, PublishError, reasons
 from router_trio.events import Emit
 from router_trio.link import Deliver, Link, SharedDelivery
 from router_trio.protocol import framing
@@ -162,9 +162,9 @@ class CoreRoute(Route):
         if self._flow is not None:
             left += self._flow.clear()
         if left > 0:
-            self.state.failed["shutdown"] += left
+            self.state.failed[reasons.SHUTDOWN] += left
             self._never_routed(left)
-            self.routing.emit_failure("shutdown", "received, and not routed before the shutdown", count=left)
+            self.routing.emit_failure(reasons.SHUTDOWN, "received, and not routed before the shutdown", count=left)
         return left
 
     async def _route_arriving(self) -> None:
@@ -289,9 +289,9 @@ class CoreRoute(Route):
         self.state.fates["lost"] += count
 
     def _overflow(self, count: int) -> None:
-        self.state.failed["slow_consumer"] += count
+        self.state.failed[reasons.SLOW_CONSUMER] += count
         self._never_routed(count)
-        self.routing.emit_failure("slow_consumer", "more came than the destinations took", count=count)
+        self.routing.emit_failure(reasons.SLOW_CONSUMER, "more came than the destinations took", count=count)
 
 
 def _forward_each(outlet: Outlet, owner: BatchTracker, batch: list[framing.RawMessage]) -> list[tuple[int, str, str]]:

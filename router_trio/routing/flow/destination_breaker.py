@@ -11,19 +11,15 @@ from collections.abc import Callable
 
 import trio
 
+from router_trio.errors.reasons import OF_THE_MESSAGE, OF_THE_WAY, OUT_OF_TURN
 from router_trio.events import BreakerClosed, BreakerOpened, Emit
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
-from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.tracker import BreakerTracker
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, Breaker
-from router_trio.routing.policy.reasons import OF_THE_MESSAGE
 from router_trio.settings import BreakerSettings
 from router_trio.states import BreakerState, RouteState
-
-OF_THE_WAY = frozenset({"not_connected", "queue_full", "expired", "shutdown", "worker_lost", OUT_OF_TURN})
-"""Reasons of failures of publishes that no server has seen: they say nothing of the destination."""
 
 _LEFT_ALONE = "the breaker of its destination is open"
 

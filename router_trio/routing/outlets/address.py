@@ -7,7 +7,7 @@ server. What is remembered is short and bounded: see `MAX_REMEMBERED_BYTES`.
 from __future__ import annotations
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import MappingError
+from router_trio.errors import MappingError, reasons
 from router_trio.protocol import framing
 from router_trio.routing.plans import Destination
 
@@ -71,7 +71,7 @@ class Address:
             raise MappingError(
                 f"a control line of {size} bytes is more than the {limit} bytes (max_control_line) that the server of "
                 f"connection {self._connection.name!r} takes; map to shorter subjects",
-                reason="too_large",
+                reason=reasons.TOO_LARGE,
             )
 
     def _mapped(self, subject: bytes) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import PublishError
+from router_trio.errors import PublishError, reasons
 from router_trio.message import Message
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
@@ -25,7 +25,7 @@ def measure(connection: Connection, size: int) -> None:
         raise PublishError(
             f"{size} bytes with headers are more than the max_payload of {connection.max_payload} bytes of "
             f"connection {connection.name!r}",
-            reason="too_large",
+            reason=reasons.TOO_LARGE,
         )
 
 

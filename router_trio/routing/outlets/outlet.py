@@ -292,8 +292,8 @@ class Outlet:
             reply = self._carried_reply(framing.wire(message.reply))
         chosen = b""
         if message.headers is not origin.headers:
-            chosen = chosen_id(message, origin)
             block = headers.encode(self.contents.control.removed_from(message.headers, origin.headers))
+            chosen = chosen_id(message, origin)  # of headers that can be written
         else:
             block = self.contents.without_control(framing.header_block(raw)) if raw[2] else b""
         block = self.contents.transformed(block, facts)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from router_trio.errors.reasons import HANDLER_ERROR, NEVER_AGAIN
 from router_trio.settings import RouteSettings
-from router_trio.settings.retry import HANDLER_ERROR, REJECTED, RetrySettings
+from router_trio.settings.retry import RetrySettings
 
 LONGEST_SPREAD = 60.0
 """Seconds by which many retries may be spread, besides their delays."""
@@ -66,7 +67,7 @@ class RetryPolicy:
 
     def over(self, failure: Failure, attempts: int) -> bool:
         """Return True if there is no further attempt after so many, the last of which failed like this."""
-        if 0 < self._attempts <= attempts or failure.reason == REJECTED:
+        if 0 < self._attempts <= attempts or failure.reason in NEVER_AGAIN:
             return True
         return bool(self._never) and _is_among(failure, self._never)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import PublishError, RouterError
+from router_trio.errors import PublishError, RouterError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.message import Message
 from router_trio.protocol import framing, headers, message_ids
@@ -61,7 +61,7 @@ class Responder:
                 frame = framing.publish(reply, one.payload, headers=block)
                 self.connection.outbox.offer(frame, owner=owner)
             except RouterError as error:
-                reason = error.reason if isinstance(error, PublishError) else "error"
+                reason = error.reason if isinstance(error, PublishError) else reasons.ERROR
                 delivery.fail(reason, Failure(reason, str(error)))
                 if delivery.trace is not None:
                     delivery.trace.refused(REPLY, reason, str(error))
@@ -81,9 +81,9 @@ class Responder:
         """Return where to answer; None, and counted why, if nowhere."""
         reply = delivery.raw[1]
         if not reply:
-            why = "no_reply"
+            why = reasons.NO_REPLY
         elif not self._may_answer_at(reply):
-            why = "reserved_subject"
+            why = reasons.RESERVED_SUBJECT
         else:
             return reply
         self._state.unanswered[why] += 1

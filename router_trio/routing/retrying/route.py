@@ -13,7 +13,7 @@ import trio
 
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import EvaluationError, RouterError
+from router_trio.errors import EvaluationError, RouterError, reasons
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage, text
@@ -26,9 +26,6 @@ from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
 from router_trio.routing.policy.retry_queue import RetryQueue
 from router_trio.routing.retrying.core_delivery import CoreDelivery
 from router_trio.routing.retrying.dead_letters import DeadLetter, DeadLetters
-
-DECIDED_BY_QUEUE = frozenset({"queue_full", "expired", "shutdown"})
-"""Reasons of failures that a setting of the connection wants: what its queue may hold, and for how long."""
 
 
 class RetryingRoute(CoreRoute):
@@ -190,14 +187,16 @@ class RetryingRoute(CoreRoute):
             self._until_due.deadline = min(self._until_due.deadline, due)
             self._no_longer_under_way()
         else:
-            self.state.failed["retry_full"] += 1
+            self.state.failed[reasons.RETRY_FULL] += 1
             self.routing.emit_failure_of(
-                delivery, "retry_full", "more messages failed than are kept for another attempt"
+                delivery, reasons.RETRY_FULL, "more messages failed than are kept for another attempt"
             )
             self._give_up(delivery, GivenUp(failure, delivery.attempts))
 
     def _is_last(self, failure: Failure, attempts: int) -> bool:
-        return self._closing.is_set() or failure.reason in DECIDED_BY_QUEUE or self._policy.over(failure, attempts)
+        return (
+            self._closing.is_set() or failure.reason in reasons.DECIDED_BY_QUEUE or self._policy.over(failure, attempts)
+        )
 
     def _give_up(self, delivery: CoreDelivery, dead: GivenUp) -> None:
         """That was the last attempt at a message: it is under way until its dead letter is settled, if it has one."""
@@ -222,7 +221,7 @@ class RetryingRoute(CoreRoute):
             self._not_stored(delivery, fate.reason or fate.name, None)
 
     def _not_stored(self, delivery: CoreDelivery, reason: str, detail: str | None) -> None:
-        self.state.failed["dead_letter"] += 1
+        self.state.failed[reasons.DEAD_LETTER] += 1
         now, subject = trio.current_time(), text(delivery.raw[0])
         self._emit(DeadLetterNotStored(at=now, route=self.state.name, reason=reason, subject=subject, detail=detail))
         self._settled(delivery, "lost")

@@ -12,7 +12,7 @@ from contextlib import suppress
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, reasons
 from router_trio.events import AckFailed, Emit, NakFailed
 from router_trio.link import Link
 from router_trio.routing.stream.subject_order import Awaited
@@ -94,4 +94,4 @@ class Acks:
 
 
 def _not_connected() -> LinkError:
-    return LinkError("not connected", reason="not_connected")
+    return LinkError("not connected", reason=reasons.NOT_CONNECTED)

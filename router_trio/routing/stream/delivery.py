@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from router_trio.errors.reasons import OF_THE_MESSAGE, OUT_OF_TURN
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
-from router_trio.outbox.outbox import OUT_OF_TURN
 from router_trio.protocol import ack_reply, framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.policy.reasons import OF_THE_MESSAGE
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.tracing import MessageTrace

@@ -12,7 +12,7 @@ from itertools import compress
 
 import trio
 
-from router_trio.errors import RouterError
+from router_trio.errors import RouterError, reasons
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
 from router_trio.protocol.framing import text
@@ -107,7 +107,7 @@ class Retrying:
         if letters is None:
             self._let_go(delivery, dead)
         elif not letters.reachable:
-            self._not_stored(delivery, dead, "not_connected", "the connection is away")
+            self._not_stored(delivery, dead, reasons.NOT_CONNECTED, "the connection is away")
         else:
             try:
                 letters.store(delivery, dead, self._settled)
@@ -130,7 +130,7 @@ class Retrying:
     def _not_stored(self, delivery: StreamDelivery, dead: GivenUp, reason: str, detail: str | None) -> None:
         """A dead letter could not be stored: its message stays in the stream."""
         now = trio.current_time()
-        self._state.failed["dead_letter"] += 1
+        self._state.failed[reasons.DEAD_LETTER] += 1
         self._emit(
             DeadLetterNotStored(
                 at=now,

@@ -16,7 +16,7 @@ from operator import attrgetter
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit
 from router_trio.link import Link, PullConsumer
 from router_trio.routing.pipeline import Routing
@@ -126,7 +126,7 @@ class StreamRoute(Route):
         try:
             await self._receive_from(link, consumer, tried)
         except SourceError as error:
-            if error.reason == "consumer_deleted" and self._pull_loop.shared:
+            if error.reason == reasons.CONSUMER_DELETED and self._pull_loop.shared:
                 # A process that took all there was knows best where the next durable begins: it goes first.
                 self._retry.wait_longer(GIVES_WAY_FOR)
             raise

@@ -6,31 +6,9 @@ import re
 from collections.abc import Iterator
 
 from router_trio.errors import Problem
-from router_trio.settings.retry import HANDLER_ERROR, RetrySettings
+from router_trio.errors.reasons import HANDLER_ERROR, TO_NAME
+from router_trio.settings.retry import RetrySettings
 from router_trio.settings.units import format_duration
-
-REASONS = (
-    HANDLER_ERROR,
-    "mapping",
-    "reserved_subject",
-    "invalid_subject",
-    "invalid_header",
-    "expression",
-    "loop",
-    "error",
-    "poison",
-    "too_large",
-    "wrong_expectation",
-    "permission_denied",
-    "no_responders",
-    "timeout",
-    "bad_answer",
-    "queue_full",
-    "expired",
-    "not_connected",
-    "retry",
-)
-"""Reasons that are known beforehand: those of a server's refusals are jetstream_ and its error code."""
 
 _REASON = re.compile(rf"[a-z][a-z0-9_]*|{HANDLER_ERROR}:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
@@ -50,7 +28,7 @@ def check_reasons(path: str, retry: RetrySettings | None) -> Iterator[Problem]:
                 f"{reason!r} is no reason; take one of router_messages_failed_total, such as 'mapping', or "
                 "'handler_error:ValueError' for what a handler raises",
             )
-        elif ":" not in reason and reason not in REASONS and (near := _misspelt(reason)) is not None:
+        elif ":" not in reason and reason not in TO_NAME and (near := _misspelt(reason)) is not None:
             yield Problem(where, f"no message fails with the reason {reason!r}; did you mean {near!r}?")
 
 
@@ -58,4 +36,4 @@ def _misspelt(reason: str) -> str | None:
     """Return the reason that is meant, if it is nearly written like that: others may be right, and not be known."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(reason, REASONS, n=1, cutoff=0.85)), None)
+    return next(iter(get_close_matches(reason, TO_NAME, n=1, cutoff=0.85)), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from operator import add
 
+from router_trio.errors import reasons
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
 from router_trio.states import BREAKER_GAUGE, FILTER_REASONS, ROUTE_FATES, RUNNING, UNANSWERED_REASONS
@@ -20,36 +21,14 @@ CONNECTION = ("connection",)
 ROUTE = ("connection", "route")
 BREAKER = (*ROUTE, "destination", "destination_connection")
 
-PUBLISH_REASONS = ("not_connected", "permission_denied", "too_large")
 FAILURE_REASONS: Mapping[str, Labels] = {
-    "publish": PUBLISH_REASONS,
-    "publish_with_ack": (*PUBLISH_REASONS, "no_responders", "timeout"),
-    "ack": ("not_connected",),
-    "nak": ("not_connected",),
-    "subscribe": ("not_connected",),
+    "publish": reasons.labelled(reasons.PUBLISHES),
+    "publish_with_ack": reasons.labelled(reasons.PUBLISHES_WITH_ACK),
+    "ack": reasons.labelled(reasons.ANSWERS),
+    "nak": reasons.labelled(reasons.ANSWERS),
+    "subscribe": reasons.labelled(reasons.ANSWERS),
 }
 """Reasons of failed operations that are known beforehand; others appear when they happen first."""
-
-ROUTE_FAILURE_REASONS = (
-    "expression",
-    "not_connected",
-    "handler_error",
-    "rejected",
-    "retry",
-    "mapping",
-    "reserved_subject",
-    "slow_consumer",
-    "queue_full",
-    "permission_denied",
-    "too_large",
-    "dead_letter",
-    "retry_full",
-    "shutdown",
-    "worker_lost",
-)
-
-MIRROR_FAILURE_REASONS = ("expression", "mapping", "not_connected", "permission_denied", "queue_full", "too_large")
-GIVEN_UP_REASONS = ("expression", "handler_error", "mapping", "rejected", "retry", "timeout", "too_large")
 
 
 def _gauge(name: str, text: str, number: Callable[[ConnectionView], float]) -> Metric:
@@ -181,14 +160,14 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "counter",
         (*ROUTE, "reason"),
         "Messages that could not be routed.",
-        readers.route_by(ROUTE_FAILURE_REASONS, lambda route: route.failed),
+        readers.route_by(reasons.labelled(reasons.FAILURES), lambda route: route.failed),
     ),
     Metric(
         "router_mirror_failures_total",
         "counter",
         (*ROUTE, "reason"),
         "Copies for mirrors that were not delivered. They fail no message.",
-        readers.route_by(MIRROR_FAILURE_REASONS, lambda route: route.mirror_failed),
+        readers.route_by(reasons.labelled(reasons.MIRRORS), lambda route: route.mirror_failed),
     ),
     Metric(
         "router_messages_dead_lettered_total",
@@ -202,7 +181,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "counter",
         (*ROUTE, "reason"),
         "Messages that are not tried again, with a dead letter or without, by the reason of their last failure.",
-        readers.route_by(GIVEN_UP_REASONS, lambda route: route.given_up),
+        readers.route_by(reasons.labelled(reasons.GIVEN_UP), lambda route: route.given_up),
     ),
     Metric(
         "router_messages_filtered_total",

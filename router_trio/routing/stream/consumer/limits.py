@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.link import ConsumerSpec, PullConsumer
 from router_trio.routing.policy.failures import MOST_REMEMBERED
@@ -42,7 +42,7 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
         raise SourceError(
             f"what is given up would be deleted, since the stream {spec.stream!r} has {retention} retention, and this "
             "route has no dead letters; add [routes.dead_letter], or remove attempts and not from [routes.retry]",
-            reason="would_delete",
+            reason=reasons.WOULD_DELETE,
         )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import trio
 
 from router_trio.connection.pull_credit import PullBudget
-from router_trio.errors import SourceError
-from router_trio.link import LOOKUP_FAILED, ConsumerState, PullConsumer
+from router_trio.errors import SourceError, reasons
+from router_trio.link import ConsumerState, PullConsumer
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.consumer.standstill import standstill
 from router_trio.routing.stream.pulling.payloads import Payloads
@@ -91,10 +91,10 @@ class ConsumerChecks:
             try:
                 state = await consumer.check()
             except SourceError as error:
-                if error.reason not in LOOKUP_FAILED and error.reason != "consumer_not_found":
+                if error.reason not in reasons.LOOKUP_FAILED and error.reason != reasons.CONSUMER_NOT_FOUND:
                     self._lost(error)
                     return
-                if error.reason == "permission_denied" and not doubtful:
+                if error.reason == reasons.PERMISSION_DENIED and not doubtful:
                     pause = DENIED_CHECK_EVERY
             else:
                 before = self._before

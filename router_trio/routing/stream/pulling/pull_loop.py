@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 import trio
 
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.link import SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
@@ -204,7 +204,7 @@ class PullLoop:
                     await self._look_again.wait()
                 if self._lost is None and trio.current_time() >= self._silent_at:
                     told = f"nothing was heard of the consumer for {SILENCE:g} s"
-                    self._lost = SourceError(told, reason="consumer_silent")
+                    self._lost = SourceError(told, reason=reasons.CONSUMER_SILENT)
             nursery.cancel_scope.cancel()
         if self._lost is not None:
             raise self._lost

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -139,6 +141,53 @@ async def test_one_that_fails_for_what_it_is_holds_up_nobody(autojump_clock: Moc
         assert arrived(w, "x") == [payload for payload in numbers(20) if payload != b"3"]
         assert set(w.route.failed) == {"too_large"}
         assert w.route.reason is None
+
+
+@pytest.mark.parametrize("content", [False, True], ids=["as it comes", "by content"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"Größe": "7"},
+        {"a b": "1"},
+        {"A": "1\r\n2"},
+        {"A": "\ud800"},
+        {"Nats-Msg-Id": "\ud800"},
+        {"\ud800": "1"},
+        [("A", 1)],
+        [("A", ["1", "2"])],
+        [("Nats-Msg-Id", 5)],
+        [(b"A", "1")],
+    ],
+    ids=repr,
+)
+async def test_an_answer_with_a_header_that_can_not_be_written_fails_alone(
+    autojump_clock: MockClock, given: Any, content: bool
+) -> None:
+    """And holds up nothing behind it on its subject."""
+
+    def add(message: Message) -> Message:
+        return message.replace(headers=given) if message.payload == b"3" else message
+
+    destination = to("out.x", jetstream=True) | ({"when": "size < 1000"} if content else {})
+    handler = handled(add, to=destination, stream="IN", durable="router")
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 20, subjects="x")
+        await eventually(lambda: w.successes("ack") == 19)
+        assert arrived(w, "x") == [payload for payload in numbers(20) if payload != b"3"]
+        assert set(w.route.failed) == {"invalid_header"}
+        assert w.route.reason is None
+
+
+async def test_a_handler_may_return_a_dict_of_headers(autojump_clock: MockClock) -> None:
+    def add(message: Message) -> Message:
+        return message.replace(headers={**message.headers, "Name": "Größe"})
+
+    handler = handled(add, to=to("out.x", jetstream=True), stream="IN", durable="router")
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        w.broker.publish("in.x", b"1", headers={"Color": "red"})
+        await all_acked(w, 1)
+        (message,) = w.broker.messages("OUT")
+        assert (message.headers["Color"], message.headers["Name"]) == ("red", "Größe")
 
 
 async def test_what_is_refused_somewhere_waits_though_it_also_fails_for_what_it_is(autojump_clock: MockClock) -> None:
