@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING
 
 from router_trio.errors import ConfigurationError, HandlerError, Problem
@@ -59,28 +59,52 @@ def load_with_handlers(path: Path, *more: Path, workers: int | None = None) -> S
     return settings
 
 
+_HANDLERS_ARE_LOADED_BY = "router_trio.routing.handlers"
+
+
 class _WorkingDirectory:
     """Finds modules in one directory that are found nowhere else and are none of Python's own.
 
-    The end of `sys.path` would not do: a package without an `__init__.py`, such as `opentelemetry`, is only taken if no
-    directory of the path has a module of that name.
+    It finds them for handlers alone: the modules that a configuration names, and what these import themselves. What
+    any other module imports if it is there, as `simplejson` or `brotli`, at whatever time, is not looked for here.
+
+    The end of `sys.path` would not do: everybody looks there, and a package without an `__init__.py`, such as
+    `opentelemetry`, is only taken if no directory of the path has a module of that name.
     """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self._found: set[str] = set()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
         # Python's own may be missing on this platform, and then somebody who asks for one does without.
-        if path is not None or name in sys.stdlib_module_names:
+        if path is not None or name in sys.stdlib_module_names or not self._is_for_handlers(_importer()):
             return None
-        return PathFinder.find_spec(name, [self.directory], target)
+        spec = PathFinder.find_spec(name, [self.directory], target)
+        if spec is not None:
+            self._found.add(name)
+        return spec
+
+    def _is_for_handlers(self, importer: str) -> bool:
+        return importer == _HANDLERS_ARE_LOADED_BY or importer.partition(".")[0] in self._found
+
+
+def _importer() -> str:
+    """Return the name of the module whose code imports something now."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        if isinstance(name, str) and name != __name__ and name.partition(".")[0] != "importlib":
+            return name
+        frame = frame.f_back
+    return ""
 
 
 def search_working_directory() -> None:
-    """Let modules be imported from the working directory, behind all others."""
+    """Let handlers, and what they import, be imported from the working directory, behind all others."""
     directory = str(Path.cwd())
     if directory in sys.path or "" in sys.path:
         return

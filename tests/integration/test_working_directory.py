@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import site
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import command, environment, running
+from tests.support.command import ROOT, command, environment, running
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 
@@ -52,6 +55,26 @@ def _poison(directory: Path) -> None:
             (directory / f"{name}.py").write_text(POISON)
     assert (directory / "trio.py").exists()
     assert (directory / "ssl.py").exists()
+
+
+def _optional_imports() -> set[str]:
+    """What the packages that are installed import if it is there, and what is not there."""
+    names = set()
+    for folder in map(Path, site.getsitepackages()):
+        for name in (
+            "trio",
+            "nats",
+            "opentelemetry",
+            "starlette",
+            "h11",
+            "pydantic",
+            "cyclopts",
+            "requests",
+            "urllib3",
+        ):
+            for path in (folder / name).rglob("*.py"):
+                names |= set(re.findall(r"^\s+(?:import|from)\s+([A-Za-z]\w*)", path.read_text(), re.MULTILINE))
+    return {name for name in names | {"simplejson", "psutil", "brotli"} if find_spec(name) is None}
 
 
 @pytest.fixture
@@ -126,6 +149,71 @@ async def test_the_demo_and_an_embedded_server_import_nothing_of_it_either(poiso
     async with running("demo", "--duration", "3s", cwd=poisoned, python=WAYS["script"]) as demo:
         assert await demo.ended() == 0
     assert "POISONED" not in run.errors + demo.errors
+
+
+HANDLERS_WITH_A_LIBRARY = """
+import library, shared
+
+def loud(message):
+    library.work()
+    import later
+    return message.replace(payload=message.payload.upper())
+"""
+LIBRARY = """
+from importlib import import_module
+from importlib.util import find_spec
+
+def optional():
+    try:
+        import simplejson
+    except ImportError:
+        pass
+    for name in ("psutil", "brotli"):
+        assert find_spec(name) is None
+        try:
+            import_module(name)
+        except ImportError:
+            pass
+
+optional()
+work = optional
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_a_dependency_imports_if_it_is_there_is_not_looked_for_in_the_working_directory(
+    tmp_path: Path, way: str, workers: int, core_server: NatsServer
+) -> None:
+    """Neither of the router's own dependencies nor of a library that a handler imports, at any time."""
+    here, installed = tmp_path / "here", tmp_path / "installed"
+    here.mkdir()
+    installed.mkdir()
+    for name in _optional_imports():
+        (here / f"{name}.py").write_text(POISON)
+    assert (here / "simplejson.py").exists()
+    (installed / "library.py").write_text(LIBRARY)
+    (here / "own_handlers.py").write_text(HANDLERS_WITH_A_LIBRARY)
+    for name in ("shared", "later"):
+        (here / f"{name}.py").write_text("NAME = 1\n")
+    config = CONFIG.replace("SERVER", core_server.url).replace("console", "json")
+    (here / "router.toml").write_text(config.replace('subject = "in" }', 'subject = "in", queue = "routers" }'))
+    variables = {
+        "ROUTER_TRIO_TELEMETRY__TRACE_SAMPLE_RATIO": "1.0",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(installed)]),
+    }
+    arguments = ["run", "--workers", str(workers), "router.toml"]
+    async with running(*arguments, cwd=here, env=variables, python=WAYS[way]) as run:
+        await run.has_logged("ROUTER_STARTED")
+        async with connect(core_server.url) as client:
+            arrived = await client.subscribe("out")
+            await client.ping()
+            for _ in range(8):
+                await client.publish("in", b"hello")
+                assert (await arrived.next()).payload == b"HELLO"
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+    assert "POISONED" not in run.errors
 
 
 def test_a_handler_that_is_installed_goes_first(poisoned: Path) -> None:
