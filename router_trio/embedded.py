@@ -2,8 +2,9 @@
 
 Guarantees: the server listens on the loopback interface only, and the one of `open_embedded_server` lets in whoever has
 its URL, which other users of the machine don't. When `async with` is entered, it has greeted a client;
-when it is left, by whatever way, the process is gone and reaped. Its port is the same over restarts and nobody else
-gets it in between. If our own process is killed, the kernel kills the server as well (on Linux).
+when it is left, by whatever way, the process is gone and reaped. Its port is the same over restarts. While the server
+is down, the one of `open_embedded_server` leaves its port to nobody, so that no client gives its password to another
+program (on Linux). If our own process is killed, the kernel kills the server as well (on Linux).
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from typing import Self
 import trio
 
 from router_trio.errors import EmbeddedServerError
+from router_trio.forked import close_in_children
 
 HOST = "127.0.0.1"
 USER = "router"
 PASSWORD_BYTES = 24
+NAME_BYTES = 16
 READY_WITHIN = 15.0
 """Seconds that a server gets from its start to its first greeting."""
 STOP_WITHIN = 5.0
@@ -74,22 +77,50 @@ def find_server_binary() -> Path:
 def reserve_port(port: int = 0) -> Iterator[int]:
     """Hold a TCP port of the loopback interface for a server of ours; 0 takes a free one.
 
-    The socket is bound but never listens. On Linux that keeps everyone else off the port, also as the local end of
-    an outgoing connection, while a server that sets SO_REUSEADDR (nats-server does) may bind and listen on it, as
-    often as it likes. Elsewhere two such sockets exclude each other, so the port is only picked, not held.
+    The socket is bound but never listens. On Linux that keeps everyone off the port, also as the local end of an
+    outgoing connection, but for what sets SO_REUSEADDR, as nats-server does: that may bind and listen on it, as often
+    as it likes. Elsewhere two such sockets exclude each other, so the port is only picked, not held.
 
     Raises `EmbeddedServerError` if the port is taken.
     """
+    with _reserved(port) as holder:
+        yield holder.number
+
+
+class _Reservation:
+    """A port that is held by a socket, which is bound and never listens."""
+
+    def __init__(self, holder: socket.socket) -> None:
+        self._holder = holder
+        self.number: int = holder.getsockname()[1]
+
+    def allow(self) -> None:
+        """Let a server that sets SO_REUSEADDR listen on the port."""
+        self._set(1)
+
+    def forbid(self) -> None:
+        """Let no other socket have the port, also not when the server that listens on it now has ended (on Linux)."""
+        self._set(0)
+
+    def _set(self, reuse: int) -> None:
+        if self._holder.fileno() >= 0:
+            self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+
+
+@contextmanager
+def _reserved(port: int = 0) -> Iterator[_Reservation]:
+    """See `reserve_port`."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             holder.bind((HOST, port))
         except OSError as error:
             raise EmbeddedServerError(f"can't use port {port} of {HOST} for a nats-server: {error}") from error
-        number: int = holder.getsockname()[1]
+        reservation = _Reservation(holder)
+        close_in_children(holder)
         if sys.platform != "linux":
             holder.close()
-        yield number
+        yield reservation
 
 
 class EmbeddedServer:
@@ -117,6 +148,8 @@ class EmbeddedServer:
         self._config = config
         self._binary = binary
         self._password = password
+        self._reservation: _Reservation | None = None
+        self._name = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -192,6 +225,7 @@ class EmbeddedServer:
         log = f"logfile: {quoted(self._log_path)}\nlogfile_size_limit: 1MB\nlogfile_max_num: 2\n"
         if self._password is not None:
             log += f"authorization {{ user: {USER}, password: {json.dumps(self._password)} }}\n"
+            log += f"server_name: {self._name}\n"
         descriptor = os.open(self._config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(log + config)
@@ -211,6 +245,7 @@ class EmbeddedServer:
     def _spawn(self) -> subprocess.Popen[bytes]:
         # Popen, not trio.Process: the kernel counts the *thread* that forked as the parent, and trio forks in a worker
         # thread, which ends when it has been idle for a while. It blocks for a few milliseconds.
+        self._name = f"embedded-{secrets.token_hex(NAME_BYTES)}"
         self.write_config(self._config)
         command = [str(self._binary or find_server_binary())]
         command += ["-c", str(self._config_path), "-a", HOST, "-p", str(self.port)]
@@ -222,11 +257,15 @@ class EmbeddedServer:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, process_group=0)
 
     async def _launch(self) -> None:
+        if self._reservation is not None:
+            self._reservation.allow()
         self._process = process = self._spawn()
         try:
             with trio.move_on_after(READY_WITHIN):
                 while process.poll() is None:
                     if await self._answers():
+                        if self._reservation is not None:
+                            self._reservation.forbid()
                         return
                     await trio.sleep(_POLL_INTERVAL)
             status = process.poll()
@@ -238,9 +277,14 @@ class EmbeddedServer:
             raise
 
     async def _answers(self) -> bool:
+        """Return True if the server answers. One with a password says a name that no other program can know yet."""
         try:
             async with await trio.open_tcp_stream(HOST, self.port) as stream:
-                return not self.greets or (await stream.receive_some()).startswith(b"INFO ")
+                if not self.greets:
+                    return True
+                greeting = await stream.receive_some()
+                name = b"" if self._password is None else self._name.encode()
+                return greeting.startswith(b"INFO ") and name in greeting
         except (OSError, trio.BrokenResourceError):
             return False
 
@@ -264,9 +308,11 @@ async def open_embedded_server(*, store: Path | None = None, jetstream: bool = T
     directory = Path(tempfile.mkdtemp(prefix="router-trio-nats-"))
     try:
         config = f"jetstream {{ store_dir: {quoted(store or directory / 'store')} }}\n" if jetstream else ""
-        with reserve_port() as port:
+        with _reserved() as reservation:
             password = secrets.token_urlsafe(PASSWORD_BYTES)
-            async with EmbeddedServer(directory, port, config=config, password=password) as server:
+            server = EmbeddedServer(directory, reservation.number, config=config, password=password)
+            server._reservation = reservation
+            async with server:
                 yield server
     finally:
         with trio.CancelScope(shield=True):  # bounded by the size of a store that lived as long as we did

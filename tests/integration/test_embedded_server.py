@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -107,7 +108,46 @@ class TestEmbeddedServer:
             with socket.socket() as stranger:
                 stranger.bind((HOST, 0))
                 assert stranger.getsockname()[1] != server.port
+            for address in (HOST, "0.0.0.0"):
+                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                    with socket.socket() as stranger:
+                        stranger.setsockopt(socket.SOL_SOCKET, option, 1)
+                        with pytest.raises(OSError, match="in use"):
+                            stranger.bind((address, server.port))
             await server.restart()
+            async with connect(server.url):
+                pass
+
+    async def test_who_was_at_the_port_before_the_server_does_not_get_it_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.socket() as stranger:
+
+            class Early(EmbeddedServer):
+                async def __aenter__(self) -> Self:
+                    stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    stranger.bind((HOST, self.port))
+                    return await super().__aenter__()
+
+            monkeypatch.setattr(embedded, "EmbeddedServer", Early)
+            async with open_embedded_server(jetstream=False) as server:
+                await server.kill()
+                with pytest.raises(OSError, match="in use"):
+                    stranger.listen()
+
+    async def test_a_stranger_at_the_port_is_not_taken_for_the_server(self, tmp_path: Path) -> None:
+        async def greet(stream: trio.SocketStream) -> None:
+            await stream.send_all(b'INFO {"server_name":"stranger"}\r\n')
+            await stream.receive_some()
+
+        with reserve_port() as port:
+            listeners = await trio.open_tcp_listeners(port, host=HOST)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.serve_listeners, greet, listeners)
+                with pytest.raises(EmbeddedServerError, match="ended with status 1"):
+                    async with EmbeddedServer(tmp_path, port, password="secret"):
+                        pytest.fail("it came up")
+                nursery.cancel_scope.cancel()
 
     async def test_terminate_ends_it_in_order_and_twice_is_no_error(self) -> None:
         async with open_embedded_server(jetstream=False) as server:
