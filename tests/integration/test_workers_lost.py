@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -220,6 +221,10 @@ def has_routed(most: int, status: dict[str, Any]) -> bool:
     return settled(status, "goes")["routed"] >= most
 
 
+def has_reloaded(one: Workers, times: int) -> bool:
+    return len(one.run.logged("ROUTER_RELOADED")) == times
+
+
 async def counters(one: Workers) -> dict[str, float]:
     _, _, body = await get(one.address, "/metrics")
     found = {}
@@ -228,3 +233,90 @@ async def counters(one: Workers) -> dict[str, float]:
         if re.match(r"\w+(_total|_bucket|_sum|_seconds_count)\b", line):
             found[name] = float(number)
     return found
+
+
+async def test_the_last_of_several_reloads_reaches_a_worker_that_was_suspended_over_them(
+    core_server: NatsServer, tmp_path: Path
+) -> None:
+    config = core_route(tmp_path, "def handle(message):\n    return message\n").replace("10s", "30s")
+    path = tmp_path / "router.toml"
+    async with connect(core_server.url) as client, workers(core_server, tmp_path, config) as one:
+        out = await client.subscribe("*.*")
+        pid = (await one.pids())["2"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for number in range(1, 6):
+                path.write_text(config.replace("URL", core_server.url).replace('"out.', f'"out{number}.'))
+                one.run.send(signal.SIGHUP)
+                await eventually(partial(has_reloaded, one, number), within=20)
+            reasons = [{"worker": 2, "reason": "silent"}]
+            reasons.append({"worker": 2, "reason": "still has the settings from before reload 5"})
+            _, _, body = await get(one.address, "/readyz")
+            assert json.loads(body)["reasons"] == reasons
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await one.ready()
+        assert (await one.pids())["2"] == pid
+        await publish(client, "in", 0, 200)
+        await one.until(lambda status: settled(status, "passed")["routed"] == 200)
+        await client.ping()
+        subjects = {message.subject.partition(".")[0] for message in out.waiting()}
+        assert subjects == {"in", "out5"}
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
+
+
+STUCK = """
+import time
+
+def handle(message):
+    if message.payload == b"stuck":
+        time.sleep(3600)
+    return message
+"""
+
+
+async def test_a_worker_that_is_stuck_is_replaced_when_a_reload_should_be_over(
+    core_server: NatsServer, tmp_path: Path
+) -> None:
+    config = core_route(tmp_path, STUCK).replace("10s", "1s")
+    path = tmp_path / "router.toml"
+    async with connect(core_server.url) as client, workers(core_server, tmp_path, config) as one:
+        out = await client.subscribe("*.*")
+        await client.publish("in.stuck", b"stuck")
+        path.write_text(config.replace("URL", core_server.url).replace('"out.', '"changed.'))
+        one.run.send(signal.SIGHUP)
+        lost = await one.run.has_logged("ROUTER_WORKER_LOST")
+        assert "killed by the supervisor" in lost["reason"]
+        assert "reload 1" in lost["reason"]
+        await one.run.has_logged("ROUTER_WORKER_STARTED", restarts=1)
+        await one.ready()
+        await publish(client, "in", 0, 200)
+        await one.until(lambda status: settled(status, "passed")["routed"] == 200)
+        await client.ping()
+        assert {message.subject.partition(".")[0] for message in out.waiting()} == {"in", "changed"}
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
+
+
+@pytest.mark.parametrize("how", ["handler", "SIGSTOP"])
+async def test_a_worker_that_is_stuck_does_not_outlive_a_supervisor_that_is_killed(
+    how: str, core_server: NatsServer, tmp_path: Path
+) -> None:
+    config = core_route(tmp_path, STUCK).replace("10s", "1s")
+    async with connect(core_server.url) as client, workers(core_server, tmp_path, config) as one:
+        pids = [*(await one.pids()).values()]
+        try:
+            if how == "SIGSTOP":
+                os.kill(pids[1], signal.SIGSTOP)
+            else:
+                await client.publish("in.stuck", b"stuck")
+                await client.ping()
+            one.run.send(signal.SIGKILL)
+            with trio.fail_after(15):
+                while not all(map(gone, pids)):
+                    await trio.sleep(0.05)
+        finally:
+            for pid in pids:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)

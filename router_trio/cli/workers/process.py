@@ -1,15 +1,19 @@
-"""A worker's process: `python -m router_trio _worker NUMBER CHANNEL BLOCK LOCK`, which `run` alone starts.
+"""A worker's process: `python -m router_trio _worker NUMBER CHANNEL BLOCK LOCK SUPERVISOR`, which `run` alone starts.
 
 Guarantees: signals that a terminal or a process manager sends to all processes at once are the supervisor's to heed;
-SIGTERM, which may be meant for this one, lets it drain and end.
+SIGTERM, which may be meant for this one, lets it drain and end. It does not outlive its supervisor for longer than a
+drain may take, whatever its loop does: a thread sees to that.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -22,32 +26,60 @@ from router_trio.router.workers.counts.block import Block
 from router_trio.router.workers.worker import Worker, channel_of
 from router_trio.telemetry.logs.writer import WholeLines
 
+_PR_SET_PDEATHSIG = 1
+
 
 def main() -> int:
     """Be the worker that the arguments name, and return its exit code. Blocks until it has ended."""
-    number, channel, block, lock = map(int, sys.argv[2:])
+    number, channel, block, lock, supervisor = map(int, sys.argv[2:])
     for descriptor in (channel, block, lock):
         os.set_inheritable(descriptor, False)
     for one in (signal.SIGINT, *OTHERS):
         if signal.getsignal(one) is not signal.SIG_IGN:
             signal.signal(one, _left_to_the_supervisor)
     search_working_directory()
-    return trio.run(_run, number, channel, block, lock)
+    return trio.run(_run, number, channel, block, lock, supervisor)
 
 
 def _left_to_the_supervisor(number: int, frame: object) -> None:
     pass
 
 
-async def _run(number: int, channel: int, block: int, lock: int) -> int:
+async def _run(number: int, channel: int, block: int, lock: int, supervisor: int) -> int:
     worker = Worker(number, channel_of(socket.socket(fileno=channel)), Block(block), WholeLines(lock).write)
     call_in_children(worker, partial(replace_by_null, block))
+    _go_on_when_orphaned()
+    threading.Thread(target=_end_when_orphaned, args=(supervisor, worker), name="orphan watch", daemon=True).start()
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_when_asked, signals, worker)
             code = await worker.run()
             nursery.cancel_scope.cancel()
     return code
+
+
+def _go_on_when_orphaned() -> None:
+    """Have the kernel send SIGCONT when the supervisor ends: a worker that is stopped could not end by itself."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
+
+
+def _end_when_orphaned(supervisor: int, worker: Worker) -> None:
+    """Wait for the end of the supervisor, and kill this process if its drain takes longer than it may."""
+    try:
+        descriptor = os.pidfd_open(supervisor)
+    except (AttributeError, OSError):  # this system has none, or it has ended
+        while os.getppid() == supervisor:
+            time.sleep(1.0)
+    else:
+        if os.getppid() == supervisor:
+            ended = select.poll()
+            ended.register(descriptor, select.POLLIN)
+            ended.poll()
+    time.sleep(worker.ends_within)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def _drain_when_asked(signals: AsyncIterator[int], worker: Worker) -> None:

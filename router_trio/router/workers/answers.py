@@ -13,7 +13,7 @@ from router_trio.router.workers.counts.process_numbers import (
     together,
 )
 from router_trio.router.workers.slot import RUNNING
-from router_trio.router.workers.supervisor import Supervisor
+from router_trio.router.workers.supervisor import LATE, Supervisor
 from router_trio.states import Histogram
 from router_trio.telemetry.http.status import Answer, answer, status
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
@@ -47,7 +47,10 @@ class WorkersAnswers:
         for slot in self._supervisor.slots:
             if slot.phase != RUNNING or slot.report is None:
                 reasons.append({"worker": slot.number, "reason": slot.phase})
-            else:
+            if slot.is_late:
+                late = LATE.format(self._supervisor.settings_number)
+                reasons.append({"worker": slot.number, "reason": late})
+            if slot.phase == RUNNING and slot.report is not None:
                 reasons += [{"worker": slot.number, **reason} for reason in slot.report.reasons]
         return answer(reasons)
 

@@ -21,7 +21,10 @@ from router_trio.settings import Settings
 from router_trio.settings.checks.flow import limit_of_worker
 
 WORKER = "_worker"
-"""The first argument of a worker; the others are its number and its descriptors."""
+"""The first argument of a worker; the others are its number, its descriptors, and the process id of its supervisor."""
+
+EXITS_WITHIN = 5.0
+"""Seconds that a worker has to exit once it has said its last word, or its drain should be over."""
 
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """Variables of systemd, which hears of the supervisor alone."""
@@ -31,7 +34,7 @@ _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 class WorkerProcess:
     """A worker that runs. `block` is the descriptor of what it counts."""
 
-    process: trio.Process
+    process: subprocess.Popen[bytes]
     channel: Channel
     block: int
 
@@ -39,6 +42,16 @@ class WorkerProcess:
     def pid(self) -> int:
         """Its process id."""
         return self.process.pid
+
+    async def ended(self) -> int:
+        """Wait until the process has ended, and reap it. Return its exit code."""
+        if self.process.poll() is None and hasattr(os, "pidfd_open"):
+            descriptor = os.pidfd_open(self.pid)
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
+        return await trio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
 
 
 @asynccontextmanager
@@ -52,8 +65,10 @@ async def open_worker(number: int, lock: int) -> AsyncIterator[WorkerProcess]:
         ours, theirs = socket.socketpair()
         try:
             passed = (theirs.fileno(), block, lock)
-            process = await trio.lowlevel.open_process(
-                [*_interpreter(), "-m", "router_trio", WORKER, str(number), *map(str, passed)],
+            # Not by Trio, which forks in a thread: the kernel tells a child of the end of the thread that forked it,
+            # and the worker wants to hear of our end.
+            process = subprocess.Popen(  # noqa: ASYNC220 - it takes a few milliseconds
+                [*_interpreter(), "-m", "router_trio", WORKER, str(number), *map(str, passed), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=passed,
                 env=environment(os.environ),
@@ -64,13 +79,13 @@ async def open_worker(number: int, lock: int) -> AsyncIterator[WorkerProcess]:
         finally:
             theirs.close()
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        worker = WorkerProcess(process, Channel(stream), block)
         try:
-            yield WorkerProcess(process, Channel(stream), block)
+            yield worker
         finally:
             with trio.CancelScope(shield=True):
-                if process.poll() is None:
-                    process.kill()
-                await process.wait()
+                process.kill()  # does nothing if it has ended
+                await worker.ended()
                 await stream.aclose()
     finally:
         os.close(block)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Protocol
 
 import trio
@@ -16,7 +17,7 @@ from router_trio.errors import RouterError
 from router_trio.events import Emit, WorkerLost, WorkerStarted
 from router_trio.router.workers.counts.block import read_block
 from router_trio.router.workers.counts.numbers import Counts, Left, settle, with_removed
-from router_trio.router.workers.process import WorkerProcess, how_it_ended, of_worker, open_worker
+from router_trio.router.workers.process import EXITS_WITHIN, WorkerProcess, how_it_ended, of_worker, open_worker
 from router_trio.router.workers.report import Report
 from router_trio.router.workers.restarts import Restarts, ends_router
 from router_trio.settings import Settings
@@ -34,14 +35,16 @@ SILENT_AFTER = 3.0
 MOST_QUESTIONS = 2
 """Questions to a worker that it has yet to answer: what it says to the second is of later than it was asked."""
 
-EXITS_WITHIN = 5.0
-"""Seconds that a worker has to exit once it has said its last word."""
+LOOK_EVERY = 0.1
+"""Seconds between two looks whether a worker that is to change its settings has fallen silent."""
 
 
 class Router(Protocol):
     """What a worker's place belongs to."""
 
     settings: Settings
+    settings_number: int
+    """Each reload has the next one; that of the settings."""
     emit: Emit
     stopping: bool
 
@@ -89,7 +92,13 @@ class Slot:
         self._killed = False
         self._waiting = trio.CancelScope()
         self._reload_over = trio.Event()
-        self._problems: tuple[str, ...] | None = None
+        self._settings_number = 0
+        """That of the settings which the process goes by."""
+        self._problems: tuple[int, tuple[str, ...]] = 0, ()
+        """The last reload that it answered, and what is wrong with that."""
+        self._changes_by = inf
+        """When it should go by the settings of the router."""
+        self._stuck: str | None = None
 
     # --- for everybody ---
 
@@ -142,17 +151,41 @@ class Slot:
             self._killed = True
             self._process.process.kill()
 
-    async def change_to(self, settings: Settings) -> tuple[str, ...]:
+    async def change_to(self, settings: Settings, number: int) -> tuple[str, ...]:
         """Let it change to these settings, which are those of a worker. Return what is wrong with them, if it refuses.
 
-        One that does not run, or ends meanwhile, has them at its next start.
+        Returns when it has changed, or has fallen silent: then it changes when it goes on, to the last settings that it
+        was asked to. One that does not run, or ends meanwhile, has them at its next start.
         """
-        if self._process is None:
+        worker = self._process
+        if worker is None:
             return ()
-        self._reload_over, self._problems = trio.Event(), None
-        self._process.channel.post("reload", settings)
-        await self._reload_over.wait()
-        return self._problems or ()
+        self._changes_by = trio.current_time() + self._router.settings.router.shutdown_timeout + EXITS_WITHIN
+        worker.channel.post("reload", number, settings)
+        while self._process is worker and self._problems[0] < number and not self.is_silent:
+            with trio.move_on_after(LOOK_EVERY):
+                await self._reload_over.wait()
+        return self._problems[1] if self._process is worker and self._problems[0] == number else ()
+
+    def stay(self, number: int) -> None:
+        """The settings of the router are again those that it has refused to leave."""
+        self._settings_number = number
+
+    def is_behind(self, number: int) -> bool:
+        """Return True if it runs with settings from before the reload of this number."""
+        return self._process is not None and self._settings_number < number
+
+    @property
+    def is_late(self) -> bool:
+        """Return True if it does not go by the settings of the router, and is silent or should have changed by now."""
+        late = self.is_silent or trio.current_time() > self._changes_by
+        return late and self.is_behind(self._router.settings_number)
+
+    def replace_stuck(self, why: str) -> None:
+        """End it, whatever it does: another process takes its place, with the settings of the router."""
+        if self._process is not None:
+            self._stuck = why
+            self._process.process.kill()
 
     # --- its life ---
 
@@ -172,6 +205,8 @@ class Slot:
             delay = self._restarts.next_delay(lived)
             if life.failure is not None:
                 reason = f"has failed: {life.failure[1]}"
+            elif self._stuck is not None:
+                reason = self._stuck
             self._phase = WAITING
             self._router.emit(
                 WorkerLost(
@@ -195,29 +230,28 @@ class Slot:
         life = _Life()
         self._phase = STARTING
         self._asked = self._answered = 0
+        self._problems, self._changes_by, self._stuck = (0, ()), inf, None
         async with open_worker(self.number, self._lock) as worker:
             try:
                 self._process = worker
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(worker.channel.write)
+                    self._settings_number = self._router.settings_number
                     worker.channel.post("settings", of_worker(self._router.settings))
                     if self._router.stopping:
                         self.tell_to_drain()
                     self.ask_how_it_is()
                     nursery.start_soon(self._listen, worker, life)
                     # Its end counts, and not that of the channel: a child that it has forked may hold that.
-                    await worker.process.wait()
+                    await worker.ended()
                     nursery.cancel_scope.cancel()
                 for message in worker.channel.rest():
                     self._take(worker, life, message)
             finally:
                 # Also when cancelled: it is killed then, and what it counted counts.
                 with trio.CancelScope(shield=True):
-                    if worker.process.poll() is None:
-                        worker.process.kill()
-                    await worker.process.wait()
-                code = worker.process.returncode
-                assert code is not None, "it was waited for"
+                    worker.process.kill()  # does nothing if it has ended
+                    code = await worker.ended()
                 left = self._gone(worker, life)
         return life, how_it_ended(code), worker.pid, left
 
@@ -240,6 +274,7 @@ class Slot:
         self._answer.set()
         self._answer = trio.Event()
         self._reload_over.set()
+        self._reload_over = trio.Event()
         self._router.changed()
         return left
 
@@ -264,9 +299,13 @@ class Slot:
                     )
                 )
                 self._router.changed()
-            case ("reloaded", problems):
-                self._problems = problems
+            case ("reloaded", int(number), problems):
+                self._problems = number, problems
+                if not problems:
+                    self._settings_number = number
                 self._reload_over.set()
+                self._reload_over = trio.Event()
+                self._router.changed()
             case ("ended", int(unsettled)):
                 life.unsettled = unsettled
             case ("failed", str(kind), str(text)):

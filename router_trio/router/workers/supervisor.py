@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import trio
 
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.events import Emit, ReloadRefused, RestartNeeded, RouterDraining, RouterStarted, RouterStopped
 from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE, Counts, add, forget_removed
-from router_trio.router.workers.process import of_worker
+from router_trio.router.workers.process import EXITS_WITHIN, of_worker
 from router_trio.router.workers.report import Report, RouteReport
-from router_trio.router.workers.slot import EXITS_WITHIN, RUNNING, Slot
+from router_trio.router.workers.slot import RUNNING, Slot
 from router_trio.router.workers.sums import RouterSum, sum_up
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import difference
@@ -34,6 +35,9 @@ LEAST_REST = 0.02
 
 CHANGES_WITHIN = 30.0
 """Seconds that a reload waits for a worker, beyond `shutdown_timeout`, which what ends in it may take."""
+
+LATE = "still has the settings from before reload {}"
+"""Why a worker is not ready that a reload has not reached."""
 
 OWN_KEYS = ("router.workers", "telemetry.listen", "telemetry.allowed_hosts")
 """What workers do not go by: of a change the supervisor says that it needs a restart."""
@@ -53,6 +57,7 @@ class Supervisor:
     ) -> None:
         """`recent` gets what the workers tell of; `lock` is a descriptor: see `WholeLines`."""
         self.settings: Settings = settings
+        self.settings_number: int = 0
         self.emit = emit
         self.stopping: bool = False
         self._returned_before = 0
@@ -73,6 +78,7 @@ class Supervisor:
         self._drains = trio.Event()
         self._late = trio.CancelScope()
         self._failure: RouterError | None = None
+        self._watching: trio.Nursery | None = None
 
     # --- what there is ---
 
@@ -96,6 +102,8 @@ class Supervisor:
     def waiting_for(self) -> str | None:
         """What keeps the router from being ready: of the first worker that is not, and why. None if all are."""
         for slot in self._slots:
+            if slot.is_late:
+                return f"worker {slot.number}: {LATE.format(self.settings_number)}"
             if slot.report is None or slot.phase != RUNNING:
                 return f"worker {slot.number}: {slot.phase}"
             if slot.report.waiting_for is not None:
@@ -153,12 +161,14 @@ class Supervisor:
         Raises `RouterError` if one of them fails in a way that ends the router; the others drain before that.
         """
         async with trio.open_nursery() as asking:
+            self._watching = asking
             asking.start_soon(self._ask_regularly)
             asking.start_soon(self._tell_started)
             asking.start_soon(self._kill_late)
             async with trio.open_nursery() as nursery:
                 for slot in self._slots:
                     nursery.start_soon(self._keep, slot)
+            self._watching = None
             asking.cancel_scope.cancel()
         redelivered = self._returned - self._returned_before
         self.emit(
@@ -208,12 +218,13 @@ class Supervisor:
         except ConfigurationError as error:
             self._refused(tuple(str(error).splitlines()), len(error.problems))
             return
-        self.settings = settings  # also of a worker that is started meanwhile
-        changed, refusals = await self._change(self._slots, settings)
+        refusals = await self._change(self._slots, settings)
         if refusals:
-            self.settings = before
-            await self._change(changed, before)
-            self._refused(refusals, len(refusals))
+            await self._change([slot for slot in self._slots if slot not in refusals], before)
+            for slot in refusals:
+                slot.stay(self.settings_number)
+            problems = tuple(dict.fromkeys(chain.from_iterable(refusals.values())))
+            self._refused(problems, len(problems))
             return
         keys = tuple(key for key in needed if key in OWN_KEYS)
         if keys:
@@ -239,24 +250,40 @@ class Supervisor:
         for slot in self._slots:
             slot.kill()
 
-    async def _change(self, slots: Sequence[Slot], settings: Settings) -> tuple[list[Slot], tuple[str, ...]]:
-        """Let these change to other settings. Return those that did, and what the others say is wrong."""
-        changed: list[Slot] = []
-        refusals: dict[str, None] = {}
+    async def _change(self, slots: Sequence[Slot], settings: Settings) -> dict[Slot, tuple[str, ...]]:
+        """Let these workers change to other settings, which any has at its next start.
+
+        Return those that refuse, with what they say is wrong.
+        """
+        self.settings = settings
+        self.settings_number = number = self.settings_number + 1
+        refusals: dict[Slot, tuple[str, ...]] = {}
 
         async def change(slot: Slot) -> None:
-            # One that hangs changes when it goes on.
-            with trio.move_on_after(settings.router.shutdown_timeout + CHANGES_WITHIN):
-                problems = await slot.change_to(of_worker(settings))
-                refusals.update(dict.fromkeys(problems))
-                if problems:
-                    return
-            changed.append(slot)
+            if problems := await slot.change_to(of_worker(settings), number):
+                refusals[slot] = problems
 
-        async with trio.open_nursery() as nursery:
-            for slot in slots:
-                nursery.start_soon(change, slot)
-        return changed, tuple(refusals)
+        if self._watching is not None:
+            self._watching.start_soon(self._replace_stuck, number)
+        with trio.move_on_after(settings.router.shutdown_timeout + CHANGES_WITHIN):
+            async with trio.open_nursery() as nursery:
+                for slot in slots:
+                    nursery.start_soon(change, slot)
+        return refusals
+
+    async def _replace_stuck(self, number: int) -> None:
+        """Replace the workers that a reload does not reach within its time: at once if silent, later if slow."""
+        timeout = self.settings.router.shutdown_timeout
+        for within, is_stuck in ((timeout + EXITS_WITHIN, _is_silent), (CHANGES_WITHIN, _is_any)):
+            with trio.move_on_after(within):
+                while any(slot.is_behind(number) for slot in self._slots):
+                    await self._changed.wait()
+                return
+            for slot in self._slots:
+                if slot.is_behind(number) and is_stuck(slot):
+                    slot.replace_stuck(
+                        f"was killed by the supervisor: {within:g} s after reload {number} it still had older settings"
+                    )
 
     def _refused(self, problems: tuple[str, ...], count: int) -> None:
         self.emit(ReloadRefused(at=trio.current_time(), count=count, problems=problems))
@@ -299,6 +326,14 @@ class Supervisor:
                 routes=len(self.settings.routes),
             )
         )
+
+
+def _is_silent(slot: Slot) -> bool:
+    return slot.is_silent
+
+
+def _is_any(slot: Slot) -> bool:
+    return True
 
 
 def _loaded(load: Callable[[], Settings], before: Settings, workers: int) -> tuple[Settings, tuple[str, ...]]:

@@ -23,6 +23,7 @@ from router_trio.router.run import Run
 from router_trio.router.workers.channel import Channel
 from router_trio.router.workers.counts.block import Block
 from router_trio.router.workers.counts.copying import Counting
+from router_trio.router.workers.process import EXITS_WITHIN
 from router_trio.router.workers.report import Reporter
 from router_trio.settings import ConnectionSettings, Settings
 from router_trio.states import RouteState
@@ -44,6 +45,15 @@ class Worker:
         self._stop = trio.Event()
         self._everything = trio.CancelScope()
         self._opened = trio.Event()
+        self._run: Run | None = None
+        self._wanted: tuple[int, Settings] | None = None
+        """The last reload that was asked for and has not begun, with its number."""
+        self._reload_asked = trio.Event()
+
+    @property
+    def ends_within(self) -> float:
+        """Seconds within which it has ended once its supervisor is gone."""
+        return EXITS_WITHIN + (0.0 if self._run is None else self._run.settings.router.shutdown_timeout)
 
     def begin_drain(self) -> None:
         """Receive nothing more, settle what there is, and end."""
@@ -71,8 +81,10 @@ class Worker:
         """Raises `RouterError` as `Router.open` does."""
         connect = partial(self._connect, settings.router.name)
         run = Run(settings, {}, (), True, connect, REAL_PLATFORM, worker=self._number, write_log=self._write_log)
+        self._run = run
         self._counting.watch(run.telemetry.sources(run.live), _Past(run))
-        nursery.start_soon(self._hear, run, nursery)
+        nursery.start_soon(self._hear, run)
+        nursery.start_soon(self._reload_when_asked, run)
         nursery.start_soon(self._counting.write_regularly)
         nursery.start_soon(measure_lag, self._counting.lags)
         try:
@@ -92,7 +104,7 @@ class Worker:
     def _connect(self, router: str, name: str, settings: ConnectionSettings) -> Connect:
         return Dialer(settings, client_name(router, name), self._counting.write)
 
-    async def _hear(self, run: Run, nursery: trio.Nursery) -> None:
+    async def _hear(self, run: Run) -> None:
         """Do what the supervisor says; end when it is gone."""
         reporter = Reporter(run.live, run.telemetry.recent)
         while (message := await self._channel.next_message()) is not None:
@@ -100,8 +112,9 @@ class Worker:
                 case ("report", number):
                     report = reporter.report(self._counting.write_all, trio.current_time())
                     self._channel.post("report", number, report)
-                case ("reload", Settings() as settings):
-                    nursery.start_soon(self._reload, run, settings)
+                case ("reload", int(number), Settings() as settings):
+                    self._wanted = number, settings
+                    self._reload_asked.set()
                 case ("drain",):
                     self._stop.set()
                 case ("cut",):
@@ -109,14 +122,20 @@ class Worker:
                     self._everything.cancel()
         self._stop.set()
 
-    async def _reload(self, run: Run, settings: Settings) -> None:
+    async def _reload_when_asked(self, run: Run) -> None:
+        """Make one reload after the other: of those that were asked for meanwhile, the last."""
         await self._opened.wait()
-        problems: tuple[str, ...] = ()
-        try:
-            await run.live.reload(settings)
-        except ConfigurationError as error:
-            problems = tuple(str(error).splitlines())
-        self._channel.post("reloaded", problems)
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked = trio.Event()
+            assert self._wanted is not None
+            number, settings = self._wanted
+            problems: tuple[str, ...] = ()
+            try:
+                await run.live.reload(settings)
+            except ConfigurationError as error:
+                problems = tuple(str(error).splitlines())
+            self._channel.post("reloaded", number, problems)
 
 
 class _Past:
