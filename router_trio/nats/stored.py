@@ -12,7 +12,16 @@ from typing import TypeVar
 
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.nats.jetstream.api import ApiError, StoredMessage, StreamInfo, done, stored_message, stream_info
+from router_trio.nats.jetstream.api import (
+    ApiError,
+    ConsumerInfo,
+    StoredMessage,
+    StreamInfo,
+    consumer_list,
+    done,
+    stored_message,
+    stream_info,
+)
 from router_trio.nats.jetstream.ask import no_jetstream
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND
 from router_trio.nats.requests import Request, Requests
@@ -22,6 +31,9 @@ T = TypeVar("T")
 
 MOST_TOGETHER = 64
 """Messages that are asked for at a time."""
+
+MOST_CONSUMERS = 4096
+"""Consumers of one stream that are looked at."""
 
 TOGETHER_BYTES = 8 * 1024 * 1024
 """Bytes that they may have, going by those before them."""
@@ -44,7 +56,25 @@ class StoredMessages:
 
     async def get(self, sequence: int) -> StoredMessage | None:
         """Return one message, None if there is none of that sequence."""
-        return await self._found(self._ask("STREAM.MSG.GET", {"seq": sequence}))
+        return await self.found(self.ask_for(sequence))
+
+    def ask_for(self, sequence: int) -> Request:
+        """Ask for one message. `found` returns it."""
+        return self._ask("STREAM.MSG.GET", {"seq": sequence})
+
+    async def last(self, subject: str) -> StoredMessage | None:
+        """Return the newest message with this subject, None if there is none."""
+        return await self.found(self._ask("STREAM.MSG.GET", {"last_by_subj": subject}))
+
+    async def consumers(self) -> list[ConsumerInfo]:
+        """Return its consumers, the first `MOST_CONSUMERS` of them."""
+        consumers: list[ConsumerInfo] = []
+        while len(consumers) < MOST_CONSUMERS:
+            page, total = await self._answer(self._ask("CONSUMER.LIST", {"offset": len(consumers)}), consumer_list)
+            consumers += page
+            if not page or len(consumers) >= total:
+                break
+        return consumers
 
     async def batches(self, first: int, last: int, pattern: str) -> AsyncGenerator[Sequence[StoredMessage], None]:
         """Yield the messages from `first` to `last` whose subject matches, in order, several at a time.
@@ -54,12 +84,12 @@ class StoredMessages:
         sequence, together = first, 1
         while sequence <= last:
             # The next one there is, then those right behind it, which are not asked for one after the other.
-            found = await self._found(self._ask("STREAM.MSG.GET", {"seq": sequence, "next_by_subj": pattern}))
+            found = await self.found(self._ask("STREAM.MSG.GET", {"seq": sequence, "next_by_subj": pattern}))
             if found is None or not sequence <= found.sequence <= last:
                 return
             behind = range(found.sequence + 1, min(found.sequence + together, last + 1))
             asked = [self._ask("STREAM.MSG.GET", {"seq": one}) for one in behind]
-            answers = [await self._found(one) for one in asked]
+            answers = [await self.found(one) for one in asked]
             there = [found, *(one for one in answers if one is not None)]
             yield there
             sequence = found.sequence + 1 + len(behind)
@@ -83,7 +113,8 @@ class StoredMessages:
         subject = framing.wire(f"{self._api}.{what}.{self.stream}")
         return self._requests.send(subject, b"" if body is None else json.dumps(body).encode())
 
-    async def _found(self, request: Request) -> StoredMessage | None:
+    async def found(self, request: Request) -> StoredMessage | None:
+        """Return the message that was asked for, None if there is none."""
         try:
             return await self._answer(request, stored_message)
         except _NotFound:

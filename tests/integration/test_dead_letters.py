@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.support.command import COMMAND, command, environment
@@ -46,6 +47,25 @@ subject = "heard"
 Result = subprocess.CompletedProcess[str]
 
 
+def dead_letter(
+    number: int, route: str = "orders", subject: str = "orders.7", reason: str = "handler_error"
+) -> tuple[str, bytes, dict[str, str]]:
+    """Subject, payload and headers as a router has them."""
+    headers = {
+        "X-Shop": "north",
+        "Nats-Msg-Id": f"dead-{route}-{number}",
+        "Router-Dead-Letter-Route": route,
+        "Router-Dead-Letter-Reason": reason,
+        "Router-Dead-Letter-Detail": "KeyError",
+        "Router-Dead-Letter-Attempts": "5",
+        "Router-Dead-Letter-Subject": subject,
+        "Router-Dead-Letter-Time": "2026-11-26T10:00:00.000Z",
+    }
+    if route == "orders":
+        headers |= {"Router-Dead-Letter-Stream": "ORDERS", "Router-Dead-Letter-Sequence": str(number)}
+    return "dead.core" if route == "core" else "dead.7", json.dumps({"number": number}).encode(), headers
+
+
 @dataclass
 class Place:
     """A server with the streams `ORDERS`, `DEAD` and `OUT`, and a configuration for it."""
@@ -61,20 +81,19 @@ class Place:
         self, number: int, *, route: str = "orders", subject: str = "orders.7", reason: str = "handler_error"
     ) -> None:
         """Store a dead letter as a router does."""
-        headers = {
-            "X-Shop": "north",
-            "Nats-Msg-Id": f"dead-{route}-{number}",
-            "Router-Dead-Letter-Route": route,
-            "Router-Dead-Letter-Reason": reason,
-            "Router-Dead-Letter-Detail": "KeyError",
-            "Router-Dead-Letter-Attempts": "5",
-            "Router-Dead-Letter-Subject": subject,
-            "Router-Dead-Letter-Time": "2026-11-26T10:00:00.000Z",
-        }
-        if route == "orders":
-            headers |= {"Router-Dead-Letter-Stream": "ORDERS", "Router-Dead-Letter-Sequence": str(number)}
-        at = "dead.core" if route == "core" else "dead.7"
-        await self.streams.publish(at, json.dumps({"number": number}).encode(), headers)
+        await self.streams.publish(*dead_letter(number, route, subject, reason))
+
+    async def bury_many(self, count: int) -> None:
+        """Store so many, numbered from 1."""
+        await self.streams.publish_many([dead_letter(number + 1) for number in range(count)])
+
+    async def bury_raw(self, lines: bytes) -> None:
+        """Store one with these header lines."""
+        block = b"NATS/1.0\r\n" + lines + b"\r\n"
+        inbox = await self.client.subscribe("_INBOX.buried")
+        await self.client.send(b"HPUB dead.7 _INBOX.buried %d %d\r\n%b\r\n" % (len(block), len(block), block))
+        assert b"error" not in (await inbox.next(5)).payload
+        await inbox.unsubscribe()
 
     async def run(self, *arguments: str, route: str = "orders") -> Result:
         """The command, to its end."""
@@ -126,63 +145,139 @@ async def test_they_are_listed_and_shown(tmp_path: Path) -> None:
         assert "has no message 99" in missing.stderr
 
 
-async def test_a_redriven_message_arrives_once_as_it_was(tmp_path: Path) -> None:
+async def test_whatever_their_headers_hold_they_are_listed(tmp_path: Path) -> None:
+    values = {
+        "Attempts": (b"9" * 5000, b"", b"-1", b"\xff\xfe", b"0x10", "\u0665".encode(), b"18446744073709551616", b"1e3"),
+        "Sequence": (b"9" * 5000, b"", b"-1", b"\xff"),
+        "Time": (b"9" * 5000, b"", b"9999-99-99T99:99:99Z", b"\xff", b"0001-01-01T00:00:00Z"),
+        "Subject": (b"a." * 5000, b"", b"\xff", b"a b"),
+        "Reason": (b"r" * 5000, b"", b"\xff"),
+        "Detail": (b"d" * 5000, b"", b"\xff\x00\x1b[2J"),
+        "Stream": (b"S" * 5000, b"", b"\xff"),
+        "Message-Id": (b"m" * 5000, b"", b"\xff"),
+    }
+    async with place(tmp_path) as p:
+        count = 0
+        for name, odd in values.items():
+            for value in odd:
+                for lines in (1, 2):
+                    line = b"Router-Dead-Letter-%b: %b\r\n" % (name.encode(), value)
+                    await p.bury_raw(b"Router-Dead-Letter-Route: orders\r\n" + lines * line)
+                    count += 1
+        listed = await p.run("list", "--json")
+        assert (listed.returncode, listed.stderr) == (0, "")
+        shown = [json.loads(line) for line in listed.stdout.splitlines()]
+        assert [one["sequence"] for one in shown] == list(range(1, count + 1))
+        assert {one["attempts"] for one in shown} == {None}
+        assert max(map(len, listed.stdout.splitlines())) < 6_000
+        table = await p.run("list")
+        assert (table.returncode, len(table.stdout.splitlines())) == (0, count + 1)
+        assert max(map(len, table.stdout.splitlines())) < 400
+        for action in (("redrive",), ("redrive", "--foreign"), ("redrive", "--to-source", "--foreign")):
+            done = await p.run(*action)
+            assert (done.returncode, done.stdout) == (1, f"0 redriven, {count} failed\n")
+            assert "Traceback" not in done.stderr
+        assert (await p.run("purge", "--yes")).stdout == f"{count} purged, 0 failed\n"
+
+
+async def test_a_redriven_message_goes_through_its_own_route_alone(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         for number in range(1, 4):
             await p.bury(number)
         await p.bury(4, route="core", subject="calls.x")
         dry = await p.run("redrive", "--dry-run")
-        assert dry.stdout.splitlines()[0] == "1 would go to orders.7"
+        assert dry.stdout.splitlines()[0] == "1 would go to out.7"
         assert dry.stdout.splitlines()[-1] == "3 would be redriven, 0 failed"
-        assert await p.numbers("ORDERS") == []
+        assert await p.numbers("OUT") == []
         done = await p.run("redrive", "--where", 'body.number != 2 && headers["X-Shop"] == "north"')
-        assert (done.returncode, done.stdout) == (0, "2 redriven, 0 failed\n"), done.stderr
-        messages = await p.streams.stream_messages("ORDERS")
-        assert [message.subject for message in messages] == ["orders.7", "orders.7"]
+        assert (done.returncode, done.stdout, done.stderr) == (0, "2 redriven, 0 failed\n", "")
+        messages = await p.streams.stream_messages("OUT")
+        assert [message.subject for message in messages] == ["out.7", "out.7"]
         assert [json.loads(message.payload)["number"] for message in messages] == [1, 3]
+        for message in messages:
+            assert sorted(name for name, _ in message.headers) == ["Nats-Msg-Id", "X-Shop"], "as the route sends it"
+        assert await p.sequences("ORDERS") == [], "no other consumer of the source gets it"
+        assert await p.sequences("DEAD") == [2, 4]
+
+
+async def test_to_source_publishes_it_on_its_old_subject_and_says_who_gets_it(tmp_path: Path) -> None:
+    async with place(tmp_path) as p:
+        await p.bury(1)
+        await p.bury(2)
+        done = await p.run("redrive", "--to-source")
+        assert (done.returncode, done.stdout) == (0, "2 redriven, 0 failed\n"), done.stderr
+        assert "each consumer of stream ORDERS whose filter matches gets these messages" in done.stderr
+        messages = await p.streams.stream_messages("ORDERS")
+        assert [(message.subject, json.loads(message.payload)["number"]) for message in messages] == [
+            ("orders.7", 1),
+            ("orders.7", 2),
+        ]
         for message in messages:
             names = [name for name, _ in message.headers if not name.startswith("Router-Dead-Letter-")]
             assert sorted(names) == ["Nats-Msg-Id", "Router-Redriven", "X-Shop"]
             assert message.header("Router-Redriven") == "1"
             assert message.header("Router-Dead-Letter-Reason") == "handler_error", "its history"
-        assert await p.sequences("DEAD") == [2, 4]
+        assert await p.sequences("DEAD") == []
+        assert await p.sequences("OUT") == []
 
 
-async def test_a_redrive_that_was_cut_short_is_finished_by_the_next_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "stream"), [((), "OUT"), (("--to-source",), "ORDERS")])
+async def test_a_redrive_that_was_cut_short_is_finished_by_the_next_one(
+    tmp_path: Path, way: tuple[str, ...], stream: str
+) -> None:
     """Killed at any point: each arrives once, and none is left."""
     count = 2_000
     async with place(tmp_path) as p:
-        for number in range(count):
-            await p.bury(number)
+        await p.bury_many(count)
         seen: list[int] = []
         for _ in range(3):
             process = await trio.lowlevel.open_process(
-                [*COMMAND, "dead-letters", "router.toml", "orders", "redrive"],
+                [*COMMAND, "dead-letters", "router.toml", "orders", "redrive", *way],
                 cwd=tmp_path,
                 env=environment(),
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
-            before = (await p.streams.stream_info("ORDERS"))["state"]["messages"]
+            before = (await p.streams.stream_info(stream))["state"]["messages"]
 
             async def more(before: int = before) -> bool:
-                return bool((await p.streams.stream_info("ORDERS"))["state"]["messages"] > before + 50)
+                return bool((await p.streams.stream_info(stream))["state"]["messages"] > before + 50)
 
             await eventually(more, 20)
             process.kill()
             await process.wait()
             seen.append((await p.streams.stream_info("DEAD"))["state"]["messages"])
         assert count > seen[0] > seen[1] > seen[2] > 0, "each was killed in the middle"
-        done = await p.run("redrive")
+        done = await p.run("redrive", *way)
         assert done.returncode == 0, done.stderr
         assert await p.sequences("DEAD") == []
-        assert sorted(await p.numbers("ORDERS")) == list(range(count))
+        assert sorted(await p.numbers(stream)) == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize(("way", "stream"), [((), "OUT"), (("--to-source",), "ORDERS")])
+async def test_two_redrives_at_the_same_time_store_each_message_once(
+    tmp_path: Path, way: tuple[str, ...], stream: str
+) -> None:
+    count = 500
+    async with place(tmp_path) as p:
+        await p.bury_many(count)
+        done: list[Result] = []
+
+        async def run() -> None:
+            done.append(await p.run("redrive", *way))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            nursery.start_soon(run)
+        assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
+        assert await p.sequences("DEAD") == []
+        assert sorted(await p.numbers(stream)) == list(range(1, count + 1))
 
 
 async def test_a_signal_ends_it_behind_what_is_under_way(tmp_path: Path) -> None:
     count = 3_000
     async with place(tmp_path) as p:
-        for number in range(count):
-            await p.bury(number)
+        await p.bury_many(count)
         process = await trio.lowlevel.open_process(
             [*COMMAND, "dead-letters", "router.toml", "orders", "redrive"],
             cwd=tmp_path,
@@ -191,7 +286,7 @@ async def test_a_signal_ends_it_behind_what_is_under_way(tmp_path: Path) -> None
         )
 
         async def begun() -> bool:
-            return bool((await p.streams.stream_info("ORDERS"))["state"]["messages"])
+            return bool((await p.streams.stream_info("OUT"))["state"]["messages"])
 
         await eventually(begun, 20)
         process.send_signal(signal.SIGINT)
@@ -201,7 +296,7 @@ async def test_a_signal_ends_it_behind_what_is_under_way(tmp_path: Path) -> None
         redriven = int(said.split()[0])
         assert 0 < redriven < count
         assert len(await p.sequences("DEAD")) == count - redriven
-        assert await p.numbers("ORDERS") == list(range(redriven)), "in order"
+        assert await p.numbers("OUT") == list(range(1, redriven + 1)), "in order"
 
 
 async def test_what_can_not_go_back_stays_and_is_told(tmp_path: Path) -> None:
@@ -209,30 +304,34 @@ async def test_what_can_not_go_back_stays_and_is_told(tmp_path: Path) -> None:
         await p.bury(1, subject="$JS.API.STREAM.DELETE.OUT")
         await p.bury(2, subject="payments.7")
         await p.bury(3)
+        for way in (), ("--to-source",):
+            done = await p.run("redrive", "--dry-run", *way)
+            assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "1 would be redriven, 2 failed")
         done = await p.run("redrive")
         assert (done.returncode, done.stdout) == (1, "1 redriven, 2 failed\n")
         assert "dead letter 1: its subject '$JS.API.STREAM.DELETE.OUT' is none that the route reads" in done.stderr
         assert await p.sequences("DEAD") == [1, 2]
-        await p.streams.delete_stream("ORDERS")
+        await p.streams.delete_stream("OUT")
         await p.bury(4)
         done = await p.run("redrive", "--where", "body.number == 4")
         assert done.returncode == 1
-        assert "it was not stored: no_responders" in done.stderr
+        assert "no stream takes out.7" in done.stderr
         assert len(await p.sequences("DEAD")) == 3
         failing = await p.run("list", "--where", "body.missing == 1")
         assert failing.returncode == 1
         assert "--where failed" in failing.stderr
 
 
-async def test_a_core_message_goes_back_only_if_somebody_listens(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "subject"), [((), "heard"), (("--to-source",), "calls.x")])
+async def test_a_core_message_goes_only_if_somebody_listens(tmp_path: Path, way: tuple[str, ...], subject: str) -> None:
     async with place(tmp_path) as p:
         await p.bury(1, route="core", subject="calls.x")
-        done = await p.run("redrive", route="core")
+        done = await p.run("redrive", *way, route="core")
         assert (done.returncode, done.stdout) == (1, "0 redriven, 1 failed\n")
-        assert "nobody subscribes to calls.x" in done.stderr
-        heard = await p.client.subscribe("calls.*")
+        assert f"nobody subscribes to {subject}" in done.stderr
+        heard = await p.client.subscribe(subject)
         await p.client.ping()
-        done = await p.run("redrive", route="core")
+        done = await p.run("redrive", *way, route="core")
         assert (done.returncode, done.stdout) == (0, "1 redriven, 0 failed\n"), done.stderr
         message = await heard.next(5)
         assert json.loads(message.payload) == {"number": 1}
@@ -270,7 +369,7 @@ async def test_each_kind_of_stream_is_read(tmp_path: Path) -> None:
         done = await p.run("redrive")
         assert done.returncode == 1
         assert "denies the deletion" in done.stderr
-        assert await p.numbers("ORDERS") == []
+        assert await p.numbers("OUT") == []
 
 
 async def test_wrong_usage_is_told(tmp_path: Path) -> None:
@@ -288,6 +387,8 @@ async def test_wrong_usage_is_told(tmp_path: Path) -> None:
         (("list", "--limit", "0"), "orders", 2, "must be at least 1"),
         (("list", "--where", "body.x =="), "orders", 2, "--where: "),
         (("list",), "order", 2, "did you mean 'orders'?"),
+        (("purge", "--to-source"), "orders", 2, "--to-source is for redrive alone"),
+        (("list", "--foreign"), "orders", 2, "--foreign is for redrive alone"),
         (("list",), "bare", 78, "routes[2].dead_letter: missing"),
         (("list",), "orders", 1, "connection refused by 127.0.0.1:1; is the server running?"),
     ]

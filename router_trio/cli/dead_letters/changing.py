@@ -1,18 +1,22 @@
-"""Sending dead letters again, and deleting them: several at a time, each behind the answer to what was before."""
+"""Redriving dead letters and deleting them: several at a time, each step behind the answers to the one before.
+
+A redrive can be killed between any two steps, and two can run at the same time: what was sent has the same id the next
+time, and a dead letter is deleted only when all that was made of it was read back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
-from router_trio.cli.dead_letters.letter import Letter, header_block, why_not
-from router_trio.cli.dead_letters.links import CommandLink
+from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.selection import Report
+from router_trio.cli.dead_letters.storing import Kept, Sent, Streams, keeps_the_last
+from router_trio.cli.dead_letters.ways import FilteredOut, Way
 from router_trio.errors import SourceError
-from router_trio.nats.jetstream.api import StreamInfo, nanoseconds
-from router_trio.nats.jetstream.pubacks import Refused, read_puback
-from router_trio.nats.requests import Request
+from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.stored import StoredMessages
-from router_trio.protocol import framing, headers
+from router_trio.routing.rehearsal import Copy
 
 
 class Purge:
@@ -24,93 +28,152 @@ class Purge:
         self._stored = stored
         self._report = report
 
+    async def would(self, letter: Letter) -> str:
+        """Return what would be done with a dead letter. Raises `Kept` and `SourceError` if that is nothing."""
+        return "be deleted"
+
     async def apply(self, letters: Sequence[Letter]) -> None:
-        """Delete these."""
+        """Delete these. Raises `LinkError` if a link dies."""
         asked = [(letter, self._stored.delete(letter.sequence)) for letter in letters]
         for letter, request in asked:
             try:
                 await self._stored.deleted(request)
             except SourceError as error:
-                self._failed(letter, f"it was not deleted: {error}")
-            else:
-                self.done += 1
+                if not await self._is_gone(letter):
+                    self.keep(letter, f"it was not deleted: {error}")
+                    continue
+            self.done += 1
 
-    def _failed(self, letter: Letter, why: str) -> None:
+    async def _is_gone(self, letter: Letter) -> bool:
+        """Return True if a dead letter was deleted meanwhile: the refusal has no code that tells."""
+        try:
+            return await self._stored.get(letter.sequence) is None
+        except SourceError:
+            return False
+
+    def keep(self, letter: Letter, why: str) -> None:
+        """Report a dead letter that stays."""
         self.failed += 1
         self._report(letter, why)
 
 
-class Redrive(Purge):
-    """Sends dead letters to where they came from, and deletes each that has arrived there.
+@dataclass(frozen=True, slots=True)
+class _Redriven:
+    """A dead letter and all that was sent for it."""
 
-    `again` counts those among `done` that the stream had already: a redrive before this one was cut short.
+    letter: Letter
+    sent: Sequence[Sent]
+
+
+class Redrive(Purge):
+    """Sends what a way makes of dead letters, and deletes each of which all is stored.
+
+    `again` counts those among `done` that were stored before: a redrive, or the route, was cut short. `filtered` counts
+    those among `failed` for which the route sends nothing.
     """
 
-    def __init__(
-        self,
-        stored: StoredMessages,
-        info: StreamInfo,
-        source: CommandLink,
-        patterns: Sequence[str],
-        reserved: Sequence[str],
-        report: Report,
-    ) -> None:
+    def __init__(self, stored: StoredMessages, way: Way, streams: Streams, report: Report) -> None:
         super().__init__(stored, report)
         self.again: int = 0
-        self._created = nanoseconds(info.created)
-        self._source = source
-        self._patterns = patterns
-        self._reserved = reserved
+        self.filtered: int = 0
+        self._way = way
+        self._streams = streams
 
-    def why_not(self, letter: Letter) -> str | None:
-        """Return why this one can't go back, or None."""
-        why = why_not(letter, self._patterns, *self._reserved)
-        if why is None and len(letter.message.payload) + len(letter.message.headers) > self._source.link.max_payload:
-            why = f"it is larger than the max_payload of {self._source.link.max_payload} bytes of its source's server"
-        return why
+    async def would(self, letter: Letter) -> str:
+        """See `Purge`."""
+        told, copies = await self._way.would(letter)
+        await self._streams_for(letter, copies)
+        return told
 
     async def apply(self, letters: Sequence[Letter]) -> None:
-        """Send these, and delete those that arrived. Raises `LinkError` if a link dies."""
-        sent: list[tuple[Letter, Request]] = []
+        """Send these, and delete those that are stored. Raises `LinkError` if a link dies."""
+        under_way: list[_Redriven] = []
+        replaced: set[tuple[str, str]] = set()
         for letter in letters:
-            why = self.why_not(letter)
-            if why is None:
-                sent.append((letter, self._send(letter)))
-            else:
-                self._failed(letter, why)
-        arrived = [
-            letter for letter, request in sent if letter.from_stream and await self._stored_again(letter, request)
-        ]
-        core = [(letter, request) for letter, request in sent if not letter.from_stream]
-        if core:
+            try:
+                copies = await self._way.copies(letter)
+                # All are looked up before any is sent: what can't be sent whole is not sent at all.
+                streams = await self._streams_for(letter, copies)
+            except (Kept, SourceError) as error:
+                self._stays(letter, error)
+                continue
+            values = {
+                (copy.connection, copy.subject)
+                for copy, stream in zip(copies, streams, strict=True)
+                if stream is not None and keeps_the_last(stream)
+            }
+            if values & replaced:
+                # It would replace what is not read back yet.
+                await self._finish(under_way)
+                under_way, replaced = [], set()
+            replaced |= values
+            under_way.append(_Redriven(letter, self._send(copies, streams)))
+        await self._finish(under_way)
+
+    async def _finish(self, under_way: list[_Redriven]) -> None:
+        """Delete the dead letters of which all is stored."""
+        for connection in {sent.copy.connection for one in under_way for sent in one.sent if sent.stream is None}:
             # Nobody confirms a core message. Behind the fence the server has passed it on, or said that nobody listens.
-            await self._source.link.fence()
-            arrived += [letter for letter, request in core if self._was_heard(letter, request)]
-        await super().apply(arrived)
+            await self._streams.fence(connection)
+        under_way = await self._passing(under_way, self._confirmed)
+        under_way = await self._passing(under_way, self._read_back)
+        # Its stream may have given its sequence to another message meanwhile, which nobody has sent.
+        asked = {one.letter.sequence: self._stored.ask_for(one.letter.sequence) for one in under_way}
 
-    def _send(self, letter: Letter) -> Request:
-        block = header_block(letter, self._stored.stream, self._created)
-        return self._source.requests.send(framing.wire(letter.origin), letter.message.payload, block)
+        async def still_there(one: _Redriven) -> None:
+            found = await self._stored.found(asked[one.letter.sequence])
+            if found is not None and found != one.letter.message:
+                raise Kept("its stream has another message there now; list them again")
 
-    async def _stored_again(self, letter: Letter, request: Request) -> bool:
-        try:
-            _, _, duplicate = read_puback(await request.answered())
-        except SourceError as error:
-            self._failed(letter, f"it was not stored: {error}")
-            return False
-        except Refused as error:
-            self._failed(letter, f"it was not stored: {error.reason}: {error.detail}")
-            return False
-        self.again += duplicate
-        return True
+        under_way = await self._passing(under_way, still_there)
+        before = self.failed
+        await super().apply([one.letter for one in under_way])
+        if self.failed == before:
+            self.again += sum(any(sent.duplicate for sent in one.sent) for one in under_way)
 
-    def _was_heard(self, letter: Letter, request: Request) -> bool:
-        request.forget()
-        answer = request.answer
-        if request.denied is not None:
-            self._failed(letter, request.denied)
-        elif answer is not None and headers.status(framing.header_block(answer))[0] == 503:
-            self._failed(letter, f"nobody subscribes to {letter.origin}; start the router, and try again")
-        else:
-            return True
-        return False
+    def _send(self, copies: Sequence[Copy], streams: Sequence[StreamInfo | None]) -> Sequence[Sent]:
+        sent = [self._streams.send(copy, stream) for copy, stream in zip(copies, streams, strict=True)]
+        for one in sent:
+            if one.copy.mirror:
+                one.request.forget()
+        return [one for one in sent if not one.copy.mirror]
+
+    async def _streams_for(self, letter: Letter, copies: Sequence[Copy]) -> list[StreamInfo | None]:
+        return [None if copy.mirror else await self._streams.stream_for(copy, letter) for copy in copies]
+
+    async def _confirmed(self, one: _Redriven) -> None:
+        for sent in one.sent:
+            if sent.stream is None:
+                self._streams.heard(sent)
+            else:
+                await self._streams.acked(sent)
+
+    async def _read_back(self, one: _Redriven) -> None:
+        # Of several values of one subject that a handler made, the last one is kept.
+        last = {(sent.copy.connection, sent.copy.subject): sent for sent in one.sent}
+        for sent in one.sent:
+            if sent.stream is None:
+                continue
+            if keeps_the_last(sent.stream) and last[sent.copy.connection, sent.copy.subject] is not sent:
+                continue
+            await self._streams.is_there(sent)
+
+    async def _passing(
+        self, under_way: Sequence[_Redriven], step: Callable[[_Redriven], Awaitable[None]]
+    ) -> list[_Redriven]:
+        """Return those that pass a step; report the others, which stay."""
+        passed: list[_Redriven] = []
+        for one in under_way:
+            try:
+                await step(one)
+            except (Kept, SourceError) as error:
+                for sent in one.sent:
+                    sent.request.forget()
+                self._stays(one.letter, error)
+            else:
+                passed.append(one)
+        return passed
+
+    def _stays(self, letter: Letter, why: Kept | SourceError) -> None:
+        self.filtered += isinstance(why, FilteredOut)
+        self.keep(letter, str(why))

@@ -29,17 +29,28 @@ def dead_letters(
     stream: Annotated[
         str | None, Parameter(help="The stream that has them, if there are several.", show_default=False)
     ] = None,
+    to_source: Annotated[
+        bool,
+        Parameter(help="Redrive to the old subjects: all consumers of the source get them.", show_default=False),
+    ] = False,
+    foreign: Annotated[
+        bool,
+        Parameter(help="Redrive also those that do not look as if this route had written them.", show_default=False),
+    ] = False,
     hex: Annotated[bool, Parameter(help="Show the payload in hexadecimal.", show_default=False)] = False,
     json: Annotated[bool, Parameter(help="Print JSON; a list as one line for each.", show_default=False)] = False,
 ) -> int:
     r"""Look at what a route has given up, send it again, or delete it.
 
     list prints a line for each dead letter, show SEQUENCE all of one.
-    redrive sends each to the subject on which it came, with its payload,
-    headers and history, and deletes it when it has arrived:
-    when a stream has stored it, or, where it came from no stream, when
-    the server has passed it on. A redrive that was cut short can be run
-    again. purge deletes, and asks before it does.
+    redrive takes each through its own route: handler, expressions and
+    destinations, with the ids that the copies would have had. It is deleted
+    when all that was sent is read back from its stream, or, where that is
+    a core subject, when the server has passed it on. What the route fails
+    on again, or filters out, stays, and the reason is on stderr. A redrive
+    that was cut short can be run again. --to-source sends it to the subject
+    on which it came instead: every consumer of that gets it. purge deletes,
+    and asks before it does.
 
     --where takes an expression as routes have it, over the dead letter:
     'headers["Router-Dead-Letter-Reason"] == "timeout" && size < 1024'.
@@ -62,6 +73,8 @@ def dead_letters(
             "show needs the SEQUENCE of one, as list prints it" if sequence is None else f"{action} takes no SEQUENCE"
         )
         raise outcome.UsageError(f"{told}; router-trio dead-letters --help shows examples")
+    if (to_source or foreign) and action != "redrive":
+        raise outcome.UsageError(f"{'--to-source' if to_source else '--foreign'} is for redrive alone")
     if limit is not None and limit < 1:
         raise outcome.UsageError(f"--limit {limit}: must be at least 1")
     settings = Settings.load(config)
@@ -73,4 +86,9 @@ def dead_letters(
 
     from router_trio.cli.dead_letters.work import Options, run
 
-    return run(settings, route, action, Options(sequence, condition, limit, dry_run, yes, stream, hex, json))
+    return run(
+        settings,
+        route,
+        action,
+        Options(sequence, condition, limit, dry_run, yes, stream, hex, json, to_source, foreign),
+    )

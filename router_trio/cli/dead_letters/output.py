@@ -19,7 +19,8 @@ HEADING = _ROW.format("SEQUENCE", "TIME", "REASON", "ATTEMPTS", "SIZE", "SUBJECT
 
 def row(letter: Letter) -> str:
     """Return the line of a table. The size is that of the payload, in bytes."""
-    fields = (excerpt(one) for one in (letter.time, letter.reason, letter.attempts))
+    attempts = "?" if letter.attempts is None else letter.attempts
+    fields = (letter.time, excerpt(letter.reason), attempts)
     return _ROW.format(letter.sequence, *fields, len(letter.message.payload), excerpt(letter.origin))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +18,16 @@ from router_trio.cli.dead_letters.changing import Purge, Redrive
 from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.links import CommandLink, open_links
 from router_trio.cli.dead_letters.selection import Selection, find_stream
+from router_trio.cli.dead_letters.storing import Kept, Streams
+from router_trio.cli.dead_letters.ways import Origin, ThroughRoute, ToSource, Way
 from router_trio.cli.service.signals import run_with_signals
 from router_trio.errors import ConfigurationError, Problem, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression
 from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.stored import StoredMessages
+from router_trio.routing.plans import Handler
+from router_trio.routing.rehearsal import Limits, Rehearsal
 from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.problems import suggestion
 
@@ -42,11 +47,21 @@ class Options:
     stream: str | None
     hex: bool
     json: bool
+    to_source: bool = False
+    foreign: bool = False
 
 
 def run(settings: Settings, name: str, action: str, options: Options) -> int:
     """Do it, and return the exit code. Blocks until it is done. Raises `RouterError`."""
-    job = _Job(settings, _route(settings, name), options)
+    route, handlers = _route(settings, name), {}
+    if action == "redrive" and not options.to_source:
+        from router_trio.cli.configuration import search_working_directory
+        from router_trio.routing.handlers import load_handlers
+
+        gc.enable()  # see `__main__`
+        search_working_directory()
+        handlers = load_handlers([route], {})
+    job = _Job(settings, route, options, handlers)
     return trio.run(partial(job.run, action))
 
 
@@ -67,11 +82,14 @@ def _route(settings: Settings, name: str) -> RouteSettings:
 class _Job:
     """One call of the command."""
 
-    def __init__(self, settings: Settings, route: RouteSettings, options: Options) -> None:
+    def __init__(
+        self, settings: Settings, route: RouteSettings, options: Options, handlers: dict[str, Handler]
+    ) -> None:
         assert route.dead_letter is not None
         self._settings = settings
         self._route = route
         self._options = options
+        self._handlers = handlers
         self._at = route.dead_letter.connection
         self._pattern = route.source.mapping(route.dead_letter.subject).pattern
         self._reported: Counter[str] = Counter()
@@ -91,10 +109,9 @@ class _Job:
 
         async def work() -> None:
             nonlocal code, failure
-            names = [self._at, self._route.source.connection] if action == "redrive" else [self._at]
             try:
                 with scope:
-                    async with open_links(self._settings, names) as links:
+                    async with open_links(self._settings, self._connections(action)) as links:
                         code = await self._do(action, links)
             except (OSError, outcome.UsageError) as error:
                 failure = error  # out of the nurseries, which would wrap it
@@ -103,6 +120,16 @@ class _Job:
         if failure is not None:
             raise failure
         return code
+
+    def _connections(self, action: str) -> list[str]:
+        """Return the names of the connections that an action needs."""
+        if action != "redrive":
+            return [self._at]
+        source, to_source = self._route.source, self._options.to_source
+        names = [] if to_source else [to.connection for to in self._route.to]
+        if to_source or source.stream is not None:
+            names.append(source.connection)
+        return list(dict.fromkeys([self._at, *names]))
 
     async def _do(self, action: str, links: dict[str, CommandLink]) -> int:
         here = links[self._at]
@@ -119,13 +146,23 @@ class _Job:
             )
             raise SourceError(told, reason=reasons.DENY_DELETE)
         if action == "redrive":
-            source = self._route.source
-            reserved = self._settings.connections[source.connection].reserved
-            redrive = Redrive(stored, info, links[source.connection], source.patterns, reserved, self._report)
-            return await self._change(stored, info, redrive, "redriven", redrive.why_not, "go to {}")
+            streams = Streams(links)
+            way = self._way(links, streams, stream)
+            if way.warning is not None:
+                print(f"router-trio: --to-source: {way.warning}", file=sys.stderr)
+            return await self._change(stored, info, Redrive(stored, way, streams, self._report), "redriven")
         if not self._options.dry_run and not self._options.yes:
             await self._ask(stored.stream)
-        return await self._change(stored, info, Purge(stored, self._report), "purged", lambda _: None, "be deleted")
+        return await self._change(stored, info, Purge(stored, self._report), "purged")
+
+    def _way(self, links: dict[str, CommandLink], streams: Streams, stream: str) -> Way:
+        source = self._route.source
+        reserved = self._settings.connections[source.connection].reserved
+        origin = Origin(self._route, reserved, streams, foreign=self._options.foreign)
+        if self._options.to_source:
+            return ToSource(origin, links[source.connection].link, streams, stream)
+        limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
+        return ThroughRoute(origin, Rehearsal(self._settings, self._route, self._handlers, limits), streams, stream)
 
     # --- reading ---
 
@@ -157,22 +194,14 @@ class _Job:
 
     # --- changing ---
 
-    async def _change(
-        self,
-        stored: StoredMessages,
-        info: StreamInfo,
-        work: Purge,
-        done: str,
-        why_not: Callable[[Letter], str | None],
-        would: str,
-    ) -> int:
+    async def _change(self, stored: StoredMessages, info: StreamInfo, work: Purge, done: str) -> int:
         selection = self._selection(stored, info)
         would_be = 0
         with _progress(selection, work, done) as shown:
             async with aclosing(selection.batches()) as batches:
                 async for batch in batches:
                     if self._options.dry_run:
-                        would_be += self._dry_run(batch, work, why_not, would)
+                        would_be += await self._dry_run(batch, work)
                     else:
                         await work.apply(batch)
                     shown()
@@ -181,24 +210,23 @@ class _Job:
         failed = work.failed + selection.failed
         count = would_be if self._options.dry_run else work.done
         told = f"{count} {'would be ' if self._options.dry_run else ''}{done}, {failed} failed"
-        if isinstance(work, Redrive) and work.again:
-            told += f"; {work.again} had arrived before"
+        if isinstance(work, Redrive):
+            told += f"; {work.again} had arrived before" if work.again else ""
+            told += f"; {work.filtered} of the failed are filtered out by the route" if work.filtered else ""
         print(told)
         return outcome.INTERRUPTED if self._stop.is_set() else self._end(failed)
 
-    def _dry_run(
-        self, batch: Sequence[Letter], work: Purge, why_not: Callable[[Letter], str | None], would: str
-    ) -> int:
+    async def _dry_run(self, batch: Sequence[Letter], work: Purge) -> int:
         """Print what would be done. Returns for how many it could be."""
         count = 0
         for letter in batch:
-            why = why_not(letter)
-            if why is None:
-                count += 1
-                print(f"{letter.sequence} would {would.format(excerpt(letter.origin))}")
+            try:
+                would = await work.would(letter)
+            except (Kept, SourceError) as error:
+                work.keep(letter, str(error))
             else:
-                work.failed += 1
-                self._report(letter, why)
+                count += 1
+                print(f"{letter.sequence} would {would}")
         return count
 
     async def _ask(self, stream: str) -> None:

@@ -145,6 +145,15 @@ class Object:
             raise self._wrong(name, "an object")
         return Object(value, f"{self._where}{name}.")
 
+    def objects(self, name: str, *, most: int) -> tuple[Object, ...]:
+        """Return a list of objects; empty if it is absent."""
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if type(value) is not list or len(value) > most or not all(type(one) is dict for one in value):
+            raise self._wrong(name, f"a list of at most {most} objects")
+        return tuple(Object(one, f"{self._where}{name}.") for one in value)
+
     def required(self, name: str) -> Object:
         """Return an object in this one. Raises if it is absent."""
         found = self.object(name)

@@ -236,7 +236,17 @@ def nanoseconds(time: str) -> int:
 
 def consumer_info(body: bytes) -> ConsumerInfo:
     """Read the answer to `CONSUMER.INFO` and `CONSUMER.CREATE`. Raises as `stream_info` does."""
+    return _consumer_info(_answer(body))
+
+
+def consumer_list(body: bytes) -> tuple[tuple[ConsumerInfo, ...], int]:
+    """Read the answer to `CONSUMER.LIST`: one page, and how many consumers there are. Raises as `stream_info` does."""
     answer = _answer(body)
+    found = tuple(_consumer_info(one) for one in answer.objects("consumers", most=MAX_NAMES))
+    return found, answer.number("total", 0)
+
+
+def _consumer_info(answer: Object) -> ConsumerInfo:
     return ConsumerInfo(
         stream=answer.text("stream_name"),
         name=answer.text("name"),

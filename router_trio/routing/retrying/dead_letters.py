@@ -24,11 +24,14 @@ from router_trio.states import DestinationState, RouteState
 PREFIX = "Router-Dead-Letter-"
 """What the names of the headers begin with that a dead letter gets."""
 
-_ID_PART = b":dead"
+ID_PART = b":dead"
 """Between the id of a message and what tells its copies apart: a dead letter is none of them."""
 
-_FIELDS = ("Route", "Reason", "Detail", "Attempts", "Subject", "Stream", "Sequence", "Time", "Message-Id")
-_OWN = headers.lines_of([PREFIX + field for field in _FIELDS])
+FIELDS = ("Route", "Reason", "Detail", "Attempts", "Subject", "Stream", "Sequence", "Time", "Message-Id")
+"""Ends of the names of those headers."""
+
+OWN_LINES = headers.lines_of([PREFIX + field for field in FIELDS])
+"""Finds the lines of those headers in a header block."""
 
 
 class DeadLetter:
@@ -85,7 +88,7 @@ class DeadLetters:
         """
         template = self._destination.template
         owner = DeadLetter(delivery, dead, (self._destination.route, template), tell)
-        message_id = (delivery.message_id or self._connection.new_message_id()) + _ID_PART
+        message_id = (delivery.message_id or self._connection.new_message_id()) + ID_PART
         self._outlet.forward_with(delivery.raw, owner, message_id, self._headers(delivery, dead))
 
     def _headers(self, delivery: Delivery, dead: GivenUp) -> bytes:
@@ -105,7 +108,7 @@ class DeadLetters:
             "Time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "Message-Id": message_ids.find(came).decode("utf-8", "surrogateescape") or None,
         }
-        block = self._outlet.contents.without_control(headers.removed(came, _OWN)) if came else b""
+        block = self._outlet.contents.without_control(headers.removed(came, OWN_LINES)) if came else b""
         lines = [(block.rstrip(b"\r\n") if block else headers.VERSION) + b"\r\n"]
         for name, value in fields.items():
             if value is not None:

@@ -6,20 +6,31 @@ from dataclasses import replace
 
 import pytest
 
-from router_trio.cli.dead_letters.letter import Letter, header_block, read_letter, why_not, written
+from router_trio.cli.dead_letters.letter import (
+    Letter,
+    as_received,
+    for_source,
+    foreign,
+    is_newer,
+    read_letter,
+    why_not,
+    written,
+)
 from router_trio.cli.dead_letters.output import as_json, lines, payload_of, row
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.protocol.headers import Headers, decode, encode
 
 HEADERS = {
     "X-Shop": "north",
-    "Nats-Msg-Id": "IN.1:dead",
+    "Nats-Msg-Id": "ORDERS:5:1764151100000000000:dead:abcdefghijklmnop",
     "Nats-Rollup": "all",
     "Router-Dead-Letter-Route": "orders",
     "Router-Dead-Letter-Reason": "timeout",
     "Router-Dead-Letter-Attempts": "5",
     "Router-Dead-Letter-Subject": "orders.7",
     "Router-Dead-Letter-Stream": "ORDERS",
+    "Router-Dead-Letter-Sequence": "5",
+    "Router-Dead-Letter-Time": "2025-11-26T10:00:00.000Z",
     "router-dead-letter-odd": "x",
 }
 
@@ -43,21 +54,144 @@ def test_one_of_another_route_is_none_of_this_one() -> None:
 
 
 def test_what_is_missing_is_empty_and_the_time_is_that_of_its_stream() -> None:
-    found = letter(Router_Dead_Letter_Reason=None, Router_Dead_Letter_Stream=None, Router_Dead_Letter_Attempts="many")
+    found = letter(
+        Router_Dead_Letter_Reason=None,
+        Router_Dead_Letter_Stream=None,
+        Router_Dead_Letter_Attempts="many",
+        Router_Dead_Letter_Time=None,
+    )
     assert (found.reason, found.from_stream, found.time) == ("", False, "2025-11-26T10:00:00.123Z")
     assert found.fields()["attempts"] is None
     assert written(0) == "1970-01-01T00:00:00.000Z"
 
 
-def test_it_goes_back_with_its_own_headers_its_history_and_the_same_id_each_time() -> None:
-    block = decode(header_block(letter(), "DEAD", 5))
+def test_on_its_old_subject_it_has_its_own_headers_its_history_and_the_same_id_each_time() -> None:
+    def sent(found: Letter, stream: str = "DEAD") -> Headers:
+        return decode(for_source(found, stream, "main", jetstream=True).headers)
+
+    block = sent(letter())
     history = {name: value for name, value in HEADERS.items() if "dead-letter" in name.lower()}
-    own = {"X-Shop": "north", "Nats-Msg-Id": "redriven:DEAD:5:17", "Router-Redriven": "1"}
-    assert history["Router-Dead-Letter-Reason"]
+    own = {"X-Shop": "north", "Nats-Msg-Id": block["Nats-Msg-Id"], "Router-Redriven": "1"}
     assert dict(block) == own | history
-    assert header_block(letter(), "DEAD", 5) == header_block(letter(), "DEAD", 5)
-    assert decode(header_block(letter(), "DEAD", 6))["Nats-Msg-Id"] != block["Nats-Msg-Id"], "another stream"
-    assert decode(header_block(letter(Router_Redriven="3"), "DEAD", 5))["Router-Redriven"] == "4"
+    assert block["Nats-Msg-Id"].startswith("redriven:DEAD:17:1764151200123456789:")
+    assert sent(letter()) == block
+    assert sent(letter(Router_Redriven="3"))["Router-Redriven"] == "4"
+
+
+def test_no_two_dead_letters_have_the_same_id_on_their_old_subjects() -> None:
+    def its_id(found: StoredMessage, stream: str = "DEAD") -> bytes:
+        read = read_letter(found, "orders")
+        assert read is not None
+        return read.own_id(stream)
+
+    first = message()
+    others = [
+        replace(first, time_ns=first.time_ns + 1),  # its stream gave the sequence anew
+        replace(first, sequence=18),
+        replace(first, payload=b"x"),
+        replace(first, subject="dead.8"),
+        message(X_Shop="south"),
+    ]
+    ids = {its_id(first), its_id(first, "OTHER"), *map(its_id, others)}
+    assert len(ids) == 2 + len(others)
+
+
+def test_its_route_receives_it_as_it_came() -> None:
+    found = letter(Router_Dead_Letter_Message_Id="sender-1")
+    received = as_received(found, "ORDERS", "DEAD")
+    assert (received.subject, received.payload) == ("orders.7", b'{"a": 1}')
+    own = {"X-Shop": "north", "Nats-Msg-Id": "sender-1", "Nats-Rollup": "all", "router-dead-letter-odd": "x"}
+    assert dict(decode(received.headers)) == own
+    assert received.message_id == b"ORDERS:5:1764151100000000000"
+    assert received.place is not None
+    assert (received.place.sequence, received.place.time_ns) == (5, 1_764_151_100_000_000_000)
+    assert "Nats-Msg-Id" not in decode(as_received(letter(), "ORDERS", "DEAD").headers)
+    known = {name.replace("-", "_"): value for name, value in HEADERS.items() if name.startswith("Router-")}
+    lone = StoredMessage(
+        1, 1, "dead.7", encode(Headers({key.replace("_", "-"): one for key, one in known.items()})), b""
+    )
+    plain = read_letter(lone, "orders")
+    assert plain is not None
+    assert as_received(plain, "ORDERS", "DEAD").headers == b"", "it had no headers"
+
+
+def test_a_core_message_keeps_the_id_that_it_had_in_the_router() -> None:
+    found = letter(
+        Nats_Msg_Id="0123456789abcdef-7:dead:abcdefghijklmnop",
+        Router_Dead_Letter_Stream=None,
+        Router_Dead_Letter_Sequence=None,
+    )
+    received = as_received(found, None, "DEAD")
+    assert (received.message_id, received.place) == (b"0123456789abcdef-7", None)
+
+
+@pytest.mark.parametrize("its_id", ["other", "ORDERS:6:1764151100000000000:dead:abcdefghijklmnop", "", "x:dead:short"])
+def test_a_dead_letter_that_was_stored_under_another_id_gets_one_of_its_own(its_id: str) -> None:
+    received = as_received(letter(Nats_Msg_Id=its_id), "ORDERS", "DEAD")
+    assert received.message_id.startswith(b"redriven:DEAD:17:")
+
+
+@pytest.mark.parametrize(
+    ("changes", "stream", "why"),
+    [
+        ({}, "ORDERS", None),
+        ({"Router_Dead_Letter_Stream": None, "Router_Dead_Letter_Sequence": None}, None, None),
+        ({}, None, "it came from the stream 'ORDERS', and the route reads none"),
+        ({}, "OTHER", "it came from the stream 'ORDERS', and the route reads OTHER"),
+        ({"Router_Dead_Letter_Sequence": "9" * 5000}, "ORDERS", "Sequence is not a number"),
+        ({"Router_Dead_Letter_Sequence": "0"}, "ORDERS", "Sequence is not a number"),
+        ({"Router_Dead_Letter_Sequence": "6"}, "ORDERS", "Nats-Msg-Id is not that of message 6 of ORDERS"),
+        ({"Router_Dead_Letter_Attempts": "0"}, "ORDERS", "Attempts is not a number"),
+        ({"Router_Dead_Letter_Time": "2025-13-26T10:00:00.000Z"}, "ORDERS", "Time is not a time"),
+    ],
+)
+def test_what_no_router_can_have_written_is_told(
+    changes: dict[str, str | None], stream: str | None, why: str | None
+) -> None:
+    found = foreign(letter(**changes), stream)
+    assert found is None if why is None else why in str(found)
+
+
+def test_a_header_that_is_there_twice_is_no_routers() -> None:
+    twice = message().headers[:-2] + b"Router-Dead-Letter-Subject: orders.8\r\n\r\n"
+    found = read_letter(replace(message(), headers=twice), "orders")
+    assert found is not None
+    assert (found.origin, found.wrong) == ("orders.7", "it has Router-Dead-Letter-Subject twice")
+
+
+NANO = 1_764_151_100_000_000_000
+"""When the message of these dead letters was stored."""
+
+
+@pytest.mark.parametrize(
+    ("its_id", "time_ns", "newer"),
+    [
+        ("", NANO + 1, True),
+        ("", NANO, False),
+        ("somebody", NANO + 1, True),
+        ("mine", NANO + 1, False),
+        # A copy that the route, or a redrive, has stored later: of an older message, and of a newer one.
+        (f"ORDERS:4:{NANO - 1}:abcdefghijklmnop", NANO + 9, False),
+        (f"ORDERS:6:{NANO + 1}:abcdefghijklmnop", NANO + 9, True),
+        (f"OTHER:4:{NANO - 1}:abcdefghijklmnop", NANO + 9, True),
+        (f"redriven:DEAD:16:1764151200123456788:{'a' * 32}", NANO + 9, False),
+        (f"redriven:DEAD:18:1764151200123456790:{'a' * 32}:abcdefghijklmnop", NANO + 9, True),
+    ],
+)
+def test_what_is_newer_than_a_dead_letter_is_told_by_what_it_was_made_of(
+    its_id: str, time_ns: int, newer: bool
+) -> None:
+    block = encode(Headers({"Nats-Msg-Id": its_id} if its_id else {}))
+    last = StoredMessage(9, time_ns, "out.7", block, b"")
+    assert is_newer(last, letter(), b"mine", at_source=False) is newer
+
+
+def test_of_a_dead_letter_without_a_time_the_sequence_tells_what_is_newer() -> None:
+    found = letter(Nats_Msg_Id=None)
+    last = StoredMessage(6, NANO, "orders.7", b"", b"")
+    assert is_newer(last, found, b"mine", at_source=True)
+    assert not is_newer(replace(last, sequence=5), found, b"mine", at_source=True)
+    assert not is_newer(last, found, b"mine", at_source=False)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +210,15 @@ def test_it_goes_back_with_its_own_headers_its_history_and_the_same_id_each_time
     ],
 )
 def test_it_goes_only_where_the_route_reads(origin: str | None, source: str, why: str | None) -> None:
-    found = why_not(letter(Router_Dead_Letter_Subject=origin), [source], "_ROUTER")
+    found = why_not(letter(Router_Dead_Letter_Subject=origin), [source], None, "_ROUTER")
     assert found is None if why is None else why in str(found)
+
+
+@pytest.mark.parametrize(("taken", "fits"), [(["orders.*", "x"], True), (["x", "orders.*.>"], False), ([], False)])
+def test_it_goes_only_where_its_stream_takes_messages(taken: list[str], fits: bool) -> None:
+    found = why_not(letter(), [">"], taken)
+    assert (found is None) is fits
+    assert fits or "is none that the stream takes which the route reads" in str(found)
 
 
 @pytest.mark.parametrize(

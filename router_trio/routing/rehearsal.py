@@ -1,0 +1,202 @@
+"""Runs messages through one route without sending anything: what the route would send is returned.
+
+The handler is called, expressions are evaluated, destinations are chosen, subjects mapped and ids made by the code that
+does so for every message. Retries, limits and breakers are the caller's business, and so is sending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+import trio
+
+from router_trio.connection.supervisor import Connection
+from router_trio.link import Link, LinkListener
+from router_trio.outbox.operation import CoreOperation, Operation
+from router_trio.protocol import ack_reply, framing
+from router_trio.routing.content.mirror_copy import MirrorCopy
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.outlets.outlet import Outlet
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.plans import Handler, RoutePlan, compile_routes
+from router_trio.routing.policy.retry import Failure
+from router_trio.routing.retrying.core_delivery import CoreDelivery
+from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.delivery import StreamDelivery
+from router_trio.routing.tracing import NoTracing
+from router_trio.settings import RouteSettings, Settings
+from router_trio.states import DestinationState, RouteState
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What a route would publish. `mirror`: nothing depends on whether it arrives."""
+
+    connection: str
+    subject: str
+    headers: bytes
+    payload: bytes
+    jetstream: bool
+    mirror: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message was in its stream, and when it was stored, in nanoseconds since 1970."""
+
+    stream: str
+    sequence: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message as a route receives it. The ids of its copies begin with `message_id`.
+
+    `place` is None for one of a core subscription.
+    """
+
+    subject: str
+    headers: bytes
+    payload: bytes
+    message_id: bytes
+    place: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a route makes of a message: copies, or why it `failed`, or the reason for which it was `filtered` out."""
+
+    copies: tuple[Copy, ...]
+    failed: Failure | None = None
+    filtered: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The sizes that the server of a connection takes, in bytes."""
+
+    max_payload: int
+    max_control_line: int
+
+
+class Rehearsal:
+    """One route, and a connection without a link for each that it sends to."""
+
+    def __init__(
+        self, settings: Settings, route: RouteSettings, handlers: dict[str, Handler], limits: Mapping[str, Limits]
+    ) -> None:
+        """`limits` are those of every connection that the route sends to, by name."""
+        bare = [to.model_copy(update={"breaker": None, "fast_ingest": False}) for to in route.to]
+        changes = {"limit": None, "retry": None, "dead_letter": None, "respond": False, "to": bare}
+        one = settings.model_copy(update={"routes": [route.model_copy(update=changes)]})
+        (self._plan,) = compile_routes(one, handlers)
+        self._connections = {name: _connection(name, settings, limits[name]) for name in sorted(self._plan.connections)}
+        self._routing = _routing(self._plan, self._connections)
+
+    @property
+    def calls_handler(self) -> bool:
+        """True if `run` calls a handler, which may do whatever it does."""
+        return self._plan.handler is not None
+
+    async def run(self, message: Arrived) -> Rehearsed:
+        """Return what the route makes of a message. Waits for as long as its handler does."""
+        state = self._routing.state
+        state.filtered.clear()
+        delivery = self._delivery(message)
+        try:
+            if self._plan.handler is None:
+                self._routing.forward(delivery)
+            else:
+                await self._routing.route(self._plan.handler, delivery)
+            failed, outcome = delivery.failure, delivery.outcome
+        finally:
+            copies = [copy for connection in self._connections.values() for copy in self._taken_from(connection)]
+        if failed is not None:
+            return Rehearsed((), failed=failed)
+        if outcome == "filtered":
+            return Rehearsed((), filtered=next(iter(state.filtered), "unmatched"))
+        return Rehearsed(tuple(copies))
+
+    def _delivery(self, message: Arrived) -> Delivery:
+        now, nobody, place = trio.current_time(), _Nobody(self._routing.state), message.place
+        reply, time = b"", b""
+        if place is not None:  # as its first delivery by a consumer
+            time = b"%d" % place.time_ns
+            stream = framing.wire(place.stream)
+            reply = ack_reply.subject(stream, b"rehearsal", sequence=place.sequence, number=1, time=place.time_ns)
+        frame = framing.publish(framing.wire(message.subject), message.payload, reply=reply, headers=message.headers)
+        raw = framing.published(frame)
+        if place is None:
+            return CoreDelivery(nobody, nobody.state, raw, now, message.message_id)
+        return StreamDelivery(nobody, StreamCursor(), raw, now, place.sequence, 1, time, message.message_id)
+
+    def _taken_from(self, connection: Connection) -> Sequence[Copy]:
+        """Take what was accepted for a connection out of its outbox, in order."""
+        copies: list[Copy] = []
+
+        def take(operation: Operation) -> bool:
+            assert isinstance(operation, CoreOperation), "copies of one message are accepted one by one"
+            raw = framing.published(operation.frame)
+            mirror = isinstance(operation.owner, MirrorCopy)
+            subject, block, payload = framing.text(raw[0]), framing.header_block(raw), framing.payload(raw)
+            copies.append(Copy(connection.name, subject, block, payload, operation.with_ack, mirror))
+            return True
+
+        connection.outbox.recall(take)
+        return copies
+
+
+class _Nobody:
+    """Keeps the message that is rehearsed: what becomes of it is read by `run`."""
+
+    def __init__(self, state: RouteState) -> None:
+        self.state: RouteState = state
+        self.stored: list[StreamDelivery] = []
+
+    def destination_refused(self, delivery: StreamDelivery) -> None:
+        """See `stream.delivery.Source`."""
+
+    def finished(self, delivery: Delivery) -> None:
+        """See `stream.delivery.Source` and `core_delivery.Keeper`."""
+
+    def passes_by(self, delivery: StreamDelivery) -> bool:
+        """See `stream.delivery.Source`."""
+        return False
+
+    def first_stored(self) -> None:
+        """See `stream.delivery.Source`."""
+
+    def order_key(self, delivery: StreamDelivery) -> bytes:
+        """See `stream.delivery.Source`."""
+        return delivery.raw[0]
+
+
+def _connection(name: str, settings: Settings, limits: Limits) -> Connection:
+    connection = Connection(name, settings.connections[name], _never, lambda event: None)
+    connection.max_payload = limits.max_payload
+    connection.max_control_line = limits.max_control_line
+    connection.outbox.link_up()
+    return connection
+
+
+def _never(server: str, inbox: bytes, listener: LinkListener) -> AbstractAsyncContextManager[Link]:
+    raise AssertionError("a rehearsal connects to nothing")
+
+
+def _routing(plan: RoutePlan, connections: Mapping[str, Connection]) -> Routing:
+    state = RouteState(
+        plan.name, plan.connection, [one.template for one in plan.destinations], own_ids=plan.settings.source.own_ids
+    )
+    for one in plan.destinations:
+        state.to.append(
+            DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
+        )
+    outlets = [Outlet(one, connections[one.connection]) for one in plan.destinations]
+    if plan.looks:
+        from router_trio.routing.content.routing import ContentRouting
+
+        return ContentRouting(plan, outlets, state, lambda event: None, NoTracing())
+    return Routing(plan, outlets, state, lambda event: None, NoTracing())
