@@ -18,11 +18,13 @@ class Platform:
     """`wall_clock` gives Unix time in seconds; `random` is for jitter, sampling and the mapping function `random`.
 
     `token_hex(n)` gives `n` bytes that nobody can guess, as hexadecimal digits.
+    `stopwatch` gives seconds that pass while code runs, which Trio's clock in a test does not.
     """
 
     wall_clock: Callable[[], float] = time.time
     random: Random = field(default_factory=Random)
     token_hex: Callable[[int], str] = secrets.token_hex
+    stopwatch: Callable[[], float] = time.perf_counter
 
 
 REAL_PLATFORM = Platform()

@@ -50,6 +50,7 @@ class RouteBuilder:
         outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
         kind = _content_routing() if plan.looks else Routing
         routing = kind(plan, outlets, state, self._emit, self._tracing, handler_errors=self._handler_errors)
+        routing.turn.clock = connection.platform.stopwatch
         letters = None
         if (dead := plan.dead_letter) is not None:
             from router_trio.routing.retrying.dead_letters import DeadLetters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import trio
@@ -36,6 +37,7 @@ from router_trio.routing.policy.retry import Failure
 from router_trio.routing.raised import Raised, message_failed
 from router_trio.routing.reply.responder import Responder
 from router_trio.routing.tracing import Tracing
+from router_trio.routing.turns import Turn
 from router_trio.states import RouteState
 
 
@@ -57,6 +59,8 @@ class Routing:
         self.outlets: tuple[Outlet, ...] = tuple(outlets)
         self.state = state
         self.tracing = tracing
+        self.turn: Turn = Turn(perf_counter)
+        """For the calls of its handler; on the clock of the platform once it is built."""
         self._emit = emit
         self._full_errors = handler_errors == "full"
         state.suppressed = self.suppressed
@@ -259,6 +263,7 @@ class Routing:
                 answer = await finished(blocked)
             finally:
                 state.handler_returns(trio.current_time())
+                self.turn.begin()
             if delivery.out_of_turn:
                 delivery.fail(reasons.OUT_OF_TURN)
                 delivery.done()

@@ -39,6 +39,7 @@ class Route(ABC):
     async def run(self) -> None:
         """Route what arrives, until cancelled or abandoned."""
         with self._scope:
+            self.routing.turn.begin()
             await self._route_arriving()
 
     def close_intake(self) -> None:

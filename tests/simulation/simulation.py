@@ -60,7 +60,9 @@ class Simulation:
             if name in schedule.batched:
                 broker.trouble.allow_batched("OUT", True)
         dice = Random(f"platform {schedule.seed}")
-        self.platform = Platform(lambda: EPOCH + trio.current_time(), dice, lambda count: dice.randbytes(count).hex())
+        self.platform = Platform(
+            lambda: EPOCH + trio.current_time(), dice, lambda count: dice.randbytes(count).hex(), trio.current_time
+        )
         self.settings = settings_of(schedule)
         self.process: Process | None = None
         self._second: Process | None = None

@@ -73,7 +73,9 @@ class CoreRouteByKey(RetryingRoute):
                 blocked = self._begin(delivery) if await self._may_go(delivery) else None
                 if blocked is not None:
                     return blocked
-            await trio.lowlevel.checkpoint()
+                if self.routing.turn.over:
+                    break
+            await self.routing.turn.pass_on()
 
     def _begin_at_once(self) -> Awaitable[None] | None:
         """See `HandlerTasks`."""
@@ -85,6 +87,8 @@ class CoreRouteByKey(RetryingRoute):
             blocked = None if delivery is None else self._begin(delivery)
             if delivery is None or blocked is not None:
                 return blocked
+            if routing.turn.over:
+                break
         return None
 
     async def _sort_arriving(self) -> None:

@@ -90,7 +90,7 @@ class StreamRouteByKey(StreamRoute):
                 blocked = self._begin_some()
                 if blocked is not None:
                     return blocked
-            await trio.lowlevel.checkpoint()
+            await self.routing.turn.pass_on()
 
     def _begin_at_once(self) -> Awaitable[None] | None:
         """See `HandlerTasks`."""
@@ -115,7 +115,7 @@ class StreamRouteByKey(StreamRoute):
             blocked = self._begin(delivery)
             if blocked is not None:
                 return blocked
-            if routing.waits_for is not None:
+            if routing.waits_for is not None or routing.turn.over:
                 break
         if self._nothing_comes:
             self._going_back.all_stuck()

@@ -41,15 +41,20 @@ class HandlerBatch:
         self._followed: dict[int, list[Owner]] = {}
         self._together = routing.as_it_comes and not any(outlet.destination.jetstream for outlet in self._outlets)
         self._only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
+        self._turn = routing.turn
+        self.between_calls: bool = False
+        """True while what `handle_each` has returned lets the loop turn: no message is in the handler then."""
 
     def handle_each(self, calls: HandlerCalls) -> Awaitable[None] | None:
-        """Take messages through the handler until one blocks: returns what to await before the next one.
+        """Take messages through the handler until one blocks, or has taken long: returns what to await before the next.
 
         Cancelled while it is awaited, nothing of that message was sent.
         """
         only = self._only
         keep = self._frames[0].append
         call = calls.call
+        clock, until = self._turn.clock, self._turn.until
+        self.between_calls = False
         for step in calls.steps:
             if step is not call:
                 self.offer_kept()
@@ -60,7 +65,9 @@ class HandlerBatch:
                 call[2] = None
                 raise_if_signal(error)
                 self._failed(error, self._delivery(raw))
-                continue
+                if clock() < until:
+                    continue
+                return self._let_turn()
             kind = type(answer)  # a name for it, or mypyc would take the payload for bytes before that is looked at
             if (
                 only is not None
@@ -78,14 +85,28 @@ class HandlerBatch:
                 # (tests/performance/test_fast_paths.py::test_answers_of_which_only_the_payload_is_new).
                 try:
                     keep(only.frame_of(answer[1], raw))
-                    continue
+                    if clock() < until:
+                        continue
+                    return self._let_turn()
                 except RouterError:
                     pass  # refused: the way of single messages says so
             self._answered(answer, message, self._delivery(raw))
+            if clock() >= until:
+                return self._let_turn()
         return None
+
+    def let_turn(self) -> Awaitable[None] | None:
+        """Return what to await before the next message, if the turn has lasted long enough."""
+        return self._let_turn() if self._turn.over else None
+
+    def _let_turn(self) -> Awaitable[None]:
+        self.offer_kept()
+        self.between_calls = True
+        return self._turn.pass_on()
 
     def handle_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
         """The same for one message that is sampled."""
+        self.between_calls = False
         delivery = self._delivery(raw)
         self._routing.begin_trace(delivery)
         if not self._takes(delivery):
@@ -129,6 +150,7 @@ class HandlerBatch:
             self._answered(answer, message, delivery)
         finally:
             state.handler_returns(trio.current_time())
+            self._turn.begin()
 
     def _answered(self, answer: Any, message: Message, delivery: Delivery) -> None:
         try:

@@ -24,8 +24,10 @@ _tail = itemgetter(4)
 class IntakeQueue:
     """A bounded queue of batches with one taker. `deliver` is a `link.Deliver`."""
 
-    def __init__(self, overflow: Callable[[int], None]) -> None:
+    def __init__(self, overflow: Callable[[int], None], turn_begins: Callable[[], object] = lambda: None) -> None:
+        """`turn_begins` is called each time that others have had their turn while the taker waited."""
         self._overflow = overflow
+        self._turn_begins = turn_begins
         self._batches: deque[tuple[float, list[RawMessage], int]] = deque()
         self._messages = 0
         self._bytes = 0
@@ -73,8 +75,10 @@ class IntakeQueue:
             self.busy = False
             self._finished.unpark_all()
             await self._arrived.wait()
+            self._turn_begins()
         if self._taken >= MESSAGES_IN_A_TURN:
             await trio.lowlevel.checkpoint()
+            self._turn_begins()
             self._taken = 0
         arrived, batch, size = self._batches.popleft()
         self._taken += len(batch)

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from router_trio.routing.content.routing import ContentRouting
 
 
+BETWEEN_TWO_LOOKS = 64
+"""Messages with expressions between two looks at the clock."""
+
+
 class CoreRoute(Route):
     """One route from a core subscription."""
 
@@ -57,7 +61,7 @@ class CoreRoute(Route):
         outlets = routing.outlets
         as_it_comes = routing.plan.handler is None and routing.as_it_comes and routing.flow is None
         plain = len(outlets) == 1 and not outlets[0].destination.jetstream and as_it_comes
-        self._intake = IntakeQueue(self._overflow)
+        self._intake = IntakeQueue(self._overflow, routing.turn.begin)
         self._deliver: Deliver | SharedDelivery = self._received
         self._passes: tuple[Passthrough, PassthroughRoute] | None = None
         """The way that what is forwarded as it comes takes, if it may."""
@@ -187,7 +191,12 @@ class CoreRoute(Route):
         if handler is not None:
             await self._handle(handler, received_at, batch)
         else:
-            self._pass_on(received_at, batch)
+            while batch := self._pass_on(received_at, batch):
+                self._in_hand, self._not_begun = len(batch), (received_at, batch)
+                await self.routing.turn.pass_on()
+                if self._not_begun is None:
+                    return  # taken back meanwhile
+                self._not_begun = None
         self._in_hand = 0
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
@@ -202,38 +211,49 @@ class CoreRoute(Route):
                 messages = filter(handled.wants, messages)
             calls = HandlerCalls(handler, messages)
             while (blocked := handled.handle_each(calls)) is not None:
-                self._in_hand = 1 + length_hint(left) + end - index
+                self._in_hand = (not handled.between_calls) + length_hint(left) + end - index
                 await blocked
             if index < end and (blocked := handled.handle_traced(batch[index])) is not None:
                 self._in_hand = end - index
                 await blocked
             start = index + 1
+            if start < end and (turning := handled.let_turn()) is not None:
+                self._in_hand = end - start
+                await turning
         handled.offer_kept()
 
-    def _pass_on(self, received_at: float, batch: list[framing.RawMessage]) -> None:
+    def _pass_on(self, received_at: float, batch: list[framing.RawMessage]) -> list[framing.RawMessage]:
+        """Forward a batch. Return what is left of it when the loop should turn before the rest."""
         if not self.routing.as_it_comes:
-            self._forward_by_content(received_at, batch)
-            return
+            return self._forward_by_content(received_at, batch)
         if self.routing.tracing.active:
             self._forward_traced(received_at, batch)
         else:
             self._forward(received_at, batch)
+        return []
 
-    def _forward_by_content(self, received_at: float, batch: list[framing.RawMessage]) -> None:
+    def _forward_by_content(self, received_at: float, batch: list[framing.RawMessage]) -> list[framing.RawMessage]:
         # Only for routes with expressions: what those need takes its time to import.
         from router_trio.routing.content.batch import ContentBatch
         from router_trio.routing.content.routing import ContentRouting
 
         assert isinstance(self.routing, ContentRouting)
-        tracing = self.routing.tracing
+        tracing, turn = self.routing.tracing, self.routing.turn
         together = ContentBatch(self.routing, received_at)
-        start = 0
-        for index in tracing.sampled(batch) if tracing.active else ():
-            together.forward_batch(batch[start:index])
-            together.forward_traced(batch[index])
-            start = index + 1
-        together.forward_batch(batch[start:] if start else batch)
+        rest: list[framing.RawMessage] = []
+        for first in range(0, len(batch), BETWEEN_TWO_LOOKS):
+            if first and turn.over:
+                rest = batch[first:]
+                break
+            part = batch[first : first + BETWEEN_TWO_LOOKS] if len(batch) > BETWEEN_TWO_LOOKS else batch
+            start = 0
+            for index in tracing.sampled(part) if tracing.active else ():
+                together.forward_batch(part[start:index])
+                together.forward_traced(part[index])
+                start = index + 1
+            together.forward_batch(part[start:] if start else part)
         together.offer_kept()
+        return rest
 
     def _forward_traced(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         """Forward a batch in which a few messages are sampled: what lies between two of them stays together."""
@@ -282,7 +302,10 @@ class CoreRoute(Route):
             self._intake.deliver(batch)
         else:
             # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
-            self._pass_on(trio.current_time(), batch)
+            if not routing.as_it_comes:
+                routing.turn.begin()
+            if rest := self._pass_on(trio.current_time(), batch):
+                self._intake.deliver(rest)
 
     def _never_routed(self, count: int) -> None:
         self.state.never_routed += count

@@ -83,6 +83,8 @@ class RetryingRoute(CoreRoute):
                 self._under_way += 1
                 message_id = self._connection.new_message_id()
                 await self._attempt(CoreDelivery(self, self.state, raw, received_at, message_id))
+                if self._in_hand and self.routing.turn.over:
+                    await self.routing.turn.pass_on()
 
     @property
     def _next_due(self) -> float:

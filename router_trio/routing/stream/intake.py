@@ -204,8 +204,11 @@ class StreamIntake:
             self._retry.succeeded()
         if route.forwards_on_arrival:
             # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
-            while pending.waiting and route.routing.is_ready and route.forward_some():
-                pass
+            routing = route.routing
+            routing.turn.begin()
+            while pending.waiting and routing.is_ready and route.forward_some():
+                if not routing.as_it_comes and routing.turn.over:
+                    break
         if pending.waiting:
             route.something_waits()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.

@@ -45,6 +45,9 @@ BATCH = 256
 GIVES_WAY_FOR = 1.0
 """Seconds more, before a durable that was deleted is made again by a process that shared it."""
 
+BETWEEN_TWO_LOOKS = 64
+"""Messages with expressions between two looks at the clock."""
+
 _received_at = attrgetter("received_at")
 
 
@@ -152,7 +155,7 @@ class StreamRoute(Route):
         """See `Route`."""
         while True:
             await self._something_waits()
-            await trio.lowlevel.checkpoint()
+            await self.routing.turn.pass_on()
             if await self._some_may_go():
                 await self._route_some()
 
@@ -184,9 +187,9 @@ class StreamRoute(Route):
     def forward_some(self) -> bool:
         """Forward what may go at once, in one go. Return False if the limit or a breaker lets nothing go."""
         flow, pending = self._flow, self._ack_pending
-        most = BATCH
+        most = BATCH if self.routing.as_it_comes else BETWEEN_TWO_LOOKS
         if flow is not None:
-            most = flow.may_go(min(BATCH, len(pending.waiting)))
+            most = flow.may_go(min(most, len(pending.waiting)))
             if not most:
                 return False
         deliveries = pending.take_first(most)
@@ -201,7 +204,9 @@ class StreamRoute(Route):
         routing, pending, flow = self.routing, self._ack_pending, self._flow
         handler = routing.plan.handler
         if handler is None and self._limited is None:
-            self.forward_some()
+            for _ in range(1 if routing.as_it_comes else BATCH // BETWEEN_TWO_LOOKS):
+                if not (self.forward_some() and pending.waiting and routing.is_ready) or routing.turn.over:
+                    break
         else:
             for _ in range(min(pending.count, BATCH)):
                 if flow is not None and not flow.may_go(1):
@@ -218,6 +223,8 @@ class StreamRoute(Route):
                 if handler is None:
                     pending.waiting.popleft()
                     routing.forward_each([delivery])
+                    if routing.turn.over:
+                        break
                     continue
                 # It leaves when it is routed: cancelled in a handler, nothing was sent and it still waits.
                 try:
@@ -227,7 +234,7 @@ class StreamRoute(Route):
                         self._going_back.unrouted(pending.waiting.popleft())
                     raise
                 pending.waiting.popleft()
-                if routing.waits_for is not None:
+                if routing.waits_for is not None or routing.turn.over:
                     break
         if self._nothing_comes:
             self._going_back.all_stuck()

@@ -1,0 +1,83 @@
+"""Handlers that block the loop: between two of their calls it turns, in every kind of route."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio.message import Message
+from tests.support.eventually import eventually
+from tests.support.world import fill, handled, one_broker, to, world
+
+CALLS = 12
+EACH = 0.06
+"""Seconds of a call: more than a turn is to last."""
+
+
+def blocks(message: Message) -> Message:
+    time.sleep(EACH)
+    return message
+
+
+async def never_awaits(message: Message) -> Message:
+    time.sleep(EACH)  # noqa: ASYNC251 - what this is about
+    return message
+
+
+def raises(message: Message) -> Message:
+    time.sleep(EACH)
+    raise ValueError("no")
+
+
+def new_payload(message: Message) -> Message:
+    time.sleep(EACH)
+    return message.replace(payload=message.payload + b"!")
+
+
+Retry = {"initial": "10ms", "attempts": 1}
+
+KINDS: dict[str, dict[str, Any]] = {
+    "core": {},
+    "core to a stream": {"jetstream": True},
+    "core by content": {"when": "size > 0"},
+    "core with a limit": {"limit": {"rate": "100000/s", "burst": 100000}},
+    "core retrying": {"retry": Retry},
+    "core by key": {"key": "subject + string(payload)", "concurrency": 2},
+    "core with concurrency": {"concurrency": 4},
+    "stream": {"stream": True},
+    "stream by content": {"stream": True, "when": "size > 0"},
+    "stream by key": {"stream": True, "key": "string(payload)", "concurrency": 2},
+    "stream with a limit": {"stream": True, "limit": {"rate": "100000/s", "burst": 100000}},
+}
+
+
+def route_of(handler: Callable[[Message], Any], **more: Any) -> Any:
+    from_stream, jetstream = more.pop("stream", False), more.pop("jetstream", False)
+    source = {"stream": "IN", "durable": "router"} if from_stream else {"subject": "in.*"}
+    return handled(handler, to=to("out.x", jetstream=from_stream or jetstream), **source, **more)
+
+
+@pytest.mark.parametrize("handler", [blocks, never_awaits, raises, new_payload])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_loop_turns_between_two_slow_calls(kind: str, handler: Callable[[Message], Any]) -> None:
+    longest = last = 0.0
+
+    async def watch() -> None:
+        nonlocal longest, last
+        while True:
+            await trio.lowlevel.checkpoint()
+            now = time.perf_counter()
+            longest, last = max(longest, now - (last or now)), now
+
+    async with world(handlers=[route_of(handler, **KINDS[kind])], brokers=one_broker()) as w:
+        fill(w.broker, CALLS, subjects="x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await eventually(lambda: sum(w.route.elapsed.counts) >= CALLS, within=20)
+            nursery.cancel_scope.cancel()
+        assert longest < 4 * EACH, f"{longest / EACH:.0f} calls in one turn"
+        assert w.route.received == CALLS
