@@ -57,6 +57,7 @@ from router_trio.events.router import (
     SettingIgnored,
     StatusPageReady,
     WorkerLost,
+    WorkerLostInHandler,
     WorkerStarted,
 )
 from router_trio.events.routes import (
@@ -148,6 +149,7 @@ __all__ = [
     "SubscribeFailed",
     "UnexpectedLinkError",
     "WorkerLost",
+    "WorkerLostInHandler",
     "WorkerStarted",
     "catalogue",
 ]

@@ -120,6 +120,24 @@ class WorkerLost(Event):
     lost: int
 
 
+class WorkerLostInHandler(Event):
+    """A worker that was lost had this message in a handler: that may have ended the process.
+
+    `deaths` is how many processes have ended while no other message was in a handler. A message of a stream is tried
+    alone next, and no longer after so many as its route has `attempts`; a message of a core subscription is lost.
+    """
+
+    code = "ROUTER_WORKER_LOST_IN_HANDLER"
+    level = Level.ERROR
+    worker: int
+    pid: int
+    route: str
+    subject: str
+    stream: str | None
+    sequence: int | None
+    deaths: int
+
+
 class RouterReloaded(Event):
     """A reload is done: `added`, `removed` and `changed` name the connections, streams and routes that differ.
 

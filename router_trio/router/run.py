@@ -80,8 +80,13 @@ class Run:
         platform: Platform,
         worker: int | None = None,
         write_log: Callable[[bytes], object] = write_to_stderr,
+        around: Callable[[RouteSettings, Handler], Handler] | None = None,
     ) -> None:
-        """Starts nothing: that is `run`. `worker` and `write_log` are for one of several: see `Telemetry`."""
+        """Starts nothing: that is `run`. `worker` and `write_log` are for one of several: see `Telemetry`.
+
+        `around` returns what is called in the place of a route's handler.
+        """
+        self._around = around
         self.settings = settings
         self.handlers = handlers
         """Those that were given in code, by the names of their routes."""
@@ -149,6 +154,8 @@ class Run:
         handlers = load_handlers(
             routes, {one.name: self.handlers[one.name] for one in routes if one.name in self.handlers}
         )
+        if self._around is not None:
+            handlers |= {one.name: self._around(one, handlers[one.name]) for one in routes if one.name in handlers}
         chosen = settings.model_copy(update={"routes": list(routes)})
         return compile_routes(chosen, handlers, self._platform.random.randrange)
 

@@ -19,6 +19,7 @@ from tests.integration.pages import get
 from tests.integration.workers import CONFIG, Workers, assert_balanced, gone, publish, settled, workers
 from tests.support.command import ROOT
 from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 
@@ -320,3 +321,118 @@ async def test_a_worker_that_is_stuck_does_not_outlive_a_supervisor_that_is_kill
             for pid in pids:
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
+
+
+DEADLY = {
+    "segmentation fault": ("import ctypes", "ctypes.string_at(0)"),
+    "os._exit": ("import os", "os._exit(7)"),
+    "SIGKILL": ("import os", "os.kill(os.getpid(), 9)"),
+}
+HANDLERS = {
+    "def": "def handle(message):\n    if message.payload == b'deadly':\n        {end}\n    return message\n",
+    "async def": (
+        "import trio\n\nasync def handle(message):\n    await trio.sleep(0.005)\n"
+        "    if message.payload == b'deadly':\n        {end}\n    await trio.sleep(0.005)\n    return message\n"
+    ),
+}
+HANDLERS["thread"] = (
+    HANDLERS["def"].replace("    if", "    time.sleep(0.002)\n    if").replace("def", "import time\n\ndef", 1)
+)
+
+
+def stream_route(folder: Path, handler: str, *more: str) -> str:
+    """The configuration with the route from a stream alone, and this module as its handler."""
+    (folder / "handlers.py").write_text(handler)
+    config = CONFIG[: CONFIG.rindex("[[routes]]")]
+    return (
+        config.replace('"2s"', '"1s"').replace('name = "stored"', 'name = "stored"\nhandler = "handlers:handle"')
+        + "\n".join(more)
+        + "\n"
+    )
+
+
+@pytest.mark.timeout(150)  # five lives of a worker, one after the other
+@pytest.mark.parametrize(("how", "end"), [*zip(HANDLERS, DEADLY, strict=True)])
+async def test_a_message_that_ends_processes_is_named_and_given_up_and_the_others_pass(
+    how: str, end: str, server: NatsServer, tmp_path: Path
+) -> None:
+    imports, body = DEADLY[end]
+    config = stream_route(
+        tmp_path,
+        imports + "\n" + HANDLERS[how].format(end=body),
+        "[routes.retry]",
+        "attempts = 2",
+        "[routes.dead_letter]",
+        'subject = "dead.{{wildcard(1)}}"',
+    )
+    if how != "def":
+        key = 'name = "stored"\nkey = "subject"\nconcurrency = 8'
+        config = config.replace('name = "stored"', key + ("\nthread = true" if how == "thread" else ""))
+    async with connect(server.url) as client:
+        stored = JetStream(client)
+        await stored.create_stream("ORDERS", ["orders.*"])
+        await stored.create_stream("STORED", ["stored.*"])
+        await stored.create_stream("DEAD", ["dead.*"])
+        async with workers(server, tmp_path, config) as one:
+            for number in range(200):
+                await client.publish(f"orders.{number}", b"deadly" if number in (50, 150) else b"%d" % number)
+            await client.ping()
+            status = await one.until(lambda status: settled(status, "stored")["dead_lettered"] == 2, within=90)
+            status = await one.until(lambda status: status["routes"]["stored"]["ledger"]["in_hand"] == 0)
+            assert_balanced(status)
+            good = {int(message.payload) for message in await stored.stream_messages("STORED")}
+            assert good == set(range(200)) - {50, 150}
+            assert {message.subject for message in await stored.stream_messages("DEAD")} == {"dead.50", "dead.150"}
+            named = one.run.logged("ROUTER_WORKER_LOST_IN_HANDLER")
+            assert {(line["stream"], line["route"]) for line in named} == {("ORDERS", "stored")}
+            deadly = {("orders.50", 51, 2), ("orders.150", 151, 2)}
+            assert {
+                (line["subject"], line["sequence"], line["deaths"]) for line in named if line["deaths"] == 2
+            } == deadly
+            most = 4 if how == "def" else 8  # of several in a handler none is counted
+            assert 4 <= len(one.run.logged("ROUTER_WORKER_LOST")) <= most
+            info = await stored.consumer_info("ORDERS", "router")
+            assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (200, 0)
+            one.run.send(signal.SIGTERM)
+            assert await one.run.ended() == 0
+
+
+async def test_a_message_that_ends_processes_and_has_no_end_of_attempts_stays_in_its_stream(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    config = stream_route(tmp_path, "import os\n" + HANDLERS["def"].format(end="os.abort()"))
+    async with connect(server.url) as client:
+        stored = JetStream(client)
+        await stored.create_stream("ORDERS", ["orders.*"])
+        await stored.create_stream("STORED", ["stored.*"])
+        async with workers(server, tmp_path, config) as one:
+            for number in range(100):
+                await client.publish(f"orders.{number}", b"deadly" if number == 50 else b"%d" % number)
+            await client.ping()
+            await one.run.has_logged("ROUTE_MESSAGE_FAILED", error_type="HandlerEndedProcesses", sequence=51)
+            await eventually(partial(has_stored, stored, 99))
+            assert len(one.run.logged("ROUTER_WORKER_LOST")) == 3
+            await eventually(partial(has_pending, stored, 1))
+            one.run.send(signal.SIGTERM)
+            await one.run.ended()
+
+
+async def has_pending(stored: JetStream, count: int) -> bool:
+    return bool((await stored.consumer_info("ORDERS", "router"))["num_ack_pending"] == count)
+
+
+async def has_stored(stored: JetStream, count: int) -> bool:
+    return len(await stored.stream_messages("STORED")) == count
+
+
+async def test_a_core_message_that_ends_its_process_is_named(core_server: NatsServer, tmp_path: Path) -> None:
+    config = core_route(tmp_path, "import os\n" + HANDLERS["def"].format(end="os.abort()"))
+    async with connect(core_server.url) as client, workers(core_server, tmp_path, config) as one:
+        await client.publish("in.deadly", b"deadly")
+        named = await one.run.has_logged("ROUTER_WORKER_LOST_IN_HANDLER")
+        assert (named["route"], named["subject"], named.get("sequence")) == ("passed", "in.deadly", None)
+        await one.ready()
+        await publish(client, "in", 0, 100)
+        await one.until(lambda status: settled(status, "passed")["routed"] == 100)
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0

@@ -65,8 +65,8 @@ class Workers:
                 return float(line.rpartition(" ")[2])
         raise AssertionError(f"no {name} with {labels}")
 
-    async def until(self, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        with trio.fail_after(30):
+    async def until(self, is_so: Callable[[dict[str, Any]], bool], within: float = 30) -> dict[str, Any]:
+        with trio.fail_after(within):
             while not is_so(status := await self.status()):
                 await trio.sleep(0.02)
         return status

@@ -8,6 +8,9 @@ FIRST_DELAY = 0.2
 LONGEST_DELAY = 30.0
 """Seconds. What ends at once, again and again, is started twice a minute."""
 
+LONGEST_NAMED_DELAY = 1.0
+"""The same of what ends with a message in a handler: that message is tried so often and no more."""
+
 LIVES_WELL = 5.0
 """Seconds of routing after which the end of a worker has nothing to do with the one before it."""
 
@@ -24,11 +27,14 @@ class Restarts:
         self.count: int = 0
         """How often it was started again."""
 
-    def next_delay(self, lived: float) -> float:
-        """Return the seconds until a worker that routed for so long is started again, and count that."""
+    def next_delay(self, lived: float, *, named: bool = False) -> float:
+        """Return the seconds until a worker that routed for so long is started again, and count that.
+
+        `named`: it had messages in handlers, one of which may have ended it.
+        """
         if lived >= LIVES_WELL:
             self._short_lives = 0
-        longest = min(LONGEST_DELAY, FIRST_DELAY * 2**self._short_lives)
+        longest = min(LONGEST_NAMED_DELAY if named else LONGEST_DELAY, FIRST_DELAY * 2**self._short_lives)
         self._short_lives = min(self._short_lives + 1, 16)
         self.count += 1
         # Workers that one thing has ended are not started in the same moment.

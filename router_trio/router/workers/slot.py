@@ -6,7 +6,7 @@ settled (`counts.settle`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import trio
 
 from router_trio.errors import RouterError
 from router_trio.events import Emit, WorkerLost, WorkerStarted
-from router_trio.router.workers.counts.block import read_block
+from router_trio.router.workers.counts.block import InHandler, read_block, take_in_handlers
 from router_trio.router.workers.counts.numbers import Counts, Left, settle, with_removed
 from router_trio.router.workers.process import EXITS_WITHIN, WorkerProcess, how_it_ended, of_worker, open_worker
 from router_trio.router.workers.report import Report
@@ -50,6 +50,17 @@ class Router(Protocol):
 
     def ended(self, counts: Counts, unsettled: int) -> None:
         """A process has ended: this is what it had counted, all settled, and how much it had left unsettled."""
+
+    @property
+    def suspects(self) -> Mapping[InHandler, int]:
+        """The messages that may end the process that handles them: see `Suspects`."""
+        ...
+
+    def died(self, worker: int, pid: int, in_handlers: Sequence[InHandler], *, by_itself: bool) -> None:
+        """A process has ended that had these messages in handlers."""
+
+    def survived(self, one: InHandler) -> None:
+        """A message that was suspected has ended no process."""
 
     def reported(self, worker: int, report: Report) -> None:
         """A worker has said how it is."""
@@ -99,6 +110,8 @@ class Slot:
         self._changes_by = inf
         """When it should go by the settings of the router."""
         self._stuck: str | None = None
+        self._in_handlers: Sequence[InHandler] = ()
+        """What the process that has ended had in handlers."""
 
     # --- for everybody ---
 
@@ -132,6 +145,11 @@ class Slot:
         asked = self._asked
         while self._process is not None and self._answered < asked:
             await self._answer.wait()
+
+    def tell_suspects(self, suspects: Mapping[InHandler, int]) -> None:
+        """Let it be careful with these messages."""
+        if self._process is not None:
+            self._process.channel.post("suspects", suspects)
 
     def tell_to_drain(self) -> None:
         """Let it end: it receives nothing more, and settles what it has."""
@@ -202,7 +220,7 @@ class Slot:
             if self._router.stopping:
                 break
             lived = 0.0 if life.up_at is None else trio.current_time() - life.up_at
-            delay = self._restarts.next_delay(lived)
+            delay = self._restarts.next_delay(lived, named=bool(self._in_handlers))
             if life.failure is not None:
                 reason = f"has failed: {life.failure[1]}"
             elif self._stuck is not None:
@@ -220,6 +238,7 @@ class Slot:
                     lost=left.lost,
                 )
             )
+            self._router.died(self.number, pid, self._in_handlers, by_itself=self._stuck is None)
             self._router.changed()
             self._waiting = trio.CancelScope()
             with self._waiting:
@@ -230,14 +249,14 @@ class Slot:
         life = _Life()
         self._phase = STARTING
         self._asked = self._answered = 0
-        self._problems, self._changes_by, self._stuck = (0, ()), inf, None
+        self._problems, self._changes_by, self._stuck, self._in_handlers = (0, ()), inf, None, ()
         async with open_worker(self.number, self._lock) as worker:
             try:
                 self._process = worker
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(worker.channel.write)
                     self._settings_number = self._router.settings_number
-                    worker.channel.post("settings", of_worker(self._router.settings))
+                    worker.channel.post("settings", of_worker(self._router.settings), self._router.suspects)
                     if self._router.stopping:
                         self.tell_to_drain()
                     self.ask_how_it_is()
@@ -264,6 +283,9 @@ class Slot:
 
     def _gone(self, worker: WorkerProcess, life: _Life) -> Left:
         counts = read_block(worker.block)
+        in_handlers = take_in_handlers(counts)
+        # One that has ended in order had time to settle them, or was told not to.
+        self._in_handlers = () if life.is_over or self._killed else in_handlers
         left = settle(counts)
         # What it said itself is more than that: it knows what it received and never routed.
         unsettled = life.unsettled
@@ -306,6 +328,8 @@ class Slot:
                 self._reload_over.set()
                 self._reload_over = trio.Event()
                 self._router.changed()
+            case ("survived", InHandler() as one):
+                self._router.survived(one)
             case ("ended", int(unsettled)):
                 life.unsettled = unsettled
             case ("failed", str(kind), str(text)):

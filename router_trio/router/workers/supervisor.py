@@ -7,18 +7,29 @@ second, and whenever a page is made. A worker that does not answer holds nobody 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import trio
 
 from router_trio.errors import ConfigurationError, RouterError
-from router_trio.events import Emit, ReloadRefused, RestartNeeded, RouterDraining, RouterStarted, RouterStopped
+from router_trio.events import (
+    MOST_NAMES,
+    Emit,
+    ReloadRefused,
+    RestartNeeded,
+    RouterDraining,
+    RouterStarted,
+    RouterStopped,
+    WorkerLostInHandler,
+)
+from router_trio.router.workers.counts.block import InHandler
 from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE, Counts, add, forget_removed
 from router_trio.router.workers.process import EXITS_WITHIN, of_worker
 from router_trio.router.workers.report import Report, RouteReport
 from router_trio.router.workers.slot import RUNNING, Slot
 from router_trio.router.workers.sums import RouterSum, sum_up
+from router_trio.router.workers.suspects import Suspects
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import difference
 from router_trio.telemetry.logs.recent import Recent
@@ -68,6 +79,7 @@ class Supervisor:
         self._recent = recent
         self._slots = [Slot(number + 1, self, lock, uniform) for number in range(settings.router.workers)]
         self._gone: Counts = {}
+        self._suspects = Suspects()
         self._shapes: dict[str, RouteReport] = {}
         self._sum: RouterSum | None = None
         self._rounds_begun = self._rounds_over = 0
@@ -134,6 +146,40 @@ class Supervisor:
         if self.stopping:
             self.unsettled += unsettled
         self._sum = None
+
+    @property
+    def suspects(self) -> Mapping[InHandler, int]:
+        """See `slot.Router`."""
+        return self._suspects.table
+
+    def died(self, worker: int, pid: int, in_handlers: Sequence[InHandler], *, by_itself: bool) -> None:
+        """See `slot.Router`."""
+        streams = {route.name: route.source.stream for route in self.settings.routes}
+        told = self._suspects.died(in_handlers) if by_itself else [(one, 0) for one in in_handlers]
+        for one, deaths in told[:MOST_NAMES]:
+            self.emit(
+                WorkerLostInHandler(
+                    at=trio.current_time(),
+                    worker=worker,
+                    pid=pid,
+                    route=one.route,
+                    subject=one.subject,
+                    stream=streams.get(one.route),
+                    sequence=one.sequence,
+                    deaths=deaths,
+                )
+            )
+        if told:
+            self._tell_suspects()
+
+    def survived(self, one: InHandler) -> None:
+        """See `slot.Router`."""
+        self._suspects.survived(one)
+        self._tell_suspects()
+
+    def _tell_suspects(self) -> None:
+        for slot in self._slots:
+            slot.tell_suspects(self._suspects.table)
 
     def reported(self, worker: int, report: Report) -> None:
         """See `slot.Router`."""

@@ -23,6 +23,7 @@ from router_trio.router.run import Run
 from router_trio.router.workers.channel import Channel
 from router_trio.router.workers.counts.block import Block
 from router_trio.router.workers.counts.copying import Counting
+from router_trio.router.workers.in_handler import InHandlers
 from router_trio.router.workers.process import EXITS_WITHIN
 from router_trio.router.workers.report import Reporter
 from router_trio.settings import ConnectionSettings, Settings
@@ -41,6 +42,7 @@ class Worker:
         self._number = number
         self._channel = channel
         self._counting = Counting(block)
+        self._in_handlers = InHandlers(block, lambda one: channel.post("survived", one))
         self._write_log = write_log
         self._stop = trio.Event()
         self._everything = trio.CancelScope()
@@ -64,7 +66,8 @@ class Worker:
         message = await self._channel.next_message()
         if message is None or self._stop.is_set():
             return DONE
-        _, settings = message
+        _, settings, suspects = message
+        self._in_handlers.suspect(suspects)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._channel.write)
             code = FAILED
@@ -80,7 +83,17 @@ class Worker:
     async def _route(self, settings: Settings, nursery: trio.Nursery) -> int:
         """Raises `RouterError` as `Router.open` does."""
         connect = partial(self._connect, settings.router.name)
-        run = Run(settings, {}, (), True, connect, REAL_PLATFORM, worker=self._number, write_log=self._write_log)
+        run = Run(
+            settings,
+            {},
+            (),
+            True,
+            connect,
+            REAL_PLATFORM,
+            worker=self._number,
+            write_log=self._write_log,
+            around=self._in_handlers.around,
+        )
         self._run = run
         self._counting.watch(run.telemetry.sources(run.live), _Past(run))
         nursery.start_soon(self._hear, run)
@@ -115,6 +128,8 @@ class Worker:
                 case ("reload", int(number), Settings() as settings):
                     self._wanted = number, settings
                     self._reload_asked.set()
+                case ("suspects", suspects):
+                    self._in_handlers.suspect(suspects)
                 case ("drain",):
                     self._stop.set()
                 case ("cut",):

@@ -115,6 +115,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "Worker {worker} (process {pid}) {reason}, and is started again in {delay_ms} ms; it left "
         "{dropped:count publish|publishes} dropped, {returned:count message} returned to streams and {lost} lost"
     ),
+    events.WorkerLostInHandler: (
+        "When worker {worker} was lost, the handler of route {route} had {which_message}; "
+        "{deaths:count process has|processes have} ended while it had that alone"
+    ),
     events.RouterStarted: "Router {name} is running: {connections:count connection}, {routes:count route}",
     events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
     events.RouterStopped: (

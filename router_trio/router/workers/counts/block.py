@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from struct import Struct
+from typing import NamedTuple
 from weakref import ref
 
 from router_trio.forked import call_in_children
@@ -25,6 +26,25 @@ from router_trio.router.workers.counts.numbers import Counts, Key
 
 FIRST_SIZE = 1 << 20
 """Bytes. It doubles when it is full; what was not used takes no memory."""
+
+LONGEST_SUBJECT = 256
+"""Bytes of the subject that are kept of a message that is in a handler."""
+
+HANDLER = "handler"
+"""The kind of a place: see `Place`."""
+
+_PLACE = Struct(f"=qq{LONGEST_SUBJECT}s")
+_PLACE_FIELDS = ("sequence", "length", *map(str, range(LONGEST_SUBJECT // 8)))
+_FREE = Struct("=q")
+
+
+class InHandler(NamedTuple):
+    """A message that a handler had when its process ended. `sequence` is None if it is not of a stream."""
+
+    route: str
+    subject: str
+    sequence: int | None
+
 
 _USED = Struct("=q")
 _HEAD = Struct("=ii")
@@ -49,17 +69,17 @@ def anonymous_file(name: str) -> int:
 class Record:
     """Numbers in a block that are written together."""
 
-    __slots__ = ("_block", "_form", "_offset", "fields")
+    __slots__ = ("_block", "_form", "fields", "offset")
 
     def __init__(self, block: Block, offset: int, fields: Sequence[str]) -> None:
         self.fields: tuple[str, ...] = tuple(fields)
         self._block = block
-        self._offset = offset
+        self.offset: int = offset
         self._form = Struct(f"={len(self.fields)}q")
 
     def write(self, numbers: Sequence[int]) -> None:
         """Copy these, in the order of the fields."""
-        self._form.pack_into(self._block.memory, self._offset, *numbers)
+        self._form.pack_into(self._block.memory, self.offset, *numbers)
 
 
 class Block:
@@ -95,6 +115,39 @@ class Block:
             size *= 2
         os.ftruncate(self._descriptor, size)
         self.memory.resize(size)
+
+
+class Place:
+    """A place in a block for the message that one call of a handler has; empty if there is none."""
+
+    __slots__ = ("_block", "_offset")
+
+    def __init__(self, block: Block, route: str, number: int) -> None:
+        """Takes room in the block: each place is to be used again and again."""
+        self._block = block
+        self._offset = block.new_record((HANDLER, f"{number}:{route}"), _PLACE_FIELDS, (0,) * len(_PLACE_FIELDS)).offset
+
+    def enter(self, sequence: int, subject: str) -> None:
+        """Note a message that a handler is called with. `sequence` is not 0: -1 if it is not of a stream."""
+        text = subject.encode("utf-8", "surrogatepass")
+        _PLACE.pack_into(self._block.memory, self._offset, sequence, len(text), text)
+
+    def leave(self) -> None:
+        """Note that the call is over."""
+        _FREE.pack_into(self._block.memory, self._offset, 0)
+
+
+def take_in_handlers(counts: Counts) -> list[InHandler]:
+    """Take out of what a block holds which messages were in handlers."""
+    found = []
+    for key in [key for key in counts if key[0] == HANDLER]:
+        numbers = counts.pop(key)
+        sequence, length, *words = (numbers[name] for name in _PLACE_FIELDS)
+        if sequence:
+            text = Struct(f"={len(words)}q").pack(*words)[: min(length, LONGEST_SUBJECT)]
+            subject = text.decode("utf-8", "replace")
+            found.append(InHandler(key[1].partition(":")[2], subject, None if sequence < 0 else sequence))
+    return found
 
 
 class _Private:

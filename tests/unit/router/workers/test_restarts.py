@@ -20,6 +20,11 @@ def test_delays_double_to_a_bound_and_begin_anew_after_a_long_life() -> None:
     assert restarts.count == 13
 
 
+def test_what_ends_with_a_message_in_its_handler_is_started_again_within_a_second() -> None:
+    restarts = Restarts(max)
+    assert [restarts.next_delay(1.0, named=True) for _ in range(6)] == [0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
+
+
 @given(st.integers(0, 2**32), st.lists(st.floats(0, 100), max_size=40))
 def test_no_delay_is_less_than_half_of_its_bound(seed: int, lives: list[float]) -> None:
     drawn, longest = Restarts(Random(seed).uniform), Restarts(max)

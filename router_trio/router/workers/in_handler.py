@@ -1,0 +1,158 @@
+"""Notes in the shared block which messages are in handlers, so that a worker that one of them ends names it.
+
+A call costs two stores into the block. A message that is suspected (see `suspects`) is handled while no other one is,
+and after what was made before it has left; or no longer, if it has ended too many processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import trio
+
+from router_trio.errors import HandlerError, Reject
+from router_trio.message import Message
+from router_trio.router.workers.counts.block import LONGEST_SUBJECT, Block, InHandler, Place
+from router_trio.router.workers.suspects import deaths_allowed, is_given_up
+from router_trio.routing.handlers import Handler, answers_of
+from router_trio.settings import RouteSettings
+
+LOOK_EVERY = 0.01
+"""Seconds between two looks whether other calls are over."""
+
+ALONE_WITHIN = 30.0
+"""Seconds that a message which is to be handled alone waits for other calls."""
+
+
+class HandlerEndedProcesses(HandlerError):
+    """A handler is not called with a message with which it has ended too many processes."""
+
+
+class InHandlers:
+    """The messages that the handlers of one worker have."""
+
+    def __init__(self, block: Block, survived: Callable[[InHandler], None]) -> None:
+        """`survived` is called when a suspected message was handled."""
+        self._block = block
+        self._survived = survived
+        self._free: dict[str, list[Place]] = {}
+        self._places = 0
+        self._suspects: dict[InHandler, int] = {}
+        self._to_be_alone = 0
+        self._is_alone = False
+        self._none_alone = trio.Event()
+        """Set when no message is, or waits to be, handled alone."""
+        self._careful = False
+
+    def suspect(self, table: Mapping[InHandler, int]) -> None:
+        """Take these messages for what ends processes, each with how many it has ended."""
+        self._suspects = dict(table)
+        self._look_out()
+
+    def around(self, route: RouteSettings, handler: Handler) -> Handler:
+        """Return the handler of a route, with what it is called with noted."""
+        free = self._free.setdefault(route.name, [])
+
+        def call(message: Message) -> Any:
+            place = free.pop() if free else self._new_place(route.name)
+            place.enter(-1 if message[6] is None else message[6], message[0])
+            awaited = False
+            try:
+                answer = handler(message)
+                if answer is None or type(answer) is Message:
+                    return answer
+                if hasattr(answer, "__await__"):
+                    awaited = True
+                    return _awaited(answer, place, free)
+                return answers_of(answer)  # a generator is the handler's code, too
+            finally:
+                if not awaited:
+                    place.leave()
+                    free.append(place)
+
+        @wraps(handler)
+        def handle(message: Message) -> Any:
+            if not self._careful:
+                return call(message)
+            return self._carefully(route, call, message)
+
+        return handle
+
+    # --- inside ---
+
+    def _new_place(self, route: str) -> Place:
+        self._places += 1
+        return Place(self._block, route, self._places)
+
+    @property
+    def _in_handlers(self) -> int:
+        return self._places - sum(map(len, self._free.values()))
+
+    def _look_out(self) -> None:
+        self._careful = bool(self._suspects or self._to_be_alone)
+
+    def _carefully(self, route: RouteSettings, call: Handler, message: Message) -> Any:
+        if message.sequence is not None:
+            one = InHandler(route.name, _as_noted(message.subject), message.sequence)
+            deaths = self._suspects.get(one)
+            if deaths is not None:
+                if deaths >= deaths_allowed(route):
+                    told = f"{deaths} processes have ended while its handler had this message"
+                    raise (
+                        Reject(told) if is_given_up(route) else HandlerEndedProcesses(f"{told}; it is not called again")
+                    )
+                return self._alone(call, message, one)
+        return self._behind(call, message) if self._to_be_alone else call(message)
+
+    async def _alone(self, call: Handler, message: Message, one: InHandler) -> Any:
+        if not self._to_be_alone:
+            self._none_alone = trio.Event()
+        self._to_be_alone += 1
+        self._look_out()
+        was_alone = False
+        try:
+            with trio.move_on_after(ALONE_WITHIN):
+                await trio.sleep(LOOK_EVERY)  # once at least: what was made of the messages before it leaves
+                # A call that is over signals nothing, which would be work for each of them.
+                while self._in_handlers or self._is_alone:  # noqa: ASYNC110
+                    await trio.sleep(LOOK_EVERY)
+                self._is_alone = was_alone = True
+            try:
+                answer = await _answer(call, message)
+            except Exception:
+                self._survived(one)
+                raise
+            self._survived(one)
+            return answer
+        finally:
+            self._is_alone = self._is_alone and not was_alone
+            self._to_be_alone -= 1
+            if not self._to_be_alone:
+                self._none_alone.set()
+            self._look_out()
+
+    async def _behind(self, call: Handler, message: Message) -> Any:
+        with trio.move_on_after(ALONE_WITHIN):
+            await self._none_alone.wait()
+        return await _answer(call, message)
+
+
+async def _awaited(answer: Awaitable[Any], place: Place, free: list[Place]) -> Any:
+    try:
+        found = await answer
+        return found if found is None or type(found) is Message else answers_of(found)
+    finally:
+        place.leave()
+        free.append(place)
+
+
+async def _answer(call: Handler, message: Message) -> Any:
+    answer = call(message)
+    return await answer if hasattr(answer, "__await__") else answer
+
+
+def _as_noted(subject: str) -> str:
+    """Return a subject as the block has it."""
+    return subject.encode("utf-8", "surrogatepass")[:LONGEST_SUBJECT].decode("utf-8", "replace")
