@@ -193,13 +193,14 @@ def add_to_route(state: RouteState, numbers: Mapping[str, int]) -> None:
             state.delivered[label] = state.delivered.get(label, 0) + number
         elif what in ("elapsed", "forwarded"):
             getattr(state, what).counts[int(label)] += number
-        elif what in ("elapsed_ns", "forwarded_ns"):
-            getattr(state, what.removesuffix("_ns")).total += number / _NANO
         elif what in _BY_REASON:
             by_reason: Counter[str] = getattr(state, what)
             by_reason[label] += number
         elif what == "openings" and int(label) < len(state.breakers):
             state.breakers[int(label)].openings += number
+    # Divided as one, since what was forwarded is added to the rest when a route changes: a sum of two quotients could
+    # be less than the one before it.
+    state.elapsed.total += (numbers.get("elapsed_ns", 0) + numbers.get("forwarded_ns", 0)) / _NANO
 
 
 def add_to_histogram(histogram: Histogram, name: str, numbers: Mapping[str, int]) -> None:

@@ -12,12 +12,21 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router_trio.router.workers.counts.block import read_block
 from router_trio.router.workers.counts.copying import Counting
-from router_trio.router.workers.counts.numbers import MOST_REMOVED, PROCESS, ROUTE, Counts, add, settle, with_removed
+from router_trio.router.workers.counts.numbers import (
+    MOST_REMOVED,
+    PROCESS,
+    ROUTE,
+    Counts,
+    add,
+    add_to_route,
+    settle,
+    with_removed,
+)
 from router_trio.router.workers.counts.process_numbers import process_lines, together
 from router_trio.router.workers.report import Report, Reporter
 from router_trio.router.workers.sums import NO_WORKER, RouterSum, sum_up
 from router_trio.settings import Settings
-from router_trio.states import RECONNECTING, STARTING
+from router_trio.states import RECONNECTING, STARTING, RouteState
 from router_trio.telemetry.http.status import status
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.metric import Sources
@@ -203,3 +212,11 @@ def test_what_a_reload_has_removed_keeps_its_counts_and_the_oldest_of_many_are_f
         kept = with_removed(kept, {(ROUTE, str(number)): {}})
     assert route not in kept
     assert len(kept) == MOST_REMOVED + 1
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10**15))
+def test_a_sum_of_durations_does_not_go_back_when_they_are_moved_within_a_route(elapsed: int, forwarded: int) -> None:
+    before, after = (RouteState("r", "main", ["out"]) for _ in range(2))
+    add_to_route(before, {"elapsed_ns": elapsed, "forwarded_ns": forwarded})
+    add_to_route(after, {"elapsed_ns": elapsed + forwarded})
+    assert after.durations.total >= before.durations.total
