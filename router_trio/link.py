@@ -105,7 +105,16 @@ class LinkListener(Protocol):
         """A batch is over: the stream has so many messages of it. None: it does not say how many."""
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
-        """The server refused a publish to this subject (permissions). Comes before the next fence is answered."""
+        """The server refused a publish to this subject (permissions). Comes before the next fence is answered.
+
+        It may be that of an ack, a nak or a pull (see `protocol.permissions`), and of no request of the link.
+        """
+
+    def reply_denied(self, reply: bytes, detail: str) -> None:
+        """The server refused a publish because of its reply subject, whose own subject it does not name."""
+
+    def something_denied(self, detail: str) -> None:
+        """The server refused something, in words that can't be read. Comes before the next fence is answered."""
 
     def read_begins(self) -> None:
         """One read is about to be delivered: what is to be sent meanwhile can wait for its end."""

@@ -21,6 +21,7 @@ from router_trio.expressions.language.parser import MACROS
 from router_trio.expressions.language.signatures import FUNCTIONS, OPERATORS, Function, Overload
 from router_trio.expressions.language.types import TYPE_NAMES, spelled
 from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES
+from router_trio.protocol.permissions import PERMISSIONS
 from router_trio.settings import json_schema
 
 HERE = Path(__file__).parent
@@ -57,6 +58,7 @@ def pages() -> dict[str, str]:
         "expressions.md": _page(_expressions()),
         "logs.md": _page(_logs(contract["logs"])),
         "metrics.md": _page(_metrics(contract["metrics"])),
+        "permissions.md": _page(_permissions()),
         "python.md": _page(runpy.run_path(str(HERE / "python_api.py"))["lines"]()),
     }
 
@@ -259,6 +261,34 @@ def _logs(logs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for one in logs:
         own = ", ".join(_code(name) for name in known.get(one["code"], ()))
         yield f"| `{one['code']}` | {one['level']} | {own} | {_cell(one['help'])} |"
+
+
+# --- permissions ---
+
+
+def _permissions() -> Iterator[str]:
+    yield "# Permissions"
+    yield from (
+        "Every permission that the user of a connection needs, what is sent with it, and what is seen when the server",
+        "refuses it. Names in braces are those of the configuration; `{api}` is `$JS.API` unless the connection has a",
+        "`domain` or an `api_prefix`. A refusal is logged and counted for what it was about, and `/readyz` names it",
+        "until the server takes the same again: nothing has to be restarted when a permission is given. Some are",
+        "optional: the router works without them, and knows less.",
+        "",
+        "[nats-permissions.conf](../deploy/nats-permissions.conf) is an example for a server.",
+        "",
+        "A server that maps subjects names the subject that it maps to when it refuses a publish. That is none of the",
+        "router's subjects, so all core publishes on their way fail (`NATS_REFUSAL_NOT_ATTRIBUTED`): what may",
+        "have been refused never counts as sent.",
+        "",
+    )
+    for kind in ("publish", "subscribe"):
+        yield from (f"## To {kind}", "", "| subject | for | needed by | without it |", "|---|---|---|---|")
+        for one in PERMISSIONS:
+            if one.kind == kind:
+                needed = f"{one.needed} (optional)" if one.optional else one.needed
+                yield f"| `{one.subject}` | {_cell(one.sends)} | {_cell(needed)} | {_cell(one.refused)} |"
+        yield ""
 
 
 # --- commands ---

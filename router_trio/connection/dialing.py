@@ -72,6 +72,7 @@ class Dialing:
             fenced=self._fenced,
             progress=self._progress,
             refused=self._listener.not_written,
+            answers=self._listener.answers,
         )
         nursery.start_soon(self._run, session)
         try:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from router_trio.connection.answers import Answers
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.destinations import Destinations
 from router_trio.connection.session import Session
 from router_trio.errors import reasons
-from router_trio.events import Emit, LameDuck
+from router_trio.events import Emit, LameDuck, RefusalNotAttributed
 from router_trio.link import PubAck, Refusal
 from router_trio.outbox.outbox import Outbox
+from router_trio.protocol.framing import text
+from router_trio.protocol.permissions import REQUEST, cause_of
 from router_trio.settings import ConnectionSettings
 
 
@@ -41,6 +44,9 @@ class Listener:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
+        self.answers: Answers = Answers(name, self.outbox.counters, emit)
+        """For routes that answer their streams, or ask them for messages."""
+        self._api = settings.api
         self.destinations: Destinations = Destinations(name, emit, self.outbox.ingest.use_for)
         self._tell_when_read_done: list[Callable[[], None]] = []
         self._reading = self._woken = False
@@ -96,9 +102,28 @@ class Listener:
         self.outbox.ingest.ended(batch, count)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
+        """See `link.LinkListener`. Here a refusal is attributed to what caused it: see `protocol.permissions`."""
+        cause = cause_of(text(subject), self._api)
+        if cause is None:
+            self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
+            if not self.outbox.refusals.publish_denied(subject, detail):
+                # A server that maps subjects names another one than was published to.
+                self.something_denied(detail)
+        elif self.outbox.refusals.publish_denied(subject, detail):
+            self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
+        elif cause.kind != REQUEST:
+            self.answers.refused(subject, cause, detail)
+
+    def reply_denied(self, reply: bytes, detail: str) -> None:
         """See `link.LinkListener`."""
-        self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
-        self.outbox.refusals.publish_denied(subject, detail)
+        if not self.outbox.refusals.reply_denied(reply, detail):
+            self.something_denied(detail)
+
+    def something_denied(self, detail: str) -> None:
+        """See `link.LinkListener`. All that may be meant fails, and its destination is in doubt."""
+        self._emit(RefusalNotAttributed(at=trio.current_time(), connection=self._name, detail=detail))
+        for subject in self.outbox.refusals.something_denied(detail):
+            self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
 
     def read_begins(self) -> None:
         """See `LinkListener.read_begins`."""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import trio
 
+from router_trio.connection.answers import Answers
 from router_trio.errors import LinkError, reasons
 from router_trio.link import Connect, Link, LinkListener, Refusal
 from router_trio.outbox.outbox import Outbox
@@ -57,11 +58,14 @@ class Session:
         fenced: Callable[[float], None],
         progress: Callable[[], None],
         refused: Callable[[Refusal], None] = lambda _: None,
+        answers: Answers | None = None,
     ) -> None:
         """`fenced` is told the time of each answered fence, `progress` that there may be room for who waits for it.
 
-        `refused` is told of each publish that the link did not write, before the outbox is.
+        `refused` is told of each publish that the link did not write, before the outbox is. `answers` are confirmed by
+        fences of their own.
         """
+        self._answers = answers
         self.server = server
         self.inbox = inbox
         self.link: Link | None = None
@@ -115,6 +119,8 @@ class Session:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(self._watch, link, liveness_interval)
                             nursery.start_soon(self._confirm, link)
+                            if self._answers is not None:
+                                nursery.start_soon(self._confirm_answers, link, self._answers)
                             await self._serve_each(link, first, nursery, STREAMS_FIRST_WITHIN)
                             self._nursery, self._context = nursery, copy_context()
                             try:
@@ -136,6 +142,8 @@ class Session:
             if other is not None:
                 raise other from None
         finally:
+            if self.link is not None and self._answers is not None:
+                self._answers.link_down()
             self.link = None
             self.ended.set()
 
@@ -259,6 +267,15 @@ class Session:
             await link.fence()
             self._answered()
             outbox.fenced(sent)
+
+    async def _confirm_answers(self, link: Link, answers: Answers) -> None:
+        """Fence what routes answer to their streams and ask of them, a few times a second at most."""
+        while True:
+            await answers.wait()
+            answers.fence_follows()
+            await link.fence()
+            self._answered()
+            answers.fence_answered()
 
     async def _watch(self, link: Link, interval: float) -> None:
         """The liveness fence: a peer that answers none of two is gone, whatever the socket says.

@@ -41,6 +41,7 @@ from router_trio.events.publishes import (
     PublishWithAckFailed,
     PublishWithAckQueued,
     QueueFull,
+    RefusalNotAttributed,
     SubscribeFailed,
 )
 from router_trio.events.router import (
@@ -128,6 +129,7 @@ __all__ = [
     "QueueFull",
     "ReconnectAttempt",
     "ReconnectExhausted",
+    "RefusalNotAttributed",
     "ReloadRefused",
     "RestartNeeded",
     "RetryComplete",

@@ -78,21 +78,40 @@ class PendingDropped(OperationEvent):
 
 
 class AckFailed(OperationEvent):
-    """The ack of a source message could not be sent; the stream will redeliver the message."""
+    """The ack of a source message could not be sent, or was refused; the stream will redeliver the message.
+
+    `subject` is the permission that was missing.
+    """
 
     code = "NATS_ACK_ERROR"
     level = Level.WARN
     reason: str
     route: str | None = None
+    subject: str | None = None
 
 
 class NakFailed(OperationEvent):
-    """The nak of a source message could not be sent; the stream will redeliver the message after its ack wait."""
+    """The nak of a source message could not be sent, or was refused; the stream redelivers it after its ack wait.
+
+    `subject` is the permission that was missing.
+    """
 
     code = "NATS_NAK_ERROR"
     level = Level.WARN
     reason: str
     route: str | None = None
+    subject: str | None = None
+
+
+class RefusalNotAttributed(OperationEvent):
+    """The server refused something that can't be attributed, as where it maps subjects.
+
+    Core publishes that were on their way have failed: each of them may be meant.
+    """
+
+    code = "NATS_REFUSAL_NOT_ATTRIBUTED"
+    level = Level.WARN
+    detail: str
 
 
 class SubscribeFailed(OperationEvent):

@@ -14,6 +14,7 @@ import trio
 from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.link import ConsumerSpec, Deliver, LinkListener, Operation, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control_plane.plane import ControlPlane
+from router_trio.nats.denials import Denials
 from router_trio.nats.dial import address
 from router_trio.nats.flow_acks import FlowAcks, is_known_to
 from router_trio.nats.handshake import Handshake
@@ -25,6 +26,7 @@ from router_trio.nats.subscriptions import WireSubscription
 from router_trio.nats.tcp import BeforeWrite, stream_for_wire
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.protocol import fast_ingest, framing
+from router_trio.protocol.refusals import PUBLISH, REPLY, Denied
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.settings import ConnectionSettings
 
@@ -80,7 +82,8 @@ class NatsLink:
         self._subscribing = Subscribing(self.wire.subscriptions, self.wire.fence)
         asking = f"{framing.text(inbox)}-api"
         control = ControlPlane(self.info, asking, self.wire.send, self.wire.expect_foreign_pong, _ASK)
-        self.api: Api = Api(control, settings.api)
+        self._denials = Denials()
+        self.api: Api = Api(control, self._denials, settings.api)
         self._unknown: deque[StreamName] = deque()
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
@@ -232,7 +235,10 @@ class NatsLink:
         await ensure_consumer(self.api, spec, self.subscribe)
         self._inboxes += 1
         inbox = b"%b-lead-%d" % (self._inbox, self._inboxes)
-        return await wait_for_pin(self.api, self.wire.send, self.subscribe, inbox, spec)
+        asked = self.api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}")
+        with self._denials.raised(framing.wire(asked)):
+            return await wait_for_pin(self.api, self.wire.send, self.subscribe, inbox, spec)
+        raise AssertionError("unreachable: the block returns or raises")
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""
@@ -273,6 +279,7 @@ class NatsLink:
     def _let_client_listen(self) -> None:
         if self._client_deaf:
             self._client_deaf = False
+            self.api.deaf = None
             self.api.control.forget_inbox()
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
@@ -302,23 +309,37 @@ class NatsLink:
 
     # --- what the wire tells ---
 
-    def _was_denied(self, kind: bytes, subject: bytes, told: str) -> None:
-        if kind == b"publish":
-            if "_lookups" in vars(self):  # otherwise nobody has asked for anything
-                self._lookups.denied(subject)
-            self._listener.publish_denied(subject, told)
-        elif subject == self._inbox + b".*":
+    def _was_denied(self, denied: Denied | None, told: str) -> None:
+        """Pass on what the server refused, and `told` in which words: to whoever waits for it on this link, or above.
+
+        `denied` is None if the words can't be read: then nobody knows what it was.
+        """
+        if denied is None:
+            self._listener.something_denied(told)
+        elif denied.kind == PUBLISH:
+            # An ack may be asked for an answer, too; that all acks are refused is known above.
+            if not self._denials.denied(denied.subject, told) or denied.subject.startswith(b"$JS.ACK."):
+                self._listener.publish_denied(denied.subject, told)
+        elif denied.kind == REPLY:
+            self._listener.reply_denied(denied.subject, told)
+        else:
+            self._subscription_denied(denied, told)
+
+    def _subscription_denied(self, denied: Denied, told: str) -> None:
+        subject, queue = denied.subject, denied.queue or b""
+        if subject == self._inbox + b".*":
             self._inbox_denied = (
                 f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"
             )
             self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
-        elif self._subscribing.was_denied(subject, told):
+        elif self._subscribing.was_denied(subject, queue, told):
             pass  # who subscribes raises it
-        elif self.wire.subscriptions.subscribed(subject):
+        elif self.wire.subscriptions.subscribed(subject, queue, denied.sid):
             # Permissions were taken away. A link whose subscription is silently gone would look alive for ever.
             raise LinkError(f"the server ended a subscription: {told}", reason=reasons.PERMISSION_DENIED)
         elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
             self._client_deaf = True
+            self.api.deaf = f"{told}; let this user subscribe to {_prefix(self._inbox)}.>"
 
     def _on_info(self, text: bytes) -> None:
         self.info = parse_info(text, self.info)

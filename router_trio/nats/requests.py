@@ -75,6 +75,12 @@ class Requests:
                 request.denied = f"this user may not publish to {framing.text(subject)}: {detail}"
                 request.arrived.set()
 
+    def deny_all(self, detail: str) -> None:
+        """The server refused something, and nobody knows which of these it was."""
+        for request in self.waiting.values():
+            request.denied = f"the server refused this or another request: {detail}"
+            request.arrived.set()
+
     def _arrived(self, batch: Sequence[framing.RawMessage]) -> None:
         for raw in batch:
             number = raw[0].rpartition(b".")[2]

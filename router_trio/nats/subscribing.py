@@ -23,8 +23,8 @@ class Subscribing:
     def __init__(self, subscriptions: Subscriptions, fence: Callable[[], Awaitable[None]]) -> None:
         self._subscriptions = subscriptions
         self._fence = fence
-        self._asked: Counter[bytes] = Counter()
-        self._denied: dict[bytes, list[str]] = {}
+        self._asked: Counter[tuple[bytes, bytes]] = Counter()
+        self._denied: dict[tuple[bytes, bytes], list[str]] = {}
         self.too_many: int = 0
         """How often the server refused a subscription because there were too many."""
         self._told_too_many = ""
@@ -34,11 +34,11 @@ class Subscribing:
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> WireSubscription:
         """See `link.Link.subscribe`."""
-        raw, group = framing.wire(subject), framing.wire(queue or "")
+        asked = raw, group = framing.wire(subject), framing.wire(queue or "")
         subscriptions = self._subscriptions
         refused = self.too_many
         sid = subscriptions.subscribe(raw, deliver, group)
-        self._asked[raw] += 1
+        self._asked[asked] += 1
         try:
             await self._fence()
             if self.too_many > refused:
@@ -50,7 +50,7 @@ class Subscribing:
                     await self._fence()
                     if self.too_many > refused:
                         raise self.no_room(repr(subject))
-            denied = self._denied.get(raw)
+            denied = self._denied.get(asked)
             if denied:
                 told = denied.pop()
                 raise SourceError(
@@ -61,10 +61,10 @@ class Subscribing:
             subscriptions.unsubscribe(sid)
             raise
         finally:
-            self._asked[raw] -= 1
-            if not self._asked[raw]:
-                del self._asked[raw]
-                self._denied.pop(raw, None)
+            self._asked[asked] -= 1
+            if not self._asked[asked]:
+                del self._asked[asked]
+                self._denied.pop(asked, None)
         return WireSubscription(subscriptions, sid)
 
     def no_room(self, what: str) -> SourceError:
@@ -77,11 +77,11 @@ class Subscribing:
 
     # --- what the server says ---
 
-    def was_denied(self, subject: bytes, told: str) -> bool:
+    def was_denied(self, subject: bytes, queue: bytes, told: str) -> bool:
         """The server refused a subscription. Return True if that is for one that is being made."""
-        if not self._asked[subject]:
+        if not self._asked[subject, queue]:
             return False
-        self._denied.setdefault(subject, []).append(told)
+        self._denied.setdefault((subject, queue), []).append(told)
         return True
 
     def had_too_many(self, told: str) -> None:

@@ -42,7 +42,8 @@ class Subscriptions:
         self._send = send
         self._fence = fence
         self._groups: dict[DeliverShared, _Group] = {}
-        self._subjects: dict[bytes, bytes] = {}
+        self._subjects: dict[bytes, tuple[bytes, bytes]] = {}
+        """Subject and queue of each, by its id."""
         self._next_sid = FIRST_SID
 
     def subscribe(self, subject: bytes, deliver: Deliver | SharedDelivery, queue: bytes = b"") -> bytes:
@@ -50,7 +51,7 @@ class Subscriptions:
         self._next_sid += 1
         sid = b"%d" % self._next_sid
         self._buffers[sid] = self._buffer_for(deliver)
-        self._subjects[sid] = subject
+        self._subjects[sid] = (subject, queue)
         self._send(framing.subscribe(subject, sid, queue))
         return sid
 
@@ -70,9 +71,11 @@ class Subscriptions:
             self._forget(sid)
             self._send(framing.unsubscribe(sid))
 
-    def subscribed(self, subject: bytes) -> bool:
-        """Return True if there is a subscription of ours to exactly this."""
-        return subject in self._subjects.values()
+    def subscribed(self, subject: bytes, queue: bytes, sid: bytes | None) -> bool:
+        """Return True if there is a subscription of ours to exactly this, with this id if it is known."""
+        if sid is not None:
+            return sid in self._subjects
+        return (subject, queue) in self._subjects.values()
 
     async def drain(self, sid: bytes) -> None:
         """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""

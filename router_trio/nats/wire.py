@@ -7,7 +7,6 @@ raising `LinkError` from `read` or `write`; it never revives.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from router_trio.nats.info import quote
 from router_trio.nats.subscriptions import Subscriptions
 from router_trio.nats.tcp import NotedStream, TCPStream
 from router_trio.protocol import framing
+from router_trio.protocol.refusals import Denied, read_denied
 
 READ_SIZE = 256 * 1024
 """Bytes that are read at once, at most."""
@@ -31,9 +31,11 @@ That makes streams some 5 % faster. Core messages, which a server does little fo
 MAX_PONGS_OWED = 1000
 """PINGs that may wait for their PONG. A peer that sends more, and reads nothing, would fill the memory."""
 
-_DENIED = re.compile(rb"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
-_HARMLESS = (b"invalid subject", b"invalid publish subject", b"permissions violation")
-"""What a server says of one frame alone."""
+_HARMLESS = (b"invalid subject", b"invalid publish subject")
+"""What a server says of one frame alone, and takes that all the same."""
+
+_REFUSED = (b"permissions violation", b"permission violation")
+"""What it says of one frame that it does not take."""
 
 _TOO_MANY_SUBSCRIPTIONS = b"maximum subscriptions exceeded"
 
@@ -50,16 +52,16 @@ class Wire:
         *,
         pass_to_client: Callable[[bytes], None],
         on_info: Callable[[bytes], None],
-        denied: Callable[[bytes, bytes, str], None],
+        denied: Callable[[Denied | None, str], None],
         read_begins: Callable[[], None] = lambda: None,
         read_done: Callable[[], None],
         too_many_subscriptions: Callable[[str], None] = lambda told: None,
     ) -> None:
         """`pass_to_client` gets bytes for nats-py, `on_info` the JSON of an INFO.
 
-        `denied` gets the kind (`publish` or `subscription`), the subject and the server's words. `read_begins` is told
-        before the messages of each read are delivered, `read_done` after it. `too_many_subscriptions` gets the server's
-        words when it refused a SUB, of which it does not say which.
+        `denied` gets what the server refused, None if that can't be read, and the server's words. `read_begins` is
+        called before the messages of each read are delivered, `read_done` after it. `too_many_subscriptions` gets the
+        server's words when it refused a SUB, of which it does not say which.
         """
         self._stream = stream
         self._write_some = stream.write_some if isinstance(stream, TCPStream) else None
@@ -303,9 +305,8 @@ class Wire:
 
     def _error(self, words: bytes) -> None:
         told = quote(words)
-        denied = _DENIED.match(words)
-        if denied is not None:
-            self._denied(denied[1].lower(), denied[2], told)
+        if words.lower().startswith(_REFUSED):
+            self._denied(read_denied(words), told)
         elif words.lower().startswith(_TOO_MANY_SUBSCRIPTIONS):
             self._too_many_subscriptions(told)
         elif not words.lower().startswith(_HARMLESS):

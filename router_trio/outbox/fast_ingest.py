@@ -175,9 +175,13 @@ class FastIngest:
 
     def abandon_with(self, operation: Operation) -> None:
         """The server misses this: it stores nothing behind it of its batch, if it is in one."""
-        for batch in [*self._batches.values()]:
-            if any(one is operation for one in batch.operations):
-                self._abandon(batch, self._clock())
+        if not self._batches or not isinstance(operation, OperationWithAck):
+            return
+        # Each destination has one batch: only its own is looked at.
+        key = operation.capacity_key if operation.ingest_to is None else operation.ingest_to
+        batch = self._batches.get(key)
+        if batch is not None and any(one is operation for one in batch.operations):
+            self._abandon(batch, self._clock())
 
     def latest(self) -> list[tuple[Batch, OperationWithAck]]:
         """The batches that have not ended, each with the message that would end it."""

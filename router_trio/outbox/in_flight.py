@@ -6,20 +6,33 @@ by its PubAck, whose subject ends with its number. Pure and synchronous.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from itertools import islice
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from router_trio.outbox.operation import Operation, OperationWithAck
+from router_trio.protocol.framing import addresses
 
 by_order: Callable[[Operation], int] = attrgetter("order")
+
+SPARE = 1000
+"""Entries of the index of JetStream publishes that may be of such that have left, beside as many as there are."""
 
 
 class InFlight:
     """Operations that a link has taken, of one connection. Nothing of it outlives the link."""
 
-    __slots__ = ("_core", "unacked", "unfenced", "when_none", "written")
+    __slots__ = (
+        "_apart",
+        "_core",
+        "_to",
+        "_unacked_indexed",
+        "_unacked_to",
+        "unacked",
+        "unfenced",
+        "when_none",
+        "written",
+    )
 
     def __init__(self) -> None:
         self.unfenced: int = 0
@@ -30,7 +43,14 @@ class InFlight:
         """JetStream publishes without a PubAck, from the one that was written first."""
         self.when_none: list[Callable[[], None]] = []
         """Who is called, once, by `tell_if_none`."""
+        self._apart: OrderedDict[int, Operation] = OrderedDict()
+        """Core publishes that were taken apart because something was denied: older than those in `_core`."""
+        self._to: dict[bytes, dict[int, Operation]] = {}
+        """The same ones by subject, and by ` ` and reply subject: a flood of denials costs as much as it is long."""
         self._core: deque[Operation] = deque()
+        self._unacked_to: dict[bytes, deque[OperationWithAck]] | None = None
+        """JetStream publishes by subject since the first denial; some have left meanwhile."""
+        self._unacked_indexed = 0
 
     @property
     def count(self) -> int:
@@ -51,6 +71,8 @@ class InFlight:
         if operation.first_written_at is None:
             operation.first_written_at = now
         self.unacked[operation.order] = operation
+        if self._unacked_to is not None:
+            self._index(operation)
 
     # --- out, confirmed ---
 
@@ -58,8 +80,11 @@ class InFlight:
         """Take out the core publishes that were written before `mark` was read from `written`."""
         core = self._core
         count = mark - (self.written - self.unfenced)
-        confirmed = []
+        confirmed: list[Operation] = []
         left = max(0, self.unfenced - count)
+        if self._apart:
+            while self._apart and self.unfenced > left:
+                confirmed.append(self._take_apart(next(iter(self._apart))))
         while self.unfenced > left and self.unfenced - core[0].count >= left:
             confirmed.append(core.popleft())
             self.unfenced -= confirmed[-1].count
@@ -76,11 +101,14 @@ class InFlight:
 
         Batches are taken apart: what happens to their publishes from now on happens to each by itself.
         """
-        left: list[Operation] = [part for operation in self._core for part in operation.split()]
+        left: list[Operation] = [part for operation in self.core() for part in operation.split()]
         left += self.unacked.values()
         # `written` goes on: a mark that was read on this link confirms nothing on the next one.
+        self._apart.clear()
+        self._to.clear()
         self._core.clear()
         self.unacked.clear()
+        self._unacked_to, self._unacked_indexed = None, 0
         self.unfenced = 0
         return left
 
@@ -90,6 +118,9 @@ class InFlight:
             return True
         # Leaving the middle of the core publishes makes an older mark confirm one too few, never one too many: the next
         # fence confirms it.
+        if self._apart.get(operation.order) is operation:
+            self._take_apart(operation.order)
+            return True
         if operation in self._core:
             self._core.remove(operation)
             self.unfenced -= operation.count
@@ -97,11 +128,66 @@ class InFlight:
         return False
 
     def take_core_to(self, subject: bytes) -> list[Operation]:
-        """Take out the core publishes to that subject, of which `oldest_to` has just given the first."""
-        taken = [one for one in self._core if one.subject == subject]
-        self._core = deque(one for one in self._core if one.subject != subject)
-        self.unfenced -= len(taken)
+        """Take out the core publishes to that subject, in the order of writing.
+
+        What was written as one operation is taken apart, each once: so denials cost as much as there is in flight, and
+        not as much for each of them.
+        """
+        return self._take_core(subject)
+
+    def take_core_with_reply(self, reply: bytes) -> list[Operation]:
+        """Take out the core publishes with that reply subject."""
+        return self._take_core(b" " + reply)
+
+    def _take_core(self, key: bytes) -> list[Operation]:
+        for operation in self._core:
+            for one in operation.split():
+                self._apart[one.order] = one
+                for name in _keys(one):
+                    self._to.setdefault(name, {})[one.order] = one
+        self._core.clear()
+        return [self._take_apart(order) for order in [*self._to.get(key, ())]]
+
+    def take_all_core(self) -> list[Operation]:
+        """Take out all core publishes."""
+        taken = [*self.core()]
+        self._apart.clear()
+        self._to.clear()
+        self._core.clear()
+        self.unfenced = 0
         return taken
+
+    def take_unacked_to(self, subject: bytes) -> OperationWithAck | None:
+        """Take out the JetStream publish to that subject that was written first; None if there is none."""
+        if self._unacked_to is None or self._unacked_indexed > 2 * len(self.unacked) + SPARE:
+            self._unacked_to, self._unacked_indexed = {}, 0
+            for operation in self.unacked.values():
+                self._index(operation)
+        waiting = self._unacked_to.get(subject, ())
+        while waiting:
+            operation = waiting.popleft()
+            self._unacked_indexed -= 1
+            if self.unacked.get(operation.order) is operation:
+                del self.unacked[operation.order]
+                return operation
+        self._unacked_to.pop(subject, None)
+        return None
+
+    def _take_apart(self, order: int) -> Operation:
+        """Take out one of those that were taken apart."""
+        operation = self._apart.pop(order)
+        for key in _keys(operation):
+            others = self._to[key]
+            del others[order]
+            if not others:
+                del self._to[key]
+        self.unfenced -= 1
+        return operation
+
+    def _index(self, operation: OperationWithAck) -> None:
+        assert self._unacked_to is not None
+        self._unacked_to.setdefault(operation.subject, deque()).append(operation)
+        self._unacked_indexed += 1
 
     # --- what there is ---
 
@@ -116,16 +202,7 @@ class InFlight:
         """The one publish that is in flight; None if there are none or several."""
         if self.count != 1:
             return None
-        return next(iter(self.unacked.values())) if self.unacked else self._core[0]
-
-    def oldest_to(self, subject: bytes) -> Operation | None:
-        """The oldest operation in flight to that subject."""
-        if len(self._core) != self.unfenced:
-            self._core = deque(one for operation in self._core for one in operation.split())
-        found: list[Operation] = [one for one in self.unacked.values() if one.subject == subject]
-        # These are in the order of acceptance: the first is the oldest, and a flood of refusals finds it early.
-        found.extend(islice((one for one in self._core if one.subject == subject), 1))
-        return min(found, key=by_order, default=None)
+        return next(iter(self.unacked.values())) if self.unacked else next(self.core())
 
     def unacked_since(self, written_at: float) -> list[OperationWithAck]:
         """JetStream publishes written at or before that time and still without a PubAck."""
@@ -133,7 +210,7 @@ class InFlight:
 
     def parts(self, operation: Operation) -> list[Operation]:
         """What is here of an operation that was written, or of one of its parts: either may be in parts by now."""
-        if operation.with_ack or operation in self._core:
+        if operation.with_ack or self._apart.get(operation.order) is operation or operation in self._core:
             return [operation]
         first, last = operation.order - operation.count + 1, operation.order
         self._core = deque(
@@ -141,7 +218,7 @@ class InFlight:
             for one in self._core
             for part in (one.split() if one.order >= first and one.order - one.count < last else (one,))
         )
-        return [one for one in self._core if first <= one.order <= last]
+        return [one for one in self.core() if first <= one.order <= last]
 
     def single_parts(self, operation: Operation) -> list[Operation]:
         """The same, and each is one publish."""
@@ -149,4 +226,14 @@ class InFlight:
             return [operation]
         first, last = operation.order - operation.count + 1, operation.order
         self._core = deque(part for one in self._core for part in one.split())
-        return [one for one in self._core if first <= one.order <= last]
+        return [one for one in self.core() if first <= one.order <= last]
+
+    def core(self) -> Iterator[Operation]:
+        """All core publishes, in the order of writing; some together as one operation."""
+        yield from self._apart.values()
+        yield from self._core
+
+
+def _keys(operation: Operation) -> list[bytes]:
+    subject, reply = addresses(operation.frame)
+    return [subject, b" " + reply] if reply else [subject]

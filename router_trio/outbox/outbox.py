@@ -256,6 +256,7 @@ class Outbox:
         `reason` is that of the `LinkError`. A publish that ends one link after the other fails, as `poison`.
         """
         self.connected = False
+        self.refusals.accounted_for.clear()
         self.ingest.begin_link(b"")
         self.settlement.drain_ends()
         queue, settled, now = self.queue, self.ledger.settled_count, self._clock()
@@ -278,6 +279,8 @@ class Outbox:
     def fenced(self, mark: int) -> None:
         """A fence behind `mark`, as `Fences.sent` was then, was answered: the server has what was published before."""
         held_up = self._in_flight.unfenced >= sender.MAX_UNFENCED
+        if self.refusals.accounted_for:
+            self.refusals.fence_answered(mark)
         confirmed = self.fences.take_confirmed(mark)
         if not confirmed:
             return

@@ -49,6 +49,10 @@ class Refusals:
         self.tried_again: dict[Hashable, list[TriedAgain]] = {}
         """Who is called each time that a publish of a destination (see `capacity_key`) is to be tried again."""
 
+        self.accounted_for: dict[bytes, tuple[int, int]] = {}
+        """Refusals that may yet come for publishes that have failed already, by subject: how many, and the position
+        behind the last core publish when that was found out."""
+
     # --- refused ---
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
@@ -58,24 +62,64 @@ class Refusals:
             self._hold_or_fail(operation, reason, detail, retriable)
             self._wake()
 
-    def publish_denied(self, subject: bytes, detail: str) -> None:
-        """The server refused a publish to `subject`: the oldest one in flight to it has failed.
+    def publish_denied(self, subject: bytes, detail: str) -> bool:
+        """The server refused a publish to `subject`. Return False if none of the publishes in flight can be meant.
 
-        It names no more than the subject, and may have taken others if a permission was given or taken in between. A
-        JetStream publish is told by its PubAck. Of core publishes nobody knows which one it was: all to the subject
-        have failed, since one that is published once too often is better than one that is lost.
+        It names no more than the subject, and may have taken others if a permission was given or taken in between. Of
+        core publishes nobody knows which one it was: all to the subject have failed, since one that is published once
+        too often is better than one that is lost. As many refusals of the subject as that are then accounted for. A
+        JetStream publish tells by its PubAck whether it was taken: the first one fails when no core publish can be
+        meant, and one that was meant all the same is sent again, and refused again.
         """
-        oldest = self._in_flight.oldest_to(subject)
-        if oldest is None:
-            return
-        denied = [oldest]
-        if oldest.with_ack:
-            self._in_flight.withdraw(oldest)
-            self._ingest.abandon_with(oldest)
-        else:
-            denied = self._in_flight.take_core_to(subject)
+        denied: list[Operation] = [*self._in_flight.take_core_to(subject)]
+        more = len(denied) - 1
+        if not denied:
+            if self._is_accounted_for(subject):
+                return True
+            operation = self._in_flight.take_unacked_to(subject)
+            if operation is None:
+                return False
+            self._ingest.abandon_with(operation)
+            denied, more = [operation], int(operation.resent)
+        if more:
+            before = self.accounted_for.get(subject, (0, 0))[0]
+            self.accounted_for[subject] = before + more, self._in_flight.written
         self._fail(denied, reasons.PERMISSION_DENIED, detail)
         self._wake()
+        return True
+
+    def reply_denied(self, reply: bytes, detail: str) -> bool:
+        """The server refused a core publish because of its reply subject. Return False if none has it."""
+        denied = self._in_flight.take_core_with_reply(reply)
+        if denied:
+            self._fail(denied, reasons.PERMISSION_DENIED, detail)
+            self._wake()
+        return bool(denied)
+
+    def something_denied(self, detail: str) -> list[bytes]:
+        """The server refused something, and nobody knows what: no core publish in flight counts as sent.
+
+        JetStream publishes are told by their PubAcks. Returns the subjects of what has failed.
+        """
+        denied = self._in_flight.take_all_core()
+        if denied:
+            self._fail(denied, reasons.PERMISSION_DENIED, detail)
+            self._wake()
+        return [*dict.fromkeys(one.subject for together in denied for one in together.split())]
+
+    def _is_accounted_for(self, subject: bytes) -> bool:
+        more, written = self.accounted_for.get(subject, (0, 0))
+        if more > 1:
+            self.accounted_for[subject] = more - 1, written
+        elif more:
+            del self.accounted_for[subject]
+        return more > 0
+
+    def fence_answered(self, mark: int) -> None:
+        """All refusals of what was written before `mark` have come."""
+        for subject, (_, written) in [*self.accounted_for.items()]:
+            if written <= mark:
+                del self.accounted_for[subject]
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
         """The link did not write this operation, or this part of one, though it was taken."""

@@ -280,6 +280,12 @@ def published(frame: bytes) -> RawMessage:
     return subject, reply, header_size, int(words[-1]), frame[len(word) + len(subject) + 2 :]
 
 
+def addresses(frame: bytes) -> tuple[bytes, bytes]:
+    """The subject and the reply subject of a PUB or HPUB frame, `b""` for none."""
+    words = frame[: frame.index(b"\r\n")].split(b" ")
+    return words[1], words[2] if len(words) == (5 if words[0] == b"HPUB" else 4) else b""
+
+
 def published_size(frame: bytes) -> int:
     """Headers and payload of a PUB or HPUB frame in bytes: what a server's `max_payload` bounds."""
     return int(frame[: frame.index(b"\r\n")].rsplit(b" ", 1)[1])

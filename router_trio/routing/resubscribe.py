@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import SourceError
+from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.events import Emit, RouteReady, SubscribeFailed
 from router_trio.link import Link
@@ -15,7 +15,6 @@ from router_trio.states import FAILED, RouteState
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 10.0
-
 
 Receive = Callable[[Link, trio.Event], Awaitable[None]]
 """Receives until the intake is closed, sets the event once it has tried. Raises `SourceError` when it can't."""
@@ -30,6 +29,7 @@ class SourceRetry:
         self._emit = emit
         self._delay = FIRST_DELAY
         self._longer = 0.0
+        self._silent = 0
         self.first_try_over: trio.Event = trio.Event()
         """Whether the route has ever tried, with or without success."""
 
@@ -57,6 +57,11 @@ class SourceRetry:
     def tell(self, error: SourceError) -> None:
         """Count and tell one failure; the route is failed until the next success."""
         self._state.enter(FAILED, bounded(str(error)))
+        if error.reason == reasons.CONSUMER_SILENT:
+            self._silent += 1
+            if self._silent > 1:
+                told = f"{error}, {self._silent} times in a row: it was opened again each time, and delivers nothing"
+                self._state.obstacles[reasons.CONSUMER_SILENT] = bounded(told)
         self._connection.outbox.counters.failed["subscribe", error.reason] += 1
         self._emit(
             SubscribeFailed(
@@ -80,5 +85,8 @@ class SourceRetry:
         self._longer = seconds
 
     def succeeded(self) -> None:
-        """The next failure waits the shortest time again."""
+        """Something was heard of the source: the next failure waits the shortest time again."""
         self._delay = FIRST_DELAY
+        if self._silent:
+            self._silent = 0
+            self._state.obstacles.pop(reasons.CONSUMER_SILENT, None)

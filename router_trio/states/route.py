@@ -165,6 +165,8 @@ class RouteState:
         """Where its messages come from, as configured: `subject` and `queue`, or `stream`, `durable` and `filter`."""
         self.state: str = STARTING
         self.reason: str | None = None
+        self.obstacles: dict[str, str] = {}
+        """Why it would not route a message though it runs, with the cure: by what hinders it, as acks or pulls."""
         self.standby: bool = False
         """True while another process, or none yet, has the lead of its consumer."""
         self.to: list[DestinationState] = []
@@ -282,7 +284,13 @@ class RouteState:
     def trouble(self) -> str | None:
         """Return why it is not running or can't deliver: the first reason, or None."""
         open_breakers = (one.why_open for one in self.breakers if one.why_open is not None)
-        return self.unready or next(open_breakers, None) or next(iter(self._undelivered()), None)
+        obstacles = () if self.is_leaving else self.obstacles.values()
+        return (
+            self.unready
+            or next(iter(obstacles), None)
+            or next(open_breakers, None)
+            or next(iter(self._undelivered()), None)
+        )
 
     def held_up(self, now: float) -> list[str]:
         """Return why breakers hold up the route. One that has no message to try, and would let one go, does not."""
@@ -300,6 +308,8 @@ class RouteState:
     def reasons(self, now: float) -> list[str]:
         """Return why this route would not route a message now (`now` on the router's monotonic clock): all reasons."""
         reasons = [] if self.unready is None else [self.unready]
+        if not self.is_leaving:
+            reasons += self.obstacles.values()
         quiet = now - self.handler_moved_at
         if self.handling and quiet > HANDLER_QUIET:
             who = "its handler has not" if self.handling == 1 else f"none of {self.handling} calls of its handler has"

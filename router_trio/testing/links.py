@@ -121,10 +121,24 @@ class FakeLink(FakeSocket):
                 self._network.server.receive(publish, now)
             else:
                 self._network.server.watch.refused(publish, reasons.PERMISSION_DENIED, now)
-                told = f'Permissions Violation for Publish to "{text(publish.subject)}"'
-                self._tell(lambda: self._listener.publish_denied(publish.subject, told))
+                self._refuse(publish.subject)
 
         return arrive
+
+    def _refuse(self, subject: bytes) -> None:
+        told = f'Permissions Violation for Publish to "{text(subject)}"'
+        self._tell(lambda: self._listener.publish_denied(subject, told))
+
+    def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
+        """See `subscriptions.Line.publishing`."""
+
+        def arrive(now: float) -> None:
+            if self._network.server.may_publish(text(subject)):
+                action(now)
+            else:
+                self._refuse(subject)
+
+        self.act(arrive)
 
     # --- receiving ---
 
@@ -218,7 +232,7 @@ class FakeLink(FakeSocket):
         except LinkError as error:
             return [(reply, error) for reply in replies]
         for reply in replies:
-            self.act(partial(self._acked, reply))
+            self.publishing(reply, partial(self._acked, reply))
         return ()
 
     def _acked(self, reply: bytes, now: float) -> None:
@@ -227,17 +241,17 @@ class FakeLink(FakeSocket):
     def nak(self, reply: bytes, delay: float) -> None:
         """See `link.Link.nak`."""
         self._check_alive()
-        self.act(lambda now: self._network.server.nak(reply, now, delay))
+        self.publishing(reply, lambda now: self._network.server.nak(reply, now, delay))
 
     def term(self, reply: bytes, reason: str) -> None:
         """See `link.Link.term`."""
         self._check_alive()
-        self.act(lambda now: self._network.server.term(reply, now))
+        self.publishing(reply, lambda now: self._network.server.term(reply, now))
 
     def in_progress(self, reply: bytes) -> None:
         """See `link.Link.in_progress`."""
         self._check_alive()
-        self.act(lambda now: self._network.server.in_progress(reply, now))
+        self.publishing(reply, lambda now: self._network.server.in_progress(reply, now))
 
     # --- the end of a subscription ---
 

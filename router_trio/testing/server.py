@@ -185,6 +185,12 @@ class Server:
 
     def open_consumer(self, spec: ConsumerSpec, now: float = inf) -> Consumer | SourceError:
         """Find the durable consumer or create it, or say why not."""
+        created = (spec.stream, spec.durable) not in self.consumers and spec.stream in self.streams
+        for request in (f"STREAM.INFO.{spec.stream}", f"CONSUMER.INFO.{spec.stream}.{spec.durable}") + (
+            (f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}",) if created else ()
+        ):
+            if not self.may_publish(f"$JS.API.{request}"):
+                return _may_not_ask()
         stream = self.streams.get(spec.stream)
         if stream is not None and now < stream.leaderless_until:
             return SourceError(f"the stream {spec.stream!r} has no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
@@ -207,6 +213,8 @@ class Server:
 
     def check_consumer(self, spec: ConsumerSpec, now: float) -> ConsumerState | SourceError:
         """Say how the durable consumer of a spec is, or what became of it."""
+        if not self.may_publish(f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}"):
+            return _may_not_ask()
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
             told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"

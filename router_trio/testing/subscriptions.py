@@ -11,6 +11,7 @@ import trio
 
 from router_trio.errors import SourceError
 from router_trio.link import LISTEN_FOR, ConsumerSpec, ConsumerState, Deliver, Limits, Progress, SharedDelivery
+from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from router_trio.testing.consumers import Consumer
 
@@ -34,6 +35,9 @@ class Line(Protocol):
 
     def act(self, action: Callable[[float], object]) -> None:
         """Have something done at the server when the network gets it there; nothing on a dead link."""
+
+    def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
+        """As `act`, if this user may publish to a subject; else the link is told that it may not."""
 
     async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
         """See `link.PullConsumer.check`."""
@@ -125,7 +129,8 @@ class FakePullConsumer(FakeSubscription):
         """See `link.PullConsumer.pull`. Does nothing on a dead link or when closed."""
         heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
         if not self.closed:
-            self._link.act(
+            self._link.publishing(
+                self._next_subject,
                 lambda now: self._named().pull(
                     self._inbox,
                     self.receive,
@@ -135,8 +140,13 @@ class FakePullConsumer(FakeSubscription):
                     max_bytes=max_bytes,
                     heartbeat=heartbeat,
                     pin=self._pin,
-                )
+                ),
             )
+
+    @property
+    def _next_subject(self) -> bytes:
+        spec = self._opened().spec
+        return f"$JS.API.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}".encode()
 
     @property
     def _pin(self) -> str | None:
@@ -144,13 +154,15 @@ class FakePullConsumer(FakeSubscription):
 
     def say_at_work(self) -> None:
         """See `link.PullConsumer.say_at_work`."""
-        self._link.act(lambda now: self._named().say_at_work(now))
+        spec = self._opened().spec
+        subject = ack_reply.subject(spec.stream.encode(), spec.durable.encode(), sequence=0, number=0)
+        self._link.publishing(subject, lambda now: self._named().say_at_work(now))
 
     def hold_lead(self) -> None:
         """See `link.PullConsumer.hold_lead`."""
         pin = self._pin
         if pin is not None:
-            self._link.act(lambda now: self._named().keep_pin(pin, now))
+            self._link.publishing(self._next_subject, lambda now: self._named().keep_pin(pin, now))
 
     def release_lead(self) -> None:
         """See `link.PullConsumer.release_lead`."""

@@ -24,6 +24,8 @@ class Recorder:
         self.flow: list[tuple[object, ...]] = []
         """What was answered to batches of fast ingest."""
         self.denied: list[tuple[bytes, str]] = []
+        self.unknown: list[str] = []
+        """What was denied of which nobody knows what it was."""
         self.events: list[str] = []
         self.lame_ducks = 0
         self.servers: list[str] = []
@@ -61,6 +63,14 @@ class Recorder:
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         self.denied.append((subject, detail))
+        self._tell()
+
+    def reply_denied(self, reply: bytes, detail: str) -> None:
+        self.denied.append((reply, detail))
+        self._tell()
+
+    def something_denied(self, detail: str) -> None:
+        self.unknown.append(detail)
         self._tell()
 
     def read_begins(self) -> None:

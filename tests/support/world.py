@@ -66,8 +66,12 @@ class World:
         return {reason: count for (kind, reason), count in failed.items() if kind == operation and count}
 
     def successes(self, operation: str, connection: str = "main") -> int:
-        """How often one kind of operation succeeded."""
-        return self.live.connections[connection].outbox.counters.succeeded[operation]
+        """How often one kind of operation succeeded: acks and naks when they are sent, unless they are refused."""
+        found = self.live.connections[connection]
+        succeeded = found.outbox.counters.succeeded[operation]
+        if operation == "ack":
+            return succeeded + found.listener.answers.unconfirmed("ack")
+        return succeeded + (found.listener.answers.unconfirmed("nak") if operation == "nak" else 0)
 
     def subjects(self, connection: str = "main") -> list[str]:
         """The subjects of what came from the router, in order."""

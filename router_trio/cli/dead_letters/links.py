@@ -38,6 +38,15 @@ class CommandLink:
         if self.is_open:
             self.requests.deny(subject, detail)
 
+    def reply_denied(self, reply: bytes, detail: str) -> None:
+        """See `link.LinkListener`."""
+        self.something_denied(detail)
+
+    def something_denied(self, detail: str) -> None:
+        """See `link.LinkListener`. No request that waits counts as done."""
+        if self.is_open:
+            self.requests.deny_all(detail)
+
     def acked(self, pubacks: Sequence[object], /) -> None:
         """See `link.LinkListener`. PubAcks come as answers to requests here."""
 

@@ -168,9 +168,10 @@ class WirePullConsumer:
 
     async def _answered(self, ack_subject: bytes, answer: bytes) -> None:
         """Answer a delivery, and wait until the server has taken note of that; for `NOTE_TAKEN_WITHIN` at most."""
-        with contextlib.suppress(TimeoutError, nats.errors.Error):
+        with contextlib.suppress(TimeoutError, SourceError, nats.errors.Error):
             client = await self._api.control.ready_client()
-            await client.request(framing.text(ack_subject), answer, NOTE_TAKEN_WITHIN)
+            with self._api.denials.raised(ack_subject):
+                await client.request(framing.text(ack_subject), answer, NOTE_TAKEN_WITHIN)
 
     def say_at_work(self) -> None:
         """See `link.PullConsumer.say_at_work`."""

@@ -13,13 +13,11 @@ from math import inf
 from typing import TypeVar
 
 import nats.errors
-import trio
 
 from router_trio.errors import SourceError, reasons
 from router_trio.link import LOOKUP_WITHIN, StreamState
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info, stream_names
 from router_trio.nats.jetstream.ask import API, Api, no_jetstream
-from router_trio.protocol import framing
 
 T = TypeVar("T")
 
@@ -44,7 +42,6 @@ class Lookups:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._asking: dict[bytes, list[trio.CancelScope]] = {}
 
     async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], api: Api | None = None) -> T:
         """Send a request, and read its answer. Raises `SourceError`, or `ApiError` for an answer that is an error.
@@ -53,29 +50,15 @@ class Lookups:
         """
         api = api or self._api
         named = api.subject_of(request)
-        subject = framing.wire(named)
-        with trio.CancelScope() as scope:
-            asking = self._asking.setdefault(subject, [])
-            asking.append(scope)
-            try:
-                return await api.ask(request, body, read, LOOKUP_WITHIN)
-            except nats.errors.NoRespondersError as error:
-                raise _not_enabled(api.prefix) from error
-            except TimeoutError as error:
-                told = f"no answer to {named} within {LOOKUP_WITHIN:g} s"
-                raise SourceError(told, reason=reasons.TIMEOUT) from error
-            except nats.errors.Error as error:
-                raise SourceError(f"{named} could not be asked", reason=reasons.JETSTREAM_UNAVAILABLE) from error
-            finally:
-                asking.remove(scope)
-                if not asking:
-                    self._asking.pop(subject, None)
-        raise SourceError(f"this user may not publish to {named}", reason=reasons.PERMISSION_DENIED)
-
-    def denied(self, subject: bytes) -> None:
-        """The server refused a publish to this subject: whoever waits for an answer to it gets none."""
-        for scope in self._asking.pop(subject, ()):
-            scope.cancel()
+        try:
+            return await api.ask(request, body, read, LOOKUP_WITHIN)
+        except nats.errors.NoRespondersError as error:
+            raise _not_enabled(api.prefix) from error
+        except TimeoutError as error:
+            told = f"no answer to {named} within {LOOKUP_WITHIN:g} s"
+            raise SourceError(told, reason=reasons.TIMEOUT) from error
+        except nats.errors.Error as error:
+            raise SourceError(f"{named} could not be asked", reason=reasons.JETSTREAM_UNAVAILABLE) from error
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""
@@ -94,7 +77,9 @@ class Lookups:
         prefixes = {self._api.prefix} - {API} | {f"$JS.{domain}.API" if domain else API}
         for prefix in sorted(prefixes):
             try:
-                await self.ask(f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.control, prefix))
+                await self.ask(
+                    f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.control, self._api.denials, prefix)
+                )
             except ApiError as error:
                 if error.error_code == STREAM_NOT_FOUND:
                     continue

@@ -138,7 +138,7 @@ def _route(state: RouteState) -> RouteReport:
         state.destinations,
         dict(state.source),
         state.state,
-        state.reason,
+        state.reason or next(iter(state.obstacles.values()), None),
         state.in_hand,
         0 if state.limit is None else state.limit.waiting(),
         [_destination(one) for one in state.to],

@@ -6,46 +6,62 @@ the next one; a nak is not: the message comes again all the same. Only where oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import trio
 
+from router_trio.connection.answers import Kind
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import LinkError, reasons
+from router_trio.errors import LinkError, SourceError, reasons
+from router_trio.errors.quotes import bounded
 from router_trio.events import AckFailed, Emit, NakFailed
-from router_trio.link import Link
+from router_trio.link import ConsumerSpec, Link
+from router_trio.protocol.permissions import ACK, PULL
 from router_trio.routing.stream.subject_order import Awaited
+from router_trio.states import RouteState
 
 
 class Acks:
     """What a route answers to its stream. Every method is synchronous; none raises."""
 
-    def __init__(self, route: str, connection: Connection, emit: Emit) -> None:
-        self._route = route
-        self._connection = connection
+    def __init__(self, connection: Connection, emit: Emit) -> None:
+        self.connection: Connection = connection
         self._counters = connection.outbox.counters
+        self._answers = connection.listener.answers
         self._emit = emit
         self._unsent: list[bytes] = []
 
     def on(self, connection: Connection) -> Acks:
         """Answer on this connection from now on, which may be the same: what is owed is sent there."""
-        self._connection = connection
+        self.connection = connection
         self._counters = connection.outbox.counters
+        self._answers = connection.listener.answers
         return self
+
+    def belong_to(self, state: RouteState, spec: ConsumerSpec, pull_denied: Callable[[SourceError], None]) -> None:
+        """Answer for the route with this state from now on. `pull_denied` gets the error of a pull that was refused."""
+        self._state = state
+        self._pull_denied = pull_denied
+        self.when_pulls_pass: Callable[[], None] | None = None
+        self._answers.belong_to(spec.stream, spec.durable, self)
 
     def ack(self, replies: Sequence[bytes]) -> None:
         """Ack the messages with these reply subjects: they need not be redelivered."""
-        link = self._connection.link
+        link = self.connection.link
         failed = [(reply, _not_connected()) for reply in replies] if link is None else link.ack(replies)
-        self._counters.succeeded["ack"] += len(replies) - len(failed)
+        if failed:
+            unsent = {reply for reply, _ in failed}
+            replies = [reply for reply in replies if reply not in unsent]
+        if replies:
+            self._answers.sent("ack", self, replies)
         for reply, error in failed:
             self._unsent.append(reply)
             self._failed("ack", AckFailed, error)
 
     def nak(self, reply: bytes, delay: float) -> None:
         """The message with this reply subject is to come again after `delay` seconds."""
-        link = self._connection.link
+        link = self.connection.link
         try:
             if link is None:
                 raise _not_connected()
@@ -53,11 +69,11 @@ class Acks:
         except LinkError as error:
             self._failed("nak", NakFailed, error)
         else:
-            self._counters.succeeded["nak"] += 1
+            self._answers.sent("nak", self, (reply,))
 
     def term(self, reply: bytes, reason: str) -> None:
         """The message with this reply subject is given up, and must not come again. Owed as an ack is."""
-        link = self._connection.link
+        link = self.connection.link
         try:
             if link is None:
                 raise _not_connected()
@@ -66,7 +82,7 @@ class Acks:
             self._unsent.append(reply)  # an ack ends its deliveries as well
             self._failed("nak", NakFailed, error)
         else:
-            self._counters.succeeded["nak"] += 1
+            self._answers.sent("nak", self, (reply,))
 
     def flush_unsent(self, link: Link) -> None:
         """Send the acks that are owed: they were counted, as failed, when they met no link.
@@ -86,10 +102,36 @@ class Acks:
         """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
         self._unsent.clear()
 
+    # --- what the server says ---
+
+    @property
+    def route(self) -> str:
+        """The name of the route."""
+        return self._state.name
+
+    def asked(self, kind: Kind, subjects: Sequence[bytes]) -> None:
+        """These were sent that are no acks and no naks: see `connection.answers`."""
+        self._answers.sent(kind, self, subjects)
+
+    def refused(self, cause: str, subject: str, detail: str) -> bool:
+        """See `answers.Answering`."""
+        fresh = cause not in self._state.obstacles
+        what = "acks and naks: its stream redelivers what was routed" if cause == ACK else "pulls: it gets no messages"
+        told = f"the server refuses its {what}; {detail}; let this user publish to {subject}"
+        self._state.obstacles[cause] = bounded(told)
+        if cause == PULL:
+            self._pull_denied(SourceError(told, reason=reasons.PERMISSION_DENIED))
+        return fresh
+
+    def passed(self, cause: str) -> None:
+        """See `answers.Answering`."""
+        if self._state.obstacles.pop(cause, None) is not None and cause == PULL and self.when_pulls_pass is not None:
+            self.when_pulls_pass()
+
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.failed[operation, error.reason] += 1
         self._emit(
-            event(at=trio.current_time(), connection=self._connection.name, route=self._route, reason=error.reason)
+            event(at=trio.current_time(), connection=self.connection.name, route=self.route, reason=error.reason)
         )
 
 

@@ -19,6 +19,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit
 from router_trio.link import Link, PullConsumer
+from router_trio.protocol.permissions import PULL
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.retrying.dead_letters import DeadLetters
@@ -68,7 +69,7 @@ class StreamRoute(Route):
         source = routing.plan.settings.source
         spec = self._spec = consumer_spec(source)
         policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
-        acks = before._acks.on(connection) if before else Acks(self.state.name, connection, emit)
+        acks = before._acks.on(connection) if before else Acks(connection, emit)
         pending = AckPending()
         if before is not None and not before.in_hand:
             pending, before.state.holder = before._ack_pending, NOTHING
@@ -83,8 +84,18 @@ class StreamRoute(Route):
         self.state.in_flight_limit = lambda: window.size
         most_bytes = source.max_in_flight_bytes
         pull_loop = PullLoop(
-            routing, pending, window, most_bytes, budget, self._closing, self._never_come, self._make_room, payloads
+            routing,
+            pending,
+            window,
+            most_bytes,
+            budget,
+            self._closing,
+            self._never_come,
+            self._make_room,
+            payloads,
+            acks.asked,
         )
+        acks.belong_to(self.state, spec, pull_loop.lose)
         self._acks: Acks = acks
         self._ack_pending: AckPending = pending
         self._retrying: Retrying = retrying
@@ -139,7 +150,7 @@ class StreamRoute(Route):
             try:
                 self._pull_loop.reset()
                 self._intake.go_by(link, consumer)
-                self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
+                self._tell_ready()
                 self._retry.tried(tried)
                 not_before = await ask_again(consumer, self._ack_pending.cursor, self._intake.patience)
                 await self._pull_loop.keep_asking(link, consumer, self._intake.late, not_before)
@@ -148,6 +159,14 @@ class StreamRoute(Route):
             finally:
                 consumer.close()
                 self._pull_loop.reset()  # what was borrowed from others is theirs again
+
+    def _tell_ready(self) -> None:
+        """Say that messages come from now on; where pulls were refused before, not until they pass."""
+        self._acks.when_pulls_pass = None
+        if PULL in self.state.obstacles:
+            self._acks.when_pulls_pass = self._tell_ready
+        else:
+            self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
     # --- routing ---
 

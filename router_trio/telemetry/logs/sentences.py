@@ -52,9 +52,17 @@ SENTENCES: Mapping[type[Event], str] = {
     events.PublishFailedOpen: "Publishes on {connection} were discarded, because fail_open is set: {reason}",
     events.QueueFull: "The queue of {connection} is full ({queue_size} of {max_size:count operation}): {reason}",
     events.PendingDropped: "Pending operations of {connection} were dropped: {reason}",
-    events.AckFailed: "Acks on {connection} could not be sent: {reason}; the stream will redeliver these messages",
+    events.AckFailed: (
+        "{by_route}Acks{to_subject} on {connection} could not be sent: {reason}; "
+        "the stream will redeliver these messages"
+    ),
+    events.RefusalNotAttributed: (
+        "The server refused something on {connection} that names no publish, ack or request of the router: {detail}; "
+        "core publishes that were on their way count as failed"
+    ),
     events.NakFailed: (
-        "Naks on {connection} could not be sent: {reason}; the stream will redeliver these messages after its ack wait"
+        "{by_route}Naks{to_subject} on {connection} could not be sent: {reason}; "
+        "the stream will redeliver these messages after its ack wait"
     ),
     events.SubscribeFailed: "{by_route}Could not subscribe or open a consumer on {connection}: {reason}; retrying",
     events.ConsumerDiffers: (

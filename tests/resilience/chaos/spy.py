@@ -123,6 +123,8 @@ class _Ears:
         self.read_done = listener.read_done
         self.lame_duck = listener.lame_duck
         self.discovered = listener.discovered
+        self.reply_denied = listener.reply_denied
+        self.something_denied = listener.something_denied
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         for order, fate in pubacks:

@@ -39,6 +39,12 @@ class Listener:
     def publish_denied(self, subject: bytes, detail: str) -> None:
         raise AssertionError("not from here")
 
+    def reply_denied(self, reply: bytes, detail: str) -> None:
+        raise AssertionError("not from here")
+
+    def something_denied(self, detail: str) -> None:
+        raise AssertionError("not from here")
+
     def read_begins(self) -> None:
         pass
 

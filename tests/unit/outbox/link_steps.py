@@ -164,11 +164,22 @@ class LinkSteps(OutboxModel):
 
     def denied(self, subject: bytes) -> None:
         to_it = [o for o in self.flight if self.publishes[o].subject == subject]
-        self.outbox.refusals.publish_denied(subject, "Permissions Violation")
+        accounted_for = subject in self.outbox.refusals.accounted_for
+        attributed = self.outbox.refusals.publish_denied(subject, "Permissions Violation")
         failed = [o for o in to_it if self.publishes[o].fate is not None]
         core = [o for o in to_it if not self.publishes[o].with_ack]
-        assert failed == (core if core and min(to_it) in core else [min(to_it)] if to_it else [])
+        if core or not to_it or accounted_for:
+            assert failed == core
+        else:
+            assert len(failed) == 1
+        assert attributed or not (to_it or accounted_for)
         assert all(self.publishes[o].fate.reason == "permission_denied" for o in failed)  # type: ignore[union-attr]
+
+    def something_denied(self) -> None:
+        """No core publish in flight may count as sent."""
+        core = [o for o in self.flight if not self.publishes[o].with_ack]
+        self.outbox.refusals.something_denied("Permissions Violation")
+        assert all(self.publishes[o].fate is not None for o in core)
 
     def _was_entitled_to_fail(self, publish: Publish, retriable: bool) -> None:
         if retriable and publish.with_ack:

@@ -204,7 +204,7 @@ class OutboxModel(RuleBasedStateMachine):
             assert found is not None
             return found
         queue = self.outbox.queue
-        return next((o for o in (*queue._waiting, *queue.in_flight._core) if o.order == order and o.count == 1), None)
+        return next((o for o in (*queue._waiting, *queue.in_flight.core()) if o.order == order and o.count == 1), None)
 
 
 def destination(frame: bytes) -> str:

@@ -180,13 +180,19 @@ class PublisherRules(LinkSteps):
             self.fence_answered(0)
 
     @precondition(lambda self: self.publishes)
-    @rule(what=st.sampled_from(["give up", "denied", "fence", "ack", "later", "never"]), at=PICKS, subject=SUBJECTS)
+    @rule(
+        what=st.sampled_from(["give up", "denied", "something denied", "fence", "ack", "later", "never"]),
+        at=PICKS,
+        subject=SUBJECTS,
+    )
     def out_of_turn(self, what: str, at: int, subject: bytes) -> None:
         """What comes when nobody expects it: late, doubled, or for something that is somewhere else."""
         if what == "give up":
             self.give_up(at)
         elif self.outbox.connected and what == "denied":
             self.denied(subject)
+        elif self.outbox.connected and what == "something denied":
+            self.something_denied()
         elif self.outbox.connected and what == "fence":
             self.fence_answered(at)
         elif self.outbox.connected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from router_trio.events import PublishWithAckFailed
@@ -9,7 +11,11 @@ from router_trio.message import FENCED, Fate, stored
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
 from router_trio.outbox.sending import sender as sender_module
 from router_trio.outbox.sending.sender import MAX_UNFENCED
+from router_trio.protocol.framing import publish
 from tests.unit.outbox.desk import connected, find
+
+HEADERS = b"NATS/1.0\r\nA: b\r\n\r\n"
+
 
 # --- refused ---
 
@@ -248,3 +254,91 @@ def test_room_under_the_bound_of_unconfirmed_core_publishes_wakes_whoever_writes
     desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.wakes > before
     assert desk.batch() == [2]
+
+
+# --- denied ---
+
+
+def test_a_denied_core_publish_is_not_taken_for_a_jetstream_publish_to_its_subject() -> None:
+    """The server took the JetStream publish before the permission was taken; its PubAck may come late."""
+    desk = connected()
+    desk.offer(b"a", with_ack=True)
+    desk.offer(b"a")
+    desk.batch()
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    assert desk.told == {2: [Fate("failed", "permission_denied")]}
+    desk.outbox.acked([(1, stored("S", 1))])
+    assert desk.told[1] == [stored("S", 1)]
+
+
+def test_of_both_kinds_to_a_denied_subject_all_fail_once() -> None:
+    desk = connected()
+    for with_ack in (True, False, False, True, False):
+        desk.offer(b"a", with_ack=with_ack)
+    desk.batch()
+    for _ in range(5):
+        assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    denied = [Fate("failed", "permission_denied")]
+    assert desk.told == dict.fromkeys(range(1, 6), denied)
+    assert not desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+
+
+def test_behind_a_fence_a_refusal_is_of_something_new() -> None:
+    desk = connected()
+    for _ in range(3):
+        desk.offer(b"a")
+    desk.batch()
+    desk.outbox.sender.next_batch()
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    desk.outbox.fenced(desk.outbox.fences.sent)
+    desk.offer(b"a", with_ack=True)
+    desk.batch()
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    assert desk.told[4] == [Fate("failed", "permission_denied")]
+
+
+def test_a_refusal_of_a_reply_subject_fails_what_has_it() -> None:
+    desk = connected()
+    for frame in (publish(b"a", b""), publish(b"a", b"", reply=b"r"), publish(b"a", b"x", reply=b"r", headers=HEADERS)):
+        desk.outbox.offer(frame, owner=desk)
+    desk.batch()
+    assert desk.outbox.refusals.reply_denied(b"r", "Permissions Violation")
+    assert [*desk.told] == [2, 3]
+    assert not desk.outbox.refusals.reply_denied(b"r", "Permissions Violation")
+
+
+def test_what_can_not_be_attributed_lets_no_core_publish_count_as_sent() -> None:
+    desk = connected()
+    desk.offer(b"a")
+    desk.offer(b"b", with_ack=True)
+    desk.offer(b"c")
+    desk.batch()
+    assert desk.outbox.refusals.something_denied("Permissions Violation") == [b"a", b"c"]
+    assert [*desk.told] == [1, 3]
+    desk.outbox.acked([(2, stored("S", 1))])
+    assert desk.told[2] == [stored("S", 1)]
+
+
+@pytest.mark.parametrize("subjects", ["equal", "distinct"])
+@pytest.mark.parametrize("kind", ["core", "jetstream", "both"])
+def test_a_flood_of_denials_costs_as_much_as_it_is_long(kind: str, subjects: str) -> None:
+    def flood(count: int) -> float:
+        desk = connected(max_operations=count)
+        sent = []
+        for number in range(count):
+            sent.append(b"a" if subjects == "equal" else b"a.%d" % (number // (1 + (kind == "both"))))
+            desk.offer(sent[-1], with_ack=kind == "jetstream" or (kind == "both" and number % 2 == 0))
+        while desk.outbox.pending:
+            if not desk.batch():
+                break
+        in_flight = desk.outbox.in_flight
+        assert in_flight > 0.9 * count
+        started = time.thread_time()
+        for subject in sent:
+            desk.outbox.refusals.publish_denied(subject, "Permissions Violation")
+        took = time.thread_time() - started
+        assert len(desk.told) >= in_flight
+        return took
+
+    # Quadratic work would take 16 times as long.
+    assert min(flood(4000) / flood(1000) for _ in range(5)) < 9

@@ -254,21 +254,36 @@ def test_withdraw_finds_an_operation_wherever_it_is_and_only_once() -> None:
     assert (queue.pending, queue.pending_bytes, queue.in_flight.count) == (0, 0, 0)
 
 
-def test_the_oldest_in_flight_to_a_subject_is_found_among_both_kinds() -> None:
+def test_what_is_in_flight_to_a_subject_is_found_in_both_kinds() -> None:
     queue = queue_of(
         operation(1, subject=b"b"),
         with_ack(2, subject=b"a"),
         operation(3, subject=b"a"),
-        operation(4, subject=b"a"),
-        operation(5, subject=b"c"),
+        with_ack(4, subject=b"a"),
+        operation(5, subject=b"a"),
+        operation(6, subject=b"c"),
     )
-    queue.take_batch(0.0, max_operations=4, max_bytes=1 << 30, max_unacked=9)
-    seen = []
-    while (found := queue.in_flight.oldest_to(b"a")) is not None:
-        seen.append(found.order)
-        assert queue.withdraw(found)
-    assert seen == [2, 3, 4]
-    assert queue.in_flight.oldest_to(b"c") is None, "it is pending, not in flight"
+    queue.take_batch(0.0, max_operations=5, max_bytes=1 << 30, max_unacked=9)
+    in_flight = queue.in_flight
+    assert orders(in_flight.take_core_to(b"c")) == [], "it is pending, not in flight"
+    assert orders(in_flight.take_core_to(b"a")) == [3, 5]
+    assert orders(in_flight.take_core_to(b"a")) == []
+    assert [one.order for one in iter(lambda: in_flight.take_unacked_to(b"a"), None)] == [2, 4]
+    assert (in_flight.unfenced, in_flight.count) == (1, 1)
+    queue.take_batch(0.0, **ALL)
+    assert orders([*in_flight.core()]) == [1, 6]
+    assert orders(in_flight.take_fenced(in_flight.written - 1)) == [1]
+    assert orders(in_flight.take_all_core()) == [6]
+
+
+def test_what_left_after_the_first_denial_is_not_taken_for_denied_by_a_later_one() -> None:
+    queue = queue_of(*(with_ack(order, subject=b"a") for order in range(1, 5)))
+    in_flight = queue.in_flight
+    queue.take_batch(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)
+    assert in_flight.take_unacked_to(b"b") is None
+    in_flight.take_acked(1)
+    queue.take_batch(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)
+    assert [one.order for one in iter(lambda: in_flight.take_unacked_to(b"a"), None)] == [2, 3, 4]
 
 
 def test_an_older_one_to_the_same_subject_is_seen_while_it_waits() -> None:

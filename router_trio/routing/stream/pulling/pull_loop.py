@@ -12,11 +12,13 @@ from collections.abc import Callable, Collection, Sequence
 
 import trio
 
+from router_trio.connection.answers import Kind
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.link import SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
+from router_trio.protocol.permissions import ACK
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
@@ -40,6 +42,9 @@ LEAST_PROGRESS_DELAY = 0.01
 MOST_LATE = 256
 """Refused messages that a consumer is asked about at a time: the oldest of each subject first."""
 
+ACKS_TESTED_EVERY = 5.0
+"""Seconds between two tests whether acks that were refused are taken again: a server logs each that it refuses."""
+
 PROGRESS_SHARE = 1 / 3
 """Of the ack wait: how often the server is told that a message is still being worked on."""
 
@@ -49,7 +54,8 @@ class PullLoop:
 
     `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
     told whether that comes soon: others that were delivered before come now, or it is late. `payloads` is told how much
-    of what it has kept came before the consumer was seen to deliver payloads.
+    of what it has kept came before the consumer was seen to deliver payloads. `asked` is told of all that is sent here,
+    which the server may refuse.
     """
 
     def __init__(
@@ -63,7 +69,9 @@ class PullLoop:
         never_come: Callable[[Collection[int]], None],
         make_room: Callable[[bool], None],
         payloads: Payloads,
+        asked: Callable[[Kind, Sequence[bytes]], None],
     ) -> None:
+        self._asked = asked
         self._routing = routing
         self._flow = routing.flow
         self._ack_pending = pending
@@ -74,7 +82,7 @@ class PullLoop:
         self._never_come = never_come
         self._make_room = make_room
         self._payloads = payloads
-        self._checks = ConsumerChecks(pending, payloads, lost=self._lose, changed=self.look_again, budget=budget)
+        self._checks = ConsumerChecks(pending, payloads, lost=self.lose, changed=self.look_again, budget=budget)
         self._made_room_at = -math.inf
         self._patience = 0.0
         self._comes_again = False  # what is asked for now has come before, as far as is known
@@ -151,11 +159,12 @@ class PullLoop:
         if reading.verdict is Verdict.GO_ON:
             return True
         if reading.verdict is Verdict.REOPEN:
-            self._lose(SourceError(reading.detail, reason=reading.reason))
+            self.lose(SourceError(reading.detail, reason=reading.reason))
         self._look_again.set()
         return False
 
-    def _lose(self, error: SourceError) -> None:
+    def lose(self, error: SourceError) -> None:
+        """The consumer is of no use any more: it is to be opened again."""
         self._lost = error
         self._look_again.set()
 
@@ -247,6 +256,7 @@ class PullLoop:
                 self._heard_at = now
             consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size)
             credit.asked(wanted, size)
+            self._asked("pull", ())
 
     @property
     def _is_full(self) -> bool:
@@ -310,11 +320,16 @@ class PullLoop:
         """Keep what is being worked on, or waits for its turn, from being delivered again; and the lead, if any."""
         every = max(consumer.ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
         sign = min(every, SIGN_OF_WORK_EVERY)
-        told_at = -math.inf
+        told_at = tested_at = -math.inf
+        obstacles = self._routing.state.obstacles
         while True:
             now = trio.current_time()
             in_hand = self._ack_pending.open.values()
             consumer.hold_lead()
+            if ACK in obstacles and now >= tested_at + ACKS_TESTED_EVERY:
+                tested_at = now
+                consumer.say_at_work()
+                self._asked("in_progress", ())
             if now < told_at + every:
                 first = next(iter(in_hand), None)
                 if first is not None and first.received_at <= now - sign:
@@ -324,6 +339,8 @@ class PullLoop:
                 # Any of them: what was taken back from a destination is behind what came later.
                 if any(delivery.received_at <= now - every for delivery in in_hand):
                     # All of them: with a later ack wait than what came after it, a message would lose its place.
-                    for delivery in tuple(in_hand):
-                        link.in_progress(delivery.ack_subject)
+                    subjects = [delivery.ack_subject for delivery in in_hand]
+                    for subject in subjects:
+                        link.in_progress(subject)
+                    self._asked("in_progress", subjects)
             await trio.sleep(sign)

@@ -1,0 +1,168 @@
+"""What routes answer to their streams, and ask of them, on one connection: whether the server has taken it.
+
+Acks, naks and pulls are publishes that nobody confirms. The server says only if it refuses one, by its subject, and a
+fence behind it says that it has not. So they are written down when they are sent, in batches and without a look at any
+of them, and count when a fence has passed. A refusal is looked up by its subject, which costs something only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import trio
+
+from router_trio.errors import reasons
+from router_trio.events import AckFailed, Emit, NakFailed
+from router_trio.outbox.ledger import Counters
+from router_trio.protocol.permissions import ACK, PULL, Cause
+
+Kind = Literal["ack", "nak", "in_progress", "pull"]
+
+CONFIRMED_EVERY = 0.05
+"""Seconds that answers wait for a fence which is for all of them: one for each would be felt by every message."""
+
+
+class Answering(Protocol):
+    """Whose answers and pulls are sent: a route from a stream."""
+
+    @property
+    def route(self) -> str:
+        """Its name."""
+        ...
+
+    def refused(self, cause: str, subject: str, detail: str) -> bool:
+        """The server refuses its acks (`permissions.ACK`) or its pulls, which need that permission.
+
+        Return True if that is new.
+        """
+        ...
+
+    def passed(self, cause: str) -> None:
+        """The server has taken all acks, or pulls, between two fences."""
+
+
+class _Batch:
+    __slots__ = ("answering", "doubtful", "kind", "refused", "subjects")
+
+    def __init__(self, kind: Kind, answering: Answering, subjects: Sequence[bytes]) -> None:
+        self.kind: Kind = kind
+        self.answering = answering
+        self.subjects = subjects
+        self.refused = 0
+        self.doubtful = False
+
+    @property
+    def cause(self) -> str:
+        return PULL if self.kind == "pull" else ACK
+
+
+class Answers:
+    """Those of one connection. All is synchronous but `wait`; nothing raises."""
+
+    def __init__(self, connection: str, counters: Counters, emit: Emit) -> None:
+        self._connection = connection
+        self._counters = counters
+        self._emit = emit
+        self._sent: list[_Batch] = []
+        self._fenced: list[_Batch] = []
+        self._to_index: list[_Batch] = []
+        self._by_subject: dict[bytes, list[_Batch]] = {}
+        self._some_sent = trio.Event()
+        self._of: dict[tuple[str, str], Answering] = {}
+
+    def belong_to(self, stream: str, durable: str, answering: Answering) -> None:
+        """Tell this one of refusals that name a durable, from now on."""
+        self._of[stream, durable] = answering
+
+    def sent(self, kind: Kind, answering: Answering, subjects: Sequence[bytes]) -> None:
+        """These were written. The sequence is not copied, and must not be changed.
+
+        Pulls, and what is sent to find out whether acks are taken, are told by the name of their durable alone.
+        """
+        if not self._sent:
+            self._some_sent.set()
+        batch = _Batch(kind, answering, subjects)
+        self._sent.append(batch)
+        self._to_index.append(batch)
+
+    # --- confirmed ---
+
+    def unconfirmed(self, kind: Kind) -> int:
+        """Return how many were sent that may yet be refused."""
+        return sum(len(one.subjects) - one.refused for one in (*self._fenced, *self._sent) if one.kind == kind)
+
+    async def wait(self) -> None:
+        """Wait until something is to be confirmed, and for more of it."""
+        await self._some_sent.wait()
+        await trio.sleep(CONFIRMED_EVERY)
+
+    def fence_follows(self) -> None:
+        """What was sent until now is confirmed by the next call of `fence_answered`."""
+        self._fenced += self._sent
+        self._sent = []
+        self._some_sent = trio.Event()
+
+    def fence_answered(self) -> None:
+        """Count what the server has not refused. Also when a link is lost: what was written counts as sent then."""
+        fenced, self._fenced = self._fenced, []
+        succeeded = self._counters.succeeded
+        all_taken: dict[tuple[Answering, str], bool] = {}
+        for batch in fenced:
+            if batch.kind in ("ack", "nak"):
+                succeeded[batch.kind] += len(batch.subjects) - batch.refused
+            key = batch.answering, batch.cause
+            all_taken[key] = all_taken.get(key, True) and not (batch.refused or batch.doubtful)
+        self._by_subject.clear()
+        self._to_index = [*self._sent]
+        for (answering, cause), passed in all_taken.items():
+            if passed:
+                answering.passed(cause)
+
+    def link_down(self) -> None:
+        """The link is gone: nothing more is refused of what was written on it."""
+        self.fence_follows()
+        self.fence_answered()
+
+    # --- refused ---
+
+    def refused(self, subject: bytes, cause: Cause, detail: str) -> None:
+        """The server refused this.
+
+        Signs that somebody works on a message are not counted; they need the permission that acks need.
+        """
+        batch = self._take(subject)
+        answering = self._of.get((cause.stream, cause.durable)) if batch is None else batch.answering
+        fresh = False
+        if answering is not None:
+            if batch is None:
+                self._doubt(answering, cause.kind)
+            fresh = answering.refused(cause.kind, cause.pattern, detail)
+        if batch is not None and batch.kind in ("ack", "nak"):
+            self._counters.failed[batch.kind, reasons.PERMISSION_DENIED] += 1
+            self._tell(AckFailed if batch.kind == "ack" else NakFailed, answering, cause)
+        elif cause.kind == ACK and (fresh or answering is None):
+            self._tell(AckFailed, answering, cause)
+
+    def _tell(self, event: type[AckFailed] | type[NakFailed], answering: Answering | None, cause: Cause) -> None:
+        route = None if answering is None else answering.route
+        now, reason = trio.current_time(), reasons.PERMISSION_DENIED
+        self._emit(event(at=now, connection=self._connection, route=route, reason=reason, subject=cause.pattern))
+
+    def _doubt(self, answering: Answering, cause: str) -> None:
+        """Something that was not written down by its subject was refused: no such thing counts as taken."""
+        for batch in (*self._fenced, *self._sent):
+            if batch.answering is answering and batch.cause == cause:
+                batch.doubtful = True
+
+    def _take(self, subject: bytes) -> _Batch | None:
+        """Find the batch that has this subject, as often as it was sent. Each batch is looked through once."""
+        for batch in self._to_index:
+            for one in batch.subjects:
+                self._by_subject.setdefault(one, []).append(batch)
+        self._to_index.clear()
+        found = self._by_subject.get(subject)
+        if not found:
+            return None
+        found[0].refused += 1
+        return found.pop(0)
