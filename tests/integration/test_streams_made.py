@@ -84,3 +84,21 @@ async def test_a_server_without_jetstream_does_not_hold_up_the_start(tmp_path: P
             assert trio.current_time() - began < 5.0
             assert {one.reason for one in watch.of("NATS_STREAM_NOT_MADE")} == {"no_jetstream"}
             assert readiness(live, trio.current_time())[0] == 503
+
+
+async def test_one_that_is_deleted_while_the_link_lives_is_made_again_and_said(tmp_path: Path) -> None:
+    watch = Watch()
+    async with nats_server(tmp_path) as server, connect(server.url) as client:
+        jetstream = JetStream(client)
+        async with router(server.url, watch).open() as live:
+            await jetstream.publish("in.x", b"1")
+            await eventually(lambda: live.routes[0].settled["routed"] == 1)
+            for number, name in enumerate(("OUT", "IN"), 3):
+                await jetstream.delete_stream(name)
+                created = await watch.until("NATS_STREAM_CREATED", times=number)
+                assert created.stream == name
+            await eventually(lambda: readiness(live, trio.current_time())[0] == 200, 20)
+            await jetstream.publish("in.x", b"2")
+            await eventually(lambda: live.routes[0].settled["routed"] == 2)
+        assert [message.payload for message in await jetstream.stream_messages("OUT")] == [b"2"]
+    assert not watch.of("NATS_CONNECTION_LOST")
