@@ -39,6 +39,9 @@ LARGEST_REQUEST = 65 * 1024 * 1024
 ALIKE = 1024
 """Bytes by which the next message may be larger than those before it, and count as one of their kind."""
 
+FEW_REQUESTS = 16
+"""More than this never wait at a time: each is for half of the window, or for all that is due again."""
+
 ASSUMED_SIZE = 1024
 """Bytes of a message, before one came."""
 
@@ -137,8 +140,10 @@ class PullCredit:
         "_budget",
         "_least",
         "_most",
+        "_requests",
         "_tell",
         "_untold",
+        "most_requests",
         "outstanding",
         "outstanding_bytes",
         "window",
@@ -150,6 +155,9 @@ class PullCredit:
         self.window_bytes: int = window_bytes
         self.outstanding: int = 0
         self.outstanding_bytes: int = 0
+        self.most_requests: int = 0
+        """Requests that may wait at the server at a time; 0: any number."""
+        self._requests = 0
         self._budget = budget
         self._tell = tell
         self._borrowed = 0
@@ -161,6 +169,8 @@ class PullCredit:
 
     def want(self, held: int, held_bytes: int) -> int:
         """How many to ask for now, when `held` are being worked on: 0 until half of the window is free."""
+        if self._is_full:
+            return 0
         free = self.window - held - self.outstanding
         if self.outstanding and free * 2 < self.window:
             return 0  # as nearly always
@@ -176,7 +186,7 @@ class PullCredit:
 
     def want_again(self, due: int) -> int:
         """How many to ask for when so many are due again, and come before anything new."""
-        return max(min(due, self.window) - self.outstanding, 0)
+        return 0 if self._is_full else max(min(due, self.window) - self.outstanding, 0)
 
     def size(self, wanted: int, held_bytes: int) -> int:
         """How many bytes to ask for, in a request for `wanted` messages. 0 if there is nothing to borrow now."""
@@ -194,8 +204,17 @@ class PullCredit:
             self._borrowed += more
         return size
 
+    @property
+    def _is_full(self) -> bool:
+        """Return True if the server lets no other request wait before one of those that do is over.
+
+        Which of several is over is not known; where any number of ours may wait it is not counted.
+        """
+        return 0 < self.most_requests <= FEW_REQUESTS and self._requests >= self.most_requests and self.outstanding > 0
+
     def asked(self, count: int, size: int) -> None:
         """A request for `count` messages, of `size` bytes at most, was sent."""
+        self._requests = 1 if not self.outstanding else self._requests + 1
         self.outstanding += count
         self.outstanding_bytes += size
 

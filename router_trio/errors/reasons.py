@@ -78,6 +78,7 @@ CONSUMER_NOT_FOUND: Final = "consumer_not_found"
 CONSUMER_DELETED: Final = "consumer_deleted"
 CONSUMER_MISMATCH: Final = "consumer_mismatch"
 CONSUMER_REFUSED: Final = "consumer_refused"
+CONSUMER_EXPIRES: Final = "consumer_expires"
 CONSUMER_SILENT: Final = "consumer_silent"
 CONSUMER_LIMIT: Final = "consumer_limit"
 CONSUMER_LOST: Final = "consumer_lost"
@@ -398,6 +399,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         _source(CONSUMER_DELETED, "the consumer was deleted", "the route makes it again"),
         _source(CONSUMER_MISMATCH, "the durable exists with another filter", "another name, or delete the consumer"),
         _source(CONSUMER_REFUSED, "JetStream refused the consumer", "what `detail` says"),
+        _source(CONSUMER_EXPIRES, "unused for a while, the durable is deleted", "raise `inactive_threshold`"),
         _source(
             CONSUMER_SILENT, "the consumer gives nothing though its stream has messages", "the route opens it again"
         ),

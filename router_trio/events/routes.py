@@ -40,7 +40,7 @@ class ConsumerDiffers(RouteEvent):
 
 
 class FilterOutside(RouteEvent):
-    """The stream takes none of the subjects that the filter of this route matches: it gets no message."""
+    """The stream takes none of the subjects that the filter of this route matches: it gets no message, is not ready."""
 
     code = "ROUTE_FILTER_OUTSIDE_STREAM"
     level = Level.WARN

@@ -16,6 +16,7 @@ class ConsumerSpec:
     ack_wait: float
     max_deliver: int
     max_ack_pending: int
+    """Where the server allows fewer, as many as it allows are enough, but for `least_ack_pending`."""
     start_sequence: int | None = None
     stream_created: str | None = None
     """If the durable has to be created again: where to start, and in which incarnation of the stream that counts."""
@@ -27,6 +28,8 @@ class ConsumerSpec:
     pin: str | None = None
     deliver: str = "all"
     """Where it begins if it is made, and nothing is known of its stream: `all`, `new` or a time in UTC (RFC 3339)."""
+    least_ack_pending: int = 0
+    """Messages that the route has in hand at most (`max_in_flight`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class Limits:
 
     `retention` is the stream's: with any but `limits` it deletes what its consumers are done with. `subjects` are all
     that the stream takes, none if that is not known. `deliver` says where the durable began, as `ConsumerSpec.deliver`
-    does or in the server's words; `""` if it took another one's place.
+    does or in the server's words; `""` if it took another one's place. Unused for `expires_after` seconds, the durable
+    is deleted; 0: never. At most `max_waiting` requests may wait at a time; 0: any number.
     """
 
     max_deliver: int
@@ -75,3 +79,5 @@ class Limits:
     retention: str
     subjects: tuple[str, ...] = field(default=(), compare=False)
     deliver: str = "all"
+    expires_after: float = 0.0
+    max_waiting: int = field(default=0, compare=False)

@@ -20,14 +20,14 @@ LEAD_GROUP = "router"
 """Its priority group."""
 
 
-def config_of(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
+def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dict[str, object]:
     """Return the configuration of the durable to create. `resumes`: it begins where the one before it was."""
     config: dict[str, object] = {
         "durable_name": spec.durable,
         "ack_policy": ACK_POLICY,
         "ack_wait": int(spec.ack_wait * 1e9),
         "max_deliver": spec.max_deliver,
-        "max_ack_pending": spec.max_ack_pending,
+        "max_ack_pending": max_ack_pending,
         "replay_policy": "instant",
         **_start(spec, resumes=resumes),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -17,7 +18,7 @@ import trio
 
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import ConsumerSpec, ConsumerState, Limits, Progress, Subscription
+from router_trio.link import LOOKUP_WITHIN, ConsumerSpec, ConsumerState, Limits, Progress, Subscription
 from router_trio.nats.jetstream import past
 from router_trio.nats.jetstream.api import (
     ApiError,
@@ -37,11 +38,15 @@ from router_trio.nats.jetstream.unacked import find_between
 from router_trio.protocol import ack_reply, framing
 
 CONSUMER_NOT_FOUND = 10014
-"""Error code of the JetStream API."""
+TOO_MANY_ACK_PENDING = 10121
+"""Error codes of the JetStream API."""
 
 STALE_PULLS_END_WITHIN = 0.5
 STALE_PULLS_POLL = 0.05
 """Seconds that the server gets to notice that our link before this one is dead, and to forget its pull requests."""
+
+NEVER_UNUSED_FOR = 10 * 365 * 86_400.0
+"""Seconds, instead of a shorter time after which an unused durable would be deleted."""
 
 MOST_LOOKED_FOR = 16
 """Messages of which one question after those that do not come again looks into the stream."""
@@ -117,6 +122,14 @@ class WirePullConsumer:
                 raise SourceError(told, reason=reasons.CONSUMER_NOT_FOUND) from error
             raise _refused(spec, error) from error
         compare(spec, info.config)
+        if _expires(info.config) and info.config.inactive_threshold != self.limits.expires_after:
+            config = info.config
+            with trio.move_on_after(LOOKUP_WITHIN):
+                config = await _lift(self._api, spec, config)
+            if _expires(config):
+                told = f"the durable {spec.durable!r} of stream {spec.stream!r} now expires when it is unused for "
+                told += f"{config.inactive_threshold:g} s (inactive_threshold)"
+                raise SourceError(told, reason=reasons.CONSUMER_EXPIRES)
         state = state_of(spec, info)
         return replace(state, passed=0) if self._ahead else state
 
@@ -242,9 +255,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
                 # Where it starts must not be wrong: what is before that is never delivered.
                 went_back = await past.other_message(api, spec, doubtful=False)
             resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
-            body = json.dumps({"stream_name": spec.stream, "config": config_of(spec, resumes=resumes)}).encode()
-            create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
-            info = await api.ask(create, body, consumer_info)
+            info = await _create(api, spec, resumes=resumes)
             if began(info.config) == "new":
                 began_behind = stream.last_sequence  # which a server before 2.14 doesn't say
         progress, info = await _progress(api, spec, info, subscribe)
@@ -271,6 +282,8 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             stream.retention,
             () if stream.has_others else stream.subjects,
             began(config),
+            config.inactive_threshold if _expires(config) else 0.0,
+            config.max_waiting,
         ),
         unacked=unacked,
         num_unacked=info.num_ack_pending,
@@ -299,17 +312,64 @@ def api_errors(spec: ConsumerSpec, api: Api) -> Iterator[None]:
         ) from error
 
 
-async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> ConsumerConfig:
-    """Lift the limit of deliveries of a durable that was made with one. Returns what the server goes by then.
+async def _create(api: Api, spec: ConsumerSpec, *, resumes: bool) -> ConsumerInfo:
+    """Create the durable, with as much room for messages without an ack as the server allows."""
+    create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
+    most = spec.max_ack_pending
+    while True:
+        config = config_of(spec, resumes=resumes, max_ack_pending=most)
+        body = json.dumps({"stream_name": spec.stream, "config": config}).encode()
+        try:
+            return await api.ask(create, body, consumer_info)
+        except ApiError as error:
+            if error.error_code != TOO_MANY_ACK_PENDING:
+                raise
+            limit = re.search(r"([0-9]{1,18})\D*$", error.description)
+            allowed = 0 if limit is None else int(limit[1])
+            if not max(1, spec.least_ack_pending) <= allowed < most:
+                raise _too_many_ack_pending(spec, allowed, error.description) from error
+            most = allowed
 
-    The limit counts what was delivered, to whomever, and not what failed: messages would vanish without a word.
+
+def _too_many_ack_pending(spec: ConsumerSpec, allowed: int, said: str) -> SourceError:
+    where = f"in consumer_limits of the stream {spec.stream!r}, or in the limits of the server or account"
+    if allowed <= 0:
+        return SourceError(
+            f"JetStream refused the consumer: {excerpt(said)}; lower max_in_flight of this route, or raise "
+            f"max_ack_pending {where}",
+            reason=reasons.CONSUMER_REFUSED,
+        )
+    return SourceError(
+        f"at most {allowed} messages of a consumer may have no ack there (max_ack_pending), and this route may have "
+        f"{spec.least_ack_pending} in hand: set max_in_flight = {allowed} in [routes.from], or raise max_ack_pending "
+        f"{where}",
+        reason=reasons.CONSUMER_REFUSED,
+    )
+
+
+def _expires(config: ConsumerConfig) -> bool:
+    """Return True if the server deletes the durable when it is unused for a time that a router may be stopped for."""
+    return 0 < config.inactive_threshold < NEVER_UNUSED_FOR
+
+
+async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> ConsumerConfig:
+    """Lift what would end a durable or its messages without a word. Returns what the server goes by then.
+
+    A limit of deliveries counts what was delivered, to whomever, and not what failed. A durable that expires while the
+    router is stopped takes along what was settled.
     """
-    if config.max_deliver == spec.max_deliver or config.max_deliver <= 0:
+    changes = {}
+    if 0 < config.max_deliver != spec.max_deliver:
+        changes["max_deliver"] = spec.max_deliver
+    if _expires(config):
+        # Set to 0, the server's timer goes on, and deletes the durable (nats-server 2.15.1).
+        changes["inactive_threshold"] = round(NEVER_UNUSED_FOR * 1e9)
+    if not changes:
         return config
     subject = f"{spec.stream}.{spec.durable}"
     try:
         fields = await api.ask(f"CONSUMER.INFO.{subject}", b"", config_fields)
-        changed = {"stream_name": spec.stream, "config": fields | {"max_deliver": spec.max_deliver}}
+        changed = {"stream_name": spec.stream, "config": fields | changes}
         body = json.dumps(changed).encode()
         return (await api.ask(f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config
     except (ApiError, SourceError, nats.errors.Error, TimeoutError):

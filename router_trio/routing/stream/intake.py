@@ -8,7 +8,7 @@ from typing import Protocol
 
 import trio
 
-from router_trio.events import ConsumerDiffers, Emit, FilterOutside, StreamWentBack
+from router_trio.events import ConsumerDiffers, Emit, StreamWentBack
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
@@ -16,7 +16,8 @@ from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.routing.resubscribe import SourceRetry
 from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
-from router_trio.routing.stream.consumer.limits import check_retention, differences, filters_outside
+from router_trio.routing.stream.consumer.filters import Filters
+from router_trio.routing.stream.consumer.limits import check_expiry, check_retention, differences
 from router_trio.routing.stream.consumer.undelivered import OVERDUE
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of
@@ -76,7 +77,7 @@ class StreamIntake:
         self.is_over: bool = False
         """True once nobody routes any more: what comes then, on a link that still sends its acks, goes back at once."""
         self._told_differences: list[str] = []
-        self._told_outside: tuple[str, str] | None = None
+        self.filters: Filters = Filters(self._state.name, spec, emit)
 
     # --- the consumer ---
 
@@ -126,19 +127,8 @@ class StreamIntake:
         self._retrying.server_limit = consumer.limits.max_deliver
         if not self._retrying.has_dead_letters:
             check_retention(self._policy, spec, consumer)
-        outside = filters_outside(spec, consumer)
-        if outside is not None and outside != self._told_outside:
-            filters, subjects = outside
-            self._emit(
-                FilterOutside(
-                    at=trio.current_time(),
-                    route=self._state.name,
-                    stream=spec.stream,
-                    filter=filters,
-                    subjects=subjects,
-                )
-            )
-        self._told_outside = outside
+        check_expiry(spec, consumer)
+        self.filters.compare(consumer.limits.subjects)
         found = differences(spec, consumer, 2 * self._most_in_flight)
         if found and found != self._told_differences:
             self._emit(

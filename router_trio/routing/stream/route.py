@@ -153,7 +153,7 @@ class StreamRoute(Route):
                 self._tell_ready()
                 self._retry.tried(tried)
                 not_before = await ask_again(consumer, self._ack_pending.cursor, self._intake.patience)
-                await self._pull_loop.keep_asking(link, consumer, self._intake.late, not_before)
+                await self._pull_loop.keep_asking(link, consumer, self._intake.late, not_before, self._intake.filters)
                 # What is under way is still routed: a restart has not to wait for it to be delivered again.
                 await consumer.drain()
             finally:

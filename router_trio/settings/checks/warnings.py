@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from router_trio.errors import Problem
+from router_trio.errors.quotes import excerpt
 from router_trio.settings.checks.circles import circles
-from router_trio.settings.checks.configuration import RouteParts
+from router_trio.settings.checks.configuration import RouteParts, resolve_connection
 from router_trio.settings.checks.files import empty_files
 from router_trio.settings.checks.loops import chosen_by_sender
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
 from router_trio.settings.units import format_duration
+from router_trio.subjects.patterns import overlaps
 
 
 def warnings(
@@ -31,6 +33,7 @@ def warnings(
     for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
         yield from ignored(f"routes[{index}]", route)
+        yield from _filters(f"routes[{index}]", route, connections, streams)
         if route.concurrency > 1 and route.handler is None:
             yield Problem(
                 f"routes[{index}].concurrency",
@@ -89,6 +92,25 @@ def _first_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
                 "so where the message goes. A subject that begins with '$' or is an inbox fails, any other is sent; "
                 "begin with a token of your own",
             )
+
+
+def _filters(
+    path: str, route: RouteSettings, connections: Mapping[str, ConnectionSettings], streams: Sequence[StreamSettings]
+) -> Iterator[Problem]:
+    """Yield a warning if a filter matches nothing of the stream as `[[streams]]` makes it."""
+    source = route.source
+    for index, stream in enumerate(streams):
+        place = (stream.name, resolve_connection(stream.connection, connections))
+        if place != (source.stream, resolve_connection(source.connection, connections)):
+            continue
+        for one in source.filters:
+            if not any(overlaps(one, subject) for subject in stream.subjects):
+                taken = excerpt(", ".join(stream.subjects))
+                yield Problem(
+                    f"{path}.from.filter",
+                    f"{one!r} matches none of the subjects of streams[{index}] ({stream.name}), which are {taken}: the "
+                    "route would get no message; correct the filter, or the subjects",
+                )
 
 
 def ignored(path: str, route: RouteSettings) -> Iterator[Problem]:

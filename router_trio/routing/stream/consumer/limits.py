@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from router_trio.errors import SourceError, reasons
-from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.link import ConsumerSpec, PullConsumer
 from router_trio.routing.policy.failures import MOST_REMEMBERED
 from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.settings import SourceSettings
-from router_trio.subjects.patterns import overlaps
+
+STOPPED_FOR = 86_400.0
+"""Seconds for which a router may be stopped, at least, until its durables expire."""
 
 UNLIMITED = -1
 """Deliveries: what a server counts is not what failed, so it is not for the server to give up."""
@@ -29,7 +30,20 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
         2 * source.most_in_flight + MOST_REMEMBERED,
         standby=source.standby,
         deliver=source.deliver,
+        least_ack_pending=source.most_in_flight,
     )
+
+
+def check_expiry(spec: ConsumerSpec, consumer: PullConsumer) -> None:
+    """Raise `SourceError` (`consumer_expires`) where the durable is deleted when the router is stopped for a day."""
+    expires_after = consumer.limits.expires_after
+    if 0 < expires_after < STOPPED_FOR:
+        raise SourceError(
+            f"the durable {spec.durable!r} of stream {spec.stream!r} is deleted when the router is stopped for "
+            f"{expires_after:g} s (inactive_threshold), and the next one would begin where `deliver` says: remove "
+            "inactive_threshold from consumer_limits of the stream, or set it to a day or more",
+            reason=reasons.CONSUMER_EXPIRES,
+        )
 
 
 def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsumer) -> None:
@@ -46,15 +60,6 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
         )
 
 
-def filters_outside(spec: ConsumerSpec, consumer: PullConsumer) -> tuple[str, str] | None:
-    """Return the filters that nothing in the stream can match, and its subjects; None if there are none."""
-    subjects = consumer.limits.subjects
-    outside = [one for one in spec.filters if not any(overlaps(one, subject) for subject in subjects)]
-    if not subjects or not outside:
-        return None
-    return ", ".join(outside), excerpt(", ".join(subjects), LONGEST_TEXT // 2)
-
-
 def differences(spec: ConsumerSpec, consumer: PullConsumer, capacity: int) -> list[str]:
     """Return in what the consumer differs from `spec`. `capacity`: how many unacked messages the route may hold."""
     limits = consumer.limits
@@ -64,6 +69,7 @@ def differences(spec: ConsumerSpec, consumer: PullConsumer, capacity: int) -> li
         for name, has, wanted, differs in (
             ("max_deliver", limits.max_deliver, spec.max_deliver, limits.max_deliver > 0),
             ("ack_wait in seconds", consumer.ack_wait, spec.ack_wait, consumer.ack_wait != spec.ack_wait),
+            ("inactive_threshold in seconds", limits.expires_after, 0.0, limits.expires_after > 0),
             ("max_ack_pending", limits.max_ack_pending, capacity, 0 < limits.max_ack_pending < capacity),
         )
         if differs

@@ -21,6 +21,7 @@ from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.ack_pending import AckPending
+from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.window import InFlightWindow
@@ -92,6 +93,7 @@ class PullLoop:
         self._lost: SourceError | None = None
         self._asking_about_late = False
         self._not_told: str | None = None
+        self._filters: Filters | None = None
 
     # --- what the route tells ---
 
@@ -170,7 +172,9 @@ class PullLoop:
 
     # --- on one link ---
 
-    async def keep_asking(self, link: Link, consumer: PullConsumer, patience: float, not_before: float) -> None:
+    async def keep_asking(
+        self, link: Link, consumer: PullConsumer, patience: float, not_before: float, filters: Filters
+    ) -> None:
         """Ask until the intake is closed. Raises `SourceError` when the consumer is lost.
 
         `patience`: seconds that a message may be late that is to come again; then the consumer is asked whether it
@@ -179,10 +183,13 @@ class PullLoop:
         pending = self._ack_pending
         self._patience = patience
         asked = self._asking_about_late = False
+        self._filters = filters
+        self._credit.most_requests = consumer.limits.max_waiting
         self._not_told = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_progress, link, consumer)
             nursery.start_soon(self._checks.run, consumer)
+            nursery.start_soon(filters.watch, link, self.look_again)
             while self._lost is None and not self._closing.is_set():
                 self._look_again = trio.Event()
                 now = trio.current_time()
@@ -290,8 +297,9 @@ class PullLoop:
     def _tell_state(self) -> None:
         order = self._ack_pending.order
         self._told_of_waiting = bool(order.lines)
-        if self._checks.stopped is not None:
-            self._routing.state.enter(PAUSED, self._checks.stopped)
+        stopped = self._checks.stopped or (None if self._filters is None else self._filters.outside)
+        if stopped is not None:
+            self._routing.state.enter(PAUSED, stopped)
             return
         if not order.lines:
             self._routing.state.enter(RUNNING)

@@ -7,9 +7,11 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.events import FilterOutside
+from router_trio.telemetry.http.status import readiness
 from router_trio.telemetry.logs.sentences import sentence
+from tests.support.eventually import eventually
 from tests.support.settings import stream_route
-from tests.support.world import one_broker, world
+from tests.support.world import fill, numbers, one_broker, world
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,19 @@ async def test_a_filter_outside_of_its_stream_is_told(
         w.broker.up()
         await trio.sleep(5)
         assert len(w.watch.of("ROUTE_FILTER_OUTSIDE_STREAM")) == outside, "once, not with each link"
+        code, body = readiness(w.live, trio.current_time())
+        assert code == (503 if outside else 200)
+        if outside:
+            (reason,) = body["reasons"]
+            assert f"the filter {filter} matches none of the subjects of the stream 'IN'" in reason["reason"]
+            w.broker.trouble.edit_subjects("IN", "in.*", "orders.*", "in.a.b")
+            await eventually(lambda: readiness(w.live, trio.current_time())[0] == 200, 60)
+
+
+async def test_what_a_stream_still_has_is_routed_though_it_takes_no_more_of_it(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    fill(brokers["main"], 5)
+    brokers["main"].trouble.edit_subjects("IN", "other.*")
+    async with world([stream_route("IN", "out.x", filter="in.*")], brokers=brokers) as w:
+        await eventually(lambda: w.payloads("OUT") == numbers(5))
+        assert readiness(w.live, trio.current_time())[0] == 503

@@ -1,0 +1,63 @@
+"""Whether the filters of a route match anything that its stream takes.
+
+A route of which a filter matches nothing is not ready, and says so. What the stream has all the same, since it once
+took other subjects, is routed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from router_trio.errors import SourceError
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt
+from router_trio.events import Emit, FilterOutside
+from router_trio.link import ConsumerSpec, Link
+from router_trio.subjects.patterns import overlaps
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at a stream that a filter does not match."""
+
+
+class Filters:
+    """The filters of one route, held against the subjects of its stream."""
+
+    def __init__(self, route: str, spec: ConsumerSpec, emit: Emit) -> None:
+        self.outside: str | None = None
+        """Why the route is not ready, None if each filter matches something."""
+        self._route = route
+        self._spec = spec
+        self._emit = emit
+        self._told: tuple[str, str] | None = None
+
+    def compare(self, subjects: Sequence[str]) -> None:
+        """Compare with all that the stream takes; none if that is not known. Says what is outside, once."""
+        outside = [one for one in self._spec.filters if not any(overlaps(one, subject) for subject in subjects)]
+        if not subjects or not outside:
+            self.outside = self._told = None
+            return
+        told = ", ".join(outside), excerpt(", ".join(subjects), LONGEST_TEXT // 2)
+        filters, taken = told
+        stream = self._spec.stream
+        self.outside = (
+            f"the filter {filters} matches none of the subjects of the stream {stream!r}, which are {taken}; correct "
+            "the filter, or the stream"
+        )
+        if told != self._told:
+            self._emit(
+                FilterOutside(at=trio.current_time(), route=self._route, stream=stream, filter=filters, subjects=taken)
+            )
+        self._told = told
+
+    async def watch(self, link: Link, changed: Callable[[], None]) -> None:
+        """Return when no filter is outside any more: the stream was changed. Can be cancelled."""
+        while self.outside is not None:
+            await trio.sleep(LOOK_EVERY)
+            try:
+                state = await link.stream_state(self._spec.stream)
+            except SourceError:
+                continue
+            if state is not None:
+                self.compare(state.subjects)
+                changed()
