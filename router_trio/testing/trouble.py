@@ -12,6 +12,7 @@ from math import inf
 import trio
 
 from router_trio.link import ConsumerSpec
+from router_trio.protocol.framing import RawMessage
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.network import Network, at_once
 from router_trio.testing.server import Server
@@ -156,6 +157,17 @@ class Trouble:
         """A durable delivers so many of its unacked messages once more."""
         consumer = self._server.consumers[stream, durable]
         consumer.again(consumer.left_unacked()[:count], trio.current_time())
+        self._network.wake_links()
+
+    def hold(self, stream: str, durable: str, count: int, delay: float) -> None:
+        """Another process takes so many messages of a durable, and returns each to be redelivered after a delay."""
+        consumer = self._server.consumers[stream, durable]
+
+        def take(message: RawMessage) -> None:
+            if message[1]:
+                self._server.nak(message[1], trio.current_time(), delay)
+
+        consumer.pull(b"_INBOX.another", take, count, trio.current_time(), expires=delay)
         self._network.wake_links()
 
     def _consumers(self, stream: str) -> Iterable[Consumer]:

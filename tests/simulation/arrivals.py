@@ -8,6 +8,7 @@ from math import inf
 
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import decode
+from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
 from tests.simulation.content import CHANGED, Sent, places
@@ -51,6 +52,10 @@ class Arrivals:
         self._faults = set(schedule.faults)
         self._forgets = {"crash", "restart", "second process", "message lost", *GOES_BACK}
         self._has_second = "second process" in schedule.faults
+        self._keeps_sequences = not {"second process", *GOES_BACK} & set(schedule.faults)
+        self._found: dict[str, tuple[Consumer, int]] = {}
+        self._settled_to: dict[str, int] = {}
+        self._sequences: dict[tuple[str, int], int] = {}
         self._window = schedule.windows["OUT"]
         # A copy may be sent again where its PubAck was lost, or the process that got it.
         self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
@@ -79,6 +84,25 @@ class Arrivals:
         """A route says that its stream went back in time."""
         self.went_back_at[route] = now
 
+    def process_begins(self, route: str, consumer: Consumer) -> None:
+        """A process begins, and will find the durable of a route as it is now, unless that is deleted before."""
+        self._settled_to.pop(route, None)
+        self._found[route] = consumer, consumer.progress.passed
+
+    def route_ready(self, route: str) -> None:
+        """A route has its durable: if it is the one that was there, it knows what was settled by then."""
+        consumer, settled_to = self._found.pop(route, (None, 0))
+        if consumer is not None and not consumer.deleted and self._keeps_sequences:
+            self._settled_to[route] = settled_to
+
+    def _check_settled(self, copy: Copy) -> None:
+        """What was settled before a process has found the durable is not routed by it, whatever becomes of that."""
+        route, index, number, _ = copy
+        plan = self._plans[route]
+        sequence = self._sequences.get((plan.broker, number), inf)
+        if plan.stream and sequence <= self._settled_to.get(route, 0) and plan.targets[index].mirror is None:
+            self._broken("settled", f"{copy}, of message {sequence} of its stream, was settled, and is routed again")
+
     # --- what brokers tell ---
 
     def received(self, publish: Publish, now: float) -> None:
@@ -88,6 +112,7 @@ class Arrivals:
             return
         copy, key = found
         self._pace.arrived(copy[0], copy[2], key, now)
+        self._check_settled(copy)
         self._trace.add(f"received {text(publish.subject)} {publish.payload[:20]!r}")
         self._first_received.setdefault(copy, now)
         if publish.subject.startswith(b"got."):
@@ -108,6 +133,9 @@ class Arrivals:
         """A stream took a message."""
         publish = stored.publish
         self._trace.add(f"stored in {stream.name} of {broker} as {stored.sequence}: {stored.subject}")
+        if stream.name == "IN":
+            self._sequences[broker, number_of(publish.payload)] = stored.sequence
+            return
         if stream.name == "PUB":
             self._published[broker, stream.created, number_of(publish.payload)] += 1
             return

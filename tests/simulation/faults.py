@@ -22,6 +22,9 @@ NOT_YET = {
 draws one."""
 
 
+OF_DURABLES = ("durable held",)
+"""Those that are drawn together with the end of a durable: see `deleted`."""
+
 OF_BATCHES = ("batches forgotten", "batches forbidden")
 """Those that are drawn where a sink takes batches: see `ingest`."""
 
@@ -243,6 +246,10 @@ FAULTS: dict[str, Fault] = {
         _at(lambda broker, durable, count: broker.trouble.deliver_again("IN", durable, count)),
     ),
     "durable deleted": Fault(_at_durable(0.0), _at(lambda broker, durable: broker.delete_consumer("IN", durable))),
+    "durable held": Fault(
+        _at_durable(0.0, count=(1, 3, 10), delay=(15.0, 30.0)),
+        _at(lambda broker, durable, count, delay: broker.trouble.hold("IN", durable, count, delay)),
+    ),
     "durable paused": Fault(
         _at_durable(1.0, 10.0),
         _at(lambda broker, durable: broker.trouble.pause_consumer("IN", durable)),
@@ -282,12 +289,13 @@ FAULTS: dict[str, Fault] = {
 }
 """By the name that a schedule has."""
 
-WITHOUT_ORDER = frozenset({"message lost", "second process"})
+WITHOUT_ORDER = frozenset({"message lost", "second process", "durable held"})
 """With these no order is promised: a server that loses a message of a living link sends what is behind it first, and
 two processes share what they route."""
 
 UNTOLD = frozenset(
     {"message lost", "pull lost", "nak lost", "ack lost", "in_progress lost", "silence", "second process"}
+    | {"durable held"}
 )
 """With these messages wait for what nobody knows to be missing yet: `/readyz` says ok meanwhile."""
 

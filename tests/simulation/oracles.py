@@ -10,7 +10,14 @@ import trio
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
-from router_trio.events import DeadLetterNotStored, Event, MessageDeadLettered, MessageGivenUp, StreamWentBack
+from router_trio.events import (
+    DeadLetterNotStored,
+    Event,
+    MessageDeadLettered,
+    MessageGivenUp,
+    RouteReady,
+    StreamWentBack,
+)
 from router_trio.message import Fate
 from router_trio.states import RUNNING
 from router_trio.telemetry.metrics.metric import Metric, Sources
@@ -97,6 +104,8 @@ class Oracles:
                 self._told_of_one(process, event, event.sequence)
         elif isinstance(event, StreamWentBack):
             self._arrivals.went_back(event.route, trio.current_time())
+        elif isinstance(event, RouteReady):
+            self._arrivals.route_ready(event.route)
         self._check_ledgers(process, f"at {event.code}")
 
     def _told_of_one(
@@ -173,6 +182,10 @@ class Oracles:
 
     def process_begins(self, process: Process) -> None:
         """A process of the router begins."""
+        for plan in self._schedule.routes:
+            consumer = self._brokers[plan.broker]._server.consumers.get(("IN", plan.name))
+            if consumer is not None:
+                self._arrivals.process_begins(plan.name, consumer)
         self._of_given_up.process_begins(process.number, trio.current_time())
 
     # --- programs ---
