@@ -17,6 +17,7 @@ from router_trio import Live
 from router_trio.cli import outcome
 from router_trio.cli.embedded_server import with_server
 from router_trio.cli.reload.wanted import Wanted, Watch, reload_when_wanted
+from router_trio.cli.service.last_resort import LastResort
 from router_trio.cli.service.signals import run_with_signals
 from router_trio.cli.service.systemd import Systemd
 from router_trio.events import Emit
@@ -40,6 +41,7 @@ async def serve(
     SIGHUPs that came before this was called.
     """
     stop, everything, systemd, wanted = trio.Event(), trio.CancelScope(), Systemd(), Wanted()
+    last_resort = LastResort(settings.router.shutdown_timeout)
 
     opening = False
 
@@ -53,7 +55,7 @@ async def serve(
         live: Live | None = None
         with everything:
             async with with_server(embedded_nats, settings, load) as (used, load_used):
-                observers = [systemd.hear]
+                observers = [systemd.hear, last_resort.hear]
                 router = (
                     with_faults(used, observers) if fault_injection else Router(used, log=True, observers=observers)
                 )
@@ -68,7 +70,7 @@ async def serve(
             return outcome.FAILED if opening else outcome.DONE  # before that there was nothing to lose
         return outcome.FAILED if live.unsettled else outcome.DONE
 
-    return await run_with_signals(route, on_signal, wanted.say)
+    return await run_with_signals(route, on_signal, wanted.say, last_resort)
 
 
 def _telling(systemd: Systemd, live: Live) -> AbstractAsyncContextManager[None]:

@@ -19,12 +19,14 @@ class Platform:
 
     `token_hex(n)` gives `n` bytes that nobody can guess, as hexadecimal digits.
     `stopwatch` gives seconds that pass while code runs, which Trio's clock in a test does not.
+    `watch_loop` is false where the loop must have no thread beside it.
     """
 
     wall_clock: Callable[[], float] = time.time
     random: Random = field(default_factory=Random)
     token_hex: Callable[[int], str] = secrets.token_hex
     stopwatch: Callable[[], float] = time.perf_counter
+    watch_loop: bool = True
 
 
 REAL_PLATFORM = Platform()

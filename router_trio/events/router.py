@@ -65,6 +65,23 @@ class RouterStarted(Event):
     routes: int
 
 
+class LoopBlocked(Event):
+    """The event loop has not turned for `blocked_seconds`: a handler at `place` blocks it, or the router's own code.
+
+    Nothing is sent, received or answered meanwhile. `route`, `subject`, `stream` and `sequence` say which message the
+    handler has, as far as that is known.
+    """
+
+    code = "ROUTER_LOOP_BLOCKED"
+    level = Level.ERROR
+    blocked_seconds: float
+    route: str | None = None
+    subject: str | None = None
+    stream: str | None = None
+    sequence: int | None = None
+    place: str | None = None
+
+
 class RouterDraining(Event):
     """Shutdown: intake has stopped, and accepted messages are being settled."""
 

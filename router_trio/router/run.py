@@ -7,7 +7,7 @@ intake stops, what is in hand is routed, what is accepted is settled, and a dead
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -27,6 +27,7 @@ from router_trio.events import (
 )
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.router.lives import CLEAN_UP_WITHIN, ConnectionLife, RouteLife, clean_up
+from router_trio.router.watchdog import Watchdog
 from router_trio.routing.builder import RouteBuilder
 from router_trio.routing.handlers import Handler, load_handlers
 from router_trio.routing.plans import RoutePlan, compile_routes
@@ -198,8 +199,10 @@ class Run:
         self._changes = changes
         async with (
             self.telemetry.serve(live, pages=pages(self.emit), first=self._up.wait) as address,
+            AsyncExitStack() as stack,
             trio.open_nursery() as nursery,
         ):
+            await stack.enter_async_context(self._watching())
             live.http_address = address
             if address is not None:
                 self.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
@@ -221,6 +224,17 @@ class Run:
                 finally:
                     self._sheltered.cancel()
                     nursery.cancel_scope.cancel()
+
+    def _watching(self) -> AbstractAsyncContextManager[None]:
+        """Watch the loop from a thread, where there is to be one."""
+        if not self._platform.watch_loop:
+            return nullcontext()
+        token = trio.lowlevel.current_trio_token()
+        return Watchdog(
+            lambda event: self.telemetry.emit_from_thread(event, token),
+            lambda: [life.route.routing for life in self._all_routes],
+            lambda: self.telemetry.probes,
+        ).watching()
 
     async def _work(self, changes: Changes) -> None:
         """Connections and routes. What cancels the body of `open` must not end them: the drain needs them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import site
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from traceback import format_exception
 from types import CodeType, TracebackType
@@ -21,7 +21,7 @@ MOST_LINES = 40
 
 _NOWHERE: Mapping[str, Any] = {}
 _PACKAGE = Path(__file__).parents[1]
-_OURS = (str(_PACKAGE), f"{_PACKAGE.name}{os.sep}")
+OURS = (str(_PACKAGE), f"{_PACKAGE.name}{os.sep}")
 """How files of ours begin. Of compiled modules they are named from the folder in which the package was built."""
 _LIBRARIES = tuple(
     {*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")), *site.getsitepackages()}
@@ -43,13 +43,10 @@ class Raised:
         # Before the handler are frames of ours, and of Trio if it has a nursery.
         start = next((number for number, (code, _) in enumerate(frames) if not _is_library(code)), None)
         if start is None:
-            start = next((n for n, (code, _) in enumerate(frames) if not code.co_filename.startswith(_OURS)), None)
+            start = next((n for n, (code, _) in enumerate(frames) if not code.co_filename.startswith(OURS)), None)
         if start is None:
             return None
-        folder = str(Path(frames[start][0].co_filename).parent)
-        inside = [frame for frame in frames[start:] if _is_of(frame[0], folder)] or [frames[start]]
-        place = _told(inside[-1])
-        return place if inside[-1] == frames[-1] else f"{place}, by {_told(frames[-1])}"
+        return place_in(frames, start)
 
     def traceback(self) -> tuple[str, ...]:
         """Return the lines of the whole traceback. They quote what the error says, and that may be the payload."""
@@ -58,6 +55,17 @@ class Raised:
         except Exception:  # foreign code may fail at telling of itself, too
             return ()
         return tuple(lines[-MOST_LINES:])
+
+
+def place_in(frames: Sequence[tuple[CodeType, int]], start: int) -> str:
+    """Return file, line and function of the innermost frame of a handler, which begins with the frame at `start`.
+
+    And of what it called, if that is where it is. The outermost frame comes first.
+    """
+    folder = str(Path(frames[start][0].co_filename).parent)
+    inside = [frame for frame in frames[start:] if _is_of(frame[0], folder)] or [frames[start]]
+    place = _told(inside[-1])
+    return place if inside[-1] == frames[-1] else f"{place}, by {_told(frames[-1])}"
 
 
 def message_failed(
@@ -102,7 +110,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
 
 def _is_library(code: CodeType) -> bool:
     # Code that was made at run time, as by attrs and dataclasses, has a name in angle brackets.
-    return code.co_filename.startswith((*_OURS, *_LIBRARIES, "<"))
+    return code.co_filename.startswith((*OURS, *_LIBRARIES, "<"))
 
 
 def _is_of(code: CodeType, folder: str) -> bool:

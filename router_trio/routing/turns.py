@@ -15,25 +15,40 @@ LONGEST_TURN = 0.05
 """Seconds after which the loop turns before the next call of a handler."""
 
 
+TURNS_BETWEEN = 16
+"""Turns that the loop has after a long one: a page takes several, from the connection to the answer."""
+
+
 class Turn:
     """The turn of one route. `until` is when it has lasted long enough, on `clock`."""
 
-    __slots__ = ("clock", "until")
+    __slots__ = ("_was_long", "clock", "until")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock: Callable[[], float] = clock
         self.until: float = inf
+        self._was_long = False
 
     def begin(self) -> None:
         """Begin another one: the loop has turned just now."""
+        self._was_long = False
         self.until = self.clock() + LONGEST_TURN
 
     @property
     def over(self) -> bool:
         """Return True if the loop should turn before anything else is done."""
-        return self.clock() >= self.until
+        if self.clock() < self.until:
+            return False
+        self._was_long = True
+        return True
 
     async def pass_on(self) -> None:
-        """Let the loop turn. Can be cancelled."""
-        await trio.lowlevel.checkpoint()
+        """Let the loop turn: several times if the turn was found to be `over`. Can be cancelled."""
+        for _ in range(TURNS_BETWEEN if self._was_long else 1):
+            await trio.lowlevel.checkpoint()
         self.begin()
+
+    async def give_way(self) -> None:
+        """Let the loop turn several times: the turn was long."""
+        self._was_long = True
+        await self.pass_on()

@@ -19,6 +19,7 @@ import trio
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.events import Emit, Event, Level
 from router_trio.routing.tracing import NoTracing, Tracing
+from router_trio.telemetry.http.blocked import HandedOver, ProbesWhileBlocked
 from router_trio.telemetry.http.listeners import address_of, open_listeners
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.logs.writer import write_to_stderr
@@ -67,6 +68,10 @@ class Telemetry:
         self._address: tuple[str, int] | None = None
         self._listeners = tuple(listeners)
         self._failing: set[object] = set()
+        self._handed_over = HandedOver()
+        self._name = settings.router.name
+        self.probes: ProbesWhileBlocked | None = None
+        """Answers `/healthz` while the loop is blocked. Inside of `serve`, with an HTTP address."""
         self._listener_errors = 0
         self._traces: Traces | None = None
         if traces and traces_wanted(self._settings.otlp_endpoint):
@@ -141,6 +146,9 @@ class Telemetry:
                 self._logs.write(event, ids)
             except Exception:
                 self._failed(self._logs)
+        self._tell_others(event)
+
+    def _tell_others(self, event: Event) -> None:
         if self._recent is not None:
             try:
                 self._recent.observe(event)
@@ -151,6 +159,15 @@ class Telemetry:
                 listener(event)
             except Exception:
                 self._failed(listener)
+
+    def emit_from_thread(self, event: Event, token: trio.lowlevel.TrioToken) -> None:
+        """Log an event at once, in the thread that calls; tell all others when the loop turns. Never raises."""
+        try:
+            if self._logs is not None:
+                self._logs.write(event)
+            token.run_sync_soon(self._tell_others, event)
+        except Exception:
+            self._failed(self._logs)
 
     @asynccontextmanager
     async def serve(
@@ -214,6 +231,10 @@ class Telemetry:
         for listener in listeners:
             stack.callback(listener.socket.close)
         self._address = address_of(listeners[0])
+        self.probes = ProbesWhileBlocked(
+            self._name, listeners, trio.lowlevel.current_trio_token(), self._handed_over.put
+        )
+        stack.callback(self._handed_over.close)
         stack.callback(self._forget_address)
         return listeners
 
@@ -239,7 +260,7 @@ class Telemetry:
 
         allowed_hosts, sources = frozenset(self._settings.allowed_hosts), self.sources(view)
         own = RouterAnswers(sources, clock, started_at) if answers is None else answers(sources)
-        await serve_site(listeners, own, recent, allowed_hosts, pages, sources.loop_lags)
+        await serve_site(listeners, own, recent, allowed_hosts, pages, sources.loop_lags, self._handed_over)
 
     async def _export_spans(
         self, traces: Traces, first: Callable[[], Awaitable[object]], imports: trio.CapacityLimiter
@@ -262,7 +283,7 @@ class Telemetry:
         )
 
     def _forget_address(self) -> None:
-        self._address = None
+        self._address = self.probes = None
 
     def _failed(self, listener: object) -> None:
         self._listener_errors += 1

@@ -35,6 +35,7 @@ BOUNDING_WORD = re.compile(
 """A constant with one of these in its name is taken for a bound."""
 
 NO_BOUNDS = {
+    "MOST_FRAMES router/watchdog.py": "of a stack of Python's, which has a limit of its own",
     "LEAST_CONTROL_LINE nats/flow_acks.py": "of servers to which no batches are sent",
     "LONGEST_PAUSE routing/stream/pulling/window.py": "of what is measured",
     "MOST_WORKERS cli/run.py": "that of settings/sections.py, which is not imported for `--help`",

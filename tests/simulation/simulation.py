@@ -61,7 +61,11 @@ class Simulation:
                 broker.trouble.allow_batched("OUT", True)
         dice = Random(f"platform {schedule.seed}")
         self.platform = Platform(
-            lambda: EPOCH + trio.current_time(), dice, lambda count: dice.randbytes(count).hex(), trio.current_time
+            lambda: EPOCH + trio.current_time(),
+            dice,
+            lambda count: dice.randbytes(count).hex(),
+            trio.current_time,
+            watch_loop=False,
         )
         self.settings = settings_of(schedule)
         self.process: Process | None = None

@@ -167,7 +167,7 @@ async def world(
 
     config = configuration(*routes)
     watch = Watch()
-    platform = Platform(random=LongestDelays())
+    platform = Platform(random=LongestDelays(), watch_loop=False)
     router = Router(
         config, observers=[watch], connect=lambda name, _: fakes[name].connect, platform=platform, log=False
     )

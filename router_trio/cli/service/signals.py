@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 import trio
 
+from router_trio.cli.service.last_resort import LastResort
 from router_trio.errors import RouterError
 
 T = TypeVar("T")
@@ -27,11 +29,13 @@ async def run_with_signals(
     job: Callable[[], Awaitable[T]],
     on_signal: Callable[[int], None],
     on_hangup: Callable[[], None] | None = None,
+    last_resort: LastResort | None = None,
 ) -> T:
     """Run `job` and return what it returns; call `on_signal(n)` when the n-th signal comes.
 
     `on_signal` is synchronous. It decides what a signal means: usually it sets an event or cancels a scope of the job.
-    With `on_hangup`, SIGHUP does not count as one, and calls that.
+    `last_resort` ends the process if signals are not heeded. With `on_hangup`, SIGHUP does not count as one: it calls
+    that.
     """
     result: list[T] = []
     failure: RouterError | None = None
@@ -44,9 +48,13 @@ async def run_with_signals(
                 continue
             number += 1
             on_signal(number)
+            if last_resort is not None:
+                last_resort.heed(number)
 
     heeded = [*ASKED_FOR, *(number for number in OTHERS if signal.getsignal(number) is not signal.SIG_IGN)]
-    with trio.open_signal_receiver(*heeded) as signals:
+    ends = [one for one in heeded if one != signal.SIGHUP or on_hangup is None]
+    watching = nullcontext() if last_resort is None else last_resort.watching(ends)
+    with trio.open_signal_receiver(*heeded) as signals, watching:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
             # An error that leaves the nursery would be wrapped in a group.

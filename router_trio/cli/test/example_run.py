@@ -84,7 +84,7 @@ async def _run(settings: Settings, example: ExampleSettings) -> Result:
         settings,
         observers=[observe],
         connect=lambda name, _: brokers[name].connect,
-        platform=Platform(random=Random(0)),  # the same result each time
+        platform=Platform(random=Random(0), watch_loop=False),  # the same result each time
         log=False,
     )
     async with router.open() as live:

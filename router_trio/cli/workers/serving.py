@@ -17,6 +17,7 @@ import trio
 from router_trio.cli import outcome
 from router_trio.cli.embedded_server import with_server
 from router_trio.cli.reload.wanted import Wanted, Watch, reload_when_wanted
+from router_trio.cli.service.last_resort import LastResort
 from router_trio.cli.service.signals import run_with_signals
 from router_trio.cli.service.systemd import Systemd
 from router_trio.errors import RouterError
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from router_trio.router.workers.answers import WorkersAnswers
 
 
+WORKERS_END_WITHIN = 15.0
+"""Seconds for the end that the second signal has cut short: the supervisor kills workers that hang."""
+
+
 async def serve_workers(
     load: Callable[[], Settings],
     settings: Settings,
@@ -43,6 +48,7 @@ async def serve_workers(
 ) -> int:
     """Route with several workers until a signal comes, and return the exit code. See `serving.serve`."""
     stop, cut, systemd, wanted = trio.Event(), trio.Event(), Systemd(), Wanted()
+    last_resort = LastResort(settings.router.shutdown_timeout, WORKERS_END_WITHIN)
 
     def on_signal(number: int) -> None:
         stop.set()
@@ -54,7 +60,9 @@ async def serve_workers(
         async with AsyncExitStack() as stack:
             used, load_used = await stack.enter_async_context(with_server(embedded_nats, settings, load))
             lock = stack.enter_context(_lock())
-            telemetry = Telemetry(used, logs=True, listeners=[systemd.hear], traces=False, write=WholeLines(lock).write)
+            telemetry = Telemetry(
+                used, logs=True, listeners=[systemd.hear, last_resort.hear], traces=False, write=WholeLines(lock).write
+            )
             supervisor = Supervisor(
                 used,
                 emit=telemetry.emit,
@@ -88,7 +96,7 @@ async def serve_workers(
             raise failure
         return outcome.FAILED if supervisor.unsettled else outcome.DONE
 
-    return await run_with_signals(route, on_signal, wanted.say)
+    return await run_with_signals(route, on_signal, wanted.say, last_resort)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class HandlerBatch:
     """
 
     def __init__(self, routing: Routing, handler: Handler, received_at: float) -> None:
-        self._routing = routing
+        self.routing: Routing = routing
         self._handler = handler
         self._received_at = received_at
         self._outlets = routing.outlets
@@ -102,16 +102,16 @@ class HandlerBatch:
     def _let_turn(self) -> Awaitable[None]:
         self.offer_kept()
         self.between_calls = True
-        return self._turn.pass_on()
+        return self._turn.give_way()
 
     def handle_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
         """The same for one message that is sampled."""
         self.between_calls = False
         delivery = self._delivery(raw)
-        self._routing.begin_trace(delivery)
+        self.routing.begin_trace(delivery)
         if not self._takes(delivery):
             return None
-        message = as_message(raw, self._routing.plan.connection)
+        message = as_message(raw, self.routing.plan.connection)
         try:
             answer = begin(self._handler, message)
         except BaseException as error:
@@ -130,16 +130,16 @@ class HandlerBatch:
 
     def _takes(self, delivery: Delivery) -> bool:
         """Return True if the route takes a message; else it is done."""
-        taken = self._routing.takes_message(delivery)
+        taken = self.routing.takes_message(delivery)
         if not taken:
             delivery.done()
         return taken
 
     def _delivery(self, raw: framing.RawMessage) -> Delivery:
-        return Delivery(self._routing.state, raw, self._received_at)
+        return Delivery(self.routing.state, raw, self._received_at)
 
     async def _blocked(self, blocked: Awaitable[Any], message: Message, delivery: Delivery) -> None:
-        state = self._routing.state
+        state = self.routing.state
         state.handler_begins(trio.current_time())
         try:
             answer = await finished(blocked)
@@ -160,12 +160,12 @@ class HandlerBatch:
             self._failed(error, delivery)
             return
         # What is kept while a connection is away is kept one by one: each has its own fate at each destination.
-        together = self._together and (len(self._outlets) == 1 or self._routing.waits_for is None)
+        together = self._together and (len(self._outlets) == 1 or self.routing.waits_for is None)
         if len(answers) == 1 and together and self._kept(answers[0], message, delivery):
             return
         if answers:
             self.offer_kept()
-        self._routing.answered(answers, message, delivery)
+        self.routing.answered(answers, message, delivery)
         delivery.done()
 
     def _kept(self, answer: Message, message: Message, delivery: Delivery) -> bool:
@@ -189,14 +189,14 @@ class HandlerBatch:
 
     def _failed(self, error: BaseException, delivery: Delivery) -> None:
         self.offer_kept()
-        self._routing.handler_failed(error, delivery)
+        self.routing.handler_failed(error, delivery)
         delivery.done()
 
     def offer_kept(self) -> None:
         """Offer what was kept to the destinations."""
         if not self._frames[0]:
             return
-        delivery = BatchDelivery(self._routing.state, self._received_at, len(self._frames[0]) - len(self._followed))
+        delivery = BatchDelivery(self.routing.state, self._received_at, len(self._frames[0]) - len(self._followed))
         owners = [delivery.owner_for(outlet.template) for outlet in self._outlets]
         for index, (outlet, owner, frames) in enumerate(zip(self._outlets, owners, self._frames, strict=True)):
             owner.first = outlet.outbox.next_order

@@ -198,6 +198,7 @@ class StreamRoute(Route):
             self._arrived = trio.Event()
             with trio.CancelScope(deadline=inf if limited is None else limited.due_at):
                 await self._arrived.wait()
+            self.routing.turn.begin()
 
     def something_waits(self) -> None:
         """There is something to route."""

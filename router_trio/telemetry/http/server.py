@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from router_trio.forked import close_in_children
 from router_trio.telemetry.http.admission import Admission, Limits
+from router_trio.telemetry.http.blocked import HandedOver
 from router_trio.telemetry.http.connection import HTTPConnection, RequestRefused
 from router_trio.telemetry.http.exchange import answer, path_of
 from router_trio.telemetry.http.hosts import PROBES, peer_of
@@ -49,9 +50,12 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, ClientDisconnect)
 _logger = logging.getLogger(__name__)
 
 
-async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIApp) -> None:
+async def serve_http(
+    listeners: Sequence[trio.SocketListener], app: ASGIApp, handed_over: HandedOver | None = None
+) -> None:
     """Answer requests on `listeners` until cancelled; closes them.
 
+    `handed_over` gives connections that were accepted while the loop was blocked.
     Cancelling stops intake at once and lets open requests end, for at most `GRACE_SECONDS`.
     """
     server = _Server(app)
@@ -61,6 +65,8 @@ async def serve_http(listeners: Sequence[trio.SocketListener], app: ASGIApp) -> 
         try:
             # `nursery.start`, cancelled, would wait for the handlers' nursery, which is shielded and waits for us.
             await server.opened.wait()
+            if handed_over is not None:
+                nursery.start_soon(server.serve_handed_over, handed_over)
             # Trio accepts one connection in each turn of the loop. When turns are long there should be more.
             more = [trio.SocketListener(one.socket.dup()) for one in listeners for _ in range(ACCEPTED_A_TURN - 1)]
             for listener in more:
@@ -135,6 +141,13 @@ class _Server:
                 handlers.cancel_scope.deadline = trio.current_time() + GRACE_SECONDS
                 for client in self._clients:
                     client.evict()
+
+    async def serve_handed_over(self, handed_over: HandedOver) -> None:
+        """Serve connections that somebody else has accepted, until cancelled."""
+        while True:
+            connection = await handed_over.take()
+            assert self.handlers is not None
+            self.handlers.start_soon(self.handle, connection)
 
     # --- inside ---
 

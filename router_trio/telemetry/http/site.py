@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from router_trio.states import Histogram
 from router_trio.telemetry.http.application import Answers, application
+from router_trio.telemetry.http.blocked import HandedOver
 from router_trio.telemetry.http.server import serve_http
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.lag import measure_lag
@@ -26,6 +27,7 @@ async def serve_site(
     allowed_hosts: AbstractSet[str],
     pages: Sequence[BaseRoute],
     loop_lags: Histogram,
+    handed_over: HandedOver,
 ) -> None:
     """Answer requests on `listeners` until cancelled, and measure the lag of the loop.
 
@@ -34,4 +36,4 @@ async def serve_site(
     app = application(answers, recent, allowed_hosts, pages)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(measure_lag, loop_lags)
-        await serve_http(listeners, app)
+        await serve_http(listeners, app, handed_over)

@@ -128,6 +128,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "{deaths:count process has|processes have} ended while it had that alone"
     ),
     events.RouterStarted: "Router {name} is running: {connections:count connection}, {routes:count route}",
+    events.LoopBlocked: (
+        "{by_route}The event loop has not turned for {blocked_seconds:g} s{at_message}{raised}: "
+        "nothing is sent, received or answered meanwhile"
+    ),
     events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
     events.RouterStopped: (
         "Router has stopped; {unsettled:count message was|messages were} left unsettled{and_redelivered}"
@@ -202,6 +206,7 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "to_subject": lambda fields: f" to {excerpt(fields['subject'])}" if "subject" in fields else "",
     "which_message": _which_message,
     "raised": _raised,
+    "at_message": lambda fields: f", with {_which_message(fields)} in the handler" if "subject" in fields else "",
     "and_redelivered": lambda fields: f", {fields['redelivered']} to be redelivered" if fields["redelivered"] else "",
     "problem": _problem,
     "cure": _cure,

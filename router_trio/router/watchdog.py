@@ -1,0 +1,217 @@
+"""Watches the event loop from a thread of its own: says when it does not turn, and whose handler is in the way.
+
+A handler that never returns, or takes long, stops everything that runs in the loop: pages, fences, reloads, the drain.
+So nothing in the loop can say so. The thread asks the loop for a sign of life, and waits for it. It costs one switch of
+threads in each `LOOK_EVERY`, and nothing for a message: which message the handler has is read from the frames of the
+loop's thread, once it is known to be stuck.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, Protocol
+
+import trio
+
+from router_trio.events import LoopBlocked
+from router_trio.message import Message
+from router_trio.routing.core.handler_batch import HandlerBatch
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.raised import OURS, place_in
+
+BLOCKED_AFTER = 2.0
+"""Seconds without a turn of the loop, after which it counts as blocked."""
+
+LOOK_EVERY = 0.5
+"""Seconds between two signs of life."""
+
+AFTER_A_SUSPENSION = 0.1
+"""Seconds for a sign of life after that time is over."""
+
+SAID_EVERY = 10.0
+"""Seconds between two log lines, where each call of a handler blocks the loop."""
+
+MOST_FRAMES = 1000
+"""Frames of the loop's thread that are looked at."""
+
+_TRIO = str(Path(trio.__file__).parent)
+_NOT_OF_A_HANDLER = (*OURS, _TRIO)
+
+
+class Answers(Protocol):
+    """Answers for the loop while it is blocked."""
+
+    def answer_while(self, blocked: Callable[[], str | None]) -> None:
+        """Answer probes until `blocked`, which says what is wrong, returns None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """What the loop is at: the code, and as far as it is known the route and its message."""
+
+    place: str | None = None
+    route: str | None = None
+    message: Message | None = None
+
+
+class Watchdog:
+    """The watchdog of one loop. `watching` is its life.
+
+    `tell` is called in the thread, with what blocks the loop. `routings` gives the routes that there are.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[LoopBlocked], object],
+        routings: Callable[[], Iterable[Routing]],
+        answers: Callable[[], Answers | None] = lambda: None,
+        *,
+        blocked_after: float = BLOCKED_AFTER,
+    ) -> None:
+        self._tell = tell
+        self._routings = routings
+        self._answers = answers
+        self._blocked_after = blocked_after
+        self._over = threading.Event()
+        self._sign = threading.Event()
+        self._asked_at = 0.0
+        self._loop_time = (0.0, 0.0)
+        self._said_at: float | None = None
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Watch the loop that runs this while it is entered."""
+        token, loop = trio.lowlevel.current_trio_token(), threading.get_ident()
+        self._alive()
+        thread = threading.Thread(target=self._run, args=(token, loop), name="router_trio watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            self._sign.set()
+            # It waits for nothing but these, or for a probe that it is just answering.
+            thread.join(1.0)
+
+    def _alive(self) -> None:
+        self._loop_time = time.monotonic(), trio.current_time()
+        self._sign.set()
+
+    def _run(self, token: trio.lowlevel.TrioToken, loop: int) -> None:
+        with suppress(trio.RunFinishedError):
+            while not self._over.wait(LOOK_EVERY):
+                self._sign.clear()
+                self._asked_at = time.monotonic()
+                token.run_sync_soon(self._alive, idempotent=True)
+                # Twice, so that a process which was suspended is not taken for one that is blocked.
+                if not self._sign.wait(self._blocked_after) and not self._sign.wait(AFTER_A_SUSPENSION):
+                    self._blocked(loop)
+
+    def _blocked(self, loop: int) -> None:
+        """Say that the loop is blocked, and answer for it until it turns."""
+        now = time.monotonic()
+        blocker = who_blocks(loop, self._routings)
+        if self._said_at is None or now - self._said_at >= SAID_EVERY:
+            self._said_at = now
+            self._tell(self._event(blocker, now))
+        answers = self._answers()
+        if answers is not None:
+            answers.answer_while(partial(self._what_is_wrong, blocker))
+        self._sign.wait()
+
+    def _event(self, blocker: Blocker, now: float) -> LoopBlocked:
+        turned_at, loop_time = self._loop_time
+        message = blocker.message
+        return LoopBlocked(
+            at=loop_time + now - turned_at,
+            blocked_seconds=round(now - self._asked_at, 1),
+            route=blocker.route,
+            subject=None if message is None else message.subject,
+            stream=None if message is None else message.stream,
+            sequence=None if message is None else message.sequence,
+            place=blocker.place,
+        )
+
+    def _what_is_wrong(self, blocker: Blocker) -> str | None:
+        if self._sign.is_set():
+            return None
+        told = f"the event loop has not turned for {time.monotonic() - self._asked_at:.0f} s"
+        if blocker.route is not None:
+            told += f": the handler of route {blocker.route} blocks it"
+        return told if blocker.place is None else f"{told}, at {blocker.place}"
+
+
+def who_blocks(thread: int, routings: Callable[[], Iterable[Routing]]) -> Blocker:
+    """Return what a thread is at, as far as its frames tell. Never raises: it is asked when something is wrong."""
+    try:
+        frames = [*_frames(sys._current_frames().get(thread))]
+        frames.reverse()
+        return _blocker(frames, routings)
+    except Exception:  # the frames are those of a thread that goes on meanwhile
+        return Blocker()
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    count = 0
+    while frame is not None and count < MOST_FRAMES:
+        yield frame
+        frame, count = frame.f_back, count + 1
+
+
+def _blocker(frames: list[FrameType], routings: Callable[[], Iterable[Routing]]) -> Blocker:
+    """`frames`: the outermost first."""
+    loop = max((number for number, one in enumerate(frames) if _is_loop(one.f_code)), default=-1)
+    inside = frames[loop + 1 :]
+    start = next(
+        (n for n, one in enumerate(inside) if not one.f_code.co_filename.startswith((*_NOT_OF_A_HANDLER, "<"))), None
+    )
+    if start is None:
+        return Blocker(place_in([(one.f_code, one.f_lineno) for one in inside[-1:]], 0))
+    place = place_in([(one.f_code, one.f_lineno) for one in inside], start)
+    route = message = None
+    for one in (*inside[start : start + 1], *reversed(inside[:start])):
+        for value in [*one.f_locals.values()]:
+            if message is None:
+                message = _message_in(value)
+            if route is None and one is not inside[start]:
+                route = _route_in(value)
+    if route is None:
+        code = inside[start].f_code
+        named = [one.state.name for one in routings() if _code_of(one.plan.handler) is code]
+        route = named[0] if len(named) == 1 else None
+    return Blocker(place, route, message)
+
+
+def _is_loop(code: CodeType) -> bool:
+    return code.co_name == "unrolled_run" and code.co_filename.startswith(_TRIO)
+
+
+def _message_in(value: Any) -> Message | None:
+    if type(value) is Message:
+        return value
+    if type(value) is tuple and len(value) == 2 and type(value[1]) is Message:
+        return value[1]  # a `Pair`
+    return None
+
+
+def _route_in(value: Any) -> str | None:
+    if isinstance(value, Routing):
+        return value.state.name
+    if isinstance(value, HandlerBatch):
+        return value.routing.state.name
+    return None
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    while isinstance(handler, partial):
+        handler = handler.func
+    found = getattr(handler, "__code__", None)
+    return found if isinstance(found, CodeType) else None
