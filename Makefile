@@ -13,6 +13,7 @@ SERVER := .servers
 GO_TOOLS := .go-tools
 COMPILED := .compiled
 DIST := dist
+PACKAGING := .venv-dist
 INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
@@ -42,6 +43,11 @@ $(READY): requirements/dev.txt pyproject.toml
 $(DEMO)/.installed: requirements/demo.txt pyproject.toml
 	$(call environment,$<)
 	@$(DEMO)/bin/python $(INSTALL) --editable .
+	@touch $@
+
+$(PACKAGING)/.installed: INSTALL += --no-compile
+$(PACKAGING)/.installed: requirements/dist.txt
+	$(call environment,$<)
 	@touch $@
 
 $(TOOLS)/.installed: requirements/tools.txt
@@ -167,6 +173,7 @@ lock: $(TOOLS)/.installed  ## Write requirements/*.txt from pyproject.toml; UPGR
 		--output-file requirements/demo.txt
 	$(COMPILE) pyproject.toml --constraints requirements/dev.txt --output-file requirements/runtime.txt
 	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
+	$(COMPILE) --group build --group dist --constraints requirements/dev.txt --output-file requirements/dist.txt
 	$(COMPILE) --group tools --constraints requirements/dev.txt --output-file requirements/tools.txt
 
 audit: $(TOOLS)/.installed  ## Ask the advisory database about every locked version; needs the network
@@ -174,11 +181,11 @@ audit: $(TOOLS)/.installed  ## Ask the advisory database about every locked vers
 
 # The time of the commit: who builds it again gets the same bytes.
 dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
-dist: $(READY)  ## Build the wheel, the sdist and the SBOM into dist/
+dist: $(PACKAGING)/.installed  ## Build the wheel, the sdist and the SBOM into dist/
 	rm -f $(DIST)/router_trio-*
-	$(BIN)/python -m build --no-isolation --outdir $(DIST) >/dev/null
-	$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
-		--output-file $(DIST)/router_trio-$$($(BIN)/hatchling version).cdx.json requirements/runtime.txt
+	$(PACKAGING)/bin/python -m build --no-isolation --outdir $(DIST) >/dev/null
+	$(PACKAGING)/bin/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file $(DIST)/router_trio-$$($(PACKAGING)/bin/hatchling version).cdx.json requirements/runtime.txt
 	@ls $(DIST)
 
 format: $(READY)  ## Sort imports, fix what can be fixed, and format
@@ -186,4 +193,4 @@ format: $(READY)  ## Sort imports, fix what can be fixed, and format
 	$(BIN)/ruff format .
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) $(DEMO) $(TOOLS) $(OLDEST) $(NEWEST) $(SERVER) $(GO_TOOLS) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(PACKAGING) $(TOOLS) $(OLDEST) $(NEWEST) $(SERVER) $(GO_TOOLS) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

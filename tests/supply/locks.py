@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
-LOCKS = ("build", "demo", "dev", "runtime", "tools")
+LOCKS = ("build", "demo", "dev", "dist", "runtime", "tools")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def asked(name: str) -> list[Requirement]:
         "build": groups["build"],
         "demo": [*runtime, *extras["embedded"], *groups["build"]],
         "dev": [*runtime, *extras["embedded"], *extras["dev"], *groups["build"]],
+        "dist": [*groups["build"], *groups["dist"]],
         "runtime": runtime,
         "tools": groups["tools"],
     }

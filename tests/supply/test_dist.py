@@ -20,9 +20,11 @@ NAME = f"router_trio-{project()['project']['version']}"
 
 def dist(directory: Path) -> Path:
     """Run `make dist` into a directory, in this environment."""
-    command = ["make", "--old-file=.venv/.installed", "dist", f"DIST={directory}"]
+    command = ["make", "dist", f"DIST={directory}"]
+    # This environment has what the lock of packaging names, so there is no need for another one.
+    ours = Path(sys.executable).parents[1]
+    command += [f"--old-file={ours}/.installed", f"PACKAGING={ours}"]
     environment = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
-    command.append(f"BIN={Path(sys.executable).parent}")
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
     return directory
