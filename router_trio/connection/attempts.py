@@ -112,7 +112,7 @@ class Attempts:
             )
         )
         if self._refusal_ends and isinstance(error, AuthorizationError | CertificateError) and not state.established:
-            raise error
+            raise type(error)(f"connection {state.name!r} to {attempt.server}: {error}") from error
 
     def lost(self, lived: float) -> None:
         """The link that one led to is gone, after so many seconds."""

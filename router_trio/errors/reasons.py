@@ -291,7 +291,7 @@ TABLE: Final[Mapping[str, Reason]] = {
             "no stream takes this subject",
             "create one for it, or set `jetstream = false` for a core publish",
             PUBLISHES_WITH_ACK,
-            advice="no stream takes this subject; create one for it, or mend the destination",
+            advice="create a stream for it, or correct the destination",
         ),
         _destination(
             LIMIT,

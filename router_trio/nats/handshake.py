@@ -24,6 +24,9 @@ from router_trio.settings import ConnectionSettings
 MAX_LINES_BEFORE_PONG = 64
 """Lines between CONNECT and its PONG. A server sends one INFO there, or two, and perhaps a PING."""
 
+HANDSHAKE_SHARE = 0.9
+"""Part of `connect_timeout` after which a handshake fails by itself, and says how far it got."""
+
 
 class Handshake:
     """The handshake on a connected stream. `shake_hands` is to be called once."""
@@ -61,7 +64,7 @@ class Handshake:
         # in which nothing else runs, too long for each of many connections that come back at once.
         context = None if self._demand is None else tls_context(self._settings)
         try:
-            with trio.fail_after(self._settings.connect_timeout):
+            with trio.fail_after(HANDSHAKE_SHARE * self._settings.connect_timeout):
                 if self._settings.tls_handshake_first:
                     await self._upgrade(context or tls_context(self._settings))
                 if self._vet_greeting(await self._read_line()) and not self.secured:
@@ -69,7 +72,7 @@ class Handshake:
                 await self.send(self._connect(credentials.answer_to(self.info.nonce)) + PING)
                 await self._read_pong()
         except trio.TooSlowError:
-            raise LinkError("the server did not finish the handshake in time", reason=reasons.TIMEOUT) from None
+            raise LinkError(self._too_slow(), reason=reasons.TIMEOUT) from None
         except (LinkError, OSError):
             raise
         except Exception as error:
@@ -134,6 +137,14 @@ class Handshake:
             elif word != b"+OK":
                 raise ProtocolError(f"the server answered CONNECT with {quote(line)}")
         raise ProtocolError(f"the server sent {MAX_LINES_BEFORE_PONG} lines and did not answer CONNECT")
+
+    def _too_slow(self) -> str:
+        if self.info == ServerInfo() and not self._buffer and not self._settings.tls_handshake_first:
+            return (
+                f"{address(self._server).address} accepted the connection and sent nothing, where a NATS server sends "
+                "INFO at once; give its client port, by default 4222 (a monitoring port, 8222, waits for HTTP)"
+            )
+        return "the server did not finish the handshake in time"
 
     def _no_tls(self, demand: str) -> LinkError:
         return LinkError(

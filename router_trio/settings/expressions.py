@@ -20,6 +20,7 @@ WHEN, KEY, PAYLOAD, HEADER, PER = "when", "key", "payload", "header", "per"
 """What an expression is for."""
 
 _IDENTIFIER = re.compile(r"\w+")
+_PLAIN_TEXT = re.compile(r"[\w ./:-]{1,64}")
 
 
 @lru_cache(MAX_COMPILED)
@@ -37,6 +38,11 @@ def compile_for(text: str, purpose: str, *, from_stream: bool) -> Expression:
     try:
         expression = compile_expression(text, variables, result=BOOL if purpose == WHEN else None, name=purpose)
     except ExpressionError as error:
+        if purpose == HEADER and _PLAIN_TEXT.fullmatch(text):
+            told = f"{error.message}; for that very text write quotes inside of the quotes: '\"{text}\"'"
+            raise ExpressionError(
+                told, name=purpose, line=error.line, column=error.column, picture=error.picture
+            ) from None
         name = _IDENTIFIER.match(text.split("\n")[error.line - 1], error.column - 1)
         if from_stream or name is None or name[0] not in STREAM_VARIABLES.keys() - MESSAGE_VARIABLES.keys():
             raise

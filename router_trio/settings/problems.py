@@ -6,7 +6,9 @@ file, what is wrong, and the nearest right spelling. Values are never repeated f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
@@ -34,6 +36,8 @@ _WORDING = {
     "missing": "missing, and has no default",
     "string_too_short": "must not be empty",
 }
+
+_QUOTED = re.compile("'([^']+)'")
 
 REMOVED = {("SourceSettings", "ack"): "no longer a key; remove it: every message is acked by itself"}
 """Keys that sections had once, each with what to write instead."""
@@ -99,11 +103,11 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
         *above, key = detail["loc"]
         section = _model_at(above, model)
         removed = REMOVED.get((section.__name__, str(key)))
-        return removed or f"unknown key; {suggestion(str(key), keys_of(section))}"
+        return removed or f"unknown key; {_elsewhere(str(key), above, model) or suggestion(str(key), keys_of(section))}"
     if kind in _TABLES and (told := _in_brackets(detail)) is not None:
         return told
     if kind == "literal_error":
-        return f"must be {context['expected']}"
+        return f"must be {context['expected']}{_nearest_value(detail['input'], context['expected'])}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "too_short":
@@ -111,6 +115,40 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if kind in ("greater_than_equal", "less_than_equal"):
         return f"must be at least {context['ge']}" if "ge" in context else f"must be at most {context['le']}"
     return _WORDING.get(kind) or detail["msg"].replace("Input should be", "must be")
+
+
+def _elsewhere(key: str, at: Sequence[str | int], model: type[BaseModel]) -> str | None:
+    """Return which table a key belongs to, if it is the key of another one: of those nearest to where it stands."""
+    here = [part for part in at if isinstance(part, str)]
+    nearness = {table: _shared(table, here) for table, keys in _tables(model, ()) if key in keys}
+    near = [_header(table) for table, shared in nearness.items() if shared == max(nearness.values())]
+    return f"it belongs to {' or '.join(near)}" if 1 <= len(near) <= 2 else None
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many parts two paths have in common, from the start."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _tables(model: type[BaseModel], at: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[str, FieldInfo]]]:
+    """Yield every table below a section, by its path, with its keys."""
+    keys = keys_of(model)
+    yield at, keys
+    for key, field in keys.items():
+        below = element_of(present(field.annotation)) or present(field.annotation)
+        if isinstance(below, type) and hasattr(below, "model_fields"):
+            yield from _tables(below, (*at, key))
+
+
+def _header(table: Sequence[str]) -> str:
+    """Return a table as a file has it: `[routes.from]`, and `[connections.NAME]` for those with names."""
+    path = ".".join("connections.NAME" if part == "connections" else part for part in table)
+    return f"[[{path}]]" if table[-1] in ("routes", "to", "streams", "tests", "expect") else f"[{path}]"
+
+
+def _nearest_value(value: object, expected: str) -> str:
+    near = nearest(value, _QUOTED.findall(expected)) if isinstance(value, str) else None
+    return "" if near is None else f"; did you mean {near!r}?"
 
 
 _TABLES = ("list_type", "dict_type", "model_type")

@@ -174,6 +174,20 @@ class Mapping:
         return result
 
 
+def unused_wildcards(source: str, destination: str) -> list[int]:
+    """Return the numbers of the `*` of a source that no function of a valid destination uses, from 1 on."""
+    tokens = source.split(".")
+    wildcards = [position for position, token in enumerate(tokens) if token == "*"]
+    used: set[int] = set()
+    for token in destination.split("."):
+        call = parse(token)
+        if call is not None:
+            used.update(positions(call, wildcards, source, not wildcards and tokens[-1] != ">"))
+            if call.name == "partition" and not call.indexes:
+                used.update(wildcards)
+    return [number for number, position in enumerate(wildcards, 1) if position not in used]
+
+
 def _one_sided(source: str, destination: str) -> MappingError:
     return MappingError(
         f"destination {destination!r} and source {source!r} must both end in '>', or neither: add it to the one that "

@@ -64,8 +64,17 @@ async def test_refused_credentials(tmp_path: Path, write: Write) -> None:
         config = write(server.url, connection='user = "router"\npassword = "wrong-one"\n')
         line = await fails(config)
         assert "refused the credentials" in line
+        assert f"connection 'main' to {server.url}" in line
         assert "check" in line
         assert "wrong-one" not in line
+
+
+async def test_a_monitoring_port_in_place_of_the_client_port(server: NatsServer, write: Write) -> None:
+    config = write(f"nats://127.0.0.1:{server.monitor_port}", connection='connect_timeout = "500ms"\n')
+    async with running("run", config, cwd=config.parent) as run:
+        failed = await run.has_logged("NATS_CONNECTION_FAILED")
+        assert "accepted the connection and sent nothing" in failed["detail"]
+        assert "4222" in failed["detail"]
 
 
 async def test_an_untrusted_certificate(tmp_path: Path, certificates: Certificates, write: Write) -> None:

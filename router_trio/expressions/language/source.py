@@ -38,9 +38,15 @@ class Source:
         return " ".join(self.text[start:end].split())
 
 
+_OF_OTHER_LANGUAGES = {"and": "&&", "or": "||", "not": "!"}
+"""Words that other languages have for operators."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return `: did you mean 'x'?` for the known name that is most like this one, or nothing."""
     from difflib import get_close_matches  # only for a mistake: it takes milliseconds to import
 
+    if name.lower() in _OF_OTHER_LANGUAGES:
+        return f": did you mean {_OF_OTHER_LANGUAGES[name.lower()]!r}?"
     found = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f": did you mean {found[0]!r}?" if found else ""

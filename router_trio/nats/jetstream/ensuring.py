@@ -13,6 +13,9 @@ from router_trio.protocol.stream_config import StreamConfig
 NAME_IN_USE = 10058
 """Error code of the JetStream API: there is such a stream, and it is configured otherwise."""
 
+SUBJECTS_OVERLAP = 10065
+"""Error code of the JetStream API: another stream has subjects of this one."""
+
 
 async def ensure_stream(lookups: Lookups, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
     """See `link.Link.ensure_stream`."""
@@ -32,8 +35,22 @@ async def ensure_stream(lookups: Lookups, wanted: StreamConfig) -> tuple[StreamC
         if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
             raise said(error) from error
         told = f"the server refused to make the stream {wanted.name!r}: {excerpt(error.description)}"
+        if error.error_code == SUBJECTS_OVERLAP:
+            told += await _overlapping(lookups, wanted)
         raise SourceError(told, reason=reasons.STREAM_REFUSED) from error
     return _config(made), True
+
+
+async def _overlapping(lookups: Lookups, wanted: StreamConfig) -> str:
+    """Return which stream has subjects of the wanted one, as far as the server says."""
+    for subject in wanted.subjects:
+        try:
+            names = await lookups.find_streams(subject)
+        except SourceError:
+            break
+        if names:
+            return f"; stream {excerpt(names[0])!r} takes {excerpt(subject)!r} already"
+    return ""
 
 
 async def _find(lookups: Lookups, name: str) -> StreamInfo | None:

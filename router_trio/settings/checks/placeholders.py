@@ -17,6 +17,11 @@ _NUMBERED = re.compile(r"\$[+-]?[0-9]|\$\{")
 _CALL = re.compile(rf"\{{\s*(?:{'|'.join(FUNCTIONS)})\b|\b(?:{'|'.join(FUNCTIONS)})\(", re.IGNORECASE)
 
 
+def placeholder_in(pattern: str) -> str | None:
+    """Return the first placeholder of a source's pattern, where none has a meaning; None if there is none."""
+    return next((token for token in pattern.split(".") if _WHOLE.fullmatch(token) or "{{" in token), None)
+
+
 def misplaced_placeholder(destination: str) -> str | None:
     """Return what is wrong with a token that looks like a function and is none, or holds more than one; else None."""
     for token in destination.split("."):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from router_trio.errors import Problem, SubjectError
+from router_trio.settings.checks.placeholders import placeholder_in
 from router_trio.settings.checks.streams import NOT_IN_NAMES, check_patterns
 from router_trio.settings.routes import SourceSettings
 from router_trio.subjects.patterns import validate_pattern
@@ -71,6 +72,9 @@ def check_shared_source(path: str, source: SourceSettings | None, workers: int) 
 
 
 def _check_pattern(path: str, pattern: str, what: str) -> Iterator[Problem]:
+    if (found := placeholder_in(pattern)) is not None:
+        yield _misplaced(path, found)
+        return
     try:
         validate_pattern(pattern, what=what)
     except SubjectError as error:
@@ -81,4 +85,15 @@ def _check_filters(path: str, source: SourceSettings) -> Iterator[Problem]:
     def where(number: int) -> str:
         return path if isinstance(source.filter, str) else f"{path}[{number}]"
 
-    return check_patterns("filter", source.filters, where, "filter")
+    misplaced = [(where(number), found) for number, one in enumerate(source.filters) if (found := placeholder_in(one))]
+    yield from (_misplaced(*one) for one in misplaced)
+    if not misplaced:
+        yield from check_patterns("filter", source.filters, where, "filter")
+
+
+def _misplaced(path: str, placeholder: str) -> Problem:
+    return Problem(
+        path,
+        f"{placeholder!r} is a placeholder for a token of the source, so it belongs in a destination; write '*' here, "
+        "or exchange source and destination",
+    )

@@ -14,6 +14,7 @@ from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
 from router_trio.settings.units import format_duration
+from router_trio.subjects.mapping import unused_wildcards
 from router_trio.subjects.patterns import overlaps
 
 
@@ -32,6 +33,7 @@ def warnings(
         yield from empty_files(f"connections.{name}", connection)
     for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
+        yield from _dropped_tokens(f"routes[{index}]", route)
         yield from ignored(f"routes[{index}]", route)
         yield from _filters(f"routes[{index}]", route, connections, streams)
         if route.concurrency > 1 and route.handler is None:
@@ -110,6 +112,22 @@ def _filters(
                     f"{path}.from.filter",
                     f"{one!r} matches none of the subjects of streams[{index}] ({stream.name}), which are {taken}: the "
                     "route would get no message; correct the filter, or the subjects",
+                )
+
+
+def _dropped_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
+    """Warn of a destination that keeps the rest of a subject and drops a token that may differ before it."""
+    for index, destination in enumerate(route.to):
+        if not destination.subject.endswith(">"):
+            continue
+        for pattern in route.source.patterns:
+            dropped = unused_wildcards(pattern, destination.subject)
+            if dropped:
+                several = ", ".join(f"{{{{wildcard({number})}}}}" for number in dropped)
+                yield Problem(
+                    f"{path}.to[{index}].subject",
+                    f"{destination.subject!r} leaves out what stands for '*' in {pattern!r}, so that messages of "
+                    f"different subjects get one; put {several} where it belongs",
                 )
 
 

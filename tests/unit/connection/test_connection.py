@@ -202,7 +202,7 @@ async def test_it_stops_after_an_outage_too_and_says_what_was_left(network: Netw
 
 
 @pytest.mark.parametrize("error", [AuthorizationError("wrong password"), CertificateError("who signed that?")])
-async def test_a_refusal_at_the_first_connect_is_fatal_and_bare(
+async def test_a_refusal_at_the_first_connect_is_fatal_and_names_its_connection(
     network: Network, error: LinkError, autojump_clock: MockClock
 ) -> None:
     network.trouble = {A: error}
@@ -210,7 +210,8 @@ async def test_a_refusal_at_the_first_connect_is_fatal_and_bare(
     with pytest.raises(type(error)) as caught:
         async with opened(network, patient(), watch=watch):
             pytest.fail("the body was entered")
-    assert caught.value is error
+    assert str(caught.value) == f"connection 'main' to {A}: {error}"
+    assert caught.value.__cause__ is error
     (failed,) = watch.of("NATS_CONNECTION_FAILED")
     assert failed.reason == error.reason
     assert len(network.dials) == 1

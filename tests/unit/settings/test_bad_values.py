@@ -318,3 +318,71 @@ def test_a_start_that_is_no_start_is_refused(value: object) -> None:
     assert found == {"routes[0].from.deliver": cure}
     found = problems(one_route(from_subject="in", from_deliver="new"))
     assert found == {"routes[0].from.deliver": "is only for a stream, and this source is a subject; remove it"}
+
+
+def test_a_key_of_another_table_says_where_it_belongs() -> None:
+    bad = route(max_in_flight=5, rate="5/s", ttl="1h")
+    found = problems(lambda: Settings(connections={"main": {"listen": "127.0.0.1:9001"}}, routes=[bad]))
+    assert found["routes[0].max_in_flight"] == "unknown key; it belongs to [routes.from]"
+    assert found["routes[0].rate"] == "unknown key; it belongs to [routes.limit]"
+    assert found["routes[0].ttl"] == "unknown key; it belongs to [[routes.to]]"
+    assert found["connections.main.listen"] == "unknown key; it belongs to [telemetry]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "told"),
+    [
+        ({"strategy": "wieghted"}, "routes[0].strategy", "did you mean 'weighted'?"),
+        ({"when": "size > 1 and size < 3"}, "routes[0].when", "did you mean '&&'?"),
+        ({"when": "not (size > 1)"}, "routes[0].when", "did you mean '!'?"),
+        ({"when": "size > 1 OR size < 3"}, "routes[0].when", "did you mean '||'?"),
+        (
+            {"to": [{"subject": "out", "headers": {"set": {"X-A": "my router"}}}]},
+            "routes[0].to[0].headers.set.X-A",
+            "for that very text write quotes inside of the quotes: '\"my router\"'",
+        ),
+        (
+            {"to": [{"subject": "out", "headers": {"set": {"X-A": "trio"}}}]},
+            "routes[0].to[0].headers.set.X-A",
+            "for that very text write quotes inside of the quotes: '\"trio\"'",
+        ),
+        ({"from": {"subject": "eu.{{wildcard(1)}}"}}, "routes[0].from.subject", "exchange source and destination"),
+        (
+            {"from": {"stream": "S", "durable": "d", "filter": ["a.*", "eu.$1"]}},
+            "routes[0].from.filter[1]",
+            "exchange source and destination",
+        ),
+    ],
+)
+def test_a_mistake_from_elsewhere_says_what_is_meant(changes: dict[str, Any], path: str, told: str) -> None:
+    found = problems(lambda: Settings(connections=MAIN, routes=[route(**changes)]))
+    assert found[path].endswith(told)
+
+
+def test_a_port_that_is_none_says_so() -> None:
+    found = problems(lambda: Settings(connections={"main": {"servers": ["nats://host:99999"]}}))
+    assert found == {
+        "connections.main.servers[0]": "'nats://host:99999' has a port that is none; ports go up to 65535, and NATS "
+        "has 4222"
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "destination", "left_out"),
+    [
+        ("orders.*.>", "eu.orders.>", "{{wildcard(1)}}"),
+        ("a.*.orders.*.>", "eu.{{wildcard(2)}}.>", "{{wildcard(1)}}"),
+        ("orders.*.>", "eu.orders.$1.>", None),
+        ("orders.*.>", "eu.{{partition(3,1)}}.>", None),
+        ("orders.>", "eu.orders.>", None),
+        ("orders.*.>", "audit", None),
+    ],
+)
+def test_a_destination_that_drops_a_token_before_the_rest_is_warned_about(
+    pattern: str, destination: str, left_out: str | None
+) -> None:
+    source = {"stream": "S", "durable": "d", "filter": pattern}
+    settings = Settings(connections=MAIN, routes=[route(**{"from": source}, to=[{"subject": destination}])])
+    found = [one.message for one in warnings(settings.connections, settings.routes) if one.path.endswith(".subject")]
+    assert [left_out in one for one in found if left_out] == [True] * (left_out is not None)
+    assert bool(found) == (left_out is not None)
