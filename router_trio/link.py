@@ -92,8 +92,11 @@ class LinkListener(Protocol):
     def acked(self, pubacks: Sequence[PubAck], /) -> None:
         """Streams stored these JetStream publishes. May be called with none."""
 
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        """A stream (or nobody: reason `no_responders`) answered the publish with this number with an error."""
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
+        """A stream (or nobody: reason `no_responders`) answered the publish with this number with an error.
+
+        `stream` is its name, if the error says it.
+        """
 
     def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
         """A stream has the messages of a batch up to this number. It says so again after `flow` more; 0: as before."""

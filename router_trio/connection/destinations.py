@@ -9,7 +9,8 @@ subject here and its messages are stored all the same, by a stream of another ac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
 from math import inf
 
 import trio
@@ -35,6 +36,14 @@ LOOK_EVERY = 5.0
 DENIED_LOOK_EVERY = 60.0
 """The same while this user may not ask: a server logs each of these."""
 
+ASKED_TIMES = 3
+"""Times that a stream is looked up whose answer to a publish is in doubt, while the server does not say."""
+
+ASK_AGAIN_AFTER = 0.5
+"""Seconds between them."""
+
+_NO_ANSWER = reasons.LOOKUP_FAILED - {reasons.PERMISSION_DENIED}
+
 MOST_STREAMS = 64
 """Streams that are looked at for one destination, whose wildcards may take in any number of them."""
 
@@ -46,10 +55,22 @@ class Destinations:
     """The destinations of a connection. `serve` looks them up, on each link: see `session.Source`."""
 
     def __init__(
-        self, connection: str, emit: Emit, batched: Callable[[tuple[str, str], str | None], None] = lambda *_: None
+        self,
+        connection: str,
+        emit: Emit,
+        batched: Callable[[tuple[str, str], str | None], None] = lambda *_: None,
+        learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
+        found: Callable[[str, tuple[str, ...]], None] = lambda *_: None,
     ) -> None:
-        """`batched` is told which stream takes fast ingest for a destination (route and template); None: none does."""
+        """`batched` is told which stream takes fast ingest for a destination (route and template); None: none does.
+
+        `learned` is told what takes which subjects: see `Belief.learn`; `found` the answer to `look_up`.
+        """
         self._batched = batched
+        self._learned = learned
+        self._stream_found = found
+        self._asked: deque[str] = deque()
+        self._some_asked = trio.Event()
         self.first_look_over: trio.Event = trio.Event()
         self._connection = connection
         self._emit = emit
@@ -119,8 +140,50 @@ class Destinations:
 
     # --- what lookups find ---
 
+    def look_up(self, stream: str) -> None:
+        """Find out which subjects a stream takes, whose answers wait for that: see `Outbox.stream_found`."""
+        if stream not in self._asked:
+            self._asked.append(stream)
+            self._some_asked.set()
+
+    async def _answer(self, link: Link) -> None:
+        """Look up streams that are asked about, for as long as the link lives."""
+        while True:
+            while self._asked:
+                stream = self._asked.popleft()
+                try:
+                    subjects = await self._subjects_of(link, stream)
+                except BaseException:
+                    self.look_up(stream)  # on another link
+                    raise
+                self._stream_found(stream, subjects)
+            if self._some_asked.is_set():
+                self._some_asked = trio.Event()
+            await self._some_asked.wait()
+
+    async def _subjects_of(self, link: Link, stream: str) -> tuple[str, ...]:
+        """Return the subjects that a stream takes, none if there is no such stream, or no answer after a few tries.
+
+        Any subject where nobody may ask: then the answers of each stream are believed, as the security page says.
+        """
+        for _ in range(ASKED_TIMES):
+            try:
+                state = await link.stream_state(stream)
+            except SourceError as error:
+                if error.reason not in _NO_ANSWER:
+                    return (">",)
+                await trio.sleep(ASK_AGAIN_AFTER)
+                continue
+            return () if state is None else state.subjects
+        return ()
+
     async def serve(self, link: Link, tried: trio.Event) -> None:
         """Look the destinations up at once and every `LOOK_EVERY` seconds, for as long as the link lives."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._answer, link)
+            await self._look_often(link, tried)
+
+    async def _look_often(self, link: Link, tried: trio.Event) -> None:
         tried.set()  # nothing has to wait for it
         self._secret.clear()
         for one in self._all:
@@ -169,11 +232,16 @@ class Destinations:
             for name, stream in streams.items()
             if name not in self._secret and any(_behind(pattern, [stream]) for pattern in patterns)
         }
+        covered: dict[str, set[Hashable]] = {}
         for one in stored:
             behind = _behind(one.pattern, streams.values())
+            for stream in behind:
+                if any(_covers(subject, one.pattern) for subject in stream.subjects):
+                    covered.setdefault(stream.name, set()).add((one.route_name, one.template))
             self._found(one, behind)
             if one.fast_ingest:
                 self._choose_ingest(one, behind)
+        self._learned({stream.name: stream.subjects for stream in streams.values()}, covered)
 
     async def _find_unconfirmed(self, link: Link) -> None:
         """Warn once of each core destination whose messages a stream stores.

@@ -20,6 +20,7 @@ from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import text
 from router_trio.protocol.permissions import REQUEST, cause_of
 from router_trio.settings import ConnectionSettings
+from router_trio.subjects.patterns import matches
 
 
 class Listener:
@@ -47,7 +48,10 @@ class Listener:
         self.answers: Answers = Answers(name, self.outbox.counters, emit)
         """For routes that answer their streams, or ask them for messages."""
         self._api = settings.api
-        self.destinations: Destinations = Destinations(name, emit, self.outbox.ingest.use_for)
+        self.destinations: Destinations = Destinations(
+            name, emit, self.outbox.ingest.use_for, self.outbox.belief.learn, self._stream_found
+        )
+        self.outbox.belief.ask, self.outbox.belief.matches = self.destinations.look_up, matches
         self._tell_when_read_done: list[Callable[[], None]] = []
         self._reading = self._woken = False
 
@@ -73,16 +77,22 @@ class Listener:
         if operation.with_ack:
             self.destinations.publish_refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
 
+    def _stream_found(self, stream: str, subjects: tuple[str, ...]) -> None:
+        self.outbox.stream_found(stream, subjects)
+        self.read_done()  # what may be sent for that is sent now
+
     # --- what the link tells ---
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         """See `link.LinkListener`."""
         self.outbox.acked(pubacks)
 
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        """See `link.LinkListener`."""
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
+        """See `link.LinkListener`. An error of a stream that does not take the publish is not its answer."""
         operation = self.outbox.queue.find(order)
         if operation is not None:
+            if stream and self.outbox.belief.denies(stream, operation):
+                return
             self.destinations.publish_refused(operation.subject, reason, detail, retriable)
         self.outbox.refusals.ack_refused(order, reason, detail, retriable)
 

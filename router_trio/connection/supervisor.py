@@ -242,6 +242,8 @@ class Connection:
                     pending_count=self.outbox.pending,
                 )
             )
+        self.outbox.belief.begin_link()
+        self.outbox.refusals.asks_after = True
         self.outbox.link_up(session.inbox)
         session.serve()
         self._tell_changed()

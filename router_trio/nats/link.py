@@ -85,6 +85,8 @@ class NatsLink:
         self._denials = Denials()
         self.api: Api = Api(control, self._denials, settings.api)
         self._unknown: deque[StreamName] = deque()
+        self._domains: dict[str, str] = {}
+        """The JetStream domains of streams that PubAcks have named, by their names."""
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self.wire.subscriptions.subscribe(inbox + b".*", self._pubacks.read)
@@ -179,6 +181,8 @@ class NatsLink:
                     await self.api.control.ready_client()
                     self._let_client_listen()
                     exists = await self._lookups.may_exist(*stream)
+                    if exists and stream[1]:
+                        self._domains[stream[0]] = stream[1]
                 except SourceError:  # nobody could be asked
                     exists = True
                 self._pubacks.found(stream, exists)
@@ -250,7 +254,7 @@ class NatsLink:
         """See `link.Link.stream_state`."""
         await self.api.control.ready_client()
         self._let_client_listen()
-        state = await self._lookups.stream_state(name)
+        state = await self._lookups.stream_state(name, self._domains.get(name, ""))
         # What another JetStream does not have, this server's own may have.
         if state is not None or self.api.prefix == API:
             self._pubacks.found((name, ""), state is not None)

@@ -214,10 +214,11 @@ class OperationWithAck(CoreOperation):
     the reason of the last refusal, while it is tried again. `resent`: it was
     written before, and no answer came. `ingest_to`: the destination (see `capacity_key`) if the
     stream's answer may be one for many publishes there, which tells nothing of this one but that it is stored.
+    `refused_with`: reason and detail of a refusal that would be final, and is asked after.
     `numbering`: the reply subject in its frame is of this batch, and has this number there; None: it is its own.
     """
 
-    __slots__ = ("first_written_at", "ingest_to", "numbering", "refused_for", "resent", "written_at")
+    __slots__ = ("first_written_at", "ingest_to", "numbering", "refused_for", "refused_with", "resent", "written_at")
 
     with_ack = True
 
@@ -239,6 +240,7 @@ class OperationWithAck(CoreOperation):
         self.clean = clean
         self.first_written_at: float | None = None
         self.refused_for: str | None = None
+        self.refused_with: tuple[str, str] | None = None
         self.resent: bool = False
         self.written_at: float = 0.0
         self.ingest_to: Hashable | None = ingest_to

@@ -13,6 +13,7 @@ from math import inf
 from router_trio.errors import PublishError, reasons
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
+from router_trio.outbox.belief import Belief
 from router_trio.outbox.capacity import Capacity, TakenOut
 from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.fences import Fences
@@ -79,6 +80,8 @@ class Outbox:
             clock=clock,
         )
         """Also for who asks before it publishes, and for who asks which destinations refuse."""
+        self.belief: Belief = Belief()
+        """For who looks streams up."""
         self._order = 0
         self._accepted_at = -inf
         self._closed = False
@@ -293,17 +296,50 @@ class Outbox:
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         """PubAcks came. One for an operation that has a fate, or will be sent again, is ignored.
 
-        A late one, for a publish that is held by now, counts: the stream has it, and a held one may yet fail.
+        A late one, for a publish that is held by now, counts: the stream has it, and a held one may yet fail. One of a
+        stream that is not known to take the subject waits until that was looked up: see `Belief`.
         """
+        doubted = self._take_acked(pubacks)
+        if doubted:
+            self.belief.keep(doubted)
+
+    def stream_found(self, stream: str, subjects: tuple[str, ...]) -> None:
+        """A lookup says which subjects a stream takes, `()` if there is no such stream, `(">",)` if it may not say.
+
+        PubAcks that have waited for that count, if the stream takes the subjects of their publishes.
+        """
+        self._take_acked(self.belief.found(stream, subjects))
+
+    def _take_acked(self, pubacks: Sequence[PubAck]) -> list[PubAck]:
+        """Settle what was acked. Return the PubAcks of which it is not known that their stream takes the subject."""
         acked: list[tuple[OperationWithAck, Fate]] = []
-        take_out = self._in_flight.unacked.pop
+        doubted: list[PubAck] = []
+        unacked, belief = self._in_flight.unacked, self.belief
+        stream: str | None = None
+        covered = belief.covered_by(None)
         for order, fate in pubacks:
             # Held: seldom, and a late PubAck. One that is doubled is not found at all.
-            operation = take_out(order, None) or self._retries.take_held(order)
-            if operation is not None:
-                acked.append((operation, fate))
+            operation = unacked.get(order) or self._lanes.find(order)
+            if operation is None:
+                continue
+            if fate[2] is not stream:
+                stream = fate[2]
+                covered = belief.covered_by(stream)
+            # The destination tells at once; of those that are not covered, of what a program publishes, and of what is
+            # sent again, the subject does.
+            if (
+                covered is not None
+                and stream is not None
+                and operation.ingest_to not in covered
+                and not belief.takes(stream, operation.subject)
+            ):
+                doubted.append((order, fate))
+                continue
+            if unacked.pop(order, None) is None:
+                self._retries.take_held(order)
+            acked.append((operation, fate))
         if not acked:
-            return
+            return doubted
         if self._lanes.lanes:
             self._retries.left([operation for operation, _ in acked], accepted=True)
         self.settlement.settle_acked(acked)
@@ -311,6 +347,7 @@ class Outbox:
             self._in_flight.tell_if_none()
         if self._lanes.lanes or self.queue.waiting:
             self._wake()  # there is room in flight, or a lane goes on
+        return doubted
 
     # --- giving up ---
 

@@ -12,7 +12,14 @@ from router_trio.outbox.capacity import Capacity
 from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
-from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, Retries
+from router_trio.outbox.retries import (
+    ACK_BUDGET,
+    ASK_AFTER,
+    ASKED_WITHIN,
+    RESEND_UNACKED_AFTER,
+    RETRY_REFUSED_AFTER,
+    Retries,
+)
 from router_trio.outbox.settlement import Settlement
 
 TriedAgain = Callable[[OperationWithAck, str], None]
@@ -46,6 +53,8 @@ class Refusals:
         """Seconds after which a pending publish is dropped; 0 for no end."""
         self._clock = clock
         self._wake = wake
+        self.asks_after: bool = False
+        """True if a refusal decides only when the publish was sent again and refused again: see `ack_refused`."""
         self.tried_again: dict[Hashable, list[TriedAgain]] = {}
         """Who is called each time that a publish of a destination (see `capacity_key`) is to be tried again."""
 
@@ -56,10 +65,20 @@ class Refusals:
     # --- refused ---
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        """A publish was answered with an error: tried again within its budget if that may help, else failed."""
+        """A publish was answered with an error: tried again within its budget if that may help, else failed.
+
+        Any client that reads the reply subject can have some stream answer there with an error, or answer itself. So
+        with `asks_after` the first one that is final has the publish sent again, under its id: a stream that has it
+        says so, and its PubAck counts whenever it comes. The next error decides.
+        """
         operation = self._in_flight.take_acked(order)
         if operation is not None:
-            self._hold_or_fail(operation, reason, detail, retriable)
+            asked = self.asks_after and not retriable and operation.refused_with is None
+            if asked:
+                operation.refused_with = (reason, detail)
+                operation.send_again()
+            after = ASK_AFTER if asked else RETRY_REFUSED_AFTER
+            self._hold_or_fail(operation, reason, detail, retriable or asked, after)
             self._wake()
 
     def publish_denied(self, subject: bytes, detail: str) -> bool:
@@ -163,6 +182,7 @@ class Refusals:
         if self.max_age:
             self.expire()
         self._ingest.abandon_unanswered(self._clock() - RESEND_UNACKED_AFTER)
+        self._fail_refused(self._clock() - ASKED_WITHIN)
         by_reason, again = self._retries.sweep()
         for reason, operations in by_reason.items():
             over = [one for one in operations if self._queue.withdraw(one)]
@@ -180,12 +200,25 @@ class Refusals:
 
     # --- inside ---
 
-    def _hold_or_fail(self, operation: Operation, reason: str, detail: str, retriable: bool) -> None:
+    def _fail_refused(self, written_at: float) -> None:
+        """Fail what was refused for good, was sent again at or before that time, and has had no answer since."""
+        if not self.asks_after:
+            return
+        by_refusal: dict[tuple[str, str], list[Operation]] = {}
+        for one in self._in_flight.unacked_since(written_at):
+            if one.refused_with is not None:
+                by_refusal.setdefault(one.refused_with, []).append(one)
+        for (reason, detail), operations in by_refusal.items():
+            self._fail([one for one in operations if self._queue.withdraw(one)], reason, detail)
+
+    def _hold_or_fail(
+        self, operation: Operation, reason: str, detail: str, retriable: bool, after: float = RETRY_REFUSED_AFTER
+    ) -> None:
         held = (
             retriable
             and isinstance(operation, OperationWithAck)
             and self._capacity.may_hold(operation)
-            and self._retries.hold(operation, reason)
+            and self._retries.hold(operation, reason, after)
         )
         if held:
             self._in_flight.tell_if_none()

@@ -16,6 +16,12 @@ from router_trio.outbox.queue import SendQueue
 RETRY_REFUSED_AFTER = 0.25
 """Seconds until a publish that nobody took is tried again."""
 
+ASK_AFTER = 0.05
+"""Seconds until a publish that was refused for good is sent once more, since the refusal may not be its stream's."""
+
+ASKED_WITHIN = 0.75
+"""Seconds for an answer to that; then the refusal decides."""
+
 RESEND_UNACKED_AFTER = 5.0
 """Seconds without a PubAck on a live link after which a publish is sent again; its Msg-Id makes that harmless."""
 
@@ -128,13 +134,13 @@ class Retries:
                 going.append(operation)
         return going
 
-    def hold(self, operation: OperationWithAck, reason: str) -> bool:
-        """Hold one that was refused for now and is in nobody's hands. False if its time is over."""
+    def hold(self, operation: OperationWithAck, reason: str, after: float = RETRY_REFUSED_AFTER) -> bool:
+        """Hold one that was refused for now and is in nobody's hands, for so long. False if its time is over."""
         now = self._clock()
         if self._over(operation, now):
             return False
         operation.refused_for, operation.ingest_to = reason, None
-        self._lanes.hold(operation, now + RETRY_REFUSED_AFTER, now=now)
+        self._lanes.hold(operation, now + after, now=now)
         return True
 
     def sweep(self) -> tuple[dict[str, list[Operation]], list[OperationWithAck]]:

@@ -281,7 +281,7 @@ class FakeLink(FakeSocket):
             if "error" in answer:
                 code, told = answer["error"]["err_code"], answer["error"]["description"]
                 reason = reasons.LIMIT if code == FULL["err_code"] else reasons.of_code(code)
-                self._listener.ack_refused(order, reason, told, False)
+                self._listener.ack_refused(order, reason, told, False, stream=answer.get("stream", ""))
             else:
                 self._listener.acked([(order, stored(answer["stream"], answer["seq"], answer.get("duplicate", False)))])
 

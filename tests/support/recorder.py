@@ -45,7 +45,7 @@ class Recorder:
         self.acks |= {order: (fate.stream, fate.sequence, fate.duplicate) for order, fate in pubacks}
         self._tell()
 
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         self.refusals[order] = (reason, retriable)
         self._tell()
 

@@ -50,7 +50,7 @@ class CommandLink:
     def acked(self, pubacks: Sequence[object], /) -> None:
         """See `link.LinkListener`. PubAcks come as answers to requests here."""
 
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         """See `link.LinkListener`."""
 
     def ingested(self, batch: bytes, sequence: int, flow: int) -> None:

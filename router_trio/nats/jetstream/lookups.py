@@ -88,16 +88,24 @@ class Lookups:
             return True
         return False
 
-    async def stream_state(self, name: str) -> StreamState | None:
-        """See `link.Link.stream_state`."""
+    async def stream_state(self, name: str, domain: str = "") -> StreamState | None:
+        """See `link.Link.stream_state`. One that the connection's JetStream lacks is looked for in `domain` as well."""
         if not is_name(name):
             return None
         try:
             info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info)
         except ApiError as error:
-            if error.code == NOT_FOUND:
+            if error.code != NOT_FOUND:
+                raise said(error) from error
+            if not is_name(domain):
                 return None
-            raise said(error) from error
+            try:
+                other = Api(self._api.control, self._api.denials, f"$JS.{domain}.API")
+                info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info, other)
+            except ApiError as error:
+                if error.code == NOT_FOUND:
+                    return None
+                raise said(error) from error
         if info.name != name:
             raise SourceError(f"the answer about stream {name!r} is about another one", reason=reasons.BAD_ANSWER)
         limits = (info.max_messages, info.max_bytes, info.max_messages_per_subject, info.max_message_size)

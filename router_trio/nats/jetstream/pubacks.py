@@ -61,7 +61,12 @@ StreamName = tuple[str, str]
 
 
 class Refused(Exception):
-    """The answer to a publish is no PubAck, but says why there is none. `retriable`: a later try may succeed."""
+    """The answer to a publish is no PubAck, but says why there is none. `retriable`: a later try may succeed.
+
+    `stream` is the name of the stream that says so, `""` if it is not named.
+    """
+
+    stream: str = ""
 
     def __init__(self, reason: str, detail: str, retriable: bool = False) -> None:
         super().__init__(detail)
@@ -79,7 +84,9 @@ def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
         answer = read(framing.payload(raw), MAX_ANSWER)
         error = answer.object("error")
         if error is not None:
-            raise refusal(error)
+            refused = refusal(error)
+            refused.stream = answer.text("stream", "")
+            raise refused
         stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
         return (stream, answer.text("domain", "")), sequence, answer.flag("duplicate")
     except AnswerError as wrong:
@@ -205,7 +212,8 @@ class PubAcks:
         try:
             named, sequence, duplicate = read_puback(raw)
         except Refused as refused:
-            self._listener.ack_refused(order, refused.reason, refused.detail, refused.retriable)
+            detail, named_by_it = refused.detail, refused.stream
+            self._listener.ack_refused(order, refused.reason, detail, refused.retriable, stream=named_by_it)
             return
         stream = named[0]
         if self._ask is not None and named not in self._known:

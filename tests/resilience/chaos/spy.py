@@ -132,9 +132,9 @@ class _Ears:
             self._spy.took(self.unanswered.pop(order, None))
         self._listener.acked(pubacks)
 
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         self._spy.refused(self.unanswered.pop(order, None), retriable=retriable)
-        self._listener.ack_refused(order, reason, detail, retriable)
+        self._listener.ack_refused(order, reason, detail, retriable, stream=stream)
 
     def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
         self._took_all(batch, sequence)

@@ -24,7 +24,7 @@ class Listener:
         assert all(fate.name == "acked" and fate.reason is None for _, fate in pubacks)
         self.told += [(order, fate.stream, fate.sequence, fate.duplicate) for order, fate in pubacks]
 
-    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
+    def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         self.told.append((order, reason, retriable))
 
     def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
@@ -273,8 +273,8 @@ def test_the_words_of_an_error_are_bounded_and_printable_and_its_code_is_one_tha
     details: list[str] = []
 
     class Details(Listener):
-        def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-            super().ack_refused(order, reason, detail, retriable)
+        def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
+            super().ack_refused(order, reason, detail, retriable, stream=stream)
             details.append(detail)
 
     listener = Details()

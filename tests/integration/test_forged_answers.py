@@ -1,0 +1,99 @@
+"""Clients that hear a destination, and have a real server answer our JetStream publishes in place of their stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, connect
+from tests.support.servers import NatsServer
+from tests.support.settings import settings
+from tests.support.streams import publish_numbered, route
+from tests.support.watch import until_nothing_is_unacked, until_stored, watched
+
+COUNT = 20
+MANY = 300
+
+
+@asynccontextmanager
+async def forging(client: RawClient, subject: str, headers: Any = None, *, ahead: int = 0) -> AsyncIterator[list[str]]:
+    """Publish to a subject for each message that comes for `sink.*`, with its reply subject; yields those.
+
+    And with those of so many publishes that are still to come, again and again: their numbers follow.
+    """
+    heard = await client.subscribe("sink.*")
+    forged: list[str] = []
+
+    async def forge() -> None:
+        while True:
+            message = await heard.next(within=600)
+            if message.reply:
+                forged.append(message.reply)
+                inbox, _, number = message.reply.rpartition(".")
+                for more in range(ahead + 1):
+                    await client.publish(subject, b"forged", headers, f"{inbox}.{int(number) + more}")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(forge)
+        yield forged
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_puback_of_a_stream_that_takes_other_subjects_acks_nothing(server: NatsServer) -> None:
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("EVIL", ["evil.*"])
+        await publish_numbered(stream, range(COUNT))
+        async with forging(client, "evil.x") as forged, watched(settings(server.url, routes=[route()])) as watch:
+            await eventually(lambda: len(forged) >= COUNT)
+            await until_stored(stream, "EVIL", COUNT)
+            await client.ping()
+            await trio.sleep(1)
+            assert watch.router.ledger()["main"]["settled"]["acked"] == 0
+            # The stream is back: all is stored, and then acked at its source.
+            await stream.create_stream("SINK", ["sink.*"])
+            await until_stored(stream, "SINK", COUNT, within=20)
+            await until_nothing_is_unacked(stream)
+
+
+@pytest.mark.parametrize("forged", ["evil.x", "sink.forged"])
+async def test_a_forged_error_makes_no_dead_letter_of_what_is_stored(forged: str, server: NatsServer) -> None:
+    """The error is a true one: of another stream, or of the right one about the message of the forger."""
+    letter = {"subject": "dead.{{wildcard(1)}}"}
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("EVIL", ["evil.*"])
+        await stream.create_stream("SINK", ["sink.*"])
+        await stream.create_stream("DEAD", ["dead.*"])
+        config = settings(server.url, routes=[route(retry={"attempts": 1}, dead_letter=letter)])
+        refused = [("Nats-Expected-Last-Sequence", "99999")]
+        async with connect(server.url) as other, forging(other, forged, refused, ahead=30), watched(config):
+            for number in range(MANY):
+                await publish_numbered(stream, [number])
+            await until_stored(stream, "SINK", MANY)
+            await until_nothing_is_unacked(stream)
+        assert await stream.stream_messages("DEAD") == []
+
+
+async def test_a_stream_that_takes_over_the_subject_is_believed(server: NatsServer) -> None:
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("SINK", ["sink.*"])
+        await stream.create_stream("OTHER", ["other.*"])
+        async with watched(settings(server.url, routes=[route()])):
+            await publish_numbered(stream, range(COUNT))
+            await until_stored(stream, "SINK", COUNT)
+            await stream.delete_stream("SINK")
+            await stream.edit_stream("OTHER", subjects=["other.*", "sink.*"])
+            await publish_numbered(stream, range(COUNT, 2 * COUNT))
+            await until_stored(stream, "OTHER", COUNT)
+            await until_nothing_is_unacked(stream)
