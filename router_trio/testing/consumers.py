@@ -203,6 +203,26 @@ class Consumer:
         for sequence in sequences:
             self.nak(sequence, now)
 
+    def take_by_hand(self, count: int, *, ack: bool) -> None:
+        """Give the next messages to somebody else, who acks them or not."""
+
+        def receive(message: RawMessage) -> None:
+            if ack and message[1]:
+                self.ack(int(ack_reply.tokens(message[1])[ack_reply.SEQUENCE]))
+
+        self._requests.appendleft(_Request(b"hand", receive, count, inf, inf, inf, inf))
+
+    def redeliver_by_hand(self, count: int, now: float) -> list[int]:
+        """Deliver so many of the unacked messages to somebody else, who does not ack them. Return which."""
+        taken = self.left_unacked()[:count]
+        if taken:
+            request = _Request(b"hand", lambda raw: None, len(taken) + 1, inf, inf, inf, inf)
+            self._requests.appendleft(request)
+            for sequence in taken:
+                self._deliver(sequence, now)
+            self._requests.remove(request)
+        return taken
+
     def delete(self) -> None:
         """Nothing comes from here any more; whoever waits is told."""
         self.deleted = True

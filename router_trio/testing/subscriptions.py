@@ -96,15 +96,17 @@ class FakePullConsumer(FakeSubscription):
         self.spec = spec
         self.consumer = consumer
         answers = consumer.answers
-        alone = spec.standby or spec.stream_created is not None
-        if not alone and consumer.left_unacked() and not consumer.progress.in_use:
+        first = spec.stream_created is None and not consumer.progress.in_use
+        listens = not spec.standby and (first or spec.others_seen) and bool(consumer.left_unacked())
+        if listens:
             try:
                 await trio.sleep(LISTEN_FOR)
             except BaseException:
                 self.close()
                 raise
         progress = consumer.progress
-        self.progress = replace(progress, in_use=not spec.standby and (progress.in_use or consumer.answers > answers))
+        waits = progress.in_use and not (listens and spec.others_seen)
+        self.progress = replace(progress, in_use=not spec.standby and (waits or consumer.answers > answers))
         self.left_unacked = consumer.left_unacked()
         self.went_back = consumer.differs(spec)
 

@@ -170,6 +170,16 @@ class Trouble:
         consumer.pull(b"_INBOX.another", take, count, trio.current_time(), expires=delay)
         self._network.wake_links()
 
+    def take_by_hand(self, stream: str, durable: str, count: int = 1, *, ack: bool) -> None:
+        """Somebody else gets the next messages of a durable, and acks them or not."""
+        self._server.consumers[stream, durable].take_by_hand(count, ack=ack)
+        self._network.wake_links()
+
+    def redeliver_by_hand(self, stream: str, durable: str, count: int) -> None:
+        """Somebody else gets so many of the unacked messages of a durable, and does not ack them."""
+        self._server.consumers[stream, durable].redeliver_by_hand(count, trio.current_time())
+        self._network.wake_links()
+
     def _consumers(self, stream: str) -> Iterable[Consumer]:
         return [consumer for (name, _), consumer in self._server.consumers.items() if name == stream]
 

@@ -33,7 +33,7 @@ from router_trio.nats.jetstream.api import (
 from router_trio.nats.jetstream.ask import API_TIMEOUT, Api, no_jetstream
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of, state_of
 from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
-from router_trio.nats.jetstream.others import Subscribe, others_at_work
+from router_trio.nats.jetstream.other_processes import Subscribe, others_answer
 from router_trio.nats.jetstream.unacked import find_between
 from router_trio.protocol import ack_reply, framing
 
@@ -406,11 +406,15 @@ async def _progress(
             await trio.sleep(STALE_PULLS_POLL)
             info = await _consumer(api, spec)
     in_use: bool | None = bool(info.num_waiting)
-    if spec.stream_created is None and info.num_ack_pending and not in_use:
+    if spec.others_seen and info.num_ack_pending:
+        # Who waits may be a link before this one, which the server takes for alive: that answers nothing.
+        in_use = await others_answer(subscribe, spec)
+        info = await _consumer(api, spec)
+    elif spec.stream_created is None and info.num_ack_pending and not in_use:
         # A process whose hands are full doesn't wait, but it says that it works. One that was there before us doesn't
         # any more.
         before = info
-        in_use = await others_at_work(subscribe, spec)
+        in_use = await others_answer(subscribe, spec)
         info = await _consumer(api, spec)
         if info.num_waiting or _numbers(info) != _numbers(before):
             in_use = True

@@ -22,7 +22,7 @@ from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.ask import Api
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP
 from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT
-from router_trio.nats.jetstream.others import Subscribe
+from router_trio.nats.jetstream.other_processes import Subscribe
 from router_trio.protocol import framing, headers
 
 SINCE = (2, 11)

@@ -15,6 +15,7 @@ from router_trio.routing.delivery import DestinationTracker
 from router_trio.routing.policy.key_queues import KeyQueues
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, StreamDelivery
+from router_trio.routing.stream.other_processes import OtherProcesses
 from router_trio.routing.stream.subject_order import SubjectOrder
 
 
@@ -32,6 +33,7 @@ class AckPending:
     def __init__(self) -> None:
         self.cursor: StreamCursor = StreamCursor()
         self.order: SubjectOrder[StreamDelivery] = SubjectOrder()
+        self.others: OtherProcesses = OtherProcesses()
         self.open: dict[int, StreamDelivery] = {}
         self.waiting: deque[StreamDelivery] = deque()
         self.count: int = 0
@@ -42,7 +44,7 @@ class AckPending:
 
     def stream_replaced(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
-        self._start_at(StreamCursor(stream_created, shared=bool(self.cursor.stream_created)))
+        self._start_at(StreamCursor(stream_created, not_ours=bool(self.cursor.stream_created)))
 
     def _start_at(self, cursor: StreamCursor) -> None:
         self.waiting += self.order.clear()
@@ -86,7 +88,13 @@ class AckPending:
             self.cursor.doubt_before(delivery.received_at + patience)
             went_back(delivery)
         cursor = delivery.cursor = self.cursor
-        unsettled = cursor.mark_received(sequence, delivery.number, delivery.time, delivery.received_at, patience)
+        others, now = self.others, delivery.received_at
+        missing = cursor.missing_before(delivery.number)
+        if missing:
+            others.missed(missing, now)
+        if others.seen(now) and not cursor.knows(sequence):
+            others.redelivered(delivery.deliveries - 1)
+        unsettled = cursor.mark_received(sequence, delivery.number, delivery.time, now, patience)
         in_hand = self.open.get(sequence)
         if in_hand is not None:
             in_hand.ack_subject = delivery.ack_subject
@@ -99,7 +107,7 @@ class AckPending:
         if not order.lines:
             self.waiting.append(delivery)
             return True
-        if cursor.shared:
+        if others.take(now):
             # The others don't wait, and may get what is awaited.
             self.waiting += order.clear()
         self._append(order.admit(delivery))
@@ -211,16 +219,16 @@ class AckPending:
         self.cursor.given_up(delivery.sequence)
         self._have_their_turn(delivery)
 
-    def comes_again(self, delivery: StreamDelivery, due: float, patience: float) -> None:
+    def comes_again(self, delivery: StreamDelivery, now: float, due: float, patience: float) -> None:
         """It failed, and comes again when it is `due`. What it `holds_back` waits `patience` longer."""
-        if self.holds_back(delivery) and not self.cursor.shared:
+        if self.holds_back(delivery) and not self.others.take(now):
             self._append(self.order.await_redelivery(delivery, due, due + patience))
         else:
             self._have_their_turn(delivery)
 
-    def comes_again_at_once(self, delivery: StreamDelivery) -> None:
+    def comes_again_at_once(self, delivery: StreamDelivery, now: float) -> None:
         """It is given back at the end: the route that takes this one's place waits for it, and behind it."""
-        if not self.cursor.shared:
+        if not self.others.take(now):
             self.order.await_redelivery(delivery, 0.0, 0.0)
 
     def take_back(self, delivery: StreamDelivery) -> None:
@@ -245,9 +253,9 @@ class AckPending:
 
     # --- what is under way ---
 
-    def hold_back_behind(self, delivery: StreamDelivery) -> bool:
+    def hold_back_behind(self, delivery: StreamDelivery, now: float) -> bool:
         """A destination did not take it; others may not have answered. Returns True if some are now `out_of_turn`."""
-        if delivery.cursor is not self.cursor or self.cursor.shared:
+        if delivery.cursor is not self.cursor or self.others.take(now):
             return False
         passed_by = not self.order.pass_by(delivery)
         self._append(self.order.await_redelivery(delivery))
@@ -269,6 +277,15 @@ class AckPending:
             if sequence not in self.open:
                 self.cursor.given_up(sequence)
         in_turn = self.order.give_up_waiting(gone)
+        self.waiting += in_turn
+        return bool(in_turn)
+
+    def wait_no_longer(self, elsewhere: Collection[int]) -> bool:
+        """Stop waiting for messages that somebody else seems to have. Returns True if something waited for them.
+
+        They are routed if they are redelivered here after all.
+        """
+        in_turn = self.order.give_up_waiting(elsewhere)
         self.waiting += in_turn
         return bool(in_turn)
 

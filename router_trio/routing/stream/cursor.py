@@ -33,7 +33,7 @@ In bytes: some 130 for each, of three times as many at most, for each route: 26 
 class StreamCursor:
     """One route's place in one incarnation of a stream. `stream_created` names the incarnation, `""` for none yet.
 
-    `shared`: what was delivered before the first link was delivered to others. `next_delivery`: the consumer's number
+    `not_ours`: what was delivered before the first link was delivered to others. `next_delivery`: the consumer's number
     of the first delivery that is meant here. `failures`: what failed of it.
     """
 
@@ -47,15 +47,15 @@ class StreamCursor:
         "_highest",
         "_highest_time",
         "_next_delivery",
+        "_not_ours",
         "_older",
         "_recent",
-        "_shared",
         "_unsettled",
         "failures",
         "stream_created",
     )
 
-    def __init__(self, stream_created: str = "", *, shared: bool = False, next_delivery: int = 1) -> None:
+    def __init__(self, stream_created: str = "", *, not_ours: bool = False, next_delivery: int = 1) -> None:
         self.stream_created: str = stream_created
         self.failures: Failures = Failures()
         # The time of each message, by its sequence.
@@ -71,14 +71,9 @@ class StreamCursor:
         self._highest = 0
         self._highest_time = b""
         self._next_delivery = next_delivery
-        self._shared = shared
+        self._not_ours = not_ours
         self._doubt: int | None = None
         self._doubt_until = 0.0
-
-    @property
-    def shared(self) -> bool:
-        """Return True if others were seen to take from the consumer as well, since the link is there."""
-        return self._shared
 
     @property
     def start(self) -> int:
@@ -133,15 +128,14 @@ class StreamCursor:
         self._elsewhere = self.start
         self._elsewhere_after, self._elsewhere_to = deliveries, None
 
-    def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool) -> bool:
+    def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool, others_seen: bool) -> bool:
         """The consumer was found, with so many deliveries behind it. Returns True if what is missing is ours alone.
 
-        They can't if others took from the consumer as well: its deliveries on the link before this one were not all
-        ours, or there was no such link and the consumer is in use now. Asking for those again would only have them
-        delivered twice.
+        It is not if the consumer is in use by others now, and may have been before: their deliveries were seen, or
+        there was no link before this one. Asking for those again would only have them delivered twice.
         """
-        alone = not self._shared and (self._highest > 0 or not in_use)
-        self._shared = False
+        alone = not self._not_ours and not (in_use and (others_seen or not self._highest))
+        self._not_ours = False
         self._count(deliveries, now, patience)
         return alone
 
@@ -182,15 +176,18 @@ class StreamCursor:
         self._remember(sequences, times)
         return True
 
+    def missing_before(self, delivery: int) -> int:
+        """Return how many deliveries before that number did not come."""
+        return max(0, delivery - self._next_delivery)
+
     def mark_received(self, sequence: int, delivery: int, time: bytes, now: float, patience: float) -> bool:
         """A message came that does not contradict, as the consumer's delivery of that number.
 
         Returns True if it is unsettled.
 
-        Deliveries that are missing went to a link that died, or to another process. They come again within `patience`
-        seconds if the consumer lives; until then a new one would have to start before them.
+        Deliveries that are missing (see `missing_before`) went to a link that died, or elsewhere. They come again
+        within `patience` seconds if the consumer lives; until then a new one would have to start before them.
         """
-        self._shared |= delivery > self._next_delivery
         if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
             # What is due again goes before what is new: a new message proves that the missing ones have come.
             self._doubt = None

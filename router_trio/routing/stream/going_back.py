@@ -110,5 +110,5 @@ class GoingBack:
 
     def comes_again(self, delivery: StreamDelivery) -> None:
         """This one is given back at the end, and waited for by the route that takes this one's place."""
-        self._pending.comes_again_at_once(delivery)
+        self._pending.comes_again_at_once(delivery, trio.current_time())
         self._acks.nak(delivery.ack_subject, 0)

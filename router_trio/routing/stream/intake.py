@@ -83,7 +83,7 @@ class StreamIntake:
 
     def next_spec(self) -> ConsumerSpec:
         """Return the consumer that is wanted on the next link: it goes on behind what is known of the stream."""
-        cursor = self._pending.cursor
+        cursor, others, now = self._pending.cursor, self._pending.others, trio.current_time()
         last_sequence, last_time = cursor.last_known
         return replace(
             self._spec,
@@ -91,6 +91,7 @@ class StreamIntake:
             start_sequence=cursor.start,
             last_sequence=last_sequence,
             last_time=last_time,
+            others_seen=others.met and not others.take(now),
         )
 
     @property
@@ -108,6 +109,7 @@ class StreamIntake:
         self._ack_wait = consumer.ack_wait
         self.patience = max(2 * self._ack_wait, self._policy.longest)
         self._retrying.patience = self.late
+        pending.others.ack_wait = self._ack_wait
         self._compare(consumer)
         if consumer.went_back is not None:
             self._tell_went_back(consumer.went_back)
@@ -181,7 +183,7 @@ class StreamIntake:
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
             again = pending.add(deliveries, columns, self.patience, self.other_message)
-            if pending.cursor.shared:
+            if pending.others.seen(now):
                 pull_loop.share()
             if again:
                 self._state.duplicates += len(again)

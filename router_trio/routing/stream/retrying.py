@@ -96,7 +96,8 @@ class Retrying:
         pending = self._ack_pending
         pending.remove(delivery)
         self._state.fates["returned"] += 1
-        pending.comes_again(delivery, trio.current_time() + delay + OVERDUE, self.patience)
+        now = trio.current_time()
+        pending.comes_again(delivery, now, now + delay + OVERDUE, self.patience)
         self._acks.nak(delivery.ack_subject, delay)
 
     # --- dead letters ---

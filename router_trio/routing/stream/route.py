@@ -91,6 +91,7 @@ class StreamRoute(Route):
             budget,
             self._closing,
             self._never_come,
+            self._elsewhere,
             self._make_room,
             payloads,
             acks.asked,
@@ -152,7 +153,7 @@ class StreamRoute(Route):
                 self._intake.go_by(link, consumer)
                 self._tell_ready()
                 self._retry.tried(tried)
-                not_before = await ask_again(consumer, self._ack_pending.cursor, self._intake.patience)
+                not_before = await ask_again(consumer, self._ack_pending, self._intake.patience)
                 await self._pull_loop.keep_asking(link, consumer, self._intake.late, not_before, self._intake.filters)
                 # What is under way is still routed: a restart has not to wait for it to be delivered again.
                 await consumer.drain()
@@ -315,7 +316,7 @@ class StreamRoute(Route):
 
     def destination_refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take a message: what is behind it must not be sent any more."""
-        if self._ack_pending.hold_back_behind(delivery):
+        if self._ack_pending.hold_back_behind(delivery, trio.current_time()):
             self._going_back.recall_out_of_turn()
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
@@ -329,6 +330,11 @@ class StreamRoute(Route):
     def _never_come(self, gone: Collection[int]) -> None:
         """These are gone from the stream, or another process has settled them."""
         if self._ack_pending.give_up_waiting(gone):
+            self.something_waits()
+
+    def _elsewhere(self, sequences: Collection[int]) -> None:
+        """Somebody else seems to have these messages."""
+        if self._ack_pending.wait_no_longer(sequences):
             self.something_waits()
 
     def _make_room(self, soon: bool) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import trio
 
 from router_trio.link import PullConsumer
-from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.ack_pending import AckPending
 
 OVERDUE = 0.1
 """Seconds from the end of a nak's delay until the message is asked for: a server that has it not ready yet would give
 a new one instead."""
 
 
-async def ask_again(consumer: PullConsumer, cursor: StreamCursor, patience: float) -> float:
+async def ask_again(consumer: PullConsumer, pending: AckPending, patience: float) -> float:
     """Have what the lost link did not deliver delivered again: so it keeps its order, and comes without the ack wait.
 
     Where it can't be known which messages that are, or whether somebody else has them, it comes after the ack wait, and
@@ -20,8 +20,12 @@ async def ask_again(consumer: PullConsumer, cursor: StreamCursor, patience: floa
     at most. Raises `LinkError` if the link dies.
     """
     progress, opened_at = consumer.progress, trio.current_time()
-    first = cursor.unseen_from
-    if cursor.opened(progress.deliveries, opened_at, patience, in_use=progress.in_use is not False):
+    cursor, others = pending.cursor, pending.others
+    first, take = cursor.unseen_from, others.take(opened_at)
+    in_use = take or progress.in_use is not False
+    others_seen = take or others.met
+    others.opened()
+    if cursor.opened(progress.deliveries, opened_at, patience, in_use=in_use, others_seen=others_seen):
         unacked = await consumer.unacked(first)
         if unacked is not None:
             missing = [sequence for sequence in unacked if not cursor.knows(sequence)]

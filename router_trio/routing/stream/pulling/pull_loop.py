@@ -53,6 +53,8 @@ PROGRESS_SHARE = 1 / 3
 class PullLoop:
     """How one route asks. `closing` ends it; `never_come` is told which messages never come again, though they were to.
 
+    `elsewhere` is told which of those somebody else seems to have.
+
     `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
     told whether that comes soon: others that were delivered before come now, or it is late. `payloads` is told how much
     of what it has kept came before the consumer was seen to deliver payloads. `asked` is told of all that is sent here,
@@ -68,6 +70,7 @@ class PullLoop:
         budget: PullBudget,
         closing: trio.Event,
         never_come: Callable[[Collection[int]], None],
+        elsewhere: Callable[[Collection[int]], None],
         make_room: Callable[[bool], None],
         payloads: Payloads,
         asked: Callable[[Kind, Sequence[bytes]], None],
@@ -81,6 +84,7 @@ class PullLoop:
         self._most = 2 * window.most
         self._closing = closing
         self._never_come = never_come
+        self._elsewhere = elsewhere
         self._make_room = make_room
         self._payloads = payloads
         self._checks = ConsumerChecks(pending, payloads, lost=self.lose, changed=self.look_again, budget=budget)
@@ -92,6 +96,7 @@ class PullLoop:
         self._told_of_waiting = False
         self._lost: SourceError | None = None
         self._asking_about_late = False
+        self._late_since: dict[int, float] = {}
         self._not_told: str | None = None
         self._filters: Filters | None = None
 
@@ -236,11 +241,25 @@ class PullLoop:
             self._comes_again |= len(gone) < len(late)  # their ack wait is over as well
         except SourceError as error:
             self._not_told = str(error)
-        if gone and cursor is pending.cursor:
-            self._never_come(gone)
+        if cursor is pending.cursor:
+            if gone:
+                self._never_come(gone)
+            self._wait_for_no_others([one for one in late if one not in gone])
         order.wait_longer(trio.current_time(), patience)
         self._asking_about_late = False
         self._look_again.set()
+
+    def _wait_for_no_others(self, late: Sequence[int]) -> None:
+        """Stop waiting for what is late for long, if deliveries went elsewhere: it is with those who took them.
+
+        A dead link that the server takes for alive may have got it as well, but not for so long.
+        """
+        now, before = trio.current_time(), self._late_since
+        elsewhere = [one for one in late if before.get(one, now) + PULL_EXPIRES <= now]
+        seen = self._ack_pending.others.seen(now)
+        self._late_since = {one: before.get(one, now) for one in late if seen or one in before}
+        if elsewhere:
+            self._elsewhere(elsewhere)
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
         pending, order, credit = self._ack_pending, self._ack_pending.order, self._credit

@@ -9,16 +9,13 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.errors import SourceError
-from router_trio.link import ConsumerSpec
 from router_trio.message import Message
-from router_trio.protocol.framing import RawMessage
 from router_trio.states import RUNNING
 from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
 from tests.support.world import (
     World,
     all_acked,
-    another_link,
     fill,
     handled,
     numbers,
@@ -177,22 +174,75 @@ async def test_a_pause_does_not_count_as_waiting(autojump_clock: MockClock) -> N
         assert arrived(w, "a", "edge") == numbers(20)
 
 
-async def test_where_others_take_from_the_durable_too_nobody_waits(autojump_clock: MockClock) -> None:
-    brokers = one_broker()
-    async with world([route()], brokers=brokers) as w, another_link(w.broker) as other:
+@pytest.mark.parametrize("ack", [True, False])
+@pytest.mark.parametrize("taken", ["a new message", "the refused one"])
+async def test_order_is_kept_though_somebody_takes_a_message_by_hand(
+    autojump_clock: MockClock, taken: str, ack: bool
+) -> None:
+    async with world([route(ack_wait="5s")], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, 3, subjects="a")
+        await eventually(lambda: w.route.failed["permission_denied"] == 3)
+        w.broker.trouble.take_by_hand("IN", "router", ack=ack)
+        if taken == "a new message":
+            fill(w.broker, 1, first=3, subjects="c")
+        else:
+            await trio.sleep(3.0)  # it is due, and tried elsewhere
+        fill(w.broker, 1, first=4, subjects="c")
+        await eventually(lambda: b"4" in arrived(w, "c"))
+        fill(w.broker, 40, first=5, subjects="a")
+        await trio.sleep(3.0)
+        assert not arrived(w, "a")
+        w.broker.allow_publish("out.a")
+        lost = 1 if ack and taken == "the refused one" else 0
+        await eventually(lambda: len(arrived(w, "a")) == 43 - lost, 60)
+        assert sorted(arrived(w, "a"), key=int) == arrived(w, "a")
+
+
+async def test_where_others_take_from_the_durable_for_long_nobody_waits(autojump_clock: MockClock) -> None:
+    async with world([route(ack_wait="5s")], brokers=one_broker()) as w:
+
+        async def share(seconds: int) -> None:
+            for _ in range(seconds):
+                w.broker.trouble.take_by_hand("IN", "router", ack=True)
+                fill(w.broker, 1, first=100, subjects="b")
+                fill(w.broker, 1, first=100, subjects="b")
+                await trio.sleep(1.0)
+
+        await share(45)
         w.broker.deny_publish("out.a")
         fill(w.broker, 10, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 10)
         fill(w.broker, 1, first=10, subjects="a")
-        await eventually(lambda: w.route.received == 11)
-        assert w.route.failed["permission_denied"] == 10, "as yet nobody else was seen: it waits"
-        taken: list[RawMessage] = []
-        consumer = await other.open_consumer(ConsumerSpec("IN", "router", ("in.*",), 30.0, -1, 2048), taken.extend)
-        w.broker._server.consumers["IN", "router"]._requests.rotate(-1)
-        consumer.pull(1, 30.0)
-        w.broker._server.consumers["IN", "router"]._requests.rotate(1)
-        fill(w.broker, 2, subjects="b")
-        await eventually(lambda: len(taken) == 1 and len(arrived(w, "b")) == 1)
+        await eventually(lambda: w.route.failed["permission_denied"] >= 11, 0.1)
+        w.broker.allow_publish("out.a")
+        await eventually(lambda: len(arrived(w, "a")) == 11)
+        await trio.sleep(10.0)
+        w.broker.deny_publish("out.a")
         failed = w.route.failed["permission_denied"]
         fill(w.broker, 1, first=11, subjects="a")
-        await eventually(lambda: w.route.failed["permission_denied"] >= failed + 1, 0.1)
+        await eventually(lambda: w.route.failed["permission_denied"] > failed)
+        fill(w.broker, 20, first=12, subjects="a")
+        await trio.sleep(0.5)
+        w.broker.allow_publish("out.a")
+        await eventually(lambda: len(arrived(w, "a")) == 32)
+        assert arrived(w, "a")[11:] == numbers(21, first=11), "they are gone"
+
+
+async def test_a_refused_message_that_somebody_acked_by_hand_holds_up_its_subject_only_so_long(
+    autojump_clock: MockClock,
+) -> None:
+    async with world([route(ack_wait="5s")], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        w.broker.deny_publish("out.b")
+        fill(w.broker, 2, subjects="ab")  # 1 and 3 are of a, 2 and 4 of b
+        await eventually(lambda: w.route.failed["permission_denied"] == 4)
+        consumer = w.broker._server.consumers["IN", "router"]
+        consumer.again([2], trio.current_time() + 1000.0)
+        w.broker.allow_publish("out.b")
+        w.broker.trouble.redeliver_by_hand("IN", "router", 1)
+        consumer.ack(2)
+        fill(w.broker, 5, first=2, subjects="b")
+        await eventually(lambda: len(arrived(w, "b")) == 6, 120)
+        assert arrived(w, "b") == numbers(6, first=1)
+        assert not arrived(w, "a")

@@ -236,7 +236,7 @@ def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) ->
             for place, one in enumerate(routed):
                 if refused and not place and pending.remove(one):
                     one.refused = True
-                    pending.comes_again(one, now + 3.0, 5.0)
+                    pending.comes_again(one, now, now + 3.0, 5.0)
                 elif place or not refused:
                     told[together].append(pending.delivered([one]))
         assert of_hand(fast) == of_hand(slow)

@@ -218,8 +218,8 @@ def test_against_a_simple_model() -> None:
         assert not any(received(position, *settled, first_delivery=delivery + 1))
 
 
-def opened(position: StreamCursor, deliveries: int, *, in_use: bool = False) -> bool:
-    return position.opened(deliveries, 0.0, PATIENCE, in_use=in_use)
+def opened(position: StreamCursor, deliveries: int, *, in_use: bool = False, others_seen: bool = False) -> bool:
+    return position.opened(deliveries, 0.0, PATIENCE, in_use=in_use, others_seen=others_seen)
 
 
 def test_what_went_astray_with_a_link_is_ours() -> None:
@@ -237,17 +237,16 @@ def test_a_first_link_takes_what_a_process_before_it_left_unless_somebody_is_at_
     assert not opened(StreamCursor(), 7, in_use=True)
 
 
-def test_what_is_delivered_between_two_of_ours_is_not_ours() -> None:
+def test_what_is_delivered_between_two_of_ours_is_not_ours_if_somebody_else_is_there() -> None:
     position = StreamCursor()
     opened(position, 0)
     received(position, 1, first_delivery=1)
-    assert not position.shared
+    assert not position.missing_before(2)
+    assert position.missing_before(4) == 2
     received(position, 3, first_delivery=3)
-    assert position.shared
-    assert not opened(position, 3)
-    received(position, 4, first_delivery=4)
-    assert not position.shared
-    assert opened(position, 4), "on the last link everything was ours"
+    assert not position.missing_before(4)
+    assert not opened(position, 3, in_use=True, others_seen=True)
+    assert opened(position, 3, others_seen=True), "nobody answers: they are gone, or never were there"
 
 
 def test_a_delivery_that_comes_twice_does_not_mean_that_others_take_some() -> None:
@@ -269,7 +268,7 @@ def test_what_went_astray_is_behind_what_came_unless_something_was_missing_befor
 
 
 def test_what_a_stream_of_the_same_name_delivered_before_is_not_ours() -> None:
-    assert not opened(StreamCursor("2", shared=True), 3)
+    assert not opened(StreamCursor("2", not_ours=True), 3)
 
 
 def test_what_was_found_delivered_holds_the_start_back_as_a_gap_does() -> None:

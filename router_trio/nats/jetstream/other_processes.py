@@ -1,4 +1,4 @@
-"""Is another process at work on what a consumer has delivered? Its answers are heard, and nothing else tells.
+"""Whether another process has messages of a consumer in hand. Its answers are heard, and nothing else tells.
 
 A process whose hands are full waits for no messages, and may ack nothing for long. Every route that has messages in
 hand says again and again that it is at work (`link.SIGN_OF_WORK_EVERY`), at a subject where anybody may listen who has
@@ -19,7 +19,7 @@ from router_trio.protocol.framing import RawMessage
 Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
 
 
-async def others_at_work(subscribe: Subscribe, spec: ConsumerSpec) -> bool | None:
+async def others_answer(subscribe: Subscribe, spec: ConsumerSpec) -> bool | None:
     """Return True if somebody answers deliveries of a consumer; None if this user may not listen.
 
     Blocks for `LISTEN_FOR` seconds at most. Can be cancelled.

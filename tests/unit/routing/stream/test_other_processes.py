@@ -1,0 +1,69 @@
+"""When others count as taking from a durable: not for a few missing deliveries, and only while they take."""
+
+from __future__ import annotations
+
+import pytest
+
+from router_trio.routing.stream.other_processes import LATE, TAKE_FOR, OtherProcesses
+
+ACK_WAIT = 2.0
+
+
+def others(ack_wait: float = ACK_WAIT) -> OtherProcesses:
+    made = OtherProcesses()
+    made.ack_wait = ack_wait
+    return made
+
+
+def test_nobody_is_there_until_a_delivery_is_missing() -> None:
+    assert not others().seen(0.0)
+    assert not others().take(0.0)
+
+
+def test_one_missing_delivery_is_remembered_for_twice_the_ack_wait_and_gives_up_no_order() -> None:
+    made = others()
+    made.missed(1, 10.0)
+    assert made.seen(10.0)
+    assert made.seen(13.9)
+    assert not made.seen(14.0)
+    assert not any(made.take(at / 10) for at in range(100, 1000))
+
+
+def test_many_missing_deliveries_of_a_short_time_give_up_no_order() -> None:
+    made = others()
+    for step in range(340):
+        made.missed(50, step / 10)
+        assert not made.take(step / 10)
+
+
+@pytest.mark.parametrize("ack_wait", [2.0, 30.0, 100.0])
+def test_others_that_take_for_long_count_until_nothing_was_heard_of_them_for_twice_the_ack_wait(
+    ack_wait: float,
+) -> None:
+    made, end = others(ack_wait), max(TAKE_FOR, ack_wait + LATE)
+    at = 0.0
+    while at < end:
+        made.missed(1, at)
+        assert not made.take(at)
+        at += ack_wait
+    made.missed(1, at)
+    assert made.take(at)
+    assert made.take(at + 2 * ack_wait - 0.1)
+    assert not made.take(at + 2 * ack_wait)
+    made.missed(1, at + 3 * ack_wait)
+    assert not made.take(at + 3 * ack_wait), "it begins from the start"
+
+
+def test_what_was_redelivered_here_was_nobodys() -> None:
+    made = others()
+    for at in range(40):
+        made.missed(1, float(at))
+    assert made.take(39.0)
+    made.redelivered(39)
+    assert made.seen(39.0)
+    made.redelivered(2)
+    assert not made.seen(39.0)
+    assert not made.take(39.0)
+    made.missed(1, 39.5)
+    assert made.seen(39.5)
+    assert not made.take(39.5)
