@@ -93,6 +93,7 @@ class NatsLink:
         self._flow_acks = FlowAcks(listener)
         self._flow_answers: WireSubscription | None = None
         self._flow_denied = False
+        self._pins: set[str] = set()  # the leads that were taken on this link
 
     @property
     def server(self) -> str:
@@ -240,8 +241,12 @@ class NatsLink:
         self._inboxes += 1
         inbox = b"%b-lead-%d" % (self._inbox, self._inboxes)
         asked = self.api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}")
+        renew = spec.pin not in self._pins
         with self._denials.raised(framing.wire(asked)):
-            return await wait_for_pin(self.api, self.wire.send, self.subscribe, inbox, spec)
+            pin = await wait_for_pin(self.api, self.wire.send, self.subscribe, inbox, spec, renew=renew)
+            self._pins.discard(spec.pin or "")
+            self._pins.add(pin)
+            return pin
         raise AssertionError("unreachable: the block returns or raises")
 
     async def find_streams(self, subject: str) -> Sequence[str]:

@@ -34,6 +34,7 @@ class _Request:
     deadline: float
     heartbeat: float
     next_beat: float
+    pin: str | None = None
 
 
 @dataclass(slots=True)
@@ -149,7 +150,7 @@ class Consumer:
             receive(status(inbox, "423 Nats-Wrong-Pin-Id"))
             return
         self.keep_pin(pin, now)
-        request = _Request(inbox, receive, batch, max_bytes or inf, now + expires, heartbeat, now + heartbeat)
+        request = _Request(inbox, receive, batch, max_bytes or inf, now + expires, heartbeat, now + heartbeat, pin)
         self._losses.meets("pull", now, lambda: self._requests.append(request))
 
     def take_pin(self, pin: str | None, now: float) -> str | None:
@@ -175,6 +176,12 @@ class Consumer:
     def remove_requests(self, receive: Receive) -> None:
         """Forget the pull requests of somebody who is gone."""
         self._requests = deque(request for request in self._requests if request.receive != receive)
+
+    def strand_requests(self, receive: Receive) -> None:
+        """Keep the pull requests of a link that is dead and half-open: nobody hears what they bring."""
+        for request in self._requests:
+            if request.receive == receive:
+                request.receive, request.next_beat, request.heartbeat = _nobody, inf, inf
 
     def ack(self, sequence: int) -> bool:
         """Ack a message. Return True if it was unacked; else nothing is done, as by a server."""
@@ -216,7 +223,7 @@ class Consumer:
         """Deliver so many of the unacked messages to somebody else, who does not ack them. Return which."""
         taken = self.left_unacked()[:count]
         if taken:
-            request = _Request(b"hand", lambda raw: None, len(taken) + 1, inf, inf, inf, inf)
+            request = _Request(b"hand", _nobody, len(taken) + 1, inf, inf, inf, inf)
             self._requests.appendleft(request)
             for sequence in taken:
                 self._deliver(sequence, now)
@@ -322,6 +329,8 @@ class Consumer:
         """Find a request that has bytes enough for the message; those before it that have not are ended."""
         deliveries = self._unacked[sequence].deliveries if sequence in self._unacked else 0
         size = delivered_size([self._message(sequence, deliveries + 1, self._sequence + 1, position)])
+        while self.spec.standby and self._requests and self._requests[0].pin not in (self._pin, None):
+            _end(self._requests.popleft(), "423 Nats-Wrong-Pin-Id")
         while self._requests and self._requests[0].bytes < size:
             _end(self._requests.popleft(), "409 Message Size Exceeds MaxBytes")
         return bool(self._requests)
@@ -357,6 +366,10 @@ class Consumer:
         if self.headers_only:
             block, body = replace_header(block, b"Nats-Msg-Size", b"%d" % len(body)), b""
         return raw(stored.publish.subject, reply, block, body)
+
+
+def _nobody(message: RawMessage) -> None:
+    """Receive nothing."""
 
 
 def _end(request: _Request, line: str) -> None:

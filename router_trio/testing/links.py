@@ -55,6 +55,7 @@ class FakeLink(FakeSocket):
         self.max_control_line = DEFAULT_CONTROL_LINE  # no server tells its own
         self._inbox = inbox
         self._inboxes = 0
+        self._pins: set[str] = set()
         answers = FakeSubscription(self, self._answered)
         self._subscriptions.append(answers)
         self._flow_answers: FakeSubscription | None = None
@@ -169,11 +170,15 @@ class FakeLink(FakeSocket):
 
     async def take_the_lead(self, spec: ConsumerSpec) -> str:
         """See `link.Link.take_the_lead`. Here it needs no message."""
+        if spec.pin is not None and spec.pin not in self._pins:
+            await self.request(lambda now: self._network.server.unpin(spec, now))
         while True:
             pin = await self.request(lambda now: self._network.server.pin_for(spec, now))
             if isinstance(pin, SourceError):
                 raise pin
             if pin is not None:
+                self._pins.discard(spec.pin or "")
+                self._pins.add(pin)
                 return pin
             await trio.sleep(ASK_FOR_LEAD_EVERY)
 

@@ -50,6 +50,8 @@ class Server:
         """False: it makes no streams."""
         self.denied_publishes: list[str] = []
         self.denied_subscriptions: list[str] = []
+        self.half_open = False
+        """True while links that die are taken for alive: their pull requests still get messages."""
         self._streams_created = 0
         self._interests: list[Interest] = []
         self._turns: Counter[str] = Counter()
@@ -113,11 +115,14 @@ class Server:
         self._interests.append(interest)
         return interest
 
-    def remove_receiver(self, receive: Receive) -> None:
-        """Forget the subscriptions and pull requests of this receiver."""
+    def remove_receiver(self, receive: Receive, *, died: bool = False) -> None:
+        """Forget a receiver: what it subscribed to, and its pull requests unless its link `died` half-open."""
         self._interests = [interest for interest in self._interests if interest.receive != receive]
         for consumer in self.consumers.values():
-            consumer.remove_requests(receive)
+            if died and self.half_open:
+                consumer.strand_requests(receive)
+            else:
+                consumer.remove_requests(receive)
 
     def _route(self, subject: str, publish: Publish) -> bool:
         receivers = self._receivers(subject)
@@ -210,6 +215,12 @@ class Server:
         """Return the pin of a standby consumer if nobody else has the lead; or why it can't be had."""
         consumer = self.open_consumer(spec, now)
         return consumer if isinstance(consumer, SourceError) else consumer.take_pin(spec.pin, now)
+
+    def unpin(self, spec: ConsumerSpec, now: float) -> None:
+        """Take the lead from whoever has it by the pin of a spec."""
+        consumer = self.consumers.get((spec.stream, spec.durable))
+        if consumer is not None:
+            consumer.drop_pin(spec.pin, now)
 
     def check_consumer(self, spec: ConsumerSpec, now: float) -> ConsumerState | SourceError:
         """Say how the durable consumer of a spec is, or what became of it."""

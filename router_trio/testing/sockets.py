@@ -183,7 +183,7 @@ class FakeSocket:
         self._in.clear()
         for subscription in self._subscriptions:
             subscription.closed = True
-            self._network.server.remove_receiver(subscription.receive)
+            self._network.server.remove_receiver(subscription.receive, died=error.reason != "closed")
         self.scope.cancel()
         self._progress.unpark_all()
         self._network.wake_links()

@@ -132,6 +132,10 @@ class Trouble:
 
     # --- consumers ---
 
+    def half_open(self, is_half_open: bool = True) -> None:
+        """Links that die from now on are alive to the server: their pull requests get messages until they are over."""
+        self._server.half_open = is_half_open
+
     def add_consumer(self, spec: ConsumerSpec) -> None:
         """Create a durable, as an administrator would."""
         self._server.open_consumer(spec)

@@ -38,6 +38,26 @@ async def test_the_one_with_the_lead_gets_the_messages(peer: Peer, clock: trio.a
         assert (await consumer.check()).paused is None
 
 
+async def test_a_lead_that_is_kept_on_another_link_is_a_new_one(peer: Peer, clock: trio.abc.Clock | None) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.new", b"1")
+    await peer.publish("orders.new", b"2")
+    received = Recorder()
+    async with link_of(peer) as first, link_of(peer) as second:
+        pin = await first.take_the_lead(STANDBY)
+        consumer = await first.open_consumer(replace(STANDBY, pin=pin), received)
+        consumer.pull(9, 5.0)
+        await received.until_delivered(1)
+        with trio.fail_after(LEAD_ENDS_AFTER):
+            new = await second.take_the_lead(replace(STANDBY, pin=pin))
+            assert new != pin
+            delivered = Recorder()
+            leading = await second.open_consumer(replace(STANDBY, pin=new), delivered)
+            await leading.again((await leading.unacked(1)) or ())
+            leading.pull(2, 5.0)
+            assert [payload(raw) for raw in await delivered.until_delivered(2)] == [b"1", b"2"]
+
+
 @pytest.mark.nightly  # a second too late on a busy machine, and the server gives the lead away
 async def test_another_one_waits_until_the_lead_is_given_up(peer: Peer, clock: trio.abc.Clock | None) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])

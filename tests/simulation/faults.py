@@ -151,6 +151,11 @@ ANY = ("IN", "OUT", "PUB")
 FAULTS: dict[str, Fault] = {
     # --- the network ---
     "cut": Fault(_lasting(0.0), _at(lambda broker: broker.cut())),
+    "half-open": Fault(
+        _lasting(0.0, 3.0),
+        _at(lambda broker: (broker.trouble.half_open(), broker.cut())),
+        _at(lambda broker: broker.trouble.half_open(False)),
+    ),
     "down": Fault(_lasting(0.3, 3.0, 12.0), _at(lambda broker: broker.down()), _at(lambda broker: broker.up())),
     "silence": Fault(_lasting(0.3, 3.0, 12.0), _at(lambda broker: broker.blackhole()), _at(lambda broker: broker.up())),
     "slow network": Fault(
@@ -245,6 +250,10 @@ FAULTS: dict[str, Fault] = {
         _at_durable(0.0, count=(1, 5, 50)),
         _at(lambda broker, durable, count: broker.trouble.deliver_again("IN", durable, count)),
     ),
+    "taken by hand": Fault(
+        _at_durable(0.0, count=(1, 1, 3)),
+        _at(lambda broker, durable, count: broker.trouble.redeliver_by_hand("IN", durable, count)),
+    ),
     "durable deleted": Fault(_at_durable(0.0), _at(lambda broker, durable: broker.delete_consumer("IN", durable))),
     "durable held": Fault(
         _at_durable(0.0, count=(1, 3, 10), delay=(15.0, 30.0)),
@@ -289,13 +298,13 @@ FAULTS: dict[str, Fault] = {
 }
 """By the name that a schedule has."""
 
-WITHOUT_ORDER = frozenset({"message lost", "second process", "durable held"})
-"""With these no order is promised: a server that loses a message of a living link sends what is behind it first, and
-two processes share what they route."""
+WITHOUT_ORDER = frozenset({"message lost", "half-open", "second process", "durable held"})
+"""With these no order is promised: a server that loses a message of a living link, or sends it to a dead one, sends
+what is behind it first, and two processes share what they route."""
 
 UNTOLD = frozenset(
     {"message lost", "pull lost", "nak lost", "ack lost", "in_progress lost", "silence", "second process"}
-    | {"durable held"}
+    | {"half-open", "durable held"}
 )
 """With these messages wait for what nobody knows to be missing yet: `/readyz` says ok meanwhile."""
 

@@ -40,6 +40,15 @@ HEARD_WITHIN = 15.0
 PIN_CHECKED_WITHIN = 2.0
 
 
+UNPIN = json.dumps({"group": LEAD_GROUP}).encode()
+"""The request that takes the pin from whoever has it."""
+
+
+def unpin_subject(api: Api, spec: ConsumerSpec) -> str:
+    """Return where that is requested."""
+    return api.subject_of(f"CONSUMER.UNPIN.{spec.stream}.{spec.durable}")
+
+
 def check_version(info: ServerInfo) -> None:
     """Raise `SourceError` (`server_too_old`) if a server is known to have no pinned consumers.
 
@@ -51,9 +60,13 @@ def check_version(info: ServerInfo) -> None:
 
 
 async def wait_for_pin(
-    api: Api, send: Callable[[bytes], None], subscribe: Subscribe, inbox: bytes, spec: ConsumerSpec
+    api: Api, send: Callable[[bytes], None], subscribe: Subscribe, inbox: bytes, spec: ConsumerSpec, *, renew: bool
 ) -> str:
-    """Return the pin of a consumer that exists. Raises `SourceError` if it is gone. Can be cancelled."""
+    """Return the pin of a consumer that exists. Raises `SourceError` if it is gone. Can be cancelled.
+
+    With `renew`, a pin that still holds is given up for a new one: pull requests with it, of a link before this one
+    which the server may take for alive, get no message any more.
+    """
     waiting = _Waiting()
     subscription = await subscribe(framing.text(inbox), waiting.receive)
     subject = framing.wire(api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
@@ -74,7 +87,9 @@ async def wait_for_pin(
         if spec.pin is not None:
             await asked(PIN_CHECKED_WITHIN, id=spec.pin, no_wait=True, max_bytes=1)
             if waiting.code and waiting.code not in (WRONG_PIN, 503):
-                return spec.pin
+                if not renew:
+                    return spec.pin
+                send(framing.publish(framing.wire(unpin_subject(api, spec)), UNPIN, reply=inbox + b"-unpin"))
         heartbeat = int(IDLE_HEARTBEAT * 1e9)
         while waiting.pin is None:
             await asked(HEARD_WITHIN, expires=int(ASK_FOR * 1e9), idle_heartbeat=heartbeat)

@@ -69,3 +69,16 @@ async def test_a_durable_without_a_group_is_refused_with_the_cure(autojump_clock
         (event, *_) = w.watch.of("NATS_SUBSCRIBE_ERROR")
         assert event.reason == "consumer_mismatch"
         assert "Use another `durable`, or delete that consumer" in event.detail
+
+
+async def test_a_link_that_only_the_server_takes_for_alive_gets_no_message(autojump_clock: MockClock) -> None:
+    async with world([STANDBY], brokers=one_broker()) as w:
+        fill(w.broker, 10)
+        await eventually(lambda: len(w.payloads("OUT")) == 10)
+        w.broker.trouble.half_open()
+        w.broker.cut()
+        for number in range(10, 60):
+            fill(w.broker, 1, first=number)
+            await trio.sleep(0.1)
+        await eventually(lambda: len(w.payloads("OUT")) == 60, 2 * LEAD_ENDS_AFTER)
+        assert w.payloads("OUT") == numbers(60)
