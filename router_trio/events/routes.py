@@ -109,6 +109,17 @@ class DeadLetterNotStored(RouteEvent):
     count: int = 1
 
 
+class HandlerLeftBehind(RouteEvent):
+    """Calls of a handler did not return before their route was ended: nothing waits for them any more.
+
+    Their messages are redelivered by their stream, or are lost. A thread ends when its call returns.
+    """
+
+    code = "ROUTE_HANDLER_LEFT_BEHIND"
+    level = Level.WARN
+    count: int
+
+
 class RouteLimited(RouteEvent):
     """More messages came than the limit of a route allows: they wait."""
 

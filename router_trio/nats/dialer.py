@@ -31,6 +31,7 @@ class Dialer:
         self._settings = settings
         self._name = name
         self._before_write = before_write
+        self._files = trio.CapacityLimiter(1)
 
     @asynccontextmanager
     async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
@@ -38,7 +39,7 @@ class Dialer:
         handshake: Handshake | None = None
         opened = False
         try:
-            handshake = Handshake(await open_stream(server), server, self._settings, self._name)
+            handshake = Handshake(await open_stream(server), server, self._settings, self._name, self._files)
             await handshake.shake_hands()
             async with trio.open_nursery() as nursery:
                 link = NatsLink(server, handshake, self._settings, inbox, listener, self._before_write)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import trio
 
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, UnexpectedError, reasons
-from router_trio.nats.credentials import login
+from router_trio.nats.credentials import Login, login
 from router_trio.nats.dial import address, refused_ours, tls_context, tls_demand, upgrade
 from router_trio.nats.info import ServerInfo, parse_info, quote
 from router_trio.protocol.framing import MAX_INFO, PING, PONG
@@ -28,10 +29,22 @@ HANDSHAKE_SHARE = 0.9
 """Part of `connect_timeout` after which a handshake fails by itself, and says how far it got."""
 
 
+T = TypeVar("T")
+
+
 class Handshake:
     """The handshake on a connected stream. `shake_hands` is to be called once."""
 
-    def __init__(self, stream: trio.SocketStream, server: str, settings: ConnectionSettings, name: str) -> None:
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        server: str,
+        settings: ConnectionSettings,
+        name: str,
+        files: trio.CapacityLimiter | None = None,
+    ) -> None:
+        """`files` limits the threads that read files, over all handshakes of a connection."""
+        self._files = files or trio.CapacityLimiter(1)
         self._server = server
         self._settings = settings
         self._name = name
@@ -59,16 +72,16 @@ class Handshake:
 
         Raises `LinkError`, `AuthorizationError` or `CertificateError`.
         """
-        credentials = login(self._settings)
-        # Made only if a server asks for TLS where nothing else does: reading the system's authorities takes some 20 ms
-        # in which nothing else runs, too long for each of many connections that come back at once.
-        context = None if self._demand is None else tls_context(self._settings)
+        credentials = await self._login()
+        # Made only if a server asks for TLS where nothing else does: reading the system's authorities takes some 20 ms,
+        # too long for each of many connections that are made again at once.
+        context = None if self._demand is None else await self._tls_context()
         try:
             with trio.fail_after(HANDSHAKE_SHARE * self._settings.connect_timeout):
                 if self._settings.tls_handshake_first:
-                    await self._upgrade(context or tls_context(self._settings))
+                    await self._upgrade(context or await self._tls_context())
                 if self._vet_greeting(await self._read_line()) and not self.secured:
-                    await self._upgrade(context or tls_context(self._settings))
+                    await self._upgrade(context or await self._tls_context())
                 await self.send(self._connect(credentials.answer_to(self.info.nonce)) + PING)
                 await self._read_pong()
         except trio.TooSlowError:
@@ -88,6 +101,22 @@ class Handshake:
             await self.stream.send_all(data)
 
     # --- inside ---
+
+    async def _login(self) -> Login:
+        settings = self._settings
+        if settings.credentials_file is None and settings.nkey_seed_file is None:
+            return login(settings)
+        return await self._read_files(login, "credentials_file or nkey_seed_file")
+
+    async def _tls_context(self) -> ssl.SSLContext:
+        return await self._read_files(tls_context, "tls_ca_file, tls_cert_file or tls_key_file")
+
+    async def _read_files(self, read: Callable[[ConnectionSettings], T], keys: str) -> T:
+        """Read files in a thread, which is left behind if their file system hangs: at most one for a connection."""
+        limit = self._settings.connect_timeout / 2
+        with trio.move_on_after(limit):
+            return await trio.to_thread.run_sync(read, self._settings, abandon_on_cancel=True, limiter=self._files)
+        raise LinkError(f"{keys} can't be read within {limit:g} s: does the file system hang?", reason=reasons.TIMEOUT)
 
     def _connect(self, credentials: dict[str, str]) -> bytes:
         options = {

@@ -95,6 +95,13 @@ class RouteLife:
             route.recall()
         left = route.abandon()
         route.retire()
-        self._begun.set()  # it is abandoned: it ends at once
-        await self._ended.wait()
+        self._begun.set()  # it is abandoned: it ends at once, unless what its handler waits for can't be cancelled
+        with trio.move_on_after(CLEAN_UP_WITHIN):
+            await self._ended.wait()
         return left
+
+    @property
+    def left_behind(self) -> int:
+        """How many calls of its handler have not returned, though it was ended."""
+        state = self.route.state
+        return sum(map(len, state.left_behind)) + (0 if self._ended.is_set() else state.handling)

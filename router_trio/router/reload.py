@@ -124,6 +124,7 @@ class Reload:
         if name not in self._plans:
             run.parts.remove_route(name)
         self._unsettled += await life.end_route(self._deadline)
+        run.tell_left_behind(life)
         run.leaving.pop(life, None)
         for connection in run.connections.values():
             connection.connection.destinations.forget_route(life.route.state)

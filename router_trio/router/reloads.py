@@ -49,7 +49,10 @@ class Reloads:
         """See `Live.reload`."""
         try:
             if not isinstance(settings, Settings):
-                settings = await trio.to_thread.run_sync(settings, limiter=trio.CapacityLimiter(1))
+                # Left behind when the router ends: the file system may hang.
+                settings = await trio.to_thread.run_sync(
+                    settings, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
+                )
             settings = self._checked(settings)
         except ConfigurationError as error:
             problems = tuple(str(error).splitlines())

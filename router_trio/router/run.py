@@ -18,6 +18,7 @@ from router_trio.connection.platform import Platform
 from router_trio.connection.supervisor import Connection
 from router_trio.events import (
     Emit,
+    HandlerLeftBehind,
     Level,
     RouterDraining,
     RouterStarted,
@@ -286,6 +287,11 @@ class Run:
                 if connection.connected:
                     await connection.destinations.first_look_over.wait()
 
+    def tell_left_behind(self, life: RouteLife) -> None:
+        """Tell which calls of a route's handler hang, now that it was ended."""
+        if life.left_behind:
+            self.emit(HandlerLeftBehind(at=trio.current_time(), route=life.route.state.name, count=life.left_behind))
+
     async def _tried(self, route: Route) -> None:
         """Wait until a route has tried to subscribe, or its connection is gone."""
         life = self.connections.get(route.state.connection)
@@ -322,6 +328,9 @@ class Run:
         async with trio.open_nursery() as nursery:
             for connection in connections:
                 nursery.start_soon(clean_up, connection, min(timeout, CLEAN_UP_WITHIN))
+        for life in self._all_routes:
+            if life.route.state.handling:
+                self.tell_left_behind(life)
 
     def _begin_what_can(self) -> None:
         """A reload was cut short: what waits for a connection that never comes is given up."""

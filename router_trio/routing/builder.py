@@ -15,6 +15,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
+from router_trio.routing.handlers import left_behind_by
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
@@ -47,6 +48,10 @@ class RouteBuilder:
         connection, state = connections[plan.connection], _state(plan, connections)
         if before is not None:
             state.earlier.append(before.state)
+            # Its own may still leave some behind, those before it none any more.
+            *older, last = before.state.left_behind or [()]
+            state.left_behind += [*filter(None, older), last]
+        state.left_behind.append(left_behind_by(plan.handler))
         outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
         kind = _content_routing() if plan.looks else Routing
         routing = kind(plan, outlets, state, self._emit, self._tracing, handler_errors=self._handler_errors)

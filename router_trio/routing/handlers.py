@@ -106,17 +106,45 @@ def is_async(handler: Handler) -> bool:
 def in_thread(handler: Handler, most: int) -> Handler:
     """Return the handler as an async one, which calls it in a thread: at most so many at a time.
 
-    A call that is cancelled ends when the handler returns: nobody can end a thread, and none is left behind.
+    Nobody can end a thread: a call that is cancelled is left behind, and what it returns is thrown away.
     """
-    limiter = trio.CapacityLimiter(most)
+    return InThread(handler, most).call
 
-    def call(message: Message) -> Sequence[Message]:
-        return answers_of(handler(message))  # a generator runs in the thread, too
 
-    async def wait_for(message: Message) -> Sequence[Message]:
-        return await trio.to_thread.run_sync(call, message, limiter=limiter)
+class InThread:
+    """A handler that is called in threads, at most `most` of its calls at a time."""
 
-    return wait_for
+    def __init__(self, handler: Handler, most: int) -> None:
+        self._handler = handler
+        self._limiter = trio.CapacityLimiter(most)
+        self.left_behind: set[object] = set()
+        """Calls that were cancelled and have not returned."""
+
+    async def call(self, message: Message) -> Sequence[Message]:
+        """Wait for what the handler returns."""
+        this = object()
+
+        def call() -> Sequence[Message]:
+            try:
+                return answers_of(self._handler(message))  # a generator runs in the thread, too
+            finally:
+                self.left_behind.discard(this)
+                over.append(None)
+
+        over: list[None] = []
+        try:
+            return await trio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+        except trio.Cancelled:
+            self.left_behind.add(this)
+            if over:
+                self.left_behind.discard(this)  # it has returned just now
+            raise
+
+
+def left_behind_by(handler: Handler | None) -> set[object]:
+    """Return the calls of a handler that were left behind in threads, as they are from now on."""
+    owner = getattr(handler, "__self__", None)
+    return owner.left_behind if isinstance(owner, InThread) else set()
 
 
 _NOTHING = object()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from router_trio.errors import reasons
@@ -186,6 +186,8 @@ class RouteState:
         """Calls of its handler that have not returned."""
         self.handler_moved_at: float = 0.0
         """When a call last returned, or began while there was no other, on the router's monotonic clock."""
+        self.left_behind: list[Collection[object]] = []
+        """Calls of its handler, and of those before it, that hang in threads: nothing waits for them any more."""
         self.received = 0
         """Messages that came, but those of a stream that came again though they were in hand or settled."""
         self.failed: Counter[str] = Counter()
@@ -314,6 +316,9 @@ class RouteState:
         if self.handling and quiet > HANDLER_QUIET:
             who = "its handler has not" if self.handling == 1 else f"none of {self.handling} calls of its handler has"
             reasons.append(f"{who} returned for {quiet:.0f} s, and messages may wait behind it")
+        if left := sum(map(len, self.left_behind)):
+            calls = "a call" if left == 1 else f"{left} calls"
+            reasons.append(f"{calls} of its handler did not return and was left behind, in a thread of its own")
         # A route that waits for a breaker says so itself.
         return [*dict.fromkeys([*reasons, *self.held_up(now), *self._undelivered()])]
 

@@ -44,8 +44,9 @@ class Watched:
 
 async def watch(look: Callable[[], Content | None], known: Content | None, changed: Callable[[], None]) -> None:
     """Call `changed` each time that `look`, which may block, has found something new; until cancelled."""
-    watched = Watched(known)
+    watched, limiter = Watched(known), trio.CapacityLimiter(1)
     while True:
         await trio.sleep(LOOK_EVERY)
-        if watched.has_changed(await trio.to_thread.run_sync(look)):
+        # Left behind when the router ends: the file system may hang.
+        if watched.has_changed(await trio.to_thread.run_sync(look, limiter=limiter, abandon_on_cancel=True)):
             changed()

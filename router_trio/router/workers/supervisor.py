@@ -259,7 +259,7 @@ class Supervisor:
             return
         try:
             settings, needed = await trio.to_thread.run_sync(
-                _loaded, load, before, len(self._slots), limiter=trio.CapacityLimiter(1)
+                _loaded, load, before, len(self._slots), limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
             )
         except ConfigurationError as error:
             self._refused(tuple(str(error).splitlines()), len(error.problems))

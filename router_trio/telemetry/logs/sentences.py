@@ -128,6 +128,9 @@ SENTENCES: Mapping[type[Event], str] = {
         "{deaths:count process has|processes have} ended while it had that alone"
     ),
     events.RouterStarted: "Router {name} is running: {connections:count connection}, {routes:count route}",
+    events.HandlerLeftBehind: (
+        "Route {route} was ended, and left behind {count:count call} of its handler that did not return"
+    ),
     events.LoopBlocked: (
         "{by_route}The event loop has not turned for {blocked_seconds:g} s{at_message}{raised}: "
         "nothing is sent, received or answered meanwhile"
