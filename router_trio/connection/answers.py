@@ -8,6 +8,7 @@ of them, and count when a fence has passed. A refusal is looked up by its subjec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Literal, Protocol
 
 import trio
@@ -20,7 +21,7 @@ from router_trio.protocol.permissions import ACK, PULL, Cause
 Kind = Literal["ack", "nak", "in_progress", "pull"]
 
 CONFIRMED_EVERY = 0.05
-"""Seconds that answers wait for a fence which is for all of them: one for each would be felt by every message."""
+"""Seconds between two fences of answers: one for each would be felt by every message."""
 
 
 class Answering(Protocol):
@@ -69,6 +70,7 @@ class Answers:
         self._to_index: list[_Batch] = []
         self._by_subject: dict[bytes, list[_Batch]] = {}
         self._some_sent = trio.Event()
+        self._next_at = -inf
         self._of: dict[tuple[str, str], Answering] = {}
 
     def belong_to(self, stream: str, durable: str, answering: Answering) -> None:
@@ -93,9 +95,10 @@ class Answers:
         return sum(len(one.subjects) - one.refused for one in (*self._fenced, *self._sent) if one.kind == kind)
 
     async def wait(self) -> None:
-        """Wait until something is to be confirmed, and for more of it."""
+        """Wait until something is to be confirmed: after a quiet time at once, else with what comes meanwhile."""
         await self._some_sent.wait()
-        await trio.sleep(CONFIRMED_EVERY)
+        await trio.sleep_until(self._next_at)
+        self._next_at = trio.current_time() + CONFIRMED_EVERY
 
     def fence_follows(self) -> None:
         """What was sent until now is confirmed by the next call of `fence_answered`."""
