@@ -220,7 +220,10 @@ class Consumer:
         self._requests.appendleft(_Request(b"hand", receive, count, inf, inf, inf, inf))
 
     def redeliver_by_hand(self, count: int, now: float) -> list[int]:
-        """Deliver so many of the unacked messages to somebody else, who does not ack them. Return which."""
+        """Deliver so many of the unacked messages to somebody else, who does not ack them. Return which.
+
+        Of fewer, the deliveries that are left are of messages that are gone from the stream.
+        """
         taken = self.left_unacked()[:count]
         if taken:
             request = _Request(b"hand", _nobody, len(taken) + 1, inf, inf, inf, inf)
@@ -228,6 +231,7 @@ class Consumer:
             for sequence in taken:
                 self._deliver(sequence, now)
             self._requests.remove(request)
+        self._sequence += count - len(taken)
         return taken
 
     def delete(self) -> None:
