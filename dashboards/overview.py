@@ -15,6 +15,7 @@ DURATION = of_route("router_route_duration_seconds_bucket")
 STATUS = of_connection("router_nats_connection_status")
 RUNNING = of_route("router_route_running")
 
+READY_STATES = ((0, "not ready", RED), (1, "ready", GREEN))
 ROUTE_STATES = ((0, "not running", RED), (1, "running", GREEN))
 
 
@@ -154,6 +155,20 @@ def _state() -> list[Panel]:
     given_up = of_route("router_messages_given_up_total")
     dead = of_route("router_messages_dead_lettered_total")
     return [
+        states(
+            "Routers ready",
+            "Whether each router would deliver every message: /readyz answers 200. Its reasons are in the log, too.",
+            query(f"min by (instance) ({of_process('router_ready')})", "{{instance}}"),
+            READY_STATES,
+            alerts=["RouterNotReady"],
+        ).span(9),
+        states(
+            "Routes ready",
+            "Whether each route would deliver a message: it runs, and each of its connections is connected.",
+            query(f"min by (instance, route) ({of_route('router_route_ready')})", "{{route}} {{instance}}"),
+            READY_STATES,
+            alerts=["RouterNotReady"],
+        ).span(15),
         states(
             "Routes running",
             "Whether each route's subscription or consumer is alive. It is not while its connection is away.",

@@ -10,6 +10,9 @@ from router_trio.events.event import Event, Level
 MOST_NAMES = 100
 """Names, or problems, that an event of a reload lists. `count` is of all."""
 
+MOST_REASONS = 20
+"""Reasons that `ROUTER_NOT_READY` lists. `count` is of all."""
+
 
 class FaultInjectionEnabled(Event):
     """This router injects faults on request, for rehearsals. Never leave that on in production."""
@@ -80,6 +83,33 @@ class LoopBlocked(Event):
     stream: str | None = None
     sequence: int | None = None
     place: str | None = None
+
+
+class RouterNotReady(Event):
+    """The router would not deliver every message now: `reasons` are those of `/readyz`, `count` of all of them.
+
+    Emitted when the connections, routes and workers that hold it up are others than a second before.
+    """
+
+    code = "ROUTER_NOT_READY"
+    level = Level.WARN
+    count: int
+    reasons: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self._set("reasons", tuple(map(bounded, self.reasons[:MOST_REASONS])))
+
+
+class RouterReady(Event):
+    """Every connection and every route would deliver a message now: for the first time, or again.
+
+    `reasons` is empty; `not_ready_seconds` is how long the router was not ready, 0 the first time.
+    """
+
+    code = "ROUTER_READY"
+    level = Level.INFO
+    reasons: tuple[str, ...]
+    not_ready_seconds: float
 
 
 class RouterDraining(Event):

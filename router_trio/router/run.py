@@ -37,7 +37,9 @@ from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.settings.checks.warnings import ignored
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
+from router_trio.telemetry.http.status import unready_parts
 from router_trio.telemetry.logs.writer import write_to_stderr
+from router_trio.telemetry.ready import watch_readiness
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -135,6 +137,7 @@ class Run:
         self._nursery: trio.Nursery | None = None
         self._sheltered = trio.CancelScope(shield=True)
         self._draining = trio.CancelScope()
+        self._serving = trio.CancelScope()
         self._returned_before: int | None = None
         self._up = trio.Event()
 
@@ -212,6 +215,8 @@ class Run:
             try:
                 await self._started(stop)
                 self._up.set()
+                if self._worker is None:  # else its supervisor does, for all workers
+                    nursery.start_soon(self._watch_readiness)
                 yield live
                 drained = True  # cancelled from here on, it is cut short
                 await self._drain()
@@ -236,6 +241,10 @@ class Run:
             lambda: [life.route.routing for life in self._all_routes],
             lambda: self.telemetry.probes,
         ).watching()
+
+    async def _watch_readiness(self) -> None:
+        with self._serving:
+            await watch_readiness(lambda: unready_parts(self.live, trio.current_time), self.emit)
 
     async def _work(self, changes: Changes) -> None:
         """Connections and routes. What cancels the body of `open` must not end them: the drain needs them."""
@@ -307,6 +316,7 @@ class Run:
 
     async def _drain(self) -> None:
         """Stop intake, let routes finish, let every accepted operation meet its fate; within `shutdown_timeout`."""
+        self._serving.cancel()
         if self._changes is not None:
             await self._changes.cut_short()
         timeout = self.settings.router.shutdown_timeout

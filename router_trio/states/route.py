@@ -309,6 +309,13 @@ class RouteState:
 
     def reasons(self, now: float) -> list[str]:
         """Return why this route would not route a message now (`now` on the router's monotonic clock): all reasons."""
+        if self.state == RUNNING and not (self.obstacles or self.handling or self.breakers):
+            # As nearly always: the log looks at thousands of routes every second.
+            for one in self.to:
+                if one.met is not None or one.looked_up is not None:
+                    break
+            else:
+                return []
         reasons = [] if self.unready is None else [self.unready]
         if not self.is_leaving:
             reasons += self.obstacles.values()

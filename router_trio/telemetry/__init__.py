@@ -21,6 +21,7 @@ from router_trio.events import Emit, Event, Level
 from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.telemetry.http.blocked import HandedOver, ProbesWhileBlocked
 from router_trio.telemetry.http.listeners import address_of, open_listeners
+from router_trio.telemetry.http.status import OK, readiness, route_ready
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.logs.writer import write_to_stderr
 from router_trio.telemetry.traces.tracer import Traces, traces_wanted
@@ -258,7 +259,7 @@ class Telemetry:
         from router_trio.telemetry.http.application import RouterAnswers
         from router_trio.telemetry.http.site import serve_site
 
-        allowed_hosts, sources = frozenset(self._settings.allowed_hosts), self.sources(view)
+        allowed_hosts, sources = frozenset(self._settings.allowed_hosts), self.sources(view, clock)
         own = RouterAnswers(sources, clock, started_at) if answers is None else answers(sources)
         await serve_site(listeners, own, recent, allowed_hosts, pages, sources.loop_lags, self._handed_over)
 
@@ -269,8 +270,8 @@ class Telemetry:
             await first()
         await traces.begin_export(imports)
 
-    def sources(self, view: RouterView) -> Sources:
-        """Return what metrics are read from."""
+    def sources(self, view: RouterView, clock: Callable[[], float] = trio.current_time) -> Sources:
+        """Return what metrics are read from. `clock` is the one of the fences."""
         from router_trio.telemetry.metrics.metric import Sources
 
         return Sources(
@@ -280,6 +281,8 @@ class Telemetry:
             traces_not_followed=lambda: self.traces_not_followed,
             traces_not_begun=lambda: self.traces_not_begun,
             listener_errors=lambda: self._listener_errors,
+            ready=lambda: readiness(view, clock())[0] == OK,
+            route_ready=lambda route: route_ready(view, route, clock()),
         )
 
     def _forget_address(self) -> None:

@@ -207,3 +207,29 @@ async def test_what_one_worker_refuses_changes_none(server: NatsServer, streams:
         assert len(out.waiting()) == 200
         one.run.send(signal.SIGTERM)
         assert await one.run.ended() == 0
+
+
+async def test_the_supervisor_says_for_all_workers_when_the_router_is_not_ready(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
+    async with workers(server, tmp_path) as one:
+        line = await one.run.has_logged("ROUTER_READY")
+        assert (line["level"], line.get("worker")) == ("INFO", None)
+        assert one.run.logged("ROUTER_NOT_READY") == [], "an ordinary start is no trouble"
+        assert await one.metric("router_ready") == 1
+        assert await one.metric("router_route_ready", route="passed") == 1
+        server.stop()
+        line = await one.run.has_logged("ROUTER_NOT_READY")
+        assert (line["level"], line.get("worker")) == ("WARN", None)
+        assert await one.metric("router_ready") == 0
+        assert await one.metric("router_route_ready", route="passed") == 0
+        assert line["reasons"][0].startswith("worker ")
+        assert "connection main: " in line["reasons"][0]
+        server.cont()
+        with trio.fail_after(20):
+            while len(one.run.logged("ROUTER_READY")) < 2:
+                await trio.sleep(0.05)
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
+        assert all("worker" not in line for line in one.run.logged("ROUTER_READY"))
+        assert one.run.logged("ROUTER_READY")[-1]["timestamp"] > one.run.logged("ROUTER_NOT_READY")[-1]["timestamp"]

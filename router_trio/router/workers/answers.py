@@ -12,8 +12,7 @@ from router_trio.router.workers.counts.process_numbers import (
     processor_microseconds,
     together,
 )
-from router_trio.router.workers.slot import RUNNING
-from router_trio.router.workers.supervisor import LATE, Supervisor
+from router_trio.router.workers.supervisor import Supervisor
 from router_trio.states import Histogram
 from router_trio.telemetry.http.status import Answer, answer, status
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
@@ -43,16 +42,7 @@ class WorkersAnswers:
 
     def readiness(self) -> Answer:
         """See `Answers`. Ready if every worker is."""
-        reasons: list[Mapping[str, Any]] = []
-        for slot in self._supervisor.slots:
-            if slot.phase != RUNNING or slot.report is None:
-                reasons.append({"worker": slot.number, "reason": slot.phase})
-            if slot.is_late:
-                late = LATE.format(self._supervisor.settings_number)
-                reasons.append({"worker": slot.number, "reason": late})
-            if slot.phase == RUNNING and slot.report is not None:
-                reasons += [{"worker": slot.number, **reason} for reason in slot.report.reasons]
-        return answer(reasons)
+        return answer(self._supervisor.unready())
 
     def status(self) -> dict[str, Any]:
         """See `Answers`. With each worker beside."""
@@ -72,6 +62,8 @@ class WorkersAnswers:
             traces_not_followed=lambda: counted.get("traces_not_followed", 0),
             traces_not_begun=lambda: counted.get("traces_not_begun", 0),
             listener_errors=lambda: own.listener_errors() + counted.get("listener_errors", 0),
+            ready=lambda: not self._supervisor.unready(),
+            route_ready=lambda route: self._supervisor.route_ready(route.name),
             loop_lags=lags,
         )
         return MetricsPage(sources, lambda: self._process(counted)).render()

@@ -10,7 +10,7 @@ from typing import Any
 from router_trio.router.workers.counts.numbers import Counts
 from router_trio.router.workers.counts.process_numbers import process_numbers
 from router_trio.states import DestinationState, RouteState
-from router_trio.telemetry.http.status import readiness, waiting_for
+from router_trio.telemetry.http.status import readiness, route_ready, waiting_for
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.view import ConnectionView, RouterView
 
@@ -64,6 +64,7 @@ class RouteReport:
     source: Mapping[str, str]
     state: str
     reason: str | None
+    ready: bool
     in_hand: int
     waiting_for_limit: int
     to: Sequence[DestinationReport]
@@ -105,7 +106,7 @@ class Reporter:
         return Report(
             counts,
             {name: _connection(one) for name, one in view.connections.items()},
-            [_route(state) for state in view.routes],
+            [_route(state, route_ready(view, state, now)) for state in view.routes],
             readiness(view, now)[1]["reasons"],
             waiting_for(view, now),
             process_numbers(),
@@ -131,7 +132,7 @@ def _connection(connection: ConnectionView) -> ConnectionReport:
     )
 
 
-def _route(state: RouteState) -> RouteReport:
+def _route(state: RouteState, ready: bool) -> RouteReport:
     return RouteReport(
         state.name,
         state.connection,
@@ -139,6 +140,7 @@ def _route(state: RouteState) -> RouteReport:
         dict(state.source),
         state.state,
         state.reason or next(iter(state.obstacles.values()), None),
+        ready,
         state.in_hand,
         0 if state.limit is None else state.limit.waiting(),
         [_destination(one) for one in state.to],

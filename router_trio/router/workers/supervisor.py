@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import trio
 
@@ -34,6 +35,7 @@ from router_trio.settings import Settings
 from router_trio.settings.reload.difference import difference
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.rendering import REST
+from router_trio.telemetry.ready import watch_readiness
 
 ASK_EVERY = 1.0
 """Seconds between two questions how the workers are."""
@@ -46,6 +48,9 @@ LEAST_REST = 0.02
 
 CHANGES_WITHIN = 30.0
 """Seconds that a reload waits for a worker, beyond `shutdown_timeout`, which what ends in it may take."""
+
+STARTS_WITHIN = 20.0
+"""Seconds from which on the log says that the router is not ready, though not every worker has started."""
 
 LATE = "still has the settings from before reload {}"
 """Why a worker is not ready that a reload has not reached."""
@@ -89,6 +94,8 @@ class Supervisor:
         self._asking = False
         self._drains = trio.Event()
         self._late = trio.CancelScope()
+        self._serving = trio.CancelScope()
+        self._started = trio.Event()
         self._failure: RouterError | None = None
         self._watching: trio.Nursery | None = None
 
@@ -121,6 +128,23 @@ class Supervisor:
             if slot.report.waiting_for is not None:
                 return f"worker {slot.number}: {slot.report.waiting_for}"
         return None
+
+    def unready(self) -> list[Mapping[str, Any]]:
+        """Return why the router is not ready: of each worker that is not, the reasons. None if every worker is."""
+        reasons: list[Mapping[str, Any]] = []
+        for slot in self._slots:
+            if slot.phase != RUNNING or slot.report is None:
+                reasons.append({"worker": slot.number, "reason": slot.phase})
+            if slot.is_late:
+                reasons.append({"worker": slot.number, "reason": LATE.format(self.settings_number)})
+            if slot.phase == RUNNING and slot.report is not None:
+                reasons += [{"worker": slot.number, **reason} for reason in slot.report.reasons]
+        return reasons
+
+    def route_ready(self, name: str) -> bool:
+        """Return True if the workers that run would all deliver a message of this route, and one of them runs."""
+        told = [route.ready for one in self.reports.values() for route in one.routes if route.name == name]
+        return bool(told) and all(told)
 
     async def refresh(self) -> None:
         """Ask all workers how they are. Returns when they have answered, or after `ANSWERS_WITHIN`."""
@@ -210,6 +234,7 @@ class Supervisor:
             self._watching = asking
             asking.start_soon(self._ask_regularly)
             asking.start_soon(self._tell_started)
+            asking.start_soon(self._watch_readiness)
             asking.start_soon(self._kill_late)
             async with trio.open_nursery() as nursery:
                 for slot in self._slots:
@@ -234,6 +259,7 @@ class Supervisor:
             return
         self.stopping = True
         self._returned_before = self._returned
+        self._serving.cancel()
         self._drains.set()
         timeout = self.settings.router.shutdown_timeout
         pending = sum(one.outbox.ledger.unsettled for one in self.sum().connections.values())
@@ -372,6 +398,15 @@ class Supervisor:
                 routes=len(self.settings.routes),
             )
         )
+        self._started.set()
+
+    async def _watch_readiness(self) -> None:
+        with self._serving:
+            # A start is not ready for a moment, and that is no news; one that takes long is.
+            with trio.move_on_after(STARTS_WITHIN):
+                await self._started.wait()
+                await self.refresh()
+            await watch_readiness(lambda: [self.unready()], self.emit)
 
 
 def _is_silent(slot: Slot) -> bool:

@@ -5,13 +5,16 @@ Each answer is read in one go, without an await in between, so the ledger on a s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from router_trio.states import REPLY, ConnectionState, RouteState
 from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.view import ConnectionView, RouterView, package_version
+
+OK = 200
+UNAVAILABLE = 503
 
 Answer = tuple[int, dict[str, Any]]
 """An HTTP status and a JSON body."""
@@ -24,22 +27,39 @@ def health(view: RouterView) -> Answer:
 
 def readiness(view: RouterView, now: float) -> Answer:
     """200 only if every connection and every route would carry a message now. `now` is on the clock of the fences."""
-    reasons = []
+    return answer([reason for part in unready_parts(view, lambda: now) for reason in part])
+
+
+def unready_parts(view: RouterView, clock: Callable[[], float]) -> Iterator[list[dict[str, str]]]:
+    """Give the reasons of the router, of each connection and of each route: none for one that is ready.
+
+    What there is may change between two of them; `clock` is the one of the fences.
+    """
+    own = []
     if view.fatal is not None:
-        reasons.append({"router": view.name, "reason": view.fatal})
+        own.append({"router": view.name, "reason": view.fatal})
     if not view.connections:
-        reasons.append({"router": view.name, "reason": "starting"})
-    for name, connection in view.connections.items():
-        why = connection.state.unready(now)
-        if why is not None:
-            reasons.append({"connection": name, "reason": why})
-        reasons += [{"connection": name, "reason": why} for why in connection.state.missing_streams.values()]
+        own.append({"router": view.name, "reason": "starting"})
+    yield own
+    for name, connection in tuple(view.connections.items()):
+        why = connection.state.unready(clock())
+        found = [] if why is None else [{"connection": name, "reason": why}]
+        found += [{"connection": name, "reason": why} for why in connection.state.missing_streams.values()]
         for destination in connection.outbox.capacity.unanswered():
             why = f"{destination} does not confirm what it receives (no PubAck)"
-            reasons.append({"connection": name, "reason": why})
-    for route in view.routes:
-        reasons += [{"route": route.name, "reason": why} for why in route.reasons(now)]
-    return answer(reasons)
+            found.append({"connection": name, "reason": why})
+        yield found
+    for route in tuple(view.routes):
+        yield [{"route": route.name, "reason": why} for why in route.reasons(clock())]
+
+
+def route_ready(view: RouterView, route: RouteState, now: float) -> bool:
+    """Return True if a route would deliver a message now: it runs, and its connections are connected."""
+    if route.reasons(now):
+        return False
+    used = {route.connection, *(one.connection for one in route.to if not one.dead_letters)}
+    connections = view.connections
+    return all(connections[name].state.unready(now) is None for name in used if name in connections)
 
 
 def waiting_for(view: RouterView, now: float) -> str | None:
@@ -70,7 +90,7 @@ def answer(reasons: Sequence[Mapping[str, Any]]) -> Answer:
         for reason in reasons
     ]
     body = {"status": "unavailable" if reasons else "ok", "reasons": shown}
-    return (503 if reasons else 200), body
+    return (UNAVAILABLE if reasons else OK), body
 
 
 def _connection(state: ConnectionState, connection: ConnectionView) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The fields of an event go into the line by name as well; the sentence is for the person who reads it at night. It holds
 no free text of other programs: that is in `detail`, where it may be shown at all (see `shown`). An attempt to connect
-is the exception: what is wrong with it is what its line is about.
+and a router that is not ready are the exceptions: what is wrong is what their lines are about.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ SENTENCES: Mapping[type[Event], str] = {
         "{by_route}The event loop has not turned for {blocked_seconds:g} s{at_message}{raised}: "
         "nothing is sent, received or answered meanwhile"
     ),
+    events.RouterNotReady: "Router is not ready, for {count:count reason}: {reasons}",
+    events.RouterReady: "Router is ready: every connection and every route would deliver a message{again}",
     events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
     events.RouterStopped: (
         "Router has stopped; {unsettled:count message was|messages were} left unsettled{and_redelivered}"
@@ -211,6 +213,9 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "raised": _raised,
     "at_message": lambda fields: f", with {_which_message(fields)} in the handler" if "subject" in fields else "",
     "and_redelivered": lambda fields: f", {fields['redelivered']} to be redelivered" if fields["redelivered"] else "",
+    "again": lambda fields: (
+        f"; it was not for {fields['not_ready_seconds']:.1f} s" if fields["not_ready_seconds"] else ""
+    ),
     "problem": _problem,
     "cure": _cure,
 }

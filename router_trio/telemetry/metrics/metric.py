@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from router_trio.states import Histogram
+from router_trio.states import Histogram, RouteState
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.view import RouterView
 
@@ -21,6 +21,10 @@ class Sources:
     traces_not_followed: Callable[[], int] = lambda: 0
     traces_not_begun: Callable[[], int] = lambda: 0
     listener_errors: Callable[[], int] = lambda: 0
+    ready: Callable[[], bool] = lambda: True
+    """Whether `/readyz` answers 200."""
+    route_ready: Callable[[RouteState], bool] = lambda route: True
+    """Whether a route would deliver a message now."""
     loop_lags: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS))
 
 

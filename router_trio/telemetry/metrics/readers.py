@@ -43,6 +43,11 @@ def route(number: Callable[[RouteState], float]) -> Numbers:
     return read
 
 
+def route_ready(sources: Sources) -> Iterable[tuple[Labels, float]]:
+    """Return of each route 1 if it would deliver a message now, else 0."""
+    return [((one.connection, one.name), float(sources.route_ready(one))) for one in sources.view.routes]
+
+
 def route_by(known: Labels, numbers: Callable[[RouteState], Mapping[str, int]]) -> Numbers:
     """Return a reader of the numbers of each route by a further label; those of `known` are always there."""
 

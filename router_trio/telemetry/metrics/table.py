@@ -261,6 +261,20 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "1 while the route's subscription or consumer is active, else 0.",
         readers.route(lambda route: float(route.state == RUNNING)),
     ),
+    Metric(
+        "router_route_ready",
+        "gauge",
+        ROUTE,
+        "1 while the route would deliver a message: it runs, and each of its connections is connected; else 0.",
+        readers.route_ready,
+    ),
+    Metric(
+        "router_ready",
+        "gauge",
+        (),
+        "1 while /readyz answers 200: every connection and every route would deliver a message; else 0.",
+        readers.process(lambda sources: float(sources.ready())),
+    ),
     HistogramMetric(
         "router_route_duration_seconds", ROUTE, "Time from receiving a message to settling it.", readers.durations
     ),

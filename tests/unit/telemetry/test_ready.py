@@ -1,0 +1,157 @@
+"""The log and the metrics say when a router becomes ready, and when it no longer is; no page has to be asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.events import RouterNotReady, RouterReady
+from router_trio.states import CONNECTED, RUNNING
+from router_trio.telemetry import Telemetry
+from router_trio.telemetry.http.status import unready_parts
+from router_trio.telemetry.logs.console import console_line
+from router_trio.telemetry.logs.sentences import sentence
+from router_trio.telemetry.metrics.metric import Metric
+from router_trio.telemetry.metrics.table import TABLE
+from router_trio.telemetry.ready import Readiness, watch_readiness
+from tests.support.eventually import eventually
+from tests.support.measured import needs_full_speed
+from tests.support.telemetry_views import View, make_view
+from tests.support.world import World, core, to, two_brokers, world
+
+CORE = core("in.>", to("heard.>", "edge"), name="core", connection="main")
+OTHER = core("other.>", to("elsewhere.>"), name="other", connection="main")
+TOLD = ("ROUTER_NOT_READY", "ROUTER_READY")
+
+
+def told(w: World) -> list[Any]:
+    return [event for event in w.watch.events if event.code in TOLD]
+
+
+def gauges(w: World, name: str) -> dict[tuple[str, ...], float]:
+    """The series of a gauge, by label values."""
+    sources = Telemetry(w.configuration(CORE), logs=False).sources(w.live)
+    [row] = [row for row in TABLE if row.name == name]
+    assert isinstance(row, Metric)
+    return dict(row.read(sources))
+
+
+async def test_a_router_says_when_it_is_not_ready_and_when_it_is_again(autojump_clock: MockClock) -> None:
+    async with world([CORE, OTHER], brokers=two_brokers()) as w:
+        await eventually(lambda: len(told(w)) == 1)
+        assert isinstance(told(w)[0], RouterReady)
+        assert gauges(w, "router_ready") == {(): 1}
+        assert gauges(w, "router_route_ready") == {("main", "core"): 1, ("main", "other"): 1}
+        await w.lose("edge")
+        await eventually(lambda: len(told(w)) == 2)
+        event = told(w)[1]
+        assert isinstance(event, RouterNotReady)
+        assert event.count == len(event.reasons) == 1
+        assert sentence(event).startswith("Router is not ready, for 1 reason: connection edge: reconnecting")
+        assert gauges(w, "router_ready") == {(): 0}
+        assert gauges(w, "router_route_ready") == {("main", "core"): 0, ("main", "other"): 1}
+        await trio.sleep(60)
+        assert len(told(w)) == 2, "the text of the reason changes with each attempt: that is no change"
+        await w.find("edge")
+        await eventually(lambda: len(told(w)) == 3)
+        assert told(w)[2].not_ready_seconds >= 59
+        assert gauges(w, "router_ready") == {(): 1}
+    assert len(told(w)) == 3, "a shutdown is not told as if it were trouble"
+
+
+async def test_a_connection_that_comes_and_goes_is_told_once_a_second_at_most(autojump_clock: MockClock) -> None:
+    async with world([CORE], brokers=two_brokers()) as w:
+        began_at = trio.current_time()
+        for _ in range(50):
+            await w.lose("edge")
+            await w.find("edge")
+        times = [event.at for event in told(w)]
+        assert len(times) <= trio.current_time() - began_at + 2
+        assert all(after - before >= 1 for before, after in pairwise(times))
+
+
+def test_a_change_of_who_is_not_ready_is_told_and_one_of_the_words_is_not() -> None:
+    readiness = Readiness()
+    silent, other = {"route": "a", "reason": "quiet for 9 s"}, {"route": "b", "reason": "paused"}
+    assert readiness.look([silent], 1.0) is not None
+    assert readiness.look([{**silent, "reason": "quiet for 10 s"}], 2.0) is None
+    event = readiness.look([silent, other], 3.0)
+    assert isinstance(event, RouterNotReady)
+    assert event.reasons == ("route a: quiet for 9 s", "route b: paused")
+    again = readiness.look([], 4.5)
+    assert isinstance(again, RouterReady)
+    assert again.not_ready_seconds == 3.5
+    assert readiness.look([], 5.0) is None
+
+
+def test_a_line_lists_some_of_many_reasons_and_counts_them_all() -> None:
+    many = [{"route": f"route {number}", "reason": "x" * 5000} for number in range(3000)]
+    event = Readiness().look(many, 1.0)
+    assert isinstance(event, RouterNotReady)
+    assert (event.count, len(event.reasons)) == (3000, 20)
+    assert len(json.dumps(event.reasons)) < 20 * 600
+    line = {"timestamp": "2026-01-01T00:00:00Z", "level": "WARN", "message": sentence(event), "error_code": event.code}
+    assert "for 3000 reasons: route route 0: xxx" in console_line(line, colours=False)
+
+
+def test_no_secret_is_told_in_a_reason() -> None:
+    event = Readiness().look([{"connection": "a", "reason": "no answer of nats://me:hunter2@host:4222"}], 1.0)
+    assert isinstance(event, RouterNotReady)
+    assert "hunter2" not in str(event.reasons) + sentence(event)
+
+
+@needs_full_speed
+async def test_a_look_at_thousands_of_routes_holds_nothing_up() -> None:
+    view = many_routes(5000)
+    longest = 0.0
+
+    async def measure() -> None:
+        nonlocal longest
+        while True:
+            began_at = time.thread_time()
+            await trio.lowlevel.checkpoint()
+            longest = max(longest, time.thread_time() - began_at)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_readiness, lambda: unready_parts(view, trio.current_time), view.events.append)
+        nursery.start_soon(measure)
+        await trio.sleep(2.5)
+        nursery.cancel_scope.cancel()
+    assert [event.code for event in view.events] == ["ROUTER_READY"]
+    assert longest < 0.01
+
+
+def many_routes(count: int) -> View:
+    view = make_view(["main"], [f"route {number}" for number in range(count)])
+    for route in view.routes:
+        route.enter(RUNNING)
+    state = view.connections["main"].state
+    state.enter(CONNECTED)
+    state.fenced_at = trio.current_time()
+    return view
+
+
+async def test_routes_that_come_and_go_meanwhile_do_no_harm(autojump_clock: MockClock) -> None:
+    view = many_routes(500)
+    with trio.move_on_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_readiness, lambda: unready_parts(view, trio.current_time), view.events.append)
+            for _ in range(1000):
+                view.connections[f"more {len(view.connections)}"] = view.connections["main"]
+                view.routes.pop()
+                view.routes += many_routes(1).routes
+                await trio.sleep(0.01)
+    assert [event.code for event in view.events] == ["ROUTER_READY"]
+
+
+@pytest.mark.parametrize("state", ["starting", "paused", "failed"])
+def test_a_route_that_does_not_run_is_not_ready(state: str) -> None:
+    view = make_view(["main"], ["a"])
+    view.routes[0].enter(state)
+    assert [one["route"] for part in unready_parts(view, lambda: 0.0) for one in part if "route" in one] == ["a"]
