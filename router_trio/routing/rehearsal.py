@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from router_trio.connection.supervisor import Connection
+from router_trio.errors.reasons import UNMATCHED
 from router_trio.link import Link, LinkListener
 from router_trio.outbox.operation import CoreOperation, Operation
 from router_trio.protocol import ack_reply, framing
@@ -117,7 +118,7 @@ class Rehearsal:
         if failed is not None:
             return Rehearsed((), failed=failed)
         if outcome == "filtered":
-            return Rehearsed((), filtered=next(iter(state.filtered), "unmatched"))
+            return Rehearsed((), filtered=next(iter(state.filtered), UNMATCHED))
         return Rehearsed(tuple(copies))
 
     def _delivery(self, message: Arrived) -> Delivery:

@@ -8,6 +8,7 @@ from typing import Protocol
 from router_trio.cli.dead_letters.letter import Letter, as_received, for_source, foreign, is_newer, why_not
 from router_trio.cli.dead_letters.storing import Kept, Streams, keeps_the_last
 from router_trio.errors.quotes import excerpt, redact
+from router_trio.errors.reasons import UNMATCHED
 from router_trio.nats.link import NatsLink
 from router_trio.routing.rehearsal import Copy, Rehearsal
 from router_trio.settings import RouteSettings
@@ -107,7 +108,7 @@ class ThroughRoute:
             detail = excerpt(redact(made.failed.detail), 300)
             raise Kept(f"the route fails on it again: {made.failed.reason}{': ' if detail else ''}{detail}")
         if made.filtered is not None or not any(not copy.mirror for copy in made.copies):
-            raise FilteredOut(f"the route filters it out ({made.filtered or 'unmatched'}); purge it if that is right")
+            raise FilteredOut(f"the route filters it out ({made.filtered or UNMATCHED}); purge it if that is right")
         return made.copies
 
 
