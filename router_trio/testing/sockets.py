@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, reasons
 from router_trio.link import DeliverShared, LinkListener, SharedDelivery, SubscriptionBatch
 from router_trio.protocol.framing import RawMessage
 from router_trio.testing.network import Network
@@ -183,7 +183,7 @@ class FakeSocket:
         self._in.clear()
         for subscription in self._subscriptions:
             subscription.closed = True
-            self._network.server.remove_receiver(subscription.receive, died=error.reason != "closed")
+            self._network.server.remove_receiver(subscription.receive, died=error.reason != reasons.CLOSED)
         self.scope.cancel()
         self._progress.unpark_all()
         self._network.wake_links()
