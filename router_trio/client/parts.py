@@ -14,7 +14,7 @@ from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import ConfigurationError, Problem, PublishError, reasons
 from router_trio.protocol.headers import HeadersLike
-from router_trio.routing.whole import whole
+from router_trio.routing.whole import count_on, counts_of, fold, whole
 from router_trio.states import RouteState
 
 
@@ -53,8 +53,9 @@ class Parts:
         # A scrape asks for it once a metric, and a router may have a thousand routes.
         if self._as_they_are is not None:
             return self._as_they_are
-        self._leaving = [one for one in self._leaving if whole(one).in_hand]
-        found = tuple(whole(one) for one in (*self._routes.values(), *self._leaving))
+        self._forget_settled()
+        leaving = [one for one in map(whole, self._leaving) if one.in_hand]
+        found = (*map(whole, self._routes.values()), *leaving)
         if not self._leaving and not any(one.earlier for one in self._routes.values()):
             self._as_they_are = found
         return found
@@ -100,6 +101,7 @@ class Parts:
         state = self._routes.pop(name)
         state.is_leaving = True
         self._as_they_are = None
+        self._forget_settled()
         self._leaving.append(state)
         self._past[name] = state
         if len(self._past) > MOST_PAST_ROUTES:
@@ -109,7 +111,18 @@ class Parts:
         """Let a route count on from where the one of that name was that was removed before, if there was one."""
         past = self._past.pop(state.name, None)
         if past is not None:
-            state.earlier.append(past)
+            self._leaving = [one for one in self._leaving if one is not past]
+            count_on(state, past)
+
+    def _forget_settled(self) -> None:
+        """Keep nothing but the counts of removed routes that are settled."""
+        leaving, self._leaving = self._leaving, []
+        for one in leaving:
+            fold(one)
+            if one.earlier or not one.is_settled:
+                self._leaving.append(one)
+            elif self._past.get(one.name) is one:
+                self._past[one.name] = counts_of(one)
 
     def past_route(self, name: str) -> RouteState | None:
         """Return the counts of a route that was removed; None if there is none of that name."""

@@ -7,6 +7,7 @@ server in lame duck mode. Everything that goes out passes the outbox, which outl
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 
 import trio
@@ -30,6 +31,7 @@ from router_trio.events import (
     Emit,
 )
 from router_trio.link import Connect, Link
+from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
 from router_trio.settings import ConnectionSettings
@@ -43,6 +45,16 @@ SWEEP_EVERY = 1.0
 
 _WHERE = ("servers", "credentials_file", "nkey_seed_file", "user", "token", "domain", "api_prefix")
 """What decides to which servers and account a connection leads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionCounts:
+    """Everything that a connection of this name has counted."""
+
+    name: str
+    state: ConnectionState
+    ledger: Ledger
+    counters: Counters
 
 
 class Connection:
@@ -167,11 +179,16 @@ class Connection:
         ours, theirs = self.settings, other.settings
         return self.name == other.name and all(getattr(ours, key) == getattr(theirs, key) for key in _WHERE)
 
-    def continue_counts(self, before: Connection) -> None:
+    @property
+    def counts(self) -> ConnectionCounts:
+        """Return what it has counted, which outlives it."""
+        return ConnectionCounts(self.name, self.state, self.outbox.ledger, self.outbox.counters)
+
+    def continue_counts(self, before: ConnectionCounts) -> None:
         """Count on from where the connection that had this name before ended: all of its operations are settled."""
         self.state.add_counts(before.state)
-        self.outbox.ledger.add(before.outbox.ledger)
-        self.outbox.counters.add(before.outbox.counters)
+        self.outbox.ledger.add(before.ledger)
+        self.outbox.counters.add(before.counters)
 
     # --- the supervisor ---
 

@@ -80,6 +80,7 @@ class RouteLife:
             await self._begun.wait()
             await self.route.run()
         finally:
+            self.route.state.is_over = True
             self._ended.set()
 
     async def end_route(self, deadline: float) -> int:

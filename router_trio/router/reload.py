@@ -146,7 +146,7 @@ class Reload:
             run.remember_connection(run.connections.pop(name).connection)
             run.parts.remove_connection(name)
             return
-        past = before.connection if before is not None else run.past_connections.pop(name, None)
+        past = before.connection.counts if before is not None else run.past_connections.pop(name, None)
         if past is not None:
             coming.connection.continue_counts(past)
         run.connections[name] = coming

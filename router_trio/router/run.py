@@ -15,7 +15,7 @@ import trio
 from router_trio.client.live import Live
 from router_trio.client.parts import Parts
 from router_trio.connection.platform import Platform
-from router_trio.connection.supervisor import Connection
+from router_trio.connection.supervisor import Connection, ConnectionCounts
 from router_trio.events import (
     Emit,
     HandlerLeftBehind,
@@ -131,8 +131,8 @@ class Run:
             one.begin_routing()
         self.streams: set[tuple[str, str]] = {(stream.connection, stream.name) for stream in settings.streams}
         """Connection and name of those that are looked after."""
-        self.past_connections: dict[str, Connection] = {}
-        """Those that were removed, for their counts: if one comes back, they go on."""
+        self.past_connections: dict[str, ConnectionCounts] = {}
+        """The counts of those that were removed: if one comes back, they go on."""
         self._changes: Changes | None = None
         self._nursery: trio.Nursery | None = None
         self._sheltered = trio.CancelScope(shield=True)
@@ -179,7 +179,7 @@ class Run:
 
     def remember_connection(self, connection: Connection) -> None:
         """Keep the counts of a connection that is removed."""
-        self.past_connections[connection.name] = connection
+        self.past_connections[connection.name] = connection.counts
         if len(self.past_connections) > MOST_PAST_CONNECTIONS:
             del self.past_connections[next(iter(self.past_connections))]
 

@@ -21,6 +21,7 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.route import Route
 from router_trio.routing.tracing import Tracing
+from router_trio.routing.whole import count_on
 from router_trio.states import REPLY, DestinationState, RouteState
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class RouteBuilder:
         """
         connection, state = connections[plan.connection], _state(plan, connections)
         if before is not None:
-            state.earlier.append(before.state)
+            count_on(state, before.state)
             # Its own may still leave some behind, those before it none any more.
             *older, last = before.state.left_behind or [()]
             state.left_behind += [*filter(None, older), last]

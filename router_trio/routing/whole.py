@@ -8,28 +8,67 @@ from __future__ import annotations
 
 from router_trio.states import BreakerState, RouteState
 
+MOST_PAST_DESTINATIONS = 100
+"""Destinations that a route no longer has and of which it keeps separate counts."""
+
+PAST_DESTINATIONS = "(removed)"
+"""In place of a destination's template, for all those beyond `MOST_PAST_DESTINATIONS`."""
+
+
+def count_on(state: RouteState, before: RouteState) -> None:
+    """Let a route that has counted nothing yet count on from where `before` is, which may still settle messages.
+
+    Lives that are over are folded in at once, and the others are listed side by side: they are never a chain.
+    """
+    # Destinations keep their places, so that the counts of a worker have the same fields after each change.
+    past = [one for one in before.delivered if one not in state.delivered][:MOST_PAST_DESTINATIONS]
+    places = [one for one in before.delivered if one in state.delivered or one in past]
+    state.delivered = dict.fromkeys((*places, *state.delivered), 0)
+    state.earlier, before.earlier = [*before.earlier, before], []
+    fold(state)
+
+
+def fold(state: RouteState) -> None:
+    """Add up the earlier lives that are settled: they can receive nothing more, and have nothing in hand."""
+    left = []
+    for one in state.earlier:
+        if one.is_settled:
+            add_counts(state, one)
+            for destination in state.to:
+                destination.routed_earlier(one)
+        else:
+            left.append(one)
+    state.earlier = left
+
 
 def whole(state: RouteState) -> RouteState:
     """Return the counts of a route together with those from before its changes; the state itself, if all is settled."""
-    for one in tuple(state.earlier):
-        before = whole(one)
-        if not before.in_hand:
-            state.earlier.remove(one)
-            add_counts(state, before)
+    fold(state)
     if not state.earlier:
         return state
     both = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
+    both.delivered = dict.fromkeys(state.delivered, 0)
     both.enter(state.state, state.reason)
     both.source = state.source
     both.standby, both.is_leaving = state.standby, state.is_leaving
     both.to, both.most_open, both.limit = state.to, state.most_open, state.limit
     both.breakers = [_unopened(one) for one in state.breakers]
+    both.in_flight_limit = state.in_flight_limit
     both.handling, both.handler_moved_at = state.handling, state.handler_moved_at
-    parts = [state, *map(whole, state.earlier)]
+    parts = [state, *state.earlier]
     both.holder = _Sum(sum(one.in_hand for one in parts))
     for one in parts:
         add_counts(both, one)
     return both
+
+
+def counts_of(state: RouteState) -> RouteState:
+    """Return the counts of a route that is over, and nothing else that it holds on to."""
+    alone = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
+    alone.source, alone.is_leaving, alone.is_over = state.source, state.is_leaving, state.is_over
+    alone.breakers = [_unopened(one) for one in state.breakers]
+    count_on(alone, state)
+    return alone
 
 
 def add_counts(state: RouteState, other: RouteState) -> None:
@@ -46,7 +85,8 @@ def add_counts(state: RouteState, other: RouteState) -> None:
     state.mirror_failed.update(other.mirror_failed)
     state.unanswered.update(other.unanswered)
     for template, count in other.routed.items():
-        state.delivered[template] = state.delivered.get(template, 0) + count
+        label = _label(state, template)
+        state.delivered[label] = state.delivered.get(label, 0) + count
     for fate, count in other.settled.items():
         state.fates[fate] += count
     state.fates["duplicate"] -= other.duplicates  # `settled` adds them
@@ -56,6 +96,14 @@ def add_counts(state: RouteState, other: RouteState) -> None:
         if same:
             same[0].openings += its.openings
             left.remove(same[0])
+
+
+def _label(state: RouteState, template: str) -> str:
+    """Return under which destination of a route messages for this one are counted."""
+    known = state.delivered
+    if template in known or len(known) < len(state.destinations) + MOST_PAST_DESTINATIONS:
+        return template
+    return PAST_DESTINATIONS
 
 
 def _unopened(breaker: BreakerState) -> BreakerState:

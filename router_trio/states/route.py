@@ -80,6 +80,10 @@ class DestinationState:
         self.met = (reason, detail)
         self._routed_before = self._routed
 
+    def routed_earlier(self, before: RouteState) -> None:
+        """The counts of its route include those of `before` now: none of these got through since the trouble."""
+        self._routed_before += before.dead_lettered if self._dead_letters else before.routed.get(self.template, 0)
+
     @property
     def _routed(self) -> int:
         return self.route.dead_lettered if self._dead_letters else self.route.routed[self.template]
@@ -211,7 +215,11 @@ class RouteState:
         self.holder: InHand | None = None
         """Who holds what is in hand: a route from a stream, which counts it by itself."""
         self.earlier: list[RouteState] = []
-        """The route before its settings changed, as long as something of that has no fate: see `routing.whole`."""
+        """The lives of the route before its settings changed of which something has no fate: see `routing.whole`."""
+        self.is_over: bool = False
+        """True once nothing can be received any more: see `is_settled`."""
+        self.mirrors_under_way = 0
+        """Copies for mirrors that have no fate. A message is settled without them."""
         self.is_leaving: bool = False
         """True once the route was removed: it receives nothing more, and that is no trouble."""
         self.forwarded: Histogram = Histogram(DURATION_BOUNDS)
@@ -281,6 +289,11 @@ class RouteState:
     def unready(self) -> str | None:
         """Why this route would not receive a message now, or None; one that was removed is not to."""
         return None if self.is_leaving or self.state == RUNNING else self.reason or self.state
+
+    @property
+    def is_settled(self) -> bool:
+        """Return True if nothing will be counted here any more."""
+        return self.is_over and not self.in_hand and not self.mirrors_under_way
 
     @property
     def trouble(self) -> str | None:

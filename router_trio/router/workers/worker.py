@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from router_trio.connection.platform import REAL_PLATFORM
+from router_trio.connection.supervisor import ConnectionCounts
 from router_trio.errors import ConfigurationError, RouterError, innermost
 from router_trio.link import Connect
 from router_trio.nats.dialer import Dialer, client_name
@@ -29,7 +30,6 @@ from router_trio.router.workers.report import Reporter
 from router_trio.settings import ConnectionSettings, Settings
 from router_trio.states import RouteState
 from router_trio.telemetry.metrics.lag import measure_lag
-from router_trio.telemetry.view import ConnectionView
 
 DONE = 0
 FAILED = 1
@@ -159,7 +159,7 @@ class _Past:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def connection(self, name: str) -> ConnectionView | None:
+    def connection(self, name: str) -> ConnectionCounts | None:
         """See `Past`."""
         return self._run.past_connections.get(name)
 

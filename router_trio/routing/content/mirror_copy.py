@@ -15,6 +15,7 @@ class MirrorCopy:
     def __init__(self, route: RouteState, template: str) -> None:
         self._route = route
         self._template = template
+        route.mirrors_under_way += 1
 
     @property
     def destination(self) -> tuple[str, str]:
@@ -23,6 +24,7 @@ class MirrorCopy:
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
+        self._route.mirrors_under_way -= count
         if fate.delivered:
             self._route.delivered[self._template] += count
         else:
@@ -30,4 +32,5 @@ class MirrorCopy:
 
     def count_failure(self, reason: str) -> None:
         """The copy never became an operation."""
+        self._route.mirrors_under_way -= 1
         self._route.mirror_failed[reason] += 1

@@ -80,6 +80,10 @@ class Passthrough:
         """Let what comes for this route wait in its intake queue, for as long as that is busy."""
         self._behind.add(route)
 
+    def forget(self, route: PassthroughRoute) -> None:
+        """Let go of a route that has ended."""
+        self._behind.discard(route)
+
     def _let_wait(self, touched: Sequence[SubscriptionBatch], *, everything: bool) -> list[SubscriptionBatch]:
         """What can't be forwarded now goes into the inboxes of its routes. Returns what can be."""
         behind = {route for route in self._behind if route.intake.busy}

@@ -148,6 +148,13 @@ class CoreRoute(Route):
         super().close_intake()
         self._subscribing.cancel()
 
+    def retire(self) -> None:
+        """See `Route`."""
+        super().retire()
+        if self._passes is not None:
+            passthrough, route = self._passes
+            passthrough.forget(route)
+
     async def _all_routed(self) -> None:
         """See `Route`."""
         await self._intake.empty()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.routing.whole import whole
+from router_trio.routing.whole import count_on, whole
 from router_trio.states import BreakerState, RouteState
 
 COUNTS = st.lists(st.integers(0, 50), min_size=6, max_size=6)
@@ -56,7 +56,7 @@ def test_the_whole_is_the_sum_of_what_it_was_and_is(drawn: list[tuple[list[int],
     states = [counted(counts, from_stream=from_stream) for counts, from_stream in drawn]
     same = [counted(counts, from_stream=from_stream) for counts, from_stream in drawn]
     for earlier, later in pairwise(states):
-        later.earlier.append(earlier)
+        count_on(later, earlier)
     now = states[-1]
     for _ in range(2):  # looking changes nothing
         assert_sums(whole(now), same)
@@ -80,7 +80,7 @@ def test_a_state_without_a_past_is_itself() -> None:
 
 def test_destinations_that_are_gone_keep_their_counts() -> None:
     now, before = counted([1, 0, 0, 0, 0, 0], ("c",)), counted([2, 3, 0, 0, 0, 1], ("a", "b"))
-    now.earlier.append(before)
+    count_on(now, before)
     assert whole(now).routed == {"a": 3, "b": 2, "c": 1}
     assert whole(now).destinations == ("c",)
 
@@ -92,7 +92,7 @@ def test_the_openings_of_a_breaker_go_on_and_its_state_is_that_of_now() -> None:
     for number, one in enumerate((*now.breakers, *before.breakers)):
         one.openings = 10**number
     before.breakers[0].state, now.breakers[1].state = "open", "half_open"
-    now.earlier.append(before)
+    count_on(now, before)
     expected = [("a", "closed", 1001), ("a", "half_open", 10010), ("new", "closed", 100)]
     assert [(one.template, one.state, one.openings) for one in whole(now).breakers] == expected
     before.elapsed.record(1.0)

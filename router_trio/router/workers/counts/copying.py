@@ -14,6 +14,7 @@ from typing import Protocol
 
 import trio
 
+from router_trio.connection.supervisor import ConnectionCounts
 from router_trio.router.workers.counts.block import Block, Record
 from router_trio.router.workers.counts.numbers import (
     CONNECTION,
@@ -34,7 +35,6 @@ from router_trio.router.workers.counts.process_numbers import processor_microsec
 from router_trio.states import Histogram, RouteState
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import Sources
-from router_trio.telemetry.view import ConnectionView
 
 COPY_EVERY = 0.25
 """Seconds between two copies of what no ledger is made of."""
@@ -46,7 +46,7 @@ _duplicates = attrgetter("duplicates")
 class Past(Protocol):
     """Where the counts are of what a reload has removed."""
 
-    def connection(self, name: str) -> ConnectionView | None:
+    def connection(self, name: str) -> ConnectionCounts | None:
         """Return a connection that was removed, None if there is none of that name."""
         ...
 
@@ -58,7 +58,7 @@ class Past(Protocol):
 class _NoPast:
     """See `Past`: nothing was removed."""
 
-    def connection(self, name: str) -> ConnectionView | None:
+    def connection(self, name: str) -> ConnectionCounts | None:
         """See `Past`."""
         return None
 
@@ -125,7 +125,7 @@ class Counting:
         self._write_removed(self._sources.view.connections, self._routes)
         found: Counts = {}
         for name, connection in self._sources.view.connections.items():
-            rest = rest_of_connection(connection.state, connection.outbox)
+            rest = rest_of_connection(connection.state, connection.outbox.counters)
             self._write_rest((CONNECTION, name), rest)
             found[CONNECTION, name] = nonzero(LEDGER, ledger_numbers(connection.outbox.ledger))
             found[CONNECTION, name] |= nonzero(rest, rest.values())
@@ -145,7 +145,7 @@ class Counting:
             if self._sources is None:
                 continue
             for name, connection in self._sources.view.connections.items():
-                self._write_rest((CONNECTION, name), rest_of_connection(connection.state, connection.outbox))
+                self._write_rest((CONNECTION, name), rest_of_connection(connection.state, connection.outbox.counters))
             for at in self._touched:
                 if at < len(self._routes):
                     self._write_rest((ROUTE, self._routes[at].name), rest_of_route(self._routes[at]))
@@ -159,8 +159,8 @@ class Counting:
         for name in self._ledgers.keys() - connections:
             connection = self._past.connection(name)
             if connection is not None:
-                self._write_ledger(name, ledger_numbers(connection.outbox.ledger))
-                self._write_rest((CONNECTION, name), rest_of_connection(connection.state, connection.outbox))
+                self._write_ledger(name, ledger_numbers(connection.ledger))
+                self._write_rest((CONNECTION, name), rest_of_connection(connection.state, connection.counters))
         for name in {state.name for state in self._routes}.difference(state.name for state in routes):
             state = self._past.route(name)
             if state is not None:

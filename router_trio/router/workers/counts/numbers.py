@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.states import ConnectionState, Histogram, RouteState
-from router_trio.telemetry.view import OutboxView
 
 Key = tuple[str, str]
 """Kind and name: of a connection, a route or the process."""
@@ -70,9 +69,8 @@ def route_numbers(state: RouteState) -> tuple[int, ...]:
     )
 
 
-def rest_of_connection(state: ConnectionState, outbox: OutboxView) -> dict[str, int]:
+def rest_of_connection(state: ConnectionState, counters: Counters) -> dict[str, int]:
     """Return what else a connection counts."""
-    counters = outbox.counters
     return {
         **{name: getattr(state, name) for name in _LIFE},
         **{name: getattr(counters, name) for name in _RETRIES},

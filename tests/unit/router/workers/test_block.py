@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router_trio.connection.supervisor import ConnectionCounts
 from router_trio.router.workers.counts import block as block_module
 from router_trio.router.workers.counts.block import Block, read_block
 from router_trio.router.workers.counts.copying import Counting
 from router_trio.router.workers.counts.numbers import PROCESS, ROUTE, Counts, Left, settle
 from router_trio.states import RouteState
 from router_trio.telemetry.metrics.metric import Sources
-from router_trio.telemetry.view import ConnectionView
 from tests.support.telemetry_views import View
 from tests.unit.router.workers.counted import Hand, block, came, count, router
 
@@ -121,8 +121,11 @@ class Removed:
     def __init__(self, view: View) -> None:
         self._view = view
 
-    def connection(self, name: str) -> ConnectionView | None:
-        return self._view.connections.get(name)
+    def connection(self, name: str) -> ConnectionCounts | None:
+        found = self._view.connections.get(name)
+        if found is None:
+            return None
+        return ConnectionCounts(name, found.state, found.outbox.ledger, found.outbox.counters)
 
     def route(self, name: str) -> RouteState | None:
         return next((route for route in self._view.routes if route.name == name), None)

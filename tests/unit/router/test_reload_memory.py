@@ -1,0 +1,158 @@
+"""Thousands of reloads leave no more behind than a few: memory stays flat, the ledger goes on, and pages answer."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from router_trio.routing.whole import MOST_PAST_DESTINATIONS, PAST_DESTINATIONS
+from router_trio.telemetry.http.status import readiness, status
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import World, core, one_broker, stream, to, world
+from tests.unit.router.traffic import by_name
+
+WARM_UP, RELOADS = 20, 100
+
+KINDS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "a destination": lambda n: [core("b.*", f"new{n % 2}.$1")],
+    "a destination that is new each time": lambda n: [core("b.*", f"new{n}.$1")],
+    "the subject": lambda n: [core(f"b{n}.*", "new.$1")],
+    "a route comes and goes": lambda n: [core("b.*", "new.$1", name="comes and goes")][: n % 2],
+    "with retry and dead letters": lambda n: [
+        core("b.*", f"new{n % 2}.$1")
+        | {"retry": {"attempts": 3}, "dead_letter": {"subject": "dead.$1", "jetstream": False}}
+    ],
+    "by key": lambda n: [core("b.*", f"new{n % 2}.$1") | {"key": "subject"}],
+    "with a limit": lambda n: [core("b.*", f"new{n % 2}.$1") | {"limit": {"rate": f"{5 + n % 2}/s", "burst": 3}}],
+    "with a mirror": lambda n: [core("b.*", f"new{n % 2}.$1", to("copy.$1") | {"mirror": 0.5})],
+    "to a stream": lambda n: [core("b.*", to(f"out.{n % 2}.$1", jetstream=True))],
+    "from a stream": lambda n: [stream("IN", f"out.{n % 2}.$1", filter="in.*")],
+    "from a stream, the durable": lambda n: [stream("IN", "out.$1", durable=f"router-{n % 2}", filter="in.*")],
+    "from a stream by key": lambda n: [stream("IN", f"out.{n % 2}.$1", filter="in.*") | {"key": "subject"}],
+}
+
+
+def two() -> dict[str, FakeBroker]:
+    return {"main": FakeBroker(), "edge": FakeBroker()}
+
+
+async def reload(w: World, *routes: Mapping[str, Any]) -> None:
+    await w.live.reload(w.configuration(*routes))
+    w.watch.events.clear()  # which remembers each of them
+
+
+def objects() -> Counter[str]:
+    """The objects of this package that there are, by kind."""
+    gc.collect()
+    kinds = (type(one) for one in gc.get_objects())
+    return Counter(kind.__qualname__ for kind in kinds if kind.__module__.startswith("router_trio"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_reload_leaves_nothing_behind(kind: str, autojump_clock: MockClock) -> None:
+    routes = KINDS[kind]
+    async with world(routes(0), brokers=one_broker()) as w:
+        for number in range(1, WARM_UP):
+            await reload(w, *routes(number))
+        before = objects()
+        for number in range(WARM_UP, WARM_UP + RELOADS):
+            if number % 25 == 0:  # the broker remembers each of them
+                w.broker.publish("b.x", b"x")
+                w.broker.publish("in.x", b"x")
+            await reload(w, *routes(number))
+        await eventually(lambda: sum(one.in_hand for one in w.live.routes) == 0)
+        more = {name: count for name, count in (objects() - before).items() if count > RELOADS // 10}
+        assert more == {}
+
+
+async def test_connections_that_change_and_go_leave_nothing_behind(autojump_clock: MockClock) -> None:
+    def number(n: int) -> dict[str, Any]:
+        return {"connections": {"main": {"max_pending_operations": 100 + n}}}
+
+    async with world([core("b.*", "new.$1")]) as w:
+        for n in range(WARM_UP + RELOADS):
+            if n == WARM_UP:
+                before = objects()
+            await w.live.reload(w.configuration(core("b.*", "new.$1"), **number(n)))
+            w.watch.events.clear()
+        more = {name: count for name, count in (objects() - before).items() if count > RELOADS // 10}
+        assert more == {}
+
+
+async def test_pages_answer_after_thousands_of_reloads_that_nobody_looked_at(autojump_clock: MockClock) -> None:
+    async with world([core("b.*", "new.$1")]) as w:
+        for number in range(1, 1501):
+            w.broker.publish("b.x", b"x")
+            await reload(w, core("b.*", f"{('old', 'new')[number % 2]}.$1"))
+        status(w.live, 0.0)
+        readiness(w.live, 0.0)
+        await eventually(lambda: w.route.in_hand == 0)
+        assert w.route.received == 1500
+        assert w.route.settled["routed"] == sum(w.route.routed.values()) == 1500
+
+
+async def test_messages_that_wait_from_before_many_reloads_are_counted_until_they_are_settled(
+    autojump_clock: MockClock,
+) -> None:
+    def changed(number: int) -> dict[str, Any]:
+        return core("b.*", to(f"{('old', 'new')[number % 2]}.$1", "edge"), connection="main")
+
+    changes = 1200  # more than Python calls within one another
+    async with world([changed(0)], brokers=two(), max_pending_operations=10_000) as w:
+
+        def waits(count: int) -> bool:
+            return w.live.connections["edge"].outbox.pending == count
+
+        await w.lose("edge")
+        for number in range(1, changes + 1):
+            w.broker.publish("b.x", b"x")
+            await eventually(partial(waits, number))
+            await reload(w, changed(number))
+        assert w.route.received == w.route.in_hand == changes
+        status(w.live, 0.0)
+        readiness(w.live, 0.0)
+        await w.find("edge")
+        await eventually(lambda: w.route.in_hand == 0)
+        assert w.route.settled["routed"] == sum(w.route.routed.values()) == changes
+
+
+async def test_a_route_has_a_bounded_number_of_destinations_that_are_gone(autojump_clock: MockClock) -> None:
+    changes = MOST_PAST_DESTINATIONS + 50
+    async with world([core("b.*", "new.$1")]) as w:
+
+        def settled(count: int) -> bool:
+            return w.route.received == count and not w.route.in_hand
+
+        for number in range(changes):
+            await reload(w, core("b.*", f"new{number}.$1"))
+            w.broker.publish("b.x", b"x")
+            await eventually(partial(settled, number + 1))
+        routed = w.route.routed
+        assert sum(routed.values()) == changes
+        assert len(routed) <= MOST_PAST_DESTINATIONS + 3
+        assert routed[f"new{changes - 1}.$1"] == 1
+        assert routed[PAST_DESTINATIONS] > 1
+
+
+async def test_a_route_that_comes_back_while_its_last_messages_are_on_their_way_is_shown_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with world([core("b.*", to("new.$1", "edge"), connection="main")], brokers=two(), shutdown_timeout=0.5) as w:
+        await w.lose("edge")
+        w.broker.publish("b.x", b"x")
+        await eventually(lambda: w.route.in_hand == 1)
+        await reload(w)
+        assert by_name(w)["route"].in_hand == 1
+        await reload(w, core("b.*", to("new.$1", "edge"), connection="main"))
+        assert [route.name for route in w.live.routes] == ["route"]
+        assert w.route.received == w.route.in_hand == 1
+        await w.find("edge")
+        await eventually(lambda: w.route.in_hand == 0)
+        assert w.route.settled["routed"] == 1
