@@ -176,3 +176,35 @@ async def test_there_is_no_file_to_watch_if_the_configuration_comes_from_standar
     assert done.returncode == 2
     assert "--watch has no file to look at" in done.stderr
     assert "leave out --watch" in done.stderr
+
+
+async def test_watch_looks_at_the_files_of_a_folder(server: NatsServer, tmp_path: Path) -> None:
+    folder = tmp_path / "routes.d"
+    folder.mkdir()
+    text, _, last = CONFIG.replace("URL", server.url).rpartition("[[routes]]")
+    (folder / "10-first.toml").write_text(text)
+    async with running("run", "--watch", folder, cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        (folder / "20-second.toml").write_text("[[routes]]" + last)
+        told = await run.has_logged("ROUTER_RELOADED")
+        assert told["added"] == ["route changes"]
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+async def test_a_write_that_pauses_between_two_tables_is_not_taken_for_a_whole_file(
+    server: NatsServer, config: Path, tmp_path: Path
+) -> None:
+    async with running("run", "--watch", config, cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        first, _, second = CONFIG.replace("URL", server.url).replace("OUT", "new").rpartition("[[routes]]")
+        with config.open("w") as file:
+            file.write(first)
+            file.flush()
+            await trio.sleep(2.5)  # two looks find the same
+            file.write("[[routes]]" + second)
+        told = await run.has_logged("ROUTER_RELOADED")
+        assert (told["changed"], told["removed"]) == (["route changes"], [])
+        assert len(run.logged("ROUTER_RELOADED")) == 1
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0

@@ -37,7 +37,7 @@ def read_document(paths: Sequence[Path], environ: Mapping[str, str], root: type[
     refused: list[Problem] = []
     lists = _lists(root)
     folder = Path.cwd()
-    for file in _files(paths):
+    for file in files_of(paths):
         name = str(file)
         try:
             text = _decoded(_read(file), name)
@@ -83,8 +83,8 @@ def _lay_over(document: Document, environ: Mapping[str, str], root: type[BaseMod
     _resolve(document.data, root, folder)
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield each file once, in order. Raises ConfigurationError."""
+def files_of(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield each file of a configuration once, in order, also those of folders. Raises ConfigurationError."""
     known: set[str] = set()
     for path in paths:
         # What is no folder is a file, also if there is none: reading it says so.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -18,21 +19,75 @@ def told(watched: Watched, *texts: str | None) -> list[bool]:
     return [watched.has_changed(of(text)) for text in texts]
 
 
+A, B = "a = 1", "a = 2"
+TWO = """
+[connections.main]
+servers = ["nats://127.0.0.1:4222"]
+[[routes]]
+name = "one"
+limit = { rate = "5/s" }
+[[routes]]
+name = "other"
+"""
+HALF = TWO[: TWO.rindex("[[routes]]")]
+
+
 def test_what_is_as_it_was_has_not_changed() -> None:
-    assert told(Watched(of("a")), "a", "a", "a") == [False, False, False]
+    assert told(Watched(of(A)), A, A, A) == [False, False, False]
 
 
 def test_what_is_new_has_changed_once_when_it_was_found_twice() -> None:
-    assert told(Watched(of("a")), "b", "b", "b", "a", "a") == [False, True, False, False, True]
+    assert told(Watched(of(A)), B, B, B, A, A) == [False, True, False, False, True]
 
 
 def test_what_is_half_written_or_away_for_a_moment_changes_nothing() -> None:
-    assert told(Watched(of("a")), "", "half", None, "a", "a") == [False] * 5
-    assert told(Watched(of("a")), None, None, None) == [False] * 3
+    assert told(Watched(of(A)), "", "half", None, A, A) == [False] * 5
+    assert told(Watched(of(A)), None, None, None) == [False] * 3
 
 
 def test_a_file_that_is_written_on_and_on_counts_when_it_is_over() -> None:
-    assert told(Watched(of("a")), "b", "c", "d", "d") == [False, False, False, True]
+    assert told(Watched(of("")), "b = 1", "b = 1\nc = 1", "b = 1\nc = 1\nd = 1", "b = 1\nc = 1\nd = 1")[-2:] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        HALF,
+        HALF.replace("limit", "# limit"),
+        TWO.replace('servers = ["nats://127.0.0.1:4222"]', "servers = []"),
+        TWO[: TWO.index("[[routes]]")],
+        TWO[:-3],
+        "",
+        None,
+    ],
+    ids=["a route", "a key", "an item", "all routes", "in the middle of a line", "empty", "away"],
+)
+def test_a_writer_that_pauses_for_three_seconds_is_waited_for(half: str | None) -> None:
+    new = TWO.replace("5/s", "6/s")
+    assert told(Watched(of(TWO)), half, half, half, half, new, new, new) == [False] * 5 + [True, False]
+
+
+@pytest.mark.parametrize("less", [HALF, TWO[:-3], "", None], ids=["a route", "no TOML", "empty", "away"])
+def test_what_has_less_and_stays_so_has_changed(less: str | None) -> None:
+    assert told(Watched(of(TWO)), *[less] * 8) == [False] * 5 + [True, False, False]
+
+
+def test_routes_that_move_to_another_file_or_place_are_not_missing() -> None:
+    watched = Watched((("a", TWO.encode()),))
+    moved = (("a", HALF.encode()), ("b", b'[[routes]]\nname = "other"'))
+    assert [watched.has_changed(moved), watched.has_changed(moved)] == [False, True]
+
+
+def test_the_files_of_a_folder_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "b.toml").write_text("b")
+    (tmp_path / "a.toml").write_text("a")
+    (tmp_path / "notes.txt").write_text("n")
+    assert content_of([tmp_path]) == ((str(tmp_path / "a.toml"), b"a"), (str(tmp_path / "b.toml"), b"b"))
+    (tmp_path / "c.toml").write_text("c")
+    assert len(content_of([tmp_path]) or ()) == 3
 
 
 def test_files_are_looked_at_together(tmp_path: Path) -> None:
@@ -49,7 +104,7 @@ async def test_it_is_looked_at_each_second(autojump_clock: MockClock) -> None:
 
     def look() -> Content | None:
         looks.append(len(looks))
-        return of("a" if len(looks) < 3 else "b")
+        return of(A if len(looks) < 3 else B)
 
     async with trio.open_nursery() as nursery:
 
@@ -57,5 +112,5 @@ async def test_it_is_looked_at_each_second(autojump_clock: MockClock) -> None:
             changes.append(len(looks))
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(watch, look, of("a"), changed)
+        nursery.start_soon(watch, look, of(A), changed)
     assert changes == [4]
