@@ -35,6 +35,12 @@ BORROWED_EXPIRES = 5.0
 SILENCE = 15.0
 """Seconds without message or heartbeat after which a pull request is taken for lost: three heartbeats."""
 
+QUIET = 8.0
+"""Seconds without message or heartbeat after which the route counts as receiving nothing: a heartbeat and three seconds.
+
+A server that is cut off from its cluster keeps the link, and answers fences, but no consumer is there any more.
+"""
+
 _PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
 
 LEAST_PROGRESS_DELAY = 0.01
@@ -93,6 +99,7 @@ class PullLoop:
         self._comes_again = False  # what is asked for now has come before, as far as is known
         self._look_again = trio.Event()
         self._heard_at = 0.0
+        self._quiet = False
         self._told_of_waiting = False
         self._lost: SourceError | None = None
         self._asking_about_late = False
@@ -126,6 +133,8 @@ class PullLoop:
     def heard(self, now: float) -> None:
         """Something came."""
         self._heard_at = now
+        if self._quiet:
+            self._look_again.set()
 
     def count_received(self, count: int, size: int, *, again: bool) -> None:
         """That many of the messages that were asked for came, of so many bytes. `again`: the last had come before."""
@@ -317,6 +326,10 @@ class PullLoop:
         order = self._ack_pending.order
         self._told_of_waiting = bool(order.lines)
         stopped = self._checks.stopped or (None if self._filters is None else self._filters.outside)
+        self._quiet = trio.current_time() >= self._quiet_at
+        if stopped is None and self._quiet:
+            stopped = f"nothing was heard of its consumer for {QUIET:g} s, neither a message nor a heartbeat: "
+            stopped += "the server may be cut off from its cluster, or the consumer has no leader"
         if stopped is not None:
             self._routing.state.enter(PAUSED, stopped)
             return
@@ -336,11 +349,17 @@ class PullLoop:
         """When the consumer counts as lost if nothing is heard of it before: never, while it is asked for nothing."""
         return self._heard_at + SILENCE if self._credit.outstanding else math.inf
 
+    @property
+    def _quiet_at(self) -> float:
+        """When the route counts as receiving nothing, if nothing is heard of the consumer before."""
+        return self._heard_at + QUIET if self._credit.outstanding else math.inf
+
     def _next_look(self, now: float) -> float:
         order = self._ack_pending.order
+        silent_at = self._silent_at if self._quiet else self._quiet_at
         if not order.awaited or self._asking_about_late:
-            return self._silent_at
-        look = min(self._silent_at, order.next_look(now))
+            return silent_at
+        look = min(silent_at, order.next_look(now))
         return min(look, self._makes_room_at) if self._is_full and order.count_due(now) else look
 
     async def _tell_progress(self, link: Link, consumer: PullConsumer) -> None:

@@ -13,6 +13,7 @@ from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.stream.pulling import pull_loop as module
 from router_trio.states import FAILED, PAUSED, RUNNING
+from router_trio.telemetry.http.status import readiness
 from router_trio.testing import FakeBroker
 from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
@@ -287,6 +288,27 @@ async def test_a_consumer_that_falls_silent_is_opened_again(
         fill(w.broker, 5, first=5)
         await all_acked(w, 10)
         assert w.payloads("OUT") == numbers(10)
+
+
+async def test_a_route_is_not_ready_within_ten_seconds_of_the_last_sign_of_its_consumer(
+    autojump_clock: MockClock,
+) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        fill(w.broker, 5)
+        await all_acked(w, 5)
+        await trio.sleep(60)
+        assert readiness(w.live, trio.current_time())[0] == 200  # while the server sends heartbeats
+        requests = w.broker._server.consumers["IN", "router"]._requests
+        kept = [*requests]
+        requests.clear()
+        await trio.sleep(10)
+        code, body = readiness(w.live, trio.current_time())
+        assert code == 503
+        assert "nothing was heard of its consumer for 8 s" in str(body)
+        requests.extend(kept)
+        fill(w.broker, 5, first=5)
+        await all_acked(w, 10)
+        assert readiness(w.live, trio.current_time())[0] == 200
 
 
 async def test_retries_grow_while_the_consumer_is_lost_again_and_again(autojump_clock: MockClock) -> None:
