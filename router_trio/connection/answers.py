@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 from typing import Literal, Protocol
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -71,7 +72,7 @@ class Answers:
         self._by_subject: dict[bytes, list[_Batch]] = {}
         self._some_sent = trio.Event()
         self._next_at = -inf
-        self._of: dict[tuple[str, str], Answering] = {}
+        self._of: WeakValueDictionary[tuple[str, str], Answering] = WeakValueDictionary()
 
     def belong_to(self, stream: str, durable: str, answering: Answering) -> None:
         """Tell this one of refusals that name a durable, from now on."""

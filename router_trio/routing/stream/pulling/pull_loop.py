@@ -36,7 +36,7 @@ SILENCE = 15.0
 """Seconds without message or heartbeat after which a pull request is taken for lost: three heartbeats."""
 
 QUIET = 8.0
-"""Seconds without message or heartbeat after which the route counts as receiving nothing: a heartbeat and three seconds.
+"""Seconds without message or heartbeat after which the route receives nothing: a heartbeat and three more.
 
 A server that is cut off from its cluster keeps the link, and answers fences, but no consumer is there any more.
 """
