@@ -16,14 +16,14 @@ PAST_DESTINATIONS = "(removed)"
 
 
 def count_on(state: RouteState, before: RouteState) -> None:
-    """Let a route that has counted nothing yet count on from where `before` is, which may still settle messages.
+    """Let a route count on from where `before` is, which may still settle messages.
 
     Lives that are over are folded in at once, and the others are listed side by side: they are never a chain.
     """
     # Destinations keep their places, so that the counts of a worker have the same fields after each change.
     past = [one for one in before.delivered if one not in state.delivered][:MOST_PAST_DESTINATIONS]
     places = [one for one in before.delivered if one in state.delivered or one in past]
-    state.delivered = dict.fromkeys((*places, *state.delivered), 0)
+    state.delivered = dict.fromkeys(places, 0) | state.delivered
     state.earlier, before.earlier = [*before.earlier, before], []
     fold(state)
 

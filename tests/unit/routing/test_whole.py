@@ -68,6 +68,7 @@ def test_the_whole_is_the_sum_of_what_it_was_and_is(drawn: list[tuple[list[int],
             one.elapsed.record(2.0, left)
             if one.holder is not None:
                 one.holder = Holder(0)
+            one.is_over = True
         assert_sums(whole(now), same)
     assert whole(now) is now
     assert now.earlier == []
@@ -97,6 +98,7 @@ def test_the_openings_of_a_breaker_go_on_and_its_state_is_that_of_now() -> None:
     assert [(one.template, one.state, one.openings) for one in whole(now).breakers] == expected
     before.elapsed.record(1.0)
     before.fates["lost"] += 1
+    before.is_over = True
     for _ in range(2):
         assert whole(now) is now
         assert [(one.template, one.state, one.openings) for one in now.breakers] == expected
