@@ -48,15 +48,17 @@ PERMISSIONS: tuple[Permission, ...] = (
         "{destination}",
         "messages to a destination, to `[routes.dead_letter]`, or by a program",
         "each destination, its connection",
-        f"the message fails with `permission_denied` and is logged (`NATS_PUBLISH_ERROR`, "
-        f"`NATS_PUBLISH_WITH_ACK_ERROR`); {_NOT_READY}",
+        "the message fails with `permission_denied`: `NATS_PUBLISH_ERROR` or `NATS_PUBLISH_WITH_ACK_ERROR`, counted "
+        "in `router_nats_publish_failures_total` or `router_nats_publish_with_ack_failures_total`; a stream redelivers "
+        f"it; {_NOT_READY}",
     ),
     Permission(
         PUBLISH,
         "{reply}",
         "answers of a route with `reply`, to the reply subjects of requests",
         "routes that answer",
-        "the answer fails with `permission_denied` and is logged (`NATS_PUBLISH_ERROR`)",
+        "the answer fails with `permission_denied`: `NATS_PUBLISH_ERROR`, counted in "
+        "`router_nats_publish_failures_total`",
     ),
     Permission(
         PUBLISH,
@@ -129,6 +131,13 @@ PERMISSIONS: tuple[Permission, ...] = (
     ),
     Permission(
         PUBLISH,
+        "{api}.STREAM.INFO.{made}",
+        "is a stream of `[[streams]]` there, and is it as the settings say",
+        "each connection with `[[streams]]`",
+        "`NATS_STREAM_NOT_MADE` with `permission_denied`; `/readyz` names it",
+    ),
+    Permission(
+        PUBLISH,
         "{api}.STREAM.CREATE.{made}",
         "make a stream of `[[streams]]` that is absent",
         "each connection with `[[streams]]` that are absent",
@@ -139,14 +148,18 @@ PERMISSIONS: tuple[Permission, ...] = (
         "{source}",
         "the subject of a route, with its queue group",
         "each route from a subject",
-        f"`NATS_SUBSCRIBE_ERROR` with `permission_denied`; the route is `failed` and tries again; {_NOT_READY}",
+        "`NATS_SUBSCRIBE_ERROR` with `permission_denied`, counted in `router_nats_subscribe_failures_total`; the route "
+        f"is `failed` and tries again; {_NOT_READY}",
     ),
     Permission(
         SUBSCRIBE,
         "{inbox_prefix}.>",
         "PubAcks, messages of streams, answers of the JetStream API",
         "each connection with JetStream",
-        f"JetStream publishes fail with `permission_denied`; routes from streams are `failed`; {_NOT_READY}",
+        "JetStream publishes fail and routes from streams are `failed` with `permission_denied`: "
+        "`NATS_PUBLISH_WITH_ACK_ERROR`, `NATS_SUBSCRIBE_ERROR`, counted in "
+        "`router_nats_publish_with_ack_failures_total`, `router_nats_subscribe_failures_total`; "
+        f"{_NOT_READY}",
     ),
     Permission(
         SUBSCRIBE,

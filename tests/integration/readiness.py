@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ WITHIN = 10.0
 _numbers = count(1)
 
 
-def users(*, deny: Sequence[str] = ()) -> str:
-    """Configuration of a server whose user `router` may not publish to these subjects."""
+def users(*, deny: Sequence[str] = (), deaf: Sequence[str] = ()) -> str:
+    """Configuration of a server whose user `router` may not publish to some subjects, nor subscribe to others."""
+    publish, subscribe = json.dumps({"deny": list(deny)}), json.dumps({"deny": list(deaf)})
     return f"""
 authorization {{ users: [
-  {{ user: router, password: "secret", permissions: {{ publish: {{ deny: {json.dumps(list(deny))} }} }} }}
+  {{ user: router, password: "secret", permissions: {{ publish: {publish}, subscribe: {subscribe} }} }}
   {{ user: other, password: "other" }}
 ] }}
 """
@@ -41,6 +43,7 @@ class Place:
     """A server, the router between its streams, and another client."""
 
     server: NatsServer
+    settings: Settings
     live: Live
     client: RawClient
     heard: list[bytes]
@@ -99,8 +102,13 @@ async def place(
     jetstream: bool = True,
     out: bool = True,
     handler: Handler | None = None,
+    made: Sequence[dict[str, Any]] = (),
+    before: Callable[[JetStream], Awaitable[Any]] | None = None,
 ) -> AsyncIterator[Place]:
-    """A router and its server, with the streams `IN` of `in.*` (for routes that read it) and `OUT` of `out.*`."""
+    """A router and its server, with the streams `IN` of `in.*` (for routes that read it) and `OUT` of `out.*`.
+
+    The router makes the streams of `made`. `before` is called before it starts.
+    """
     async with (
         nats_server(tmp_path, config=users() if config is None else config, jetstream=jetstream) as server,
         connect(server.url, user="other", password="other") as client,
@@ -110,6 +118,8 @@ async def place(
             await streams.create_stream("IN", ["in.*"])
         if jetstream and out:
             await streams.create_stream("OUT", ["out.*"])
+        if before is not None:
+            await before(streams)
         quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
         url = f"nats://router:secret@{HOST}:{server.port}"
         settings = Settings(
@@ -117,6 +127,7 @@ async def place(
             telemetry={"listen": f"{HOST}:0"},
             connections={"main": {"servers": [url], **quick}},
             routes=list(routes),
+            streams=list(made),
         )
         watch = Watch()
         heard: list[bytes] = []
@@ -131,8 +142,16 @@ async def place(
                     heard.append((await subscription.next(3600)).payload)
 
             nursery.start_soon(listen)
-            yield Place(server, live, client, heard, watch)
+            yield Place(server, settings, live, client, heard, watch)
             nursery.cancel_scope.cancel()
+
+
+def refused(server: NatsServer, user: str) -> set[str]:
+    """Return the subjects that the server refused to a user."""
+    what = "(?:Publish|Subscription) Violation"
+    # The second form is that of servers before 2.12.
+    told = rf'(?:user:{user}" - {what} - |{what} - User "{user}", )Subject "([^"]+)"'
+    return set(re.findall(told, (server.directory / "nats-server.log").read_text()))
 
 
 Step = Callable[[Place], Awaitable[Any]]

@@ -15,6 +15,7 @@ import trio
 
 from router_trio import Message, Router, Settings
 from router_trio.subjects.patterns import matches
+from tests.integration.readiness import refused
 from tests.support.eventually import eventually
 from tests.support.proxy import tcp_proxy
 from tests.support.raw_jetstream import JetStream
@@ -94,14 +95,6 @@ async def shop(tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> 
         await JetStream(admin).create_stream("COPIES", ["copies.*"])
         acks = await admin.subscribe("$JS.ACK.PAYMENTS.router.>")
         yield Shop(server, admin, producer, await consumer.subscribe("eu.*"), acks)
-
-
-def refused(server: NatsServer, user: str) -> set[str]:
-    """The subjects that the server refused to a user."""
-    what = "(?:Publish|Subscription) Violation"
-    # The second form is that of servers before 2.12.
-    told = rf'(?:user:{user}" - {what} - |{what} - User "{user}", )Subject "([^"]+)"'
-    return set(re.findall(told, (server.directory / "nats-server.log").read_text()))
 
 
 def routing(url: str) -> Settings:

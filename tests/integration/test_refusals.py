@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +202,7 @@ async def test_a_subscription_that_is_refused_makes_its_route_alone_not_ready(
         core_route("in.b", "heard.b", name="b", queue="workers"),
     ]
     denied = {None: "in.a", "workers": "in.a workers", 'odd"queue': "in.a"}[queue]
-    config = users().replace("permissions: {", f"permissions: {{ subscribe: {{ deny: {json.dumps([denied])} }},")
-    async with place(tmp_path, *routes, config=config) as at:
+    async with place(tmp_path, *routes, config=users(deaf=[denied])) as at:
         await at.until_unready("refused the subscription to 'in.a'")
         _, reasons = await at.readyz()
         assert [one["route"] for one in reasons] == ["a"]

@@ -43,12 +43,12 @@ class JetStream:
     """JetStream's API over a raw client; every call raises `JetStreamError` if the server says no."""
 
     def __init__(self, client: RawClient) -> None:
-        self._client = client
+        self.client: RawClient = client
 
     async def api(self, request: str, body: Mapping[str, Any] | None = None, within: float = 5.0) -> dict[str, Any]:
         """Any request below `$JS.API.`, `STREAM.INFO.ORDERS` for instance."""
         payload = json.dumps(body).encode() if body is not None else b""
-        answer = await self._client.request(f"$JS.API.{request}", payload, within=within)
+        answer = await self.client.request(f"$JS.API.{request}", payload, within=within)
         return _checked(request, answer)
 
     async def create_stream(self, name: str, subjects: Sequence[str], **config: Any) -> dict[str, Any]:
@@ -115,13 +115,13 @@ class JetStream:
         self, subject: str, payload: bytes = b"", headers: Headers | None = None, *, within: float = 5.0
     ) -> dict[str, Any]:
         """Publish and wait for the PubAck: `stream`, `seq`, and `duplicate` if it was one."""
-        return _checked(subject, await self._client.request(subject, payload, headers, within))
+        return _checked(subject, await self.client.request(subject, payload, headers, within))
 
     async def publish_many(self, messages: Iterable[tuple[str, bytes, Headers | None]]) -> list[dict[str, Any]]:
         """Publish, a window of messages at a time, and give all the PubAcks in order."""
         acks: list[dict[str, Any]] = []
         for window in windows(messages):
-            answers = await self._client.request_many(window, within=15)
+            answers = await self.client.request_many(window, within=15)
             acks += [_checked(request[0], answer) for request, answer in zip(window, answers, strict=True)]
         return acks
 
@@ -142,15 +142,15 @@ class JetStream:
         total = created["num_pending"]
         consumer = created["name"]
         pull = json.dumps({"batch": _PULL_BATCH, "expires": _PULL_EXPIRES * 1_000_000_000}).encode()
-        inbox = self._client.new_inbox()
-        replies = await self._client.subscribe(inbox)
+        inbox = self.client.new_inbox()
+        replies = await self.client.subscribe(inbox)
         messages: list[StoredMessage] = []
         asked = 0
         try:
             while len(messages) < total:
                 if asked - len(messages) <= _PULL_BATCH and asked < total:
                     # Ask one batch ahead, so that the server never waits for us.
-                    await self._client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", pull, None, inbox)
+                    await self.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", pull, None, inbox)
                     asked += _PULL_BATCH
                 for message in (await replies.next(_PULL_EXPIRES), *replies.waiting()):
                     if message.status == "503" and not messages:
@@ -172,7 +172,7 @@ class JetStream:
         subject = f"$JS.API.STREAM.MSG.GET.{stream}"
         for window in windows(range(max(1, state["first_seq"]), state["last_seq"] + 1)):
             requests = [(subject, b'{"seq": %d}' % sequence, None) for sequence in window]
-            for answer in await self._client.request_many(requests, within=15):
+            for answer in await self.client.request_many(requests, within=15):
                 body = json.loads(answer.payload)
                 if body.get("error", {}).get("code") == 404:  # deleted, or acknowledged
                     continue

@@ -1,0 +1,228 @@
+"""Each permission of the table is taken away in turn on a real server: what is seen then is what the table says.
+
+The page that users read is made from the table (`protocol/permissions.py`). So its text is what is tested: the events,
+the metrics and `/readyz` that a row names, and that nothing else is in the way where it names none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import Message
+from router_trio.protocol.permissions import PERMISSIONS, PUBLISH, SUBSCRIBE, Permission
+from router_trio.routing.handlers import Handler
+from router_trio.routing.stream.pulling import checks, pull_loop
+from router_trio.subjects.patterns import overlaps
+from router_trio.telemetry.logs.sentences import sentence
+from tests.integration.readiness import Place, deny, place, refused, users
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.settings import core_route, stream_route
+
+NAMES = {
+    "api": "$JS.API",
+    "stream": "IN",
+    "durable": "router",
+    "inbox_prefix": "_INBOX",
+    "source": "in.*",
+    "target": "OUT",
+    "made": "MADE",
+    "reply": "answers.>",
+}
+
+HERE = "tests.integration.test_each_permission"
+CORE = core_route("in.*", "heard.{{wildcard(1)}}")
+STORED = CORE | {"to": [{"subject": "out.{{wildcard(1)}}", "jetstream": True}]}
+STREAM = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s")
+STANDBY = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s", standby=True)
+RETRYING = STREAM | {"retry": {"initial": "50ms"}}
+DEAD_LETTERS = STREAM | {"retry": {"attempts": 1}, "dead_letter": {"subject": "dead.{{wildcard(1)}}"}}
+ANSWERS = CORE | {"respond": True, "reply_to": ["answers.>"], "handler": f"{HERE}:echo"}
+MADE = ({"name": "MADE", "subjects": ["made.*"]},)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "CHECK_EVERY", 0.3)
+    monkeypatch.setattr(pull_loop, "ACKS_TESTED_EVERY", 0.2)
+
+
+async def _send(at: Place) -> None:
+    await at.client.publish("in.x", b"sent", None, "answers.here")
+
+
+async def _pass(at: Place) -> None:
+    assert await at.probe()
+
+
+async def _find_the_durable_gone(at: Place) -> None:
+    """Make a route look whether its stream is the one that it was."""
+    assert await at.probe()
+    await at.streams.delete_consumer("IN", "router")
+
+
+async def _go_away_and_return(at: Place) -> None:
+    """Give up the lead, which another process could take at once if it was allowed, and want it again."""
+    await at.until_ready()
+    assert await at.probe()
+    await at.live.reload(at.settings.model_copy(update={"routes": []}))
+    await at.live.reload(at.settings)
+
+
+async def _left_unacked(streams: JetStream) -> None:
+    """Have a message delivered to a process that has ended without an ack."""
+    await streams.create_consumer("IN", "router", ack_policy="explicit", ack_wait=3 * 10**9, filter_subject="in.*")
+    await streams.publish("in.x", b"left")
+    hand = await streams.client.subscribe("hand")
+    await streams.client.publish("$JS.API.CONSUMER.MSG.NEXT.IN.router", b'{"batch": 1}', None, "hand")
+    await hand.next()
+
+
+async def _dead_letters(streams: JetStream) -> None:
+    await streams.create_stream("DEAD", ["dead.*"])
+
+
+async def fails_once(message: Message) -> Message:
+    await trio.lowlevel.checkpoint()
+    if message.deliveries == 1:
+        raise ValueError("once")
+    return message
+
+
+async def fails_for_what_was_sent(message: Message) -> Message:
+    await trio.lowlevel.checkpoint()
+    if message.payload == b"sent":
+        raise ValueError("always")
+    return message
+
+
+async def echo(message: Message) -> Message:
+    await trio.lowlevel.checkpoint()
+    return message
+
+
+@dataclass(frozen=True)
+class Case:
+    """A route that needs a permission. `provoke` makes it need that.
+
+    `waits`: the beginning of a reason of `/readyz`, where the route waits for something and then goes on without it.
+    """
+
+    route: dict[str, Any]
+    provoke: Callable[[Place], Awaitable[Any]] = _send
+    names: dict[str, str] = field(default_factory=dict)
+    handler: Handler | None = None
+    made: tuple[dict[str, Any], ...] = ()
+    before: Callable[[JetStream], Awaitable[Any]] | None = None
+    waits: str = ""
+
+
+CASES: dict[tuple[str, str], dict[str, Case]] = {
+    (PUBLISH, "{destination}"): {
+        "core": Case(CORE, names={"destination": "heard.>"}),
+        "JetStream": Case(STORED, names={"destination": "out.>"}),
+        "of a stream": Case(STREAM, names={"destination": "out.>"}),
+        "dead letters": Case(
+            DEAD_LETTERS, names={"destination": "dead.>"}, handler=fails_for_what_was_sent, before=_dead_letters
+        ),
+    },
+    (PUBLISH, "{reply}"): {"": Case(ANSWERS)},
+    (PUBLISH, "$JS.ACK.{stream}.{durable}.>"): {
+        "acks": Case(STREAM),
+        "naks": Case(RETRYING, handler=fails_once),
+    },
+    (PUBLISH, "{api}.CONSUMER.MSG.NEXT.{stream}.{durable}"): {
+        "": Case(STREAM),
+        "the lead": Case(STANDBY),
+    },
+    (PUBLISH, "{api}.STREAM.INFO.{stream}"): {"": Case(STREAM)},
+    (PUBLISH, "{api}.CONSUMER.INFO.{stream}.{durable}"): {"": Case(STREAM)},
+    (PUBLISH, "{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}"): {"": Case(STREAM)},
+    (PUBLISH, "{api}.CONSUMER.UNPIN.{stream}.{durable}"): {"": Case(STANDBY, _go_away_and_return)},
+    (PUBLISH, "{api}.STREAM.MSG.GET.{stream}"): {"": Case(STREAM, _find_the_durable_gone)},
+    (PUBLISH, "{api}.STREAM.NAMES"): {"": Case(STORED, _pass)},
+    (PUBLISH, "{api}.STREAM.INFO.{target}"): {"": Case(STORED, _pass)},
+    (PUBLISH, "{api}.STREAM.INFO.{made}"): {"": Case(CORE, made=MADE)},
+    (PUBLISH, "{api}.STREAM.CREATE.{made}"): {"": Case(CORE, made=MADE)},
+    (SUBSCRIBE, "{source}"): {"": Case(CORE)},
+    (SUBSCRIBE, "{inbox_prefix}.>"): {"PubAcks": Case(STORED), "of a stream": Case(STREAM)},
+    (SUBSCRIBE, "$JS.ACK.{stream}.{durable}.>"): {
+        "": Case(STREAM, before=_left_unacked, waits="what was delivered before, and is not acked")
+    },
+}
+"""By the kind and the subject of a row, with a name each."""
+
+ALL = [
+    pytest.param(row, case, id=f"{row.kind} {row.subject} {name}".rstrip())
+    for row in PERMISSIONS
+    for name, case in CASES.get((row.kind, row.subject), {"no case": None}).items()
+]
+
+
+def said_of(row: Permission) -> str:
+    """Return what the table says of a row: some say that it is as for another one."""
+    pulls = next(one for one in PERMISSIONS if ".MSG.NEXT." in one.subject)
+    return row.refused.replace("as for pulls", pulls.refused)
+
+
+def assert_adds_up(at: Place) -> None:
+    outbox = at.live.connections["main"].outbox
+    assert outbox.ledger.unsettled == outbox.pending + outbox.in_flight
+    for route in at.live.routes:
+        assert route.received_in_all == route.in_hand + sum(route.settled.values())
+
+
+@pytest.mark.parametrize(("row", "case"), ALL)
+async def test_what_is_seen_without_a_permission_is_what_the_table_says(
+    row: Permission, case: Case | None, tmp_path: Path
+) -> None:
+    assert case is not None, f"add a case for {row.subject}: how is it needed, and what is seen without it?"
+    subject = row.of(NAMES | case.names)
+    config = users(deny=[subject]) if row.kind == PUBLISH else users(deaf=[subject])
+    said = said_of(row)
+    codes, metrics = re.findall(r"NATS_[A-Z_]+", said), re.findall(r"router_\w+_total", said)
+    async with place(
+        tmp_path, case.route, config=config, handler=case.handler, made=case.made, before=case.before
+    ) as at:
+        await case.provoke(at)
+        await eventually(lambda: any(overlaps(subject, one) for one in refused(at.server, "router")), 10)
+        # /readyz
+        if "/readyz" in said:
+            await at.until_unready(subject.removesuffix(".>"))
+            assert any("permission" in one["reason"] or "let this user" in one["reason"] for one in at.answer[1])
+        elif case.waits:
+            await at.until_unready(case.waits)
+        else:
+            await at.until_ready()
+        # the log
+        logged = [one for code in codes for one in at.watch.of(code) if one.reason == "permission_denied"]
+        assert not codes or logged, (codes, at.watch.codes)
+        assert all("permission" in sentence(one) for one in logged)
+        # the metrics
+        counted = [name for name in metrics if at.watch.metric(name, reason="permission_denied")]
+        assert not metrics or counted, metrics
+        # the ledgers
+        assert_adds_up(at)
+        before = at.live.routes[0].settled["routed"]
+        await deny()(at)
+        # Not with the first message, maybe: a refused subscription is tried again once a second, and a destination is
+        # ready when it has taken a message.
+        await eventually(lambda: at.probe(1.0), 10)
+        await at.until_ready()
+        await eventually(lambda: at.live.routes[0].settled["routed"] > before)
+        await eventually(lambda: at.live.routes[0].in_hand == 0)
+        assert_adds_up(at)
+        if "stream" in case.route["from"]:
+            stored = await at.stored()
+            assert len(stored) == len({*stored})
+
+
+def test_there_is_a_case_for_rows_of_the_table_alone() -> None:
+    assert {*CASES} == {(row.kind, row.subject) for row in PERMISSIONS}
