@@ -22,6 +22,7 @@ FIRST_LINE = VERSION + b"\r\n"
 
 _NAME = re.compile(r"[!-9;-~]+")  # printable ASCII without space and colon (RFC 5322 field names, as ADR-4 says)
 _BREAKS = re.compile(r"[\r\n\0]")
+_BREAK = re.compile(rb"[\r\n]")
 _CODE = re.compile(rb"[0-9]{1,3}")
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
@@ -174,16 +175,35 @@ def find_number(block: bytes, name: bytes) -> int | None:
 
 
 def find(block: bytes, name: bytes) -> bytes | None:
-    """The first value of `name` in a raw block, without decoding the rest."""
+    """Return the first value of `name` in a raw block up to its first CR or LF, without decoding the rest."""
     at = block.find(b"\r\n" + name + b":")
     if at < 0:
         return None
     start = at + len(name) + 3
-    return block[start : _line_end(block, start)].strip()
+    return one_line(block[start : _line_end(block, start)]).strip()
+
+
+def one_line(value: bytes) -> bytes:
+    """Return a value up to its first CR or LF: a server takes a bare one as part of the value, others may not.
+
+    Whatever is written of a value that came from outside goes through here, so that it can't bring headers of its own.
+    """
+    if b"\n" in value or b"\r" in value:
+        return _BREAK.split(value, 1)[0]
+    return value
+
+
+def line(name: str, value: str) -> bytes:
+    """Return the line of a header in a raw block, with its end. The value ends at its first CR or LF."""
+    return b"%b: %b\r\n" % (name.encode(), one_line(value.encode("utf-8", "surrogateescape")))
 
 
 def replace(block: bytes, name: bytes, value: bytes) -> bytes:
-    """The raw block with `name` set to `value`: the first one replaced in place, or added at the end."""
+    """Return the raw block with `name` set to `value`: the first one replaced in place, or added at the end.
+
+    The value ends at its first CR or LF. Of the line that is replaced nothing stays, also behind a bare LF.
+    """
+    value = one_line(value)
     if not block:
         return VERSION + b"\r\n" + name + b": " + value + END
     at = block.find(b"\r\n" + name + b":")

@@ -57,7 +57,7 @@ class Transform:
         lines = [(block.rstrip(b"\r\n") if block else headers.VERSION) + b"\r\n"]
         for name, evaluate in self._set:
             try:
-                lines.append(f"{name}: {header_of(evaluate(facts), largest)}\r\n".encode("utf-8", "surrogateescape"))
+                lines.append(headers.line(name, header_of(evaluate(facts), largest)))
             except UnicodeEncodeError:
                 raise EvaluationError(f"the value of the header {name} is no UTF-8") from None
         return b"%b%b\r\n" % (b"".join(lines), self._lines)

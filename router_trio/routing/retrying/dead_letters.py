@@ -112,5 +112,5 @@ class DeadLetters:
         lines = [(block.rstrip(b"\r\n") if block else headers.VERSION) + b"\r\n"]
         for name, value in fields.items():
             if value is not None:
-                lines.append(f"{PREFIX}{name}: {value}\r\n".encode("utf-8", "surrogateescape"))
+                lines.append(headers.line(PREFIX + name, value))
         return b"%b\r\n" % b"".join(lines)

@@ -234,6 +234,33 @@ def test_headers_of_one_family_are_taken_out(block: bytes, expected: bytes) -> N
     assert headers.without(block, b"Nats-") == expected
 
 
+FORGED = b"\nNats-Rollup: all\r\n"
+
+
+@pytest.mark.parametrize("mark", [b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r\n"])
+def test_a_value_ends_at_its_first_carriage_return_or_line_feed(mark: bytes) -> None:
+    forged = b"7" + mark + b"Nats-Rollup: all"
+    block = b"NATS/1.0\r\nNats-Msg-Id: " + forged + b"\r\nA: b\r\n\r\n"
+    assert headers.find(block, b"Nats-Msg-Id") == b"7"
+    assert headers.line("A", forged.decode()) == b"A: 7\r\n"
+    for before in (b"", b"NATS/1.0\r\nA: b\r\n\r\n", b"NATS/1.0\r\nA: b\nC: d\r\nNats-Msg-Id: 1\r\n\r\n"):
+        written = headers.replace(before, b"Nats-Msg-Id", forged)
+        assert b"Nats-Rollup" not in written
+        assert headers.find(written, b"Nats-Msg-Id") == b"7"
+
+
+@given(st.text(alphabet="ab: \r\n\0\x0b\x85\u2028", max_size=20))
+def test_no_value_that_is_written_makes_a_second_line(value: str) -> None:
+    line = headers.line("A", value)
+    assert line.endswith(b"\r\n")
+    assert not {b"\r"[0], b"\n"[0]} & set(line[:-2])
+
+
+def test_of_a_value_that_is_replaced_nothing_stays() -> None:
+    block = b"NATS/1.0\r\nNats-Msg-Id: 7" + FORGED + b"A: b\r\n\r\n"
+    assert headers.replace(block, b"Nats-Msg-Id", b"8") == b"NATS/1.0\r\nNats-Msg-Id: 8\r\nA: b\r\n\r\n"
+
+
 @given(BLOCKS)
 def test_what_was_set_in_any_block_is_found_in_it(block: bytes) -> None:
     assert headers.find(headers.replace(block, b"Nats-Msg-Id", b"7"), b"Nats-Msg-Id") == b"7"

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from router_trio import Message
 from router_trio.link import ConsumerSpec
 from router_trio.testing import FakeBroker
+from router_trio.testing.frames import Publish
 from tests.support.eventually import eventually
 from tests.support.world import fill, handled, numbers, stream, to, unacked, world
 from tests.unit.routing.stream.giving_up import DEAD, FROM, NAME, brokers, dead
@@ -57,6 +58,23 @@ async def test_a_message_that_fails_each_time_is_stored_once_and_says_why(autoju
         assert dict(w.route.given_up) == {"handler_error": 1}
         (told,) = w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")
         assert (told.reason, told.attempts, told.stream, told.sequence) == ("handler_error", 3, "IN", 1)
+
+
+@pytest.mark.parametrize("mark", [b"\n", b"\r"])
+async def test_no_header_is_forged_by_a_message_id_with_a_line_break(autojump_clock: MockClock, mark: bytes) -> None:
+    forged = mark.join([b"7", b"Nats-Rollup: all", NAME.encode() + b"Reason: forged", b"Nats-Msg-Id: 9"])
+    block = b"NATS/1.0\r\nNats-Msg-Id: %b\r\nCustom: 1\r\n\r\n" % forged
+    handler = handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
+    async with world(handlers=[handler], brokers=brokers()) as w:
+        # Past `publish`, which refuses what a server relays.
+        w.broker._server.publish(Publish(b"in.x", b"", block, b"payload"), trio.current_time())
+        w.broker._network.settle()
+        await eventually(lambda: w.route.dead_lettered == 1)
+        (letter,) = dead(w)
+        assert letter.headers[f"{NAME}Message-Id"] == "7"
+        assert letter.headers["Custom"] == "1"
+        assert letter.headers[f"{NAME}Reason"] == "handler_error"
+        assert not any("forged" in value or "Rollup" in value for _, value in letter.headers.pairs())
 
 
 async def test_a_message_that_passes_at_last_is_no_dead_letter(autojump_clock: MockClock) -> None:
