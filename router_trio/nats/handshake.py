@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 
 import trio
 
-from router_trio.errors import AuthorizationError, LinkError, ProtocolError, UnexpectedError, reasons
+from router_trio.errors import AuthorizationError, LinkError, ProtocolError, reasons, unforeseen
 from router_trio.nats.credentials import Login, login
 from router_trio.nats.dial import address, refused_ours, tls_context, tls_demand, upgrade
 from router_trio.nats.info import ServerInfo, parse_info, quote
@@ -89,7 +89,7 @@ class Handshake:
         except (LinkError, OSError):
             raise
         except Exception as error:
-            raise UnexpectedError(error) from error
+            raise unforeseen(error) from error
 
     async def send(self, data: bytes) -> None:
         """Send bytes. Raises `LinkError` for what would leave in clear where TLS is a must."""

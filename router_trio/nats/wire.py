@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import trio
 
-from router_trio.errors import LinkError, ProtocolError, UnexpectedError, reasons
+from router_trio.errors import LinkError, ProtocolError, reasons, unforeseen
 from router_trio.errors.quotes import told_by
 from router_trio.nats.control_plane.foreign import is_for_nats_py
 from router_trio.nats.info import quote
@@ -248,7 +248,7 @@ class Wire:
         except LinkError:
             raise
         except Exception as error:
-            raise UnexpectedError(error) from error
+            raise unforeseen(error) from error
 
     def _deliver(self) -> None:
         """Deliver what was read, and write in the same turn what is sent meanwhile, if the socket takes it.

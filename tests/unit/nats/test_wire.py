@@ -234,6 +234,22 @@ async def test_a_write_that_fails_is_the_end_of_the_link_for_both() -> None:
         await wire_on(ours).send_now(b"1")
 
 
+@pytest.mark.parametrize("raised", [MemoryError(), ExceptionGroup("two", [ValueError(), MemoryError()])])
+async def test_without_memory_for_what_came_the_link_ends_and_no_bug_is_reported(raised: Exception) -> None:
+    ours, theirs = memory_stream_pair()
+    wire = wire_on(ours)
+
+    def deliver() -> None:
+        raise raised
+
+    await theirs.send_all(b"PING\r\n")
+    wire._deliver = deliver  # type: ignore[method-assign]
+    with pytest.raises(LinkError, match=r"no memory left.*MemoryMax") as caught:
+        await wire.read()
+    assert caught.value.reason == "resources"
+    assert "bug" not in str(caught.value)
+
+
 # --- what is handed on to nats-py ---
 
 WORDS = st.sampled_from(
