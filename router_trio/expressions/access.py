@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import UNSET
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.header_lines import line_start
+from router_trio.expressions.header_lines import FREE_HEADERS, line_start
 from router_trio.expressions.language.usage import Path
 from router_trio.expressions.operators import COMPARISONS, compare, field, has_field
 from router_trio.expressions.values import Value
@@ -58,7 +58,7 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
         return header(name)
     encoded = value.encode()
     as_written = b" " + encoded + b"\r\n"
-    behind, width = len(start), len(as_written)
+    behind = len(start)
 
     def read(message: Any) -> bool:
         # Of several expressions on one header, as with `first_match`, only the first one looks for it: `line_start`
@@ -68,16 +68,29 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
         block = message.header_block
         at = block.find(start)
         if at < 0:
+            if len(block) > FREE_HEADERS:
+                message.budget.spend(len(block) >> 4)
             raise EvaluationError(f"there is no header {name!r}")
         at += behind
-        if block[at : at + width] == as_written:
+        if block.startswith(as_written, at):
+            if at > FREE_HEADERS:
+                message.budget.spend(at >> 4)
             return wanted
         end = block.find(b"\r\n", at)
-        found = (block[at:end] if end >= 0 else block[at:]).strip()
+        if end > FREE_HEADERS:
+            message.budget.spend(end >> 4)
+        found = (block[at:end] if end >= 0 else last_value(message, block, at)).strip()
         message.found_start, message.found = start, found
         return (found == encoded) is wanted
 
     return read
+
+
+def last_value(message: Any, block: bytes, at: int) -> bytes:
+    """Return the value of a last line that has no end: a server also relays a block with one."""
+    if len(block) > FREE_HEADERS:
+        message.budget.spend(len(block) >> 4)
+    return block[at:]
 
 
 def attribute(path: Path) -> str:

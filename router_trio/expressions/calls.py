@@ -14,11 +14,12 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions import access
 from router_trio.expressions.access import Closure
-from router_trio.expressions.closures import Nothing, Watch, paid, truth
-from router_trio.expressions.functions.patterns import EXTRA, PATTERN_COST, BadPattern, Pattern
+from router_trio.expressions.closures import Nothing, Watch, paid, pay, truth
+from router_trio.expressions.costs import Cost, cost_of
+from router_trio.expressions.functions.patterns import EXTRA, BadPattern, Pattern, matches
 from router_trio.expressions.language.signatures import BY_ID
 from router_trio.expressions.language.source import Source
-from router_trio.expressions.language.syntax import Call, Literal, Node
+from router_trio.expressions.language.syntax import Call, Literal, Node, walk
 from router_trio.expressions.language.types import (
     BOOL,
     BYTES,
@@ -29,7 +30,6 @@ from router_trio.expressions.language.types import (
     SCALARS,
     STRING,
     TIMESTAMP,
-    Type,
 )
 from router_trio.expressions.language.usage import body_path, header_name, is_headers
 from router_trio.expressions.operators import (
@@ -43,8 +43,9 @@ from router_trio.expressions.operators import (
     indexed,
     no_overload,
 )
-from router_trio.expressions.values import Budget, Value, equal, within
+from router_trio.expressions.values import LONG, Value, equal, within
 
+LONG_IN_A_LOOP = 16
 _NULLABLE = frozenset({NULL, TIMESTAMP, DURATION})
 """Types of which a value may be null: for the checker null is as good as a time."""
 
@@ -57,11 +58,16 @@ class Calls:
         self._watch = watch
         self._constants: dict[Closure, Value] = {}
         self._looping = False
-        """Within the part of a macro that is evaluated for each element: what takes long is paid for."""
+        """Within the part of a macro that is evaluated for each element: there, little adds up."""
 
     def of(self, node: Node) -> Closure:
         """Return the closure of a node."""
         raise NotImplementedError
+
+    @property
+    def _free(self) -> int:
+        """The length up to which an argument costs nothing but the call."""
+        return LONG_IN_A_LOOP if self._looping else LONG
 
     # --- constants ---
 
@@ -114,9 +120,10 @@ class Calls:
         if name in COMPARISONS:
             return self._folded(self._comparison(node, parts), *parts)
         if name in ("dyn", "type"):
-            return self._folded(self._applied(FUNCTIONS[f"{name}:a"], parts, node), *parts)
+            return self._folded(self._applied(FUNCTIONS[f"{name}:a"], parts), *parts)
         if len(node.overloads) == 1 and self._is_exact(node):
-            return self._folded(self._applied(FUNCTIONS[node.overloads[0]], parts, node), *parts)
+            (only,) = node.overloads
+            return self._folded(self._applied(FUNCTIONS[only], parts, cost_of(only)), *parts)
         return self._folded(self._dispatched(node, parts), *parts)
 
     @staticmethod
@@ -130,10 +137,10 @@ class Calls:
         holds, one, other = self._truth(condition), self.of(first), self.of(second)
         return lambda message: one(message) if holds(message) else other(message)
 
-    def _applied(self, function: Callable[..., Value], parts: list[Closure], node: Call) -> Closure:
-        """Return the closure that calls a function with its arguments."""
-        if self._looping and not all(_is_small(one.type) for one in (node, *node.arguments)):
-            return paid(function, parts)
+    def _applied(self, function: Callable[..., Value], parts: list[Closure], cost: Cost | None = None) -> Closure:
+        """Return the closure that calls a function with its arguments, and pays for that."""
+        if cost is not None and (cost.before or cost.after is not None):
+            return paid(function, parts, cost, self._free)
         if len(parts) == 1:
             (only,) = parts
             return lambda message: function(only(message))
@@ -144,27 +151,33 @@ class Calls:
 
     def _dispatched(self, node: Call, parts: list[Closure]) -> Closure:
         """Return the closure that chooses the overload by the types of the values."""
-        table = dispatch_table(node.overloads)
         name = node.function
-        if len(parts) == 2 and not self._looping:
+        table = dispatch_table(node.overloads)
+        choices = {
+            kinds: choice(function, cost_of(overload), self._free) for kinds, (overload, function) in table.items()
+        }
+        if len(parts) == 2:
             left, right = parts
 
             def call_two(message: Any) -> Value:
                 one, other = left(message), right(message)
-                function = table.get((one.__class__, other.__class__))
-                if function is None:
+                chosen = choices.get((one.__class__, other.__class__))
+                if chosen is None:
                     raise no_overload(name, (one, other))
-                return function(one, other)
+                function, costly = chosen
+                return costly(message, (one, other)) if costly is not None else function(one, other)
 
             return call_two
 
-        def call(*values: Value) -> Value:
-            function = table.get(tuple([value.__class__ for value in values]))
-            if function is None:
+        def call(message: Any) -> Value:
+            values = tuple([part(message) for part in parts])
+            chosen = choices.get(tuple([value.__class__ for value in values]))
+            if chosen is None:
                 raise no_overload(name, values)
-            return function(*values)
+            function, costly = chosen
+            return costly(message, values) if costly is not None else function(*values)
 
-        return self._applied(call, parts, node)
+        return call
 
     def _index(self, node: Call) -> Closure:
         of, index = node.arguments
@@ -176,7 +189,7 @@ class Calls:
                 return access.body_field(path)
         parts = [self.of(of), self.of(index)]
         exact: Callable[..., Value] = element if of.type.name == "list" else entry if of.type.name == "map" else indexed
-        return self._folded(self._applied(exact, parts, node), *parts)
+        return self._folded(self._applied(exact, parts), *parts)
 
     def _in(self, what: Node, of: Node) -> Closure:
         if self._is_headers(of) and isinstance(what, Literal) and isinstance(what.value, str):
@@ -192,17 +205,16 @@ class Calls:
                     return value.__class__ is str and value in strings
 
                 return self._folded(among, left)
-        looping = self._looping
 
         def contained(message: Any) -> bool:
             value, values = left(message), right(message)
             if values.__class__ is list:
-                return within(value, values, message.budget if looping else Budget())
+                return within(value, values, message)
             if values.__class__ is dict:
                 return has_key(values, value)
             raise no_overload("in", (value, values))
 
-        return self._folded(contained, left, right) if not looping else contained
+        return self._folded(contained, left, right)
 
     def _equality(self, node: Call, wanted: bool) -> Closure:
         one, other = node.arguments
@@ -219,13 +231,20 @@ class Calls:
                 if wanted:
                     return lambda message: bool(left(message) == bound)
                 return lambda message: bool(left(message) != bound)
-        small = _is_small(one.type) and _is_small(other.type)
-        if one.type == other.type and one.type in SCALARS and (small or not self._looping):
+        if one.type == other.type and one.type in SCALARS and one.type not in (STRING, BYTES):
             test = operator.eq if wanted else operator.ne
             return self._folded(lambda message: test(left(message), right(message)), left, right)
-        if self._looping:
-            return lambda message: equal(left(message), right(message), message.budget) is wanted
-        return self._folded(lambda message: equal(left(message), right(message)) is wanted, left, right)
+        if one.type == other.type and one.type in SCALARS:
+            free = self._free
+
+            def same(message: Any) -> bool:
+                first, second = left(message), right(message)
+                if len(first) > free:
+                    message.budget.spend(len(first) >> 7)
+                return (first == second) is wanted
+
+            return self._folded(same, left, right)
+        return self._folded(lambda message: equal(left(message), right(message), message) is wanted, left, right)
 
     def _comparison(self, node: Call, parts: list[Closure]) -> Closure:
         test = COMPARISONS[node.function]
@@ -236,8 +255,21 @@ class Calls:
             if path:
                 return access.body_field_compared(path, node.function, bound)
         if kinds[0] == kinds[1] and kinds[0] in SCALARS - _NULLABLE:
-            return self._applied(test, parts, node)
-        return self._applied(lambda one, other: compare(test, one, other), parts, node)
+            return self._applied(test, parts, cost_of(node.overloads[0]))
+        left, right = parts
+        free = self._free
+
+        def compared(message: Any) -> bool:
+            one, other = left(message), right(message)
+            if (
+                (one.__class__ is str or one.__class__ is bytes)
+                and one.__class__ is other.__class__
+                and len(one) > free
+            ):
+                message.budget.spend(min(len(one), len(other)) >> 6)
+            return compare(test, one, other)
+
+        return compared
 
     def _matches(self, node: Call, parts: list[Closure]) -> Closure:
         text, pattern = parts
@@ -250,26 +282,34 @@ class Calls:
             raise self._source.error(EXTRA, node.start, node.end) from None
         except BadPattern as error:
             raise self._source.error(f"RE2 can't read the pattern: {error}", literal.start, literal.end) from None
-        if known is None:
-            run = self._dispatched(node, parts)
-            if not self._looping:
-                return run
 
-            def costly(message: Any) -> Value:
-                message.budget.spend(PATTERN_COST)
-                return run(message)
-
-            return costly
-        find = known.found_in
-
-        def found(value: Value) -> bool:
+        def found(message: Any) -> bool:
+            value = text(message)
             if value.__class__ is not str:
                 raise no_overload("matches", (value,))
-            return find(value)
+            if known is not None:
+                return known.found_in(value, message)
+            wanted = pattern(message)
+            if wanted.__class__ is not str:
+                raise no_overload("matches", (value, wanted))
+            return matches(value, wanted, message)
 
-        return self._folded(self._applied(found, [text], node), text)
+        return self._folded(found, text, pattern)
 
 
-def _is_small(kind: Type) -> bool:
-    """Return True for a type whose values are all of one size."""
-    return kind in SCALARS and kind not in (STRING, BYTES)
+def choice(function: Callable[..., Value], cost: Cost, free: int) -> tuple[Callable[..., Value], Any]:
+    """Return a function, and what calls it where that has to be paid for: with the message, and the arguments."""
+    if cost.before is None and cost.after is None:
+        return function, None
+    return function, lambda message, values: pay(function, cost, free, message, values)
+
+
+def weight_of(node: Node) -> int:
+    """Return what a part of an expression costs each time, whatever a message holds."""
+    return sum(_flat(one) for one in walk(node))
+
+
+def _flat(node: Node) -> int:
+    if isinstance(node, Call) and node.overloads:
+        return max(cost_of(one).flat for one in node.overloads)
+    return 0 if isinstance(node, Literal) else 1

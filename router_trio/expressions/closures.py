@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from router_trio.errors import EvaluationError
 from router_trio.expressions.access import Closure
+from router_trio.expressions.costs import Cost
 from router_trio.expressions.language.syntax import Node
 from router_trio.expressions.values import Budget, Value, kind_name
 
@@ -35,19 +36,44 @@ def truth(run: Closure) -> Closure:
     return checked
 
 
-def paid(function: Callable[..., Value], parts: list[Closure]) -> Closure:
-    """Return the closure of a call that pays for the size of its arguments, and of what it makes."""
+ERROR = 12
+"""What an error costs that another part makes good: it is raised and caught."""
 
-    def run(message: Any) -> Value:
-        budget = message.budget
-        values = [part(message) for part in parts]
-        for value in values:
-            budget.spend_on(value)
-        result = function(*values)
-        budget.spend_on(result)
-        return result
 
-    return run
+def pay(function: Callable[..., Value], cost: Cost, free: int, message: Any, values: Sequence[Value]) -> Value:
+    """Call a function and pay for that, as far as it depends on lengths of more than `free`."""
+    if cost.before is not None and (cost.always or len(values[0]) > free):
+        cost.before(message.budget, *values)
+    result = function(*values)
+    if cost.after is not None and len(result) > free:
+        message.budget.spend(len(result) >> cost.after)
+    return result
+
+
+def paid(function: Callable[..., Value], parts: list[Closure], cost: Cost, free: int) -> Closure:
+    """Return the closure of a call that is paid for, as `pay` has it."""
+    before, after = cost.before, cost.after
+    if len(parts) == 2 and before is not None and after is None and not cost.always:
+        left, right = parts
+
+        def of_two(message: Any) -> Value:
+            one, other = left(message), right(message)
+            if len(one) > free:
+                before(message.budget, one, other)
+            return function(one, other)
+
+        return of_two
+    if len(parts) == 2 and before is None and after is not None:
+        left, right = parts
+
+        def joined(message: Any) -> Value:
+            result = function(left(message), right(message))
+            if len(result) > free:
+                message.budget.spend(len(result) >> after)
+            return result
+
+        return joined
+    return lambda message: pay(function, cost, free, message, [part(message) for part in parts])
 
 
 def watched_by(run: Closure, node: Node, watch: Watch) -> Closure:
@@ -73,6 +99,7 @@ def both(first: Closure, second: Closure) -> Closure:
             if not first(message):
                 return False
         except EvaluationError:
+            message.budget.spend(ERROR)
             if second(message):
                 raise
             return False
@@ -89,6 +116,7 @@ def either(first: Closure, second: Closure) -> Closure:
             if first(message):
                 return True
         except EvaluationError:
+            message.budget.spend(ERROR)
             if second(message):
                 return True
             raise
@@ -107,6 +135,7 @@ def every(parts: list[Closure], all_hold: bool) -> Closure:
                 if part(message) is not all_hold:
                     return not all_hold
             except EvaluationError as error:
+                message.budget.spend(ERROR)
                 failed = failed or error
         if failed is not None:
             raise failed

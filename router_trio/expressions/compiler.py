@@ -7,7 +7,7 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions import access, macros
 from router_trio.expressions.access import Closure
-from router_trio.expressions.calls import Calls
+from router_trio.expressions.calls import Calls, weight_of
 from router_trio.expressions.closures import Watch, both, either, every, watched_by
 from router_trio.expressions.language.source import Source
 from router_trio.expressions.language.syntax import (
@@ -22,13 +22,12 @@ from router_trio.expressions.language.syntax import (
     Name,
     Node,
     Select,
-    size,
     walk,
 )
 from router_trio.expressions.language.types import UINT
 from router_trio.expressions.language.usage import body_path
 from router_trio.expressions.operators import field, has_field
-from router_trio.expressions.values import Budget, TypeValue, Uint, Value, key_of
+from router_trio.expressions.values import TypeValue, Uint, Value, key_of
 
 
 def compiled(source: Source, tree: Node, watch: Watch | None = None) -> Closure:
@@ -45,7 +44,6 @@ def compiled(source: Source, tree: Node, watch: Watch | None = None) -> Closure:
 
     def bounded(message: Any) -> Value:
         message.locals = [None] * places
-        message.budget = Budget()
         return run(message)
 
     return bounded
@@ -135,7 +133,7 @@ class _Compiler(Calls):
         taken = [self._truth(part) for part in conditions]
         made = self.of(last) if node.name == "map" else self._truth(last)
         self._looping = outside
-        weight = sum(map(size, node.parts))
+        weight = max(2, sum(map(weight_of, node.parts)))
         if node.name == "map":
             return macros.mapped(of, node.slot, taken[0] if taken else None, made, weight)
         macro = {

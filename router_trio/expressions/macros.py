@@ -10,6 +10,7 @@ from typing import Any
 
 from router_trio.errors import EvaluationError
 from router_trio.expressions.access import Closure
+from router_trio.expressions.closures import ERROR
 from router_trio.expressions.values import Budget, Value, kind_name, of_key
 
 
@@ -34,6 +35,7 @@ def all_of(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
                 if not holds(message):
                     return False
             except EvaluationError as error:
+                budget.spend(ERROR)
                 failed = failed or error
         if failed is not None:
             raise failed
@@ -54,6 +56,7 @@ def exists(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
                 if holds(message):
                     return True
             except EvaluationError as error:
+                budget.spend(ERROR)
                 failed = failed or error
         if failed is not None:
             raise failed

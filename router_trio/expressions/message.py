@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.body import WHOLE, BodyReader, decode
+from router_trio.expressions.body import FREE, WHOLE, BodyReader, decode
 from router_trio.expressions.functions.times import timestamp
-from router_trio.expressions.header_lines import first_value
+from router_trio.expressions.header_lines import FREE_HEADERS, first_value
 from router_trio.expressions.language.types import BYTES, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
 from router_trio.expressions.values import Budget, Value
 from router_trio.protocol.framing import RawMessage, payload, text
@@ -46,6 +46,7 @@ class Facts:
         "body",
         "budget",
         "deliveries",
+        "fault",
         "found",
         "found_start",
         "header_block",
@@ -63,6 +64,9 @@ class Facts:
 
     body: Value
     budget: Budget
+    """What all expressions together may still spend on this message."""
+    fault: str | None
+    """Why the body can't be decoded, once that is known: it is not tried again."""
     found: bytes
     """The first value of the header whose line begins with `found_start`, if one was looked for."""
     headers: dict[str, str]
@@ -98,24 +102,39 @@ class Facts:
     def find_header(self, start: bytes) -> bytes | None:
         """Return the first value of the header whose line begins with `start`, an end of line included."""
         block = self.header_block
-        return first_value(start, block, 0, len(block))
+        size = len(block)
+        if size > FREE_HEADERS:
+            self.budget.spend(size >> 4)
+        return first_value(start, block, 0, size)
 
     @property
     def record(self) -> Any:
         """The fields of the body that expressions use, or None if only the whole body has them."""
         record = self._record
         if record is self._reader:
-            record = self._record = record.record(self.payload)
+            record = self._record = record.record(self.payload, self)
         return record
 
     def __getattr__(self, name: str) -> Value:
         """Decode a variable that is asked for the first time. Raises EvaluationError if it can't be."""
         if name == "body":
-            # A payload that is no JSON is looked at once for each expression that asks: it is let go soon.
-            self.body = value = decode(self.payload)
+            if self.fault is not None:
+                raise EvaluationError(self.fault)
+            try:
+                payload = self.payload
+                self.body = value = decode(payload) if len(payload) <= FREE else decode(payload, self.budget)
+            except EvaluationError as error:
+                self.fault = str(error)
+                raise
+        elif name == "fault":
+            self.fault = value = None
+        elif name == "budget":
+            self.budget = value = Budget()
         elif name == "tokens":
             self.tokens = value = self.subject.split(".")
         elif name == "headers":
+            if len(self.header_block) > FREE_HEADERS:
+                self.budget.spend(self.header_block.count(b"\r\n") * 8 + (len(self.header_block) >> 5))
             first: dict[str, str] = {}
             for key, one in decode_headers(self.header_block).pairs():
                 first.setdefault(key, one)
@@ -156,7 +175,7 @@ class Arrived(Facts):
         record = self._record
         if record is self._reader:
             _, _, header_size, size, tail = self._raw
-            record = self._record = record.record(tail[len(tail) - 2 - size + header_size : -2])
+            record = self._record = record.record(tail[len(tail) - 2 - size + header_size : -2], self)
         return record
 
     def __getattr__(self, name: str) -> Value:

@@ -111,8 +111,7 @@ def entry(entries: dict[Value, Value], key: Value) -> Value:
     try:
         return entries[wanted_key(key)]
     except KeyError:
-        shown = f" {key!r}" if key.__class__ is int else ""
-        raise EvaluationError(f"the map has no such key{shown}") from None
+        raise EvaluationError("the map has no such key") from None
 
 
 def indexed(of: Value, index: Value) -> Value:
@@ -257,11 +256,11 @@ def type_value(value: Value) -> TypeValue:
 FUNCTIONS["type:a"] = type_value
 
 
-def dispatch_table(overloads: tuple[str, ...]) -> dict[tuple[type, ...], Function]:
-    """Return what carries out each of these overloads, by the classes of the arguments."""
-    table: dict[tuple[type, ...], Function] = {}
+def dispatch_table(overloads: tuple[str, ...]) -> dict[tuple[type, ...], tuple[str, Function]]:
+    """Return the id of each of these overloads and what carries it out, by the classes of the arguments."""
+    table: dict[tuple[type, ...], tuple[str, Function]] = {}
     for one in overloads:
-        table[tuple(CLASSES[kind.name] for kind in BY_ID[one].takes)] = FUNCTIONS[one]
+        table[tuple(CLASSES[kind.name] for kind in BY_ID[one].takes)] = one, FUNCTIONS[one]
     return table
 
 

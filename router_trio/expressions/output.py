@@ -24,11 +24,11 @@ MANY = 32
 _PLAIN = frozenset({int, bool, NoneType})
 
 
-def payload_of(value: Value, largest: int) -> bytes:
+def payload_of(value: Value, largest: int, message: Any = None) -> bytes:
     """Return what goes out for a value: string and bytes as they are, all else as JSON.
 
     Bytes within JSON are base64, timestamps RFC 3339, durations seconds, as protobuf has it. Raises EvaluationError for
-    more than `largest` bytes, a number that is not finite, and what JSON can't hold.
+    more than `largest` bytes, a number that is not finite, what JSON can't hold, and if `message` can't pay for it.
     """
     kind = value.__class__
     if kind is str:
@@ -38,15 +38,18 @@ def payload_of(value: Value, largest: int) -> bytes:
     elif kind is Timestamp or kind is Duration:
         payload = _text_of_time(value).encode()
     else:
-        payload = json_of(value, largest)
+        payload = json_of(value, largest, message)
     if len(payload) > largest:
         raise _too_large(largest)
     return payload
 
 
-def json_of(value: Value, largest: int) -> bytes:
-    """Return canonical JSON. Raises EvaluationError for what JSON can't hold, and for more than `largest` bytes."""
-    plain = value if _is_plain(value) else _Writer(largest).plain(value, 0)
+def json_of(value: Value, largest: int, message: Any = None) -> bytes:
+    """Return canonical JSON. Raises EvaluationError for what JSON can't hold, and for more than `largest` bytes.
+
+    And if `message` can't pay for it, or a budget of its own if there is none.
+    """
+    plain = value if _is_plain(value) else _Writer(largest, message).plain(value, 0)
     try:
         encoded = _encode(plain)
     except (UnicodeEncodeError, msgspec.MsgspecError, OverflowError, TypeError):
@@ -108,9 +111,9 @@ class _Writer:
 
     __slots__ = ("_budget", "_largest", "_left")
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, largest: int, message: Any = None) -> None:
         self._largest = self._left = largest
-        self._budget = Budget()
+        self._budget: Budget = Budget() if message is None else message.budget
 
     def plain(self, value: Value, depth: int) -> Any:
         """Return what the encoder takes for a value. Raises EvaluationError."""
@@ -127,7 +130,7 @@ class _Writer:
         if kind is dict or kind is list:
             if depth >= MAX_NESTING:
                 raise EvaluationError(f"the value is nested more than {MAX_NESTING} deep")
-            self._budget.spend(1 + len(value))
+            self._budget.spend(10 + len(value) * (4 if kind is list else 8))
             if kind is list:
                 return [self.plain(one, depth + 1) for one in value]
             return self._entries(value, depth)

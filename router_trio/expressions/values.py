@@ -17,9 +17,9 @@ MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**63 - 1
 MAX_UINT: Final = 2**64 - 1
 
-MAX_COST = 100_000
-"""What one evaluation may spend on macros and deep comparisons: about a part of an expression or 64 bytes each, so that
-it takes some 20 ms at most, whatever a message holds."""
+MAX_COST = 150_000
+"""What the expressions on one message may spend, in tenths of a microsecond: on its decoding, macros, comparisons and
+each function whose time depends on what it is given. So a message costs some 15 ms at most, whatever it holds."""
 MAX_SIZE = 1024**2
 """Characters, bytes or elements of what an expression makes: as much as most servers take for a payload."""
 MAX_NESTING = 100
@@ -63,7 +63,7 @@ class BoolKey:
 
 
 class Budget:
-    """What an evaluation may still spend."""
+    """What may still be spent on a message, in tenths of a microsecond."""
 
     __slots__ = ("left",)
 
@@ -75,14 +75,6 @@ class Budget:
         self.left -= cost
         if self.left < 0:
             raise EvaluationError("the expression takes too long on this message: MAX_COST is used up")
-
-    def spend_on(self, value: Value) -> None:
-        """Take off what it takes to look at all of a value once."""
-        kind = value.__class__
-        if kind is str or kind is bytes:
-            self.spend(1 + (len(value) >> 6))
-        elif kind is list or kind is dict:
-            self.spend(1 + len(value))
 
 
 NAMES: Final[dict[type, str]] = {
@@ -134,44 +126,49 @@ def of_key(key: Value) -> Value:
     return key.value if key.__class__ is BoolKey else key
 
 
-def equal(left: Value, right: Value, budget: Budget | None = None) -> bool:
-    """Return True if two values are equal, whatever their types. Raises EvaluationError if that takes too long."""
+LONG = 256
+"""Characters, bytes or elements up to which a look at all of a value costs no more than the part of an expression that
+looks at it."""
+
+
+def equal(left: Value, right: Value, message: Any = None) -> bool:
+    """Return True if two values are equal, whatever their types. Raises EvaluationError if `message` can't pay."""
     one, other = left.__class__, right.__class__
     if one is list or one is dict:
-        return other is one and _deep_equal(left, right, budget or Budget(), 0)
+        return other is one and _deep_equal(left, right, message, 0)
     if one is not other and (one is bool or other is bool):
         return False
     if one is not other and (one is float or other is float) and one in NUMBER_CLASSES and other in NUMBER_CLASSES:
         return float(left) == float(right)
-    if budget is not None and (one is str or one is bytes):
-        budget.spend_on(left)
+    if (one is str or one is bytes) and len(left) > LONG and message is not None:
+        message.budget.spend(len(left) >> 7)
     return bool(left == right)
 
 
-def _deep_equal(left: Value, right: Value, budget: Budget, depth: int) -> bool:
+def _deep_equal(left: Value, right: Value, message: Any, depth: int) -> bool:
     kind = left.__class__
-    if kind is not right.__class__:
-        return equal(left, right, budget)
-    if kind is not list and kind is not dict:
-        return equal(left, right, budget)
+    if kind is not right.__class__ or (kind is not list and kind is not dict):
+        return equal(left, right, message)
     if len(left) != len(right):
         return False
     if depth > MAX_NESTING:
         raise EvaluationError(f"lists and maps are nested more than {MAX_NESTING} deep")
-    budget.spend(1 + len(left))
+    if message is not None:
+        message.budget.spend(10 + 5 * len(left))
     if kind is list:
-        return all(_deep_equal(one, other, budget, depth + 1) for one, other in zip(left, right, strict=True))
-    return all(key in right and _deep_equal(value, right[key], budget, depth + 1) for key, value in left.items())
+        return all(_deep_equal(one, other, message, depth + 1) for one, other in zip(left, right, strict=True))
+    return all(key in right and _deep_equal(value, right[key], message, depth + 1) for key, value in left.items())
 
 
-def within(element: Value, values: list[Value], budget: Budget) -> bool:
-    """Return True if a list has an element that equals this one."""
-    budget.spend(1 + (len(values) >> 3))
-    kind = element.__class__
-    if kind is str:
+def within(element: Value, values: list[Value], message: Any) -> bool:
+    """Return True if a list has an element that equals this one. Raises EvaluationError if `message` can't pay."""
+    if element.__class__ is str:
+        if len(values) > LONG or len(element) > LONG:
+            message.budget.spend((len(values) >> 1) * (1 + (len(element) >> 8)))
         return element in values
-    budget.spend(len(values))
-    return any(equal(element, one, budget) for one in values)
+    if len(values) > LONG >> 4:
+        message.budget.spend(4 * len(values))
+    return any(equal(element, one, message) for one in values)
 
 
 def sized(value: Value) -> Value:

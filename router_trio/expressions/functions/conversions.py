@@ -12,8 +12,12 @@ MAX_DIGITS = 400
 """Characters of a string that is read as a number."""
 
 _INT = re.compile(r"[+-]?[0-9]+")
-_DOUBLE = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
+# Each part takes all that it can, and nothing is tried twice.
+_DOUBLE = re.compile(
+    r"[+-]?(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|[+-]?(?:inf|infinity)|nan", re.IGNORECASE
+)
 _TRUE = frozenset({"true", "True", "TRUE", "t", "1"})
+_LONGEST_BOOL = len("false")
 _FALSE = frozenset({"false", "False", "FALSE", "f", "0"})
 
 
@@ -73,10 +77,11 @@ def double_of_string(text: str) -> float:
 
 def bool_of_string(text: str) -> bool:
     """Read a bool. Raises EvaluationError."""
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
+    if len(text) <= _LONGEST_BOOL:
+        if text in _TRUE:
+            return True
+        if text in _FALSE:
+            return False
     raise EvaluationError("the string is no bool")
 
 

@@ -6,11 +6,11 @@ compiled without `google-re2`, the extra `expressions`.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
 from router_trio.errors import EvaluationError
+from router_trio.expressions.values import LONG, Budget
 
 MAX_PATTERN = 512
 """Characters of a pattern that comes from a message: RE2 takes time in proportion to them to compile it."""
@@ -20,8 +20,8 @@ MAX_SEARCHED = 65_536
 """Characters that such a pattern is looked for in: with little memory RE2 takes up to 80 ns for each."""
 MAX_PATTERNS = 64
 """Patterns of messages that are remembered compiled."""
-PATTERN_COST = 5_000
-"""What a pattern from a message costs of MAX_COST: up to 1.7 ms."""
+PATTERN_COST = 17_000
+"""What a pattern from a message costs of MAX_COST, if it is not remembered: up to 1.7 ms."""
 
 EXTRA = "matches() needs RE2: pip install google-re2"
 
@@ -37,7 +37,7 @@ class Pattern:
     the set has a second pattern, which is always found: if it isn't, the search decides.
     """
 
-    __slots__ = ("_search", "_set")
+    __slots__ = ("_search", "_set", "_slow")
 
     def __init__(self, pattern: str, memory: int | None = None) -> None:
         """Compile a pattern. Raises BadPattern, with what RE2 says of it; ImportError if the library is not there."""
@@ -48,7 +48,9 @@ class Pattern:
         if memory is not None:
             options.max_mem = memory
         try:
-            self._search: Any = re2.compile(pattern, options).search
+            compiled = re2.compile(pattern, options)
+            self._search: Any = compiled.search
+            self._slow = 2 + compiled.programsize // 4
             self._set: Any = re2.Set.SearchSet(options)
             self._set.Add(pattern)
             self._set.Add("")
@@ -57,30 +59,42 @@ class Pattern:
             told = error.args[0] if isinstance(error, re2.error) else b"no UTF-8"
             raise BadPattern(told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)) from None
 
-    def found_in(self, text: str) -> bool:
-        """Return True if the pattern is found in the text. Raises EvaluationError if that is no UTF-8."""
+    def found_in(self, text: str, message: Any = None) -> bool:
+        """Return True if the pattern is found in the text. Raises EvaluationError if that is no UTF-8.
+
+        And if `message` can't pay for it: the search takes its time for each character and each part of the pattern.
+        """
+        budget = Budget() if message is None else message.budget if len(text) > LONG else None
+        if budget is not None:
+            budget.spend(len(text) >> 4)
         try:
             found = self._set.Match(text)
-            return 0 in found if found is not None else self._search(text) is not None
+            if found is not None:
+                return 0 in found
+            (budget or message.budget).spend(len(text) * self._slow)
+            return self._search(text) is not None
         except UnicodeError:
             raise EvaluationError("the string is no UTF-8") from None
 
 
-@lru_cache(MAX_PATTERNS)
-def _remembered(pattern: str) -> Pattern | None:
-    try:
-        return Pattern(pattern, MAX_PATTERN_MEMORY)
-    except BadPattern:
-        return None
+_remembered: dict[str, Pattern | None] = {}
 
 
-def matches(text: str, pattern: str) -> bool:
+def matches(text: str, pattern: str, message: Any) -> bool:
     """Return True if the pattern, which comes from a message, is found in the text. Raises EvaluationError."""
     if len(pattern) > MAX_PATTERN:
         raise EvaluationError(f"the regular expression is longer than {MAX_PATTERN} characters")
     if len(text) > MAX_SEARCHED:
         raise EvaluationError(f"the string is longer than {MAX_SEARCHED} characters")
-    known = _remembered(pattern)
+    if pattern not in _remembered:
+        message.budget.spend(PATTERN_COST)
+        while len(_remembered) >= MAX_PATTERNS:
+            del _remembered[next(iter(_remembered))]
+        try:
+            _remembered[pattern] = Pattern(pattern, MAX_PATTERN_MEMORY)
+        except BadPattern:
+            _remembered[pattern] = None
+    known = _remembered[pattern]
     if known is None:
         raise EvaluationError("the regular expression is not valid, or too large")
-    return known.found_in(text)
+    return known.found_in(text, message)

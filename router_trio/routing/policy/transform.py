@@ -40,7 +40,7 @@ class Transform:
 
     def payload(self, facts: Any, payload: bytes, largest: int) -> bytes:
         """Return the payload of the copy of a message that came with this one. Raises EvaluationError."""
-        return payload if self._payload is None else payload_of(self._payload(facts), largest)
+        return payload if self._payload is None else payload_of(self._payload(facts), largest, facts)
 
     def headers(self, facts: Any, block: bytes, largest: int) -> bytes:
         """Return the header block of the copy of a message, without the control headers, that came with this one.

@@ -167,3 +167,59 @@ def test_several_expressions_share_a_reader() -> None:
     assert reader_for([one.body_fields, other.body_fields]).record(b'{"a": {"b": 2}}') is None
     assert reader_for([one.body_fields, whole.body_fields]) is WHOLE
     assert reader_for([]).record(b"{}") is None
+
+
+# --- long bodies, and what is paid for them ---
+
+LONG_NUMBERS = st.builds(
+    lambda sign, digits, fraction, exponent: sign + digits + fraction + exponent,
+    st.sampled_from(["", "-"]),
+    st.sampled_from(["0", "7", "1" * 18, "9" * 19, "1" + "0" * 399, "1" * 401, "9" * 4301, "1" + "0" * 6000]),
+    st.sampled_from(["", ".0", ".5", "." + "3" * 500, "." + "0" * 5000 + "1"]),
+    st.sampled_from(["", "e0", "E5", "e300", "e-300", "e-0400", "e+400", "e-" + "0" * 450 + "5", "e" + "9" * 450]),
+)
+STRINGS = st.text(alphabet='a"\\{}[]:,0', max_size=6).map(json.dumps) | st.just(json.dumps("1" * 5000))
+
+
+def parsed(payload: str) -> Any:
+    """Read JSON with Python's own module, as the rules of `body` have it."""
+
+    def whole(digits: str) -> Any:
+        value = float(digits) if len(digits) > 400 else int(digits)
+        return value if -(2**63) <= value < 2**63 and isinstance(value, int) else float(digits)
+
+    return json.loads(payload, parse_int=whole)
+
+
+@given(st.lists(LONG_NUMBERS | STRINGS, min_size=1, max_size=4), st.sampled_from(["", "x" * 1100]))
+@settings(max_examples=400, deadline=None)
+def test_numbers_of_any_length_are_what_python_makes_of_them(parts: list[str], filling: str) -> None:
+    """In a short body and in a long one, for which another way is taken."""
+    payload = f'[{",".join(parts)}, "{filling}"]'
+    assert repr(decode(payload.encode())) == repr(parsed(payload))
+
+
+def test_a_body_that_is_no_json_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def counted(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return decode(*given)
+
+    monkeypatch.setattr("router_trio.expressions.message.decode", counted)
+    text = "[1, 2, 3].exists(x, body.a == x || body.b == x) || has(body.c)"
+    message = Facts("a", b"", b'{"a": 1')
+    for _ in range(2):
+        with pytest.raises(EvaluationError, match="the body is no JSON"):
+            compile_expression(text, MESSAGE_VARIABLES).evaluate(message)
+    assert calls == 1
+
+
+def test_a_body_that_costs_more_than_a_message_may_fails() -> None:
+    for payload in (b"[" + b"[]," * 400_000 + b"1]", b"[" + b"1e300," * 200_000 + b"1]"):
+        with pytest.raises(EvaluationError, match="the body takes too long to decode"):
+            decode(payload)
+        message = Facts("a", b"", payload)
+        with pytest.raises(EvaluationError, match="takes too long"):
+            compile_expression("body[0] == 1 || true", MESSAGE_VARIABLES).evaluate(message)

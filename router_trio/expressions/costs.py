@@ -1,0 +1,159 @@
+"""What a call costs a message, for each overload: nothing that a sender chooses takes long and is free.
+
+In tenths of a microsecond, as `Budget` counts them. A function has no budget: its caller pays before the call, by what
+the function is given, and behind, by what it made. An overload that is not in here can't be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from router_trio.expressions.functions import times
+from router_trio.expressions.functions.strings import MAX_PARTS
+from router_trio.expressions.language.signatures import BY_NAME
+from router_trio.expressions.values import Budget
+
+Before = Callable[..., None]
+"""Takes off a budget, which is given first, what a call with these arguments costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a call costs."""
+
+    flat: int = 1
+    """Each time in a macro, whatever it is given. Outside of them a call is made once, and this is free."""
+    before: Before | None = None
+    """By what it is given; asked if the first argument is long."""
+    after: int | None = None
+    """By what it makes: its length, shifted by this to the right; asked if that is long."""
+    always: bool = False
+    """Ask `before` also if the first argument is short, or has no length."""
+
+
+def _looked_at(shift: int) -> Before:
+    """Return the cost of a look at the first argument, a unit for 2^shift characters."""
+
+    def cost(budget: Budget, value: Any, *others: Any) -> None:
+        budget.spend(len(value) >> shift)
+
+    return cost
+
+
+def _searched(budget: Budget, text: str, part: str, *others: Any) -> None:
+    """Take off what it takes to look for a part of a text: CPython's search is linear for a long text alone."""
+    size, width = len(text), len(part)
+    if size >= 30_000 or (size >= 2_500 and width > 100):
+        budget.spend(size >> 4)
+    else:
+        budget.spend((size * (min(width, size) + 16)) >> 8)
+
+
+def _start(budget: Budget, text: str, part: str) -> None:
+    budget.spend(min(len(text), len(part)) >> 7)
+
+
+def _split(budget: Budget, text: str, separator: str, limit: int = -1) -> None:
+    _searched(budget, text, separator)
+    parts = len(text) if separator == "" else text.count(separator)
+    budget.spend(min(parts, MAX_PARTS) >> 1)
+
+
+def _replaced(budget: Budget, text: str, old: str, new: str, limit: int = -1) -> None:
+    _searched(budget, text, old)
+    _searched(budget, text, old)
+    budget.spend((text.count(old) >> 2) + (len(text) >> 8))
+
+
+def _compared(budget: Budget, left: Any, right: Any) -> None:
+    budget.spend(min(len(left), len(right)) >> 6)
+
+
+def _read(most: int, shift: int) -> Before:
+    """Return the cost of reading a short text, of `most` characters: a longer one is refused unseen."""
+
+    def cost(budget: Budget, text: str) -> None:
+        budget.spend(min(len(text), most) << shift)
+
+    return cost
+
+
+def _zone(budget: Budget, value: Any, zone: str) -> None:
+    budget.spend(times.zone_cost(zone))
+
+
+FREE = Cost()
+_JOINED = Cost(after=6)
+_SEARCHED = Cost(2, _searched)
+_NUMBER = Cost(6)
+
+COSTS: dict[str, Cost] = {
+    "_?_:_": FREE,
+    "!_": FREE,
+    "-_": FREE,
+    "_==_": Cost(2),  # pays by itself: `values.equal`
+    "_!=_": Cost(2),
+    "@in": Cost(2),  # pays by itself: `values.within`
+    "_+_": FREE,
+    "_+_:string_string": _JOINED,
+    "_+_:bytes_bytes": _JOINED,
+    "_+_:list_list": Cost(after=5),
+    "_-_": FREE,
+    "_*_": FREE,
+    "_/_": Cost(3),
+    "_%_": Cost(2),
+    "_[_]": Cost(2),
+    "size": FREE,
+    "matches": Cost(10),  # pays by itself: `patterns.matches`
+    "int": _NUMBER,
+    "int:string": Cost(8, _read(400, 0)),
+    "uint": _NUMBER,
+    "uint:string": Cost(8, _read(400, 0)),
+    "double": _NUMBER,
+    "double:string": Cost(8, _read(400, 0)),
+    "bool": FREE,
+    "string": Cost(4),
+    "string:double": Cost(25),
+    "string:bytes": Cost(2, _looked_at(5)),
+    "string:timestamp": Cost(35),
+    "string:duration": Cost(15),
+    "bytes": FREE,
+    "bytes:string": Cost(2, _looked_at(5)),
+    "timestamp": Cost(8),
+    "timestamp:string": Cost(50),
+    "duration": FREE,
+    "duration:string": Cost(10, _read(times.MAX_TIME_TEXT, 3), always=True),
+    "type": FREE,
+    "dyn": FREE,
+    "contains": _SEARCHED,
+    "startsWith": Cost(2, _start),
+    "endsWith": Cost(2, _start),
+    "charAt": Cost(3),
+    "indexOf": _SEARCHED,
+    "lastIndexOf": Cost(4, _searched),
+    "join": Cost(4, _looked_at(0), after=6),
+    "lowerAscii": Cost(3, _looked_at(4)),
+    "upperAscii": Cost(3, _looked_at(4)),
+    "replace": Cost(5, _replaced, after=6),
+    "split": Cost(5, _split, after=1),
+    "substring": Cost(4, after=6),
+    "trim": Cost(3, _looked_at(5)),
+    **dict.fromkeys(("_<_", "_<=_", "_>_", "_>=_"), Cost(2)),
+    **{
+        f"{name}:{kind}_{kind}": Cost(2, _compared)
+        for name in ("_<_", "_<=_", "_>_", "_>=_")
+        for kind in ("string", "bytes")
+    },
+}
+"""By the id of an overload, or the name of its function."""
+for _name in BY_NAME:
+    if _name.startswith("get"):
+        COSTS[_name] = Cost(30)
+        COSTS[f"{_name}:timestamp_string"] = Cost(50, _zone, always=True)
+
+
+def cost_of(overload: str) -> Cost:
+    """Return what a call of an overload costs. Raises KeyError if nobody has said so."""
+    return COSTS.get(overload) or COSTS[overload.rpartition(":")[0]]

@@ -1,0 +1,38 @@
+"""Functions on strings that take another way than Python's own methods, which are slow for what a sender may choose."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router_trio.expressions.functions import strings
+
+WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
+    "\u205f\u3000"
+)
+"""That of Unicode, which is not quite that of Python."""
+
+
+@given(st.text(alphabet=" \t\x1c\x1f\x85\u3000a\u200b", max_size=8))
+@settings(max_examples=1000)
+def test_white_space_is_that_of_unicode(text: str) -> None:
+    assert strings.trim(text) == text.strip(WHITE_SPACE)
+
+
+@given(st.text(alphabet="aZ\xdf\u0130\u212a\udc80\ud83d\U00010400", max_size=8))
+def test_the_case_of_ascii_alone_changes(text: str) -> None:
+    assert strings.lower_ascii(text) == "".join(one.lower() if one.isascii() else one for one in text)
+    assert strings.upper_ascii(text) == "".join(one.upper() if one.isascii() else one for one in text)
+
+
+@given(st.text(alphabet="ab\u4e00", max_size=12), st.text(alphabet="ab\u4e00", max_size=4), st.integers(0, 12))
+@settings(max_examples=1000)
+def test_the_last_part_is_found_from_the_other_end_too(text: str, part: str, start: int) -> None:
+    before = strings.last_index_of(text, part), strings.last_index_of(text, part, min(start, len(text)))
+    quickly, strings.QUICKLY_FOUND = strings.QUICKLY_FOUND, -1
+    try:
+        after = strings.last_index_of(text, part), strings.last_index_of(text, part, min(start, len(text)))
+    finally:
+        strings.QUICKLY_FOUND = quickly
+    assert before == after
