@@ -82,7 +82,7 @@ def _charged(payload: bytes, budget: Budget) -> Any:
     """Take off the budget what it costs to decode a payload; return what decodes it in that time."""
     count = payload.count
     budget.spend(
-        (len(payload) >> 6) + (count(b'"') >> 4) + (count(b",") >> 3) + count(b"[") + count(b"{") + (count(b":") >> 2)
+        (len(payload) >> 6) + (count(b'"') >> 3) + (count(b",") >> 2) + count(b"[") + count(b"{") + (count(b":") >> 2)
     )
     numbers = payload.translate(_NUMBERS)
     budget.spend(numbers.count(_SLOW) * 7)

@@ -19,7 +19,17 @@ from router_trio.expressions.costs import Cost, cost_of
 from router_trio.expressions.functions.patterns import EXTRA, BadPattern, Pattern, matches
 from router_trio.expressions.language.signatures import BY_ID
 from router_trio.expressions.language.source import Source
-from router_trio.expressions.language.syntax import Call, Literal, Node, walk
+from router_trio.expressions.language.syntax import (
+    Call,
+    ListLiteral,
+    Literal,
+    Logic,
+    Macro,
+    MapLiteral,
+    Node,
+    Select,
+    walk,
+)
 from router_trio.expressions.language.types import (
     BOOL,
     BYTES,
@@ -310,6 +320,11 @@ def weight_of(node: Node) -> int:
 
 
 def _flat(node: Node) -> int:
-    if isinstance(node, Call) and node.overloads:
-        return max(cost_of(one).flat for one in node.overloads)
-    return 0 if isinstance(node, Literal) else 1
+    if isinstance(node, Call):
+        costs = [cost_of(one) for one in node.overloads]
+        paid_for = any(one.before or one.after is not None for one in costs)
+        return max(one.flat for one in costs) + (3 if paid_for else 0) + (6 if len(costs) > 1 else 0)
+    return _WEIGHTS.get(type(node), 1)
+
+
+_WEIGHTS: dict[type[Node], int] = {Literal: 0, Select: 3, ListLiteral: 4, MapLiteral: 6, Logic: 3, Macro: 4}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router_trio.expressions.functions import times
-from router_trio.expressions.functions.strings import MAX_PARTS
+from router_trio.expressions.functions.strings import MAX_PARTS, is_encodable
 from router_trio.expressions.language.signatures import BY_NAME
 from router_trio.expressions.values import Budget
 
@@ -23,7 +23,7 @@ Before = Callable[..., None]
 class Cost:
     """What a call costs."""
 
-    flat: int = 1
+    flat: int = 4
     """Each time in a macro, whatever it is given. Outside of them a call is made once, and this is free."""
     before: Before | None = None
     """By what it is given; asked if the first argument is long."""
@@ -49,6 +49,15 @@ def _searched(budget: Budget, text: str, part: str, *others: Any) -> None:
         budget.spend(size >> 4)
     else:
         budget.spend((size * (min(width, size) + 16)) >> 8)
+
+
+def _cased(budget: Budget, text: str) -> None:
+    if text.isascii():
+        budget.spend(len(text) >> 6)
+        return
+    budget.spend(len(text) >> 1)
+    if not is_encodable(text):
+        budget.spend(len(text))
 
 
 def _start(budget: Budget, text: str, part: str) -> None:
@@ -84,9 +93,9 @@ def _zone(budget: Budget, value: Any, zone: str) -> None:
     budget.spend(times.zone_cost(zone))
 
 
-FREE = Cost()
-_JOINED = Cost(after=6)
-_SEARCHED = Cost(2, _searched)
+FREE = Cost(4)
+_JOINED = Cost(2, after=6)
+_SEARCHED = Cost(5, _searched)
 _NUMBER = Cost(6)
 
 COSTS: dict[str, Cost] = {
@@ -95,18 +104,18 @@ COSTS: dict[str, Cost] = {
     "-_": FREE,
     "_==_": Cost(2),  # pays by itself: `values.equal`
     "_!=_": Cost(2),
-    "@in": Cost(2),  # pays by itself: `values.within`
-    "_+_": FREE,
+    "@in": Cost(14),  # pays by itself: `values.within`
+    "_+_": Cost(3),
     "_+_:string_string": _JOINED,
     "_+_:bytes_bytes": _JOINED,
-    "_+_:list_list": Cost(after=5),
-    "_-_": FREE,
-    "_*_": FREE,
-    "_/_": Cost(3),
-    "_%_": Cost(2),
-    "_[_]": Cost(2),
+    "_+_:list_list": Cost(3, after=3),
+    "_-_": Cost(3),
+    "_*_": Cost(3),
+    "_/_": Cost(5),
+    "_%_": Cost(5),
+    "_[_]": Cost(6),
     "size": FREE,
-    "matches": Cost(10),  # pays by itself: `patterns.matches`
+    "matches": Cost(24),  # pays by itself: `patterns.matches`
     "int": _NUMBER,
     "int:string": Cost(8, _read(400, 0)),
     "uint": _NUMBER,
@@ -128,19 +137,19 @@ COSTS: dict[str, Cost] = {
     "type": FREE,
     "dyn": FREE,
     "contains": _SEARCHED,
-    "startsWith": Cost(2, _start),
-    "endsWith": Cost(2, _start),
-    "charAt": Cost(3),
+    "startsWith": Cost(5, _start),
+    "endsWith": Cost(5, _start),
+    "charAt": Cost(6),
     "indexOf": _SEARCHED,
-    "lastIndexOf": Cost(4, _searched),
-    "join": Cost(4, _looked_at(0), after=6),
-    "lowerAscii": Cost(3, _looked_at(4)),
-    "upperAscii": Cost(3, _looked_at(4)),
-    "replace": Cost(5, _replaced, after=6),
-    "split": Cost(5, _split, after=1),
-    "substring": Cost(4, after=6),
-    "trim": Cost(3, _looked_at(5)),
-    **dict.fromkeys(("_<_", "_<=_", "_>_", "_>=_"), Cost(2)),
+    "lastIndexOf": Cost(8, _searched),
+    "join": Cost(12, _looked_at(0), after=5),
+    "lowerAscii": Cost(6, _cased),
+    "upperAscii": Cost(6, _cased),
+    "replace": Cost(14, _replaced, after=6),
+    "split": Cost(12, _split, after=1),
+    "substring": Cost(12, after=6),
+    "trim": Cost(18, _looked_at(5)),
+    **dict.fromkeys(("_<_", "_<=_", "_>_", "_>=_"), Cost(3)),
     **{
         f"{name}:{kind}_{kind}": Cost(2, _compared)
         for name in ("_<_", "_<=_", "_>_", "_>=_")

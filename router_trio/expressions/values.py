@@ -17,9 +17,9 @@ MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**63 - 1
 MAX_UINT: Final = 2**64 - 1
 
-MAX_COST = 150_000
+MAX_COST = 140_000
 """What the expressions on one message may spend, in tenths of a microsecond: on its decoding, macros, comparisons and
-each function whose time depends on what it is given. So a message costs some 15 ms at most, whatever it holds."""
+each function whose time depends on what it is given. So a message costs some 14 ms at most, whatever it holds."""
 MAX_SIZE = 1024**2
 """Characters, bytes or elements of what an expression makes: as much as most servers take for a payload."""
 MAX_NESTING = 100
@@ -166,7 +166,7 @@ def within(element: Value, values: list[Value], message: Any) -> bool:
         if len(values) > LONG or len(element) > LONG:
             message.budget.spend((len(values) >> 1) * (1 + (len(element) >> 8)))
         return element in values
-    if len(values) > LONG >> 4:
+    if len(values) > LONG >> 6:
         message.budget.spend(4 * len(values))
     return any(equal(element, one, message) for one in values)
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.values import LONG, Budget
+from router_trio.expressions.values import Budget
 
 MAX_PATTERN = 512
 """Characters of a pattern that comes from a message: RE2 takes time in proportion to them to compile it."""
@@ -23,6 +23,8 @@ MAX_PATTERNS = 64
 PATTERN_COST = 17_000
 """What a pattern from a message costs of MAX_COST, if it is not remembered: up to 1.7 ms."""
 
+_SEARCHED_FREELY = 64
+"""Characters of a text that is searched at no cost."""
 EXTRA = "matches() needs RE2: pip install google-re2"
 
 
@@ -64,9 +66,9 @@ class Pattern:
 
         And if `message` can't pay for it: the search takes its time for each character and each part of the pattern.
         """
-        budget = Budget() if message is None else message.budget if len(text) > LONG else None
+        budget = Budget() if message is None else message.budget if len(text) > _SEARCHED_FREELY else None
         if budget is not None:
-            budget.spend(len(text) >> 4)
+            budget.spend(len(text) >> 3)
         try:
             found = self._set.Match(text)
             if found is not None:

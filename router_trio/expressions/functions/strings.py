@@ -10,25 +10,50 @@ MAX_PARTS = 100_000
 QUICKLY_FOUND = 16_384
 """The product of two lengths up to which `rfind` is quicker than `find` from the other end."""
 
+WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
+    "\u205f\u3000"
+)
+"""That of Unicode, which is not quite that of Python."""
+QUICKLY_TRIMMED = 64
+"""Characters of a text of which the ends are looked at one by one."""
 SEPARATORS = "\x1c\x1d\x1e\x1f"
 """White space for Python, and none for Unicode."""
 
 
+_UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_TO_LOWER = str.maketrans(_UPPER, _UPPER.lower())
+_TO_UPPER = str.maketrans(_UPPER.lower(), _UPPER)
+
+
+def is_encodable(text: str) -> bool:
+    """Return True if a text has no bytes of a header in it that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def lower_ascii(text: str) -> str:
     """Return the string with A to Z in lower case."""
-    return text.lower() if text.isascii() else text.encode("utf-8", PASS).lower().decode("utf-8", PASS)
+    if text.isascii():
+        return text.lower()
+    # Methods of bytes change ASCII alone, and take a twentieth of the time.
+    return text.encode().lower().decode() if is_encodable(text) else text.translate(_TO_LOWER)
 
 
 def upper_ascii(text: str) -> str:
     """Return the string with a to z in upper case."""
-    return text.upper() if text.isascii() else text.encode("utf-8", PASS).upper().decode("utf-8", PASS)
-
-
-PASS = "surrogatepass"
+    if text.isascii():
+        return text.upper()
+    return text.encode().upper().decode() if is_encodable(text) else text.translate(_TO_UPPER)
 
 
 def trim(text: str) -> str:
     """Return the string without the white space of Unicode at both ends."""
+    if len(text) <= QUICKLY_TRIMMED:
+        return text.strip(WHITE_SPACE)
     # With a set of characters of its own `strip` takes five times as long.
     bare = text.lstrip()
     lead = text[: len(text) - len(bare)]

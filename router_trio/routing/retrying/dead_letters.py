@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors.quotes import LONGEST_TEXT, excerpt, redact
+from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt, redact
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing, headers, message_ids
@@ -100,7 +100,7 @@ class DeadLetters:
         fields: dict[str, str | None] = {
             "Route": self._destination.route,
             "Reason": failure.reason,
-            "Detail": excerpt(redact(failure.detail or failure.reason), LONGEST_TEXT),
+            "Detail": excerpt(redact(bounded(failure.detail or failure.reason)), LONGEST_TEXT),
             "Attempts": str(dead.attempts),
             "Subject": framing.text(delivery.raw[0]),
             "Stream": origin.get("stream"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +20,10 @@ from router_trio.expressions.functions import patterns
 from router_trio.expressions.language.signatures import FUNCTIONS, OPERATORS
 from router_trio.expressions.language.types import DYN
 from router_trio.expressions.message import STREAM_VARIABLES, Facts
-from router_trio.expressions.output import payload_of
+from router_trio.expressions.output import header_of, payload_of
+from router_trio.expressions.values import Duration, Timestamp, Uint
+from router_trio.routing.policy.sticky import key_of
+from tests.performance.growth import written
 from tests.unit.expressions.activation import Activation
 
 LONGEST = 2.0
@@ -157,6 +162,60 @@ def test_errors_of_messages_do_not_quote_them() -> None:
         with pytest.raises(EvaluationError) as caught:
             compile_expression(text, STREAM_VARIABLES).evaluate(message)
         assert "SECRET" not in str(caught.value)
+
+
+MARKER = 735_735_735
+MARKED: dict[str, Any] = {
+    "int": MARKER,
+    "uint": Uint(MARKER),
+    "double": MARKER + 0.5,
+    "bool": True,
+    "string": f"x{MARKER}",
+    "bytes": b"\xff%d" % MARKER,
+    "google.protobuf.Timestamp": Timestamp(MARKER * 10**9),
+    "google.protobuf.Duration": Duration(MARKER * 10**9),
+    "list": [MARKER, f"x{MARKER}"],
+    "map": {MARKER: 1, f"x{MARKER}": MARKER},
+}
+WRITERS: tuple[Callable[[Any], object], ...] = (
+    lambda value: payload_of(value, 5),
+    lambda value: header_of(value, 5),
+    key_of,
+)
+CALLS = {overload.id: (function, overload) for function in (*OPERATORS, *FUNCTIONS) for overload in function.overloads}
+
+
+@pytest.mark.parametrize("overload", CALLS)
+def test_no_value_of_a_message_is_in_an_error_of_any_function(overload: str) -> None:
+    """Whatever a function is given, of its own types or of others: errors have fixed texts."""
+    function, one = CALLS[overload]
+    text = written(function.name, one)
+    names = "abcd"[: len(one.takes)]
+    compiled = compile_expression(text, dict.fromkeys(names, DYN))
+    texts: list[str] = []
+    for values in itertools.product(MARKED.values(), repeat=min(2, len(names))):
+        given = dict(zip(names, (*values, *[MARKER] * 2), strict=False))
+        try:
+            value = compiled.evaluate(Activation(given))
+            for write in WRITERS:
+                try:
+                    write(value)
+                except EvaluationError as error:
+                    texts.append(str(error))
+        except EvaluationError as error:
+            texts.append(f"{error} {error.__cause__!r}")
+    assert texts or function.name in ("_==_", "_!=_")  # all values are equal or not
+    assert not [one for one in texts if str(MARKER) in one]
+
+
+@pytest.mark.parametrize(
+    "text", ["m[1]", "body[1]", "body[body.k]", "tokens[5]", "body.x.y", "m[body.k + 1]", "{body.k: 1, body.k: 2}"]
+)
+def test_no_key_of_a_payload_is_in_an_error(text: str) -> None:
+    values = {"m": {MARKER: 1}, "body": {"k": MARKER, "x": MARKER}, "tokens": ["a"]}
+    with pytest.raises(EvaluationError) as caught:
+        compile_expression(text, {"m": DYN, "body": DYN, "tokens": DYN}).evaluate(Activation(values))
+    assert str(MARKER) not in str(caught.value)
 
 
 def test_without_re2_matches_is_refused_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

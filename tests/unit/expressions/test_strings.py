@@ -7,17 +7,15 @@ from hypothesis import strategies as st
 
 from router_trio.expressions.functions import strings
 
-WHITE_SPACE = (
-    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
-    "\u205f\u3000"
-)
-"""That of Unicode, which is not quite that of Python."""
-
 
 @given(st.text(alphabet=" \t\x1c\x1f\x85\u3000a\u200b", max_size=8))
 @settings(max_examples=1000)
 def test_white_space_is_that_of_unicode(text: str) -> None:
-    assert strings.trim(text) == text.strip(WHITE_SPACE)
+    quickly, strings.QUICKLY_TRIMMED = strings.QUICKLY_TRIMMED, -1
+    try:
+        assert strings.trim(text) == text.strip(strings.WHITE_SPACE)
+    finally:
+        strings.QUICKLY_TRIMMED = quickly
 
 
 @given(st.text(alphabet="aZ\xdf\u0130\u212a\udc80\ud83d\U00010400", max_size=8))
