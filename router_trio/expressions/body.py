@@ -55,15 +55,14 @@ _Scalar = None | bool | Annotated[int, msgspec.Meta(ge=MIN_INT, le=MAX_INT)] | f
 
 def decode(payload: bytes, budget: Budget | None = None) -> Value:
     """Return what a JSON payload holds. Raises EvaluationError if it is no JSON, nested too deep, or costs too much."""
-    budget = budget or Budget()
     try:
-        run = _decode if len(payload) <= FREE else _charged(payload, budget)
+        run = _decode if len(payload) <= FREE else _charged(payload, budget or Budget())
         try:
             value = run(payload)
         except msgspec.ValidationError:  # a number that is too large for the decoder
-            value = _with_large_numbers(payload, budget)
+            value = _with_large_numbers(payload, budget or Budget())
         if _may_have_long_number(payload) and _LONG in payload.translate(_DIGITS_AS_ZEROS):
-            value = _fitted(value, budget)
+            value = _fitted(value, budget or Budget())
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise EvaluationError(NO_JSON) from None
     except RecursionError:

@@ -133,7 +133,9 @@ class Calls:
             return self._folded(self._applied(FUNCTIONS[f"{name}:a"], parts), *parts)
         if len(node.overloads) == 1 and self._is_exact(node):
             (only,) = node.overloads
-            return self._folded(self._applied(FUNCTIONS[only], parts, cost_of(only)), *parts)
+            # No more of a text is looked at than is written in the expression.
+            bounded = name in ("startsWith", "endsWith") and self._is_constant(parts[1])
+            return self._folded(self._applied(FUNCTIONS[only], parts, None if bounded else cost_of(only)), *parts)
         return self._folded(self._dispatched(node, parts), *parts)
 
     @staticmethod
@@ -163,9 +165,11 @@ class Calls:
         """Return the closure that chooses the overload by the types of the values."""
         name = node.function
         table = dispatch_table(node.overloads)
-        choices = {
-            kinds: choice(function, cost_of(overload), self._free) for kinds, (overload, function) in table.items()
-        }
+        free = self._free
+        choices: dict[tuple[type, ...], tuple[Callable[..., Value], Cost | None]] = {}
+        for kinds, (overload, function) in table.items():
+            cost = cost_of(overload)
+            choices[kinds] = function, cost if cost.before is not None or cost.after is not None else None
         if len(parts) == 2:
             left, right = parts
 
@@ -174,18 +178,38 @@ class Calls:
                 chosen = choices.get((one.__class__, other.__class__))
                 if chosen is None:
                     raise no_overload(name, (one, other))
-                function, costly = chosen
-                return costly(message, (one, other)) if costly is not None else function(one, other)
+                function, cost = chosen
+                if cost is None:
+                    return function(one, other)
+                if cost.before is not None and (cost.always or len(one) > free):
+                    cost.before(message.budget, one, other)
+                result = function(one, other)
+                if cost.after is not None and len(result) > free:
+                    message.budget.spend(len(result) >> cost.after)
+                return result
 
             return call_two
 
+        if len(parts) == 1:
+            (only,) = parts
+
+            def call_one(message: Any) -> Value:
+                value = only(message)
+                chosen = choices.get((value.__class__,))
+                if chosen is None:
+                    raise no_overload(name, (value,))
+                function, cost = chosen
+                return function(value) if cost is None else pay(function, cost, free, message, (value,))
+
+            return call_one
+
         def call(message: Any) -> Value:
-            values = tuple([part(message) for part in parts])
+            values = [part(message) for part in parts]
             chosen = choices.get(tuple([value.__class__ for value in values]))
             if chosen is None:
-                raise no_overload(name, values)
-            function, costly = chosen
-            return costly(message, values) if costly is not None else function(*values)
+                raise no_overload(name, tuple(values))
+            function, cost = chosen
+            return function(*values) if cost is None else pay(function, cost, free, message, values)
 
         return call
 
@@ -305,13 +329,6 @@ class Calls:
             return matches(value, wanted, message)
 
         return self._folded(found, text, pattern)
-
-
-def choice(function: Callable[..., Value], cost: Cost, free: int) -> tuple[Callable[..., Value], Any]:
-    """Return a function, and what calls it where that has to be paid for: with the message, and the arguments."""
-    if cost.before is None and cost.after is None:
-        return function, None
-    return function, lambda message, values: pay(function, cost, free, message, values)
 
 
 def weight_of(node: Node) -> int:

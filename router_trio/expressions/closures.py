@@ -73,6 +73,16 @@ def paid(function: Callable[..., Value], parts: list[Closure], cost: Cost, free:
             return result
 
         return joined
+    if len(parts) == 1 and before is not None and after is None and not cost.always:
+        (only,) = parts
+
+        def of_one(message: Any) -> Value:
+            value = only(message)
+            if len(value) > free:
+                before(message.budget, value)
+            return function(value)
+
+        return of_one
     return lambda message: pay(function, cost, free, message, [part(message) for part in parts])
 
 

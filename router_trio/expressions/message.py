@@ -46,7 +46,6 @@ class Facts:
         "body",
         "budget",
         "deliveries",
-        "fault",
         "found",
         "found_start",
         "header_block",
@@ -65,8 +64,6 @@ class Facts:
     body: Value
     budget: Budget
     """What all expressions together may still spend on this message."""
-    fault: str | None
-    """Why the body can't be decoded, once that is known: it is not tried again."""
     found: bytes
     """The first value of the header whose line begins with `found_start`, if one was looked for."""
     headers: dict[str, str]
@@ -118,16 +115,15 @@ class Facts:
     def __getattr__(self, name: str) -> Value:
         """Decode a variable that is asked for the first time. Raises EvaluationError if it can't be."""
         if name == "body":
-            if self.fault is not None:
-                raise EvaluationError(self.fault)
+            # Why it can't be decoded, once that is known, is kept in place of the record: it is not tried again.
+            if self._record.__class__ is EvaluationError:
+                raise EvaluationError(str(self._record))
             try:
                 payload = self.payload
                 self.body = value = decode(payload) if len(payload) <= FREE else decode(payload, self.budget)
             except EvaluationError as error:
-                self.fault = str(error)
+                self._record = EvaluationError(str(error))
                 raise
-        elif name == "fault":
-            self.fault = value = None
         elif name == "budget":
             self.budget = value = Budget()
         elif name == "tokens":
