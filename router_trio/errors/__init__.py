@@ -158,20 +158,6 @@ class UnexpectedError(ProtocolError):
         super().__init__(f"{self.error_type} at {self.place}: a bug of router_trio, please report it")
 
 
-def unforeseen(error: Exception) -> LinkError:
-    """Return the error that ends a link over which something came that raised what this package does not expect.
-
-    To have no memory left is no bug: its reason is `resources`.
-    """
-    if isinstance(error, MemoryError) or (isinstance(error, ExceptionGroup) and error.subgroup(MemoryError)):
-        return LinkError(
-            "the process has no memory left for what came over the link; raise its limit (MemoryMax of systemd, the "
-            "memory limit of its container), or lower max_pending_bytes and max_in_flight_bytes",
-            reason=reasons.RESOURCES,
-        )
-    return UnexpectedError(error)
-
-
 class SourceError(RouterError):
     """A route could not subscribe or open its consumer, or lost it. `reason` is fit for a metric label."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import trio
 
-from router_trio.errors import CertificateError, LinkError, reasons
+from router_trio.errors import CertificateError, LinkError, UnexpectedError, reasons
 from router_trio.forked import close_in_children
 from router_trio.settings import ConnectionSettings, ServerURL
 from router_trio.settings.checks.files import load_certificate
@@ -71,6 +71,20 @@ def out_of_resources(error: BaseException) -> LinkError | None:
                 reason=reasons.RESOURCES,
             )
     return None
+
+
+def unforeseen(error: Exception) -> LinkError:
+    """Return the error that ends a link over which something came that raised what this package does not expect.
+
+    To have no memory left is no bug: its reason is `resources`.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, ExceptionGroup) and error.subgroup(MemoryError)):
+        return LinkError(
+            "the process has no memory left for what came over the link; raise its limit (MemoryMax of systemd, the "
+            "memory limit of its container), or lower max_pending_bytes and max_in_flight_bytes",
+            reason=reasons.RESOURCES,
+        )
+    return UnexpectedError(error)
 
 
 def _leaves(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import trio
 
-from router_trio.errors import LinkError, ProtocolError, reasons, unforeseen
+from router_trio.errors import LinkError, ProtocolError, reasons
 from router_trio.errors.quotes import told_by
 from router_trio.nats.control_plane.foreign import is_for_nats_py
+from router_trio.nats.dial import unforeseen
 from router_trio.nats.info import quote
 from router_trio.nats.subscriptions import Subscriptions
 from router_trio.nats.tcp import NotedStream, TCPStream
