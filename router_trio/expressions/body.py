@@ -143,20 +143,28 @@ _BEHIND = frozenset({b".", b"e", b"E"})
 
 
 def _fitted(value: Value, budget: Budget) -> Value:
-    """Return the value with the ints that don't fit into 64 bits as doubles."""
+    """Return the value that was decoded with the ints that don't fit into 64 bits as doubles. Changes it in place."""
     kind = value.__class__
-    if kind is int and not MIN_INT <= value <= MAX_INT:
-        try:
-            return float(value)
-        except OverflowError:
-            return float("inf") if value > 0 else float("-inf")
-    if kind is list:
+    if kind is int:
+        return value if MIN_INT <= value <= MAX_INT else _as_double(value, budget)
+    if kind is list or kind is dict:
         budget.spend(len(value))
-        return [_fitted(one, budget) for one in value]
-    if kind is dict:
-        budget.spend(2 * len(value))
-        return {key: _fitted(one, budget) for key, one in value.items()}
+        for place, one in enumerate(value) if kind is list else value.items():
+            inner = one.__class__
+            if inner is int:
+                if not MIN_INT <= one <= MAX_INT:
+                    value[place] = _as_double(one, budget)
+            elif inner is list or inner is dict:
+                _fitted(one, budget)
     return value
+
+
+def _as_double(value: int, budget: Budget) -> float:
+    budget.spend(8)
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
 
 
 class BodyReader:

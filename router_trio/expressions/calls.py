@@ -339,6 +339,8 @@ def weight_of(node: Node) -> int:
 def _flat(node: Node) -> int:
     if isinstance(node, Call):
         costs = [cost_of(one) for one in node.overloads]
+        if node.function in ("_==_", "_!=_") and not any(isinstance(one, Literal) for one in node.arguments):
+            return costs[0].flat + 3  # their types are looked at
         paid_for = any(one.before or one.after is not None for one in costs)
         return max(one.flat for one in costs) + (3 if paid_for else 0) + (6 if len(costs) > 1 else 0)
     return _WEIGHTS.get(type(node), 1)

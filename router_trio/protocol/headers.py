@@ -21,7 +21,6 @@ FIRST_LINE = VERSION + b"\r\n"
 """How a block begins that has no status."""
 
 _NAME = re.compile(r"[!-9;-~]+")  # printable ASCII without space and colon (RFC 5322 field names, as ADR-4 says)
-_BREAKS = re.compile(r"[\r\n\0]")
 _BREAK = re.compile(rb"[\r\n]")
 _CODE = re.compile(rb"[0-9]{1,3}")
 _NUMBER = re.compile(rb"[0-9]{1,18}")
@@ -109,17 +108,24 @@ def encode(headers: Headers) -> bytes:
     if not headers._pairs:
         return b""
     require_strings(headers)
-    lines = [VERSION]
+    lines = [""]
+    names: set[str] = set()
     for name, value in headers._pairs:
-        if not _NAME.fullmatch(name):
-            raise _invalid(f"header name {quoted(name)} is not valid; use printable ASCII without spaces and colons")
-        if _BREAKS.search(value):
+        if name not in names:
+            if not _NAME.fullmatch(name):
+                raise _invalid(
+                    f"header name {quoted(name)} is not valid; use printable ASCII without spaces and colons"
+                )
+            names.add(name)
+        if "\r" in value or "\n" in value or "\0" in value:
             raise _invalid(f"header {quoted(name)} has CR, LF or NUL in its value; remove them")
-        try:
-            lines.append(f"{name}: {value}".encode("utf-8", "surrogateescape"))
-        except UnicodeEncodeError as error:
-            raise _invalid(f"header {quoted(name)} has an unpaired surrogate in its value; remove it") from error
-    return b"\r\n".join(lines) + END
+        lines.append(f"{name}: {value}")
+    text = "\r\n".join(lines)
+    try:
+        return VERSION + text.encode("utf-8", "surrogateescape") + END
+    except UnicodeEncodeError as error:
+        name = text[: error.start].rpartition("\n")[2].partition(":")[0]
+        raise _invalid(f"header {quoted(name)} has an unpaired surrogate in its value; remove it") from error
 
 
 def require_strings(headers: Headers) -> None:
