@@ -197,6 +197,20 @@ def _state() -> list[Panel]:
             query(total(rate(unanswered), "route", "reason"), "{{route}}: {{reason}}"),
         ).span(5),
         lines(
+            "Being retried",
+            "Messages that failed and are to be tried again.",
+            "short",
+            query(total(of_route("router_route_retrying_count"), "route"), "{{route}}"),
+            alerts=["RouterMessageRetriedForLong"],
+        ).span(12),
+        lines(
+            "Retried since",
+            "Time since the first failure of the message that has been tried again for longest.",
+            "s",
+            query(f"max by (route) ({of_route('router_route_retrying_oldest_seconds')})", "{{route}}"),
+            alerts=["RouterMessageRetriedForLong"],
+        ).span(12),
+        lines(
             "Given up",
             "Messages that are not tried again, by the reason of their last failure, and those whose dead letters are "
             "stored, as seen over the last few scrapes.",

@@ -13,7 +13,7 @@ import trio
 
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation, OperationWithAck, RouteOwner
-from router_trio.protocol.framing import RawMessage
+from router_trio.protocol.framing import RawMessage, text
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import MessageTrace, Tracing
 from router_trio.states import RouteState
@@ -98,6 +98,21 @@ class Delivery:
         return not self.route.own_ids and not self.was_tried and not was_resent(operation)
 
     @property
+    def place_in_stream(self) -> int | None:
+        """Its sequence in the stream that it came from."""
+        return None
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1 on."""
+        return 1
+
+    def count_failure(self, failure: Failure) -> None:
+        """Count that it failed, and remember that as the last failure of its route."""
+        self.route.failed[failure.reason] += 1
+        self.route.failed_at_last(failure.reason, text(self.raw[0]), self.place_in_stream, self.attempt, failure.place)
+
+    @property
     def was_tried(self) -> bool:
         """True if copies of the message may have been sent by this process before."""
         return False
@@ -174,7 +189,7 @@ class Delivery:
         route = self.route
         route.elapsed.record((trio.current_time() if now is None else now) - self.received_at)
         if self.failure is not None:
-            route.failed[self.failure.reason] += 1
+            self.count_failure(self.failure)
         if self.trace is not None:
             self.trace.end()
         self.finished()
@@ -251,6 +266,7 @@ class BatchDelivery:
             if len(self._settled) == 1:
                 route.refused(fate.reason or fate.name)
             route.failed[fate.reason or fate.name] += count
+            route.failed_at_last(fate.reason or fate.name)
         settled = self._settled
         settled[place] += count
         if len(settled) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -146,7 +147,9 @@ class Routing:
 
         `more`: its `subject` as it came, its `origin` (see `Delivery`), what its handler `raised`, how many (`count`).
         """
-        self._emit(message_failed(self.state.name, reason, detail, full=self._full_errors, **more))
+        event = message_failed(self.state.name, reason, detail, full=self._full_errors, **more)
+        self.state.failed_at_last(reason, event.subject, event.sequence, place=event.place)
+        self._emit(event)
 
     def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
         """The same of one message that is followed."""
@@ -318,7 +321,7 @@ class Routing:
         """The handler raised: the message failed, and nothing else."""
         raised, told = Raised(error), bounded(text_of(error))
         kind = raised.kind
-        failure = failure_of(error)
+        failure = replace(failure_of(error), place=raised.place)
         delivery.fail(failure.reason, failure)
         if delivery.trace is not None:
             # What it says may quote the payload.

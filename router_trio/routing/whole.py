@@ -54,6 +54,10 @@ def whole(state: RouteState) -> RouteState:
     both.to, both.most_open, both.limit = state.to, state.most_open, state.limit
     both.breakers = [_unopened(one) for one in state.breakers]
     both.in_flight_limit = state.in_flight_limit
+
+    both.retried = lambda: [one for part in parts for one in part.retried()]
+    both.clock = state.clock
+    both.obstacles = state.obstacles
     both.handling, both.handler_moved_at = state.handling, state.handler_moved_at
     parts = [state, *state.earlier]
     both.holder = _Sum(sum(one.in_hand for one in parts))
@@ -74,6 +78,8 @@ def counts_of(state: RouteState) -> RouteState:
 def add_counts(state: RouteState, other: RouteState) -> None:
     """Count what another state has counted, as if it had been counted here. What is in hand there is the caller's."""
     state.received += other.received
+    if other.last_failure is not None and (state.last_failure is None or other.last_failure.at > state.last_failure.at):
+        state.last_failure = other.last_failure
     state.duplicates += other.duplicates
     state.limited += other.limited
     # All of it is settled: what has no duration is never to have one.

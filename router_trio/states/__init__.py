@@ -12,6 +12,7 @@ from router_trio.states.connection import (
     RECONNECTING,
     ConnectionState,
 )
+from router_trio.states.failing import BeingRetried, LastFailure
 from router_trio.states.histogram import (
     DURATION_BOUNDS,
     Histogram,
@@ -52,11 +53,13 @@ __all__ = [
     "RUNNING",
     "STARTING",
     "UNANSWERED_REASONS",
+    "BeingRetried",
     "BreakerState",
     "ConnectionState",
     "DestinationState",
     "Histogram",
     "InHand",
+    "LastFailure",
     "LimitState",
     "RouteState",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from router_trio.errors import reasons
+from router_trio.states.failing import BeingRetried, LastFailure
 from router_trio.states.histogram import DURATION_BOUNDS, Histogram
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
@@ -182,6 +184,11 @@ class RouteState:
         self.refused: Callable[[str], str] = _as_it_is
         """Called with the reason when the only destination did not take a message. Returns the reason that counts."""
         self.limit: LimitState | None = None
+        self.last_failure: LastFailure | None = None
+        self.retried: Callable[[], Sequence[BeingRetried]] = tuple
+        """Gives what failed and is to be tried again; more than one where settings have changed meanwhile."""
+        self.clock: Callable[[], float] = float
+        """The clock of `retried`, which the route sets together with it."""
         self.limited = 0
         self.in_flight_limit: Callable[[], int] = lambda: 0
         """How many messages may be in flight now, of a route from a stream."""
@@ -232,6 +239,24 @@ class RouteState:
         if count := sum(self.forwarded.counts):
             routed[self.destinations[0]] += count
         return routed
+
+    def failed_at_last(
+        self,
+        reason: str,
+        subject: str | None = None,
+        sequence: int | None = None,
+        attempt: int = 1,
+        place: str | None = None,
+    ) -> None:
+        """Record the last failure. Counting is the caller's."""
+        self.last_failure = LastFailure(time.time(), reason, subject, sequence, attempt, place)
+
+    @property
+    def retrying(self) -> tuple[int, float]:
+        """How many messages failed and are to be tried again, and the seconds since the oldest of them failed first."""
+        parts = {id(part): part for part in self.retried()}.values()
+        now = self.clock()
+        return sum(map(len, parts)), max((part.oldest(now) for part in parts), default=0.0)
 
     def filter_out(self, reason: str, count: int) -> None:
         """So many messages go nowhere, for that reason."""

@@ -69,6 +69,7 @@ def test_what_a_down_connection_silences() -> None:
         "RouterAckFailures",
         "RouterRouteNotRunning",
         "RouterRouteStalled",
+        "RouterMessageRetriedForLong",
     }
 
 

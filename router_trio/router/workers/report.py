@@ -9,7 +9,7 @@ from typing import Any
 
 from router_trio.router.workers.counts.numbers import Counts
 from router_trio.router.workers.counts.process_numbers import process_numbers
-from router_trio.states import DestinationState, RouteState
+from router_trio.states import DestinationState, LastFailure, RouteState
 from router_trio.telemetry.http.status import readiness, route_ready, waiting_for
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.view import ConnectionView, RouterView
@@ -67,6 +67,8 @@ class RouteReport:
     ready: bool
     in_hand: int
     waiting_for_limit: int
+    last_failure: LastFailure | None
+    retrying: tuple[int, float]
     to: Sequence[DestinationReport]
     breakers: Sequence[BreakerReport]
 
@@ -143,6 +145,8 @@ def _route(state: RouteState, ready: bool) -> RouteReport:
         ready,
         state.in_hand,
         0 if state.limit is None else state.limit.waiting(),
+        state.last_failure,
+        state.retrying,
         [_destination(one) for one in state.to],
         [BreakerReport(one.connection, one.template, one.state, one.why_open) for one in state.breakers],
     )

@@ -22,6 +22,7 @@ from router_trio.states import (
     PAUSED,
     RUNNING,
     STARTING,
+    BeingRetried,
     BreakerState,
     ConnectionState,
     DestinationState,
@@ -153,6 +154,22 @@ class _InHand:
         self.in_hand: int = count
 
 
+class _Retried(BeingRetried):
+    """What one worker has to try again."""
+
+    def __init__(self, count: int, oldest: float) -> None:
+        super().__init__()
+        self._count = count
+        self._oldest = oldest
+
+    def __len__(self) -> int:
+        return self._count
+
+    def oldest(self, now: float) -> float:
+        """See `BeingRetried.oldest`."""
+        return self._oldest
+
+
 def _route(
     shape: RouteReport, reports: Mapping[int, RouteReport], settings: RouteSettings | None, counts: Counts
 ) -> RouteState:
@@ -168,6 +185,10 @@ def _route(
         state.limit = LimitState(format_rate(limit.rate), limit.most_at_once, limit.per)
         waiting = sum(one.waiting_for_limit for one in reports.values())
         state.limit.waiting = lambda: waiting
+    # The shape is what some worker said last: that may be gone, and its failure is still the last one.
+    failures = [one.last_failure for one in (shape, *reports.values()) if one.last_failure is not None]
+    state.last_failure = max(failures, key=lambda one: one.at, default=None)
+    state.retried = lambda: [_Retried(*one.retrying) for one in reports.values()]
     state.to = _destinations(state, shape, reports)
     if reports:
         number, worst = min(reports.items(), key=lambda item: _WORST_FIRST.index(item[1].state))

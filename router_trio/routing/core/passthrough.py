@@ -125,6 +125,7 @@ class PassthroughRoute(CountedOwner):
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
         self.state.failed[fate.reason or fate.name] += count
+        self.state.failed_at_last(fate.reason or fate.name)
         self.state.fates["lost"] += count
         self.state.elapsed.record(now - operation.accepted_at, count)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from router_trio.routing.policy.retry import GivenUp
+from router_trio.states import BeingRetried
 
 MOST_REMEMBERED = 65_536
 """Messages; of more that fail, the oldest count from 1 again. The same of those whose dead letters are not stored."""
@@ -30,10 +31,11 @@ class Failed:
 class Failures:
     """What failed of one stream, as it is now, and may be tried again. Messages are known by their sequences."""
 
-    __slots__ = ("_failed", "given_up")
+    __slots__ = ("_failed", "given_up", "retried")
 
     def __init__(self) -> None:
         self._failed: dict[int, Failed] = {}
+        self.retried: BeingRetried = BeingRetried()
         self.given_up: dict[int, GivenUp] = {}
         """Those that are not tried again, and come again until their dead letters are stored."""
 
@@ -91,6 +93,7 @@ class Failures:
         for sequence in sequences:
             self._failed.pop(sequence, None)
             self.given_up.pop(sequence, None)
+            self.retried.discard(sequence)
 
     def keep_given_up(self, sequence: int, dead: GivenUp) -> None:
         """The dead letter of a message could not be stored once more: it is all that is tried when that comes again."""

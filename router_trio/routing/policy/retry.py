@@ -24,13 +24,14 @@ _POWERS = 64
 class Failure:
     """Why a message failed: a short word for metrics, and a text for people, which may quote the message.
 
-    `error` is what its handler raised. `after`: the handler wants another attempt after so many seconds.
+    `error` is what its handler raised, `place` where. `after`: the handler wants another attempt after so many seconds.
     """
 
     reason: str
     detail: str = ""
     error: type[BaseException] | None = None
     after: float | None = None
+    place: str | None = None
 
 
 @dataclass(slots=True)

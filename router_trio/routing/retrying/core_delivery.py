@@ -56,6 +56,11 @@ class CoreDelivery(Delivery):
             self._tell_given_up()
 
     @property
+    def attempt(self) -> int:
+        """See `Delivery.attempt`."""
+        return self.attempts + 1
+
+    @property
     def was_tried(self) -> bool:
         """See `Delivery.was_tried`."""
         return self.attempts > 0
@@ -87,7 +92,7 @@ class CoreDelivery(Delivery):
         if self.remaining:
             return
         if self.failure is not None:
-            self.route.failed[self.failure.reason] += 1
+            self.count_failure(self.failure)
         if self.trace is not None:
             self.trace.end()
         self._keeper.finished(self)

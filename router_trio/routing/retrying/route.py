@@ -26,6 +26,7 @@ from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
 from router_trio.routing.policy.retry_queue import RetryQueue
 from router_trio.routing.retrying.core_delivery import CoreDelivery
 from router_trio.routing.retrying.dead_letters import DeadLetter, DeadLetters
+from router_trio.states import BeingRetried
 
 
 class RetryingRoute(CoreRoute):
@@ -60,6 +61,8 @@ class RetryingRoute(CoreRoute):
         """What waits for room or for the limit, and is not begun."""
         self._under_way = 0
         self._handed_over = False
+        self._retried = BeingRetried()
+        self.state.retried, self.state.clock = lambda: (self._retried,), trio.current_time
         self._one_settled = trio.lowlevel.ParkingLot()
 
     def _received(self, batch: list[RawMessage]) -> None:
@@ -186,6 +189,7 @@ class RetryingRoute(CoreRoute):
         now = trio.current_time()
         due = now + self._policy.delay(failure, delivery.attempts, now)
         if self._waiting.add(delivery, delivery.raw[3], due):
+            self._retried.add(delivery, now)
             self._until_due.deadline = min(self._until_due.deadline, due)
             self._no_longer_under_way()
         else:
@@ -225,6 +229,7 @@ class RetryingRoute(CoreRoute):
     def _not_stored(self, delivery: CoreDelivery, reason: str, detail: str | None) -> None:
         self.state.failed[reasons.DEAD_LETTER] += 1
         now, subject = trio.current_time(), text(delivery.raw[0])
+        self.state.failed_at_last(reasons.DEAD_LETTER, subject, attempt=delivery.attempts)
         self._emit(DeadLetterNotStored(at=now, route=self.state.name, reason=reason, subject=subject, detail=detail))
         self._settled(delivery, "lost")
 
@@ -236,6 +241,7 @@ class RetryingRoute(CoreRoute):
         self._emit(event(at=now, route=self.state.name, reason=reason, attempts=dead.attempts, subject=subject))
 
     def _settled(self, delivery: CoreDelivery, fate: str) -> None:
+        self._retried.discard(delivery)
         delivery.settle_as(fate)
         self._no_longer_under_way()
 
@@ -270,6 +276,7 @@ class RetryingRoute(CoreRoute):
         now, taken = trio.current_time(), list[CoreDelivery]()
         for one in self._waiting.take_all() + ([] if self._limited is None else self._limited.take_all()):
             if not one.has_copies:
+                self._retried.discard(one)
                 taken.append(one)
             elif self._waiting.add(one, one.raw[3], now):
                 self._until_due.deadline = now
@@ -293,5 +300,6 @@ class RetryingRoute(CoreRoute):
 
     def abandon(self) -> int:
         """See `Route`."""
+        self._retried.clear()
         self._in_hand += len(self._waiting.take_all()) + (0 if self._limited is None else self._limited.clear())
         return super().abandon()

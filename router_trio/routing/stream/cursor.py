@@ -108,6 +108,8 @@ class StreamCursor:
     def begin_behind(self, sequence: int) -> None:
         """Start no durable at or before that sequence: all up to there is settled, or was never to be delivered."""
         self._floor = max(self._floor, sequence)
+        if self.failures.retried:
+            self.failures.retried.forget_up_to(sequence)
 
     def learn(self, floor: int, delivered: int, deliveries: int) -> None:
         """Take in what a look at the consumer found, in one snapshot: its ack floor, and how far it had delivered.

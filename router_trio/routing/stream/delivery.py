@@ -169,6 +169,16 @@ class StreamDelivery(Delivery):
             self._source.destination_refused(self)
 
     @property
+    def place_in_stream(self) -> int:
+        """See `Delivery.place_in_stream`."""
+        return self.sequence
+
+    @property
+    def attempt(self) -> int:
+        """See `Delivery.attempt`."""
+        return self.cursor.failures.attempts(self.sequence) + 1
+
+    @property
     def was_tried(self) -> bool:
         """See `Delivery.was_tried`."""
         return self.cursor.failures.was_tried(self.sequence)

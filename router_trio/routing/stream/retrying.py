@@ -68,7 +68,9 @@ class Retrying:
         if self._policy.over(failure, attempts) or self._is_last(delivery):
             self._give_up(delivery, GivenUp(failure, attempts, delivery.refused))
         else:
-            self._comes_again(delivery, self._policy.delay(failure, attempts, trio.current_time()))
+            now = trio.current_time()
+            failures.retried.add(delivery.sequence, now)
+            self._comes_again(delivery, self._policy.delay(failure, attempts, now))
 
     def was_given_up(self, delivery: StreamDelivery) -> bool:
         """Return True if a message was given up before: all that is left to do is to store its dead letter."""
@@ -132,12 +134,14 @@ class Retrying:
         """A dead letter could not be stored: its message stays in the stream."""
         now = trio.current_time()
         self._state.failed[reasons.DEAD_LETTER] += 1
+        subject = text(delivery.raw[0])
+        self._state.failed_at_last(reasons.DEAD_LETTER, subject, delivery.sequence, dead.attempts)
         self._emit(
             DeadLetterNotStored(
                 at=now,
                 route=self._state.name,
                 reason=reason,
-                subject=text(delivery.raw[0]),
+                subject=subject,
                 stream=self._stream,
                 sequence=delivery.sequence,
                 detail=detail,
@@ -150,6 +154,7 @@ class Retrying:
             self._let_go(delivery, dead)
         else:
             delivery.cursor.failures.keep_given_up(delivery.sequence, dead)
+            delivery.cursor.failures.retried.add(delivery.sequence, now)
             self._comes_again(delivery, self._policy.backoff(dead.tries, now))
 
     def _let_go(self, delivery: StreamDelivery, dead: GivenUp) -> None:

@@ -82,6 +82,7 @@ class StreamRoute(Route):
         window, payloads, budget = InFlightWindow(source.max_in_flight), Payloads(), connection.pull_budget
         budget.join()
         self.state.in_flight_limit = lambda: window.size
+        self.state.retried, self.state.clock = lambda: (pending.cursor.failures.retried,), trio.current_time
         most_bytes = source.max_in_flight_bytes
         pull_loop = PullLoop(
             routing,

@@ -96,7 +96,7 @@ def answer(reasons: Sequence[Mapping[str, Any]]) -> Answer:
 def _connection(state: ConnectionState, connection: ConnectionView) -> dict[str, Any]:
     return {
         "state": state.state,
-        "since": datetime.fromtimestamp(state.since, UTC).isoformat().replace("+00:00", "Z"),
+        "since": _time(state.since),
         "server": None if state.server is None else shown_text(state.server),
         "attempts": state.attempts,
         "pending": connection.outbox.pending,
@@ -117,6 +117,7 @@ def _route(route: RouteState) -> dict[str, Any]:
         "routed": sum(route.routed.values()),
         "failed": sum(route.failed.values()),
         "dead_lettered": route.dead_lettered,
+        **_failing(route),
         **_flow(route),
         "ledger": {"received": route.received_in_all, "in_hand": route.in_hand, "settled": route.settled},
     }
@@ -136,6 +137,28 @@ def _destinations(route: RouteState) -> list[dict[str, Any]]:
     if REPLY in route.destinations:
         known.insert(0, {"connection": route.connection, "subject": REPLY, "jetstream": False})
     return known
+
+
+def _failing(route: RouteState) -> dict[str, Any]:
+    """Return the last failure of a message, None if there was none, and what is to be tried again."""
+    last, (count, oldest) = route.last_failure, route.retrying
+    return {
+        "last_failure": None
+        if last is None
+        else {
+            "at": _time(last.at),
+            "reason": last.reason,
+            "subject": None if last.subject is None else shown_text(last.subject),
+            "sequence": last.sequence,
+            "attempt": last.attempt,
+            "place": None if last.place is None else shown_text(last.place),
+        },
+        "retrying": {"count": count, "oldest_seconds": round(oldest, 3)},
+    }
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _flow(route: RouteState) -> dict[str, Any]:

@@ -213,6 +213,20 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         readers.route(lambda route: route.in_hand),
     ),
     Metric(
+        "router_route_retrying_count",
+        "gauge",
+        ROUTE,
+        "Messages that failed and are to be tried again.",
+        readers.route(lambda route: route.retrying[0]),
+    ),
+    Metric(
+        "router_route_retrying_oldest_seconds",
+        "gauge",
+        ROUTE,
+        "Time since the first failure of the message that has been tried again for longest; 0 if none is.",
+        readers.route(lambda route: route.retrying[1]),
+    ),
+    Metric(
         "router_route_in_flight_limit",
         "gauge",
         ROUTE,

@@ -201,12 +201,24 @@ function state(route, reasons) {
   return pill(route.state, reasons.length && route.state === "running" ? "warn" : STATES[route.state] || "bad");
 }
 
+// What fails again and again: how much, since when, and how the last message failed.
+function retrying(route) {
+  const many = route.retrying ? route.retrying.count : 0;
+  if (!many) return null;
+  const last = route.last_failure;
+  const since = `${many} ${many === 1 ? "is" : "are"} being retried, oldest since ${duration(route.retrying.oldest_seconds)}`;
+  if (!last) return since;
+  const which = last.sequence === null ? "" : ` (message ${last.sequence}, attempt ${last.attempt})`;
+  return `${since}; last failure: ${last.reason}${last.subject === null ? "" : " on " + last.subject}${which}` +
+    (last.place === null ? "" : `, at ${last.place}`);
+}
+
 function showRoutes(routes, reasons) {
   const rows = routes.flatMap(([key, one]) => {
     const told = reasons.filter((reason) => reason.route === key).map((reason) => reason.reason);
-    const all = one.reason ? [one.reason, ...told] : told;
+    const all = [...(one.reason ? [one.reason, ...told] : told), retrying(one)];
     const cells = [
-      name(key), path(one), state(one, all), rate(key), count(one.received), count(one.routed),
+      name(key), path(one), state(one, all.filter(Boolean)), rate(key), count(one.received), count(one.routed),
       alarming(one.failed, "warn"), alarming(one.dead_lettered, "bad"),
     ];
     return [{ key, cells }, ...why(key, key, all, one.state === "failed" ? "bad" : "warn")];
