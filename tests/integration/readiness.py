@@ -59,7 +59,7 @@ class Place:
         """What a probe of Kubernetes sees."""
         assert self.live.http_address is not None
         async with await trio.open_tcp_stream(*self.live.http_address) as stream:
-            await stream.send_all(b"GET /readyz HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n")
+            await stream.send_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             answer = b"".join([part async for part in stream])
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), json.loads(body)["reasons"]

@@ -15,7 +15,7 @@ from router_trio.errors import ListenError
 from router_trio.protocol.framing import publish
 from router_trio.states import PAUSED, RECONNECTING, REPLY, DestinationState
 from router_trio.telemetry import Telemetry
-from tests.integration.pages import Address, get, no_descriptor_left, served, split, telemetry_settings
+from tests.integration.pages import Address, exchange, get, no_descriptor_left, served, split, telemetry_settings
 from tests.support.telemetry_views import View
 
 
@@ -120,6 +120,10 @@ async def test_status(view: View) -> None:
         {"connection": "main", "subject": "copy", "jetstream": True},
         {"connection": "main", "subject": "dead", "jetstream": True, "dead_letters": True},
     ]
+    assert (body["routes"]["eu"].pop("last_failure"), body["routes"]["eu"].pop("retrying")) == (
+        None,
+        {"count": 0, "oldest_seconds": 0},
+    )
     assert body["routes"] == {"eu": {"state": "running", "received": 5, "routed": 3, "failed": 1, "dead_lettered": 1}}
     assert ledger == {
         "received": 5,
@@ -211,3 +215,33 @@ async def test_the_port_is_free_again_afterwards(view: View) -> None:
         await get((host, port), "/healthz")
     async with served(view, listen=f"{host}:{port}") as address:
         assert (await get(address, "/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/healthz"])
+@pytest.mark.parametrize(
+    ("host", "reads"),
+    [
+        ("127.0.0.1:9001", True),
+        ("localhost", True),
+        ("router.example.com", True),
+        ("evil.example.com", False),
+        ("evil.example.com\r\nHost: localhost", False),
+        ("[::1", False),
+        ("", False),
+    ],
+)
+async def test_reasons_are_for_allowed_hosts_and_the_code_for_all(
+    view: View, path: str, host: str, reads: bool
+) -> None:
+    view.connections["main"].state.last_error = "secret.internal refused"
+    view.fatal = "secret.internal is gone"
+    async with served(view, allowed_hosts=["router.example.com"]) as address:
+        request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        code, _, body = await exchange(address, request.encode())
+    if "\r\n" in host and code == 400:
+        assert b"secret" not in body
+        return
+    assert code == 503
+    assert json.loads(body)["status"] == "unavailable"
+    assert bool(json.loads(body)["reasons"]) is reads
+    assert (b"secret" in body) is reads

@@ -13,13 +13,16 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router_trio.telemetry.http import watching
-from router_trio.telemetry.http.hosts import refusal
+from router_trio.telemetry.http.hosts import may_read, refusal
 from router_trio.telemetry.http.status import Answer, health, readiness, status
 from router_trio.telemetry.http.status_page import page as front_page
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
 from router_trio.telemetry.metrics.rendering import Rendering, SharedPage
+
+HIDDEN = "reasons are shown to requests by an IP address, a loopback name, or a name in telemetry.allowed_hosts"
+"""Said in place of reasons to a Host that is not allowed."""
 
 _FRESH = {"cache-control": "no-store"}
 
@@ -82,8 +85,8 @@ def application(
 ) -> ASGIApp:
     """`/`, `/events`, `/metrics`, `/healthz`, `/readyz` and `/status` of a router, and `pages`.
 
-    All but `/healthz` and `/readyz` answer only to IP addresses, loopback names and `allowed_hosts`. What grows with
-    the number of routes is made one at a time, for all who wait for it.
+    All answer only to IP addresses, loopback names and `allowed_hosts`; `/healthz` and `/readyz` give others their code
+    and status. What grows with the number of routes is made one at a time, for all who wait for it.
     """
 
     def look() -> dict[str, Any]:
@@ -101,15 +104,19 @@ def application(
         await answers.refresh()
         return Response(await scrape.get(), headers={**_FRESH, "content-type": CONTENT_TYPE})
 
-    async def healthz(_: Request) -> Response:
-        code, body = answers.health()
+    def probed(request: Request, answer: Answer) -> Response:
+        code, body = answer
+        if not may_read(request.scope["headers"], allowed_hosts):
+            body = {"status": body["status"], "reasons": [], "detail": HIDDEN}
         return JSONResponse(body, code, _FRESH)
 
-    async def readyz(_: Request) -> Response:
+    async def healthz(request: Request) -> Response:
+        return probed(request, answers.health())
+
+    async def readyz(request: Request) -> Response:
         # Not shared: a probe waits for nobody.
         await answers.refresh()
-        code, body = answers.readiness()
-        return JSONResponse(body, code, _FRESH)
+        return probed(request, answers.readiness())
 
     async def status_page(_: Request) -> Response:
         return JSONResponse((await look_now())["status"], headers=_FRESH)

@@ -2,8 +2,9 @@
 
 The pages have no login. What keeps a web page in somebody's browser from reading them is the Host header: a page that
 points a name of its own at this router (DNS rebinding) still sends that name. Answered are IP addresses, the names of
-the loopback and `telemetry.allowed_hosts`; `/healthz` and `/readyz` answer to any name. What a browser sends for
-another site says so in `Origin` or `Sec-Fetch-Site`, and is refused everywhere; probes and scrapers send neither.
+the loopback and `telemetry.allowed_hosts`; `/healthz` and `/readyz` give their code to any name, since probes may have
+their own, and their reasons to these only: reasons name servers, routes and subjects. What a browser sends for another
+site says so in `Origin` or `Sec-Fetch-Site`, and is refused everywhere; probes and scrapers send neither.
 """
 
 from __future__ import annotations
@@ -46,6 +47,13 @@ def refusal(path: str, headers: Iterable[tuple[bytes, bytes]], allowed: Collecti
     if not _answered(host[0], allowed):
         return 403, f"the host {host[0]!r} is not allowed; add it to telemetry.allowed_hosts if it is yours"
     return None
+
+
+def may_read(headers: Iterable[tuple[bytes, bytes]], allowed: Collection[str]) -> bool:
+    """Return True if the request names this router by a host that is answered with more than a code."""
+    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+    host = split_host(hosts[0]) if len(hosts) == 1 else None
+    return host is not None and _answered(host[0], allowed)
 
 
 def split_host(text: str) -> tuple[str, int | None] | None:
