@@ -71,7 +71,7 @@ class Routing:
             if outlet.destination.jetstream and outlet.destination.mirror is None
         ]
         self.connections: tuple[Connection, ...] = connections_of(outlets)
-        self._needed: tuple[Connection, ...] = connections_of(
+        self.needed: tuple[Connection, ...] = connections_of(
             [outlet for outlet in outlets if outlet.destination.mirror is None]
         )
         self._one_is_enough = plan.settings.strategy == "fallback"
@@ -87,14 +87,14 @@ class Routing:
         self.responder = responder
         self.as_it_comes = False
         self.connections = tuple(dict.fromkeys((*self.connections, responder.connection)))
-        self._needed = tuple(dict.fromkeys((*self._needed, responder.connection)))
+        self.needed = tuple(dict.fromkeys((*self.needed, responder.connection)))
 
     @property
     def _awaited(self) -> Sequence[Connection]:
         """The connections that must be there: mirrors are not waited for, and of fallbacks one is enough."""
         if self._one_is_enough:
-            return [connection for connection in self._needed if connection.connected] or self._needed
-        return self._needed
+            return [connection for connection in self.needed if connection.connected] or self.needed
+        return self.needed
 
     @property
     def waits_for(self) -> str | None:
@@ -109,7 +109,7 @@ class Routing:
         while True:
             for connection in self._awaited:
                 if not connection.connected:
-                    await first_change(self._needed if self._one_is_enough else (connection,))
+                    await first_change(self.needed if self._one_is_enough else (connection,))
                     break
                 if connection.outbox.blocks:
                     await connection.wait_for_capacity()

@@ -63,6 +63,7 @@ class Route(ABC):
         """The route is over, and the router goes on: read from no link, and listen to nothing any more."""
         self._connection.detach(self)
         if self.routing.flow is not None:
+            self.routing.flow.follow_no_more()
             for breaker in self.routing.flow.breakers:
                 breaker.stop_listening()
 

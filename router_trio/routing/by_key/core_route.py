@@ -58,6 +58,11 @@ class CoreRouteByKey(RetryingRoute):
 
     # --- routing ---
 
+    @property
+    def _gone(self) -> int:
+        """See `CoreRoute`."""
+        return super()._gone - self._keys.count
+
     async def _route_arriving(self) -> None:
         """See `Route`."""
         await self._tasks.run()

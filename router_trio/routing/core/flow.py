@@ -55,7 +55,7 @@ class CoreFlow:
 
     def lets_go(self, count: int) -> bool:
         """Return True if so many messages go at once, past the queue. Then they count as gone."""
-        if self._limited is not None or self._flow.may_go(count) < count:
+        if self._limited is not None or self._flow.may_go(count, arriving=True) < count:
             return False
         self._flow.going(count, 0)
         return True
@@ -69,11 +69,18 @@ class CoreFlow:
         while True:
             # The deadline is of the wait alone: no handler is cancelled by it.
             received_at, batch = 0.0, list[RawMessage]()
+            while self._flow.is_away:
+                await self._flow.wait_to_go(0)
             with trio.CancelScope(deadline=limited.may_go_at):
                 received_at, batch = await self._intake.take()
             await self._go(received_at, self._sorted(limited, received_at, batch))
             while (arrived := limited.take_allowed(trio.current_time())) is not None:
                 await self._go(arrived.received_at, [arrived.raw])
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait here, or in the intake queue."""
+        return len(self._intake) + self._left + (0 if self._limited is None else self._limited.count)
 
     async def empty(self) -> None:
         """Wait until nothing is set aside."""

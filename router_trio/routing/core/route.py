@@ -75,6 +75,8 @@ class CoreRoute(Route):
         self._flow: CoreFlow | None = None
         if routing.flow is not None and not self.keeps_messages:
             self._flow = CoreFlow(routing.state, routing.flow, self._intake, self._route_batch, self._values)
+        if routing.flow is not None:
+            routing.flow.follow(routing.needed, lambda: self._gone)
         self._subscribing = trio.CancelScope()
 
     @property
@@ -82,6 +84,11 @@ class CoreRoute(Route):
         """Who knows the values of which each has a limit: with such, a route has expressions."""
         flow = self.routing.flow
         return None if flow is None or flow.values is None else cast("ContentRouting", self.routing)
+
+    @property
+    def _gone(self) -> int:
+        """How many messages have gone and have no fate."""
+        return self.state.in_hand - (0 if self._flow is None else self._flow.waiting)
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
         """See `Route`."""

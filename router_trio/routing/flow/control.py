@@ -6,10 +6,11 @@ A route without either has none of this. Whoever routes asks `may_go`, calls `go
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
+from math import ceil, inf
 
 import trio
 
+from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit, RouteLimited
 from router_trio.routing.flow.destination_breaker import DestinationBreaker
 from router_trio.routing.outlets.outlet import Outlet
@@ -20,6 +21,16 @@ from router_trio.states import LimitState, RouteState
 
 HORIZON = 1.0
 """Seconds: a stream is asked for what may go within them, so that little waits in hand."""
+
+UNDER_WAY_FOR = 1.0
+"""Seconds: as many messages of a limited core route as go within them, and a burst, may be without a fate.
+
+A link of a long round trip has more under way than a short one. What is more than that would reach the server all at
+once when a link, or a stream, is back.
+"""
+
+LOOK_FOR_FATES = 0.05
+"""Seconds between two looks whether some of them have one."""
 
 LOOK_AGAIN = 1.0
 """Seconds between two looks for a destination to fall back to, when none takes messages."""
@@ -43,12 +54,17 @@ class FlowControl:
         self.holds: bool = False
         """True if messages wait for the limit."""
         self._horizon = HORIZON
+        self._destinations: Sequence[Connection] = ()
+        self._gone: Callable[[], int] = lambda: 0
+        self._most_under_way = 0
+        self._stuck: int | None = None
         settings = plan.settings
         if settings.limit is not None:
             rate = settings.limit.rate
             burst = settings.limit.most_at_once
             if settings.limit.per is None:
                 self.limit = Limit(rate.messages, rate.seconds, burst)
+                self._most_under_way = burst + ceil(UNDER_WAY_FOR * rate.messages / rate.seconds)
             else:
                 self.values = ValueLimits(rate.messages, rate.seconds, burst)
             self._rate = format_rate(rate)
@@ -68,6 +84,48 @@ class FlowControl:
         if self.breakers and not several:
             state.refused = self.breakers[0].copy_refused
 
+    # --- for a core route, of which nothing else holds back what comes ---
+
+    def follow(self, destinations: Sequence[Connection], gone: Callable[[], int]) -> None:
+        """Let nothing go while one of these is away, or does not confirm what has gone.
+
+        `gone` gives how many messages have gone and have no fate.
+        """
+        if self.limit is None and self.values is None:
+            return
+        self._destinations, self._gone = tuple(destinations), gone
+        for connection in destinations:
+            connection.when_changed(self.wake)
+
+    def follow_no_more(self) -> None:
+        """Undo `follow`."""
+        for connection in self._destinations:
+            connection.tell_no_more(self.wake)
+
+    @property
+    def is_away(self) -> bool:
+        """Return True while a destination is not connected, and would keep what is sent to it until it is."""
+        return any(not one.connected and not one.settings.fail_open for one in self._destinations)
+
+    def _is_stuck(self, arriving: int) -> bool:
+        """Return True while what has gone does not get through. `arriving` have come, and wait nowhere yet.
+
+        All of it may reach the server in the moment when that ends: then it has used the limit, and not before.
+        """
+        if not self._destinations:
+            return False
+        under_way = 0
+        if self.limit is not None:
+            under_way = self._gone() - arriving
+        if self.is_away or (self.limit is not None and under_way >= self._most_under_way):
+            self._stuck = max(under_way, self._stuck or 0)
+            return True
+        if self._stuck is not None:
+            if self.limit is not None:
+                self.limit.charge(self._stuck, trio.current_time())
+            self._stuck = None
+        return False
+
     # --- for who routes ---
 
     @property
@@ -78,15 +136,17 @@ class FlowControl:
                 return True
         return False
 
-    def may_go(self, most: int) -> int:
-        """Return how many messages may go now, if there are `most`."""
+    def may_go(self, most: int, *, arriving: bool = False) -> int:
+        """Return how many messages may go now, if there are `most`. `arriving`: they have waited nowhere yet."""
+        if self._is_stuck(most if arriving else 0):
+            return 0
         if self.probing:
             if not self._admits(trio.current_time()):
                 return 0
             most = 1
         if self.limit is None:
             return most
-        return min(most, self.limit.available(trio.current_time()))
+        return max(0, min(most, self.limit.available(trio.current_time())))
 
     def going(self, count: int, left: int) -> None:
         """So many messages go now, not more than `may_go` said, without anything in between; and so many wait."""
@@ -118,7 +178,7 @@ class FlowControl:
 
     async def wait_to_go(self, count: int) -> None:
         """Wait until any of so many messages may go, or it should be asked again."""
-        if self.limit is not None and not self.probing:
+        if self.limit is not None and not self.probing and self._stuck is None:
             self.hold_back(count)
         changed = self._changed
         with trio.CancelScope(deadline=self.next_at):
@@ -128,6 +188,10 @@ class FlowControl:
     def next_at(self) -> float:
         """When messages may go again; in the past if they may now, infinite if something else has to happen first."""
         now = trio.current_time()
+        if self.is_away:
+            return inf
+        if self._stuck is not None:
+            return now + LOOK_FOR_FATES
         if self.probing and not self._admits(now):
             probes = [one.probe_at for one in self.breakers if one.state == "open" and one.probe_at > now]
             if self.healthy is not None:

@@ -65,6 +65,11 @@ class RetryingRoute(CoreRoute):
         self.state.retried, self.state.clock = lambda: (self._retried,), trio.current_time
         self._one_settled = trio.lowlevel.ParkingLot()
 
+    @property
+    def _gone(self) -> int:
+        """See `CoreRoute`."""
+        return self._under_way - (self._held_up is not None)
+
     def _received(self, batch: list[RawMessage]) -> None:
         self.state.received += len(batch)
         self._intake.deliver(batch)
