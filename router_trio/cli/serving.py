@@ -7,9 +7,11 @@ The embedded server, if there is one, outlives the router's drain and is gone af
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,11 +22,16 @@ from router_trio.cli.reload.wanted import Wanted, Watch, reload_when_wanted
 from router_trio.cli.service.last_resort import LastResort
 from router_trio.cli.service.signals import run_with_signals
 from router_trio.cli.service.systemd import Systemd
-from router_trio.events import Emit
-from router_trio.router import Router, real_network
+from router_trio.events import Emit, HangupIgnored
+from router_trio.router import Router, no_pages, real_network
 from router_trio.router.garbage_collection import begin_collecting
 from router_trio.settings import Settings
 from router_trio.telemetry.http.status import waiting_for
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+    from router_trio.router import Pages
 
 
 async def serve(
@@ -57,7 +64,9 @@ async def serve(
             async with with_server(embedded_nats, settings, load) as (used, load_used):
                 observers = [systemd.hear, last_resort.hear]
                 router = (
-                    with_faults(used, observers) if fault_injection else Router(used, log=True, observers=observers)
+                    with_faults(used, observers)
+                    if fault_injection
+                    else Router(used, log=True, observers=observers, pages=telling_of_hangups(no_pages))
                 )
                 opening = True
                 async with router.open(stop=stop) as live, _telling(systemd, live):
@@ -88,5 +97,21 @@ def with_faults(settings: Settings, observers: Sequence[Emit] = ()) -> Router:
         log=True,
         observers=observers,
         connect=faults.around_factory(partial(real_network, router=settings.router.name)),
-        pages=partial(fault_pages, faults),
+        pages=telling_of_hangups(partial(fault_pages, faults)),
     )
+
+
+def telling_of_hangups(pages: Pages) -> Pages:
+    """Return the same pages, made where it is told first if SIGHUP reloads nothing."""
+
+    def made(emit: Emit) -> Sequence[BaseRoute]:
+        tell_of_hangups(emit)
+        return pages(emit)
+
+    return made
+
+
+def tell_of_hangups(emit: Emit) -> None:
+    """Say it if SIGHUP is ignored: whoever sends it would wait for a reload in vain."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        emit(HangupIgnored(at=trio.current_time()))

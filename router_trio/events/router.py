@@ -50,6 +50,13 @@ class SettingIgnored(Event):
     detail: str
 
 
+class HangupIgnored(Event):
+    """SIGHUP reloads nothing, since it was ignored when the process was started, as under `nohup`."""
+
+    code = "ROUTER_HANGUP_IGNORED"
+    level = Level.INFO
+
+
 class StatusPageReady(Event):
     """The HTTP side answers; `url` is that of the status page."""
 
@@ -188,8 +195,9 @@ class WorkerLostInHandler(Event):
 class RouterReloaded(Event):
     """A reload is done: `added`, `removed` and `changed` name the connections, streams and routes that differ.
 
-    `unchanged` is the number of connections and routes that noticed nothing, `unsettled` the number of messages that
-    what has ended could not settle in time.
+    `keys` has each key that differs, with its old and its new value as `router-trio diff` shows them. `unchanged` is
+    the number of connections and routes that noticed nothing, `unsettled` the number of messages that what has ended
+    could not settle in time.
     """
 
     code = "ROUTER_RELOADED"
@@ -199,10 +207,12 @@ class RouterReloaded(Event):
     changed: tuple[str, ...]
     unchanged: int
     unsettled: int
+    keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("added", "removed", "changed"):
             self._set(name, getattr(self, name)[:MOST_NAMES])
+        self._set("keys", tuple(map(bounded, self.keys[:MOST_NAMES])))
 
 
 class ReloadRefused(Event):

@@ -197,6 +197,7 @@ class Reload:
                 changed=tuple(f"{kind} {name}" for kind, names in kinds for name in names.changed_names),
                 unchanged=len(found.connections.unchanged) + len(found.routes.unchanged),
                 unsettled=self._unsettled,
+                keys=tuple(found.lines()),
             )
         )
         if found.needs_restart:

@@ -98,6 +98,8 @@ async def test_sighup_changes_a_route_and_nothing_is_lost_or_doubled(
         write(config, server, "new")
         await assert_nothing_lost(client, run, lambda: run.logged("ROUTER_RELOADED"), lambda: run.send(signal.SIGHUP))
         (told,) = run.logged("ROUTER_RELOADED")
+        assert told["keys"] == ['route changes: to[0].subject: "old.$1" -> "new.$1"']
+        assert not run.logged("ROUTER_HANGUP_IGNORED")
         assert (told["level"], told["changed"], told["added"], told["removed"]) == ("INFO", ["route changes"], [], [])
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
@@ -208,3 +210,27 @@ async def test_a_write_that_pauses_between_two_tables_is_not_taken_for_a_whole_f
         assert len(run.logged("ROUTER_RELOADED")) == 1
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
+
+
+def in_queues(config: Path) -> None:
+    """Have the routes of a configuration share their messages, as those of several workers must."""
+    config.write_text(config.read_text().replace('.*" }', '.*", queue = "q" }'))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_under_nohup_the_log_says_that_sighup_reloads_nothing(
+    workers: int, server: NatsServer, config: Path, tmp_path: Path
+) -> None:
+    in_queues(config)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with running("run", "--workers", str(workers), config, cwd=tmp_path) as run:
+            told = await run.has_logged("ROUTER_HANGUP_IGNORED")
+            assert told["level"] == "INFO"
+            assert "--watch" in told["message"]
+            await run.has_logged("ROUTER_STARTED")
+            assert len(run.logged("ROUTER_HANGUP_IGNORED")) == 1
+            run.send(signal.SIGTERM)
+            assert await run.ended() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -20,6 +20,7 @@ from router_trio.cli.reload.wanted import Wanted, Watch, reload_when_wanted
 from router_trio.cli.service.last_resort import LastResort
 from router_trio.cli.service.signals import run_with_signals
 from router_trio.cli.service.systemd import Systemd
+from router_trio.cli.serving import tell_of_hangups
 from router_trio.errors import RouterError
 from router_trio.events import StatusPageReady
 from router_trio.router.garbage_collection import begin_collecting
@@ -73,6 +74,7 @@ async def serve_workers(
             address = await stack.enter_async_context(
                 telemetry.serve(supervisor.sum(), answers=partial(_answers, supervisor))
             )
+            tell_of_hangups(telemetry.emit)
             if address is not None:
                 telemetry.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
             await stack.enter_async_context(

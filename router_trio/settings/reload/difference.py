@@ -7,6 +7,7 @@ are defaults. A route is changed too if a connection is that it reads from or se
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ AT_ONCE = frozenset({"router.shutdown_timeout"})
 """Keys outside of connections, routes and streams that a reload applies; the others need a restart."""
 
 _HOLD_CREDENTIALS = frozenset({"password", "token", "servers"})
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 _NOT_SET = "not set"
 _HIDDEN = "not shown"
@@ -86,6 +89,13 @@ class Difference:
     def needs_restart(self) -> tuple[str, ...]:
         """The paths of keys that differ and that only a restart applies."""
         return tuple(one.path for one in self.process if one.needs_restart)
+
+    def lines(self) -> Iterator[str]:
+        """Yield each key that differs, behind the name of what it belongs to, with both values."""
+        yield from map(str, self.process)
+        for kind, names in (("connection", self.connections), ("stream", self.streams), ("route", self.routes)):
+            for change in names.changed:
+                yield from (f"{kind} {change.name}: {key}" for key in change.keys)
 
     def __bool__(self) -> bool:
         return bool(self.connections or self.routes or self.streams or self.process)
@@ -175,8 +185,20 @@ class _Flat:
             path: value for path, value in as_they_are.items() if path.rpartition(".")[2] in _HOLD_CREDENTIALS
         }
         self.shown: dict[str, str] = {
-            path: json.dumps(value, ensure_ascii=False) for path, value in as_text.items() if value is not None
+            path: json.dumps(_without_keys(value), ensure_ascii=False)
+            for path, value in as_text.items()
+            if value is not None
         }
+
+
+def _without_keys(value: Any) -> Any:
+    """Return a value without what may be a key in a URL: its user, its query and its fragment."""
+    if not isinstance(value, str) or not _URL.match(value):
+        return value
+    scheme, _, rest = value.partition("://")
+    where, mark, _ = rest.partition("?") if "?" in rest else rest.partition("#")
+    authority, slash, path = where.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}{mark and mark + '...'}"
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

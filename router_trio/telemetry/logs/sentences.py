@@ -109,6 +109,10 @@ SENTENCES: Mapping[type[Event], str] = {
     events.FaultInjected: "Fault {fault} is set for {operation}, with probability {probability:g}",
     events.FaultsCleared: "Injected faults were cleared: {operation}",
     events.SettingIgnored: "{key} {detail}",
+    events.HangupIgnored: (
+        "SIGHUP is ignored, as it was when this process was started (nohup does that), and reloads nothing: "
+        "run with --watch to reload when a file changes"
+    ),
     events.StatusPageReady: "Status page: {url}",
     events.RouterReloaded: (
         "The configuration was reloaded: added {added}, removed {removed}, changed {changed}; "

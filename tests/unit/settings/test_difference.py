@@ -179,3 +179,23 @@ def test_what_diff_prints() -> None:
         "    its connection edge changes",
         "route stays: unchanged",
     ]
+
+
+def test_a_url_is_shown_without_what_may_be_a_key() -> None:
+    old = configuration(telemetry={"otlp_endpoint": "https://collector:4318/v1?api-key=SECRET1"})
+    new = configuration(telemetry={"otlp_endpoint": "https://collector:4318/v1?api-key=SECRET3"})
+    (line,) = difference(old, new).lines()
+    assert "SECRET" not in line
+    assert line == "telemetry.otlp_endpoint: not shown -> not shown"
+    moved = configuration(telemetry={"otlp_endpoint": "https://other:4318/v1?api-key=SECRET1"})
+    (line,) = difference(old, moved).lines()
+    assert line == ('telemetry.otlp_endpoint: "https://collector:4318/v1?..." -> "https://other:4318/v1?..."')
+
+
+def test_each_key_that_differs_has_a_line_with_the_name_of_what_it_belongs_to() -> None:
+    old = configuration(route("a"), route("b"), connections={"main": {"password": "SECRET", "user": "u"}})
+    new = configuration(route("a", to="new.$1"), connections={"main": {"password": "OTHER", "user": "u"}})
+    assert [*difference(old, new).lines()] == [
+        "connection main: password: not shown -> not shown",
+        'route a: to[0].subject: "out.$1" -> "new.$1"',
+    ]
