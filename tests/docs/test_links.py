@@ -36,6 +36,13 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(listed) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 
+def test_the_first_page_leads_to_every_how_to_page() -> None:
+    index = page(DOCS / "index.md")
+    assert {one for one in index.links if one.startswith("how-to/")} == {
+        f"how-to/{path.name}" for path in (DOCS / "how-to").glob("*.md")
+    }
+
+
 def test_every_page_has_one_title_and_it_comes_first() -> None:
     for one in pages():
         titles = re.findall(r"^# .+$", one.prose, re.MULTILINE)
