@@ -11,6 +11,9 @@ import re
 STREAM, DELIVERIES, SEQUENCE, NUMBER, TIME = 2, 4, 5, 6, 7
 """Places of the tokens that `tokens` returns."""
 
+BEGINNING = "$JS.ACK."
+"""A server takes no publish of a client with a reply subject that begins so."""
+
 NUMBERS = 5
 """How many numbers end the older form."""
 

@@ -11,6 +11,7 @@ import trio
 
 from router_trio.errors import AuthorizationError, LinkError, innermost, reasons
 from router_trio.link import LinkListener
+from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import wire
 from router_trio.protocol.headers import Headers, HeadersLike, encode
 from router_trio.subjects.patterns import validate_pattern, validate_subject
@@ -115,9 +116,12 @@ class FakeBroker:
     ) -> None:
         """Publish as another client would, whom neither `down` nor `blackhole` touches. Not in `published`.
 
-        Raises `SubjectError` or `PublishError` for a subject or a header that is not valid.
+        Nothing is published with a reply subject below `$JS.ACK`, as only consumers may have one. Raises `SubjectError`
+        or `PublishError` for a subject or a header that is not valid.
         """
         validate_subject(subject)
+        if reply is not None and reply.startswith(ack_reply.BEGINNING):
+            return
         publish = Publish(wire(subject), wire(reply or ""), encode(Headers(headers)), payload)
         self._server.publish(publish, trio.current_time())
         self._network.settle()

@@ -24,15 +24,23 @@ from router_trio.link import (
     stored,
 )
 from router_trio.protocol.fast_ingest import answers_to
-from router_trio.protocol.framing import DEFAULT_CONTROL_LINE, RawMessage, header_block, line_size, payload, text
+from router_trio.protocol.framing import (
+    DEFAULT_CONTROL_LINE,
+    LAST_SEQUENCE,
+    RawMessage,
+    header_block,
+    line_size,
+    payload,
+    text,
+)
 from router_trio.protocol.headers import status
 from router_trio.protocol.stream_config import StreamConfig
-from router_trio.testing.consumers import Consumer
+from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import FrameError, Publish, parse
 from router_trio.testing.ingest import BAD_PATTERN, DISABLED, UNKNOWN
 from router_trio.testing.network import Network
 from router_trio.testing.sockets import FakeSocket
-from router_trio.testing.streams import FULL
+from router_trio.testing.streams import FULL, refusal_of
 from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
 
 T = TypeVar("T")
@@ -119,12 +127,15 @@ class FakeLink(FakeSocket):
     def _publishing(self, publish: Publish) -> Callable[[float], None]:
         def arrive(now: float) -> None:
             if self._network.server.may_publish(text(publish.subject)):
-                self._network.server.receive(publish, now)
+                self._network.server.receive(publish, now, self._is_own)
             else:
                 self._network.server.watch.refused(publish, reasons.PERMISSION_DENIED, now)
                 self._refuse(publish.subject)
 
         return arrive
+
+    def _is_own(self, receive: Receive) -> bool:
+        return any(one.receive == receive for one in self._subscriptions)
 
     def _refuse(self, subject: bytes) -> None:
         told = f'Permissions Violation for Publish to "{text(subject)}"'
@@ -278,17 +289,32 @@ class FakeLink(FakeSocket):
 
     def _answered(self, batch: list[RawMessage]) -> None:
         for raw in batch:
-            order = int(raw[0].rpartition(b".")[2])
-            if status(header_block(raw))[0] == 503:
-                self._listener.ack_refused(order, reasons.NO_RESPONDERS, "no stream takes this subject", True)
-                continue
+            number = raw[0][len(self._inbox) + 1 :]
+            if number.isdigit():
+                self._read(int(number), raw)
+
+    def _read(self, order: int, raw: RawMessage) -> None:
+        if status(header_block(raw))[0] == 503:
+            self._listener.ack_refused(order, reasons.NO_RESPONDERS, "no stream takes this subject", True)
+            return
+        try:
             answer = json.loads(payload(raw))
-            if "error" in answer:
-                code, told = answer["error"]["err_code"], answer["error"]["description"]
-                reason = reasons.LIMIT if code == FULL["err_code"] else reasons.of_code(code)
-                self._listener.ack_refused(order, reason, told, False, stream=answer.get("stream", ""))
+            if "type" in answer:
+                raise ValueError("it is an answer of the JetStream API")
+            error, stream = answer.get("error"), answer.get("stream", "")
+            if error is None:
+                if not 1 <= answer["seq"] <= LAST_SEQUENCE:
+                    raise ValueError("a sequence that no stream has")
+                fate = stored(answer["stream"], answer["seq"], answer.get("duplicate", False))
             else:
-                self._listener.acked([(order, stored(answer["stream"], answer["seq"], answer.get("duplicate", False)))])
+                reason, told = refusal_of(error["err_code"]), error["description"]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            self._listener.ack_refused(order, reasons.BAD_ANSWER, "not a PubAck", False)
+            return
+        if error is None:
+            self._listener.acked([(order, fate)])
+        else:
+            self._listener.ack_refused(order, reason, told, False, stream=stream)
 
     def _flow_answered(self, answers: list[RawMessage]) -> None:
         for raw in answers:

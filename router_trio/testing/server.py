@@ -5,8 +5,9 @@ Synchronous, knows no links and no clock: whoever calls gives the time and the f
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -20,7 +21,7 @@ from router_trio.subjects.patterns import matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
 from router_trio.testing.losses import Losses, Timed
-from router_trio.testing.streams import EPOCH, Stream
+from router_trio.testing.streams import EPOCH, Stream, refusal_of
 from router_trio.testing.watch import PublishedMessage, Watch
 
 DUPLICATE_WINDOW = 120.0
@@ -62,23 +63,29 @@ class Server:
         """Return True if permissions allow it."""
         return not any(matches(pattern, subject) for pattern in self.denied_publishes)
 
-    def receive(self, publish: Publish, now: float) -> None:
-        """Take a publish from a link: it is recorded, and then routed."""
+    def receive(self, publish: Publish, now: float, is_own: Callable[[Receive], bool]) -> None:
+        """Take a publish from a link: it is recorded, and then routed. `is_own`: see `publish`."""
         self.published.append(PublishedMessage(text(publish.subject), decode(publish.header), publish.payload))
         self.watch.received(publish, now)
-        self.publish(publish, now)
+        self.publish(publish, now, is_own)
 
-    def publish(self, publish: Publish, now: float) -> None:
-        """Route to subscriptions, store in the stream that takes the subject, and answer at the reply subject."""
+    def publish(self, publish: Publish, now: float, is_own: Callable[[Receive], bool] = lambda receive: False) -> None:
+        """Route to subscriptions, store in the stream that takes the subject, and answer at the reply subject.
+
+        A stream answers there whoever listens. That nothing takes the subject is said to the publisher alone: to
+        those receivers that are its own.
+        """
         subject = text(publish.subject)
         wanted = self._route(subject, publish)
         takers = [stream for stream in self.streams.values() if stream.takes(subject)]
         stream = min(takers, key=lambda stream: stream.fallback, default=None)
         if stream is not None and now >= stream.leaderless_until:
             self._store(stream, publish, now)
-        elif publish.reply and not wanted:
+        elif publish.reply:
             self.watch.refused(publish, reasons.NO_RESPONDERS, now)
-            for receive in self._receivers(text(publish.reply)):
+            if wanted:
+                return  # whoever got it may answer
+            for receive in filter(is_own, self._receivers(text(publish.reply))):
                 receive(status(publish.reply, "503"))
 
     def _store(self, stream: Stream, publish: Publish, now: float) -> None:
@@ -94,7 +101,7 @@ class Server:
         if len(stream.stored) > before:
             self.watch.stored(stream, stream.stored[-1], now)
         elif b"error" in pub_ack:
-            self.watch.refused(publish, reasons.SEALED if stream.sealed else reasons.LIMIT, now)
+            self.watch.refused(publish, refusal_of(json.loads(pub_ack)["error"]["err_code"]), now)
         if not publish.reply:
             return
 

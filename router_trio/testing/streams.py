@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from math import inf
 from typing import NamedTuple
 
+from router_trio.errors import reasons
 from router_trio.link import ConsumerSpec, StreamState
-from router_trio.protocol import message_ids
+from router_trio.protocol import headers, message_ids
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import Headers, decode
 from router_trio.protocol.stream_config import StreamConfig
@@ -26,6 +27,18 @@ FULL = {"code": 503, "err_code": 10077, "description": "maximum messages exceede
 """What a stream that takes no more (discard policy `new`) answers."""
 
 SEALED = {"code": 400, "err_code": 10109, "description": "invalid operation on sealed stream"}
+
+WRONG_STREAM = {"code": 400, "err_code": 10060, "description": "expected stream does not match"}
+WRONG_SEQUENCE = 10071
+
+
+def refusal_of(error_code: int) -> str:
+    """Return the reason for which a publish is refused with this error."""
+    if error_code == FULL["err_code"]:
+        return reasons.LIMIT
+    if error_code in (WRONG_STREAM["err_code"], WRONG_SEQUENCE):
+        return reasons.WRONG_EXPECTATION
+    return reasons.of_code(error_code)
 
 
 class StoredMessage(NamedTuple):
@@ -118,16 +131,25 @@ class Stream:
         )
 
     def store(self, publish: Publish, now: float) -> bytes:
-        """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer."""
+        """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer.
+
+        Of what a publisher may expect of a stream it knows its name and its last sequence.
+        """
         if self.sealed:
-            return json.dumps({"error": SEALED}).encode()
+            return self._refusal(SEALED)
+        if headers.find(publish.header, b"Nats-Expected-Stream") not in (None, self.name.encode()):
+            return self._refusal(WRONG_STREAM)
+        expected = headers.find_number(publish.header, b"Nats-Expected-Last-Sequence")
+        if expected not in (None, len(self.stored)):
+            told = f"wrong last sequence: {len(self.stored)}"
+            return self._refusal({"code": 400, "err_code": WRONG_SEQUENCE, "description": told})
         message_id = message_ids.find(publish.header)
         if message_id:
             self._forget(now - self.duplicate_window)
             if message_id in self._seen:
                 return self._pub_ack(self._seen[message_id][1], duplicate=True)
         if self.max_messages is not None and len(self.stored) >= self.max_messages:
-            return json.dumps({"error": FULL}).encode()
+            return self._refusal(FULL)
         sequence = len(self.stored) + 1
         self.stored.append(Stored(publish, text(publish.subject), sequence, int((self.epoch + now) * 1e9)))
         if message_id:
@@ -175,6 +197,9 @@ class Stream:
             if self._seen[oldest][0] > before:
                 return
             del self._seen[oldest]
+
+    def _refusal(self, error: Mapping[str, object]) -> bytes:
+        return json.dumps({"error": error, "stream": self.name, "seq": 0}).encode()
 
     def _pub_ack(self, sequence: int, *, duplicate: bool) -> bytes:
         answer = {"stream": self.name, "seq": sequence} | ({"duplicate": True} if duplicate else {})

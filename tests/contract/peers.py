@@ -46,7 +46,9 @@ class Peer(Protocol):
     async def refuse_credentials(self) -> None:
         """From now on `connect` meets a server that doesn't know the user."""
 
-    async def publish(self, subject: str, payload: bytes = b"") -> None:
+    async def publish(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, *, reply: str = ""
+    ) -> None:
         """Publish as another client."""
 
     async def add_stream(self, name: str, subjects: Sequence[str], *, max_messages: int | None = None) -> None:
@@ -98,8 +100,10 @@ class FakePeer:
     async def refuse_credentials(self) -> None:
         self.broker.refuse_credentials()
 
-    async def publish(self, subject: str, payload: bytes = b"") -> None:
-        self.broker.publish(subject, payload)
+    async def publish(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        self.broker.publish(subject, payload, headers, reply=reply)
 
     async def add_stream(self, name: str, subjects: Sequence[str], *, max_messages: int | None = None) -> None:
         self.broker.add_stream(name, subjects, max_messages=max_messages)
@@ -155,8 +159,10 @@ class RealPeer:
     async def refuse_credentials(self) -> None:
         self._password = WRONG_PASSWORD
 
-    async def publish(self, subject: str, payload: bytes = b"") -> None:
-        await self._client.publish(subject, payload)
+    async def publish(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        await self._client.publish(subject, payload, [*headers.items()] if headers else None, reply)
         await self._client.ping()
 
     async def add_stream(self, name: str, subjects: Sequence[str], *, max_messages: int | None = None) -> None:

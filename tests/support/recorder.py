@@ -21,6 +21,8 @@ class Recorder:
         self.batches: list[list[RawMessage]] = []
         self.acks: dict[int, tuple[str | None, int | None, bool]] = {}
         self.refusals: dict[int, tuple[str, bool]] = {}
+        self.refused_by: dict[int, str] = {}
+        """The stream that each refusal names, `""` for none."""
         self.flow: list[tuple[object, ...]] = []
         """What was answered to batches of fast ingest."""
         self.denied: list[tuple[bytes, str]] = []
@@ -47,6 +49,7 @@ class Recorder:
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         self.refusals[order] = (reason, retriable)
+        self.refused_by[order] = stream
         self._tell()
 
     def ingested(self, batch: bytes, sequence: int, flow: int) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import trio
 import trio.testing
 
 from router_trio.errors import AuthorizationError, ProtocolError, SourceError, SubjectError
 from router_trio.outbox.operation import CoreOperation
-from router_trio.protocol.framing import RawMessage, header_block, payload
-from router_trio.protocol.headers import EMPTY, Headers, encode, status
+from router_trio.protocol.framing import RawMessage, payload
+from router_trio.protocol.headers import EMPTY, Headers, encode
 from router_trio.testing import FakeBroker
 from tests.support.recorder import INBOX, Recorder, operation
 from tests.unit.testing.links import SERVER, SPEC, use_until_death
@@ -122,14 +124,16 @@ async def test_unacked_counts_what_a_consumer_waits_for(autojump_clock: trio.abc
         assert broker.unacked("ORDERS", "router") == 2
 
 
-async def test_another_client_may_ask_and_hears_when_nobody_listens(autojump_clock: trio.abc.Clock) -> None:
+async def test_another_client_may_have_answers_sent_anywhere(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     answers = Recorder()
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
         await link.subscribe("answers", answers)
         broker.publish("nobody.home", b"?", {"A": "1"}, reply="answers")
+        broker.add_stream("ORDERS", ["orders.*"])
+        broker.publish("orders.a", b"!", reply="answers")
         (raw,) = await answers.until_delivered(1)
-    assert status(header_block(raw))[0] == 503
+    assert json.loads(payload(raw)) == {"stream": "ORDERS", "seq": 1}
     with pytest.raises(SubjectError):
         broker.publish("orders.*")
 

@@ -80,7 +80,7 @@ async def test_headers_go_on_and_the_address_for_acks_does_not(autojump_clock: M
     broker = one_broker()["main"]
     route = stream("IN", to("core"), to("out.x", jetstream=True))
     async with world([route], brokers={"main": broker}) as w, overhearing(broker, "core") as heard:
-        broker.publish("in.x", b"1", [("A", "1"), ("A", "2"), ("Nats-Expected-Last-Sequence", "9")], reply="who")
+        broker.publish("in.x", b"1", [("A", "1"), ("A", "2"), ("Nats-Expected-Last-Sequence", "0")], reply="who")
         await all_acked(w, 1)
         (message,) = heard
         assert message[1] == b""
