@@ -78,7 +78,8 @@ class Listener:
             self.destinations.publish_refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
 
     def _stream_found(self, stream: str, subjects: tuple[str, ...]) -> None:
-        self.outbox.stream_found(stream, subjects)
+        for order, reason, detail, retriable in self.outbox.stream_found(stream, subjects):
+            self.ack_refused(order, reason, detail, retriable, stream=stream)
         self.read_done()  # what may be sent for that is sent now
 
     # --- what the link tells ---
@@ -88,10 +89,17 @@ class Listener:
         self.outbox.acked(pubacks)
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
-        """See `link.LinkListener`. An error of a stream that does not take the publish is not its answer."""
+        """See `link.LinkListener`. An error of a stream that does not take the publish is not its answer.
+
+        What is no answer of a stream at all decides nothing either: the publish is sent again, while there is time.
+        """
+        retriable = retriable or reason == reasons.BAD_ANSWER
         operation = self.outbox.queue.find(order)
         if operation is not None:
-            if stream and self.outbox.belief.denies(stream, operation):
+            may_answer = self.outbox.belief.may_answer(stream, operation) if stream else True
+            if may_answer is None:
+                self.outbox.belief.keep_refusal(stream, (order, reason, detail, retriable))
+            if not may_answer:
                 return
             self.destinations.publish_refused(operation.subject, reason, detail, retriable)
         self.outbox.refusals.ack_refused(order, reason, detail, retriable)

@@ -251,6 +251,14 @@ class PullCredit:
         self._least = 1
         self._give_back()
 
+    def reopened(self, window: int) -> None:
+        """The link is new, or the consumer: what statuses have said before of the size of requests is forgotten.
+
+        A client that may publish to the inbox can make them up.
+        """
+        self.clear()
+        self.window, self._most = window, LARGEST_REQUEST
+
     def read_status(self, code: int, description: str, unfilled: int | None, unfilled_bytes: int | None) -> Reading:
         """Read a status.
 

@@ -16,13 +16,16 @@ from router_trio.outbox.operation import OperationWithAck
 from router_trio.protocol.framing import text
 
 MAX_KEPT = 8192
-"""PubAcks that wait for a lookup, more than there may be in flight. Of others the publishes are sent again."""
+"""PubAcks and errors that wait for a lookup, more than may be in flight. The publishes of others are sent again."""
 
 MAX_STREAMS = 1024
 """Streams that are known, or asked about, at a time. With one more the memory starts afresh."""
 
 MAX_SUBJECTS = 4096
 """Subjects of one stream of which is remembered whether it takes them. With one more the memory starts afresh."""
+
+AckRefusal = tuple[int, str, str, bool]
+"""The arguments of `Refusals.ack_refused`: number of the publish, reason, detail, and True if a later try may help."""
 
 NONE: frozenset[Hashable] = frozenset()
 
@@ -40,7 +43,7 @@ class Belief:
         self._covered: dict[str, frozenset[Hashable]] = {}
         self._streams: dict[str, tuple[str, ...]] = {}
         self._taken: dict[str, dict[bytes, bool]] = {}
-        self._kept: dict[str, list[PubAck]] = {}
+        self._kept: dict[str, tuple[list[PubAck], list[AckRefusal]]] = {}
         self._kept_count = 0
 
     def begin_link(self) -> None:
@@ -71,15 +74,12 @@ class Belief:
             return None
         return self._covered.get(stream, NONE)
 
-    def denies(self, stream: str, operation: OperationWithAck) -> bool:
-        """Return True if a stream is known not to take a publish. One that is not known is looked up."""
+    def may_answer(self, stream: str, operation: OperationWithAck) -> bool | None:
+        """Return True if a stream takes a publish, False if it does not, and None until it was looked up."""
         covered = self.covered_by(stream)
         if covered is None or operation.ingest_to in covered:
-            return False
-        if stream not in self._streams:
-            self.ask(stream)
-            return False
-        return not self.takes(stream, operation.subject)
+            return True
+        return self.takes(stream, operation.subject) if stream in self._streams else None
 
     def takes(self, stream: str, subject: bytes) -> bool:
         """Return True if a stream is known to take this subject."""
@@ -102,23 +102,36 @@ class Belief:
         for puback in pubacks:
             stream = puback[1].stream
             assert stream is not None
-            kept = self._kept.get(stream)
-            if self._kept_count >= MAX_KEPT or (kept is None and len(self._kept) >= MAX_STREAMS):
-                return
-            self._kept_count += 1
+            kept = self._kept_of(stream)
             if kept is not None:
-                kept.append(puback)
-                continue
-            self._kept[stream] = [puback]
-            self.ask(stream)
+                kept[0].append(puback)
 
-    def found(self, stream: str, subjects: tuple[str, ...]) -> list[PubAck]:
-        """A stream takes these subjects. Return the PubAcks that have waited for that."""
+    def keep_refusal(self, stream: str, refusal: AckRefusal) -> None:
+        """Keep an error that names a stream until that is looked up."""
+        kept = self._kept_of(stream)
+        if kept is not None:
+            kept[1].append(refusal)
+
+    def found(self, stream: str, subjects: tuple[str, ...]) -> tuple[list[PubAck], list[AckRefusal]]:
+        """A stream takes these subjects. Return the PubAcks and the errors that have waited for that."""
         if self._streams.get(stream) != subjects:
             self._covered.pop(stream, None)
             self._know(stream, subjects)
-        kept = self._kept.pop(stream, [])
-        self._kept_count -= len(kept)
+        pubacks, refusals = self._kept.pop(stream, ([], []))
+        self._kept_count -= len(pubacks) + len(refusals)
+        return pubacks, refusals
+
+    def _kept_of(self, stream: str) -> tuple[list[PubAck], list[AckRefusal]] | None:
+        """Return where one more answer of a stream is kept; None if too many are."""
+        if self._kept_count >= MAX_KEPT:
+            return None
+        kept = self._kept.get(stream)
+        if kept is None:
+            if len(self._kept) >= MAX_STREAMS:
+                return None
+            kept = self._kept[stream] = ([], [])
+            self.ask(stream)
+        self._kept_count += 1
         return kept
 
     def _know(self, stream: str, subjects: tuple[str, ...]) -> None:

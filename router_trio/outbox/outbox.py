@@ -13,7 +13,7 @@ from math import inf
 from router_trio.errors import PublishError, reasons
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
-from router_trio.outbox.belief import Belief
+from router_trio.outbox.belief import AckRefusal, Belief
 from router_trio.outbox.capacity import Capacity, TakenOut
 from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.fences import Fences
@@ -303,12 +303,15 @@ class Outbox:
         if doubted:
             self.belief.keep(doubted)
 
-    def stream_found(self, stream: str, subjects: tuple[str, ...]) -> None:
+    def stream_found(self, stream: str, subjects: tuple[str, ...]) -> list[AckRefusal]:
         """A lookup says which subjects a stream takes, `()` if there is no such stream, `(">",)` if it may not say.
 
-        PubAcks that have waited for that count, if the stream takes the subjects of their publishes.
+        PubAcks that have waited for that count, if the stream takes the subjects of their publishes. Returns the
+        errors that have waited.
         """
-        self._take_acked(self.belief.found(stream, subjects))
+        pubacks, refusals = self.belief.found(stream, subjects)
+        self._take_acked(pubacks)
+        return refusals
 
     def _take_acked(self, pubacks: Sequence[PubAck]) -> list[PubAck]:
         """Settle what was acked. Return the PubAcks of which it is not known that their stream takes the subject."""

@@ -76,12 +76,18 @@ class Refused(Exception):
 
 
 def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
-    """Return the stream that stored a publish, the sequence there, and True if it had it already. Raises `Refused`."""
+    """Return the stream that stored a publish, the sequence there, and True if it had it already. Raises `Refused`.
+
+    What is no answer of a stream is refused as `BAD_ANSWER`: any client can have a service, or the JetStream API,
+    answer a request to the inbox of our PubAcks.
+    """
     code, description = headers.status(framing.header_block(raw))
     if code == 503:
         raise Refused(reasons.NO_RESPONDERS, "no stream takes this subject", True)
     try:
         answer = read(framing.payload(raw), MAX_ANSWER)
+        if answer.text("type", ""):
+            raise AnswerError("it is an answer of the JetStream API")
         error = answer.object("error")
         if error is not None:
             refused = refusal(error)

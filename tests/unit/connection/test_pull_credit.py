@@ -310,3 +310,14 @@ def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_m
             held.popleft()
     credit.clear()
     assert budget.lent == 0
+
+
+def test_what_statuses_have_made_smaller_is_as_large_as_before_when_the_consumer_is_opened_again() -> None:
+    """A client that may publish to the inbox can send them: then the route is not slow for ever."""
+    credit = a_credit(100)
+    for told in ("Exceeded MaxRequestBatch of 1", "Exceeded MaxRequestMaxBytes of 1") * 30:
+        credit.read_status(409, told, None, None)
+    assert (credit.window, credit.size(1, 0)) == (1, 1)
+    credit.reopened(100)
+    assert credit.want(0, 0) == 100
+    assert credit.size(100, 0) > 100 * SIZE

@@ -127,7 +127,9 @@ def test_what_a_client_can_have_us_keep_is_bounded(monkeypatch: pytest.MonkeyPat
     belief.ask, belief.matches = asked.append, matches
     belief.begin_link()
     belief.keep([puback(1, "S"), puback(2, "S"), puback(3, "T"), puback(4, "T"), puback(5, "U")])
-    assert (asked, len(belief.found("S", ()) + belief.found("T", ()))) == (["S", "T"], 3)
+    belief.keep_refusal("V", (6, "limit", "full", False))
+    assert (asked, [len(belief.found(stream, ())[0]) for stream in "ST"]) == (["S", "T"], [2, 1])
+    assert belief.found("V", ()) == ([], [])
     for number in range(20):
         belief.found(f"S{number}", ("a.*",))
         assert belief.takes(f"S{number}", b"a.%d" % number)

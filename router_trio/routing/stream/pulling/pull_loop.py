@@ -111,7 +111,7 @@ class PullLoop:
 
     def reset(self) -> None:
         """The link is new, or the consumer, or there is none: nothing is asked for."""
-        self._credit.clear()
+        self._credit.reopened(self._window.size)
         self._payloads.reset()
         self._lost = None
         self._checks.look_anew()
