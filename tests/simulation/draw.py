@@ -10,8 +10,9 @@ from router_trio.testing.streams import EPOCH
 from tests.simulation.content import decided
 from tests.simulation.deleted import deleted
 from tests.simulation.failing import SHARE, failing, trouble
-from tests.simulation.faults import FAULTS, NOT_YET, OF_BATCHES, OF_DURABLES
+from tests.simulation.faults import FAULTS, NOT_YET, OF_BATCHES, OF_DURABLES, OF_FORGERS
 from tests.simulation.flow import flowing
+from tests.simulation.forger import forged
 from tests.simulation.handlers import MAKE
 from tests.simulation.ingest import batched
 from tests.simulation.ingest import trouble as trouble_of_batches
@@ -41,7 +42,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     random = Random(f"simulation {seed}")
     there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
-    kinds = [kind for kind in FAULTS if kind not in NOT_YET and kind not in (*OF_BATCHES, *OF_DURABLES)]
+    kinds = [kind for kind in FAULTS if kind not in NOT_YET and kind not in (*OF_BATCHES, *OF_DURABLES, *OF_FORGERS)]
     wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
     if "reload" not in faults and Random(f"reloads {seed}").random() < RELOADED:
@@ -69,7 +70,8 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     taking, worth = batched(names, ingest)
     more += trouble_of_batches(taking, HORIZON, ingest)
     routes, ends = deleted(routes, HORIZON, Random(f"deleted {seed}"))
-    more += ends
+    forgeries = forged(names, HORIZON, Random(f"forged {seed}"))
+    more += [*ends, *forgeries]
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     steps = [*load, *more]
     for kind in faults:
@@ -84,7 +86,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
         connections={name: _connection(random) for name in connections},
         shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
         routes=routes,
-        faults=(*faults, *(one.kind for one in ends)),
+        faults=(*faults, *(one.kind for one in (*ends, *forgeries))),
         also=also,
         max_payload={
             name: random.choice((200, 1024 * 1024)) if "small max_payload" in faults else 1024 * 1024

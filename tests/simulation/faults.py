@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from router_trio.testing import FakeBroker
 from router_trio.testing.losses import KINDS
+from tests.simulation.forger import FORGED, Forger
 from tests.simulation.schedule import Plan
 
 NOT_YET = {
@@ -36,10 +37,15 @@ class Drawn(NamedTuple):
     what: dict[str, Any]
 
 
+OF_FORGERS = (FORGED,)
+"""Those that are drawn where a client forges answers: see `forger`."""
+
+
 class Scene(Protocol):
     """What a fault acts on."""
 
     brokers: dict[str, FakeBroker]
+    forgers: dict[str, Forger]
 
     def be_as_usual(self, broker: str) -> None:
         """The network to a broker is as fast as it is without a fault."""
@@ -288,6 +294,11 @@ FAULTS: dict[str, Fault] = {
     ),
     "second process": Fault(
         _somewhere(3.0, 15.0), lambda scene, what: scene.begin_second(), lambda scene, what: scene.end_second()
+    ),
+    FORGED: Fault(
+        _somewhere(0.0),
+        lambda scene, what: scene.forgers[what["broker"]].begin(what),
+        lambda scene, what: scene.forgers[what["broker"]].end(what),
     ),
     # --- the router ---
     "crash": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.crash(what["after"])),

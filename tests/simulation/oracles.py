@@ -10,11 +10,13 @@ import trio
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
+from router_trio.errors import reasons
 from router_trio.events import (
     DeadLetterNotStored,
     Event,
     MessageDeadLettered,
     MessageGivenUp,
+    PublishWithAckFailed,
     RouteReady,
     StreamWentBack,
 )
@@ -104,6 +106,9 @@ class Oracles:
                 self._told_of_one(process, event, event.sequence)
         elif isinstance(event, StreamWentBack):
             self._arrivals.went_back(event.route, trio.current_time())
+        elif isinstance(event, PublishWithAckFailed):
+            if event.reason == reasons.WRONG_EXPECTATION:
+                self.broken("forged", f"a publish to {event.subject} failed, which expects nothing of its stream")
         elif isinstance(event, RouteReady):
             self._arrivals.route_ready(event.route)
         self._check_ledgers(process, f"at {event.code}")

@@ -14,6 +14,7 @@ from tests.simulation.configuration import changed, settings_of
 from tests.simulation.content import Sent
 from tests.simulation.failing import left_waiting
 from tests.simulation.faults import FAULTS, LOSES
+from tests.simulation.forger import FORGED, Forger
 from tests.simulation.handlers import Handled
 from tests.simulation.oracles import Oracles
 from tests.simulation.process import Process
@@ -67,6 +68,8 @@ class Simulation:
             trio.current_time,
             watch_loop=False,
         )
+        forgers = {step.what["broker"] for step in schedule.steps if step.kind == FORGED}
+        self.forgers = {name: Forger(broker) for name, broker in self.brokers.items() if name in forgers}
         self.settings = settings_of(schedule)
         self.process: Process | None = None
         self._second: Process | None = None

@@ -1,0 +1,27 @@
+"""A client that forges answers: the promises hold, and would not if the router believed every stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from router_trio.outbox.belief import Belief
+from tests.simulation.__main__ import command, story
+from tests.simulation.draw import draw
+from tests.simulation.forger import FORGED
+from tests.simulation.run import simulate
+from tests.simulation.shrink import shrink
+
+SEEDS = [seed for seed in range(1000, 1200) if FORGED in draw(seed).faults][:40]
+
+
+@pytest.mark.parametrize("first", range(0, len(SEEDS), 10))
+def test_the_promises_hold_while_answers_are_forged(first: int) -> None:
+    for seed in SEEDS[first : first + 10]:
+        outcome = simulate(seed)
+        assert not outcome.wrong, f"{command(seed)}\n{story(shrink(outcome))}"
+
+
+def test_messages_are_lost_if_every_stream_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Belief, "covered_by", lambda belief, stream: None)
+    broken = [outcome.promises for outcome in map(simulate, SEEDS[:12])]
+    assert any("source ack" in promises for promises in broken)
