@@ -7,6 +7,8 @@ begins with the null device in their place: nothing is written to the peer, neit
 and no number of a descriptor is free for something else while an object still believes in it.
 
 A program that is executed, as by `subprocess`, gets none of them: Python's descriptors are closed by that.
+
+What becomes of a child that returns from the handler says `router.forks`.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from router_trio.events import (
     StatusPageReady,
 )
 from router_trio.link import LOOKUP_WITHIN, Connect
+from router_trio.router.forks import ending_children_that_come_back
 from router_trio.router.lives import CLEAN_UP_WITHIN, ConnectionLife, RouteLife, clean_up
 from router_trio.router.watchdog import Watchdog
 from router_trio.routing.builder import RouteBuilder
@@ -207,6 +208,7 @@ class Run:
             trio.open_nursery() as nursery,
         ):
             await stack.enter_async_context(self._watching())
+            stack.enter_context(ending_children_that_come_back())
             live.http_address = address
             if address is not None:
                 self.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))

@@ -66,9 +66,10 @@ def launch(
         from router_trio.cli.workers.serving import serve_workers
 
         return trio.run(serve_workers, again, settings, embedded_nats, watching, early)
+    from router_trio.cli.service.last_resort import end_without_threads
     from router_trio.cli.serving import serve
 
-    return trio.run(
+    code = trio.run(
         serve,
         again,
         settings,
@@ -77,6 +78,7 @@ def launch(
         watching,
         early,
     )
+    return end_without_threads(code)
 
 
 def _refuse_to_load_again() -> Settings:

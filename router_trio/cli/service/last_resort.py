@@ -18,6 +18,7 @@ from math import inf
 
 import trio
 
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.events import Event, RouterDraining
 
 HEEDED_WITHIN = 0.5
@@ -28,6 +29,9 @@ CUT_WITHIN = 5.0
 
 AFTER_THE_DRAIN = 10.0
 """Seconds for the end after `shutdown_timeout`, before the process is ended."""
+
+THREADS_WITHIN = 5.0
+"""Seconds for threads of handlers, when everything else has ended."""
 
 ENDED = 1
 """The exit code."""
@@ -42,6 +46,24 @@ def end_process(why: str) -> None:
             2, f"router-trio: {why}; the process ends at once, and streams redeliver what was not acked\n".encode()
         )
     os._exit(ENDED)
+
+
+def end_without_threads(code: int) -> int:
+    """Let the process end with this code within `THREADS_WITHIN`, whatever threads of handlers are at. Return the code.
+
+    To be called when all else is over: the interpreter waits for threads that are not daemons, as those of a pool.
+    """
+    threading.Thread(target=_end_with, args=(code,), name="router_trio end", daemon=True).start()
+    return code
+
+
+def _end_with(code: int) -> None:
+    time.sleep(THREADS_WITHIN)
+    threads = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    with suppress(OSError):
+        names = excerpt(", ".join(sorted(threads)), LONGEST_TEXT)
+        os.write(2, f"router-trio: the process ends though threads of handlers have not: {names}\n".encode())
+    os._exit(code)
 
 
 class LastResort:

@@ -20,6 +20,7 @@ from functools import partial
 import trio
 
 from router_trio.cli.configuration import search_working_directory
+from router_trio.cli.service.last_resort import end_without_threads
 from router_trio.cli.service.signals import OTHERS
 from router_trio.forked import call_in_children, replace_by_null
 from router_trio.router.workers.counts.block import Block
@@ -38,7 +39,7 @@ def main() -> int:
         if signal.getsignal(one) is not signal.SIG_IGN:
             signal.signal(one, _left_to_the_supervisor)
     search_working_directory()
-    return trio.run(_run, number, channel, block, lock, supervisor)
+    return end_without_threads(trio.run(_run, number, channel, block, lock, supervisor))
 
 
 def _left_to_the_supervisor(number: int, frame: object) -> None:
