@@ -417,6 +417,28 @@ async def test_a_message_that_ends_processes_and_has_no_end_of_attempts_stays_in
             await one.run.ended()
 
 
+async def test_a_message_of_a_stream_that_was_made_again_is_not_given_up_for_what_another_one_did(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """It has the subject and the sequence of one that ended processes."""
+    more = ["[routes.retry]", "attempts = 1", "[routes.dead_letter]", 'subject = "dead.{{wildcard(1)}}"']
+    config = stream_route(tmp_path, "import os\n" + HANDLERS["def"].format(end="os.abort()"), *more)
+    async with connect(server.url) as client:
+        stored = JetStream(client)
+        for name in ("orders", "stored", "dead"):
+            await stored.create_stream(name.upper(), [f"{name}.*"])
+        async with workers(server, tmp_path, config) as one:
+            await client.publish("orders.7", b"deadly")
+            await one.until(lambda status: settled(status, "stored")["dead_lettered"] == 1)
+            await stored.delete_stream("ORDERS")
+            await stored.create_stream("ORDERS", ["orders.*"])
+            await stored.publish("orders.7", b"good")
+            await eventually(partial(has_stored, stored, 1), 20)
+            assert [message.payload for message in await stored.stream_messages("DEAD")] == [b"deadly"]
+            one.run.send(signal.SIGTERM)
+            await one.run.ended()
+
+
 async def has_pending(stored: JetStream, count: int) -> bool:
     return bool((await stored.consumer_info("ORDERS", "router"))["num_ack_pending"] == count)
 

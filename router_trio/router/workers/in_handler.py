@@ -57,7 +57,7 @@ class InHandlers:
 
         def call(message: Message) -> Any:
             place = free.pop() if free else self._new_place(route.name)
-            place.enter(-1 if message[6] is None else message[6], message[0])
+            place.enter(-1 if message[6] is None else message[6], message[0], message[8] or 0.0)
             awaited = False
             try:
                 answer = handler(message)
@@ -95,7 +95,7 @@ class InHandlers:
 
     def _carefully(self, route: RouteSettings, call: Handler, message: Message) -> Any:
         if message.sequence is not None:
-            one = InHandler(route.name, _as_noted(message.subject), message.sequence)
+            one = InHandler(route.name, _as_noted(message.subject), message.sequence, message.timestamp or 0.0)
             deaths = self._suspects.get(one)
             if deaths is not None:
                 if deaths >= deaths_allowed(route):

@@ -33,17 +33,21 @@ LONGEST_SUBJECT = 256
 HANDLER = "handler"
 """The kind of a place: see `Place`."""
 
-_PLACE = Struct(f"=qq{LONGEST_SUBJECT}s")
-_PLACE_FIELDS = ("sequence", "length", *map(str, range(LONGEST_SUBJECT // 8)))
-_FREE = Struct("=q")
+_PLACE = Struct(f"=qdq{LONGEST_SUBJECT}s")
+_PLACE_FIELDS = ("sequence", "time", "length", *map(str, range(LONGEST_SUBJECT // 8)))
+_WORD, _TIME = Struct("=q"), Struct("=d")
 
 
 class InHandler(NamedTuple):
-    """A message that a handler had when its process ended. `sequence` is None if it is not of a stream."""
+    """A message that a handler had when its process ended. `sequence` is None if it is not of a stream.
+
+    `time` is its `timestamp`, 0 for none: a stream that was made again gives its sequences once more.
+    """
 
     route: str
     subject: str
     sequence: int | None
+    time: float = 0.0
 
 
 _USED = Struct("=q")
@@ -127,14 +131,14 @@ class Place:
         self._block = block
         self._offset = block.new_record((HANDLER, f"{number}:{route}"), _PLACE_FIELDS, (0,) * len(_PLACE_FIELDS)).offset
 
-    def enter(self, sequence: int, subject: str) -> None:
+    def enter(self, sequence: int, subject: str, time: float = 0.0) -> None:
         """Note a message that a handler is called with. `sequence` is not 0: -1 if it is not of a stream."""
         text = subject.encode("utf-8", "surrogatepass")
-        _PLACE.pack_into(self._block.memory, self._offset, sequence, len(text), text)
+        _PLACE.pack_into(self._block.memory, self._offset, sequence, time, len(text), text)
 
     def leave(self) -> None:
         """Note that the call is over."""
-        _FREE.pack_into(self._block.memory, self._offset, 0)
+        _WORD.pack_into(self._block.memory, self._offset, 0)
 
 
 def take_in_handlers(counts: Counts) -> list[InHandler]:
@@ -142,11 +146,12 @@ def take_in_handlers(counts: Counts) -> list[InHandler]:
     found = []
     for key in [key for key in counts if key[0] == HANDLER]:
         numbers = counts.pop(key)
-        sequence, length, *words = (numbers[name] for name in _PLACE_FIELDS)
+        sequence, bits, length, *words = (numbers[name] for name in _PLACE_FIELDS)
         if sequence:
+            (time,) = _TIME.unpack(_WORD.pack(bits))
             text = Struct(f"={len(words)}q").pack(*words)[: min(length, LONGEST_SUBJECT)]
             subject = text.decode("utf-8", "replace")
-            found.append(InHandler(key[1].partition(":")[2], subject, None if sequence < 0 else sequence))
+            found.append(InHandler(key[1].partition(":")[2], subject, None if sequence < 0 else sequence, time))
     return found
 
 

@@ -52,6 +52,24 @@ def test_a_message_is_in_the_block_as_long_as_a_handler_has_it(subject: str) -> 
         assert noted(descriptor) == [core]
 
 
+def test_a_message_under_the_sequence_of_one_that_ended_processes_is_another_one() -> None:
+    with block() as (one, descriptor):
+        handlers = InHandlers(one, lambda _: None)
+        seen: list[InHandler] = []
+
+        def handle(given: Message) -> Message:
+            seen.extend(noted(descriptor))
+            return given
+
+        called = handlers.around(route(), handle)
+        called(Message("s", sequence=1, timestamp=1764338400.123456))
+        handlers.suspect({seen[0]: DEATHS})
+        with pytest.raises(HandlerEndedProcesses):
+            called(Message("s", sequence=1, timestamp=1764338400.123456))
+        called(Message("s", sequence=1, timestamp=1764338400.123457))
+        assert [one.time for one in seen] == [1764338400.123456, 1764338400.123457]
+
+
 def test_what_was_in_handlers_is_no_count() -> None:
     with block() as (one, descriptor):
         Place(one, "r", 1).enter(7, "s")
