@@ -98,15 +98,6 @@ class LinkListener(Protocol):
         `stream` is its name, if the error says it.
         """
 
-    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
-        """A stream has the messages of a batch up to this number. It says so again after `flow` more; 0: as before."""
-
-    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
-        """A stream, or nobody, answered the message with this number in a batch with an error. The batch is over."""
-
-    def ingest_ended(self, batch: bytes, count: int | None) -> None:
-        """A batch is over: the stream has so many messages of it. None: it does not say how many."""
-
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """The server refused a publish to this subject (permissions). Comes before the next fence is answered.
 

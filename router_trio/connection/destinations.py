@@ -22,8 +22,6 @@ from router_trio.events import (
     DestinationsUnknown,
     DestinationUnconfirmed,
     Emit,
-    FastIngestChosen,
-    FastIngestUnavailable,
 )
 from router_trio.link import Link, StreamState
 from router_trio.protocol.framing import text
@@ -58,15 +56,10 @@ class Destinations:
         self,
         connection: str,
         emit: Emit,
-        batched: Callable[[tuple[str, str], str | None], None] = lambda *_: None,
         learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
         found: Callable[[str, tuple[str, ...]], None] = lambda *_: None,
     ) -> None:
-        """`batched` is told which stream takes fast ingest for a destination (route and template); None: none does.
-
-        `learned` is told what takes which subjects: see `Belief.learn`; `found` the answer to `look_up`.
-        """
-        self._batched = batched
+        """`learned` is told what takes which subjects: see `Belief.learn`; `found` the answer to `look_up`."""
         self._learned = learned
         self._stream_found = found
         self._asked: deque[str] = deque()
@@ -82,7 +75,6 @@ class Destinations:
         """Streams that this user may not look at, by what the server said on this link."""
         self._refusing: dict[DestinationState, dict[str, StreamState]] = {}
         self._elsewhere: set[DestinationState] = set()
-        self._ingest_told: dict[DestinationState, str | None] = {}
         self._core_looked_up: set[DestinationState] = set()
         self._by_subject: dict[bytes, list[DestinationState]] = {}
         self._look_now = trio.Event()
@@ -101,9 +93,7 @@ class Destinations:
             self._told.discard(one)
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
-            self._ingest_told.pop(one, None)
             self._core_looked_up.discard(one)
-            self._batched((one.route_name, one.template), None)
         self._by_subject.clear()
 
     # --- what publishes meet ---
@@ -239,8 +229,6 @@ class Destinations:
                 if any(_covers(subject, one.pattern) for subject in stream.subjects):
                     covered.setdefault(stream.name, set()).add((one.route_name, one.template))
             self._found(one, behind)
-            if one.fast_ingest:
-                self._choose_ingest(one, behind)
         self._learned({stream.name: stream.subjects for stream in streams.values()}, covered)
 
     async def _find_unconfirmed(self, link: Link) -> None:
@@ -309,25 +297,6 @@ class Destinations:
         if mended:
             one.met = None
 
-    def _choose_ingest(self, one: DestinationState, streams: list[StreamState]) -> None:
-        """Have a destination sent to in batches if one stream takes all of it so, and say once which way it is."""
-        stream = _taking_batches(one, streams)
-        self._batched((one.route_name, one.template), stream)
-        if not streams or self._ingest_told.get(one, "") == stream:
-            return
-        self._ingest_told[one] = stream
-        now, route, connection, subject = trio.current_time(), one.route_name, self._connection, one.template
-        if stream is not None:
-            self._emit(FastIngestChosen(at=now, route=route, connection=connection, subject=subject, stream=stream))
-            return
-        names = ", ".join(one.name for one in streams[:3])
-        why = "several take its messages" if len(streams) > 1 else "it, or its server, takes no batches"
-        self._emit(
-            FastIngestUnavailable(
-                at=now, route=route, connection=connection, subject=subject, detail=f"stream {names}: {why}"
-            )
-        )
-
     def _missing(self, one: DestinationState, trouble: tuple[str, str]) -> None:
         if one.looked_up == trouble and one.got_through:
             self._elsewhere.add(one)
@@ -373,13 +342,6 @@ class Destinations:
 
 def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:
     return [stream for stream in streams if any(overlaps(subject, pattern) for subject in stream.subjects)]
-
-
-def _taking_batches(one: DestinationState, streams: list[StreamState]) -> str | None:
-    """Return the stream that takes all of a destination in batches: a batch is for one stream."""
-    if len(streams) != 1 or not streams[0].batched or streams[0].refuses is not None:
-        return None
-    return streams[0].name if any(_covers(subject, one.pattern) for subject in streams[0].subjects) else None
 
 
 def _covers(subject: str, pattern: str) -> bool:

@@ -48,9 +48,7 @@ class Listener:
         self.answers: Answers = Answers(name, self.outbox.counters, emit)
         """For routes that answer their streams, or ask them for messages."""
         self._api = settings.api
-        self.destinations: Destinations = Destinations(
-            name, emit, self.outbox.ingest.use_for, self.outbox.belief.learn, self._stream_found
-        )
+        self.destinations: Destinations = Destinations(name, emit, self.outbox.belief.learn, self._stream_found)
         self.outbox.belief.ask, self.outbox.belief.matches = self.destinations.look_up, matches
         self._tell_when_read_done: list[Callable[[], None]] = []
         self._reading = self._woken = False
@@ -103,21 +101,6 @@ class Listener:
                 return
             self.destinations.publish_refused(operation.subject, reason, detail, retriable)
         self.outbox.refusals.ack_refused(order, reason, detail, retriable)
-
-    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
-        """See `link.LinkListener`."""
-        self.outbox.ingest.stored(batch, sequence, flow)
-
-    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
-        """See `link.LinkListener`."""
-        operation = self.outbox.ingest.publish_at(batch, sequence)
-        if operation is not None:
-            self.destinations.publish_refused(operation.subject, reason, detail, retriable)
-        self.outbox.ingest.one_refused(batch, sequence, reason, detail, retriable)
-
-    def ingest_ended(self, batch: bytes, count: int | None) -> None:
-        """See `link.LinkListener`."""
-        self.outbox.ingest.ended(batch, count)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """See `link.LinkListener`. Here a refusal is attributed to what caused it: see `protocol.permissions`."""

@@ -182,26 +182,6 @@ class DestinationUnconfirmed(RouteEvent):
     stream: str
 
 
-class FastIngestChosen(RouteEvent):
-    """The stream of a destination takes fast ingest: where enough is under way, one answer is for many messages."""
-
-    code = "NATS_FAST_INGEST"
-    level = Level.DEBUG
-    connection: str
-    subject: str
-    stream: str
-
-
-class FastIngestUnavailable(RouteEvent):
-    """No stream takes fast ingest for all of a destination: each message gets a PubAck of its own."""
-
-    code = "NATS_FAST_INGEST_UNAVAILABLE"
-    level = Level.DEBUG
-    connection: str
-    subject: str
-    detail: str
-
-
 class StreamWentBack(RouteEvent):
     """A stream was created again, emptied or restored: it gives known sequences to new messages, which are routed."""
 

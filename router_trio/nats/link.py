@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from router_trio.link import ConsumerSpec, Deliver, LinkListener, Operation, Ref
 from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.denials import Denials
 from router_trio.nats.dial import address
-from router_trio.nats.flow_acks import FlowAcks, is_known_to
 from router_trio.nats.handshake import Handshake
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.ask import API, Api
@@ -25,7 +23,7 @@ from router_trio.nats.subscribing import Subscribing
 from router_trio.nats.subscriptions import WireSubscription
 from router_trio.nats.tcp import BeforeWrite, stream_for_wire
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
-from router_trio.protocol import fast_ingest, framing
+from router_trio.protocol import framing
 from router_trio.protocol.refusals import PUBLISH, REPLY, Denied
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.settings import ConnectionSettings
@@ -90,9 +88,6 @@ class NatsLink:
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self.wire.subscriptions.subscribe(inbox + b".*", self._pubacks.read)
-        self._flow_acks = FlowAcks(listener)
-        self._flow_answers: WireSubscription | None = None
-        self._flow_denied = False
         self._pins: set[str] = set()  # the leads that were taken on this link
 
     @property
@@ -263,19 +258,7 @@ class NatsLink:
         # What another JetStream does not have, this server's own may have.
         if state is not None or self.api.prefix == API:
             self._pubacks.found((name, ""), state is not None)
-        if state is not None and state.batched and not await self._hears_flow_acks():
-            state = replace(state, batched=False)
         return state
-
-    async def _hears_flow_acks(self) -> bool:
-        """Return True if batches of fast ingest are answered here: subscribes to that when it is asked first."""
-        if self._flow_answers is None and not self._flow_denied and is_known_to(self.info):
-            try:
-                subject = framing.text(fast_ingest.answers_to(self._inbox))
-                self._flow_answers = await self.subscribe(subject, self._flow_acks.read)
-            except SourceError:
-                self._flow_denied = True
-        return self._flow_answers is not None
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """See `link.Link.ensure_stream`."""

@@ -77,7 +77,7 @@ class Belief:
     def may_answer(self, stream: str, operation: OperationWithAck) -> bool | None:
         """Return True if a stream takes a publish, False if it does not, and None until it was looked up."""
         covered = self.covered_by(stream)
-        if covered is None or operation.ingest_to in covered:
+        if covered is None or operation.mapped_by in covered:
             return True
         return self.takes(stream, operation.subject) if stream in self._streams else None
 

@@ -12,7 +12,6 @@ from itertools import accumulate
 from typing import ClassVar, Protocol
 
 from router_trio.message import FENCED, Fate
-from router_trio.protocol.fast_ingest import Numbering
 from router_trio.protocol.framing import readdressed
 from router_trio.states import DURATION_BOUNDS, Histogram
 
@@ -211,14 +210,12 @@ class OperationWithAck(CoreOperation):
     """One JetStream publish.
 
     `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
-    the reason of the last refusal, while it is tried again. `resent`: it was
-    written before, and no answer came. `ingest_to`: the destination (see `capacity_key`) if the
-    stream's answer may be one for many publishes there, which tells nothing of this one but that it is stored.
-    `refused_with`: reason and detail of a refusal that would be final, and is asked after.
-    `numbering`: the reply subject in its frame is of this batch, and has this number there; None: it is its own.
+    the reason of the last refusal, while it is tried again. `resent`: it was written before, and no answer came.
+    `refused_with`: reason and detail of a refusal that would be final, and is asked after. `mapped_by`: the
+    destination (see `capacity_key`) whose mapping made the subject; None if a program or a handler chose it.
     """
 
-    __slots__ = ("first_written_at", "ingest_to", "numbering", "refused_for", "refused_with", "resent", "written_at")
+    __slots__ = ("first_written_at", "mapped_by", "refused_for", "refused_with", "resent", "written_at")
 
     with_ack = True
 
@@ -229,8 +226,7 @@ class OperationWithAck(CoreOperation):
         owner: Owner | None,
         accepted_at: float,
         clean: bool,
-        ingest_to: Hashable | None = None,
-        numbering: Numbering | None = None,
+        mapped_by: Hashable | None = None,
     ) -> None:
         # Not by the constructor above: one call more would be felt by each publish.
         self.order = order
@@ -243,17 +239,15 @@ class OperationWithAck(CoreOperation):
         self.refused_with: tuple[str, str] | None = None
         self.resent: bool = False
         self.written_at: float = 0.0
-        self.ingest_to: Hashable | None = ingest_to
-        self.numbering: Numbering | None = numbering
+        self.mapped_by: Hashable | None = mapped_by
 
     def send_again(self) -> None:
-        """It is written once more, though a stream may have it: it gets a PubAck of its own, which tells."""
-        self.resent, self.ingest_to = True, None
+        """It is written once more, though a stream may have it: its PubAck tells."""
+        self.resent = True
 
     def expect_puback_at(self, inbox: bytes) -> None:
         """Have the PubAck come to an inbox, from which it has its number."""
         self.frame = readdressed(self.frame, b"%b.%d" % (inbox, self.order))
-        self.numbering = None
 
     @property
     def lane(self) -> Hashable:

@@ -7,7 +7,7 @@ Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import inf
 
 from router_trio.errors import PublishError, reasons
@@ -15,7 +15,6 @@ from router_trio.events import Emit
 from router_trio.message import Fate, PubAck
 from router_trio.outbox.belief import AckRefusal, Belief
 from router_trio.outbox.capacity import Capacity, TakenOut
-from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.fences import Fences
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
@@ -26,7 +25,6 @@ from router_trio.outbox.sending import sender
 from router_trio.outbox.sending.sender import Sender
 from router_trio.outbox.sending.suspects import Suspects
 from router_trio.outbox.settlement import Settlement
-from router_trio.protocol.fast_ingest import Numbering
 
 SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: it saves memory."""
@@ -68,8 +66,6 @@ class Outbox:
         self.suspects: Suspects = Suspects()
         """For who finds that no server can be reached."""
         self._retries = Retries(queue, clock=clock)
-        self.ingest: FastIngest = FastIngest(self, clock=clock)
-        """For who is told which streams take batches, and what they answer."""
         self.capacity: Capacity = Capacity(
             connection,
             queue,
@@ -86,11 +82,11 @@ class Outbox:
         self._accepted_at = -inf
         self._closed = False
         self.refusals: Refusals = Refusals(
-            queue, self._retries, self.settlement, self.capacity, self.ingest, max_age=max_age, clock=clock, wake=wake
+            queue, self._retries, self.settlement, self.capacity, max_age=max_age, clock=clock, wake=wake
         )
         """For who is told what was refused, and who gives something up."""
         self.sender: Sender = Sender(
-            queue, self.fences, self.suspects, self._retries, self.ingest, self.refusals, clock=clock, wake=wake
+            queue, self.fences, self.suspects, self._retries, self.refusals, clock=clock, wake=wake
         )
         """For who writes."""
 
@@ -136,13 +132,13 @@ class Outbox:
         with_ack: bool = False,
         owner: Owner | None = None,
         blocked: bool = False,
-        ingest_to: Hashable | None = None,
+        mapped_by: Hashable | None = None,
         together: bool = False,
     ) -> str:
         """Accept one operation. Returns its status: `sent` (on its way), `queued` or `failed_open`.
 
         `blocked` says that the caller waited for room while not connected: its failure is counted already.
-        `ingest_to`: see `OperationWithAck`. `together`: a core publish that nobody takes back, which may be one
+        `mapped_by`: see `OperationWithAck`. `together`: a core publish that nobody takes back, which may be one
         operation with those that were accepted at the same time.
         Raises `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks
         `blocks` and `capacity.waits_for`.
@@ -173,7 +169,7 @@ class Outbox:
             self.fences.behind = self._order
         clean = self.connected and not blocked
         operation = (
-            OperationWithAck(self._order, frame, owner, now, clean, ingest_to)
+            OperationWithAck(self._order, frame, owner, now, clean, mapped_by)
             if with_ack
             else CoreOperation(self._order, frame, owner, now, clean)
         )
@@ -214,25 +210,16 @@ class Outbox:
                 refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
                 refused.settle(Fate("failed", error.reason), now)
 
-    def offer_each(
-        self,
-        frames: Sequence[bytes],
-        owners: Sequence[Owner],
-        ingest_to: Hashable | None,
-        own_acks: Collection[int],
-        numbering: Numbering | None,
-    ) -> None:
+    def offer_each(self, frames: Sequence[bytes], owners: Sequence[Owner], mapped_by: Hashable | None) -> None:
         """Accept JetStream publishes while connected, from `next_order` on, as `offer` does for each.
 
-        `ingest_to` and `numbering` are not for those in `own_acks`. `Outlet.forward_each`'s tests hold this equal.
+        `Outlet.forward_each`'s tests hold this equal.
         """
         now = self._clock()
         operations = [
-            OperationWithAck(order, frame, owner, now, True, ingest_to, numbering)
+            OperationWithAck(order, frame, owner, now, True, mapped_by)
             for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), self._order + 1)
         ]
-        for index in own_acks:
-            operations[index].ingest_to = operations[index].numbering = None
         self._order += len(frames)
         self.ledger.accepted += len(frames)
         self.queue.append_each(operations, sum(map(len, frames)))
@@ -244,7 +231,6 @@ class Outbox:
         """A link is there, whose PubAcks come to `inbox`: what was kept is drained first, in order."""
         if inbox:
             self.queue.readdress(inbox)
-        self.ingest.begin_link(inbox)
         self.connected = True
         self.sender.begin_link()
         self.suspects.link_up(self.ledger.settled_count)
@@ -260,7 +246,6 @@ class Outbox:
         """
         self.connected = False
         self.refusals.accounted_for.clear()
-        self.ingest.begin_link(b"")
         self.settlement.drain_ends()
         queue, settled, now = self.queue, self.ledger.settled_count, self._clock()
         only = self._in_flight.only()
@@ -328,12 +313,12 @@ class Outbox:
             if fate[2] is not stream:
                 stream = fate[2]
                 covered = belief.covered_by(stream)
-            # The destination tells at once; of those that are not covered, of what a program publishes, and of what is
-            # sent again, the subject does.
+            # The destination tells at once; where it is not covered, and of subjects that no destination mapped, the
+            # subject does.
             if (
                 covered is not None
                 and stream is not None
-                and operation.ingest_to not in covered
+                and operation.mapped_by not in covered
                 and not belief.takes(stream, operation.subject)
             ):
                 doubted.append((order, fate))

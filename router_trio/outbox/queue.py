@@ -66,10 +66,6 @@ class SendQueue:
             return found
         return next((one for one in self._waiting if one.order == order and isinstance(one, OperationWithAck)), None)
 
-    def waits(self, operation: Operation) -> bool:
-        """Return True if it is pending."""
-        return operation in self._waiting or self.lanes.find(operation.order) is operation
-
     def older_waits(self, operation: Operation) -> bool:
         """Return True if a JetStream publish of the same lane that was accepted earlier waits for the wire."""
         lane = operation.lane
@@ -197,21 +193,11 @@ class SendQueue:
         back.sort(key=by_order)
         waiting.extendleft(reversed(back))
 
-    def take_back(self, operations: Sequence[OperationWithAck]) -> None:
-        """Put operations that were taken to be written, and were not, back to the head."""
-        for operation in operations:
-            self.in_flight.take_acked(operation.order)
-            if operation.first_written_at == operation.written_at:
-                operation.first_written_at = None
-        self.put_back(operations)
-
     def readdress(self, inbox: bytes) -> None:
-        """Have the PubAcks of all that waits come to another inbox."""
+        """Have the PubAcks of all that waits come to another inbox, whose name is as long."""
         for operation in self._waiting:
             if isinstance(operation, OperationWithAck):
-                self.waiting_bytes -= operation.size
                 operation.expect_puback_at(inbox)
-                self.waiting_bytes += operation.size  # that of a batch has a longer name
 
     # --- out, without being sent ---
 
@@ -265,6 +251,3 @@ class SendQueue:
     def _left(self, operation: Operation) -> None:
         self.waiting_bytes -= operation.size
         self.waiting -= operation.count
-        if self.lanes.lanes and operation.with_ack:
-            # It may be the one that its lane tries, and wait here for the end of a batch: then another one is tried.
-            self.lanes.release(operation, accepted=False)

@@ -9,17 +9,9 @@ from collections.abc import Callable, Hashable, Sequence
 
 from router_trio.errors import reasons
 from router_trio.outbox.capacity import Capacity
-from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
-from router_trio.outbox.retries import (
-    ACK_BUDGET,
-    ASK_AFTER,
-    ASKED_WITHIN,
-    RESEND_UNACKED_AFTER,
-    RETRY_REFUSED_AFTER,
-    Retries,
-)
+from router_trio.outbox.retries import ACK_BUDGET, ASK_AFTER, ASKED_WITHIN, RETRY_REFUSED_AFTER, Retries
 from router_trio.outbox.settlement import Settlement
 
 TriedAgain = Callable[[OperationWithAck, str], None]
@@ -37,7 +29,6 @@ class Refusals:
         retries: Retries,
         settlement: Settlement,
         capacity: Capacity,
-        ingest: FastIngest,
         *,
         max_age: float,
         clock: Callable[[], float],
@@ -48,7 +39,6 @@ class Refusals:
         self._retries = retries
         self._settlement = settlement
         self._capacity = capacity
-        self._ingest = ingest
         self.max_age = max_age
         """Seconds after which a pending publish is dropped; 0 for no end."""
         self._clock = clock
@@ -98,7 +88,6 @@ class Refusals:
             operation = self._in_flight.take_unacked_to(subject)
             if operation is None:
                 return False
-            self._ingest.abandon_with(operation)
             denied, more = [operation], int(operation.resent)
         if more:
             before = self.accounted_for.get(subject, (0, 0))[0]
@@ -142,19 +131,9 @@ class Refusals:
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
         """The link did not write this operation, or this part of one, though it was taken."""
-        self._ingest.abandon_with(operation)
         for one in self._queue.remains(operation):
             if self._queue.withdraw(one):
                 self._hold_or_fail(one, reason, detail, retriable)
-        self._wake()
-
-    def not_stored(self, operations: Sequence[OperationWithAck]) -> None:
-        """See `fast_ingest.Refused`. These go first, in order, and each gets a PubAck of its own."""
-        again = [one for one in operations if self._in_flight.take_acked(one.order) is not None]
-        for operation in again:
-            operation.send_again()
-            operation.expect_puback_at(self._ingest.inbox)
-        self._queue.put_back(again)
         self._wake()
 
     def ended_links(self, operation: Operation) -> bool:
@@ -181,7 +160,6 @@ class Refusals:
         """
         if self.max_age:
             self.expire()
-        self._ingest.abandon_unanswered(self._clock() - RESEND_UNACKED_AFTER)
         self._fail_refused(self._clock() - ASKED_WITHIN)
         by_reason, again = self._retries.sweep()
         for reason, operations in by_reason.items():

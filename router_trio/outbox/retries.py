@@ -139,7 +139,7 @@ class Retries:
         now = self._clock()
         if self._over(operation, now):
             return False
-        operation.refused_for, operation.ingest_to = reason, None
+        operation.refused_for = reason
         self._lanes.hold(operation, now + after, now=now)
         return True
 

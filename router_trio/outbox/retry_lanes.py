@@ -114,11 +114,6 @@ class RetryLanes:
     def __contains__(self, key: Hashable) -> bool:
         return key in self.lanes
 
-    def holds_of(self, key: Hashable) -> bool:
-        """Return True if something of this destination is held back, or tried."""
-        destination = self.destinations.get(key)
-        return destination is not None and (destination.lanes > 0 or destination.slow)
-
     # --- in ---
 
     def hold(self, operation: OperationWithAck, retry_at: float | None = None, *, now: float = 0.0) -> None:

@@ -7,8 +7,8 @@ from router_trio.protocol import headers
 NAME = "Nats-Msg-Id"
 HEADER = b"Nats-Msg-Id"
 
-FRAME = b"H%b%b.%d%b %d %d\r\nNATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n%b"
-"""A publish whose one header is its id: prefix, three parts of the reply subject, size of the header block, size of
+FRAME = b"H%b%b.%d %d %d\r\nNATS/1.0\r\nNats-Msg-Id: %b%b\r\n\r\n%b"
+"""A publish whose one header is its id: prefix, two parts of the reply subject, size of the header block, size of
 all, two parts of the id, the payload with its end."""
 
 ADDED = len(b"NATS/1.0\r\nNats-Msg-Id: \r\n\r\n")

@@ -58,8 +58,7 @@ class StreamState:
 
     `refuses`: reason and detail why it takes no message now, or None as far as the server tells. `room`: how many more
     messages and bytes it takes before it refuses; infinite if it has no such limit, or discards old ones for new ones.
-    `batched`: it takes fast ingest, and so does its server. `held`: its messages.
-    `limits`: whatever it may be short of, in a form that changes if one of them does.
+    `held`: its messages. `limits`: whatever it may be short of, in a form that changes if one of them does.
     """
 
     name: str
@@ -68,7 +67,6 @@ class StreamState:
     room: tuple[float, float]
     held: int
     limits: tuple[int, ...]
-    batched: bool = False
 
     def has_more_room_than(self, before: StreamState) -> bool:
         """Return True if it may take now what it refused then."""

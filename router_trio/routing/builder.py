@@ -139,14 +139,7 @@ def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState
     keys = ("subject", "queue") if plan.stream is None else ("stream", "durable", "filter")
     state.source = {key: value for key in keys if (value := getattr(source, key)) is not None}
     for one in plan.destinations:
-        to = DestinationState(
-            state,
-            one.connection,
-            one.template,
-            one.mapping.pattern,
-            jetstream=one.jetstream,
-            fast_ingest=one.fast_ingest,
-        )
+        to = DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
         state.to.append(to)
         connections[one.connection].destinations.add(to)
     return state

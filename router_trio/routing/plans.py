@@ -42,7 +42,7 @@ class Destination:
 
     `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
     route's strategy. `payload` and `set_headers` replace what came, `remove` are headers that don't go along, `ttl` is
-    in seconds, 0 for none. `counts_hops`: see `policy.hops`. `fast_ingest`: copies may go to its stream in batches.
+    in seconds, 0 for none. `counts_hops`: see `policy.hops`.
     """
 
     route: str
@@ -64,7 +64,6 @@ class Destination:
     ttl: int = 0
     breaker: BreakerSettings | None = None
     counts_hops: bool = False
-    fast_ingest: bool = False
 
     @property
     def expressions(self) -> Iterator[Expression]:
@@ -246,12 +245,11 @@ def _destination(
     settings: Settings, route: RouteSettings, to: DestinationSettings, random: Callable[[int], int]
 ) -> Destination:
     source = route.source
-    jetstream = to.waits_for_puback(source.stream is not None)
     return Destination(
         route=route.name,
         connection=to.connection,
         template=to.subject,
-        jetstream=jetstream,
+        jetstream=to.waits_for_puback(source.stream is not None),
         mapping=source.mapping(to.subject, random),
         # A route that answers by itself has nobody else answer, unless that is asked for.
         carries_reply=to.reply or (to.connection == source.connection and not route.respond),
@@ -269,7 +267,6 @@ def _destination(
         ttl=int(to.ttl),
         breaker=to.breaker,
         counts_hops=route.hop_limit is not None,
-        fast_ingest=jetstream and to.fast_ingest,
     )
 
 
@@ -282,7 +279,7 @@ def _dead_letter(
 ) -> Destination:
     connection = letter.connection or route.source.connection
     to = DestinationSettings(connection=connection, subject=letter.subject, jetstream=letter.jetstream)
-    return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False, fast_ingest=False)
+    return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False)
 
 
 def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:

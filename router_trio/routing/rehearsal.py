@@ -90,7 +90,7 @@ class Rehearsal:
         self, settings: Settings, route: RouteSettings, handlers: dict[str, Handler], limits: Mapping[str, Limits]
     ) -> None:
         """`limits` are those of every connection that the route sends to, by name."""
-        bare = [to.model_copy(update={"breaker": None, "fast_ingest": False}) for to in route.to]
+        bare = [to.model_copy(update={"breaker": None}) for to in route.to]
         changes = {"limit": None, "retry": None, "dead_letter": None, "respond": False, "to": bare}
         one = settings.model_copy(update={"routes": [route.model_copy(update=changes)]})
         (self._plan,) = compile_routes(one, handlers)

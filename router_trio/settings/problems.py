@@ -39,7 +39,10 @@ _WORDING = {
 
 _QUOTED = re.compile("'([^']+)'")
 
-REMOVED = {("SourceSettings", "ack"): "no longer a key; remove it: every message is acked by itself"}
+REMOVED = {
+    ("SourceSettings", "ack"): "no longer a key; remove it: every message is acked by itself",
+    ("DestinationSettings", "fast_ingest"): "no longer a key; remove it: every message gets a PubAck of its own",
+}
 """Keys that sections had once, each with what to write instead."""
 
 

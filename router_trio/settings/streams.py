@@ -44,7 +44,9 @@ class StreamSettings(Section, init=False):
         "server's default, 2m. Should be longer than the longest outage.",
         examples=["10m"],
     )
-    allow_batched: bool = Field(False, description="Accept fast ingest (ADR-50); needs nats-server 2.14.")
+    allow_batched: bool = Field(
+        False, description="Accept fast ingest (ADR-50) from other publishers; needs nats-server 2.14."
+    )
     allow_message_ttl: bool = Field(
         False, description="Accept messages with a time to live of their own (Nats-TTL); needs nats-server 2.11."
     )

@@ -31,17 +31,12 @@ class DestinationState:
         *,
         jetstream: bool,
         dead_letters: bool = False,
-        fast_ingest: bool = False,
     ) -> None:
-        """`pattern` is what the subjects of its messages match. `dead_letters`: it gets what the route gives up.
-
-        `fast_ingest`: its stream may be sent batches.
-        """
+        """`pattern` is what the subjects of its messages match. `dead_letters`: it gets what the route gives up."""
         self.connection = connection
         self.template = template
         self.pattern = pattern
         self.jetstream = jetstream
-        self.fast_ingest = fast_ingest
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if jetstream else None
         self.met: tuple[str, str] | None = None
         self.route = route

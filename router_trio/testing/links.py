@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -23,7 +22,6 @@ from router_trio.link import (
     StreamState,
     stored,
 )
-from router_trio.protocol.fast_ingest import answers_to
 from router_trio.protocol.framing import (
     DEFAULT_CONTROL_LINE,
     LAST_SEQUENCE,
@@ -37,18 +35,15 @@ from router_trio.protocol.headers import status
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import FrameError, Publish, parse
-from router_trio.testing.ingest import BAD_PATTERN, DISABLED, UNKNOWN
 from router_trio.testing.network import Network
 from router_trio.testing.sockets import FakeSocket
-from router_trio.testing.streams import FULL, refusal_of
+from router_trio.testing.streams import refusal_of
 from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
 
 T = TypeVar("T")
 
 ASK_FOR_LEAD_EVERY = 0.25
 """Seconds."""
-
-_OF_THE_BATCH = frozenset(error["err_code"] for error in (DISABLED, BAD_PATTERN, UNKNOWN))
 
 SOCKET_BUFFER = 256 * 1024
 """Bytes that a paused network takes from a link before `send` blocks."""
@@ -66,7 +61,6 @@ class FakeLink(FakeSocket):
         self._pins: set[str] = set()
         answers = FakeSubscription(self, self._answered)
         self._subscriptions.append(answers)
-        self._flow_answers: FakeSubscription | None = None
         network.server.subscribe(text(inbox) + ".*", None, answers.receive)
 
     # --- publishing ---
@@ -199,19 +193,7 @@ class FakeLink(FakeSocket):
 
     async def stream_state(self, name: str) -> StreamState | None:
         """See `link.Link.stream_state`."""
-        state = await self.look_up(lambda now: self._network.server.state_of_stream(name, now))
-        if state is not None and state.batched and not await self._hears_flow_acks():
-            state = replace(state, batched=False)
-        return state
-
-    async def _hears_flow_acks(self) -> bool:
-        """Return True if the answers to batches come here: subscribes to them the first time."""
-        if self._flow_answers is None:
-            try:
-                self._flow_answers = await self.subscribe(text(answers_to(self._inbox)), self._flow_answered)
-            except SourceError:
-                return False
-        return True
+        return await self.look_up(lambda now: self._network.server.state_of_stream(name, now))
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """See `link.Link.ensure_stream`."""
@@ -315,22 +297,3 @@ class FakeLink(FakeSocket):
             self._listener.acked([(order, fate)])
         else:
             self._listener.ack_refused(order, reason, told, False, stream=stream)
-
-    def _flow_answered(self, answers: list[RawMessage]) -> None:
-        for raw in answers:
-            words = raw[0].split(b".")
-            batch, sequence = words[-6], int(words[-3])
-            if status(header_block(raw))[0] == 503:
-                self._listener.ingest_refused(
-                    batch, sequence, reasons.NO_RESPONDERS, "no stream takes this subject", True
-                )
-                continue
-            answer = json.loads(payload(raw))
-            error = answer.get("error")
-            if answer.get("type") == "ack":
-                self._listener.ingested(batch, answer["seq"], answer["msgs"])
-            elif error is not None and error["err_code"] not in _OF_THE_BATCH:
-                reason = reasons.LIMIT if error["err_code"] == FULL["err_code"] else reasons.of_code(error["err_code"])
-                self._listener.ingest_refused(batch, sequence, reason, error["description"], False)
-            else:
-                self._listener.ingest_ended(batch, answer.get("count"))

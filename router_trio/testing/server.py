@@ -90,27 +90,18 @@ class Server:
 
     def _store(self, stream: Stream, publish: Publish, now: float) -> None:
         before = len(stream.stored)
-        if publish.reply.endswith(b".$FI"):
-            answers = stream.ingest.answers_to(
-                publish, now, lambda: stream.store(publish, now), stream.config.allow_batched
-            )
-            pub_ack = b"" if not answers else answers[0]
-        else:
-            pub_ack = stream.store(publish, now)
-            answers = [pub_ack]
+        pub_ack = stream.store(publish, now)
         if len(stream.stored) > before:
             self.watch.stored(stream, stream.stored[-1], now)
         elif b"error" in pub_ack:
             self.watch.refused(publish, refusal_of(json.loads(pub_ack)["error"]["err_code"]), now)
         if not publish.reply:
             return
-
-        for one in answers:
-            answer = partial(self._route, text(publish.reply), Publish(publish.reply, b"", b"", one))
-            if stream.answers_after:
-                self.losses.later(now + stream.answers_after, answer)
-            else:
-                self.losses.meets("puback", now, answer)
+        answer = partial(self._route, text(publish.reply), Publish(publish.reply, b"", b"", pub_ack))
+        if stream.answers_after:
+            self.losses.later(now + stream.answers_after, answer)
+        else:
+            self.losses.meets("puback", now, answer)
 
     def subscribe(self, pattern: str, queue: str | None, receive: Receive) -> Interest | SourceError:
         """Add a subscription, or say why not."""

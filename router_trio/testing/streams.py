@@ -17,7 +17,6 @@ from router_trio.protocol.headers import Headers, decode
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
-from router_trio.testing.ingest import Ingest
 
 EPOCH = 1_700_000_000
 """What the zero of Trio's clock is in Unix seconds: timestamps look like real ones, and no real time is read."""
@@ -94,11 +93,6 @@ class Stream:
             validate_pattern(subject, what=f"stream {name!r}: subject")
         self.duplicate_window = duplicate_window
         self._seen: dict[bytes, tuple[float, int]] = {}
-        self.ingest: Ingest = Ingest(name)
-
-    def allow_batched(self, allowed: bool) -> None:
-        """Take fast ingest from now on, or no longer."""
-        self._config = replace(self.config, allow_batched=allowed)
 
     def takes(self, subject: str) -> bool:
         """Return True if a publish to this subject is stored here."""
@@ -126,9 +120,7 @@ class Stream:
         elif room <= 0:
             refuses = "stream_full", f"stream {self.name!r} is full: it has its {self.max_messages} messages (max_msgs)"
         limits = (-1 if self.max_messages is None else self.max_messages,)
-        return StreamState(
-            self.name, self.subjects, refuses, (room, inf), len(self.stored), limits, batched=self.config.allow_batched
-        )
+        return StreamState(self.name, self.subjects, refuses, (room, inf), len(self.stored), limits)
 
     def store(self, publish: Publish, now: float) -> bytes:
         """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer.

@@ -91,14 +91,6 @@ class Trouble:
         """A stream takes nothing any more."""
         self._server.streams[stream].sealed = True
 
-    def allow_batched(self, stream: str, allowed: bool) -> None:
-        """A stream takes fast ingest from now on, or no longer."""
-        self._server.streams[stream].allow_batched(allowed)
-
-    def forget_batches(self, stream: str) -> None:
-        """A stream knows nothing more of its batches of fast ingest."""
-        self._server.streams[stream].ingest.forget_batches()
-
     def edit_subjects(self, stream: str, *subjects: str) -> None:
         """A stream takes these subjects from now on, and no others."""
         self._server.streams[stream].subjects = subjects

@@ -71,8 +71,8 @@ class Peer(Protocol):
     async def delete_stream(self, name: str) -> None:
         """Delete a stream."""
 
-    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False, batched: bool | None = None) -> None:
-        """Have a stream take these subjects, seal it, or have it take batches or not."""
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
+        """Have a stream take these subjects, or seal it."""
 
     async def lame_duck(self) -> None:
         """The server announces that it will shut down."""
@@ -126,11 +126,9 @@ class FakePeer:
     async def delete_stream(self, name: str) -> None:
         self.broker.delete_stream(name)
 
-    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False, batched: bool | None = None) -> None:
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
         if sealed:
             self.broker.trouble.seal(name)
-        elif batched is not None:
-            self.broker.trouble.allow_batched(name, batched)
         else:
             self.broker.trouble.edit_subjects(name, *subjects)
 
@@ -187,10 +185,8 @@ class RealPeer:
     async def delete_stream(self, name: str) -> None:
         await self._jetstream.delete_stream(name)
 
-    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False, batched: bool | None = None) -> None:
+    async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
         changes: dict[str, Any] = {"sealed": True} if sealed else {"subjects": list(subjects)}
-        if batched is not None:
-            changes = {"allow_batched": batched}
         await self._jetstream.edit_stream(name, **changes)
 
     async def lame_duck(self) -> None:

@@ -52,7 +52,7 @@ async def test_who_leaves_the_duplicate_window_to_the_server_is_told_which_it_is
         assert found.duplicate_window == 30.0
 
 
-@pytest.mark.real_needs_server(2, 14, lacks="fast ingest")
+@pytest.mark.real_needs_server(2, 14, lacks="allow_batched")
 async def test_what_newer_servers_allow_arrives(peer: Peer) -> None:
     wanted = replace(DEAD, allow_batched=True, allow_message_ttl=True)
     async with link_of(peer) as link:

@@ -18,9 +18,7 @@ from router_trio.expressions.output import _is_plain, _Writer
 from router_trio.link import SubscriptionBatch
 from router_trio.message import Fate
 from router_trio.nats.jetstream.pubacks import PubAcks
-from router_trio.outbox.batch import Batch
-from router_trio.outbox.operation import Operation, OperationWithAck
-from router_trio.protocol.fast_ingest import Numbering
+from router_trio.outbox.operation import Operation
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.delivery import Delivery
@@ -143,28 +141,6 @@ async def test_messages_of_a_stream_that_are_forwarded_together() -> None:
             slow.routings[0].forward(delivery)
 
     assert saved(lambda: fast.routings[0].forward_each(together), one_by_one) >= 370  # 466
-
-
-async def test_messages_that_were_addressed_to_their_batch() -> None:
-    inbox = b"_INBOX.a"
-
-    def pending(numbering: Numbering | None) -> list[OperationWithAck]:
-        form = (
-            b"HPUB out.5 _INBOX.a.%d 72 200\r\n%b"
-            if numbering is None
-            else b"HPUB out.5 _INBOX.a.b.9.fail.%d.1.$FI 72 200\r\n%b"
-        )
-        return [
-            OperationWithAck(order, form % (order, BODY), None, 0.0, True, None, numbering)
-            for order in range(2, 2 + MESSAGES)
-        ]
-
-    fast, slow = (Batch("to", "OUT", b"b", inbox, 9) for _ in range(2))
-    for batch in (fast, slow):
-        batch.take_along([OperationWithAck(1, b"PUB out.5 _INBOX.a.1 0\r\n\r\n", None, 0.0, True)])
-    addressed, others = pending(fast.numbering), pending(None)
-    assert saved(lambda: fast.take_along(addressed), lambda: slow.take_along(others)) >= 33  # 42
-    assert [one.frame for one in addressed] == [one.frame for one in others]
 
 
 def settled(bench: Bench) -> None:

@@ -10,12 +10,10 @@ from router_trio.testing.streams import EPOCH
 from tests.simulation.content import decided
 from tests.simulation.deleted import deleted
 from tests.simulation.failing import SHARE, failing, trouble
-from tests.simulation.faults import FAULTS, NOT_YET, OF_BATCHES, OF_DURABLES, OF_FORGERS
+from tests.simulation.faults import FAULTS, NOT_YET, OF_DURABLES, OF_FORGERS
 from tests.simulation.flow import flowing
 from tests.simulation.forger import forged
 from tests.simulation.handlers import MAKE
-from tests.simulation.ingest import batched
-from tests.simulation.ingest import trouble as trouble_of_batches
 from tests.simulation.keyed import SHARE as KEYED
 from tests.simulation.keyed import keyed
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
@@ -42,7 +40,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     random = Random(f"simulation {seed}")
     there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
-    kinds = [kind for kind in FAULTS if kind not in NOT_YET and kind not in (*OF_BATCHES, *OF_DURABLES, *OF_FORGERS)]
+    kinds = [kind for kind in FAULTS if kind not in NOT_YET and kind not in (*OF_DURABLES, *OF_FORGERS)]
     wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
     if "reload" not in faults and Random(f"reloads {seed}").random() < RELOADED:
@@ -66,9 +64,6 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     keys = Random(f"keyed {seed}")
     if keys.random() < KEYED:
         routes = tuple(keyed(plan, keys) if keys.random() < 0.7 else plan for plan in routes)
-    ingest = Random(f"ingest {seed}")
-    taking, worth = batched(names, ingest)
-    more += trouble_of_batches(taking, HORIZON, ingest)
     routes, ends = deleted(routes, HORIZON, Random(f"deleted {seed}"))
     forgeries = forged(names, HORIZON, Random(f"forged {seed}"))
     more += [*ends, *forgeries]
@@ -99,8 +94,6 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
             "DEAD": 120.0,
         },
         steps=tuple(sorted(steps, key=lambda step: step.at)),
-        batched=taking,
-        worth=worth,
     )
 
 

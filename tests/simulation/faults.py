@@ -26,9 +26,6 @@ draws one."""
 OF_DURABLES = ("durable held",)
 """Those that are drawn together with the end of a durable: see `deleted`."""
 
-OF_BATCHES = ("batches forgotten", "batches forbidden")
-"""Those that are drawn where a sink takes batches: see `ingest`."""
-
 
 class Drawn(NamedTuple):
     """How long a fault lasts, and its details."""
@@ -233,12 +230,6 @@ FAULTS: dict[str, Fault] = {
         _lasting(15.0, 25.0, pattern=("out.*.d1.>", "out.*.d0.>")),
         _at(lambda broker, pattern: broker.deny_publish(pattern)),
         _at(lambda broker, pattern: broker.allow_publish(pattern)),
-    ),
-    "batches forgotten": Fault(_lasting(0.0), _at(lambda broker: broker.trouble.forget_batches("OUT"))),
-    "batches forbidden": Fault(
-        _lasting(0.5, 7.0),
-        _at(lambda broker: broker.trouble.allow_batched("OUT", False)),
-        _at(lambda broker: broker.trouble.allow_batched("OUT", True)),
     ),
     "sink made anew": Fault(_lasting(0.0), _at(_sink_made_anew)),
     "forgotten tail": Fault(

@@ -13,7 +13,6 @@ from trio._core import _run
 from trio.testing import MockClock
 
 from tests.simulation.draw import draw
-from tests.simulation.ingest import worth
 from tests.simulation.schedule import Schedule
 from tests.simulation.simulation import Simulation
 from tests.simulation.trace import Trace
@@ -47,7 +46,7 @@ def simulate(
     trace = Trace(keep=keep)
     clock = MockClock(autojump_threshold=0)
     simulation = Simulation(schedule, trace)
-    with _deterministic(seed), _bounded(simulation.oracles.wrong), worth(schedule.worth):
+    with _deterministic(seed), _bounded(simulation.oracles.wrong):
         try:
             trio.run(simulation.run, clock=clock)
         except Exception as error:

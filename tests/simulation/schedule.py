@@ -111,8 +111,7 @@ class Schedule:
     """A seed, drawn. `brokers` are their names with what their clocks show at the start; `latency` is each way.
 
     `also` are kinds of `NOT_YET`; `windows` the seconds within which each stream knows a duplicate. A connection is
-    named like its broker, or like that with a number behind it. The sinks of `batched` take batches, which begin with
-    `worth` publishes.
+    named like its broker, or like that with a number behind it.
     """
 
     seed: int
@@ -126,14 +125,10 @@ class Schedule:
     windows: dict[str, float]
     max_payload: dict[str, int]
     steps: tuple[Step, ...]
-    batched: frozenset[str] = frozenset()
-    worth: int = 0
 
     def __str__(self) -> str:
         places = ", ".join(f"{name} ({self.latency[name]:g} s away)" for name in self.brokers)
         lines = [f"seed {self.seed}: brokers {places}; shutdown within {self.shutdown_timeout:g} s"]
-        if self.batched:
-            lines.append(f"  batches of {self.worth} and more to the sinks of {', '.join(sorted(self.batched))}")
         lines += [f"  connection {name}: {options}" for name, options in self.connections.items()]
         lines += [f"  route {plan}" for plan in self.routes]
         lines += [f"  {step}" for step in self.steps]

@@ -58,8 +58,6 @@ class Simulation:
             self.be_as_usual(name)
             for stream, subjects in STREAMS.items():
                 broker.add_stream(stream, subjects, duplicate_window=schedule.windows[stream])
-            if name in schedule.batched:
-                broker.trouble.allow_batched("OUT", True)
         dice = Random(f"platform {schedule.seed}")
         self.platform = Platform(
             lambda: EPOCH + trio.current_time(),

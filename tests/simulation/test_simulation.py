@@ -10,7 +10,7 @@ import pytest
 
 from tests.simulation.__main__ import command, story
 from tests.simulation.draw import draw
-from tests.simulation.faults import FAULTS, NOT_YET, OF_BATCHES
+from tests.simulation.faults import FAULTS, NOT_YET
 from tests.simulation.handlers import MAKE
 from tests.simulation.run import simulate
 from tests.simulation.shrink import shrink
@@ -59,8 +59,7 @@ def test_without_a_step_the_rest_stays_what_it_is() -> None:
 def test_every_fault_and_handler_is_drawn_over_the_seeds() -> None:
     drawn = [draw(seed) for seed in range(400)]
     faults = {kind for schedule in drawn for kind in schedule.faults}
-    assert faults == FAULTS.keys() - NOT_YET.keys() - set(OF_BATCHES)
-    assert {step.kind for schedule in drawn for step in schedule.steps} >= set(OF_BATCHES)
+    assert faults == FAULTS.keys() - NOT_YET.keys()
     assert {plan.handler for schedule in drawn for plan in schedule.routes} >= MAKE.keys() - NOT_YET.keys()
 
 

@@ -23,8 +23,6 @@ class Recorder:
         self.refusals: dict[int, tuple[str, bool]] = {}
         self.refused_by: dict[int, str] = {}
         """The stream that each refusal names, `""` for none."""
-        self.flow: list[tuple[object, ...]] = []
-        """What was answered to batches of fast ingest."""
         self.denied: list[tuple[bytes, str]] = []
         self.unknown: list[str] = []
         """What was denied of which nobody knows what it was."""
@@ -50,18 +48,6 @@ class Recorder:
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         self.refusals[order] = (reason, retriable)
         self.refused_by[order] = stream
-        self._tell()
-
-    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
-        self.flow.append(("stored", batch, sequence))
-        self._tell()
-
-    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
-        self.flow.append(("refused", batch, sequence, reason, retriable))
-        self._tell()
-
-    def ingest_ended(self, batch: bytes, count: int | None) -> None:
-        self.flow.append(("ended", batch, count))
         self._tell()
 
     def publish_denied(self, subject: bytes, detail: str) -> None:

@@ -53,15 +53,6 @@ class CommandLink:
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         """See `link.LinkListener`."""
 
-    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
-        """See `link.LinkListener`. No batches are sent here."""
-
-    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
-        """See `link.LinkListener`."""
-
-    def ingest_ended(self, batch: bytes, count: int | None) -> None:
-        """See `link.LinkListener`."""
-
     def read_begins(self) -> None:
         """See `link.LinkListener`."""
 

@@ -90,7 +90,7 @@ def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
             raise AnswerError("it is an answer of the JetStream API")
         error = answer.object("error")
         if error is not None:
-            refused = refusal(error)
+            refused = _refusal(error)
             refused.stream = answer.text("stream", "")
             raise refused
         stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
@@ -100,7 +100,7 @@ def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
         raise Refused(reasons.BAD_ANSWER, told) from wrong
 
 
-def refusal(error: Object) -> Refused:
+def _refusal(error: Object) -> Refused:
     """Return what an error in an answer says. Raises `AnswerError`."""
     detail = error.description("description") or "error"
     status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)

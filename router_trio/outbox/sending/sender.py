@@ -1,15 +1,13 @@
 """What of an outbox may be written now, and when to ask again.
 
-Decides how much goes at once, and what has to wait: for room in flight, for a lane, for the end of a batch of fast
-ingest, or for the next link. Pure and synchronous; the clock is given.
+Decides how much goes at once, and what has to wait: for room in flight, for a lane, or for the next link. Pure and
+synchronous; the clock is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 
-from router_trio.outbox.fast_ingest import FastIngest
 from router_trio.outbox.fences import Fences
 from router_trio.outbox.operation import Operation
 from router_trio.outbox.queue import SendQueue
@@ -39,7 +37,6 @@ class Sender:
         fences: Fences,
         suspects: Suspects,
         retries: Retries,
-        ingest: FastIngest,
         refusals: Refusals,
         *,
         clock: Callable[[], float],
@@ -51,7 +48,6 @@ class Sender:
         self._fences = fences
         self._suspects = suspects
         self._retries = retries
-        self._ingest = ingest
         self._refusals = refusals
         self._expires = refusals.max_age > 0
         self._clock = clock
@@ -63,9 +59,8 @@ class Sender:
         self._held_back = False
 
     def hold_back(self) -> None:
-        """Write nothing more on this link but ends of batches: it is being left. The next one takes what is pending."""
+        """Write nothing more on this link: it is being left. The next one takes what is pending."""
         self._held_back = True
-        self._wake()
 
     def next_batch(self) -> list[Operation]:
         """Move what may be written now from pending into flight, and return it.
@@ -73,37 +68,13 @@ class Sender:
         Asking says that the batch before was sent, and that what the link refused of it was told to `write_refused`.
         """
         self._fences.batch_sent()
-        if self._ingest.at_work:
-            return self._next_batch_with_ingest()
         return [] if self._held_back else self._take_batch()
 
     def next_batch_at(self) -> float | None:
         """When to ask for a batch again though nothing has happened; None if there is no need to."""
-        due = self._ingest.next_due_at() if self._ingest.at_work else inf
-        if (self._queue.waiting or self._lanes.lanes) and not self._held_back:
-            try_at = self._retries.next_try_at(MAX_UNACKED)
-            due = due if try_at is None else min(due, try_at)
-        return None if due == inf else due
-
-    def _next_batch_with_ingest(self) -> list[Operation]:
-        now = self._clock()
-        if self._held_back:
-            return self._ends_of_batches(now)
-        written, aside = self._ingest.arrange(self._take_batch(), now, self._lanes.holds_of)
-        if aside:
-            self._queue.take_back(aside)
-        self._ingest.check_ends(now, self._queue.waits)
-        return written
-
-    def _ends_of_batches(self, now: float) -> list[Operation]:
-        """The last message of each batch, which is pending."""
-        ends: list[Operation] = []
-        for batch, latest in self._ingest.latest():
-            if self._queue.withdraw(latest):
-                self._in_flight.add_with_ack(latest, now)
-                batch.take_as_last(latest, now)
-                ends.append(latest)
-        return ends
+        if self._held_back or not (self._queue.waiting or self._lanes.lanes):
+            return None
+        return self._retries.next_try_at(MAX_UNACKED)
 
     def _take_batch(self) -> list[Operation]:
         if self._expires:

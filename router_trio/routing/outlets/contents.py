@@ -71,10 +71,6 @@ class CopyContents:
         """What the id of a copy begins with; None if there is nothing to know the message by."""
         return own if self._own_ids else message_ids.find(block) or own
 
-    def has_senders_id(self, block: bytes) -> bool:
-        """Return True if a copy of a message that came with this header block keeps the id that its sender gave it."""
-        return not self._own_ids and bool(message_ids.find(block))
-
     def with_id(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
         """Return a header block with the id of a copy, or without one if there is nothing to know it by."""
         if first_id is None and not self._jetstream:

@@ -47,9 +47,7 @@ class Outlet:
         self._transform = transform
         self.changes: bool = transform is not None
         """True if a copy is not what the message was when it came."""
-        chooses_ids = any(name.lower() == message_ids.NAME.lower() for name, _ in destination.set_headers)
-        # Whether a stream had a message before is of interest if the id was given, and only a PubAck of its own tells.
-        self._ingest_to = (destination.route, self.template) if destination.fast_ingest and not chooses_ids else None
+        self._key = (destination.route, self.template)
         self._carries_reply = destination.carries_reply
         self._never_replied_to = destination.never_replied_to
         self.breaker: OutletBreaker | None = None
@@ -153,8 +151,7 @@ class Outlet:
         """
         target, block, body = self._copy_of(raw, origin.message_id, facts)
         reply = self._carried_reply(origin.reply)
-        own_id = not raw[2] or not self.contents.has_senders_id(framing.header_block(raw))
-        self._send(target, block, body, owner, trace_parent, reply, own_id=own_id)
+        self._send(target, block, body, owner, trace_parent, reply)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
         """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
@@ -169,55 +166,44 @@ class Outlet:
         refused: list[tuple[Delivery, RouterError]] = []
         frames: list[bytes] = []
         owners: list[Delivery] = []
-        own_acks: list[int] = []
         order = self.outbox.next_order
         prefixes, endings = self.address.prefixes, self.address.endings
         inbox, limit = self.connection.inbox, self.connection.max_payload
-        numbering = self.outbox.ingest.numbering(self._ingest_to) if self.outbox.ingest.at_work else None
-        base, behind, end = (inbox, 0, b"") if numbering is None else (numbering.base, numbering.behind, numbering.end)
         for delivery in deliveries:
             raw = delivery.raw
             subject, _, header_size, size, tail = raw
             try:
-                prefix = prefixes.get(subject)
-                own_ack = False
-                if prefix is None:
-                    prefix = self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
-                    own_ack = len(prefix) > LONGEST_REMEMBERED  # a line that may be full is not made longer
+                prefix = prefixes.get(subject) or self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
                 ending = endings.get(subject) or self.address.ending_for(subject)
                 message_id = delivery.message_id or self.connection.new_message_id()
-                if header_size or own_ack or delivery.trace is not None:
+                if header_size or delivery.trace is not None:
                     start = len(tail) - 2 - size + header_size
-                    came = tail[start - header_size : start]
-                    own_ack = own_ack or self.contents.has_senders_id(came)
-                    block = self.contents.headers(came, message_id, ending)
+                    block = self.contents.headers(tail[start - header_size : start], message_id, ending)
                     trace_parent = self.trace(delivery)
                     if trace_parent is not None:
                         block = self.contents.with_parent(block, trace_parent, size - header_size)
                     size += len(block) - header_size
                     if size > limit:
                         measure(self.connection, size)
-                    reply = b"%b.%d" % (inbox, order) if own_ack else b"%b.%d%b" % (base, order - behind, end)
-                    frame = b"H%b%b %d %d\r\n%b%b" % (prefix, reply, len(block), size, block, tail[start:])
+                    frame = b"H%b%b.%d %d %d\r\n%b%b" % (
+                        prefix, inbox, order, len(block), size, block, tail[start:]
+                    )  # fmt: skip
                 else:
                     # What most messages of a stream are like: the same in one go.
                     added = len(message_id) + len(ending) + message_ids.ADDED
                     if size + added > limit:
                         measure(self.connection, size + added)
                     body = tail[-2 - size :]
-                    number = order - behind
                     frame = message_ids.FRAME % (
-                        prefix, base, number, end, added, size + added, message_id, ending, body
+                        prefix, inbox, order, added, size + added, message_id, ending, body
                     )  # fmt: skip
             except RouterError as error:
                 refused.append((delivery, error))
                 continue
-            if own_ack:
-                own_acks.append(len(frames))
             frames.append(frame)
             owners.append(delivery)
             order += 1
-        self.outbox.offer_each(frames, owners, self._ingest_to, own_acks, numbering)
+        self.outbox.offer_each(frames, owners, self._key)
         return refused
 
     def forward_message(
@@ -237,8 +223,7 @@ class Outlet:
         """
         target, block, reply = self._addressed(message, origin, raw, message_id, facts)
         body = self.contents.payload(message.payload, facts)
-        own_id = not block or message_ids.NAME not in message.headers
-        self._send(target, block, body, owner, trace_parent, reply, own_id=own_id)
+        self._send(target, block, body, owner, trace_parent, reply)
 
     def forward_with(self, raw: framing.RawMessage, owner: Owner, message_id: bytes, block: bytes) -> None:
         """Publish one raw message with this header block, in which the id of the copy begins with `message_id`.
@@ -322,8 +307,6 @@ class Outlet:
         owner: Owner,
         trace_parent: bytes | None,
         reply: bytes,
-        *,
-        own_id: bool = False,
     ) -> None:
         """Offer one frame to the outbox. Raises `MappingError` or `PublishError` (too_large, queue_full)."""
         outbox = self.outbox
@@ -334,8 +317,7 @@ class Outlet:
             block = self.contents.with_parent(block, trace_parent, len(body))
         self._check_size(target, block, len(body), reply)
         frame = framing.publish(target, body, reply=reply, headers=block)
-        ingest_to = self._ingest_to if own_id and len(target) <= LONGEST_REMEMBERED else None
-        outbox.offer(frame, with_ack=with_ack, owner=owner, ingest_to=ingest_to)
+        outbox.offer(frame, with_ack=with_ack, owner=owner, mapped_by=self._key)
 
     def _check_size(self, target: bytes, block: bytes, size: int, reply: bytes) -> None:
         measure(self.connection, len(block) + size)

@@ -53,11 +53,6 @@ class DestinationSettings(Section, init=False):
         "when the server has read it. By default true if the route reads a stream, else false.",
         examples=[True],
     )
-    fast_ingest: bool = Field(
-        True,
-        description="Use fast ingest (ADR-50), one answer for many messages, where the stream has `allow_batched`; "
-        "false: a PubAck for each message.",
-    )
     reply: bool = Field(
         False,
         description="Carry the reply subject of a message to another connection as well. On its own connection a core "

@@ -90,8 +90,6 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route} sends core publishes to {subject} on {connection}, which stream {stream} stores: a message "
         "that the stream refuses counts as routed; set jetstream = true there"
     ),
-    events.FastIngestChosen: "Route {route} sends to {subject} on {connection} by fast ingest into stream {stream}",
-    events.FastIngestUnavailable: "Route {route} sends to {subject} on {connection} without fast ingest: {detail}",
     events.DestinationStored: "Route {route} can deliver to {subject} on {connection} again",
     events.DestinationsUnknown: (
         "Could not look up the streams that {connection} publishes to: {reason}; "

@@ -23,10 +23,10 @@ SOURCED = [{"name": "IN", "subject_transforms": [{"src": "in.*", "dest": "out.{{
 """What makes the server itself copy IN."""
 
 
-def create_streams(wire: Wire, *, batched: bool = False) -> None:
-    """Make IN and OUT anew, on file, and a durable consumer of IN; `batched`: OUT takes batches (fast ingest)."""
+def create_streams(wire: Wire) -> None:
+    """Make IN and OUT anew, on file, and a durable consumer of IN."""
     create_source(wire)
-    create_destination(wire, **({"allow_batched": True} if batched else {}))
+    create_destination(wire)
 
 
 def create_source(wire: Wire, **consumer: Any) -> None:
@@ -65,10 +65,10 @@ def fill_source(url: str, count: int, payload: int, tokens: int) -> None:
 def stream(spec: dict[str, Any]) -> dict[str, Any]:
     """Fill IN with `messages`, then time how OUT fills: at most for `seconds`, after a tenth as warm-up.
 
-    `batched`: OUT takes batches. `sourced`: no contestant fills it, but the server, as OUT has IN for its source.
+    `sourced`: no contestant fills it, but the server, as OUT has IN for its source.
     """
     wire = Wire(spec["url"])
-    create_streams(wire, batched=spec.get("batched", False))
+    create_streams(wire)
     sourced = spec.get("sourced", False)
     total = spec["messages"]
     fill_source(spec["url"], total, spec["payload"], spec["tokens"])

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 Kind = Literal["stream", "core"]
 
-Variant = Literal["plain", "max-deliver", "sparse", "memory", "two-routers", "content", "keys", "ingest"]
+Variant = Literal["plain", "max-deliver", "sparse", "memory", "two-routers", "content", "keys"]
 """How streams, durable, routers and routes are made: see `variants`."""
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)

@@ -29,8 +29,7 @@ from router_trio.link import (
 from router_trio.message import PubAck
 from router_trio.nats.dialer import Dialer
 from router_trio.outbox.operation import Operation
-from router_trio.protocol.fast_ingest import answered
-from router_trio.protocol.framing import RawMessage, published
+from router_trio.protocol.framing import RawMessage
 from router_trio.settings import ConnectionSettings
 from tests.resilience.chaos.hands import Hands
 from tests.resilience.chaos.load import numbers
@@ -117,8 +116,6 @@ class _Ears:
         self._spy = spy
         self.unanswered: dict[int, Operation] = {}
         """JetStream publishes by their number, in the order in which they were written."""
-        self.in_batch: dict[tuple[bytes, int], int] = {}
-        """The number of each that is in a batch of fast ingest, by batch and place there."""
         self.read_begins = listener.read_begins
         self.read_done = listener.read_done
         self.lame_duck = listener.lame_duck
@@ -136,36 +133,9 @@ class _Ears:
         self._spy.refused(self.unanswered.pop(order, None), retriable=retriable)
         self._listener.ack_refused(order, reason, detail, retriable, stream=stream)
 
-    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
-        self._took_all(batch, sequence)
-        self._listener.ingested(batch, sequence, flow)
-
-    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
-        order = self.in_batch.pop((batch, sequence), None)
-        if order is not None:
-            self._spy.refused(self.unanswered.pop(order, None), retriable=retriable)
-        self._over(batch)
-        self._listener.ingest_refused(batch, sequence, reason, detail, retriable)
-
-    def ingest_ended(self, batch: bytes, count: int | None) -> None:
-        self._took_all(batch, count or 0)
-        self._over(batch)
-        self._listener.ingest_ended(batch, count)
-
     def writes(self, operation: Operation) -> None:
         """A publish that wants an answer is about to be written."""
-        about = answered(published(operation.frame)[1])
-        if about is not None:
-            self.in_batch[about] = operation.order
         self.unanswered[operation.order] = operation
-
-    def _took_all(self, batch: bytes, sequence: int) -> None:
-        stored = [about for about in self.in_batch if about[0] == batch and about[1] <= sequence]
-        for about in stored:
-            self._spy.took(self.unanswered.pop(self.in_batch.pop(about), None))
-
-    def _over(self, batch: bytes) -> None:
-        self.in_batch = {about: order for about, order in self.in_batch.items() if about[0] != batch}
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         oldest = next((order for order, one in self.unanswered.items() if one.subject == subject), None)

@@ -99,8 +99,7 @@ async def create_source(stream: JetStream, variant: Variant) -> None:
 async def create_sink(stream: JetStream, schedule: Schedule) -> None:
     """Create the stream that keeps what the routers send."""
     subject = "sink.*" if schedule.kind == "stream" else "out.*"
-    batched = {"allow_batched": True} if schedule.variant == "ingest" else {}
-    await stream.create_stream(SINK, [subject], storage=_storage(schedule.variant), **batched)
+    await stream.create_stream(SINK, [subject], storage=_storage(schedule.variant))
 
 
 def dies_with_its_server(variant: Variant) -> bool:

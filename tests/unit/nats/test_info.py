@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from router_trio.errors import ProtocolError, SourceError
 from router_trio.errors.quotes import LONGEST_QUOTE
-from router_trio.nats.flow_acks import is_known_to
 from router_trio.nats.info import (
     MAX_CONNECT_URLS,
     MAX_TEXT,
@@ -74,22 +73,19 @@ def test_the_numbers_are_what_the_version_begins_with(version: str, numbers: tup
 
 
 @pytest.mark.parametrize(
-    ("version", "fast_ingest", "standby"),
+    ("version", "standby"),
     [
-        ("2.10.29", False, False),
-        ("2.11.0", False, True),
-        ("2.13.9", False, True),
-        ("2.14.0", True, True),
-        ("2.14", True, True),
-        ("3.0.0", True, True),
-        # Fast ingest can be done without, a standby can't.
-        ("2", False, True),
-        ("dev", False, True),
+        ("2.10.29", False),
+        ("2.11.0", True),
+        ("2.14", True),
+        ("3.0.0", True),
+        # A version that can't be read keeps no route from standing by.
+        ("2", True),
+        ("dev", True),
     ],
 )
-def test_what_a_server_has_by_its_version(version: str, fast_ingest: bool, standby: bool) -> None:
+def test_a_server_has_pinned_consumers_from_2_11_on(version: str, standby: bool) -> None:
     found = ServerInfo(version=version)
-    assert is_known_to(found) is fast_ingest
     if standby:
         check_version(found)
     else:

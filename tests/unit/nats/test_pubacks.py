@@ -27,15 +27,6 @@ class Listener:
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         self.told.append((order, reason, retriable))
 
-    def ingested(self, batch: bytes, sequence: int, flow: int) -> None:
-        raise AssertionError("not from here")
-
-    def ingest_refused(self, batch: bytes, sequence: int, reason: str, detail: str, retriable: bool) -> None:
-        raise AssertionError("not from here")
-
-    def ingest_ended(self, batch: bytes, count: int | None) -> None:
-        raise AssertionError("not from here")
-
     def publish_denied(self, subject: bytes, detail: str) -> None:
         raise AssertionError("not from here")
 

@@ -149,6 +149,14 @@ def test_a_key_that_was_removed_says_what_to_write_instead(value: Any) -> None:
     assert problems(lambda: SourceSettings(**stream)) == {"ack": found["routes[0].from.ack"]}
 
 
+@pytest.mark.parametrize("value", [True, False, "yes"])
+def test_fast_ingest_is_refused_with_what_to_do_instead(value: Any) -> None:
+    found = problems(lambda: Settings(connections=MAIN, routes=[route(to=[{"subject": "out", "fast_ingest": value}])]))
+    assert found == {
+        "routes[0].to[0].fast_ingest": "no longer a key; remove it: every message gets a PubAck of its own"
+    }
+
+
 def test_unknown_key_without_a_likeness_lists_what_there_is() -> None:
     found = problems(lambda: Settings(connections=MAIN, router={"zzz": 1}))
     assert found == {"router.zzz": "unknown key; there is: 'name', 'shutdown_timeout', 'workers'"}

@@ -30,8 +30,6 @@ SLOWER = {"nats_py": 25_000, "nats_py_uvloop": 35_000, "watermill": 15_000}
 IN_FLIGHT = (64, 256, 1024, 4096)
 CEILING = "(no router)"
 SERVER = "(the server itself)"
-BATCHERS = ("router_trio", "router_trio_compiled", "raw", "nats_py", "nats_go")
-"""Those that copy into a stream that takes batches."""
 
 
 def closed_spec(setting: Setting, payload: int, **changes: Any) -> dict[str, Any]:
@@ -77,26 +75,8 @@ async def stream(setting: Setting) -> list[Section]:
         "From one stream on file to another, with Msg-Id and PubAck; the source is acked after the PubAck. "
         f"`{SERVER}` is a stream that has the other one as its source, and transforms its subjects."
     )
-    sections = [
-        Section("stream", "Stream to stream, 128 B", text, (RATE, COST, LOST), results),
-        await _fast_ingest(setting),
-    ]
-    return sections if setting.quick else [*sections, await _in_flight(setting)]
-
-
-async def _fast_ingest(setting: Setting) -> Section:
-    """The same into a stream that takes batches, for those who can make use of that, and for those who can't."""
-    turns: dict[str, Turn] = {
-        contestant.name: partial(stream_turn, setting, contestant, batched=True)
-        for contestant in taking_part(STREAM, essential=setting.quick)
-        if contestant.name in BATCHERS
-    }
-    results = await in_turns(setting.rounds, turns, say=setting.say)
-    text = (
-        "The same into a stream with `allow_batched`. `raw`, `nats_py` and `nats_go` wait for a PubAck of each message."
-    )
-    title = "Stream to stream, fast ingest, 128 B"
-    return Section("stream-fast", title, text, (RATE, COST, LOST), results)
+    section = Section("stream", "Stream to stream, 128 B", text, (RATE, COST, LOST), results)
+    return [section] if setting.quick else [section, await _in_flight(setting)]
 
 
 async def _in_flight(setting: Setting) -> Section:
@@ -117,7 +97,6 @@ async def stream_turn(
     setting: Setting,
     contestant: Contestant | None,
     *,
-    batched: bool = False,
     warm_up: float = 0.5,
     most: int = STREAM_MESSAGES,
     **changes: Any,
@@ -136,7 +115,6 @@ async def stream_turn(
         "messages": round(rate * (setting.seconds + warm_up + 0.5)),
         "warm_up": warm_up,
         "seconds": setting.seconds,
-        "batched": batched,
         "sourced": contestant is None,
     }
     return await routed(spec, contestant, setting.job(STREAM, **changes))

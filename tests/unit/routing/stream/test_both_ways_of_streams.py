@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from itertools import count
 from typing import Any, cast
 
 import pytest
-import trio
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock
 
 from router_trio.message import Fate
-from router_trio.outbox.fast_ingest import WORTH
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.stream.ack_pending import AckPending
@@ -69,79 +65,11 @@ def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
                     made.routings[0].forward(one)
             made.events.append(cast(Any, [(one.remaining, one.failure, one.refused) for one in deliveries]))
             unacked = made.outbox.queue.in_flight.unacked
-            made.events.append(cast(Any, [(order, one.ingest_to) for order, one in unacked.items()]))
+            made.events.append(cast(Any, [(order, one.mapped_by) for order, one in unacked.items()]))
 
         return run
 
     both(lambda: bench(STORED, source=source), way(together=True), way(together=False))
-
-
-STEPS = st.lists(
-    st.tuples(st.just("forwarded"), STREAMED)
-    | st.tuples(st.sampled_from(["many", "written", "another", "elsewhere", "late", "lost"]), st.none())
-    | st.tuples(st.sampled_from(["stored", "ended"]), st.integers(0, 60)),
-    max_size=14,
-)
-"""What happens while a stream takes batches: see the test of messages for a batch."""
-
-PLAIN = [delivery(number, b"in.a", b"", b"x") for number in range(1, 1 + WORTH)]
-
-
-@example(steps=[("many", None), ("written", None), ("forwarded", PLAIN), ("another", None), ("forwarded", PLAIN)])
-@example(steps=[("many", None), ("written", None), ("forwarded", PLAIN), ("ended", 3), ("written", None)])
-@example(steps=[("many", None), ("written", None), ("forwarded", PLAIN), ("lost", None), ("written", None)])
-@given(steps=STEPS)
-def test_messages_for_a_batch_are_written_as_those_that_are_forwarded_one_by_one(steps: list[Any]) -> None:
-    def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
-        async def run(made: Bench) -> None:
-            route, outbox, routing = made.stream_route(), made.outbox, made.routings[0]
-            key, batches = (routing.state.name, routing.outlets[0].template), count(1)
-
-            def link_up() -> None:
-                made.connection.inbox = b"_INBOX.bench%d" % next(batches)
-                outbox.link_up(made.connection.inbox)
-                outbox.ingest.use_for(key, "OUT")
-
-            def forward(messages: list[RawMessage]) -> None:
-                deliveries = [delivery_of(route, StreamCursor("x"), one, 0.0) for one in messages]
-                if together:
-                    routing.forward_each(deliveries)
-                else:
-                    for one in deliveries:
-                        routing.forward(one)
-
-            def write() -> None:
-                made.events.append(cast(Any, [operation.frame for operation in outbox.sender.next_batch()]))
-
-            link_up()
-            for step, what in [*steps, ("written", None), ("late", None), ("written", None)]:
-                newest = next(reversed(outbox.ingest._by_id), b"")
-                match step:
-                    case "forwarded":
-                        forward(what)
-                    case "many":
-                        forward(PLAIN)
-                    case "another":  # of another route, to another destination
-                        outbox.offer(
-                            b"PUB else %b.%d 0\r\n\r\n" % (made.connection.inbox, outbox.next_order), with_ack=True
-                        )
-                    case "elsewhere":
-                        outbox.offer(b"PUB core 0\r\n\r\n")
-                    case "written":
-                        write()
-                    case "late":
-                        cast(MockClock, trio.lowlevel.current_clock()).jump(0.5)
-                    case "lost":
-                        outbox.link_down()
-                        link_up()
-                    case "stored":
-                        outbox.ingest.stored(newest, what, 0)
-                    case "ended":
-                        outbox.ingest.ended(newest, what)
-
-        return run
-
-    both(lambda: bench(STORED, source=STREAM), way(together=True), way(together=False))
 
 
 FATES = st.sampled_from([
