@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import trio
 
+from router_trio import Message
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer
 from tests.support.settings import settings
-from tests.support.streams import publish_numbered, route
+from tests.support.streams import publish_numbered, route, source_and_sink
 from tests.support.watch import until_nothing_is_unacked, until_stored, watched
 
 COUNT = 20
@@ -22,12 +23,14 @@ MANY = 300
 
 
 @asynccontextmanager
-async def forging(client: RawClient, subject: str, headers: Any = None, *, ahead: int = 0) -> AsyncIterator[list[str]]:
-    """Publish to a subject for each message that comes for `sink.*`, with its reply subject; yields those.
+async def forging(
+    client: RawClient, subject: str, headers: Any = None, *, ahead: int = 0, heard_at: str = "sink.*"
+) -> AsyncIterator[list[str]]:
+    """Publish to a subject for each message that comes for `heard_at`, with its reply subject; yields those.
 
     And with those of so many publishes that are still to come, again and again: their numbers follow.
     """
-    heard = await client.subscribe("sink.*")
+    heard = await client.subscribe(heard_at)
     forged: list[str] = []
 
     async def forge() -> None:
@@ -61,6 +64,25 @@ async def test_a_puback_of_a_stream_that_takes_other_subjects_acks_nothing(serve
             await stream.create_stream("SINK", ["sink.*"])
             await until_stored(stream, "SINK", COUNT, within=20)
             await until_nothing_is_unacked(stream)
+
+
+async def elsewhere(message: Message) -> Message:
+    """Send where no stream is."""
+    return message.replace(subject="elsewhere.x")
+
+
+async def test_a_puback_of_the_destinations_stream_acks_nothing_that_a_handler_sends_elsewhere(
+    server: NatsServer,
+) -> None:
+    config = settings(server.url, routes=[{**route(), "handler": f"{__name__}:elsewhere"}])
+    async with connect(server.url) as client:
+        stream = await source_and_sink(client, COUNT)
+        async with forging(client, "sink.forged", heard_at="elsewhere.*") as forged, watched(config) as watch:
+            await eventually(lambda: len(forged) >= COUNT)
+            await until_stored(stream, "SINK", COUNT)
+            await client.ping()
+            await trio.sleep(1)
+            assert watch.router.ledger()["main"]["settled"]["acked"] == 0
 
 
 @pytest.mark.parametrize("forged", ["evil.x", "sink.forged"])

@@ -223,7 +223,8 @@ class Outlet:
         """
         target, block, reply = self._addressed(message, origin, raw, message_id, facts)
         body = self.contents.payload(message.payload, facts)
-        self._send(target, block, body, owner, trace_parent, reply)
+        mapped = message.subject == origin.subject
+        self._send(target, block, body, owner, trace_parent, reply, mapped=mapped)
 
     def forward_with(self, raw: framing.RawMessage, owner: Owner, message_id: bytes, block: bytes) -> None:
         """Publish one raw message with this header block, in which the id of the copy begins with `message_id`.
@@ -307,8 +308,13 @@ class Outlet:
         owner: Owner,
         trace_parent: bytes | None,
         reply: bytes,
+        *,
+        mapped: bool = True,
     ) -> None:
-        """Offer one frame to the outbox. Raises `MappingError` or `PublishError` (too_large, queue_full)."""
+        """Offer one frame to the outbox. `mapped` is False if `target` is not what the mapping made of the subject.
+
+        Raises `MappingError` or `PublishError` (too_large, queue_full).
+        """
         outbox = self.outbox
         with_ack = self.destination.jetstream
         if with_ack:
@@ -317,7 +323,7 @@ class Outlet:
             block = self.contents.with_parent(block, trace_parent, len(body))
         self._check_size(target, block, len(body), reply)
         frame = framing.publish(target, body, reply=reply, headers=block)
-        outbox.offer(frame, with_ack=with_ack, owner=owner, mapped_by=self._key)
+        outbox.offer(frame, with_ack=with_ack, owner=owner, mapped_by=self._key if mapped else None)
 
     def _check_size(self, target: bytes, block: bytes, size: int, reply: bytes) -> None:
         measure(self.connection, len(block) + size)
