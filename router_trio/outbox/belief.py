@@ -81,10 +81,10 @@ class Belief:
             return True
         return self.takes(stream, operation.subject) if stream in self._streams else None
 
-    def takes(self, stream: str, subject: bytes) -> bool:
+    def takes(self, stream: str | None, subject: bytes) -> bool:
         """Return True if a stream is known to take this subject."""
-        subjects = self._streams.get(stream)
-        if subjects is None:
+        subjects = None if stream is None else self._streams.get(stream)
+        if stream is None or subjects is None:
             return False
         taken = self._taken.setdefault(stream, {})
         found = taken.get(subject)

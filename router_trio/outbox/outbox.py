@@ -317,7 +317,6 @@ class Outbox:
             # subject does.
             if (
                 covered is not None
-                and stream is not None
                 and operation.mapped_by not in covered
                 and not belief.takes(stream, operation.subject)
             ):

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from trio.testing import MockClock
 
 from router_trio import Message
+from router_trio.subjects.patterns import matches
 from router_trio.telemetry.traces.tracer import Traces
 from tests.performance.instructions import Bench, core_route, instructions, stream_route
 from tests.support.compiled import looks_inside
@@ -57,6 +58,19 @@ async def test_one_in_a_hundred_is_traced(handler: bool, more: float) -> None:
 
 async def test_stream_to_stream() -> None:
     assert a_message(Bench(1, stream=True).stream(MESSAGES)) < 630
+
+
+@pytest.mark.parametrize(("covers", "more"), [(True, 9), (False, 80)])
+async def test_whether_a_puback_counts_costs_a_lookup_where_a_stream_takes_all_of_a_destination(
+    covers: bool, more: float
+) -> None:
+    """Else the subject is looked up, of which is remembered whether the stream takes it."""
+    believing, asking = Bench(1, stream=True), Bench(1, stream=True)
+    (to,) = stream_route()["to"]
+    asking.outbox.belief.matches = matches
+    asking.outbox.belief.begin_link()
+    asking.outbox.belief.learn({"OUT": ("out.>",)}, {"OUT": [("r", to["subject"])] if covers else []})
+    assert a_message(asking.stream(MESSAGES)) < a_message(believing.stream(MESSAGES)) + more
 
 
 FLOW: dict[str, dict[str, Any]] = {
