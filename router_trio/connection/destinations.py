@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from math import inf
 
 import trio
@@ -256,8 +257,13 @@ class Destinations:
                 )
 
     async def _take(self, link: Link, name: str, pattern: str | None, streams: dict[str, StreamState]) -> None:
-        """Look at a stream, which was found by `pattern`. One that we may not look at counts as fine."""
+        """Look at a stream, which was found by `pattern`. One that we may not look at counts as fine.
+
+        Of its subjects the patterns that it was found by are known.
+        """
         if name in streams:
+            if name in self._secret and pattern is not None:
+                streams[name] = replace(streams[name], subjects=(*streams[name].subjects, pattern))
             return
         state = None
         if name not in self._secret:

@@ -40,6 +40,7 @@ NAMES = {
 HERE = "tests.integration.test_each_permission"
 CORE = core_route("in.*", "heard.{{wildcard(1)}}")
 STORED = CORE | {"to": [{"subject": "out.{{wildcard(1)}}", "jetstream": True}]}
+STORED_TWICE = CORE | {"to": [{"subject": f"out.{name}", "jetstream": True} for name in "ab"]}
 STREAM = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s")
 STANDBY = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s", standby=True)
 RETRYING = STREAM | {"retry": {"initial": "50ms"}}
@@ -56,6 +57,11 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def _send(at: Place) -> None:
     await at.client.publish("in.x", b"sent", None, "answers.here")
+
+
+async def _nothing(at: Place) -> None:
+    """It is needed as it is."""
+    await trio.lowlevel.checkpoint()
 
 
 async def _pass(at: Place) -> None:
@@ -148,7 +154,10 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{api}.CONSUMER.UNPIN.{stream}.{durable}"): {"": Case(STANDBY, _go_away_and_return)},
     (PUBLISH, "{api}.STREAM.MSG.GET.{stream}"): {"": Case(STREAM, _find_the_durable_gone)},
     (PUBLISH, "{api}.STREAM.NAMES"): {"": Case(STORED, _pass)},
-    (PUBLISH, "{api}.STREAM.INFO.{target}"): {"": Case(STORED, _pass)},
+    (PUBLISH, "{api}.STREAM.INFO.{target}"): {
+        "": Case(STORED, _pass),
+        "of two destinations": Case(STORED_TWICE, _nothing),
+    },
     (PUBLISH, "{api}.STREAM.INFO.{made}"): {"": Case(CORE, made=MADE)},
     (PUBLISH, "{api}.STREAM.CREATE.{made}"): {"": Case(CORE, made=MADE)},
     (SUBSCRIBE, "{source}"): {"": Case(CORE)},
