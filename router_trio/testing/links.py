@@ -176,7 +176,8 @@ class FakeLink(FakeSocket):
     async def take_the_lead(self, spec: ConsumerSpec) -> str:
         """See `link.Link.take_the_lead`. Here it needs no message."""
         if spec.pin is not None and spec.pin not in self._pins:
-            await self.request(lambda now: self._network.server.unpin(spec, now))
+            subject = f"$JS.API.CONSUMER.UNPIN.{spec.stream}.{spec.durable}".encode()
+            self.publishing(subject, lambda now: self._network.server.unpin(spec, now))
         while True:
             pin = await self.request(lambda now: self._network.server.pin_for(spec, now))
             if isinstance(pin, SourceError):
@@ -202,6 +203,16 @@ class FakeLink(FakeSocket):
     async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
         """See `subscriptions.Line.check_consumer`."""
         return await self.look_up(lambda now: self._network.server.check_consumer(spec, now))
+
+    async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
+        """See `subscriptions.Line.asking`."""
+        server = self._network.server
+
+        def ask(now: float) -> T | SourceError:
+            denied = [error for subject in subjects if (error := server.may_not_ask(subject)) is not None]
+            return denied[0] if denied else question(now)
+
+        return await self.request(ask)
 
     async def look_up(self, ask: Callable[[float], T | SourceError]) -> T:
         """Ask as `request` does, for a bounded time. Raises `SourceError`."""

@@ -63,6 +63,13 @@ class Server:
         """Return True if permissions allow it."""
         return not any(matches(pattern, subject) for pattern in self.denied_publishes)
 
+    def may_not_ask(self, subject: str) -> SourceError | None:
+        """Return why a request to a subject gets no answer; None if permissions allow it."""
+        if self.may_publish(subject):
+            return None
+        told = f"this user may not publish to {subject!r}; give this user the permission"
+        return SourceError(told, reason=reasons.PERMISSION_DENIED)
+
     def receive(self, publish: Publish, now: float, is_own: Callable[[Receive], bool]) -> None:
         """Take a publish from a link: it is recorded, and then routed. `is_own`: see `publish`."""
         self.published.append(PublishedMessage(text(publish.subject), decode(publish.header), publish.payload))
@@ -192,8 +199,8 @@ class Server:
         for request in (f"STREAM.INFO.{spec.stream}", f"CONSUMER.INFO.{spec.stream}.{spec.durable}") + (
             (f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}",) if created else ()
         ):
-            if not self.may_publish(f"$JS.API.{request}"):
-                return _may_not_ask()
+            if (denied := self.may_not_ask(f"$JS.API.{request}")) is not None:
+                return denied
         stream = self.streams.get(spec.stream)
         if stream is not None and now < stream.leaderless_until:
             return SourceError(f"the stream {spec.stream!r} has no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
@@ -211,7 +218,9 @@ class Server:
 
     def pin_for(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:
         """Return the pin of a standby consumer if nobody else has the lead; or why it can't be had."""
-        consumer = self.open_consumer(spec, now)
+        consumer = self.may_not_ask(f"$JS.API.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}") or self.open_consumer(
+            spec, now
+        )
         return consumer if isinstance(consumer, SourceError) else consumer.take_pin(spec.pin, now)
 
     def unpin(self, spec: ConsumerSpec, now: float) -> None:
@@ -222,8 +231,8 @@ class Server:
 
     def check_consumer(self, spec: ConsumerSpec, now: float) -> ConsumerState | SourceError:
         """Say how the durable consumer of a spec is, or what became of it."""
-        if not self.may_publish(f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}"):
-            return _may_not_ask()
+        if (denied := self.may_not_ask(f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}")) is not None:
+            return denied
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
             told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
@@ -232,14 +241,14 @@ class Server:
 
     def streams_of(self, subject: str) -> list[str] | SourceError:
         """Return the names of the streams that take subjects of this pattern."""
-        if not self.may_publish("$JS.API.STREAM.NAMES"):
-            return _may_not_ask()
+        if (denied := self.may_not_ask("$JS.API.STREAM.NAMES")) is not None:
+            return denied
         return [name for name, one in self.streams.items() if any(overlaps(subject, theirs) for theirs in one.subjects)]
 
     def state_of_stream(self, name: str, now: float) -> StreamState | SourceError | None:
         """Return what there is to know of a stream."""
-        if not self.may_publish(f"$JS.API.STREAM.INFO.{name}"):
-            return _may_not_ask()
+        if (denied := self.may_not_ask(f"$JS.API.STREAM.INFO.{name}")) is not None:
+            return denied
         stream = self.streams.get(name)
         if stream is not None and now < stream.leaderless_until:
             return SourceError(f"the stream {name!r} has no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
@@ -257,8 +266,8 @@ class Server:
             return state
         if state is not None:
             return self.streams[wanted.name].config, False
-        if not self.may_publish(f"$JS.API.STREAM.CREATE.{wanted.name}"):
-            return _may_not_ask()
+        if (denied := self.may_not_ask(f"$JS.API.STREAM.CREATE.{wanted.name}")) is not None:
+            return denied
         window = DUPLICATE_WINDOW if wanted.duplicate_window is None else wanted.duplicate_window
         if wanted.duplicate_window is None and wanted.max_age:
             window = min(window, wanted.max_age)
@@ -278,6 +287,7 @@ class Server:
     def ack(self, reply: bytes, now: float) -> None:
         """The message with this reply subject is done."""
         consumer, sequence = self._delivered(reply)
+        self.watch.answered("ack")
         if consumer is not None:
             self.losses.meets("ack", now, lambda: self._acked(consumer, sequence, now))
 
@@ -288,6 +298,7 @@ class Server:
     def term(self, reply: bytes, now: float) -> None:
         """The message with this reply subject is given up."""
         consumer, sequence = self._delivered(reply)
+        self.watch.answered("nak")
         if consumer is not None:
             self.losses.meets("nak", now, lambda: self._termed(consumer, sequence, now))
 
@@ -298,6 +309,7 @@ class Server:
     def nak(self, reply: bytes, now: float, delay: float) -> None:
         """Deliver the message with this reply subject again, after `delay` seconds."""
         consumer, sequence = self._delivered(reply)
+        self.watch.answered("nak")
         if consumer is not None:
             self.losses.meets("nak", now, lambda: consumer.nak(sequence, now + delay))
 
@@ -344,7 +356,3 @@ def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
         f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
         reason=reasons.CONSUMER_MISMATCH,
     )
-
-
-def _may_not_ask() -> SourceError:
-    return SourceError("this user may not publish to the JetStream API", reason=reasons.PERMISSION_DENIED)

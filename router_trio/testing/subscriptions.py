@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Protocol, TypeVar
 
@@ -41,6 +42,10 @@ class Line(Protocol):
 
     async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
         """See `link.PullConsumer.check`."""
+        ...
+
+    async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
+        """As `request`, if this user may publish to these subjects of the API."""
         ...
 
     async def request(self, question: Callable[[float], T]) -> T:
@@ -156,9 +161,7 @@ class FakePullConsumer(FakeSubscription):
 
     def say_at_work(self) -> None:
         """See `link.PullConsumer.say_at_work`."""
-        spec = self._opened().spec
-        subject = ack_reply.subject(spec.stream.encode(), spec.durable.encode(), sequence=0, number=0)
-        self._link.publishing(subject, lambda now: self._named().say_at_work(now))
+        self._link.publishing(self._ack_subject(0), lambda now: self._named().say_at_work(now))
 
     def hold_lead(self) -> None:
         """See `link.PullConsumer.hold_lead`."""
@@ -170,7 +173,9 @@ class FakePullConsumer(FakeSubscription):
         """See `link.PullConsumer.release_lead`."""
         pin = self._pin
         if pin is not None:
-            self._link.act(lambda now: self._named().drop_pin(pin, now))
+            spec = self._opened().spec
+            subject = f"$JS.API.CONSUMER.UNPIN.{spec.stream}.{spec.durable}".encode()
+            self._link.publishing(subject, lambda now: self._named().drop_pin(pin, now))
 
     async def check(self) -> ConsumerState:
         """See `link.PullConsumer.check`."""
@@ -183,14 +188,25 @@ class FakePullConsumer(FakeSubscription):
 
     async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
         """See `link.PullConsumer.gone`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
-        answer = await self._link.request(lambda now: self._named().gone(awaited, now))
+        spec = self._opened().spec
+        asked = [f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}", f"$JS.API.STREAM.MSG.GET.{spec.stream}"]
+        answer = await self._link.asking(asked, lambda now: self._named().gone(awaited, now))
         if isinstance(answer, SourceError):
             raise answer
         return answer
 
     async def again(self, sequences: Sequence[int]) -> None:
         """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
-        await self._link.request(lambda now: self._named().again(sequences, now))
+        for sequence in sequences:
+            self._link.publishing(self._ack_subject(sequence), partial(self._again, sequence))
+        await self._link.request(lambda _: None)
+
+    def _again(self, sequence: int, now: float) -> None:
+        self._named().again([sequence], now)
+
+    def _ack_subject(self, sequence: int) -> bytes:
+        spec = self._opened().spec
+        return ack_reply.subject(spec.stream.encode(), spec.durable.encode(), sequence=sequence, number=0)
 
     def _named(self) -> Consumer:
         # A request goes to a name. Whoever has it answers, also one that was made since.

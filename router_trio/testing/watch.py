@@ -29,6 +29,9 @@ class Watch:
     def refused(self, publish: Publish, why: str, now: float) -> None:
         """A publish that wanted an answer was not taken."""
 
+    def answered(self, kind: str) -> None:
+        """An answer to a delivery came from a link, an `ack` or a `nak`, and was not refused."""
+
     def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
         """A consumer took an ack."""
 

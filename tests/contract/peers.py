@@ -6,6 +6,7 @@ one that is called `FORBIDDEN`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -23,11 +24,14 @@ from tests.support.servers import NatsServer, nats_server
 PASSWORD = "s3cret"
 WRONG_PASSWORD = "gu3ssed"
 
-_USERS = f"""
+DENIED = ("denied.>", "$JS.API.STREAM.INFO.SECRET", "$JS.API.STREAM.CREATE.FORBIDDEN")
+
+
+def _users(*denied: str) -> str:
+    return f"""
 authorization {{ users: [
   {{ user: router, password: "{PASSWORD}",
-     permissions: {{ publish: {{ deny: ["denied.>", "$JS.API.STREAM.INFO.SECRET",
-                                       "$JS.API.STREAM.CREATE.FORBIDDEN"] }}
+     permissions: {{ publish: {{ deny: {json.dumps([*DENIED, *denied])} }}
                      subscribe: {{ deny: ["secret.>"] }} }} }}
   {{ user: other, password: other }}
 ] }}
@@ -77,6 +81,9 @@ class Peer(Protocol):
     async def lame_duck(self) -> None:
         """The server announces that it will shut down."""
 
+    async def deny_publish(self, *subjects: str) -> None:
+        """From now on, the router's user may not publish to these either, until this is called again."""
+
     async def die(self) -> None:
         """The server is gone."""
 
@@ -88,9 +95,9 @@ class FakePeer:
 
     def __init__(self) -> None:
         self.broker = FakeBroker()
-        self.broker.deny_publish("denied.>")
-        self.broker.deny_publish("$JS.API.STREAM.INFO.SECRET")
-        self.broker.deny_publish("$JS.API.STREAM.CREATE.FORBIDDEN")
+        for subject in DENIED:
+            self.broker.deny_publish(subject)
+        self._denied: Sequence[str] = ()
         self.broker.deny_subscribe("secret.>")
 
     @property
@@ -134,6 +141,13 @@ class FakePeer:
 
     async def lame_duck(self) -> None:
         self.broker.lame_duck()
+
+    async def deny_publish(self, *subjects: str) -> None:
+        for subject in self._denied:
+            self.broker.allow_publish(subject)
+        self._denied = subjects
+        for subject in subjects:
+            self.broker.deny_publish(subject)
 
     async def die(self) -> None:
         self.broker.down()
@@ -192,6 +206,9 @@ class RealPeer:
     async def lame_duck(self) -> None:
         self._process.lame_duck()
 
+    async def deny_publish(self, *subjects: str) -> None:
+        await self._process.reload(_users(*subjects))
+
     async def die(self) -> None:
         await self._process.kill()
 
@@ -203,7 +220,7 @@ async def open_peer(kind: str, tmp_path: Path) -> AsyncIterator[Peer]:
         yield FakePeer()
         return
     async with (
-        nats_server(tmp_path, config=_USERS) as process,
+        nats_server(tmp_path, config=_users()) as process,
         connect(process.url, user="other", password="other") as client,
     ):
         yield RealPeer(process, client)

@@ -13,10 +13,16 @@ class BrokerWatch(Watch):
     """Passes on what happens at one broker. `acked` and `termed` get a durable and a sequence."""
 
     def __init__(
-        self, arrivals: Arrivals, acked: Callable[[str, int], None], termed: Callable[[str, int], None], broker: str
+        self,
+        arrivals: Arrivals,
+        acked: Callable[[str, int], None],
+        termed: Callable[[str, int], None],
+        answered: Callable[[str, str], None],
+        broker: str,
     ) -> None:
         self._acked = acked
         self._termed = termed
+        self._answered = answered
         self._broker = broker
         self.received = arrivals.received  # type: ignore[method-assign]
         self.refused = arrivals.refused  # type: ignore[method-assign]
@@ -25,6 +31,10 @@ class BrokerWatch(Watch):
     def stored(self, stream: Stream, stored: Stored, now: float) -> None:
         """See `Watch.stored`."""
         self._arrivals.stored(self._broker, stream, stored, now)
+
+    def answered(self, kind: str) -> None:
+        """See `Watch.answered`."""
+        self._answered(self._broker, kind)
 
     def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
         """See `Watch.ack_taken`."""

@@ -10,12 +10,13 @@ from router_trio.testing.streams import EPOCH
 from tests.simulation.content import decided
 from tests.simulation.deleted import deleted
 from tests.simulation.failing import SHARE, failing, trouble
-from tests.simulation.faults import FAULTS, NOT_YET, OF_DURABLES, OF_FORGERS
+from tests.simulation.faults import FAULTS, NOT_YET, OF_DURABLES, OF_FORGERS, OF_PERMISSIONS
 from tests.simulation.flow import flowing
 from tests.simulation.forger import forged
 from tests.simulation.handlers import MAKE
 from tests.simulation.keyed import SHARE as KEYED
 from tests.simulation.keyed import keyed
+from tests.simulation.permissions import taken_away
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
 
 HORIZON = 40.0
@@ -40,7 +41,9 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     random = Random(f"simulation {seed}")
     there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
-    kinds = [kind for kind in FAULTS if kind not in NOT_YET and kind not in (*OF_DURABLES, *OF_FORGERS)]
+    kinds = [
+        kind for kind in FAULTS if kind not in NOT_YET and kind not in (*OF_DURABLES, *OF_FORGERS, *OF_PERMISSIONS)
+    ]
     wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
     if "reload" not in faults and Random(f"reloads {seed}").random() < RELOADED:
@@ -68,7 +71,8 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     forgeries = forged(names, HORIZON, Random(f"forged {seed}"))
     more += [*ends, *forgeries]
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
-    steps = [*load, *more]
+    denials = taken_away(names, routes, Random(f"permissions {seed}"), lambda dice: _when(dice, load))
+    steps = [*load, *more, *denials]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
@@ -81,7 +85,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
         connections={name: _connection(random) for name in connections},
         shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
         routes=routes,
-        faults=(*faults, *(one.kind for one in (*ends, *forgeries))),
+        faults=(*faults, *dict.fromkeys(one.kind for one in (*ends, *forgeries, *denials))),
         also=also,
         max_payload={
             name: random.choice((200, 1024 * 1024)) if "small max_payload" in faults else 1024 * 1024

@@ -27,6 +27,10 @@ OF_DURABLES = ("durable held",)
 """Those that are drawn together with the end of a durable: see `deleted`."""
 
 
+OF_PERMISSIONS = ("acks refused", "pulls refused", "requests refused")
+"""Those that are drawn apart from the others: see `permissions`."""
+
+
 class Drawn(NamedTuple):
     """How long a fault lasts, and its details."""
 
@@ -148,6 +152,18 @@ def _sink_made_anew(broker: FakeBroker) -> None:
     broker.trouble.make_anew("OUT")
 
 
+def _refused(*seconds: float, what: Sequence[str]) -> Fault:
+    """What the routes of a durable send to JetStream, and their user may not for a while."""
+
+    def begin(broker: FakeBroker, durable: str, what: str) -> None:
+        broker.deny_publish(what.format(durable=durable))
+
+    def end(broker: FakeBroker, durable: str, what: str) -> None:
+        broker.allow_publish(what.format(durable=durable))
+
+    return Fault(_at_durable(*seconds, what=what), _at(begin), _at(end))
+
+
 SINK = ("OUT",)
 ANY = ("IN", "OUT", "PUB")
 
@@ -188,6 +204,21 @@ FAULTS: dict[str, Fault] = {
         _lasting(0.1, 0.6, 5.0, pattern=("out.>", "out.>", "got.>", "out.*.d0.>", "pub.>")),
         _at(lambda broker, pattern: broker.deny_publish(pattern)),
         _at(lambda broker, pattern: broker.allow_publish(pattern)),
+    ),
+    "acks refused": _refused(0.3, 3.0, 12.0, what=("$JS.ACK.IN.{durable}.>", "$JS.ACK.>")),
+    "pulls refused": _refused(0.3, 3.0, 12.0, what=("$JS.API.CONSUMER.MSG.NEXT.IN.{durable}",)),
+    "requests refused": _refused(
+        0.3,
+        3.0,
+        12.0,
+        what=(
+            "$JS.API.STREAM.INFO.IN",
+            "$JS.API.CONSUMER.INFO.IN.{durable}",
+            "$JS.API.CONSUMER.DURABLE.CREATE.IN.{durable}",
+            "$JS.API.STREAM.MSG.GET.IN",
+            "$JS.API.STREAM.INFO.OUT",
+            "$JS.API.>",
+        ),
     ),
     # --- answers ---
     **{

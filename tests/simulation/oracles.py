@@ -37,6 +37,7 @@ from tests.simulation.flow import Returned
 from tests.simulation.given_up import GivenUp
 from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, number_of
 from tests.simulation.links import Links
+from tests.simulation.permissions import Answered
 from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
 
@@ -74,6 +75,7 @@ class Oracles:
         self._arrivals = Arrivals(
             schedule, handled, self.published_at, self.sent, self._of_given_up, self.broken, trace
         )
+        self._answered = Answered(schedule, self.broken)
         self._returned = Returned(schedule, self.broken)
         self._given_up: set[tuple[str, int]] = set()
         self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
@@ -94,7 +96,7 @@ class Oracles:
 
     def watch_of(self, broker: str) -> Watch:
         """What is told of one broker."""
-        return BrokerWatch(self._arrivals, self.acked, self.termed, broker)
+        return BrokerWatch(self._arrivals, self.acked, self.termed, self._answered.arrived, broker)
 
     # --- at each event ---
 
@@ -143,6 +145,7 @@ class Oracles:
             return
         self._check_ledgers(process, "between events")
         self._returned.check(process.live)
+        self._answered.check(process.live)
         self._broken("route ledger", sums.route_ledgers(process.live))
         if process.live is not self._counted_of:
             self._returned = Returned(self._schedule, self.broken)
@@ -210,6 +213,7 @@ class Oracles:
         for route in process.live.routes:
             if route.in_hand:
                 self.broken("shutdown", f"{route.name} after the end: {route.in_hand} in hand")
+        self._answered.check_end(process)
         self._check_receipts(process)
 
     def _check_receipts(self, process: Process) -> None:

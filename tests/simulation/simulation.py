@@ -8,6 +8,7 @@ import trio
 
 from router_trio.connection.platform import Platform
 from router_trio.routing.policy.retry import LONGEST_SPREAD
+from router_trio.routing.stream.pulling.pull_loop import SILENCE
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
 from tests.simulation.configuration import changed, settings_of
@@ -33,7 +34,8 @@ PROBED_LATE_WITHIN = 45.0
 """Seconds until a probe arrives, and the same where a server has lost something that it alone can miss: it takes an ack
 wait, or the silence of a pull request. Or where much fails each time, and keeps a slow handler busy."""
 LOOKED_UP_WITHIN = 8.0
-"""Seconds within which a router knows what there is to look up: it looks every 5 s, for 2 s at most."""
+"""Seconds within which a router knows what there is to look up: it looks every 5 s, for 2 s at most. Where a server has
+lost something, a route may find out after the silence of a pull request."""
 
 LOOK_EVERY = 1.0
 
@@ -247,7 +249,9 @@ class Simulation:
         A breaker may be open as long as nothing gets through to its destination: until the message has arrived.
         """
         await self._until_ready(process, but_breakers=True)
-        late = LOSES & {step.kind for step in self.schedule.steps} or "small max_payload" in self.schedule.faults
+        late = (LOSES | {"half-open"}) & {
+            step.kind for step in self.schedule.steps
+        } or "small max_payload" in self.schedule.faults
         patience = PROBED_LATE_WITHIN if late else PROBED_WITHIN
         for plan in self.schedule.routes:
             key = KEYS[0] if plan.filter == "*" else plan.filter
@@ -269,7 +273,8 @@ class Simulation:
 
     async def _until_ready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> None:
         told = self.oracles.unready(process, of, but_breakers=but_breakers)
-        with trio.move_on_after(LOOKED_UP_WITHIN):
+        lost = LOSES & {step.kind for step in self.schedule.steps}
+        with trio.move_on_after(LOOKED_UP_WITHIN + SILENCE * bool(lost)):
             while told is not None:
                 await trio.sleep(0.5)
                 told = self.oracles.unready(process, of, but_breakers=but_breakers)
