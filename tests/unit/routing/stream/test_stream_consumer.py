@@ -311,6 +311,42 @@ async def test_a_route_is_not_ready_within_ten_seconds_of_the_last_sign_of_its_c
         assert readiness(w.live, trio.current_time())[0] == 200
 
 
+@pytest.mark.parametrize("cause", ["pulls are lost", "pulls are forgotten"])
+async def test_a_consumer_that_is_silent_twice_in_a_row_leaves_its_route_not_ready_until_it_is_heard(
+    cause: str, autojump_clock: MockClock
+) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        fill(w.broker, 5)
+        await all_acked(w, 5)
+
+        async def forget() -> None:
+            while True:
+                w.broker._server.consumers["IN", "router"]._requests.clear()
+                await trio.sleep(0.5)
+
+        async with trio.open_nursery() as nursery:
+            if cause == "pulls are lost":
+                w.broker.trouble.lose("pull", 1_000_000)
+                w.broker._server.consumers["IN", "router"]._requests.clear()
+            else:
+                nursery.start_soon(forget)
+            await w.watch.until("NATS_SUBSCRIBE_ERROR", times=1, within=60)
+            # Once may be bad luck: the route is ready when it has opened the consumer.
+            await eventually(lambda: readiness(w.live, trio.current_time())[0] == 200, 5)
+            await w.watch.until("NATS_SUBSCRIBE_ERROR", times=2, within=60)
+            for _ in range(100):
+                code, body = readiness(w.live, trio.current_time())
+                assert code == 503
+                assert "times in a row: it was opened again each time, and delivers nothing" in str(body)
+                await trio.sleep(0.5)
+            nursery.cancel_scope.cancel()
+        w.broker.trouble.lose("pull", 0)
+        fill(w.broker, 5, first=5)
+        await all_acked(w, 10)
+        await eventually(lambda: readiness(w.live, trio.current_time())[0] == 200, 5)
+        assert w.failures("subscribe").keys() == {"consumer_silent"}
+
+
 async def test_retries_grow_while_the_consumer_is_lost_again_and_again(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         for _ in range(6):
