@@ -108,7 +108,12 @@ class Answers:
         self._some_sent = trio.Event()
 
     def fence_answered(self) -> None:
-        """Count what the server has not refused. Also when a link is lost: what was written counts as sent then."""
+        """Count what the server has not refused, and say of what it has taken all."""
+        for (answering, cause), passed in self._count_fenced().items():
+            if passed:
+                answering.passed(cause)
+
+    def _count_fenced(self) -> dict[tuple[Answering, str], bool]:
         fenced, self._fenced = self._fenced, []
         succeeded = self._counters.succeeded
         all_taken: dict[tuple[Answering, str], bool] = {}
@@ -119,14 +124,12 @@ class Answers:
             all_taken[key] = all_taken.get(key, True) and not (batch.refused or batch.doubtful)
         self._by_subject.clear()
         self._to_index = [*self._sent]
-        for (answering, cause), passed in all_taken.items():
-            if passed:
-                answering.passed(cause)
+        return all_taken
 
     def link_down(self) -> None:
-        """The link is gone: nothing more is refused of what was written on it."""
+        """The link is gone: what was written on it counts as sent. Whether it was taken shows on the next one."""
         self.fence_follows()
-        self.fence_answered()
+        self._count_fenced()
 
     # --- refused ---
 

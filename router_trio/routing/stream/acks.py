@@ -125,7 +125,13 @@ class Acks:
 
     def passed(self, cause: str) -> None:
         """See `answers.Answering`."""
-        if self._state.obstacles.pop(cause, None) is not None and cause == PULL and self.when_pulls_pass is not None:
+        self._state.obstacles.pop(cause, None)
+        if cause == PULL and self.when_pulls_pass is not None:
+            self.when_pulls_pass()
+
+    def nothing_asked(self) -> None:
+        """No pull is to be sent now, so none can be refused."""
+        if self.when_pulls_pass is not None and PULL not in self._state.obstacles:
             self.when_pulls_pass()
 
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:

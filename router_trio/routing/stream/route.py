@@ -19,7 +19,6 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit
 from router_trio.link import Link, PullConsumer
-from router_trio.protocol.permissions import PULL
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.retrying.dead_letters import DeadLetters
@@ -152,23 +151,23 @@ class StreamRoute(Route):
             try:
                 self._pull_loop.reset()
                 self._intake.go_by(link, consumer)
-                self._tell_ready()
+                self._acks.when_pulls_pass = self._tell_ready
                 self._retry.tried(tried)
                 not_before = await ask_again(consumer, self._ack_pending, self._intake.patience)
-                await self._pull_loop.keep_asking(link, consumer, self._intake.late, not_before, self._intake.filters)
+                await self._pull_loop.keep_asking(
+                    link, consumer, self._intake.late, not_before, self._intake.filters, self._acks.nothing_asked
+                )
                 # What is under way is still routed: a restart has not to wait for it to be delivered again.
                 await consumer.drain()
             finally:
+                self._acks.when_pulls_pass = None
                 consumer.close()
                 self._pull_loop.reset()  # what was borrowed from others is theirs again
 
     def _tell_ready(self) -> None:
-        """Say that messages come from now on; where pulls were refused before, not until they pass."""
+        """Say that messages come from now on: the first pull was taken, or none is to be sent yet."""
         self._acks.when_pulls_pass = None
-        if PULL in self.state.obstacles:
-            self._acks.when_pulls_pass = self._tell_ready
-        else:
-            self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
+        self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
     # --- routing ---
 

@@ -187,12 +187,19 @@ class PullLoop:
     # --- on one link ---
 
     async def keep_asking(
-        self, link: Link, consumer: PullConsumer, patience: float, not_before: float, filters: Filters
+        self,
+        link: Link,
+        consumer: PullConsumer,
+        patience: float,
+        not_before: float,
+        filters: Filters,
+        nothing_asked: Callable[[], None],
     ) -> None:
         """Ask until the intake is closed. Raises `SourceError` when the consumer is lost.
 
         `patience`: seconds that a message may be late that is to come again; then the consumer is asked whether it
         does. `not_before`: nothing is asked for until then, so that what others left behind comes first.
+        `nothing_asked` is called whenever nothing is.
         """
         pending = self._ack_pending
         self._patience = patience
@@ -227,6 +234,8 @@ class PullLoop:
                 else:
                     self._routing.state.enter(PAUSED, f"destination connection {away!r} is not connected")
                 asked = away is None and held_up is None
+                if not self._credit.outstanding:
+                    nothing_asked()
                 deadline = self._next_look(now) if asked else self._silent_at
                 if self._flow is not None:
                     deadline = min(deadline, self._flow.ask_at)

@@ -347,6 +347,28 @@ async def test_a_consumer_that_is_silent_twice_in_a_row_leaves_its_route_not_rea
         assert w.failures("subscribe").keys() == {"consumer_silent"}
 
 
+async def test_a_route_whose_first_pull_is_refused_does_not_say_that_it_receives(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    pulls = "$JS.API.CONSUMER.MSG.NEXT.IN.router"
+    brokers["main"].deny_publish(pulls)
+    async with world([LOCAL], brokers=brokers) as w:
+        fill(w.broker, 5)
+        await trio.sleep(60)
+        assert w.failures("subscribe")["permission_denied"] >= 5
+        assert (w.watch.count("ROUTE_READY"), w.successes("subscribe")) == (0, 0)
+        w.broker.allow_publish(pulls)
+        await all_acked(w, 5)
+        assert (w.watch.count("ROUTE_READY"), w.successes("subscribe")) == (1, 1)
+
+
+async def test_a_route_that_asks_for_nothing_yet_says_that_it_receives(autojump_clock: MockClock) -> None:
+    brokers = two_brokers()
+    brokers["edge"].down()
+    async with world([REMOTE], brokers=brokers) as w:
+        await trio.sleep(1)
+        assert (w.watch.count("ROUTE_READY"), w.route.state) == (1, PAUSED)
+
+
 async def test_retries_grow_while_the_consumer_is_lost_again_and_again(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         for _ in range(6):
