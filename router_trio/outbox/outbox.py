@@ -304,7 +304,7 @@ class Outbox:
         doubted: list[PubAck] = []
         unacked, belief = self._in_flight.unacked, self.belief
         stream: str | None = None
-        covered = belief.covered_by(None)
+        covered: frozenset[Hashable] | None = None
         for order, fate in pubacks:
             # Held: seldom, and a late PubAck. One that is doubled is not found at all.
             operation = unacked.get(order) or self._lanes.find(order)

@@ -92,7 +92,7 @@ class AckPending:
         missing = cursor.missing_before(delivery.number)
         if missing:
             others.missed(missing, now)
-        if others.seen(now) and not cursor.knows(sequence):
+        if others.missing and others.seen(now) and not cursor.knows(sequence):
             others.redelivered(delivery.deliveries - 1)
         unsettled = cursor.mark_received(sequence, delivery.number, delivery.time, now, patience)
         in_hand = self.open.get(sequence)

@@ -25,26 +25,27 @@ class OtherProcesses:
     `ack_wait` in seconds. Nothing is remembered of deliveries if no other followed within twice that.
     """
 
-    __slots__ = ("_first_at", "_last_at", "_missing", "ack_wait", "met")
+    __slots__ = ("_first_at", "_last_at", "ack_wait", "met", "missing")
 
     def __init__(self) -> None:
         self.ack_wait: float = 0.0
         self.met: bool = False
         """True if deliveries went elsewhere since the consumer was opened: who opens it again listens for others."""
-        self._missing = 0
+        self.missing: int = 0
+        """Deliveries that went elsewhere, of which `seen` says whether they still count."""
         self._first_at = self._last_at = -inf
 
     def missed(self, count: int, now: float) -> None:
         """Count deliveries that went elsewhere, as is known by now."""
         if not self.seen(now):
-            self._missing, self._first_at = 0, now
-        self._missing += count
+            self.missing, self._first_at = 0, now
+        self.missing += count
         self.met = True
         self._last_at = now
 
     def redelivered(self, count: int) -> None:
         """Count deliveries elsewhere of a message that was redelivered here: nobody had processed it."""
-        self._missing = max(0, self._missing - count)
+        self.missing = max(0, self.missing - count)
 
     def opened(self) -> None:
         """Begin again with a consumer that was opened, after listening for others if any were `met`."""
@@ -52,7 +53,7 @@ class OtherProcesses:
 
     def seen(self, now: float) -> bool:
         """Return True if somebody else may have messages in hand: deliveries are missing, the last for not long."""
-        return self._missing > 0 and now < self._last_at + 2 * self.ack_wait
+        return self.missing > 0 and now < self._last_at + 2 * self.ack_wait
 
     def take(self, now: float) -> bool:
         """Return True if others have been taking messages for long, and still do."""
