@@ -84,10 +84,12 @@ class Arrivals:
         """A route says that its stream went back in time."""
         self.went_back_at[route] = now
 
-    def process_begins(self, route: str, consumer: Consumer) -> None:
+    def process_begins(self, route: str, consumer: Consumer | None) -> None:
         """A process begins, and will find the durable of a route as it is now, unless that is deleted before."""
         self._settled_to.pop(route, None)
-        self._found[route] = consumer, consumer.progress.passed
+        self._found.pop(route, None)
+        if consumer is not None:
+            self._found[route] = consumer, consumer.progress.passed
 
     def route_ready(self, route: str) -> None:
         """A route has its durable: if it is the one that was there, it knows what was settled by then."""

@@ -192,8 +192,7 @@ class Oracles:
         """A process of the router begins."""
         for plan in self._schedule.routes:
             consumer = self._brokers[plan.broker]._server.consumers.get(("IN", plan.name))
-            if consumer is not None:
-                self._arrivals.process_begins(plan.name, consumer)
+            self._arrivals.process_begins(plan.name, consumer)
         self._of_given_up.process_begins(process.number, trio.current_time())
 
     # --- programs ---
