@@ -280,7 +280,10 @@ class Destinations:
 
     def _found(self, one: DestinationState, streams: list[StreamState]) -> None:
         if not streams:
-            told = f"no stream takes {one.pattern!r}; create one for it, or mend the destination"
+            told = (
+                f"no stream takes {one.pattern!r}; create one for it, or correct the destination: where the server "
+                "maps subjects, write the subject that the stream has"
+            )
             self._missing(one, ("no_stream", told))
             return
         self._elsewhere.discard(one)
