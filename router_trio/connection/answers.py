@@ -21,7 +21,7 @@ from router_trio.protocol.permissions import ACK, PULL, Cause
 
 Kind = Literal["ack", "nak", "in_progress", "pull"]
 
-CONFIRMED_EVERY = 0.05
+CONFIRMED_EVERY = 0.2
 """Seconds between two fences of answers: one for each would be felt by every message."""
 
 

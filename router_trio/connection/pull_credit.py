@@ -169,11 +169,11 @@ class PullCredit:
 
     def want(self, held: int, held_bytes: int) -> int:
         """How many to ask for now, when `held` are being worked on: 0 until half of the window is free."""
-        if self._is_full:
-            return 0
         free = self.window - held - self.outstanding
         if self.outstanding and free * 2 < self.window:
             return 0  # as nearly always
+        if self._is_full:
+            return 0
         free_bytes = self.window_bytes - held_bytes
         if self.outstanding:
             window_bytes = min(self.window_bytes, self._budget.share)

@@ -183,7 +183,7 @@ class StreamIntake:
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
             again = pending.add(deliveries, columns, self.patience, self.other_message)
-            if pending.others.seen(now):
+            if pending.others.missing and pending.others.seen(now):
                 pull_loop.share()
             if again:
                 self._state.duplicates += len(again)
