@@ -27,7 +27,7 @@ def routes(count: int) -> list[dict[str, Any]]:
         {
             "name": f"stream-{number}",
             "from": {"stream": "BACKLOG", "durable": f"router-{number}"},
-            "to": [{"subject": f"copy.{number}"}],
+            "to": [{"subject": f"copy.{number}", "jetstream": False}],
         }
         for number in range(count)
     ]
