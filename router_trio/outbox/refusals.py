@@ -59,11 +59,13 @@ class Refusals:
 
         Any client that reads the reply subject can have some stream answer there with an error, or answer itself. So
         with `asks_after` the first one that is final has the publish sent again, under its id: a stream that has it
-        says so, and its PubAck counts whenever it comes. The next error decides.
+        says so, and its PubAck counts whenever it comes. The next error decides. `timeout` decides at once: no answer
+        says that, but the link itself, which has waited for one.
         """
         operation = self._in_flight.take_acked(order)
         if operation is not None:
-            asked = self.asks_after and not retriable and operation.refused_with is None
+            may_be_forged = not retriable and reason != reasons.TIMEOUT
+            asked = self.asks_after and may_be_forged and operation.refused_with is None
             if asked:
                 operation.refused_with = (reason, detail)
                 operation.send_again()

@@ -106,6 +106,12 @@ def test_an_error_decides_only_when_it_is_repeated() -> None:
     assert desk.outbox.ledger.settled["failed"] == 1
 
 
+def test_what_the_link_itself_gives_up_is_not_asked_after() -> None:
+    desk = Desk()
+    desk.outbox.refusals.ack_refused(desk.publish(), "timeout", "no answer for 0.2 s", False)
+    assert desk.outbox.ledger.settled["failed"] == 1
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_is_stored_though_an_error_came_is_acked(again: bool) -> None:
     desk = Desk()
