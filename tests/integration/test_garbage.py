@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from router_trio import Settings
+from router_trio.outbox import retries
 from router_trio.states import FAILED, RUNNING
 from tests.support.eventually import eventually
 from tests.support.odd_answers import BODIES, DIGITS
@@ -85,7 +86,10 @@ def api(request: Published, *, consumer_exists: bool = True) -> bytes:
     """The right answer."""
     words = request.subject.split(".")
     if words[2] == "STREAM":
-        return json.dumps(stream_answer(words[-1])).encode()
+        answer = stream_answer(words[-1])
+        if words[-1] == "OUT":
+            answer["config"]["subjects"] = ["out"]  # a PubAck counts only from a stream that takes the subject
+        return json.dumps(answer).encode()
     if words[3] == "INFO" and not consumer_exists:
         return json.dumps(NO_CONSUMER).encode()
     return json.dumps(consumer_answer(words[-2], words[-1])).encode()
@@ -162,12 +166,16 @@ async def test_no_answer_of_the_api_ends_more_than_its_route(tmp_path: Path, ste
             await eventually(lambda: all(state.state == RUNNING for state in states), 30)
 
 
+STORED = b'{"stream":"OUT", "seq":7}'
+
+
 class Session:
     """A right answer to everything, and a way to say something else in one place."""
 
     def __init__(self) -> None:
         self.inboxes: dict[str, str] = {}
-        self.pubacks: list[bytes] = []
+        self.pubacks: dict[bytes, list[bytes]] = {}
+        """What each payload is answered with, one after another and the last one for ever; others are stored."""
         self.blocks: list[bytes] = []
 
     def __call__(self, published: Published) -> Iterable[Sent]:
@@ -176,8 +184,8 @@ class Session:
         elif published.subject.startswith("$JS.API."):
             return [Sent(published.reply, api(published))]
         elif published.reply:
-            body = self.pubacks.pop(0) if self.pubacks else b'{"stream":"OUT", "seq":7}'
-            return [Sent(published.reply, body)]
+            bodies = self.pubacks.get(published.payload, [STORED])
+            return [Sent(published.reply, bodies.pop(0) if len(bodies) > 1 else bodies[0])]
         return []
 
     def deliver(self, sequence: int, payload: bytes = b"x") -> Sent:
@@ -232,10 +240,12 @@ async def test_no_delivery_and_no_status_ends_more_than_its_route(tmp_path: Path
         assert all(len(event.detail) < 300 for event in watch.of("NATS_SUBSCRIBE_ERROR"))
 
 
-async def test_no_puback_ends_more_than_its_message(tmp_path: Path) -> None:
+async def test_no_puback_ends_more_than_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may have said it: the message is sent again, a true PubAck counts, and without one it fails in time."""
+    monkeypatch.setattr(retries, "ACK_BUDGET", 3.0)
     session = Session()
     bodies = list(NOT_A_PUBACK.values())
-    session.pubacks = bodies.copy()
+    session.pubacks = {b"%d" % number: [body] for number, body in enumerate(bodies, 1)}
     async with (
         raw_server(session) as (server, url),
         routed(tmp_path, url, [stream_route("S", jetstream=True)]) as (watch, passes),
@@ -244,10 +254,16 @@ async def test_no_puback_ends_more_than_its_message(tmp_path: Path) -> None:
         state = watch.router.routes[0]
         for number in range(1, len(bodies) + 1):
             reply = f"$JS.ACK.S.d.1.{number}.{number}.1700000000000000000.0"
-            await server.send(Sent(session.inboxes["S"], b"x", reply=reply, subject=f"in.{number}"))
+            await server.send(Sent(session.inboxes["S"], b"%d" % number, reply=reply, subject=f"in.{number}"))
         await eventually(lambda: state.failed["bad_answer"] == len(bodies), 20, lambda: (state.failed, state.routed))
         await passes()
         assert acked(server) == []
-        await server.send(session.deliver(len(bodies) + 1))
-        await eventually(lambda: state.routed["out"] == 1, 20, lambda: (state.failed, state.routed))
+        assert state.failed.total() == len(bodies)
+        assert state.routed["out"] == 0
+        assert watch.router.ledger()["main"]["settled"]["acked"] == 0
+        session.pubacks = {b"late": [*bodies[:3], STORED]}
+        await server.send(session.deliver(len(bodies) + 1, b"late"))
+        await server.send(session.deliver(len(bodies) + 2))
+        await eventually(lambda: state.routed["out"] == 2, 20, lambda: (state.failed, state.routed))
+        assert len([one for one in server.published if one.payload == b"late"]) == 4
         assert not watch.of("NATS_CONNECTION_LOST")

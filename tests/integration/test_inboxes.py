@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import trio
 
+from router_trio.outbox import retries
 from tests.support.eventually import eventually
 from tests.support.links import close_link
+from tests.support.proxy import background
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawMessage, connect
 from tests.support.servers import NatsServer
@@ -65,20 +69,34 @@ async def _publish_nowhere(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("answer", [b'{"stream":"GHOST","seq":7}', b'{"stream":"NO SUCH > NAME","seq":7}'])
-async def test_a_puback_of_a_stream_that_there_is_not_acks_nothing(answer: bytes, server: NatsServer) -> None:
-    """Somebody hears what is published, and may answer to its inbox."""
+async def test_a_puback_of_a_stream_that_there_is_not_acks_nothing(
+    answer: bytes, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody hears what is published, and may answer to its inbox, each time that it is sent again until it fails."""
+    monkeypatch.setattr(retries, "ACK_BUDGET", 3.0)
     route = core_route("in.*", "out.{{wildcard(1)}}")
     route["to"][0]["jetstream"] = True
     config = settings(server.url, routes=[route])
-    async with connect(server.url) as client, watched(config) as watch:
+    copies: Counter[bytes] = Counter()
+    forging = trio.CancelScope()
+    async with connect(server.url) as client, watched(config) as watch, background() as nursery:
         heard = await client.subscribe("out.*")
-        for _ in range(5):
-            await client.publish("in.x", b"x")
-        for _ in range(5):
-            message = await heard.next()
-            assert message.reply is not None
-            await client.publish(message.reply, answer)
+
+        async def forge() -> None:
+            with forging:
+                while True:
+                    message = await heard.next(60)
+                    assert message.reply is not None
+                    copies[message.payload] += 1
+                    await client.publish(message.reply, answer)
+
+        nursery.start_soon(forge)
+        for number in range(5):
+            await client.publish("in.x", b"%d" % number)
         await eventually(lambda: watch.router.routes[0].failed["bad_answer"] == 5)
+        assert len(copies) == 5
+        assert copies.total() > 5, "no answer of a stream fails it at once"
+        forging.cancel()
         assert watch.router.ledger()["main"]["settled"]["acked"] == 0
         assert sum(watch.router.routes[0].routed.values()) == 0
         # A stream that exists is believed, also one that did not a moment ago.
