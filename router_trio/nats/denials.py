@@ -29,8 +29,9 @@ class Denials:
     @contextmanager
     def raised(self, subject: bytes) -> Iterator[None]:
         """Cancel the block if the server refuses a publish to `subject`, and raise `SourceError` in its place."""
-        with trio.CancelScope() as scope:
-            one = _Waiting(scope)
+        scope = trio.CancelScope()
+        one = _Waiting(scope)
+        with scope:
             self._waiting.setdefault(subject, []).append(one)
             try:
                 yield

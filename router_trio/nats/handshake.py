@@ -171,7 +171,8 @@ class Handshake:
         if self.info == ServerInfo() and not self._buffer and not self._settings.tls_handshake_first:
             return (
                 f"{address(self._server).address} accepted the connection and sent nothing, where a NATS server sends "
-                "INFO at once; give its client port, by default 4222 (a monitoring port, 8222, waits for HTTP)"
+                "INFO at once; it hangs, or this is not its client port (by default 4222; a monitoring port, 8222, "
+                "waits for HTTP)"
             )
         return "the server did not finish the handshake in time"
 

@@ -90,7 +90,8 @@ class Refusals:
             operation = self._in_flight.take_unacked_to(subject)
             if operation is None:
                 return False
-            denied, more = [operation], int(operation.resent)
+            denied = [operation]
+            more = int(operation.resent)
         if more:
             before = self.accounted_for.get(subject, (0, 0))[0]
             self.accounted_for[subject] = before + more, self._in_flight.written

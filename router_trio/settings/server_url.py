@@ -72,7 +72,7 @@ class ServerURL:
             host, port = parts.hostname or "", parts.port
         except ValueError as error:
             if "out of range" in str(error):
-                raise ValueError(f"{shown} has a port that is none; ports go up to 65535, and NATS has 4222") from None
+                raise ValueError(f"{shown} is not a server URL: ports go up to 65535; write {_FORM}") from None
             raise ValueError(f"{shown} is not a server URL; write {_FORM}") from None
         if not _HOST.fullmatch(host) or port == 0 or parts.netloc.endswith(":"):
             raise ValueError(f"{shown} is not a server URL; write {_FORM}")

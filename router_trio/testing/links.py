@@ -290,6 +290,7 @@ class FakeLink(FakeSocket):
         if status(header_block(raw))[0] == 503:
             self._listener.ack_refused(order, reasons.NO_RESPONDERS, "no stream takes this subject", True)
             return
+        fate, reason, told = None, "", ""
         try:
             answer = json.loads(payload(raw))
             if "type" in answer:
@@ -304,7 +305,7 @@ class FakeLink(FakeSocket):
         except (ValueError, LookupError, TypeError, AttributeError):
             self._listener.ack_refused(order, reasons.BAD_ANSWER, "not a PubAck", False)
             return
-        if error is None:
+        if fate is not None:
             self._listener.acked([(order, fate)])
         else:
             self._listener.ack_refused(order, reason, told, False, stream=stream)

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from router_trio.errors import LinkError
+from router_trio.nats.handshake import HANDSHAKE_SHARE
 from tests.integration.dial import INFO, refused
 from tests.support.eventually import eventually
 from tests.support.impostors import impostor, saying
@@ -56,4 +57,4 @@ async def test_a_server_that_does_not_speak_is_given_up_in_time(lines: Sequence[
         async with watched(settings(bad.url, connect_timeout="300ms")) as watch:
             (failed,) = watch.of("NATS_CONNECTION_FAILED")
             assert failed.reason == "timeout"
-            assert 0.3 <= failed.at - began < 1.5
+            assert HANDSHAKE_SHARE * 0.3 <= failed.at - began < 1.5

@@ -11,7 +11,7 @@ from router_trio.errors.quotes import excerpt, redact
 from router_trio.errors.reasons import UNMATCHED
 from router_trio.nats.link import NatsLink
 from router_trio.routing.rehearsal import Copy, Rehearsal
-from router_trio.settings import RouteSettings
+from router_trio.settings import RouteSettings, SourceSettings
 
 
 class FilteredOut(Kept):
@@ -41,7 +41,7 @@ class Origin:
 
     def __init__(self, route: RouteSettings, reserved: Sequence[str], streams: Streams, *, foreign: bool) -> None:
         """`foreign`: also those that do not look as if the route had written them."""
-        self.source = route.source
+        self.source: SourceSettings = route.source
         self._reserved = reserved
         self._streams = streams
         self._foreign = foreign

@@ -66,14 +66,14 @@ class Pattern:
 
         And if `message` can't pay for it: the search takes its time for each character and each part of the pattern.
         """
-        budget = Budget() if message is None else message.budget if len(text) > _SEARCHED_FREELY else None
-        if budget is not None:
+        budget = Budget() if message is None else message.budget
+        if message is None or len(text) > _SEARCHED_FREELY:
             budget.spend(len(text) >> 3)
         try:
             found = self._set.Match(text)
             if found is not None:
                 return 0 in found
-            (budget or message.budget).spend(len(text) * self._slow)
+            budget.spend(len(text) * self._slow)
             return self._search(text) is not None
         except UnicodeError:
             raise EvaluationError("the string is no UTF-8") from None

@@ -57,7 +57,8 @@ class InHandlers:
 
         def call(message: Message) -> Any:
             place = free.pop() if free else self._new_place(route.name)
-            place.enter(-1 if message[6] is None else message[6], message[0], message[8] or 0.0)
+            sequence = message[6]
+            place.enter(-1 if sequence is None else sequence, message[0], message[8] or 0.0)
             awaited = False
             try:
                 answer = handler(message)

@@ -268,6 +268,7 @@ class Slot:
                     self._take(worker, life, message)
             finally:
                 # Also when cancelled: it is killed then, and what it counted counts.
+                code = 0
                 with trio.CancelScope(shield=True):
                     worker.process.kill()  # does nothing if it has ended
                     code = await worker.ended()

@@ -370,8 +370,8 @@ def test_a_mistake_from_elsewhere_says_what_is_meant(changes: dict[str, Any], pa
 def test_a_port_that_is_none_says_so() -> None:
     found = problems(lambda: Settings(connections={"main": {"servers": ["nats://host:99999"]}}))
     assert found == {
-        "connections.main.servers[0]": "'nats://host:99999' has a port that is none; ports go up to 65535, and NATS "
-        "has 4222"
+        "connections.main.servers[0]": "'nats://host:99999' is not a server URL: ports go up to 65535; write "
+        "'nats://host:4222', 'tls://host:4222' or 'host:4222'"
     }
 
 
