@@ -342,7 +342,7 @@ class RouteState:
 
     def reasons(self, now: float) -> list[str]:
         """Return why this route would not route a message now (`now` on the router's monotonic clock): all reasons."""
-        if self.state == RUNNING and not (self.obstacles or self.handling or self.breakers):
+        if self.state == RUNNING and not (self.obstacles or self.handling or self.breakers or any(self.left_behind)):
             # As nearly always: the log looks at thousands of routes every second.
             for one in self.to:
                 if one.met is not None or one.looked_up is not None:
