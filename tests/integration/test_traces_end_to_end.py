@@ -73,7 +73,7 @@ async def test_from_a_stream_to_a_stream_and_to_a_subject(two: Two) -> None:
         "from": {"connection": "edge", "stream": "ORDERS", "durable": "router", "filter": "orders.*"},
         "to": [
             {"connection": "core", "subject": "eu.{{wildcard(1)}}", "jetstream": True},
-            {"connection": "core", "subject": "copy.{{wildcard(1)}}"},
+            {"connection": "core", "subject": "copy.{{wildcard(1)}}", "jetstream": False},
         ],
     }
     copies = await two.consumer.subscribe("copy.*")

@@ -37,7 +37,12 @@ def answering(handler: Callable[..., Any], *destinations: Any, **more: Any) -> A
 
 
 async def asked(w: World, body: bytes, headers: dict[str, str] | None = None, reply: str = INBOX) -> None:
-    w.broker.publish("calls.x", body, headers, reply=reply)
+    if reply.startswith("$JS.ACK."):
+        # No client may publish this, but a consumer that delivers to the subject does.
+        w.broker._server.publish(Publish(b"calls.x", reply.encode(), b"", body), trio.current_time())
+        w.broker._network.settle()
+    else:
+        w.broker.publish("calls.x", body, headers, reply=reply)
     await eventually(lambda: w.route.in_hand == 0 and w.route.received > 0)
     await eventually(lambda: w.live.connections["main"].outbox.ledger.unsettled == 0)
 
