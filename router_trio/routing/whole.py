@@ -54,7 +54,6 @@ def whole(state: RouteState) -> RouteState:
     both.to, both.most_open, both.limit = state.to, state.most_open, state.limit
     both.breakers = [_unopened(one) for one in state.breakers]
     both.in_flight_limit = state.in_flight_limit
-
     both.retried = lambda: [one for part in parts for one in part.retried()]
     both.clock = state.clock
     both.obstacles = state.obstacles

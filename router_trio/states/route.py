@@ -185,9 +185,9 @@ class RouteState:
         self.clock: Callable[[], float] = float
         """The clock of `retried`, which the route sets together with it."""
         self.limited = 0
-        self.in_flight_limit: Callable[[], int] = lambda: 0
-        """How many messages may be in flight now, of a route from a stream."""
-        """Messages that went later than they could have, because of the limit."""
+        """Messages delayed by the rate limit."""
+        self.in_flight_limit: int = 0
+        """Most messages of its stream that may be in flight; 0 for a route from a subject."""
         self.handling: int = 0
         """Calls of its handler that have not returned."""
         self.handler_moved_at: float = 0.0

@@ -36,9 +36,7 @@ BOUNDING_WORD = re.compile(
 
 NO_BOUNDS = {
     "MOST_FRAMES router/watchdog.py": "of a stack of Python's, which has a limit of its own",
-    "LONGEST_PAUSE routing/stream/pulling/window.py": "of what is measured",
     "MOST_WORKERS cli/run.py": "that of settings/sections.py, which is not imported for `--help`",
-    "LEAST routing/stream/pulling/window.py": "what a window that is bounded by MOST_IN_FLIGHT shrinks to",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",
     "_ENTRY_BYTES routing/outlets/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",

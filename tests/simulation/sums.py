@@ -33,7 +33,7 @@ def bounds(live: Live) -> Iterator[str]:
     for connection in live.connections.values():
         for source in connection._sources:
             if isinstance(source, StreamRoute):
-                bound = 2 * source.routing.plan.settings.source.most_in_flight
+                bound = 2 * source.routing.plan.settings.source.max_in_flight
                 in_hand = source._ack_pending.count
                 if in_hand > bound:
                     yield f"{source.state.name} has {in_hand} in hand, more than {bound}"

@@ -88,7 +88,7 @@ def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -
     settings = route.retry
     if settings is None:
         settings = RetrySettings(attempts=0 if route.source.stream is not None else 1)
-    return RetryPolicy(settings, route.source.most_in_flight, uniform)
+    return RetryPolicy(settings, route.source.max_in_flight, uniform)
 
 
 def _is_among(failure: Failure, reasons: Collection[str]) -> bool:

@@ -63,7 +63,7 @@ class StreamIntake:
         self._pull_loop = pull_loop
         self._state = route.routing.state
         self._spec = spec
-        self._most_in_flight = source.most_in_flight
+        self._max_in_flight = source.max_in_flight
         self._policy = policy
         self._pending = pending
         self._acks = acks
@@ -131,7 +131,7 @@ class StreamIntake:
             check_retention(self._policy, spec, consumer)
         check_expiry(spec, consumer)
         self.filters.compare(consumer.limits.subjects)
-        found = differences(spec, consumer, 2 * self._most_in_flight)
+        found = differences(spec, consumer, 2 * self._max_in_flight)
         if found and found != self._told_differences:
             self._emit(
                 ConsumerDiffers(

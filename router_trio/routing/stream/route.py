@@ -34,7 +34,6 @@ from router_trio.routing.stream.intake import StreamIntake
 from router_trio.routing.stream.limited import LimitedValues
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
-from router_trio.routing.stream.pulling.window import InFlightWindow
 from router_trio.routing.stream.retrying import Retrying
 from router_trio.routing.whole import NOTHING
 from router_trio.settings import SourceSettings
@@ -78,15 +77,15 @@ class StreamRoute(Route):
             pending.keys = None
             pending.holds_back = was_refused
         retrying = Retrying(self.state, spec.stream, policy, dead_letters, pending, acks, emit, self._look)
-        window, payloads, budget = InFlightWindow(source.max_in_flight), Payloads(), connection.pull_budget
+        payloads, budget = Payloads(), connection.pull_budget
         budget.join()
-        self.state.in_flight_limit = lambda: window.size
+        self.state.in_flight_limit = source.max_in_flight
         self.state.retried, self.state.clock = lambda: (pending.cursor.failures.retried,), trio.current_time
         most_bytes = source.max_in_flight_bytes
         pull_loop = PullLoop(
             routing,
             pending,
-            window,
+            source.max_in_flight,
             most_bytes,
             budget,
             self._closing,
@@ -100,7 +99,6 @@ class StreamRoute(Route):
         self._acks: Acks = acks
         self._ack_pending: AckPending = pending
         self._retrying: Retrying = retrying
-        self._window: InFlightWindow = window
         self._pull_loop: PullLoop = pull_loop
         self._lead = Lead(self._retry, routing.state, emit)
         self._intake: StreamIntake = StreamIntake(
@@ -298,10 +296,7 @@ class StreamRoute(Route):
         self._look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
-        pending = self._ack_pending
-        if 2 * pending.count >= self._window.size:
-            self._pull_loop.count_settled(len(deliveries))
-        self._acks.ack(pending.delivered(deliveries))
+        self._acks.ack(self._ack_pending.delivered(deliveries))
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from router_trio.settings.routes.destination import MAX_WEIGHT, DestinationSettings, HeaderSettings
 from router_trio.settings.routes.flow import BreakerSettings, LimitSettings
 from router_trio.settings.routes.route import MAX_CONCURRENCY, RouteSettings, Strategy
-from router_trio.settings.routes.source import MOST_IN_FLIGHT, SourceSettings
+from router_trio.settings.routes.source import SourceSettings
 
 __all__ = [
     "MAX_CONCURRENCY",
     "MAX_WEIGHT",
-    "MOST_IN_FLIGHT",
     "BreakerSettings",
     "DestinationSettings",
     "HeaderSettings",

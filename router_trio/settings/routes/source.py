@@ -51,10 +51,6 @@ _NO_START = "must be 'all', 'new' or a time with its zone, such as '2026-01-01T0
 Deliver = Annotated[str, BeforeValidator(_checked_start)]
 Filter = Annotated[str | list[str] | None, BeforeValidator(_checked_filter)]
 
-MOST_IN_FLIGHT = 4096
-"""Messages of a stream that a route processes at a time where nobody has said: as many JetStream publishes as a
-connection has in flight, see `sender.MAX_UNACKED`."""
-
 
 class SourceSettings(Section, init=False):
     """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
@@ -85,11 +81,11 @@ class SourceSettings(Section, init=False):
         "stored at a time or later. One that is there goes on where it is.",
         examples=["new", "2026-01-01T00:00:00Z"],
     )
-    max_in_flight: int | None = Field(
-        None,
+    max_in_flight: int = Field(
+        4096,
         ge=1,
-        description="Most messages of the stream that are processed at a time; as many may wait behind refused ones, "
-        "or behind others of their key. By default from 1,024 to 4,096: as many as help, which the round trip decides.",
+        description="Maximum number of messages of the stream that are processed at a time. As many again may wait "
+        "behind refused ones, or behind others of their key.",
     )
     max_in_flight_bytes: PositiveSize = Field(
         "16MiB", validate_default=True, description="The same in bytes; a larger message is processed alone."
@@ -128,11 +124,6 @@ class SourceSettings(Section, init=False):
         if self.subject or self.filters:
             return Mapping.compile_each(self.patterns, destination, random=random)
         return Mapping.compile_for_any(destination, random=random)
-
-    @property
-    def most_in_flight(self) -> int:
-        """The most messages of the stream that are ever processed at a time."""
-        return MOST_IN_FLIGHT if self.max_in_flight is None else self.max_in_flight
 
     @property
     def filters(self) -> tuple[str, ...]:

@@ -230,8 +230,8 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_route_in_flight_limit",
         "gauge",
         ROUTE,
-        "Messages of its stream that may be in flight: max_in_flight, or what the round trip needs; 0 for a subject.",
-        readers.route(lambda route: route.in_flight_limit()),
+        "Most messages of its stream that may be in flight (max_in_flight); 0 for a route from a subject.",
+        readers.route(lambda route: route.in_flight_limit),
     ),
     Metric(
         "router_route_ledger_unbalanced",

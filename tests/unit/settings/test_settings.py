@@ -91,7 +91,7 @@ def test_documented_file_is_the_defaults(load: Load) -> None:
 def test_stream_source_has_its_defaults() -> None:
     settings = one_route(from_stream="ORDERS", from_durable="router", from_filter="orders.*")()
     source = settings.routes[0].source
-    assert (source.max_in_flight, source.ack_wait, source.max_deliver, source.nak_delay) == (None, 30.0, -1, 1.0)
+    assert (source.max_in_flight, source.ack_wait, source.max_deliver, source.nak_delay) == (4096, 30.0, -1, 1.0)
     assert source.max_in_flight_bytes == 16 * 1024 * 1024
     assert source.pattern == "orders.*"
 

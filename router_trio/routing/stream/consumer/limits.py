@@ -27,10 +27,10 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
         UNLIMITED,
         # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that failed
         # and waits for its next attempt: that must not keep out what is new.
-        2 * source.most_in_flight + MOST_REMEMBERED,
+        2 * source.max_in_flight + MOST_REMEMBERED,
         standby=source.standby,
         deliver=source.deliver,
-        least_ack_pending=source.most_in_flight,
+        least_ack_pending=source.max_in_flight,
     )
 
 

@@ -24,7 +24,6 @@ from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
 from router_trio.routing.stream.pulling.payloads import Payloads
-from router_trio.routing.stream.pulling.window import InFlightWindow
 from router_trio.states import PAUSED, RUNNING
 
 PULL_EXPIRES = 30.0
@@ -71,7 +70,7 @@ class PullLoop:
         self,
         routing: Routing,
         pending: AckPending,
-        window: InFlightWindow,
+        max_in_flight: int,
         max_in_flight_bytes: int,
         budget: PullBudget,
         closing: trio.Event,
@@ -85,9 +84,9 @@ class PullLoop:
         self._routing = routing
         self._flow = routing.flow
         self._ack_pending = pending
-        self._window = window
-        self._credit = PullCredit(window.size, max_in_flight_bytes, budget, self.look_again)
-        self._most = 2 * window.most
+        self._max_in_flight = max_in_flight
+        self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self.look_again)
+        self._most = 2 * max_in_flight
         self._closing = closing
         self._never_come = never_come
         self._elsewhere = elsewhere
@@ -111,7 +110,7 @@ class PullLoop:
 
     def reset(self) -> None:
         """The link is new, or the consumer, or there is none: nothing is asked for."""
-        self._credit.reopened(self._window.size)
+        self._credit.reopened(self._max_in_flight)
         self._payloads.reset()
         self._lost = None
         self._checks.look_anew()
@@ -140,14 +139,6 @@ class PullLoop:
         """That many of the messages that were asked for came, of so many bytes. `again`: the last had come before."""
         self._credit.count_received(count, size)
         self._comes_again = again
-
-    def count_settled(self, count: int) -> None:
-        """So many messages are about to leave the hand, at least one, and half of the window is used."""
-        window = self._window
-        size = window.size
-        window.count_settled(count, trio.current_time())
-        if window.size != size and self._credit.window == size:  # or the server has refused to be asked for so many
-            self._credit.window = window.size
 
     def look(self) -> None:
         """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""

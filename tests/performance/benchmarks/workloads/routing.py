@@ -86,10 +86,7 @@ async def _in_flight(setting: Setting) -> Section:
         routes = f"{route_of(STREAM)}from.max_in_flight = {most}\n"
         turns[f"router_trio, {most:,}"] = partial(stream_turn, setting, CONTESTANTS["router_trio"], routes=routes)
     results = await in_turns(setting.rounds, turns, say=setting.say)
-    text = (
-        "The same with other values of `max_in_flight`, which by default is what helps, from 1,024 to 4,096. "
-        "`raw` has up to 4,096."
-    )
+    text = "The same with other values of `max_in_flight`, 4,096 by default. `raw` has up to 4,096."
     return Section("in-flight", "Stream to stream, by messages in flight", text, (RATE, COST, LOST), results)
 
 
