@@ -10,12 +10,13 @@ subject here and its messages are stored all the same, by a stream of another ac
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from math import inf
 
 import trio
 
+from router_trio.connection.duplicates import Duplicates
 from router_trio.errors import SourceError, reasons
 from router_trio.events import (
     DestinationNotStored,
@@ -23,8 +24,10 @@ from router_trio.events import (
     DestinationsUnknown,
     DestinationUnconfirmed,
     Emit,
+    StreamAcksEarly,
 )
 from router_trio.link import Link, StreamState
+from router_trio.outbox.operation import OperationWithAck
 from router_trio.protocol.framing import text
 from router_trio.states import DestinationState, RouteState
 from router_trio.subjects.patterns import matches, matches_tokens, overlaps
@@ -66,6 +69,8 @@ class Destinations:
         self._asked: deque[str] = deque()
         self._some_asked = trio.Event()
         self.first_look_over: trio.Event = trio.Event()
+        self._duplicates = Duplicates(connection, emit)
+        self._known_to_ack_early: set[str] = set()
         self._connection = connection
         self._emit = emit
         self._all: list[DestinationState] = []
@@ -131,6 +136,10 @@ class Destinations:
 
     # --- what lookups find ---
 
+    def reconnected(self, outage: float, unanswered: Sequence[OperationWithAck]) -> None:
+        """The link is back after `outage` seconds. What was unanswered is sent again: see `Duplicates`."""
+        self._duplicates.reconnected(trio.current_time(), outage, unanswered, self._streams.values())
+
     def look_up(self, stream: str) -> None:
         """Find out which subjects a stream takes, whose answers wait for that: see `Outbox.stream_found`."""
         if stream not in self._asked:
@@ -195,6 +204,7 @@ class Destinations:
             self.first_look_over.set()
             for one in self._all:
                 self._tell(one)
+            await self._duplicates.warn(link, self._streams.values(), may_ask=not self._unknown)
             await self._find_unconfirmed(link)
             with trio.move_on_at(began + pause):
                 await self._look_now.wait()
@@ -223,6 +233,7 @@ class Destinations:
             for name, stream in streams.items()
             if name not in self._secret and any(_behind(pattern, [stream]) for pattern in patterns)
         }
+        self._note_early_acks()
         covered: dict[str, set[Hashable]] = {}
         for one in stored:
             behind = _behind(one.pattern, streams.values())
@@ -231,6 +242,13 @@ class Destinations:
                     covered.setdefault(stream.name, set()).add((one.route_name, one.template))
             self._found(one, behind)
         self._learned({stream.name: stream.subjects for stream in streams.values()}, covered)
+
+    def _note_early_acks(self) -> None:
+        """Warn once of each stream that confirms what it may still lose, as long as it does."""
+        early = {name for name, stream in self._streams.items() if stream.acks_before_writing}
+        for name in sorted(early - self._known_to_ack_early):
+            self._emit(StreamAcksEarly(at=trio.current_time(), connection=self._connection, stream=name))
+        self._known_to_ack_early = early
 
     async def _find_unconfirmed(self, link: Link) -> None:
         """Warn once of each core destination whose messages a stream stores.
@@ -274,7 +292,7 @@ class Destinations:
                     raise
                 self._secret.add(name)
         if name in self._secret and pattern is not None:
-            state = StreamState(name, (pattern,), None, (inf, inf), 0, ())
+            state = StreamState(name, (pattern,), None, (inf, inf), 0, (), None)
         if state is not None:
             streams[name] = state
 

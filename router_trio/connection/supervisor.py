@@ -259,6 +259,7 @@ class Connection:
                     pending_count=self.outbox.pending,
                 )
             )
+            self.destinations.reconnected(now - self._lost_at, self.outbox.queue.unanswered())
         self.outbox.belief.begin_link()
         self.outbox.refusals.asks_after = True
         self.outbox.link_up(session.inbox)

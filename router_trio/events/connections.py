@@ -112,6 +112,24 @@ class RetryComplete(ConnectionEvent):
     failed_count: int
 
 
+class DuplicatesPossible(ConnectionEvent):
+    """After a reconnect, messages are sent again whose ids their stream may have forgotten: it may store them twice.
+
+    `count` messages had been sent and were unanswered for up to `unanswered_seconds`, longer than the duplicate window
+    of the stream. With `window_assumed` that could not be looked up: it counts as the server's default, and `count` is
+    the least number if it is shorter. `stream` is absent if that is not known either.
+    """
+
+    code = "NATS_DUPLICATES_POSSIBLE"
+    level = Level.WARN
+    stream: str | None
+    count: int
+    outage_seconds: float
+    unanswered_seconds: float
+    window_seconds: float
+    window_assumed: bool
+
+
 class DestinationsUnknown(ConnectionEvent):
     """The streams of the destinations can't be looked up; only publishes show whether they accept messages."""
 
@@ -119,6 +137,17 @@ class DestinationsUnknown(ConnectionEvent):
     level = Level.INFO
     reason: str
     detail: str
+
+
+class StreamAcksEarly(ConnectionEvent):
+    """The stream of a destination confirms messages before it has written them (`persist_mode` is `async`).
+
+    A crash of its server loses some that were confirmed, whose source is acked by then.
+    """
+
+    code = "NATS_STREAM_ACKS_EARLY"
+    level = Level.WARN
+    stream: str
 
 
 class StreamCreated(ConnectionEvent):

@@ -213,9 +213,18 @@ class OperationWithAck(CoreOperation):
     the reason of the last refusal, while it is tried again. `resent`: it was written before, and no answer came.
     `refused_with`: reason and detail of a refusal that would be final, and is asked after. `mapped_by`: the
     destination (see `capacity_key`) whose mapping made the subject; None if a program or a handler chose it.
+    `unanswered_since` is when it was first written without an answer: a stream may have stored it from then on.
     """
 
-    __slots__ = ("first_written_at", "mapped_by", "refused_for", "refused_with", "resent", "written_at")
+    __slots__ = (
+        "first_written_at",
+        "mapped_by",
+        "refused_for",
+        "refused_with",
+        "resent",
+        "unanswered_since",
+        "written_at",
+    )
 
     with_ack = True
 
@@ -238,12 +247,15 @@ class OperationWithAck(CoreOperation):
         self.refused_for: str | None = None
         self.refused_with: tuple[str, str] | None = None
         self.resent: bool = False
+        self.unanswered_since: float | None = None
         self.written_at: float = 0.0
         self.mapped_by: Hashable | None = mapped_by
 
     def send_again(self) -> None:
         """It is written once more, though a stream may have it: its PubAck tells."""
         self.resent = True
+        if self.unanswered_since is None:
+            self.unanswered_since = self.written_at
 
     def expect_puback_at(self, inbox: bytes) -> None:
         """Have the PubAck come to an inbox, from which it has its number."""

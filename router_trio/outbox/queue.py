@@ -66,6 +66,10 @@ class SendQueue:
             return found
         return next((one for one in self._waiting if one.order == order and isinstance(one, OperationWithAck)), None)
 
+    def unanswered(self) -> list[OperationWithAck]:
+        """Return the JetStream publishes that wait for the link and were sent before, and got no answer."""
+        return [one for one in self._waiting if isinstance(one, OperationWithAck) and one.unanswered_since is not None]
+
     def older_waits(self, operation: Operation) -> bool:
         """Return True if a JetStream publish of the same lane that was accepted earlier waits for the wire."""
         lane = operation.lane
@@ -168,6 +172,9 @@ class SendQueue:
     def requeue_all(self) -> None:
         """The link died: everything in flight or held goes back to the head."""
         back = self.in_flight.clear()
+        for operation in back:
+            if isinstance(operation, OperationWithAck):
+                operation.send_again()
         for operation in self._waiting:
             back += operation.split()
         back += self.lanes.clear()
@@ -176,7 +183,7 @@ class SendQueue:
         for operation in back:
             if isinstance(operation, OperationWithAck) and operation.first_written_at is not None:
                 operation.first_written_at = None  # each gets its whole time on the next link
-                operation.send_again()
+                operation.resent = True
         self.put_back(back)
 
     def put_back(self, operations: Sequence[Operation]) -> None:

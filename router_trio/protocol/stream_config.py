@@ -59,6 +59,8 @@ class StreamState:
     `refuses`: reason and detail why it takes no message now, or None as far as the server tells. `room`: how many more
     messages and bytes it takes before it refuses; infinite if it has no such limit, or discards old ones for new ones.
     `held`: its messages. `limits`: whatever it may be short of, in a form that changes if one of them does.
+    `duplicate_window`: seconds for which it remembers ids; None if it may not be looked at. `acks_before_writing`: it
+    confirms messages that a crash of its server may still lose (`persist_mode` is `async`).
     """
 
     name: str
@@ -67,6 +69,8 @@ class StreamState:
     room: tuple[float, float]
     held: int
     limits: tuple[int, ...]
+    duplicate_window: float | None
+    acks_before_writing: bool = False
 
     def has_more_room_than(self, before: StreamState) -> bool:
         """Return True if it may take now what it refused then."""

@@ -63,7 +63,7 @@ class Stream:
 
     `epoch` is what the zero of Trio's clock is for its server, in Unix seconds; `answers_after` the seconds that a
     PubAck takes; without a leader it takes nothing, and `sealed` it refuses everything. A `fallback` takes what no
-    other stream of its server takes.
+    other stream of its server takes. With `acks_before_writing` it says that it is one with `persist_mode` `async`.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Stream:
         self.answers_after: float = 0.0
         self.leaderless_until: float = -inf
         self.sealed = False
+        self.acks_before_writing: bool = False
         self.epoch = epoch
         self.fallback = fallback
         self.subjects: tuple[str, ...] = tuple(subjects)
@@ -120,7 +121,16 @@ class Stream:
         elif room <= 0:
             refuses = "stream_full", f"stream {self.name!r} is full: it has its {self.max_messages} messages (max_msgs)"
         limits = (-1 if self.max_messages is None else self.max_messages,)
-        return StreamState(self.name, self.subjects, refuses, (room, inf), len(self.stored), limits)
+        return StreamState(
+            self.name,
+            self.subjects,
+            refuses,
+            (room, inf),
+            len(self.stored),
+            limits,
+            self.duplicate_window,
+            self.acks_before_writing,
+        )
 
     def store(self, publish: Publish, now: float) -> bytes:
         """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer.

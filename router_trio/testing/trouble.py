@@ -87,6 +87,10 @@ class Trouble:
         """No stream can be made: JetStream is not enabled."""
         self._server.jetstream = not is_off
 
+    def persist_async(self, stream: str, is_async: bool = True) -> None:
+        """The stream says that it confirms messages before it has written them. Here it writes them all the same."""
+        self._server.streams[stream].acks_before_writing = is_async
+
     def seal(self, stream: str) -> None:
         """A stream takes nothing any more."""
         self._server.streams[stream].sealed = True

@@ -55,8 +55,10 @@ class Peer(Protocol):
     ) -> None:
         """Publish as another client."""
 
-    async def add_stream(self, name: str, subjects: Sequence[str], *, max_messages: int | None = None) -> None:
-        """Create a stream; at its limit it refuses."""
+    async def add_stream(
+        self, name: str, subjects: Sequence[str], *, max_messages: int | None = None, persist_async: bool = False
+    ) -> None:
+        """Create a stream; at its limit it refuses. With `persist_async` it confirms before it writes."""
 
     async def payloads(self, stream: str) -> list[bytes]:
         """What a stream holds."""
@@ -112,8 +114,11 @@ class FakePeer:
     ) -> None:
         self.broker.publish(subject, payload, headers, reply=reply)
 
-    async def add_stream(self, name: str, subjects: Sequence[str], *, max_messages: int | None = None) -> None:
+    async def add_stream(
+        self, name: str, subjects: Sequence[str], *, max_messages: int | None = None, persist_async: bool = False
+    ) -> None:
         self.broker.add_stream(name, subjects, max_messages=max_messages)
+        self.broker.trouble.persist_async(name, persist_async)
 
     async def payloads(self, stream: str) -> list[bytes]:
         return [message.payload for message in self.broker.messages(stream)]
@@ -177,8 +182,12 @@ class RealPeer:
         await self._client.publish(subject, payload, [*headers.items()] if headers else None, reply)
         await self._client.ping()
 
-    async def add_stream(self, name: str, subjects: Sequence[str], *, max_messages: int | None = None) -> None:
+    async def add_stream(
+        self, name: str, subjects: Sequence[str], *, max_messages: int | None = None, persist_async: bool = False
+    ) -> None:
         config: dict[str, Any] = {} if max_messages is None else {"max_msgs": max_messages, "discard": "new"}
+        if persist_async:
+            config["persist_mode"] = "async"
         await self._jetstream.create_stream(name, subjects, **config)
 
     async def payloads(self, stream: str) -> list[bytes]:

@@ -51,6 +51,7 @@ async def test_a_stream_tells_whether_it_takes_a_message(peer: Peer) -> None:
         assert state is not None
         assert (state.name, state.subjects) == ("ORDERS", ("orders.>",))
         assert (state.refuses, state.room, state.held) == (None, (2, inf), 0)
+        assert (state.duplicate_window, state.acks_before_writing) == (120.0, False)
         before = state
         await peer.publish("orders.new")
         state = await holding(link, "ORDERS", 1)
@@ -62,6 +63,15 @@ async def test_a_stream_tells_whether_it_takes_a_message(peer: Peer) -> None:
         assert before.has_more_room_than(state)
         assert not state.has_more_room_than(before)
         assert "'ORDERS' is full" in state.refuses[1]
+
+
+@pytest.mark.real_needs_server(2, 12, lacks="persist_mode")
+async def test_a_stream_that_confirms_before_it_writes_says_so(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"], persist_async=True)
+    async with link_of(peer) as link:
+        state = await link.stream_state("ORDERS")
+        assert state is not None
+        assert state.acks_before_writing
 
 
 async def test_a_sealed_stream_says_so_and_refuses(peer: Peer) -> None:

@@ -148,6 +148,29 @@ async def test_a_full_queue_drops_the_oldest_and_says_so(server: NatsServer, pro
     assert received == list(range(900, 1000))
 
 
+async def test_after_an_outage_longer_than_the_duplicate_window_the_log_says_how_many_may_be_doubled(
+    server: NatsServer, proxy: TcpProxy
+) -> None:
+    """The stream has stored them all when the link is lost, and their PubAcks are lost with it."""
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SINK", ["sink.*"], duplicate_window=1_000_000_000)
+        async with watched(settings(proxy.url)) as watch, trio.open_nursery() as publishers:
+            proxy.blackhole("to_client")
+            for number in range(20):
+                publishers.start_soon(watch.router.publish_with_ack, "sink.a", b"%d" % number)
+            await until_stored(stream, "SINK", 20)
+            await cut_off(proxy, watch)
+            proxy.clear()
+            await trio.sleep(1.5)
+            await let_in(proxy, watch)
+            event = await watch.until("NATS_DUPLICATES_POSSIBLE")
+            assert (event.connection, event.stream, event.count) == ("main", "SINK", 20)
+            assert (event.window_seconds, event.window_assumed) == (1.0, False)
+            assert 1.5 <= event.outage_seconds <= event.unanswered_seconds
+            await until_stored(stream, "SINK", 40)
+
+
 @pytest.mark.parametrize("moment", ["at once", "connecting", "connected", "traffic", "blackholed", "away"])
 async def test_cancelling_open_is_done_within_the_shutdown_deadline(
     server: NatsServer, proxy: TcpProxy, moment: str

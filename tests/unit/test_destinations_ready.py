@@ -7,6 +7,7 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
+from router_trio.telemetry.logs.sentences import sentence
 from tests.support.eventually import eventually
 from tests.support.world import core, one_broker, to, two_brokers, world
 from tests.unit.readiness import (
@@ -216,6 +217,20 @@ async def test_a_core_destination_that_a_stream_takes_is_said_once(autojump_cloc
         await trio.sleep(60)
         (event,) = w.watch.of("NATS_DESTINATION_UNCONFIRMED")
         assert (event.subject, event.stream) == ("out.x", "OUT")
+
+
+async def test_a_stream_that_confirms_before_it_writes_is_named_once(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    brokers["main"].trouble.persist_async("OUT")
+    async with world([TO_STREAM], brokers=brokers) as w:
+        await trio.sleep(60)
+        await w.lose()
+        await w.find()
+        await trio.sleep(60)
+        (event,) = w.watch.of("NATS_STREAM_ACKS_EARLY")
+        assert (event.connection, event.stream) == ("main", "OUT")
+        assert "persist_mode" in sentence(event)
+        assert not why(w), "it is what its owner wanted"
 
 
 async def test_a_router_without_streams_asks_nothing_of_jetstream(autojump_clock: MockClock) -> None:

@@ -60,6 +60,7 @@ class StreamInfo:
     max_message_size: int
     max_age: float
     duplicate_window: float
+    persist_mode: str
     sealed: bool
     no_ack: bool
     mirror: bool
@@ -172,6 +173,7 @@ def stream_info(body: bytes) -> StreamInfo:
         max_message_size=config.number("max_msg_size", -1, low=-1),
         max_age=config.duration("max_age"),
         duplicate_window=config.duration("duplicate_window"),
+        persist_mode=config.text("persist_mode", "default"),
         sealed=config.flag("sealed"),
         no_ack=config.flag("no_ack"),
         mirror=config.object("mirror") is not None,

@@ -109,7 +109,16 @@ class Lookups:
         if info.name != name:
             raise SourceError(f"the answer about stream {name!r} is about another one", reason=reasons.BAD_ANSWER)
         limits = (info.max_messages, info.max_bytes, info.max_messages_per_subject, info.max_message_size)
-        return StreamState(info.name, info.subjects, _refuses(info), _room(info), info.messages, limits)
+        return StreamState(
+            info.name,
+            info.subjects,
+            _refuses(info),
+            _room(info),
+            info.messages,
+            limits,
+            info.duplicate_window,
+            info.persist_mode == "async",
+        )
 
 
 def said(error: ApiError) -> SourceError:

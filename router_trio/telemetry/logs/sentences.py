@@ -95,6 +95,15 @@ SENTENCES: Mapping[type[Event], str] = {
         "Could not look up the streams that {connection} publishes to: {reason}; "
         "only publishes show whether they accept messages"
     ),
+    events.DuplicatesPossible: (
+        "Connection {connection} is back after {outage_seconds:.1f} s: {this_stream} may store "
+        "{at_least}{count:count message} twice, sent without an answer up to {unanswered_seconds:.1f} s ago, "
+        "before its duplicate window of {window_seconds:g} s{assumed}"
+    ),
+    events.StreamAcksEarly: (
+        "Stream {stream} on {connection} confirms messages before it has written them (persist_mode is async): "
+        "a crash of its server loses some that count as routed"
+    ),
     events.StreamCreated: "Stream {stream} was made on {connection}",
     events.StreamDiffers: (
         "Stream {stream} on {connection} is not as [[streams]] says, and is left as it is: {detail}; change one of them"
@@ -213,6 +222,9 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "to_subject": lambda fields: f" to {excerpt(fields['subject'])}" if "subject" in fields else "",
     "which_message": _which_message,
     "raised": _raised,
+    "this_stream": lambda fields: f"stream {fields['stream']}" if "stream" in fields else "a stream",
+    "assumed": lambda fields: " (the default: it could not be looked up)" if fields["window_assumed"] else "",
+    "at_least": lambda fields: "at least " if fields["window_assumed"] else "",
     "at_message": lambda fields: f", with {_which_message(fields)} in the handler" if "subject" in fields else "",
     "and_redelivered": lambda fields: f", {fields['redelivered']} to be redelivered" if fields["redelivered"] else "",
     "again": lambda fields: (

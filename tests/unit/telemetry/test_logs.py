@@ -26,6 +26,7 @@ def example(kind: type[Event]) -> Event:
     values: dict[str, Any] = {
         "str": "text",
         "int": 3,
+        "bool": True,
         "float": 1.5,
         "str | None": "text",
         "int | None": 3,
