@@ -127,7 +127,9 @@ def _put(holder: Any, key: str | int, value: Any, annotation: Any, at: Location)
     if isinstance(holder, dict):
         holder.setdefault(key, [] if kind is list else {})
     below = holder[key]
-    if is_model(annotation) and isinstance(below, dict):
+    if is_model(annotation) and not value:
+        yield at
+    elif is_model(annotation) and isinstance(below, dict):
         yield from _lay_over(below, value, annotation, at)
     elif kind is dict and isinstance(below, dict):
         for word, item in value.items():
@@ -169,17 +171,17 @@ def _check_new_connections(document: Document, in_file: set[str], known: list[st
     One set of variables may serve several routers, whose files have different connections.
     """
     for name in _connection_names(document) - in_file:
-        if "servers" in document.data["connections"][name]:
-            continue
+        given = document.data["connections"][name]
+        if not isinstance(given, dict) or "servers" in given:
+            continue  # the validation refuses what is no table
         del document.data["connections"][name]
         path = f"connections.{name}"
-        for key, variable in list(document.variables.items()):
-            if key.startswith(f"{path}."):
-                del document.variables[key]
-                near = _nearest(variable, known)
-                cure = f"did you mean {near}?" if near else "add it there, or set its servers too"
-                told = f"is ignored, since the file has no connection {name!r}; {cure}"
-                document.ignored.append(Problem(variable, told))
+        keys = [key for key in document.variables if key == path or key.startswith(f"{path}.")]
+        for variable in dict.fromkeys([document.variables.pop(key) for key in keys]):
+            near = _nearest(variable, known)
+            cure = f"did you mean {near}?" if near else "add it there, or set its servers too"
+            told = f"is ignored, since the file has no connection {name!r}; {cure}"
+            document.ignored.append(Problem(variable, told))
 
 
 def _spellings(value: Any, annotation: Any, at: tuple[str, ...]) -> Iterator[str]:

@@ -205,6 +205,8 @@ def test_variable_that_can_not_be_used_is_refused(name: str, value: str, message
         ),
         ("CONNECTIONS__ZZZ__FAIL_OPN", "1", "is ignored, since the file has no connection 'zzz'"),
         ("CONNECTIONS__ZZZ", '{"user": "a"}', "is ignored, since the file has no connection 'zzz'"),
+        ("CONNECTIONS__ZZZ", '{"user": "a", "password": "HUSH"}', "is ignored, since the file has no connection 'zzz'"),
+        ("CONNECTIONS__ZZZ", "{}", "is ignored, since the file has no connection 'zzz'"),
     ],
 )
 def test_a_connection_that_only_the_environment_names_is_ignored_and_said(
@@ -217,6 +219,12 @@ def test_a_connection_that_only_the_environment_names_is_ignored_and_said(
     assert ignored.path == f"ROUTER_TRIO_{name}"
     assert ignored.message.startswith(message)
     assert "HUSH" not in str(ignored)
+
+
+@pytest.mark.parametrize("value", ["5", "null", "true", '["HUSH"]', '["servers"]'])
+def test_a_new_connection_that_is_no_table_is_refused(value: str, load: Load) -> None:
+    found = problems(lambda: load(CONNECTIONS__ZZZ=value))
+    assert found == {"connections.zzz": "must be a table of keys and values"}
 
 
 def test_variables_of_kubernetes_for_a_service_of_our_name_are_ignored(load: Load) -> None:
