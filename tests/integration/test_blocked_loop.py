@@ -97,6 +97,7 @@ async def test_a_handler_that_blocks_is_named_in_the_log_and_by_healthz(
         where = rf"{re.escape(str(tmp_path))}/blocking\.py:\d+ in {handler}"
         assert (line["level"], line["route"], line["subject"]) == ("ERROR", "orders", "orders.7")
         assert re.fullmatch(where, line["place"])
+        assert "`thread = true`" in line["message"], "the log does not say what to do"
         code, body = await get(f"{page}/healthz", within=2.0)
         assert code == 503
         assert "orders" in body["reasons"][0]["reason"]

@@ -144,7 +144,7 @@ SENTENCES: Mapping[type[Event], str] = {
     ),
     events.LoopBlocked: (
         "{by_route}The event loop has not turned for {blocked_seconds:g} s{at_message}{raised}: "
-        "nothing is sent, received or answered meanwhile"
+        "nothing is sent, received or answered meanwhile{in_a_thread}"
     ),
     events.RouterNotReady: "Router is not ready, for {count:count reason}: {reasons}",
     events.RouterReady: "Router is ready: every connection and every route would deliver a message{again}",
@@ -153,6 +153,13 @@ SENTENCES: Mapping[type[Event], str] = {
         "Router has stopped; {unsettled:count message was|messages were} left unsettled{and_redelivered}"
     ),
 }
+
+
+IN_A_THREAD = (
+    "; let a handler that blocks be called in a thread: a plain def with `thread = true` of its route, what an async "
+    "def calls with trio.to_thread.run_sync"
+)
+"""What to do about a handler that blocks the loop."""
 
 
 def sentence(event: Event) -> str:
@@ -226,6 +233,7 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "assumed": lambda fields: " (the default: it could not be looked up)" if fields["window_assumed"] else "",
     "at_least": lambda fields: "at least " if fields["window_assumed"] else "",
     "at_message": lambda fields: f", with {_which_message(fields)} in the handler" if "subject" in fields else "",
+    "in_a_thread": lambda fields: IN_A_THREAD if fields["route"] is not None else "",
     "and_redelivered": lambda fields: f", {fields['redelivered']} to be redelivered" if fields["redelivered"] else "",
     "again": lambda fields: (
         f"; it was not for {fields['not_ready_seconds']:.1f} s" if fields["not_ready_seconds"] else ""

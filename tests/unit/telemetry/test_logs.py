@@ -168,6 +168,18 @@ async def test_a_line_of_a_message_says_which_it_is_and_where_its_handler_raised
     assert (line["detail"], line["traceback"]) == ("HUSH", ["ValueError: HUSH"])
 
 
+async def test_a_line_of_a_blocked_loop_says_what_to_do_about_the_handler() -> None:
+    blocked = events.LoopBlocked(
+        at=1.0, blocked_seconds=2.1, route="orders", subject="orders.7", place="shop.py:3 in f"
+    )
+    [line] = await logged(blocked)
+    assert line["message"].startswith("Route orders: The event loop has not turned for 2.1 s")
+    assert "`thread = true`" in line["message"]
+    assert "trio.to_thread.run_sync" in line["message"]
+    [line] = await logged(events.LoopBlocked(at=1.0, blocked_seconds=2.1, place="router.py:3 in f"))
+    assert "thread" not in line["message"]  # no handler is known to be in the way
+
+
 async def test_a_line_of_a_publish_names_route_and_subject() -> None:
     publish = events.PublishWithAckFailed(
         at=0.0, connection="main", reason="limit", subject="eu.7", route="orders", detail="maximum messages exceeded"
