@@ -5,7 +5,7 @@ A message that nobody changes and nobody looks at goes through as part of a batc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from operator import length_hint
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -70,8 +70,10 @@ class CoreRoute(Route):
             self._deliver = SharedDelivery(passthrough.deliver, self._passes[1])
         self._member: Member | None = None
         self._in_hand = 0
-        self._not_begun: tuple[float, list[framing.RawMessage]] | None = None
-        """The batch in hand while it waits for room."""
+        self._batch: tuple[float, list[framing.RawMessage]] = (0.0, [])
+        """What was taken from the queue last; the last of it may not have been begun."""
+        self._not_begun = 0
+        """How many of that have not been begun: they may be taken back while the route waits for something."""
         self._flow: CoreFlow | None = None
         if routing.flow is not None and not self.keeps_messages:
             self._flow = CoreFlow(routing.state, routing.flow, self._intake, self._route_batch, self._values)
@@ -142,10 +144,13 @@ class CoreRoute(Route):
     def _take_back(self) -> list[tuple[float, list[framing.RawMessage]]]:
         """Take out all that was not begun, the oldest first."""
         taken = []
-        if self._not_begun is not None:
-            taken.append(self._not_begun)
-            self._not_begun, self._in_hand = None, 0
-            self._intake.finish()
+        if self._not_begun:
+            received_at, batch = self._batch
+            taken.append((received_at, batch[len(batch) - self._not_begun :]))
+            self._in_hand -= self._not_begun
+            self._not_begun = 0
+            if not self._in_hand:
+                self._intake.finish()
         if self._flow is not None:
             taken += self._flow.take_unrouted()
         return taken + self._intake.take_waiting()
@@ -175,7 +180,7 @@ class CoreRoute(Route):
         """See `Route`."""
         self._scope.cancel()
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
-        self._not_begun = None
+        self._not_begun = 0
         self._intake.finish()
         if self._flow is not None:
             left += self._flow.clear()
@@ -195,27 +200,31 @@ class CoreRoute(Route):
 
     async def _route_batch(self, received_at: float, batch: list[framing.RawMessage]) -> None:
         """Route all of a batch."""
-        self._in_hand = len(batch)
-        self._not_begun = received_at, batch
+        self._batch = received_at, batch
+        self._in_hand = self._not_begun = len(batch)
         await self.routing.wait_for_capacity()
-        if self._not_begun is None:
+        if not self._not_begun:
             return  # taken back meanwhile
-        self._not_begun = None
         handler = self.routing.plan.handler
         if handler is not None:
             await self._handle(handler, received_at, batch)
         else:
             while batch := self._pass_on(received_at, batch):
-                self._in_hand, self._not_begun = len(batch), (received_at, batch)
+                self._batch = received_at, batch
+                self._in_hand = self._not_begun = len(batch)
                 await self.routing.turn.pass_on()
-                if self._not_begun is None:
+                if not self._not_begun:
                     return  # taken back meanwhile
-                self._not_begun = None
-        self._in_hand = 0
+        self._in_hand = self._not_begun = 0
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
-        tracing = self.routing.tracing
+        """Take a batch through the handler, or what of it is not taken back while that blocks."""
         handled = HandlerBatch(self.routing, handler, received_at)
+        await self._call_for_each(handler, handled, batch)
+        handled.offer_kept()
+
+    async def _call_for_each(self, handler: Handler, handled: HandlerBatch, batch: list[framing.RawMessage]) -> None:
+        tracing = self.routing.tracing
         start, end = 0, len(batch)
         for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
             raws = batch[start:index]
@@ -225,16 +234,23 @@ class CoreRoute(Route):
                 messages = filter(handled.wants, messages)
             calls = HandlerCalls(handler, messages)
             while (blocked := handled.handle_each(calls)) is not None:
-                self._in_hand = (not handled.between_calls) + length_hint(left) + end - index
-                await blocked
-            if index < end and (blocked := handled.handle_traced(batch[index])) is not None:
-                self._in_hand = end - index
-                await blocked
+                if await self._taken_back(blocked, not handled.between_calls, length_hint(left) + end - index):
+                    return
+            if index == end:
+                return
             start = index + 1
-            if start < end and (turning := handled.let_turn()) is not None:
-                self._in_hand = end - start
-                await turning
-        handled.offer_kept()
+            blocked = handled.handle_traced(batch[index])
+            if blocked is not None and await self._taken_back(blocked, True, end - start):
+                return
+            turning = handled.let_turn() if start < end else None
+            if turning is not None and await self._taken_back(turning, False, end - start):
+                return
+
+    async def _taken_back(self, waits: Awaitable[None], in_handler: bool, not_begun: int) -> bool:
+        """Wait within a batch of which `not_begun` are left. Return True if these were taken back meanwhile."""
+        self._in_hand, self._not_begun = in_handler + not_begun, not_begun
+        await waits
+        return self._not_begun < not_begun
 
     def _pass_on(self, received_at: float, batch: list[framing.RawMessage]) -> list[framing.RawMessage]:
         """Forward a batch. Return what is left of it when the loop should turn before the rest."""
