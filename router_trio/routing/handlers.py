@@ -35,6 +35,11 @@ MOST_CANCELLATIONS = 1000
 """Cancellations in a row that a handler may swallow and go on waiting: then it is given up, or no router could end."""
 
 
+MOST_ANSWERS = 65_536
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+"""Messages, and bytes of their payloads, that a handler may make of one: what it yields may have no end."""
+
+
 def load_handler(name: str) -> Handler:
     """The function that `package.module:function` names. Imports the module. Raises `HandlerError`."""
     module_name, _, function_name = name.partition(":")
@@ -292,9 +297,15 @@ def answers_of(answer: Any) -> list[Message]:
         return []
     if not isinstance(answer, Iterable) or isinstance(answer, _NOT_SEVERAL):
         raise HandlerError(f"a handler returns a Message, several, or None; this one returned {type(answer).__name__}")
-    messages = list(answer)
-    for one in messages:
+    messages: list[Message] = []
+    room = MOST_ANSWER_BYTES
+    for one in answer:
         _check(one)
+        room -= len(one.payload)
+        if len(messages) == MOST_ANSWERS or room < 0:
+            most = f"{MOST_ANSWERS:,} messages" if room >= 0 else f"{MOST_ANSWER_BYTES:,} bytes of payloads"
+            raise HandlerError(f"a handler makes at most {most} of one message; this one went on")
+        messages.append(one)
     return messages
 
 

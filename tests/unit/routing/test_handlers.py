@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from router_trio.message import Message
 from router_trio.protocol import framing
 from router_trio.protocol.headers import Headers
 from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import Blocked, Handler, answers_of, begin, finished, load_handler
+from router_trio.routing.handlers import (
+    MOST_ANSWER_BYTES,
+    MOST_ANSWERS,
+    Blocked,
+    Handler,
+    answers_of,
+    begin,
+    finished,
+    load_handler,
+)
 from router_trio.testing.frames import raw
 from tests.unit.routing.handler_functions import asynchronous, three
 
@@ -154,6 +164,39 @@ def test_defaults_and_functions_of_no_signature_are_taken() -> None:
 async def test_what_a_handler_may_not_return(answer: object, told: str) -> None:
     with pytest.raises(HandlerError, match=told):
         await invoke(lambda message: answer, MESSAGE)
+
+
+class Endless:
+    """An iterable that is no iterator."""
+
+    def __iter__(self) -> Iterator[Message]:
+        return repeat(MESSAGE)
+
+
+def yields_for_ever(message: Message) -> Iterator[Message]:
+    while True:
+        yield message
+
+
+@pytest.mark.parametrize("answer", [repeat(MESSAGE), Endless(), yields_for_ever(MESSAGE)], ids=["C", "object", "yield"])
+def test_an_answer_that_never_ends_is_refused(answer: Iterable[Message]) -> None:
+    with pytest.raises(HandlerError, match=r"at most 65,536 messages"):
+        answers_of(answer)
+
+
+def test_an_answer_that_never_ends_is_refused_at_the_first_thing_that_is_no_message() -> None:
+    with pytest.raises(HandlerError, match="there is int among these"):
+        answers_of(count())
+
+
+def test_answers_are_bounded_in_number_and_in_bytes() -> None:
+    assert len(answers_of(MESSAGE for _ in range(MOST_ANSWERS))) == MOST_ANSWERS
+    with pytest.raises(HandlerError, match=r"at most 65,536 messages"):
+        answers_of([MESSAGE] * (MOST_ANSWERS + 1))
+    quarter = MESSAGE.replace(payload=bytes(MOST_ANSWER_BYTES // 4))
+    assert len(answers_of([quarter] * 4)) == 4
+    with pytest.raises(HandlerError, match=r"at most 67,108,864 bytes"):
+        answers_of(repeat(quarter))
 
 
 def test_a_message_for_a_handler_has_what_the_raw_one_has() -> None:

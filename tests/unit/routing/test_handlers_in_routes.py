@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -155,6 +155,17 @@ def nonsense(message: Message) -> object:
     return 7
 
 
+def without_end(message: Message) -> Iterator[Message]:
+    while True:
+        yield message
+
+
+async def an_async_generator(message: Message) -> AsyncIterator[Message]:
+    await trio.lowlevel.checkpoint()
+    while True:
+        yield message
+
+
 def wrong_payload(message: Message) -> Message:
     return message.replace(payload="text")  # type: ignore[arg-type]
 
@@ -168,6 +179,8 @@ def wrong_payload(message: Message) -> Message:
         (half_of_it, "handler_error"),
         (nonsense, "handler_error"),
         (wrong_payload, "handler_error"),
+        (without_end, "handler_error"),
+        (an_async_generator, "handler_error"),
         (bad_header, "invalid_header"),
         (bad_subject, "invalid_subject"),
         (bad_reply, "invalid_subject"),
