@@ -53,6 +53,20 @@ def _shown(name: str, value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSubjects:
+    """Which subjects a stream takes, and as which it stores them.
+
+    `transform` is the source and the destination of its own mapping, or None: what matches is stored under the mapped
+    subject, everything else as it is. `has_others`: it also holds what was not published to it, but copied from other
+    streams.
+    """
+
+    taken: tuple[str, ...] = ()
+    transform: tuple[str, str] | None = None
+    has_others: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StreamState:
     """A stream as a publisher meets it.
 

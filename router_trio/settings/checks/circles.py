@@ -2,7 +2,7 @@
 
 A route that feeds itself is refused by `loops`. Here routes are followed over all connections to one server, with the
 subjects that are left of what began: what surely comes back is refused, and what may come back is warned about. A route
-with a `hop_limit` ends every circle that it is in.
+with a `hop_limit` ends every circle that it is in, unless that goes over its dead letters, which nothing counts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from router_trio.errors import MappingError, Problem, SubjectError
-from router_trio.settings.checks.configuration import Connections, RouteParts, resolve_connection
+from router_trio.settings.checks.configuration import RouteParts
+from router_trio.settings.checks.meeting import Connections, meet_at, resolve_connection, stream_read
+from router_trio.settings.checks.streams import valid_patterns
 from router_trio.settings.routes import SourceSettings
-from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
-from router_trio.subjects.patterns import is_valid_subject, matches, validate_pattern
+from router_trio.subjects.patterns import is_valid_subject, matches
 from router_trio.subjects.shapes import Patterns, Shape, example, mapped, meet
 
 ROUNDS = 3
@@ -26,19 +27,27 @@ ROUNDS = 3
 MOST_SHAPES = 64
 """Of one route, in the search from one route: more are not followed."""
 
-_LOGIN = ("credentials_file", "nkey_seed_file", "user", "password", "token")
-
 
 class Way(NamedTuple):
-    """One way through a route: in by a pattern of its source, out by a destination."""
+    """One way through a route: in by a pattern of its source, out by a destination.
+
+    `entry` is what `subject` maps from: the pattern, or `>` for a whole stream, whose subjects are kept as they are.
+    """
 
     route: int
     pattern: str
+    entry: str
     key: str
     subject: str
     connection: str
     always: bool
     """True if every message that matches goes there, as the configuration has it."""
+    dead: bool
+    """True for dead letters."""
+
+    def sends(self, shape: Shape) -> Shape:
+        """Return the shape of what it makes of messages that match its pattern and have this shape."""
+        return mapped(self.entry, self.subject, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +104,19 @@ def _problem(circle: Circle, nodes: Mapping[int, _Node]) -> Problem:
         f"what route {nodes[first.route].name!r} takes {'comes' if circle.surely else 'may come'} back to it: it sends "
     )
     for way, following in zip(circle.ways, [*circle.ways[1:], first], strict=True):
-        shape = mapped(way.pattern, way.subject, shape)
+        shape = way.sends(shape)
         told += f"{'.'.join(shape)!r} to route {nodes[following.route].name!r}"
         told += ", which sends " if following is not first else ""
         shape = meet(shape, tuple(following.pattern.split("."))) or shape
-    cure = "send to other subjects, narrow a source, or set hop_limit on one of these routes"
-    return Problem(f"routes[{first.route}].{first.key}", f"{told}; {cure}")
+    return Problem(f"routes[{first.route}].{first.key}", f"{told}; {_cure(circle, nodes)}")
+
+
+def _cure(circle: Circle, nodes: Mapping[int, _Node]) -> str:
+    counting = [f"route {nodes[way.route].name!r}" for way in circle.ways if not way.dead]
+    if not counting:
+        return "send to other subjects, or narrow a source"
+    on = "one of these routes" if len(counting) == len(circle.ways) else " or ".join(counting)
+    return f"send to other subjects, narrow a source, or set hop_limit on {on}"
 
 
 # --- the routes ------------------------------------------------------------------------------------------------------
@@ -110,14 +126,14 @@ def _node(
     index: int, route: RouteParts, connections: Connections, streams: Sequence[StreamSettings | None]
 ) -> _Node | None:
     source = route.source
-    if source is None or route.hop_limit is not None:
+    if source is None:
         return None
     connection = resolve_connection(source.connection, connections)
-    patterns = [one for one in _patterns(source, connection, connections, streams) if _is_pattern(one)]
+    patterns = [one for _, one in valid_patterns(_patterns(source, connections, streams))]
     choosing = route.when is not None or route.handler is not None
     choosing |= route.strategy not in (None, "all") and len(route.to) > 1
     ways: list[Way] = []
-    for number, to in enumerate(route.to):
+    for number, to in enumerate(route.to if route.hop_limit is None else ()):
         if to is not None:
             always = not choosing and to.when is None and to.mirror in (None, 1)
             ways += _ways(
@@ -132,7 +148,7 @@ def _node(
     if route.dead_letter is not None:
         letter = route.dead_letter
         at = resolve_connection(letter.connection or source.connection, connections)
-        ways += _ways(index, source, patterns, "dead_letter.subject", letter.subject, at, always=False)
+        ways += _ways(index, source, patterns, "dead_letter.subject", letter.subject, at, always=False, dead=True)
     return _Node(route.name or "", connection, source, patterns, ways)
 
 
@@ -144,58 +160,25 @@ def _ways(
     subject: str,
     connection: str,
     always: bool,
+    dead: bool = False,
 ) -> Iterator[Way]:
     try:
         mapping = source.mapping(subject)
     except (MappingError, SubjectError):
         return
     for pattern in patterns:
-        yield Way(index, pattern, key, subject, connection, always and mapping.deterministic)
+        entry = pattern if source.subject or source.filters else ">"
+        yield Way(index, pattern, entry, key, subject, connection, always and mapping.deterministic, dead)
 
 
 def _patterns(
-    source: SourceSettings, connection: str, connections: Connections, streams: Sequence[StreamSettings | None]
+    source: SourceSettings, connections: Connections, streams: Sequence[StreamSettings | None]
 ) -> Sequence[str]:
     """Return what a route takes. Of a whole stream only `[[streams]]` knows what is in it."""
     if source.stream is None or source.filters:
         return source.patterns if source.subject or source.filters else ()
-    return [
-        subject
-        for stream in streams
-        if stream is not None
-        and (stream.name, resolve_connection(stream.connection, connections)) == (source.stream, connection)
-        for subject in stream.subjects
-    ]
-
-
-def _is_pattern(pattern: str) -> bool:
-    try:
-        validate_pattern(pattern)
-    except SubjectError:
-        return False
-    return True
-
-
-# --- which connections meet ------------------------------------------------------------------------------------------
-
-
-def _meet_at(one: str, other: str, connections: Connections) -> bool | None:
-    """Return True if what is sent on one connection comes on the other, None if it may: with another login."""
-    if one == other:
-        return True
-    ours, theirs = connections.get(one), connections.get(other)
-    if ours is None or theirs is None:
-        return False
-    if ours.servers or theirs.servers:
-        here, there = ({(url.host.lower(), url.port) for url in each.servers} for each in (ours, theirs))
-        if here.isdisjoint(there):
-            return False
-    return True if _login(ours) == _login(theirs) else None
-
-
-def _login(connection: ConnectionSettings) -> tuple[object, ...]:
-    urls = {(url.user, url.password, url.token) for url in connection.servers}
-    return (*(getattr(connection, key) for key in _LOGIN), frozenset(urls))
+    found = stream_read(source, connections, streams)
+    return () if found is None else found[1].subjects
 
 
 # --- the search ------------------------------------------------------------------------------------------------------
@@ -210,9 +193,9 @@ def _follow(nodes: Mapping[int, _Node], connections: Connections) -> dict[int, s
     after: dict[int, set[int]] = {index: set() for index in nodes}
     for index, node in nodes.items():
         for way in node.ways:
-            for other in sources.meeting(mapped(way.pattern, way.subject, tuple(way.pattern.split(".")))):
+            for other in sources.meeting(way.sends(tuple(way.pattern.split(".")))):
                 at = nodes[other].connection
-                if (other, at) != (index, way.connection) and _meet_at(way.connection, at, connections) is not False:
+                if (other, at) != (index, way.connection) and meet_at(way.connection, at, connections) is not False:
                     after[index].add(other)
     return after
 
@@ -244,10 +227,10 @@ def _from(
             for way in nodes[index].ways:
                 if way.pattern != entry:
                     continue
-                sent = mapped(way.pattern, way.subject, shape)
+                sent = way.sends(shape)
                 for other in sorted(one for one in after[index] if one >= start):
                     node = nodes[other]
-                    together = _meet_at(way.connection, node.connection, connections)
+                    together = meet_at(way.connection, node.connection, connections)
                     if together is False or (other == index and way.connection == node.connection):
                         continue
                     for taken in node.patterns:

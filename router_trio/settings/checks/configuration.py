@@ -7,29 +7,30 @@ that one mistake doesn't hide the others. Nothing here connects anywhere; files 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from router_trio.errors import MappingError, Problem, SubjectError
 from router_trio.errors.quotes import looks_secret
 from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_header
+from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.files import check_files
 from router_trio.settings.checks.flow import check_flow, check_shared_limit
 from router_trio.settings.checks.handlers import check_reply_to, check_respond
-from router_trio.settings.checks.loops import feeds_itself
+from router_trio.settings.checks.loops import feeds_itself, feeds_itself_through
+from router_trio.settings.checks.meeting import Connections, resolve_connection, stream_read
 from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.sources import check_shared_source, check_source
-from router_trio.settings.checks.streams import NOT_IN_NAMES
+from router_trio.settings.checks.streams import NOT_IN_NAMES, valid_patterns
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
+from router_trio.settings.streams import StreamSettings
 from router_trio.subjects.patterns import validate_subject
-
-Connections = Mapping[str, ConnectionSettings | None]
 
 # A TOML key without quotes, so that key paths and environment variables can name every connection.
 _CONNECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -82,13 +83,17 @@ def check(
     routes: Sequence[RouteParts],
     examples: Sequence[ExampleSettings | None],
     workers: int = 1,
+    streams: Sequence[StreamSettings | None] = (),
 ) -> list[Problem]:
-    """Return everything that is wrong. `connections` is None when not even their names are known."""
+    """Return everything that is wrong. `connections` is None when not even their names are known.
+
+    Of `streams` only what they say of the routes is checked here; `check_streams` has the rest.
+    """
     problems: list[Problem] = []
     if connections is not None:
         problems += _check_connections(connections)
     for index, route in enumerate(routes):
-        problems += _check_route(f"routes[{index}]", route, connections)
+        problems += _check_route(f"routes[{index}]", route, connections, streams)
         problems += check_shared(f"routes[{index}]", route.source, route.limit, workers)
     problems += _check_uniqueness(routes, connections or {})
     problems += _check_examples(examples, connections)
@@ -101,13 +106,6 @@ def check_shared(
     """Give everything about a route that so many workers can't share."""
     yield from check_shared_source(f"{path}.from", source, workers)
     yield from check_shared_limit(path, limit, workers)
-
-
-def resolve_connection(name: str, connections: Mapping[str, object]) -> str:
-    """Return the connection that a route means: by default the only one. Empty when that is unclear."""
-    if name or len(connections) != 1:
-        return name
-    return next(iter(connections))
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
@@ -173,7 +171,9 @@ def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator
 # --- routes ----------------------------------------------------------------------------------------------------------
 
 
-def _check_route(path: str, route: RouteParts, connections: Connections | None) -> Iterator[Problem]:
+def _check_route(
+    path: str, route: RouteParts, connections: Connections | None, streams: Sequence[StreamSettings | None]
+) -> Iterator[Problem]:
     if route.name is not None and not route.name.isprintable():
         yield Problem(f"{path}.name", "has control characters; give it a name that can be printed")
     if route.handler is not None and not _is_handler(route.handler):
@@ -204,23 +204,30 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None) 
         yield from _check_connection(f"{where}.connection", destination.connection, connections)
         yield from _check_headers(f"{where}.headers", destination)
         if source is not None and pattern is not None:
-            yield from _check_subject(
-                f"{where}.subject", source, destination.subject, destination.connection, connections
-            )
+            sent = (destination.connection, destination.subject)
+            yield from _check_subject(f"{where}.subject", route, source, sent, connections, streams)
     yield from check_reasons(f"{path}.retry", route.retry)
     if route.dead_letter is not None:
         where, letter = f"{path}.dead_letter", route.dead_letter
         if letter.connection:
             yield from _check_connection(f"{where}.connection", letter.connection, connections)
         if source is not None and pattern is not None:
-            connection = letter.connection or source.connection
-            yield from _check_subject(f"{where}.subject", source, letter.subject, connection, connections)
+            sent = (letter.connection or source.connection, letter.subject)
+            yield from _check_subject(f"{where}.subject", route, source, sent, connections, streams, dead=True)
 
 
 def _check_subject(
-    path: str, source: SourceSettings, subject: str, connection: str, connections: Connections | None
+    path: str,
+    route: RouteParts,
+    source: SourceSettings,
+    sent: tuple[str, str],
+    connections: Connections | None,
+    streams: Sequence[StreamSettings | None],
+    *,
+    dead: bool = False,
 ) -> Iterator[Problem]:
-    """Check where messages of a source go, which itself is valid."""
+    """Check the connection and subject that messages of a valid source are sent to. `dead`: it gets dead letters."""
+    connection, subject = sent
     if (wrong := misplaced_placeholder(subject)) is not None:
         yield Problem(path, wrong)
         return
@@ -229,16 +236,37 @@ def _check_subject(
     except (MappingError, SubjectError) as error:
         yield Problem(path, str(error))
         return
-    known: Mapping[str, object] = connections or {}
-    same = resolve_connection(source.connection, known) == resolve_connection(connection, known)
-    # A stream may hold any subjects: without a filter there is nothing to compare.
-    own = next((one for one in source.patterns if feeds_itself(one, subject)), None)
-    if same and (source.subject or source.filters) and own is not None:
-        yield Problem(
-            path,
-            f"{subject!r} can match the route's own source {own!r} on the same connection, "
-            "so the route would feed itself; send to other subjects or narrow the source",
-        )
+    known = connections or {}
+    if resolve_connection(source.connection, known) != resolve_connection(connection, known):
+        return  # the same server over another connection: see `circles`
+    if route.hop_limit is not None and not dead:
+        return  # a dead letter is not counted, so nothing would end its rounds
+    told, narrow = _feeding(route, source, subject, known, streams)
+    if told:
+        cure = f"send to other subjects or {narrow}" if dead else f"send to other subjects, {narrow}, or set hop_limit"
+        yield Problem(path, f"{told}, so the route would feed itself; {cure}{'' if dead else ' if it is meant'}")
+
+
+def _feeding(
+    route: RouteParts,
+    source: SourceSettings,
+    subject: str,
+    connections: Connections,
+    streams: Sequence[StreamSettings | None],
+) -> tuple[str, str]:
+    """Return how what a route sends comes back to it, and how to narrow its source; two empty texts if it does not."""
+    if source.subject or source.filters:
+        own = next((one for one in source.patterns if feeds_itself(one, subject)), None)
+        told = f"{subject!r} can match the route's own source {own!r} on the same connection"
+        return ("", "") if own is None else (told, "narrow the source")
+    found = stream_read(source, connections, streams)
+    if found is None:
+        return "", ""  # only the server knows what the stream takes
+    number, stream = found
+    taken = StreamSubjects(tuple(one for _, one in valid_patterns(stream.subjects)))
+    told = f"{subject!r} is taken by the stream {stream.name!r} (streams[{number}]), all of which route "
+    told += f"{route.name!r} reads"
+    return (told, "set `filter` to what it is to read") if feeds_itself_through(taken, (), subject) else ("", "")
 
 
 def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Problem]:

@@ -7,7 +7,12 @@ side of refusing: it is True when some message, not every message, would come ba
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from enum import Enum
+
+from router_trio.protocol.stream_config import StreamSubjects
+from router_trio.subjects.patterns import matches_tokens
+from router_trio.subjects.shapes import Shape, mapped, meet
 
 _FUNCTION = re.compile(r"\{\{\s*([A-Za-z]+)")
 
@@ -24,6 +29,53 @@ class _Produced(Enum):
 def feeds_itself(source: str, destination: str) -> bool:
     """Return True if what `destination` can become overlaps `source`. Both must be valid already."""
     return _meet(source.split("."), [_produced(token) for token in destination.split(".")])
+
+
+def feeds_itself_through(stream: StreamSubjects, filters: Sequence[str], destination: str) -> str | None:
+    """Return the subject of a stream that takes what a route reads from it, and sends to `destination`; or None.
+
+    `filters` are those of the route, none for the whole stream. What they leave out of it does not come back. All must
+    be valid already.
+    """
+    for entry in filters or (">",):
+        for held in _held(stream):
+            read = meet(held, _shape(entry))
+            if read is None:
+                continue
+            sent = mapped(entry, destination, read)
+            for subject in stream.taken:
+                taken = meet(sent, _shape(subject)) if feeds_itself(subject, destination) else None
+                if taken is not None and any(_passes(one, filters) for one in _stored(taken, stream)):
+                    return subject
+    return None
+
+
+def _shape(pattern: str) -> Shape:
+    return tuple(pattern.split("."))
+
+
+def _held(stream: StreamSubjects) -> list[Shape]:
+    """Return the shapes of what may be in a stream."""
+    if stream.has_others:
+        return [(">",)]
+    return [stored for subject in stream.taken for stored in _stored(_shape(subject), stream)]
+
+
+def _stored(taken: Shape, stream: StreamSubjects) -> Iterator[Shape]:
+    """Yield the shapes under which a stream stores what has this one."""
+    if stream.transform is None:
+        yield taken
+        return
+    source, destination = stream.transform
+    changed = meet(taken, _shape(source))
+    if changed is not None:
+        yield mapped(source, destination, changed)
+    if not (matches_tokens(source.split("."), taken) and (source[-1] == ">" or taken[-1] != ">")):
+        yield taken
+
+
+def _passes(stored: Shape, filters: Sequence[str]) -> bool:
+    return not filters or any(meet(stored, _shape(one)) is not None for one in filters)
 
 
 def chosen_by_sender(token: str) -> bool:

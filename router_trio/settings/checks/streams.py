@@ -51,7 +51,7 @@ def _each(streams: Sequence[StreamSettings | None], connections: Mapping[str, ob
 
 def _subjects(path: str, subjects: Sequence[str]) -> Iterator[Problem]:
     yield from check_patterns("subjects", subjects, lambda number: f"{path}.subjects[{number}]", "subject")
-    for number, subject in _valid(subjects):
+    for number, subject in valid_patterns(subjects):
         if overlaps(subject, API_SUBJECTS):
             told = f"{subject!r} takes in requests to JetStream, which nats-server refuses; begin with a token"
             yield Problem(f"{path}.subjects[{number}]", told)
@@ -76,8 +76,8 @@ def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str
             yield Problem(where(number), f"{told}; keep one of them, or narrow one")
 
 
-def _valid(patterns: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Give each that is a pattern, with its number."""
+def valid_patterns(patterns: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield each that is a pattern, with its number."""
     for number, pattern in enumerate(patterns):
         try:
             validate_pattern(pattern)
@@ -118,8 +118,8 @@ def _together(streams: Sequence[StreamSettings | None], connections: Mapping[str
 
 def _shared(stream: StreamSettings, other: StreamSettings) -> tuple[int, str] | None:
     """Return the number of the first subject that another stream has as well, and that of the other."""
-    theirs = list(_valid(other.subjects))
-    for number, subject in _valid(stream.subjects):
+    theirs = list(valid_patterns(other.subjects))
+    for number, subject in valid_patterns(stream.subjects):
         found = _overlapping(subject, theirs)
         if found is not None:
             return number, other.subjects[found]

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from router_trio.errors import Problem
 from router_trio.errors.quotes import excerpt
 from router_trio.settings.checks.circles import circles
-from router_trio.settings.checks.configuration import RouteParts, resolve_connection
+from router_trio.settings.checks.configuration import RouteParts
 from router_trio.settings.checks.files import empty_files
 from router_trio.settings.checks.loops import chosen_by_sender
+from router_trio.settings.checks.meeting import resolve_connection
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings

@@ -81,7 +81,7 @@ MAYBE = [
     chain(("a.*", "b.{{split(1,-)}}"), ("b.*.*", "a.$1")),
     chain(("a.*", "b.{{partition(3,1)}}"), ("b.1", "a.x")),
     chain(("a.*", "b.{{random(3)}}"), ("b.*", "a.x")),
-    [route("a", "a", "z", dead_letter={"subject": "b"}), route("b", "b", "a")],
+    [route("a", "a", "b"), route("b", "b", "z", dead_letter={"subject": "a"})],
 ]
 
 
@@ -163,3 +163,129 @@ def test_many_routes_are_checked_quickly() -> None:
     assert found(routes) == ({}, {})
     refused, _ = found([*routes, route("last", "in.300.*", "in.0.$1")])
     assert list(refused) == ["routes[0].to[0].subject"]
+
+
+# --- a route from a whole stream -------------------------------------------------------------------------------------
+
+WHOLE = {"stream": "S", "durable": "d"}
+
+
+def stream(*subjects: str, name: str = "S", connection: str = "main") -> dict[str, Any]:
+    """A stream that the configuration makes."""
+    return {"connection": connection, "name": name, "subjects": list(subjects)}
+
+
+FED = [
+    (["s.>"], "s.copy"),
+    (["s.>"], "s.>"),
+    (["s.>"], ">"),
+    (["a", "b.*"], "b.x"),
+    (["s.*.x", "t"], "s.{{random(3)}}.x"),
+    (["s.*"], "s.{{partition(3)}}"),
+    (["copy.*.raw", "x.raw"], "copy.>"),  # x.raw comes back as copy.x.raw
+]
+
+
+@pytest.mark.parametrize(("subjects", "destination"), FED)
+@pytest.mark.parametrize("keys", [{}, {"when": "size > 7"}, {"handler": "m:f"}, {"strategy": "weighted"}])
+def test_a_route_from_a_whole_stream_that_takes_what_it_sends_is_refused(
+    subjects: list[str], destination: str, keys: dict[str, Any]
+) -> None:
+    fed = route("a", WHOLE, "elsewhere", destination, **keys)
+    refused, _ = found([fed], streams=[stream(*subjects)])
+    assert set(refused) == {"routes[0].to[1].subject"}
+    assert "so the route would feed itself" in refused["routes[0].to[1].subject"]
+    # Whoever means it says so.
+    assert found([fed | {"hop_limit": 3}], streams=[stream(*subjects)])[0] == {}
+
+
+def test_who_feeds_itself_by_which_stream_is_said_with_the_cure() -> None:
+    routes = [route("copy", WHOLE, {"subject": "s.copy", "jetstream": False})]
+    refused, _ = found(routes, streams=[stream("other", name="T"), stream("s.>")])
+    assert refused == {
+        "routes[0].to[0].subject": "'s.copy' is taken by the stream 'S' (streams[1]), all of which route 'copy' reads, "
+        "so the route would feed itself; send to other subjects, set `filter` to what it is to read, or set hop_limit "
+        "if it is meant"
+    }
+
+
+def test_dead_letters_that_come_back_to_a_whole_stream_are_refused() -> None:
+    letters = route("a", WHOLE, "elsewhere", dead_letter={"subject": "s.dead"})
+    # They are not counted, so no limit ends them.
+    for one in (letters, letters | {"hop_limit": 3}):
+        refused, _ = found([one], streams=[stream("s.>")])
+        assert set(refused) == {"routes[0].dead_letter.subject"}
+        assert "hop_limit" not in refused["routes[0].dead_letter.subject"]
+    elsewhere = letters | {"dead_letter": {"connection": "main", "subject": "dead.s"}}
+    assert found([elsewhere], streams=[stream("s.>")]) == ({}, {})
+
+
+NOT_FED = [
+    (["s.>"], WHOLE, "copy.>"),
+    (["*.raw"], WHOLE, "copy.>"),  # it is sent as copy.y.raw
+    (["s.>"], WHOLE, "s"),
+    (["s.>"], WHOLE | {"filter": "s.in"}, "s.out"),
+    (["s.>"], WHOLE | {"filter": ["s.in.*", "s.too"]}, "s.out"),
+    (["s.*.x"], WHOLE, "{{partition(3)}}.a.x"),  # a number is no s
+    (["x.*.raw"], WHOLE, "x.>"),  # it is sent as x.x.y.raw
+    (["s.>"], WHOLE | {"stream": "T"}, "s.out"),
+]
+
+
+@pytest.mark.parametrize(("subjects", "source", "destination"), NOT_FED)
+def test_a_route_that_its_stream_does_not_feed_is_left_alone(
+    subjects: list[str], source: dict[str, Any], destination: str
+) -> None:
+    dead = {"dead_letter": {"subject": destination}}
+    assert found([route("a", source, "x", destination, **dead)], streams=[stream(*subjects)]) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("edge", "expected"),
+    [
+        ({"servers": [ONE]}, "sure"),
+        ({"servers": [TWO]}, "neither"),
+        ({"servers": [ONE], "domain": "leaf"}, "neither"),
+        ({"servers": [ONE], "token": "t"}, "neither"),
+    ],
+)
+def test_a_stream_of_another_connection_to_the_same_server_is_known(edge: dict[str, Any], expected: str) -> None:
+    connections = {"main": {"servers": [ONE]}, "edge": edge}
+    fed = route("a", WHOLE, "s.copy")
+    refused, warned = found([fed], connections=connections, streams=[stream("s.>", connection="edge")])
+    assert (len(refused), len(warned)) == {"sure": (1, 0), "neither": (0, 0)}[expected]
+
+
+def test_a_whole_stream_that_is_fed_over_another_connection_is_a_circle() -> None:
+    connections = {"main": {"servers": [ONE]}, "edge": {"servers": [ONE]}}
+    fed = route("a", WHOLE, {"connection": "edge", "subject": "s.copy"})
+    refused, _ = found([fed], connections=connections, streams=[stream("s.>")])
+    assert "what route 'a' takes comes back to it" in refused["routes[0].to[0].subject"]
+
+
+def test_two_routes_over_two_whole_streams_are_a_circle() -> None:
+    routes = [route("a", WHOLE, "t.>"), route("b", WHOLE | {"stream": "T"}, "s.>")]
+    streams = [stream("s.>"), stream("t.>", name="T")]
+    refused, _ = found(routes, streams=streams)
+    told = refused["routes[0].to[0].subject"]
+    assert "what route 'a' takes comes back to it" in told
+    assert ".s.>' to route 'b', which sends 's.t." in told
+    for index in (0, 1):
+        limited = [one | {"hop_limit": 3} if number == index else one for number, one in enumerate(routes)]
+        assert found(limited, streams=streams) == ({}, {})
+
+
+def test_what_a_whole_stream_gives_keeps_its_whole_subject() -> None:
+    routes = [route("in", "in.*", "s.$1"), route("a", WHOLE, "copy.>"), route("b", "copy.s.*", "in.$1")]
+    refused, _ = found(routes, streams=[stream("s.>")])
+    assert set(refused) == {"routes[0].to[0].subject"}
+    routes[2] = route("b", "copy.x.*", "in.$1")
+    assert found(routes, streams=[stream("s.>")]) == ({}, {})
+
+
+def test_no_limit_of_a_route_ends_a_circle_of_its_dead_letters() -> None:
+    routes = [route("a", "a", "z", dead_letter={"subject": "b"}, hop_limit=3), route("b", "b", "a")]
+    refused, warned = found(routes)
+    assert refused == {}
+    assert "set hop_limit on route 'b'" in warned["routes[0].dead_letter.subject"]
+    assert found([routes[0], routes[1] | {"hop_limit": 3}]) == ({}, {})

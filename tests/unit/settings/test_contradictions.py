@@ -225,6 +225,7 @@ def test_route_that_feeds_itself_is_refused(source: str, destination: str, jetst
         found = problems(one_route(to=to, **keys))
         assert set(found) == {"routes[0].to[0].subject"}
         assert "the route would feed itself" in found["routes[0].to[0].subject"]
+        assert one_route(to=to, **keys, hop_limit=3)(), "whoever means it says so"
 
 
 @pytest.mark.parametrize(("source", "destination"), NO_LOOPS)

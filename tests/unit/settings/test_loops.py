@@ -1,0 +1,58 @@
+"""Whether a stream takes what a route reads from it and sends, as the server says what the stream is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from router_trio.protocol.stream_config import StreamSubjects
+from router_trio.settings.checks.loops import feeds_itself_through
+
+TO_B = ("a.*", "b.{{wildcard(1)}}")
+"""What is published to `a` is stored under `b`."""
+
+
+@pytest.mark.parametrize(
+    ("taken", "filters", "destination", "by"),
+    [
+        (("s.>",), (), "s.x", "s.>"),
+        (("r", "s.>"), (), "s.x", "s.>"),
+        (("s.>",), (), "t.x", None),
+        (("s.>",), ("s.in.*",), "s.out", None),
+        (("s.>",), ("s.in.*", "s.out"), "s.out", "s.>"),
+        (("s.>",), ("s.*.in",), "s.{{wildcard(1)}}.in", "s.>"),
+        (("s.>",), ("s.*.in",), "s.{{wildcard(1)}}.out", None),
+        ((), (), "s.x", None),  # a mirror
+    ],
+)
+def test_what_a_stream_takes_comes_back_unless_the_filter_leaves_it_out(
+    taken: tuple[str, ...], filters: Sequence[str], destination: str, by: str | None
+) -> None:
+    assert feeds_itself_through(StreamSubjects(taken), filters, destination) == by
+
+
+@pytest.mark.parametrize(
+    ("taken", "filters", "destination", "by"),
+    [
+        (("a.*",), (), "a.x", "a.*"),  # under whatever subject, the whole stream is read
+        (("a.*",), (), "b.x", None),  # that is only what it is stored as
+        (("a.*",), ("b.*",), "a.x", "a.*"),
+        (("a.*",), ("b.y",), "a.x", None),
+        (("a.*", "b.*"), ("a.*",), "a.x", None),
+        (("a.>",), ("a.*.*",), "a.x.y", "a.>"),  # which the mapping does not match
+        (("a.>",), ("a.*.*",), "a.x", None),
+        (("a.*",), (), ">", None),  # all that it holds begins with b
+        (("a.*", "c"), (), ">", "c"),
+    ],
+)
+def test_a_mapping_of_the_stream_counts(
+    taken: tuple[str, ...], filters: Sequence[str], destination: str, by: str | None
+) -> None:
+    assert feeds_itself_through(StreamSubjects(taken, TO_B), filters, destination) == by
+
+
+def test_a_stream_may_hold_anything_of_other_streams() -> None:
+    assert feeds_itself_through(StreamSubjects(("copy.a",)), (), "copy.>") is None
+    assert feeds_itself_through(StreamSubjects(("copy.a",), has_others=True), (), "copy.>") == "copy.a"
+    assert feeds_itself_through(StreamSubjects((), has_others=True), (), "copy.>") is None
